@@ -1,0 +1,44 @@
+# Every target sets itself up: Python >= 3.11 with venv, and make, are all that is needed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help check test prove bench demo format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 | /' | column -t -s '|'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "stormbreak needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## watch 500 prompts survive a provider storm, beside the code that lost them
+	@$(BIN)/stormbreak demo
+
+test: $(READY)  ## the whole suite (under 5 minutes)
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: $(READY)  ## format, lint, types, import contracts, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+prove: $(READY)  ## the long evidence: every claim, at full size
+	$(BIN)/pytest -m prove -p no:xdist -v
+
+bench: $(READY)  ## figures: engine overhead, throughput, batch cost
+	$(BIN)/python bench/run.py
+
+format: $(READY)  ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what was built
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

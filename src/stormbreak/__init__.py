@@ -1,0 +1,1 @@
+"""stormbreak keeps applications on LLM APIs working through storms, and never makes one worse."""

@@ -1,0 +1,208 @@
+"""Every exception stormbreak raises, split first by where the fault lies.
+
+::
+
+    StormbreakError
+    ├── ConfigurationError            misconfigured: names the key or file, and the value
+    ├── RejectedError                 refused here: nothing was sent
+    │   ├── CircuitOpenError          the target is ill; says when to come back
+    │   ├── QueueFullError            the bounded queue is full
+    │   ├── ShedError                 could not have been served within patience and deadline
+    │   └── CooldownError             the target asked to be left alone for longer than the call may wait
+    └── UpstreamError                 failed there: carries verdict, status, code, target, attempts
+        ├── ThrottledError            429 and its like
+        ├── OverloadedError           503, 529: no capacity
+        ├── ServerError               500, 502, 504 and other 5xx
+        ├── BrokenAnswerError         cut, malformed, empty or not an answer, whatever the status said
+        ├── ConnectionLostError       reset, or never connected
+        ├── AttemptTimeoutError       no answer in time
+        ├── BillingError              quota or credit is used up; waiting does not help
+        ├── AuthenticationError       key or permission
+        ├── NotFoundError             no such model or path
+        ├── PromptTooLongError        beyond the model's context
+        ├── InvalidRequestError       the request itself is wrong
+        ├── FilteredError             a content filter refused
+        └── RedirectedError           a 3xx; never followed, names the host
+
+Messages carry codes and types, never keys, prompts or provider bodies.
+"""
+
+from typing import ClassVar
+
+from stormbreak.types import Ended, Target, Verdict
+
+
+class StormbreakError(Exception):
+    """Base of everything raised here."""
+
+
+class ConfigurationError(StormbreakError, ValueError):
+    """Something given by the user cannot be right; the message names the key or file and the value."""
+
+
+class CallError(StormbreakError):
+    """A call did not end in an answer. `ended` tells how it went, `target` where it was to go."""
+
+    def __init__(self, message: str, *, target: Target, ended: Ended) -> None:
+        super().__init__(message)
+        self.target = target
+        self.ended = ended
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the last outcome."""
+        return self.ended.outcome.verdict
+
+    @property
+    def attempts(self) -> int:
+        """How often something was sent."""
+        return self.ended.attempts
+
+    @property
+    def retry_at(self) -> float | None:
+        """When to come back, on the driver's monotonic clock; None where nobody knows."""
+        return self.ended.retry_at
+
+
+class RejectedError(CallError):
+    """Refused here: nothing was sent for this reason, and `policy` says by whom."""
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy that refused."""
+        rejection = self.ended.outcome.rejection
+        return rejection.policy if rejection else ""
+
+
+class CircuitOpenError(RejectedError):
+    """The circuit of the target is open, half-open without a free probe, or isolated."""
+
+
+class QueueFullError(RejectedError):
+    """The queue of the target holds as many calls as it may."""
+
+
+class ShedError(RejectedError):
+    """The call could not have been served within its patience and deadline."""
+
+
+class CooldownError(RejectedError):
+    """The target asked to be left alone for longer than the call may wait."""
+
+
+class UpstreamError(CallError):
+    """The last attempt failed at the target, or on the way."""
+
+    verdicts: ClassVar[tuple[Verdict, ...]] = ()
+
+    @property
+    def status(self) -> int | None:
+        """HTTP status of the last answer, where there was one."""
+        return self.ended.outcome.status
+
+    @property
+    def code(self) -> str | None:
+        """The provider's own error code or type, where it sent one."""
+        return self.ended.outcome.code
+
+
+class ThrottledError(UpstreamError):
+    """Too many requests or tokens."""
+
+    verdicts = (Verdict.THROTTLED,)
+
+
+class OverloadedError(UpstreamError):
+    """The provider has no capacity."""
+
+    verdicts = (Verdict.OVERLOADED,)
+
+
+class ServerError(UpstreamError):
+    """The provider failed."""
+
+    verdicts = (Verdict.SERVER_ERROR,)
+
+
+class BrokenAnswerError(UpstreamError):
+    """The answer was cut, malformed, empty or not an answer."""
+
+    verdicts = (Verdict.BROKEN,)
+
+
+class ConnectionLostError(UpstreamError):
+    """The connection was refused or reset."""
+
+    verdicts = (Verdict.RESET, Verdict.CONNECT_FAILED)
+
+
+class AttemptTimeoutError(UpstreamError):
+    """No answer in time."""
+
+    verdicts = (Verdict.TIMEOUT,)
+
+
+class BillingError(UpstreamError):
+    """Quota or credit is used up."""
+
+    verdicts = (Verdict.BILLING,)
+
+
+class AuthenticationError(UpstreamError):
+    """The key was refused, or may not do this."""
+
+    verdicts = (Verdict.AUTH,)
+
+
+class NotFoundError(UpstreamError):
+    """No such model or path."""
+
+    verdicts = (Verdict.NOT_FOUND,)
+
+
+class PromptTooLongError(UpstreamError):
+    """The prompt is beyond the model's context."""
+
+    verdicts = (Verdict.TOO_LONG,)
+
+
+class InvalidRequestError(UpstreamError):
+    """The request itself is wrong."""
+
+    verdicts = (Verdict.INVALID,)
+
+
+class FilteredError(UpstreamError):
+    """A content filter refused the prompt or the answer."""
+
+    verdicts = (Verdict.FILTERED,)
+
+
+class RedirectedError(UpstreamError):
+    """The answer pointed elsewhere; stormbreak never follows."""
+
+    verdicts = (Verdict.REDIRECTED,)
+
+
+_REJECTIONS: dict[str, type[RejectedError]] = {
+    "breaker": CircuitOpenError,
+    "queue": QueueFullError,
+    "shed": ShedError,
+    "cooldown": CooldownError,
+}
+_FAILURES: dict[Verdict, type[UpstreamError]] = {
+    verdict: kind for kind in UpstreamError.__subclasses__() for verdict in kind.verdicts
+}
+
+
+def error_of(target: Target, ended: Ended) -> CallError:
+    """Make the exception that tells how a call to `target` ended."""
+    outcome = ended.outcome
+    if outcome.rejection is not None:
+        kind: type[CallError] = _REJECTIONS.get(outcome.rejection.policy, RejectedError)
+        return kind(f"{target}: {outcome.rejection.reason}", target=target, ended=ended)
+    said = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
+    message = f"{target}: {outcome.verdict} after {ended.attempts} attempt(s)"
+    message += f" ({said})" if said else ""
+    message += f"; no further retry: {ended.stopped}" if ended.stopped else ""
+    return _FAILURES.get(outcome.verdict, UpstreamError)(message, target=target, ended=ended)

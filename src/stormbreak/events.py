@@ -1,0 +1,114 @@
+"""What happened, as small immutable values: one stream, many listeners.
+
+Events are built only where somebody listens, or where a call has something to explain. They carry times,
+targets, verdicts and reasons; never a key, a prompt or an answer. `call` numbers the calls of one engine.
+"""
+
+from typing import NamedTuple
+
+from stormbreak.types import Target, Verdict
+
+
+class Queued(NamedTuple):
+    """A call could not leave at once; `held_by` names the gate."""
+
+    at: float
+    call: int
+    target: Target
+    held_by: str
+
+
+class Sent(NamedTuple):
+    """An attempt left."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+
+
+class Returned(NamedTuple):
+    """An attempt ended."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+    verdict: Verdict
+    status: int | None
+    code: str | None
+    took: float
+
+
+class RetryPlanned(NamedTuple):
+    """A further attempt was allowed; `free` says whether the budget was spared."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+    until: float
+    free: bool
+
+
+class RetryRefused(NamedTuple):
+    """A further attempt was refused by `gate`."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+    gate: str
+
+
+class CallRejected(NamedTuple):
+    """Nothing was sent (any more): `policy` refused."""
+
+    at: float
+    call: int
+    target: Target
+    policy: str
+    reason: str
+    retry_at: float | None
+
+
+class CallEnded(NamedTuple):
+    """A call is over."""
+
+    at: float
+    call: int
+    target: Target
+    verdict: Verdict
+    attempts: int
+    waited: float
+
+
+class CircuitChanged(NamedTuple):
+    """A circuit moved from one state to another."""
+
+    at: float
+    target: Target
+    before: str
+    after: str
+    until: float | None
+
+
+class CooldownStarted(NamedTuple):
+    """A target asked to be left alone until `until`."""
+
+    at: float
+    target: Target
+    until: float
+
+
+Event = (
+    Queued
+    | Sent
+    | Returned
+    | RetryPlanned
+    | RetryRefused
+    | CallRejected
+    | CallEnded
+    | CircuitChanged
+    | CooldownStarted
+)

@@ -1,0 +1,1 @@
+"""The capacity model of a provider (placeholder until the model lands)."""

@@ -1,0 +1,167 @@
+"""The words that every part shares: verdicts and their treatment, targets, calls, outcomes, answers.
+
+Values only. Nothing here decides, waits or talks: `llm` and `http` choose a verdict for what came back,
+`core` acts on it, drivers carry it out. All points in time (`*_at`, `until`) are seconds on the driver's
+monotonic clock; all spans are seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+
+class Verdict(StrEnum):
+    """What one attempt, or one call, came to."""
+
+    OK = "ok"
+    THROTTLED = "throttled"
+    OVERLOADED = "overloaded"
+    SERVER_ERROR = "server_error"
+    BROKEN = "broken"
+    RESET = "reset"
+    TIMEOUT = "timeout"
+    CONNECT_FAILED = "connect_failed"
+    BILLING = "billing"
+    AUTH = "auth"
+    NOT_FOUND = "not_found"
+    TOO_LONG = "too_long"
+    INVALID = "invalid"
+    FILTERED = "filtered"
+    REDIRECTED = "redirected"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+class Tally(Enum):
+    """What a verdict tells a circuit breaker."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NOTHING = "nothing"
+
+
+class Treatment(NamedTuple):
+    """What the policies do about a verdict."""
+
+    retry: bool
+    tally: Tally
+    cools: bool  # a time named by the server keeps every call away from the target until then
+    lone: bool  # a process with hardly any traffic may retry it twice in a row without paying
+
+
+_FINAL = Treatment(retry=False, tally=Tally.NOTHING, cools=False, lone=False)
+_ILL = Treatment(retry=True, tally=Tally.FAILURE, cools=True, lone=False)
+_ILL_LONE = _ILL._replace(lone=True)
+
+TREATMENTS: Mapping[Verdict, Treatment] = MappingProxyType(
+    {
+        Verdict.OK: Treatment(retry=False, tally=Tally.SUCCESS, cools=False, lone=False),
+        Verdict.THROTTLED: Treatment(retry=True, tally=Tally.NOTHING, cools=True, lone=True),
+        Verdict.OVERLOADED: _ILL_LONE,
+        Verdict.SERVER_ERROR: _ILL_LONE,
+        Verdict.BROKEN: _ILL,
+        Verdict.RESET: _ILL,
+        Verdict.TIMEOUT: _ILL._replace(cools=False),
+        Verdict.CONNECT_FAILED: _ILL_LONE._replace(cools=False),
+        Verdict.BILLING: _FINAL,
+        Verdict.AUTH: _FINAL,
+        Verdict.NOT_FOUND: _FINAL,
+        Verdict.TOO_LONG: _FINAL,
+        Verdict.INVALID: _FINAL,
+        Verdict.FILTERED: _FINAL,
+        Verdict.REDIRECTED: _FINAL,
+        Verdict.REJECTED: _FINAL,
+        Verdict.CANCELLED: _FINAL,
+    }
+)
+"""The verdict table. A policy may replace single rows (the `article` preset counts 429s as failures)."""
+
+
+class Priority(IntEnum):
+    """Who is served first when a queue stands; lower goes first."""
+
+    INTERACTIVE = 0
+    BATCH = 1
+    BACKGROUND = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them."""
+
+    provider: str
+    model: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model}" + (f"#{self.key}" if self.key else "")
+
+
+class Rejection(NamedTuple):
+    """Why nothing was sent: the policy that refused, and when to come back (None: no such time)."""
+
+    policy: str
+    reason: str
+    retry_at: float | None = None
+
+
+class Outcome(NamedTuple):
+    """What came of one attempt, as a value; exceptions appear only where a driver meets its user."""
+
+    verdict: Verdict
+    value: Any = None
+    error: BaseException | None = None
+    status: int | None = None
+    code: str | None = None  # the provider's own error code or type; never its message
+    detail: str | None = (
+        None  # our words: "cut after 812 bytes"; never text of a prompt or an answer
+    )
+    retry_after: float | None = None  # seconds from now, named by the server
+    maybe_processed: bool = False  # the server may have done (and billed) the work
+    own_deadline: bool = False  # ended by our own deadline: no evidence against the target
+    committed: bool = False  # output has reached the caller
+    rejection: Rejection | None = None
+
+
+CANCELLED = Outcome(Verdict.CANCELLED)
+
+
+class Ended(NamedTuple):
+    """How a call ended: its last outcome, and what it took to get there."""
+
+    outcome: Outcome
+    attempts: int = 0
+    waited: float = 0.0  # seconds spent unserved: queue, cooldown, backoff
+    stopped: str | None = None  # the gate that refused a further retry; None after a success
+    retry_at: float | None = None  # when it makes sense to come back, where that is known
+    history: tuple[Any, ...] = ()  # the last events of this call, oldest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A complete, well-formed answer to one call.
+
+    `raw` is the provider's JSON body as it came (bytes of one JSON value); a streamed answer is assembled
+    into the body that the same call would have got unstreamed. `waited` is seconds spent unserved.
+    """
+
+    text: str
+    usage: Usage
+    target: Target
+    attempts: int
+    waited: float
+    raw: bytes = field(repr=False)
+    status: int = 200
+    request_id: str | None = None
+    cost: None = None  # money comes with the price tables; never a guess
