@@ -99,6 +99,17 @@ class Target:
         return f"{self.provider}/{self.model}" + (f"#{self.key}" if self.key else "")
 
 
+class Call(NamedTuple):
+    """What a caller asked for, as far as policies need to know. `number` is unique in one engine."""
+
+    number: int
+    target: Target
+    deadline_at: float | None = None
+    patience: float | None = None
+    priority: Priority = Priority.INTERACTIVE
+    fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
+
+
 class Rejection(NamedTuple):
     """Why nothing was sent: the policy that refused, and when to come back (None: no such time)."""
 

@@ -1,0 +1,227 @@
+"""The queue of one target: the only way to it.
+
+A call leaves when every gate agrees at one instant; then all are taken in one step, the breaker's probe
+last. Nothing is held while waiting. The queue is bounded, served by priority and oldest first within one
+(newest first under a standing queue comes with the automatic limits), and sheds at once what cannot be
+served within its patience and deadline: on arrival, when a gate closes for longer than that, or at its turn.
+
+Who pumps: whatever changes a gate (a settled permit) pumps in the same step. When only time can open the
+gates, one ticket keeps time for the whole queue: its owner looks again at `wake_at`. If it leaves, another
+takes over.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from stormbreak.core.checks import require
+from stormbreak.core.concurrency import Concurrency
+from stormbreak.core.gate import OPEN, Gate
+from stormbreak.core.ticket import Ticket
+from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
+
+SERVICE_MARGIN = 1.25  # a call is sent only if this many mean service times fit before its deadline
+LEARNING = 0.1  # weight of the newest answer in the mean service time
+HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePolicy:
+    """At most `size` calls wait for one target; a pause named for longer than `longest_pause` s rejects."""
+
+    size: int = 10_000
+    longest_pause: float = 900.0
+
+    def __post_init__(self) -> None:
+        require(self.size >= 0, "size must not be negative", self.size)
+        require(self.longest_pause > 0, "longest_pause must be positive", self.longest_pause)
+
+
+class Permit:
+    """Leave to send one attempt. Owned by one frame, settled once; a second settle does nothing."""
+
+    __slots__ = ("_admission", "_tokens", "taken_at")
+
+    def __init__(self, admission: "Admission", tokens: list[Any], taken_at: float) -> None:
+        self._admission = admission
+        self._tokens: list[Any] | None = tokens
+        self.taken_at = taken_at
+
+    def settle(self, outcome: Outcome, now: float, uniform: float) -> None:
+        """Give every gate its token back, with what came of it."""
+        tokens, self._tokens = self._tokens, None
+        if tokens is not None:
+            self._admission.take_back(tokens, outcome, now, uniform)
+            if outcome.verdict is Verdict.OK:
+                self._admission.learn(now - self.taken_at)
+            self._admission.pump(now)
+
+
+class Admission:
+    """Gates in the order in which they are taken, and the queue in front of them."""
+
+    def __init__(
+        self,
+        gates: Sequence[Gate],
+        slots: Concurrency,
+        policy: QueuePolicy,
+        wake: Callable[[Ticket], None],
+    ) -> None:
+        self._gates = tuple(gates)
+        self._slots = slots
+        self._policy = policy
+        self._wake = wake
+        self._lines: dict[Priority, OrderedDict[Ticket, None]] = {
+            p: OrderedDict() for p in Priority
+        }
+        self._keeper: Ticket | None = None
+        self.queued = 0
+        self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
+
+    def enter(self, call: Call, now: float, expires_at: float) -> Permit | Ticket | Rejection:
+        """Leave at once if every gate agrees and nobody waits; else queue, or say why not."""
+        if now >= expires_at:
+            return self._shed(now)
+        if not self.queued and self._ready_at(now) <= now:
+            return self._grant(now)
+        refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
+        if refusal is not None:
+            return refusal
+        ticket = Ticket(self, call, now, expires_at)
+        self._lines[call.priority][ticket] = None
+        self.queued += 1
+        self.pump(now)
+        return ticket.permit or ticket.rejection or ticket
+
+    def check(self, ticket: Ticket, now: float) -> None:
+        """Look again for `ticket`, because it was woken or its time has come."""
+        if ticket is self._keeper:
+            self._keeper, ticket.check_at = None, None
+        self.pump(now)
+        if not ticket.decided and now >= ticket.expires_at:
+            self._reject(ticket, self._shed(now))
+            self.pump(now)
+        ticket.due = False
+
+    def withdraw(self, ticket: Ticket, now: float) -> None:
+        """Take back a ticket that still waits; if it kept time, another will."""
+        if ticket in self._lines[ticket.call.priority]:
+            self._remove(ticket)
+            self.pump(now)
+
+    def pump(self, now: float) -> None:
+        """Let leave whoever may, and see to it that somebody looks again when time opens a gate."""
+        while self.queued:
+            ready_at = self._ready_at(now)
+            if ready_at > now:
+                if ready_at != inf:
+                    self._keep_time(ready_at)
+                return
+            ticket = self._next()
+            if self._too_late(ticket, now):
+                self._reject(ticket, self._shed(now))
+                continue
+            self._remove(ticket)
+            ticket.permit = self._grant(now)
+            self._wake(ticket)
+
+    def sweep(self, now: float) -> None:
+        """Reject every waiting call that a gate, just closed, will keep for longer than it may wait."""
+        for line in self._lines.values():
+            for ticket in list(line):
+                refusal = self._refusal(ticket.call, now, ticket.expires_at)
+                if refusal is not None:
+                    self._reject(ticket, refusal)
+
+    def take_back(self, tokens: list[Any], outcome: Outcome, now: float, uniform: float) -> None:
+        """Settle every gate, last taken first."""
+        for gate, token in zip(reversed(self._gates), reversed(tokens), strict=True):
+            gate.settle(token, outcome, now, uniform)
+
+    def learn(self, took: float) -> None:
+        """Remember how long an answer takes."""
+        self.service += (took - self.service) * (LEARNING if self.service else 1.0)
+
+    def held_by(self, now: float) -> str:
+        """Name of the gate that holds the queue the longest; "queue" where it is others waiting."""
+        gate = max(self._gates, key=lambda gate: gate.ready_at(now))
+        return gate.name if gate.ready_at(now) > now else "queue"
+
+    def _ready_at(self, now: float) -> float:
+        latest = OPEN
+        for gate in self._gates:
+            ready_at = gate.ready_at(now)
+            latest = max(latest, ready_at)
+        return latest
+
+    def _grant(self, now: float) -> Permit:
+        return Permit(self, [gate.take(now) for gate in self._gates], now)
+
+    def _next(self) -> Ticket:
+        return next(next(iter(line)) for line in self._lines.values() if line)
+
+    def _last(self) -> Ticket | None:
+        line = next((line for line in reversed(self._lines.values()) if line), None)
+        return None if line is None else next(reversed(line))
+
+    def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
+        for gate in self._gates:
+            ready_at = gate.ready_at(now)
+            if ready_at <= now:
+                continue
+            if gate.name == "breaker" and call.fail_fast:
+                return Rejection("breaker", "the circuit is open", _known(ready_at))
+            if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
+                return Rejection(gate.name, "the call may not wait that long", ready_at)
+        return None
+
+    def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
+        ahead = sum(
+            len(line) for priority, line in self._lines.items() if priority <= call.priority
+        )
+        wait = self.service * (ahead + 1) / self._slots.limit
+        if now + wait > expires_at:
+            return Rejection("shed", "could not be served in time", now + wait)
+        if self.queued < self._policy.size:
+            return None
+        last = self._last()
+        if last is None or last.call.priority <= call.priority:
+            return Rejection("queue", f"{self.queued} calls are waiting", now + wait)
+        self._reject(last, Rejection("queue", "made room for a more urgent call"))
+        return None
+
+    def _too_late(self, ticket: Ticket, now: float) -> bool:
+        if now >= ticket.expires_at:
+            return True
+        deadline_at = ticket.call.deadline_at
+        if deadline_at is None or now - ticket.queued_at < HARD_TO_TELL:
+            return False
+        return now + SERVICE_MARGIN * self.service > deadline_at
+
+    def _shed(self, now: float) -> Rejection:
+        wait = self.service * (self.queued + 1) / self._slots.limit
+        return Rejection("shed", "could not be served in time", now + wait)
+
+    def _reject(self, ticket: Ticket, rejection: Rejection) -> None:
+        self._remove(ticket)
+        ticket.rejection = rejection
+        self._wake(ticket)
+
+    def _remove(self, ticket: Ticket) -> None:
+        del self._lines[ticket.call.priority][ticket]
+        self.queued -= 1
+        if ticket is self._keeper:
+            self._keeper = None
+
+    def _keep_time(self, at: float) -> None:
+        keeper = self._keeper or self._next()
+        if keeper.check_at is None or keeper.check_at > at:
+            keeper.check_at = at
+            self._keeper = keeper
+            self._wake(keeper)
+
+
+def _known(ready_at: float) -> float | None:
+    return None if ready_at == inf else ready_at

@@ -1,0 +1,124 @@
+"""How long to wait before a retry, where the server named no time.
+
+`delay(retry, uniform)` answers in seconds; `retry` counts from 1, `uniform` is a chance in [0, 1).
+Jitter is applied after the cap: before it, every delay at the cap would be the same, and clients that
+failed together would return together. Sources: AWS Architecture Blog, "Exponential Backoff And Jitter"
+(full jitter); the founding article (proportional jitter, +-30 %).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from stormbreak.core.checks import require
+
+
+class BackoffRule(Protocol):
+    """Anything that can say how long to wait."""
+
+    def delay(self, retry: int, uniform: float) -> float:
+        """Seconds to wait before retry number `retry` (1 is the first)."""
+        ...
+
+
+def _grown(base: float, factor: float, cap: float, retry: int) -> float:
+    """Return base * factor ** (retry - 1), at most cap; no overflow however large `retry` is."""
+    try:
+        return min(cap, base * factor ** (retry - 1))
+    except OverflowError:
+        return cap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """The same delay each time."""
+
+    kind: Literal["constant"] = "constant"
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.seconds >= 0, "seconds must not be negative", self.seconds)
+
+    def delay(self, retry: int, uniform: float) -> float:  # noqa: ARG002
+        """`seconds`."""
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """base, 2 base, 3 base, ... up to cap."""
+
+    kind: Literal["linear"] = "linear"
+    base: float = 1.0
+    cap: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require_growth(self.base, self.cap)
+
+    def delay(self, retry: int, uniform: float) -> float:  # noqa: ARG002
+        """min(cap, base * retry)."""
+        return min(self.cap, self.base * retry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exponential:
+    """base, base * factor, base * factor ** 2, ... up to cap."""
+
+    kind: Literal["exponential"] = "exponential"
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require_growth(self.base, self.cap, self.factor)
+
+    def delay(self, retry: int, uniform: float) -> float:  # noqa: ARG002
+        """min(cap, base * factor ** (retry - 1))."""
+        return _grown(self.base, self.factor, self.cap, retry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProportionalJitter:
+    """Exponential, then moved by up to +-share of itself, but never below floor."""
+
+    kind: Literal["proportional_jitter"] = "proportional_jitter"
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 60.0
+    share: float = 0.3
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require_growth(self.base, self.cap, self.factor)
+        require(0 <= self.share <= 1, "share must lie in [0, 1]", self.share)
+        require(self.floor >= 0, "floor must not be negative", self.floor)
+
+    def delay(self, retry: int, uniform: float) -> float:
+        """max(floor, d * (1 + share * (2 * uniform - 1))) with d the capped exponential."""
+        capped = _grown(self.base, self.factor, self.cap, retry)
+        return max(self.floor, capped * (1 + self.share * (2 * uniform - 1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullJitter:
+    """Anything between nothing and the capped exponential: the widest spread, the least contention."""
+
+    kind: Literal["full_jitter"] = "full_jitter"
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require_growth(self.base, self.cap, self.factor)
+
+    def delay(self, retry: int, uniform: float) -> float:
+        """Return uniform * min(cap, base * factor ** (retry - 1))."""
+        return uniform * _grown(self.base, self.factor, self.cap, retry)
+
+
+Backoff: TypeAlias = Constant | Linear | Exponential | ProportionalJitter | FullJitter
+
+
+def _require_growth(base: float, cap: float, factor: float = 1.0) -> None:
+    require(base > 0, "base must be positive", base)
+    require(cap >= base, "cap must not be below base", cap)
+    require(factor >= 1, "factor must be at least 1", factor)

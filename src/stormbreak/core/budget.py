@@ -1,0 +1,92 @@
+"""Who pays for a retry.
+
+Retries multiply traffic exactly when a target can bear it least. So a retry has to be paid from what
+calls have earned, and the system cannot collapse from retries as long as load * (1 + ratio) stays below
+capacity. The account starts empty: a credit at the start would be multiplied by the number of processes.
+
+A retry is free where other gates already see to it:
+
+- the server named the time to come back;
+- the process has hardly any traffic (fewer than `lone_calls` outcomes in `lone_seconds`), the verdict is a
+  429, a server error or a failed connection, and at most `lone_retries` failures came in a row: a lone
+  script must be able to retry.
+
+Everything else, timeouts first, is paid.
+"""
+
+from dataclasses import dataclass
+from math import exp
+
+from stormbreak.core.checks import require
+from stormbreak.core.window import TimeWindow
+from stormbreak.types import Outcome, Treatment, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetPolicy:
+    """Each call earns `ratio` retries, up to `cap`; what is earned decays with time constant `decay` s."""
+
+    ratio: float = 0.1
+    cap: float = 10.0
+    decay: float = 60.0
+    lone_calls: int = 10
+    lone_seconds: float = 30.0
+    lone_retries: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.ratio >= 0, "ratio must not be negative", self.ratio)
+        require(self.cap >= 0, "cap must not be negative", self.cap)
+        require(self.decay > 0, "decay must be positive", self.decay)
+        require(self.lone_calls >= 0, "lone_calls must not be negative", self.lone_calls)
+        require(self.lone_seconds > 0, "lone_seconds must be positive", self.lone_seconds)
+        require(self.lone_retries >= 0, "lone_retries must not be negative", self.lone_retries)
+
+
+class Budget:
+    """The account of one process: calls pay in, retries draw out."""
+
+    __slots__ = ("_in_a_row", "_policy", "_recent", "_since", "_tokens")
+
+    def __init__(self, policy: BudgetPolicy) -> None:
+        self._policy = policy
+        self._tokens = 0.0
+        self._since = 0.0
+        self._recent = TimeWindow(policy.lone_seconds)
+        self._in_a_row = 0
+
+    def earn(self, now: float) -> None:
+        """A call has come."""
+        self._tokens = min(self._policy.cap, self.balance(now) + self._policy.ratio)
+        self._since = now
+
+    def balance(self, now: float) -> float:
+        """Retries that could be paid at `now`."""
+        if not self._tokens:
+            return 0.0
+        return self._tokens * exp(-max(0.0, now - self._since) / self._policy.decay)
+
+    def record(self, outcome: Outcome, now: float) -> None:
+        """Take note of how an attempt ended."""
+        if outcome.verdict is Verdict.CANCELLED:
+            return
+        failed = outcome.verdict is not Verdict.OK
+        self._recent.add(now, failed=failed)
+        self._in_a_row = self._in_a_row + 1 if failed else 0
+
+    def is_free(self, outcome: Outcome, treatment: Treatment, now: float) -> bool:
+        """Whether a retry after `outcome` (already recorded) need not be paid."""
+        if outcome.retry_after is not None:
+            return True
+        if not treatment.lone or self._in_a_row > self._policy.lone_retries:
+            return False
+        self._recent.roll(now)
+        return self._recent.calls < self._policy.lone_calls
+
+    def try_pay(self, now: float) -> bool:
+        """Draw one retry; False, and nothing drawn, where there is less than one."""
+        balance = self.balance(now)
+        if balance < 1.0:
+            return False
+        self._tokens = balance - 1.0
+        self._since = now
+        return True

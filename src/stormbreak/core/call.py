@@ -1,0 +1,146 @@
+"""The life of one call: queue, send, settle, and perhaps back off and queue again."""
+
+from collections.abc import Generator
+from math import inf
+from typing import TypeAlias
+
+from stormbreak.core.engine import Engine, Lane
+from stormbreak.core.flow import Closed, Command, Flow, Resume, Send, Wait, WaitFor
+from stormbreak.core.retry import Stop, TimeLeft, decide
+from stormbreak.core.ticket import Ticket
+from stormbreak.core.trail import Trail
+from stormbreak.events import CallRejected, Queued, RetryPlanned, RetryRefused, Returned, Sent
+from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
+
+Moment: TypeAlias = tuple[float, float]
+Attempt: TypeAlias = Generator[Command, Resume, tuple[Outcome, float, float]]
+
+
+def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
+    """Carry `call` to its end. Nothing is held while backing off."""
+    lane = engine.lane(call.target)
+    trail = Trail(engine, call)
+    if engine.budget is not None:
+        engine.budget.earn(now)
+    failure: Outcome | None = None
+    while True:
+        outcome, now, uniform = yield from _attempt(engine, lane, trail, now, uniform)
+        if outcome.verdict is Verdict.OK:
+            return trail.end(outcome, now)
+        if outcome.rejection is not None:
+            return _rejected(trail, outcome.rejection, failure, now)
+        failure = outcome
+        decision = decide(
+            engine.policy.retry,
+            engine.treatments[outcome.verdict],
+            outcome,
+            attempt=trail.attempts,
+            left=_time_left(call, trail, now),
+            budget=engine.budget,
+            now=now,
+            uniform=uniform,
+        )
+        if isinstance(decision, Stop):
+            trail.note(RetryRefused(now, call.number, call.target, trail.attempts, decision.gate))
+            return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
+        until, free = decision
+        trail.note(RetryPlanned(now, call.number, call.target, trail.attempts, until, free))
+        began = now
+        _, now, uniform = yield Wait(until)
+        trail.waited += now - began
+
+
+def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) -> Attempt:
+    """Queue, send once and settle. Whatever was taken here is settled here, however the frame is left."""
+    call = trail.call
+    place = lane.admission.enter(call, now, _expires_at(call, trail, now))
+    if isinstance(place, Rejection):
+        return Outcome(Verdict.REJECTED, rejection=place), now, uniform
+    outcome = CANCELLED
+    try:
+        if isinstance(place, Ticket):
+            now, uniform = yield from _queue(lane, trail, place, now)
+            if place.rejection is not None:
+                outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)
+                return outcome, now, uniform
+        trail.attempts += 1
+        timeout, cut = _attempt_timeout(engine, call, now)
+        if engine.listeners:
+            trail.note(Sent(now, call.number, call.target, trail.attempts))
+        began = now
+        answered, now, uniform = yield Send(call.target, trail.attempts, timeout)
+        outcome = answered or CANCELLED
+        if cut and outcome.verdict is Verdict.TIMEOUT and outcome.status is None:
+            outcome = outcome._replace(own_deadline=True)
+        _take_note(engine, trail, outcome, now, took=now - began)
+    except Closed as closed:
+        now, uniform = closed.moment
+        raise
+    finally:
+        place.settle(outcome, now, uniform)
+    return outcome, now, uniform
+
+
+def _queue(
+    lane: Lane, trail: Trail, ticket: Ticket, now: float
+) -> Generator[Command, Resume, Moment]:
+    """Wait until the queue has decided about `ticket`."""
+    call, began = trail.call, now
+    trail.note(Queued(now, call.number, call.target, lane.admission.held_by(now)))
+    while True:
+        _, now, uniform = yield WaitFor(ticket, ticket.wake_at)
+        lane.admission.check(ticket, now)
+        if ticket.decided:
+            trail.waited += now - began
+            return now, uniform
+
+
+def _take_note(engine: Engine, trail: Trail, outcome: Outcome, now: float, *, took: float) -> None:
+    if engine.budget is not None and not outcome.own_deadline:
+        engine.budget.record(outcome, now)
+    if engine.listeners or outcome.verdict is not Verdict.OK:
+        call = trail.call
+        trail.note(
+            Returned(
+                now,
+                call.number,
+                call.target,
+                trail.attempts,
+                outcome.verdict,
+                outcome.status,
+                outcome.code,
+                took,
+            )
+        )
+
+
+def _rejected(trail: Trail, rejection: Rejection, failure: Outcome | None, now: float) -> Ended:
+    """End a call that was refused here. What an earlier attempt met at the target is told first."""
+    call = trail.call
+    trail.note(CallRejected(now, call.number, call.target, *rejection))
+    outcome = failure or Outcome(Verdict.REJECTED, rejection=rejection)
+    return trail.end(outcome, now, stopped=rejection.policy, retry_at=rejection.retry_at)
+
+
+def _expires_at(call: Call, trail: Trail, now: float) -> float:
+    deadline_at = inf if call.deadline_at is None else call.deadline_at
+    patience = inf if call.patience is None else call.patience - trail.waited
+    return min(deadline_at, now + patience)
+
+
+def _time_left(call: Call, trail: Trail, now: float) -> TimeLeft:
+    return TimeLeft(
+        deadline=inf if call.deadline_at is None else call.deadline_at - now,
+        patience=inf if call.patience is None else call.patience - trail.waited,
+    )
+
+
+def _attempt_timeout(engine: Engine, call: Call, now: float) -> tuple[float | None, bool]:
+    """The timeout of one attempt, and whether it is our own deadline that sets it."""
+    timeout = engine.policy.attempt_timeout
+    if call.deadline_at is None:
+        return timeout, False
+    left = call.deadline_at - now
+    if timeout is None or left <= timeout:
+        return left, True
+    return timeout, False

@@ -1,0 +1,42 @@
+"""How many attempts may be in flight to one target at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stormbreak.core.checks import require
+from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.types import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedLimit:
+    """Always the same number."""
+
+    kind: Literal["fixed"] = "fixed"
+    in_flight: int = 256
+
+    def __post_init__(self) -> None:
+        require(self.in_flight >= 1, "in_flight must be at least 1", self.in_flight)
+
+
+class Concurrency:
+    """The gate that counts slots."""
+
+    __slots__ = ("in_flight", "limit")
+    name = "limit"
+
+    def __init__(self, policy: FixedLimit) -> None:
+        self.limit = policy.in_flight
+        self.in_flight = 0
+
+    def ready_at(self, now: float) -> float:  # noqa: ARG002
+        """OPEN while a slot is free."""
+        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+
+    def take(self, now: float) -> None:  # noqa: ARG002
+        """Occupy a slot."""
+        self.in_flight += 1
+
+    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Free the slot."""
+        self.in_flight -= 1

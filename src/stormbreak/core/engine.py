@@ -1,0 +1,118 @@
+"""What the calls of one process share: the queue and gates of each target, the budget, the events.
+
+Pure and without locks: a driver holds its lock during each step and afterwards takes away what the step left
+behind, the tickets to wake (`woken`) and the events to deliver (`events`).
+"""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from stormbreak.core.admission import Admission
+from stormbreak.core.breaker import Breaker, BreakerPolicy, State
+from stormbreak.core.budget import Budget
+from stormbreak.core.concurrency import Concurrency
+from stormbreak.core.cooldown import Cooldown, Pace
+from stormbreak.core.gate import Gate
+from stormbreak.core.policy import Policy
+from stormbreak.core.ticket import Ticket
+from stormbreak.events import CircuitChanged, CooldownStarted, Event
+from stormbreak.types import Target
+
+PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
+PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
+PACED_CIRCUIT = 1.0  # after a circuit closed
+
+Listener = Callable[[Event], None]
+
+
+class Lane:
+    """One target: its gates, and the queue in front of them."""
+
+    __slots__ = ("_engine", "admission", "breaker", "cooldown", "pace", "slots", "target")
+
+    def __init__(self, engine: "Engine", target: Target) -> None:
+        policy = engine.policy
+        self._engine = engine
+        self.target = target
+        self.pace = Pace()
+        self.cooldown = Cooldown(engine.treatments, self._on_cooldown)
+        self.slots = Concurrency(policy.limit)
+        self.breaker: Breaker | None = None
+        gates: list[Gate] = [self.cooldown, self.pace, self.slots]
+        if policy.breaker is not None:
+            self.breaker = self._breaker(policy.breaker)
+            gates.append(self.breaker)
+        self.admission = Admission(gates, self.slots, policy.queue, engine.wake)
+
+    def _breaker(self, policy: BreakerPolicy) -> Breaker:
+        return Breaker(policy, self._engine.treatments, self._on_circuit)
+
+    def _on_cooldown(self, *, now: float, until: float | None) -> None:
+        if until is None:
+            self.pace.stop()
+            return
+        shortest, longest = PACED_BOUNDS
+        seconds = min(max((until - now) * PACED, shortest), longest)
+        self.pace.start(until, seconds, self.slots.limit)
+        self.admission.sweep(now)
+        if self._engine.listeners:
+            self._engine.events.append(CooldownStarted(now, self.target, until))
+
+    def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:
+        if after is State.CLOSED:
+            self.pace.start(now, PACED_CIRCUIT, self.slots.limit)
+        elif after in (State.OPEN, State.ISOLATED):
+            self.admission.sweep(now)
+        if self._engine.listeners:
+            self._engine.events.append(CircuitChanged(now, self.target, before, after, until))
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """What stands where, in plain values; times are seconds from `now`."""
+        circuit = self.breaker.state.value if self.breaker else None
+        until = self.cooldown.ready_at(now)
+        return {
+            "in_flight": self.slots.in_flight,
+            "limit": self.slots.limit,
+            "queued": self.admission.queued,
+            "circuit": circuit,
+            "cooldown": max(0.0, until - now),
+            "service": self.admission.service,
+        }
+
+
+class Engine:
+    """The shared state under one policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.treatments = policy.treatments
+        self.budget = None if policy.budget is None else Budget(policy.budget)
+        self.listeners: list[Listener] = []
+        self.events: list[Event] = []
+        self.woken: list[Ticket] = []
+        self._lanes: dict[Target, Lane] = {}
+        self._numbers = count(1)
+
+    def lane(self, target: Target) -> Lane:
+        """The lane of `target`, made when first asked for."""
+        lane = self._lanes.get(target)
+        if lane is None:
+            lane = self._lanes[target] = Lane(self, target)
+        return lane
+
+    def number(self) -> int:
+        """A number for a new call."""
+        return next(self._numbers)
+
+    def wake(self, ticket: Ticket) -> None:
+        """Ask the driver to wake the owner of `ticket` after this step."""
+        ticket.due = True
+        self.woken.append(ticket)
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Every target's state, and the retries that could be paid."""
+        return {
+            "budget": None if self.budget is None else self.budget.balance(now),
+            "targets": {str(target): lane.snapshot(now) for target, lane in self._lanes.items()},
+        }

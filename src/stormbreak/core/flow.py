@@ -1,0 +1,62 @@
+"""The commands a call yields, and how drivers resume or close it.
+
+A call is a *flow*: a generator that yields commands and is resumed with what came of them. A driver
+carries the commands out; it alone sleeps, locks, draws chance and reads the clock::
+
+    flow yields            driver resumes it
+    Wait(until)            at `until`
+    WaitFor(ticket, until) when the ticket is woken, or at `until`, whichever comes first
+    Send(...)              with the outcome of one attempt; TIMEOUT when `timeout` has passed
+
+Every resume carries an outcome (None after a wait), the time `now` and a `uniform` chance in [0, 1).
+The flow returns `Ended`.
+"""
+
+from collections.abc import Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from stormbreak.types import Ended, Outcome, Target
+
+if TYPE_CHECKING:
+    from stormbreak.core.ticket import Ticket
+
+
+class Wait(NamedTuple):
+    """Resume me at `until`."""
+
+    until: float
+
+
+class WaitFor(NamedTuple):
+    """Resume me when `ticket` is woken, at the latest at `until`."""
+
+    ticket: "Ticket"
+    until: float
+
+
+class Send(NamedTuple):
+    """Send one attempt to `target`; give up after `timeout` seconds (None: never)."""
+
+    target: Target
+    attempt: int
+    timeout: float | None
+
+
+Command: TypeAlias = Wait | WaitFor | Send
+Resume: TypeAlias = tuple[Outcome | None, float, float]
+Flow: TypeAlias = Generator[Command, Resume, Ended]
+
+
+class Closed(GeneratorExit):
+    """Thrown into a flow to close it: like `close()`, but it says when."""
+
+    def __init__(self, now: float, uniform: float) -> None:
+        super().__init__()
+        self.moment = (now, uniform)
+
+
+def close(flow: Flow, now: float, uniform: float) -> None:
+    """Close `flow`: its permits settle as CANCELLED at `now`. Closing an ended flow does nothing."""
+    with suppress(GeneratorExit, StopIteration):
+        flow.throw(Closed(now, uniform))

@@ -1,0 +1,34 @@
+"""What stands between a call and its target, and the permit that says it may pass.
+
+Every attempt passes the same gates in the same order, all in one step; whoever passed holds one permit,
+owned by one frame and settled exactly once.
+"""
+
+from math import inf
+from typing import Any, Protocol
+
+from stormbreak.types import Outcome
+
+OPEN = -inf
+"""`ready_at` of a gate that would let a call pass now."""
+
+UNTIL_EVENT = inf
+"""`ready_at` of a gate that waits for something to happen, not for a time."""
+
+
+class Gate(Protocol):
+    """One condition for leaving. A gate changes nothing but itself."""
+
+    name: str
+
+    def ready_at(self, now: float) -> float:
+        """OPEN, the time at which it makes sense to ask again, or UNTIL_EVENT. Never changes anything."""
+        ...
+
+    def take(self, now: float) -> Any:
+        """Let one attempt pass and return a token for `settle`. Call only when `ready_at` says OPEN."""
+        ...
+
+    def settle(self, token: Any, outcome: Outcome, now: float, uniform: float) -> None:
+        """Take back `token` and learn from `outcome`; CANCELLED frees and teaches nothing."""
+        ...

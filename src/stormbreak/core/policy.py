@@ -1,0 +1,50 @@
+"""A policy: everything that is configured about how calls are treated, as one frozen value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.checks import require
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How calls are treated. Durations are seconds; None means unbounded, or absent for a part.
+
+    `deadline` bounds a call over all attempts and waits, `patience` the time it may spend unserved.
+    `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one. `fail_fast` calls are
+    rejected by an open circuit, others wait for it. `failures` are verdicts that the breaker counts as
+    failures beyond those of the verdict table.
+    """
+
+    deadline: float | None = 600.0
+    patience: float | None = 20.0
+    attempt_timeout: float | None = 600.0
+    idle_timeout: float | None = None
+    fail_fast: bool = True
+    priority: Priority = Priority.INTERACTIVE
+    failures: tuple[Verdict, ...] = ()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
+    breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
+    limit: FixedLimit = field(default_factory=FixedLimit)
+    queue: QueuePolicy = field(default_factory=QueuePolicy)
+
+    def __post_init__(self) -> None:
+        for name in ("deadline", "patience", "attempt_timeout", "idle_timeout"):
+            span = getattr(self, name)
+            require(span is None or span > 0, f"{name} must be positive", span)
+
+    @property
+    def treatments(self) -> Mapping[Verdict, Treatment]:
+        """The verdict table under this policy."""
+        changed = {
+            verdict: TREATMENTS[verdict]._replace(tally=Tally.FAILURE) for verdict in self.failures
+        }
+        return MappingProxyType({**TREATMENTS, **changed})

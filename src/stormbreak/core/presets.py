@@ -1,0 +1,87 @@
+"""Policies by name.
+
+`interactive` is the default; `batch` waits instead of failing and has no deadline; `article` has exactly
+the numbers of the article that stormbreak began with, its mistakes mended; `off` sends once and holds nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.backoff import ProportionalJitter
+from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Priority, Verdict
+
+INTERACTIVE = Policy()
+
+BATCH = Policy(
+    deadline=None,
+    patience=None,
+    fail_fast=False,
+    priority=Priority.BATCH,
+    limit=FixedLimit(in_flight=64),
+    queue=QueuePolicy(size=1_000_000),
+)
+
+ARTICLE = Policy(
+    deadline=None,
+    patience=300.0,
+    attempt_timeout=30.0,
+    failures=(Verdict.THROTTLED,),
+    retry=RetryPolicy(
+        attempts=6,
+        backoff=ProportionalJitter(base=1.0, factor=2.0, cap=60.0, share=0.3, floor=0.1),
+        one_step_longer=(504,),
+    ),
+    budget=None,
+    breaker=BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=5),
+        open_for=30.0,
+        jitter=0.0,
+        probes=3,
+        at_once=3,
+        close_at=0.5,
+        any_failure_reopens=True,
+    ),
+    limit=FixedLimit(in_flight=10),
+)
+
+OFF = Policy(
+    deadline=None,
+    patience=None,
+    attempt_timeout=None,
+    fail_fast=False,
+    retry=RetryPolicy(attempts=1),
+    budget=None,
+    breaker=None,
+    limit=FixedLimit(in_flight=1_000_000_000),
+)
+
+PRESETS: Mapping[str, Policy] = MappingProxyType(
+    {"interactive": INTERACTIVE, "batch": BATCH, "article": ARTICLE, "off": OFF}
+)
+
+
+def for_batch(policy: Policy) -> Policy:
+    """The same policy, but waiting where it would have failed fast (the article: 60 s per attempt)."""
+    timeout = 60.0 if policy == ARTICLE else policy.attempt_timeout
+    return replace(policy, fail_fast=False, patience=None, attempt_timeout=timeout)
+
+
+def preset(name: str) -> Policy:
+    """The policy called `name`.
+
+    Raises:
+        ConfigurationError: there is no such preset; names those that exist.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        known = ", ".join(PRESETS)
+        raise ConfigurationError(f"no preset is called {name!r}; there are: {known}") from None

@@ -1,0 +1,98 @@
+"""Whether a failed attempt is followed by another, and when.
+
+The gates, in this order: the verdict allows it, nothing has reached the caller, attempts are left, the delay
+and a minimum of useful time fit before the deadline, within patience and below the cap, and the budget pays.
+The budget comes last, so that a refusal costs nothing.
+"""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from stormbreak.core.backoff import Backoff, FullJitter
+from stormbreak.core.budget import Budget
+from stormbreak.core.checks import require
+from stormbreak.core.cooldown import SPREAD
+from stormbreak.types import Outcome, Treatment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """At most `attempts` sends, the first included.
+
+    `min_useful` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
+    `longest_wait` ends the call, which then says when to come back. After a status in `one_step_longer` the
+    backoff is that of one retry more.
+    """
+
+    attempts: int = 6
+    backoff: Backoff = field(default_factory=FullJitter)
+    min_useful: float = 0.5
+    longest_wait: float = 900.0
+    one_step_longer: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.attempts >= 1, "attempts must be at least 1", self.attempts)
+        require(self.min_useful >= 0, "min_useful must not be negative", self.min_useful)
+        require(self.longest_wait > 0, "longest_wait must be positive", self.longest_wait)
+
+
+class Retry(NamedTuple):
+    """Send again, not before `until`."""
+
+    until: float
+    free: bool
+
+
+class Stop(NamedTuple):
+    """Do not send again: `gate` refused. `retry_at` is when the server said to come back, if it did."""
+
+    gate: str
+    retry_at: float | None = None
+
+
+class TimeLeft(NamedTuple):
+    """What is left of a call's time, in seconds; inf where it is unbounded."""
+
+    deadline: float = inf
+    patience: float = inf
+
+
+def decide(  # noqa: PLR0913 - the five gates need these seven facts
+    policy: RetryPolicy,
+    treatment: Treatment,
+    outcome: Outcome,
+    *,
+    attempt: int,
+    left: TimeLeft,
+    budget: Budget | None,
+    now: float,
+    uniform: float,
+) -> Retry | Stop:
+    """Ask every gate in turn about the attempt after number `attempt`, which ended in `outcome`."""
+    delay = _delay(policy, outcome, attempt, uniform)
+    gates = (
+        ("verdict", treatment.retry),
+        ("committed", not outcome.committed),
+        ("attempts", attempt < policy.attempts),
+        ("deadline", delay + policy.min_useful <= left.deadline),
+        ("patience", delay <= left.patience),
+        ("longest_wait", (outcome.retry_after or 0.0) <= policy.longest_wait),
+    )
+    named = outcome.retry_after
+    retry_at = None if named is None else now + named
+    for gate, agrees in gates:
+        if not agrees:
+            return Stop(gate, retry_at)
+    if budget is None or budget.is_free(outcome, treatment, now):
+        return Retry(now + delay, free=True)
+    if budget.try_pay(now):
+        return Retry(now + delay, free=False)
+    return Stop("budget", retry_at)
+
+
+def _delay(policy: RetryPolicy, outcome: Outcome, attempt: int, uniform: float) -> float:
+    if outcome.retry_after is not None:
+        return outcome.retry_after * (1 + SPREAD * uniform)
+    longer = outcome.status in policy.one_step_longer
+    return policy.backoff.delay(attempt + longer, uniform)

@@ -1,0 +1,117 @@
+"""The asyncio driver: carries out what flows command on whichever event loop the caller runs.
+
+One engine may serve several loops and threads: a ticket that is granted in one is woken in the other. A
+cancelled caller closes its flow at once; the sender, being cancelled, closes its own connection.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Flow, Send, WaitFor
+from stormbreak.drivers.steps import Stepper
+from stormbreak.types import Call, Ended, Outcome, Verdict
+
+Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
+
+_TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
+
+
+class AsyncioDriver:
+    """Runs calls on the current event loop.
+
+    `clock` must run with the loop's own clock. `chance` gives numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.engine = engine
+        self.clock = clock
+        self._stepper = Stepper(engine, clock=clock, chance=chance)
+
+    async def run(self, call: Call, sender: Sender) -> Ended:
+        """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled.
+
+        Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
+        """
+        stepper = self._stepper
+        flow, command = stepper.start(call)
+        try:
+            while not isinstance(command, Ended):
+                outcome: Outcome | None = None
+                if isinstance(command, Send):
+                    outcome = await self._send(sender, command)
+                elif isinstance(command, WaitFor):
+                    await self._wait_for(flow, command)
+                else:
+                    await asyncio.sleep(command.until - self.clock())
+                command = stepper.step(flow, outcome)
+        finally:
+            if not isinstance(command, Ended):
+                stepper.close(flow)
+        return command
+
+    async def _send(self, sender: Sender, command: Send) -> Outcome:
+        if command.timeout is None:
+            return await sender(command)
+        try:
+            async with asyncio.timeout(command.timeout):
+                return await sender(command)
+        except TimeoutError as error:
+            return _TIMED_OUT._replace(error=error)
+
+    async def _wait_for(self, flow: Flow, command: WaitFor) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        ticket = command.ticket
+        if not self._stepper.arm(ticket, _Waker(self._stepper, flow, loop, future)):
+            return
+        timer = None
+        if command.until != float("inf"):
+            timer = loop.call_later(command.until - self.clock(), _resolve, future)
+        try:
+            await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._stepper.disarm(ticket)
+
+
+class _Waker:
+    """Wakes one waiting flow, from whichever thread the grant came."""
+
+    __slots__ = ("_flow", "_future", "_loop", "_stepper")
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        flow: Flow,
+        loop: asyncio.AbstractEventLoop,
+        future: "asyncio.Future[None]",
+    ) -> None:
+        self._stepper = stepper
+        self._flow = flow
+        self._loop = loop
+        self._future = future
+
+    def __call__(self) -> None:
+        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public form raises
+            _resolve(self._future)
+            return
+        try:
+            self._loop.call_soon_threadsafe(_resolve, self._future)
+        except RuntimeError:  # that loop is closed, its callers are gone: pass the grant on
+            self._stepper.close(self._flow)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,120 @@
+"""Stepping flows under the engine's lock: what every driver shares.
+
+A step takes the lock for microseconds and never across I/O. Afterwards, with the lock released, the owners
+of woken tickets are woken and events are delivered. Correct without the GIL.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from stormbreak.core.call import run_call
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Command, Flow, close
+from stormbreak.core.ticket import Ticket
+from stormbreak.events import Event
+from stormbreak.types import Call, Ended, Outcome
+
+_log = logging.getLogger("stormbreak")
+
+
+class Stepper:
+    """Steps the flows of one engine; safe from any thread."""
+
+    def __init__(
+        self, engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
+    ) -> None:
+        self.engine = engine
+        self.clock = clock
+        self._chance = chance
+        self._lock = threading.Lock()
+        self._delivering: set[int] = set()
+        self._complained: set[int] = set()
+
+    def start(self, call: Call) -> tuple[Flow, Command | Ended]:
+        """Start the flow of `call` and run it to its first command."""
+        self._refuse_reentry()
+        engine = self.engine
+        with self._lock:
+            flow = run_call(engine, call, self.clock(), self._chance())
+            try:
+                command: Command | Ended = next(flow)
+            except StopIteration as stop:
+                command = stop.value
+            wakers, events = self._take_away()
+        self._act(wakers, events)
+        return flow, command
+
+    def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
+        """Resume `flow` with what came of its last command."""
+        self._refuse_reentry()
+        with self._lock:
+            try:
+                command: Command | Ended = flow.send((outcome, self.clock(), self._chance()))
+            except StopIteration as stop:
+                command = stop.value
+            wakers, events = self._take_away()
+        self._act(wakers, events)
+        return command
+
+    def close(self, flow: Flow) -> None:
+        """Close `flow`; what it held is free, and goes to whoever waits for it."""
+        with self._lock:
+            close(flow, self.clock(), self._chance())
+            wakers, events = self._take_away()
+        self._act(wakers, events)
+
+    def arm(self, ticket: Ticket, waker: Callable[[], None]) -> bool:
+        """Have `waker` called when the ticket is woken; False if it was woken already."""
+        with self._lock:
+            if ticket.due:
+                return False
+            ticket.waker = waker
+            return True
+
+    def disarm(self, ticket: Ticket) -> None:
+        """Forget the waker of `ticket`."""
+        with self._lock:
+            ticket.waker = None
+
+    def _take_away(self) -> tuple[Sequence[Callable[[], None]], Sequence[Event]]:
+        engine = self.engine
+        wakers: Sequence[Callable[[], None]] = ()
+        events: Sequence[Event] = ()
+        if engine.woken:
+            wakers = [ticket.waker for ticket in engine.woken if ticket.waker is not None]
+            for ticket in engine.woken:
+                ticket.waker = None
+            engine.woken.clear()
+        if engine.events:
+            events = engine.events.copy()
+            engine.events.clear()
+        return wakers, events
+
+    def _act(self, wakers: Sequence[Callable[[], None]], events: Sequence[Event]) -> None:
+        for wake in wakers:
+            wake()
+        if events:
+            self._deliver(events)
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        here = threading.get_ident()
+        self._delivering.add(here)
+        try:
+            for event in events:
+                for listener in tuple(self.engine.listeners):
+                    try:
+                        listener(event)
+                    except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
+                        self._complain_once(listener)
+        finally:
+            self._delivering.discard(here)
+
+    def _complain_once(self, listener: Callable[[Event], None]) -> None:
+        if id(listener) not in self._complained:
+            self._complained.add(id(listener))
+            _log.exception("a listener failed; its further failures are not reported")
+
+    def _refuse_reentry(self) -> None:
+        if self._delivering and threading.get_ident() in self._delivering:
+            raise RuntimeError("a listener may not make calls on the engine it listens to")
