@@ -1,0 +1,1 @@
+"""A provider for your own tests (lands with the provider)."""
