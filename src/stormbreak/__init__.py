@@ -1,1 +1,51 @@
-"""stormbreak keeps applications on LLM APIs working through storms, and never makes one worse."""
+"""stormbreak keeps applications on LLM APIs working through storms, and never makes one worse.
+
+The public names. Each is loaded when it is first used, so that importing stormbreak stays quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from stormbreak.core.policy import Policy as Policy
+    from stormbreak.errors import CallError as CallError
+    from stormbreak.errors import ConfigurationError as ConfigurationError
+    from stormbreak.errors import RejectedError as RejectedError
+    from stormbreak.errors import StormbreakError as StormbreakError
+    from stormbreak.errors import UpstreamError as UpstreamError
+    from stormbreak.http.client import AsyncClient as AsyncClient
+    from stormbreak.types import Answer as Answer
+    from stormbreak.types import Priority as Priority
+    from stormbreak.types import Target as Target
+    from stormbreak.types import Usage as Usage
+    from stormbreak.types import Verdict as Verdict
+
+_HOMES = {
+    "Answer": "stormbreak.types",
+    "AsyncClient": "stormbreak.http.client",
+    "CallError": "stormbreak.errors",
+    "ConfigurationError": "stormbreak.errors",
+    "Policy": "stormbreak.core.policy",
+    "Priority": "stormbreak.types",
+    "RejectedError": "stormbreak.errors",
+    "StormbreakError": "stormbreak.errors",
+    "Target": "stormbreak.types",
+    "UpstreamError": "stormbreak.errors",
+    "Usage": "stormbreak.types",
+    "Verdict": "stormbreak.types",
+}
+
+__all__ = [*_HOMES]  # noqa: PLE0604 - names only
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'stormbreak' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -58,7 +58,7 @@ class TimeLeft(NamedTuple):
     patience: float = inf
 
 
-def decide(  # noqa: PLR0913 - the five gates need these seven facts
+def decide(
     policy: RetryPolicy,
     treatment: Treatment,
     outcome: Outcome,

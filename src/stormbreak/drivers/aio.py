@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Flow, Send, WaitFor
+from stormbreak.core.flow import Flow, Send, Wait, WaitFor
 from stormbreak.drivers.steps import Stepper
-from stormbreak.types import Call, Ended, Outcome, Verdict
+from stormbreak.types import CANCELLED, Call, Ended, Outcome, Verdict
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
+_DRAINED = Ended(CANCELLED, stopped="drained")
 
 
 class AsyncioDriver:
@@ -36,6 +37,8 @@ class AsyncioDriver:
         self.engine = engine
         self.clock = clock
         self._stepper = Stepper(engine, clock=clock, chance=chance)
+        self._waits: set[asyncio.Future[None]] = set()
+        self._draining = False
 
     async def run(self, call: Call, sender: Sender) -> Ended:
         """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled.
@@ -49,15 +52,22 @@ class AsyncioDriver:
                 outcome: Outcome | None = None
                 if isinstance(command, Send):
                     outcome = await self._send(sender, command)
-                elif isinstance(command, WaitFor):
-                    await self._wait_for(flow, command)
-                else:
-                    await asyncio.sleep(command.until - self.clock())
+                elif self._draining or not await self._wait(flow, command):
+                    return _DRAINED
                 command = stepper.step(flow, outcome)
         finally:
             if not isinstance(command, Ended):
                 stepper.close(flow)
         return command
+
+    def drain(self) -> None:
+        """Let what was sent be answered; end every call that waits, now or later, as CANCELLED.
+
+        Call it on the loop that runs the calls.
+        """
+        self._draining = True
+        for wait in tuple(self._waits):
+            _resolve(wait)
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
         if command.timeout is None:
@@ -68,21 +78,27 @@ class AsyncioDriver:
         except TimeoutError as error:
             return _TIMED_OUT._replace(error=error)
 
-    async def _wait_for(self, flow: Flow, command: WaitFor) -> None:
+    async def _wait(self, flow: Flow, command: Wait | WaitFor) -> bool:
+        """Wait as told; False if the driver is drained meanwhile."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        ticket = command.ticket
-        if not self._stepper.arm(ticket, _Waker(self._stepper, flow, loop, future)):
-            return
+        ticket = command.ticket if isinstance(command, WaitFor) else None
+        waker = _Waker(self._stepper, flow, loop, future)
+        if ticket is not None and not self._stepper.arm(ticket, waker):
+            return True
         timer = None
         if command.until != float("inf"):
             timer = loop.call_later(command.until - self.clock(), _resolve, future)
+        self._waits.add(future)
         try:
             await future
         finally:
+            self._waits.discard(future)
             if timer is not None:
                 timer.cancel()
-            self._stepper.disarm(ticket)
+            if ticket is not None:
+                self._stepper.disarm(ticket)
+        return not self._draining
 
 
 class _Waker:

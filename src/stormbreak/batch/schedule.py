@@ -1,0 +1,142 @@
+"""Which row goes next, and what becomes of a row that did not end in an answer. Pure.
+
+A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts. Whatever else stops a
+call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules it: it comes
+back when the server said, or after a backoff. Fresh rows are held back while many wait to come back, so
+that an outage does not drag the whole input through its first failure, and memory stays bounded.
+
+The first rows are scouts: until one of them shows that key, model and account are right, at most `SCOUTS`
+are sent, and if all of them meet the same final verdict, the run stops.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from stormbreak.core.backoff import FullJitter
+from stormbreak.core.cooldown import SPREAD
+from stormbreak.types import TREATMENTS, Ended, Verdict
+
+ATTEMPTS = 20  # sends of one row over all its rounds
+SCOUTS = 20
+HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
+STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING})
+
+_BACKOFF = FullJitter(base=2.0, cap=60.0)
+_LEAST = 0.5  # seconds before a row comes back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A row whose turn it is; `attempts` were made in the `rounds` before. The deadline holds over all."""
+
+    index: int
+    deadline_at: float | None = None
+    attempts: int = 0
+    rounds: int = 0
+
+
+class Later(NamedTuple):
+    """The row comes back at `due`."""
+
+    due: float
+
+
+class Final(NamedTuple):
+    """The row is over, with `attempts` sends in all."""
+
+    ok: bool
+    attempts: int
+
+
+class Schedule:
+    """The rows of one run, in input order, with those that come back in between."""
+
+    def __init__(
+        self,
+        pending: Iterator[int],
+        *,
+        deadline: float | None = None,
+        held_back: int = HELD_BACK,
+    ) -> None:
+        self._pending = pending
+        self._deadline = deadline
+        self._held_back = held_back
+        self._later: list[tuple[float, int, Turn]] = []
+        self._drained = False
+        self._scouts_out = 0
+        self._scouting = True
+        self._scouted: list[Verdict] = []
+        self.under_way = 0
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait to come back."""
+        return len(self._later)
+
+    @property
+    def scouting(self) -> bool:
+        """Whether no row has yet shown that the run makes sense."""
+        return self._scouting
+
+    def take(self, now: float) -> Turn | float | None:
+        """The next row; or when to ask again (inf: when a row has ended); or None when all are over."""
+        if self._later and self._later[0][0] <= now:
+            self.under_way += 1
+            return heappop(self._later)[2]
+        if self._may_send_fresh() and (index := self._next_fresh()) is not None:
+            self._scouts_out += self._scouting
+            self.under_way += 1
+            return Turn(index=index, deadline_at=self._deadline and now + self._deadline)
+        if self._later:
+            return self._later[0][0]
+        return float("inf") if self.under_way or not self._drained else None
+
+    def settle(self, turn: Turn, ended: Ended, now: float, uniform: float) -> Final | Later:
+        """Say what becomes of a row after its call has ended."""
+        self.under_way -= 1
+        verdict = ended.outcome.verdict
+        attempts = turn.attempts + ended.attempts
+        due = now + self._pause(ended, turn.rounds, now, uniform)
+        if verdict is Verdict.OK or not self._comes_back(turn, ended, attempts, due):
+            if self._scouting:
+                self._learn(verdict)
+            return Final(ok=verdict is Verdict.OK, attempts=attempts)
+        again = replace(turn, attempts=attempts, rounds=turn.rounds + 1)
+        heappush(self._later, (due, turn.index, again))
+        return Later(due)
+
+    def stop_reason(self) -> Verdict | None:
+        """The final verdict that every scout met, if the run should stop for it."""
+        return self._scouted[0] if self._scouting and len(self._scouted) >= SCOUTS else None
+
+    def _may_send_fresh(self) -> bool:
+        if self._scouting and self._scouts_out >= SCOUTS:
+            return False
+        return len(self._later) < self._held_back
+
+    def _next_fresh(self) -> int | None:
+        index = next(self._pending, None)
+        self._drained = index is None
+        return index
+
+    def _learn(self, verdict: Verdict) -> None:
+        """A scout that is over speaks for the run, unless it met what every other scout met, too."""
+        self._scouted.append(verdict)
+        if verdict not in STOPPING or verdict is not self._scouted[0]:
+            self._scouting = False
+            self._scouted.clear()
+
+    def _comes_back(self, turn: Turn, ended: Ended, attempts: int, due: float) -> bool:
+        verdict = ended.outcome.verdict
+        if attempts >= ATTEMPTS or (turn.deadline_at is not None and due >= turn.deadline_at):
+            return False
+        if verdict is Verdict.REJECTED:
+            return True
+        return TREATMENTS[verdict].retry and not ended.outcome.own_deadline
+
+    def _pause(self, ended: Ended, rounds: int, now: float, uniform: float) -> float:
+        if ended.retry_at is not None and ended.retry_at > now:
+            return (ended.retry_at - now) * (1 + SPREAD * uniform)
+        return max(_LEAST, _BACKOFF.delay(rounds + 1, uniform))

@@ -1,0 +1,221 @@
+"""The asynchronous client: one engine, one origin, any number of models.
+
+`request` and `chat` answer with an `Answer` or raise; `ask` answers with how the call ended, as a value,
+for those (such as the batch runner) who want every outcome.
+"""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.flow import Send
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import OFF, preset
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.errors import ConfigurationError, error_of
+from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for
+from stormbreak.http.exchange import Asked, Received, attempt
+from stormbreak.http.wire import Wire
+from stormbreak.llm.reading import shape_of
+from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
+
+_POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
+
+
+class AsyncClient:
+    """Calls an OpenAI-compatible API through an engine.
+
+    Args:
+        provider: name of a preset ("openai", "holysheep", "deepseek", "groq", "openrouter", "local").
+        base_url: where to send instead, up to and including "/v1".
+        api_key: the key; by default it comes from the environment (see docs/configuration.md).
+        api_key_env: name of the environment variable that holds the key.
+        model: the model of payloads that name none.
+        policy: a `Policy` or the name of a preset.
+        allow_http: allow a key over plain http to another machine.
+    """
+
+    def __init__(
+        self,
+        provider: str | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
+        model: str | None = None,
+        policy: Policy | str = "interactive",
+        allow_http: bool = False,
+    ) -> None:
+        chosen = preset(policy) if isinstance(policy, str) else policy
+        self.policy = OFF if is_disabled() else chosen
+        self.engine = Engine(self.policy)
+        self._endpoint = find_endpoint(
+            provider,
+            base_url=base_url,
+            api_key=api_key,
+            api_key_env=api_key_env,
+            allow_http=allow_http,
+        )
+        self._model = model
+        self._driver = AsyncioDriver(self.engine)
+        self._wire = _aiohttp_wire(self.policy, proxy_for(self._endpoint.origin))
+        self._targets: dict[str, Target] = {}
+
+    async def request(
+        self,
+        endpoint: str,
+        payload: Mapping[str, Any],
+        *,
+        priority: Priority | None = None,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
+
+        Raises:
+            RejectedError: nothing was sent; says which policy refused and when to come back.
+            UpstreamError: the last attempt failed; its subclass says how.
+            ConfigurationError: the payload names no model, or is no JSON.
+        """
+        model = payload.get("model") or self._model
+        if not isinstance(model, str) or not model:
+            raise ConfigurationError("model is missing: name it in the payload or in the client")
+        body = _encoded({**payload, "model": model})
+        ended = await self.ask(endpoint, body, priority=priority, deadline=deadline)
+        target = self.target(model)
+        outcome = ended.outcome
+        if outcome.verdict is not Verdict.OK:
+            raise error_of(target, ended) from outcome.error
+        return _answer(target, ended)
+
+    async def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, model: str | None = None, **options: Any
+    ) -> Answer:
+        """Ask for a chat completion; `options` go into the payload (temperature, max_tokens, ...)."""
+        payload = {"model": model or self._model, "messages": list(messages), **options}
+        return await self.request("chat/completions", payload)
+
+    async def ask(
+        self,
+        endpoint: str,
+        body: bytes,
+        *,
+        priority: Priority | None = None,
+        deadline: float | None = None,
+    ) -> Ended:
+        """Send a JSON object given as bytes, a model in it, and tell how it ended.
+
+        The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
+
+        Raises:
+            ConfigurationError: the body is no JSON object, or names no model.
+        """
+        origin, policy = self._endpoint.origin, self.policy
+        wants = _wants(body)
+        asked = Asked(
+            origin.url_of(endpoint),
+            body,
+            shape_of(endpoint),
+            bool(wants.stream),
+            wants.n or 1,
+            secrets.token_hex(16),
+        )
+
+        async def send(_: Send) -> Outcome:
+            return await attempt(self._wire, origin, asked, idle_timeout=policy.idle_timeout)
+
+        span = policy.deadline if deadline is None else deadline
+        call = Call(
+            self.engine.number(),
+            self.target(wants.model),
+            None if span is None else time.monotonic() + span,
+            policy.patience,
+            policy.priority if priority is None else priority,
+            policy.fail_fast,
+        )
+        return await self._driver.run(call, send)
+
+    def target(self, model: str) -> Target:
+        """The target that calls for `model` go to."""
+        target = self._targets.get(model)
+        if target is None:
+            endpoint = self._endpoint
+            target = Target(endpoint.provider, model, endpoint.origin.key_digest)
+            self._targets[model] = target
+        return target
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have `listener` called with every event. It may not make calls on this client."""
+        self.engine.listeners.append(listener)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
+        return self.engine.snapshot(time.monotonic())
+
+    def drain(self) -> None:
+        """Let what was sent be answered, and end as CANCELLED every call that waits, now or later."""
+        self._driver.drain()
+
+    async def close(self) -> None:
+        """Close the connections of the running loop."""
+        await self._wire.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def _aiohttp_wire(policy: Policy, proxy: str | None) -> Wire:
+    from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - aiohttp only when needed
+
+    return AiohttpWire(limit=min(policy.limit.in_flight, _POOL_LIMIT), proxy=proxy)
+
+
+class _Wants(msgspec.Struct):
+    model: str
+    stream: bool | None = None
+    n: int | None = None
+
+
+_WANTS = msgspec.json.Decoder(_Wants)
+
+
+def _wants(body: bytes) -> _Wants:
+    try:
+        return _WANTS.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise ConfigurationError("the body is no JSON object with a model") from None
+
+
+def _encoded(payload: Mapping[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(payload)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"the payload is no JSON ({type(error).__name__})") from None
+
+
+def _answer(target: Target, ended: Ended) -> Answer:
+    received = ended.outcome.value
+    assert isinstance(received, Received)
+    reading = received.reading
+    return Answer(
+        text=reading.text,
+        usage=reading.usage,
+        target=target,
+        attempts=ended.attempts,
+        waited=ended.waited,
+        raw=received.body,
+        status=received.status,
+        request_id=reading.request_id,
+    )

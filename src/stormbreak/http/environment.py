@@ -1,0 +1,105 @@
+"""What the environment says: keys, base URLs, proxies, the off switch.
+
+Keys come from, in this order: the variable the user named; the named provider's own variable;
+`STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, but only together with
+`OPENAI_BASE_URL` or for OpenAI's own address, so that a key never wanders to another host.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.origin import Origin, is_loopback, origin_of
+from stormbreak.llm.presets import PRESETS, preset
+
+
+class Endpoint(NamedTuple):
+    """A provider's name, as it appears in targets, and its origin."""
+
+    provider: str
+    origin: Origin
+
+
+def find_endpoint(
+    provider: str | None = None,
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    api_key_env: str | None = None,
+    allow_http: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> Endpoint:
+    """Find out where to send and with which key; `provider` names a preset, `base_url` wins over it.
+
+    Raises:
+        ConfigurationError: nothing says where to send, or a needed key is missing; names the variable.
+    """
+    known = preset(provider) if provider else None
+    if base_url is None:
+        base_url = known.base_url if known else _base_url(environ)
+    if api_key is None:
+        api_key = _key(known.key_env if known else None, base_url, api_key_env, environ)
+    if api_key is None and known is not None and known.key_env is not None:
+        raise ConfigurationError(f"no API key: set {known.key_env}")
+    origin = origin_of(base_url, api_key, allow_http=allow_http)
+    return Endpoint(known.name if known else _name_of(origin), origin)
+
+
+def _base_url(environ: Mapping[str, str]) -> str:
+    for name in ("STORMBREAK_BASE_URL", "OPENAI_BASE_URL"):
+        if environ.get(name):
+            return environ[name]
+    if environ.get("OPENAI_API_KEY"):
+        return PRESETS["openai"].base_url
+    raise ConfigurationError(
+        "nothing says where to send: name a provider or a base URL, or set STORMBREAK_BASE_URL"
+    )
+
+
+def _key(
+    own: str | None, base_url: str, named: str | None, environ: Mapping[str, str]
+) -> str | None:
+    if named is not None:
+        if not environ.get(named):
+            raise ConfigurationError(f"no API key: the environment variable {named} is not set")
+        return environ[named]
+    candidates = [own] if own else []
+    if _same_origin(base_url, environ.get("STORMBREAK_BASE_URL")):
+        candidates.append("STORMBREAK_API_KEY")
+    openai = PRESETS["openai"].base_url
+    if _same_origin(base_url, environ.get("OPENAI_BASE_URL")) or _same_origin(base_url, openai):
+        candidates.append("OPENAI_API_KEY")
+    return next((environ[name] for name in candidates if environ.get(name)), None)
+
+
+def _same_origin(one: str, other: str | None) -> bool:
+    if not other:
+        return False
+    a, b = urlsplit(one), urlsplit(other)
+    return (a.scheme, a.netloc) == (b.scheme, b.netloc)
+
+
+def _name_of(origin: Origin) -> str:
+    """Name of the preset with this base URL, else the host and port."""
+    for known in PRESETS.values():
+        if known.base_url == origin.base_url:
+            return known.name
+    return urlsplit(origin.base_url).netloc
+
+
+def proxy_for(origin: Origin) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name; none for this machine."""
+    if is_loopback(origin.host):
+        return None
+    proxies = getproxies_environment()
+    scheme = urlsplit(origin.base_url).scheme
+    proxy = proxies.get(scheme) or proxies.get("all")
+    return None if not proxy or proxy_bypass_environment(origin.host, proxies) else proxy
+
+
+def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether STORMBREAK_DISABLED turns every policy off."""
+    return environ.get("STORMBREAK_DISABLED", "") not in ("", "0")

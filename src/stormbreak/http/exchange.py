@@ -1,0 +1,91 @@
+"""One attempt at an LLM API: a request built, sent, and its answer read for what it means."""
+
+from typing import NamedTuple
+
+from stormbreak.http.origin import Origin
+from stormbreak.http.wire import HttpRequest, Sink, Wire
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.reading import HttpAnswer, Reading, Shape
+from stormbreak.llm.stream import StreamAssembler
+from stormbreak.types import Outcome, Verdict
+
+USER_AGENT = "stormbreak"
+
+
+class Asked(NamedTuple):
+    """What is to be sent: where, a JSON object as bytes, and what its answer should look like."""
+
+    url: str
+    body: bytes
+    shape: Shape
+    streamed: bool
+    choices: int
+    idempotency_key: str
+
+
+class Received(NamedTuple):
+    """An answer and its reading; `body` is assembled where it came as a stream."""
+
+    status: int
+    body: bytes
+    reading: Reading
+
+
+class _Stream:
+    """The assembler of one streamed answer, made when its head has come."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self.assembler: StreamAssembler | None = None
+
+    def open(self, head: HttpAnswer) -> Sink:
+        self.assembler = StreamAssembler(
+            self._asked.shape,
+            status=head.status,
+            headers=head.headers,
+            received_at=head.received_at,
+            choices=self._asked.choices,
+        )
+        return self.assembler.feed
+
+
+async def attempt(
+    wire: Wire, origin: Origin, asked: Asked, *, idle_timeout: float | None
+) -> Outcome:
+    """Send once and say what came of it; the outcome's value is what was `Received`, if anything was."""
+    stream = _Stream(asked) if asked.streamed else None
+    headers = _headers(origin, asked)
+    result = await wire.exchange(
+        HttpRequest(asked.url, headers, asked.body, idle_timeout, stream and stream.open)
+    )
+    if isinstance(result, Outcome):
+        return result
+    if stream is not None and stream.assembler is not None:
+        reading, body = stream.assembler.end()
+    else:
+        reading, body = read_answer(result, asked.shape), result.body
+    return _outcome(result, reading, body)
+
+
+def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream" if asked.streamed else "application/json",
+        "User-Agent": USER_AGENT,
+        "Idempotency-Key": asked.idempotency_key,
+    }
+    if origin.api_key is not None:
+        headers["Authorization"] = f"Bearer {origin.api_key}"
+    return headers
+
+
+def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:
+    return Outcome(
+        reading.verdict,
+        value=Received(answer.status, body, reading),
+        status=answer.status,
+        code=reading.code,
+        detail=reading.detail,
+        retry_after=reading.retry_after,
+        maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
+    )

@@ -1,0 +1,46 @@
+"""One request over HTTP, and what came back: the small interface that hides the HTTP library.
+
+A wire makes exactly one attempt: it does not retry, does not follow redirects and never raises for what a
+server or a network did. It answers with an `HttpAnswer`, or with the `Outcome` of an attempt that got none.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, TypeAlias
+
+from stormbreak.llm.reading import HttpAnswer
+from stormbreak.types import Outcome
+
+BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
+
+
+Sink: TypeAlias = Callable[[bytes], None]
+OpenSink: TypeAlias = Callable[[HttpAnswer], Sink]
+
+
+class HttpRequest(NamedTuple):
+    """A POST.
+
+    With `open_sink`, the head of the answer (its body still empty) opens a sink, which gets the decoded
+    body piece by piece; the body of the answer then stays empty.
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    idle_timeout: float | None = None
+    open_sink: OpenSink | None = None
+
+
+WireResult: TypeAlias = HttpAnswer | Outcome
+
+
+class Wire(Protocol):
+    """Something that can carry requests."""
+
+    async def exchange(self, request: HttpRequest) -> WireResult:
+        """Send once and read the whole answer. Cancelling closes the connection."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections of the running loop."""
+        ...
