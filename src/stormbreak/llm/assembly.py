@@ -1,0 +1,178 @@
+"""A chat completion, put together from the chunks of its stream.
+
+Chunks carry deltas: text is appended, tool calls are appended by their index, token probabilities are
+appended, anything else is replaced by what comes later. What comes out has the form of the answer that the
+same call would have got unstreamed; fields that nobody knows here pass through.
+"""
+
+from typing import Any
+
+_OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
+
+
+class MalformedChunkError(ValueError):
+    """A chunk is valid JSON, but no chunk of a chat completion."""
+
+
+class ChatAssembly:
+    """Collect chunks; `result` is the completion so far."""
+
+    def __init__(self) -> None:
+        self.has_output = False
+        self._top: dict[str, Any] = {}
+        self._usage: Any = None
+        self._choices: dict[int, _Choice] = {}
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Take one chunk; raise MalformedChunkError."""
+        for name, value in chunk.items():
+            if name not in _OWN and self._top.get(name) is None:
+                self._top[name] = value
+        self._usage = chunk.get("usage") or self._usage
+        for part in _list(chunk.get("choices")):
+            part = _object(part)
+            choice = self._choices.setdefault(_index(part.get("index", 0)), _Choice())
+            self.has_output |= choice.add(part)
+
+    def finished(self, choices: int) -> bool:
+        """Whether so many choices have come, and each has said why it ended."""
+        return len(self._choices) >= choices and all(
+            choice.finish_reason for choice in self._choices.values()
+        )
+
+    def result(self) -> dict[str, Any]:
+        """Give the completion as its unstreamed body would be."""
+        whole = self._top | {
+            "object": "chat.completion",
+            "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
+        }
+        return whole | {"usage": self._usage} if self._usage else whole
+
+
+class _Pieces:
+    """An object that comes in pieces: text and lists grow, the rest is replaced."""
+
+    def __init__(self, *fixed: str) -> None:
+        self._fixed = frozenset(fixed)
+        self._fields: dict[str, Any] = {}
+        self._texts: dict[str, list[str]] = {}
+
+    def add(self, delta: dict[str, Any]) -> bool:
+        """Take a delta and tell whether anything grew."""
+        grew = False
+        for name, value in delta.items():
+            so_far = self._fields.setdefault(name, None)
+            if isinstance(value, str) and name not in self._fixed:
+                self._texts.setdefault(name, []).append(value)
+                grew |= bool(value)
+            elif isinstance(value, list) and isinstance(so_far, list):
+                so_far.extend(value)
+                grew |= bool(value)
+            elif value or so_far is None:
+                self._fields[name] = value
+                grew |= bool(value) and name not in self._fixed
+        return grew
+
+    def result(self) -> dict[str, Any]:
+        return self._fields | {name: "".join(parts) for name, parts in self._texts.items()}
+
+
+class _ToolCall:
+    """One tool call, whose arguments come in pieces."""
+
+    def __init__(self, index: int, name: object) -> None:
+        self.index = index
+        self.id = name
+        self._call = _Pieces("id", "type")
+        self._function = _Pieces("name")
+
+    def add(self, delta: dict[str, Any]) -> None:
+        self.id = self.id or delta.get("id")
+        self._function.add(_object(delta.get("function") or {}))
+        self._call.add({k: v for k, v in delta.items() if k not in {"index", "function"}})
+
+    def result(self) -> dict[str, Any]:
+        return self._call.result() | {"function": self._function.result()}
+
+
+class _ToolCalls:
+    """The tool calls of a message.
+
+    Pieces belong together by index; some providers send none, or the same for all: a new id is a new call.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[_ToolCall] = []
+        self._open: dict[int, _ToolCall] = {}
+
+    def add(self, deltas: list[Any]) -> bool:
+        """Take the deltas of one chunk and tell whether there were any."""
+        for position, delta in enumerate(map(_object, deltas)):
+            index, name = _index(delta.get("index", position)), delta.get("id")
+            call = self._open.get(index)
+            if call is None or (name and call.id and name != call.id):
+                call = self._open[index] = _ToolCall(index, name)
+                self._calls.append(call)
+            call.add(delta)
+        return bool(deltas)
+
+    def result(self) -> dict[str, Any]:
+        calls = sorted(self._calls, key=lambda call: call.index)
+        return {"tool_calls": [call.result() for call in calls]} if calls else {}
+
+
+class _Choice:
+    """One choice: its message, its tool calls, and why it ended."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._message = _Pieces("role")
+        self._calls = _ToolCalls()
+        self._logprobs = _Pieces()
+        self._rest: dict[str, Any] = {}
+
+    def add(self, part: dict[str, Any]) -> bool:
+        """Take this choice's part of a chunk and tell whether it brought output."""
+        rest = {name: value for name, value in part.items() if name != "index"}
+        delta = dict(_object(rest.pop("delta", None) or {}))
+        self.finish_reason = _reason(rest.pop("finish_reason", None)) or self.finish_reason
+        self._logprobs.add(_object(rest.pop("logprobs", None) or {}))
+        self._rest |= {name: value for name, value in rest.items() if value is not None}
+        called = self._calls.add(_list(delta.pop("tool_calls", None)))
+        return self._message.add(delta) or called
+
+    def result(self, index: int) -> dict[str, Any]:
+        message = {"role": "assistant", "content": None}
+        return {
+            "index": index,
+            **self._rest,
+            "message": message | self._message.result() | self._calls.result(),
+            "logprobs": self._logprobs.result() or None,
+            "finish_reason": self.finish_reason,
+        }
+
+
+def _reason(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise MalformedChunkError
+    return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MalformedChunkError
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise MalformedChunkError
+    return value
+
+
+def _index(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise MalformedChunkError
+    return value

@@ -1,0 +1,133 @@
+"""From an HTTP answer to its verdict: the tables applied, in one order.
+
+1. A success is read as what it should be (`complete`); an error inside it counts as the error it names.
+2. The status of an error gives the verdict, and the default where the status is unknown.
+3. A code may make a final verdict out of any other, for it knows why. It may tell the kinds of 5xx apart.
+   It never makes a final 4xx retryable, and never turns a 429 into ill health.
+4. Where no code decides, a few messages do, for providers that have nothing else.
+
+No input raises. Nothing a provider wrote in free text gets into a Reading, save the answer itself.
+"""
+
+import re
+from collections.abc import Mapping
+
+from stormbreak.llm.complaint import Complaint, complaint_of
+from stormbreak.llm.complete import ERROR_INSIDE, read_body
+from stormbreak.llm.reading import HttpAnswer, Reading, Shape
+from stormbreak.llm.tables import (
+    BILLED_ANYWAY,
+    BROAD,
+    NAMED,
+    OVERSIZED,
+    PHRASES,
+    RETRYABLE_BUDGET,
+    STATUSES,
+)
+from stormbreak.llm.waits import retry_after
+from stormbreak.types import TREATMENTS, Verdict
+
+_NOTHING_SAID = Complaint()
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
+_HOST = re.compile(
+    r"\s*(?:https?:)?//(?:[^/?#@\s]*@)*([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::\d*)?(?:[/?#\s]|$)",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def read_answer(answer: HttpAnswer, shape: Shape) -> Reading:
+    """Tell what an answer means. OK is only a complete and well-formed answer of that shape."""
+    if not 200 <= answer.status <= 299:
+        return read_error(answer, complaint_of(answer.body, is_error=True))
+    reading = read_body(answer.body, shape, request_id_of(answer.headers))
+    if reading.verdict is Verdict.OK:
+        return reading
+    complaint = complaint_of(answer.body, is_error=False)
+    if complaint is None and reading.detail == ERROR_INSIDE:
+        complaint = _NOTHING_SAID
+    return read_error(answer, complaint) if complaint else reading
+
+
+def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
+    """Tell what an error means; inside a success, `complaint` is the error that was found there."""
+    inside = 200 <= answer.status <= 299
+    said = complaint or _NOTHING_SAID
+    status = said.status if inside else answer.status
+    verdict = _verdict(status, said, answer.headers)
+    wait = None
+    if TREATMENTS[verdict].retry:
+        wait = retry_after(
+            answer.headers, status=status or 0, received_at=answer.received_at, hint=said.wait
+        )
+    return Reading(
+        verdict,
+        retry_after=wait,
+        code=said.code,
+        detail=_detail(verdict, answer, inside=inside),
+        request_id=request_id_of(answer.headers),
+        maybe_processed=inside or status in BILLED_ANYWAY,
+    )
+
+
+def verdict_of_status(status: int) -> Verdict:
+    """Tell what a status alone means."""
+    known = STATUSES.get(status)
+    if known is not None:
+        return known
+    if 300 <= status <= 399:
+        return Verdict.REDIRECTED
+    if 400 <= status <= 499:
+        return Verdict.INVALID
+    return Verdict.SERVER_ERROR if 500 <= status <= 599 else Verdict.BROKEN
+
+
+def _verdict(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:
+    names = [name.lower() for name in said.names]
+    named = next((NAMED[name] for name in names if name in NAMED), None)
+    if status is None:
+        broad = next((BROAD[name] for name in names if name in BROAD), Verdict.SERVER_ERROR)
+        return named or _by_message(broad, said.message)
+    base = verdict_of_status(status)
+    if status in {402, 403} and (said.limit_source or said.flagged):
+        return _openrouter(said, headers)
+    if base is Verdict.REDIRECTED or named is None:
+        return _by_message(base, said.message)
+    telling = not TREATMENTS[named].retry or base in {Verdict.SERVER_ERROR, Verdict.OVERLOADED}
+    return named if telling else _by_message(base, said.message)
+
+
+def _openrouter(said: Complaint, headers: Mapping[str, str]) -> Verdict:
+    """Tell apart what OpenRouter means by 402 and 403."""
+    if said.flagged:
+        return Verdict.FILTERED
+    passing = said.limit_source == RETRYABLE_BUDGET and "retry-after" in headers
+    return Verdict.THROTTLED if passing else Verdict.BILLING
+
+
+def _by_message(base: Verdict, message: str) -> Verdict:
+    """Refine a verdict by what the message says; only where it can be about the request."""
+    if base not in {Verdict.INVALID, Verdict.THROTTLED, Verdict.SERVER_ERROR} or not message:
+        return base
+    oversized = OVERSIZED.search(message)
+    if oversized and int(oversized[2]) > int(oversized[1]):
+        return Verdict.TOO_LONG
+    if base is Verdict.THROTTLED:
+        return base
+    return next((verdict for phrase, verdict in PHRASES if phrase.search(message)), base)
+
+
+def _detail(verdict: Verdict, answer: HttpAnswer, *, inside: bool) -> str | None:
+    if verdict is Verdict.REDIRECTED:
+        found = _HOST.match(answer.headers.get("location", ""))
+        return f"redirected to {found[1].lower()}" if found else "redirected without naming a host"
+    if inside:
+        return ERROR_INSIDE
+    if verdict is Verdict.BROKEN:
+        return "not a final HTTP status"
+    return "html instead of json" if answer.body[:256].lstrip()[:1] == b"<" else None
+
+
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """Find the identifier under which the provider knows this request."""
+    name = headers.get("x-request-id") or headers.get("request-id")
+    return name if name is not None and _REQUEST_ID.fullmatch(name) else None

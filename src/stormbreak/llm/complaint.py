@@ -1,0 +1,138 @@
+"""What an error body says, in whichever of its many forms, before anyone judges it.
+
+Known forms: ``{"error": {...}}`` (OpenAI and nearly everyone), the same in a list (Gemini),
+``{"error": "text"}``, ``{"type": "error", "error": {...}}`` (Anthropic), ``{"object": "error", ...}`` (vLLM),
+``{"choices": [{"error": {...}}]}`` (OpenRouter), and, where the status says that it is an error,
+``{"message": ..., "code": ...}`` and ``{"detail": ...}``.
+
+Messages are kept for matching and for the hints in them; they never leave this package.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stormbreak.llm.durations import GO_DURATION, duration
+
+_MESSAGE_LIMIT = 4_096
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+_KEYLIKE = re.compile(
+    r"(?:[sp]k|gsk|hs|xai)[-_]|aiza|(?:[^0-9]*[0-9]){8}", re.IGNORECASE | re.ASCII
+)
+_HINT = re.compile(
+    rf"(?:try again|retry) (?:in|after) ((?:{GO_DURATION}(?![a-z0-9]))|\d+(?:\.\d+)? ?[a-z]{{3,12}})",
+    re.ASCII,
+)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Complaint(NamedTuple):
+    """An error as its body tells it. `names` are codes and types, the most specific first."""
+
+    names: tuple[str, ...] = ()
+    status: int | None = None
+    message: str = ""
+    limit_source: str | None = None
+    flagged: bool = False
+    wait: float | None = None
+
+    @property
+    def code(self) -> str | None:
+        """The provider's own word for it, or else its number; None rather than anything in free text."""
+        shown = next(filter(None, map(identifier, self.names)), None)
+        return shown or (str(self.status) if self.status else None)
+
+
+def identifier(text: object) -> str | None:
+    """Pass a short identifier, and nothing that could be a sentence or a key."""
+    if not isinstance(text, str) or not _IDENTIFIER.fullmatch(text) or _KEYLIKE.match(text):
+        return None
+    return text
+
+
+def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
+    """Find the error in a body; None if it holds none.
+
+    Args:
+        body: the body as it came.
+        is_error: whether it is known to be an error, so that looser forms count.
+    """
+    try:
+        said = msgspec.json.decode(body)
+    except _UNREADABLE:
+        return None
+    return complaint_in(said, is_error=is_error)
+
+
+def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
+    """Find the error in a decoded body."""
+    if is_error and isinstance(said, list) and said:
+        said = said[0]
+    if not isinstance(said, dict):
+        return None
+    error = said.get("error") or _in_choices(said.get("choices"))
+    if error:
+        return _complaint(error)
+    if is_error or said.get("object") == "error" or said.get("type") == "error":
+        return _complaint(said)
+    return None
+
+
+def _in_choices(choices: object) -> Any:
+    if not isinstance(choices, list):
+        return None
+    errors = (choice.get("error") for choice in choices if isinstance(choice, dict))
+    return next(filter(None, errors), None)
+
+
+def _complaint(error: object) -> Complaint:
+    if not isinstance(error, dict):
+        error = {"message": error}
+    metadata, details = _object(error.get("metadata")), error.get("details")
+    status = _status(error.get("code")) or _status(error.get("status"))
+    message = _message(error.get("message"), error.get("detail"), metadata.get("raw"))
+    return Complaint(
+        names=tuple(_names(error, details)),
+        status=status,
+        message=message,
+        limit_source=identifier(metadata.get("limit_source")),
+        flagged="flagged_input" in metadata,
+        wait=_retry_delay(details) or _hint(message),
+    )
+
+
+def _names(error: dict[str, Any], details: object) -> list[str]:
+    parts = details if isinstance(details, list) else [details]
+    inner = [_object(part).get(key) for part in parts for key in ("error_code", "reason")]
+    named = [*inner, error.get("code"), error.get("type"), error.get("status")]
+    return [name for name in named if isinstance(name, str) and not _status(name)]
+
+
+def _message(*parts: object) -> str:
+    words = (part[:_MESSAGE_LIMIT] for part in parts if isinstance(part, str))
+    return " ".join(words).lower()
+
+
+def _status(value: object) -> int | None:
+    """Read an HTTP status that stands where a code may stand."""
+    if isinstance(value, str) and re.fullmatch(r"[45]\d\d", value, re.ASCII):
+        value = int(value)
+    return value if type(value) is int and 400 <= value <= 599 else None
+
+
+def _retry_delay(details: object) -> float | None:
+    """Read google.rpc.RetryInfo."""
+    parts = details if isinstance(details, list) else []
+    delays = (_object(part).get("retryDelay") for part in parts)
+    return next((duration(delay) for delay in delays if isinstance(delay, str)), None)
+
+
+def _hint(message: str) -> float | None:
+    """Read "try again in 1m3s" and "retry after 37 seconds"."""
+    found = _HINT.search(message)
+    return duration(found[1]) if found else None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,139 @@
+"""Whether the body of a success is a complete answer (law 15), and what it says if it is.
+
+A status of 200 proves nothing: bodies come empty, cut, as HTML of a proxy, as JSON of something else. Each
+shape has one reader that decodes once, into the few fields that matter; the rest is checked for syntax only.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.reading import Reading, Shape
+from stormbreak.llm.usage import usage_of
+from stormbreak.types import Verdict
+
+ERROR_INSIDE = "an error in place of an answer"
+
+
+class _Message(msgspec.Struct):
+    content: Any = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class _Whole(msgspec.Struct):
+    error: Any = None
+    object: Any = None
+    type: Any = None
+    usage: Any = None
+
+
+class _Chat(_Whole):
+    choices: list[_Choice] | None = None
+
+
+class _Item(msgspec.Struct):
+    embedding: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Embeddings(_Whole):
+    data: list[_Item] | None = None
+
+
+def read_body(body: bytes, shape: Shape, request_id: str | None) -> Reading:
+    """Read the body of a success: OK if it is complete, else what is wrong with it."""
+    try:
+        if not body.isascii():
+            body.decode()  # the decoder does not look into strings that it skips
+        return _READERS[shape](body, request_id)
+    except msgspec.ValidationError:
+        return _broken(f"not a {shape.value}", request_id)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _broken(_unreadable(body), request_id)
+
+
+def _broken(detail: str, request_id: str | None) -> Reading:
+    return Reading(Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True)
+
+
+def _unreadable(body: bytes) -> str:
+    start = body.lstrip()[:1]
+    if not start:
+        return "empty body"
+    return "html instead of json" if start == b"<" else "invalid json"
+
+
+_decode_chat = msgspec.json.Decoder(_Chat).decode
+_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
+_decode_whole = msgspec.json.Decoder(_Whole).decode
+
+
+def _chat(body: bytes, request_id: str | None) -> Reading:
+    answer = _decode_chat(body)
+    if _is_error(answer):
+        return _broken(ERROR_INSIDE, request_id)
+    if not answer.choices:
+        return _broken("no choices", request_id)
+    for choice in answer.choices:
+        if choice.error or choice.finish_reason == "error":
+            return _broken(ERROR_INSIDE, request_id)
+        if choice.message is None:
+            return _broken("no message", request_id)
+        if not choice.finish_reason:
+            return _broken("no finish_reason", request_id)
+    first = answer.choices[0]
+    assert first.message is not None
+    content = first.message.content
+    return Reading(
+        Verdict.OK,
+        text=content if isinstance(content, str) else _text_of_parts(content),
+        usage=usage_of(answer.usage),
+        finish_reason=first.finish_reason,
+        request_id=request_id,
+    )
+
+
+def _text_of_parts(content: object) -> str:
+    """Join the text of a message that comes in parts; anything else has no text."""
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _embeddings(body: bytes, request_id: str | None) -> Reading:
+    answer = _decode_embeddings(body)
+    if _is_error(answer):
+        return _broken(ERROR_INSIDE, request_id)
+    if not answer.data:
+        return _broken("no data", request_id)
+    if not all(map(_is_embedding, answer.data)):
+        return _broken("no embedding", request_id)
+    return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
+
+
+def _is_embedding(item: _Item) -> bool:
+    """Tell a list of numbers, or their base64, from everything else by its first two characters."""
+    raw = bytes(item.embedding)
+    return raw[:1] in {b"[", b'"'} and raw[1:].lstrip()[:1] not in {b"]", b'"'}
+
+
+def _json(body: bytes, request_id: str | None) -> Reading:
+    answer = _decode_whole(body)
+    if _is_error(answer):
+        return _broken(ERROR_INSIDE, request_id)
+    return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
+
+
+def _is_error(answer: _Whole) -> bool:
+    return bool(answer.error) or answer.object == "error" or answer.type == "error"
+
+
+_READERS: Mapping[Shape, Callable[[bytes, str | None], Reading]] = MappingProxyType(
+    {Shape.CHAT: _chat, Shape.EMBEDDINGS: _embeddings, Shape.JSON: _json}
+)

@@ -1,0 +1,58 @@
+"""What goes into the provider semantics, and what comes out.
+
+An `HttpAnswer` is everything a server said; a `Reading` is what it means. Neither holds more than the one
+answer, and nothing here reads a clock: the time of receipt is part of the input.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from stormbreak.types import Usage, Verdict
+
+NO_USAGE = Usage()
+
+
+class Shape(Enum):
+    """What a complete answer of an endpoint looks like."""
+
+    CHAT = "chat completion"
+    EMBEDDINGS = "list of embeddings"
+    JSON = "JSON object"
+
+
+_SHAPES = {"/chat/completions": Shape.CHAT, "/embeddings": Shape.EMBEDDINGS}
+
+
+def shape_of(endpoint: str) -> Shape:
+    """Tell the shape from the end of a path or URL; an endpoint nobody knows answers any JSON object."""
+    path = "/" + endpoint.partition("?")[0].strip("/")
+    return next((shape for end, shape in _SHAPES.items() if path.endswith(end)), Shape.JSON)
+
+
+class HttpAnswer(NamedTuple):
+    """One HTTP response. Header names are lower-case; `received_at` is in unix epoch seconds."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: float
+
+
+class Reading(NamedTuple):
+    """What an answer means.
+
+    `code` and `request_id` are identifiers of the provider's, or None: never free text. `detail` is in our
+    own words. `text` and `finish_reason` are those of the first choice. `retry_after` is in seconds, and
+    only where waiting may help.
+    """
+
+    verdict: Verdict
+    retry_after: float | None = None
+    code: str | None = None
+    detail: str | None = None
+    text: str = ""
+    usage: Usage = NO_USAGE
+    finish_reason: str | None = None
+    request_id: str | None = None
+    maybe_processed: bool = False  # the work may have been done, and billed, without reaching us

@@ -1,0 +1,97 @@
+"""Server-sent events out of bytes that come in any pieces (WHATWG HTML, 9.2).
+
+Lines end with LF, CR or CRLF, also when CR and LF arrive apart; a byte order mark and comments are skipped;
+the `data` lines of an event are joined with LF. One difference from browsers: an event that the end of the
+stream left without its blank line is still handed out, for whoever reads it to judge, and an event that
+ends before its data is remembered as `cut`.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+LINE_LIMIT = 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+
+class Event(NamedTuple):
+    """One event: its name (empty if it has none) and its data."""
+
+    name: bytes
+    data: bytes
+
+
+class LineTooLongError(Exception):
+    """A line goes beyond LINE_LIMIT."""
+
+
+class EventReader:
+    """Cut a stream of bytes into events."""
+
+    def __init__(self) -> None:
+        self.cut = False
+        self._pending = bytearray()  # the line that has not ended yet
+        self._after_cr = False
+        self._at_start = True
+        self._in_event = False
+        self._name = b""
+        self._data: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Take a chunk and yield the events it completes; raise LineTooLongError."""
+        for line in self._lines(chunk):
+            if line:
+                self._take(line)
+            else:
+                yield from self._dispatch()
+
+    def end(self) -> Iterator[Event]:
+        """Yield the event that the end of the stream left open, if there is one."""
+        line = self._without_bom(bytes(self._pending))
+        self._pending.clear()
+        if line:
+            self._take(line)
+        was_open = self._in_event
+        left = list(self._dispatch())
+        whole = line.startswith((b"data:", b":")) or not line
+        self.cut = not whole or (was_open and not left)
+        yield from left
+
+    def _lines(self, chunk: bytes) -> Iterator[bytes]:
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        self._pending += chunk
+        if b"\n" in chunk or b"\r" in chunk:
+            lines = self._pending.splitlines(keepends=True)
+            ended = lines[-1].endswith((b"\n", b"\r"))
+            self._after_cr = lines[-1].endswith(b"\r")
+            self._pending = bytearray() if ended else lines.pop()
+            for line in lines:
+                _check(line)
+                yield self._without_bom(bytes(line.rstrip(b"\r\n")))
+        _check(self._pending)
+
+    def _without_bom(self, line: bytes) -> bytes:
+        first, self._at_start = self._at_start, False
+        return line.removeprefix(_BOM) if first else line
+
+    def _take(self, line: bytes) -> None:
+        field, _, value = line.partition(b":")
+        if not field:
+            return  # a comment
+        self._in_event = True
+        if field == b"data":
+            self._data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            self._name = value.removeprefix(b" ")
+
+    def _dispatch(self) -> Iterator[Event]:
+        event = Event(self._name, b"\n".join(self._data))
+        self._name, self._data, self._in_event = b"", [], False
+        if event.data:
+            yield event
+
+
+def _check(line: bytearray) -> None:
+    if len(line) > LINE_LIMIT:
+        raise LineTooLongError

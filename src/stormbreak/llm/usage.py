@@ -1,0 +1,24 @@
+"""Tokens, as a provider counted them, out of the `usage` object of an answer."""
+
+from typing import Any
+
+from stormbreak.llm.reading import NO_USAGE
+from stormbreak.types import Usage
+
+_SANE = 10**12  # beyond what any call can use: a counter gone wrong
+
+
+def usage_of(usage: object) -> Usage:
+    """Read a `usage` object, in the words of chat completions or of newer APIs; what is not a count is 0."""
+    if not isinstance(usage, dict):
+        return NO_USAGE
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    return Usage(
+        input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
+        cached_input_tokens=_count(details.get("cached_tokens")) if type(details) is dict else 0,
+    )
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= _SANE else 0

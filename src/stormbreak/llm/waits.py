@@ -1,0 +1,85 @@
+"""How long the server asked us to wait: `Retry-After` in all its forms, reset headers, the body's hint.
+
+In this order: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`, the hint of the body, and, on a 429
+alone, the reset of a limit of which nothing remains. The first that can be read decides. Resets come last
+since they tell when a limit is full again, which is later than when the next call fits.
+
+A wait that is zero, negative, in the past or garbage is no wait: None, and the caller backs off by itself.
+Dates are compared with the answer's own `Date`, so that a clock that is wrong on either side does no harm.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from stormbreak.llm.dates import http_date, rfc3339
+from stormbreak.llm.durations import duration, number, wait
+
+_MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
+_EPOCH_FROM = 30 * 86_400  # a reset of 30 days or more is a point in time, not a span
+_EPOCH_MS_FROM = 1e11  # the year 5138 in seconds, 1973 in milliseconds
+_IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
+
+
+def retry_after(
+    headers: Mapping[str, str], *, status: int, received_at: float, hint: float | None = None
+) -> float | None:
+    """Find the seconds to wait after an answer that failed; None where the server named no time.
+
+    Args:
+        headers: by lower-case name.
+        status: the HTTP status; resets count on a 429 only.
+        received_at: unix epoch seconds, used for dates if the answer has no `Date`.
+        hint: seconds that the body asked for.
+    """
+    named = _named(headers, received_at) or wait(hint)
+    if named is None and status == 429:
+        now = _now(headers, received_at)
+        waits = [wait(reset) for reset in _exhausted(headers, now)]
+        named = max((span for span in waits if span is not None), default=None)
+    return named
+
+
+def _named(headers: Mapping[str, str], received_at: float) -> float | None:
+    for name in _MILLISECONDS:
+        span = number(headers.get(name, "").strip())
+        if span is not None and wait(span):
+            return wait(span / 1000)
+    text = headers.get("retry-after", "").strip()
+    if not text:
+        return None
+    seconds = number(text)
+    if seconds is None:
+        now = _now(headers, received_at)
+        date = http_date(text, now)
+        seconds = None if date is None else date - now
+    return wait(seconds)
+
+
+def _now(headers: Mapping[str, str], received_at: float) -> float:
+    """Tell the time by the server's clock, or else by ours."""
+    date = http_date(headers.get("date", "").strip(), received_at)
+    return received_at if date is None else date
+
+
+def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[float | None]:
+    """Yield the resets of the limits of which nothing remains."""
+    for name, value in headers.items():
+        if "ratelimit" in name and "-reset" in name:
+            remaining = headers.get(name.replace("-reset", "-remaining"), "").strip()
+            if number(remaining) == 0:
+                yield _reset(value.strip(), now)
+    for policy in headers.get("ratelimit", "").split(","):
+        item = dict(_IETF_ITEM.findall(policy))
+        if "t" in item and int(item.get("r", 1)) == 0:
+            yield float(item["t"])
+
+
+def _reset(text: str, now: float) -> float | None:
+    """Read a reset in any dialect, as seconds from now."""
+    seconds = number(text)
+    if seconds is None:
+        at = rfc3339(text)
+        return duration(text) if at is None else at - now
+    if seconds >= _EPOCH_MS_FROM:
+        return seconds / 1000 - now
+    return seconds - now if seconds >= _EPOCH_FROM else seconds
