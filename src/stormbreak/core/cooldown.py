@@ -6,9 +6,9 @@ that closes starts it too.
 
 The named time is moved by chance within [t, 1.5 t] for the whole process, so that a fleet does not come
 back in one instant. One answer cannot speak for the target when others contradict it: an attempt that left
-*after* the one that was told to wait, and was served, lifts the cooldown. The call that was told still
-waits (its retry obeys by itself). Without this, a provider that turns away three in ten at random would be
-approached by one call at a time.
+no earlier than the one that was told to wait, and was served, lifts the cooldown. The call that was told
+still waits (its retry obeys by itself). Without this, a provider that turns away three in ten at random
+would be approached by one call at a time.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,10 @@ from stormbreak.types import Outcome, Treatment, Verdict
 
 SPREAD = 0.5
 """A named time t becomes anything within [t, (1 + SPREAD) t]."""
+
+
+SMALLEST_GROUP = 4
+"""Calls that leave together after a pause, at the least: one alone might be unlucky."""
 
 
 class OnCooldown(Protocol):
@@ -52,7 +56,7 @@ class Cooldown:
     def settle(self, token: float, outcome: Outcome, now: float, uniform: float) -> None:
         """Start, extend or lift the cooldown."""
         if outcome.verdict is Verdict.OK:
-            if self.until > now and token > self._told_at:
+            if self.until > now and token >= self._told_at:
                 self.until = OPEN
                 self._on_change(now=now, until=None)
             return
@@ -66,33 +70,55 @@ class Cooldown:
 
 
 class Pace:
-    """The gate that lets calls leave one by one for a while."""
+    """The gate that lets calls leave in groups for a while. The token numbers the release.
 
-    __slots__ = ("_ends", "_gap", "_next")
+    A group leaves at one instant. It starts small and doubles from one release to the next while most of
+    those that left before were not sent away again; else it halves. So a target that is really exhausted is
+    asked by a few, and one that turns some away at random is soon used in full.
+    """
+
+    __slots__ = ("_ends", "_gap", "_group", "_left", "_next", "_release", "_sent_away", "_vacant")
     name = "pace"
 
     def __init__(self) -> None:
+        self._group = SMALLEST_GROUP
+        self._release = self._left = self._sent_away = 0
         self.stop()
 
     def start(self, at: float, seconds: float, calls: int) -> None:
-        """From `at` on, let at most `calls` leave within `seconds`, evenly spaced."""
+        """From `at` on, let at most `calls` leave within `seconds`, the groups evenly spaced."""
+        if self._left:
+            fared_well = 2 * self._sent_away <= self._left
+            self._group = self._group * 2 if fared_well else self._group // 2
+            self._group = min(max(self._group, SMALLEST_GROUP), max(calls, SMALLEST_GROUP))
+            self._left = self._sent_away = 0
+        self._release += 1
         self._next = at
         self._ends = at + seconds
         self._gap = seconds / calls
+        self._vacant = self._group
 
     def stop(self) -> None:
         """Let everything leave."""
         self._next = self._ends = OPEN
         self._gap = 0.0
+        self._vacant = 0
 
     def ready_at(self, now: float) -> float:
-        """The time of the next leave, or OPEN."""
+        """The time of the next group, or OPEN."""
         return self._next if now < self._next < self._ends else OPEN
 
-    def take(self, now: float) -> None:
-        """One leaves; the next may leave one gap later."""
+    def take(self, now: float) -> int:
+        """One leaves; when its group is complete, the next may leave after as many gaps."""
         if now < self._ends:
-            self._next = max(self._next + self._gap, now)
+            self._left += 1
+            self._vacant -= 1
+            if self._vacant <= 0:
+                self._next = max(self._next, now) + self._gap * self._group
+                self._vacant = self._group
+        return self._release
 
-    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:
-        """Nothing to learn."""
+    def settle(self, token: int, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Count who was sent away again."""
+        if token == self._release and outcome.retry_after is not None:
+            self._sent_away += 1

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import Origin, is_loopback, origin_of
@@ -97,7 +97,7 @@ def proxy_for(origin: Origin) -> str | None:
     proxies = getproxies_environment()
     scheme = urlsplit(origin.base_url).scheme
     proxy = proxies.get(scheme) or proxies.get("all")
-    return None if not proxy or proxy_bypass_environment(origin.host, proxies) else proxy
+    return None if not proxy or proxy_bypass(origin.host) else proxy
 
 
 def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:

@@ -56,7 +56,7 @@ async def attempt(
     stream = _Stream(asked) if asked.streamed else None
     headers = _headers(origin, asked)
     result = await wire.exchange(
-        HttpRequest(asked.url, headers, asked.body, idle_timeout, stream and stream.open)
+        HttpRequest(asked.url, headers, asked.body, idle_timeout, stream.open if stream else None)
     )
     if isinstance(result, Outcome):
         return result
