@@ -242,15 +242,57 @@ HEADERS = st.dictionaries(
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 KEYS = st.sampled_from(
-    "error message code type status details metadata limit_source choices message content finish_reason "
-    "data embedding usage prompt_tokens object detail reason error_code retryDelay raw delta".split()
+    [
+        "error",
+        "message",
+        "code",
+        "type",
+        "status",
+        "details",
+        "metadata",
+        "limit_source",
+        "choices",
+        "message",
+        "content",
+        "finish_reason",
+        "data",
+        "embedding",
+        "usage",
+        "prompt_tokens",
+        "object",
+        "detail",
+        "reason",
+        "error_code",
+        "retryDelay",
+        "raw",
+        "delta",
+    ]
 )
 TREES = st.recursive(
     SCALARS | st.sampled_from([*NAMED, "stop", "error", "3s"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
     max_leaves=25,
 )
-BODIES = st.binary() | TREES.map(lambda tree: json.dumps(tree).encode())
+NEAR = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "message": st.just({"content": "x"}) | SCALARS,
+                    "finish_reason": st.sampled_from(["stop", "length", "error", "", None, 5]),
+                    "error": SCALARS,
+                },
+            ),
+            max_size=2,
+        ),
+        "data": st.lists(st.dictionaries(st.just("embedding"), SCALARS | st.just([0.5]))),
+        "error": SCALARS,
+        "usage": TREES,
+    },
+)
+BODIES = st.binary() | (TREES | NEAR).map(lambda tree: json.dumps(tree).encode())
 
 
 @given(STATUS, HEADERS, BODIES, st.sampled_from(Shape), st.floats())

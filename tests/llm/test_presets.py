@@ -17,5 +17,5 @@ def test_presets_are_what_the_providers_document():
 
 
 def test_an_unknown_provider_is_told_the_known_ones():
-    with pytest.raises(ConfigurationError, match="openai, holysheep, .*local; got 'opanai'"):
+    with pytest.raises(ConfigurationError, match=r"openai, holysheep, .*local; got 'opanai'"):
         preset("opanai")

@@ -1,6 +1,7 @@
 """Law 15 for streams: complete means that every choice has said why it finished."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -283,7 +284,7 @@ def test_any_completion_in_any_pieces_is_put_together_again(drawn, newline, cuts
     whole, chunks, choices = drawn
     stream = b"".join(event(chunk, newline) for chunk in [*chunks, USAGE]) + DONE
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    pieces = [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(edges)]
     reading, body = read(*pieces, choices=choices)
     assert reading.verdict is Verdict.OK
     assert json.loads(body) == whole
