@@ -29,8 +29,7 @@ class ChatAssembly:
             if name not in _OWN and self._top.get(name) is None:
                 self._top[name] = value
         self._usage = chunk.get("usage") or self._usage
-        for part in _list(chunk.get("choices")):
-            part = _object(part)
+        for part in map(_object, _list(chunk.get("choices"))):
             choice = self._choices.setdefault(_index(part.get("index", 0)), _Choice())
             self.has_output |= choice.add(part)
 
@@ -58,11 +57,14 @@ class _Pieces:
         self._texts: dict[str, list[str]] = {}
 
     def add(self, delta: dict[str, Any]) -> bool:
-        """Take a delta and tell whether anything grew."""
+        """Take a delta and tell whether anything grew; raise MalformedChunkError if text meets no text."""
         grew = False
         for name, value in delta.items():
             so_far = self._fields.setdefault(name, None)
-            if isinstance(value, str) and name not in self._fixed:
+            is_text = isinstance(value, str) and name not in self._fixed
+            if value is not None and (so_far is not None if is_text else name in self._texts):
+                raise MalformedChunkError
+            if is_text:
                 self._texts.setdefault(name, []).append(value)
                 grew |= bool(value)
             elif isinstance(value, list) and isinstance(so_far, list):

@@ -1,0 +1,188 @@
+import pytest
+
+from stormbreak.llm.assembly import ChatAssembly, MalformedChunkError
+
+
+def assembled(*chunks):
+    assembly = ChatAssembly()
+    for chunk in chunks:
+        assembly.add(chunk)
+    return assembly.result()
+
+
+def choice(delta, **fields):
+    return {"choices": [{"index": 0, "delta": delta, **fields}]}
+
+
+def message(*deltas):
+    return assembled(*map(choice, deltas))["choices"][0]["message"]
+
+
+def test_the_answer_has_the_form_of_an_unstreamed_one():
+    head = {
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "created": 5,
+        "model": "m",
+        "obfuscation": "x",
+    }
+    whole = assembled(
+        head | choice({"role": "assistant", "content": "", "refusal": None}, finish_reason=None),
+        head | choice({"content": "Hel"}, finish_reason=None, content_filter_results={"hate": 0}),
+        head | choice({"content": "lo"}) | {"system_fingerprint": "fp", "id": "c2", "usage": None},
+        head | choice({}, finish_reason="stop"),
+        head | {"choices": [], "usage": {"prompt_tokens": 1}},
+    )
+    assert whole == {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 5,
+        "model": "m",
+        "system_fingerprint": "fp",
+        "choices": [
+            {
+                "index": 0,
+                "content_filter_results": {"hate": 0},
+                "message": {"role": "assistant", "content": "Hello", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 1},
+    }
+
+
+def test_text_of_every_kind_grows():
+    assert message(
+        {"reasoning_content": "a"}, {"reasoning_content": "b"}, {"refusal": "c"}, {"refusal": "d"}
+    ) == {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "ab",
+        "refusal": "cd",
+    }
+
+
+def test_the_role_does_not_grow():
+    assert (
+        message({"role": "assistant"}, {"role": "assistant", "content": "a"})["role"] == "assistant"
+    )
+
+
+def test_lists_grow():
+    found = message({"annotations": [1]}, {"annotations": None}, {"annotations": [2]})
+    assert found["annotations"] == [1, 2]
+
+
+def call(index=None, name=None, arguments=None, **fields):
+    function = {
+        key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None
+    }
+    at = {} if index is None else {"index": index}
+    return {"tool_calls": [{**at, **fields, "function": function}]}
+
+
+def whole_call(name, function, arguments):
+    return {"id": name, "type": "function", "function": {"name": function, "arguments": arguments}}
+
+
+def test_tool_calls_grow_by_index():
+    found = message(
+        {"content": None},
+        call(1, "g", "", id="b", type="function"),
+        call(0, "f", "", id="a", type="function"),
+        call(0, None, '{"x"'),
+        call(1, "", "{}", id=""),  # some providers repeat what they already said as empty text
+        call(0, None, ":1}"),
+    )
+    assert found["tool_calls"] == [whole_call("a", "f", '{"x":1}'), whole_call("b", "g", "{}")]
+
+
+@pytest.mark.parametrize("index", [None, 0])
+def test_tool_calls_of_one_index_are_told_apart_by_id(index):
+    found = message(
+        call(index, "f", "{}", id="a", type="function"),
+        call(index, "g", "{", id="b", type="function"),
+        call(index, None, "}", id="b"),
+    )
+    assert found["tool_calls"] == [whole_call("a", "f", "{}"), whole_call("b", "g", "{}")]
+
+
+def test_token_probabilities_are_appended():
+    whole = assembled(
+        choice({"content": "a"}, logprobs={"content": [{"token": "a"}], "refusal": None}),
+        choice({"content": "b"}, logprobs={"content": [{"token": "b"}], "refusal": None}),
+        choice({}, logprobs=None),
+    )
+    assert whole["choices"][0]["logprobs"] == {
+        "content": [{"token": "a"}, {"token": "b"}],
+        "refusal": None,
+    }
+
+
+def test_choices_are_put_in_order():
+    whole = assembled(
+        {
+            "choices": [
+                {"index": 1, "delta": {"content": "b"}},
+                {"index": 0, "delta": {"content": "a"}},
+            ]
+        },
+    )
+    assert [(c["index"], c["message"]["content"]) for c in whole["choices"]] == [(0, "a"), (1, "b")]
+
+
+def test_every_choice_must_say_why_it_ended():
+    assembly = ChatAssembly()
+    assert not assembly.finished(1)
+    assembly.add(choice({"content": "a"}))
+    assert not assembly.finished(1)
+    assembly.add(choice({}, finish_reason="stop"))
+    assembly.add(choice({}, finish_reason=None))
+    assert assembly.finished(1)
+    assert not assembly.finished(2)
+    assembly.add({"choices": [{"index": 1, "delta": {}}]})
+    assert not assembly.finished(1)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "output"),
+    [
+        (choice({"role": "assistant", "content": ""}), False),
+        (choice({}, finish_reason="stop"), False),
+        ({"choices": [], "usage": {}}, False),
+        (choice({"content": "a"}), True),
+        (choice({"refusal": "a"}), True),
+        (choice({"reasoning_content": "a"}), True),
+        (choice({"content": [{"type": "text"}]}), True),
+        (choice(call(0, "f")), True),
+    ],
+)
+def test_output_is_noticed(chunk, output):
+    assembly = ChatAssembly()
+    assembly.add(chunk)
+    assert assembly.has_output is output
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [{"choices": 5}],
+        [{"choices": [5]}],
+        [{"choices": [{"index": "0"}]}],
+        [{"choices": [{"index": -1}]}],
+        [{"choices": [{"index": True}]}],
+        [choice(5)],
+        [choice({}, finish_reason=5)],
+        [choice({}, logprobs=[1])],
+        [choice({"tool_calls": {}})],
+        [choice({"tool_calls": [5]})],
+        [choice({"tool_calls": [{"index": None}]})],
+        [choice({"tool_calls": [{"function": "f"}]})],
+        [choice({"content": "a"}), choice({"content": ["b"]})],
+        [choice({"content": ["b"]}), choice({"content": "a"})],
+    ],
+)
+def test_what_is_no_chunk_is_refused(chunks):
+    with pytest.raises(MalformedChunkError):
+        assembled(*chunks)

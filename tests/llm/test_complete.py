@@ -1,0 +1,159 @@
+"""Law 15 for plain answers: a success is a complete, well-formed answer, whatever the status said."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.types import Usage, Verdict
+
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hé!"}, "finish_reason": "stop"}
+CHAT = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "choices": [CHOICE],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    "error": None,
+}
+EMBEDDINGS = {
+    "object": "list",
+    "data": [{"index": 0, "embedding": [0.1, -2e-3]}, {"index": 1, "embedding": "zczMPQ=="}],
+    "usage": {"prompt_tokens": 3},
+}
+MODELS = {"object": "list", "data": [{"id": "m"}]}
+WHOLE = {Shape.CHAT: CHAT, Shape.EMBEDDINGS: EMBEDDINGS, Shape.JSON: MODELS}
+
+
+def read(body, shape=Shape.CHAT, status=200):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_answer(HttpAnswer(status, {}, raw, 0.0), shape)
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_a_whole_answer_is_ok(shape):
+    assert read(WHOLE[shape], shape).verdict is Verdict.OK
+    assert read(json.dumps(WHOLE[shape], ensure_ascii=False).encode(), shape).verdict is Verdict.OK
+
+
+def test_what_a_chat_completion_says():
+    reading = read(CHAT)
+    assert (reading.text, reading.finish_reason) == ("Hé!", "stop")
+    assert reading.usage == Usage(input_tokens=3, output_tokens=2)
+    assert not reading.maybe_processed
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter", "tool_calls"])
+def test_an_answer_that_stopped_early_is_an_answer(reason):
+    reading = read({"choices": [CHOICE | {"finish_reason": reason}]})
+    assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, ""),
+        (
+            [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}, 5],
+            "ab",
+        ),
+        (5, ""),
+        ({}, ""),
+    ],
+)
+def test_text_of_a_message_that_is_not_plain(content, text):
+    reading = read({"choices": [CHOICE | {"message": {"content": content}}]})
+    assert (reading.verdict, reading.text) == (Verdict.OK, text)
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "empty body"),
+        (b" \r\n", "empty body"),
+        (b"<html>ok</html>", "html instead of json"),
+        (b"\n<!DOCTYPE html>", "html instead of json"),
+        (b"ok", "invalid json"),
+        (b'{"choices": [', "invalid json"),
+        (b'{"choices": []} {}', "invalid json"),
+        (b'{"x": "\xff"}', "invalid json"),
+        (b"[1]", "not a chat completion"),
+        (b"5", "not a chat completion"),
+        (b"null", "not a chat completion"),
+        (b'"text"', "not a chat completion"),
+        ({"choices": "x"}, "not a chat completion"),
+        ({"choices": [5]}, "not a chat completion"),
+        ({"choices": [CHOICE | {"finish_reason": 5}]}, "not a chat completion"),
+        ({"choices": [CHOICE | {"message": "x"}]}, "not a chat completion"),
+        ({}, "no choices"),
+        ({"choices": []}, "no choices"),
+        ({"choices": None}, "no choices"),
+        ({"choices": [CHOICE | {"message": None}]}, "no message"),
+        ({"choices": [{"text": "old", "finish_reason": "stop"}]}, "no message"),
+        ({"choices": [CHOICE | {"finish_reason": None}]}, "no finish_reason"),
+        ({"choices": [CHOICE | {"finish_reason": ""}]}, "no finish_reason"),
+        ({"choices": [CHOICE, {"message": {}}]}, "no finish_reason"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 201, 204, 206])
+def test_a_chat_completion_that_is_none(body, detail, status):
+    reading = read(body, status=status)
+    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
+    assert reading.maybe_processed
+
+
+def test_a_choice_that_ended_in_an_error_is_one():
+    failed = CHOICE | {"finish_reason": "error"}
+    assert read({"choices": [failed]}).verdict is Verdict.SERVER_ERROR
+    assert read({"choices": [CHOICE, failed]}).verdict is Verdict.SERVER_ERROR
+    named = failed | {"error": {"code": 429, "message": "x"}}
+    assert read({"choices": [named]}).verdict is Verdict.THROTTLED
+
+
+def test_an_error_beside_an_answer_is_an_error():
+    assert read(CHAT | {"error": {"code": 503}}).verdict is Verdict.OVERLOADED
+    assert read({"error": {"code": 503}, "choices": "x"}).verdict is Verdict.OVERLOADED
+    assert read({"object": "error", "code": 400}, Shape.JSON).verdict is Verdict.INVALID
+    assert (
+        read({"type": "error", "code": "insufficient_quota"}, Shape.JSON).verdict is Verdict.BILLING
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        ([], "no data"),
+        (None, "no data"),
+        ([{}], "no embedding"),
+        ([{"embedding": None}], "no embedding"),
+        ([{"embedding": []}], "no embedding"),
+        ([{"embedding": ""}], "no embedding"),
+        ([{"embedding": 5}], "no embedding"),
+        ([{"embedding": {"a": 1}}], "no embedding"),
+        ([*EMBEDDINGS["data"], {"embedding": []}], "no embedding"),
+        (5, "not a list of embeddings"),
+    ],
+)
+def test_embeddings_that_are_none(data, detail):
+    reading = read({"data": data}, Shape.EMBEDDINGS)
+    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
+
+
+def test_an_empty_list_with_a_blank_inside_is_no_embedding():
+    assert read(b'{"data":[{"embedding":[ ]}]}', Shape.EMBEDDINGS).detail == "no embedding"
+
+
+@given(st.sampled_from(Shape), st.integers(0, 1_000), st.booleans())
+def test_a_cut_body_is_never_ok(shape, at, ascii_only):
+    body = json.dumps(WHOLE[shape], ensure_ascii=ascii_only).encode()
+    cut = body[: at % len(body)]
+    assert read(cut, shape).verdict is Verdict.BROKEN
+
+
+@given(st.sampled_from(Shape), st.integers(0, 1_000), st.integers(0x80, 0xFF))
+def test_a_body_with_a_bad_byte_is_never_ok(shape, at, byte):
+    body = bytearray(json.dumps(WHOLE[shape]).encode())
+    body[at % len(body)] = byte
+    assert read(bytes(body), shape).verdict is Verdict.BROKEN

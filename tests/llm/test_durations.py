@@ -1,0 +1,86 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.llm.durations import LONGEST, duration, number, wait
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("12ms", 0.012),
+        ("500us", 0.0005),
+        ("500µs", 0.0005),
+        ("2m59.56s", 179.56),
+        ("1h2m3s", 3723.0),
+        ("1d2h", 93_600.0),
+        ("37 seconds", 37.0),
+        ("1 minute", 60.0),
+        ("250 milliseconds", 0.25),
+        ("2hours", 7200.0),
+        ("1.5 days", 129_600.0),
+        ("", None),
+        ("5", None),
+        ("1s2", None),
+        ("s", None),
+        ("-1s", None),
+        ("1 s", None),
+        ("1S", None),
+        ("1 fortnight", None),
+        ("inf", None),
+        ("\u0661s", None),
+    ],
+)
+def test_duration(text, seconds):
+    assert duration(text) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0.0),
+        ("1.5", 1.5),
+        ("1e3", 1000.0),
+        ("+2", 2.0),
+        ("1e309", math.inf),
+        ("9" * 5000, math.inf),
+        ("-5", None),
+        ("nan", None),
+        ("inf", None),
+        ("0x10", None),
+        ("1_000", None),
+        ("\u00b2", None),
+        ("\uff11", None),
+        ("", None),
+        ("5 ", None),
+    ],
+)
+def test_number(text, value):
+    assert number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (None, None),
+        (0.0, None),
+        (-1.0, None),
+        (math.nan, None),
+        (-math.inf, None),
+        (math.inf, LONGEST),
+        (1e30, LONGEST),
+        (0.001, 0.001),
+    ],
+)
+def test_wait(seconds, expected):
+    assert wait(seconds) == expected
+
+
+@given(st.text())
+def test_nothing_raises(text):
+    number(text)
+    duration(text)

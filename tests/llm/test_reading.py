@@ -1,0 +1,22 @@
+import pytest
+
+from stormbreak.llm.reading import Shape, shape_of
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shape"),
+    [
+        ("/v1/chat/completions", Shape.CHAT),
+        ("chat/completions", Shape.CHAT),
+        ("/chat/completions/", Shape.CHAT),
+        ("https://api.example.com/openai/v1/chat/completions?api-version=1", Shape.CHAT),
+        ("/v1/embeddings", Shape.EMBEDDINGS),
+        ("embeddings", Shape.EMBEDDINGS),
+        ("/v1/models", Shape.JSON),
+        ("/v1/not-embeddings", Shape.JSON),
+        ("/v1/models?x=/chat/completions", Shape.JSON),
+        ("", Shape.JSON),
+    ],
+)
+def test_shape_of_an_endpoint(endpoint, shape):
+    assert shape_of(endpoint) is shape

@@ -1,0 +1,62 @@
+"""Recorded and documented answers of real providers come out as they are known to be meant."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.waits import retry_after
+from stormbreak.types import TREATMENTS, Tally, Verdict
+
+DATA = Path(__file__).parent / "data"
+NOW = 1795557600.0  # 2026-11-24T22:00:00Z
+ERRORS = json.loads((DATA / "provider_errors.json").read_text())
+HEADERS = json.loads((DATA / "ratelimit_headers.json").read_text())
+
+VERDICTS = {
+    "rate_limited": {Verdict.THROTTLED},
+    "request_too_large_for_limit": {Verdict.TOO_LONG},
+    "quota_exhausted": {Verdict.BILLING},
+    "overloaded": {Verdict.OVERLOADED, Verdict.THROTTLED},  # which one: see the breaker
+    "context_length": {Verdict.TOO_LONG},
+    "auth": {Verdict.AUTH},
+    "permission": {Verdict.AUTH},
+    "not_found": {Verdict.NOT_FOUND},
+    "timeout": {Verdict.TIMEOUT, Verdict.SERVER_ERROR},  # a gateway's 504 is a server error here
+    "invalid_request": {Verdict.INVALID},
+    "server_error": {Verdict.SERVER_ERROR, Verdict.INVALID},  # which one: see retry
+    "cancelled": {Verdict.INVALID},
+}
+
+
+def answer_of(case):
+    body = case["body"]
+    raw = (
+        body.encode()
+        if isinstance(body, str)
+        else b""
+        if body is None
+        else json.dumps(body).encode()
+    )
+    return HttpAnswer(case["status"], case["headers"], raw, NOW)
+
+
+@pytest.mark.parametrize("case", ERRORS, ids=lambda case: case["id"])
+def test_error_is_understood(case):
+    reading = read_answer(answer_of(case), Shape.CHAT)
+    expected = case["expect"]
+    assert reading.verdict in VERDICTS[expected["category"]]
+    assert expected["wait_s"] == reading.retry_after
+    treatment = TREATMENTS[reading.verdict]
+    # A long wait is still a throttle: whether to wait so long is for the policy to say.
+    assert treatment.retry == (expected["retry"] or expected["wait_source"] == "header")
+    assert (treatment.tally is Tally.FAILURE) == (expected["breaker"] == "failure")
+
+
+@pytest.mark.parametrize("case", HEADERS, ids=lambda case: case["id"])
+def test_wait_is_understood(case):
+    headers = {name.lower(): value for name, value in case["headers"].items()}
+    wait = retry_after(headers, status=case["status"], received_at=NOW)
+    assert case["expect"]["retry_after_s"] == wait
