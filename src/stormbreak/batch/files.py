@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from stormbreak.batch.plain import path_of
+from stormbreak.errors import ConfigurationError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
@@ -17,7 +20,12 @@ class Files:
     @classmethod
     def of(cls, output: Path) -> Self:
         """Name the neighbours of `output`. A link is followed, so that two names of one file share a lock."""
-        real = output.resolve() if output.is_symlink() else output
+        try:
+            real = output.resolve() if output.is_symlink() else output
+        except (OSError, RuntimeError):  # too long, or a link to itself: said where it is opened
+            real = output
+        if not real.name:
+            raise ConfigurationError(f"{path_of(output)}: not a name for an output")
         return cls(
             output=real,
             failed=real.with_name(f"{real.stem}.failed{real.suffix}"),

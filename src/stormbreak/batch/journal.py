@@ -22,7 +22,7 @@ from stormbreak.batch.lines import (
     placed,
     success_line,
 )
-from stormbreak.batch.plain import path_of, plain, reason
+from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
 from stormbreak.errors import ConfigurationError
 
@@ -142,7 +142,7 @@ class Journal:
             )
         if self._states[index] == _DONE:
             first = next(entry.number for entry in entries(path) if entry.custom_id == custom_id)
-            said = f"custom_id {plain(custom_id)!r} is answered on line {first} already"
+            said = f"custom_id {quoted(custom_id)} is answered on line {first} already"
             raise ConfigurationError(f"{where}: {said}")
 
     def _require_unanswered(self, row: Row) -> None:

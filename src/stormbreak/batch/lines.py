@@ -15,7 +15,7 @@ import msgspec
 from msgspec import DecodeError, Raw, Struct, ValidationError
 from msgspec.json import Decoder, encode
 
-from stormbreak.batch.plain import path_of, plain, reason
+from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
@@ -131,7 +131,7 @@ def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
         index = rows.find(entry.custom_id)
         if index is None:
             where = f"{path_of(path)}:{entry.number}"
-            raise ConfigurationError(f"{where}: no row of the input is {plain(entry.custom_id)!r}")
+            raise ConfigurationError(f"{where}: no row of the input is {quoted(entry.custom_id)}")
         yield index, entry
 
 
@@ -171,5 +171,7 @@ def _value(body: bytes) -> bytes:
 
 def _checked(body: bytes) -> bytes:
     body.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
-    _RAW.decode(b"[" * _DEEPER + body + b"]" * _DEEPER)
+    _RAW.decode(body)
+    if body.count(b"[") + body.count(b"{") > _DEEPER:
+        _RAW.decode(b"[" * _DEEPER + body + b"]" * _DEEPER)
     return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body

@@ -14,6 +14,11 @@ def plain(text: object, limit: int = 64) -> str:
     return said if len(said) <= limit else said[: limit - 1] + "…"
 
 
+def quoted(text: object) -> str:
+    """Like `plain`, in quotes."""
+    return f"'{plain(text)}'"
+
+
 def path_of(path: object) -> str:
     """Name a file in a message: whole, as far as file systems allow a path to be long."""
     return plain(path, limit=4096)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from msgspec import DecodeError, Raw, ValidationError
 from msgspec.json import Decoder, encode
 
-from stormbreak.batch.plain import plain
+from stormbreak.batch.plain import quoted
 
 ID_LIMIT = 512  # characters of a custom_id
 CHAT = "/chat/completions"
@@ -102,7 +102,7 @@ def _custom_id(raw: Raw | None, number: int) -> str:
     if not custom_id:
         raise RowError("custom_id is empty")
     if len(custom_id) > ID_LIMIT:
-        said = f"custom_id {plain(custom_id)!r} has {len(custom_id):,} characters"
+        said = f"custom_id {quoted(custom_id)} has {len(custom_id):,} characters"
         raise RowError(f"{said}, more than {ID_LIMIT}")
     return custom_id
 
@@ -111,14 +111,14 @@ def _endpoint(method: Raw | None, url: Raw | None, *, needed: bool) -> str:
     if method is not None:
         verb = _typed(_STRING, method, "method must be a string")
         if verb.upper() != "POST":
-            raise RowError(f"method must be POST, got {plain(verb)!r}")
+            raise RowError(f"method must be POST, got {quoted(verb)}")
     if url is None:
         if needed:
             raise RowError("has no url")
         return CHAT
     path = _typed(_STRING, url, "url must be a string")
     if path not in _ENDPOINTS:
-        raise RowError(f"url must be /v1{CHAT} or /v1{EMBEDDINGS}, got {plain(path)!r}")
+        raise RowError(f"url must be /v1{CHAT} or /v1{EMBEDDINGS}, got {quoted(path)}")
     return _ENDPOINTS[path]
 
 

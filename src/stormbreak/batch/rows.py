@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from stormbreak.batch.ids import IdTable
-from stormbreak.batch.plain import path_of, plain, reason
+from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row, RowError, parse_row
 from stormbreak.errors import ConfigurationError
 
@@ -125,9 +125,7 @@ class Rows:
         )  # before the id: to compare ids, the row before must have an end
         twin = self._ids.add(row.custom_id)
         if twin is not None:
-            said = (
-                f"custom_id {plain(row.custom_id)!r} stands on line {self._numbers[twin]} already"
-            )
+            said = f"custom_id {quoted(row.custom_id)} stands on line {self._numbers[twin]} already"
             raise self._wrong(number, said)
         self._numbers.append(number)
 
