@@ -132,6 +132,14 @@ async def test_flushing_in_a_thread_beside_a_writing_loop(files):
     assert ids_in(files.output) == ids
 
 
+def test_what_a_killed_run_left_unsynced_is_synced_before_it_counts(files, ids, monkeypatch):
+    files.output.write_bytes(success_line("a", OK))
+    synced = []
+    monkeypatch.setattr("stormbreak.batch.durable._sync", synced.append)
+    with closing(Journal(files, ids)) as journal:
+        assert (journal.done, len(synced)) == (1, 1)
+
+
 def test_a_failed_sync_counts_nothing(files, ids, monkeypatch):
     def fail(fd):
         raise OSError(28, "No space left on device")

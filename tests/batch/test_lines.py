@@ -120,6 +120,13 @@ def test_a_broken_line_before_the_last_is_an_error(tmp_path, broken):
         list(entries(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_last_line_of_something_else_is_an_error_too(tmp_path, end):
+    (tmp_path / "out").write_bytes(answered(b"{}") + b'{"prompt":"x"}' + end)
+    with pytest.raises(ConfigurationError, match=r"out:2: not a line of batch output"):
+        list(entries(tmp_path / "out"))
+
+
 def test_files_that_are_not_there_or_not_files(tmp_path):
     assert list(entries(tmp_path / "none")) == []
     assert count_lines(tmp_path / "none") == 0

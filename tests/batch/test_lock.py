@@ -1,9 +1,9 @@
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -61,24 +61,13 @@ def test_looking_makes_no_file_and_takes_nothing(files):
 
 
 def test_looking_does_not_disturb_a_run_that_begins(files):
+    files.lock.touch()
+    looking = os.open(files.lock, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    gone = threading.Timer(0.05, os.close, [looking])
+    gone.start()
     with locked(files):
-        pass
-    stop = threading.Event()
-
-    def look():
-        while not stop.is_set():
-            held(files)
-            time.sleep(0.0005)
-
-    looker = threading.Thread(target=look)
-    looker.start()
-    try:
-        for _ in range(200):
-            with locked(files):
-                pass
-    finally:
-        stop.set()
-        looker.join()
+        gone.join()
 
 
 def test_the_lock_file_is_never_written(files):

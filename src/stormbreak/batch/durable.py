@@ -35,12 +35,15 @@ class AppendFile:
         self._unsure: OutputError | None = None  # nor is it known what a sync would make durable
 
     def mend(self, end: int) -> None:
-        """Cut off what follows the last complete line, which ends at `end`, and end it with a newline."""
+        """Cut off what follows the last complete line, which ends at `end`, and end it with a newline.
+
+        What an earlier run wrote is durable afterwards, even if that run was killed before it could see to it.
+        """
         try:
             fd = self._opened()
+            self._unsynced = True
             if os.fstat(fd).st_size > end:
                 os.ftruncate(fd, end)
-                self._unsynced = True
             if end and os.pread(fd, 1, end - 1) != b"\n":
                 self.append(b"\n")
         except OSError as error:
@@ -110,9 +113,8 @@ class AppendFile:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
 
     def _failed(self, why: str) -> OutputError:
-        self._broken = OutputError(
-            f"{path_of(self._path)}: cannot write: {why}; what was written stays, the same command goes on from there"
-        )
+        said = f"{why}; what was written stays, the same command goes on from there"
+        self._broken = OutputError(f"{path_of(self._path)}: cannot write: {said}")
         return self._broken
 
 
@@ -134,9 +136,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         sync_directory(path)
     except OSError as error:
-        raise OutputError(
-            f"{path_of(path)}: cannot write: {reason(error)}; left as it was"
-        ) from error
+        said = f"cannot write: {reason(error)}; left as it was"
+        raise OutputError(f"{path_of(path)}: {said}") from error
 
 
 def remove(path: Path) -> None:
@@ -149,6 +150,7 @@ def sync_directory(path: Path) -> None:
     """Make durable that `path` has the name it has, or is gone."""
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        with contextlib.suppress(OSError):  # some network file systems have no such thing
+            os.fsync(fd)
     finally:
         os.close(fd)

@@ -5,6 +5,7 @@ written at once and counts when it is durable: `flush` syncs all that was writte
 A crash can therefore cost the last line written, which the next run cuts off, and nothing else.
 """
 
+import contextlib
 import threading
 from array import array
 from collections.abc import Iterator
@@ -46,9 +47,8 @@ class Journal:
         self._files = files
         self._rows = rows
         self._states = bytearray(len(rows))
-        self._pending: list[
-            tuple[int, int]
-        ] = []  # state before and after each line not yet durable
+        # The state before and after each line that is written but not durable yet.
+        self._pending: list[tuple[int, int]] = []
         self._flushing = threading.Lock()
         self._output = AppendFile(files.output)
         self._failed = AppendFile(files.failed)
@@ -116,11 +116,10 @@ class Journal:
 
     def close(self) -> None:
         """Flush, and let go of the files; more than once is fine."""
-        try:
+        with contextlib.ExitStack() as always:
+            always.callback(self._failed.close)
+            always.callback(self._output.close)
             self.flush()
-        finally:
-            self._output.close()
-            self._failed.close()
 
     def _replay(self, path: Path, state: int) -> int:
         """Take in the lines of `path`; return where the last complete one ends."""

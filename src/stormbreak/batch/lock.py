@@ -25,9 +25,8 @@ def locked(files: Files) -> Iterator[None]:
     try:
         fd = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(
-            f"{path_of(files.output)}: cannot write there: {reason(error)}"
-        ) from error
+        said = f"cannot write there: {reason(error)}"
+        raise ConfigurationError(f"{path_of(files.output)}: {said}") from error
     try:
         _take(fd, files)
         yield
@@ -61,9 +60,8 @@ def _take(fd: int, files: Files) -> None:
             if left:
                 time.sleep(_PAUSE)
         except OSError as error:
-            raise ConfigurationError(
-                f"{path_of(files.lock)}: cannot be locked: {reason(error)}"
-            ) from error
+            said = f"cannot be locked: {reason(error)}"
+            raise ConfigurationError(f"{path_of(files.lock)}: {said}") from error
         else:
             return
     raise ConfigurationError(f"another run is writing to {path_of(files.output)}")
