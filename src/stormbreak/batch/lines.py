@@ -1,0 +1,177 @@
+"""One line of OUTPUT or of the failed file (OpenAI Batch output format): made here, read here.
+
+Bodies go in as they came, byte for byte, unless they would break the line. What is written here can always
+be read back: a body that is no JSON, or that a reader deeper in the stack might stumble over, becomes a string.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+from msgspec import DecodeError, Raw, Struct, ValidationError
+from msgspec.json import Decoder, encode
+
+from stormbreak.batch.plain import path_of, quoted, reason
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
+
+_RAW = Decoder(Raw)
+_DEEPER = 200  # levels of nesting kept free for readers with less stack than the writer had
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What the provider answered; `body` as it came."""
+
+    status_code: int
+    request_id: str | None = None
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a row has no answer. `message` is ours, never a prompt or a provider's text; `retry_at` is unix time."""
+
+    code: str
+    message: str
+    verdict: Verdict
+    attempts: int
+    retry_at: float | None = None
+
+
+class Entry(NamedTuple):
+    """A complete line as it was read back."""
+
+    number: int  # of the line, from 1
+    offset: int
+    raw: bytes
+    custom_id: str
+    verdict: str | None  # of the failure; None for an answer
+
+    @property
+    def end(self) -> int:
+        """The offset behind the line."""
+        return self.offset + len(self.raw)
+
+
+class Index(Protocol):
+    """What knows the rows of INPUT by id (`Rows` does)."""
+
+    def __len__(self) -> int: ...
+
+    def find(self, custom_id: str) -> int | None:
+        """Return the index of the row called `custom_id`, or None."""
+
+
+class _Error(Struct):
+    verdict: str = "unknown"
+
+
+class _Line(Struct):
+    custom_id: str
+    error: _Error | None
+
+
+_LINE = Decoder(_Line)
+
+
+def success_line(custom_id: str, response: Response) -> bytes:
+    """Return the line, newline included, that records an answer."""
+    return _line(custom_id, response, b"null")
+
+
+def failure_line(custom_id: str, failure: Failure, response: Response | None = None) -> bytes:
+    """Return the line, newline included, that records a failure and what the provider said, if it did."""
+    return _line(custom_id, response, encode(failure))
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """Read the complete lines of `path` (none if there is no such file), whatever is being appended to it.
+
+    A torn last line is left out. Raises ConfigurationError for a broken line before the last.
+    """
+    try:
+        with path.open("rb", buffering=2**20) as file:
+            offset = 0
+            for number, raw in enumerate(file, 1):
+                try:
+                    line = _LINE.decode(raw)
+                except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    if not isinstance(error, ValidationError) and not file.read(1):
+                        return
+                    where = f"{path_of(path)}:{number}"
+                    raise ConfigurationError(f"{where}: not a line of batch output") from None
+                verdict = line.error.verdict if line.error else None
+                yield Entry(number, offset, raw, line.custom_id, verdict)
+                offset += len(raw)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
+
+
+def count_lines(path: Path) -> int:
+    """Count the whole lines of `path` without looking into them; 0 if there is no such file."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
+
+
+def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
+    """Read the complete lines of `path`, each with the index of its row; an id of no row is an error."""
+    for entry in entries(path):
+        index = rows.find(entry.custom_id)
+        if index is None:
+            where = f"{path_of(path)}:{entry.number}"
+            raise ConfigurationError(f"{where}: no row of the input is {quoted(entry.custom_id)}")
+        yield index, entry
+
+
+def _line(custom_id: str, response: Response | None, error: bytes) -> bytes:
+    said = b"null"
+    if response is not None:
+        head = b'{"status_code":%d,"request_id":%b,"body":'
+        said = head % (response.status_code, encode(response.request_id))
+        said += _value(response.body) + b"}"
+    name = b'{"id":"batch_req_%b","custom_id":%b,"response":'
+    return b"".join(
+        (
+            name % (secrets.token_hex(12).encode(), encode(custom_id)),
+            said,
+            b',"error":',
+            error,
+            b"}\n",
+        )
+    )
+
+
+def _value(body: bytes) -> bytes:
+    """Return `body` as a JSON value on one line."""
+    if not body:
+        return b"null"
+    try:
+        return _checked(body)
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        # Models cut in the middle of an emoji leave half of it, as a \u escape that no UTF-8 can hold.
+        loaded = json.loads(body)
+        return _checked(json.dumps(loaded, ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError, DecodeError):
+        return encode(body.decode(errors="replace"))
+
+
+def _checked(body: bytes) -> bytes:
+    body.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
+    _RAW.decode(body)
+    if body.count(b"[") + body.count(b"{") > _DEEPER:
+        _RAW.decode(b"[" * _DEEPER + body + b"]" * _DEEPER)
+    return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body

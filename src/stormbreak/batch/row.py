@@ -1,0 +1,153 @@
+"""One line of INPUT, and the request it stands for.
+
+Two forms are read: the OpenAI Batch format (`custom_id, method, url, body`), and a body of its own
+(`{"messages": [...], ...}` or `{"prompt": "...", ...}`), whose further keys pass into the request.
+Values are carried as the bytes they were written in; only what must be known is decoded.
+No error repeats what a line says, apart from ids and urls: a prompt may be a secret.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+from msgspec import DecodeError, Raw, ValidationError
+from msgspec.json import Decoder, encode
+
+from stormbreak.batch.plain import quoted
+
+ID_LIMIT = 512  # characters of a custom_id
+CHAT = "/chat/completions"
+EMBEDDINGS = "/embeddings"
+
+_ENDPOINTS = MappingProxyType(
+    {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in (CHAT, EMBEDDINGS)}
+)
+_FORMS = ("body", "messages", "prompt")
+
+_T = TypeVar("_T")
+_Fields = dict[str, Raw]
+_OBJECT = Decoder(_Fields)
+_STRING = Decoder(str)
+_MESSAGES = Decoder(list[_Fields])
+
+
+class RowError(ValueError):
+    """A line that is no request; the message says why, the reader adds where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One request. `endpoint` has no `/v1`; `body` is the bytes of a JSON object with a model in it."""
+
+    index: int  # counts the rows from 0, blank lines left out
+    custom_id: str
+    endpoint: str
+    body: bytes = field(repr=False)
+
+
+def parse_row(line: bytes, *, index: int, number: int, model: str | None) -> Row:
+    """Read the row on line `number`. `model` stands in where the row names none; else the row's own wins."""
+    fields = _object(line)
+    custom_id = _custom_id(fields.pop("custom_id", None), number)
+    forms = [form for form in _FORMS if form in fields]
+    if len(forms) != 1:
+        said = " and ".join(f'"{form}"' for form in forms)
+        raise RowError(f"has {said}: one is enough" if forms else f"has none of {_list(_FORMS)}")
+    method, url = fields.pop("method", None), fields.pop("url", None)
+    endpoint = _endpoint(method, url, needed=forms == ["body"])
+    if forms == ["body"]:
+        raw = fields["body"]
+        body = _typed(_OBJECT, raw, "body must be an object")
+    else:
+        raw, body = None, _spelled_out(fields)
+    _check(body, endpoint)
+    if "model" not in body:
+        if not model:
+            raise RowError("names no model, and no --model stands in")
+        raw, body["model"] = None, Raw(encode(model))
+    packed = encode(body) if raw is None else bytes(raw)
+    return Row(index=index, custom_id=custom_id, endpoint=endpoint, body=packed)
+
+
+def _object(line: bytes) -> _Fields:
+    try:
+        line.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
+        return _OBJECT.decode(line)
+    except UnicodeDecodeError as error:
+        raise RowError(f"invalid UTF-8 at byte {error.start}") from None
+    except ValidationError:
+        raise RowError("is not a JSON object") from None
+    except DecodeError as error:
+        raise RowError(_broken(line, str(error))) from None
+    except RecursionError:
+        raise RowError("is nested too deeply") from None
+
+
+def _broken(line: bytes, complaint: str) -> str:
+    if at := re.search(r"\(byte (\d+)\)", complaint):
+        return f"broken JSON at byte {at[1]}"
+    try:
+        json.loads(line)
+    except ValueError:
+        return f"broken JSON: ends early, at byte {len(line.rstrip())}"
+    return r"broken JSON: a \u escape of half a character (lone surrogate)"
+
+
+def _custom_id(raw: Raw | None, number: int) -> str:
+    if raw is None:
+        return f"row-{number}"
+    custom_id = _typed(_STRING, raw, "custom_id must be a string")
+    if not custom_id:
+        raise RowError("custom_id is empty")
+    if len(custom_id) > ID_LIMIT:
+        said = f"custom_id {quoted(custom_id)} has {len(custom_id):,} characters"
+        raise RowError(f"{said}, more than {ID_LIMIT}")
+    return custom_id
+
+
+def _endpoint(method: Raw | None, url: Raw | None, *, needed: bool) -> str:
+    if method is not None:
+        verb = _typed(_STRING, method, "method must be a string")
+        if verb.upper() != "POST":
+            raise RowError(f"method must be POST, got {quoted(verb)}")
+    if url is None:
+        if needed:
+            raise RowError("has no url")
+        return CHAT
+    path = _typed(_STRING, url, "url must be a string")
+    if path not in _ENDPOINTS:
+        raise RowError(f"url must be /v1{CHAT} or /v1{EMBEDDINGS}, got {quoted(path)}")
+    return _ENDPOINTS[path]
+
+
+def _spelled_out(fields: _Fields) -> _Fields:
+    """Turn a lone prompt into messages."""
+    if (raw := fields.pop("prompt", None)) is not None:
+        _typed(_STRING, raw, "prompt must be a string")
+        fields["messages"] = Raw(b'[{"role":"user","content":' + bytes(raw) + b"}]")
+    return fields
+
+
+def _check(body: _Fields, endpoint: str) -> None:
+    needed = "messages" if endpoint == CHAT else "input"
+    if needed not in body:
+        raise RowError(f"has no {needed} in its body")
+    if endpoint == CHAT and not _typed(
+        _MESSAGES, body["messages"], "messages must be an array of objects"
+    ):
+        raise RowError("messages is empty")
+    if "model" in body and not _typed(_STRING, body["model"], "model must be a string"):
+        raise RowError("model is empty")
+
+
+def _typed(decoder: Decoder[_T], raw: Raw, complaint: str) -> _T:
+    try:
+        return decoder.decode(raw)
+    except ValidationError:
+        raise RowError(complaint) from None
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

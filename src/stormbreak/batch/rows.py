@@ -1,0 +1,150 @@
+"""INPUT as an array of rows that stays on disk.
+
+One pass reads and checks the whole file and keeps about 30 bytes per row: where it begins, its line number, a
+hash of its id. Rows are read again, by offset, when their turn comes; ten million of them fit in 300 MB.
+"""
+
+import os
+import stat
+from array import array
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stormbreak.batch.ids import IdTable
+from stormbreak.batch.plain import path_of, quoted, reason
+from stormbreak.batch.row import Row, RowError, parse_row
+from stormbreak.errors import ConfigurationError
+
+LINE_LIMIT = 64 * 2**20  # bytes of one line
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Rows:
+    """The rows of one INPUT; made by `Rows.read`, closed by its user.
+
+    `fingerprint` is a hash of every byte of the file: what a later run compares.
+    """
+
+    def __init__(self, path: Path, *, model: str | None) -> None:
+        self.path = path
+        self.fingerprint = ""
+        self._model = model
+        self._offsets = array("Q")  # where each row begins; at the end, where the last one ends
+        self._numbers = array("I")  # the line each row stands on
+        self._ids = IdTable(lambda index: self.row_at(index).custom_id)
+        self._fd = _opened(path)
+
+    @classmethod
+    def read(cls, path: Path, *, model: str | None = None) -> Self:
+        """Check and index all of `path`; `model` stands in for rows that name none.
+
+        Raises ConfigurationError for the first line that is no request, and for ids that are not unique.
+        """
+        rows = cls(path, model=model)
+        try:
+            rows._index()
+        except BaseException:
+            rows.close()
+            raise
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; more than once is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the index."""
+        return 8 * len(self._offsets) + 4 * len(self._numbers) + self._ids.nbytes
+
+    def row_at(self, index: int) -> Row:
+        """Read row `index` (from 0) again. Raises ConfigurationError if the file changed under us."""
+        begin, end = self._offsets[index], self._offsets[index + 1]
+        try:
+            line = os.pread(self._fd, end - begin, begin).strip()
+            row = parse_row(line, index=index, number=self._numbers[index], model=self._model)
+        except OSError as error:
+            raise ConfigurationError(f"{path_of(self.path)}: {reason(error)}") from error
+        except RowError:
+            row = None
+        if row is None or not self._ids.matches(index, row.custom_id):
+            raise self._wrong(self._numbers[index], "was changed while the run was at work")
+        return row
+
+    def find(self, custom_id: str) -> int | None:
+        """Return the index of the row called `custom_id`, or None."""
+        return self._ids.find(custom_id)
+
+    def _index(self) -> None:
+        digest = blake2b(digest_size=16)
+        offset = 0
+        with os.fdopen(self._fd, "rb", buffering=2**20, closefd=False) as file:
+            number = 0
+            while line := file.readline(LINE_LIMIT + 1):
+                number += 1
+                digest.update(line)
+                self._take(line, number, offset)
+                offset += len(line)
+        if not len(self):
+            raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
+        self._offsets.append(offset)
+        self.fingerprint = digest.hexdigest()
+
+    def _take(self, line: bytes, number: int, offset: int) -> None:
+        if len(line) > LINE_LIMIT:
+            raise self._wrong(number, f"longer than {LINE_LIMIT:,} bytes")
+        if number == 1 and line.startswith(_BOM):
+            line, offset = line[len(_BOM) :], offset + len(_BOM)
+        if not line.strip():
+            return
+        try:
+            row = parse_row(line, index=len(self), number=number, model=self._model)
+        except RowError as error:
+            raise self._wrong(number, str(error)) from None
+        self._offsets.append(
+            offset
+        )  # before the id: to compare ids, the row before must have an end
+        twin = self._ids.add(row.custom_id)
+        if twin is not None:
+            said = f"custom_id {quoted(row.custom_id)} stands on line {self._numbers[twin]} already"
+            raise self._wrong(number, said)
+        self._numbers.append(number)
+
+    def _wrong(self, number: int, what: str) -> ConfigurationError:
+        return ConfigurationError(f"{path_of(self.path)}:{number}: {what}")
+
+
+def _opened(path: Path) -> int:
+    if str(path) == "-":
+        raise ConfigurationError(
+            "INPUT must be a file, not - (stdin): a resumed run reads it again"
+        )
+    try:
+        # Not to hang on a pipe that nobody writes to.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else "not a path"
+        raise ConfigurationError(f"{path_of(path)}: cannot read the input: {why}") from error
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise ConfigurationError(f"{path_of(path)}: cannot read the input: not a regular file")

@@ -1,0 +1,134 @@
+"""`out.jsonl.run`: which input and options an OUTPUT belongs to; written before anything is sent.
+
+On a later run the input must be the same, byte for byte (it may have moved), and so must every option in
+`PINNED`. Other options may change from run to run, and the change is kept: to go on somewhere else, slower or
+with another key is what a resume is for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import DecodeError
+from msgspec.json import Decoder, encode
+from msgspec.json import format as indented
+
+from stormbreak.batch.durable import replacing
+from stormbreak.batch.files import Files
+from stormbreak.batch.plain import path_of, plain, reason
+from stormbreak.errors import ConfigurationError
+
+VERSION = 1
+PINNED = ("model",)
+"""Options that may not change: an OUTPUT never holds the answers of two models unasked."""
+
+Option = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What is known about the run that an OUTPUT belongs to; `started_at` is unix time."""
+
+    version: int = VERSION
+    input: str
+    fingerprint: str
+    rows: int
+    options: Mapping[str, Option]
+    started_at: float
+
+
+class Input(Protocol):
+    """What a run is compared by (`Rows` has it)."""
+
+    path: Path
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+
+_RUN = Decoder(Run)
+
+
+def read_run(files: Files) -> Run | None:
+    """Return what stands in the run file, or None if there is none."""
+    try:
+        run = _RUN.decode(files.run.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(files.run)}: {reason(error)}") from error
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        raise ConfigurationError(f"{path_of(files.run)}: not a run file of stormbreak") from None
+    if run.version != VERSION:
+        said = f"written by another stormbreak (format {run.version}, not {VERSION})"
+        raise ConfigurationError(f"{path_of(files.run)}: {said}")
+    return run
+
+
+def check(files: Files, rows: Input, options: Mapping[str, Option]) -> Run | None:
+    """Refuse what may not go on here, touching nothing; return the run to go on with, or None for a new one."""
+    _check_places(files, rows)
+    run = read_run(files)
+    if run is None:
+        for path in (files.output, files.failed):
+            if path.exists() and path.stat().st_size:
+                said = f"exists, and no {path_of(files.run.name)} says that a run of this input wrote it"
+                raise ConfigurationError(f"{path_of(path)}: {said}; choose another --output")
+        return None
+    if (run.fingerprint, run.rows) != (rows.fingerprint, len(rows)):
+        here, there = f"{path_of(rows.path)} ({len(rows):,} rows)", path_of(run.input)
+        said = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
+        raise ConfigurationError(f"{path_of(files.output)}: {said}; choose another --output")
+    for name in PINNED:
+        if options.get(name) != run.options.get(name):
+            was, now = (_said(name, of.get(name)) for of in (run.options, options))
+            raise ConfigurationError(f"{path_of(files.output)}: was begun {was}, now {now}")
+    return run
+
+
+def record(
+    files: Files, rows: Input, options: Mapping[str, Option], *, last: Run | None, now: float
+) -> tuple[str, ...]:
+    """Write the run file; return the names of the options that differ from `last`, which `check` returned.
+
+    `options` holds no key and no prompt: it is stored as it is. `now` is unix time.
+    """
+    run = Run(
+        input=str(rows.path.absolute()),
+        fingerprint=rows.fingerprint,
+        rows=len(rows),
+        options=dict(options),
+        started_at=last.started_at if last else now,
+    )
+    with replacing(files.run) as file:
+        file.write(indented(encode(run)) + b"\n")
+    if last is None:
+        return ()
+    names = sorted({*last.options, *options})
+    return tuple(name for name in names if last.options.get(name) != options.get(name))
+
+
+def _check_places(files: Files, rows: Input) -> None:
+    for path in (files.output, files.failed, files.run, files.lock):
+        try:
+            why = _unfit(path, rows.path)
+        except OSError as error:
+            why = reason(error)
+        if why:
+            raise ConfigurationError(f"{path_of(path)}: {why}; choose another --output")
+
+
+def _unfit(path: Path, source: Path) -> str | None:
+    """Say why `path` cannot be a file of a run over `source`, if it cannot."""
+    if not path.parent.is_dir():
+        return "no such directory"
+    if not path.exists():
+        return None
+    if not path.is_file():
+        return "not a regular file"
+    return "is the input" if path.samefile(source) else None
+
+
+def _said(name: str, value: Option) -> str:
+    return f"without --{name}" if value is None else f"with --{name} {plain(value)}"

@@ -1,0 +1,64 @@
+"""How far a batch has come, read from its files alone; changes nothing, and works while a run is at work."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stormbreak.batch.files import Files
+from stormbreak.batch.lines import count_lines, entries
+from stormbreak.batch.lock import held
+from stormbreak.batch.plain import path_of, plain
+from stormbreak.batch.runfile import read_run
+from stormbreak.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Counts of rows, `failed` by verdict; `active` says that a run is writing now; `started_at` is unix time."""
+
+    input: str
+    output: str
+    active: bool
+    started_at: float
+    total: int
+    done: int
+    failed: Mapping[str, int]
+    left: int
+
+
+def read_status(output: Path) -> Status:
+    """Read how far the batch that writes `output` has come."""
+    files = Files.of(output)
+    run = read_run(files)
+    if run is None:
+        said = f"{path_of(output)} is no output of a batch run"
+        raise ConfigurationError(f"{path_of(files.run)}: not found; {said}")
+    active = held(files)
+    done, failed = _count(files)
+    return Status(
+        input=run.input,
+        output=str(output),
+        active=active,
+        started_at=run.started_at,
+        total=run.rows,
+        done=done,
+        failed=failed,
+        left=max(0, run.rows - done - sum(failed.values())),
+    )
+
+
+def _count(files: Files) -> tuple[int, Mapping[str, int]]:
+    # The failed file first: an answer that comes meanwhile then overrules it, and no row counts twice.
+    failed = {
+        entry.custom_id: sys.intern(plain(entry.verdict or "unknown"))
+        for entry in entries(files.failed)
+    }
+    if not failed:
+        return count_lines(files.output), {}
+    done = 0
+    for entry in entries(files.output):
+        done += 1
+        failed.pop(entry.custom_id, None)
+    return done, dict(Counter(failed.values()).most_common())

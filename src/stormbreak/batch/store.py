@@ -1,0 +1,37 @@
+"""The files of a run, taken in the one safe order: check, lock, journal, run file."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stormbreak.batch.files import Files
+from stormbreak.batch.journal import Journal
+from stormbreak.batch.lock import locked
+from stormbreak.batch.rows import Rows
+from stormbreak.batch.runfile import Option, check, record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """What a run writes to. `changed` names the options that differ from the run before."""
+
+    files: Files
+    journal: Journal
+    changed: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def open_store(output: Path, rows: Rows, *, options: Mapping[str, Option]) -> Iterator[Store]:
+    """Claim OUTPUT for a run over `rows`; flush and free everything at the end.
+
+    Raises ConfigurationError, with nothing touched, if OUTPUT belongs to another input or another run is at work.
+    """
+    files = Files.of(output)
+    check(files, rows, options)  # before the lock file is made: what is refused stays untouched
+    with locked(files):
+        last = check(files, rows, options)  # again: now nobody else can change it
+        with contextlib.closing(Journal(files, rows)) as journal:
+            changed = record(files, rows, options, last=last, now=time.time())
+            yield Store(files=files, journal=journal, changed=changed)

@@ -1,0 +1,47 @@
+"""`stormbreak batch status`: how far a run has come, for eyes or for scripts."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from msgspec.json import encode
+from msgspec.json import format as indented
+
+from stormbreak.batch.plain import path_of
+from stormbreak.batch.status import Status, read_status
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(output: Path, *, as_json: bool) -> None:
+    """Show how far the run that writes OUTPUT has come; changes nothing, also while it is at work."""
+    status = read_status(output)
+    if as_json:
+        click.echo(indented(encode(status)))
+        return
+    for name, said in _told(status):
+        click.echo(f"{name:<8} {said}")
+
+
+def _told(status: Status) -> list[tuple[str, str]]:
+    begun = datetime.fromtimestamp(status.started_at, UTC).astimezone()
+    share = f" ({status.done / status.total:.1%})" if status.total else ""
+    return [
+        ("input", path_of(status.input)),
+        ("output", path_of(status.output)),
+        (
+            "run",
+            ("active" if status.active else "not active") + f", begun {begun:%Y-%m-%d %H:%M:%S}",
+        ),
+        ("total", f"{status.total:,}"),
+        ("done", f"{status.done:,}{share}"),
+        ("failed", _counted(status)),
+        ("left", f"{status.left:,}"),
+    ]
+
+
+def _counted(status: Status) -> str:
+    verdicts = ", ".join(f"{verdict} {count:,}" for verdict, count in status.failed.items())
+    total = sum(status.failed.values())
+    return f"{total:,} ({verdicts})" if total else "0"

@@ -1,0 +1,67 @@
+import json
+import os
+import resource
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+
+from stormbreak.batch.files import Files
+from stormbreak.batch.rows import Rows
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files.of(tmp_path / "out.jsonl")
+
+
+@pytest.fixture
+def make_rows(tmp_path):
+    """Write an input of chat rows with these ids, and read it."""
+    opened = []
+
+    def make(*ids, name="in.jsonl"):
+        path = tmp_path / name
+        path.write_text(
+            "".join(json.dumps({"custom_id": i, "prompt": f"about {i}"}) + "\n" for i in ids)
+        )
+        opened.append(Rows.read(path, model="m"))
+        return opened[-1]
+
+    yield make
+    for rows in opened:
+        rows.close()
+
+
+@pytest.fixture
+def file_limit():
+    """Make the kernel refuse to let any file grow beyond so many bytes: a real short write, then an error."""
+
+    @contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Show every file with its content, to tell that nothing was touched."""
+    return lambda: {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

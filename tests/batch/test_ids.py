@@ -1,0 +1,54 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.batch.ids import IdTable
+
+
+def table_of(ids, hashed):
+    stored = []
+    table = IdTable(stored.__getitem__, hashed=hashed)
+    twins = []
+    for custom_id in ids:
+        twin = table.add(custom_id)
+        twins.append(twin)
+        if twin is None:
+            stored.append(custom_id)
+    return table, stored, twins
+
+
+NAMES = st.lists(st.text(alphabet="ab\0é", max_size=3))
+
+
+@given(
+    ids=NAMES,
+    others=NAMES,
+    hashed=st.sampled_from([hash, lambda _: 7, len, lambda text: -len(text)]),
+)
+def test_answers_like_a_dictionary_even_when_hashes_collide(ids, others, hashed):
+    table, stored, twins = table_of(ids, hashed)
+    numbers = {}
+    for custom_id, twin in zip(ids, twins, strict=True):
+        assert numbers.get(custom_id) == twin
+        numbers.setdefault(custom_id, len(numbers))
+    assert list(numbers) == stored
+    for custom_id in ids + others:
+        assert table.find(custom_id) == numbers.get(custom_id)
+
+
+def test_grows_and_stays_small():
+    ids = [f"document-{number}" for number in range(50_000)]
+    table, _, twins = table_of(ids, hash)
+    assert set(twins) == {None}
+    assert [table.find(custom_id) for custom_id in ids] == list(range(50_000))
+    assert table.find("document-50000") is None
+    assert table.nbytes / len(table) <= 20
+
+
+def test_ids_are_read_back_only_when_hashes_agree():
+    asked = []
+    table = IdTable(lambda number: asked.append(number) or f"id {number}")
+    for number in range(5_000):
+        assert table.add(f"id {number}") is None
+    assert asked == []
+    assert table.add("id 17") == 17
+    assert asked == [17]

@@ -1,0 +1,302 @@
+import asyncio
+import json
+import stat
+import time
+from contextlib import closing
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stormbreak.batch.durable import OutputError
+from stormbreak.batch.files import Files
+from stormbreak.batch.journal import Journal
+from stormbreak.batch.lines import Failure, Response, failure_line, success_line
+from stormbreak.batch.row import Row
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
+
+OK = Response(status_code=200, request_id="r", body=b'{"answer":1}')
+
+
+class Ids(list):
+    """The rows of an input that has no file."""
+
+    def find(self, custom_id):
+        return self.index(custom_id) if custom_id in self else None
+
+    def row(self, index):
+        return Row(index=index, custom_id=self[index], endpoint="/chat/completions", body=b"{}")
+
+
+def failure(verdict=Verdict.TIMEOUT, attempts=1):
+    return Failure(code="x", message="y", verdict=verdict, attempts=attempts)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def ids_in(path):
+    return [line["custom_id"] for line in lines(path)]
+
+
+@pytest.fixture
+def ids():
+    return Ids("abcdefgh")
+
+
+@pytest.fixture
+def journal(files, ids):
+    with closing(Journal(files, ids)) as journal:
+        yield journal
+
+
+def test_a_row_counts_when_it_is_durable(journal, ids, files):
+    journal.succeed(ids.row(0), OK)
+    journal.fail(ids.row(1), failure())
+    assert (journal.done, journal.failed, journal.pending) == (0, 0, 2)
+    assert ids_in(files.output) == ["a"]  # written at once all the same
+    assert ids_in(files.failed) == ["b"]
+    assert journal.flush() == 2
+    assert (journal.done, journal.failed, journal.pending) == (1, 1, 0)
+    assert journal.flush() == 0
+
+
+def test_a_later_answer_takes_the_failure_back(journal, ids, files):
+    journal.fail(ids.row(1), failure())
+    journal.fail(ids.row(1), failure())
+    journal.flush()
+    assert (journal.done, journal.failed) == (0, 1)
+    journal.succeed(ids.row(1), OK)
+    journal.flush()
+    assert (journal.done, journal.failed) == (1, 0)
+
+
+def test_no_row_is_answered_twice(journal, ids, files):
+    journal.succeed(ids.row(0), OK)
+    for write in (
+        lambda: journal.succeed(ids.row(0), OK),
+        lambda: journal.fail(ids.row(0), failure()),
+    ):
+        with pytest.raises(ValueError, match="row 0 is answered already"):
+            write()
+    assert ids_in(files.output) == ["a"]
+    assert not files.failed.exists()
+
+
+def test_what_is_left(journal, ids):
+    journal.succeed(ids.row(0), OK)
+    journal.fail(ids.row(2), failure())
+    assert list(journal.left()) == [1, 2, 3, 4, 5, 6, 7]
+    assert list(journal.left(again=False)) == [1, 3, 4, 5, 6, 7]
+
+
+def test_files_are_for_the_owner_only(journal, ids, files):
+    journal.fail(ids.row(0), failure())
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (files.output, files.failed)] == [
+        0o600
+    ] * 2
+
+
+def test_lines_written_during_a_sync_are_not_counted_by_it(journal, ids, monkeypatch):
+    def sync(fd):
+        journal.succeed(ids.row(1), OK)
+
+    monkeypatch.setattr("stormbreak.batch.durable._sync", sync)
+    journal.succeed(ids.row(0), OK)
+    assert journal.flush() == 1
+    assert (journal.done, journal.pending) == (1, 1)
+    monkeypatch.undo()
+    assert journal.flush() == 1
+
+
+async def test_flushing_in_a_thread_beside_a_writing_loop(files):
+    ids = Ids(f"id {number}" for number in range(2000))
+    with closing(Journal(files, ids)) as journal:
+        writing = True
+
+        async def flush():
+            while writing:
+                await asyncio.to_thread(journal.flush)
+
+        flusher = asyncio.create_task(flush())
+        for index in range(len(ids)):
+            journal.succeed(ids.row(index), OK)
+            if not index % 50:
+                await asyncio.sleep(0)
+        writing = False
+        await flusher
+        journal.flush()
+        assert (journal.done, journal.pending) == (2000, 0)
+    assert ids_in(files.output) == ids
+
+
+def test_what_a_killed_run_left_unsynced_is_synced_before_it_counts(files, ids, monkeypatch):
+    files.output.write_bytes(success_line("a", OK))
+    synced = []
+    monkeypatch.setattr("stormbreak.batch.durable._sync", synced.append)
+    with closing(Journal(files, ids)) as journal:
+        assert (journal.done, len(synced)) == (1, 1)
+
+
+def test_a_failed_sync_counts_nothing(files, ids, monkeypatch):
+    def fail(fd):
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(files, ids)
+    journal.succeed(ids.row(0), OK)
+    monkeypatch.setattr("stormbreak.batch.durable._sync", fail)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="disk full"):
+            journal.flush()
+    assert (journal.done, journal.pending) == (0, 1)
+    with pytest.raises(OutputError, match="disk full"):
+        journal.close()
+
+
+def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(small_disk):
+    files = Files.of(small_disk / "out.jsonl")
+    ids = Ids(f"id {number}" for number in range(20))
+    big = Response(status_code=200, body=json.dumps("x" * 9_000).encode())
+    with closing(Journal(files, ids)) as journal:
+        for index in range(7):
+            journal.succeed(ids.row(index), big)
+        with pytest.raises(OutputError, match=r"out\.jsonl: cannot write: disk full"):
+            journal.succeed(ids.row(7), big)
+        journal.flush()
+        assert journal.done == 7
+    with closing(Journal(files, ids)) as journal:
+        assert (journal.done, next(iter(journal.left()))) == (7, 7)
+
+
+ACTS = st.lists(st.tuples(st.sampled_from(["succeed", "fail"]), st.integers(0, 5)), max_size=20)
+ON_DISK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@ON_DISK
+@given(acts=ACTS, cut=st.integers(0, 10_000), torn=st.sampled_from(["output", "failed"]))
+def test_any_crash_is_mended_to_the_complete_lines(tmp_path_factory, acts, cut, torn):
+    files = Files.of(tmp_path_factory.mktemp("crash") / "out.jsonl")
+    ids = Ids(["a", "é", "\x1b[1m", "d" * 200, '"', "\\n"])
+    expected = play(acts, files, ids)
+
+    path = getattr(files, torn)
+    whole = path.read_bytes() if path.exists() else b""
+    kept = whole[: cut % (len(whole) + 1)]
+    if path.exists():
+        path.write_bytes(kept)
+    # A line that lacks nothing but its newline is complete.
+    complete = whole.splitlines(keepends=True)
+    ends = [sum(map(len, complete[: n + 1])) for n in range(len(complete))]
+    survivors = sum(len(kept) >= end - 1 for end in ends)
+
+    with closing(Journal(files, ids)) as journal:
+        assert (path.read_bytes() if path.exists() else b"") == b"".join(complete[:survivors])
+        answered, failed = set(ids_in(files.output)), set(ids_in(files.failed))
+        assert journal.done == len(answered)
+        assert journal.failed == len(failed - answered)
+        assert [ids[index] for index in journal.left()] == [i for i in ids if i not in answered]
+        for index in list(journal.left()):
+            journal.succeed(ids.row(index), OK)
+    assert sorted(ids_in(files.output)) == sorted(ids)
+    assert expected[0] >= answered
+
+
+def play(acts, files, ids):
+    """Write `acts`, leaving out what a runner would not do; return the ids that succeeded and failed."""
+    answered, failed = set(), {}
+    with closing(Journal(files, ids)) as journal:
+        for number, (act, index) in enumerate(acts):
+            if ids[index] in answered:
+                continue
+            if act == "succeed":
+                journal.succeed(ids.row(index), OK)
+                answered.add(ids[index])
+            else:
+                journal.fail(ids.row(index), failure(attempts=number))
+                failed[ids[index]] = number
+    return answered, {name: number for name, number in failed.items() if name not in answered}
+
+
+@ON_DISK
+@given(acts=ACTS, reopened=st.booleans())
+def test_compaction_leaves_the_last_failure_of_the_unanswered(tmp_path_factory, acts, reopened):
+    files = Files.of(tmp_path_factory.mktemp("compact") / "out.jsonl")
+    ids = Ids("abcdef")
+    answered, failed = play(acts, files, ids)
+    before = files.output.read_bytes()
+    with closing(Journal(files, ids)) as journal:
+        assert (journal.done, journal.failed) == (len(answered), len(failed))
+        journal.compact_failed()
+        assert {
+            line["custom_id"]: line["error"]["attempts"] for line in lines(files.failed)
+        } == failed
+        assert len(lines(files.failed)) == len(failed)
+        assert files.failed.exists() == bool(failed)
+        journal.compact_failed()
+        if reopened and failed:  # the journal goes on working
+            index = ids.index(min(failed))
+            journal.fail(ids.row(index), failure(attempts=99))
+            journal.compact_failed()
+            assert lines(files.failed)[-1]["error"]["attempts"] == 99
+            assert len(lines(files.failed)) == len(failed)
+    assert files.output.read_bytes() == before
+    assert not list(files.output.parent.glob("*.stormbreak-new"))
+
+
+def test_compaction_on_a_full_disk_leaves_the_failed_file(files, ids, file_limit):
+    with closing(Journal(files, ids)) as journal:
+        for _ in range(3):
+            for index in range(8):
+                journal.fail(ids.row(index), failure())
+        before = files.failed.read_bytes()
+        with file_limit(500), pytest.raises(OutputError, match="left as it was"):
+            journal.compact_failed()
+        assert files.failed.read_bytes() == before
+
+
+def refused(files, ids, tree):
+    before = tree()
+    with pytest.raises(ConfigurationError) as raised:
+        Journal(files, ids)
+    assert tree() == before
+    assert str(raised.value).isprintable()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["output", "failed"])
+def test_a_broken_line_in_the_middle_changes_nothing(files, ids, tree, name):
+    good = success_line if name == "output" else lambda i, _: failure_line(i, failure())
+    files.output.write_bytes(success_line("h", OK) + b"torn")
+    getattr(files, name).write_bytes(good("a", OK) + b"broken\n" + good("b", OK) + b"torn")
+    assert f"{getattr(files, name).name}:2: not a line of batch output" in refused(files, ids, tree)
+
+
+def test_an_answer_twice_is_an_error_that_names_both_lines(files, ids, tree):
+    files.output.write_bytes(b"".join(success_line(name, OK) for name in "abcb"))
+    assert "out.jsonl:4: custom_id 'b' is answered on line 2 already" in refused(files, ids, tree)
+
+
+def test_an_answer_to_no_row_is_an_error(files, ids, tree):
+    files.output.write_bytes(success_line("a", OK) + success_line("\x1b[31mz", OK))
+    said = refused(files, ids, tree)
+    assert r"out.jsonl:2: no row of the input is '\x1b[31mz'" in said
+
+
+def test_a_failure_in_output_is_an_error(files, ids, tree):
+    files.output.write_bytes(failure_line("a", failure()))
+    assert "out.jsonl:1: a failure, which belongs in" in refused(files, ids, tree)
+
+
+def test_a_row_costs_little(files):
+    ids = Ids(f"id {number}" for number in range(5000))
+    rows = [ids.row(index) for index in range(5000)]
+    body = Response(status_code=200, body=json.dumps({"text": "y" * 1000}).encode())
+    with closing(Journal(files, ids)) as journal:
+        begun = time.process_time()
+        for row in rows:
+            journal.succeed(row, body)
+        journal.flush()
+        spent = time.process_time() - begun
+    assert spent / 5000 < 100e-6  # about 10 us on a quiet machine; the bound is for a loaded one

@@ -1,0 +1,139 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.batch.lines import (
+    Failure,
+    Response,
+    count_lines,
+    entries,
+    failure_line,
+    success_line,
+)
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
+
+FAILURE = Failure(
+    code="rate_limit", message="429", verdict=Verdict.THROTTLED, attempts=20, retry_at=17.5
+)
+
+
+def answered(body, custom_id="a"):
+    line = success_line(custom_id, Response(status_code=200, request_id="req", body=body))
+    assert line.endswith(b"\n")
+    assert b"\n" not in line[:-1]
+    return line
+
+
+def test_an_answer_in_openai_batch_output_format():
+    line = json.loads(answered(b'{"choices":[]}'))
+    assert line.pop("id").startswith("batch_req_")
+    assert line == {
+        "custom_id": "a",
+        "response": {"status_code": 200, "request_id": "req", "body": {"choices": []}},
+        "error": None,
+    }
+
+
+def test_a_failure_says_all_that_is_known():
+    said = Response(status_code=429, body=b'{"error":{"code":"rate_limit"}}')
+    line = json.loads(failure_line("a", FAILURE, said))
+    assert line["error"] == {
+        "code": "rate_limit",
+        "message": "429",
+        "verdict": "throttled",
+        "attempts": 20,
+        "retry_at": 17.5,
+    }
+    assert line["response"] == {
+        "status_code": 429,
+        "request_id": None,
+        "body": {"error": {"code": "rate_limit"}},
+    }
+    assert json.loads(failure_line("a", FAILURE))["response"] is None
+
+
+def test_every_line_has_an_id_of_its_own():
+    assert len({json.loads(answered(b"{}"))["id"] for _ in range(100)}) == 100
+
+
+def test_a_body_goes_in_byte_for_byte():
+    body = b'{ "n": 1.50e0, "s": "\\u00e9\\n" }'
+    assert body in answered(body)
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_a_body_on_several_lines_is_compacted_and_nothing_else(newline):
+    body = newline.join([b"{", b'  "n": 1.50e0,', b'  "s": "a \\n b"', b"}"])
+    assert b'{"n":1.50e0,"s":"a \\n b"}' in answered(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b"", None),
+        (b"<html>\n502</html>", "<html>\n502</html>"),
+        (b'{"cut": "of', '{"cut": "of'),
+        (b'{"a": "\xff"}', '{"a": "\ufffd"}'),
+        (b"{} {}", "{} {}"),
+        (b"1,2", "1,2"),
+        (b" \t", " \t"),
+        (b'{"text": "half \\ud83d"}', {"text": "half ?"}),
+        (b'{"nan": NaN}', '{"nan": NaN}'),
+        (b"[" * 900 + b"]" * 900, "[" * 900 + "]" * 900),
+        (b"[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_a_body_that_would_break_the_line_becomes_a_value(body, kept, tmp_path):
+    line = answered(body)
+    assert json.loads(line)["response"]["body"] == kept
+    (tmp_path / "out").write_bytes(line + line)
+    assert len(list(entries(tmp_path / "out"))) == 2
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), min_size=1), st.binary(max_size=50))
+def test_what_is_written_can_be_read_back(tmp_path_factory, custom_id, body):
+    path = tmp_path_factory.getbasetemp() / "any"
+    said = Response(status_code=500, body=body)
+    path.write_bytes(answered(body, custom_id) + failure_line(custom_id, FAILURE, said))
+    first, second = entries(path)
+    assert (first.custom_id, first.verdict) == (custom_id, None)
+    assert (second.custom_id, second.verdict) == (custom_id, "throttled")
+    assert (second.number, second.offset, second.end) == (2, first.end, path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b"\0" * 50, b'{"id":"x","cus', b"\n", b"not JSON\n", b"\xff"]
+)
+def test_a_torn_last_line_is_left_out(tmp_path, torn):
+    whole = [answered(b"{}") for _ in range(3)]
+    (tmp_path / "out").write_bytes(b"".join(whole) + torn)
+    assert [entry.raw for entry in entries(tmp_path / "out")] == whole
+
+
+@pytest.mark.parametrize("broken", [b"\0" * 50, b"{}", b"", b"[]", b'{"custom_id":5,"error":null}'])
+def test_a_broken_line_before_the_last_is_an_error(tmp_path, broken):
+    (tmp_path / "out").write_bytes(answered(b"{}") + broken + b"\n" + answered(b"{}"))
+    with pytest.raises(ConfigurationError, match=r"out:2: not a line of batch output"):
+        list(entries(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_last_line_of_something_else_is_an_error_too(tmp_path, end):
+    (tmp_path / "out").write_bytes(answered(b"{}") + b'{"prompt":"x"}' + end)
+    with pytest.raises(ConfigurationError, match=r"out:2: not a line of batch output"):
+        list(entries(tmp_path / "out"))
+
+
+def test_files_that_are_not_there_or_not_files(tmp_path):
+    assert list(entries(tmp_path / "none")) == []
+    assert count_lines(tmp_path / "none") == 0
+    for read in (lambda path: list(entries(path)), count_lines):
+        with pytest.raises(ConfigurationError, match="is a directory"):
+            read(tmp_path)
+
+
+def test_repr_shows_no_body():
+    assert "secret" not in repr(Response(status_code=200, body=b"secret"))

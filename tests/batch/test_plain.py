@@ -1,0 +1,34 @@
+import errno
+
+import pytest
+
+from stormbreak.batch.plain import path_of, plain, quoted, reason
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("document 12", "document 12"),
+        ("\x1b[31m\x07", r"\x1b[31m\x07"),
+        ("a\nb\u2028c", r"a\nb\u2028c"),
+        ("\u202etxt", r"\u202etxt"),
+        ("\ud800", r"\ud800"),
+        ("日本", "日本"),
+        ("x" * 64, "x" * 64),
+        ("x" * 65, "x" * 63 + "…"),
+        (7, "7"),
+    ],
+)
+def test_text_of_strangers_is_made_harmless(text, shown):
+    assert plain(text) == shown
+    assert quoted(text) == f"'{shown}'"
+
+
+def test_paths_are_whole():
+    assert path_of("d/" * 500 + "\x1b") == "d/" * 500 + r"\x1b"
+
+
+def test_a_full_disk_is_called_that():
+    assert reason(OSError(errno.ENOSPC, "No space left on device")) == "disk full"
+    assert reason(OSError(errno.EACCES, "Permission denied")) == "permission denied"
+    assert reason(OSError("odd")) == "oserror"

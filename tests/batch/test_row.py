@@ -1,0 +1,166 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.batch.row import RowError, parse_row
+
+CANARY = "CANARY-PROMPT"
+CHAT = {"model": "own", "messages": [{"role": "user", "content": CANARY}]}
+
+
+def parse(line, model="fallback"):
+    line = line if isinstance(line, bytes) else json.dumps(line).encode()
+    return parse_row(line, index=4, number=7, model=model)
+
+
+def batch(**changes):
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": CHAT}
+    return {key: value for key, value in (line | changes).items() if value is not ...}
+
+
+def test_the_openai_batch_format():
+    row = parse(batch())
+    assert (row.index, row.custom_id, row.endpoint) == (4, "a", "/chat/completions")
+    assert json.loads(row.body) == CHAT
+
+
+def test_a_body_is_passed_on_byte_for_byte():
+    body = b'{ "model":"own", "messages":[{"role":"user","content":"\\u00e9"}], "x": 1.50e0 }'
+    row = parse(b'{"url":"/v1/chat/completions","body":' + body + b"}")
+    assert row.body == body
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "endpoint"),
+    [
+        ("/v1/chat/completions", CHAT, "/chat/completions"),
+        ("/chat/completions", CHAT, "/chat/completions"),
+        ("/v1/embeddings", {"input": "x"}, "/embeddings"),
+        ("/embeddings", {"input": ["x"]}, "/embeddings"),
+    ],
+)
+def test_endpoints(url, body, endpoint):
+    assert parse(batch(url=url, body=body)).endpoint == endpoint
+
+
+def test_lone_messages_take_their_further_keys_along():
+    row = parse({"custom_id": "b", **CHAT, "temperature": 0.5, "max_tokens": 3})
+    assert row.custom_id == "b"
+    assert json.loads(row.body) == {**CHAT, "temperature": 0.5, "max_tokens": 3}
+
+
+def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
+    row = parse({"prompt": 'say "hé"', "temperature": 0})
+    assert (row.custom_id, row.endpoint) == ("row-7", "/chat/completions")
+    assert json.loads(row.body) == {
+        "messages": [{"role": "user", "content": 'say "hé"'}],
+        "temperature": 0,
+        "model": "fallback",
+    }
+
+
+@pytest.mark.parametrize("line", [batch(), CHAT, {"model": "own", "prompt": "x"}])
+def test_the_model_of_the_row_wins(line):
+    assert json.loads(parse(line).body)["model"] == "own"
+
+
+def test_the_model_of_the_command_stands_in():
+    body = {"messages": CHAT["messages"]}
+    assert json.loads(parse(batch(body=body)).body)["model"] == "fallback"
+
+
+def test_numbers_beyond_floats_survive_the_filling_in():
+    row = parse(b'{"prompt":"x","seed":123456789012345678901234567890,"t":0.10}')
+    assert b'"seed":123456789012345678901234567890' in row.body
+    assert b'"t":0.10' in row.body
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"prompt": CANARY-PROMPT}', "broken JSON at byte 11"),
+        (b'{"prompt": "CANARY-PROMPT', "broken JSON: ends early, at byte 25"),
+        (b'{"prompt": "CANARY-PROMPT"} CANARY-PROMPT', "broken JSON at byte 29"),
+        (b'{"prompt": "CANARY-PROMPT \\ud83d"}', "lone surrogate"),
+        (b'{"prompt": "CANARY-PROMPT \xff"}', "invalid UTF-8 at byte 26"),
+        (b'{"prompt": ' + b"[" * 100_000, "nested too deeply"),
+        ([CANARY], "not a JSON object"),
+        (CANARY, "not a JSON object"),
+        ({"content": CANARY}, 'has none of "body", "messages", "prompt"'),
+        ({"prompt": CANARY, "messages": []}, 'has "messages" and "prompt"'),
+        ({"prompt": [CANARY]}, "prompt must be a string"),
+        ({"messages": CANARY}, "messages must be an array of objects"),
+        ({"messages": [CANARY]}, "messages must be an array of objects"),
+        ({"messages": []}, "messages is empty"),
+        ({"prompt": CANARY, "model": 3}, "model must be a string"),
+        ({"prompt": CANARY, "model": ""}, "model is empty"),
+        ({"prompt": CANARY, "custom_id": 3}, "custom_id must be a string"),
+        ({"prompt": CANARY, "custom_id": None}, "custom_id must be a string"),
+        ({"prompt": CANARY, "custom_id": ""}, "custom_id is empty"),
+        (batch(body=CANARY), "body must be an object"),
+        (batch(body={"model": "m", "input": CANARY}), "has no messages in its body"),
+        (batch(url="/v1/embeddings"), "has no input in its body"),
+        (batch(url=...), "has no url"),
+        (batch(url=5), "url must be a string"),
+        (batch(url="/v1/audio\x1b[2J"), r"got '/v1/audio\x1b[2J'"),
+        (batch(method="GET"), "method must be POST, got 'GET'"),
+        (batch(method=None), "method must be a string"),
+    ],
+)
+def test_what_is_wrong_is_said_without_the_prompt(line, said):
+    with pytest.raises(RowError) as raised:
+        parse(line)
+    assert said in str(raised.value)
+    assert CANARY not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_row_without_any_model_is_refused():
+    with pytest.raises(RowError, match="names no model, and no --model stands in"):
+        parse({"prompt": "x"}, model=None)
+
+
+def test_ids_up_to_512_characters():
+    assert parse({"prompt": "x", "custom_id": "é" * 512}).custom_id == "é" * 512
+    with pytest.raises(RowError) as raised:
+        parse({"prompt": "x", "custom_id": "\x1b[31m" * 200_000})
+    assert "has 1,000,000 characters, more than 512" in str(raised.value)
+    assert len(str(raised.value)) < 200
+    assert str(raised.value).isprintable()
+
+
+def test_the_prompt_is_not_in_the_repr():
+    assert CANARY not in repr(parse(batch()))
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_row_or_an_error(line):
+    said = ""
+    try:
+        json.loads(parse(line).body)
+    except RowError as error:
+        said = str(error)
+    assert said.isprintable()
+
+
+KEYS = ["custom_id", "body", "url", "method", "prompt", "messages"]
+VALUES = st.recursive(
+    st.sampled_from([None, "POST", "/v1/embeddings", "", 5, True]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["messages", "input", "model"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES))
+def test_any_object_is_a_row_or_an_error(line):
+    said = ""
+    try:
+        parse(line)
+    except RowError as error:
+        said = str(error)
+    assert said.isprintable()

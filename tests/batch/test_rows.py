@@ -1,0 +1,200 @@
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from stormbreak.batch.rows import Rows
+from stormbreak.errors import ConfigurationError
+
+
+def line(custom_id=None, **more):
+    given = {} if custom_id is None else {"custom_id": custom_id}
+    return json.dumps({**given, "prompt": "CANARY-PROMPT", **more}).encode()
+
+
+@pytest.fixture
+def read(tmp_path):
+    opened = []
+
+    def read(content, model="m"):
+        path = tmp_path / "in.jsonl"
+        path.write_bytes(content)
+        opened.append(Rows.read(path, model=model))
+        return opened[-1]
+
+    yield read
+    for rows in opened:
+        rows.close()
+
+
+def refused(read, content, **options):
+    with pytest.raises(ConfigurationError) as raised:
+        read(content, **options)
+    said = str(raised.value)
+    assert "\n" not in said
+    assert "CANARY-PROMPT" not in said
+    return said
+
+
+def test_rows_are_read_again_by_index(read):
+    rows = read(b"\n".join(line(f"id {n}", n=n) for n in range(1000)))
+    assert len(rows) == 1000
+    for index in (999, 0, 500):
+        row = rows.row_at(index)
+        assert (row.index, row.custom_id) == (index, f"id {index}")
+        assert json.loads(row.body)["n"] == index
+        assert rows.find(row.custom_id) == index
+    assert rows.find("id 1000") is None
+
+
+def test_bom_crlf_blank_lines_and_a_last_line_without_newline(read):
+    rows = read(b"\xef\xbb\xbf" + line() + b"\r\n\r\n  \n" + line() + b"\n\n" + line("c"))
+    assert [rows.row_at(n).custom_id for n in range(len(rows))] == ["row-1", "row-4", "c"]
+    assert [rows.find(name) for name in ("row-1", "row-4", "c")] == [0, 1, 2]
+
+
+def test_blank_lines_before_the_bom_line_and_after_the_end(read):
+    rows = read(b"\xef\xbb\xbf\n" + line("a") + b"\n\n\n")
+    assert [rows.row_at(n).custom_id for n in range(len(rows))] == ["a"]
+
+
+def test_the_fingerprint_is_that_of_every_byte(read):
+    first = read(line("a") + b"\n").fingerprint
+    assert read(line("a") + b"\n").fingerprint == first
+    assert read(line("a") + b"\n\n").fingerprint != first
+    assert read(line("a", model="other") + b"\n").fingerprint != first
+
+
+def test_the_first_error_names_file_and_line(read, tmp_path):
+    said = refused(read, line("a") + b"\n\n" + b'{"prompt": CANARY-PROMPT}\n')
+    assert said == f"{tmp_path}/in.jsonl:3: broken JSON at byte 11"
+
+
+def test_duplicates_name_both_lines_and_the_id(read, tmp_path):
+    said = refused(read, line("a") + b"\n\n" + line("b") + b"\n" + line("a"))
+    assert said == f"{tmp_path}/in.jsonl:4: custom_id 'a' stands on line 1 already"
+
+
+def test_neighbouring_duplicates(read):
+    assert "stands on line 1 already" in refused(read, line("a") + b"\n" + line("a"))
+
+
+def test_an_id_may_not_be_that_of_a_line_without_one(read):
+    assert "'row-2' stands on line 1 already" in refused(read, line("row-2") + b"\n" + line())
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[31mred\x1b[0m", "a\nb\r\tc", "[bold]x[/bold]", "\u202etxt", "x" * 500]
+)
+def test_hostile_ids_work_and_are_shown_harmless(read, name):
+    rows = read(line(name))
+    assert rows.row_at(rows.find(name)).custom_id == name
+    said = refused(read, line(name) + b"\n" + line(name))
+    assert said.isprintable()
+    assert len(said.split("custom_id ")[1]) < 100
+
+
+def test_an_id_of_a_megabyte_is_refused_in_few_words(read):
+    said = refused(read, line("\x07" * 2**20))
+    assert "has 1,048,576 characters, more than 512" in said
+    assert len(said.split("custom_id ")[1]) < 120
+
+
+def test_hash_collisions_are_no_duplicates(read, monkeypatch):
+    monkeypatch.setattr("stormbreak.batch.ids.IdTable.__init__.__kwdefaults__", {"hashed": len})
+    rows = read(b"\n".join(line(f"{n:03}") for n in range(50)))
+    assert [rows.find(f"{n:03}") for n in range(50)] == list(range(50))
+    assert rows.find("999") is None
+    assert "'007' stands on line 8 already" in refused(
+        read, b"\n".join(line(f"{n:03}") for n in [*range(50), 7])
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n"])
+def test_an_input_without_rows(read, content):
+    assert "the input holds no rows" in refused(read, content)
+
+
+def test_invalid_utf8_names_its_line(read):
+    assert "in.jsonl:2: invalid UTF-8 at byte 14" in refused(
+        read, line("a") + b'\n{"prompt": "xy\xff"}'
+    )
+    assert "in.jsonl:1: invalid UTF-8" in refused(read, line("a").decode().encode("utf-16"))
+
+
+def test_a_missing_model(read):
+    assert "in.jsonl:2: names no model" in refused(
+        read, line("a", model="m") + b"\n" + line("b"), model=None
+    )
+
+
+def test_a_line_without_end_is_not_read_into_memory(read, monkeypatch):
+    monkeypatch.setattr("stormbreak.batch.rows.LINE_LIMIT", 1000)
+    assert "in.jsonl:1: longer than 1,000 bytes" in refused(read, b" " * 5000)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "cannot read the input: no such file or directory"),
+        (lambda path: path.mkdir(), "cannot read the input: not a regular file"),
+        (os.mkfifo, "cannot read the input: not a regular file"),
+    ],
+)
+def test_inputs_that_are_no_files(tmp_path, make, said):
+    path = tmp_path / "in\x1b[2J.jsonl"
+    make(path)
+    with pytest.raises(ConfigurationError) as raised:
+        Rows.read(path)
+    assert said in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(read, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(line())
+    path.chmod(0)
+    with pytest.raises(ConfigurationError, match="cannot read the input: permission denied"):
+        Rows.read(path)
+
+
+def test_standard_input_is_refused():
+    with pytest.raises(ConfigurationError, match=r"must be a file, not - \(stdin\)"):
+        Rows.read(Path("-"))
+
+
+def test_an_input_changed_under_way_is_noticed(read, tmp_path):
+    rows = read(line("first") + b"\n" + line("other") + b"\n")
+    (tmp_path / "in.jsonl").write_bytes(line("other") + b"\n" + line("first") + b"\n")
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl:1: was changed while the run"):
+        rows.row_at(0)
+    (tmp_path / "in.jsonl").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match=r"in\.jsonl:2: was changed while the run"):
+        rows.row_at(1)
+
+
+def test_no_descriptor_stays_open(read):
+    before = len(list(Path("/dev/fd").iterdir()))
+    refused(read, b"{")
+    with read(line("a")) as rows:
+        assert len(rows) == 1
+    rows.close()
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_300_000_rows_take_little_memory(tmp_path):
+    path = tmp_path / "in.jsonl"
+    with path.open("w") as file:
+        file.writelines(f'{{"custom_id":"document-{n}","prompt":"x"}}\n' for n in range(300_000))
+    tracemalloc.start()
+    with Rows.read(path, model="m") as rows:
+        held, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(rows) == 300_000
+        assert rows.nbytes / len(rows) <= 40
+        assert held / len(rows) <= 40
+        assert peak / len(rows) <= 60
+        assert rows.row_at(299_999).custom_id == "document-299999"

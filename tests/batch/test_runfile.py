@@ -1,0 +1,138 @@
+import json
+import stat
+
+import pytest
+
+from stormbreak.batch.runfile import check, read_run, record
+from stormbreak.errors import ConfigurationError
+
+OPTIONS = {"model": "m", "concurrency": 10, "api_key_env": "KEY", "timeout": None}
+
+
+def begin(files, rows, now=1000.0, **changes):
+    options = OPTIONS | changes
+    return record(files, rows, options, last=check(files, rows, options), now=now)
+
+
+def refused(files, rows, tree, **changes):
+    before = tree()
+    with pytest.raises(ConfigurationError) as raised:
+        check(files, rows, OPTIONS | changes)
+    assert tree() == before
+    return str(raised.value)
+
+
+def test_what_is_written(files, make_rows):
+    rows = make_rows("a", "b")
+    assert begin(files, rows) == ()
+    assert json.loads(files.run.read_bytes()) == {
+        "version": 1,
+        "input": str(rows.path),
+        "fingerprint": rows.fingerprint,
+        "rows": 2,
+        "options": OPTIONS,
+        "started_at": 1000.0,
+    }
+    assert stat.S_IMODE(files.run.stat().st_mode) == 0o600
+    assert "about" not in files.run.read_text()
+
+
+def test_the_same_command_goes_on(files, make_rows):
+    rows = make_rows("a")
+    begin(files, rows)
+    files.output.write_text("something")
+    assert begin(files, rows, now=2000.0) == ()
+    assert read_run(files).started_at == 1000.0
+
+
+def test_the_input_may_move(files, make_rows):
+    begin(files, make_rows("a"))
+    moved = make_rows("a", name="moved.jsonl")
+    assert begin(files, moved) == ()
+    assert read_run(files).input == str(moved.path)
+
+
+def test_other_options_are_kept_and_named(files, make_rows):
+    rows = make_rows("a")
+    begin(files, rows)
+    assert begin(files, rows, concurrency=20, base_url="http://x") == ("base_url", "concurrency")
+    assert read_run(files).options == OPTIONS | {"concurrency": 20, "base_url": "http://x"}
+    assert begin(files, rows, concurrency=20, base_url="http://x") == ()
+
+
+def test_the_model_may_not_change(files, make_rows, tree):
+    rows = make_rows("a")
+    begin(files, rows)
+    said = refused(files, rows, tree, model="\x1b[1m")
+    assert said == rf"{files.output}: was begun with --model m, now with --model \x1b[1m"
+    assert refused(files, rows, tree, model=None).endswith("now without --model")
+
+
+@pytest.mark.parametrize("ids", ["ac", "abc", "a"])
+def test_another_input_is_refused(files, make_rows, tree, ids):
+    mine = make_rows("a", "b")
+    begin(files, mine)
+    other = make_rows(*ids, name="other.jsonl")
+    said = refused(files, other, tree)
+    assert f"{files.output}: belongs to a run of {mine.path} (2 rows)" in said
+    assert f"{other.path} ({len(ids)} rows) has other content" in said
+
+
+@pytest.mark.parametrize("name", ["output", "failed"])
+def test_files_of_somebody_else_are_left_alone(files, make_rows, tree, name):
+    getattr(files, name).write_text("precious")
+    said = refused(files, make_rows("a"), tree)
+    assert f"{getattr(files, name)}: exists, and no out.jsonl.run says" in said
+
+
+def test_an_empty_output_is_nobodys(files, make_rows):
+    files.output.touch()
+    assert check(files, make_rows("a"), OPTIONS) is None
+
+
+@pytest.mark.parametrize("name", ["output", "failed", "run", "lock"])
+def test_the_input_is_none_of_the_outputs(files, make_rows, tree, name):
+    rows = make_rows("a")
+    getattr(files, name).hardlink_to(rows.path)
+    assert f"{getattr(files, name)}: is the input" in refused(files, rows, tree)
+
+
+def test_places_where_no_output_can_be(files, make_rows, tree):
+    files.output.mkdir()
+    assert "out.jsonl: not a regular file" in refused(files, make_rows("a"), tree)
+
+
+def test_a_directory_that_is_not_there(tmp_path, files, make_rows, tree):
+    lost = type(files).of(tmp_path / "none" / "out.jsonl")
+    assert "none/out.jsonl: no such directory" in refused(lost, make_rows("a"), tree)
+
+
+def test_a_name_that_is_too_long(tmp_path, files, make_rows, tree):
+    long = type(files).of(tmp_path / ("x" * 300))
+    assert "file name too long" in refused(long, make_rows("a"), tree)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version":1}', b"\xff", b"[" * 100_000])
+def test_a_run_file_that_is_none(files, make_rows, tree, content):
+    files.run.write_bytes(content)
+    assert "out.jsonl.run: not a run file of stormbreak" in refused(files, make_rows("a"), tree)
+
+
+def test_a_run_file_of_another_time(files, make_rows, tree):
+    rows = make_rows("a")
+    begin(files, rows)
+    files.run.write_bytes(files.run.read_bytes().replace(b'"version": 1', b'"version": 2'))
+    said = refused(files, rows, tree)
+    assert "written by another stormbreak (format 2, not 1)" in said
+
+
+def test_a_full_disk(files, make_rows, file_limit):
+    rows = make_rows("a")
+    begin(files, rows)
+    before = files.run.read_bytes()
+    with (
+        file_limit(20),
+        pytest.raises(ConfigurationError, match=r"\.run: cannot write: file too l"),
+    ):
+        begin(files, rows, concurrency=20)
+    assert files.run.read_bytes() == before

@@ -1,0 +1,97 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from stormbreak.batch.lines import Response
+from stormbreak.batch.lock import held
+from stormbreak.batch.store import open_store
+from stormbreak.errors import ConfigurationError
+
+OK = Response(status_code=200, body=b"{}")
+OPTIONS = {"model": "m"}
+
+
+def test_a_run_and_the_next(files, make_rows):
+    rows = make_rows("a", "b", "c")
+    with open_store(files.output, rows, options=OPTIONS) as store:
+        assert held(store.files)
+        assert store.files.run.exists()
+        store.journal.succeed(rows.row_at(1), OK)
+    assert not held(files)
+    with open_store(files.output, rows, options=OPTIONS | {"rpm": 5}) as store:
+        assert store.changed == ("rpm",)
+        assert store.journal.done == 1
+        assert [rows.row_at(index).custom_id for index in store.journal.left()] == ["a", "c"]
+
+
+def test_what_is_refused_stays_untouched(files, make_rows, tree):
+    rows = make_rows("a")
+    files.output.write_text("precious")
+    before = tree()
+    with pytest.raises(ConfigurationError), open_store(files.output, rows, options=OPTIONS):
+        pytest.fail("ran over a file of somebody else's")
+    assert tree() == before
+
+
+def test_a_broken_output_leaves_the_run_file_as_it_was(files, make_rows, tree):
+    rows = make_rows("a")
+    with open_store(files.output, rows, options=OPTIONS):
+        pass
+    files.output.write_bytes(b"broken\n" * 2)
+    before = tree()
+    again = open_store(files.output, rows, options=OPTIONS | {"rpm": 5})
+    with pytest.raises(ConfigurationError, match=r"out\.jsonl:1: not a line of batch"), again:
+        pytest.fail("ran over a broken file")
+    assert tree() == before
+    assert not held(files)
+
+
+def test_two_runs_at_once(files, make_rows):
+    rows = make_rows("a")
+    first, second = (open_store(files.output, rows, options=OPTIONS) for _ in range(2))
+    with first, pytest.raises(ConfigurationError, match="another run is writing to"), second:
+        pytest.fail("two runs on one output")
+
+
+def test_what_was_written_is_kept_when_the_run_fails(files, make_rows):
+    rows = make_rows("a", "b")
+
+    def run():
+        with open_store(files.output, rows, options=OPTIONS) as store:
+            store.journal.succeed(rows.row_at(0), OK)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        run()
+    assert not held(files)
+    with open_store(files.output, rows, options=OPTIONS) as store:
+        assert store.journal.done == 1
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from stormbreak.batch.lines import Response
+from stormbreak.batch.rows import Rows
+from stormbreak.batch.store import open_store
+rows = Rows.read(Path(sys.argv[1]), model="m")
+with open_store(Path(sys.argv[2]), rows, options={"model": "m"}) as store:
+    for index in list(store.journal.left())[:300]:
+        store.journal.succeed(rows.row_at(index), Response(status_code=200, body=b"{}"))
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_kill_9_loses_no_line_that_was_written(files, make_rows):
+    rows = make_rows(*(f"id {number}" for number in range(1000)))
+    for _ in range(3):
+        command = [sys.executable, "-c", KILLED, rows.path, files.output]
+        assert subprocess.run(command, check=False).returncode == -9
+    with open_store(files.output, rows, options=OPTIONS) as store:
+        assert store.journal.done == 900
+        for index in store.journal.left():
+            store.journal.succeed(rows.row_at(index), OK)
+    ids = [json.loads(line)["custom_id"] for line in files.output.read_bytes().splitlines()]
+    assert ids == [rows.row_at(index).custom_id for index in range(1000)]
