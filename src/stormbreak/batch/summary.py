@@ -1,0 +1,58 @@
+"""What a run came to, for eyes and for scripts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stormbreak.batch.runner import End, Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Rows are counted over all runs on this OUTPUT, the rest over this run alone. Times are seconds."""
+
+    input: str
+    output: str
+    end: str
+    total: int
+    successful: int
+    failed: int
+    left: int
+    answered: int  # rows answered by this run
+    elapsed: float
+    throughput: float  # answered rows per second
+    attempts: int
+    retries: int
+    verdicts: Mapping[str, int]  # of this run's attempts
+    circuits_opened: int
+    cooldowns: int
+    waited: float  # seconds spent in queues, cooldowns and backoff, over all calls
+    input_tokens: int
+    output_tokens: int
+
+
+def summarise(
+    runner: Runner, end: End, *, output: str, done_before: int, elapsed: float
+) -> Summary:
+    """Sum up a run that has ended."""
+    journal, counts, total = runner.journal, runner.counts, len(runner.rows)
+    answered = journal.done - done_before
+    return Summary(
+        input=str(runner.rows.path),
+        output=output,
+        end=end.value,
+        total=total,
+        successful=journal.done,
+        failed=journal.failed,
+        left=total - journal.done - journal.failed,
+        answered=answered,
+        elapsed=round(elapsed, 3),
+        throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,
+        attempts=counts.attempts,
+        retries=counts.retries,
+        verdicts=dict(counts.verdicts.most_common()),
+        circuits_opened=counts.circuits_opened,
+        cooldowns=counts.cooldowns,
+        waited=round(counts.waited, 3),
+        input_tokens=counts.input_tokens,
+        output_tokens=counts.output_tokens,
+    )
