@@ -51,23 +51,17 @@ def parse_row(line: bytes, *, index: int, number: int, model: str | None) -> Row
     """Read the row on line `number`. `model` stands in where the row names none; else the row's own wins."""
     fields = _object(line)
     custom_id = _custom_id(fields.pop("custom_id", None), number)
-    forms = [form for form in _FORMS if form in fields]
-    if len(forms) != 1:
-        said = " and ".join(f'"{form}"' for form in forms)
-        raise RowError(f"has {said}: one is enough" if forms else f"has none of {_list(_FORMS)}")
+    form = _form(fields)
     method, url = fields.pop("method", None), fields.pop("url", None)
-    endpoint = _endpoint(method, url, needed=forms == ["body"])
-    if forms == ["body"]:
-        raw = fields["body"]
-        body = _typed(_OBJECT, raw, "body must be an object")
+    endpoint = _endpoint(method, url, needed=form == "body")
+    if form == "body":
+        given = _typed(_OBJECT, fields["body"], "body must be an object")
     else:
-        raw, body = None, _spelled_out(fields)
-    _check(body, endpoint)
-    if "model" not in body:
-        if not model:
-            raise RowError("names no model, and no --model stands in")
-        raw, body["model"] = None, Raw(encode(model))
-    packed = encode(body) if raw is None else bytes(raw)
+        given = _spelled_out(fields)
+    _check(given, endpoint)
+    body = _with_model(given, model)
+    untouched = form == "body" and body is given
+    packed = bytes(fields["body"]) if untouched else encode(body)
     return Row(index=index, custom_id=custom_id, endpoint=endpoint, body=packed)
 
 
@@ -107,6 +101,15 @@ def _custom_id(raw: Raw | None, number: int) -> str:
     return custom_id
 
 
+def _form(fields: _Fields) -> str:
+    forms = [form for form in _FORMS if form in fields]
+    if not forms:
+        raise RowError('has none of "body", "messages", "prompt"')
+    if len(forms) > 1:
+        raise RowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
+    return forms[0]
+
+
 def _endpoint(method: Raw | None, url: Raw | None, *, needed: bool) -> str:
     if method is not None:
         verb = _typed(_STRING, method, "method must be a string")
@@ -142,12 +145,16 @@ def _check(body: _Fields, endpoint: str) -> None:
         raise RowError("model is empty")
 
 
+def _with_model(body: _Fields, model: str | None) -> _Fields:
+    if "model" in body:
+        return body
+    if not model:
+        raise RowError("names no model, and no --model stands in")
+    return body | {"model": Raw(encode(model))}
+
+
 def _typed(decoder: Decoder[_T], raw: Raw, complaint: str) -> _T:
     try:
         return decoder.decode(raw)
     except ValidationError:
         raise RowError(complaint) from None
-
-
-def _list(names: tuple[str, ...]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
