@@ -1,4 +1,4 @@
-"""What became of every row, on disk and in one byte each: left, answered or failed.
+"""What became of every row, on disk and in one byte each: left, answered, failed, or refused for good.
 
 OUTPUT takes each answer once, the failed file takes every failure; both are only ever appended to. A line is
 written at once and counts when it is durable: `flush` syncs all that was written before, and then counts it.
@@ -26,10 +26,12 @@ from stormbreak.batch.lines import (
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
 from stormbreak.errors import ConfigurationError
+from stormbreak.types import TREATMENTS, Verdict
 
 _LEFT: Final = 0
 _DONE: Final = 1
-_FAILED: Final = 2
+_FAILED: Final = 2  # but may be tried again
+_REFUSED: Final = 3  # for good: sent again, it would fail again
 
 
 class Journal:
@@ -55,7 +57,7 @@ class Journal:
         failed_end = self._replay(files.failed, _FAILED)
         output_end = self._replay(files.output, _DONE)
         self.done = self._states.count(_DONE)
-        self.failed = self._states.count(_FAILED)
+        self.failed = self._states.count(_FAILED) + self._states.count(_REFUSED)
         self._output.mend(output_end)
         if files.failed.exists():
             self._failed.mend(failed_end)
@@ -65,13 +67,13 @@ class Journal:
         """Lines written that are not durable yet."""
         return len(self._pending)
 
-    def left(self, *, again: bool = True) -> Iterator[int]:
-        """Yield the rows without an answer, in input order; with `again` also those that failed before.
+    def left(self) -> Iterator[int]:
+        """Yield the rows without an answer, in input order, but for those that failed for good.
 
         Reads the states as they are when it gets there: one pass per run, or rows still under way come twice.
         """
         for index, state in enumerate(self._states):
-            if state == _LEFT or (again and state == _FAILED):
+            if state in (_LEFT, _FAILED):
                 yield index
 
     def succeed(self, row: Row, response: Response) -> None:
@@ -84,7 +86,7 @@ class Journal:
         """Write that `row` failed, and what the provider said, if it did."""
         self._require_unanswered(row)
         self._failed.append(failure_line(row.custom_id, failure, response))
-        self._move(row.index, _FAILED)
+        self._move(row.index, _failed_state(failure.verdict))
 
     def flush(self) -> int:
         """Make durable and count what was written before the call; return the number of lines."""
@@ -94,7 +96,7 @@ class Journal:
             self._failed.sync()
             moves = self._pending[:count]
             self.done += sum(after == _DONE for _, after in moves)
-            self.failed += sum((after == _FAILED) - (before == _FAILED) for before, after in moves)
+            self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)
             del self._pending[:count]
             return count
 
@@ -103,7 +105,7 @@ class Journal:
         self.flush()
         self._failed.close()
         path = self._files.failed
-        if _FAILED not in self._states:
+        if _FAILED not in self._states and _REFUSED not in self._states:
             self._drop_failed()
             return
         ends = array("Q", bytes(8 * len(self._states)))
@@ -111,7 +113,7 @@ class Journal:
             ends[index] = entry.end
         with replacing(path) as file:
             for index, entry in placed(path, self._rows):
-                if ends[index] == entry.end and self._states[index] == _FAILED:
+                if ends[index] == entry.end and self._states[index] >= _FAILED:
                     file.write(entry.raw)
 
     def close(self) -> None:
@@ -127,7 +129,7 @@ class Journal:
         for index, entry in placed(path, self._rows):
             if state == _DONE:
                 self._check_answer(path, entry.number, entry.custom_id, entry.verdict, index)
-            self._states[index] = state
+            self._states[index] = _failed_state(entry.verdict) if state == _FAILED else state
             end = entry.end
         return end
 
@@ -157,3 +159,11 @@ class Journal:
             remove(self._files.failed)
         except OSError as error:
             raise OutputError(f"{path_of(self._files.failed)}: {reason(error)}") from error
+
+
+def _failed_state(verdict: str | None) -> int:
+    """Tell failures that another run may mend from those that it would only repeat."""
+    known = Verdict(verdict) if verdict in set(Verdict) else None
+    if known in (None, Verdict.REJECTED, Verdict.CANCELLED):
+        return _FAILED
+    return _FAILED if TREATMENTS[known].retry else _REFUSED
