@@ -16,6 +16,7 @@ from stormbreak.errors import ConfigurationError
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
+        "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
     }
 )
