@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         return exit_.exit_code
     except click.Abort:
         return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except ConfigurationError as error:

@@ -34,6 +34,11 @@ def refuse_named(table: dict[str, Any], path: str = "") -> None:
         _refuse_value(join(path, key), key, value)
 
 
+def holds_token(text: str) -> bool:
+    """Whether a word of `text` looks like a secret."""
+    return any(_TOKEN.fullmatch(word) for word in re.split(r"[\s'\"`]", text))
+
+
 def _refuse_value(path: str, key: str, value: Any) -> None:
     if isinstance(value, dict):
         refuse_named(value, path)

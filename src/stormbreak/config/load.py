@@ -67,8 +67,11 @@ def _parsed(text: str) -> Table:
     leaks.refuse_familiar(text)
     try:
         table = tomllib.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"broken TOML: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        reason = "a key that looks like a secret" if leaks.holds_token(str(error)) else error
+        raise ConfigurationError(f"broken TOML: {reason}") from None
+    except ValueError:  # Python refuses to read an integer of thousands of digits
+        raise ConfigurationError("a number in it is too long") from None
     leaks.refuse_named(table)
     return table
 

@@ -31,13 +31,14 @@ def line_for(error: ValidationError) -> str:
     place = place_of(first["loc"])
     kind = first["type"]
     if kind == "extra_forbidden":
-        return unknown(place.path, str(first["loc"][-1]), place.keys)
+        known = place.keys if first["loc"][1:] else ("preset", *place.keys)
+        return unknown(place.path, str(first["loc"][-1]), known)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         given = first["input"].get("kind", "nothing")
         return must(join(place.path, "kind"), one_of(kinds_of(place.hint)), given)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigurationError):  # a value of core has refused itself
-        return join(place.path, str(cause))
+        return f"{place.path}.{cause}" if place.path else str(cause)
     return must(place.path, _wanted(first, place), first["input"])
 
 
@@ -45,7 +46,7 @@ def unknown(path: str, key: str, known: Iterable[str]) -> str:
     """Say that there is no such key, and which was perhaps meant."""
     nearest = get_close_matches(key, known, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
-    return f"{_shown_path(path)} is no key of a policy; {hint}"
+    return f"{path} is no key of a policy; {hint}"
 
 
 def must(path: str, wanted: str, given: Any) -> str:
@@ -55,7 +56,8 @@ def must(path: str, wanted: str, given: Any) -> str:
 
 def one_of(words: Iterable[str]) -> str:
     """List the words that are allowed."""
-    return f"one of {', '.join(words)}"
+    *others, last = words
+    return f"one of {', '.join(others)}, {last}" if others else last
 
 
 def shown(value: Any) -> str:
@@ -74,7 +76,3 @@ def _wanted(error: ErrorDetails, place: Place) -> str:
     else:
         wanted = error["msg"]
     return f'{wanted} or "{NONE}"' if may_be_none(place.hint) else wanted
-
-
-def _shown_path(path: str) -> str:
-    return path if path.isprintable() and len(path) <= 2 * LONGEST else shown(path)

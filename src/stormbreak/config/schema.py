@@ -5,15 +5,18 @@ and NaN are refused at every level, parts with several kinds are told apart by `
 themselves when they are built. This is the only package that knows pydantic.
 """
 
+import json
+import re
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial, reduce
 from operator import or_
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from stormbreak.core.policy import Policy
@@ -21,6 +24,9 @@ from stormbreak.core.policy import Policy
 NONE = "none"
 """How a file says None: unbounded, or a part that is left out. TOML has no null."""
 
+LONGEST_KEY = 40  # characters of a key that are shown
+
+_BARE = re.compile(r"[\w-]{1,40}", re.ASCII)
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -85,7 +91,9 @@ def word_for(member: Enum) -> str:
 
 
 def join(path: str, key: str) -> str:
-    """`path` with one more key."""
+    """`path` with one more key, quoted and cut where it is none that anybody would write."""
+    if not _BARE.fullmatch(key):
+        key = json.dumps(key[:LONGEST_KEY])
     return f"{path}.{key}" if path else key
 
 
@@ -101,7 +109,10 @@ def _checked(hint: Any) -> Any:
         together = reduce(or_, (_checked_part(part) for part in parts))
         return Annotated[together, pydantic.Field(discriminator="kind")] if parts[1:] else together
     if get_origin(hint) is tuple:
-        return Annotated[tuple[_checked(get_args(hint)[0]), ...], pydantic.Field(strict=False)]
+        items = GenericAlias(tuple, (_checked(get_args(hint)[0]), ...))
+        return Annotated[items, pydantic.Field(strict=False)]
+    if hint is float:
+        return Annotated[float, WrapValidator(_as_given)]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return Annotated[str, AfterValidator(partial(_member, hint))]
     return hint
@@ -136,6 +147,12 @@ def _build(part: type, model: pydantic.BaseModel) -> Any:
 
 def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value == NONE else value
+
+
+def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
+    """Accept what is a float or a whole number, and leave it as it was written."""
+    check(value)
+    return value
 
 
 def _member(enumeration: type[Enum], word: str) -> Enum:
