@@ -1,8 +1,8 @@
 """Reading a policy file, on top of a preset."""
 
+import os
 import tomllib
 from collections.abc import Mapping
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ LARGEST = 1024 * 1024  # bytes
 Table = dict[str, Any]
 
 
-def load_policy(path: str | PathLike[str]) -> Policy:
+def load_policy(path: str | os.PathLike[str]) -> Policy:
     """Read the policy in a TOML file.
 
     Raises:
@@ -42,10 +42,11 @@ def resolve_policy(name_or_path: str) -> Policy:
     """
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
-    if Path(name_or_path).suffix or "/" in name_or_path or Path(name_or_path).exists():
+    looks_like_a_file = "/" in name_or_path or name_or_path.endswith(".toml")
+    if looks_like_a_file or os.path.exists(name_or_path):  # noqa: PTH110 - Path raises for odd names
         return load_policy(name_or_path)
-    known = ", ".join(PRESETS)
-    raise ConfigurationError(f"{name_or_path!r} is neither a preset ({known}) nor a file")
+    name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
+    raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
 
 
 def _read(path: Path) -> str:
@@ -54,6 +55,8 @@ def _read(path: Path) -> str:
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}") from None
+    except ValueError:  # a null character
+        raise ConfigurationError("cannot be read: not a file name") from None
     if len(content) > LARGEST:
         raise ConfigurationError(f"too large for a policy: more than {LARGEST} bytes")
     try:
