@@ -16,6 +16,7 @@ from stormbreak.errors import ConfigurationError
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
+        "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
     }
 )
@@ -51,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         return exit_.exit_code
     except click.Abort:
         return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except ConfigurationError as error:

@@ -1,1 +1,10 @@
-"""Policies from presets and TOML files, with errors that name the key and the value."""
+"""Policies from presets and TOML files, with errors that name the key and the value.
+
+`load_policy` reads a file, `resolve_policy` takes a preset's name or a file, `describe` writes a policy as a
+file that reads back to the same policy. A file is data: nothing in it is evaluated, imported or run.
+"""
+
+from stormbreak.config.describe import describe
+from stormbreak.config.load import load_policy, resolve_policy
+
+__all__ = ["describe", "load_policy", "resolve_policy"]

@@ -1,0 +1,25 @@
+"""`stormbreak config`: is a policy file right, and what does it come to."""
+
+import click
+
+from stormbreak.config import describe, load_policy, resolve_policy
+
+
+@click.group()
+def command() -> None:
+    """Check a policy file, or show what a policy comes to."""
+
+
+@command.command()
+@click.argument("file")
+def check(file: str) -> None:
+    """Say whether FILE is a policy; exit 2 with the first mistake if it is not."""
+    load_policy(file)
+    click.echo(f"{file}: ok")
+
+
+@command.command()
+@click.argument("policy", metavar="FILE|PRESET")
+def show(policy: str) -> None:
+    """Print every value of a policy, as the TOML file that would give it."""
+    click.echo(describe(resolve_policy(policy)), nl=False)

@@ -1,0 +1,72 @@
+"""A policy as the TOML text that gives it: every value, with its unit.
+
+Written by hand: a policy needs four kinds of value and tables, and the units are the reason for the text.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from stormbreak.config.plain import plain
+from stormbreak.config.schema import join
+from stormbreak.core.policy import Policy
+
+UNITS: Mapping[str, str] = MappingProxyType(
+    {
+        "deadline": "seconds for a call, over all attempts and waits",
+        "patience": "seconds a call may spend unserved",
+        "attempt_timeout": "seconds for one attempt",
+        "idle_timeout": "seconds of silence within one attempt",
+        "fail_fast": "an open circuit rejects at once",
+        "priority": "who is served first when a queue stands",
+        "failures": "verdicts the breaker counts beyond its own",
+        "retry.attempts": "sends, the first included",
+        "retry.min_useful": "seconds that must be left for an attempt",
+        "retry.longest_wait": "seconds; a longer wait named by the server ends the call",
+        "retry.one_step_longer": "statuses after which the backoff is one step ahead",
+        "retry.backoff.seconds": "seconds",
+        "retry.backoff.base": "seconds before the first retry",
+        "retry.backoff.cap": "seconds at most, before jitter",
+        "retry.backoff.factor": "times the delay before",
+        "retry.backoff.share": "of the delay, up or down",
+        "retry.backoff.floor": "seconds at least",
+        "budget.ratio": "retries that a call earns",
+        "budget.cap": "retries at most",
+        "budget.decay": "seconds until 63 % of what was earned is gone",
+        "budget.lone_calls": "answers; a process with fewer has hardly any traffic",
+        "budget.lone_seconds": "seconds in which they are counted",
+        "budget.lone_retries": "failures in a row with a free retry there",
+        "breaker.open_for": "seconds",
+        "breaker.jitter": "of open_for, up or down",
+        "breaker.probes": "calls while half-open",
+        "breaker.at_once": "of them at the same time",
+        "breaker.close_at": "share of them that must succeed",
+        "breaker.any_failure_reopens": "one failed probe is enough",
+        "breaker.lease": "seconds a probe keeps its place",
+        "breaker.trip.threshold": "failures in a row",
+        "breaker.trip.share": "of the outcomes that failed",
+        "breaker.trip.calls": "outcomes at least",
+        "breaker.trip.seconds": "seconds that are looked back on",
+        "limit.in_flight": "attempts at once to one target",
+        "queue.size": "calls that wait for one target",
+        "queue.longest_pause": "seconds; a longer pause named by the server rejects",
+    }
+)
+"""What the number behind a key counts."""
+
+
+def describe(policy: Policy) -> str:
+    """Write the policy as a file that `load_policy` reads back to an equal one (infinite numbers apart)."""
+    return "\n".join(_lines(plain(policy), "")) + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Values before tables, as TOML wants it; TOML writes numbers, booleans, words and lists as JSON does."""
+    tables = {key: value for key, value in table.items() if isinstance(value, dict)}
+    for key in (key for key in table if key not in tables):
+        unit = UNITS.get(join(path, key))
+        yield f"{key} = {json.dumps(table[key])}" + (f"  # {unit}" if unit else "")
+    for key, value in tables.items():
+        yield f"\n[{join(path, key)}]"
+        yield from _lines(value, join(path, key))

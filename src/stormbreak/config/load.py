@@ -1,0 +1,114 @@
+"""Reading a policy file, on top of a preset."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stormbreak.config import leaks, mistakes
+from stormbreak.config.plain import plain
+from stormbreak.config.schema import reader
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import PRESETS
+from stormbreak.errors import ConfigurationError
+
+LARGEST = 1024 * 1024  # bytes
+
+Table = dict[str, Any]
+
+
+def load_policy(path: str | os.PathLike[str]) -> Policy:
+    """Read the policy in a TOML file.
+
+    Raises:
+        ConfigurationError: one line that names the file, the key and the value.
+    """
+    try:
+        return _policy(_parsed(_read(Path(path))))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: nested too deeply") from None
+
+
+def resolve_policy(name_or_path: str) -> Policy:
+    """The preset of that name; else the policy in the file of that name.
+
+    Raises:
+        ConfigurationError: there is neither, or the file is wrong.
+    """
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path]
+    looks_like_a_file = "/" in name_or_path or name_or_path.endswith(".toml")
+    if looks_like_a_file or os.path.exists(name_or_path):  # noqa: PTH110 - Path raises for odd names
+        return load_policy(name_or_path)
+    name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
+    raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise ConfigurationError(f"cannot be read: {error.strerror}") from None
+    except ValueError:  # a null character
+        raise ConfigurationError("cannot be read: not a file name") from None
+    if len(content) > LARGEST:
+        raise ConfigurationError(f"too large for a policy: more than {LARGEST} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"not UTF-8 text (line {line})") from None
+
+
+def _parsed(text: str) -> Table:
+    leaks.refuse_familiar(text)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason = "a key that looks like a secret" if leaks.holds_token(str(error)) else error
+        raise ConfigurationError(f"broken TOML: {reason}") from None
+    except ValueError:  # Python refuses to read an integer of thousands of digits
+        raise ConfigurationError("a number in it is too long") from None
+    leaks.refuse_named(table)
+    return table
+
+
+def _policy(table: Table) -> Policy:
+    base = _base(table.pop("preset", "interactive"))
+    try:
+        return reader().validate_python(overlay(plain(base), table, plain(Policy())))
+    except ValidationError as error:
+        raise ConfigurationError(mistakes.line_for(error)) from None
+
+
+def _base(preset: object) -> Policy:
+    if isinstance(preset, str) and preset in PRESETS:
+        return PRESETS[preset]
+    raise ConfigurationError(mistakes.must("preset", mistakes.one_of(PRESETS), preset))
+
+
+def overlay(base: Mapping[str, Any], over: Table, fresh: Mapping[str, Any]) -> Table:
+    """`base` with what `over` says.
+
+    A table in `over` changes the table of that name and keeps the rest of it, unless it names another `kind`:
+    that starts from the kind's own defaults. Where `base` has no such table, it starts from `fresh`.
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        below, unused = (side.get(key) for side in (base, fresh))
+        start = below if isinstance(below, dict) else unused
+        if isinstance(value, dict) and isinstance(start, dict) and _same_kind(start, value):
+            merged[key] = overlay(start, value, unused if isinstance(unused, dict) else {})
+        else:
+            merged[key] = value
+    return merged
+
+
+def _same_kind(below: Table, over: Table) -> bool:
+    return "kind" not in over or over["kind"] == below.get("kind")

@@ -1,0 +1,54 @@
+"""A policy that holds what looks like a key is refused, and the key is not told."""
+
+import pytest
+
+from stormbreak.config import load_policy
+from stormbreak.config.leaks import holds_token
+from stormbreak.errors import ConfigurationError
+
+CANARY = "sk-canary-4f9a81c2d7"
+TOKEN = "Zk39fjA0qLm2Xw7RtY5b"
+
+REFUSED = {
+    f'api_key = "{CANARY}"': "line 1 looks like it holds an API key",
+    f'[retry]\nkind = "{CANARY}"': "line 2 looks like it holds an API key",
+    f"# my key: {CANARY}": "line 1 looks like it holds an API key",
+    f'x = "Bearer {TOKEN}"': "line 1 looks like it holds an API key",
+    f"{CANARY} = 1": "line 1 looks like it holds an API key",
+    f'broken = "{CANARY}': "line 1 looks like it holds an API key",
+    'api_key = "hunter2"': "api_key looks like an API key",
+    '[retry]\napikey = "hunter2"': "retry.apikey looks like an API key",
+    '[retry.backoff]\nAuthorization = "hunter2"': "retry.backoff.Authorization looks like",
+    '[[x]]\nsecrets = ["hunter2"]': "x.secrets looks like an API key",
+    f'priority = "{TOKEN}"': "priority looks like an API key",
+    f'failures = ["{TOKEN}"]': "failures looks like an API key",
+    f'preset = "{TOKEN}"': "preset looks like an API key",
+    f"[retry]\n{TOKEN} = 1": "retry has a key that looks like a secret",
+    f"{TOKEN} = 1": "the file has a key that looks like a secret",
+    f"a = {{{TOKEN} = 1, {TOKEN} = 2}}": "broken TOML: a key that looks like a secret",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_key_is_refused_without_echoing_it(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.toml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_policy("policy.toml")
+    message = str(caught.value)
+    assert message.startswith(f"policy.toml: {REFUSED[text]}")
+    for secret in (CANARY, TOKEN, "hunter2"):
+        assert secret not in message
+
+
+def test_a_comment_about_ordinary_things_is_no_key(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(
+        "# since incident-2026-01-31, see docs/adr/0005-configuration.md; task-force-x\n"
+    )
+    load_policy(path)
+
+
+def test_ordinary_words_are_no_tokens():
+    assert not holds_token("proportional_jitter connect_failed longest_wait 2026-01-31 600")
+    assert holds_token(f"Duplicate inline table key '{TOKEN}'")

@@ -1,0 +1,144 @@
+"""What a policy file means."""
+
+import pytest
+
+from stormbreak.config import load_policy, resolve_policy
+from stormbreak.core.backoff import FullJitter, Linear, ProportionalJitter
+from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Priority, Verdict
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text):
+        path = tmp_path / "policy.toml"
+        path.write_text(text)
+        return load_policy(path)
+
+    return load
+
+
+def test_an_empty_file_is_the_default_policy(load):
+    assert load("") == Policy() == INTERACTIVE
+
+
+def test_a_file_says_all_that_a_policy_can_say(load):
+    policy = load(
+        """
+        preset = "batch"
+        deadline = 600
+        patience = "none"
+        fail_fast = true
+        priority = "background"
+        failures = ["throttled"]
+        budget = "none"
+        [retry]
+        attempts = 3
+        one_step_longer = [504, 529]
+        [retry.backoff]
+        kind = "linear"
+        base = 2
+        [breaker]
+        open_for = 7.5
+        [breaker.trip]
+        kind = "consecutive"
+        [limit]
+        kind = "fixed"
+        in_flight = 9
+        """
+    )
+    assert policy == Policy(
+        deadline=600,
+        patience=None,
+        fail_fast=True,
+        priority=Priority.BACKGROUND,
+        failures=(Verdict.THROTTLED,),
+        budget=None,
+        retry=RetryPolicy(attempts=3, one_step_longer=(504, 529), backoff=Linear(base=2)),
+        breaker=BreakerPolicy(open_for=7.5, trip=ConsecutiveFailures()),
+        limit=FixedLimit(in_flight=9),
+        queue=BATCH.queue,
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_file_may_be_just_a_preset(load, name):
+    assert load(f'preset = "{name}"') == PRESETS[name]
+
+
+def test_changing_part_of_a_preset_keeps_the_rest(load):
+    policy = load('preset = "article"\n[retry.backoff]\ncap = 30\n[breaker]\nprobes = 4')
+    assert policy.retry.backoff == ProportionalJitter(base=1, factor=2, cap=30, share=0.3)
+    assert policy.retry.one_step_longer == ARTICLE.retry.one_step_longer
+    assert policy.breaker.probes == 4
+    assert policy.breaker.trip == ARTICLE.breaker.trip
+    assert policy.limit == ARTICLE.limit
+
+
+def test_naming_the_kind_a_preset_has_already_keeps_the_rest(load):
+    policy = load('preset = "article"\n[retry.backoff]\nkind = "proportional_jitter"\nshare = 0.1')
+    assert policy.retry.backoff == ProportionalJitter(share=0.1)
+    assert load(
+        'preset = "article"\n[breaker.trip]\nkind = "consecutive"'
+    ).breaker.trip == ConsecutiveFailures(threshold=5)
+
+
+def test_a_changed_kind_starts_from_its_own_defaults(load):
+    policy = load(
+        'preset = "article"\n[retry.backoff]\nkind = "full_jitter"\n[breaker.trip]\nkind = "failure_rate"'
+    )
+    assert policy.retry.backoff == FullJitter()
+    assert policy.breaker.trip == FailureRate()
+    assert policy.breaker.open_for == ARTICLE.breaker.open_for
+
+
+def test_a_part_that_the_preset_leaves_out_starts_from_the_default(load):
+    policy = load('preset = "off"\n[breaker.trip]\nshare = 0.5')
+    assert policy.breaker == BreakerPolicy(trip=FailureRate(share=0.5))
+    assert policy.budget is None
+
+
+def test_a_part_may_be_left_out(load):
+    assert load('breaker = "none"\nbudget = "none"\ndeadline = "none"') == Policy(
+        breaker=None, budget=None, deadline=None
+    )
+
+
+def test_loading_changes_no_preset(load):
+    load('preset = "batch"\n[retry]\nattempts = 1\n[retry.backoff]\nbase = 9')
+    assert BATCH.retry == RetryPolicy()
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "p.toml").write_bytes(b"\xef\xbb\xbfdeadline = 5")
+    assert load_policy(tmp_path / "p.toml").deadline == 5
+
+
+def test_a_preset_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "off").write_text("deadline = 1")
+    assert resolve_policy("off") is OFF
+    assert resolve_policy("./off").deadline == 1
+
+
+def test_a_file_is_found_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("deadline = 2")
+    (tmp_path / "mine.toml").write_text("deadline = 3")
+    assert resolve_policy("mine").deadline == 2
+    assert resolve_policy("mine.toml").deadline == 3
+
+
+def test_a_name_that_is_neither_says_what_there_is():
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_policy("bacth")
+    assert (
+        str(caught.value)
+        == '"bacth" is neither a preset (interactive, batch, article, off) nor a file'
+    )
