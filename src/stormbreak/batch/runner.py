@@ -43,7 +43,11 @@ class End(Enum):
 
 
 class Runner:
-    """One run over `rows`. `width` calls are under way at once; `tick` is called four times a second."""
+    """One run over `rows`.
+
+    `width` calls are under way at once; something must answer within `grace` seconds; `tick` is called four
+    times a second.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class Runner:
         journal: Journal,
         *,
         width: int,
-        connect_grace: float = 30.0,
+        grace: float,
         tick: Callable[["Runner"], None] = lambda _: None,
     ) -> None:
         self.client = client
@@ -62,12 +66,14 @@ class Runner:
         self.schedule = Schedule(journal.left(), deadline=client.policy.deadline)
         self.refused_by: Verdict | None = None
         self._width = width
-        self._connect_grace = connect_grace
+        self._grace = grace
         self._tick = tick
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()
-        self._held: list[_Held] = []  # failures of scouts, written once the run is known to make sense
+        self._held: list[
+            _Held
+        ] = []  # failures of scouts, written once the run is known to make sense
         self._bell = asyncio.Event()
         client.subscribe(self.counts.hear)
 
@@ -107,7 +113,9 @@ class Runner:
                 task = asyncio.create_task(self._serve(turn))
                 self._calls.add(task)
                 task.add_done_callback(self._over)
-                await asyncio.sleep(0)  # one at a time: the first answers come while the last are sent
+                await asyncio.sleep(
+                    0
+                )  # one at a time: the first answers come while the last are sent
             else:
                 await self._wait_until(turn)
 
@@ -200,7 +208,7 @@ class Runner:
         self._cancel_all()
 
     async def _watch_connection(self) -> None:
-        await asyncio.sleep(self._connect_grace)
+        await asyncio.sleep(self._grace)
         if not self.counts.heard_http:
             self._stop(End.UNREACHABLE)
             self._cancel_all()

@@ -12,7 +12,10 @@ class Summary:
 
     input: str
     output: str
-    end: str
+    base_url: str
+    end: str  # finished, refused, unreachable or interrupted
+    refused_by: str | None  # the final verdict that stopped the run
+    trouble: str  # of the last attempt that found no HTTP server
     total: int
     successful: int
     failed: int
@@ -39,7 +42,10 @@ def summarise(
     return Summary(
         input=str(runner.rows.path),
         output=output,
+        base_url=runner.client.base_url,
         end=end.value,
+        refused_by=runner.refused_by,
+        trouble=counts.trouble,
         total=total,
         successful=journal.done,
         failed=journal.failed,

@@ -1,9 +1,7 @@
 """`stormbreak batch run`: answer every row of a file."""
 
-import asyncio
 import sys
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +9,27 @@ import click
 from msgspec.json import encode
 from msgspec.json import format as indented
 
-from stormbreak.batch.order import order_output
+from stormbreak.batch.job import CONNECT_GRACE, Job, run_job
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.progress import progress_on
-from stormbreak.batch.rows import Rows
-from stormbreak.batch.runner import End, Runner
-from stormbreak.batch.store import open_store
-from stormbreak.batch.summary import Summary, summarise
+from stormbreak.batch.runner import End
+from stormbreak.batch.summary import Summary
 from stormbreak.config import resolve_policy
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.policy import Policy
 from stormbreak.core.presets import for_batch
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.client import AsyncClient
 
-_PLANNED = ("--rpm", "--tpm", "--max-cost", "--fallback-base-url", "--fallback-api-key-env", "--report")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What the flags say, apart from what goes into the policy."""
-
-    source: Path
-    output: Path
-    base_url: str | None
-    provider: str | None
-    api_key_env: str | None
-    model: str | None
-    connect_grace: float
-    ordered: bool
-    as_json: bool
-    quiet: bool
+_PLANNED = (
+    "--rpm",
+    "--tpm",
+    "--max-cost",
+    "--fallback-base-url",
+    "--fallback-api-key-env",
+    "--report",
+)
 
 
-class _Seconds(click.ParamType):
+class _Seconds(click.ParamType[float]):
     name = "seconds"
 
     def convert(
@@ -59,7 +44,7 @@ class _Seconds(click.ParamType):
         return seconds
 
 
-class _Concurrency(click.ParamType):
+class _Concurrency(click.ParamType[int]):
     name = "N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -90,74 +75,75 @@ _SECONDS = _Seconds()
 @click.option("--timeout", type=_SECONDS, help="Seconds that one attempt may take.")
 @click.option("--idle-timeout", type=_SECONDS, help="Seconds of silence within an attempt.")
 @click.option("--deadline", type=_SECONDS, help="Seconds that one row may take, all in all.")
-@click.option("--connect-grace", type=_SECONDS, default=30.0, help="Give up if nothing answers by then.")
+@click.option(
+    "--connect-grace",
+    type=_SECONDS,
+    default=CONNECT_GRACE,
+    help="Give up if nothing answers by then.",
+)
 @click.option("--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def command(  # noqa: PLR0913 - one parameter per flag
-    *,
-    policy: str,
-    concurrency: int | None,
-    timeout: float | None,
-    idle_timeout: float | None,
-    deadline: float | None,
-    **flags: Any,
-) -> int:
+def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
-    chosen = _with(resolve_policy(policy), concurrency, timeout, idle_timeout, deadline)
-    return run_batch(_Wanted(**flags), chosen)
+    job = _job(**flags)
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        summary = run_job(job, progress.tick)
+    click.echo(indented(encode(summary)) if as_json else _told(summary))
+    return _exit_code(summary)
 
 
 for _flag in reversed(_PLANNED):
     command = click.option(_flag, hidden=True, expose_value=False, callback=_refuse)(command)
 
 
-def _with(
-    policy: Policy,
+def _job(
+    *,
+    policy: str,
     concurrency: int | None,
     timeout: float | None,
     idle_timeout: float | None,
     deadline: float | None,
-) -> Policy:
-    """Put the flags into the policy; what no flag names stays as it is."""
-    policy = for_batch(policy)
+    **rest: Any,
+) -> Job:
+    """Put the flags that belong there into the policy; what no flag names stays as it is."""
+    chosen = for_batch(resolve_policy(policy))
     if concurrency is not None:
-        policy = replace(policy, limit=FixedLimit(in_flight=concurrency))
-    given = {"attempt_timeout": timeout, "idle_timeout": idle_timeout, "deadline": deadline}
-    return replace(policy, **{name: span for name, span in given.items() if span is not None})
+        chosen = replace(chosen, limit=FixedLimit(in_flight=concurrency))
+    chosen = replace(
+        chosen,
+        attempt_timeout=timeout or chosen.attempt_timeout,
+        idle_timeout=idle_timeout or chosen.idle_timeout,
+        deadline=deadline or chosen.deadline,
+    )
+    return Job(policy=chosen, **rest)
 
 
-def run_batch(wanted: _Wanted, policy: Policy) -> int:
-    """Run, print the summary, and return the exit code."""
-    with Rows.read(wanted.source, model=wanted.model) as rows:
-        client = AsyncClient(
-            wanted.provider,
-            base_url=wanted.base_url,
-            api_key_env=wanted.api_key_env,
-            policy=policy,
+def _exit_code(summary: Summary) -> int:
+    if summary.end == End.UNREACHABLE.value:
+        trouble = f"; last: {summary.trouble}" if summary.trouble else ""
+        raise ConfigurationError(f"{summary.base_url}: nothing answered in HTTP{trouble}")
+    if summary.end == End.INTERRUPTED.value:
+        return 130
+    return 1 if summary.failed or summary.left else 0
+
+
+def _told(summary: Summary) -> str:
+    """Say what came of the run, a line each."""
+    verdicts = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
+    lines = [
+        f"answered   {summary.successful:,} of {summary.total:,}",
+        f"failed     {summary.failed:,}" + (f", left {summary.left:,}" if summary.left else ""),
+        f"elapsed    {summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
+        f"attempts   {summary.attempts:,}, of which retries {summary.retries:,}"
+        + (f" ({verdicts})" if verdicts else ""),
+        f"tokens     {summary.input_tokens:,} in, {summary.output_tokens:,} out",
+        f"answers    {path_of(summary.output)}",
+    ]
+    if summary.end == End.REFUSED.value:
+        lines.append(
+            f"stopped    the first rows all met: {summary.refused_by}; nothing more was sent"
         )
-        options = {"model": wanted.model, "base_url": client.base_url, "ordered": wanted.ordered}
-        with open_store(wanted.output, rows, options=options) as store:
-            began, done_before = time.monotonic(), store.journal.done
-            runner = Runner(
-                client,
-                rows,
-                store.journal,
-                width=4 * policy.limit.in_flight + 64,
-                connect_grace=wanted.connect_grace,
-            )
-            with progress_on(sys.stderr, quiet=wanted.quiet) as progress:
-                end = _run_loop(runner, progress.tick)
-            store.journal.compact_failed()
-            summary = summarise(
-                runner,
-                end,
-                output=str(wanted.output),
-                done_before=done_before,
-                elapsed=time.monotonic() - began,
-            )
-            if wanted.ordered and end is End.FINISHED:
-                store.journal.close()
-                order_output(store.files, rows)
-    _print(summary, as_json=wanted.as_json)
-    return _conclude(runner, end, summary)
+    if summary.end == End.INTERRUPTED.value:
+        lines.append("stopped    interrupted; the same command goes on from here")
+    return "\n".join(lines)

@@ -66,6 +66,11 @@ class AsyncClient:
         self._wire = _aiohttp_wire(self.policy, proxy_for(self._endpoint.origin))
         self._targets: dict[str, Target] = {}
 
+    @property
+    def base_url(self) -> str:
+        """Where calls go."""
+        return self._endpoint.origin.base_url
+
     async def request(
         self,
         endpoint: str,

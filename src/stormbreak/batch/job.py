@@ -1,0 +1,95 @@
+"""One batch from beginning to end: files opened in the safe order, rows run, files left in order."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stormbreak.batch.order import order_output
+from stormbreak.batch.rows import Rows
+from stormbreak.batch.runner import End, Runner
+from stormbreak.batch.store import Store, open_store
+from stormbreak.batch.summary import Summary, summarise
+from stormbreak.core.policy import Policy
+from stormbreak.http.client import AsyncClient
+
+CONNECT_GRACE = 30.0  # seconds in which something must have answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to run. Where to send, and with which key, is found out as `AsyncClient` does."""
+
+    source: Path
+    output: Path
+    policy: Policy
+    provider: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    model: str | None = None
+    connect_grace: float = CONNECT_GRACE
+    ordered: bool = False
+
+
+def run_job(job: Job, tick: Callable[[Runner], None] = lambda _: None) -> Summary:
+    """Run `job` to its end, or until a signal; `tick` is told four times a second how it goes.
+
+    Raises:
+        ConfigurationError: something given cannot be right, or OUTPUT cannot be written (any more).
+    """
+    with ExitStack() as stack:
+        rows = stack.enter_context(Rows.read(job.source, model=job.model))
+        client = AsyncClient(
+            job.provider, base_url=job.base_url, api_key_env=job.api_key_env, policy=job.policy
+        )
+        options = {"model": job.model, "base_url": client.base_url, "ordered": job.ordered}
+        store = stack.enter_context(open_store(job.output, rows, options=options))
+        done_before, began = store.journal.done, time.monotonic()
+        runner = Runner(
+            client,
+            rows,
+            store.journal,
+            width=_width(job.policy),
+            grace=job.connect_grace,
+            tick=tick,
+        )
+        end = _loop(_run(runner, client))
+        _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
+        elapsed = time.monotonic() - began
+        return summarise(
+            runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
+        )
+
+
+async def _run(runner: Runner, client: AsyncClient) -> End:
+    async with client:
+        return await runner.run()
+
+
+def _width(policy: Policy) -> int:
+    """Calls under way at once: besides those in flight, those that back off or wait."""
+    return 4 * policy.limit.in_flight + 64
+
+
+def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:
+    store.journal.compact_failed()
+    if ordered:
+        store.journal.close()
+        order_output(store.files, rows)
+
+
+def _loop(main: Coroutine[Any, Any, End]) -> End:
+    """Run on uvloop where it is installed; the library itself never sets a loop policy."""
+    with asyncio.Runner(loop_factory=_uvloop()) as runner:
+        return runner.run(main)
+
+
+def _uvloop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
