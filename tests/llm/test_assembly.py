@@ -98,6 +98,12 @@ def test_tool_calls_grow_by_index():
     assert found["tool_calls"] == [whole_call("a", "f", '{"x":1}'), whole_call("b", "g", "{}")]
 
 
+def test_text_beside_a_tool_call_is_kept():
+    found = message({"content": "Let me see", **call(0, "f", "{}", id="a", type="function")})
+    assert found["content"] == "Let me see"
+    assert found["tool_calls"] == [whole_call("a", "f", "{}")]
+
+
 @pytest.mark.parametrize("index", [None, 0])
 def test_tool_calls_of_one_index_are_told_apart_by_id(index):
     found = message(

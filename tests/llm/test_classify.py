@@ -109,6 +109,7 @@ def test_a_status_alone(statuses, verdict):
         (401, {"code": "server_is_overloaded"}, Verdict.AUTH),
         (429, {"code": "engine_overloaded"}, Verdict.THROTTLED),
         (301, {"code": "rate_limit_exceeded"}, Verdict.REDIRECTED),
+        (301, {"code": "insufficient_quota"}, Verdict.REDIRECTED),
     ],
 )
 def test_a_status_with_a_code(status, fields, verdict):

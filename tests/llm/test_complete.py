@@ -110,6 +110,8 @@ def test_a_choice_that_ended_in_an_error_is_one():
     assert read({"choices": [CHOICE, failed]}).verdict is Verdict.SERVER_ERROR
     named = failed | {"error": {"code": 429, "message": "x"}}
     assert read({"choices": [named]}).verdict is Verdict.THROTTLED
+    beside = CHOICE | {"error": {"code": 502, "message": "x"}}
+    assert read({"choices": [beside]}).verdict is Verdict.SERVER_ERROR
 
 
 def test_an_error_beside_an_answer_is_an_error():

@@ -163,7 +163,7 @@ class StreamAssembler:
     def _whole(self) -> tuple[Reading, bytes]:
         try:
             body = msgspec.json.encode(self._chat.result())
-        except RecursionError:  # the whole is nested a little deeper than its chunks were
+        except RecursionError:  # `end` may be called from deeper down than `feed` was
             return Reading(Verdict.BROKEN, detail="nested too deeply", maybe_processed=True), b""
         reading = read_answer(self._head._replace(body=body), self._shape)
         return reading, body if reading.verdict is Verdict.OK else b""
