@@ -72,13 +72,17 @@ class Pace:
     name = "pace"
 
     def __init__(self) -> None:
-        self.stop()
+        self._next = self._ends = OPEN
+        self._gap = 0.0
 
     def start(self, at: float, seconds: float, calls: int) -> None:
-        """From `at` on, let at most `calls` leave within `seconds`, evenly spaced."""
-        self._next = at
-        self._ends = at + seconds
-        self._gap = seconds / calls
+        """From `at` on, let at most `calls` leave within `seconds`, evenly spaced.
+
+        A pace that has begun is not cut short by another.
+        """
+        self._next = max(self._next, at)
+        self._ends = max(self._ends, at + seconds)
+        self._gap = (self._ends - self._next) / calls
 
     def stop(self) -> None:
         """Let everything leave."""
@@ -87,12 +91,13 @@ class Pace:
 
     def ready_at(self, now: float) -> float:
         """The time of the next leave, or OPEN."""
-        return self._next if now < self._next < self._ends else OPEN
+        ready_at = min(self._next, self._ends)
+        return ready_at if ready_at > now else OPEN
 
     def take(self, now: float) -> None:
         """One leaves; the next may leave one gap later."""
         if now < self._ends:
-            self._next = max(self._next + self._gap, now)
+            self._next = max(self._next, now) + self._gap
 
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:
         """Nothing to learn."""
