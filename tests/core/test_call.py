@@ -144,15 +144,6 @@ def test_a_closed_flow_frees_its_slot_and_counts_nothing(way):
     assert stage.lane.slots.in_flight == 0
 
 
-def test_closing_says_when():
-    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
-    run, waiting = stage.start(), stage.start()
-    stage.now += 50.0
-    run.close()
-
-    assert waiting.command.ticket.permit.taken_at == stage.now
-
-
 def test_closing_an_ended_flow_does_nothing():
     stage = Stage()
     run = stage.start().step(OK)

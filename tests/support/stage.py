@@ -35,6 +35,7 @@ class Run:
         self.ended: Ended | None = None
         self.closed = False
         self.command: Command | None = None
+        self.since = stage.now  # when it gave its last command
         self._flow = run_call(stage.engine, call, stage.now, stage.chance)
         with self._stepping():
             self.command = next(self._flow)
@@ -45,6 +46,7 @@ class Run:
             yield
         except StopIteration as stop:
             self.command, self.ended = None, stop.value
+        self.since = self.stage.now
         self.stage.take_away()
 
     def step(self, outcome: Outcome | None = None) -> "Run":
