@@ -21,7 +21,7 @@ class Rest:
 
 def test_open_until_told():
     rest = Rest()
-    for outcome in (OK, THROTTLED, SERVER_ERROR, CANCELLED):
+    for outcome in (OK, THROTTLED, SERVER_ERROR, CANCELLED, told(0.0)):
         rest.answer(outcome, left=0.0, now=1.0)
 
     assert rest.cooldown.ready_at(1.0) == -inf

@@ -57,7 +57,7 @@ class Cooldown:
                 self._on_change(now=now, until=None)
             return
         wait = outcome.retry_after
-        if wait is None or not self._treatments[outcome.verdict].cools:
+        if not wait or not self._treatments[outcome.verdict].cools:
             return
         self._told_at = max(self._told_at, token)
         if self.until < now + wait:
