@@ -88,8 +88,18 @@ def test_no_row_is_answered_twice(journal, ids, files):
 def test_what_is_left(journal, ids):
     journal.succeed(ids.row(0), OK)
     journal.fail(ids.row(2), failure())
-    assert list(journal.left()) == [1, 2, 3, 4, 5, 6, 7]
-    assert list(journal.left(again=False)) == [1, 3, 4, 5, 6, 7]
+    journal.fail(ids.row(3), failure(Verdict.INVALID))
+    assert list(journal.left()) == [1, 2, 4, 5, 6, 7]
+
+
+def test_what_failed_for_good_is_not_tried_by_a_later_run(journal, ids, files):
+    journal.fail(ids.row(2), failure())
+    journal.fail(ids.row(3), failure(Verdict.AUTH))
+    journal.close()
+    later = Journal(files, ids)
+    assert list(later.left()) == [0, 1, 2, 4, 5, 6, 7]
+    assert (later.done, later.failed) == (0, 2)
+    later.close()
 
 
 def test_files_are_for_the_owner_only(journal, ids, files):

@@ -84,6 +84,8 @@ class Admission:
         """Leave at once if every gate agrees and nobody waits; else queue, or say why not."""
         if now >= expires_at:
             return self._shed(now)
+        if self.queued:
+            self.pump(now)  # time may have opened a gate, and room in the queue with it
         if not self.queued and self._ready_at(now) <= now:
             return self._grant(now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)

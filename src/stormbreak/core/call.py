@@ -12,6 +12,8 @@ from stormbreak.core.trail import Trail
 from stormbreak.events import CallRejected, Queued, RetryPlanned, RetryRefused, Returned, Sent
 from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
 
+EARLY = 0.001  # seconds; a timer may run this much before its time
+
 Moment: TypeAlias = tuple[float, float]
 Attempt: TypeAlias = Generator[Command, Resume, tuple[Outcome, float, float]]
 
@@ -46,7 +48,8 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
         until, free = decision
         trail.note(RetryPlanned(now, call.number, call.target, trail.attempts, until, free))
         began = now
-        _, now, uniform = yield Wait(until)
+        while now < until:  # the timers of some loops run early
+            _, now, uniform = yield Wait(until)
         trail.waited += now - began
 
 
@@ -64,13 +67,15 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
                 outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)
                 return outcome, now, uniform
         trail.attempts += 1
-        timeout, cut = _attempt_timeout(engine, call, now)
+        timeout = _attempt_timeout(engine, call, now)
         if engine.listeners:
             trail.note(Sent(now, call.number, call.target, trail.attempts))
         began = now
         answered, now, uniform = yield Send(call.target, trail.attempts, timeout)
         outcome = answered or CANCELLED
-        if cut and outcome.verdict is Verdict.TIMEOUT and outcome.status is None:
+        if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(
+            engine, call, outcome, began, now
+        ):
             outcome = outcome._replace(own_deadline=True)
         _take_note(engine, trail, outcome, now, took=now - began)
     except Closed as closed:
@@ -135,12 +140,19 @@ def _time_left(call: Call, trail: Trail, now: float) -> TimeLeft:
     )
 
 
-def _attempt_timeout(engine: Engine, call: Call, now: float) -> tuple[float | None, bool]:
-    """The timeout of one attempt, and whether it is our own deadline that sets it."""
+def _attempt_timeout(engine: Engine, call: Call, now: float) -> float | None:
     timeout = engine.policy.attempt_timeout
     if call.deadline_at is None:
-        return timeout, False
+        return timeout
     left = call.deadline_at - now
-    if timeout is None or left <= timeout:
-        return left, True
-    return timeout, False
+    return left if timeout is None else min(timeout, left)
+
+
+def _by_own_deadline(
+    engine: Engine, call: Call, outcome: Outcome, began: float, now: float
+) -> bool:
+    """Whether it was the call's deadline, and nothing shorter, that ended an attempt."""
+    if call.deadline_at is None or now < call.deadline_at - EARLY or outcome.status is not None:
+        return False
+    timeout = engine.policy.attempt_timeout
+    return timeout is None or call.deadline_at - began < timeout

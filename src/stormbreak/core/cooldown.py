@@ -61,7 +61,7 @@ class Cooldown:
                 self._on_change(now=now, until=None)
             return
         wait = outcome.retry_after
-        if wait is None or not self._treatments[outcome.verdict].cools:
+        if not wait or not self._treatments[outcome.verdict].cools:
             return
         self._told_at = max(self._told_at, token)
         if self.until < now + wait:
@@ -82,20 +82,24 @@ class Pace:
 
     def __init__(self) -> None:
         self._group = SMALLEST_GROUP
-        self._release = self._left = self._sent_away = 0
-        self.stop()
+        self._release = self._left = self._sent_away = self._vacant = 0
+        self._next = self._ends = OPEN
+        self._gap = 0.0
 
     def start(self, at: float, seconds: float, calls: int) -> None:
-        """From `at` on, let at most `calls` leave within `seconds`, the groups evenly spaced."""
+        """From `at` on, let at most `calls` leave within `seconds`, the groups evenly spaced.
+
+        A pace that has begun is not cut short by another.
+        """
         if self._left:
             fared_well = 2 * self._sent_away <= self._left
             self._group = self._group * 2 if fared_well else self._group // 2
             self._group = min(max(self._group, SMALLEST_GROUP), max(calls, SMALLEST_GROUP))
             self._left = self._sent_away = 0
         self._release += 1
-        self._next = at
-        self._ends = at + seconds
-        self._gap = seconds / calls
+        self._next = max(self._next, at)
+        self._ends = max(self._ends, at + seconds)
+        self._gap = (self._ends - self._next) / calls
         self._vacant = self._group
 
     def stop(self) -> None:
@@ -106,7 +110,8 @@ class Pace:
 
     def ready_at(self, now: float) -> float:
         """The time of the next group, or OPEN."""
-        return self._next if now < self._next < self._ends else OPEN
+        ready_at = min(self._next, self._ends)
+        return ready_at if ready_at > now else OPEN
 
     def take(self, now: float) -> int:
         """One leaves; when its group is complete, the next may leave after as many gaps."""

@@ -13,7 +13,7 @@ from stormbreak.core.breaker import Breaker, BreakerPolicy, State
 from stormbreak.core.budget import Budget
 from stormbreak.core.concurrency import Concurrency
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.gate import Gate
+from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.policy import Policy
 from stormbreak.core.ticket import Ticket
 from stormbreak.events import CircuitChanged, CooldownStarted, Event
@@ -29,13 +29,23 @@ Listener = Callable[[Event], None]
 class Lane:
     """One target: its gates, and the queue in front of them."""
 
-    __slots__ = ("_engine", "admission", "breaker", "cooldown", "pace", "slots", "target")
+    __slots__ = (
+        "_closing_until",
+        "_engine",
+        "admission",
+        "breaker",
+        "cooldown",
+        "pace",
+        "slots",
+        "target",
+    )
 
     def __init__(self, engine: "Engine", target: Target) -> None:
         policy = engine.policy
         self._engine = engine
         self.target = target
         self.pace = Pace()
+        self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(engine.treatments, self._on_cooldown)
         self.slots = Concurrency(policy.limit)
         self.breaker: Breaker | None = None
@@ -51,6 +61,8 @@ class Lane:
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if until is None:
             self.pace.stop()
+            if now < self._closing_until:
+                self.pace.start(now, self._closing_until - now, self.slots.limit)
             return
         shortest, longest = PACED_BOUNDS
         seconds = min(max((until - now) * PACED, shortest), longest)
@@ -61,11 +73,24 @@ class Lane:
 
     def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:
         if after is State.CLOSED:
+            self._closing_until = now + PACED_CIRCUIT
             self.pace.start(now, PACED_CIRCUIT, self.slots.limit)
         elif after in (State.OPEN, State.ISOLATED):
             self.admission.sweep(now)
         if self._engine.listeners:
             self._engine.events.append(CircuitChanged(now, self.target, before, after, until))
+
+    def isolate(self, now: float) -> None:
+        """Open the circuit by hand, until `reset`; calls that fail fast leave the queue."""
+        if self.breaker is not None:
+            self.breaker.isolate(now)
+            self.admission.pump(now)
+
+    def reset(self, now: float) -> None:
+        """Close the circuit by hand; whoever waited for it leaves."""
+        if self.breaker is not None:
+            self.breaker.reset(now)
+            self.admission.pump(now)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """What stands where, in plain values; times are seconds from `now`."""

@@ -48,8 +48,11 @@ Resume: TypeAlias = tuple[Outcome | None, float, float]
 Flow: TypeAlias = Generator[Command, Resume, Ended]
 
 
-class Closed(GeneratorExit):
-    """Thrown into a flow to close it: like `close()`, but it says when."""
+class Closed(BaseException):
+    """Thrown into a flow to close it: like `close()`, but it says when.
+
+    Not a GeneratorExit: that would reach the frames below a `yield from` as a bare one, without the moment.
+    """
 
     def __init__(self, now: float, uniform: float) -> None:
         super().__init__()
@@ -58,5 +61,5 @@ class Closed(GeneratorExit):
 
 def close(flow: Flow, now: float, uniform: float) -> None:
     """Close `flow`: its permits settle as CANCELLED at `now`. Closing an ended flow does nothing."""
-    with suppress(GeneratorExit, StopIteration):
+    with suppress(Closed):
         flow.throw(Closed(now, uniform))

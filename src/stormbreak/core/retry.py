@@ -76,7 +76,7 @@ def decide(
         ("committed", not outcome.committed),
         ("attempts", attempt < policy.attempts),
         ("deadline", delay + policy.min_useful <= left.deadline),
-        ("patience", delay <= left.patience),
+        ("patience", delay < left.patience),
         ("longest_wait", (outcome.retry_after or 0.0) <= policy.longest_wait),
     )
     named = outcome.retry_after

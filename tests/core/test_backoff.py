@@ -1,0 +1,56 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.core.backoff import Constant, Exponential, FullJitter, Linear, ProportionalJitter
+from stormbreak.errors import ConfigurationError
+
+TABLE = [
+    # rule, chance, delays before retries 1, 2, 3, 4, 5
+    (Constant(seconds=3.0), 0.9, [3.0, 3.0, 3.0, 3.0, 3.0]),
+    (Linear(base=2.0, cap=7.0), 0.9, [2.0, 4.0, 6.0, 7.0, 7.0]),
+    (Exponential(base=1.0, factor=3.0, cap=20.0), 0.9, [1.0, 3.0, 9.0, 20.0, 20.0]),
+    (ProportionalJitter(base=1.0, cap=8.0, share=0.5), 0.0, [0.5, 1.0, 2.0, 4.0, 4.0]),
+    (ProportionalJitter(base=1.0, cap=8.0, share=0.5), 0.75, [1.25, 2.5, 5.0, 10.0, 10.0]),
+    (ProportionalJitter(base=1.0, share=1.0, floor=0.7), 0.0, [0.7, 0.7, 0.7, 0.7, 0.7]),
+    (FullJitter(base=1.0, cap=8.0), 0.25, [0.25, 0.5, 1.0, 2.0, 2.0]),
+]
+
+
+@pytest.mark.parametrize(("rule", "chance", "delays"), TABLE)
+def test_delays(rule, chance, delays):
+    assert delays == [rule.delay(retry, chance) for retry in range(1, 6)]
+
+
+@given(
+    base=st.floats(0.001, 100.0),
+    factor=st.floats(1.0, 10.0),
+    retry=st.integers(1, 10_000),
+    chance=st.floats(0.0, 1.0, exclude_max=True),
+)
+def test_jitter_stays_within_its_share_of_the_exponential(base, factor, retry, chance):
+    cap = 100.0
+    plain = Exponential(base=base, factor=factor, cap=cap).delay(retry, chance)
+    full = FullJitter(base=base, factor=factor, cap=cap).delay(retry, chance)
+    moved = ProportionalJitter(base=base, factor=factor, cap=cap, floor=0.0).delay(retry, chance)
+
+    assert base <= plain <= cap
+    assert 0.0 <= full <= plain
+    assert 0.7 * plain - 1e-9 <= moved <= 1.3 * plain + 1e-9
+
+
+BAD = [
+    (Constant, {"seconds": -1.0}, "seconds must not be negative, got -1.0"),
+    (Linear, {"base": 0.0}, "base must be positive, got 0.0"),
+    (Exponential, {"base": 2.0, "cap": 1.0}, "cap must not be below base, got 1.0"),
+    (FullJitter, {"factor": 0.5}, "factor must be at least 1, got 0.5"),
+    (ProportionalJitter, {"share": 1.5}, r"share must lie in \[0, 1\], got 1.5"),
+    (ProportionalJitter, {"floor": -0.1}, "floor must not be negative, got -0.1"),
+    (Linear, {"base": float("nan")}, "base must be positive, got nan"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "message"), BAD)
+def test_impossible_values_are_named(kind, values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        kind(**values)

@@ -1,0 +1,126 @@
+from math import e
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+
+from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import CANCELLED, TREATMENTS
+
+
+def earned(calls, **changes):
+    budget = Budget(BudgetPolicy(**changes))
+    for _ in range(calls):
+        budget.earn(0.0)
+    return budget
+
+
+def is_free(budget, outcome, now=0.0):
+    budget.record(outcome, now)
+    return budget.is_free(outcome, TREATMENTS[outcome.verdict], now)
+
+
+def test_starts_empty():
+    assert not earned(0).try_pay(0.0)
+
+
+def test_ten_calls_earn_one_retry():
+    budget = earned(10)
+    budget.earn(0.0)
+
+    assert budget.try_pay(0.0)
+    assert not budget.try_pay(0.0)
+
+
+def test_a_refusal_draws_nothing():
+    budget = earned(5)
+    before = budget.balance(0.0)
+
+    assert not budget.try_pay(0.0)
+    assert before == budget.balance(0.0)
+
+
+def test_what_was_earned_is_capped_and_decays():
+    budget = earned(1000)
+
+    assert budget.balance(0.0) == 10.0
+    assert budget.balance(60.0) == pytest.approx(10.0 / e)
+    assert budget.balance(-5.0) == 10.0  # a clock that steps back earns nothing
+
+
+def test_decay_does_not_depend_on_how_often_one_earns():
+    budget = earned(50)
+    for second in range(1, 31):
+        budget.balance(second)
+
+    assert budget.balance(30.0) == pytest.approx(5.0 * e**-0.5)
+    budget.earn(30.0)
+    assert budget.balance(60.0) == pytest.approx((5.0 * e**-0.5 + 0.1) * e**-0.5)
+
+
+def test_paying_restarts_the_decay_from_what_is_left():
+    budget = earned(100)
+    budget.try_pay(60.0)
+
+    assert budget.balance(60.0) == pytest.approx(10.0 / e - 1)
+    assert budget.balance(120.0) == pytest.approx((10.0 / e - 1) / e)
+
+
+FREE = [
+    # what happened before, the failure, whether its retry is free
+    ([], THROTTLED, True),
+    ([], SERVER_ERROR, True),
+    ([THROTTLED], SERVER_ERROR, True),
+    ([THROTTLED, SERVER_ERROR], SERVER_ERROR, False),
+    ([THROTTLED, SERVER_ERROR, OK], SERVER_ERROR, True),
+    ([CANCELLED, CANCELLED, CANCELLED], SERVER_ERROR, True),
+    ([], TIMEOUT, False),
+    ([], INVALID, False),
+    ([OK] * 8, THROTTLED, True),
+    ([OK] * 9, THROTTLED, False),
+    ([TIMEOUT] * 50, told(3.0), True),
+]
+
+
+@pytest.mark.parametrize(("before", "failure", "free"), FREE)
+def test_what_is_free(before, failure, free):
+    budget = earned(0)
+    for outcome in before:
+        budget.record(outcome, 0.0)
+
+    assert free == is_free(budget, failure)
+
+
+def test_traffic_of_half_a_minute_ago_is_no_traffic():
+    budget = earned(0)
+    for _ in range(50):
+        budget.record(OK, 0.0)
+
+    assert not is_free(budget, THROTTLED, now=1.0)
+    budget.record(OK, 1.0)
+    assert is_free(budget, THROTTLED, now=40.0)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 30.0), st.booleans()), max_size=100))
+def test_never_negative_never_above_the_cap_never_more_than_was_earned(steps):
+    budget, now, calls, paid = earned(0), 0.0, 0, 0
+    for pause, pays in steps:
+        now += pause
+        if pays:
+            paid += budget.try_pay(now)
+        else:
+            calls += 1
+            budget.earn(now)
+
+        assert 0.0 <= budget.balance(now) <= 10.0
+        assert paid <= 0.1 * calls + 1e-9
+
+
+@pytest.mark.parametrize(
+    "name", ["ratio", "cap", "decay", "lone_calls", "lone_seconds", "lone_retries"]
+)
+def test_impossible_values_are_named(name):
+    with pytest.raises(ConfigurationError, match=f"{name} must .*, got -1"):
+        BudgetPolicy(**{name: -1})

@@ -1,0 +1,227 @@
+import pytest
+from stage import (
+    INVALID,
+    OK,
+    OTHER,
+    SERVER_ERROR,
+    TARGET,
+    THROTTLED,
+    TIMEOUT,
+    Stage,
+    policy,
+    told,
+)
+
+from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.backoff import Constant
+from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.flow import Send, Wait
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.events import (
+    CallEnded,
+    CallRejected,
+    CircuitChanged,
+    CooldownStarted,
+    Queued,
+    RetryPlanned,
+    RetryRefused,
+    Returned,
+    Sent,
+)
+from stormbreak.types import CANCELLED, Verdict
+
+PATIENT = policy(retry=RetryPolicy(backoff=Constant(seconds=2.0)))
+
+
+def kinds(events):
+    return [type(event) for event in events]
+
+
+def test_a_success_ends_the_call():
+    run = Stage().start()
+    assert run.command == Send(TARGET, 1, 600.0)
+    ended = run.step(OK).ended
+
+    assert (ended.outcome, ended.attempts, ended.waited, ended.stopped) == (OK, 1, 0.0, None)
+    assert ended.history == ()
+
+
+def test_a_failure_is_followed_by_a_wait_and_another_attempt():
+    stage = Stage(PATIENT)
+    run = stage.start()
+    assert run.step(SERVER_ERROR).command == Wait(stage.now + 2.0)
+    stage.tick(2.0)
+    assert run.command == Send(TARGET, 2, None)
+    ended = run.step(OK).ended
+    assert (ended.attempts, ended.waited) == (2, 2.0)
+
+
+def test_a_driver_that_wakes_early_does_not_make_the_retry_early():
+    stage = Stage(PATIENT)
+    run = stage.start().step(SERVER_ERROR)
+    until = run.command.until
+    stage.now = until - 1e-6
+
+    assert run.step().command == Wait(until)
+
+
+def test_what_stopped_it_and_when_to_come_back_are_told():
+    stage = Stage()
+    ended = stage.start(patience=5.0).step(told(60.0)).ended
+
+    assert ended.outcome.verdict is Verdict.THROTTLED
+    assert (ended.stopped, ended.retry_at) == ("patience", stage.now + 60.0)
+
+
+def test_a_final_verdict_ends_it():
+    ended = Stage().start().step(INVALID).ended
+
+    assert (ended.outcome, ended.attempts, ended.stopped) == (INVALID, 1, "verdict")
+
+
+def test_a_rejected_call_says_by_whom():
+    stage = Stage(policy(limit=FixedLimit(in_flight=1), queue=QueuePolicy(size=0)))
+    stage.start()
+    ended = stage.start().ended
+
+    assert ended.outcome.verdict is Verdict.REJECTED
+    assert ended.outcome.rejection.policy == "queue"
+    assert (ended.attempts, ended.stopped) == (0, "queue")
+
+
+def test_what_the_target_said_is_told_before_what_we_said():
+    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), jitter=0)))
+    run = stage.start().step(SERVER_ERROR)
+    stage.settle()
+    assert run.ended.outcome == SERVER_ERROR
+    assert (run.ended.stopped, run.ended.retry_at) == ("breaker", stage.now + 5.0)
+
+
+def test_waiting_counts_queue_and_backoff_but_not_the_attempt():
+    stage = Stage(
+        policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant(seconds=2.0)))
+    )
+    first, second = stage.start(), stage.start()
+    assert second.queued
+    stage.tick(3.0)
+    first.step(OK)
+    stage.settle()
+    assert second.sending
+    stage.tick(10.0)
+    second.step(SERVER_ERROR)
+    stage.tick(2.0)
+    second.step(OK)
+
+    assert second.ended.waited == 5.0
+
+
+def test_targets_do_not_share_their_gates():
+    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+
+    assert [stage.start().sending, stage.start(target=OTHER).sending] == [True, True]
+
+
+def test_cancelled_is_no_failure():
+    ended = Stage().start().step(CANCELLED).ended
+
+    assert (ended.outcome, ended.stopped) == (CANCELLED, "verdict")
+
+
+@pytest.mark.parametrize("way", ["close", "drop"])
+def test_a_closed_flow_frees_its_slot_and_counts_nothing(way):
+    stage = Stage(policy(limit=FixedLimit(in_flight=1), breaker=BreakerPolicy()))
+    run, waiting = stage.start(), stage.start()
+    getattr(run, way)()
+    stage.settle()
+
+    assert waiting.sending
+    assert stage.lane.slots.in_flight == 1
+    waiting.close()
+    assert stage.lane.slots.in_flight == 0
+
+
+def test_closing_an_ended_flow_does_nothing():
+    stage = Stage()
+    run = stage.start().step(OK)
+    run.close()
+    run.drop()
+
+    assert stage.lane.slots.in_flight == 0
+
+
+def test_the_events_of_a_call_that_struggled():
+    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(attempts=2))).listen()
+    blocker, run = stage.start(), stage.start()
+    stage.tick(1.0)
+    blocker.step(OK)
+    stage.settle()
+    stage.tick(3.0)
+    run.step(THROTTLED)
+    stage.pass_time(60.0)
+    run.step(SERVER_ERROR)
+    mine = [event for event in stage.events if getattr(event, "call", None) == run.call.number]
+
+    assert mine == [
+        Queued(100.0, 2, TARGET, "limit"),
+        Sent(101.0, 2, TARGET, 1),
+        Returned(104.0, 2, TARGET, 1, Verdict.THROTTLED, 429, None, 3.0),
+        RetryPlanned(104.0, 2, TARGET, 1, 104.0, True),
+        Sent(104.0, 2, TARGET, 2),
+        Returned(164.0, 2, TARGET, 2, Verdict.SERVER_ERROR, 500, None, 60.0),
+        RetryRefused(164.0, 2, TARGET, 2, "attempts"),
+        CallEnded(164.0, 2, TARGET, Verdict.SERVER_ERROR, 2, 1.0),
+    ]
+    assert list(run.ended.history) == mine
+
+
+def test_the_events_of_a_target():
+    stage = Stage(Policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))).listen()
+    stage.start().step(told(2.0))
+    stage.start(fail_fast=False)
+    stage.tick(3.0)
+    stage.start(target=OTHER).step(SERVER_ERROR)
+    stage.start(target=OTHER)
+
+    assert [event for event in stage.events if not hasattr(event, "call")] == [
+        CooldownStarted(100.0, TARGET, 102.0),
+        CircuitChanged(103.0, OTHER, "closed", "open", 105.5),
+    ]
+    rejected = [event for event in stage.events if isinstance(event, CallRejected)]
+    assert [(event.target, event.policy, event.retry_at) for event in rejected] == [
+        (OTHER, "breaker", 105.5)
+    ] * 2
+
+
+def test_nothing_is_told_when_nobody_listens():
+    stage = Stage()
+    stage.start().step(THROTTLED)
+    stage.start().step(OK)
+
+    assert stage.engine.events == []
+
+
+def test_a_call_remembers_its_last_64_events():
+    stage = Stage(policy(retry=RetryPolicy(attempts=100, backoff=Constant(seconds=1.0))))
+    run = stage.start()
+    for _ in range(100):
+        run.step(SERVER_ERROR)
+        stage.tick(1.0)
+
+    assert len(run.ended.history) == 64
+    assert kinds(run.ended.history[-2:]) == [Returned, RetryRefused]
+
+
+def test_each_call_earns_for_the_budget_once():
+    stage = Stage(policy(budget=BudgetPolicy(ratio=0.25, lone_calls=0)))
+    for _ in range(4):
+        run = stage.start()
+    assert stage.engine.budget.balance(stage.now) == 1.0
+    run.step(TIMEOUT)
+    assert stage.engine.budget.balance(stage.now) == 0.0
+    stage.tick(60.0)
+    assert run.sending
+    assert stage.engine.budget.balance(stage.now) == 0.0

@@ -1,0 +1,26 @@
+from math import inf
+
+import pytest
+from stage import OK
+
+from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.errors import ConfigurationError
+
+
+def test_open_while_a_slot_is_free():
+    slots = Concurrency(FixedLimit(in_flight=2))
+    readiness = []
+    for _ in range(2):
+        readiness.append(slots.ready_at(0.0))
+        slots.take(0.0)
+
+    assert readiness == [-inf, -inf]
+    assert slots.ready_at(0.0) == inf
+    slots.settle(None, OK, 0.0, 0.0)
+    assert slots.ready_at(0.0) == -inf
+    assert slots.in_flight == 1
+
+
+def test_impossible_values_are_named():
+    with pytest.raises(ConfigurationError, match="in_flight must be at least 1, got 0"):
+        FixedLimit(in_flight=0)

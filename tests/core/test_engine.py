@@ -1,0 +1,133 @@
+from stage import OK, SERVER_ERROR, TARGET, Stage, policy, told
+
+from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.trip import ConsecutiveFailures
+
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=2), open_for=5.0, jitter=0.0, probes=1, at_once=1
+)
+
+
+def sent(stage):
+    return sum(run.sending for run in stage.runs)
+
+
+def test_snapshot_says_what_stands_where():
+    stage = Stage(Policy(limit=FixedLimit(in_flight=2)))
+    stage.start().step(told(8.0)).close()
+    stage.start()
+
+    assert stage.engine.snapshot(stage.now) == {
+        "budget": 0.2,
+        "targets": {
+            "acme/large": {
+                "in_flight": 0,
+                "limit": 2,
+                "queued": 1,
+                "circuit": "closed",
+                "cooldown": 8.0,
+                "service": 0.0,
+            }
+        },
+    }
+
+
+def test_one_lane_a_target():
+    stage = Stage()
+
+    assert stage.engine.lane(TARGET) is stage.engine.lane(TARGET)
+
+
+def test_without_a_breaker_there_is_no_circuit():
+    stage = Stage(policy())
+    stage.lane.isolate(stage.now)
+    stage.lane.reset(stage.now)
+
+    assert stage.engine.snapshot(stage.now)["targets"]["acme/large"]["circuit"] is None
+    assert stage.start().sending
+
+
+def test_isolating_by_hand_holds_the_patient_and_rejects_the_hasty():
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=1)))
+    blocker, hasty, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
+    stage.lane.isolate(stage.now)
+    stage.settle()
+    assert hasty.ended.stopped == "breaker"
+    blocker.step(OK)
+    stage.tick(1e6)
+    assert patient.queued
+
+    stage.lane.reset(stage.now)
+    stage.settle()
+    assert patient.sending
+
+
+def after_circuit_closed(stage):
+    """Bring twenty callers to wait for an open circuit, and let a probe close it."""
+    for _ in range(2):
+        stage.start().step(SERVER_ERROR).close()
+    crowd = [stage.start(fail_fast=False) for _ in range(20)]
+    stage.pass_time(5.0)
+    probe = next(run for run in crowd if run.sending)
+    stage.tick(0.5)
+    return probe
+
+
+def test_after_a_circuit_closed_the_queue_leaves_paced():
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=10)))
+    probe = after_circuit_closed(stage)
+    probe.step(OK)
+    stage.settle()
+    left = []
+    for _ in range(8):
+        left.append(sent(stage))
+        stage.pass_time(0.125)
+
+    assert left == [4, 4, 4, 4, 8, 8, 8, 10]  # in groups of four, ten slots
+
+
+def test_a_cooldown_that_is_lifted_leaves_the_pace_of_the_circuit_alone():
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=10)))
+    early = stage.start()
+    probe = after_circuit_closed(stage)
+    early.step(told(60.0)).close()
+    probe.step(OK)  # closes the circuit and lifts the cooldown
+    stage.settle()
+
+    assert sent(stage) == 4
+    stage.pass_time(0.5)
+    assert sent(stage) == 8
+
+
+def test_a_circuit_that_closes_during_a_cooldown_leaves_the_pace_of_the_cooldown_alone():
+    stage = Stage(policy(breaker=FRAGILE, limit=FixedLimit(in_flight=10)))
+    early = stage.start()
+    probe = after_circuit_closed(stage)
+    probe.command, answer = None, probe
+    stage.lane.cooldown.settle(stage.now, told(4.0), stage.now, 0.0)  # as late as the probe itself
+    answer.step(OK)
+    early.close()
+    stage.pass_time(3.9)
+    assert sent(stage) == 0
+    stage.pass_time(0.1)
+    assert sent(stage) == 4
+    stage.pass_time(1.0)
+    assert sent(stage) == 8
+
+
+def test_after_a_cooldown_the_queue_leaves_paced():
+    stage = Stage(policy(limit=FixedLimit(in_flight=10)))
+    stage.start().step(told(4.0)).close()
+    for _ in range(20):
+        stage.start()
+    stage.pass_time(3.99)
+    assert sent(stage) == 0
+    left = []
+    stage.pass_time(0.01)
+    for _ in range(10):
+        left.append(sent(stage))
+        stage.pass_time(0.2)
+
+    assert left == [4, 4, 4, 4, 8, 8, 8, 8, 10, 10]  # in groups of four, ten slots

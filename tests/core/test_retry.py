@@ -1,0 +1,80 @@
+import pytest
+from stage import INVALID, SERVER_ERROR, TIMEOUT, told
+
+from stormbreak.core.backoff import Constant, Linear
+from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import TREATMENTS
+
+SECOND = RetryPolicy(attempts=3, backoff=Constant(seconds=1.0), min_useful=0.5, longest_wait=60.0)
+
+
+def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0.0, **left):
+    return decide(
+        policy,
+        TREATMENTS[outcome.verdict],
+        outcome,
+        attempt=attempt,
+        left=TimeLeft(**left),
+        budget=budget,
+        now=100.0,
+        uniform=chance,
+    )
+
+
+TABLE = [
+    # the question, the answer
+    ({}, Retry(101.0, free=True)),
+    ({"outcome": INVALID}, Stop("verdict")),
+    ({"outcome": SERVER_ERROR._replace(committed=True)}, Stop("committed")),
+    ({"attempt": 2}, Retry(101.0, free=True)),
+    ({"attempt": 3}, Stop("attempts")),
+    ({"deadline": 1.5}, Retry(101.0, free=True)),
+    ({"deadline": 1.49}, Stop("deadline")),
+    ({"patience": 1.01}, Retry(101.0, free=True)),
+    ({"patience": 1.0}, Stop("patience")),  # nothing would be left to pass the gates with
+    ({"outcome": told(60.0)}, Retry(160.0, free=True)),
+    ({"outcome": told(60.0), "chance": 0.5}, Retry(175.0, free=True)),
+    ({"outcome": told(61.0)}, Stop("longest_wait", 161.0)),
+    ({"outcome": told(0.0)}, Retry(100.0, free=True)),
+    ({"outcome": told(10.0), "deadline": 9.0}, Stop("deadline", 110.0)),
+    ({"outcome": told(10.0), "patience": 9.0}, Stop("patience", 110.0)),
+    ({"outcome": told(10.0), "attempt": 3}, Stop("attempts", 110.0)),
+]
+
+
+@pytest.mark.parametrize(("question", "answer"), TABLE)
+def test_decisions(question, answer):
+    assert answer == ask(**question)
+
+
+def test_backoff_counts_retries_from_one():
+    policy = RetryPolicy(backoff=Linear(base=1.0))
+
+    assert [ask(policy=policy, attempt=n).until for n in (1, 2)] == [101.0, 102.0]
+
+
+def test_some_statuses_wait_one_step_longer():
+    policy = RetryPolicy(backoff=Linear(base=1.0), one_step_longer=(504,))
+    gateway_timeout = TIMEOUT._replace(status=504)
+
+    assert ask(gateway_timeout, policy).until == 102.0
+    assert ask(SERVER_ERROR, policy).until == 101.0
+
+
+def test_paid_where_it_is_not_free():
+    budget = Budget(BudgetPolicy(ratio=1.0))
+    budget.earn(100.0)
+
+    assert ask(TIMEOUT, budget=budget) == Retry(101.0, free=False)
+    assert ask(TIMEOUT, budget=budget) == Stop("budget")
+
+
+def test_impossible_values_are_named():
+    with pytest.raises(ConfigurationError, match="attempts must be at least 1, got 0"):
+        RetryPolicy(attempts=0)
+    with pytest.raises(ConfigurationError, match="min_useful must not be negative, got -1"):
+        RetryPolicy(min_useful=-1)
+    with pytest.raises(ConfigurationError, match="longest_wait must be positive, got 0"):
+        RetryPolicy(longest_wait=0)

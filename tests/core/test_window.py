@@ -1,0 +1,65 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.core.window import TimeWindow
+
+
+def counted(window, now):
+    window.roll(now)
+    return window.calls, window.failures
+
+
+def test_counts_calls_and_failures():
+    window = TimeWindow(10.0)
+    for failed in (True, False, True):
+        window.add(5.0, failed=failed)
+
+    assert counted(window, 5.0) == (3, 2)
+
+
+def test_a_slice_leaves_as_a_whole():
+    window = TimeWindow(10.0, buckets=10)
+    window.add(0.9, failed=True)
+    window.add(1.1, failed=False)
+
+    assert counted(window, 9.99) == (2, 1)
+    assert counted(window, 10.0) == (1, 0)
+    assert counted(window, 11.0) == (0, 0)
+
+
+def test_a_long_silence_empties_it():
+    window = TimeWindow(10.0)
+    window.add(0.0, failed=True)
+
+    assert counted(window, 1e6) == (0, 0)
+
+
+def test_what_comes_late_goes_into_the_newest_slice():
+    window = TimeWindow(10.0)
+    window.add(50.0, failed=False)
+    window.add(45.0, failed=True)
+
+    assert counted(window, 59.0) == (2, 1)
+    assert counted(window, 60.0) == (0, 0)
+
+
+def test_clear_forgets():
+    window = TimeWindow(10.0)
+    window.add(0.0, failed=True)
+    window.clear()
+
+    assert counted(window, 0.0) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 9.0), st.booleans()), max_size=60))
+def test_never_older_than_its_seconds_and_never_a_slice_short(steps):
+    window, seconds, now, seen = TimeWindow(10.0), 10.0, 0.0, []
+    for pause, failed in steps:
+        now += pause
+        window.add(now, failed=failed)
+        seen.append((now, failed))
+        surely = [f for at, f in seen if at > now - 0.9 * seconds + 1e-6]
+        at_most = [f for at, f in seen if at > now - seconds - 1e-6]
+
+        assert len(surely) <= window.calls <= len(at_most)
+        assert sum(surely) <= window.failures <= sum(at_most)

@@ -1,0 +1,118 @@
+"""Law 1. Gates before a retry, in this order: the verdict allows it, nothing has reached the caller,
+attempts are left, delay and a minimum useful time fit before the deadline and within patience, the budget
+pays. The budget is charged last, so a refusal costs nothing.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import SERVER_ERROR, TIMEOUT
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
+from stormbreak.types import TREATMENTS, Outcome, Verdict
+
+POLICY = RetryPolicy(attempts=3, backoff=Constant(seconds=2.0), min_useful=0.5)
+GATES = ("verdict", "committed", "attempts", "deadline", "patience", "budget")
+
+
+def account(credit):
+    budget = Budget(BudgetPolicy(ratio=float(credit), lone_calls=0))
+    budget.earn(0.0)
+    return budget
+
+
+def ask(closed, budget):
+    """Decide about a retry while the gates in `closed` refuse it."""
+    outcome = TIMEOUT._replace(
+        verdict=Verdict.INVALID if "verdict" in closed else Verdict.TIMEOUT,
+        committed="committed" in closed,
+    )
+    return decide(
+        POLICY,
+        TREATMENTS[outcome.verdict],
+        outcome,
+        attempt=3 if "attempts" in closed else 2,
+        left=TimeLeft(
+            deadline=2.4 if "deadline" in closed else 2.5,
+            patience=1.9 if "patience" in closed else 2.1,
+        ),
+        budget=budget,
+        now=0.0,
+        uniform=0.5,
+    )
+
+
+@given(st.sets(st.sampled_from(GATES)))
+def test_the_first_gate_that_is_closed_refuses(closed):
+    budget = account(0 if "budget" in closed else 5)
+    first = next((gate for gate in GATES if gate in closed), None)
+
+    assert (Retry(2.0, free=False) if first is None else Stop(first)) == ask(closed, budget)
+
+
+@given(st.sets(st.sampled_from(GATES[:-1]), min_size=1))
+def test_a_refusal_costs_nothing(closed):
+    budget = account(5)
+    ask(closed, budget)
+
+    assert budget.balance(0.0) == 5.0
+
+
+def test_a_retry_that_is_not_free_costs_one():
+    budget = account(5)
+    ask(set(), budget)
+
+    assert budget.balance(0.0) == 4.0
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_only_transient_verdicts_are_retried(verdict):
+    transient = {
+        Verdict.THROTTLED,
+        Verdict.OVERLOADED,
+        Verdict.SERVER_ERROR,
+        Verdict.BROKEN,
+        Verdict.RESET,
+        Verdict.TIMEOUT,
+        Verdict.CONNECT_FAILED,
+    }
+    decision = decide(
+        POLICY,
+        TREATMENTS[verdict],
+        Outcome(verdict),
+        attempt=1,
+        left=TimeLeft(),
+        budget=None,
+        now=0.0,
+        uniform=0.5,
+    )
+
+    assert (verdict in transient) == isinstance(decision, Retry)
+
+
+@given(
+    delay=st.floats(0.0, 100.0),
+    deadline=st.floats(0.0, 100.0),
+    patience=st.floats(0.0, 100.0),
+    min_useful=st.floats(0.0, 10.0),
+)
+def test_a_retry_is_planned_only_where_it_can_still_be_sent_and_be_of_use(
+    delay, deadline, patience, min_useful
+):
+    decision = decide(
+        RetryPolicy(backoff=Constant(seconds=delay), min_useful=min_useful),
+        TREATMENTS[Verdict.SERVER_ERROR],
+        SERVER_ERROR,
+        attempt=1,
+        left=TimeLeft(deadline, patience),
+        budget=None,
+        now=0.0,
+        uniform=0.5,
+    )
+    fits = delay + min_useful <= deadline and delay < patience
+
+    assert fits == isinstance(decision, Retry)
+    if fits:
+        assert decision.until <= min(deadline - min_useful, patience) + 1e-9

@@ -1,0 +1,133 @@
+"""Law 2. One queue per target. A call leaves it only when every gate agrees at one instant; then all are
+taken in one step, the breaker's probe last. Nothing is held while waiting or backing off. Waiting is not an
+attempt. After a cooldown or a closing circuit the queue leaves paced (tests/core/test_engine.py has the
+figures).
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.types import CANCELLED
+
+ONE_PROBE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+)
+
+
+def scene(**changes):
+    return Stage(
+        policy(
+            **{
+                "limit": FixedLimit(in_flight=1),
+                "breaker": ONE_PROBE,
+                "retry": RetryPolicy(backoff=Constant(seconds=3.0)),
+                **changes,
+            }
+        )
+    )
+
+
+def test_a_free_slot_is_not_enough_while_the_target_asked_to_be_left_alone():
+    stage = scene()
+    blocker, told_to_wait = stage.start(), stage.start()
+    blocker.step(told(20.0)).close()
+    stage.pass_time(19.9)
+    assert told_to_wait.queued
+    assert stage.lane.slots.in_flight == 0
+    stage.pass_time(0.1)
+    assert told_to_wait.sending
+
+
+def test_the_end_of_a_cooldown_is_not_enough_while_no_slot_is_free():
+    stage = scene(limit=FixedLimit(in_flight=2))
+    slow, blocker, waiting = stage.start(), stage.start(), stage.start()
+    blocker.step(told(20.0)).close()
+    other = stage.start()
+    stage.pass_time(60.0)
+    assert [waiting.sending, other.sending] == [True, False]
+    slow.step(OK)
+    stage.settle()
+    assert other.sending
+
+
+def test_the_probe_is_not_taken_while_another_gate_holds_the_call():
+    stage = scene(limit=FixedLimit(in_flight=2))
+    slow, ill = stage.start(), stage.start()
+    ill.step(SERVER_ERROR).close()
+    slow_too = stage.start(fail_fast=False)
+    stage.lane.slots.limit = 1  # no slot when the open time ends
+    stage.pass_time(60.0)
+    assert slow_too.queued
+    assert stage.lane.breaker.state is State.OPEN  # only a call that leaves moves it
+    slow.step(CANCELLED)
+    stage.settle()
+    assert slow_too.sending
+    assert stage.lane.breaker.state is State.HALF_OPEN
+
+
+def test_all_gates_are_taken_in_one_step_the_probe_last():
+    names = [gate.name for gate in scene().lane.admission._gates]
+
+    assert names == ["cooldown", "pace", "limit", "breaker"]
+
+
+@pytest.mark.parametrize("outcome", [SERVER_ERROR, told(3.0)])
+def test_nothing_is_held_while_backing_off(outcome):
+    stage = scene(breaker=None)
+    run, other = stage.start(), stage.start(target=OTHER)
+    run.step(outcome)
+
+    assert run.backing_off
+    assert stage.lane.slots.in_flight == 0
+    assert other.sending
+
+
+def test_nothing_is_held_while_queueing():
+    stage = scene()
+    stage.start()
+    for _ in range(5):
+        stage.start()
+
+    assert stage.lane.slots.in_flight == 1
+
+
+@given(waits=st.integers(1, 20))
+def test_waiting_is_not_an_attempt(waits):
+    stage = scene(retry=RetryPolicy(attempts=1))
+    blockers = [stage.start() for _ in range(waits)]
+    run = stage.start()
+    for blocker in blockers:
+        stage.pass_time(10.0)
+        blocker.step(OK)
+        stage.settle()
+    ended = run.step(OK).ended
+
+    assert (ended.attempts, ended.waited) == (1, 10.0 * waits)
+
+
+def test_the_queue_of_one_target_holds_nobody_elses_calls():
+    stage = scene()
+    stage.start()
+    stage.start()
+
+    assert stage.start(target=OTHER).sending
+
+
+def test_a_retry_queues_like_everybody_else():
+    stage = scene(breaker=None)
+    run = stage.start()
+    run.step(SERVER_ERROR)
+    crowd = [stage.start() for _ in range(3)]
+    stage.pass_time(3.0)
+    assert run.queued
+    for other in crowd:
+        other.step(OK)
+        stage.settle()
+    assert run.sending

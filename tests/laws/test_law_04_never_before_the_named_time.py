@@ -1,0 +1,130 @@
+"""Law 4, the core's side. A time named by the server is obeyed: never earlier. The return is spread over
+[t, 1.5 t]. A wait beyond deadline, patience or the cap fails at once and says when to come back.
+"""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from stage import OK, THROTTLED, Stage, policy, told
+
+from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.types import Verdict
+
+CHANCE = st.floats(0.0, 1.0, exclude_max=True)
+
+
+@given(named=st.floats(0.0, 900.0), chance=CHANCE)
+def test_a_retry_leaves_within_t_and_half_as_much_again(named, chance):
+    stage = Stage(policy(), chance=chance)
+    run = stage.start().step(told(named))
+    stage.pass_time(named * 1.5 + 1.0)
+
+    assert run.sending
+    assert 100.0 + named <= run.since <= 100.0 + 1.5 * named + 1e-9
+
+
+@given(named=st.floats(0.01, 900.0), chance=CHANCE, backoff=st.floats(0.0, 60.0))
+def test_the_servers_time_counts_and_not_our_backoff(named, chance, backoff):
+    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(seconds=backoff))), chance=chance)
+    run = stage.start().step(told(named))
+
+    assert 100.0 + named <= run.command.until <= 100.0 + 1.5 * named + 1e-9
+    assert run.command.until == pytest.approx(100.0 + named * (1 + chance / 2))
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.1, 20.0), CHANCE), min_size=1))
+def test_nobody_is_sent_while_any_named_time_runs(answers):
+    """All attempts left before the first answer, so no later success can lift the cooldown."""
+    stage = Stage(policy(limit=FixedLimit(in_flight=len(answers))))
+    runs = [stage.start() for _ in answers]
+    crowd = [stage.start() for _ in range(5)]
+    not_before = 0.0
+    for run, (pause, named, chance) in zip(runs, answers, strict=True):
+        if crowd[0].sending:
+            break
+        stage.pass_time(pause)
+        if crowd[0].sending:
+            break
+        stage.chance = chance
+        run.step(told(named)).close()
+        stage.settle()
+        not_before = max(not_before, stage.now + named)
+    while crowd[0].queued:
+        stage.now = crowd[0].command.until
+        stage.settle()
+
+    assert stage.now >= not_before - 1e-9
+
+
+def test_an_answer_to_an_attempt_that_left_later_lifts_the_cooldown_for_the_others():
+    """The one deviation: the call that was told still waits, its retry obeys by itself."""
+    stage = Stage(policy(limit=FixedLimit(in_flight=2)))
+    first = stage.start()
+    stage.pass_time(1.0)
+    later, waiting = stage.start(), stage.start()
+    first.step(told(30.0))
+    stage.settle()
+    assert waiting.queued
+    later.step(OK)
+    stage.settle()
+
+    assert waiting.sending
+    assert first.backing_off
+    stage.pass_time(29.9)
+    assert first.backing_off
+
+
+def test_an_answer_to_an_attempt_that_left_earlier_lifts_nothing():
+    stage = Stage(policy(limit=FixedLimit(in_flight=2)))
+    earlier = stage.start()
+    stage.pass_time(1.0)
+    first, waiting = stage.start(), stage.start()
+    first.step(told(30.0))
+    earlier.step(OK)
+    stage.pass_time(29.9)
+
+    assert waiting.queued
+
+
+@pytest.mark.parametrize(
+    ("gate", "limits"),
+    [
+        ("deadline", {"within": 30.0}),
+        ("patience", {"patience": 30.0}),
+        ("longest_wait", {}),
+    ],
+)
+@given(extra=st.floats(0.01, 1000.0), chance=CHANCE)
+def test_a_wait_beyond_what_is_allowed_ends_at_once_and_says_when(gate, limits, extra, chance):
+    stage = Stage(policy(), chance=chance)
+    named = (900.0 if gate == "longest_wait" else 30.0) + extra
+    if gate != "longest_wait":
+        assume(named <= 900.0)
+    ended = stage.start(**limits).step(told(named)).ended
+
+    assert (ended.stopped, ended.retry_at) == (gate, 100.0 + named)
+    assert ended.outcome.verdict is Verdict.THROTTLED
+
+
+@pytest.mark.parametrize("limits", [{"within": 30.0}, {"patience": 30.0}, {}])
+def test_who_waits_or_comes_is_told_as_well(limits):
+    stage = Stage(policy(limit=FixedLimit(in_flight=1), queue=QueuePolicy(longest_pause=100.0)))
+    blocker, waiting = stage.start(), stage.start(**limits)
+    blocker.step(told(200.0)).close()
+    stage.settle()
+    coming = stage.start(**limits)
+
+    assert [
+        (run.ended.attempts, run.ended.stopped, run.ended.retry_at) for run in (waiting, coming)
+    ] == [(0, "cooldown", 300.0)] * 2
+
+
+def test_a_bare_429_names_no_time():
+    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(seconds=2.0))))
+    run = stage.start().step(THROTTLED)
+
+    assert run.command.until == 102.0
+    assert stage.start().sending

@@ -1,0 +1,179 @@
+"""Law 6. One deadline bounds a call over all attempts and waits. Attempt timeout = min(attempt timeout, time
+left). A timeout caused by our own deadline is not evidence against the target. Patience bounds the time a call
+may spend unserved: queue, cooldown, backoff.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
+
+from stormbreak.core.backoff import Constant, FullJitter
+from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1))
+
+
+@pytest.mark.parametrize(
+    ("attempt_timeout", "within", "timeout"),
+    [
+        (None, None, None),
+        (30.0, None, 30.0),
+        (None, 20.0, 20.0),
+        (30.0, 20.0, 20.0),
+        (9.0, 20.0, 9.0),
+    ],
+)
+def test_an_attempt_may_take_what_is_left_and_no_more(attempt_timeout, within, timeout):
+    run = Stage(policy(attempt_timeout=attempt_timeout)).start(within=within)
+
+    assert timeout == run.command.timeout
+
+
+def test_later_attempts_have_less():
+    stage = Stage(policy(attempt_timeout=30.0, retry=RetryPolicy(backoff=Constant(seconds=5.0))))
+    run = stage.start(within=40.0)
+    stage.pass_time(10.0)
+    run.step(SERVER_ERROR)
+    stage.pass_time(5.0)
+
+    assert run.command.timeout == 25.0
+
+
+def evidence(stage):
+    """What the breaker and the budget took note of."""
+    return stage.lane.breaker.state is State.OPEN, stage.engine.budget._in_a_row
+
+
+@pytest.mark.parametrize(
+    ("attempt_timeout", "within", "took", "counted"),
+    [
+        (30.0, 20.0, 20.0, False),  # our own deadline
+        (30.0, 20.0, 19.9995, False),  # our own deadline; a timer may run a little early
+        (None, 20.0, 20.0, False),
+        (30.0, 20.0, 12.0, True),  # the sender gave up earlier: silence, a lost connection
+        (30.0, 60.0, 30.0, True),  # the attempt's own timeout
+        (30.0, 30.0, 30.0, True),  # it had all the time an attempt may have
+        (30.0, None, 30.0, True),
+    ],
+)
+def test_a_timeout_by_our_own_deadline_is_no_evidence(attempt_timeout, within, took, counted):
+    stage = Stage(policy(attempt_timeout=attempt_timeout, breaker=FRAGILE, budget=BudgetPolicy()))
+    run = stage.start(within=within)
+    stage.tick(took)
+    run.step(TIMEOUT)
+
+    assert (counted, int(counted)) == evidence(stage)
+
+
+def test_a_timeout_that_the_target_reports_is_evidence_at_any_time():
+    stage = Stage(policy(breaker=FRAGILE, budget=BudgetPolicy()))
+    run = stage.start(within=20.0)
+    stage.tick(20.0)
+    run.step(TIMEOUT._replace(status=504))
+
+    assert evidence(stage) == (True, 1)
+
+
+def test_under_the_default_policy_silence_is_evidence():
+    stage = Stage(Policy(breaker=FRAGILE))
+    run = stage.start(within=600.0)
+    stage.tick(30.0)
+    run.step(TIMEOUT)
+
+    assert stage.lane.breaker.state is State.OPEN
+
+
+OUTCOMES = st.sampled_from([OK, SERVER_ERROR, TIMEOUT, told(2.0), told(11.0)])
+STEPS = st.lists(st.tuples(st.floats(0.0, 30.0), OUTCOMES), max_size=40)
+
+
+@given(
+    within=st.floats(0.1, 60.0),
+    steps=STEPS,
+    chance=st.floats(0.0, 1.0, exclude_max=True),
+    crowd=st.integers(0, 3),
+)
+def test_no_attempt_leaves_or_may_last_beyond_the_deadline(within, steps, chance, crowd):
+    stage = Stage(policy(limit=FixedLimit(in_flight=1)), chance=chance)
+    others = [stage.start() for _ in range(crowd)]
+    run = stage.start(within=within)
+    deadline_at = run.call.deadline_at
+    for pause, outcome in steps:
+        if run.sending:
+            gives_up_at = run.since + run.command.timeout
+            assert run.since < deadline_at
+            assert gives_up_at <= deadline_at + 1e-6
+            stage.pass_time(max(0.0, min(pause, gives_up_at - stage.now)))
+            run.step(outcome)
+        else:
+            stage.pass_time(pause)
+            for other in others:
+                if other.sending:
+                    other.step(OK)
+            stage.settle()
+    if not run.sending:
+        stage.pass_time(max(0.0, deadline_at - stage.now))
+        assert run.over or run.sending
+
+
+@given(
+    patience=st.floats(0.1, 20.0),
+    steps=STEPS,
+    chance=st.floats(0.0, 1.0, exclude_max=True),
+    crowd=st.integers(0, 3),
+)
+def test_no_call_is_unserved_for_longer_than_its_patience(patience, steps, chance, crowd):
+    stage = Stage(
+        policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=FullJitter(base=2.0))),
+        chance=chance,
+    )
+    others = [stage.start() for _ in range(crowd)]
+    run = stage.start(patience=patience)
+    for pause, outcome in steps:
+        if run.sending:
+            stage.pass_time(pause)
+            run.step(outcome)
+            continue
+        for other in others:
+            if other.sending:
+                other.step(OK)
+        stage.settle()
+        stage.pass_time(pause)
+    if run.ended:
+        assert run.ended.waited <= patience + 1e-6
+
+
+def test_patience_is_not_spent_while_being_served():
+    stage = Stage(policy(retry=RetryPolicy(backoff=Constant(seconds=3.0))))
+    run = stage.start(patience=10.0)
+    for _ in range(3):
+        stage.pass_time(500.0)
+        run.step(SERVER_ERROR)
+        stage.pass_time(3.0)
+        assert run.sending
+    ended = run.step(SERVER_ERROR).ended
+
+    assert (ended.stopped, ended.waited) == ("patience", 9.0)
+
+
+def test_patience_covers_queue_and_backoff_together():
+    stage = Stage(
+        policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant(seconds=3.0)))
+    )
+    blocker, run = stage.start(), stage.start(patience=10.0)
+    stage.pass_time(6.0)
+    blocker.close()
+    stage.settle()
+    run.step(SERVER_ERROR)
+    stage.start()
+    stage.pass_time(3.0)
+    assert run.queued
+    stage.pass_time(1.0)
+
+    assert (run.ended.stopped, run.ended.waited) == ("shed", 10.0)

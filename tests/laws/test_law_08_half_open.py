@@ -1,0 +1,118 @@
+"""Law 8. Half-open: at most N probes, M at once, each with a lease, so that a hung probe cannot hold the
+circuit; decided as soon as the outcome of the N is certain. The open time is jittered. A permit carries the
+epoch of the state that gave it: late results move nothing.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, SERVER_ERROR, Stage, policy
+
+from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.trip import ConsecutiveFailures
+
+PROBES = st.integers(1, 8)
+
+
+def half_open(probes, at_once, **changes):
+    """A circuit whose open time is over, and a crowd that waits for it."""
+    breaker = BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=1),
+        open_for=5.0,
+        jitter=0.0,
+        probes=probes,
+        at_once=min(at_once, probes),
+        **{"lease": 30.0, **changes},
+    )
+    stage = Stage(policy(breaker=breaker))
+    stage.fail_until_open()
+    crowd = [stage.start(fail_fast=False) for _ in range(3 * probes)]
+    stage.pass_time(5.0)
+    return stage, crowd
+
+
+def sending(crowd):
+    return [run for run in crowd if run.sending]
+
+
+@given(probes=PROBES, at_once=PROBES)
+def test_no_more_than_m_at_once_leave(probes, at_once):
+    stage, crowd = half_open(probes, at_once)
+
+    assert len(sending(crowd)) == min(at_once, probes)
+    assert stage.lane.breaker.state is State.HALF_OPEN
+
+
+@given(
+    probes=PROBES,
+    at_once=PROBES,
+    close_at=st.floats(0.01, 1.0),
+    answers=st.lists(st.booleans(), min_size=8, max_size=8),
+)
+def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
+    probes, at_once, close_at, answers
+):
+    stage, crowd = half_open(probes, at_once, close_at=close_at)
+    good = 0
+    for sent, well in enumerate(answers[:probes], start=1):
+        probe = sending(crowd)[0]
+        crowd.remove(probe)
+        probe.step(OK if well else SERVER_ERROR)
+        probe.close()
+        good += well
+        may_close = good + (probes - sent) >= close_at * probes - 1e-9
+        must_close = good >= close_at * probes - 1e-9
+        if not may_close:
+            assert stage.lane.breaker.state is State.OPEN
+            return
+        if must_close:
+            assert stage.lane.breaker.state is State.CLOSED
+            return
+        assert stage.lane.breaker.state is State.HALF_OPEN
+        stage.settle()
+        assert len(sending(crowd)) == min(at_once, probes - sent)
+    raise AssertionError("N probes did not decide")
+
+
+def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
+    stage, crowd = half_open(1, 1)
+    (hung,) = sending(crowd)
+    stage.pass_time(29.9)
+    assert sending(crowd) == [hung]
+    stage.pass_time(0.1)
+    other = next(run for run in sending(crowd) if run is not hung)
+    other.step(OK)
+
+    assert stage.lane.breaker.state is State.CLOSED
+    hung.step(SERVER_ERROR)
+    assert stage.lane.breaker.state is State.CLOSED
+
+
+@given(late=st.lists(st.booleans(), max_size=10))
+def test_late_results_move_nothing(late):
+    """Attempts that left while closed come back when the circuit is open and half-open."""
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0)
+    stage = Stage(policy(breaker=breaker))
+    old = [stage.start() for _ in late]
+    stage.fail_until_open()
+    epoch = stage.lane.breaker._epoch
+    for run, well in zip(old[::2], late[::2], strict=True):
+        run.step(OK if well else SERVER_ERROR).close()
+    assert (stage.lane.breaker.state, stage.lane.breaker._epoch) == (State.OPEN, epoch)
+    stage.pass_time(5.0)
+    stage.start()
+    for run, well in zip(old[1::2], late[1::2], strict=True):
+        run.step(OK if well else SERVER_ERROR).close()
+    breaker = stage.lane.breaker
+    assert (breaker.state, breaker._succeeded, breaker._failed) == (State.HALF_OPEN, 0, 0)
+    assert len(breaker._probes) == 1
+
+
+@given(cancelled=st.integers(1, 19))
+def test_a_cancelled_probe_gives_its_place_to_the_next(cancelled):
+    stage, crowd = half_open(7, 2)
+    for _ in range(cancelled):
+        sending(crowd)[0].close()
+        stage.settle()
+        assert len(sending(crowd)) == 2
+
+    assert stage.lane.breaker.state is State.HALF_OPEN

@@ -1,0 +1,94 @@
+"""Law 9. Throttling and billing answers are not ill health: they drive cooldown and rate. The article counts
+429s as failures: its preset does too.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
+
+from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.presets import ARTICLE
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.types import TREATMENTS, Outcome, Tally, Verdict
+
+HEALTHY = [
+    Verdict.THROTTLED,
+    Verdict.BILLING,
+    Verdict.AUTH,
+    Verdict.NOT_FOUND,
+    Verdict.TOO_LONG,
+    Verdict.INVALID,
+    Verdict.FILTERED,
+    Verdict.REDIRECTED,
+    Verdict.REJECTED,
+    Verdict.CANCELLED,
+]
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=3), jitter=0.0)
+
+
+def answered(stage, outcome):
+    run = stage.start()
+    assert run.sending
+    run.step(outcome).close()
+
+
+def test_every_verdict_is_told_apart():
+    tallies = {verdict: TREATMENTS[verdict].tally for verdict in Verdict}
+
+    assert tallies == {
+        verdict: Tally.SUCCESS
+        if verdict is Verdict.OK
+        else Tally.NOTHING
+        if verdict in HEALTHY
+        else Tally.FAILURE
+        for verdict in Verdict
+    }
+
+
+@given(st.lists(st.sampled_from(HEALTHY), max_size=50))
+def test_they_never_open_a_circuit(verdicts):
+    stage = Stage(policy(breaker=FRAGILE))
+    for verdict in verdicts:
+        answered(stage, Outcome(verdict))
+
+    assert stage.lane.breaker.state is State.CLOSED
+
+
+@given(st.lists(st.sampled_from(HEALTHY), min_size=2, max_size=2))
+def test_nor_do_they_count_as_successes(between):
+    stage = Stage(policy(breaker=FRAGILE))
+    for verdict in [SERVER_ERROR, Outcome(between[0]), SERVER_ERROR, Outcome(between[1])]:
+        answered(stage, verdict if isinstance(verdict, Outcome) else Outcome(verdict))
+    assert stage.lane.breaker.state is State.CLOSED
+    answered(stage, SERVER_ERROR)
+    assert stage.lane.breaker.state is State.OPEN
+
+
+@pytest.mark.parametrize("outcome", [THROTTLED, Outcome(Verdict.BILLING)])
+def test_a_throttled_probe_decides_nothing(outcome):
+    stage = Stage(policy(breaker=FRAGILE))
+    stage.fail_until_open()
+    stage.pass_time(5.0)
+    for _ in range(9):
+        answered(stage, outcome)
+    assert stage.lane.breaker.state is State.HALF_OPEN
+    answered(stage, OK)
+    answered(stage, OK)
+    assert stage.lane.breaker.state is State.CLOSED
+
+
+def test_throttling_with_a_time_cools_the_target_instead():
+    stage = Stage(policy(breaker=FRAGILE))
+    answered(stage, told(10.0))
+
+    assert stage.start().queued
+    assert stage.lane.cooldown.until == stage.now + 10.0
+
+
+def test_the_article_counts_them():
+    stage = Stage(ARTICLE)
+    for _ in range(5):
+        answered(stage, THROTTLED)
+
+    assert stage.lane.breaker.state is State.OPEN

@@ -1,0 +1,110 @@
+"""Law 10. While a circuit is open, an interactive call fails fast with the time to come back; a batch call
+waits.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, SERVER_ERROR, TARGET, Stage, policy
+
+from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import BATCH, INTERACTIVE, for_batch
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import CircuitOpenError, error_of
+
+ONE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=1), open_for=20.0, jitter=0.0, probes=1, at_once=1, lease=60
+)
+
+
+def ill(**changes):
+    stage = Stage(policy(breaker=ONE, **changes))
+    stage.fail_until_open()
+    return stage
+
+
+@given(after=st.floats(0.0, 19.99))
+def test_an_interactive_call_fails_fast_with_the_time_to_come_back(after):
+    stage = ill()
+    comes_back_at = stage.now + 20.0
+    stage.pass_time(after)
+    ended = stage.start().ended
+
+    assert (ended.attempts, ended.waited) == (0, 0.0)
+    assert (ended.stopped, ended.retry_at) == ("breaker", comes_back_at)
+
+
+def test_the_error_says_so():
+    ended = ill().start().ended
+    error = error_of(TARGET, ended)
+
+    assert isinstance(error, CircuitOpenError)
+    assert str(error) == "acme/large: the circuit is open"
+    assert error.retry_at == 120.0
+
+
+@given(crowd=st.integers(1, 20))
+def test_a_batch_call_waits_and_is_sent_when_the_circuit_lets_it(crowd):
+    stage = ill()
+    runs = [stage.start(fail_fast=False) for _ in range(crowd)]
+    stage.pass_time(19.9)
+    assert [True] * crowd == [run.queued for run in runs]
+    stage.pass_time(0.2)
+    assert [run.sending for run in runs] == [True] + [False] * (crowd - 1)
+    runs[0].step(OK)
+    stage.pass_time(2.0)
+    assert [True] * (crowd - 1) == [run.sending for run in runs[1:]]
+
+
+def test_those_who_stand_in_the_queue_when_it_opens_fail_fast_too():
+    stage = Stage(policy(breaker=ONE, limit=FixedLimit(in_flight=1)))
+    blocker, hasty, patient = stage.start(), stage.start(), stage.start(fail_fast=False)
+    blocker.step(SERVER_ERROR)
+    stage.settle()
+
+    assert (hasty.ended.stopped, hasty.ended.retry_at) == ("breaker", 120.0)
+    assert patient.queued
+
+
+def test_a_retry_fails_fast_and_tells_the_failure_it_met():
+    stage = Stage(policy(breaker=ONE))
+    run = stage.start().step(SERVER_ERROR)
+    stage.settle()
+
+    assert run.ended.outcome == SERVER_ERROR
+    assert (run.ended.stopped, run.ended.retry_at) == ("breaker", 120.0)
+
+
+def test_half_open_without_a_free_probe_fails_fast_too():
+    stage = ill()
+    stage.pass_time(20.0)
+    probe = stage.start()
+
+    assert probe.sending
+    assert stage.start().ended.retry_at == stage.now + 60.0  # the end of the lease
+    assert stage.start(fail_fast=False).queued
+
+
+def test_isolated_fails_fast_and_knows_no_time():
+    stage = ill()
+    stage.lane.isolate(stage.now)
+    ended = stage.start().ended
+
+    assert (ended.stopped, ended.retry_at) == ("breaker", None)
+    assert stage.start(fail_fast=False).queued
+
+
+def test_a_batch_call_waits_no_longer_than_it_may():
+    stage = ill()
+    ended = stage.start(fail_fast=False, within=15.0).ended
+
+    assert (ended.stopped, ended.retry_at) == ("breaker", 120.0)
+    assert stage.lane.breaker.state is State.OPEN
+
+
+@pytest.mark.parametrize(
+    ("preset", "fails_fast"), [(INTERACTIVE, True), (BATCH, False), (for_batch(INTERACTIVE), False)]
+)
+def test_which_presets_fail_fast(preset, fails_fast):
+    assert fails_fast == preset.fail_fast

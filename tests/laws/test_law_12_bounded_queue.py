@@ -1,0 +1,103 @@
+"""Law 12, for a fixed limit. The queue is bounded, with priorities: a call that cannot be served within its
+patience and deadline is shed at once, on arrival or at its turn, not served late.
+"""
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from stage import OK, Stage, policy
+
+from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.types import Priority
+
+PRIORITIES = st.sampled_from(list(Priority))
+
+
+def scene(*, slots=1, size=1000):
+    return Stage(policy(limit=FixedLimit(in_flight=slots), queue=QueuePolicy(size=size)))
+
+
+@given(size=st.integers(0, 5), arrivals=st.lists(PRIORITIES, max_size=20))
+def test_never_more_than_its_size_and_the_most_urgent_stay(size, arrivals):
+    stage = scene(size=size)
+    stage.start()
+    runs = [stage.start(priority=priority) for priority in arrivals]
+    stage.settle()
+    stay = sorted(run.call.priority for run in runs if run.queued)
+
+    assert sorted(arrivals)[:size] == stay
+    assert {"queue"} >= {run.ended.stopped for run in runs if run.ended}
+
+
+@given(arrivals=st.lists(PRIORITIES, max_size=20))
+def test_the_urgent_first_and_the_oldest_first_among_equals(arrivals):
+    stage = scene()
+    blocker = stage.start()
+    runs = [stage.start(priority=priority) for priority in arrivals]
+    served, current = [], blocker
+    while True:
+        current.step(OK)
+        stage.settle()
+        current = next((run for run in runs if run.sending), None)
+        if current is None:
+            break
+        served.append(current)
+
+    assert sorted(runs, key=lambda run: (run.call.priority, run.call.number)) == served
+
+
+@given(
+    slots=st.integers(1, 4),
+    service=st.floats(0.1, 10.0),
+    ahead=st.integers(0, 10),
+    patience=st.floats(0.1, 30.0),
+)
+def test_who_cannot_be_served_in_time_is_shed_on_arrival(slots, service, ahead, patience):
+    stage = scene(slots=slots)
+    run = stage.start()
+    stage.tick(service)
+    run.step(OK)
+    for _ in range(slots + ahead):
+        stage.start()
+    mine = stage.start(patience=patience)
+    wait = stage.lane.admission.service * (ahead + 1) / slots
+
+    assume(abs(wait - patience) > 1e-6)  # rounding decides there
+    assert (wait > patience) == (mine.ended is not None)
+    if mine.ended:
+        assert mine.ended.stopped == "shed"
+        assert abs(mine.ended.retry_at - (stage.now + wait)) < 1e-6
+
+
+@given(
+    service=st.floats(0.5, 5.0),
+    deadlines=st.lists(st.floats(1.0, 30.0), min_size=1, max_size=12),
+)
+def test_nobody_who_waited_is_sent_without_time_for_an_answer(service, deadlines):
+    stage = scene()
+    current = stage.start()
+    runs = [stage.start(within=within) for within in deadlines]
+    while current is not None:
+        stage.pass_time(service)
+        current.step(OK)
+        stage.settle()
+        current = next((run for run in runs if run.sending), None)
+        if current is not None and stage.now - stage.runs[0].since >= 1.0:
+            left = current.call.deadline_at - stage.now
+            assert left >= 1.25 * stage.lane.admission.service - 1e-6
+    stage.pass_time(60.0)
+
+    assert {"shed", None} >= {run.ended.stopped for run in runs}
+
+
+@given(st.lists(st.floats(0.1, 30.0), min_size=1, max_size=12))
+def test_whose_time_is_over_is_shed_at_that_moment(patiences):
+    stage = scene()
+    stage.start()
+    runs = [stage.start(patience=patience) for patience in patiences]
+    stage.pass_time(40.0)
+
+    for run, patience in zip(runs, patiences, strict=True):
+        assert run.ended.stopped == "shed"
+        assert abs(run.ended.waited - patience) < 1e-6
+    assert stage.lane.admission.queued == 0

@@ -1,0 +1,163 @@
+"""Drives flows by hand: no driver, no clock but a number, no chance but a number."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from stormbreak.core.call import run_call
+from stormbreak.core.engine import Engine, Lane
+from stormbreak.core.flow import Command, Send, Wait, WaitFor, close
+from stormbreak.core.policy import Policy
+from stormbreak.events import Event
+from stormbreak.types import Call, Ended, Outcome, Target, Verdict
+
+TARGET = Target("acme", "large")
+OTHER = Target("acme", "small")
+
+OK = Outcome(Verdict.OK)
+SERVER_ERROR = Outcome(Verdict.SERVER_ERROR, status=500)
+THROTTLED = Outcome(Verdict.THROTTLED, status=429)
+TIMEOUT = Outcome(Verdict.TIMEOUT)
+INVALID = Outcome(Verdict.INVALID, status=400)
+
+
+def told(seconds: float, verdict: Verdict = Verdict.THROTTLED) -> Outcome:
+    """An answer that names a time to come back."""
+    return Outcome(verdict, status=429, retry_after=seconds)
+
+
+class Run:
+    """One call under way: its last command, and how it ended."""
+
+    def __init__(self, stage: "Stage", call: Call) -> None:
+        self.stage = stage
+        self.call = call
+        self.ended: Ended | None = None
+        self.closed = False
+        self.command: Command | None = None
+        self.since = stage.now  # when it gave its last command
+        self._flow = run_call(stage.engine, call, stage.now, stage.chance)
+        with self._stepping():
+            self.command = next(self._flow)
+
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        try:
+            yield
+        except StopIteration as stop:
+            self.command, self.ended = None, stop.value
+        self.since = self.stage.now
+        self.stage.take_away()
+
+    def step(self, outcome: Outcome | None = None) -> "Run":
+        """Resume with what came of the last command."""
+        with self._stepping():
+            self.command = self._flow.send((outcome, self.stage.now, self.stage.chance))
+        return self
+
+    def close(self) -> None:
+        """Close as a driver does."""
+        self.command, self.closed = None, True
+        close(self._flow, self.stage.now, self.stage.chance)
+        self.stage.take_away()
+
+    def drop(self) -> None:
+        """Close as the garbage collector does: nobody says when."""
+        self.command, self.closed = None, True
+        self._flow.close()
+        self.stage.take_away()
+
+    @property
+    def over(self) -> bool:
+        return self.closed or self.ended is not None
+
+    @property
+    def sending(self) -> bool:
+        return isinstance(self.command, Send)
+
+    @property
+    def queued(self) -> bool:
+        return isinstance(self.command, WaitFor)
+
+    @property
+    def backing_off(self) -> bool:
+        return isinstance(self.command, Wait)
+
+    @property
+    def due(self) -> bool:
+        """Whether a driver would resume this flow now."""
+        if isinstance(self.command, Wait):
+            return self.stage.now >= self.command.until
+        if isinstance(self.command, WaitFor):
+            return self.command.ticket.due or self.stage.now >= self.command.until
+        return False
+
+
+class Stage:
+    """One engine, and the calls that were started on it."""
+
+    def __init__(self, policy: Policy | None = None, *, now: float = 100.0, chance: float = 0.0):
+        self.engine = Engine(policy or Policy())
+        self.now = now
+        self.chance = chance
+        self.runs: list[Run] = []
+        self.events: list[Event] = []
+
+    @property
+    def lane(self) -> Lane:
+        return self.engine.lane(TARGET)
+
+    def listen(self) -> "Stage":
+        self.engine.listeners.append(self.events.append)
+        return self
+
+    def start(self, *, within: float | None = None, target: Target = TARGET, **call) -> Run:
+        """Start a call; `within` seconds is its deadline."""
+        deadline_at = None if within is None else self.now + within
+        run = Run(self, Call(self.engine.number(), target, deadline_at=deadline_at, **call))
+        self.runs.append(run)
+        return run
+
+    def take_away(self) -> None:
+        """What a driver does after each step."""
+        self.engine.woken.clear()
+        for event in self.engine.events:
+            for listener in self.engine.listeners:
+                listener(event)
+        self.engine.events.clear()
+
+    def settle(self) -> None:
+        """Resume every flow that is due, until none is."""
+        while due := next((run for run in self.runs if run.due), None):
+            due.step()
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass in one jump."""
+        self.now += seconds
+        self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass from one thing that is due to the next."""
+        until = self.now + seconds
+        self.settle()
+        while (due_at := self._due_at()) <= until:
+            self.now = max(self.now, due_at)
+            self.settle()
+        self.now = until
+
+    def _due_at(self) -> float:
+        waits = (run.command.until for run in self.runs if run.backing_off or run.queued)
+        return min(waits, default=float("inf"))
+
+    def fail_until_open(self) -> None:
+        """Fail calls until the circuit is open; their own retries are cancelled."""
+        while self.lane.breaker.state.value == "closed":
+            run = self.start()
+            run.step(SERVER_ERROR)
+            run.close()
+
+
+def policy(**changes) -> Policy:
+    """A policy without deadline, patience, budget and breaker, but for `changes`."""
+    bare = Policy(deadline=None, patience=None, attempt_timeout=None, budget=None, breaker=None)
+    return replace(bare, **changes)
