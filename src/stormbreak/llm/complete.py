@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.llm.halves import mended
 from stormbreak.llm.reading import Reading, Shape
 from stormbreak.llm.usage import usage_of
 from stormbreak.types import Verdict
@@ -55,6 +56,9 @@ def read_body(body: bytes, shape: Shape, request_id: str | None) -> Reading:
     except msgspec.ValidationError:
         return _broken(f"not a {shape.value}", request_id)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        whole = mended(body)
+        if whole != body:
+            return read_body(whole, shape, request_id)
         return _broken(_unreadable(body), request_id)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from stormbreak.llm.assembly import ChatAssembly, MalformedChunkError
 from stormbreak.llm.classify import read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint, complaint_in
+from stormbreak.llm.halves import mended
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.sse import Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
@@ -139,7 +140,7 @@ class StreamAssembler:
             self._done = True
             return
         try:
-            said = msgspec.json.decode(event.data)
+            said = _decoded(event.data)
             complaint = complaint_in(said, is_error=event.name == b"error")
             if complaint:
                 self._complain(event, complaint)
@@ -167,6 +168,16 @@ class StreamAssembler:
             return Reading(Verdict.BROKEN, detail="nested too deeply", maybe_processed=True), b""
         reading = read_answer(self._head._replace(body=body), self._shape)
         return reading, body if reading.verdict is Verdict.OK else b""
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except _UNREADABLE:
+        whole = mended(data)
+        if whole == data:
+            raise
+        return msgspec.json.decode(whole)
 
 
 def _object(said: object) -> dict[str, Any]:
