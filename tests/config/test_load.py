@@ -82,11 +82,7 @@ def test_changing_part_of_a_preset_keeps_the_rest(load):
 
 
 def test_naming_the_kind_a_preset_has_already_keeps_the_rest(load):
-    policy = load('preset = "article"\n[retry.backoff]\nkind = "proportional_jitter"\nshare = 0.1')
-    assert policy.retry.backoff == ProportionalJitter(share=0.1)
-    assert load(
-        'preset = "article"\n[breaker.trip]\nkind = "consecutive"'
-    ).breaker.trip == ConsecutiveFailures(threshold=5)
+    assert load('preset = "batch"\n[limit]\nkind = "fixed"').limit == BATCH.limit != FixedLimit()
 
 
 def test_a_changed_kind_starts_from_its_own_defaults(load):

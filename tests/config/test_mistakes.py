@@ -83,7 +83,7 @@ def test_a_mistake_is_one_line(text, tmp_path, monkeypatch):
     assert message.isprintable()
 
 
-def test_the_first_mistake_is_told_without_the_cause_of_the_machinery(tmp_path):
+def test_only_the_first_mistake_is_told_and_nothing_of_the_machinery(tmp_path):
     (tmp_path / "policy.toml").write_text("deadline = true\npatience = true")
     with pytest.raises(ConfigurationError, match="deadline must") as caught:
         load_policy(tmp_path / "policy.toml")

@@ -1,0 +1,82 @@
+"""What the tools and the import promise, seen to hold: a planted mistake is caught."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"aiohttp", "asyncio", "click", "pydantic", "rich"}
+ALLOWED = 0.150  # seconds that `import stormbreak` may take more than bare Python
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the source and its contracts."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
+    return tmp_path
+
+
+def lint_imports(copy):
+    program = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [program, "--no-cache", "--no-logo"],
+        check=False,
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy / "src")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_contracts_are_kept(copy):
+    run = lint_imports(copy)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "plant", "caught"),
+    [
+        ("core/call.py", "import time", "stormbreak.core.call -> time"),
+        ("core/policy.py", "import pydantic", "stormbreak.core.policy -> pydantic"),
+        ("llm/__init__.py", "import random", "stormbreak.llm -> random"),
+        ("types.py", "from stormbreak import core", "stormbreak.types -> stormbreak.core"),
+    ],
+)
+def test_a_planted_import_is_caught(copy, module, plant, caught):
+    path = copy / "src" / "stormbreak" / module
+    path.write_text(f"{path.read_text()}\n{plant}\n")
+    run = lint_imports(copy)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert caught in run.stdout
+
+
+def test_importing_stormbreak_loads_nothing_heavy():
+    code = "import sys, stormbreak; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert "stormbreak" in loaded
+    assert set() == HEAVY & set(loaded)
+
+
+def test_importing_stormbreak_is_quick():
+    """The best of several runs each, in turn, so that a busy machine slows both alike."""
+    bare = quick = float("inf")
+    for _ in range(10):
+        bare = min(bare, seconds("pass"))
+        quick = min(quick, seconds("import stormbreak"))
+        if quick - bare <= ALLOWED:
+            return
+    assert quick - bare <= ALLOWED
+
+
+def seconds(code):
+    began = perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return perf_counter() - began

@@ -1,0 +1,96 @@
+"""The documents are true: their code runs, their policies load, their links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import pytest
+
+from stormbreak.cli.main import _COMMANDS
+from stormbreak.config import load_policy
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DECISIONS = sorted((ROOT / "docs" / "adr").iterdir())
+
+_FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def blocks(info):
+    """The fenced blocks whose info string is `info`, each named by its page and line."""
+    for page in PAGES:
+        text = page.read_text()
+        for match in _FENCED.finditer(text):
+            if match[1].strip() == info:
+                line = text.count("\n", 0, match.start()) + 1
+                yield pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{line}")
+
+
+@pytest.mark.parametrize("code", list(blocks("python")))
+def test_python_runs(code, tmp_path):
+    command = [sys.executable, "-W", "error", "-c", code]
+    run = subprocess.run(
+        command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("policy", list(blocks("toml policy")))
+def test_a_policy_loads(policy, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(policy)
+    load_policy(path)
+
+
+def test_blocks_are_marked_in_a_known_way():
+    known = {"", "python", "python no-run", "toml", "toml policy", "json", "jsonl", "sh", "console"}
+    assert known >= {
+        match[1].strip() for page in PAGES for match in _FENCED.finditer(page.read_text())
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_link_is_dead(page):
+    links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
+    dead = [link for link in links if not (page.parent / link).exists()]
+    assert not dead
+
+
+def commands():
+    """Every subcommand there is today, as its user types it."""
+    for name, (module, _) in _COMMANDS.items():
+        if find_spec(module) is not None:
+            yield from walk(f"stormbreak {name}", import_module(module).command)
+
+
+def walk(typed, command):
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from walk(f"{typed} {name}", below)
+    else:
+        yield typed
+
+
+@pytest.mark.parametrize("typed", list(commands()))
+def test_a_command_is_documented(typed):
+    assert any(typed in page.read_text() for page in PAGES)
+
+
+def test_decisions_are_numbered():
+    for number, path in enumerate(DECISIONS, 1):
+        assert re.fullmatch(rf"{number:04}-[a-z0-9]+(-[a-z0-9]+)*\.md", path.name)
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_has_its_parts(path):
+    text = path.read_text()
+    assert text.startswith(f"# {int(path.name[:4])}. ")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "Status", "Context", "Decision", "Consequences",
+    ]  # fmt: skip
+    assert len(text.split()) < 450, "half a page"
