@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from stormbreak.batch.rows import Rows
 from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.store import Store, open_store
 from stormbreak.batch.summary import Summary, summarise
+from stormbreak.core.engine import Listener
 from stormbreak.core.policy import Policy
 from stormbreak.http.client import AsyncClient
 
@@ -34,8 +35,15 @@ class Job:
     ordered: bool = False
 
 
-def run_job(job: Job, tick: Callable[[Runner], None] = lambda _: None) -> Summary:
-    """Run `job` to its end, or until a signal; `tick` is told four times a second how it goes.
+def run_job(
+    job: Job,
+    tick: Callable[[Runner], None] = lambda _: None,
+    *,
+    listeners: Iterable[Listener] = (),
+) -> Summary:
+    """Run `job` to its end, or until a signal.
+
+    `tick` is told four times a second how it goes, `listeners` hear every event.
 
     Raises:
         ConfigurationError: something given cannot be right, or OUTPUT cannot be written (any more).
@@ -45,6 +53,8 @@ def run_job(job: Job, tick: Callable[[Runner], None] = lambda _: None) -> Summar
         client = AsyncClient(
             job.provider, base_url=job.base_url, api_key_env=job.api_key_env, policy=job.policy
         )
+        for listener in listeners:
+            client.subscribe(listener)
         options = {"model": job.model, "base_url": client.base_url, "ordered": job.ordered}
         store = stack.enter_context(open_store(job.output, rows, options=options))
         done_before, began = store.journal.done, time.monotonic()

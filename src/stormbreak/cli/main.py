@@ -15,6 +15,7 @@ from stormbreak.errors import ConfigurationError
 # Each command lives in `stormbreak.cli.<module>` under the attribute `command`.
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),

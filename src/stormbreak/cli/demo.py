@@ -1,0 +1,47 @@
+"""`stormbreak demo`: one storm, played twice."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from stormbreak.demo import acts
+from stormbreak.demo.screen import Screen
+from stormbreak.demo.stage import ROWS, provider, write_documents
+from stormbreak.provider.loader import load
+
+SCENARIO = "incident"
+
+
+@click.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo-results"),
+    show_default=True,
+    help="Where prompts and answers are left.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=11, show_default=True)
+def command(directory: Path, seed: int) -> int:
+    """Watch 500 prompts go through a provider storm: once with the article's code, once with stormbreak."""
+    scenario = load(SCENARIO)
+    assert scenario.crowd is not None
+    spike = (scenario.crowd.steps[0].at, scenario.crowd.steps[-1].at)
+    directory.mkdir(parents=True, exist_ok=True)
+    documents, output = directory / "documents.jsonl", directory / "answers.jsonl"
+    for old in directory.glob("answers*"):
+        old.unlink()
+    write_documents(documents)
+    screen = Screen(Console())
+    screen.open(spike=spike, speed=scenario.speed)
+    with provider(SCENARIO, seed=seed) as stage:
+        screen.act(1, "The article's batch code: one attempt a row, no retry")
+        before = acts.article(documents, stage.base_url, scenario.speed, lost=screen.lost)
+        screen.many_lost()
+        stage.reset()
+        screen.act(2, "stormbreak: the same storm, the same ten at a time")
+        with screen.bar() as bar:
+            after = acts.stormbreak(documents, output, stage.base_url, scenario.speed, bar.tick)
+    screen.compare(before, after, spike=spike)
+    screen.close(after, where=str(output))
+    return 0 if after.answered == ROWS else 1

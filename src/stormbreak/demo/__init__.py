@@ -1,0 +1,1 @@
+"""The demonstration: one storm, played twice, against the code that lost and against stormbreak."""

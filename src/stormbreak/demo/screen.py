@@ -1,0 +1,168 @@
+"""How the demonstration looks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from stormbreak.demo.acts import Result, sleep_of
+from stormbreak.demo.stage import ROWS
+from stormbreak.types import Verdict
+
+WIDTH = 60  # slices of the strip
+SHOWN = 4  # lost rows that get a line of their own
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+class Screen:
+    """Prints the demonstration to a console."""
+
+    def __init__(self, console: Console) -> None:
+        self._print = console.print
+        self._console = console
+        self._lost = 0
+
+    def open(self, *, spike: tuple[float, float], speed: float) -> None:
+        """Say what is about to happen."""
+        begins, ends = spike
+        said = Text.assemble(
+            ("A sale day. ", "bold"),
+            "An AI provider serves 100 requests a second; then traffic rises by 340 %\nfor ",
+            (f"{ends - begins:.0f} seconds", "bold"),
+            ", everyone retries, and the provider answers with 429s long after.\n",
+            "In the middle of it, one job: ",
+            (f"{ROWS} document prompts", "bold"),
+            ", ten at a time.\n",
+            (f"The storm is played on real sockets, {speed:g} times as fast.", "dim"),
+        )
+        self._print(
+            Panel(said, title="[bold]stormbreak demo[/]", border_style="cyan", padding=(1, 2))
+        )
+
+    def act(self, number: int, title: str) -> None:
+        """Announce an act."""
+        self._lost = 0
+        self._print(f"\n[bold cyan]{number}[/]  [bold]{title}[/]")
+
+    def lost(self, row: int, verdict: Verdict) -> None:
+        """Show a row that was lost; after the first few, stop."""
+        self._lost += 1
+        if self._lost > SHOWN:
+            return
+        if verdict is Verdict.THROTTLED:
+            said = f"row {row} got a 429 and would now sleep [bold red]{sleep_of(row)}[/]; lost"
+        else:
+            said = f"row {row} met {verdict.value.replace('_', ' ')}; lost"
+        self._print(f"   [red]✗[/] {said}", highlight=False)
+
+    def many_lost(self) -> None:
+        """Say how many more were lost."""
+        if self._lost > SHOWN:
+            self._print(f"   [red]✗[/] ... and {self._lost - SHOWN} more", highlight=False)
+
+    @contextmanager
+    def bar(self) -> Iterator["Bar"]:
+        """Show a bar of answered rows for as long as the block lasts."""
+        columns = (
+            TextColumn("  "),
+            BarColumn(bar_width=40),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} answered"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            yield Bar(progress)
+
+    def compare(self, before: Result, after: Result, *, spike: tuple[float, float]) -> None:
+        """Print both acts side by side, above it when each got its answers."""
+        until = max(before.record.last_at, after.record.last_at, spike[1])
+        self._print()
+        self._print(_strip("the article's code", before, until))
+        self._print(_strip("stormbreak", after, until))
+        self._print(_scale(spike, until))
+        self._print()
+        self._print(_table(before, after, spike[1]))
+
+    def close(self, after: Result, *, where: str) -> None:
+        """Say what it came to."""
+        style = "bold green" if after.answered == ROWS else "bold red"
+        self._print(
+            f"\nstormbreak answered [{style}]{after.answered} of {ROWS}[/].", highlight=False
+        )
+        self._print(f"The answers lie in [bold]{where}[/].", highlight=False)
+
+
+class Bar:
+    """A bar that can be told how far things are."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=ROWS)
+
+    def tick(self, answered: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=answered)
+
+
+def _strip(name: str, result: Result, until: float) -> Text:
+    slices = result.record.strip(WIDTH, until)
+    top = max((good + bad for good, bad in slices), default=1) or 1
+    text = Text(f"   {name:<19}")
+    for good, bad in slices:
+        text.append(_bar_of(good, bad, top))
+    return text
+
+
+def _bar_of(good: int, bad: int, top: int) -> Text:
+    """Draw one slice: its height is the attempts, on a root scale, its colour what most of them met."""
+    if not good + bad:
+        return Text("·", style="dim")
+    height = round(((good + bad) / top) ** 0.5 * (len(_BARS) - 1))
+    return Text(_BARS[max(1, height)], style="green" if good >= bad else "red")
+
+
+def _scale(spike: tuple[float, float], until: float) -> Text:
+    begins, ends = (min(WIDTH, round(at / until * WIDTH)) for at in spike)
+    line = " " * begins + "━" * max(1, ends - begins)
+    return Text.assemble(
+        " " * 22,
+        (line, "yellow"),
+        (" the spike", "yellow"),
+        (" " * max(1, WIDTH - len(line) - 10) + f"{until:.0f} s", "dim"),
+        "\n",
+        " " * 22,
+        ("green: most attempts answered, red: most refused; height: attempts", "dim"),
+    )
+
+
+def _table(before: Result, after: Result, trouble_ends: float) -> Table:
+    table = Table(box=None, padding=(0, 3), header_style="bold")
+    table.add_column("")
+    table.add_column("the article's code", justify="right")
+    table.add_column("stormbreak", justify="right", style="bold")
+    for row in zip(
+        _NAMES, _figures(before, trouble_ends), _figures(after, trouble_ends), strict=True
+    ):
+        table.add_row(*row)
+    return table
+
+
+_NAMES = ("answered", "failed", "attempts", "amplification", "recovery", "storm seconds", "seconds")
+
+
+def _figures(result: Result, trouble_ends: float) -> Sequence[str]:
+    record = result.record
+    recovery = record.recovery(trouble_ends)
+    return (
+        f"{result.answered}",
+        f"[red]{result.failed}[/]" if result.failed else "0",
+        f"{record.sent}",
+        f"{record.sent / ROWS:.2f}",
+        "never" if recovery is None else f"{recovery:.0f} storm s",
+        f"{record.last_at:.0f}",
+        f"{record.last_at / record.speed:.1f}",
+    )
