@@ -236,9 +236,9 @@ class ProviderModel:
         self.busy += 1
         span = self._service.draw(mix(job.key)) * self._spell.slowdown
         job.done_at = now + span
-        self._plan(job.done_at, self._finish, (job, span))
         if job.streamed:
             self._plan(now + span * self.scenario.provider.prefill, self._speak, job)
+        self._plan(job.done_at, self._finish, (job, span))
 
     def _speak(self, now: float, job: _Job) -> None:
         if not job.gone:
