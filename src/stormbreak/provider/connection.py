@@ -113,6 +113,9 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, error: UnreadableError) -> None:
+        if self._occupied:  # far too much sent ahead, while an answer is being written
+            self.drop()
+            return
         self._parting = True
         self._occupied = True
         self._desk.unreadable(self, error)

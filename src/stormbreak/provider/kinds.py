@@ -51,6 +51,7 @@ REFUSALS = frozenset(kind for kind in Kind if kind[0].isdigit()) | {
     Kind.RESET,
     Kind.HANG,
 }
+SLOW = frozenset({Kind.SLOW_HEADERS, Kind.SLOW_BODY})
 STREAM_ONLY = frozenset({Kind.CUT_STREAM, Kind.STREAM_RESET})
 
 _SHARE = frozenset({"share"})

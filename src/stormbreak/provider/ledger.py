@@ -23,10 +23,6 @@ class Record:
         self.promised_until = 0.0
         self.promised_on = 0
 
-    def answered(self) -> None:
-        """Count a good answer, written whole."""
-        self.answers += 1
-
 
 class Early(NamedTuple):
     """An attempt that came before the time its predecessor was told."""

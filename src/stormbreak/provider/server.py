@@ -5,27 +5,25 @@ It listens on 127.0.0.1 only. Scenario time begins with the first request for wo
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
-import msgspec
-
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.answers import Asked, Refusal, error_body, models, understand
-from stormbreak.provider.chance import mix
+from stormbreak.provider.answers import Asked, Refusal, understand
 from stormbreak.provider.connection import Connection
 from stormbreak.provider.http1 import Headers, Request, UnreadableError
-from stormbreak.provider.kinds import CONDITIONS, REFUSALS
+from stormbreak.provider.kinds import CONDITIONS, REFUSALS, SLOW
 from stormbreak.provider.ledger import Ledger, Record
 from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.pace import Pace
+from stormbreak.provider.routes import WORK, Routes
 from stormbreak.provider.scenario import Scenario
-from stormbreak.provider.scripts import Script, answered, plain, refused, streamed, wait_headers
+from stormbreak.provider.scripts import Script, answered, refused, streamed, wait_headers
 from stormbreak.provider.tally import Tally, peak_arrivals
 
 HOST = "127.0.0.1"
-_WORK = ("/v1/chat/completions", "/v1/embeddings")
 
 
 class _Exchange(NamedTuple):
@@ -48,15 +46,10 @@ class ProviderServer:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._opened = 0
-        self._answers = 0
         self._pace = Pace(self.speed, self._attend)
         self._waiting: dict[int, _Exchange] = {}
         self._numbers: dict[Connection, int] = {}
-        self._routes: dict[str, tuple[str, Callable[[Request], Script]]] = {
-            "/v1/models": ("GET", self._models),
-            "/_provider/stats": ("GET", self._stats),
-            "/_provider/reset": ("POST", self._reset),
-        }
+        self._routes = Routes(scenario.provider, seed=seed, stats=self.stats, reset=self.reset)
         self._begin()
 
     # ------------------------------------------------------------ what its owner calls
@@ -106,6 +99,7 @@ class ProviderServer:
             "time": round(self._pace.now(), 3),
             "arrivals": model.clients.arrivals,
             **self._ledger.summary(),
+            "troubles": self._ledger.troubles | _silent(model.clients),
             "in_service": model.busy,
             "queue": model.queued,
             "waiting": len(self._waiting),
@@ -127,31 +121,33 @@ class ProviderServer:
         """Forget a connection; the model goes on working for it, in vain."""
         self._connections.discard(connection)
         number = self._numbers.pop(connection, None)
-        if number is not None and self._waiting.pop(number, None) is not None:
+        if number is not None:
+            del self._waiting[number]
             self._model.abandon(number, self._pace.now())
 
     def unreadable(self, connection: Connection, error: UnreadableError) -> None:
         """Say what was wrong, and part."""
-        script = self._error(Refusal(error.status, str(error)))
-        self._ledger.statuses[str(error.status)] += 1
-        connection.play(script, keep_alive=False, done=None)
+        self._complain(connection, Refusal(error.status, str(error)), keep_alive=False)
 
     def handle(self, connection: Connection, request: Request) -> None:
         """Hand work to the model; answer everything else at once."""
-        if request.path in _WORK and request.method == "POST":
-            self._handle_work(connection, request)
+        if request.path not in WORK or request.method != "POST":
+            script = self._routes.answer(request)
+            connection.play(script, keep_alive=request.keep_alive, done=None)
+            return
+        asked = self._routes.unauthorized(request) or understand(request.path, request.body)
+        if isinstance(asked, Refusal):
+            self._complain(connection, asked, keep_alive=request.keep_alive)
         else:
-            self._play(connection, request, self._answer_at_once(request))
+            self._work_on(connection, request, asked)
+
+    def _complain(self, connection: Connection, refusal: Refusal, *, keep_alive: bool) -> None:
+        self._ledger.statuses[str(refusal.status)] += 1
+        connection.play(self._routes.error(refusal), keep_alive=keep_alive, done=None)
 
     # ------------------------------------------------------------ work
 
-    def _handle_work(self, connection: Connection, request: Request) -> None:
-        refusal = self._unauthorized(request)
-        asked = refusal or understand(request.path, request.body)
-        if isinstance(asked, Refusal):
-            self._ledger.statuses[str(asked.status)] += 1
-            self._play(connection, request, self._error(asked))
-            return
+    def _work_on(self, connection: Connection, request: Request, asked: Asked) -> None:
         self._pace.begin()
         record = self._ledger.asked(
             asked.digest,
@@ -170,26 +166,33 @@ class ProviderServer:
         if exchange is None:
             return
         if reply.part is Part.WHOLE:
-            del self._waiting[reply.request]
-            self._numbers.pop(exchange.connection, None)
-            if exchange.asked.streamed and not self._is_refusal(reply):
+            self._finish(exchange.connection, reply.request)
+            if exchange.asked.streamed and not _is_refusal(reply):
                 return  # it has been playing since its first token
         if reply.trouble is not None:
             self._ledger.troubles[reply.trouble.kind.value] += 1
         script = self._script(reply, exchange)
         self._ledger.statuses[str(script.status or "none")] += 1
-        good = reply.trouble is None or reply.trouble.kind.value.startswith("slow")
-        done = exchange.record.answered if good else None
+        done = partial(self._written, reply, exchange)
         exchange.connection.play(script, keep_alive=exchange.keep_alive, done=done)
 
-    @staticmethod
-    def _is_refusal(reply: Reply) -> bool:
-        return reply.trouble is not None and reply.trouble.kind in REFUSALS | CONDITIONS
+    def _written(self, reply: Reply, exchange: _Exchange) -> None:
+        """Count a good answer once it is written whole; a stream may end a moment before the model's work."""
+        if reply.part is Part.FIRST:
+            self._finish(exchange.connection, reply.request)
+        if reply.trouble is None or reply.trouble.kind in SLOW:
+            exchange.record.answers += 1
+
+    def _finish(self, connection: Connection, number: int) -> None:
+        if (
+            self._numbers.get(connection) == number
+        ):  # else it belongs to a run before the last reset
+            del self._numbers[connection], self._waiting[number]
 
     def _script(self, reply: Reply, exchange: _Exchange) -> Script:
         trouble = reply.trouble
-        headers = self._headers()
-        if trouble is not None and self._is_refusal(reply):
+        headers = self._routes.headers()
+        if trouble is not None and _is_refusal(reply):
             return refused(trouble.kind, headers + self._wait(reply, exchange))
         kind = trouble.kind if trouble else None
         slower = trouble.seconds / self.speed if trouble else 0.0
@@ -208,50 +211,6 @@ class ProviderServer:
             self._ledger.promised(exchange.record, until, form, exchange.connection.number)
         return headers
 
-    # ------------------------------------------------------------ everything else
-
-    def _answer_at_once(self, request: Request) -> Script:
-        if request.path in _WORK:
-            return self._wrong_method("POST")
-        route = self._routes.get(request.path)
-        if route is None:
-            return self._error(Refusal(404, "there is no such address", code="unknown_url"))
-        method, answer = route
-        if request.method != method:
-            return self._wrong_method(method)
-        refusal = self._unauthorized(request) if request.path.startswith("/v1/") else None
-        return self._error(refusal) if refusal else answer(request)
-
-    def _unauthorized(self, request: Request) -> Refusal | None:
-        if not self.scenario.provider.require_key or request.headers.get(b"authorization"):
-            return None
-        return Refusal(401, "you did not provide an API key", code="invalid_api_key")
-
-    def _wrong_method(self, allowed: str) -> Script:
-        refusal = Refusal(405, f"only {allowed} is allowed here", code="method_not_allowed")
-        return plain(405, error_body(refusal), (*self._headers(), ("allow", allowed)))
-
-    def _error(self, refusal: Refusal) -> Script:
-        return plain(refusal.status, error_body(refusal), self._headers())
-
-    def _models(self, _: Request) -> Script:
-        return plain(200, models(self.scenario.provider.models), self._headers())
-
-    def _stats(self, _: Request) -> Script:
-        return plain(200, msgspec.json.encode(self.stats()), self._headers())
-
-    def _reset(self, _: Request) -> Script:
-        self.reset()
-        return plain(200, b'{"reset":true}', self._headers())
-
-    def _headers(self) -> Headers:
-        self._answers += 1
-        return (("x-request-id", f"req_{mix(mix(self.seed) + self._answers):016x}"),)
-
-    @staticmethod
-    def _play(connection: Connection, request: Request, script: Script) -> None:
-        connection.play(script, keep_alive=request.keep_alive, done=None)
-
     # ------------------------------------------------------------ time
 
     def _begin(self) -> None:
@@ -265,6 +224,15 @@ class ProviderServer:
         for reply in self._model.advance(self._pace.now()):
             self._deliver(reply)
         self._pace.aim(self._model.next_event_at(), busy=bool(self._waiting))
+
+
+def _is_refusal(reply: Reply) -> bool:
+    return reply.trouble is not None and reply.trouble.kind in REFUSALS | CONDITIONS
+
+
+def _silent(tally: Tally) -> Counter[str]:
+    """Pick the troubles that show in no answer."""
+    return Counter({name: tally.outcomes.get(name, 0) for name in ("hang", "dropped")})
 
 
 def _party(tally: Tally) -> dict[str, Any]:
