@@ -1,0 +1,195 @@
+"""Just enough HTTP/1.1 for a server that is called by well-behaved clients and played at by tests.
+
+Knows requests with a length or in chunks, keep-alive, pipelining and `Expect: 100-continue`. It bounds head and
+body, and refuses whatever it cannot read with certainty.
+"""
+
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import NamedTuple
+
+MOST_HEAD = 64 * 1024
+MOST_BODY = 8 * 1024 * 1024
+
+_CHUNK_LINE = 256
+_WORDS = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
+_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class UnreadableError(Exception):
+    """A request that cannot be read; the connection ends after `status` has been told."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Request(NamedTuple):
+    """One request, whole. Header names are in lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[bytes, bytes]
+    body: bytes
+    keep_alive: bool
+
+
+class _Head(NamedTuple):
+    method: str
+    target: str
+    headers: dict[bytes, bytes]
+    keep_alive: bool
+    length: int | None  # None: in chunks
+
+
+class Reader:
+    """Cuts a stream of bytes into requests: `feed` it, then ask for `next` until it returns None."""
+
+    __slots__ = ("_body", "_buffer", "_head", "continue_wanted")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._head: _Head | None = None
+        self._body = bytearray()
+        self.continue_wanted = False
+
+    def feed(self, data: bytes) -> None:
+        """Take in what arrived; refuse to hold more than one request of the largest size and its head."""
+        self._buffer += data
+        if len(self._buffer) > MOST_BODY + 2 * MOST_HEAD:
+            raise UnreadableError(413, "too much sent ahead")
+
+    def next(self) -> Request | None:
+        """Return the next complete request, or None; raise UnreadableError where there can be none."""
+        if self._head is None and not self._read_head():
+            return None
+        head = self._head
+        assert head is not None
+        body = self._read_chunks() if head.length is None else self._read_exactly(head.length)
+        if body is None:
+            return None
+        self._head = None
+        path, _, query = head.target.partition("?")
+        return Request(head.method, path, query, head.headers, body, head.keep_alive)
+
+    def _read_head(self) -> bool:
+        while self._buffer[:2] == b"\r\n":  # robust clients end a body with an extra line
+            del self._buffer[:2]
+        end = self._buffer.find(b"\r\n\r\n", 0, MOST_HEAD)
+        if end < 0:
+            if len(self._buffer) >= MOST_HEAD:
+                raise UnreadableError(431, "request head too large")
+            return False
+        lines = bytes(self._buffer[:end]).split(b"\r\n")
+        del self._buffer[: end + 4]
+        self._head = _parse_head(lines)
+        self.continue_wanted = (
+            self._head.headers.get(b"expect", b"").lower() == b"100-continue" and not self._buffer
+        )
+        return True
+
+    def _read_exactly(self, length: int) -> bytes | None:
+        if len(self._buffer) < length:
+            return None
+        body = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        return body
+
+    def _read_chunks(self) -> bytes | None:
+        while (end := self._buffer.find(b"\r\n", 0, _CHUNK_LINE)) >= 0:
+            size = _chunk_size(bytes(self._buffer[:end]))
+            if len(self._body) + size > MOST_BODY:
+                raise UnreadableError(413, "request body too large")
+            if size == 0:
+                return self._read_trailer(end)
+            if len(self._buffer) < end + 2 + size + 2:
+                return None
+            if self._buffer[end + 2 + size : end + 4 + size] != b"\r\n":
+                raise UnreadableError(400, "chunk does not end where it should")
+            self._body += self._buffer[end + 2 : end + 2 + size]
+            del self._buffer[: end + 4 + size]
+        if len(self._buffer) >= _CHUNK_LINE:
+            raise UnreadableError(400, "chunk size line too long")
+        return None
+
+    def _read_trailer(self, start: int) -> bytes | None:
+        if self._buffer[start : start + 4] == b"\r\n\r\n":
+            end = start
+        elif (end := self._buffer.find(b"\r\n\r\n", start)) < 0:
+            return None
+        del self._buffer[: end + 4]
+        body = bytes(self._body)
+        self._body.clear()
+        return body
+
+
+def _parse_head(lines: list[bytes]) -> _Head:
+    parts = lines[0].split(b" ")
+    if len(parts) != 3 or not parts[0].isalpha() or parts[2] not in {b"HTTP/1.1", b"HTTP/1.0"}:
+        raise UnreadableError(400, "malformed request line")
+    headers: dict[bytes, bytes] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or not _TOKEN.issuperset(name):
+            raise UnreadableError(400, "malformed header line")
+        name, value = name.lower(), value.strip()
+        if name == b"content-length" and headers.get(name, value) != value:
+            raise UnreadableError(400, "two lengths")
+        headers[name] = value
+    target = parts[1].decode("latin-1")
+    connection = headers.get(b"connection", b"").lower()
+    keep = b"close" not in connection and (parts[2] == b"HTTP/1.1" or b"keep-alive" in connection)
+    return _Head(parts[0].decode("ascii"), target, headers, keep, _length(headers))
+
+
+def _length(headers: dict[bytes, bytes]) -> int | None:
+    coding = headers.get(b"transfer-encoding")
+    given = headers.get(b"content-length")
+    if coding is not None:
+        if coding.lower() != b"chunked" or given is not None:
+            raise UnreadableError(400, "unknown or contradictory transfer coding")
+        return None
+    if given is None:
+        return 0
+    if not given.isdigit() or len(given) > 18:
+        raise UnreadableError(400, "malformed content-length")
+    length = int(given)
+    if length > MOST_BODY:
+        raise UnreadableError(413, "request body too large")
+    return length
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.split(b";", 1)[0].strip()
+    try:
+        return int(digits, 16) if digits.isalnum() and len(digits) <= 16 else int("", 16)
+    except ValueError:
+        raise UnreadableError(400, "malformed chunk size") from None
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int, media: str) -> bytes:
+    return f"HTTP/1.1 {status} {_WORDS[status]}\r\ncontent-type: {media}\r\n".encode()
+
+
+def head(status: int, media: str, length: int | None, headers: Headers) -> bytes:
+    """Write the head of an answer; a length of None means that chunks follow."""
+    framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    extra = "".join(f"\r\n{name}: {value}" for name, value in headers)
+    rest = f"{framing}\r\ndate: {_date(int(time.time()))}{extra}\r\n\r\n"
+    return _status_line(status, media) + rest.encode("latin-1")
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame one chunk; the empty one ends a body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

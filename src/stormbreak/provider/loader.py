@@ -1,0 +1,123 @@
+"""Scenarios from files: TOML in, checked values out, or one line that names the file, the key and the value."""
+
+import tomllib
+from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
+from importlib.resources import files
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.scenario import Scenario
+
+_LONGEST_SHOWN = 60
+
+
+def builtin_names() -> list[str]:
+    """List the scenarios that come with the package."""
+    folder = files("stormbreak.provider") / "scenarios"
+    return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load(name_or_path: str | Path) -> Scenario:
+    """Find a scenario by its name, or read it from a file."""
+    name = str(name_or_path)
+    if name in builtin_names():
+        text = (files("stormbreak.provider") / "scenarios" / f"{name}.toml").read_text("utf-8")
+        return parse(text, source=f"{name}.toml")
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(builtin_names())
+        raise ConfigurationError(f"no scenario and no file is called {name!r}; there are: {known}")
+    try:
+        return parse(path.read_text("utf-8"), source=name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{name}: cannot be read: {error}") from error
+
+
+def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
+    """Read a scenario from TOML; `source` names it in messages, and gives it a name if it has none."""
+    try:
+        table = tomllib.loads(text)
+        table.setdefault("name", Path(source).stem)
+        scenario = _read(Scenario, table, "")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source}: not valid TOML: {error}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: {error}") from None
+    assert isinstance(scenario, Scenario)
+    return scenario
+
+
+def _read(hint: Any, value: Any, path: str) -> Any:
+    """Turn a TOML value into what the type asks for."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _read(parts[0], value, path)
+    if origin in {Union, UnionType}:
+        return _read(next(part for part in parts if part is not NoneType), value, path)
+    if origin is tuple:
+        _expect(isinstance(value, list), "a list", value, path)
+        return tuple(_read(parts[0], item, f"{path}[{place}]") for place, item in enumerate(value))
+    if origin is Literal:
+        return _choose({choice: choice for choice in parts}, value, path)
+    return _read_class(hint, value, path)
+
+
+def _read_class(kind: Any, value: Any, path: str) -> Any:
+    if is_dataclass(kind):
+        return _read_table(kind, value, path)
+    if issubclass(kind, Enum):
+        return _choose({choice.value: choice for choice in kind}, value, path)
+    return _read_plain(kind, value, path)
+
+
+def _read_table(kind: Any, value: Any, path: str) -> Any:
+    _expect(isinstance(value, dict), "a table", value, path)
+    hints = get_type_hints(kind, include_extras=True)
+    names = [item.name for item in fields(kind)]
+    prefix = f"{path}." if path else ""
+    for key, given in value.items():
+        if key not in names:
+            known = ", ".join(names)
+            raise ConfigurationError(f"unknown key {prefix}{key} = {_show(given)}; known: {known}")
+    read = {key: _read(hints[key], given, f"{prefix}{key}") for key, given in value.items()}
+    missing = [item.name for item in fields(kind) if _needed(item) and item.name not in read]
+    if missing:
+        raise ConfigurationError(f"{path} lacks {', '.join(missing)}, got {_show(value)}")
+    try:
+        return kind(**read)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{prefix}{error}") from None
+
+
+def _needed(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def _read_plain(kind: type, value: Any, path: str) -> Any:
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        _expect(number, "a number", value, path)
+        return float(value)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    words = {int: "a whole number", bool: "true or false", str: "a string"}
+    _expect(fits, words[kind], value, path)
+    return value
+
+
+def _choose(choices: dict[Any, Any], value: Any, path: str) -> Any:
+    known = ", ".join(choices)
+    _expect(isinstance(value, str) and value in choices, f"one of {known}", value, path)
+    return choices[value]
+
+
+def _expect(fits: bool, words: str, value: Any, path: str) -> None:  # noqa: FBT001
+    if not fits:
+        raise ConfigurationError(f"{path} must be {words}, got {_show(value)}")
+
+
+def _show(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."

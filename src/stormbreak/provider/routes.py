@@ -1,0 +1,75 @@
+"""What the provider answers at once, without any work: models, statistics, reset, and what is wrong with a request."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from stormbreak.provider.answers import Refusal, error_body, models
+from stormbreak.provider.chance import mix
+from stormbreak.provider.http1 import Headers, Request
+from stormbreak.provider.scenario import Provider
+from stormbreak.provider.scripts import Script, plain
+
+WORK = frozenset({"/v1/chat/completions", "/v1/embeddings"})
+
+
+class Routes:
+    """The addresses of a provider."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        seed: int,
+        stats: Callable[[], dict[str, Any]],
+        reset: Callable[[], None],
+    ) -> None:
+        self._provider = provider
+        self._salt = mix(seed)
+        self._identities = 0
+        self._read_stats = stats
+        self._do_reset = reset
+        self._routes: dict[str, tuple[str, Callable[[], bytes]]] = {
+            "/v1/models": ("GET", lambda: models(provider.models)),
+            "/_provider/stats": ("GET", self._stats),
+            "/_provider/reset": ("POST", self._reset),
+            **dict.fromkeys(WORK, ("POST", bytes)),
+        }
+
+    def answer(self, request: Request) -> Script:
+        """Answer anything that is not work."""
+        route = self._routes.get(request.path)
+        if route is None:
+            return self.error(Refusal(404, "there is no such address", code="unknown_url"))
+        method, body = route
+        if request.method != method:
+            return self._wrong_method(method)
+        refusal = self.unauthorized(request) if request.path.startswith("/v1/") else None
+        return self.error(refusal) if refusal else plain(200, body(), self.headers())
+
+    def unauthorized(self, request: Request) -> Refusal | None:
+        """Check that there is a key, where one is required; any will do."""
+        if not self._provider.require_key or request.headers.get(b"authorization"):
+            return None
+        return Refusal(401, "you did not provide an API key", code="invalid_api_key")
+
+    def error(self, refusal: Refusal) -> Script:
+        """Say what is wrong."""
+        return plain(refusal.status, error_body(refusal), self.headers())
+
+    def headers(self) -> Headers:
+        """Give the next answer its identity."""
+        self._identities += 1
+        return (("x-request-id", f"req_{mix(self._salt + self._identities):016x}"),)
+
+    def _wrong_method(self, allowed: str) -> Script:
+        refusal = Refusal(405, f"only {allowed} is allowed here", code="method_not_allowed")
+        return plain(405, error_body(refusal), (*self.headers(), ("allow", allowed)))
+
+    def _stats(self) -> bytes:
+        return msgspec.json.encode(self._read_stats())
+
+    def _reset(self) -> bytes:
+        self._do_reset()
+        return b'{"reset":true}'

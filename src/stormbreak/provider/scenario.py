@@ -1,0 +1,213 @@
+"""What a scenario says: the provider, its limit, its troubles, the crowd around it, the load of the clients.
+
+Values only, each checked when it is made. Times and spans are scenario seconds: the simulator plays them as
+they are, sockets play `speed` of them in one real second.
+"""
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from itertools import pairwise
+from typing import Literal
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.bounds import (
+    AtLeastOne,
+    Count,
+    Depth,
+    Positive,
+    Rate,
+    Seconds,
+    Share,
+    check_ranges,
+)
+from stormbreak.provider.kinds import MEANINGFUL, Form, Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """Capacity. None means without a limit.
+
+    `service` is the mean seconds of work of one answer, `cv` its coefficient of variation, `least` and `most`
+    cut it; the first token comes after the share `prefill` of it.
+    """
+
+    slots: Count | None = None
+    service: Seconds = 1.0
+    cv: Rate = 0.5
+    least: Seconds = 0.0
+    most: Positive | None = None
+    prefill: Share = 0.25
+    queue: Depth | None = None
+    front_end: Positive | None = None
+    backlog: Seconds = 5.0
+    require_key: bool = False
+    models: tuple[str, ...] = ("storm-1", "storm-1-mini")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.most is not None and self.most < self.least:
+            raise ConfigurationError(
+                f"most must not be below least ({self.least}), got {self.most}"
+            )
+
+
+class LimitKind(StrEnum):
+    """How requests are counted."""
+
+    WINDOW = "window"
+    BUCKET = "bucket"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """`requests` per `per` seconds and key. A refused request costs `reject_cost` of one."""
+
+    kind: LimitKind
+    requests: Positive
+    per: Positive = 60.0
+    burst: AtLeastOne | None = None
+    reject_cost: Seconds = 0.0
+    form: Form = Form.SECONDS
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.kind is LimitKind.WINDOW and self.burst is not None:
+            raise ConfigurationError(f"burst means nothing for a window, got {self.burst}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Something that goes wrong from `at` until `until` (None: to the end), for a `share` of the requests."""
+
+    kind: Kind
+    at: Seconds = 0.0
+    until: Positive | None = None
+    share: Share = 1.0
+    factor: Rate | None = None  # of the capacity, or of the service time
+    ramp: Seconds = 0.0  # after `until`, back to normal in a straight line
+    after: Seconds = 0.05  # until a refusal is on the wire
+    seconds: Seconds = 5.0  # by how much a slow answer is slower
+    retry_after: Seconds | None = None
+    form: Form = Form.SECONDS
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.until is not None and self.until <= self.at:
+            raise ConfigurationError(f"until must be after at ({self.at}), got {self.until}")
+        if "factor" in MEANINGFUL[self.kind] and self.factor is None:
+            raise ConfigurationError(f"factor is needed for the kind {self.kind.value!r}, got none")
+        if self.ramp and self.until is None:
+            raise ConfigurationError(f"ramp needs until, got ramp {self.ramp}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            known = MEANINGFUL[self.kind] | {"kind", "at", "until"}
+            if item.name not in known and value != item.default:
+                raise ConfigurationError(
+                    f"{item.name} means nothing for the kind {self.kind.value!r}, got {value!r}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """From `at` on, `rate` calls per second."""
+
+    at: Seconds
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crowd:
+    """The load of everybody else, lived through inside the model.
+
+    A call that the provider refuses comes back `retries` times, about `delay` later each time. An answer
+    later than `timeout` finds nobody.
+    """
+
+    rate: Rate
+    steps: tuple[Step, ...] = ()
+    retries: Depth = 0
+    delay: Positive = 1.0
+    timeout: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        _check_order(self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Herd:
+    """`calls` in one instant, `times` times, `every` seconds."""
+
+    at: Seconds
+    calls: Count
+    times: Count = 1
+    every: Positive = 60.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What the clients under test do: read by the simulator, ignored on sockets.
+
+    `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
+    bound what is measured as the trigger.
+    """
+
+    rate: Rate = 0.0
+    steps: tuple[Step, ...] = ()
+    herds: tuple[Herd, ...] = ()
+    arrivals: Literal["poisson", "even"] = "poisson"
+    processes: Count = 1
+    deadline: Positive = 30.0
+    timeout: Positive = 10.0
+    preset: str = "interactive"
+    trigger_at: Seconds | None = None
+    trigger_until: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        _check_order(self.steps)
+        if not (self.rate or self.herds or any(step.rate for step in self.steps)):
+            raise ConfigurationError(f"rate must be positive where no herd comes, got {self.rate}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One storm, or one calm."""
+
+    name: str
+    about: str = ""
+    speed: Positive = 1.0
+    duration: Positive = 300.0
+    provider: Provider = Provider()
+    limit: Limit | None = None
+    trouble: tuple[Trouble, ...] = ()
+    crowd: Crowd | None = None
+    load: Load | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for moment in sorted({trouble.at for trouble in self.trouble}):
+            total = sum(item.share for item in self.trouble if _draws(item) and _on(item, moment))
+            if total > 1 + 1e-9:
+                raise ConfigurationError(
+                    f"trouble shares must not add up to more than 1, got {total:g} at {moment:g} s"
+                )
+
+
+def _draws(trouble: Trouble) -> bool:
+    return "share" in MEANINGFUL[trouble.kind]
+
+
+def _on(trouble: Trouble, moment: float) -> bool:
+    return trouble.at <= moment and (trouble.until is None or moment < trouble.until)
+
+
+def _check_order(steps: tuple[Step, ...]) -> None:
+    for before, after in pairwise(steps):
+        if after.at <= before.at:
+            raise ConfigurationError(
+                f"steps must be in order of at, got {after.at} after {before.at}"
+            )

@@ -1,0 +1,256 @@
+"""The provider on real sockets: the model's time runs with the clock, its replies become scripts on connections.
+
+It listens on 127.0.0.1 only. Scenario time begins with the first request for work.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.answers import Asked, Refusal, understand
+from stormbreak.provider.connection import Connection
+from stormbreak.provider.http1 import Headers, Request, UnreadableError
+from stormbreak.provider.kinds import CONDITIONS, REFUSALS, SLOW
+from stormbreak.provider.ledger import Ledger, Record
+from stormbreak.provider.model import Part, ProviderModel, Reply
+from stormbreak.provider.pace import Pace
+from stormbreak.provider.routes import WORK, Routes
+from stormbreak.provider.scenario import Scenario
+from stormbreak.provider.scripts import Script, answered, refused, streamed, wait_headers
+from stormbreak.provider.tally import Tally, peak_arrivals
+
+HOST = "127.0.0.1"
+
+
+class _Exchange(NamedTuple):
+    """A request that the model works on, and everything its answer needs."""
+
+    connection: Connection
+    keep_alive: bool
+    asked: Asked
+    record: Record
+
+
+class ProviderServer:
+    """Serves one scenario."""
+
+    def __init__(self, scenario: Scenario, *, seed: int = 0, speed: float | None = None) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.speed = scenario.speed if speed is None else speed
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._connections: set[Connection] = set()
+        self._opened = 0
+        self._pace = Pace(self.speed, self._attend)
+        self._waiting: dict[int, _Exchange] = {}
+        self._numbers: dict[Connection, int] = {}
+        self._routes = Routes(scenario.provider, seed=seed, stats=self.stats, reset=self.reset)
+        self._begin()
+
+    # ------------------------------------------------------------ what its owner calls
+
+    @property
+    def base_url(self) -> str:
+        """The address to give to clients."""
+        return f"http://{HOST}:{self.port}/v1"
+
+    async def start(self, port: int = 0) -> None:
+        """Listen; port 0 takes a free one."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: Connection(self), HOST, port, backlog=4096
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {HOST} port {port}: {error.strerror}"
+            ) from error
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        self._pace.stop()
+        if self._server is not None:
+            self._server.close()
+            for connection in tuple(self._connections):
+                connection.drop()
+            await self._server.wait_closed()
+
+    def reset(self) -> None:
+        """Begin the scenario anew, with the next request; whoever still waits for an answer is cut off."""
+        for exchange in tuple(self._waiting.values()):
+            exchange.connection.drop()
+        self._begin()
+
+    def stats(self) -> dict[str, Any]:
+        """Tell what happened since the start or the last reset."""
+        if self._pace.running:
+            self._attend()
+        model = self._model
+        return {
+            "scenario": self.scenario.name,
+            "seed": self.seed,
+            "speed": self.speed,
+            "time": round(self._pace.now(), 3),
+            "arrivals": model.clients.arrivals,
+            **self._ledger.summary(),
+            "troubles": self._ledger.troubles | _silent(model.clients),
+            "in_service": model.busy,
+            "queue": model.queued,
+            "waiting": len(self._waiting),
+            "peak_attempts_per_second": peak_arrivals(model.clients, model.crowd),
+            "clients": _party(model.clients),
+            "crowd": _party(model.crowd),
+            "connections": {"open": len(self._connections), "opened": self._opened},
+        }
+
+    # ------------------------------------------------------------ what connections call
+
+    def opened(self, connection: Connection) -> int:
+        """Welcome a connection."""
+        self._connections.add(connection)
+        self._opened += 1
+        return self._opened
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a connection; the model goes on working for it, in vain."""
+        self._connections.discard(connection)
+        number = self._numbers.pop(connection, None)
+        if number is not None:
+            del self._waiting[number]
+            self._model.abandon(number, self._pace.now())
+
+    def unreadable(self, connection: Connection, error: UnreadableError) -> None:
+        """Say what was wrong, and part."""
+        self._complain(connection, Refusal(error.status, str(error)), keep_alive=False)
+
+    def handle(self, connection: Connection, request: Request) -> None:
+        """Hand work to the model; answer everything else at once."""
+        if request.path not in WORK or request.method != "POST":
+            script = self._routes.answer(request)
+            connection.play(script, keep_alive=request.keep_alive, done=None)
+            return
+        asked = self._routes.unauthorized(request) or understand(request.path, request.body)
+        if isinstance(asked, Refusal):
+            self._complain(connection, asked, keep_alive=request.keep_alive)
+        else:
+            self._work_on(connection, request, asked)
+
+    def _complain(self, connection: Connection, refusal: Refusal, *, keep_alive: bool) -> None:
+        self._ledger.statuses[str(refusal.status)] += 1
+        connection.play(self._routes.error(refusal), keep_alive=keep_alive, done=None)
+
+    # ------------------------------------------------------------ work
+
+    def _work_on(self, connection: Connection, request: Request, asked: Asked) -> None:
+        self._pace.begin()
+        record = self._ledger.asked(
+            asked.digest,
+            time.monotonic(),
+            connection.number,
+            request.headers.get(b"idempotency-key"),
+        )
+        key = asked.key + record.attempts
+        number = self._model.arrive(self._pace.now(), key, streamed=asked.streamed)
+        self._waiting[number] = _Exchange(connection, request.keep_alive, asked, record)
+        self._numbers[connection] = number
+        self._attend()
+
+    def _deliver(self, reply: Reply) -> None:
+        exchange = self._waiting.get(reply.request)
+        if exchange is None:
+            return
+        if reply.part is Part.WHOLE:
+            self._finish(exchange.connection, reply.request)
+            if exchange.asked.streamed and not _is_refusal(reply):
+                return  # it has been playing since its first token
+        if reply.trouble is not None:
+            self._ledger.troubles[reply.trouble.kind.value] += 1
+        script = self._script(reply, exchange)
+        self._ledger.statuses[str(script.status or "none")] += 1
+        done = partial(self._written, reply, exchange)
+        exchange.connection.play(script, keep_alive=exchange.keep_alive, done=done)
+
+    def _written(self, reply: Reply, exchange: _Exchange) -> None:
+        """Count a good answer once it is written whole; a stream may end a moment before the model's work."""
+        if reply.part is Part.FIRST:
+            self._finish(exchange.connection, reply.request)
+        if reply.trouble is None or reply.trouble.kind in SLOW:
+            exchange.record.answers += 1
+
+    def _finish(self, connection: Connection, number: int) -> None:
+        if (
+            self._numbers.get(connection) == number
+        ):  # else it belongs to a run before the last reset
+            del self._numbers[connection], self._waiting[number]
+
+    def _script(self, reply: Reply, exchange: _Exchange) -> Script:
+        trouble = reply.trouble
+        headers = self._routes.headers()
+        if trouble is not None and _is_refusal(reply):
+            return refused(trouble.kind, headers + self._wait(reply, exchange))
+        kind = trouble.kind if trouble else None
+        slower = trouble.seconds / self.speed if trouble else 0.0
+        if not exchange.asked.streamed:
+            return answered(exchange.asked, headers, kind, slower)
+        lasting = (reply.done_at - reply.at) / self.speed
+        return streamed(exchange.asked, headers, kind, lasting=lasting, slower=slower)
+
+    def _wait(self, reply: Reply, exchange: _Exchange) -> Headers:
+        if reply.trouble is None or reply.retry_after is None:
+            return ()
+        form = reply.trouble.form
+        headers, promise = wait_headers(form, reply.retry_after / self.speed, time.time())
+        if promise is not None:
+            until = time.monotonic() + promise
+            self._ledger.promised(exchange.record, until, form, exchange.connection.number)
+        return headers
+
+    # ------------------------------------------------------------ time
+
+    def _begin(self) -> None:
+        self._pace.stop()
+        self._model = ProviderModel(self.scenario, self.seed)
+        self._ledger = Ledger()
+        self._waiting.clear()
+        self._numbers.clear()
+
+    def _attend(self) -> None:
+        for reply in self._model.advance(self._pace.now()):
+            self._deliver(reply)
+        self._pace.aim(self._model.next_event_at(), busy=bool(self._waiting))
+
+
+def _is_refusal(reply: Reply) -> bool:
+    return reply.trouble is not None and reply.trouble.kind in REFUSALS | CONDITIONS
+
+
+def _silent(tally: Tally) -> Counter[str]:
+    """Pick the troubles that show in no answer."""
+    return Counter({name: tally.outcomes.get(name, 0) for name in ("hang", "dropped")})
+
+
+def _party(tally: Tally) -> dict[str, Any]:
+    return {
+        "arrivals": tally.arrivals,
+        "outcomes": dict(tally.outcomes),
+        "abandoned": tally.abandoned,
+        "inside": tally.inside,
+        "work_seconds": round(tally.work, 3),
+        "wasted_seconds": round(tally.wasted_work, 3),
+        "series": tally.series(),
+    }
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Make the quickest event loop there is here."""
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
