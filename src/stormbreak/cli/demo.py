@@ -6,11 +6,12 @@ import click
 from rich.console import Console
 
 from stormbreak.demo import acts
-from stormbreak.demo.screen import Screen
+from stormbreak.demo.screen import Screen, save_picture
 from stormbreak.demo.stage import ROWS, provider, write_documents
 from stormbreak.provider.loader import load
 
 SCENARIO = "incident"
+PICTURE_WIDTH = 82
 
 
 @click.command()
@@ -22,7 +23,12 @@ SCENARIO = "incident"
     help="Where prompts and answers are left.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=11, show_default=True)
-def command(directory: Path, seed: int) -> int:
+@click.option(
+    "--svg",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also save what is shown as a picture.",
+)
+def command(directory: Path, seed: int, svg: Path | None) -> int:
     """Watch 500 prompts go through a provider storm: once with the article's code, once with stormbreak."""
     scenario = load(SCENARIO)
     assert scenario.crowd is not None
@@ -32,10 +38,12 @@ def command(directory: Path, seed: int) -> int:
     for old in directory.glob("answers*"):
         old.unlink()
     write_documents(documents)
-    screen = Screen(Console())
+    console = Console(record=svg is not None, width=PICTURE_WIDTH if svg else None)
+    screen = Screen(console)
     screen.open(spike=spike, speed=scenario.speed)
     with provider(SCENARIO, seed=seed) as stage:
         screen.act(1, "The article's batch code: one attempt a row, no retry")
+        screen.sleeps()
         before = acts.article(documents, stage.base_url, scenario.speed, lost=screen.lost)
         screen.many_lost()
         stage.reset()
@@ -44,4 +52,6 @@ def command(directory: Path, seed: int) -> int:
             after = acts.stormbreak(documents, output, stage.base_url, scenario.speed, bar.tick)
     screen.compare(before, after, spike=spike)
     screen.close(after, where=str(output))
+    if svg is not None:
+        save_picture(console, svg)
     return 0 if after.answered == ROWS else 1

@@ -1,7 +1,9 @@
 """How the demonstration looks."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.panel import Panel
@@ -13,7 +15,8 @@ from stormbreak.demo.acts import Result, sleep_of
 from stormbreak.demo.stage import ROWS
 from stormbreak.types import Verdict
 
-WIDTH = 60  # slices of the strip
+WIDTH = 54  # slices of the strip
+INDENT = 22  # columns before it
 SHOWN = 4  # lost rows that get a line of their own
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -32,16 +35,25 @@ class Screen:
         begins, ends = spike
         said = Text.assemble(
             ("A sale day. ", "bold"),
-            "An AI provider serves 100 requests a second; then traffic rises by 340 %\nfor ",
+            "Traffic at an AI provider rises by 340 % for ",
             (f"{ends - begins:.0f} seconds", "bold"),
-            ", everyone retries, and the provider answers with 429s long after.\n",
-            "In the middle of it, one job: ",
+            ". Whoever is refused comes back at once, so it answers with 429s long after. "
+            "In the middle of it runs one job: ",
             (f"{ROWS} document prompts", "bold"),
             ", ten at a time.\n",
-            (f"The storm is played on real sockets, {speed:g} times as fast.", "dim"),
+            (f"Played on real sockets, {speed:g} times as fast.", "dim"),
         )
+        title = "[bold]stormbreak demo[/]"
+        self._print(Panel(said, title=title, border_style="cyan", padding=(1, 2)))
+
+    def sleeps(self) -> None:
+        """Say what the article's code does after a 429."""
         self._print(
-            Panel(said, title="[bold]stormbreak demo[/]", border_style="cyan", padding=(1, 2))
+            "   After a 429 it sleeps 2 ** row / 2 seconds and holds its place meanwhile:\n"
+            f"   row 20 would now sleep {sleep_of(20)}, row 37 would now sleep {sleep_of(37)}.\n"
+            "   Not slept here; the row counts as lost.",
+            style="dim",
+            highlight=False,
         )
 
     def act(self, number: int, title: str) -> None:
@@ -81,10 +93,14 @@ class Screen:
         """Print both acts side by side, above it when each got its answers."""
         until = max(before.record.last_at, after.record.last_at, spike[1])
         self._print()
-        self._print(_strip("the article's code", before, until))
-        self._print(_strip("stormbreak", after, until))
-        self._print(_scale(spike, until))
-        self._print()
+        for line in (
+            _strip("the article's code", before, until),
+            _strip("stormbreak", after, until),
+            _scale(spike, until),
+        ):
+            self._print(line, no_wrap=True)
+        legend = "green: answered; red: refused; height: attempts"
+        self._print(" " * INDENT + legend + "\n", style="dim", highlight=False)
         self._print(_table(before, after, spike[1]))
 
     def close(self, after: Result, *, where: str) -> None:
@@ -108,10 +124,17 @@ class Bar:
         self._progress.update(self._task, completed=answered)
 
 
+def save_picture(console: Console, path: Path) -> None:
+    """Save what `console` has printed as SVG, in fonts that every machine has."""
+    svg = console.export_svg(title="stormbreak demo")
+    own_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    path.write_text(own_fonts.replace("Fira Code", "DejaVu Sans Mono"), encoding="utf-8")
+
+
 def _strip(name: str, result: Result, until: float) -> Text:
     slices = result.record.strip(WIDTH, until)
     top = max((good + bad for good, bad in slices), default=1) or 1
-    text = Text(f"   {name:<19}")
+    text = Text(f"   {name}".ljust(INDENT))
     for good, bad in slices:
         text.append(_bar_of(good, bad, top))
     return text
@@ -127,16 +150,9 @@ def _bar_of(good: int, bad: int, top: int) -> Text:
 
 def _scale(spike: tuple[float, float], until: float) -> Text:
     begins, ends = (min(WIDTH, round(at / until * WIDTH)) for at in spike)
-    line = " " * begins + "━" * max(1, ends - begins)
-    return Text.assemble(
-        " " * 22,
-        (line, "yellow"),
-        (" the spike", "yellow"),
-        (" " * max(1, WIDTH - len(line) - 10) + f"{until:.0f} s", "dim"),
-        "\n",
-        " " * 22,
-        ("green: most attempts answered, red: most refused; height: attempts", "dim"),
-    )
+    spiked = " " * begins + "━" * max(1, ends - begins) + " the spike"
+    end = f"{until:.0f} storm s".rjust(WIDTH - len(spiked))
+    return Text.assemble(" " * INDENT, (spiked, "yellow"), (end, "dim"))
 
 
 def _table(before: Result, after: Result, trouble_ends: float) -> Table:
