@@ -29,6 +29,7 @@ check: $(READY)  ## format, lint, types, import contracts, docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/test_docs.py tests/test_size.py
 
 prove: $(READY)  ## the long evidence: every claim, at full size
 	$(BIN)/pytest -m prove -p no:xdist -v

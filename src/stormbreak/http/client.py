@@ -33,7 +33,7 @@ class AsyncClient:
     Args:
         provider: name of a preset ("openai", "holysheep", "deepseek", "groq", "openrouter", "local").
         base_url: where to send instead, up to and including "/v1".
-        api_key: the key; by default it comes from the environment (see docs/configuration.md).
+        api_key: the key; by default it comes from the environment (see docs/client.md).
         api_key_env: name of the environment variable that holds the key.
         model: the model of payloads that name none.
         policy: a `Policy` or the name of a preset.
