@@ -109,7 +109,7 @@ class _Waker:
         try:
             self._loop.call_soon_threadsafe(_resolve, self._future)
         except RuntimeError:  # that loop is closed, its callers are gone: pass the grant on
-            self._stepper.close(self._flow)
+            self._stepper.abandon(self._flow)
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:
