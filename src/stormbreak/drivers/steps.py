@@ -39,7 +39,8 @@ class Stepper:
 
     def start(self, call: Call) -> tuple[Flow, Command | Ended]:
         """Start the flow of `call` and run it to its first command."""
-        self._refuse_reentry()
+        if self._delivering:
+            self._refuse_reentry()
         with self._lock:
             flow = run_call(self.engine, call, self.clock(), self._chance())
             self._busy = True
@@ -50,12 +51,14 @@ class Stepper:
             finally:
                 left = self._take_away()
                 self._busy = False
-        self._act(left)
+        if left is not None or self._orphans:
+            self._act(left)
         return flow, command
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
         """Resume `flow` with what came of its last command."""
-        self._refuse_reentry()
+        if self._delivering:
+            self._refuse_reentry()
         with self._lock:
             self._busy = True
             try:
@@ -65,7 +68,8 @@ class Stepper:
             finally:
                 left = self._take_away()
                 self._busy = False
-        self._act(left)
+        if left is not None or self._orphans:
+            self._act(left)
         return command
 
     def close(self, flow: Flow) -> None:
@@ -107,8 +111,7 @@ class Stepper:
         return wakers, events
 
     def _act(self, left: _Left | None) -> None:
-        if left is not None:
-            self._tell(left)
+        self._tell(left)
         if self._orphans:
             self._bury()
 
@@ -151,5 +154,5 @@ class Stepper:
             _log.exception("a listener failed; its further failures are not reported")
 
     def _refuse_reentry(self) -> None:
-        if self._delivering and threading.get_ident() in self._delivering:
+        if threading.get_ident() in self._delivering:
             raise RuntimeError("a listener may not make calls on the engine it listens to")
