@@ -70,6 +70,9 @@ class Admission:
         wake: Callable[[Ticket], None],
     ) -> None:
         self._gates = tuple(gates)
+        self._ready_ats = tuple(gate.ready_at for gate in gates)
+        self._takes = tuple(gate.take for gate in gates)
+        self._settles = tuple(gate.settle for gate in reversed(gates))  # last taken first
         self._slots = slots
         self._policy = policy
         self._wake = wake
@@ -139,8 +142,8 @@ class Admission:
 
     def take_back(self, tokens: list[Any], outcome: Outcome, now: float, uniform: float) -> None:
         """Settle every gate, last taken first."""
-        for gate, token in zip(reversed(self._gates), reversed(tokens), strict=True):
-            gate.settle(token, outcome, now, uniform)
+        for settle in self._settles:
+            settle(tokens.pop(), outcome, now, uniform)
 
     def learn(self, took: float) -> None:
         """Remember how long an answer takes."""
@@ -153,13 +156,14 @@ class Admission:
 
     def _ready_at(self, now: float) -> float:
         latest = OPEN
-        for gate in self._gates:
-            ready_at = gate.ready_at(now)
-            latest = max(latest, ready_at)
+        for gate_ready_at in self._ready_ats:
+            ready_at = gate_ready_at(now)
+            if ready_at > latest:  # noqa: PLR1730 - on the way of every call
+                latest = ready_at
         return latest
 
     def _grant(self, now: float) -> Permit:
-        return Permit(self, [gate.take(now) for gate in self._gates], now)
+        return Permit(self, [take(now) for take in self._takes], now)
 
     def _next(self) -> Ticket:
         return next(next(iter(line)) for line in self._lines.values() if line)

@@ -6,7 +6,9 @@ of woken tickets are woken and events are delivered. Correct without the GIL.
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from stormbreak.core.call import run_call
 from stormbreak.core.engine import Engine
@@ -14,6 +16,8 @@ from stormbreak.core.flow import Command, Flow, close
 from stormbreak.core.ticket import Ticket
 from stormbreak.events import Event
 from stormbreak.types import Call, Ended, Outcome
+
+_Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
 
 _log = logging.getLogger("stormbreak")
 
@@ -27,42 +31,59 @@ class Stepper:
         self.engine = engine
         self.clock = clock
         self._chance = chance
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False  # a step is under way; touched only under the lock
+        self._orphans: deque[Flow] = deque()  # flows to close: nobody will resume them
         self._delivering: set[int] = set()
         self._complained: set[int] = set()
 
     def start(self, call: Call) -> tuple[Flow, Command | Ended]:
         """Start the flow of `call` and run it to its first command."""
-        self._refuse_reentry()
-        engine = self.engine
+        if self._delivering:
+            self._refuse_reentry()
         with self._lock:
-            flow = run_call(engine, call, self.clock(), self._chance())
+            flow = run_call(self.engine, call, self.clock(), self._chance())
+            self._busy = True
             try:
                 command: Command | Ended = next(flow)
             except StopIteration as stop:
                 command = stop.value
-            wakers, events = self._take_away()
-        self._act(wakers, events)
+            finally:
+                left = self._take_away()
+                self._busy = False
+        if left is not None or self._orphans:
+            self._act(left)
         return flow, command
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
         """Resume `flow` with what came of its last command."""
-        self._refuse_reentry()
+        if self._delivering:
+            self._refuse_reentry()
         with self._lock:
+            self._busy = True
             try:
                 command: Command | Ended = flow.send((outcome, self.clock(), self._chance()))
             except StopIteration as stop:
                 command = stop.value
-            wakers, events = self._take_away()
-        self._act(wakers, events)
+            finally:
+                left = self._take_away()
+                self._busy = False
+        if left is not None or self._orphans:
+            self._act(left)
         return command
 
     def close(self, flow: Flow) -> None:
-        """Close `flow`; what it held is free, and goes to whoever waits for it."""
-        with self._lock:
-            close(flow, self.clock(), self._chance())
-            wakers, events = self._take_away()
-        self._act(wakers, events)
+        """Close `flow`; what it held is free, and goes to whoever waits for it.
+
+        The garbage collector may drop a caller, and so come here, in the middle of another flow's step on
+        the same thread. Then the flow is closed at the end of that step.
+        """
+        self.abandon(flow)
+        self._bury()
+
+    def abandon(self, flow: Flow) -> None:
+        """Leave `flow`, whose owner is gone, to be closed at the end of the present step."""
+        self._orphans.append(flow)
 
     def arm(self, ticket: Ticket, waker: Callable[[], None]) -> bool:
         """Have `waker` called when the ticket is woken; False if it was woken already."""
@@ -77,25 +98,42 @@ class Stepper:
         with self._lock:
             ticket.waker = None
 
-    def _take_away(self) -> tuple[Sequence[Callable[[], None]], Sequence[Event]]:
+    def _take_away(self) -> _Left | None:
         engine = self.engine
-        wakers: Sequence[Callable[[], None]] = ()
-        events: Sequence[Event] = ()
-        if engine.woken:
-            wakers = [ticket.waker for ticket in engine.woken if ticket.waker is not None]
-            for ticket in engine.woken:
-                ticket.waker = None
-            engine.woken.clear()
-        if engine.events:
-            events = engine.events.copy()
-            engine.events.clear()
+        if not engine.woken and not engine.events:
+            return None
+        wakers = [ticket.waker for ticket in engine.woken if ticket.waker is not None]
+        for ticket in engine.woken:
+            ticket.waker = None
+        engine.woken.clear()
+        events = engine.events.copy()
+        engine.events.clear()
         return wakers, events
 
-    def _act(self, wakers: Sequence[Callable[[], None]], events: Sequence[Event]) -> None:
+    def _act(self, left: _Left | None) -> None:
+        self._tell(left)
+        if self._orphans:
+            self._bury()
+
+    def _tell(self, left: _Left | None) -> None:
+        wakers, events = left or ((), ())
         for wake in wakers:
             wake()
         if events:
             self._deliver(events)
+
+    def _bury(self) -> None:
+        while True:
+            with self._lock:
+                if self._busy or not self._orphans:
+                    return
+                self._busy = True
+                try:
+                    close(self._orphans.popleft(), self.clock(), self._chance())
+                finally:
+                    left = self._take_away()
+                    self._busy = False
+            self._tell(left)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         here = threading.get_ident()
@@ -116,5 +154,5 @@ class Stepper:
             _log.exception("a listener failed; its further failures are not reported")
 
     def _refuse_reentry(self) -> None:
-        if self._delivering and threading.get_ident() in self._delivering:
+        if threading.get_ident() in self._delivering:
             raise RuntimeError("a listener may not make calls on the engine it listens to")

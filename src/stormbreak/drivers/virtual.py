@@ -6,9 +6,10 @@ engine on it; many drivers may share one timeline, as many processes share the w
 
 import random
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TypeAlias
+from math import inf
+from typing import Any, TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, Flow, Send, WaitFor
@@ -22,29 +23,55 @@ VirtualSender: TypeAlias = Callable[[Send, Reply], Callable[[], None] | None]
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 
 
+Timer: TypeAlias = list[Any]
+"""[when, order, what to do]; the last is None once that has been done or cancelled."""
+
+MANY = 64  # cancelled timers that are worth a clearance
+
+
 class Timeline:
     """A clock that jumps. Things due at the same time happen in the order in which they were asked for."""
 
     def __init__(self, start: float = 0.0) -> None:
         self.now = start
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[Timer] = []
         self._order = count()
+        self._cancelled = 0  # timers among the due that were cancelled
 
     def time(self) -> float:
         """The virtual time in seconds."""
         return self.now
 
-    def at(self, when: float, do: Callable[[], None]) -> None:
-        """Do something at `when`, or now if that has passed."""
-        heappush(self._due, (max(when, self.now), next(self._order), do))
+    def at(self, when: float, do: Callable[[], None]) -> Timer:
+        """Do something at `when`, or now if that has passed. The timer may be cancelled."""
+        timer = [max(when, self.now), next(self._order), do]
+        heappush(self._due, timer)
+        return timer
 
-    def run(self, until: float = float("inf")) -> None:
+    def cancel(self, timer: Timer) -> None:
+        """Forget what `timer` was to do; nothing if it has been done."""
+        if timer[2] is None:
+            return
+        timer[2] = None
+        self._cancelled += 1
+        if self._cancelled > MANY and self._cancelled > len(self._due) // 2:
+            self._due[:] = [timer for timer in self._due if timer[2] is not None]
+            heapify(self._due)
+            self._cancelled = 0
+
+    def run(self, until: float = inf) -> None:
         """Let everything happen that is due up to `until`."""
         due = self._due
         while due and due[0][0] <= until:
-            self.now, _, do = heappop(due)
+            timer = heappop(due)
+            when, _, do = timer
+            if do is None:
+                self._cancelled -= 1
+                continue
+            timer[2] = None
+            self.now = when
             do()
-        if until != float("inf"):
+        if until != inf:
             self.now = max(self.now, until)
 
 
@@ -74,7 +101,7 @@ class VirtualDriver:
 class _Run:
     """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for."""
 
-    __slots__ = ("_done", "_driver", "_ended", "_flow", "_give_up", "_sender", "_turn")
+    __slots__ = ("_done", "_driver", "_ended", "_flow", "_give_up", "_sender", "_timer", "_turn")
 
     def __init__(
         self, driver: VirtualDriver, sender: VirtualSender, done: Callable[[Ended], None]
@@ -86,6 +113,7 @@ class _Run:
         self._ended = False
         self._flow: Flow | None = None
         self._give_up: Callable[[], None] | None = None
+        self._timer: Timer | None = None
 
     def begin(self, call: Call) -> None:
         self._flow, command = self._driver.stepper.start(call)
@@ -96,6 +124,7 @@ class _Run:
             return
         self._ended = True
         self._turn += 1
+        self._drop_timer()
         self._abandon()
         self._driver.stepper.close(self._flow)
 
@@ -103,6 +132,7 @@ class _Run:
         if turn != self._turn or self._flow is None:
             return
         self._turn += 1
+        self._drop_timer()
         if outcome is _TIMED_OUT:
             self._abandon()
         self._give_up = None
@@ -113,21 +143,29 @@ class _Run:
         if give_up is not None:
             give_up()
 
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._driver.timeline.cancel(self._timer)
+            self._timer = None
+
     def _obey(self, command: Command | Ended) -> None:
-        turn, timeline = self._turn, self._driver.timeline
-        if isinstance(command, Ended):
+        if isinstance(command, Send):
+            self._send(command, self._turn)
+        elif isinstance(command, Ended):
             self._ended = True
             self._done(command)
-        elif isinstance(command, Send):
-            if command.timeout is not None:
-                timeline.at(timeline.now + command.timeout, lambda: self._resume(turn, _TIMED_OUT))
-            give_up = self._sender(command, lambda outcome: self._resume(turn, outcome))
-            if turn == self._turn:  # not answered at once
-                self._give_up = give_up
         elif isinstance(command, WaitFor):
-            self._wait_for(command, turn)
+            self._wait_for(command, self._turn)
         else:
-            timeline.at(command.until, lambda: self._resume(turn, None))
+            self._set_timer(command.until, None)
+
+    def _send(self, command: Send, turn: int) -> None:
+        give_up = self._sender(command, lambda outcome: self._resume(turn, outcome))
+        if turn != self._turn:  # answered at once
+            return
+        self._give_up = give_up
+        if command.timeout is not None:
+            self._set_timer(self._driver.timeline.now + command.timeout, _TIMED_OUT)
 
     def _wait_for(self, command: WaitFor, turn: int) -> None:
         timeline = self._driver.timeline
@@ -137,5 +175,9 @@ class _Run:
 
         if not self._driver.stepper.arm(command.ticket, wake):
             wake()
-        elif command.until != float("inf"):
-            timeline.at(command.until, lambda: self._resume(turn, None))
+        elif command.until != inf:
+            self._set_timer(command.until, None)
+
+    def _set_timer(self, at: float, outcome: Outcome | None) -> None:
+        turn = self._turn
+        self._timer = self._driver.timeline.at(at, lambda: self._resume(turn, outcome))

@@ -1,0 +1,306 @@
+"""Flows are started, answered, closed and left waiting in any order, from several initial states; after every
+step the engine must be consistent, and in the end at rest.
+"""
+
+from math import inf
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from stage import (
+    INVALID,
+    OK,
+    OTHER,
+    SERVER_ERROR,
+    TARGET,
+    THROTTLED,
+    TIMEOUT,
+    Stage,
+    policy,
+    told,
+)
+
+from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.backoff import Constant, FullJitter
+from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import ARTICLE, INTERACTIVE
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.types import CANCELLED, Priority
+
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=2), open_for=4.0, probes=3, at_once=2, lease=6.0
+)
+POLICIES = {
+    "tight": policy(
+        limit=FixedLimit(in_flight=2),
+        queue=QueuePolicy(size=3),
+        breaker=FRAGILE,
+        budget=BudgetPolicy(ratio=0.5, lone_calls=3),
+        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)),
+        attempt_timeout=10.0,
+    ),
+    "one by one": policy(
+        limit=FixedLimit(in_flight=1),
+        breaker=BreakerPolicy(
+            trip=FailureRate(share=0.5, calls=2), open_for=2.0, probes=1, at_once=1, lease=3.0
+        ),
+        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=1.0)),
+    ),
+    "no breaker": policy(limit=FixedLimit(in_flight=3), queue=QueuePolicy(size=5)),
+    "article": ARTICLE,
+    "interactive": INTERACTIVE,
+}
+INITIALLY = [
+    "closed",
+    "open",
+    "half-open, probe hung",
+    "cooling down",
+    "queue full",
+    "at the limit",
+]
+OUTCOMES = st.sampled_from(
+    [
+        OK,
+        OK,
+        SERVER_ERROR,
+        THROTTLED,
+        TIMEOUT,
+        INVALID,
+        CANCELLED,
+        told(0.0),
+        told(2.0),
+        told(9.0),
+        told(2.0)._replace(verdict=SERVER_ERROR.verdict),
+        SERVER_ERROR._replace(committed=True),
+    ]
+)
+TARGETS = st.sampled_from([TARGET, TARGET, OTHER])
+SPANS = st.sampled_from([None, None, 0.5, 3.0, 20.0])
+PICK = st.integers(0, 10**6)
+
+
+class Storm(RuleBasedStateMachine):
+    """One engine with two targets, and any number of calls."""
+
+    @initialize(
+        name=st.sampled_from(sorted(POLICIES)),
+        state=st.sampled_from(INITIALLY),
+        chance=st.floats(0.0, 0.999),
+    )
+    def begin(self, name, state, chance):
+        self.stage = Stage(POLICIES[name], chance=chance)
+        self.planned = {}  # backing off, until when
+        self.lanes = [self.stage.engine.lane(target) for target in (TARGET, OTHER)]
+        for lane in self.lanes:
+            self.watch(lane)
+        self.bring_to(state)
+
+    def bring_to(self, state):
+        stage, lane = self.stage, self.stage.lane
+        if state in ("open", "half-open, probe hung") and lane.breaker is not None:
+            stage.fail_until_open()
+            if state != "open":
+                stage.tick(lane.breaker.until - stage.now)
+                stage.start()
+                stage.tick(1.0)
+        elif state == "cooling down":
+            stage.start().step(told(5.0))
+        elif state == "at the limit":
+            for _ in range(min(lane.slots.limit, 12)):
+                stage.start()
+        elif state == "queue full":
+            for _ in range(lane.slots.limit + 4 if lane.slots.limit < 12 else 0):
+                stage.start()
+
+    def watch(self, lane):
+        """See to it that every grant is checked at its moment."""
+        grant = lane.admission._grant
+
+        def watched(now):
+            assert lane.cooldown.until <= now, "left during a cooldown"
+            assert lane.slots.in_flight < lane.slots.limit, "left beyond the limit"
+            if lane.breaker is not None:
+                assert lane.breaker.state is not State.ISOLATED, "left while isolated"
+                if lane.breaker.state is State.OPEN:
+                    assert lane.breaker.until <= now, "left while open"
+            return grant(now)
+
+        lane.admission._grant = watched
+
+    # -------------------------------------------------------------- what may happen
+
+    @rule(
+        target_=TARGETS,
+        within=SPANS,
+        patience=SPANS,
+        priority=st.sampled_from(list(Priority)),
+        fail_fast=st.booleans(),
+    )
+    def start(self, target_, within, patience, priority, fail_fast):
+        self.stage.start(
+            target=target_,
+            within=within,
+            patience=patience,
+            priority=priority,
+            fail_fast=fail_fast,
+        )
+
+    def pick(self, which, pick):
+        runs = [run for run in self.stage.runs if which(run)]
+        return runs[pick % len(runs)] if runs else None
+
+    @rule(pick=PICK, outcome=OUTCOMES, chance=st.floats(0.0, 0.999))
+    def answer(self, pick, outcome, chance):
+        self.stage.chance = chance
+        if run := self.pick(lambda run: run.sending, pick):
+            run.step(outcome)
+
+    @rule(pick=PICK, drops=st.booleans())
+    def cancel(self, pick, drops):
+        if run := self.pick(lambda run: not run.over, pick):
+            run.drop() if drops else run.close()
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 2.0, 5.0, 30.0]))
+    def time_passes(self, seconds):
+        """Nobody is resumed: a driver may be late."""
+        self.stage.now += seconds
+
+    @rule(pick=PICK)
+    def resume_one(self, pick):
+        if run := self.pick(lambda run: run.due, pick):
+            run.step()
+
+    @rule()
+    def resume_all(self):
+        self.stage.settle()
+
+    @rule(pick=PICK)
+    def resume_too_early(self, pick):
+        if run := self.pick(lambda run: run.queued or run.backing_off, pick):
+            run.step()
+
+    @precondition(lambda self: self.stage.lane.breaker is not None)
+    @rule(closes=st.booleans())
+    def by_hand(self, closes):
+        lane = self.stage.lane
+        (lane.reset if closes else lane.isolate)(self.stage.now)
+        self.stage.take_away()
+
+    # -------------------------------------------------------------- what must hold
+
+    def runs_of(self, lane):
+        return [run for run in self.stage.runs if run.call.target == lane.target]
+
+    @invariant()
+    def slots_are_held_by_those_who_may_send_and_by_nobody_else(self):
+        for lane in self.lanes:
+            holders = [
+                run
+                for run in self.runs_of(lane)
+                if run.sending or (run.queued and run.command.ticket.permit is not None)
+            ]
+            assert len(holders) == lane.slots.in_flight
+            assert lane.slots.in_flight <= lane.slots.limit
+
+    @invariant()
+    def places_are_held_by_those_who_wait(self):
+        for lane in self.lanes:
+            waiting = [run.command.ticket for run in self.runs_of(lane) if run.queued]
+            undecided = [ticket for ticket in waiting if not ticket.decided]
+            assert len(undecided) == lane.admission.queued
+            assert lane.admission.queued <= self.stage.engine.policy.queue.size
+            standing = [t for line in lane.admission._lines.values() for t in line]
+            assert set(standing) == set(undecided)
+
+    @invariant()
+    def probes_are_bounded_and_of_this_epoch(self):
+        for breaker in [lane.breaker for lane in self.lanes if lane.breaker is not None]:
+            held = [p for p in breaker._probes if p.lease_until > self.stage.now]
+            assert len(held) <= breaker._policy.at_once
+            assert {breaker._epoch} >= {probe.epoch for probe in breaker._probes}
+            assert breaker.state is State.HALF_OPEN or not breaker._probes
+            counted = breaker._succeeded + breaker._failed
+            assert counted + len(held) <= breaker._policy.probes
+
+    @invariant()
+    def nobody_owes_the_budget(self):
+        if (budget := self.stage.engine.budget) is not None:
+            assert budget.balance(self.stage.now) >= 0.0
+
+    @invariant()
+    def no_wake_up_is_lost(self):
+        for lane in self.lanes:
+            if not lane.admission.queued:
+                continue
+            ready_at = lane.admission._ready_at(self.stage.now)
+            if ready_at == inf:  # somebody who holds a slot will pump, or a hand on the circuit
+                isolated = lane.breaker is not None and lane.breaker.state is State.ISOLATED
+                assert lane.slots.in_flight == lane.slots.limit or isolated
+                continue
+            keeper = lane.admission._keeper
+            assert keeper is not None
+            assert keeper.check_at <= max(ready_at, self.stage.now)
+            (owner,) = [r for r in self.runs_of(lane) if r.queued and r.command.ticket is keeper]
+            assert keeper.due or owner.command.until <= keeper.check_at
+
+    @invariant()
+    def whoever_was_decided_is_woken(self):
+        for run in self.stage.runs:
+            if run.queued and run.command.ticket.decided:
+                assert run.due
+
+    @invariant()
+    def no_retry_leaves_before_its_time(self):
+        for run in self.stage.runs:
+            until = self.planned.pop(run, None)
+            if run.backing_off:
+                self.planned[run] = run.command.until
+            elif until is not None and not run.closed:
+                assert self.stage.now >= until
+
+    # -------------------------------------------------------------- how it ends
+
+    def teardown(self):
+        if not hasattr(self, "stage"):
+            return
+        for run in self.stage.runs[::2]:
+            run.close()
+        self.drain()
+        for lane in self.lanes:
+            assert (lane.slots.in_flight, lane.admission.queued) == (0, 0)
+            assert lane.breaker is None or lane.breaker._probes == []
+
+    def drain(self):
+        """Answer whoever is sent; nobody may be left waiting."""
+        for lane in self.lanes:
+            lane.reset(self.stage.now)
+        self.stage.take_away()
+        for _ in range(400):
+            self.stage.settle()
+            for run in self.stage.runs:
+                if run.sending:
+                    run.step(OK)
+            if all(run.over for run in self.stage.runs):
+                return
+            self.stage.now = max(self.stage.now, min(self.stage._due_at(), self.stage.now + 2000))
+        left = [run.command for run in self.stage.runs if not run.over]
+        raise AssertionError(f"starved: {left}")
+
+
+MODERATE = settings(
+    max_examples=300,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestStorm = Storm.TestCase
+TestStorm.settings = MODERATE
+
+
+@pytest.mark.prove
+class TestLongStorm(Storm.TestCase):
+    settings = settings(MODERATE, max_examples=5_000, stateful_step_count=80)

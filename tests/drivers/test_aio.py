@@ -1,0 +1,376 @@
+"""The asyncio driver on a loop whose time jumps: what it carries out, and that cancelling leaves nothing."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
+from virtual_loop import now, run
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.types import Call, Verdict
+
+ONE = policy(
+    limit=FixedLimit(in_flight=1),
+    retry=RetryPolicy(backoff=Constant(seconds=5.0)),
+    breaker=BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=1), open_for=10.0, jitter=0.0, probes=1, at_once=1
+    ),
+)
+
+
+class Bench:
+    """A driver on the virtual loop, and a target that answers as told."""
+
+    def __init__(self, rules=ONE):
+        self.engine = Engine(rules)
+        self.driver = AsyncioDriver(
+            self.engine, clock=asyncio.get_running_loop().time, chance=lambda: 0.0
+        )
+        self.lane = self.engine.lane(TARGET)
+        self.sent = []
+
+    def call(self, *outcomes, takes=1.0, within=None, **call):
+        """Start a call whose attempts end in `outcomes`, each after `takes` seconds."""
+        answers = iter(outcomes or (OK,))
+
+        async def sender(send):
+            self.sent.append((round(now(), 6), send.attempt))
+            await asyncio.sleep(takes)
+            return next(answers)
+
+        return self.run(sender, within=within, **call)
+
+    def run(self, sender, *, within=None, **call):
+        deadline_at = None if within is None else now() + within
+        numbered = Call(self.engine.number(), TARGET, deadline_at=deadline_at, **call)
+        return asyncio.create_task(self.driver.run(numbered, sender))
+
+    async def assert_at_rest(self):
+        """Nothing is held, nobody waits, and the next call goes through."""
+        breaker = self.lane.breaker
+        assert (self.lane.slots.in_flight, self.lane.admission.queued) == (0, 0)
+        assert breaker is None or breaker._probes == []
+        assert self.engine.woken == []
+        last = await self.call(OK, fail_fast=False)
+        assert last.outcome == OK
+        assert (self.lane.slots.in_flight, self.lane.admission.queued) == (0, 0)
+
+
+async def cancelled(task):
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def scene(test):
+    """Run an async test on the virtual loop."""
+
+    def wrapped():
+        run(test)
+
+    wrapped.__name__ = test.__name__
+    return wrapped
+
+
+# ------------------------------------------------------------------ carrying out
+
+
+@scene
+async def test_answers():
+    bench = Bench()
+    ended = await bench.call(OK)
+
+    assert (ended.outcome, ended.attempts, ended.waited) == (OK, 1, 0.0)
+
+
+@scene
+async def test_retries_after_the_backoff():
+    bench = Bench(policy(retry=RetryPolicy(backoff=Constant(seconds=5.0))))
+    ended = await bench.call(SERVER_ERROR, SERVER_ERROR, OK)
+
+    assert bench.sent == [(0.0, 1), (6.0, 2), (12.0, 3)]
+    assert ended.waited == pytest.approx(10.0)
+
+
+@scene
+async def test_queues_for_a_slot():
+    bench = Bench()
+    await asyncio.gather(*[bench.call(OK) for _ in range(3)])
+
+    assert [at for at, _ in bench.sent] == [0.0, 1.0, 2.0]
+
+
+@scene
+async def test_one_of_the_queue_keeps_time_for_a_cooldown():
+    bench = Bench()
+    told_to_wait = bench.call(told(30.0), OK)
+    await asyncio.sleep(2.0)
+    waiting = bench.call(OK)
+    await asyncio.gather(told_to_wait, waiting)
+
+    assert sorted(at for at, _ in bench.sent)[1] == 31.0
+    assert len(bench.sent) == 3
+
+
+@scene
+async def test_an_attempt_that_takes_too_long_is_given_up():
+    bench = Bench(policy(attempt_timeout=3.0, retry=RetryPolicy(attempts=1)))
+    ended = await bench.call(OK, takes=10.0)
+
+    assert now() == pytest.approx(3.0)
+    assert ended.outcome.verdict is Verdict.TIMEOUT
+    assert ended.outcome.maybe_processed
+    assert isinstance(ended.outcome.error, TimeoutError)
+
+
+@scene
+async def test_the_deadline_ends_a_wait_in_the_queue():
+    bench = Bench()
+    blocker = bench.call(OK, takes=100.0)
+    ended = await bench.call(OK, within=7.0)
+
+    assert now() == pytest.approx(7.0)
+    assert ended.stopped == "shed"
+    await cancelled(blocker)
+
+
+@scene
+async def test_a_sender_that_breaks_its_word_and_raises_leaves_nothing_behind():
+    bench = Bench()
+
+    async def broken(send):
+        raise LookupError("a bug")
+
+    with pytest.raises(LookupError):
+        await bench.run(broken)
+    await bench.assert_at_rest()
+
+
+# ------------------------------------------------------------------ cancelling at each suspension point
+
+
+@scene
+async def test_cancelled_before_it_ever_ran():
+    bench = Bench()
+    await cancelled(bench.call(OK))
+    await bench.assert_at_rest()
+    assert len(bench.sent) == 1
+
+
+@scene
+async def test_cancelled_in_the_queue():
+    bench = Bench()
+    blocker = bench.call(OK, takes=10.0)
+    waiting, next_one = bench.call(OK), bench.call(OK)
+    await asyncio.sleep(1.0)
+    await cancelled(waiting)
+    assert bench.lane.admission.queued == 1
+    await asyncio.gather(blocker, next_one)
+    assert [at for at, _ in bench.sent] == [0.0, 10.0]
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_cancelled_when_granted_but_not_resumed_yet():
+    bench = Bench()
+    never = asyncio.Event()
+
+    async def hangs(send):
+        await never.wait()
+
+    blocker, granted, next_one = bench.run(hangs), bench.call(OK), bench.call(OK)
+    await asyncio.sleep(1.0)
+    ticket = next(iter(bench.lane.admission._lines[0]))
+    blocker.cancel()
+    await asyncio.sleep(0)  # the grant comes with the closing of the blocker
+    assert ticket.permit is not None
+    assert not granted.done()
+    await cancelled(granted)
+    await next_one
+    assert len(bench.sent) == 1
+    with suppress(asyncio.CancelledError):
+        await blocker
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_cancelled_while_sending():
+    bench = Bench()
+    sending, waiting = bench.call(OK, takes=10.0), bench.call(OK)
+    await asyncio.sleep(1.0)
+    await cancelled(sending)
+    await waiting
+    assert [at for at, _ in bench.sent] == [0.0, 1.0]
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_cancelled_while_backing_off():
+    bench = Bench(policy(limit=FixedLimit(in_flight=1)))
+    backing_off = bench.call(told(30.0))
+    await asyncio.sleep(2.0)
+    await cancelled(backing_off)
+    await bench.assert_at_rest()
+    assert [at for at, _ in bench.sent] == [0.0, 31.0]  # the cooldown outlives who was told
+
+
+@scene
+async def test_cancelled_in_a_cooldown_while_keeping_time():
+    bench = Bench()
+    blocker = bench.call(told(30.0))
+    await asyncio.sleep(2.0)
+    await cancelled(blocker)
+    keeper, other = bench.call(OK), bench.call(OK)
+    await asyncio.sleep(1.0)
+    await cancelled(keeper)
+    await other
+    assert [at for at, _ in bench.sent] == [0.0, 31.0]
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_cancelled_while_the_probe_is_out():
+    bench = Bench()
+    assert (await bench.call(INVALID._replace(verdict=Verdict.BROKEN))).stopped == "breaker"
+    probe = bench.call(OK, takes=30.0, fail_fast=False)
+    waiting = bench.call(OK, fail_fast=False)
+    await asyncio.sleep(11.0)
+    assert bench.lane.breaker.state is State.HALF_OPEN
+    assert len(bench.lane.breaker._probes) == 1
+    await cancelled(probe)
+    assert bench.lane.breaker.state is State.HALF_OPEN
+    await waiting
+    assert bench.lane.breaker.state is State.CLOSED
+    await bench.assert_at_rest()
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
+    """The blocker answers, the queue moves, a retry follows; the cancel comes some turns of the loop later."""
+
+    async def main():
+        bench = Bench()
+        blocker = bench.call(OK, takes=2.0)
+        victim, next_one = bench.call(OK, takes=0.0), bench.call(OK)
+        await asyncio.sleep(2.0 - 1e-12)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        victim.cancel()
+        await asyncio.wait([blocker, victim, next_one])
+        assert next_one.result().outcome == OK
+        await bench.assert_at_rest()
+
+    run(main)
+
+
+# ------------------------------------------------------------------ timeouts of others
+
+
+@pytest.mark.parametrize("impatience", [0.5, 2.0, 5.5, 11.0])
+def test_the_callers_own_wait_for_leaves_nothing_behind(impatience):
+    """It ends the call while queueing, sending, backing off, or in the second attempt."""
+
+    async def main():
+        bench = Bench(
+            policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant(seconds=5.0)))
+        )
+        blocker = bench.call(OK, takes=1.0)
+        victim = bench.call(SERVER_ERROR, OK, takes=4.0)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(victim, impatience)
+        await blocker
+        await bench.assert_at_rest()
+
+    run(main)
+
+
+@scene
+async def test_the_callers_own_timeout_is_theirs_and_not_the_attempts():
+    bench = Bench(policy(attempt_timeout=5.0))
+
+    async def sender(send):
+        await asyncio.sleep(60.0)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3.0):
+            await bench.driver.run(Call(1, TARGET), sender)
+    assert now() == pytest.approx(3.0)
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_a_cancel_at_the_very_tick_of_the_attempt_timeout_wins():
+    bench = Bench(policy(attempt_timeout=5.0))
+    victim = bench.call(OK, takes=60.0)
+    asyncio.get_running_loop().call_at(5.0, victim.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await victim
+    assert len(bench.sent) == 1
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_the_callers_timeout_at_the_very_tick_of_the_attempt_timeout():
+    bench = Bench(policy(attempt_timeout=5.0))
+
+    async def sender(send):
+        bench.sent.append(send.attempt)
+        await asyncio.sleep(60.0)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout_at(5.0):
+            await bench.driver.run(Call(1, TARGET), sender)
+    assert bench.sent == [1]
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
+    bench = Bench(
+        policy(limit=FixedLimit(in_flight=1), attempt_timeout=5.0, retry=RetryPolicy(attempts=1))
+    )
+
+    async def slow_to_let_go(send):
+        try:
+            await asyncio.sleep(60.0)
+        finally:
+            await asyncio.sleep(2.0)  # closes its connection
+
+    first, waiting = bench.run(slow_to_let_go), bench.call(OK)
+    await asyncio.sleep(6.0)
+    assert bench.lane.slots.in_flight == 1
+    assert (await first).outcome.verdict is Verdict.TIMEOUT
+    assert now() == pytest.approx(7.0)
+    await waiting
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_a_sender_that_answers_after_all_when_given_up_is_heard():
+    bench = Bench(policy(attempt_timeout=5.0))
+
+    async def answers_after_all(send):
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60.0)
+        return OK
+
+    assert (await bench.run(answers_after_all)).outcome == OK
+    await bench.assert_at_rest()
+
+
+@scene
+async def test_a_timeout_inside_the_sender_is_a_timeout():
+    bench = Bench(policy(retry=RetryPolicy(attempts=1), attempt_timeout=50.0))
+
+    async def sender(send):
+        raise TimeoutError
+
+    ended = await bench.run(sender)
+    assert ended.outcome.verdict is Verdict.TIMEOUT

@@ -1,0 +1,191 @@
+"""The same scenario gives the same events under asyncio and in virtual time."""
+
+import asyncio
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
+from virtual_loop import now, run
+
+from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.backoff import FullJitter, ProportionalJitter
+from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.presets import ARTICLE
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.types import Call, Priority, Verdict
+
+CALLS = 150
+POLICIES = {
+    "queueing": policy(
+        limit=FixedLimit(in_flight=4),
+        queue=QueuePolicy(size=20),
+        attempt_timeout=6.0,
+        budget=BudgetPolicy(ratio=0.3),
+        breaker=BreakerPolicy(
+            trip=FailureRate(share=0.6, calls=6, seconds=10.0), open_for=3.0, lease=4.0
+        ),
+        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=0.5)),
+    ),
+    "fragile": policy(
+        limit=FixedLimit(in_flight=12),
+        attempt_timeout=5.0,
+        breaker=BreakerPolicy(
+            trip=ConsecutiveFailures(threshold=3), open_for=2.0, probes=2, at_once=1, lease=3.0
+        ),
+        retry=RetryPolicy(attempts=5, backoff=ProportionalJitter(base=0.3)),
+    ),
+    "article": ARTICLE,
+}
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at: float
+    call: Call
+    cancelled_at: float
+
+
+def arrivals(seed):
+    """Calls with all kinds of patience, a few of which are cancelled."""
+    chance = Random(seed)
+    at = 0.0
+    for number in range(1, CALLS + 1):
+        at += chance.expovariate(4.0)
+        call = Call(
+            number,
+            chance.choice([TARGET, TARGET, TARGET, OTHER]),
+            deadline_at=chance.choice([None, at + 10.0 * chance.random() + 0.1]),
+            patience=chance.choice([None, 8.0 * chance.random() + 0.1]),
+            priority=chance.choice(list(Priority)),
+            fail_fast=chance.random() < 0.5,
+        )
+        cancelled_at = at + 6.0 * chance.random() if chance.random() < 0.1 else math.inf
+        yield Arrival(at, call, cancelled_at)
+
+
+def answer(seed, call, attempt):
+    """What the target says to one attempt, and how long it takes; there are two bursts of errors."""
+    chance = Random(f"{seed}/{call}/{attempt}")
+    ill = call % 70 > 50
+    outcome = chance.choices(
+        [OK, SERVER_ERROR, THROTTLED, told(0.1 + 4.0 * chance.random()), INVALID],
+        [20, 60, 5, 5, 1] if ill else [80, 3, 6, 6, 2],
+    )[0]
+    hangs = chance.random() < 0.05
+    return outcome, 100.0 * hangs + 0.01 + chance.expovariate(1.5)
+
+
+def chance_of(clock):
+    """A chance that depends on nothing but the time: both drivers draw the same, in whichever order."""
+    return lambda: math.modf(abs(math.sin(round(clock(), 4) * 12.9898)) * 43758.5453)[0]
+
+
+def under_asyncio(rules, seed):
+    events, ends = [], {}
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        engine = Engine(rules)
+        engine.listeners.append(events.append)
+        driver = AsyncioDriver(engine, clock=loop.time, chance=chance_of(loop.time))
+
+        async def one(arrival):
+            async def sender(send):
+                outcome, takes = answer(seed, arrival.call.number, send.attempt)
+                await asyncio.sleep(takes)
+                return outcome
+
+            await asyncio.sleep(arrival.at - now())
+            ends[arrival.call.number] = await driver.run(arrival.call, sender)
+
+        tasks = []
+        for arrival in arrivals(seed):
+            task = asyncio.create_task(one(arrival))
+            if arrival.cancelled_at != math.inf:
+                loop.call_at(arrival.cancelled_at, task.cancel)
+            tasks.append(task)
+        await asyncio.wait(tasks)
+
+    run(main)
+    return events, ends
+
+
+def in_virtual_time(rules, seed):
+    events, ends = [], {}
+    engine, timeline = Engine(rules), Timeline()
+    engine.listeners.append(events.append)
+    driver = VirtualDriver(engine, timeline, chance=chance_of(timeline.time))
+
+    def begin(arrival):
+        number = arrival.call.number
+
+        def sender(send, reply):
+            outcome, takes = answer(seed, number, send.attempt)
+            timeline.at(timeline.now + takes, lambda: reply(outcome))
+
+        cancel = driver.start(arrival.call, sender, lambda ended: ends.__setitem__(number, ended))
+        if arrival.cancelled_at != math.inf:
+            timeline.at(arrival.cancelled_at, cancel)
+
+    for arrival in arrivals(seed):
+        timeline.at(arrival.at, lambda arrival=arrival: begin(arrival))
+    timeline.run()
+    return events, ends
+
+
+def by_subject(events):
+    """Events of each call and each target in their order, times apart from the rest."""
+    facts, times = defaultdict(list), defaultdict(list)
+    for event in events:
+        subject = getattr(event, "call", str(event.target))
+        values = event._asdict().values()
+        facts[subject].append(
+            (type(event).__name__, *[v for v in values if not isinstance(v, float)])
+        )
+        times[subject].extend(v for v in values if isinstance(v, float))
+    return facts, times
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_same_events(name, seed):
+    virtual, virtual_ends = in_virtual_time(POLICIES[name], seed)
+    real, real_ends = under_asyncio(POLICIES[name], seed)
+    facts, times = by_subject(virtual)
+    real_facts, real_times = by_subject(real)
+
+    assert facts == real_facts
+    for subject, expected in times.items():
+        assert expected == pytest.approx(real_times[subject], abs=1e-6), subject
+    assert {n: e.outcome.verdict for n, e in virtual_ends.items()} == {
+        n: e.outcome.verdict for n, e in real_ends.items()
+    }
+
+
+def test_the_scenarios_are_worth_their_name():
+    """Everything that can happen to a call happens in them."""
+    kinds, gates, verdicts, rejected, circuits = Counter(), set(), set(), set(), set()
+    for rules in POLICIES.values():
+        for seed in range(4):
+            for event in in_virtual_time(rules, seed)[0]:
+                kinds[type(event).__name__] += 1
+                gates.add(getattr(event, "gate", None))
+                verdicts.add(getattr(event, "verdict", None))
+                rejected.add(getattr(event, "policy", None))
+                circuits.add(getattr(event, "after", None))
+
+    assert all(count > 20 for count in kinds.values())
+    assert len(kinds) == 9
+    assert gates >= {"verdict", "attempts", "deadline", "patience", "budget"}
+    assert verdicts >= {Verdict.OK, Verdict.TIMEOUT, Verdict.THROTTLED, Verdict.SERVER_ERROR}
+    assert rejected >= {"breaker", "cooldown", "shed", "queue"}
+    assert circuits >= {"open", "half_open", "closed"}

@@ -1,0 +1,152 @@
+"""Events: told after the lock is released, to listeners who can break nothing."""
+
+import logging
+import threading
+
+import pytest
+from stage import OK, SERVER_ERROR, TARGET, policy
+
+from stormbreak.core import call as call_module
+from stormbreak.core import trail as trail_module
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.steps import Stepper
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.events import CallEnded, Sent
+from stormbreak.types import Call
+
+
+def bench(*listeners):
+    engine = Engine(policy())
+    engine.listeners.extend(listeners)
+    return Stepper(engine, clock=lambda: 0.0, chance=lambda: 0.5)
+
+
+def one_call(stepper, number=1):
+    flow, _ = stepper.start(Call(number, TARGET))
+    return stepper.step(flow, OK)
+
+
+def test_listeners_get_the_events_in_their_order():
+    heard = []
+    one_call(bench(lambda event: heard.append(type(event).__name__)))
+
+    assert heard == ["Sent", "Returned", "CallEnded"]
+
+
+def test_they_are_told_after_the_lock_is_released():
+    served = []
+
+    def listener(event):
+        if isinstance(event, Sent) and not served:
+            served.append(None)
+            other = threading.Thread(target=lambda: served.append(one_call(stepper, 2)))
+            other.start()
+            other.join(10.0)
+            assert not other.is_alive(), "deadlock"
+
+    stepper = bench(listener)
+    one_call(stepper)
+
+    assert served[1].outcome == OK
+
+
+def test_what_a_listener_raises_is_logged_once_and_fails_nothing(caplog):
+    heard = []
+
+    def broken(event):
+        raise LookupError("a bug")
+
+    stepper = bench(broken, heard.append)
+    with caplog.at_level(logging.ERROR, "stormbreak"):
+        assert one_call(stepper).outcome == OK
+
+    assert len(heard) == 3
+    assert [record.exc_info[0] for record in caplog.records] == [LookupError]
+
+
+def test_each_listener_is_complained_about_on_its_own(caplog):
+    def broken(event):
+        raise LookupError
+
+    def broken_too(event):
+        raise OSError
+
+    one_call(bench(broken, broken_too))
+
+    assert [record.exc_info[0] for record in caplog.records] == [LookupError, OSError]
+
+
+@pytest.mark.parametrize("kind", [Sent, CallEnded])
+def test_a_listener_may_not_call_the_engine_it_listens_to(caplog, kind):
+    def listener(event):
+        if isinstance(event, kind):
+            stepper.start(Call(2, TARGET))
+
+    stepper = bench(listener)
+    assert one_call(stepper).outcome == OK
+
+    assert [record.exc_info[0] for record in caplog.records] == [RuntimeError]
+    assert stepper.engine.lane(TARGET).slots.in_flight == 0
+    assert not stepper._delivering
+
+
+def test_a_listener_may_leave_while_events_are_told():
+    heard = []
+
+    def leaves(event):
+        heard.append(event)
+        stepper.engine.listeners.remove(leaves)
+
+    stepper = bench(leaves)
+    one_call(stepper)
+
+    assert len(heard) == 1
+
+
+def test_no_event_is_built_when_nobody_listens(monkeypatch):
+    def never(*values):
+        raise AssertionError("built an event")
+
+    for module, name in [
+        (call_module, "Sent"),
+        (call_module, "Returned"),
+        (trail_module, "CallEnded"),
+    ]:
+        monkeypatch.setattr(module, name, never)
+
+    assert one_call(bench()).outcome == OK
+
+
+def test_a_call_that_struggled_explains_itself_in_64_events_at_most():
+    retry = RetryPolicy(attempts=100, backoff=Constant(seconds=1.0))
+    engine, timeline, ends = Engine(policy(retry=retry)), Timeline(), []
+    driver = VirtualDriver(engine, timeline)
+    driver.start(Call(1, TARGET), lambda send, reply: reply(SERVER_ERROR), ends.append)
+    timeline.run()
+
+    assert (ends[0].attempts, len(ends[0].history)) == (100, 64)
+
+
+def test_a_waker_is_called_once_and_outside_the_lock():
+    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    stepper = Stepper(engine, clock=lambda: 0.0, chance=lambda: 0.5)
+    first, _ = stepper.start(Call(1, TARGET))
+    _, waiting = stepper.start(Call(2, TARGET))
+    woken = []
+
+    def take_the_lock():
+        woken.append(stepper._lock.acquire(timeout=5.0))
+        stepper._lock.release()
+
+    def wake():
+        taker = threading.Thread(target=take_the_lock)
+        taker.start()
+        taker.join()
+
+    assert stepper.arm(waiting.ticket, wake)
+    stepper.step(first, OK)
+    assert woken == [True]
+    assert not stepper.arm(waiting.ticket, wake)  # it was woken already

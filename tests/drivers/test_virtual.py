@@ -1,0 +1,135 @@
+from stage import OK, SERVER_ERROR, TARGET, policy, told
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.types import Call, Verdict
+
+
+class World:
+    def __init__(self, **rules):
+        self.timeline = Timeline()
+        self.engine = Engine(policy(limit=FixedLimit(in_flight=1), **rules))
+        self.driver = VirtualDriver(self.engine, self.timeline, chance=lambda: 0.0)
+        self.ends = []
+        self.given_up = []
+        self.sent = []
+
+    def start(self, *outcomes, takes=1.0, number=1, **call):
+        answers = iter(outcomes)
+
+        def sender(send, reply):
+            self.sent.append(self.timeline.now)
+            outcome = next(answers)
+            if takes is None:
+                reply(outcome)
+            else:
+                self.timeline.at(self.timeline.now + takes, lambda: reply(outcome))
+            return lambda: self.given_up.append(number)
+
+        def done(ended):
+            self.ends.append((number, self.timeline.now, ended.outcome.verdict.value))
+
+        return self.driver.start(Call(number, TARGET, **call), sender, done)
+
+    @property
+    def at_rest(self):
+        lane = self.engine.lane(TARGET)
+        return (lane.slots.in_flight, lane.admission.queued) == (0, 0)
+
+
+def test_the_clock_jumps_to_what_is_due_in_the_order_of_time_and_asking():
+    timeline, seen = Timeline(start=5.0), []
+    for when, name in [(9.0, "late"), (7.0, "a"), (7.0, "b"), (1.0, "past")]:
+        timeline.at(when, lambda name=name: seen.append((timeline.now, name)))
+    timeline.run(until=8.0)
+    assert seen == [(5.0, "past"), (7.0, "a"), (7.0, "b")]
+    assert timeline.time() == 8.0
+    timeline.run()
+    assert seen[3:] == [(9.0, "late")]
+    assert timeline.time() == 9.0
+
+
+def test_hours_pass_at_once():
+    world = World(retry=RetryPolicy(backoff=Constant(seconds=3600.0)))
+    world.start(SERVER_ERROR, SERVER_ERROR, OK)
+    world.timeline.run()
+
+    assert world.ends == [(1, 7203.0, "ok")]
+
+
+def test_a_sender_may_answer_at_once():
+    world = World()
+    for number in range(3):
+        world.start(OK, takes=None, number=number)
+
+    assert world.ends == [(0, 0.0, "ok"), (1, 0.0, "ok"), (2, 0.0, "ok")]
+    assert world.given_up == []
+
+
+def test_waiting_calls_follow_one_another():
+    world = World()
+    for number in range(3):
+        world.start(OK, number=number)
+    world.timeline.run()
+
+    assert world.ends == [(0, 1.0, "ok"), (1, 2.0, "ok"), (2, 3.0, "ok")]
+
+
+def test_a_cooldown_is_waited_for():
+    world = World()
+    world.start(told(30.0), OK)
+    world.timeline.run(2.0)
+    world.start(OK, number=2)
+    world.timeline.run()
+
+    assert sorted(world.sent)[:2] == [0.0, 31.0]
+    assert world.at_rest
+
+
+def test_an_attempt_that_takes_too_long_is_given_up_and_its_answer_ignored():
+    world = World(attempt_timeout=3.0, retry=RetryPolicy(attempts=1))
+    world.start(OK, takes=10.0)
+    world.timeline.run()
+
+    assert world.ends == [(1, 3.0, Verdict.TIMEOUT.value)]
+    assert world.given_up == [1]
+    assert world.at_rest
+
+
+def test_cancelling_gives_up_the_attempt_and_lets_the_next_one_leave():
+    world = World()
+    cancel = world.start(OK, takes=10.0)
+    world.start(OK, number=2)
+    world.timeline.at(4.0, cancel)
+    world.timeline.at(5.0, cancel)
+    world.timeline.run()
+
+    assert world.given_up == [1]
+    assert world.ends == [(2, 5.0, "ok")]
+    assert world.at_rest
+
+
+def test_cancelling_in_the_queue_and_while_backing_off():
+    world = World()
+    world.start(OK, takes=10.0)
+    queued = world.start(OK, number=2)
+    world.timeline.at(4.0, queued)
+    world.timeline.run()
+    backing_off = world.start(told(30.0), number=3)
+    world.timeline.at(world.timeline.now + 5.0, backing_off)
+    world.timeline.run()
+
+    assert world.ends == [(1, 10.0, "ok")]
+    assert world.at_rest
+
+
+def test_cancelling_what_is_over_does_nothing():
+    world = World()
+    cancel = world.start(OK, takes=None)
+    cancel()
+
+    assert world.ends == [(1, 0.0, "ok")]
+    assert world.given_up == []
