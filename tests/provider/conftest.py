@@ -1,0 +1,135 @@
+"""A raw client for what well-behaved clients cannot show: how the bytes really came, and how they ended."""
+
+import json
+import socket
+import time
+from typing import NamedTuple
+
+import pytest
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "tell me"}]}
+
+
+class Heard(NamedTuple):
+    status: int | None
+    headers: dict[str, str]
+    body: bytes  # as framed on the wire
+    ending: str  # "open" (nothing more within the patience), "closed", "reset"
+    times: list[float]  # when pieces came, from the moment of sending
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def events(self):
+        """The data of the server-sent events, unframed."""
+        return [line[6:] for line in unchunk(self.body).split(b"\n") if line.startswith(b"data: ")]
+
+
+def unchunk(data: bytes) -> bytes:
+    whole = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        whole += data[: int(size, 16)]
+        data = data[int(size, 16) + 2 :]
+    return whole
+
+
+def request_bytes(method="POST", path="/v1/chat/completions", payload=CHAT, headers=()) -> bytes:
+    body = b"" if payload is None else json.dumps(payload).encode()
+    lines = [f"{method} {path} HTTP/1.1", "host: test", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class RawClient:
+    """One connection."""
+
+    def __init__(self, port: int):
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    def send(self, data: bytes):
+        self.sock.sendall(data)
+
+    def hear(self, patience: float = 5.0) -> Heard:
+        """Read one answer: to its end by its own framing, or until the connection ends or patience does."""
+        start, data, times, ending = time.monotonic(), b"", [], "open"
+        self.sock.settimeout(patience)
+        try:
+            while not _complete(data):
+                more = self.sock.recv(65536)
+                if not more:
+                    ending = "closed"
+                    break
+                times.append(time.monotonic() - start)
+                data += more
+        except ConnectionResetError:
+            ending = "reset"
+        except TimeoutError:
+            ending = "silent"
+        return _parse(data, ending, times)
+
+    def ask(self, patience: float = 5.0, **kwargs) -> Heard:
+        self.send(request_bytes(**kwargs))
+        return self.hear(patience)
+
+    def closed(self, patience: float = 2.0) -> bool:
+        self.sock.settimeout(patience)
+        return self.sock.recv(1) == b""
+
+
+def _complete(data: bytes) -> bool:
+    head, sep, body = data.partition(b"\r\n\r\n")
+    if not sep:
+        return False
+    if b"transfer-encoding: chunked" in head:
+        return body.endswith(b"0\r\n\r\n")
+    length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+    return len(body) >= length
+
+
+def _parse(data: bytes, ending: str, times: list[float]) -> Heard:
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    status = int(lines[0].split(" ")[1]) if lines[0] else None
+    headers = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
+    return Heard(status, headers, body, ending, times)
+
+
+@pytest.fixture
+def dial():
+    """Open raw connections that are closed with the test."""
+    opened = []
+
+    def connect(provider) -> RawClient:
+        opened.append(RawClient(provider.port))
+        return opened[-1]
+
+    yield connect
+    for client in opened:
+        client.sock.close()
+
+
+@pytest.fixture
+def trouble(stormbreak_provider):
+    """Start a provider at which every request meets one trouble."""
+
+    def start(kind: str, extra: str = "", service: float = 0.0):
+        return stormbreak_provider(
+            f'[provider]\nservice = {service}\ncv = 0\n[[trouble]]\nkind = "{kind}"\n{extra}\n'
+        )
+
+    return start
+
+
+@pytest.fixture
+def eventually():
+    """Wait until something holds; for what another thread does."""
+
+    def wait(holds, patience: float = 5.0):
+        end = time.monotonic() + patience
+        while not holds():
+            assert time.monotonic() < end, "it never came to hold"
+            time.sleep(0.005)
+
+    return wait

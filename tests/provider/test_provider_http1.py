@@ -1,0 +1,91 @@
+"""The reader of requests: any cut of the bytes gives the same requests, and nothing doubtful passes."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.provider.http1 import MOST_BODY, MOST_HEAD, Reader, UnreadableError
+
+PLAIN = b"POST /v1/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3;ext=1\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
+)
+BARE = b"GET / HTTP/1.0\r\n\r\n"
+
+
+def read_all(pieces):
+    reader, requests = Reader(), []
+    for piece in pieces:
+        reader.feed(piece)
+        while (request := reader.next()) is not None:
+            requests.append(request)
+    return requests
+
+
+@given(st.lists(st.integers(0, len(PLAIN + CHUNKED + BARE)), max_size=12))
+def test_requests_come_out_whole_however_the_bytes_are_cut(cuts):
+    data = PLAIN + CHUNKED + BARE
+    edges = [0, *sorted(cuts), len(data)]
+    requests = read_all(data[start:end] for start, end in pairwise(edges))
+    seen = [(r.method, r.path, r.query, r.body, r.keep_alive) for r in requests]
+    assert seen == [
+        ("POST", "/v1/x", "a=b", b"hello", True),
+        ("POST", "/c", "", b"abcde", True),
+        ("GET", "/", "", b"", False),
+    ]
+
+
+def head(*lines):
+    return b"\r\n".join([b"POST / HTTP/1.1", *lines, b"", b""])
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\r\n\r\n", 400),
+        (b"GET / HTTP/2\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\n\r\n", 400),
+        (head(b"no colon"), 400),
+        (head(b"space : x"), 400),
+        (head(b"content-length: 5x"), 400),
+        (head(b"content-length: -5"), 400),
+        (head(b"content-length: 5", b"content-length: 6"), 400),
+        (head(b"content-length: 5", b"transfer-encoding: chunked"), 400),
+        (head(b"transfer-encoding: gzip"), 400),
+        (head(b"transfer-encoding: chunked") + b"-3\r\n", 400),
+        (head(b"transfer-encoding: chunked") + b"zz\r\n", 400),
+        (head(b"transfer-encoding: chunked") + b"3\r\nabcXX", 400),
+        (head(b"transfer-encoding: chunked") + b"1" * 300, 400),
+        (head(b"transfer-encoding: chunked") + b"FFFFFFF\r\n", 413),
+        (head(b"content-length: %d" % (MOST_BODY + 1)), 413),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * MOST_HEAD, 431),
+    ],
+)
+def test_what_cannot_be_read_is_refused(data, status):
+    with pytest.raises(UnreadableError) as caught:
+        read_all([data])
+    assert caught.value.status == status
+
+
+def test_no_more_is_held_than_one_largest_request():
+    reader = Reader()
+    reader.feed(b"x" * MOST_BODY)
+    with pytest.raises(UnreadableError):
+        reader.feed(b"x" * (2 * MOST_HEAD + 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "version", "kept"),
+    [
+        (b"connection: close", b"1.1", False),
+        (b"x: y", b"1.0", False),
+        (b"connection: Keep-Alive", b"1.0", True),
+        (b"connection: keep-alive", b"1.1", True),
+    ],
+)
+def test_keep_alive_is_as_the_client_says(line, version, kept):
+    [request] = read_all([b"GET / HTTP/" + version + b"\r\n" + line + b"\r\n\r\n"])
+    assert request.keep_alive is kept

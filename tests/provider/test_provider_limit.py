@@ -1,0 +1,68 @@
+"""Request limits."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.provider.limit import FixedWindow, TokenBucket, limit_of
+from stormbreak.provider.scenario import Limit, LimitKind
+
+
+def window(**kwargs):
+    return FixedWindow(Limit(kind=LimitKind.WINDOW, **kwargs))
+
+
+def bucket(**kwargs):
+    return TokenBucket(Limit(kind=LimitKind.BUCKET, **kwargs))
+
+
+def test_a_window_is_full_until_its_end_and_then_empty_at_once():
+    limit = window(requests=2, per=60)
+    assert [limit.take(now) for now in (50, 51)] == [None, None]
+    assert limit.take(52) == 8
+    assert [limit.take(now) for now in (60, 119)] == [None, None]
+    assert limit.take(119.5) == 0.5
+
+
+def test_a_bucket_gives_its_burst_and_then_its_rate():
+    limit = bucket(requests=60, per=60, burst=3)
+    assert [limit.take(0) for _ in range(4)] == [None, None, None, 1]
+    assert limit.take(0.25) == 0.75
+    assert limit.take(1) is None
+    assert limit.take(1) == 1
+
+
+def test_rejects_drain_a_bucket_but_never_below_zero():
+    limit = bucket(requests=60, per=60, burst=1, reject_cost=0.2)
+    assert limit.take(0) is None
+    assert limit.take(0.5) == pytest.approx(0.7)  # 0.5 had flowed in, the reject took 0.2
+    assert limit.take(0.5) == pytest.approx(0.9)
+    assert limit.take(0.5) == pytest.approx(1.0)
+    assert limit.take(1.4) is not None
+    assert limit.take(2.5) is None
+
+
+@given(st.lists(st.floats(0, 5), max_size=200))
+def test_no_limit_grants_more_than_it_says(gaps):
+    per_window, tokens = window(requests=5, per=10), bucket(requests=5, per=10, burst=2)
+    now, windows, granted = 0.0, {}, 0
+    for gap in gaps:
+        now += gap
+        if per_window.take(now) is None:
+            windows[now // 10] = windows.get(now // 10, 0) + 1
+        granted += tokens.take(now) is None
+    assert max(windows.values(), default=0) <= 5
+    assert granted <= 2 + now / 2 + 1e-6
+
+
+def test_whoever_waits_as_told_is_served():
+    for limit in (window(requests=3, per=7), bucket(requests=3, per=7, burst=1)):
+        now = 0.0
+        for _ in range(50):
+            wait = limit.take(now)
+            now += wait or 0
+            assert wait is None or limit.take(now) is None
+
+
+def test_no_limit_is_no_machine():
+    assert limit_of(None) is None

@@ -1,0 +1,159 @@
+"""Scenario files: what they say is what is played, and one line says what is wrong with them."""
+
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.kinds import Form, Kind
+from stormbreak.provider.loader import builtin_names, load, parse
+from stormbreak.provider.scenario import Herd, Provider, Scenario, Step, Trouble
+
+
+def test_every_builtin_scenario_loads_and_tells_what_it_is():
+    assert {"calm", "incident", "outage", "ratelimit", "chaos"} <= set(builtin_names())
+    for name in builtin_names():
+        scenario = load(name)
+        assert scenario.name == name
+        assert scenario.about
+
+
+def test_chaos_plays_every_trouble_that_may_be_tried_again():
+    final = {Kind.S400, Kind.S401, Kind.S404, Kind.QUOTA}
+    conditions = {Kind.CAPACITY, Kind.SERVICE, Kind.DOWN}
+    chaos = load("chaos")
+    assert {trouble.kind for trouble in chaos.trouble} == set(Kind) - final - conditions
+    told = {
+        trouble.form if trouble.retry_after else Form.BARE
+        for trouble in chaos.trouble
+        if trouble.kind is Kind.S429
+    }
+    assert told == set(Form)
+
+
+def test_a_file_says_what_is_played(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("""
+        about = "a dip"
+        speed = 5
+        [provider]
+        slots = 100
+        service = 2
+        [[trouble]]
+        kind = "capacity"
+        factor = 0.2
+        at = 30
+        until = 40
+        [[trouble]]
+        kind = "429"
+        share = 0.3
+        retry_after = 2.5
+        form = "ms"
+        [load]
+        rate = 42.5
+        steps = [{ at = 10, rate = 50 }]
+        herds = [{ at = 60, calls = 1200, times = 5 }]
+        processes = 20
+    """)
+    scenario = load(path)
+    assert scenario.name == "mine"
+    assert scenario.provider == Provider(slots=100, service=2.0)
+    assert scenario.trouble == (
+        Trouble(kind=Kind.CAPACITY, factor=0.2, at=30.0, until=40.0),
+        Trouble(kind=Kind.S429, share=0.3, retry_after=2.5, form=Form.MS),
+    )
+    assert scenario.load.steps == (Step(at=10.0, rate=50.0),)
+    assert scenario.load.herds == (Herd(at=60.0, calls=1200, times=5),)
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        ("slots = 3", "unknown key slots = 3; known: name, about,"),
+        ("[provider]\nslotz = 3", "unknown key provider.slotz = 3; known: slots,"),
+        ("[provider]\nslots = -3", "provider.slots must be at least 1, got -3"),
+        ("[provider]\nslots = 2.5", "provider.slots must be a whole number, got 2.5"),
+        ("[provider]\nslots = true", "provider.slots must be a whole number, got True"),
+        ("[provider]\nservice = nan", "provider.service must be zero or positive, got nan"),
+        ("[provider]\nservice = -inf", "provider.service must be zero or positive, got -inf"),
+        ("[provider]\nservice = '2 s'", "provider.service must be a number, got '2 s'"),
+        ("[provider]\nprefill = 1.5", "provider.prefill must be between 0 and 1, got 1.5"),
+        ("[provider]\nleast = 5\nmost = 2", "provider.most must not be below least (5.0), got 2.0"),
+        ("[provider]\nmodels = 'a'", "provider.models must be a list, got 'a'"),
+        ("provider = 3", "provider must be a table, got 3"),
+        ("speed = 0", "speed must be positive, got 0"),
+        (
+            "[limit]\nkind = 'sliding'\nrequests = 3",
+            "limit.kind must be one of window, bucket, got",
+        ),
+        ("[limit]\nkind = 'window'", "limit lacks requests, got {'kind': 'window'}"),
+        ("[[trouble]]\nkind = '418'", "trouble[0].kind must be one of capacity, service, down,"),
+        (
+            "[[trouble]]\nkind = 'hang'\nshare = 2",
+            "trouble[0].share must be between 0 and 1, got 2",
+        ),
+        (
+            "[[trouble]]\nkind = 'hang'\nfactor = 2",
+            "trouble[0].factor means nothing for the kind 'hang', got 2",
+        ),
+        ("[[trouble]]\nkind = 'capacity'", "trouble[0].factor is needed for the kind 'capacity'"),
+        (
+            "[[trouble]]\nkind = 'down'\nat = 5\nuntil = 5",
+            "trouble[0].until must be after at (5.0), got 5.0",
+        ),
+        (
+            "[[trouble]]\nkind='500'\nshare=0.6\n[[trouble]]\nkind='502'\nshare=0.6\nat=3",
+            "trouble shares must not add up to more than 1, got 1.2 at 3 s",
+        ),
+        (
+            "[crowd]\nrate = 1\nsteps = [{at=5, rate=1}, {at=5, rate=2}]",
+            "crowd.steps must be in order of at",
+        ),
+        (
+            "[load]\narrivals = 'odd'\nrate = 1",
+            "load.arrivals must be one of poisson, even, got 'odd'",
+        ),
+        ("[load]\nprocesses = 2", "load.rate must be positive where no herd comes, got 0.0"),
+        ("[provider", "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_key_and_value(toml, complaint):
+    with pytest.raises(ConfigurationError) as caught:
+        parse(toml, source="bad.toml")
+    assert str(caught.value).startswith(f"bad.toml: {complaint}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scenario_made_in_python_is_checked_too():
+    with pytest.raises(ConfigurationError, match="speed must be positive, got nan"):
+        Scenario(name="x", speed=float("nan"))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ConfigurationError, match=r"called 'storm'; there are: .*calm, chaos"):
+        load("storm")
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b'about = "\xff"')
+    with pytest.raises(ConfigurationError, match=r"latin\.toml: cannot be read"):
+        load(path)
+
+
+STORMS = {
+    "S2": "[provider]\nslots=100\nservice=2\n[[trouble]]\nkind='capacity'\nfactor=0.2\nat=30\nuntil=40\n[load]\nrate=42.5\ntimeout=6",
+    "S4": "[[trouble]]\nkind='hang'\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=20",
+    "S5b": "[limit]\nkind='bucket'\nrequests=1800\nburst=60\nreject_cost=0.2\n[load]\nrate=24\nsteps=[{at=30,rate=45},{at=150,rate=24}]\ndeadline=60",
+    "S6": "[load]\nherds=[{at=0,calls=5000}]\nprocesses=5\ndeadline=600\ntimeout=60\npreset='batch'",
+    "S7": "[[trouble]]\nkind='529'\nshare=0.3\nat=30\nuntil=330\n[load]\nrate=30",
+    "S8": "[[trouble]]\nkind='capacity'\nfactor=0.1\nat=30\nuntil=90\n[load]\nrate=42.5\nprocesses=2000",
+    "S9": "[[trouble]]\nkind='service'\nfactor=4\nat=30\nuntil=150\n[load]\nrate=42.5",
+    "S10": "[load]\nrate=25\nherds=[{at=30,calls=1200,times=5,every=60}]\ndeadline=60",
+    "S11": "[provider]\nslots=400\nservice=10\n[load]\nherds=[{at=10,calls=200,times=2,every=80}]\ntimeout=60",
+    "S12": "[provider]\nservice=20\n[[trouble]]\nkind='503'\nshare=0.02\n[load]\nrate=0.016667\ndeadline=600\ntimeout=600",
+    "S13": "[provider]\nservice=20\ncv=2\nleast=1\nmost=120\n[load]\nrate=3\ndeadline=600\ntimeout=600",
+}
+
+
+@pytest.mark.parametrize("name", STORMS)
+def test_the_format_can_say_every_storm(name):
+    assert parse(STORMS[name], source=f"{name}.toml").load is not None

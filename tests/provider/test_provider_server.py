@@ -1,0 +1,269 @@
+"""The provider as a server: addresses, connections, memory of its clients, time."""
+
+import asyncio
+import base64
+import struct
+import time
+
+import aiohttp
+import pytest
+
+from stormbreak.testing import answer_text
+
+from .conftest import CHAT, request_bytes
+
+
+def chat(place):
+    return {"model": "m", "messages": [{"role": "user", "content": f"row {place}"}]}
+
+
+@pytest.fixture
+def calm(stormbreak_provider):
+    return stormbreak_provider("calm", speed=1000)
+
+
+# ---------------------------------------------------------------- addresses
+
+
+def test_an_answer_belongs_to_its_request_and_never_repeats_the_prompt(calm, dial):
+    canary = {"model": "m", "messages": [{"role": "user", "content": "canary-7f3a"}]}
+    heard = dial(calm).ask(payload=canary)
+    assert (
+        heard.json["choices"][0]["message"]["content"] == answer_text(canary) != answer_text(CHAT)
+    )
+    assert heard.json["choices"][0]["finish_reason"] == "stop"
+    assert heard.json["model"] == "m"
+    usage = heard.json["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert b"canary" not in heard.body
+    assert answer_text(canary) == answer_text(dict(reversed(canary.items())))
+
+
+def test_embeddings_as_numbers_and_as_base64(calm, dial):
+    client = dial(calm)
+    payload = {"model": "e", "input": ["a", "b"], "dimensions": 3}
+    plain = client.ask(path="/v1/embeddings", payload=payload).json
+    packed = client.ask(
+        path="/v1/embeddings", payload={**payload, "encoding_format": "base64"}
+    ).json
+    assert [item["index"] for item in plain["data"]] == [0, 1]
+    assert len(plain["data"][0]["embedding"]) == 3
+    assert plain["usage"]["prompt_tokens"] > 0
+    assert len(struct.unpack("3f", base64.b64decode(packed["data"][1]["embedding"]))) == 3
+
+
+def test_models_are_listed(calm, dial):
+    heard = dial(calm).ask(method="GET", path="/v1/models", payload=None)
+    assert [item["id"] for item in heard.json["data"]] == ["storm-1", "storm-1-mini"]
+
+
+@pytest.mark.parametrize(
+    ("asking", "status", "code"),
+    [
+        ({"path": "/v2/chat"}, 404, "unknown_url"),
+        ({"method": "GET"}, 405, "method_not_allowed"),
+        ({"path": "/v1/models"}, 405, "method_not_allowed"),
+        ({"payload": []}, 400, None),
+        ({"payload": {"messages": [{}]}}, 400, None),
+        ({"payload": {"model": "m", "messages": []}}, 400, None),
+        ({"payload": {"model": "m"}, "path": "/v1/embeddings"}, 400, None),
+    ],
+)
+def test_mistakes_get_an_error_and_keep_the_connection(calm, dial, asking, status, code):
+    client = dial(calm)
+    heard = client.ask(**asking)
+    assert heard.status == status
+    assert heard.json["error"]["code"] == code
+    assert client.ask().status == 200
+
+
+def test_a_key_is_required_where_the_scenario_says_so(stormbreak_provider, dial):
+    client = dial(stormbreak_provider("[provider]\nservice = 0\nrequire_key = true"))
+    assert client.ask().status == 401
+    assert client.ask(method="GET", path="/v1/models", payload=None).status == 401
+    assert client.ask(method="GET", path="/_provider/stats", payload=None).status == 200
+    assert client.ask(headers=["authorization: Bearer k"]).status == 200
+
+
+# ---------------------------------------------------------------- connections
+
+
+def test_pipelined_requests_are_answered_in_order(calm, dial):
+    client = dial(calm)
+    client.send(b"".join(request_bytes(payload=chat(place)) for place in range(3)))
+    data = b""
+    while data.count(b"HTTP/1.1 200") < 3 or not data.endswith(b"}"):
+        data += client.sock.recv(65536)
+    found = [data.find(answer_text(chat(place)).encode()) for place in range(3)]
+    assert -1 not in found
+    assert found == sorted(found)
+
+
+def test_a_malformed_request_is_told_and_the_connection_ends(calm, dial):
+    client = dial(calm)
+    client.send(b"NONSENSE\r\n\r\n")
+    heard = client.hear()
+    assert heard.status == 400
+    assert heard.json["error"]["message"] == "malformed request line"
+    assert client.closed()
+
+
+def test_a_body_too_large_is_refused_before_it_is_sent(calm, dial):
+    client = dial(calm)
+    client.send(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 9000000\r\n\r\n")
+    assert client.hear().status == 413
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(calm, dial):
+    client = dial(calm)
+    whole = request_bytes(headers=["expect: 100-continue"])
+    split = whole.index(b"\r\n\r\n") + 4
+    client.send(whole[:split])
+    assert client.sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(whole[split:])
+    assert client.hear().status == 200
+
+
+def test_a_client_may_ask_to_close(calm, dial):
+    client = dial(calm)
+    assert client.ask(headers=["connection: close"]).status == 200
+    assert client.closed()
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_statistics_can_be_asked_over_http(calm, dial):
+    client = dial(calm)
+    client.ask()
+    heard = client.ask(method="GET", path="/_provider/stats", payload=None)
+    assert heard.json["arrivals"] == 1
+    assert heard.json["clients"]["outcomes"] == {"ok": 1}
+    assert heard.json["crowd"]["arrivals"] == 0
+
+
+def test_a_client_that_leaves_is_worked_for_in_vain(stormbreak_provider, dial, eventually):
+    provider = stormbreak_provider("[provider]\nservice = 0.2\ncv = 0")
+    client = dial(provider)
+    client.send(request_bytes())
+    eventually(lambda: provider.stats()["in_service"] == 1)
+    client.sock.close()
+    eventually(lambda: provider.stats()["clients"]["outcomes"] == {"wasted": 1})
+    party = provider.stats()["clients"]
+    assert (party["abandoned"], party["wasted_seconds"]) == (1, 0.2)
+
+
+def test_answers_given_twice_and_repeated_idempotency_keys_are_counted(calm, dial):
+    client = dial(calm)
+    for _ in range(2):
+        client.ask(headers=["idempotency-key: once"])
+    client.ask(payload=chat(1))
+    stats = calm.stats()
+    assert stats["keys"] == {
+        "asked": 2,
+        "answered": 2,
+        "answered_twice": 1,
+        "answers": 3,
+        "most_attempts": 2,
+    }
+    assert stats["idempotency"] == {"keys": 1, "repeats": 1}
+
+
+@pytest.mark.parametrize("form", ["seconds", "ms", "date"])
+def test_coming_back_too_early_is_noticed(trouble, dial, form):
+    provider = trouble("429", f'retry_after = 5\nform = "{form}"')
+    client, other = dial(provider), dial(provider)
+    client.ask()
+    assert other.ask(payload=chat(1)).status, "another request is nobody's early return"
+    assert provider.stats()["early"] == 0
+    other.ask()
+    stats = provider.stats()
+    assert stats["early"] == 1
+    [example] = stats["early_examples"]
+    assert (example["told_on"], example["came_on"]) == (1, 2)
+    assert example["by"] > 0
+
+
+def test_coming_back_as_told_is_in_time(trouble, dial):
+    provider = trouble("429", 'retry_after = 0.05\nform = "ms"\nuntil = 0.06')
+    client = dial(provider)
+    wait = int(client.ask().headers["retry-after-ms"]) / 1000
+    time.sleep(wait)
+    assert client.ask().status == 200
+    assert provider.stats()["early"] == 0
+    assert provider.stats()["retry_after"] == {"ms": 1}
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_time_begins_with_the_first_request_and_again_after_a_reset(trouble, dial):
+    provider = trouble("503", "until = 0.1")
+    client = dial(provider)
+    time.sleep(0.15)
+    client.ask(method="GET", path="/v1/models", payload=None)
+    assert provider.stats()["time"] == 0
+    assert client.ask().status == 503
+    time.sleep(0.15)
+    assert client.ask().status == 200
+    assert client.ask(path="/_provider/reset", payload=None).json == {"reset": True}
+    assert provider.stats()["arrivals"] == 0
+    assert client.ask().status == 503
+
+
+def test_a_reset_cuts_off_whoever_waits(trouble, dial, eventually):
+    provider = trouble("hang")
+    client = dial(provider)
+    client.send(request_bytes())
+    eventually(lambda: provider.stats()["waiting"] == 1)
+    provider.reset()
+    assert client.closed()
+    assert provider.stats()["waiting"] == 0
+
+
+def test_the_crowd_lives_on_while_nobody_asks(stormbreak_provider, dial):
+    provider = stormbreak_provider("[provider]\nservice = 0\n[crowd]\nrate = 1000")
+    dial(provider).ask()
+    time.sleep(0.3)
+    assert 100 < provider.stats()["crowd"]["arrivals"] < 1000
+
+
+async def test_chaos_can_be_lived_through(stormbreak_provider):
+    """An ordinary client that tries again gets every answer, each its own."""
+    provider = stormbreak_provider("chaos", seed=3, speed=200)
+    timeout = aiohttp.ClientTimeout(total=0.5)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        texts = await asyncio.gather(*(insist(session, provider, place) for place in range(60)))
+    assert texts == [answer_text(chat(place)) for place in range(60)]
+    stats = provider.stats()
+    assert stats["keys"]["asked"] == 60
+    assert stats["arrivals"] > 60
+
+
+async def insist(session, provider, place):
+    for _ in range(30):
+        try:
+            async with session.post(
+                f"{provider.base_url}/chat/completions", json=chat(place)
+            ) as response:
+                answer = await response.json()
+                return answer["choices"][0]["message"]["content"]
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+            await asyncio.sleep(0.01)
+    pytest.fail(f"row {place} was never answered")
+
+
+@pytest.mark.parametrize("runs", [2])
+async def test_the_same_seed_treats_the_same_requests_alike(stormbreak_provider, runs):
+    seen = []
+    for _ in range(runs):
+        provider = stormbreak_provider("[[trouble]]\nkind = '503'\nshare = 0.5", speed=1000, seed=9)
+        async with aiohttp.ClientSession() as session:
+            seen.append(await asyncio.gather(*(status(session, provider, p) for p in range(40))))
+    assert seen[0] == seen[1]
+    assert set(seen[0]) == {200, 503}
+
+
+async def status(session, provider, place):
+    async with session.post(f"{provider.base_url}/chat/completions", json=chat(place)) as response:
+        return response.status

@@ -1,0 +1,60 @@
+"""Troubles laid out in time."""
+
+import math
+
+import pytest
+
+from stormbreak.provider.chance import mix
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.loader import parse
+from stormbreak.provider.weather import forecast
+
+
+def spell_at(toml, moment):
+    return [spell for spell in forecast(parse(toml)) if spell.at <= moment][-1]
+
+
+RAMP = """
+[provider]
+slots = 100
+[[trouble]]
+kind = "capacity"
+factor = 0.1
+at = 10
+until = 70
+ramp = 30
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "slots"),
+    [(0, 100), (9.9, 100), (10, 10), (69, 10), (85, 55), (100, 100), (500, 100)],
+)
+def test_capacity_falls_at_once_and_comes_back_in_a_line(moment, slots):
+    assert spell_at(RAMP, moment).slots == slots
+
+
+def test_without_slots_there_is_no_limit_and_a_factor_of_zero_stops_everything():
+    zero = '[provider]\nslots = 5\n[[trouble]]\nkind = "capacity"\nfactor = 0\nuntil = 3'
+    assert spell_at("", 0).slots == math.inf
+    assert spell_at(zero, 0).slots == 0
+    assert spell_at(zero, 3).slots == 5
+
+
+def test_shares_strike_as_often_as_they_say():
+    toml = "".join(
+        f'[[trouble]]\nkind = "{kind}"\nshare = {share}\n'
+        for kind, share in [("429", 0.3), ("reset", 0.01), ("cut_stream", 0.2)]
+    )
+    spell = spell_at(toml, 0)
+    drawn = [spell.draw(mix(place), streamed=True) for place in range(20_000)]
+    kinds = [trouble.kind for trouble in drawn if trouble]
+    assert kinds.count(Kind.S429) / 20_000 == pytest.approx(0.3, abs=0.01)
+    assert kinds.count(Kind.RESET) / 20_000 == pytest.approx(0.01, abs=0.003)
+    assert kinds.count(Kind.CUT_STREAM) / 20_000 == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_plain_answer_has_no_stream_to_cut():
+    spell = spell_at('[[trouble]]\nkind = "cut_stream"', 0)
+    assert spell.draw(mix(1), streamed=False) is None
+    assert spell.draw(mix(1), streamed=True).kind is Kind.CUT_STREAM
