@@ -10,6 +10,7 @@ from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
 
 USER_AGENT = "stormbreak"
+_SECRET = 8  # characters; anything shorter than that keeps no secret
 
 
 class Asked(NamedTuple):
@@ -22,13 +23,19 @@ class Asked(NamedTuple):
     choices: int
     idempotency_key: str
 
+    def __repr__(self) -> str:
+        return f"Asked({self.url!r}, {len(self.body)} bytes)"
+
 
 class Received(NamedTuple):
-    """An answer and its reading; `body` is assembled where it came as a stream."""
+    """An answer and its reading; `body` is assembled where it came as a stream. Its repr shows no text."""
 
     status: int
     body: bytes
     reading: Reading
+
+    def __repr__(self) -> str:
+        return f"Received({self.status}, {len(self.body)} bytes, {self.reading.verdict})"
 
 
 class _Stream:
@@ -64,7 +71,7 @@ async def attempt(
         reading, body = stream.assembler.end()
     else:
         reading, body = read_answer(result, asked.shape), result.body
-    return _outcome(result, reading, body)
+    return _outcome(result, _without_echoes(reading, origin.api_key, asked.body), body)
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
@@ -77,6 +84,24 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     if origin.api_key is not None:
         headers["Authorization"] = f"Bearer {origin.api_key}"
     return headers
+
+
+def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Reading:
+    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors."""
+    code, request_id, detail = reading.code, reading.request_id, reading.detail
+    if code is not None and code.encode() in body:
+        code = None
+    if api_key is not None and len(api_key) >= _SECRET:
+        key = api_key.lower()
+        code = None if _echoes(code, key) else code
+        request_id = None if _echoes(request_id, key) else request_id
+        detail = "redirected" if _echoes(detail, key) else detail
+    return reading._replace(code=code, request_id=request_id, detail=detail)
+
+
+def _echoes(said: str | None, key: str) -> bool:
+    said = (said or "").lower()
+    return key in said or (len(said) >= _SECRET and said in key)
 
 
 def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:
