@@ -56,7 +56,7 @@ def test_a_provider_s_own_key_goes_to_no_other_host(provider):
     """Found: it went wherever `base_url` pointed."""
     environ = EVERY_KEY | {f"{provider.upper()}_API_KEY": "own-key"}
     with pytest.raises(
-        ConfigurationError, match="no API key for evil.com: .* belongs to"
+        ConfigurationError, match=r"no API key for evil\.com: .* belongs to"
     ) as caught:
         find_endpoint(provider, base_url="https://evil.com/v1", environ=environ)
     assert "own-key" not in str(caught.value)

@@ -55,7 +55,7 @@ class Server:
     async def all_closed(self):
         """Wait until every client has left."""
         async with asyncio.timeout(2):
-            while self.closed < self.opened:
+            while self.closed < self.opened:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
 
     async def serve(self, reader, writer):
@@ -64,7 +64,8 @@ class Server:
         self.opened += 1
         number = self.opened
         try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
+            ends = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
+            with suppress(*ends):
                 while await self._play(reader, writer, number):
                     pass
         finally:

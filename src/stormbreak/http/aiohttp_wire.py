@@ -126,6 +126,16 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
         return None
 
+    def _release(
+        self,
+        key: "aiohttp.client_reqrep.ConnectionKey",
+        protocol: aiohttp.client_proto.ResponseHandler,
+        *,
+        should_close: bool = False,
+    ) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        protocol._parser = None  # noqa: SLF001 - else it would swallow half an answer unseen
+
 
 async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | None:
     """Read the body, or feed it to the sink; None where it is larger than it may be."""
