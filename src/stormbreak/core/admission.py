@@ -180,7 +180,8 @@ class Admission:
             if gate.name == "breaker" and call.fail_fast:
                 return Rejection("breaker", "the circuit is open", _known(ready_at))
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
-                return Rejection(gate.name, "the call may not wait that long", ready_at)
+                policy = "shed" if gate.name == "pace" else gate.name
+                return Rejection(policy, "the call may not wait that long", ready_at)
         return None
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
