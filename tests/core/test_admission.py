@@ -1,9 +1,10 @@
 import pytest
 from stage import OK, TARGET
 
-from stormbreak.core.admission import Admission, Permit, QueuePolicy
+from stormbreak.core.admission import Admission, QueuePolicy
 from stormbreak.core.concurrency import Concurrency, FixedLimit
 from stormbreak.core.gate import OPEN
+from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Call, Priority, Rejection
