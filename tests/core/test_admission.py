@@ -1,9 +1,10 @@
 import pytest
 from stage import OK, TARGET
 
-from stormbreak.core.admission import Admission, Permit, QueuePolicy
+from stormbreak.core.admission import Admission, QueuePolicy
 from stormbreak.core.concurrency import Concurrency, FixedLimit
 from stormbreak.core.gate import OPEN
+from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Call, Priority, Rejection
@@ -392,7 +393,7 @@ def test_who_holds_the_queue_is_named():
     assert door.admission.held_by(0.0) == "queue"
     door.enter()
     assert door.admission.held_by(0.0) == "limit"
-    door.admission.take_back([None, None], OK, 0.0, 0.5)
+    door.admission.settle([None, None], 0.0, OK, 0.0, 0.5)
     door.barrier.opens_at = 5.0
     assert door.admission.held_by(0.0) == "barrier0"
 
