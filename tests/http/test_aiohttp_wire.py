@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import zlib
+from pathlib import Path
 
 import pytest
 from sockets import BODY, End, answer, free_port, served
@@ -23,6 +24,10 @@ from stormbreak.types import Outcome, Verdict
 HALF = answer()[:-10]
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 ZIPPED = gzip.compress(BODY)
+
+
+def open_files():
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 def url_of(port, host="127.0.0.1"):
@@ -164,8 +169,7 @@ async def test_a_slow_answer_is_no_silence(ask):
 async def test_cancelling_closes_the_connection(ask, script):
     async with served(script) as server:
         task = asyncio.create_task(ask(server))
-        while not server.requests:
-            await asyncio.sleep(0.005)
+        await server.asked()
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -176,10 +180,9 @@ async def test_cancelling_closes_the_connection(ask, script):
 async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
     async with served(answer(), End.HANG) as server:
         await ask(server)
-        files = len(os.listdir("/dev/fd"))
+        files = open_files()
         tasks = [asyncio.create_task(ask(server)) for _ in range(200)]
-        while len(server.requests) < 201:
-            await asyncio.sleep(0.01)
+        await server.asked(201)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -187,7 +190,7 @@ async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
         gc.collect()
         connector = (await wire._session()).connector
         assert not connector._acquired
-        assert len(os.listdir("/dev/fd")) <= files
+        assert open_files() <= files
 
 
 # ------------------------------------------------------------ size

@@ -75,8 +75,15 @@ async def test_a_wrong_certificate_gets_no_key(certificates, monkeypatch, case):
     assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
-async def test_https_to_a_server_that_speaks_http(monkeypatch):
-    async with served() as server, client_of(f"https://localhost:{server.port}/v1") as client:
+async def test_https_to_a_server_that_speaks_http():
+    async def plain(reader, writer):
+        await reader.read(100)
+        writer.write(answer(status=400))
+        writer.close()
+
+    listener = await asyncio.start_server(plain, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener, client_of(f"https://localhost:{port}/v1") as client:
         with pytest.raises(ConnectionLostError, match="TLS failed"):
             await client.chat(SAY)
 

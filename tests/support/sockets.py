@@ -58,6 +58,12 @@ class Server:
             while self.closed < self.opened:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
 
+    async def asked(self, count=1):
+        """Wait until so many requests have come."""
+        async with asyncio.timeout(5):
+            while len(self.requests) < count:  # noqa: ASYNC110 - seldom more than once
+                await asyncio.sleep(0.005)
+
     async def serve(self, reader, writer):
         task = asyncio.current_task()
         self._tasks.add(task)
