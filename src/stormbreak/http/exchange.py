@@ -88,20 +88,22 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
 
 def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Reading:
     """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors."""
-    code, request_id, detail = reading.code, reading.request_id, reading.detail
-    if code is not None and code.encode() in body:
-        code = None
-    if api_key is not None and len(api_key) >= _SECRET:
-        key = api_key.lower()
-        code = None if _echoes(code, key) else code
-        request_id = None if _echoes(request_id, key) else request_id
-        detail = "redirected" if _echoes(detail, key) else detail
-    return reading._replace(code=code, request_id=request_id, detail=detail)
+    key = "" if api_key is None or len(api_key) < _SECRET else api_key.lower()
+
+    def safe(said: str | None) -> str | None:
+        echoes = said is not None and (said.encode() in body or _echoes(said, key))
+        return None if echoes else said
+
+    detail = "redirected" if _echoes(reading.detail or "", key) else reading.detail
+    return reading._replace(
+        code=safe(reading.code), request_id=safe(reading.request_id), detail=detail
+    )
 
 
-def _echoes(said: str | None, key: str) -> bool:
-    said = (said or "").lower()
-    return key in said or (len(said) >= _SECRET and said in key)
+def _echoes(said: str, key: str) -> bool:
+    """Whether `said` repeats the key, or a good part of it."""
+    said = said.lower()
+    return bool(key) and (key in said or (len(said) >= _SECRET and said in key))
 
 
 def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:
