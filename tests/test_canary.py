@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import traceback
-from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -53,6 +52,7 @@ def _error(code):
 def _headers(key, said):
     bare = key.removeprefix("Bearer ")
     return {
+        "connection": "close",
         "x_request_id": bare,
         "x_echo": key,
         "x_said": said,
@@ -174,7 +174,7 @@ async def shown_of(client):
 
 async def test_no_frame_that_is_kept_holds_the_key():
     """Tools that show the local variables of a traceback find no key in it."""
-    policy = replace(Policy(), retry=RetryPolicy(attempts=1), attempt_timeout=0.1)
+    policy = Policy(retry=RetryPolicy(attempts=1), breaker=None, attempt_timeout=0.1)
     async with served(*SCRIPTS, End.HANG) as server:
         given = {"base_url": server.base_url, "model": "m", "policy": policy}
         async with AsyncClient(api_key=KEY, **given) as client:
@@ -182,6 +182,7 @@ async def test_no_frame_that_is_kept_holds_the_key():
                 error = await caught_from(client)
                 found = traceback.TracebackException.from_exception(error, capture_locals=True)
                 assert KEY not in "".join(found.format())
+        assert len(server.requests) == len(SCRIPTS) + 1
 
 
 async def caught_from(client):
