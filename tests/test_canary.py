@@ -52,7 +52,6 @@ def _error(code):
 def _headers(key, said):
     bare = key.removeprefix("Bearer ")
     return {
-        "connection": "close",
         "x_request_id": bare,
         "x_echo": key,
         "x_said": said,
@@ -178,11 +177,10 @@ async def test_no_frame_that_is_kept_holds_the_key():
     async with served(*SCRIPTS, End.HANG) as server:
         given = {"base_url": server.base_url, "model": "m", "policy": policy}
         async with AsyncClient(api_key=KEY, **given) as client:
-            for _ in range(len(SCRIPTS) + 1):
+            while len(server.requests) <= len(SCRIPTS):
                 error = await caught_from(client)
                 found = traceback.TracebackException.from_exception(error, capture_locals=True)
                 assert KEY not in "".join(found.format())
-        assert len(server.requests) == len(SCRIPTS) + 1
 
 
 async def caught_from(client):
