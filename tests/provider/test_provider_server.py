@@ -153,6 +153,17 @@ def test_a_client_that_leaves_is_worked_for_in_vain(stormbreak_provider, dial, e
     assert (party["abandoned"], party["wasted_seconds"]) == (1, 0.5)
 
 
+def test_a_client_that_leaves_after_the_end_of_a_stream_has_abandoned_nothing(
+    stormbreak_provider, dial, eventually
+):
+    provider = stormbreak_provider("[provider]\nservice = 0.05\ncv = 0\nprefill = 0")
+    for place in range(10):
+        client = dial(provider)
+        client.ask(payload={**chat(place), "stream": True})
+        client.sock.close()
+    eventually(lambda: provider.stats()["clients"]["outcomes"] == {"ok": 10})
+
+
 def test_answers_given_twice_and_repeated_idempotency_keys_are_counted(calm, dial):
     client = dial(calm)
     for _ in range(2):
