@@ -358,6 +358,16 @@ def test_the_keeper_is_told_when_a_gate_will_open_earlier():
     assert door.woken == [ticket]
 
 
+def test_the_keeper_looks_at_the_latest_when_its_own_time_is_over():
+    door = Door()
+    door.barrier.opens_at = 5.0
+    ticket = door.enter(expires_at=8.0)
+    door.barrier.opens_at = 50.0
+    door.admission.check(ticket, 5.0)
+
+    assert ticket.wake_at == 8.0
+
+
 def test_a_keeper_that_looks_too_early_keeps_time_again():
     door = Door()
     door.barrier.opens_at = 5.0

@@ -171,6 +171,14 @@ def test_cancelling_what_was_done_changes_nothing():
     assert timeline._cancelled == 0
 
 
+def test_the_cancelled_are_counted_anew_after_a_clearance():
+    timeline = Timeline()
+    for _ in range(3):
+        for timer in [timeline.at(1.0, lambda: None) for _ in range(100)]:
+            timeline.cancel(timer)
+        assert timeline._cancelled == len(timeline._due)
+
+
 def test_a_call_that_is_over_leaves_no_timer_behind():
     world = World(attempt_timeout=600.0)
     for number in range(3):

@@ -83,7 +83,6 @@ class AsyncioDriver:
         finally:
             if timer is not None:
                 timer.cancel()
-            self._stepper.disarm(ticket)
 
 
 class _Timeout:
