@@ -326,7 +326,8 @@ def test_the_keeper_lets_everybody_leave():
 def test_when_the_keeper_leaves_another_keeps_time(way):
     door = Door(slots=2, size=2)
     door.barrier.opens_at = 5.0
-    keeper = door.enter(expires_at=8.0, priority=Priority.BATCH)
+    last = Priority.BATCH if way == "displaced" else Priority.INTERACTIVE
+    keeper = door.enter(expires_at=8.0, priority=last)
     other = door.enter(expires_at=60.0)
     assert keeper.wake_at == 5.0
     if way == "withdrawn":
@@ -356,6 +357,16 @@ def test_the_keeper_is_told_when_a_gate_will_open_earlier():
 
     assert ticket.wake_at == 20.0
     assert door.woken == [ticket]
+
+
+def test_the_keeper_looks_at_the_latest_when_its_own_time_is_over():
+    door = Door()
+    door.barrier.opens_at = 5.0
+    ticket = door.enter(expires_at=8.0)
+    door.barrier.opens_at = 50.0
+    door.admission.check(ticket, 5.0)
+
+    assert ticket.wake_at == 8.0
 
 
 def test_a_keeper_that_looks_too_early_keeps_time_again():

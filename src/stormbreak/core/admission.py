@@ -70,7 +70,7 @@ class Admission:
             return self._shed(now)
         if self.queued:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
-        if not self.queued and self._ready_at(now) <= now:
+        if self._ready_at(now) <= now:  # then nobody waits
             return self._grant(now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:

@@ -99,8 +99,6 @@ class AsyncioDriver:
             self._waits.discard(future)
             if timer is not None:
                 timer.cancel()
-            if ticket is not None:
-                self._stepper.disarm(ticket)
         return not self._draining
 
 
