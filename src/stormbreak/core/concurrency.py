@@ -1,4 +1,4 @@
-"""How many attempts may be in flight to one target at once."""
+"""How many attempts may be in flight to one target at once: always the same number."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +32,13 @@ class Concurrency:
     def ready_at(self, now: float) -> float:  # noqa: ARG002
         """OPEN while a slot is free."""
         return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+
+    def binds(self, now: float) -> bool:  # noqa: ARG002
+        """A fixed limit always does."""
+        return True
+
+    def tick(self, now: float, waited: float) -> None:
+        """Nothing changes with time."""
 
     def take(self, now: float) -> None:  # noqa: ARG002
         """Occupy a slot."""

@@ -16,6 +16,21 @@ UNTIL_EVENT = inf
 """`ready_at` of a gate that waits for something to happen, not for a time."""
 
 
+class Slots(Protocol):
+    """What the queue needs to know of the gate that counts slots."""
+
+    limit: int
+    in_flight: int
+
+    def binds(self, now: float) -> bool:
+        """Whether the limit is one that congestion, or a user, has set."""
+        ...
+
+    def tick(self, now: float, waited: float) -> None:
+        """Look at the time; the oldest call in the queue has `waited` so long."""
+        ...
+
+
 class Gate(Protocol):
     """One condition for leaving. A gate changes nothing but itself."""
 

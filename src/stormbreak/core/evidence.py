@@ -1,0 +1,75 @@
+"""Signs of congestion, and when the last one was.
+
+Three of them: answers (or first outputs) are late against what is usual; failures pile up; a call has waited
+in the queue for over a second. Isolated errors, long answers beside short ones and a calm burst are none.
+
+Lateness is a running score (a CUSUM): each attempt votes once, when it reaches the age that is still usual,
+up if it has not been answered by then and down if it has; hung attempts vote, too. What is turned away or
+ended by ourselves does not vote. A late vote at the top of the score is evidence.
+"""
+
+from collections import deque
+
+from stormbreak.core.flight import Flight, Landing
+
+TOP_TOTAL, TOP_FIRST = 8, 5  # late votes in excess that are evidence
+ERRORS = 5.0  # failures in excess that are evidence: a sustained share of more than a third
+FORGIVEN = 0.5  # of a failure, by a success
+STANDING = 1.0  # seconds in the queue
+
+LONG_AGO = float("-inf")
+
+
+class Evidence:
+    """Collects the signs."""
+
+    __slots__ = ("_errors", "_late", "_voters", "at", "errors_at", "late_at")
+
+    def __init__(self) -> None:
+        self._voters: deque[Flight] = deque()
+        self._late = 0
+        self._errors = 0.0
+        self.at = LONG_AGO  # the last evidence of any kind
+        self.late_at = LONG_AGO  # the last late vote that was evidence
+        self.errors_at = LONG_AGO  # when failures last stood out, evidence or not
+
+    def sent(self, flight: Flight) -> None:
+        """An attempt leaves; it will vote."""
+        self._voters.append(flight)
+
+    def vote(self, now: float, usual: float | None, *, streams: bool) -> None:
+        """Let all vote who have reached the usual age."""
+        voters = self._voters
+        if usual is None:
+            while voters and voters[0].landing is not None:
+                voters.popleft()
+            return
+        top = TOP_FIRST if streams else TOP_TOTAL
+        while voters and voters[0].sent_at + usual <= now:
+            flight = voters.popleft()
+            if flight.landing in (Landing.REFUSED, Landing.CUT):
+                continue
+            here = flight.first_at if streams else flight.ended_at
+            if flight.landing is not Landing.LATE and here is not None:
+                if here - flight.sent_at <= usual:
+                    self._late = max(0, self._late - 1)
+                    continue
+            self._late = min(top, self._late + 1)
+            if self._late == top:
+                self.late_at = self.at = now
+
+    def landed(self, landing: Landing, now: float) -> None:
+        """An attempt ended."""
+        if landing is Landing.ANSWERED:
+            self._errors = max(0.0, self._errors - FORGIVEN)
+        elif landing is not Landing.CUT:
+            self._errors = min(ERRORS, self._errors + 1)
+            if self._errors >= 2:
+                self.errors_at = now
+            if self._errors >= ERRORS:
+                self.at = now
+
+    def stands(self, waited: float, now: float) -> None:
+        """The oldest call in the queue has waited so long."""
+        if waited > STANDING:
+            self.at = now

@@ -1,0 +1,43 @@
+"""One attempt in flight, as the automatic limit sees it."""
+
+from enum import Enum
+
+from stormbreak.types import Outcome, Verdict
+
+
+class Landing(Enum):
+    """How an attempt ended, as far as it says something about load."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # turned away, reset or broken: its time says nothing
+    LATE = "late"  # timed out
+    CUT = "cut"  # by us: cancelled, or our own deadline
+
+
+class Flight:
+    """The token of one attempt. `first_at` is when its first output came, where that is known."""
+
+    __slots__ = ("ended_at", "first_at", "landing", "sent_at")
+
+    def __init__(self, sent_at: float) -> None:
+        self.sent_at = sent_at
+        self.first_at: float | None = None
+        self.ended_at: float | None = None
+        self.landing: Landing | None = None
+
+    def land(self, outcome: Outcome, now: float) -> Landing:
+        """End."""
+        self.ended_at = now
+        self.landing = landing_of(outcome)
+        return self.landing
+
+
+def landing_of(outcome: Outcome) -> Landing:
+    """Tell what an outcome says about load."""
+    if outcome.verdict is Verdict.OK:
+        return Landing.ANSWERED
+    if outcome.verdict is Verdict.CANCELLED or outcome.own_deadline:
+        return Landing.CUT
+    if outcome.verdict is Verdict.TIMEOUT:
+        return Landing.LATE
+    return Landing.REFUSED
