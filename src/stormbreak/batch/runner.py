@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ class Runner:
         self.counts = Counts()
         self.schedule = Schedule(journal.left(), deadline=client.policy.deadline)
         self.refused_by: Verdict | None = None
-        self._width = width
+        self.width = width
         self._grace = grace
         self._tick = tick
         self._end: End | None = None
@@ -79,6 +80,7 @@ class Runner:
         # Failures of scouts, written once the run is known to make sense.
         self._held: list[_Held] = []
         self._bell = asyncio.Event()
+        self._salt = secrets.token_hex(12)
         client.subscribe(self._hear)
 
     @property
@@ -129,7 +131,7 @@ class Runner:
 
     def _has_room(self) -> bool:
         calls = len(self._calls)
-        return calls - self.counts.backing_off < self._width and calls < 5 * self._width
+        return calls - self.counts.backing_off < self.width and calls < 5 * self.width
 
     async def _wait_until(self, until: float) -> None:
         """Wait for the bell, at the latest until then."""
@@ -147,7 +149,8 @@ class Runner:
         row = self.rows.row_at(turn.index)
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
-        ended = await self.client.ask(row.endpoint, row.body, deadline=left)
+        key = f"{self._salt}-{turn.index}"  # the same in every round of this row
+        ended = await self.client.ask(row.endpoint, row.body, deadline=left, idempotency_key=key)
         if ended.stopped != "drained":
             self._settle(turn, row, ended)
 
