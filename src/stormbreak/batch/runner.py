@@ -15,6 +15,7 @@ import logging
 import random
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -203,13 +204,15 @@ class Runner:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
+        """Listen to signals, where there are any: only the main thread gets them."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        for number in heard:
             loop.add_signal_handler(number, self._interrupt)
         try:
             yield
         finally:
-            for number in SIGNALS:
+            for number in heard:
                 loop.remove_signal_handler(number)
 
     def _give_up(self, error: BaseException) -> None:
