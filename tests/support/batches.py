@@ -74,14 +74,14 @@ def command(*args):
     return [sys.executable, "-W", "error", "-m", "stormbreak.cli.main", *map(str, args)]
 
 
-def run(*args, **env):
+def run(*args, patience=PATIENCE, **env):
     """Run the command to its end."""
     return subprocess.run(
         command(*args),
         check=False,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=patience,
         env=environment(**env),
     )
 

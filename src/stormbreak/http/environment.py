@@ -78,7 +78,10 @@ def _key(
 def _same_origin(one: str, other: str | None) -> bool:
     if not other:
         return False
-    a, b = urlsplit(one), urlsplit(other)
+    try:
+        a, b = urlsplit(one), urlsplit(other)
+    except ValueError:  # whoever reads the base URL will say so
+        return False
     return (a.scheme, a.netloc) == (b.scheme, b.netloc)
 
 
