@@ -1,7 +1,13 @@
+"""Settings and fixtures of the whole suite."""
+
 import resource
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("stormbreak", deadline=None)  # a busy machine is no failure
+settings.load_profile("stormbreak")
 
 
 @pytest.fixture

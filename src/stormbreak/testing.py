@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stormbreak.provider.background import RunningProvider
     from stormbreak.provider.scenario import Scenario
 
-__all__ = ["answer_text", "serve", "stormbreak_provider"]
+__all__ = ["ProviderFactory", "answer_text", "serve", "stormbreak_provider"]
 
 
 class ProviderFactory(Protocol):

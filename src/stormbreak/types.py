@@ -164,10 +164,11 @@ class Answer:
     """A complete, well-formed answer to one call.
 
     `raw` is the provider's JSON body as it came (bytes of one JSON value); a streamed answer is assembled
-    into the body that the same call would have got unstreamed. `waited` is seconds spent unserved.
+    into the body that the same call would have got unstreamed. `waited` is seconds spent unserved. Neither
+    the text nor the body is in the repr: answers end up in logs, and what a provider wrote may repeat a prompt.
     """
 
-    text: str
+    text: str = field(repr=False)
     usage: Usage
     target: Target
     attempts: int

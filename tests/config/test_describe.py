@@ -97,6 +97,7 @@ policies = built(
     attempt_timeout=st.none() | positive,
     idle_timeout=st.none() | positive,
     fail_fast=st.booleans(),
+    cooldown=st.booleans(),
     priority=st.sampled_from(Priority),
     failures=st.lists(st.sampled_from(Verdict), max_size=3).map(tuple),
     retry=retries,

@@ -35,6 +35,7 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         deadline = 600
         patience = "none"
         fail_fast = true
+        cooldown = false
         priority = "background"
         failures = ["throttled"]
         budget = "none"
@@ -57,6 +58,7 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         deadline=600,
         patience=None,
         fail_fast=True,
+        cooldown=False,
         priority=Priority.BACKGROUND,
         failures=(Verdict.THROTTLED,),
         budget=None,

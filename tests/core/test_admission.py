@@ -1,9 +1,10 @@
 import pytest
 from stage import OK, TARGET
 
-from stormbreak.core.admission import Admission, Permit, QueuePolicy
+from stormbreak.core.admission import Admission, QueuePolicy
 from stormbreak.core.concurrency import Concurrency, FixedLimit
 from stormbreak.core.gate import OPEN
+from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Call, Priority, Rejection
@@ -325,7 +326,8 @@ def test_the_keeper_lets_everybody_leave():
 def test_when_the_keeper_leaves_another_keeps_time(way):
     door = Door(slots=2, size=2)
     door.barrier.opens_at = 5.0
-    keeper = door.enter(expires_at=8.0, priority=Priority.BATCH)
+    last = Priority.BATCH if way == "displaced" else Priority.INTERACTIVE
+    keeper = door.enter(expires_at=8.0, priority=last)
     other = door.enter(expires_at=60.0)
     assert keeper.wake_at == 5.0
     if way == "withdrawn":
@@ -355,6 +357,16 @@ def test_the_keeper_is_told_when_a_gate_will_open_earlier():
 
     assert ticket.wake_at == 20.0
     assert door.woken == [ticket]
+
+
+def test_the_keeper_looks_at_the_latest_when_its_own_time_is_over():
+    door = Door()
+    door.barrier.opens_at = 5.0
+    ticket = door.enter(expires_at=8.0)
+    door.barrier.opens_at = 50.0
+    door.admission.check(ticket, 5.0)
+
+    assert ticket.wake_at == 8.0
 
 
 def test_a_keeper_that_looks_too_early_keeps_time_again():
@@ -392,7 +404,7 @@ def test_who_holds_the_queue_is_named():
     assert door.admission.held_by(0.0) == "queue"
     door.enter()
     assert door.admission.held_by(0.0) == "limit"
-    door.admission.take_back([None, None], OK, 0.0, 0.5)
+    door.admission.settle([None, None], 0.0, OK, 0.0, 0.5)
     door.barrier.opens_at = 5.0
     assert door.admission.held_by(0.0) == "barrier0"
 

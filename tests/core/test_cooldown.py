@@ -61,6 +61,7 @@ def test_a_later_time_extends_an_earlier_one_does_not_shorten():
     rest = Rest()
     rest.answer(told(10.0), left=0.0, now=0.0, chance=0.5)
     rest.answer(told(5.0), left=0.0, now=1.0)
+    assert rest.cooldown.ready_at(1.0) == 12.5
     rest.answer(told(11.0), left=0.0, now=1.5)  # 12.5: covered already
     assert rest.cooldown.ready_at(2.0) == 12.5
     rest.answer(told(11.0), left=0.0, now=2.0)

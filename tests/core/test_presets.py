@@ -35,3 +35,8 @@ def test_verdicts_may_be_counted_as_failures():
 def test_impossible_values_are_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         Policy(**{name: 0})
+
+
+def test_off_holds_nobody_back():
+    assert not any(treatment.cools for treatment in OFF.treatments.values())
+    assert any(treatment.cools for treatment in INTERACTIVE.treatments.values())

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
@@ -48,6 +48,7 @@ def test_reset_forgets(rule):
     assert machine.record(0.0, failed=True)
 
 
+@example(percent=28, calls=25)  # 0.28 * 25 is a little more than 7
 @given(percent=st.integers(1, 100), calls=st.integers(1, 100))
 def test_the_rate_is_met_exactly_where_arithmetic_says_so(percent, calls):
     needed = -(-percent * calls // 100)  # in whole numbers, where nothing is rounded

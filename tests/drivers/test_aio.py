@@ -305,15 +305,24 @@ async def test_the_callers_own_timeout_is_theirs_and_not_the_attempts():
     await bench.assert_at_rest()
 
 
-@scene
-async def test_a_cancel_at_the_very_tick_of_the_attempt_timeout_wins():
-    bench = Bench(policy(attempt_timeout=5.0))
-    victim = bench.call(OK, takes=60.0)
-    asyncio.get_running_loop().call_at(5.0, victim.cancel)
-    with pytest.raises(asyncio.CancelledError):
-        await victim
-    assert len(bench.sent) == 1
-    await bench.assert_at_rest()
+@pytest.mark.parametrize("earlier", [0.0, 1e-10])
+def test_a_cancel_at_the_very_tick_of_the_attempt_timeout_wins(earlier):
+    async def main():
+        bench = Bench(policy(attempt_timeout=5.0))
+        sent = []
+
+        async def sender(send):
+            asyncio.get_running_loop().call_at(now() + 5.0 - earlier, victim.cancel)
+            sent.append(send.attempt)
+            await asyncio.sleep(60.0)
+
+        victim = bench.run(sender)
+        with pytest.raises(asyncio.CancelledError):
+            await victim
+        assert sent == [1]
+        await bench.assert_at_rest()
+
+    run(main)
 
 
 @scene

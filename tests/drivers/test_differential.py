@@ -27,7 +27,7 @@ CALLS = 150
 POLICIES = {
     "queueing": policy(
         limit=FixedLimit(in_flight=4),
-        queue=QueuePolicy(size=20),
+        queue=QueuePolicy(size=10),
         attempt_timeout=6.0,
         budget=BudgetPolicy(ratio=0.3),
         breaker=BreakerPolicy(

@@ -181,6 +181,30 @@ def test_callers_that_the_garbage_collector_drops_in_the_middle_of_a_step(droppe
     assert engine.lane(TARGET).slots.in_flight == 0
 
 
+def test_a_step_is_over_before_a_dropped_caller_is_closed():
+    engine = Engine(policy(limit=FixedLimit(in_flight=2)))
+    driver = AsyncioDriver(engine)
+    lane = engine.lane(TARGET)
+    in_flight = []
+
+    async def hangs(send):
+        await Suspend()
+
+    def in_the_middle(took):
+        nonlocal caller
+        caller = None
+        in_flight.append(lane.slots.in_flight)
+
+    caller = driver.run(Call(1, TARGET), hangs)
+    caller.send(None)
+    flow, _ = driver._stepper.start(Call(2, TARGET))
+    lane.admission.learn = in_the_middle
+    driver._stepper.step(flow, OK)
+
+    assert in_flight == [1]  # only the slot of the one that was stepped was free yet
+    assert lane.slots.in_flight == 0
+
+
 def test_a_flow_is_closed_when_close_returns():
     engine = Engine(policy(limit=FixedLimit(in_flight=1)))
     stepper = Stepper(engine, clock=lambda: 0.0, chance=lambda: 0.5)

@@ -133,3 +133,56 @@ def test_cancelling_what_is_over_does_nothing():
 
     assert world.ends == [(1, 0.0, "ok")]
     assert world.given_up == []
+
+
+def test_a_cancelled_timer_does_nothing_and_moves_no_clock():
+    timeline, seen = Timeline(), []
+    timers = [timeline.at(float(n), lambda n=n: seen.append(n)) for n in range(1, 1000)]
+    for timer in timers[10:]:
+        timeline.cancel(timer)
+        timeline.cancel(timer)
+    assert len(timeline._due) < 100  # cleared away, not kept until due
+    timeline.run()
+
+    assert seen == list(range(1, 11))
+    assert timeline.time() == 10.0
+
+
+def test_timers_may_be_cancelled_by_what_is_due():
+    timeline, seen = Timeline(), []
+    timers = [timeline.at(2.0 + n, lambda n=n: seen.append(n)) for n in range(500)]
+    timeline.at(1.0, lambda: [timeline.cancel(timer) for timer in timers[1:]])
+    timeline.at(600.0, lambda: seen.append("last"))
+    timeline.run()
+
+    assert seen == [0, "last"]
+
+
+def test_cancelling_what_was_done_changes_nothing():
+    timeline, seen = Timeline(), []
+    timer = timeline.at(1.0, lambda: seen.append("done"))
+    timeline.run()
+    for _ in range(1000):
+        timeline.cancel(timer)
+    timeline.at(2.0, lambda: seen.append("next"))
+    timeline.run()
+
+    assert seen == ["done", "next"]
+    assert timeline._cancelled == 0
+
+
+def test_the_cancelled_are_counted_anew_after_a_clearance():
+    timeline = Timeline()
+    for _ in range(3):
+        for timer in [timeline.at(1.0, lambda: None) for _ in range(100)]:
+            timeline.cancel(timer)
+        assert timeline._cancelled == len(timeline._due)
+
+
+def test_a_call_that_is_over_leaves_no_timer_behind():
+    world = World(attempt_timeout=600.0)
+    for number in range(3):
+        world.start(OK, number=number, deadline_at=500.0)
+    world.timeline.run()
+
+    assert world.timeline.now == 3.0

@@ -50,6 +50,12 @@ def test_a_full_queue_refuses_with_a_bare_429_after_50_ms():
     assert (reply.request, reply.at, reply.retry_after) == (refused, 0.05, None)
     assert reply.trouble.kind is Kind.S429
     assert model.clients.outcomes == {"queue_full": 1}
+    assert model.clients.series() == {
+        "arrivals": [3],
+        "ok": [0],
+        "rejected": [1],
+        "failed": [0],
+    }
 
 
 def test_the_front_end_lets_five_seconds_wait_and_drops_the_rest_silently():
@@ -71,6 +77,15 @@ def test_work_goes_on_for_clients_that_have_gone():
     assert (reply.request, reply.at) == (second, 4.0)
     assert model.clients.outcomes == {"wasted": 1, "ok": 1}
     assert (model.clients.abandoned, model.clients.wasted_work, model.clients.work) == (1, 2, 4)
+
+
+def test_whoever_has_been_answered_cannot_abandon():
+    model = model_of(provider=provider())
+    number = model.arrive(0.0, 1)
+    model.advance(2.0)
+    model.abandon(number, 3.0)
+    model.abandon(99, 3.0)
+    assert model.clients.abandoned == 0
 
 
 def test_the_first_token_comes_after_the_prefill():

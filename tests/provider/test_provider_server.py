@@ -143,14 +143,25 @@ def test_statistics_can_be_asked_over_http(calm, dial):
 
 
 def test_a_client_that_leaves_is_worked_for_in_vain(stormbreak_provider, dial, eventually):
-    provider = stormbreak_provider("[provider]\nservice = 0.2\ncv = 0")
+    provider = stormbreak_provider("[provider]\nservice = 0.5\ncv = 0")
     client = dial(provider)
     client.send(request_bytes())
     eventually(lambda: provider.stats()["in_service"] == 1)
     client.sock.close()
     eventually(lambda: provider.stats()["clients"]["outcomes"] == {"wasted": 1})
     party = provider.stats()["clients"]
-    assert (party["abandoned"], party["wasted_seconds"]) == (1, 0.2)
+    assert (party["abandoned"], party["wasted_seconds"]) == (1, 0.5)
+
+
+def test_a_client_that_leaves_after_the_end_of_a_stream_has_abandoned_nothing(
+    stormbreak_provider, dial, eventually
+):
+    provider = stormbreak_provider("[provider]\nservice = 0.05\ncv = 0\nprefill = 0")
+    for place in range(10):
+        client = dial(provider)
+        client.ask(payload={**chat(place), "stream": True})
+        client.sock.close()
+    eventually(lambda: provider.stats()["clients"]["outcomes"] == {"ok": 10})
 
 
 def test_answers_given_twice_and_repeated_idempotency_keys_are_counted(calm, dial):
@@ -225,7 +236,7 @@ def test_the_crowd_lives_on_while_nobody_asks(stormbreak_provider, dial):
     provider = stormbreak_provider("[provider]\nservice = 0\n[crowd]\nrate = 1000")
     dial(provider).ask()
     time.sleep(0.3)
-    assert 100 < provider.stats()["crowd"]["arrivals"] < 1000
+    assert provider.stats()["crowd"]["arrivals"] > 100
 
 
 async def test_chaos_can_be_lived_through(stormbreak_provider):

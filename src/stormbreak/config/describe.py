@@ -19,6 +19,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "attempt_timeout": "seconds for one attempt",
         "idle_timeout": "seconds of silence within one attempt",
         "fail_fast": "an open circuit rejects at once",
+        "cooldown": "a time named by the server keeps every call away",
         "priority": "who is served first when a queue stands",
         "failures": "verdicts the breaker counts beyond its own",
         "retry.attempts": "sends, the first included",

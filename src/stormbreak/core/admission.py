@@ -19,6 +19,7 @@ from typing import Any
 from stormbreak.core.checks import require
 from stormbreak.core.concurrency import Concurrency
 from stormbreak.core.gate import OPEN, Gate
+from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 
@@ -37,26 +38,6 @@ class QueuePolicy:
     def __post_init__(self) -> None:
         require(self.size >= 0, "size must not be negative", self.size)
         require(self.longest_pause > 0, "longest_pause must be positive", self.longest_pause)
-
-
-class Permit:
-    """Leave to send one attempt. Owned by one frame, settled once; a second settle does nothing."""
-
-    __slots__ = ("_admission", "_tokens", "taken_at")
-
-    def __init__(self, admission: "Admission", tokens: list[Any], taken_at: float) -> None:
-        self._admission = admission
-        self._tokens: list[Any] | None = tokens
-        self.taken_at = taken_at
-
-    def settle(self, outcome: Outcome, now: float, uniform: float) -> None:
-        """Give every gate its token back, with what came of it."""
-        tokens, self._tokens = self._tokens, None
-        if tokens is not None:
-            self._admission.take_back(tokens, outcome, now, uniform)
-            if outcome.verdict is Verdict.OK:
-                self._admission.learn(now - self.taken_at)
-            self._admission.pump(now)
 
 
 class Admission:
@@ -89,12 +70,12 @@ class Admission:
             return self._shed(now)
         if self.queued:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
-        if not self.queued and self._ready_at(now) <= now:
+        if self._ready_at(now) <= now:  # then nobody waits
             return self._grant(now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
             return refusal
-        ticket = Ticket(self, call, now, expires_at)
+        ticket = Ticket(self.withdraw, call, now, expires_at)
         self._lines[call.priority][ticket] = None
         self.queued += 1
         self.pump(now)
@@ -140,10 +121,15 @@ class Admission:
                 if refusal is not None:
                     self._reject(ticket, refusal)
 
-    def take_back(self, tokens: list[Any], outcome: Outcome, now: float, uniform: float) -> None:
-        """Settle every gate, last taken first."""
+    def settle(
+        self, tokens: list[Any], taken_at: float, outcome: Outcome, now: float, uniform: float
+    ) -> None:
+        """Give every gate its token back, last taken first, and let leave whoever may now."""
         for settle in self._settles:
             settle(tokens.pop(), outcome, now, uniform)
+        if outcome.verdict is Verdict.OK:
+            self.learn(now - taken_at)
+        self.pump(now)
 
     def learn(self, took: float) -> None:
         """Remember how long an answer takes."""
@@ -163,7 +149,7 @@ class Admission:
         return latest
 
     def _grant(self, now: float) -> Permit:
-        return Permit(self, [take(now) for take in self._takes], now)
+        return Permit(self.settle, [take(now) for take in self._takes], now)
 
     def _next(self) -> Ticket:
         return next(next(iter(line)) for line in self._lines.values() if line)
@@ -180,7 +166,8 @@ class Admission:
             if gate.name == "breaker" and call.fail_fast:
                 return Rejection("breaker", "the circuit is open", _known(ready_at))
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
-                return Rejection(gate.name, "the call may not wait that long", ready_at)
+                policy = "shed" if gate.name == "pace" else gate.name
+                return Rejection(policy, "the call may not wait that long", ready_at)
         return None
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:

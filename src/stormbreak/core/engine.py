@@ -84,7 +84,6 @@ class Lane:
         """Open the circuit by hand, until `reset`; calls that fail fast leave the queue."""
         if self.breaker is not None:
             self.breaker.isolate(now)
-            self.admission.pump(now)
 
     def reset(self, now: float) -> None:
         """Close the circuit by hand; whoever waited for it leaves."""

@@ -14,12 +14,10 @@ The flow returns `Ended`.
 
 from collections.abc import Generator
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from stormbreak.core.ticket import Ticket
 from stormbreak.types import Ended, Outcome, Target
-
-if TYPE_CHECKING:
-    from stormbreak.core.ticket import Ticket
 
 
 class Wait(NamedTuple):
@@ -31,7 +29,7 @@ class Wait(NamedTuple):
 class WaitFor(NamedTuple):
     """Resume me when `ticket` is woken, at the latest at `until`."""
 
-    ticket: "Ticket"
+    ticket: Ticket
     until: float
 
 

@@ -19,7 +19,8 @@ class Policy:
 
     `deadline` bounds a call over all attempts and waits, `patience` the time it may spend unserved.
     `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one. `fail_fast` calls are
-    rejected by an open circuit, others wait for it. `failures` are verdicts that the breaker counts as
+    rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
+    call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
     failures beyond those of the verdict table.
     """
 
@@ -28,6 +29,7 @@ class Policy:
     attempt_timeout: float | None = 600.0
     idle_timeout: float | None = None
     fail_fast: bool = True
+    cooldown: bool = True
     priority: Priority = Priority.INTERACTIVE
     failures: tuple[Verdict, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -47,4 +49,7 @@ class Policy:
         changed = {
             verdict: TREATMENTS[verdict]._replace(tally=Tally.FAILURE) for verdict in self.failures
         }
-        return MappingProxyType({**TREATMENTS, **changed})
+        table = {**TREATMENTS, **changed}
+        if not self.cooldown:
+            table = {verdict: row._replace(cools=False) for verdict, row in table.items()}
+        return MappingProxyType(table)

@@ -57,6 +57,7 @@ OFF = Policy(
     patience=None,
     attempt_timeout=None,
     fail_fast=False,
+    cooldown=False,
     retry=RetryPolicy(attempts=1),
     budget=None,
     breaker=None,

@@ -1,12 +1,12 @@
 """A place in a queue."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
+from stormbreak.core.permit import Permit
 from stormbreak.types import Call, Outcome, Rejection
 
-if TYPE_CHECKING:
-    from stormbreak.core.admission import Admission, Permit
+Withdraw: TypeAlias = Callable[["Ticket", float], None]
 
 
 class Ticket:
@@ -18,7 +18,7 @@ class Ticket:
     """
 
     __slots__ = (
-        "_admission",
+        "_withdraw",
         "call",
         "check_at",
         "due",
@@ -29,10 +29,8 @@ class Ticket:
         "waker",
     )
 
-    def __init__(
-        self, admission: "Admission", call: Call, queued_at: float, expires_at: float
-    ) -> None:
-        self._admission = admission
+    def __init__(self, withdraw: Withdraw, call: Call, queued_at: float, expires_at: float) -> None:
+        self._withdraw = withdraw
         self.call = call
         self.queued_at = queued_at
         self.expires_at = expires_at
@@ -52,7 +50,7 @@ class Ticket:
         if self.permit is not None:
             self.permit.settle(outcome, now, uniform)
         elif self.rejection is None:
-            self._admission.withdraw(self, now)
+            self._withdraw(self, now)
 
     @property
     def wake_at(self) -> float:

@@ -86,7 +86,7 @@ class _Rate:
     def record(self, now: float, *, failed: bool) -> bool:
         window = self._window
         window.add(now, failed=failed)
-        many = self._share * window.calls - 1e-9  # 0.55 * 20 is a little more than 11
+        many = self._share * window.calls - 1e-9  # 0.28 * 25 is a little more than 7
         return failed and window.calls >= self._calls and window.failures >= many
 
     def reset(self) -> None:

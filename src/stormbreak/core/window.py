@@ -1,5 +1,8 @@
 """Counting outcomes over the last seconds, in constant time and space."""
 
+LONG_AGO = -(2**63)
+"""A slice before any that a clock can name."""
+
 
 class TimeWindow:
     """Calls and failures within the last `seconds`, counted in `buckets` equal slices.
@@ -19,14 +22,16 @@ class TimeWindow:
         """Forget everything."""
         self._calls = [0] * self._buckets
         self._failures = [0] * self._buckets
-        self._head: int | None = None
+        self._head = LONG_AGO
         self.calls = 0
         self.failures = 0
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one outcome."""
-        self.roll(now)
-        index = self._head % self._buckets if self._head is not None else 0
+        head = int(now / self._width)
+        if head > self._head:
+            self._roll_to(head)
+        index = self._head % self._buckets
         self._calls[index] += 1
         self.calls += 1
         if failed:
@@ -36,11 +41,10 @@ class TimeWindow:
     def roll(self, now: float) -> None:
         """Drop the slices that are older than the window; `calls` and `failures` are then current."""
         head = int(now / self._width)
-        if self._head is None:
-            self._head = head
-            return
-        if head <= self._head:
-            return
+        if head > self._head:
+            self._roll_to(head)
+
+    def _roll_to(self, head: int) -> None:
         for slice_ in range(max(self._head + 1, head - self._buckets + 1), head + 1):
             index = slice_ % self._buckets
             self.calls -= self._calls[index]

@@ -13,13 +13,15 @@ from typing import TypeAlias
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Flow, Send, Wait, WaitFor
 from stormbreak.drivers.steps import Stepper
-from stormbreak.types import CANCELLED, Call, Ended, Outcome, Verdict
+from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 
 _CANCELLED = asyncio.CancelledError
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
-_DRAINED = Ended(CANCELLED, stopped="drained")
+_DRAINED = Ended(
+    CANCELLED._replace(rejection=Rejection("drain", "the client is drained")), stopped="drained"
+)
 
 
 class AsyncioDriver:
@@ -76,8 +78,8 @@ class AsyncioDriver:
         try:
             with _Timeout(command.timeout):
                 return await sender(command)
-        except TimeoutError as error:
-            return _TIMED_OUT._replace(error=error)
+        except TimeoutError:  # not kept: its frames hold the request
+            return _TIMED_OUT._replace(error=TimeoutError(f"no answer in {command.timeout:g} s"))
 
     async def _wait(self, flow: Flow, command: Wait | WaitFor) -> bool:
         """Wait as told; False if the driver is drained meanwhile."""
@@ -97,8 +99,6 @@ class AsyncioDriver:
             self._waits.discard(future)
             if timer is not None:
                 timer.cancel()
-            if ticket is not None:
-                self._stepper.disarm(ticket)
         return not self._draining
 
 

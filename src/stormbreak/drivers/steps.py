@@ -93,11 +93,6 @@ class Stepper:
             ticket.waker = waker
             return True
 
-    def disarm(self, ticket: Ticket) -> None:
-        """Forget the waker of `ticket`."""
-        with self._lock:
-            ticket.waker = None
-
     def _take_away(self) -> _Left | None:
         engine = self.engine
         if not engine.woken and not engine.events:

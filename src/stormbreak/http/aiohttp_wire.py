@@ -5,33 +5,48 @@ idempotent methods only, and is switched off besides.
 """
 
 import asyncio
+import ssl
 import time
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import aiohttp
 
+from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT, HttpRequest, Sink, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 CONNECT_TIMEOUT = 10.0  # seconds
+KEEP_ALIVE = 60.0  # seconds
+
+
+class _Pool(NamedTuple):
+    session: aiohttp.ClientSession
+    closer: AsyncGenerator[None, None]
 
 
 class AiohttpWire:
-    """At most `limit` connections per event loop."""
+    """At most `limit` connections per event loop; each pool is closed with its loop at the latest.
 
-    def __init__(self, *, limit: int, proxy: str | None = None) -> None:
+    `tls` says whom to trust; it is needed for https only.
+    """
+
+    def __init__(
+        self, *, limit: int, proxy: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._limit = limit
         self._proxy = proxy
-        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
-            WeakKeyDictionary()
-        )
+        self._tls = tls
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
 
     async def exchange(self, request: HttpRequest) -> WireResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         response: aiohttp.ClientResponse | None = None
+        session = await self._session()
         try:
-            response = await self._session().post(
+            response = await session.post(
                 request.url,
                 data=request.body,
                 headers=request.headers,
@@ -45,10 +60,15 @@ class AiohttpWire:
             head = HttpAnswer(response.status, headers, b"", time.time())
             body = await _read(response, request.open_sink and request.open_sink(head))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return _outcome_of(error, response)
+            return outcome_of(error, response.status if response is not None else None)
         else:
             if body is None:
-                return Outcome(Verdict.BROKEN, detail="larger than 64 MiB", maybe_processed=True)
+                return Outcome(
+                    Verdict.BROKEN,
+                    status=head.status,
+                    detail=f"larger than {BODY_LIMIT >> 20} MiB",
+                    maybe_processed=True,
+                )
             return head._replace(body=body)
         finally:
             if response is not None and not response.closed:
@@ -56,22 +76,65 @@ class AiohttpWire:
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None:
-            await session.close()
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.closer.aclose()
 
-    def _session(self) -> aiohttp.ClientSession:
+    async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
-        if session is None:
-            session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=60.0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=True,
-            )
-            session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
-            self._sessions[loop] = session
+        pool = self._pools.get(loop)
+        if pool is None or pool.session.closed:
+            for gone in [other for other in self._pools if other.is_closed()]:
+                del self._pools[gone]
+            session = self._open()
+            pool = self._pools[loop] = _Pool(session, _closing(session))
+            await anext(pool.closer)
+        return pool.session
+
+    def _open(self) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=_Connector(
+                limit=self._limit,
+                keepalive_timeout=KEEP_ALIVE,
+                ssl=True if self._tls is None else self._tls,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+        )
+        session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
+
+
+async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Close `session` when this generator is closed; a loop that ends closes those that were begun on it."""
+    try:
+        yield
+    finally:
+        await session.close()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Uses no connection again on which bytes came that nobody had asked for: they would be the next answer."""
+
+    async def _get(
+        self, key: "aiohttp.client_reqrep.ConnectionKey", traces: "list[aiohttp.tracing.Trace]"
+    ) -> aiohttp.connector.Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
+                return connection
+            connection.close()
+        return None
+
+    def _release(
+        self,
+        key: "aiohttp.client_reqrep.ConnectionKey",
+        protocol: aiohttp.client_proto.ResponseHandler,
+        *,
+        should_close: bool = False,
+    ) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        protocol._parser = None  # noqa: SLF001 - else it would swallow half an answer unseen
 
 
 async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | None:
@@ -86,32 +149,3 @@ async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | 
         take(chunk)
     response.release()
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _outcome_of(error: Exception, response: aiohttp.ClientResponse | None) -> Outcome:
-    """Tell what a failed exchange means; `response` is None while no headers had come."""
-    status = response.status if response is not None else None
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Outcome(Verdict.CONNECT_FAILED, error=error, detail=_connect_detail(error))
-    if isinstance(error, asyncio.TimeoutError):
-        return Outcome(
-            Verdict.TIMEOUT, error=error, status=status, detail="went silent", maybe_processed=True
-        )
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return Outcome(
-            Verdict.BROKEN, error=error, status=status, detail="body was cut", maybe_processed=True
-        )
-    if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
-        verdict = Verdict.RESET if response is None else Verdict.BROKEN
-        detail = "connection lost" if response is None else "body was cut"
-        return Outcome(verdict, error=error, status=status, detail=detail, maybe_processed=True)
-    # What is left is not HTTP. The exception is not kept: it can hold the headers of the request.
-    return Outcome(Verdict.BROKEN, status=status, detail="not HTTP", maybe_processed=True)
-
-
-def _connect_detail(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return "certificate or TLS refused"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "host not found"
-    return "connection timed out" if isinstance(error, TimeoutError) else "connection refused"

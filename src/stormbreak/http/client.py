@@ -18,8 +18,9 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, preset
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
-from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for
+from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
 from stormbreak.http.exchange import Asked, Received, attempt
+from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
 from stormbreak.llm.reading import shape_of
 from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
@@ -63,7 +64,7 @@ class AsyncClient:
         )
         self._model = model
         self._driver = AsyncioDriver(self.engine)
-        self._wire = _aiohttp_wire(self.policy, proxy_for(self._endpoint.origin))
+        self._wire = _aiohttp_wire(self.policy, self._endpoint.origin)
         self._targets: dict[str, Target] = {}
 
     @property
@@ -183,10 +184,14 @@ class AsyncClient:
         await self.close()
 
 
-def _aiohttp_wire(policy: Policy, proxy: str | None) -> Wire:
+def _aiohttp_wire(policy: Policy, origin: Origin) -> Wire:
     from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - aiohttp only when needed
 
-    return AiohttpWire(limit=min(policy.limit.in_flight, _POOL_LIMIT), proxy=proxy)
+    return AiohttpWire(
+        limit=min(policy.limit.in_flight, _POOL_LIMIT),
+        proxy=proxy_for(origin),
+        tls=tls_context() if origin.base_url.startswith("https:") else None,
+    )
 
 
 class _Wants(msgspec.Struct):
@@ -201,15 +206,20 @@ _WANTS = msgspec.json.Decoder(_Wants)
 def _wants(body: bytes) -> _Wants:
     try:
         return _WANTS.decode(body)
+    except msgspec.ValidationError as error:
+        wrong = str(error)  # it names a type and a path, no value
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise ConfigurationError("the body is no JSON object with a model") from None
+        wrong = "it is no JSON object"
+    # Raised out here, since a UnicodeError would carry the whole body along.
+    raise ConfigurationError(f"the body cannot be sent: {wrong}")
 
 
 def _encoded(payload: Mapping[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(payload)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"the payload is no JSON ({type(error).__name__})") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        wrong = type(error).__name__
+    raise ConfigurationError(f"the payload is no JSON ({wrong})")
 
 
 def _answer(target: Target, ended: Ended) -> Answer:

@@ -1,19 +1,20 @@
 """What the environment says: keys, base URLs, proxies, the off switch.
 
-Keys come from, in this order: the variable the user named; the named provider's own variable;
-`STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, but only together with
+Keys come from, in this order: the variable the user named; the named provider's own variable, for its own
+address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_API_KEY`, but only together with
 `OPENAI_BASE_URL` or for OpenAI's own address, so that a key never wanders to another host.
 """
 
 import os
+import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.origin import Origin, is_loopback, origin_of
-from stormbreak.llm.presets import PRESETS, preset
+from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
+from stormbreak.llm.presets import PRESETS, Preset, preset
 
 
 class Endpoint(NamedTuple):
@@ -41,10 +42,10 @@ def find_endpoint(
     if base_url is None:
         base_url = known.base_url if known else _base_url(environ)
     if api_key is None:
-        api_key = _key(known.key_env if known else None, base_url, api_key_env, environ)
-    if api_key is None and known is not None and known.key_env is not None:
-        raise ConfigurationError(f"no API key: set {known.key_env}")
+        api_key = _key(known, base_url, api_key_env, environ)
     origin = origin_of(base_url, api_key, allow_http=allow_http)
+    if api_key is None and known is not None and known.key_env is not None:
+        raise ConfigurationError(_no_key(known, origin))
     return Endpoint(known.name if known else _name_of(origin), origin)
 
 
@@ -60,29 +61,34 @@ def _base_url(environ: Mapping[str, str]) -> str:
 
 
 def _key(
-    own: str | None, base_url: str, named: str | None, environ: Mapping[str, str]
+    known: Preset | None, base_url: str, named: str | None, environ: Mapping[str, str]
 ) -> str | None:
     if named is not None:
         if not environ.get(named):
             raise ConfigurationError(f"no API key: the environment variable {named} is not set")
         return environ[named]
-    candidates = [own] if own else []
-    if _same_origin(base_url, environ.get("STORMBREAK_BASE_URL")):
+    candidates: list[str] = []
+    if known is not None and known.key_env and same_origin(base_url, known.base_url):
+        candidates.append(known.key_env)
+    if _is_that_of(environ.get("STORMBREAK_BASE_URL"), base_url):
         candidates.append("STORMBREAK_API_KEY")
     openai = PRESETS["openai"].base_url
-    if _same_origin(base_url, environ.get("OPENAI_BASE_URL")) or _same_origin(base_url, openai):
+    if _is_that_of(environ.get("OPENAI_BASE_URL"), base_url) or same_origin(base_url, openai):
         candidates.append("OPENAI_API_KEY")
     return next((environ[name] for name in candidates if environ.get(name)), None)
 
 
-def _same_origin(one: str, other: str | None) -> bool:
-    if not other:
-        return False
-    try:
-        a, b = urlsplit(one), urlsplit(other)
-    except ValueError:  # whoever reads the base URL will say so
-        return False
-    return (a.scheme, a.netloc) == (b.scheme, b.netloc)
+def _is_that_of(other: str | None, base_url: str) -> bool:
+    return same_origin(base_url, other) if other else False
+
+
+def _no_key(known: Preset, origin: Origin) -> str:
+    if same_origin(origin.base_url, known.base_url):
+        return f"no API key: set {known.key_env}"
+    return (
+        f"no API key for {origin.host}: {known.key_env} belongs to {urlsplit(known.base_url).hostname};"
+        " name the variable (api_key_env) that holds the key of this address"
+    )
 
 
 def _name_of(origin: Origin) -> str:
@@ -94,13 +100,40 @@ def _name_of(origin: Origin) -> str:
 
 
 def proxy_for(origin: Origin) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name; none for this machine."""
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name; none for this machine.
+
+    Raises:
+        ConfigurationError: it is not a proxy that speaks HTTP; names the scheme, never its password.
+    """
     if is_loopback(origin.host):
         return None
     proxies = getproxies_environment()
-    scheme = urlsplit(origin.base_url).scheme
-    proxy = proxies.get(scheme) or proxies.get("all")
-    return None if not proxy or proxy_bypass(origin.host) else proxy
+    parts = urlsplit(origin.base_url)
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    scheme = proxy.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise ConfigurationError(
+            f"the proxy for {parts.scheme} (from the environment) must be http or https, got {scheme}"
+        )
+    return proxy
+
+
+def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """Whom to trust: the certificates of this machine, or those in SSL_CERT_FILE.
+
+    Raises:
+        ConfigurationError: SSL_CERT_FILE holds no certificates that can be read.
+    """
+    path = environ.get("SSL_CERT_FILE")
+    try:
+        return ssl.create_default_context(cafile=path or None)
+    except OSError as error:
+        reason = error.strerror or "no certificates in it"
+        raise ConfigurationError(f"SSL_CERT_FILE {path}: {reason}") from None
 
 
 def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:

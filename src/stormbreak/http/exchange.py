@@ -10,6 +10,7 @@ from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
 
 USER_AGENT = "stormbreak"
+_SECRET = 8  # characters; anything shorter than that keeps no secret
 
 
 class Asked(NamedTuple):
@@ -22,13 +23,19 @@ class Asked(NamedTuple):
     choices: int
     idempotency_key: str
 
+    def __repr__(self) -> str:
+        return f"Asked({self.url!r}, {len(self.body)} bytes)"
+
 
 class Received(NamedTuple):
-    """An answer and its reading; `body` is assembled where it came as a stream."""
+    """An answer and its reading; `body` is assembled where it came as a stream. Its repr shows no text."""
 
     status: int
     body: bytes
     reading: Reading
+
+    def __repr__(self) -> str:
+        return f"Received({self.status}, {len(self.body)} bytes, {self.reading.verdict})"
 
 
 class _Stream:
@@ -64,7 +71,7 @@ async def attempt(
         reading, body = stream.assembler.end()
     else:
         reading, body = read_answer(result, asked.shape), result.body
-    return _outcome(result, reading, body)
+    return _outcome(result, _without_echoes(reading, origin.api_key, asked.body), body)
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
@@ -77,6 +84,26 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     if origin.api_key is not None:
         headers["Authorization"] = f"Bearer {origin.api_key}"
     return headers
+
+
+def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Reading:
+    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors."""
+    key = "" if api_key is None or len(api_key) < _SECRET else api_key.lower()
+
+    def safe(said: str | None) -> str | None:
+        echoes = said is not None and (said.encode() in body or _echoes(said, key))
+        return None if echoes else said
+
+    detail = "redirected" if _echoes(reading.detail or "", key) else reading.detail
+    return reading._replace(
+        code=safe(reading.code), request_id=safe(reading.request_id), detail=detail
+    )
+
+
+def _echoes(said: str, key: str) -> bool:
+    """Whether `said` repeats the key, or a good part of it."""
+    said = said.lower()
+    return bool(key) and (key in said or (len(said) >= _SECRET and said in key))
 
 
 def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:

@@ -4,15 +4,21 @@ A key belongs to one origin and is never sent to another. Redirects are not foll
 request is known before it is sent.
 """
 
+import re
 import secrets
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from ipaddress import ip_address
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from stormbreak.errors import ConfigurationError
 
 _SALT = secrets.token_bytes(16)  # digests tell keys of one process apart, and say nothing elsewhere
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
+_PATH = re.compile(r"[\w.~:@-]+(/[\w.~:@-]+)*/?", re.ASCII)  # no "%": it can spell ".." and "/"
+_QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
+_PORTS = {"http": 80, "https": 443}
+_KEY_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +41,24 @@ class Origin:
         return blake2s(self.api_key.encode(), key=_SALT, digest_size=4).hexdigest()
 
     def url_of(self, endpoint: str) -> str:
-        """Full URL of an endpoint such as "chat/completions".
+        """Full URL of an endpoint such as "chat/completions"; a key among its parameters is left out.
 
         Raises:
-            ConfigurationError: the endpoint is a URL of its own, or climbs out of the base path.
+            ConfigurationError: the endpoint is anything but a path below the base URL.
         """
-        path = endpoint.lstrip("/")
-        if "://" in path or ".." in path.split("/"):
+        path, _, query = endpoint.partition("?")
+        path = path.removeprefix("/")
+        climbs = any(part in (".", "..") for part in path.split("/"))
+        if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
             raise ConfigurationError(
-                f"endpoint must be a path below the base URL, got {endpoint!r}"
+                f"endpoint must be a path below the base URL, got {path[:80]!r}"
             )
-        return f"{self.base_url}/{path}"
+        query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
+        return f"{self.base_url}/{path}" + (f"?{query}" if query else "")
+
+
+def _names_key(pair: str) -> bool:
+    return pair.partition("=")[0].lower() in _KEY_PARAMETERS
 
 
 def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -> Origin:
@@ -54,28 +67,53 @@ def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -
     Raises:
         ConfigurationError: not an http(s) URL, or a key would travel in the clear to another machine.
     """
-    try:
-        parts = urlsplit(base_url.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ConfigurationError("base_url cannot be read as a URL") from None
+    parts = _split(base_url)
+    host, port = parts.hostname, parts.port
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigurationError(
             f"base_url must look like https://host/v1, got {_shown(parts.scheme, host)}"
         )
-    if parts.username or parts.password:
-        raise ConfigurationError(f"base_url must hold no user or password (host {host})")
-    if api_key and parts.scheme == "http" and not is_loopback(host) and not allow_http:
-        raise ConfigurationError(
-            f"base_url is plain http to {host}: the key would travel in the clear; use https"
-        )
-    if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-        raise ConfigurationError("the API key holds a blank, a line break or another odd character")
+    if "@" in parts.netloc:
+        raise ConfigurationError(f"base_url must hold no user or password (host {host!r})")
+    if not _HOST.fullmatch(host):
+        raise ConfigurationError(f"base_url names no possible host: {host!r}")
+    if api_key is not None:
+        _check_key(api_key)
+        if parts.scheme == "http" and not is_loopback(host) and not allow_http:
+            raise ConfigurationError(
+                f"base_url is plain http to {host}: the key would travel in the clear; use https"
+            )
     netloc = f"[{host}]" if ":" in host else host
     netloc = netloc if port is None else f"{netloc}:{port}"
-    return Origin(
-        urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")), api_key or None
-    )
+    return Origin(urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")), api_key)
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether two URLs share scheme, host and port."""
+    return _place(one) == _place(other)
+
+
+def _place(url: str) -> tuple[str, str | None, int | None]:
+    parts = _split(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port  # read when asked for
+    except ValueError:
+        parts = None
+    if parts is None:  # raised out here, since the ValueError repeats the URL
+        raise ConfigurationError("base_url cannot be read as a URL")
+    return parts
+
+
+def _check_key(api_key: str) -> None:
+    if not api_key.strip():
+        raise ConfigurationError("the API key is empty")
+    if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise ConfigurationError("the API key holds a blank, a line break or another odd character")
 
 
 def is_loopback(host: str) -> bool:

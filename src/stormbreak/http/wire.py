@@ -21,7 +21,7 @@ class HttpRequest(NamedTuple):
     """A POST.
 
     With `open_sink`, the head of the answer (its body still empty) opens a sink, which gets the decoded
-    body piece by piece; the body of the answer then stays empty.
+    body piece by piece; the body of the answer then stays empty. Its repr shows neither key nor prompt.
     """
 
     url: str
@@ -29,6 +29,9 @@ class HttpRequest(NamedTuple):
     body: bytes
     idle_timeout: float | None = None
     open_sink: OpenSink | None = None
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.url!r}, {len(self.body)} bytes)"
 
 
 WireResult: TypeAlias = HttpAnswer | Outcome

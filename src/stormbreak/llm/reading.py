@@ -38,6 +38,9 @@ class HttpAnswer(NamedTuple):
     body: bytes
     received_at: float
 
+    def __repr__(self) -> str:
+        return f"HttpAnswer({self.status}, {len(self.body)} bytes)"
+
 
 class Reading(NamedTuple):
     """What an answer means.
@@ -56,3 +59,6 @@ class Reading(NamedTuple):
     finish_reason: str | None = None
     request_id: str | None = None
     maybe_processed: bool = False  # the work may have been done, and billed, without reaching us
+
+    def __repr__(self) -> str:
+        return f"Reading({self.verdict}, code={self.code!r}, detail={self.detail!r})"

@@ -194,7 +194,7 @@ class ProviderModel:
             job.trouble = trouble
         if self._limited(now, job):
             return
-        if self.busy < spell.slots and not self._queue:
+        if self.busy < spell.slots:  # then nobody is queueing either
             self._start(now, job)
         elif len(self._queue) < self._room:
             self._queue.append(job)

@@ -149,7 +149,7 @@ class Herd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the clients under test do: read by the simulator, ignored on sockets.
+    """What the clients under test do: read by the simulator, where they replace the crowd; ignored on sockets.
 
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
     bound what is measured as the trigger.

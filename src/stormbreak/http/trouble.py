@@ -1,0 +1,72 @@
+"""What a failed exchange means: an exception of aiohttp's in, an outcome out.
+
+The exceptions themselves are not kept. They hold the headers of the request with the key in them, passwords
+of proxies, what the server wrote, and frames in which all of that stands. What the operating system or TLS
+said is kept, as an exception of its own.
+"""
+
+import errno
+import os
+import socket
+import ssl
+
+import aiohttp
+
+from stormbreak.types import Outcome, Verdict
+
+
+def outcome_of(error: Exception, status: int | None) -> Outcome:
+    """Tell what a failed exchange means; `status` is None while no headers had come."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Outcome(
+            Verdict.CONNECT_FAILED, detail=f"the proxy refused with status {error.status}"
+        )
+    cause = _cause(error)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Outcome(Verdict.CONNECT_FAILED, error=cause, detail=_connect_detail(error))
+    verdict, detail = _failure(error, answered=status is not None)
+    return Outcome(verdict, error=cause, status=status, detail=detail, maybe_processed=True)
+
+
+def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
+    if isinstance(error, TimeoutError):
+        return Verdict.TIMEOUT, "went silent"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        encoded = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
+        return Verdict.BROKEN, "body cannot be decompressed" if encoded else "body was cut"
+    if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
+        return (Verdict.BROKEN, "body was cut") if answered else (Verdict.RESET, "connection lost")
+    return Verdict.BROKEN, "not HTTP"
+
+
+def _connect_detail(error: Exception) -> str:
+    where = "the proxy: " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        refused = error.certificate_error
+        reason = getattr(refused, "verify_message", "") or "cannot be trusted"
+        return f"certificate refused: {reason}"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"{where}TLS failed"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"{where}host not found"
+    if isinstance(error, TimeoutError):
+        return f"{where}connection timed out"
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None or number == errno.ECONNREFUSED:
+        return f"{where}connection refused"
+    return f"{where}{os.strerror(number).lower()}"
+
+
+def _cause(error: Exception) -> OSError | None:
+    """What the operating system or TLS said; None where it said nothing."""
+    said: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        said = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        said = error.os_error
+    if not isinstance(said, OSError) or not isinstance(said.strerror, str):
+        return None
+    for kind in (ssl.SSLError, socket.gaierror):
+        if isinstance(said, kind):
+            return kind(said.errno, said.strerror)
+    return OSError(said.errno, said.strerror)

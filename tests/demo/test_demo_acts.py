@@ -1,0 +1,63 @@
+import pytest
+
+from stormbreak.demo import acts
+from stormbreak.demo.stage import ROWS, write_documents
+from stormbreak.testing import serve
+
+CALM = """
+[provider]
+slots = 50
+service = 0.01
+cv = 0.0
+"""
+REFUSING = (
+    CALM
+    + """
+[[trouble]]
+kind = "429"
+share = 0.4
+until = 0.3
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (0, "0.5 s"),
+        (5, "16 s"),
+        (8, "2 minutes"),
+        (20, "6 days"),
+        (37, "2,178 years"),
+        (499, "3e142 years"),
+    ],
+)
+def test_the_sleep_of_the_articles_code_in_words(row, said):
+    assert acts.sleep_of(row) == said
+
+
+def test_the_first_act_loses_what_is_refused_and_sends_each_row_once(tmp_path):
+    documents = tmp_path / "documents.jsonl"
+    write_documents(documents)
+    lost = []
+    with serve(REFUSING) as provider:
+        result = acts.article(
+            documents, provider.base_url, 1.0, lost=lambda row, verdict: lost.append(row)
+        )
+        stats = provider.stats()
+
+    assert stats["arrivals"] == ROWS == result.record.sent
+    assert result.failed == len(lost) > 0
+    assert result.answered == ROWS - len(lost)
+
+
+def test_the_second_act_answers_all(tmp_path):
+    documents, output = tmp_path / "documents.jsonl", tmp_path / "answers.jsonl"
+    write_documents(documents)
+    seen = []
+    with serve(REFUSING) as provider:
+        result = acts.stormbreak(documents, output, provider.base_url, 1.0, seen.append)
+
+    assert (result.answered, result.failed) == (ROWS, 0)
+    assert len(output.read_bytes().splitlines()) == ROWS
+    assert seen[-1] == ROWS

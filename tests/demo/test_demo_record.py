@@ -1,0 +1,82 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from stormbreak.demo.acts import Result
+from stormbreak.demo.record import Record
+from stormbreak.demo.screen import Screen, save_picture
+from stormbreak.events import Returned, Sent
+from stormbreak.types import Target, Verdict
+
+TARGET = Target("p", "m")
+
+
+def record(*attempts, speed=1.0):
+    """A record of attempts given as (time, ok)."""
+    made = Record(speed)
+    made.hear(Sent(100.0, 1, TARGET, 1))
+    for at, ok in attempts:
+        verdict = Verdict.OK if ok else Verdict.THROTTLED
+        made.hear(Returned(100.0 + at, 1, TARGET, 1, verdict, None, None, 0.1))
+    return made
+
+
+def test_storm_time_begins_with_the_first_attempt():
+    made = record((0.5, True), (2.0, False), speed=10.0)
+
+    assert made.returned == [(5.0, True), (20.0, False)]
+    assert made.last_at == 20.0
+
+
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        ([(10, True), (11, True)], 0.0),
+        ([(10, False), (13, True), (14, True)], 3.0),
+        ([(10, False), (11, True), (12, False), (16, False), (17, True)], 7.0),
+        ([(10, False), (11, False)], None),
+        ([(1, True)], None),
+    ],
+)
+def test_recovery_is_the_first_spell_of_successes_after_the_trouble(attempts, expected):
+    assert record(*attempts).recovery(10.0) == expected
+
+
+def test_one_failure_in_twenty_is_still_recovered():
+    attempts = [(10 + n / 10, n != 5) for n in range(20)]
+
+    assert record(*attempts).recovery(10.0) == 0.0
+
+
+def test_the_strip_counts_by_slice():
+    made = record((0.0, True), (4.9, False), (5.0, True), (10.0, True))
+
+    assert made.strip(2, 10.0) == [(1, 1), (2, 0)]
+
+
+def test_both_acts_are_shown_side_by_side_within_eighty_columns(tmp_path):
+    console = Console(record=True, width=80, file=io.StringIO())
+    screen = Screen(console)
+    screen.open(spike=(5.0, 52.0), speed=13.0)
+    screen.act(1, "one")
+    screen.sleeps()
+    for row in range(9):
+        screen.lost(row, Verdict.THROTTLED)
+    screen.many_lost()
+    before = Result(answered=300, failed=200, record=record((1, True), (60, False)))
+    after = Result(answered=500, failed=0, record=record((1, True), (60, True)))
+    screen.compare(before, after, spike=(5.0, 52.0))
+    screen.close(after, where="answers.jsonl")
+    shown = console.export_text(clear=False)
+    save_picture(console, tmp_path / "demo.svg")
+
+    assert "500 of 500" in shown
+    assert "row 37 would now sleep 2,178 years" in shown
+    assert "never" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    picture = (tmp_path / "demo.svg").read_text()
+    assert "@font-face" not in picture
+    assert picture.count("http") == picture.count("http://www.w3.org") + picture.count(
+        "https://www.textualize.io"
+    )

@@ -1,0 +1,37 @@
+import gc
+import os
+
+import pytest
+
+from stormbreak.http.aiohttp_wire import AiohttpWire
+from stormbreak.http.wire import HttpRequest
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+    """No setting of this machine gets into a test."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def wire():
+    """A wire that is closed at the end, and must leave nothing behind."""
+    wire = AiohttpWire(limit=300)
+    yield wire
+    await wire.close()
+    gc.collect()
+
+
+@pytest.fixture
+def ask(wire):
+    """Send one POST to a server."""
+
+    async def ask(server, **more):
+        url = f"{server.base_url}/chat/completions"
+        return await wire.exchange(
+            HttpRequest(url, {"Authorization": "Bearer key-canary"}, b'{"a":1}', **more)
+        )
+
+    return ask

@@ -1,0 +1,173 @@
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
+from stormbreak.http.origin import origin_of
+
+OPENAI = "https://api.openai.com/v1"
+EVERY_KEY = {
+    "OPENAI_API_KEY": "openai-key",
+    "HOLYSHEEP_API_KEY": "holysheep-key",
+    "STORMBREAK_API_KEY": "stormbreak-key",
+    "OTHER_KEY": "other-key",
+}
+
+
+def found(environ, provider=None, **given):
+    endpoint = find_endpoint(provider, environ=environ, **given)
+    return endpoint.provider, endpoint.origin.base_url, endpoint.origin.api_key
+
+
+@pytest.mark.parametrize(
+    ("more", "provider", "given", "key"),
+    [
+        # the variable the user named wins over everything
+        ({}, "holysheep", {"api_key_env": "OTHER_KEY"}, "other-key"),
+        ({"STORMBREAK_BASE_URL": "https://h/v1"}, None, {"api_key_env": "OTHER_KEY"}, "other-key"),
+        ({}, "holysheep", {"api_key": "given"}, "given"),
+        # then the provider's own
+        ({}, "holysheep", {}, "holysheep-key"),
+        ({"STORMBREAK_BASE_URL": "https://api.holysheep.ai/v1"}, "holysheep", {}, "holysheep-key"),
+        # then STORMBREAK_API_KEY, with its base URL
+        ({"STORMBREAK_BASE_URL": "https://h/v1"}, None, {}, "stormbreak-key"),
+        ({"STORMBREAK_BASE_URL": OPENAI}, None, {}, "stormbreak-key"),
+        ({"STORMBREAK_BASE_URL": "https://h/v1"}, None, {"base_url": "https://h/v2"}, "stormbreak-key"),
+        ({"STORMBREAK_BASE_URL": "https://h/v1"}, None, {"base_url": "https://other/v1"}, None),
+        ({}, None, {"base_url": "https://other/v1"}, None),
+        # then OPENAI_API_KEY, for its own base URL or OpenAI's own address
+        ({"OPENAI_BASE_URL": "https://h/v1"}, None, {}, "openai-key"),
+        ({"OPENAI_BASE_URL": "https://h/v1"}, None, {"base_url": "https://other/v1"}, None),
+        ({}, None, {}, "openai-key"),
+        ({}, None, {"base_url": OPENAI}, "openai-key"),
+        ({}, "openai", {}, "openai-key"),
+        ({}, None, {"base_url": "https://api.openai.com.evil.com/v1"}, None),
+        ({}, None, {"base_url": "https://api.openai.com:8443/v1"}, None),
+        # a provider that needs no key gets none
+        ({}, "local", {}, None),
+    ],
+)  # fmt: skip
+def test_which_key_wins(more, provider, given, key):
+    assert found(EVERY_KEY | more, provider, **given)[2] == key
+
+
+@pytest.mark.parametrize("provider", ["openai", "holysheep", "deepseek", "groq", "openrouter"])
+def test_a_provider_s_own_key_goes_to_no_other_host(provider):
+    """Found: it went wherever `base_url` pointed."""
+    environ = EVERY_KEY | {f"{provider.upper()}_API_KEY": "own-key"}
+    with pytest.raises(
+        ConfigurationError, match=r"no API key for evil\.com: .* belongs to"
+    ) as caught:
+        find_endpoint(provider, base_url="https://evil.com/v1", environ=environ)
+    assert "own-key" not in str(caught.value)
+    with_one = found(environ, provider, base_url="https://evil.com/v1", api_key_env="OTHER_KEY")
+    assert with_one == (provider, "https://evil.com/v1", "other-key")
+
+
+@pytest.mark.parametrize(
+    ("environ", "provider", "given", "said"),
+    [
+        ({}, None, {}, "nothing says where to send"),
+        ({"STORMBREAK_API_KEY": "x" * 9}, None, {}, "set STORMBREAK_BASE_URL"),
+        ({}, "openai", {}, "no API key: set OPENAI_API_KEY"),
+        ({"HOLYSHEEP_API_KEY": ""}, "holysheep", {}, "no API key: set HOLYSHEEP_API_KEY"),
+        ({}, None, {"base_url": OPENAI, "api_key_env": "MINE"}, "variable MINE is not set"),
+        ({"MINE": ""}, None, {"base_url": OPENAI, "api_key_env": "MINE"}, "variable MINE is not set"),
+        ({}, "nobody", {}, "provider must be one of openai"),
+        ({"STORMBREAK_BASE_URL": "https://[x"}, None, {}, "cannot be read as a URL"),
+        ({}, "openai", {"api_key": ""}, "API key is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named(environ, provider, given, said):
+    with pytest.raises(ConfigurationError, match=said):
+        find_endpoint(provider, environ=environ, **given)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "name"),
+    [(OPENAI, "openai"), ("https://h:8443/v1", "h:8443"), ("http://[::1]:9/v1", "[::1]:9")],
+)
+def test_a_target_is_named_after_its_provider_or_host(base_url, name):
+    assert found({}, base_url=base_url)[0] == name
+
+
+# ------------------------------------------------------------ proxies
+
+PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+    def ask(url="https://api.example.com/v1", **names):
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+        return proxy_for(origin_of(url, None))
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("names", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ({"https_proxy": "http://p:1"}, "http://p:1"),
+        ({"HTTP_PROXY": "http://p:1"}, None),
+        ({"ALL_PROXY": "http://p:1"}, "http://p:1"),
+        ({"ALL_PROXY": "http://all:1", "HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ({"HTTPS_PROXY": "p:1"}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "example.com"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".example.com,other"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "ample.com"}, "http://p:1"),
+        ({"HTTPS_PROXY": ""}, None),
+    ],
+)
+def test_the_environment_names_the_proxy(proxied, names, proxy):
+    assert proxied(**names) == proxy
+
+
+def test_a_port_may_stand_in_no_proxy(proxied):
+    url = "https://api.example.com:8443/v1"
+    assert proxied(url, HTTPS_PROXY="http://p:1", NO_PROXY="api.example.com:8443") is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8900", "localhost", "[::1]:8900"])
+def test_this_machine_is_asked_directly(proxied, host):
+    assert proxied(f"http://{host}/v1", HTTP_PROXY="http://p:1", ALL_PROXY="http://p:1") is None
+
+
+def test_a_proxy_that_speaks_no_http_is_refused_without_its_password(proxied):
+    with pytest.raises(ConfigurationError, match="http or https, got socks5") as caught:
+        proxied(HTTPS_PROXY="socks5://user:secret@p:1")
+    assert "secret" not in str(caught.value)
+
+
+# ------------------------------------------------------------ certificates, the off switch
+
+
+def test_a_certificate_file_that_is_none_fails_at_start(tmp_path, monkeypatch):
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for path, said in ((tmp_path / "none.pem", "No such file"), (empty, "")):
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        with pytest.raises(ConfigurationError, match=f"SSL_CERT_FILE {path}: {said}"):
+            AsyncClient(base_url="https://h/v1")
+    AsyncClient(base_url="http://127.0.0.1/v1")  # which needs none
+    assert tls_context({}).verify_mode.name == "CERT_REQUIRED"
+
+
+@pytest.mark.parametrize(("value", "off"), [("1", True), ("yes", True), ("0", False), ("", False)])
+def test_one_variable_turns_every_policy_off(value, off, monkeypatch):
+    monkeypatch.setenv("STORMBREAK_DISABLED", value)
+    assert is_disabled() is off
+    policy = AsyncClient(base_url="http://127.0.0.1/v1").policy
+    assert (policy.retry.attempts == 1, policy.breaker is None, policy.budget is None) == (off,) * 3
+
+
+def test_nothing_is_turned_off_unasked():
+    assert not is_disabled({})

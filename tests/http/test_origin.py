@@ -1,0 +1,161 @@
+import re
+from ipaddress import ip_address
+
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
+
+KEY = "sk-canary-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://api.example.com/v1", "https://api.example.com/v1"),
+        ("https://api.example.com/v1/", "https://api.example.com/v1"),
+        ("  https://api.example.com/v1\n", "https://api.example.com/v1"),
+        ("HTTPS://API.Example.com/v1", "https://api.example.com/v1"),
+        ("https://api.example.com:8443/v1", "https://api.example.com:8443/v1"),
+        (f"https://api.example.com/v1?key={KEY}", "https://api.example.com/v1"),
+        (f"https://api.example.com/v1?a=b#{KEY}", "https://api.example.com/v1"),
+        ("https://api.example.com", "https://api.example.com"),
+        ("http://[::1]:8900/v1", "http://[::1]:8900/v1"),
+        ("https://[2001:DB8::1]/v1", "https://[2001:db8::1]/v1"),
+    ],
+)
+def test_a_base_url_is_brought_into_one_form(given, kept):
+    assert origin_of(given, KEY).base_url == kept
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.example.com/v1",
+        "ftp://api.example.com/v1",
+        "file:///etc/passwd",
+        "https://",
+        "https:///v1",
+        "https://api.example.com:port/v1",
+        "https://api.example.com:99999/v1",
+        "https://[::1/v1",
+        "https://[nonsense]/v1",
+        "https://two words.com/v1",
+        "https://api.example.com\\evil.com/v1",
+        "https://a..b/v1",
+        f"https://user:{KEY}@api.example.com/v1",
+        f"https://{KEY}@api.example.com/v1",
+        f"https://:{KEY}@api.example.com/v1",
+        "https://@api.example.com/v1",
+        "https://api.example.com\\@evil.com/v1",
+        f"{KEY}",
+    ],
+)
+def test_what_is_no_base_url_is_refused_and_not_echoed(url):
+    with pytest.raises(ConfigurationError, match="base_url") as caught:
+        origin_of(url, None)
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(caught.value.__context__)
+
+
+@pytest.mark.parametrize(
+    "host", ["api.example.com", "10.0.0.1", "localhost.evil.com", "127.0.0.1.nip.io", "[2001:db8::1]",
+             "0.0.0.0", "127.1"]
+)  # fmt: skip
+def test_a_key_never_travels_in_the_clear_to_another_machine(host):
+    with pytest.raises(ConfigurationError, match="in the clear") as caught:
+        origin_of(f"http://{host}/v1", KEY)
+    assert KEY not in str(caught.value)
+    assert origin_of(f"http://{host}/v1", None).api_key is None
+    assert origin_of(f"http://{host}/v1", KEY, allow_http=True).api_key == KEY
+
+
+@pytest.mark.parametrize("host", ["localhost", "api.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
+def test_this_machine_may_have_a_key_over_http(host):
+    assert origin_of(f"http://{host}:8900/v1", KEY).api_key == KEY
+
+
+def test_loopback_is_told_by_address_and_not_by_looks():
+    assert is_loopback("127.0.0.1")
+    assert is_loopback(str(ip_address("::1")))
+    assert not is_loopback("127.0.0.1.evil.com")
+    assert not is_loopback("")
+
+
+@pytest.mark.parametrize(
+    "key", [f"{KEY}\n", f"{KEY}\r\nX-Evil: 1", f" {KEY}", f"{KEY} {KEY}", f"{KEY}\x00", f"{KEY}\x7f",
+            f"{KEY}é", f"{KEY}\u200b", f"\ufeff{KEY}"]
+)  # fmt: skip
+def test_an_odd_key_is_refused_without_echo(key):
+    with pytest.raises(ConfigurationError, match="API key") as caught:
+        origin_of("https://api.example.com/v1", key)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "  ", "\n"])
+def test_an_empty_key_is_refused(key):
+    with pytest.raises(ConfigurationError, match="the API key is empty"):
+        origin_of("https://api.example.com/v1", key)
+
+
+def test_no_repr_shows_a_key():
+    origin = origin_of("https://api.example.com/v1", KEY)
+    assert KEY not in f"{origin} {origin!r} {[origin]} {origin.key_digest}"
+
+
+def test_a_digest_tells_keys_apart_and_is_salted(monkeypatch):
+    one, other = (Origin("https://a/v1", key).key_digest for key in (KEY, KEY + "x"))
+    assert re.fullmatch("[0-9a-f]{8}", one)
+    assert one != other
+    assert one == Origin("https://b/v1", KEY).key_digest
+    monkeypatch.setattr("stormbreak.http.origin._SALT", b"another process")
+    assert one != Origin("https://a/v1", KEY).key_digest
+    assert Origin("https://a/v1").key_digest == ""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        ("chat/completions", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("models/gemini-2.0:generate", "/v1/models/gemini-2.0:generate"),
+        ("models/x@001", "/v1/models/x@001"),
+        ("embeddings?api-version=1", "/v1/embeddings?api-version=1"),
+        (f"embeddings?key={KEY}", "/v1/embeddings"),
+        (f"embeddings?a=b&KEY={KEY}&c=d", "/v1/embeddings?a=b&c=d"),
+    ],
+)
+def test_an_endpoint_is_a_path_below_the_base_url(endpoint, path):
+    assert origin_of("https://h/v1", KEY).url_of(endpoint) == f"https://h{path}"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "/", "//evil.com", "//evil.com/x", "https://evil.com", "https://evil.com/v1/chat", "..",
+     "../x", "a/../../x", "a/..", "./a", "%2e%2e/x", "a%2fb", "\\\\evil.com", "a\\..\\b", "a b", "a\nb",
+     "a\r\nHost: evil.com", "a#b", "é", "?x", "a?b c", "a//b"],
+)  # fmt: skip
+@pytest.mark.parametrize("base_url", ["https://h/v1", "https://h"])
+def test_no_endpoint_leaves_the_origin(base_url, endpoint):
+    with pytest.raises(ConfigurationError, match="endpoint must be a path"):
+        origin_of(base_url, KEY).url_of(endpoint)
+
+
+def test_an_at_sign_stays_in_the_path():
+    url = origin_of("https://h", KEY).url_of("@evil.com/x")
+    assert url == "https://h/@evil.com/x"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://h/v1", "https://H:443/other", True),
+        ("http://h:80", "http://h", True),
+        ("https://h", "http://h", False),
+        ("https://h", "https://h:8443", False),
+        ("https://h", "https://h.evil.com", False),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(one, other, same):
+    assert same_origin(one, other) is same

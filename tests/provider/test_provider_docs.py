@@ -1,0 +1,49 @@
+"""docs/provider.md holds: its blocks run, and nothing is missing from its tables."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.loader import builtin_names, parse
+
+TEXT = (Path(__file__).parents[2] / "docs" / "provider.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("toml"))
+def test_the_format_shown_is_the_format_read(block):
+    scenario = parse(block)
+    assert scenario.load
+    assert scenario.crowd
+
+
+def test_the_tests_shown_pass(tmp_path):
+    shown = next(block for block in blocks("python") if "def test_" in block)
+    path = tmp_path / "test_shown.py"
+    path.write_text(shown)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_the_other_code_shown_runs(capsys):
+    for block in blocks("python"):
+        if "def test_" not in block:
+            exec(compile(block, "docs/provider.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+
+
+def test_nothing_is_missing(stormbreak_provider):
+    words = set(re.findall(r"`([^`\n]+)`", TEXT))
+    assert {kind.value for kind in Kind} <= words
+    assert set(builtin_names()) <= words
+    stats = stormbreak_provider("calm").stats()
+    assert set(stats) - {"scenario", "seed", "speed"} <= words
+    assert set(stats["clients"]) <= words

@@ -1,0 +1,136 @@
+"""A server on a raw socket that plays what a test wrote down, byte by byte."""
+
+import asyncio
+import json
+import socket
+import struct
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from typing import NamedTuple
+
+BODY = json.dumps(
+    {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}], "usage": {}}
+).encode()
+
+
+class End(Enum):
+    CLOSE = "close"
+    RESET = "reset"
+    HANG = "hang"  # say nothing more until the client leaves
+
+
+def answer(body=BODY, status=200, **headers):
+    """A whole answer; header names with `_` for `-`."""
+    named = {"content_type": "application/json", "content_length": len(body)} | headers
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in named.items()]
+    return "\r\n".join([f"HTTP/1.1 {status} So", *lines, "", ""]).encode() + body
+
+
+def failing(status, error=None, **headers):
+    return answer(json.dumps({"error": error or {"message": "no"}}).encode(), status, **headers)
+
+
+class Request(NamedTuple):
+    line: str
+    headers: dict
+    body: bytes
+    connection: int
+
+
+class Server:
+    """Plays one script per request, and the last of them for ever. A script is bytes, pauses and an `End`."""
+
+    def __init__(self, scripts):
+        self._scripts = list(scripts)
+        self.requests = []
+        self.opened = 0
+        self.closed = 0
+        self.port = 0
+        self._tasks = set()
+
+    @property
+    def base_url(self):
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def all_closed(self):
+        """Wait until every client has left."""
+        async with asyncio.timeout(2):
+            while self.closed < self.opened:  # noqa: ASYNC110 - seldom more than once
+                await asyncio.sleep(0.005)
+
+    async def asked(self, count=1):
+        """Wait until so many requests have come."""
+        async with asyncio.timeout(5):
+            while len(self.requests) < count:  # noqa: ASYNC110 - seldom more than once
+                await asyncio.sleep(0.005)
+
+    async def serve(self, reader, writer):
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        self.opened += 1
+        number = self.opened
+        try:
+            ends = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
+            with suppress(*ends):
+                while await self._play(reader, writer, number):
+                    pass
+        finally:
+            self.closed += 1
+            self._tasks.discard(task)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def stop(self):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _play(self, reader, writer, number):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        line, *rest = head.rstrip().split("\r\n")
+        headers = {name.lower(): value for name, value in (each.split(": ", 1) for each in rest)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        self.requests.append(Request(line, headers, body, number))
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        for step in script if isinstance(script, tuple | list) else (script,):
+            if isinstance(step, bytes):
+                writer.write(step)
+                await writer.drain()
+            elif isinstance(step, End):
+                return await self._end(step, reader, writer)
+            elif callable(step):
+                await step(self.requests[-1], writer)
+            else:
+                await asyncio.sleep(step)
+        return True
+
+    async def _end(self, end, reader, writer):
+        if end is End.HANG:
+            await reader.read()
+        elif end is End.RESET:
+            await asyncio.sleep(0.02)  # so that what was written has left
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        return False
+
+
+@asynccontextmanager
+async def served(*scripts, **options):
+    """A `Server` on this loop; `options` go to `asyncio.start_server` (such as ssl)."""
+    server = Server(scripts or [answer()])
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, **options)
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+        await server.stop()
+
+
+def free_port():
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]

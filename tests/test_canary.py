@@ -1,0 +1,272 @@
+"""Law 19: a key and a prompt appear nowhere but where they must, whatever a hostile server does with them.
+
+The server here puts the `Authorization` header and the prompt wherever an answer has room: messages, codes,
+types, headers, redirects, status lines, bodies that are cut. Everything is logged, everything is printed.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from urllib.parse import quote
+
+import pytest
+from sockets import End, answer, served
+
+from stormbreak import AsyncClient, Policy
+from stormbreak.core.backoff import Constant
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import StormbreakError
+
+KEY = "canary.key.Zx81qL0v"  # looks like an identifier, which a careless filter would let pass
+PROMPT = "canaryprompt what is our secret plan"
+WORD = PROMPT.split(maxsplit=1)[0]
+CANARIES = (KEY, KEY.lower(), WORD, f"Bearer {KEY}")
+
+
+def hostile(form, status):
+    """An answer of this form that repeats the request."""
+
+    async def play(request, writer):
+        key = request.headers["authorization"]
+        said = json.loads(request.body)["messages"][0]["content"]
+        writer.write(_FORMS[form](status, key, said))
+        await writer.drain()
+
+    return play
+
+
+def _error(code):
+    def form(status, key, said):
+        error = {"message": f"{key} said {said}", "type": f"{key}", "param": said, "code": code}
+        return answer(json.dumps({"error": error}).encode(), status, **_headers(key, said))
+
+    return form
+
+
+def _headers(key, said):
+    bare = key.removeprefix("Bearer ")
+    return {
+        "x_request_id": bare,
+        "x_echo": key,
+        "x_said": said,
+        "set_cookie": f"key={bare}; said={quote(said)}",
+        "location": f"//{bare}.evil.example/{quote(said)}?{quote(key)}",
+        "retry_after": said,
+        "www_authenticate": key,
+    }
+
+
+def _said_well(status, key, said):
+    message = {"content": f"{key} asked: {said}", "role": "assistant"}
+    body = {"id": key, "model": said, "choices": [{"message": message, "finish_reason": "stop"}]}
+    return answer(json.dumps(body).encode(), status, **_headers(key, said) | {"x_request_id": WORD})
+
+
+_FORMS = {
+    "key as code": _error(KEY),
+    "word as code": _error(WORD),
+    "prompt as code": _error(PROMPT),
+    "both in plain text": lambda status, key, said: answer(f"{key} {said}".encode(), status),
+    "both in html": lambda status, key, said: answer(f"<html>{key} {said}".encode(), status),
+    "no HTTP": lambda _, key, said: f"{key} {said}\r\n\r\n".encode(),
+    "broken header": lambda _, key, said: f"HTTP/1.1 200 OK\r\n{key} {said}\r\n\r\n".encode(),
+    "headers without an end": lambda _, key, said: (
+        f"HTTP/1.1 200 OK\r\nx: {key} {said}\r\n".encode()
+    ),
+    "broken chunk": lambda _, key, said: (
+        f"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{key} {said}\r\n".encode()
+    ),
+    "cut": lambda status, key, said: _said_well(status, key, said)[:-5],
+    "an answer": _said_well,
+}
+SCRIPTS = [
+    [hostile(form, status), End.CLOSE]
+    for form, statuses in {
+        "key as code": (200, 307, 400, 401, 402, 403, 404, 418, 429, 500, 503, 529),
+        "word as code": (200, 400, 429, 500),
+        "prompt as code": (400, 503),
+        "both in plain text": (200, 400, 502),
+        "both in html": (200, 502),
+        "no HTTP": (200,),
+        "broken header": (200,),
+        "headers without an end": (200,),
+        "broken chunk": (200,),
+        "cut": (200, 500),
+        "an answer": (200,),
+    }.items()
+    for status in statuses
+]
+SAY = [{"role": "user", "content": PROMPT}]
+
+
+@pytest.fixture
+def everything_logged(tmp_path):
+    """Every logger at DEBUG, into a file."""
+    handler = logging.FileHandler(tmp_path / "log.txt")
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield tmp_path / "log.txt"
+    root.removeHandler(handler)
+    root.setLevel(before)
+    handler.close()
+
+
+def from_error(error):
+    ended = error.ended
+    parts = [str(error), repr(error), repr(error.args), repr(ended), str(ended.outcome)]
+    parts += [repr(vars(error)), repr(ended.outcome.value), repr(ended.outcome.error)]
+    parts += [repr(error.code), repr(error.__cause__), repr(error.__context__)]
+    for chain in (True, False):
+        parts += traceback.format_exception(error, chain=chain)
+    return "\n".join(parts)
+
+
+async def test_nowhere_in_a_process(everything_logged, stormbreak_provider, capfd, recwarn):
+    asyncio.get_running_loop().set_debug(True)
+    policy = Policy(
+        retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)), breaker=None, budget=None
+    )
+    seen = []
+    async with served(*SCRIPTS * 4) as server:
+        given = {"base_url": server.base_url, "api_key": KEY, "model": "m", "policy": policy}
+        async with AsyncClient(**given) as client:
+            client.subscribe(lambda event: seen.append(repr(event)))
+            while len(server.requests) < 2 * len(SCRIPTS):
+                seen += [text async for text in shown_of(client)]
+            seen += [repr(client.snapshot()), repr(client), repr(vars(client))]
+            seen += [
+                repr(vars(part)) for part in vars(client).values() if hasattr(part, "__dict__")
+            ]
+    provider = stormbreak_provider("chaos", speed=100)
+    async with AsyncClient(**given | {"base_url": provider.base_url}) as client:
+        client.subscribe(lambda event: seen.append(repr(event)))
+        for _ in range(8):
+            seen += [text async for text in shown_of(client)]
+    seen += [str(warning.message) for warning in recwarn]
+    _assert_clean("\n".join(seen), "what was shown")
+    _assert_clean(everything_logged.read_text(), "the log")
+    _assert_clean("".join(capfd.readouterr()), "the terminal")
+    assert len(seen) > 100
+
+
+async def shown_of(client):
+    for options in ({}, {"stream": True}):
+        log = logging.getLogger("app")
+        try:
+            got = await client.chat(SAY, **options)
+        except StormbreakError as error:
+            log.exception("failed")
+            log.warning("%s %r", error, error)
+            yield from_error(error)
+        else:
+            log.warning("%s %r", got, got)
+            yield f"{got} {got!r} {got.target} {got.request_id}"
+
+
+async def test_no_frame_that_is_kept_holds_the_key():
+    """Tools that show the local variables of a traceback find no key in it."""
+    policy = Policy(retry=RetryPolicy(attempts=1), breaker=None, attempt_timeout=0.1)
+    async with served(*SCRIPTS, End.HANG) as server:
+        given = {"base_url": server.base_url, "model": "m", "policy": policy}
+        async with AsyncClient(api_key=KEY, **given) as client:
+            while len(server.requests) <= len(SCRIPTS):
+                error = await caught_from(client)
+                found = traceback.TracebackException.from_exception(error, capture_locals=True)
+                assert KEY not in "".join(found.format())
+
+
+async def caught_from(client):
+    try:
+        await client.chat(SAY)
+    except StormbreakError as error:
+        return error
+    return StormbreakError()
+
+
+# ------------------------------------------------------------ the command line
+
+
+@contextlib.contextmanager
+def hostile_server():
+    """The hostile server in a thread of its own."""
+    ready, stop = threading.Event(), []
+    port = []
+
+    async def main():
+        async with served(*SCRIPTS * 2, [hostile("an answer", 200), End.CLOSE]) as server:
+            loop, over = asyncio.get_running_loop(), asyncio.Event()
+            stop.append(lambda: loop.call_soon_threadsafe(over.set))
+            port.append(server.port)
+            ready.set()
+            await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert ready.wait(10)
+    yield f"http://127.0.0.1:{port[0]}/v1"
+    stop[0]()
+    thread.join(10)
+
+
+COMMAND = """
+import logging, sys
+logging.basicConfig(filename={log!r}, level=logging.DEBUG)
+from stormbreak.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+POLICY = """
+preset = "batch"
+breaker = "none"
+budget = "none"
+[retry]
+attempts = 3
+backoff = { kind = "constant", seconds = 0.01 }
+"""
+
+
+@pytest.mark.parametrize("shape", [["--json"], []])
+def test_nowhere_in_a_batch_run(tmp_path, shape):
+    rows = [{"custom_id": f"r{n}", "prompt": f"{PROMPT} {n}"} for n in range(40)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "policy.toml").write_text(POLICY)
+    script = COMMAND.format(log=str(tmp_path / "log.txt"))
+    with hostile_server() as base_url:
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", script, "batch", "run", "in.jsonl", "--output", "out.jsonl",
+             "--base-url", base_url, "--api-key-env", "MY_KEY", "--model", "m", "--concurrency", "8",
+             "--policy", "policy.toml", *shape],
+            env={**os.environ, "MY_KEY": KEY, "PYTHONASYNCIODEBUG": "1"},
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    _assert_clean(done.stdout, "stdout")
+    _assert_clean(done.stderr, "stderr")
+    files = {path.name for path in tmp_path.iterdir()}
+    assert {"in.jsonl", "out.jsonl", "out.failed.jsonl", "out.jsonl.run", "log.txt"} <= files
+    for name in files - {"in.jsonl", "out.jsonl", "out.failed.jsonl"}:
+        _assert_clean((tmp_path / name).read_text(), name)
+    assert KEY not in (tmp_path / "in.jsonl").read_text()
+    lines = [
+        json.loads(line)
+        for name in ("out.jsonl", "out.failed.jsonl")
+        for line in (tmp_path / name).read_text().splitlines()
+    ]
+    assert len(lines) == 40
+    for line in lines:
+        if line["response"] is not None:
+            del line["response"]["body"]
+        _assert_clean(json.dumps(line), "a line, apart from the provider's body")
+
+
+def _assert_clean(text, where):
+    for canary in CANARIES:
+        at = text.find(canary)
+        assert at < 0, f"{canary} in {where}: {text[max(0, at - 300) : at + 100]}"
