@@ -1,6 +1,7 @@
 """Settings and fixtures of the whole suite."""
 
 import resource
+import socket
 from contextlib import contextmanager
 
 import pytest
@@ -24,3 +25,11 @@ def file_limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

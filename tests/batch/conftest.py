@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 
 import pytest
@@ -48,11 +47,3 @@ def small_disk(tmp_path):
 def tree(tmp_path):
     """Show every file with its content, to tell that nothing was touched."""
     return lambda: {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-
-
-@pytest.fixture
-def free_port():
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]

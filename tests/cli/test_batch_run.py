@@ -472,11 +472,9 @@ def test_a_full_disk(batch_run, source, output, file_limit, stormbreak_provider)
     assert_answered(chat_rows(30), output)
 
 
-def test_nobody_listens(batch_run, output):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        code, said, errors = batch_run("--base-url", url, "--connect-grace", "0.4", "--quiet")
+def test_nobody_listens(batch_run, output, free_port):
+    url = f"http://127.0.0.1:{free_port}/v1"
+    code, said, errors = batch_run("--base-url", url, "--connect-grace", "0.4", "--quiet")
     assert (code, said) == (2, "")
     assert one_line(errors) == f"{url}: nothing answers there: connection refused"
     assert size_of(output) == 0
