@@ -62,7 +62,7 @@ def run_job(
             client,
             rows,
             store.journal,
-            width=job.policy.limit.in_flight,
+            width=job.policy.limit.ceiling,
             grace=job.connect_grace,
             tick=tick,
         )

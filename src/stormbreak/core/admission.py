@@ -1,9 +1,12 @@
 """The queue of one target: the only way to it.
 
 A call leaves when every gate agrees at one instant; then all are taken in one step, the breaker's probe
-last. Nothing is held while waiting. The queue is bounded, served by priority and oldest first within one
-(newest first under a standing queue comes with the automatic limits), and sheds at once what cannot be
+last. Nothing is held while waiting. The queue is bounded, served by priority, and sheds at once what cannot be
 served within its patience and deadline: on arrival, when a gate closes for longer than that, or at its turn.
+
+Within a priority the oldest is served first. Interactive calls are served newest first while the in-flight
+limit binds and a queue stands: then there are more calls than can be served, and those that have waited long
+would only be served too late. Not so under a send rate, where oldest first answers more.
 
 Who pumps: whatever changes a gate (a settled permit) pumps in the same step. When only time can open the
 gates, one ticket keeps time for the whole queue: its owner looks again at `wake_at`. If it leaves, another
@@ -17,8 +20,7 @@ from math import inf
 from typing import Any
 
 from stormbreak.core.checks import require
-from stormbreak.core.concurrency import Concurrency
-from stormbreak.core.gate import OPEN, Gate
+from stormbreak.core.gate import OPEN, Gate, Slots
 from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
@@ -26,6 +28,7 @@ from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 SERVICE_MARGIN = 1.25  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
 HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
+STANDS = 3  # times the limit: a queue this long stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +49,13 @@ class Admission:
     def __init__(
         self,
         gates: Sequence[Gate],
-        slots: Concurrency,
+        slots: Slots,
         policy: QueuePolicy,
         wake: Callable[[Ticket], None],
+        *,
+        spaced: Callable[[float], bool] = lambda _: False,
     ) -> None:
+        """`spaced(now)` says whether a send rate is in force."""
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
         self._takes = tuple(gate.take for gate in gates)
@@ -57,6 +63,7 @@ class Admission:
         self._slots = slots
         self._policy = policy
         self._wake = wake
+        self._spaced = spaced
         self._lines: dict[Priority, OrderedDict[Ticket, None]] = {
             p: OrderedDict() for p in Priority
         }
@@ -68,8 +75,7 @@ class Admission:
         """Leave at once if every gate agrees and nobody waits; else queue, or say why not."""
         if now >= expires_at:
             return self._shed(now)
-        if self.queued:
-            self.pump(now)  # time may have opened a gate, and room in the queue with it
+        self.pump(now)  # time may have opened a gate, and room in the queue with it
         if self._ready_at(now) <= now:  # then nobody waits
             return self._grant(now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
@@ -99,13 +105,14 @@ class Admission:
 
     def pump(self, now: float) -> None:
         """Let leave whoever may, and see to it that somebody looks again when time opens a gate."""
+        self._slots.tick(now, self._longest_wait(now))
         while self.queued:
             ready_at = self._ready_at(now)
             if ready_at > now:
                 if ready_at != inf:
                     self._keep_time(ready_at)
                 return
-            ticket = self._next()
+            ticket = self._next(now)
             if self._too_late(ticket, now):
                 self._reject(ticket, self._shed(now))
                 continue
@@ -151,8 +158,22 @@ class Admission:
     def _grant(self, now: float) -> Permit:
         return Permit(self.settle, [take(now) for take in self._takes], now)
 
-    def _next(self) -> Ticket:
-        return next(next(iter(line)) for line in self._lines.values() if line)
+    def _next(self, now: float) -> Ticket:
+        priority, line = next((p, line) for p, line in self._lines.items() if line)
+        newest_first = priority is Priority.INTERACTIVE and self._stands(now)
+        return next(reversed(line)) if newest_first else next(iter(line))
+
+    def _stands(self, now: float) -> bool:
+        """Whether more calls wait than can be served."""
+        return (
+            self.queued > STANDS * self._slots.limit
+            and self._slots.binds(now)
+            and not self._spaced(now)
+        )
+
+    def _longest_wait(self, now: float) -> float:
+        oldest = (next(iter(line)).queued_at for line in self._lines.values() if line)
+        return now - min(oldest, default=now) if self.queued else 0.0
 
     def _last(self) -> Ticket | None:
         line = next((line for line in reversed(self._lines.values()) if line), None)
@@ -175,7 +196,8 @@ class Admission:
             len(line) for priority, line in self._lines.items() if priority <= call.priority
         )
         wait = self.service * (ahead + 1) / self._slots.limit
-        if now + wait > expires_at:
+        newest_first = call.priority is Priority.INTERACTIVE and self._stands(now)
+        if now + wait > expires_at and not newest_first:
             return Rejection("shed", "could not be served in time", now + wait)
         if self.queued < self._policy.size:
             return None
@@ -209,7 +231,7 @@ class Admission:
             self._keeper = None
 
     def _keep_time(self, at: float) -> None:
-        keeper = self._keeper or self._next()
+        keeper = self._keeper or next(next(iter(line)) for line in self._lines.values() if line)
         if keeper.check_at is None or keeper.check_at > at:
             keeper.check_at = at
             self._keeper = keeper

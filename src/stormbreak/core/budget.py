@@ -4,18 +4,23 @@ Retries multiply traffic exactly when a target can bear it least. So a retry has
 calls have earned, and the system cannot collapse from retries as long as load * (1 + ratio) stays below
 capacity. The account starts empty: a credit at the start would be multiplied by the number of processes.
 
-A retry is free where other gates already see to it:
+A retry is free where something else already sees to it:
 
 - the server named the time to come back;
+- the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
+  the circuit is not closed), and it has had enough outcomes to know;
+- most recent attempts succeed, nothing is late, and this was no 429: an isolated error;
 - the process has hardly any traffic (fewer than `lone_calls` outcomes in `lone_seconds`), the verdict is a
   429, a server error or a failed connection, and at most `lone_retries` failures came in a row: a lone
   script must be able to retry.
 
-Everything else, timeouts first, is paid.
+Everything else, timeouts first, is paid. A process that knows nothing pays: thousands of small ones, each sure
+that its own retry does no harm, are what keeps an overload alive.
 """
 
 from dataclasses import dataclass
 from math import exp
+from typing import NamedTuple
 
 from stormbreak.core.checks import require
 from stormbreak.core.window import TimeWindow
@@ -40,6 +45,16 @@ class BudgetPolicy:
         require(self.lone_calls >= 0, "lone_calls must not be negative", self.lone_calls)
         require(self.lone_seconds > 0, "lone_seconds must be positive", self.lone_seconds)
         require(self.lone_retries >= 0, "lone_retries must not be negative", self.lone_retries)
+
+
+class Load(NamedTuple):
+    """What the gates of a target know of the load on it."""
+
+    gated: bool = False  # they hold the traffic, so that a retry adds none
+    late: bool = False  # answers were late a moment ago
+
+
+UNKNOWN = Load()
 
 
 class Budget:
@@ -73,14 +88,20 @@ class Budget:
         self._recent.add(now, failed=failed)
         self._in_a_row = self._in_a_row + 1 if failed else 0
 
-    def is_free(self, outcome: Outcome, treatment: Treatment, now: float) -> bool:
+    def is_free(
+        self, outcome: Outcome, treatment: Treatment, now: float, load: Load = UNKNOWN
+    ) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
         if outcome.retry_after is not None:
             return True
-        if not treatment.lone or self._in_a_row > self._policy.lone_retries:
-            return False
         self._recent.roll(now)
-        return self._recent.calls < self._policy.lone_calls
+        calls = self._recent.calls
+        if calls < self._policy.lone_calls:
+            return treatment.lone and self._in_a_row <= self._policy.lone_retries
+        if load.gated:
+            return True
+        isolated = 2 * self._recent.failures <= calls and not load.late
+        return isolated and outcome.verdict is not Verdict.THROTTLED
 
     def try_pay(self, now: float) -> bool:
         """Draw one retry; False, and nothing drawn, where there is less than one."""

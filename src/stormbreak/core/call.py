@@ -39,6 +39,7 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
             attempt=trail.attempts,
             left=_time_left(call, trail, now),
             budget=engine.budget,
+            load=lane.load(now),
             now=now,
             uniform=uniform,
         )

@@ -18,12 +18,18 @@ class FixedLimit:
     def __post_init__(self) -> None:
         require(self.in_flight >= 1, "in_flight must be at least 1", self.in_flight)
 
+    @property
+    def ceiling(self) -> int:
+        """What it never exceeds."""
+        return self.in_flight
+
 
 class Concurrency:
     """The gate that counts slots."""
 
     __slots__ = ("in_flight", "limit")
     name = "limit"
+    late_at = OPEN  # a fixed limit does not look
 
     def __init__(self, policy: FixedLimit) -> None:
         self.limit = policy.in_flight

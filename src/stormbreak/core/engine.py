@@ -9,18 +9,21 @@ from itertools import count
 from typing import Any
 
 from stormbreak.core.admission import Admission
+from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
 from stormbreak.core.breaker import Breaker, BreakerPolicy, State
-from stormbreak.core.budget import Budget
+from stormbreak.core.budget import Budget, Load
 from stormbreak.core.concurrency import Concurrency
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.policy import Policy
+from stormbreak.core.rate import LearnedRate
 from stormbreak.core.ticket import Ticket
 from stormbreak.events import CircuitChanged, CooldownStarted, Event
 from stormbreak.types import Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
+LATE = 10.0  # seconds since answers were late
 PACED_CIRCUIT = 1.0  # after a circuit closed
 
 Listener = Callable[[Event], None]
@@ -36,6 +39,7 @@ class Lane:
         "breaker",
         "cooldown",
         "pace",
+        "rate",
         "slots",
         "target",
     )
@@ -47,13 +51,38 @@ class Lane:
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(engine.treatments, self._on_cooldown)
-        self.slots = Concurrency(policy.limit)
+        self.slots: Concurrency | AutomaticConcurrency = (
+            AutomaticConcurrency(policy.limit)
+            if isinstance(policy.limit, AutomaticLimit)
+            else Concurrency(policy.limit)
+        )
         self.breaker: Breaker | None = None
-        gates: list[Gate] = [self.cooldown, self.pace, self.slots]
+        self.rate: LearnedRate | None = None
+        gates: list[Gate] = [self.cooldown, self.pace]
+        if policy.learn_rate:
+            self.rate = LearnedRate()
+            gates.append(self.rate)
+        gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = self._breaker(policy.breaker)
             gates.append(self.breaker)
-        self.admission = Admission(gates, self.slots, policy.queue, engine.wake)
+        self.admission = Admission(
+            gates, self.slots, policy.queue, engine.wake, spaced=self.is_spaced
+        )
+
+    def is_spaced(self, now: float) -> bool:
+        """Whether a learned send rate is in force."""
+        return self.rate is not None and self.rate.in_force(now)
+
+    def load(self, now: float) -> Load:
+        """What the gates know of the load on this target."""
+        gated = (
+            self.admission.queued > 0
+            or self.slots.in_flight >= self.slots.limit
+            or self.is_spaced(now)
+            or (self.breaker is not None and self.breaker.state is not State.CLOSED)
+        )
+        return Load(gated, now - self.slots.late_at < LATE)
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         return Breaker(policy, self._engine.treatments, self._on_circuit)

@@ -49,11 +49,9 @@ class Evidence:
             flight = voters.popleft()
             if flight.landing in (Landing.REFUSED, Landing.CUT):
                 continue
-            here = flight.first_at if streams else flight.ended_at
-            if flight.landing is not Landing.LATE and here is not None:
-                if here - flight.sent_at <= usual:
-                    self._late = max(0, self._late - 1)
-                    continue
+            if _in_time(flight, usual, streams=streams):
+                self._late = max(0, self._late - 1)
+                continue
             self._late = min(top, self._late + 1)
             if self._late == top:
                 self.late_at = self.at = now
@@ -73,3 +71,10 @@ class Evidence:
         """The oldest call in the queue has waited so long."""
         if waited > STANDING:
             self.at = now
+
+
+def _in_time(flight: Flight, usual: float, *, streams: bool) -> bool:
+    here = flight.first_at if streams else flight.ended_at
+    if here is None or flight.landing is Landing.LATE:
+        return False
+    return here - flight.sent_at <= usual

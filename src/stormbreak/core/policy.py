@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
@@ -21,7 +22,7 @@ class Policy:
     `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one. `fail_fast` calls are
     rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
-    failures beyond those of the verdict table.
+    failures beyond those of the verdict table. With `learn_rate`, 429s that pile up teach a send rate.
     """
 
     deadline: float | None = 600.0
@@ -35,7 +36,8 @@ class Policy:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
-    limit: FixedLimit = field(default_factory=FixedLimit)
+    limit: FixedLimit | AutomaticLimit = field(default_factory=AutomaticLimit)
+    learn_rate: bool = True
     queue: QueuePolicy = field(default_factory=QueuePolicy)
 
     def __post_init__(self) -> None:

@@ -25,7 +25,6 @@ BATCH = Policy(
     patience=None,
     fail_fast=False,
     priority=Priority.BATCH,
-    limit=FixedLimit(in_flight=64),
     queue=QueuePolicy(size=1_000_000),
 )
 
@@ -50,6 +49,7 @@ ARTICLE = Policy(
         any_failure_reopens=True,
     ),
     limit=FixedLimit(in_flight=10),
+    learn_rate=False,
 )
 
 OFF = Policy(
@@ -62,6 +62,7 @@ OFF = Policy(
     budget=None,
     breaker=None,
     limit=FixedLimit(in_flight=1_000_000_000),
+    learn_rate=False,
 )
 
 PRESETS: Mapping[str, Policy] = MappingProxyType(

@@ -5,6 +5,7 @@ the end is known, it is successes per second times the usual time of one (Little
 """
 
 from collections import deque
+from itertools import pairwise
 
 SLICES = 5
 
@@ -66,11 +67,10 @@ class ProvenByRate:
         if service is None:
             return 0.0
         self._roll(now, mean)
-        slices = list(self._slices)
-        pairs = zip(slices, slices[1:], strict=False)
-        rates = [(one[2] + two[2]) / (one[1] + two[1]) for one, two in pairs]
-        rates = rates or [slices[0][2] / slices[0][1]]
-        return max(rates) * service
+        first = self._slices[0]
+        alone = first[2] / first[1]
+        rates = [(one[2] + two[2]) / (one[1] + two[1]) for one, two in pairwise(self._slices)]
+        return max(rates, default=alone) * service
 
     def _roll(self, now: float, mean: float | None) -> None:
         width = max(1.0, (self._least or 0.0 if mean is None else mean) / 2)

@@ -43,7 +43,8 @@ class LearnedRate:
         """Sends per second; inf where none is in force."""
         if not self.in_force(now):
             return inf
-        return self._rate * GROWTH ** (now - self._learned_at)
+        growth: float = GROWTH ** (now - self._learned_at)
+        return self._rate * growth
 
     def ready_at(self, now: float) -> float:
         """OPEN, or when the next send has been earned."""

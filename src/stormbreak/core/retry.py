@@ -10,7 +10,7 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.backoff import Backoff, FullJitter
-from stormbreak.core.budget import Budget
+from stormbreak.core.budget import UNKNOWN, Budget, Load
 from stormbreak.core.checks import require
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.types import Outcome, Treatment
@@ -68,6 +68,7 @@ def decide(
     budget: Budget | None,
     now: float,
     uniform: float,
+    load: Load = UNKNOWN,
 ) -> Retry | Stop:
     """Ask every gate in turn about the attempt after number `attempt`, which ended in `outcome`."""
     delay = _delay(policy, outcome, attempt, uniform)
@@ -84,7 +85,7 @@ def decide(
     for gate, agrees in gates:
         if not agrees:
             return Stop(gate, retry_at)
-    if budget is None or budget.is_free(outcome, treatment, now):
+    if budget is None or budget.is_free(outcome, treatment, now, load):
         return Retry(now + delay, free=True)
     if budget.try_pay(now):
         return Retry(now + delay, free=False)

@@ -188,7 +188,7 @@ def _aiohttp_wire(policy: Policy, origin: Origin) -> Wire:
     from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - aiohttp only when needed
 
     return AiohttpWire(
-        limit=min(policy.limit.in_flight, _POOL_LIMIT),
+        limit=min(policy.limit.ceiling, _POOL_LIMIT),
         proxy=proxy_for(origin),
         tls=tls_context() if origin.base_url.startswith("https:") else None,
     )
