@@ -70,6 +70,7 @@ class Admission:
         wake: Callable[[Ticket], None],
     ) -> None:
         self._gates = tuple(gates)
+        self._last_first = self._gates[::-1]
         self._slots = slots
         self._policy = policy
         self._wake = wake
@@ -138,9 +139,9 @@ class Admission:
                     self._reject(ticket, refusal)
 
     def take_back(self, tokens: list[Any], outcome: Outcome, now: float, uniform: float) -> None:
-        """Settle every gate, last taken first."""
-        for gate, token in zip(reversed(self._gates), reversed(tokens), strict=True):
-            gate.settle(token, outcome, now, uniform)
+        """Settle every gate with its token, last taken first."""
+        for gate in self._last_first:
+            gate.settle(tokens.pop(), outcome, now, uniform)
 
     def learn(self, took: float) -> None:
         """Remember how long an answer takes."""
@@ -155,7 +156,8 @@ class Admission:
         latest = OPEN
         for gate in self._gates:
             ready_at = gate.ready_at(now)
-            latest = max(latest, ready_at)
+            if ready_at > latest:  # noqa: PLR1730 - max() costs as much as asking the gate
+                latest = ready_at
         return latest
 
     def _grant(self, now: float) -> Permit:

@@ -86,8 +86,10 @@ class _Rate:
     def record(self, now: float, *, failed: bool) -> bool:
         window = self._window
         window.add(now, failed=failed)
+        if not failed or window.calls < self._calls:
+            return False
         many = self._share * window.calls - 1e-9  # 0.55 * 20 is a little more than 11
-        return failed and window.calls >= self._calls and window.failures >= many
+        return window.failures >= many
 
     def reset(self) -> None:
         self._window.clear()

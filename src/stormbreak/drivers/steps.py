@@ -7,6 +7,7 @@ of woken tickets are woken and events are delivered. Correct without the GIL.
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from stormbreak.core.call import run_call
 from stormbreak.core.engine import Engine
@@ -33,36 +34,40 @@ class Stepper:
 
     def start(self, call: Call) -> tuple[Flow, Command | Ended]:
         """Start the flow of `call` and run it to its first command."""
-        self._refuse_reentry()
-        engine = self.engine
+        if self._delivering:
+            self._refuse_reentry()
         with self._lock:
-            flow = run_call(engine, call, self.clock(), self._chance())
+            flow = run_call(self.engine, call, self.clock(), self._chance())
             try:
                 command: Command | Ended = next(flow)
             except StopIteration as stop:
                 command = stop.value
-            wakers, events = self._take_away()
-        self._act(wakers, events)
+            act = self._take_away()
+        if act is not None:
+            act()
         return flow, command
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
         """Resume `flow` with what came of its last command."""
-        self._refuse_reentry()
+        if self._delivering:
+            self._refuse_reentry()
         with self._lock:
             try:
                 command: Command | Ended = flow.send((outcome, self.clock(), self._chance()))
             except StopIteration as stop:
                 command = stop.value
-            wakers, events = self._take_away()
-        self._act(wakers, events)
+            act = self._take_away()
+        if act is not None:
+            act()
         return command
 
     def close(self, flow: Flow) -> None:
         """Close `flow`; what it held is free, and goes to whoever waits for it."""
         with self._lock:
             close(flow, self.clock(), self._chance())
-            wakers, events = self._take_away()
-        self._act(wakers, events)
+            act = self._take_away()
+        if act is not None:
+            act()
 
     def arm(self, ticket: Ticket, waker: Callable[[], None]) -> bool:
         """Have `waker` called when the ticket is woken; False if it was woken already."""
@@ -77,19 +82,18 @@ class Stepper:
         with self._lock:
             ticket.waker = None
 
-    def _take_away(self) -> tuple[Sequence[Callable[[], None]], Sequence[Event]]:
+    def _take_away(self) -> Callable[[], None] | None:
+        """Take what a step left behind; return what is to be done about it without the lock."""
         engine = self.engine
-        wakers: Sequence[Callable[[], None]] = ()
-        events: Sequence[Event] = ()
-        if engine.woken:
-            wakers = [ticket.waker for ticket in engine.woken if ticket.waker is not None]
-            for ticket in engine.woken:
-                ticket.waker = None
-            engine.woken.clear()
-        if engine.events:
-            events = engine.events.copy()
-            engine.events.clear()
-        return wakers, events
+        if not engine.woken and not engine.events:
+            return None
+        wakers = [ticket.waker for ticket in engine.woken if ticket.waker is not None]
+        for ticket in engine.woken:
+            ticket.waker = None
+        engine.woken.clear()
+        events = engine.events.copy()
+        engine.events.clear()
+        return partial(self._act, wakers, events)
 
     def _act(self, wakers: Sequence[Callable[[], None]], events: Sequence[Event]) -> None:
         for wake in wakers:
@@ -116,5 +120,5 @@ class Stepper:
             _log.exception("a listener failed; its further failures are not reported")
 
     def _refuse_reentry(self) -> None:
-        if self._delivering and threading.get_ident() in self._delivering:
+        if threading.get_ident() in self._delivering:
             raise RuntimeError("a listener may not make calls on the engine it listens to")

@@ -119,11 +119,12 @@ class _Run:
             self._ended = True
             self._done(command)
         elif isinstance(command, Send):
+            give_up = self._sender(command, lambda outcome: self._resume(turn, outcome))
+            if turn != self._turn:  # answered at once
+                return
+            self._give_up = give_up
             if command.timeout is not None:
                 timeline.at(timeline.now + command.timeout, lambda: self._resume(turn, _TIMED_OUT))
-            give_up = self._sender(command, lambda outcome: self._resume(turn, outcome))
-            if turn == self._turn:  # not answered at once
-                self._give_up = give_up
         elif isinstance(command, WaitFor):
             self._wait_for(command, turn)
         else:
