@@ -16,6 +16,7 @@ from typing import NamedTuple
 import aiohttp
 import openai
 import uvloop
+from openai.types.chat import ChatCompletionUserMessageParam
 
 import cores
 from partner import Partner, flood, partner
@@ -26,7 +27,7 @@ IN_FLIGHT = 200
 REQUESTS = 3_000
 ROUNDS = 8
 MODEL = "storm-1"
-MESSAGES = [
+MESSAGES: list[ChatCompletionUserMessageParam] = [
     {"role": "user", "content": "Summarise the document about tides, harbours and the moon."}
 ]
 PAYLOAD = {"model": MODEL, "messages": MESSAGES}
