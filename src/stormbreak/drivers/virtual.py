@@ -6,6 +6,7 @@ engine on it; many drivers may share one timeline, as many processes share the w
 
 import random
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import TypeAlias
@@ -119,24 +120,24 @@ class _Run:
             self._ended = True
             self._done(command)
         elif isinstance(command, Send):
-            give_up = self._sender(command, lambda outcome: self._resume(turn, outcome))
+            give_up = self._sender(command, partial(self._resume, turn))
             if turn != self._turn:  # answered at once
                 return
             self._give_up = give_up
             if command.timeout is not None:
-                timeline.at(timeline.now + command.timeout, lambda: self._resume(turn, _TIMED_OUT))
+                timeline.at(timeline.now + command.timeout, partial(self._resume, turn, _TIMED_OUT))
         elif isinstance(command, WaitFor):
             self._wait_for(command, turn)
         else:
-            timeline.at(command.until, lambda: self._resume(turn, None))
+            timeline.at(command.until, partial(self._resume, turn, None))
 
     def _wait_for(self, command: WaitFor, turn: int) -> None:
         timeline = self._driver.timeline
 
         def wake() -> None:
-            timeline.at(timeline.now, lambda: self._resume(turn, None))
+            timeline.at(timeline.now, partial(self._resume, turn, None))
 
         if not self._driver.stepper.arm(command.ticket, wake):
             wake()
         elif command.until != float("inf"):
-            timeline.at(command.until, lambda: self._resume(turn, None))
+            timeline.at(command.until, partial(self._resume, turn, None))
