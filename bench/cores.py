@@ -10,18 +10,19 @@ from pathlib import Path
 CLIENT = 0
 PROVIDER = 1
 
+_OURS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+
 
 def pin(core: int) -> None:
     """Keep this process, and its children, on one core, where the system allows it."""
     if sys.platform == "linux":
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[core % len(cores)]})
+        os.sched_setaffinity(0, {_OURS[core % len(_OURS)]})
 
 
 def unpin() -> None:
-    """Give this process all cores again."""
+    """Give this process back the cores it began with."""
     if sys.platform == "linux":
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        os.sched_setaffinity(0, _OURS)
 
 
 def describe() -> str:

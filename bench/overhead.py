@@ -15,6 +15,7 @@ import stamina
 import tenacity
 import uvloop
 
+import cores
 from rounds import Figure, Section, alternate, minus
 from stormbreak import Policy, Target
 from stormbreak.core.engine import Engine
@@ -225,8 +226,12 @@ def _in_virtual_time() -> Section:
 
 def sections() -> list[Section]:
     """Measure on both loops and in virtual time."""
-    return [
-        _on_loop("uvloop", uvloop.new_event_loop),
-        _on_loop("asyncio", asyncio.new_event_loop),
-        _in_virtual_time(),
-    ]
+    cores.pin(cores.CLIENT)
+    try:
+        return [
+            _on_loop("uvloop", uvloop.new_event_loop),
+            _on_loop("asyncio", asyncio.new_event_loop),
+            _in_virtual_time(),
+        ]
+    finally:
+        cores.unpin()

@@ -18,7 +18,7 @@ def plain(section: Section) -> str:
     """Lay one section out in columns."""
     table = [(section.title, *_COLUMNS[1:]), *(_cells(figure) for figure in section.figures)]
     lines = [
-        f"{row[0]:<50}{row[1]:>9}{row[2]:>9}{row[3]:>9} {row[4]:<4}{row[5]:<16}{row[6]}".rstrip()
+        f"{row[0]:<50}{row[1]:>9}{row[2]:>9}{row[3]:>9} {row[4]:<5}{row[5]:<16}{row[6]}".rstrip()
         for row in table
     ]
     return "\n".join([*lines, *section.remarks, ""])

@@ -1,4 +1,4 @@
-"""Figures, measured in one run of about two minutes: see docs/benchmarks.md."""
+"""Figures, measured in one run of a minute or two: see docs/benchmarks.md."""
 
 import argparse
 import sys
