@@ -19,6 +19,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
+        "storm": ("stormbreak.cli.storm", "What the next storm will do to a policy, simulated."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
     }
 )
