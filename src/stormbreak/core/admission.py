@@ -182,7 +182,7 @@ class Admission:
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         for gate in self._gates:
             ready_at = gate.ready_at(now)
-            if ready_at <= now:
+            if ready_at <= now or gate is self._slots:  # a slot may come free sooner
                 continue
             if gate.name == "breaker" and call.fail_fast:
                 return Rejection("breaker", "the circuit is open", _known(ready_at))

@@ -6,6 +6,7 @@ what was just proven to be served (`proven`). After the last evidence it is held
 doubles every `DOUBLING`, and after `FADE` it is gone. It is at least 1 and can always grow again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor, inf, log2
 from typing import Literal
@@ -44,13 +45,17 @@ class AutomaticConcurrency:
     """The gate that counts slots, as many as seem good. The token is the attempt's flight."""
 
     __slots__ = (
-        "_baseline", "_by_first", "_by_rate", "_evidence", "_floor", "_guard", "_held", "_held_at", "_policy",
+        "_baseline", "_by_first", "_by_rate", "_evidence", "_floor", "_guard", "_held", "_held_at", "_paused", "_policy",
         "_successes", "in_flight", "limit",
     )  # fmt: skip
     name = "limit"
 
-    def __init__(self, policy: AutomaticLimit) -> None:
+    def __init__(
+        self, policy: AutomaticLimit, *, paused: Callable[[float], bool] = lambda _: False
+    ) -> None:
+        """`paused(now)` says whether the target asked to be left alone: then silence is no sign."""
         self._policy = policy
+        self._paused = paused
         self._baseline = Baseline()
         self._evidence = Evidence()
         self._by_first = ProvenByFirst()
@@ -139,7 +144,7 @@ class AutomaticConcurrency:
             self._floor = 0.0
             self._guard.quiet(now, successes, self.in_flight)
             return
-        failing = now - self._evidence.errors_at < FAILING
+        failing = now - self._evidence.errors_at < FAILING or self._paused(now)
         mean = self._baseline.mean or 0.0
         self._floor = self._guard.floor(now, successes, mean, failing=failing)
 

@@ -54,7 +54,7 @@ class Lane:
         self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(engine.treatments, self._on_cooldown)
         self.slots: Concurrency | AutomaticConcurrency = (
-            AutomaticConcurrency(policy.limit)
+            AutomaticConcurrency(policy.limit, paused=lambda now: self.cooldown.until > now)
             if isinstance(policy.limit, AutomaticLimit)
             else Concurrency(policy.limit)
         )
