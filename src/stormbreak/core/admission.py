@@ -28,7 +28,7 @@ from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 SERVICE_MARGIN = 1.25  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
 HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
-STANDS = 3  # times the limit: a queue this long stands
+STANDS = 4  # times the limit: a queue this long stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
