@@ -107,7 +107,7 @@ class Lines:
         self._stream = stream
         self._rate = _Rate()
         self._last = time.monotonic()
-        self._said = ""
+        self._shown: View | None = None
         self._told_stopping = False
 
     def tick(self, runner: Runner) -> None:
@@ -117,14 +117,13 @@ class Lines:
         if view.stopping and view.in_flight and not self._told_stopping:
             self._told_stopping = True
             self._write(_stopping(view))
-        if view.left and time.monotonic() - self._last < LINE_EVERY:
+        if view == self._shown or (view.left and time.monotonic() - self._last < LINE_EVERY):
             return
+        self._shown = view
         self._last = time.monotonic()
         said = f"{view.done:,} done, {view.failed:,} failed, {view.left:,} left, {rate:,.1f} rows/s"
         said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
-        if said != self._said:
-            self._said = said
-            self._write(f"{said}, {_span(eta)} to go" if view.left and eta is not None else said)
+        self._write(f"{said}, {_span(eta)} to go" if view.left and eta is not None else said)
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")

@@ -162,7 +162,7 @@ def _told(summary: Summary) -> str:
 def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
-        return f"the first rows all failed: {why}; nothing was lost, mend it and run again"
+        return f"the first rows all failed: {why}; mend it and run again"
     if summary.end == End.INTERRUPTED.value:
         return "interrupted; the same command goes on from here"
     return ""
