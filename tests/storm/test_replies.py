@@ -11,7 +11,7 @@ from stormbreak.storm.replies import delay_of, outcome_of
 from stormbreak.types import Verdict
 
 SILENT = {Kind.HANG}  # no reply ever comes
-PLAIN = sorted(set(Kind) - CONDITIONS - SILENT - STREAM_ONLY) + [Kind.DOWN]
+PLAIN = [*sorted(set(Kind) - CONDITIONS - SILENT - STREAM_ONLY), Kind.DOWN]
 BODY = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
 TOLD = [
     (Kind.S429, Form.SECONDS),
