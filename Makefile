@@ -34,8 +34,8 @@ check: $(READY)  ## format, lint, types, import contracts, docs
 prove: $(READY)  ## the long evidence: every claim, at full size
 	$(BIN)/pytest -m prove -p no:xdist -v
 
-bench: $(READY)  ## figures: engine overhead, throughput, batch cost
-	$(BIN)/python bench/run.py
+bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: into docs/benchmarks.md, too)
+	$(BIN)/python bench/run.py $(if $(WRITE),--write)
 
 storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md
 	$(BIN)/python bench/storms.py

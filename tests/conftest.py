@@ -1,6 +1,35 @@
-"""Settings of the whole suite."""
+"""Settings and fixtures of the whole suite."""
 
+import resource
+import socket
+from contextlib import contextmanager
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("stormbreak", deadline=None)  # a busy machine is no failure
 settings.load_profile("stormbreak")
+
+
+@pytest.fixture
+def file_limit():
+    """Make the kernel refuse to let any file grow beyond so many bytes: a real short write, then an error."""
+
+    @contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

@@ -1,8 +1,6 @@
 import json
 import os
-import resource
 import subprocess
-from contextlib import contextmanager
 
 import pytest
 
@@ -31,22 +29,6 @@ def make_rows(tmp_path):
     yield make
     for rows in opened:
         rows.close()
-
-
-@pytest.fixture
-def file_limit():
-    """Make the kernel refuse to let any file grow beyond so many bytes: a real short write, then an error."""
-
-    @contextmanager
-    def limited(size):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    return limited
 
 
 @pytest.fixture

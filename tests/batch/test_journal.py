@@ -94,11 +94,20 @@ def test_what_is_left(journal, ids):
 
 def test_what_failed_for_good_is_not_tried_by_a_later_run(journal, ids, files):
     journal.fail(ids.row(2), failure())
-    journal.fail(ids.row(3), failure(Verdict.AUTH))
+    journal.fail(ids.row(3), failure(Verdict.FILTERED))
     journal.close()
     later = Journal(files, ids)
     assert list(later.left()) == [0, 1, 2, 4, 5, 6, 7]
     assert (later.done, later.failed) == (0, 2)
+    later.close()
+
+
+@pytest.mark.parametrize("verdict", [Verdict.AUTH, Verdict.BILLING, Verdict.NOT_FOUND])
+def test_what_lies_with_key_or_account_is_tried_again_by_a_later_run(journal, ids, files, verdict):
+    journal.fail(ids.row(3), failure(verdict))
+    journal.close()
+    later = Journal(files, ids)
+    assert 3 in list(later.left())
     later.close()
 
 

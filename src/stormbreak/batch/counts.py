@@ -3,13 +3,24 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from stormbreak.events import CallEnded, CircuitChanged, CooldownStarted, Event, Returned, Sent
-from stormbreak.types import Usage, Verdict
+from stormbreak.events import (
+    CallEnded,
+    CircuitChanged,
+    CooldownStarted,
+    Event,
+    Queued,
+    RetryPlanned,
+    Returned,
+    Sent,
+)
+from stormbreak.types import Outcome, Usage, Verdict
+
+_REACHED_NOTHING = frozenset({Verdict.CONNECT_FAILED, Verdict.RESET, Verdict.BROKEN})
 
 
 @dataclass(slots=True)
 class Counts:
-    """Attempts of this run. Subscribe `hear` to a client."""
+    """Attempts of this run. Feed `hear` the events of a client."""
 
     attempts: int = 0
     retries: int = 0
@@ -19,27 +30,53 @@ class Counts:
     waited: float = 0.0  # seconds, over all calls
     input_tokens: int = 0
     output_tokens: int = 0
-    heard_http: bool = False  # something has answered in HTTP
     trouble: str = ""  # of the last attempt that found no HTTP server
+    _connected: bool = False  # something speaks HTTP there, or took a request and kept silent
+    _backing_off: set[int] = field(default_factory=set)  # numbers of calls
+
+    @property
+    def backing_off(self) -> int:
+        """Calls that wait to be sent again."""
+        return len(self._backing_off)
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether attempts have failed, and nothing has spoken HTTP. A first answer may take its time."""
+        return bool(self.trouble) and not self._connected
 
     def hear(self, event: Event) -> None:
         """Take note of an event."""
         if isinstance(event, Sent):
             self.attempts += 1
             self.retries += event.attempt > 1
+            self._backing_off.discard(event.call)
         elif isinstance(event, Returned):
-            self.verdicts[event.verdict.value] += 1
-            self.heard_http |= event.status is not None
-            if event.status is None and event.verdict is not Verdict.CANCELLED:
-                self.trouble = event.verdict.value
+            self._returned(event)
         elif isinstance(event, CallEnded):
             self.waited += event.waited
+            self._backing_off.discard(event.call)
+        elif isinstance(event, RetryPlanned):
+            self._backing_off.add(event.call)
+        elif isinstance(event, Queued):
+            self._backing_off.discard(event.call)
         elif isinstance(event, CircuitChanged):
             self.circuits_opened += event.after == "open"
         elif isinstance(event, CooldownStarted):
             self.cooldowns += 1
 
+    def explain(self, outcome: Outcome) -> None:
+        """Learn from the last outcome of a call why nothing was reached, in more words than an event has."""
+        if outcome.status is None and outcome.verdict in _REACHED_NOTHING and outcome.detail:
+            self.trouble = outcome.detail
+
     def add(self, usage: Usage) -> None:
         """Count the tokens of one answer."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
+
+    def _returned(self, event: Returned) -> None:
+        self.verdicts[event.verdict.value] += 1
+        if event.status is not None or event.verdict is Verdict.TIMEOUT:
+            self._connected = True
+        elif event.verdict in _REACHED_NOTHING:
+            self.trouble = event.verdict.value.replace("_", " ")

@@ -62,7 +62,7 @@ def run_job(
             client,
             rows,
             store.journal,
-            width=_width(job.policy),
+            width=job.policy.limit.in_flight,
             grace=job.connect_grace,
             tick=tick,
         )
@@ -77,11 +77,6 @@ def run_job(
 async def _run(runner: Runner, client: AsyncClient) -> End:
     async with client:
         return await runner.run()
-
-
-def _width(policy: Policy) -> int:
-    """Calls under way at once: besides those in flight, those that back off or wait."""
-    return 4 * policy.limit.in_flight + 64
 
 
 def _tidy(store: Store, rows: Rows, *, ordered: bool) -> None:

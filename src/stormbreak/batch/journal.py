@@ -33,6 +33,11 @@ _DONE: Final = 1
 _FAILED: Final = 2  # but may be tried again
 _REFUSED: Final = 3  # for good: sent again, it would fail again
 
+# Final within a run; but nothing was sent, or the reason lies with key, account or address, not with the row.
+_MENDABLE = frozenset(
+    {Verdict.REJECTED, Verdict.CANCELLED, Verdict.AUTH, Verdict.BILLING, Verdict.NOT_FOUND}
+)
+
 
 class Journal:
     """The rows of one OUTPUT and its failed file. Whoever opens it holds the lock.
@@ -164,6 +169,6 @@ class Journal:
 def _failed_state(verdict: str | None) -> int:
     """Tell failures that another run may mend from those that it would only repeat."""
     known = Verdict(verdict) if verdict in set(Verdict) else None
-    if known in (None, Verdict.REJECTED, Verdict.CANCELLED):
+    if known is None or known in _MENDABLE:
         return _FAILED
     return _FAILED if TREATMENTS[known].retry else _REFUSED

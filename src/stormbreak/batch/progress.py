@@ -4,18 +4,24 @@ Nothing here prints what a file or a provider said, so nothing can reach the ter
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from stormbreak.batch.runner import Runner
 
 LINE_EVERY = 5.0  # seconds between plain lines
+WIDEST = 100  # columns of the panel
+_RATE_OVER = 30.0  # seconds that the shown rate looks back
+_KINDS = {"failed": "red", "circuit": "yellow"}  # what is worth a colour where it is not as usual
 
 
 class Progress(Protocol):
@@ -33,19 +39,65 @@ class Quiet:
         """Nothing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What is worth showing of a run."""
+
+    total: int
+    done: int
+    failed: int
+    in_flight: int
+    limit: int
+    waiting: int
+    retries: int
+    circuit: str
+    input_tokens: int
+    output_tokens: int
+    stopping: bool
+
+    @classmethod
+    def of(cls, runner: Runner) -> "View":
+        """Look at `runner`."""
+        counts, targets = runner.counts, runner.client.snapshot()["targets"].values()
+        in_flight = sum(each["in_flight"] for each in targets)
+        return cls(
+            total=len(runner.rows),
+            done=runner.journal.done,
+            failed=runner.journal.failed,
+            in_flight=in_flight,
+            limit=runner.width,
+            waiting=runner.under_way - in_flight + runner.schedule.waiting,
+            retries=counts.retries,
+            circuit=_circuit(
+                {each["circuit"] for each in targets},
+                max((each["cooldown"] for each in targets), default=0.0),
+            ),
+            input_tokens=counts.input_tokens,
+            output_tokens=counts.output_tokens,
+            stopping=runner.stopping,
+        )
+
+    @property
+    def left(self) -> int:
+        """Rows that are neither answered nor failed."""
+        return self.total - self.done - self.failed
+
+
 class _Rate:
-    """Rows per second since the run began, and the time they will still take."""
+    """Rows per second of late, and the seconds they will still take."""
 
     def __init__(self) -> None:
-        self._began: tuple[float, int] | None = None
+        self._seen: deque[tuple[float, int]] = deque()
 
-    def look(self, done: int, left: int) -> tuple[float, float | None]:
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)
-        then, before = self._began
-        rate = (done - before) / (now - then) if now > then else 0.0
-        return rate, left / rate if rate > 0 else None
+    def look(self, view: View) -> tuple[float, float | None]:
+        now, over = time.monotonic(), view.done + view.failed
+        seen = self._seen
+        seen.append((now, over))
+        while now - seen[0][0] > _RATE_OVER:
+            seen.popleft()
+        then, before = seen[0]
+        rate = (over - before) / (now - then) if now > then else 0.0
+        return rate, view.left / rate if rate > 0 else None
 
 
 class Lines:
@@ -55,28 +107,31 @@ class Lines:
         self._stream = stream
         self._rate = _Rate()
         self._last = time.monotonic()
-        self._said = ""
+        self._shown: View | None = None
+        self._told_stopping = False
 
     def tick(self, runner: Runner) -> None:
         """Write a line if it is time."""
-        rate, _ = self._rate.look(runner.journal.done, _left(runner))
-        if time.monotonic() - self._last < LINE_EVERY and _left(runner):
+        view = View.of(runner)
+        rate, eta = self._rate.look(view)
+        if view.stopping and view.in_flight and not self._told_stopping:
+            self._told_stopping = True
+            self._write(_stopping(view))
+        if view == self._shown or (view.left and time.monotonic() - self._last < LINE_EVERY):
             return
+        self._shown = view
         self._last = time.monotonic()
-        journal, counts = runner.journal, runner.counts
-        said = (
-            f"done {journal.done:,}  failed {journal.failed:,}  left {_left(runner):,}"
-            f"  {rate:,.1f} rows/s  in flight {_in_flight(runner)}"
-            f"  retries {counts.retries:,}  circuit {_circuits(runner)}"
-        )
-        if said != self._said:
-            self._said = said
-            self._stream.write(said + "\n")
-            self._stream.flush()
+        said = f"{view.done:,} done, {view.failed:,} failed, {view.left:,} left, {rate:,.1f} rows/s"
+        said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
+        self._write(f"{said}, {_span(eta)} to go" if view.left and eta is not None else said)
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
 
 
 class Panel:
-    """A bar and a line of figures below it, redrawn in place."""
+    """A bar with three columns of figures below it, redrawn in place."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -84,30 +139,19 @@ class Panel:
 
     def tick(self, runner: Runner) -> None:
         """Redraw."""
-        journal, counts, total = runner.journal, runner.counts, len(runner.rows)
-        left = _left(runner)
-        rate, eta = self._rate.look(journal.done, left)
-        bar = Table.grid(padding=(0, 2))
-        bar.add_row(
-            ProgressBar(total=total, completed=total - left, width=40),
-            f"[bold]{journal.done:,}[/] done",
-            f"[red]{journal.failed:,}[/] failed" if journal.failed else "0 failed",
-            f"{left:,} left",
-            f"{rate:,.1f} rows/s",
-            f"ETA {_span(eta)}",
-        )
-        figures = Table.grid(padding=(0, 2))
-        figures.add_row(
-            f"in flight {_in_flight(runner)}",
-            f"retries {counts.retries:,}",
-            f"come back later {runner.schedule.waiting:,}",
-            f"circuit {_coloured(_circuits(runner))}",
-            f"tokens {counts.input_tokens:,} in, {counts.output_tokens:,} out",
-        )
-        whole = Table.grid()
-        whole.add_row(bar)
-        whole.add_row(figures)
-        self._live.update(whole)
+        view = View.of(runner)
+        self._live.update(panel(view, *self._rate.look(view), self._live.console.width))
+
+
+def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableType:
+    """Draw one."""
+    whole = Table.grid(expand=True)
+    whole.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
+    whole.add_row(_bar(view, eta))
+    whole.add_row(_figures(view, rate))
+    if view.stopping and view.in_flight:
+        whole.add_row(Text(_stopping(view), style="yellow"))
+    return whole
 
 
 @contextmanager
@@ -116,39 +160,73 @@ def progress_on(stream: IO[str], *, quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield Quiet()
     elif stream.isatty():
-        with Live(console=Console(file=stream), refresh_per_second=4) as live:
+        with Live(console=Console(file=stream), refresh_per_second=4, transient=True) as live:
             yield Panel(live)
     else:
         yield Lines(stream)
 
 
-def _left(runner: Runner) -> int:
-    return len(runner.rows) - runner.journal.done - runner.journal.failed
+def _bar(view: View, eta: float | None) -> Table:
+    over = view.total - view.left
+    row = Table.grid(padding=(0, 1), expand=True)
+    row.add_column(ratio=1)
+    row.add_column(justify="right", min_width=5)
+    row.add_column(justify="right", min_width=15)
+    left = f"{_span(eta)} to go" if view.left and eta is not None else ""
+    share = f"{int(100 * over / view.total)} %" if view.total else ""
+    row.add_row(ProgressBar(total=view.total, completed=over), share, left)
+    return row
 
 
-def _in_flight(runner: Runner) -> str:
-    targets = runner.client.snapshot()["targets"].values()
-    return " + ".join(f"{each['in_flight']} of {each['limit']}" for each in targets) or "0"
+def _figures(view: View, rate: float) -> Table:
+    columns = (
+        {"done": f"{view.done:,}", "failed": f"{view.failed:,}", "left": f"{view.left:,}"},
+        {
+            "rows/s": f"{rate:,.1f}",
+            "in flight": f"{view.in_flight:,} of {view.limit:,}",
+            "waiting": f"{view.waiting:,}",
+        },
+        {
+            "retries": f"{view.retries:,}",
+            "circuit": view.circuit,
+            "tokens": f"{_short(view.input_tokens)} in, {_short(view.output_tokens)} out",
+        },
+    )
+    table = Table.grid(padding=(0, 1), expand=True)
+    for justify, width in (("right", 10), ("right", 12), ("left", 24)):
+        table.add_column(style="dim", min_width=8)
+        table.add_column(justify="left" if justify == "left" else "right", min_width=width)
+        table.add_column(ratio=1)
+    for line in zip(*(column.items() for column in columns), strict=True):
+        cells: list[RenderableType] = []
+        for name, value in line:
+            usual = value in {"0", "closed"} or name not in _KINDS
+            cells += [name, Text(value, style="" if usual else _KINDS[name]), ""]
+        table.add_row(*cells)
+    return table
 
 
-def _circuits(runner: Runner) -> str:
-    """Return the state of the worst circuit, or the pause that was asked for."""
-    targets = runner.client.snapshot()["targets"].values()
-    states = {each["circuit"] for each in targets}
+def _stopping(view: View) -> str:
+    return f"stopping: {view.in_flight:,} answers are still to come; Ctrl-C again stops at once"
+
+
+def _circuit(states: set[str | None], pause: float) -> str:
+    """Name the state of the worst circuit, or the pause that was asked for."""
     for state in ("isolated", "open", "half_open"):
         if state in states:
             return state.replace("_", "-")
-    pause = max((each["cooldown"] for each in targets), default=0.0)
     return f"closed, pause {pause:.0f} s" if pause >= 1 else "closed"
 
 
-def _coloured(circuit: str) -> str:
-    return circuit if circuit == "closed" else f"[yellow]{circuit}[/]"
+def _short(count: int) -> str:
+    """Write a large count in four characters or so."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)
 
 
-def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
+def _span(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

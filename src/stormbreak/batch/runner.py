@@ -1,8 +1,9 @@
 """Pushes the rows of a file through a client until every one is answered or explained.
 
 One dispatcher takes rows from the schedule and starts a task for each; each task asks the client, and what
-came of it goes into the journal. Three more tasks look after the rest: one makes the journal durable, one
-gives up if nothing ever answers, one reports progress.
+came of it goes into the journal. A row is taken only when it can be sent, so that its deadline is not spent
+in our own queue; a call that backs off makes room for another one. Two more tasks look after the rest: one
+makes the journal durable, one reports progress and gives up if nothing is ever reached.
 
 A first signal drains the run: what was sent is still answered and written, nothing new is sent. A second
 one stops at once. Either way the same command goes on from there.
@@ -10,18 +11,23 @@ one stops at once. Either way the same command goes on from there.
 
 import asyncio
 import contextlib
+import logging
 import random
+import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 
 from stormbreak.batch.counts import Counts
+from stormbreak.batch.durable import OutputError
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.schedule import Later, Schedule, Turn
+from stormbreak.events import Event, RetryPlanned
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
 from stormbreak.types import Ended, Verdict
@@ -31,6 +37,7 @@ TICK_EVERY = 0.25  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Held = tuple[Row, Failure, Response | None]
+_log = logging.getLogger("stormbreak")
 
 
 class End(Enum):
@@ -45,8 +52,8 @@ class End(Enum):
 class Runner:
     """One run over `rows`.
 
-    `width` calls are under way at once; something must answer within `grace` seconds; `tick` is called four
-    times a second.
+    At most `width` calls are sent or about to be, and four times as many back off; something must answer
+    within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run.
     """
 
     def __init__(
@@ -65,24 +72,31 @@ class Runner:
         self.counts = Counts()
         self.schedule = Schedule(journal.left(), deadline=client.policy.deadline)
         self.refused_by: Verdict | None = None
-        self._width = width
+        self.width = width
         self._grace = grace
         self._tick = tick
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()
-        self._held: list[
-            _Held
-        ] = []  # failures of scouts, written once the run is known to make sense
+        # Failures of scouts, written once the run is known to make sense.
+        self._held: list[_Held] = []
         self._bell = asyncio.Event()
-        client.subscribe(self.counts.hear)
+        self._salt = secrets.token_hex(12)
+        client.subscribe(self._hear)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new is sent any more."""
+        return self._end is not None
+
+    @property
+    def under_way(self) -> int:
+        """Calls that have not ended: sent, about to be, or backing off."""
+        return len(self._calls)
 
     async def run(self) -> End:
         """Run to the end, whichever it is; raises what the journal raised, if it could not write."""
-        sitters = [
-            asyncio.create_task(sit())
-            for sit in (self._flush_often, self._watch_connection, self._tick_often)
-        ]
+        sitters = [asyncio.create_task(sit()) for sit in (self._flush_often, self._look_often)]
         try:
             with self._signals():
                 await self._dispatch()
@@ -97,13 +111,13 @@ class Runner:
         if self._end is not End.REFUSED:
             self._write_held()
         await asyncio.to_thread(self.journal.flush)
-        self._tick(self)
+        self._show()
         return self._end or End.FINISHED
 
     async def _dispatch(self) -> None:
         while self._end is None:
             self._bell.clear()
-            if len(self._calls) >= self._width:
+            if not self._has_room():
                 await self._bell.wait()
                 continue
             turn = self.schedule.take(time.monotonic())
@@ -113,28 +127,37 @@ class Runner:
                 task = asyncio.create_task(self._serve(turn))
                 self._calls.add(task)
                 task.add_done_callback(self._over)
-                await asyncio.sleep(
-                    0
-                )  # one at a time: the first answers come while the last are sent
             else:
                 await self._wait_until(turn)
+
+    def _has_room(self) -> bool:
+        calls = len(self._calls)
+        return calls - self.counts.backing_off < self.width and calls < 5 * self.width
 
     async def _wait_until(self, until: float) -> None:
         """Wait for the bell, at the latest until then."""
         span = None if until == float("inf") else max(0.0, until - time.monotonic())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), span)
+            async with asyncio.timeout(span):
+                await self._bell.wait()
+
+    def _hear(self, event: Event) -> None:
+        self.counts.hear(event)
+        if isinstance(event, RetryPlanned):
+            self._bell.set()
 
     async def _serve(self, turn: Turn) -> None:
         row = self.rows.row_at(turn.index)
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
-        ended = await self.client.ask(row.endpoint, row.body, deadline=left)
+        key = f"{self._salt}-{turn.index}"  # the same in every round of this row
+        ended = await self.client.ask(row.endpoint, row.body, deadline=left, idempotency_key=key)
         if ended.stopped != "drained":
             self._settle(turn, row, ended)
 
     def _settle(self, turn: Turn, row: Row, ended: Ended) -> None:
         now = time.monotonic()
+        self.counts.explain(ended.outcome)
         fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
         if isinstance(fate, Later):
             return
@@ -160,10 +183,9 @@ class Runner:
     def _over(self, task: "asyncio.Task[None]") -> None:
         self._calls.discard(task)
         self._bell.set()
-        if not task.cancelled() and task.exception() is not None and self._error is None:
-            self._error = task.exception()
-            self._stop(End.INTERRUPTED)
-            self._cancel_all()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._give_up(error)
 
     def _stop(self, end: End) -> None:
         """Send nothing more; what was sent is still answered."""
@@ -182,41 +204,49 @@ class Runner:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
+        """Listen to signals, where there are any: only the main thread gets them."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        for number in heard:
             loop.add_signal_handler(number, self._interrupt)
         try:
             yield
         finally:
-            for number in SIGNALS:
+            for number in heard:
                 loop.remove_signal_handler(number)
 
-    async def _flush_often(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(FLUSH_EVERY)
-                if self.journal.pending:
-                    await asyncio.to_thread(self.journal.flush)
-        except OSError as error:
-            self._give_up(error)
-        except ValueError as error:  # the journal's own error is one
-            self._give_up(error)
-
     def _give_up(self, error: BaseException) -> None:
+        """Stop; wait for what was sent, unless its answers could not be written anyway."""
         self._error = self._error or error
         self._stop(End.INTERRUPTED)
-        self._cancel_all()
-
-    async def _watch_connection(self) -> None:
-        await asyncio.sleep(self._grace)
-        if not self.counts.heard_http:
-            self._stop(End.UNREACHABLE)
+        if isinstance(error, OutputError):
             self._cancel_all()
 
-    async def _tick_often(self) -> None:
+    async def _flush_often(self) -> None:
         while True:
-            self._tick(self)
+            await asyncio.sleep(FLUSH_EVERY)
+            try:
+                if self.journal.pending:
+                    await asyncio.to_thread(self.journal.flush)
+            except OutputError as error:
+                return self._give_up(error)
+
+    async def _look_often(self) -> None:
+        """Show progress; give up when the grace is over and nothing was reached."""
+        give_up_at = time.monotonic() + self._grace
+        while True:
+            self._show()
+            if time.monotonic() >= give_up_at and self.counts.unreachable:
+                self._stop(End.UNREACHABLE)
+                self._cancel_all()
             await asyncio.sleep(TICK_EVERY)
+
+    def _show(self) -> None:
+        try:
+            self._tick(self)
+        except Exception:  # noqa: BLE001 - such as a terminal that is gone
+            _log.warning("progress cannot be shown any more", exc_info=True)
+            self._tick = lambda _: None
 
 
 def _response(received: Received) -> Response:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stormbreak.batch.runner import End, Runner
+from stormbreak.types import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,7 @@ class Summary:
     output: str
     base_url: str
     end: str  # finished, refused, unreachable or interrupted
-    refused_by: str | None  # the final verdict that stopped the run
+    refused_by: Verdict | None  # the final verdict that stopped the run
     trouble: str  # of the last attempt that found no HTTP server
     total: int
     successful: int

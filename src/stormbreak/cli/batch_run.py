@@ -9,6 +9,7 @@ import click
 from msgspec.json import encode
 from msgspec.json import format as indented
 
+from stormbreak.batch.files import Files
 from stormbreak.batch.job import CONNECT_GRACE, Job, run_job
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.progress import progress_on
@@ -18,6 +19,7 @@ from stormbreak.config import resolve_policy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import for_batch
 from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
 
 _PLANNED = (
     "--rpm",
@@ -27,6 +29,13 @@ _PLANNED = (
     "--fallback-api-key-env",
     "--report",
 )
+
+
+_REFUSED = {
+    Verdict.AUTH: "auth, the key was refused",
+    Verdict.BILLING: "billing, the account has no credit or quota left",
+    Verdict.NOT_FOUND: "not_found, no such model or address",
+}
 
 
 class _Seconds(click.ParamType[float]):
@@ -49,7 +58,7 @@ class _Concurrency(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if value == "auto":
-            self.fail("auto is not built yet; give a number", param, ctx)
+            raise click.UsageError("--concurrency auto: not built yet; give a number")
         if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"must be a positive whole number, got {value!r}", param, ctx)
         return int(value)
@@ -57,7 +66,7 @@ class _Concurrency(click.ParamType[int]):
 
 def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
     if value is not None:
-        raise click.UsageError(f"{param.opts[0]} is not built yet")
+        raise click.UsageError(f"{param.opts[0]} {value}: not built yet")
 
 
 _SECONDS = _Seconds()
@@ -86,10 +95,15 @@ _SECONDS = _Seconds()
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
+    if flags["base_url"] and flags["provider"]:
+        raise click.UsageError("--base-url and --provider: give one of them, not both")
     job = _job(**flags)
     with progress_on(sys.stderr, quiet=quiet) as progress:
         summary = run_job(job, progress.tick)
-    click.echo(indented(encode(summary)) if as_json else _told(summary))
+    if as_json:
+        click.echo(indented(encode(summary)))
+    elif summary.end != End.UNREACHABLE.value:
+        click.echo(_told(summary))
     return _exit_code(summary)
 
 
@@ -121,8 +135,7 @@ def _job(
 
 def _exit_code(summary: Summary) -> int:
     if summary.end == End.UNREACHABLE.value:
-        trouble = f"; last: {summary.trouble}" if summary.trouble else ""
-        raise ConfigurationError(f"{summary.base_url}: nothing answered in HTTP{trouble}")
+        raise ConfigurationError(f"{summary.base_url}: nothing answers there: {summary.trouble}")
     if summary.end == End.INTERRUPTED.value:
         return 130
     return 1 if summary.failed or summary.left else 0
@@ -130,20 +143,26 @@ def _exit_code(summary: Summary) -> int:
 
 def _told(summary: Summary) -> str:
     """Say what came of the run, a line each."""
-    verdicts = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
-    lines = [
-        f"answered   {summary.successful:,} of {summary.total:,}",
-        f"failed     {summary.failed:,}" + (f", left {summary.left:,}" if summary.left else ""),
-        f"elapsed    {summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
-        f"attempts   {summary.attempts:,}, of which retries {summary.retries:,}"
-        + (f" ({verdicts})" if verdicts else ""),
-        f"tokens     {summary.input_tokens:,} in, {summary.output_tokens:,} out",
-        f"answers    {path_of(summary.output)}",
-    ]
-    if summary.end == End.REFUSED.value:
-        lines.append(
-            f"stopped    the first rows all met: {summary.refused_by}; nothing more was sent"
-        )
+    back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
+    failed_file = path_of(Files.of(Path(summary.output)).failed)
+    lines = {
+        "answered": f"{summary.successful:,} of {summary.total:,} rows",
+        "failed": f"{summary.failed:,}" + (f"; why: {failed_file}" if summary.failed else ""),
+        "left": f"{summary.left:,}" if summary.left else "",
+        "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
+        "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
+        "came back": back,
+        "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
+        "answers": path_of(summary.output) if summary.successful else "",
+        "stopped": _stopped(summary),
+    }
+    return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
+
+
+def _stopped(summary: Summary) -> str:
+    if summary.refused_by is not None:
+        why = _REFUSED[summary.refused_by]
+        return f"the first rows all failed: {why}; mend it and run again"
     if summary.end == End.INTERRUPTED.value:
-        lines.append("stopped    interrupted; the same command goes on from here")
-    return "\n".join(lines)
+        return "interrupted; the same command goes on from here"
+    return ""

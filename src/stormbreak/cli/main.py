@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import click
 
+from stormbreak.batch.plain import plain
 from stormbreak.errors import ConfigurationError
 
 # Each command lives in `stormbreak.cli.<module>` under the attribute `command`.
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    line = " ".join(message.split())
+    line = plain(" ".join(message.split()), limit=10_000)
     print(f"stormbreak: {line}", file=sys.stderr)  # noqa: T201
     return code
 

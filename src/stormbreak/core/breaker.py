@@ -137,7 +137,7 @@ class Breaker:
 
     def settle(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
         """Count the outcome, unless it belongs to an earlier state."""
-        tally = self._tally(outcome)
+        tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if isinstance(token, _Probe):
             if token.epoch == self._epoch and token in self._probes:
                 self._probes.remove(token)
@@ -148,11 +148,6 @@ class Breaker:
             and self._trip.record(now, failed=tally is Tally.FAILURE)
         ):
             self._open(now, uniform)
-
-    def _tally(self, outcome: Outcome) -> Tally:
-        if outcome.own_deadline:
-            return Tally.NOTHING
-        return self._treatments[outcome.verdict].tally
 
     def _settle_probe(self, tally: Tally, now: float, uniform: float) -> None:
         if tally is Tally.SUCCESS:

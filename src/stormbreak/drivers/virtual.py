@@ -6,6 +6,7 @@ engine on it; many drivers may share one timeline, as many processes share the w
 
 import random
 from collections.abc import Callable
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -160,7 +161,7 @@ class _Run:
             self._set_timer(command.until, None)
 
     def _send(self, command: Send, turn: int) -> None:
-        give_up = self._sender(command, lambda outcome: self._resume(turn, outcome))
+        give_up = self._sender(command, partial(self._resume, turn))
         if turn != self._turn:  # answered at once
             return
         self._give_up = give_up
@@ -171,7 +172,7 @@ class _Run:
         timeline = self._driver.timeline
 
         def wake() -> None:
-            timeline.at(timeline.now, lambda: self._resume(turn, None))
+            timeline.at(timeline.now, partial(self._resume, turn, None))
 
         if not self._driver.stepper.arm(command.ticket, wake):
             wake()
@@ -179,5 +180,4 @@ class _Run:
             self._set_timer(command.until, None)
 
     def _set_timer(self, at: float, outcome: Outcome | None) -> None:
-        turn = self._turn
-        self._timer = self._driver.timeline.at(at, lambda: self._resume(turn, outcome))
+        self._timer = self._driver.timeline.at(at, partial(self._resume, self._turn, outcome))

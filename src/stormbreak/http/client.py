@@ -112,10 +112,12 @@ class AsyncClient:
         *,
         priority: Priority | None = None,
         deadline: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Ended:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
+        Every attempt carries the same `idempotency_key`, by default one of this call's own.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model.
@@ -128,7 +130,7 @@ class AsyncClient:
             shape_of(endpoint),
             bool(wants.stream),
             wants.n or 1,
-            secrets.token_hex(16),
+            idempotency_key or secrets.token_hex(16),
         )
 
         async def send(_: Send) -> Outcome:

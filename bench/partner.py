@@ -1,0 +1,137 @@
+"""The provider in a process and on a core of its own, and how fast it is when nothing holds it up.
+
+A benchmark of clients is worth something only if the server could do more: `Partner.busy` tells the share of a core
+the provider used, `flood` what it can do at most.
+"""
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+import uvloop
+
+import cores
+from stormbreak.provider.loader import load
+from stormbreak.provider.server import ProviderServer, new_loop
+
+SCENARIO = "bench"
+_LENGTH = b"content-length: "
+
+
+class Partner:
+    """A running provider."""
+
+    def __init__(self, pipe: Connection, port: int) -> None:
+        self._pipe = pipe
+        self.port = port
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+
+    def cpu(self) -> float:
+        """Tell the CPU seconds that the provider has used."""
+        self._pipe.send("cpu")
+        seconds: float = self._pipe.recv()
+        return seconds
+
+
+@contextmanager
+def partner() -> Iterator[Partner]:
+    """Run the provider until the block ends."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        yield Partner(ours, ours.recv())
+    finally:
+        ours.send("stop")
+        process.join(10)
+
+
+def _serve(pipe: Connection) -> None:
+    cores.pin(cores.PROVIDER)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(_listen(pipe))
+
+
+async def _listen(pipe: Connection) -> None:
+    stopped = asyncio.Event()
+
+    def obey() -> None:
+        if pipe.recv() == "cpu":
+            pipe.send(time.process_time())
+        else:
+            stopped.set()
+
+    server = ProviderServer(load(SCENARIO))
+    await server.start()
+    asyncio.get_running_loop().add_reader(pipe.fileno(), obey)
+    pipe.send(server.port)
+    await stopped.wait()
+    asyncio.get_running_loop().remove_reader(pipe.fileno())
+    await server.close()
+
+
+class _Caller(asyncio.Protocol):
+    """Sends the same request over and over on one connection, and reads just enough to count the answers."""
+
+    def __init__(self, request: bytes, flood: "_Flood") -> None:
+        self._request = request
+        self._flood = flood
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._send()
+
+    def _send(self) -> None:
+        assert self._transport is not None
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        at = head.lower().index(_LENGTH) + len(_LENGTH)
+        if len(body) >= int(head[at:].split(b"\r\n", 1)[0]):
+            self._buffer = b""
+            self._flood.answers += 1
+            self._send()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Flood:
+    answers = 0
+
+
+def flood(port: int, body: bytes, *, connections: int = 1_000, seconds: float = 3.0) -> float:
+    """Ask on bare sockets as fast as the provider answers; return answers per second."""
+    request = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+    async def run() -> float:
+        loop = asyncio.get_running_loop()
+        state = _Flood()
+        callers = [
+            (await loop.create_connection(lambda: _Caller(request, state), "127.0.0.1", port))[1]
+            for _ in range(connections)
+        ]
+        await asyncio.sleep(0.3)  # until all of them are at it
+        began, before = time.perf_counter(), state.answers
+        await asyncio.sleep(seconds)
+        rate = (state.answers - before) / (time.perf_counter() - began)
+        for caller in callers:
+            caller.close()
+        return rate
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())

@@ -1,0 +1,112 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from stormbreak.batch import progress
+from stormbreak.batch.progress import Lines, Quiet, View, panel, progress_on
+
+VIEW = {
+    "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "limit": 256, "waiting": 1_024,
+    "retries": 123_456, "circuit": "half-open", "input_tokens": 1_234_567_890, "output_tokens": 9_876_543,
+    "stopping": False,
+}  # fmt: skip
+
+
+def drawn(width, **changes):
+    stream = io.StringIO()
+    view = View(**VIEW | changes)
+    Console(file=stream, width=width, color_system=None).print(panel(view, 1234.5, 7384.0, width))
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 300])
+def test_the_panel_is_aligned_and_fits(width):
+    lines = drawn(width)
+    assert len(lines) == 4
+    assert max(len(line.rstrip()) for line in lines) <= min(width, 100)
+    starts = [[line.index(name) for line, name in zip(lines[1:], names, strict=True)]
+              for names in (("done", "failed", "left"), ("rows/s", "in flight", "waiting"),
+                            ("retries", "circuit", "tokens"))]  # fmt: skip
+    assert all(len(set(column)) == 1 for column in starts)
+    said = "\n".join(lines)
+    for value in ("61 %", "2:03:04 to go", "6,123,456", "1,234", "3,875,310", "1,234.5", "250 of 256",
+                  "1,024", "123,456", "half-open", "1.2 G in, 9.9 M out"):  # fmt: skip
+        assert value in said
+
+
+def test_a_run_that_stops_says_what_it_waits_for():
+    assert drawn(100, stopping=True)[-1].rstrip() == (
+        "stopping: 250 answers are still to come; Ctrl-C again stops at once"
+    )
+    assert len(drawn(100, stopping=True, in_flight=0)) == 4
+
+
+def test_at_the_end_there_is_nothing_to_go():
+    said = "\n".join(drawn(100, done=9_998_766))
+    assert "100 %" in said
+    assert "to go" not in said
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Plain lines of views that the test gives, at times that it gives."""
+    clock, stream = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(View, "of", staticmethod(lambda changes: View(**VIEW | changes)))
+    shown = Lines(stream)
+
+    def tick(at, **changes):
+        clock[0] = at
+        before = stream.tell()
+        shown.tick(changes)
+        return stream.getvalue()[before:]
+
+    return tick
+
+
+def test_a_line_every_five_seconds_and_one_at_the_end(lines):
+    assert lines(0.25) == lines(4.9) == ""
+    said = lines(5.1, done=6_124_456)
+    assert said.startswith("6,124,456 done, 1,234 failed, 3,874,310 left, ")
+    assert said.endswith(" to go\n")
+    assert lines(9.0) == ""
+    last = lines(9.1, done=9_998_766, in_flight=0)
+    assert "9,998,766 done, 1,234 failed, 0 left" in last
+    assert "to go" not in last
+    assert lines(9.2, done=9_998_766, in_flight=0) == ""
+
+
+def test_a_signal_is_answered_at_once_and_once(lines):
+    assert lines(1.0, stopping=True).startswith("stopping: 250 answers are still to come")
+    assert lines(1.2, stopping=True) == ""
+
+
+def test_the_rate_forgets_what_is_long_ago(lines):
+    lines(0.0, done=0)
+    lines(100.0, done=0)
+    assert "100.0 rows/s" in lines(110.0, done=1_000)
+
+
+@pytest.mark.parametrize(
+    ("states", "pause", "said"),
+    [
+        (set(), 0.0, "closed"),
+        ({None}, 0.0, "closed"),
+        ({"closed", "open"}, 3.0, "open"),
+        ({"closed", "half_open"}, 0.0, "half-open"),
+        ({"closed"}, 3.2, "closed, pause 3 s"),
+        ({"closed"}, 0.4, "closed"),
+    ],
+)
+def test_the_worst_circuit_is_named(states, pause, said):
+    assert progress._circuit(states, pause) == said
+
+
+def test_quiet_and_not_a_terminal():
+    stream = io.StringIO()
+    with progress_on(stream, quiet=True) as shown:
+        assert isinstance(shown, Quiet)
+    with progress_on(stream, quiet=False) as shown:
+        assert isinstance(shown, Lines)
+    assert stream.getvalue() == ""

@@ -1,0 +1,280 @@
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.batch.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
+from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
+
+FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING]
+TRANSIENT = [verdict for verdict, treatment in TREATMENTS.items() if treatment.retry]
+
+
+def ended(verdict=Verdict.OK, *, attempts=1, **more):
+    outcome = Outcome(verdict, own_deadline=more.pop("own_deadline", False))
+    return Ended(outcome, attempts=attempts, **more)
+
+
+def schedule(rows, **options):
+    return Schedule(iter(range(rows)), **options)
+
+
+def proven(rows, **options):
+    """A schedule whose first row was answered, so that it scouts no more."""
+    made = schedule(rows, **options)
+    made.settle(made.take(0.0), ended(), 0.0, 0.0)
+    return made
+
+
+def taken(made, now=0.0):
+    """Take all that may go now."""
+    turns = []
+    while isinstance(turn := made.take(now), Turn):
+        turns.append(turn)
+    return turns, turn
+
+
+# ------------------------------------------------------------ order
+
+
+def test_rows_go_in_the_order_of_the_input():
+    turns, then = taken(proven(50))
+    assert [turn.index for turn in turns] == list(range(1, 50))
+    assert then == inf
+    assert {turn.deadline_at for turn in turns} == {None}
+
+
+def test_when_all_are_over_it_says_so():
+    made = proven(2)
+    turn = made.take(0.0)
+    assert made.take(0.0) == inf
+    made.settle(turn, ended(), 1.0, 0.0)
+    assert made.take(1.0) is None
+
+
+def test_no_row_at_all():
+    assert schedule(0).take(0.0) is None
+
+
+def test_who_comes_back_goes_before_fresh_rows_and_not_before_its_time():
+    made = proven(10)
+    turn = made.take(0.0)
+    fate = made.settle(turn, ended(Verdict.THROTTLED, retry_at=5.0), 1.0, 0.0)
+    assert fate == Later(5.0)
+    assert made.take(4.99).index == 2
+    back = made.take(5.0)
+    assert (back.index, back.attempts, back.rounds) == (1, 1, 1)
+
+
+def test_with_nothing_fresh_it_says_when_the_next_comes_back():
+    made = proven(2)
+    made.settle(made.take(0.0), ended(Verdict.THROTTLED, retry_at=5.0), 1.0, 0.0)
+    assert made.waiting == 1
+    assert made.take(1.0) == 5.0
+
+
+def test_fresh_rows_are_held_back_while_many_wait():
+    made = proven(100, held_back=3)
+    for _ in range(3):
+        made.settle(made.take(0.0), ended(Verdict.OVERLOADED, retry_at=9.0), 1.0, 0.0)
+    assert made.take(1.0) == 9.0
+    made.settle(made.take(9.0), ended(), 9.0, 0.0)
+    turns, _ = taken(made, 8.0)
+    assert len(turns) == 96
+
+
+# ------------------------------------------------------------ scouts
+
+
+def test_at_most_so_many_scouts_go_until_one_speaks():
+    made = schedule(100)
+    turns, then = taken(made)
+    assert len(turns) == SCOUTS
+    assert then == inf
+    assert made.scouting
+    made.settle(turns[7], ended(), 1.0, 0.0)
+    assert not made.scouting
+    assert len(taken(made)[0]) == 80
+
+
+@pytest.mark.parametrize("verdict", FINAL)
+def test_the_same_final_verdict_for_every_scout_stops_the_run(verdict):
+    made = schedule(100)
+    turns, _ = taken(made)
+    for turn in turns:
+        assert made.stop_reason() is None
+        assert made.settle(turn, ended(verdict), 1.0, 0.0) == Final(ok=False, attempts=1)
+        assert made.take(1.0) == inf
+    assert made.stop_reason() is verdict
+
+
+def test_scouts_that_come_back_do_not_let_more_go():
+    made = schedule(100)
+    turns, _ = taken(made)
+    for turn in turns[:-1]:
+        made.settle(turn, ended(Verdict.AUTH), 1.0, 0.0)
+    made.settle(turns[-1], ended(Verdict.OVERLOADED, retry_at=4.0), 1.0, 0.0)
+    assert made.stop_reason() is None
+    assert made.take(1.0) == 4.0
+    made.settle(made.take(4.0), ended(Verdict.AUTH), 5.0, 0.0)
+    assert made.stop_reason() is Verdict.AUTH
+
+
+@pytest.mark.parametrize("other", [Verdict.OK, Verdict.INVALID, Verdict.BILLING, Verdict.TOO_LONG])
+def test_one_scout_that_met_something_else_speaks_for_the_run(other):
+    made = schedule(100)
+    turns, _ = taken(made)
+    for turn in turns[:-1]:
+        made.settle(turn, ended(Verdict.AUTH), 1.0, 0.0)
+    made.settle(turns[-1], ended(other), 1.0, 0.0)
+    assert made.stop_reason() is None
+    assert len(taken(made, 1.0)[0]) == 80
+
+
+@pytest.mark.parametrize("verdict", [Verdict.INVALID, Verdict.TOO_LONG, Verdict.FILTERED])
+def test_a_verdict_on_the_row_itself_stops_nothing(verdict):
+    made = schedule(100)
+    for _ in range(100):
+        made.settle(made.take(0.0), ended(verdict), 1.0, 0.0)
+    assert made.stop_reason() is None
+    assert made.take(1.0) is None
+
+
+def test_fewer_rows_than_scouts_stop_nothing():
+    made = schedule(SCOUTS - 1)
+    for turn in taken(made)[0]:
+        made.settle(turn, ended(Verdict.AUTH), 1.0, 0.0)
+    assert made.stop_reason() is None
+    assert made.take(1.0) is None
+
+
+def test_later_rows_with_a_stopping_verdict_stop_nothing():
+    made = proven(100)
+    for _ in range(99):
+        assert made.settle(made.take(0.0), ended(Verdict.BILLING), 1.0, 0.0).ok is False
+    assert made.stop_reason() is None
+
+
+# ------------------------------------------------------------ coming back
+
+
+@pytest.mark.parametrize("verdict", [*TRANSIENT, Verdict.REJECTED])
+@pytest.mark.parametrize("stopped", ["budget", "attempts", "longest_wait", "cooldown", "breaker"])
+def test_whatever_stops_a_call_but_a_final_verdict_lets_the_row_come_back(verdict, stopped):
+    made = proven(5)
+    fate = made.settle(made.take(0.0), ended(verdict, stopped=stopped), 1.0, 0.5)
+    assert isinstance(fate, Later)
+    assert fate.due > 1.0
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [v for v, t in TREATMENTS.items() if not t.retry and v not in (Verdict.OK, Verdict.REJECTED)],
+)
+def test_a_final_verdict_ends_the_row(verdict):
+    made = proven(5)
+    fate = made.settle(made.take(0.0), ended(verdict, attempts=3), 1.0, 0.5)
+    assert fate == Final(ok=False, attempts=3)
+
+
+def test_a_row_fails_after_so_many_attempts_over_all_rounds():
+    made = proven(2)
+    now, fate = 0.0, None
+    for round_ in range(1, 11):
+        turn = made.take(now)
+        fate = made.settle(turn, ended(Verdict.TIMEOUT, attempts=2), now, 1.0)
+        if round_ < 10:
+            now = fate.due
+    assert fate == Final(ok=False, attempts=ATTEMPTS)
+
+
+@given(uniform=st.floats(0, 1, exclude_max=True), wait=st.floats(0.001, 5000))
+def test_never_before_the_named_time_and_spread_beyond_it(uniform, wait):
+    made = proven(2)
+    fate = made.settle(made.take(0.0), ended(Verdict.THROTTLED, retry_at=10 + wait), 10.0, uniform)
+    assert 10 + wait <= fate.due + 1e-9
+    assert fate.due <= 10 + 1.5 * wait + 1e-6
+
+
+@given(uniform=st.floats(0, 1, exclude_max=True), rounds=st.integers(0, 19))
+def test_without_a_named_time_the_pause_is_bounded_and_never_nothing(uniform, rounds):
+    made = proven(2)
+    made.take(0.0)
+    turn = Turn(index=1, rounds=rounds)
+    fate = made.settle(turn, ended(Verdict.RESET, retry_at=3.0), 10.0, uniform)  # long past
+    assert 10.5 <= fate.due <= 70.0
+
+
+# ------------------------------------------------------------ the deadline
+
+
+def test_the_deadline_of_a_row_begins_with_its_first_turn_and_holds_over_all_rounds():
+    made = proven(3, deadline=10.0)
+    turn = made.take(100.0)
+    assert turn.deadline_at == 110.0
+    made.settle(turn, ended(Verdict.THROTTLED, retry_at=104.0), 101.0, 0.0)
+    back = made.take(104.0)
+    assert (back.index, back.deadline_at) == (1, 110.0)
+    fate = made.settle(back, ended(Verdict.THROTTLED, retry_at=110.0), 105.0, 0.0)
+    assert fate == Final(ok=False, attempts=2)
+
+
+def test_an_attempt_that_our_own_deadline_ended_is_not_tried_again():
+    made = proven(3, deadline=10.0)
+    turn = made.take(0.0)
+    fate = made.settle(turn, ended(Verdict.TIMEOUT, own_deadline=True), 9.9, 0.0)
+    assert fate == Final(ok=False, attempts=1)
+
+
+# ------------------------------------------------------------ nothing is lost
+
+OUTCOMES = st.tuples(
+    st.sampled_from([v for v in Verdict if v is not Verdict.CANCELLED]),
+    st.integers(0, 6),
+    st.one_of(st.none(), st.floats(-5, 60)),
+    st.floats(0, 1, exclude_max=True),
+)
+
+
+@given(
+    rows=st.integers(0, 60),
+    width=st.integers(1, 40),
+    held_back=st.integers(1, 10),
+    deadline=st.one_of(st.none(), st.floats(1, 100)),
+    script=st.lists(OUTCOMES, max_size=200),
+)
+def test_every_row_ends_exactly_once(rows, width, held_back, deadline, script):
+    made = schedule(rows, held_back=held_back, deadline=deadline)
+    under_way, over, attempts = [], [], dict.fromkeys(range(rows), 0)
+    now, outcomes = 0.0, iter(script)
+    while made.stop_reason() is None:
+        turn = made.take(now) if len(under_way) < width else inf
+        if turn is None:
+            break
+        if isinstance(turn, Turn):
+            assert turn.index not in over
+            assert turn.index not in {other.index for other in under_way}
+            under_way.append(turn)
+        elif under_way:
+            turn = under_way.pop(0)
+            verdict, sends, wait, uniform = next(outcomes, (Verdict.OK, 1, None, 0.0))
+            retry_at = None if wait is None else now + wait
+            told = ended(verdict, attempts=sends, retry_at=retry_at)
+            fate = made.settle(turn, told, now, uniform)
+            attempts[turn.index] += sends
+            if isinstance(fate, Final):
+                assert fate.attempts == attempts[turn.index]
+                over.append(turn.index)
+            else:
+                assert fate.due > now
+        else:
+            assert now < turn < inf, "it must say when to ask again"
+            now = turn
+        assert made.under_way == len(under_way)
+        assert made.waiting <= held_back + width
+        assert made.waiting + len(under_way) + len(over) <= rows
+    if made.stop_reason() is None:
+        assert sorted(over) == list(range(rows))
+    else:
+        assert over == list(range(SCOUTS)) or len(over) == SCOUTS

@@ -1,0 +1,61 @@
+"""docs/batch.md is true: its first commands run, its flags are those of the command."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from batches import environment, read
+
+from stormbreak.cli.batch_run import _PLANNED, command
+from stormbreak.types import Verdict
+
+PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
+
+
+def test_the_first_two_minutes(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    (block,) = re.findall(r"^## Two minutes\n.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["bash", "-ec", block.replace("8900", str(port))],
+        cwd=tmp_path,
+        env=environment(PATH=path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        try:
+            assert shell.wait(30) == 0
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)  # the provider, too
+        said = shell.stdout.read()
+    assert "answered   3 of 3 rows" in said
+    assert "done     3 (100.0%)" in said
+    assert {line["custom_id"] for line in read(tmp_path / "out.jsonl")} == {
+        "row-1",
+        "row-2",
+        "mine",
+    }
+
+
+def test_its_flags_are_those_of_the_command():
+    documented = re.findall(r"^\| `(--[a-z-]+)", PAGE, re.MULTILINE)
+    shown = [it for it in command.params if it.opts[0].startswith("--") and not it.hidden]
+    assert sorted(documented) == sorted(it.opts[0] for it in shown)
+    not_built = PAGE[PAGE.index("Not built yet") :]
+    assert all(f"`{flag}`" in not_built for flag in _PLANNED)
+
+
+@pytest.mark.parametrize(
+    "verdict", ["auth", "billing", "not_found", "invalid", "too_long", "filtered", "redirected"]
+)
+def test_its_verdicts_exist(verdict):
+    assert Verdict(verdict)
+    assert f"`{verdict}`" in PAGE

@@ -1,0 +1,111 @@
+"""Batches for tests: inputs, scenarios, the command as a process of its own, and what must hold afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+
+from stormbreak.testing import answer_text
+
+OWN = ("STORMBREAK_", "OPENAI_", "HOLYSHEEP_", "DEEPSEEK_", "GROQ_", "OPENROUTER_")
+PATIENCE = 60.0  # seconds that anything may take, at the very most
+
+
+def chat_row(number, **more):
+    """One row in the OpenAI Batch format."""
+    messages = [{"role": "user", "content": f"document {number}"}]
+    body = {"model": "storm-1", "messages": messages, **more}
+    return {
+        "custom_id": f"row-{number}",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": body,
+    }
+
+
+def chat_rows(count, **more):
+    return [chat_row(number, **more) for number in range(count)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path):
+    """The lines of a file of the batch; none if there is no such file."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def scenario(*troubles, service=0.0, cv=0.0, **provider):
+    """A scenario in TOML, in real seconds; a trouble is a dict."""
+    lines = ["duration = 3600", "[provider]", f"service = {service}", f"cv = {cv}"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in provider.items()]
+    for trouble in troubles:
+        lines.append("[[trouble]]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in trouble.items()]
+    return "\n".join(lines) + "\n"
+
+
+def assert_answered(rows, output):
+    """Each custom_id stands there once, each with the answer to that very request."""
+    lines = read(output)
+    counted = Counter(line["custom_id"] for line in lines)
+    assert counted == Counter(row["custom_id"] for row in rows)
+    bodies = {row["custom_id"]: row["body"] for row in rows}
+    for line in lines:
+        response = line["response"]
+        assert line["error"] is None
+        assert response["status_code"] == 200
+        said = response["body"]["choices"][0]["message"]["content"]
+        assert said == answer_text(bodies[line["custom_id"]])
+
+
+def environment(**more):
+    """This one without any word about providers."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
+    return clean | {"COLUMNS": "100", "TERM": "xterm-256color"} | more
+
+
+def command(*args):
+    return [sys.executable, "-W", "error", "-m", "stormbreak.cli.main", *map(str, args)]
+
+
+def run(*args, patience=PATIENCE, **env):
+    """Run the command to its end."""
+    return subprocess.run(
+        command(*args),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=patience,
+        env=environment(**env),
+    )
+
+
+@contextmanager
+def started(*args, **options):
+    """Start the command; it is gone when the context ends."""
+    env = environment(**options.pop("env", {}))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    with subprocess.Popen(command(*args), env=env, **pipes) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+
+def wait_until(fact, what="it"):
+    """Look until `fact()` is true."""
+    give_up_at = time.monotonic() + PATIENCE
+    while not fact():
+        assert time.monotonic() < give_up_at, f"{what} did not happen in {PATIENCE:g} s"
+        time.sleep(0.005)
+
+
+def size_of(path):
+    return path.stat().st_size if path.exists() else 0
