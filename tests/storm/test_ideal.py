@@ -1,5 +1,7 @@
 """The fluid optimum against cases that can be worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from stormbreak.provider.kinds import Kind
@@ -114,13 +116,14 @@ def test_slow_service_counts_against_the_deadline():
     assert served == pytest.approx(12.5 * (400 + 22) + 100, rel=0.01)
 
 
-def test_a_call_that_is_too_late_for_slow_service_waits_for_fast_service():
-    """Nine seconds before their deadline when the brownout ends: too late for 20 s of service, not for 2 s."""
-    slow = Trouble(kind=Kind.SERVICE, factor=10.0, until=21.0)
-    block = [0.0] * 100  # takes every slot until about 20 s
+@pytest.mark.parametrize(("until", "answers"), [(21.0, 150), (28.4, 150), (29.5, 0)])
+def test_a_call_that_is_too_late_for_slow_service_waits_for_fast_service(until, answers):
+    """40 s of service are too long for anybody with 30 s; it knows that 2 s of service will come, and when."""
+    slow = Trouble(kind=Kind.SERVICE, factor=20.0, until=until)
+    served = ideal([0.5] * 150, provider=replace(P, slots=150), trouble=(slow,))
 
-    served = ideal([*block, *[0.5] * 50], provider=P, trouble=(slow,))
-    assert within(served, 21.0, 31.0) == pytest.approx(50, abs=5)
+    assert within(served, until + 1.9, 30.6) == pytest.approx(answers)
+    assert within(served, 0.0) == pytest.approx(answers)
 
 
 def test_the_front_end_bounds_how_many_may_start():
