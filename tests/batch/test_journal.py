@@ -103,12 +103,18 @@ def test_what_failed_for_good_is_not_tried_by_a_later_run(journal, ids, files):
 
 
 @pytest.mark.parametrize("verdict", [Verdict.AUTH, Verdict.BILLING, Verdict.NOT_FOUND])
-def test_what_lies_with_key_or_account_is_tried_again_by_a_later_run(journal, ids, files, verdict):
+def test_who_mended_key_or_account_deletes_the_failed_file_to_try_again(
+    journal, ids, files, verdict
+):
     journal.fail(ids.row(3), failure(verdict))
     journal.close()
     later = Journal(files, ids)
-    assert 3 in list(later.left())
+    assert 3 not in list(later.left())
     later.close()
+    files.failed.unlink()
+    mended = Journal(files, ids)
+    assert 3 in list(mended.left())
+    mended.close()
 
 
 def test_files_are_for_the_owner_only(journal, ids, files):

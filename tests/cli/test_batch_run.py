@@ -203,7 +203,7 @@ def test_the_same_refusal_for_everyone_stops_early_and_after_mending_all_rows_ru
     assert_answered(chat_rows(100), output)
 
 
-def test_fewer_rows_than_that_are_explained_one_by_one_and_run_after_mending(
+def test_fewer_rows_than_that_are_explained_one_by_one_and_not_sent_again(
     batch_run, source, output, failed, stormbreak_provider
 ):
     write(source, chat_rows(5))
@@ -211,7 +211,11 @@ def test_fewer_rows_than_that_are_explained_one_by_one_and_run_after_mending(
     assert code == 1
     assert str(failed) in said
     assert [line["error"]["verdict"] for line in read(failed)] == ["auth"] * 5
-    assert batch_run(provider=stormbreak_provider(scenario()))[0] == 0
+    mended = stormbreak_provider(scenario())
+    assert batch_run(provider=mended)[0] == 1
+    assert mended.stats()["arrivals"] == 0
+    failed.unlink()
+    assert batch_run(provider=mended)[0] == 0
     assert_answered(chat_rows(5), output)
     assert not failed.exists()
 

@@ -33,10 +33,7 @@ _DONE: Final = 1
 _FAILED: Final = 2  # but may be tried again
 _REFUSED: Final = 3  # for good: sent again, it would fail again
 
-# Final within a run; but nothing was sent, or the reason lies with key, account or address, not with the row.
-_MENDABLE = frozenset(
-    {Verdict.REJECTED, Verdict.CANCELLED, Verdict.AUTH, Verdict.BILLING, Verdict.NOT_FOUND}
-)
+_UNSENT = frozenset({Verdict.REJECTED, Verdict.CANCELLED})
 
 
 class Journal:
@@ -169,6 +166,6 @@ class Journal:
 def _failed_state(verdict: str | None) -> int:
     """Tell failures that another run may mend from those that it would only repeat."""
     known = Verdict(verdict) if verdict in set(Verdict) else None
-    if known is None or known in _MENDABLE:
+    if known is None or known in _UNSENT:
         return _FAILED
     return _FAILED if TREATMENTS[known].retry else _REFUSED

@@ -5,6 +5,7 @@ be read back: a body that is no JSON, or that a reader deeper in the stack might
 """
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
 _RAW = Decoder(Raw)
-_DEEPER = 200  # levels of nesting kept free for readers with less stack than the writer had
+_DEEPEST = 500  # levels of nesting that every reader can be expected to follow
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,15 @@ def _value(body: bytes) -> bytes:
 def _checked(body: bytes) -> bytes:
     body.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
     _RAW.decode(body)
-    if body.count(b"[") + body.count(b"{") > _DEEPER:
-        _RAW.decode(b"[" * _DEEPER + body + b"]" * _DEEPER)
+    if body.count(b"[") + body.count(b"{") > _DEEPEST and _depth(body) > _DEEPEST:
+        raise RecursionError
     return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body
+
+
+def _depth(body: bytes) -> int:
+    """Count the levels of nesting. The interpreter's own bound is another one in each version."""
+    deepest = level = 0
+    for bracket in re.findall(rb"[\[{\]}]", _STRING.sub(b"", body)):
+        level += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, level)
+    return deepest
