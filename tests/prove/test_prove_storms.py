@@ -39,9 +39,10 @@ def test_without_retries_the_incident_is_over_in_a_minute():
 
 @pytest.mark.parametrize("scenario", ["dip", "outage", "blackhole", "serverless", "brownout"])
 def test_whatever_fills_the_queue_naive_retries_keep_it_full(scenario):
+    """Of the few answers, most are from before the collapse."""
     storm = measured(scenario, "naive")
 
-    assert storm.goodput <= 0.05
+    assert storm.goodput <= 0.07
     assert storm.recovery is None
 
 
