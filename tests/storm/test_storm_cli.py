@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -103,13 +104,14 @@ def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
     assert "it never recovered." in out
 
 
-def test_a_policy_may_be_a_file(capsys, small, tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text("preset = 'off'\n[retry]\nattempts = 4\n")
-    code, out, _ = run(capsys, "run", small, "--policy", str(path), "--json")
+def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("[mine].toml").write_text("preset = 'off'\n[retry]\nattempts = 4\n")
+    code, out, _ = run(capsys, "run", small, "--policy", "[mine].toml", "--json")
 
     assert code == 0
     assert json.loads(out)["amplification"] > 1
+    assert "[mine]" in run(capsys, "run", small, "--policy", "[mine].toml")[1].splitlines()[2]
 
 
 def test_a_scenario_names_its_preset(capsys, tmp_path):

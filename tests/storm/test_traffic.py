@@ -1,3 +1,6 @@
+import pytest
+
+from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Herd, Load, Step
 from stormbreak.storm.traffic import traffic
 
@@ -33,3 +36,23 @@ def test_even_arrivals_need_no_chance():
     load = Load(rate=1.0, arrivals="even", steps=(Step(at=3.0, rate=2.0),))
 
     assert traffic(load, 4.5, seed=1).times == [1.0, 2.0, 3.0, 3.5, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("load", "complaint"),
+    [
+        (
+            Load(rate=1e9),
+            "load must bring at most 10000000 calls in a simulation, got about 6e\\+10",
+        ),
+        (Load(rate=1.0, steps=(Step(at=50.0, rate=2e6, ramp=5.0),)), "got about 1.5e"),
+        (Load(herds=(Herd(at=1.0, calls=6_000_000, times=2),)), "got about 1.2e"),
+        (
+            Load(rate=1.0, processes=100_001),
+            "load.processes must be at most 100000 in a simulation",
+        ),
+    ],
+)
+def test_what_no_machine_could_simulate_is_refused_before_it_begins(load, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        traffic(load, 60.0, seed=1)
