@@ -7,7 +7,7 @@ import pytest
 from stormbreak.config import load_policy, resolve_policy
 from stormbreak.errors import ConfigurationError
 
-BACKOFFS = "constant, linear, exponential, proportional_jitter, full_jitter"
+BACKOFFS = "constant, linear, exponential, proportional_jitter, full_jitter, equal_jitter, decorrelated_jitter"
 TABLE = {
     # unknown keys
     "deadlin = 3": "deadlin is no key of a policy; did you mean deadline?",

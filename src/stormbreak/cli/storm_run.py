@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
@@ -84,7 +85,9 @@ def _simulate(
     with _bar() as bar:
         for contender in found:
             for seed in seeds:
-                task = bar.add_task(f"{storm.name}, {contender.name}, seed {seed}", total=1.0)
+                task = bar.add_task(
+                    escape(f"{storm.name}, {contender.name}, seed {seed}"), total=1.0
+                )
                 results.append(_one(storm, contender, seed, bar, task, shared=shared))
                 bar.remove_task(task)
     return results

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from stormbreak.provider.scenario import Scenario
@@ -63,7 +64,7 @@ def sentence(scenario: Scenario, policy: str, measures: Measures) -> str:
 
 def table(policies: Mapping[str, Measures]) -> Table:
     """Measures as rows, policies as columns."""
-    shown = Table("", *policies, box=SIMPLE, pad_edge=False)
+    shown = Table("", *map(escape, policies), box=SIMPLE, pad_edge=False)
     for column in shown.columns[1:]:
         column.justify = "right"
     for name in _SHOWN:

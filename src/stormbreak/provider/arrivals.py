@@ -69,7 +69,7 @@ class Even:
                 del self._steps[0]
             rate = self._steps[0][1]
             change = self._steps[1][0] if len(self._steps) > 1 else None
-            if rate > 0 and (change is None or now + missing / rate < change):
+            if rate > 0 and (change is None or now + missing / rate <= change):
                 return now + missing / rate
             if change is None:
                 return None

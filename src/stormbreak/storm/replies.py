@@ -33,7 +33,7 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
         Kind.CUT_BODY: _BROKEN,
         Kind.EMPTY_BODY: _BROKEN,
         Kind.INVALID_JSON: _BROKEN,
-        Kind.ERROR_IN_200: _BROKEN,
+        Kind.ERROR_IN_200: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
         Kind.CUT_STREAM: _BROKEN,
         Kind.STREAM_RESET: _BROKEN,
     }

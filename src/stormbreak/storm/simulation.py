@@ -129,8 +129,14 @@ class _Fleet:
 
     @property
     def records(self) -> list[Record]:
-        """Every call, in order of arrival."""
-        return [record for record in self._ended if record is not None]
+        """Every call, in order of arrival. All have ended, and nothing of theirs is held any more."""
+        records = [record for record in self._ended if record is not None]
+        lanes = [driver.engine.lane(TARGET) for driver in self._drivers]
+        held = sum(lane.slots.in_flight + lane.admission.queued for lane in lanes)
+        if len(records) < len(self._ended) or held:
+            lost = len(self._ended) - len(records)
+            raise RuntimeError(f"{lost} calls never ended, {held} permits and tickets are held")
+        return records
 
     def observed(self) -> Observed:
         """What was seen of the provider and the circuits."""

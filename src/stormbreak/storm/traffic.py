@@ -6,11 +6,16 @@ Both come from streams of chance of their own, so that they are the same for eve
 from collections.abc import Iterator
 from heapq import merge
 from itertools import takewhile
+from math import fsum
 from typing import NamedTuple
 
-from stormbreak.provider.arrivals import Even, Poisson
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.arrivals import Even, Poisson, laid_out
 from stormbreak.provider.chance import mix
 from stormbreak.provider.scenario import Herd, Load
+
+MOST_CALLS = 10_000_000
+MOST_PROCESSES = 100_000
 
 _ARRIVALS, _PROCESSES = 0xA1, 0xB2  # keys of the two streams
 
@@ -23,12 +28,36 @@ class Traffic(NamedTuple):
 
 
 def traffic(load: Load, duration: float, seed: int) -> Traffic:
-    """Draw every call that arrives before `duration`, in order."""
+    """Draw every call that arrives before `duration`, in order.
+
+    Raises:
+        ConfigurationError: there would be more calls, or processes, than can be simulated.
+    """
+    _check(load, duration)
     flow = takewhile(lambda at: at < duration, _flow(load, mix(mix(seed) ^ _ARRIVALS)))
     herds = (at for at in _herds(load.herds) if at < duration)
     times = list(merge(flow, herds))
     salt = mix(mix(seed) ^ _PROCESSES)
     return Traffic(times, [mix(salt + number) % load.processes for number in range(len(times))])
+
+
+def _check(load: Load, duration: float) -> None:
+    if load.processes > MOST_PROCESSES:
+        raise ConfigurationError(
+            f"load.processes must be at most {MOST_PROCESSES} in a simulation, got {load.processes}"
+        )
+    calls = _expected(load, duration)
+    if calls > MOST_CALLS:
+        raise ConfigurationError(
+            f"load must bring at most {MOST_CALLS} calls in a simulation, got about {calls:.3g}"
+        )
+
+
+def _expected(load: Load, duration: float) -> float:
+    rates = [part for part in laid_out(load.rate, load.steps) if part[0] < duration]
+    ends = [*(at for at, _ in rates[1:]), duration]
+    flow = fsum(rate * (end - at) for (at, rate), end in zip(rates, ends, strict=True))
+    return flow + sum(herd.calls * herd.times for herd in load.herds)
 
 
 def _flow(load: Load, salt: int) -> Iterator[float]:
