@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
@@ -39,6 +40,11 @@ from stormbreak.storm.simulation import Result, simulate
     help="So many runs, from --seed on; what is shown is their mean.",
 )
 @click.option("--shared", is_flag=True, help="All processes share one engine.")
+@click.option(
+    "--first-output",
+    is_flag=True,
+    help="Answers are streamed on the wire: clients see when each begins.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option(
     "--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds: 'goodput >= 0.97'."
@@ -52,6 +58,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     seed: int,
     seeds: int,
     shared: bool,
+    first_output: bool,
     as_json: bool,
     claim: str | None,
     report: str | None,
@@ -63,11 +70,12 @@ def command(  # noqa: PLR0913 - one parameter for each option
     storm = load(scenario)
     names = [policy or (storm.load.preset if storm.load else "interactive"), *_names(compare)]
     found = [contenders.find(name) for name in dict.fromkeys(names)]
-    results = _simulate(storm, found, range(seed, seed + seeds), shared=shared)
+    results = _simulate(storm, found, range(seed, seed + seeds), shared, first_output)
     means = {contender.name: average(_of(contender, results)) for contender in found}
     if as_json:
         head = {"scenario": storm.name, "policy": found[0].name, "seed": seed, "seeds": seeds}
-        click.echo(json.dumps(_document({**head, "shared": shared}, means, results)))
+        modes = {"shared": shared, "first_output": first_output}
+        click.echo(json.dumps(_document({**head, **modes}, means, results)))
     else:
         click.echo(sentence(storm, found[0].name, means[found[0].name]))
         Console().print(table(means))
@@ -79,7 +87,11 @@ def _names(compare: str) -> list[str]:
 
 
 def _simulate(
-    storm: Scenario, found: Sequence[Contender], seeds: range, *, shared: bool
+    storm: Scenario,
+    found: Sequence[Contender],
+    seeds: range,
+    shared: bool,  # noqa: FBT001
+    first_output: bool,  # noqa: FBT001
 ) -> list[Result]:
     results = []
     with _bar() as bar:
@@ -88,18 +100,21 @@ def _simulate(
                 task = bar.add_task(
                     escape(f"{storm.name}, {contender.name}, seed {seed}"), total=1.0
                 )
-                results.append(_one(storm, contender, seed, bar, task, shared=shared))
+                result = simulate(
+                    storm,
+                    contender,
+                    seed=seed,
+                    shared=shared,
+                    first_output=first_output,
+                    progress=partial(_show, bar, task),
+                )
+                results.append(result)
                 bar.remove_task(task)
     return results
 
 
-def _one(
-    storm: Scenario, contender: Contender, seed: int, bar: Bar, task: TaskID, *, shared: bool
-) -> Result:
-    def progress(share: float) -> None:
-        bar.update(task, completed=share)
-
-    return simulate(storm, contender, seed=seed, shared=shared, progress=progress)
+def _show(bar: Bar, task: TaskID, share: float) -> None:
+    bar.update(task, completed=share)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class Admission:
         self._takes = tuple(gate.take for gate in gates)
         self._settles = tuple(gate.settle for gate in reversed(gates))  # last taken first
         self._slots = slots
+        self._slot = self._gates.index(slots)
         self._policy = policy
         self._wake = wake
         self._spaced = spaced
@@ -105,7 +106,7 @@ class Admission:
 
     def pump(self, now: float) -> None:
         """Let leave whoever may, and see to it that somebody looks again when time opens a gate."""
-        self._slots.tick(now, self._longest_wait(now))
+        self._slots.tick(now, self._longest_wait(now) if self.queued else 0.0)
         while self.queued:
             ready_at = self._ready_at(now)
             if ready_at > now:
@@ -138,6 +139,11 @@ class Admission:
             self.learn(now - taken_at)
         self.pump(now)
 
+    def first(self, tokens: list[Any], now: float) -> None:
+        """Take note that an attempt begins to put out: a slot more is proven, and somebody may leave."""
+        self._slots.first(tokens[self._slot], now)
+        self.pump(now)
+
     def learn(self, took: float) -> None:
         """Remember how long an answer takes."""
         self.service += (took - self.service) * (LEARNING if self.service else 1.0)
@@ -156,7 +162,7 @@ class Admission:
         return latest
 
     def _grant(self, now: float) -> Permit:
-        return Permit(self.settle, [take(now) for take in self._takes], now)
+        return Permit(self, [take(now) for take in self._takes], now)
 
     def _next(self, now: float) -> Ticket:
         priority, line = next((p, line) for p, line in self._lines.items() if line)
@@ -172,8 +178,7 @@ class Admission:
         )
 
     def _longest_wait(self, now: float) -> float:
-        oldest = (next(iter(line)).queued_at for line in self._lines.values() if line)
-        return now - min(oldest, default=now) if self.queued else 0.0
+        return now - min(next(iter(line)).queued_at for line in self._lines.values() if line)
 
     def _last(self) -> Ticket | None:
         line = next((line for line in reversed(self._lines.values()) if line), None)

@@ -2,8 +2,11 @@
 
 Without evidence of congestion it does not bind, up to a ceiling: a calm burst from idle is sent at once, and
 long and short answers side by side are no congestion. With evidence (`evidence`), the limit is a little above
-what was just proven to be served (`proven`). After the last evidence it is held for `HOLD` seconds, then
-doubles every `DOUBLING`, and after `FADE` it is gone. It is at least 1 and can always grow again.
+what was just proven to be served (`proven`), and not below the floor of the `guard`. After the last evidence
+it is held for `HOLD` seconds, then doubles every `DOUBLING`, and after `FADE` it is gone. It is at least 1 and
+can always grow again.
+
+`limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
 """
 
 from collections.abc import Callable
@@ -15,7 +18,7 @@ from stormbreak.core.baseline import Baseline
 from stormbreak.core.checks import require
 from stormbreak.core.evidence import Evidence
 from stormbreak.core.flight import Flight, Landing
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.guard import Guard
 from stormbreak.core.proven import ProvenByFirst, ProvenByRate
 from stormbreak.types import Outcome
@@ -24,6 +27,9 @@ HOLD = 5.0  # seconds
 DOUBLING = 20.0  # seconds
 FADE = 120.0  # seconds
 FAILING = 10.0  # seconds since failures stood out
+LEAST = 2.0  # while there is evidence, before fading
+LOOK = 1.0  # seconds between two looks while all is quiet
+AGAIN = 0.05  # seconds; nobody asks again sooner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +51,8 @@ class AutomaticConcurrency:
     """The gate that counts slots, as many as seem good. The token is the attempt's flight."""
 
     __slots__ = (
-        "_baseline", "_by_first", "_by_rate", "_evidence", "_floor", "_guard", "_held", "_held_at", "_paused", "_policy",
-        "_successes", "in_flight", "limit",
+        "_answers", "_baseline", "_by_first", "_by_rate", "_control", "_evidence", "_guard", "_held", "_held_at",
+        "_look_at", "_most", "_paused", "_policy", "in_flight", "limit",
     )  # fmt: skip
     name = "limit"
 
@@ -60,11 +66,13 @@ class AutomaticConcurrency:
         self._evidence = Evidence()
         self._by_first = ProvenByFirst()
         self._by_rate = ProvenByRate()
-        self._guard = Guard()
-        self._floor = 0.0
-        self._held = 0.0  # what the limit was when the last evidence came
+        self._guard = Guard(policy.ceiling)
+        self._answers = 0  # since the guard was last fed
+        self._look_at = -inf  # before this, and without evidence, there is nothing to see
+        self._control = LEAST  # what evidence would make of the limit, at the last look
+        self._held = LEAST  # the same when the last evidence came
         self._held_at = -inf
-        self._successes = 0  # since the guard last looked
+        self._most: float = policy.ceiling  # the ceiling, raised by what was proven
         self.in_flight = 0
         self.limit = policy.ceiling
 
@@ -75,87 +83,87 @@ class AutomaticConcurrency:
 
     def binds(self, now: float) -> bool:
         """Whether there is a limit but the ceiling."""
-        return now - self._evidence.at - HOLD < FADE
+        return now - self._evidence.at < HOLD + FADE
 
     def ready_at(self, now: float) -> float:
-        """OPEN while a slot is free; else when time alone frees one (an answer may come sooner)."""
-        if self.in_flight < self._limit_at(now):
+        """OPEN while a slot is free; else when time alone may free one (an answer may come sooner)."""
+        if self.in_flight < self.limit:
             return OPEN
-        if not self.binds(now) or self._held <= 0:
-            return inf
-        growth = DOUBLING * log2(max(1.0, (self.in_flight + 1) / self._held))
-        return max(now + 0.05, self._evidence.at + HOLD + min(growth, FADE))
+        if not self.binds(now) or self.in_flight >= self._most:
+            return UNTIL_EVENT
+        base = max(self._control, self._held)
+        growth = DOUBLING * log2(max(1.0, (self.in_flight + 1) / base))
+        return max(now + AGAIN, self._evidence.at + HOLD + min(growth, FADE))
 
     def tick(self, now: float, waited: float) -> None:
         """Look at the time: let attempts vote, and a queue stand whose oldest call has `waited` so long."""
         evidence, baseline = self._evidence, self._baseline
-        evidence.vote(now, baseline.usual, streams=baseline.streams)
-        evidence.stands(waited, now)
-        self._review(now)
+        if evidence.votes_at <= now and baseline.usual is not None:
+            evidence.vote(now, baseline.usual, streams=baseline.streams)
+        if waited:
+            evidence.waited(waited, now)
+        if now >= self._look_at or self.in_flight >= self.limit or self.binds(now):
+            self._look(now)
 
     def take(self, now: float) -> Flight:
         """Occupy a slot."""
         flight = Flight(now)
         self.in_flight += 1
         self._baseline.sent(flight)
-        self._evidence.sent(flight)
+        self._evidence.sent(flight, self._baseline.usual)
         return flight
 
-    def first(self, flight: Flight, now: float) -> None:
+    def first(self, token: Flight, now: float) -> None:
         """The first output of an attempt has come."""
-        if flight.first_at is not None or flight.landing is not None:
+        if token.first_at is not None or token.landing is not None:
             return
         if not self._baseline.streams:
-            self._baseline.forget_first()
-        flight.first_at = now
+            self._baseline.start_over()
+            self._evidence.start_over()
+        token.first_at = now
         self._by_first.first(now)
 
     def settle(self, token: Flight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
-        """Free the slot, and learn."""
+        """Free the slot, and learn. The limit follows at the next tick, in the same step."""
         self.in_flight -= 1
         landing = token.land(outcome, now)
         if token.first_at is not None:
             self._by_first.ended(now)
         if landing is Landing.ANSWERED:
-            self._successes += 1
-            self._by_rate.succeeded(now, now - token.sent_at, self._baseline.mean)
+            self._answers += 1
+            self._by_rate.answered(now, now - token.sent_at, self._baseline.mean)
         self._evidence.landed(landing, now)
-        self._baseline.landed(now, self._evidence.at)
-        self.tick(now, 0.0)
+        self._baseline.landed(token, now, self._evidence.at)
+
+    def _look(self, now: float) -> None:
+        policy = self._policy
+        self._look_at = now + LOOK
+        proven = self._proven(now)
+        self._control = max(LEAST, policy.gain * proven + policy.plus)
+        self._most = max(policy.ceiling, self._control) if proven else policy.ceiling
+        evidence_at = self._evidence.at
+        if evidence_at > self._held_at:
+            self._held, self._held_at = self._control, evidence_at
+        floor_ = 0.0 if self._baseline.streams else self._floor(now)
+        self.limit = max(1, floor(min(self._most, self._limit(now - evidence_at - HOLD, floor_))))
 
     def _proven(self, now: float) -> float:
         if self._baseline.streams:
             return self._by_first.at(now)
         return self._by_rate.at(now, self._baseline.mean)
 
-    def _review(self, now: float) -> None:
-        """Note what holds if this is the moment of evidence, and feed the guard."""
-        evidence = self._evidence
-        control = self._control(now)
-        if evidence.at == now or evidence.at > self._held_at:
-            self._held, self._held_at = control, evidence.at
-        if not self._baseline.streams:
-            self._guard_against_ourselves(now)
-        self.limit = self._limit_at(now)
-
-    def _guard_against_ourselves(self, now: float) -> None:
-        successes, self._successes = self._successes, 0
-        if not self.binds(now):
-            self._floor = 0.0
-            self._guard.quiet(now, successes, self.in_flight)
-            return
-        failing = now - self._evidence.errors_at < FAILING or self._paused(now)
-        mean = self._baseline.mean or 0.0
-        self._floor = self._guard.floor(now, successes, mean, failing=failing)
-
-    def _control(self, now: float) -> float:
-        return max(2.0, self._policy.gain * self._proven(now) + self._policy.plus)
-
-    def _limit_at(self, now: float) -> int:
-        quiet = now - self._evidence.at - HOLD
+    def _limit(self, quiet: float, floor_: float) -> float:
+        """The limit when the last evidence is HOLD + `quiet` old."""
         if quiet >= FADE:
-            return max(self._policy.ceiling, floor(self._control(now)))
-        limit = self._control(now)
-        if quiet > 0:
-            limit = max(limit, self._held) * 2 ** (quiet / DOUBLING)
-        return max(1, floor(max(limit, self._floor)))
+            return self._most
+        if quiet <= 0:
+            return max(self._control, floor_)
+        return max(max(self._control, self._held) * 2 ** (quiet / DOUBLING), floor_)
+
+    def _floor(self, now: float) -> float:
+        answers, self._answers = self._answers, 0
+        if not self.binds(now):
+            self._guard.quiet(now, answers, self.in_flight)
+            return 0.0
+        failing = now - self._evidence.errors_at < FAILING or self._paused(now)
+        return self._guard.floor(now, answers, self._baseline.mean or 0.0, failing=failing)

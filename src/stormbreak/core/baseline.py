@@ -4,10 +4,14 @@ Attempts are grouped in the order they were *sent*, sixteen to a block, and a bl
 have ended. The order of sending matters: of a burst, the shortest answers come first and the longest last,
 so any estimate in the order of completion is fooled. Blocks that overlap evidence of congestion are dropped,
 or congestion would become the new usual; unless nothing else has come for two minutes, for then it is.
+
+A block keeps samples, not attempts: an attempt that hangs holds back its own block and nothing else.
 """
 
 from collections import deque
+from math import inf
 from statistics import median
+from typing import NamedTuple
 
 from stormbreak.core.flight import Flight, Landing
 
@@ -16,85 +20,105 @@ LEAST = 8  # samples that make a block worth keeping
 KEPT = 16  # blocks
 ENOUGH = 20  # samples for an opinion
 TRIM = 2.0  # a block is odd when its median is this many times the low ones'
+LOW = 0.2  # the quantile of the medians that says which are low
 REBASE = 120.0  # seconds without a clean block after which a dirty one counts
 CLEAR = 5.0  # seconds that evidence must be older than a block
+EVERY = 0.25  # seconds; an opinion is formed no more often
+TOTAL_QUANTILE, FIRST_QUANTILE = 0.75, 0.90  # of the samples, still usual
+TIMES, PLUS = 1.3, 0.25  # and never less than this times the median, or that much more, in seconds
 
 
 class _Block:
-    __slots__ = ("flights", "opened_at")
+    """Attempts that were sent one after the other; `streams` tells what its samples measure."""
 
-    def __init__(self, opened_at: float) -> None:
+    __slots__ = ("ended", "opened_at", "samples", "sent", "streams", "totals")
+
+    def __init__(self, opened_at: float, *, streams: bool) -> None:
         self.opened_at = opened_at
-        self.flights: list[Flight] = []
+        self.streams = streams
+        self.sent = 0
+        self.ended = 0
+        self.samples: list[float] = []
+        self.totals: list[float] = []
+
+
+class _Kept(NamedTuple):
+    median: float
+    samples: list[float]
+    totals: list[float]
 
 
 class Baseline:
     """Learns `usual`, beyond which an answer is late, and `mean`, both in seconds; None while unknown.
 
-    `quantile` is that of the samples which is still usual.
+    With `streams`, first outputs are known, and `usual` is theirs; `mean` is always that of whole answers.
     """
 
-    __slots__ = ("_blocks", "_clean_at", "_open", "_quantile", "mean", "streams", "usual")
+    __slots__ = ("_clean_at", "_filling", "_kept", "_learned_at", "mean", "streams", "usual")
 
-    def __init__(self, quantile_total: float = 0.75, quantile_first: float = 0.90) -> None:
-        self._quantile = (quantile_total, quantile_first)
-        self._open: deque[_Block] = deque()
-        self._blocks: deque[tuple[list[float], list[float]]] = deque(maxlen=KEPT)
-        self._clean_at = 0.0
-        self.streams = False  # first outputs are known
+    def __init__(self) -> None:
+        self._filling = _Block(0.0, streams=False)
+        self._filling.sent = BLOCK  # the first attempt opens one
+        self._kept: deque[_Kept] = deque(maxlen=KEPT)
+        self._clean_at: float | None = None  # the last clean block, or the first attempt
+        self._learned_at = -inf
+        self.streams = False
         self.usual: float | None = None
         self.mean: float | None = None
 
     def sent(self, flight: Flight) -> None:
         """Take in an attempt that leaves."""
-        if not self._open or len(self._open[-1].flights) == BLOCK:
-            self._open.append(_Block(flight.sent_at))
-        self._open[-1].flights.append(flight)
+        block = self._filling
+        if block.sent == BLOCK:
+            block = self._filling = _Block(flight.sent_at, streams=self.streams)
+            if self._clean_at is None:
+                self._clean_at = flight.sent_at
+        block.sent += 1
+        flight.block = block
 
-    def landed(self, now: float, evidence_at: float) -> None:
-        """Take in the blocks whose attempts have all ended; `evidence_at` is the last sign of congestion."""
-        blocks = self._open
-        for block in [block for block in blocks if _is_over(block)]:
-            blocks.remove(block)
+    def landed(self, flight: Flight, now: float, evidence_at: float) -> None:
+        """Take in an attempt that has ended; `evidence_at` is the last sign of congestion."""
+        block: _Block = flight.block
+        if flight.landing is Landing.ANSWERED or flight.landing is Landing.LATE:
+            total = now - flight.sent_at
+            block.totals.append(total)
+            known = block.streams and flight.first_at is not None
+            block.samples.append((flight.first_at or 0.0) - flight.sent_at if known else total)
+        block.ended += 1
+        if block.ended == BLOCK:
             self._close(block, now, evidence_at)
 
-    def forget_first(self) -> None:
-        """Start anew: from now on first outputs are known, and they are what counts."""
+    def start_over(self) -> None:
+        """Begin anew, because first outputs are known from now on."""
         self.streams = True
-        self._blocks.clear()
-        self._open.clear()
+        self._kept.clear()
+        self._filling.sent = BLOCK
         self.usual = self.mean = None
 
     def _close(self, block: _Block, now: float, evidence_at: float) -> None:
-        timed = [f for f in block.flights if f.landing in (Landing.ANSWERED, Landing.LATE)]
-        if len(timed) < LEAST:
+        if len(block.samples) < LEAST or block.streams is not self.streams:
             return
         clean = evidence_at < block.opened_at - CLEAR
-        if not clean and now - self._clean_at < REBASE:
-            return
         if clean:
             self._clean_at = now
-        totals = [(f.ended_at or now) - f.sent_at for f in timed]
-        samples = totals
-        if self.streams:
-            ends = [f.ended_at or now if f.first_at is None else f.first_at for f in timed]
-            samples = [end - f.sent_at for end, f in zip(ends, timed, strict=True)]
-        self._blocks.append((sorted(samples), totals))
-        self._learn()
+        elif self._clean_at is None or now - self._clean_at < REBASE:
+            return
+        block.samples.sort()
+        self._kept.append(_Kept(median(block.samples), block.samples, block.totals))
+        if self.usual is None or now - self._learned_at >= EVERY:
+            self._learned_at = now
+            self._learn()
 
     def _learn(self) -> None:
-        medians = sorted(median(samples) for samples, _ in self._blocks)
-        odd = TRIM * medians[int(0.2 * (len(medians) - 1))]
-        kept = [block for block in self._blocks if median(block[0]) <= odd]
-        pooled = sorted(sample for samples, _ in kept for sample in samples)
-        if len(pooled) < ENOUGH:
+        medians = sorted(block.median for block in self._kept)
+        odd = TRIM * medians[int(LOW * (len(medians) - 1))]
+        even = [block for block in self._kept if block.median <= odd]
+        pooled = sorted(sample for block in even for sample in block.samples)
+        count = len(pooled)
+        if count < ENOUGH:
             return
-        middle = pooled[len(pooled) // 2]
-        high = pooled[min(len(pooled) - 1, int(self._quantile[self.streams] * len(pooled)))]
-        self.usual = max(high, 1.3 * middle, middle + 0.25)
-        totals = [total for _, totals in kept for total in totals]
-        self.mean = sum(totals) / len(totals)
-
-
-def _is_over(block: _Block) -> bool:
-    return len(block.flights) == BLOCK and all(f.landing is not None for f in block.flights)
+        middle = pooled[count // 2]
+        quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
+        high = pooled[min(count - 1, int(quantile * count))]
+        self.usual = max(high, TIMES * middle, middle + PLUS)
+        self.mean = sum(sum(block.totals) for block in even) / count

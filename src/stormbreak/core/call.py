@@ -74,7 +74,8 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
         if engine.listeners:
             trail.note(Sent(now, call.number, call.target, trail.attempts))
         began = now
-        answered, now, uniform = yield Send(call.target, trail.attempts, timeout)
+        permit = place.permit if isinstance(place, Ticket) else place
+        answered, now, uniform = yield Send(call.target, trail.attempts, timeout, permit)
         outcome = answered or CANCELLED
         if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(
             engine, call, outcome, began, now

@@ -46,6 +46,9 @@ class Concurrency:
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""
 
+    def first(self, token: None, now: float) -> None:
+        """Means nothing to a fixed limit."""
+
     def take(self, now: float) -> None:  # noqa: ARG002
         """Occupy a slot."""
         self.in_flight += 1

@@ -5,72 +5,85 @@ in the queue for over a second. Isolated errors, long answers beside short ones 
 
 Lateness is a running score (a CUSUM): each attempt votes once, when it reaches the age that is still usual,
 up if it has not been answered by then and down if it has; hung attempts vote, too. What is turned away or
-ended by ourselves does not vote. A late vote at the top of the score is evidence.
+ended by ourselves does not vote, nor what left before anything was usual. A late vote at the top of the score
+is evidence.
 """
 
 from collections import deque
+from math import inf
 
 from stormbreak.core.flight import Flight, Landing
 
 TOP_TOTAL, TOP_FIRST = 8, 5  # late votes in excess that are evidence
+VOTERS = 1_024  # attempts that wait to vote, at most: beyond that a part of them speaks for all
 ERRORS = 5.0  # failures in excess that are evidence: a sustained share of more than a third
 FORGIVEN = 0.5  # of a failure, by a success
+CONSPICUOUS = 2.0  # failures in excess that stand out
 STANDING = 1.0  # seconds in the queue
-
-LONG_AGO = float("-inf")
 
 
 class Evidence:
     """Collects the signs."""
 
-    __slots__ = ("_errors", "_late", "_voters", "at", "errors_at", "late_at")
+    __slots__ = ("_errors", "_late", "_voters", "at", "errors_at", "late_at", "votes_at")
 
     def __init__(self) -> None:
         self._voters: deque[Flight] = deque()
         self._late = 0
         self._errors = 0.0
-        self.at = LONG_AGO  # the last evidence of any kind
-        self.late_at = LONG_AGO  # the last late vote that was evidence
-        self.errors_at = LONG_AGO  # when failures last stood out, evidence or not
+        self.votes_at = inf  # when the next attempt has a vote
+        self.at = -inf  # the last evidence of any kind
+        self.late_at = -inf  # the last late vote that was evidence
+        self.errors_at = -inf  # when failures last stood out, evidence or not
 
-    def sent(self, flight: Flight) -> None:
-        """An attempt leaves; it will vote."""
+    def sent(self, flight: Flight, usual: float | None) -> None:
+        """An attempt leaves; it will vote at the `usual` age."""
+        if usual is None or len(self._voters) == VOTERS:
+            return
+        if not self._voters:
+            self.votes_at = flight.sent_at + usual
         self._voters.append(flight)
 
-    def vote(self, now: float, usual: float | None, *, streams: bool) -> None:
+    def vote(self, now: float, usual: float, *, streams: bool) -> None:
         """Let all vote who have reached the usual age."""
         voters = self._voters
-        if usual is None:
-            while voters and voters[0].landing is not None:
-                voters.popleft()
-            return
-        top = TOP_FIRST if streams else TOP_TOTAL
         while voters and voters[0].sent_at + usual <= now:
-            flight = voters.popleft()
-            if flight.landing in (Landing.REFUSED, Landing.CUT):
-                continue
-            if _in_time(flight, usual, streams=streams):
-                self._late = max(0, self._late - 1)
-                continue
-            self._late = min(top, self._late + 1)
-            if self._late == top:
-                self.late_at = self.at = now
+            self._count(voters.popleft(), now, usual, streams=streams)
+        self.votes_at = voters[0].sent_at + usual if voters else inf
 
     def landed(self, landing: Landing, now: float) -> None:
         """An attempt ended."""
         if landing is Landing.ANSWERED:
-            self._errors = max(0.0, self._errors - FORGIVEN)
+            if self._errors:
+                self._errors = max(0.0, self._errors - FORGIVEN)
         elif landing is not Landing.CUT:
             self._errors = min(ERRORS, self._errors + 1)
-            if self._errors >= 2:
+            if self._errors >= CONSPICUOUS:
                 self.errors_at = now
-            if self._errors >= ERRORS:
+            if self._errors == ERRORS:
                 self.at = now
 
-    def stands(self, waited: float, now: float) -> None:
+    def waited(self, longest: float, now: float) -> None:
         """The oldest call in the queue has waited so long."""
-        if waited > STANDING:
+        if longest > STANDING:
             self.at = now
+
+    def start_over(self) -> None:
+        """Forget who was to vote, because lateness is measured anew from now on."""
+        self._voters.clear()
+        self._late = 0
+        self.votes_at = inf
+
+    def _count(self, flight: Flight, now: float, usual: float, *, streams: bool) -> None:
+        if flight.landing is Landing.REFUSED or flight.landing is Landing.CUT:
+            return
+        if _in_time(flight, usual, streams=streams):
+            self._late = max(0, self._late - 1)
+            return
+        top = TOP_FIRST if streams else TOP_TOTAL
+        self._late = min(top, self._late + 1)
+        if self._late == top:
+            self.late_at = self.at = now
 
 
 def _in_time(flight: Flight, usual: float, *, streams: bool) -> bool:

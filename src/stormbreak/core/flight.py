@@ -1,6 +1,7 @@
 """One attempt in flight, as the automatic limit sees it."""
 
 from enum import Enum
+from typing import Any
 
 from stormbreak.types import Outcome, Verdict
 
@@ -15,29 +16,32 @@ class Landing(Enum):
 
 
 class Flight:
-    """The token of one attempt. `first_at` is when its first output came, where that is known."""
+    """The token of one attempt. `first_at` is when its first output came, where that is known.
 
-    __slots__ = ("ended_at", "first_at", "landing", "sent_at")
+    `block` belongs to the baseline.
+    """
+
+    __slots__ = ("block", "ended_at", "first_at", "landing", "sent_at")
 
     def __init__(self, sent_at: float) -> None:
         self.sent_at = sent_at
         self.first_at: float | None = None
         self.ended_at: float | None = None
         self.landing: Landing | None = None
+        self.block: Any = None
 
     def land(self, outcome: Outcome, now: float) -> Landing:
         """End."""
         self.ended_at = now
-        self.landing = landing_of(outcome)
-        return self.landing
+        self.landing = landing = landing_of(outcome)
+        return landing
 
 
 def landing_of(outcome: Outcome) -> Landing:
     """Tell what an outcome says about load."""
-    if outcome.verdict is Verdict.OK:
+    verdict = outcome.verdict
+    if verdict is Verdict.OK:
         return Landing.ANSWERED
-    if outcome.verdict is Verdict.CANCELLED or outcome.own_deadline:
+    if verdict is Verdict.CANCELLED or outcome.own_deadline:
         return Landing.CUT
-    if outcome.verdict is Verdict.TIMEOUT:
-        return Landing.LATE
-    return Landing.REFUSED
+    return Landing.LATE if verdict is Verdict.TIMEOUT else Landing.REFUSED

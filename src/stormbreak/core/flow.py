@@ -16,6 +16,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
+from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Ended, Outcome, Target
 
@@ -34,11 +35,15 @@ class WaitFor(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send one attempt to `target`; give up after `timeout` seconds (None: never)."""
+    """Send one attempt to `target`; give up after `timeout` seconds (None: never).
+
+    Whoever sees its first output may tell the `permit`, in a step of the engine.
+    """
 
     target: Target
     attempt: int
     timeout: float | None
+    permit: Permit | None = None
 
 
 Command: TypeAlias = Wait | WaitFor | Send

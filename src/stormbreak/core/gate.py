@@ -30,6 +30,10 @@ class Slots(Protocol):
         """Look at the time; the oldest call in the queue has `waited` so long."""
         ...
 
+    def first(self, token: Any, now: float) -> None:
+        """The first output of the attempt that holds `token` has come."""
+        ...
+
 
 class Gate(Protocol):
     """One condition for leaving. A gate changes nothing but itself."""

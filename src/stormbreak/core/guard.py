@@ -8,60 +8,66 @@ that we may be throttling ourselves. Then a floor under the limit grows until th
 
 from math import exp
 
-TAU = 30.0  # seconds; weight of the usual success rate and in-flight count
+TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
 STEP = 10.0  # seconds in which the floor doubles or halves
-FEWER = 0.8  # of the usual successes per second
-FIRST = 10.0  # seconds of grace, at the least
-GAIN, PLUS = 1.5, 2.0
+FEWER = 0.8  # of the usual answers per second
+GRACE = 10.0  # seconds before the floor moves; at least
+GRACE_TIMES = 3.0  # ... and so many times the usual time of an answer
+GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
 
 
 class Guard:
     """Gives the floor. Feed it while all is quiet, and during an episode."""
 
-    __slots__ = ("_began", "_floor", "_moved", "_seen", "_since", "_usual_in_flight", "_usual_rate")
+    __slots__ = (
+        "_began_at", "_floor", "_in_flight", "_most", "_moved_at", "_rate", "_recent", "_since"
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self._usual_rate = 0.0
-        self._usual_in_flight = 0.0
-        self._seen = 0.0  # successes, decaying over the window of an episode
-        self._since = 0.0
-        self._began: float | None = None
-        self._moved = 0.0
+    def __init__(self, most: float) -> None:
+        """The floor never exceeds `most`."""
+        self._most = most
+        self._rate = 0.0  # usual answers per second
+        self._in_flight = 0.0  # usually
+        self._recent = 0.0  # answers, decaying over the window of an episode
+        self._since: float | None = None  # when it was fed last
+        self._began_at: float | None = None  # the episode
+        self._moved_at = 0.0  # the floor
         self._floor = 0.0
 
-    def quiet(self, now: float, successes: int, in_flight: int) -> None:
-        """All is quiet: learn what is usual; `successes` since the last call here or to `floor`."""
-        span = now - self._since
-        self._since = now
-        self._began = None
-        self._floor = 0.0
-        if span <= 0:
-            return
-        weight = 1 - exp(-span / TAU)
-        self._usual_rate += weight * (successes / span - self._usual_rate)
-        self._usual_in_flight += weight * (in_flight - self._usual_in_flight)
+    def quiet(self, now: float, answers: int, in_flight: int) -> None:
+        """All is quiet: learn what is usual. `answers` since it was last fed."""
+        span = self._span(now)
+        self._began_at = None
+        if span > 0:
+            weight = 1 - exp(-span / TAU)
+            self._rate += weight * (answers / span - self._rate)
+            self._in_flight += weight * (in_flight - self._in_flight)
 
-    def floor(self, now: float, successes: int, mean: float, *, failing: bool) -> float:
-        """The floor during an episode."""
-        window = max(FIRST, 3 * mean)
-        span = max(0.0, now - self._since)
-        self._since = now
-        if self._began is None:
-            self._began = self._moved = now
-            self._seen = self._usual_rate * window
-            self._floor = GAIN * self._usual_in_flight + PLUS
-        self._seen = self._seen * exp(-span / window) + successes
+    def floor(self, now: float, answers: int, mean: float, *, failing: bool) -> float:
+        """The floor during an episode; `failing` takes it away."""
+        window = max(GRACE, GRACE_TIMES * mean)
+        span = self._span(now)
+        if self._began_at is None:
+            self._began_at = self._moved_at = now
+            self._recent = self._rate * window
+            self._floor = min(self._most, GAIN * self._in_flight + PLUS)
+        self._recent = self._recent * exp(-span / window) + answers
         if failing:
             self._floor = 0.0
-            return 0.0
-        if now - self._began >= window:
-            self._adjust(now, self._seen / window)
+        elif now - self._began_at >= window:
+            self._move(now, self._recent / window)
         return self._floor
 
-    def _adjust(self, now: float, rate: float) -> None:
-        steps = (now - max(self._moved, 0.0)) / STEP
-        self._moved = now
-        if rate < FEWER * self._usual_rate:
-            self._floor *= 2.0**steps
-        elif rate > self._usual_rate:
+    def _span(self, now: float) -> float:
+        span = 0.0 if self._since is None else max(0.0, now - self._since)
+        self._since = now
+        return span
+
+    def _move(self, now: float, rate: float) -> None:
+        steps = (now - self._moved_at) / STEP
+        self._moved_at = now
+        if rate < FEWER * self._rate:
+            steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
+            self._floor = min(self._most, self._floor * 2.0**steps)
+        elif rate > self._rate:
             self._floor *= 0.5**steps

@@ -2,7 +2,7 @@
 
 A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
-fades after two minutes. One stray 429 teaches nothing.
+is gone after two minutes. One stray 429 teaches nothing.
 """
 
 from math import inf
@@ -12,8 +12,8 @@ from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
 WINDOW = 10.0  # seconds
-SHARE = 0.1  # of what was sent that must have been refused, and at least LEAST
-LEAST = 2
+SHARE = 0.1  # of what was sent that must have been refused ...
+LEAST = 2  # ... and at least so many
 PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
 SLOWEST = 0.05  # per second
@@ -22,18 +22,18 @@ FADE = 120.0  # seconds without a lesson
 
 
 class LearnedRate:
-    """The gate that spaces out sends."""
+    """The gate that spaces out sends. At most one second's worth of them leaves at once."""
 
-    __slots__ = ("_credit", "_learned_at", "_rate", "_refused", "_sent", "_spent_at")
+    __slots__ = ("_credit", "_earned_at", "_learned_at", "_rate", "_refused", "_sent")
     name = "rate"
 
     def __init__(self) -> None:
         self._sent = TimeWindow(WINDOW)
         self._refused = TimeWindow(WINDOW)
-        self._rate = inf
+        self._rate = inf  # when it was learned
         self._learned_at = -inf
-        self._credit = 0.0
-        self._spent_at = 0.0
+        self._credit = 0.0  # sends earned, as of `_earned_at`
+        self._earned_at = 0.0
 
     def in_force(self, now: float) -> bool:
         """Whether a rate holds."""
@@ -48,19 +48,20 @@ class LearnedRate:
 
     def ready_at(self, now: float) -> float:
         """OPEN, or when the next send has been earned."""
-        rate = self.rate_at(now)
-        if rate == inf:
+        if now - self._learned_at >= FADE:
             return OPEN
+        rate = self.rate_at(now)
         credit = self._credit_at(now, rate)
-        return OPEN if credit >= 1 else now + (1 - credit) / rate
+        if credit >= 1:
+            return OPEN
+        return min(now + (1 - credit) / rate, self._learned_at + FADE)
 
     def take(self, now: float) -> None:
         """One leaves."""
         self._sent.add(now, failed=False)
-        rate = self.rate_at(now)
-        if rate != inf:
-            self._credit = max(0.0, self._credit_at(now, rate) - 1)
-        self._spent_at = now
+        if self.in_force(now):
+            self._credit = max(0.0, self._credit_at(now, self.rate_at(now)) - 1)
+            self._earned_at = now
 
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Learn from a refusal."""
@@ -75,17 +76,13 @@ class LearnedRate:
             self._learn(sent, refused, now)
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
-        accepted = max(0, sent - refused)
         before = self.rate_at(now)
-        if accepted:
-            rate = BELOW * accepted / WINDOW
-        else:
-            rate = before / 2 if before != inf else BELOW * sent / WINDOW / 2
-        self._rate = max(SLOWEST, rate)
-        if before == inf:
-            self._credit, self._spent_at = 0.0, now
-        self._learned_at = now
+        accepted = BELOW * (sent - refused) / WINDOW
+        if accepted <= 0:
+            accepted = (sent / WINDOW if before == inf else before) / 2
+        self._credit = 0.0 if before == inf else self._credit_at(now, before)
+        self._earned_at = self._learned_at = now
+        self._rate = max(SLOWEST, accepted)
 
     def _credit_at(self, now: float, rate: float) -> float:
-        """Sends earned: at most one second's worth, and always room for one."""
-        return min(max(1.0, rate), self._credit + (now - self._spent_at) * rate)
+        return min(max(1.0, rate), self._credit + (now - self._earned_at) * rate)

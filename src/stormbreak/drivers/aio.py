@@ -63,6 +63,10 @@ class AsyncioDriver:
                 stepper.close(flow)
         return command
 
+    def first(self, send: Send) -> None:
+        """A sender may say here that its attempt begins to put out; from any thread."""
+        self._stepper.first(send)
+
     def drain(self) -> None:
         """Let what was sent be answered; end every call that waits, now or later, as CANCELLED.
 

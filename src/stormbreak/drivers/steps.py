@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from stormbreak.core.call import run_call
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Command, Flow, close
+from stormbreak.core.flow import Command, Flow, Send, close
 from stormbreak.core.ticket import Ticket
 from stormbreak.events import Event
 from stormbreak.types import Call, Ended, Outcome
@@ -71,6 +71,22 @@ class Stepper:
         if left is not None or self._orphans:
             self._act(left)
         return command
+
+    def first(self, send: Send) -> None:
+        """Note that the attempt of `send` begins to put out; once it has ended, this does nothing."""
+        if self._delivering:
+            self._refuse_reentry()
+        if send.permit is None:
+            return
+        with self._lock:
+            self._busy = True
+            try:
+                send.permit.first(self.clock())
+            finally:
+                left = self._take_away()
+                self._busy = False
+        if left is not None or self._orphans:
+            self._act(left)
 
     def close(self, flow: Flow) -> None:
         """Close `flow`; what it held is free, and goes to whoever waits for it.

@@ -98,6 +98,10 @@ class VirtualDriver:
         run.begin(call)
         return run.cancel
 
+    def first(self, send: Send) -> None:
+        """A sender may say here that its attempt begins to put out."""
+        self.stepper.first(send)
+
 
 class _Run:
     """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for."""

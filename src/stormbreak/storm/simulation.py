@@ -51,6 +51,7 @@ def simulate(
     *,
     seed: int = 0,
     shared: bool = False,
+    first_output: bool = False,
     listener: Listener | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -61,6 +62,7 @@ def simulate(
         policy: how calls are treated; its deadline, patience and attempt timeout are replaced by the scenario's.
         seed: the same seed gives the same calls, luck and events.
         shared: whether all processes share one engine.
+        first_output: whether answers are streamed on the wire, so that clients see the first output of each.
         listener: gets every event of every engine.
         progress: is told from time to time which share of the time has passed.
 
@@ -71,7 +73,9 @@ def simulate(
         raise ConfigurationError(f"{scenario.name}: a simulation needs a [load], got none")
     contender = policy if isinstance(policy, Contender) else Contender(name="", policy=policy)
     calls = traffic(scenario.load, scenario.duration, seed)
-    fleet = _Fleet(scenario, scenario.load, contender, calls, seed=seed, shared=shared)
+    fleet = _Fleet(
+        scenario, scenario.load, contender, calls, seed=seed, shared=shared, streamed=first_output
+    )
     if listener is not None:
         fleet.listen(listener)
     fleet.run(scenario.duration, progress)
@@ -98,13 +102,14 @@ class _Fleet:
         *,
         seed: int,
         shared: bool,
+        streamed: bool,
     ) -> None:
         self._load = load
         self._calls = calls
         self._policy = _under(contender.policy, load)
         self._timeline = Timeline()
         self._model = ProviderModel(replace(scenario, crowd=None), seed)
-        self._world = World(self._model, self._timeline, deaf=contender.deaf)
+        self._world = World(self._model, self._timeline, deaf=contender.deaf, streamed=streamed)
         count = 1 if shared else load.processes
         self._drivers = [self._process(number, seed) for number in range(count)]
         self._ended: list[Record | None] = [None] * len(calls.times)
@@ -152,7 +157,7 @@ class _Fleet:
         driver = self._drivers[calls.processes[number] % len(self._drivers)]
         driver.start(
             self._call(driver.engine),
-            partial(self._world.send, number),
+            partial(self._world.send, number, driver.first),
             partial(self._end, number),
         )
 

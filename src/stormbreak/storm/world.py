@@ -3,39 +3,55 @@
 The network takes no time. A client that gives up is gone for the provider at that instant, but the work goes on.
 """
 
+from collections.abc import Callable
 from functools import partial
 from math import inf
+from typing import TypeAlias
 
 from stormbreak.core.flow import Send
 from stormbreak.drivers.virtual import Reply as Answer
 from stormbreak.drivers.virtual import Timeline, Timer
-from stormbreak.provider.model import ProviderModel, Reply
+from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.storm.replies import delay_of, outcome_of
+
+First: TypeAlias = Callable[[Send], None]
 
 _TRIES = 16  # bits of a chance key that number the attempts of one call
 
 
 class World:
-    """Carries attempts to the model and replies back. With `deaf`, clients do not hear when to come back."""
+    """Carries attempts to the model and replies back.
 
-    def __init__(self, model: ProviderModel, timeline: Timeline, *, deaf: bool = False) -> None:
+    With `deaf`, clients do not hear when to come back; with `streamed`, they see the first output of an answer.
+    """
+
+    def __init__(
+        self,
+        model: ProviderModel,
+        timeline: Timeline,
+        *,
+        deaf: bool = False,
+        streamed: bool = False,
+    ) -> None:
         self._model = model
         self._timeline = timeline
         self._deaf = deaf
-        self._waiting: dict[int, Answer] = {}
+        self._streamed = streamed
+        self._waiting: dict[int, tuple[Answer, First, Send]] = {}
         self._timer: Timer | None = None
         self._rings_at = inf
         self.attempts: list[int] = []  # in each second
 
-    def send(self, call: int, send: Send, answer: Answer) -> partial[None]:
-        """Send an attempt of call number `call`; returns how to give it up.
+    def send(self, call: int, first: First, send: Send, answer: Answer) -> partial[None]:
+        """Send an attempt of call number `call`; returns how to give it up. `first` hears of its first output.
 
         Its chances depend on the call and on how often it was sent, on nothing else.
         """
         now = self._timeline.now
         self._count(now)
-        request = self._model.arrive(now, (call << _TRIES) + send.attempt)
-        self._waiting[request] = answer
+        key = (call << _TRIES) + send.attempt
+        request = self._model.arrive(now, key, streamed=self._streamed)
+        self._waiting[request] = (answer, first, send)
         self._aim()
         return partial(self._give_up, request)
 
@@ -69,9 +85,15 @@ class World:
         self._aim()
 
     def _deliver(self, reply: Reply) -> None:
-        answer = self._waiting.pop(reply.request, None)
-        if answer is None:
+        if reply.part is Part.FIRST:
+            if waiting := self._waiting.get(reply.request):
+                _, first, send = waiting
+                first(send)
             return
+        waiting = self._waiting.pop(reply.request, None)
+        if waiting is None:
+            return
+        answer = waiting[0]
         outcome = outcome_of(reply)
         if self._deaf and outcome.retry_after is not None:
             outcome = outcome._replace(retry_after=None)
