@@ -253,7 +253,7 @@ def test_a_policy_by_name_and_by_file(batch_run, output, stormbreak_provider, tm
     assert provider.stats()["connections"]["opened"] <= 10
     output.unlink()
     own = tmp_path / "own.toml"
-    own.write_text("[limit]\nin_flight = 2\n")
+    own.write_text('[limit]\nkind = "fixed"\nin_flight = 2\n')
     provider = stormbreak_provider(scenario())
     assert batch_run("--policy", str(own), provider=provider)[0] == 0
     assert provider.stats()["connections"]["opened"] <= 2
@@ -263,6 +263,13 @@ def test_concurrency(batch_run, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.05))
     assert batch_run("--concurrency", "3", provider=provider)[0] == 0
     assert provider.stats()["connections"]["opened"] == 3
+
+
+@pytest.mark.parametrize("flags", [(), ("--concurrency", "auto")])
+def test_automatic_concurrency_is_the_default(flags, batch_run, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.3))
+    assert batch_run(*flags, provider=provider)[0] == 0
+    assert provider.stats()["connections"]["opened"] > 3
 
 
 def test_timeout_and_idle_timeout(batch_run, source, stormbreak_provider):
@@ -350,7 +357,6 @@ def test_status_during_and_after(source, output, stormbreak_provider, capsys):
 PLANNED = [
     ("--rpm", "5"), ("--tpm", "100"), ("--max-cost", "3"), ("--report", "x.html"),
     ("--fallback-base-url", "http://127.0.0.1:1/v1"), ("--fallback-api-key-env", "KEY"),
-    ("--concurrency", "auto"),
 ]  # fmt: skip
 WRONG = [
     (["--no-such-flag"], "--no-such-flag"),

@@ -12,6 +12,7 @@ from stormbreak.config import describe, load_policy
 from stormbreak.config.describe import UNITS
 from stormbreak.config.schema import parts_of
 from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import (
     Constant,
     DecorrelatedJitter,
@@ -114,7 +115,11 @@ policies = built(
     retry=retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,
-    limit=built(FixedLimit, in_flight=counting),
+    limit=st.one_of(
+        built(FixedLimit, in_flight=counting),
+        built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
+    ),
+    learn_rate=st.booleans(),
     queue=built(QueuePolicy, size=from_zero, longest_pause=positive),
 )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from stormbreak.config import load_policy, resolve_policy
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, Linear, ProportionalJitter
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
@@ -84,7 +85,17 @@ def test_changing_part_of_a_preset_keeps_the_rest(load):
 
 
 def test_naming_the_kind_a_preset_has_already_keeps_the_rest(load):
-    assert load('preset = "batch"\n[limit]\nkind = "fixed"').limit == BATCH.limit != FixedLimit()
+    assert (
+        load('preset = "article"\n[limit]\nkind = "fixed"').limit == ARTICLE.limit != FixedLimit()
+    )
+
+
+def test_the_limit_is_automatic_or_a_number(load):
+    assert load("").limit == AutomaticLimit()
+    assert load("[limit]\nceiling = 9").limit == AutomaticLimit(ceiling=9)
+    assert load('[limit]\nkind = "fixed"\nin_flight = 9').limit == FixedLimit(in_flight=9)
+    assert load('preset = "article"\n[limit]\nkind = "automatic"').limit == AutomaticLimit()
+    assert load("learn_rate = false") == Policy(learn_rate=False)
 
 
 def test_a_changed_kind_starts_from_its_own_defaults(load):

@@ -16,7 +16,8 @@ TABLE = {
     "[retry]\nxyzzy = 3": "retry.xyzzy is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     "[retry.backoff]\nkind = 'linear'\nlinear = 3": "retry.backoff.linear is no key of a policy; known here: kind, base, cap",
     "[retry.backoff]\nkind = 'constant'\nbase = 3": "retry.backoff.base is no key of a policy; known here: kind, seconds",
-    "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, in_flight",
+    "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, ceiling, gain, plus",
+    "[limit]\nkind = 'fixed'\nceiling = 3": "limit.ceiling is no key of a policy; known here: kind, in_flight",
     "[retry.preset]\nx = 3": "retry.preset is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     # types
     "[retry]\nattempts = '5'": 'retry.attempts must be a whole number, got "5"',
@@ -51,7 +52,7 @@ TABLE = {
     "[retry.backoff]\nkind = 'x'": f'retry.backoff.kind must be one of {BACKOFFS}, got "x"',
     "[retry.backoff]\nkind = 3": f"retry.backoff.kind must be one of {BACKOFFS}, got 3",
     "[breaker.trip]\nkind = ''": 'breaker.trip.kind must be one of consecutive, failure_rate, got ""',
-    "[limit]\nkind = 'aimd'": 'limit.kind must be fixed, got "aimd"',
+    "[limit]\nkind = 'aimd'": 'limit.kind must be one of fixed, automatic, got "aimd"',
     "preset = 'bach'": 'preset must be one of interactive, batch, article, off, got "bach"',
     "preset = ['batch']": "preset must be one of interactive, batch, article, off, got a list",
     "priority = 'Batch'": 'priority must be one of interactive, batch, background, got "Batch"',
@@ -62,7 +63,7 @@ TABLE = {
     "a = " + 5000 * "[": "nested too deeply",
     "a." * 2000 + "a = 1": "nested too deeply",
     "a = '" + 1024 * 1024 * "x" + "'": "too large for a policy: more than 1048576 bytes",
-    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, fail_fast, cooldown, priority, failures, retry, budget, breaker, limit, queue',
+    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, fail_fast, cooldown, priority, failures, retry, budget, breaker, limit, learn_rate, queue',
     "priority = '"
     + 300 * "long "
     + "'": 'priority must be one of interactive, batch, background, got "'

@@ -116,8 +116,8 @@ def test_a_settled_permit_lets_the_next_one_leave():
 
 
 def test_oldest_first_within_a_priority_and_the_urgent_before_the_patient():
-    door = Door()
-    permit = door.enter()
+    door = Door(slots=2)
+    permit, _ = door.enter(), door.enter()
     tickets = [
         door.enter(priority=priority)
         for priority in (Priority.BACKGROUND, Priority.BATCH, Priority.INTERACTIVE) * 2

@@ -43,7 +43,7 @@ def kinds(events):
 
 def test_a_success_ends_the_call():
     run = Stage().start()
-    assert run.command == Send(TARGET, 1, 600.0)
+    assert run.command[:3] == (TARGET, 1, 600.0)
     ended = run.step(OK).ended
 
     assert (ended.outcome, ended.attempts, ended.waited, ended.stopped) == (OK, 1, 0.0, None)
@@ -55,7 +55,7 @@ def test_a_failure_is_followed_by_a_wait_and_another_attempt():
     run = stage.start()
     assert run.step(SERVER_ERROR).command == Wait(stage.now + 2.0)
     stage.tick(2.0)
-    assert run.command == Send(TARGET, 2, None)
+    assert run.command[:3] == (TARGET, 2, None)
     ended = run.step(OK).ended
     assert (ended.attempts, ended.waited) == (2, 2.0)
 

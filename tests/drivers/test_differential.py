@@ -11,6 +11,7 @@ from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, t
 from virtual_loop import now, run
 
 from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, ProportionalJitter
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
@@ -42,6 +43,13 @@ POLICIES = {
             trip=ConsecutiveFailures(threshold=3), open_for=2.0, probes=2, at_once=1, lease=3.0
         ),
         retry=RetryPolicy(attempts=5, backoff=ProportionalJitter(base=0.3)),
+    ),
+    "fewer and fewer": policy(
+        limit=AutomaticLimit(ceiling=6),
+        learn_rate=True,
+        attempt_timeout=4.0,
+        budget=BudgetPolicy(ratio=0.1, lone_calls=3),
+        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=0.2)),
     ),
     "article": ARTICLE,
 }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stage import SERVER_ERROR, TIMEOUT
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.budget import Budget, BudgetPolicy, Load
 from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
@@ -18,6 +18,7 @@ GATES = ("verdict", "committed", "attempts", "deadline", "patience", "budget")
 
 
 def account(credit):
+    """So many retries, in a process with traffic whose answers are late: nothing is free there."""
     budget = Budget(BudgetPolicy(ratio=float(credit), lone_calls=0))
     budget.earn(0.0)
     return budget
@@ -39,6 +40,7 @@ def ask(closed, budget):
             patience=1.9 if "patience" in closed else 2.1,
         ),
         budget=budget,
+        load=Load(late=True),
         now=0.0,
         uniform=0.5,
     )

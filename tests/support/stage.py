@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from stormbreak.core.call import run_call
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import Command, Send, Wait, WaitFor, close
 from stormbreak.core.policy import Policy
@@ -158,6 +159,14 @@ class Stage:
 
 
 def policy(**changes) -> Policy:
-    """A policy without deadline, patience, budget and breaker, but for `changes`."""
-    bare = Policy(deadline=None, patience=None, attempt_timeout=None, budget=None, breaker=None)
+    """A policy of a fixed limit and nothing else, but for `changes`."""
+    bare = Policy(
+        deadline=None,
+        patience=None,
+        attempt_timeout=None,
+        budget=None,
+        breaker=None,
+        limit=FixedLimit(),
+        learn_rate=False,
+    )
     return replace(bare, **changes)

@@ -16,6 +16,7 @@ from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
 from stormbreak.config import resolve_policy
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import for_batch
 from stormbreak.errors import ConfigurationError
@@ -53,15 +54,17 @@ class _Seconds(click.ParamType[float]):
         return seconds
 
 
-class _Concurrency(click.ParamType[int]):
-    name = "N"
+class _Concurrency(click.ParamType[FixedLimit | AutomaticLimit]):
+    name = "N|auto"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> FixedLimit | AutomaticLimit:
         if value == "auto":
-            raise click.UsageError("--concurrency auto: not built yet; give a number")
+            return AutomaticLimit()
         if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"must be a positive whole number, got {value!r}", param, ctx)
-        return int(value)
+            self.fail(f"must be auto or a positive whole number, got {value!r}", param, ctx)
+        return FixedLimit(in_flight=int(value))
 
 
 def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
@@ -80,7 +83,11 @@ _SECONDS = _Seconds()
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the key.")
 @click.option("--model", help="The model of rows that name none.")
 @click.option("--policy", default="batch", show_default=True, help="A policy file, or a preset.")
-@click.option("--concurrency", type=_Concurrency(), help="Attempts in flight at once.")
+@click.option(
+    "--concurrency",
+    type=_Concurrency(),
+    help="Attempts in flight at once: so many, or as many as the target bears.  [default: auto]",
+)
 @click.option("--timeout", type=_SECONDS, help="Seconds that one attempt may take.")
 @click.option("--idle-timeout", type=_SECONDS, help="Seconds of silence within an attempt.")
 @click.option("--deadline", type=_SECONDS, help="Seconds that one row may take, all in all.")
@@ -114,7 +121,7 @@ for _flag in reversed(_PLANNED):
 def _job(
     *,
     policy: str,
-    concurrency: int | None,
+    concurrency: FixedLimit | AutomaticLimit | None,
     timeout: float | None,
     idle_timeout: float | None,
     deadline: float | None,
@@ -122,10 +129,9 @@ def _job(
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
     chosen = for_batch(resolve_policy(policy))
-    if concurrency is not None:
-        chosen = replace(chosen, limit=FixedLimit(in_flight=concurrency))
     chosen = replace(
         chosen,
+        limit=concurrency or chosen.limit,
         attempt_timeout=timeout or chosen.attempt_timeout,
         idle_timeout=idle_timeout or chosen.idle_timeout,
         deadline=deadline or chosen.deadline,

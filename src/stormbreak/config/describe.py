@@ -52,6 +52,10 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "breaker.trip.calls": "outcomes at least",
         "breaker.trip.seconds": "seconds that are looked back on",
         "limit.in_flight": "attempts at once to one target",
+        "limit.ceiling": "attempts at once without congestion, unless more were proven",
+        "limit.gain": "times what was just served at once, under congestion",
+        "limit.plus": "attempts more than that",
+        "learn_rate": "429s that pile up teach a send rate",
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
     }

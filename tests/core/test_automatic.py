@@ -1,0 +1,357 @@
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
+
+from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.gate import OPEN
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import CANCELLED
+
+
+class Slots:
+    """The gate with a clock; whoever changes it ticks, as the queue does."""
+
+    def __init__(self, **policy):
+        self.paused = False
+        self.gate = AutomaticConcurrency(AutomaticLimit(**policy), paused=lambda _: self.paused)
+        self.now = 0.0
+        self.tick()
+
+    def tick(self, seconds=0.0, waited=0.0):
+        self.now += seconds
+        self.gate.tick(self.now, waited)
+        return self.gate.limit
+
+    def take(self, count=1):
+        taken = [self.gate.take(self.now) for _ in range(count)]
+        self.tick()
+        return taken
+
+    def settle(self, flights, outcome=OK):
+        for flight in flights:
+            self.gate.settle(flight, outcome, self.now, 0.5)
+            self.tick()
+
+    def first(self, flights):
+        for flight in flights:
+            self.gate.first(flight, self.now)
+        self.tick()
+
+    def serve(self, seconds, rate=10, took=2.0):
+        """A steady load."""
+        flying = []
+        for _ in range(int(seconds * rate)):
+            flying.append((self.now + took, *self.take()))
+            self.tick(1 / rate)
+            self.settle([flight for ends, flight in flying if ends <= self.now])
+            flying = [pair for pair in flying if pair[0] > self.now]
+        self.tick(took)
+        self.settle([flight for _, flight in flying])
+
+    def fail(self, count=5):
+        self.settle(self.take(count), SERVER_ERROR)
+
+
+def test_without_evidence_the_ceiling_is_the_limit():
+    slots = Slots(ceiling=100)
+    slots.take(100)
+
+    assert slots.gate.limit == slots.gate.in_flight == 100
+    assert slots.gate.ready_at(slots.now) == inf
+    assert not slots.gate.binds(slots.now)
+
+
+def test_a_calm_burst_does_not_make_it_bind():
+    slots = Slots()
+    slots.serve(60)
+    burst = slots.take(200)
+    for number, flight in enumerate(burst):
+        slots.tick(0.02)
+        slots.settle([flight])
+        assert slots.gate.limit >= 256, number
+
+
+def test_isolated_errors_do_not_make_it_bind():
+    slots = Slots()
+    for number in range(300):
+        slots.tick(0.1)
+        slots.settle(slots.take(), (OK, OK, OK, THROTTLED, SERVER_ERROR, OK)[number % 6])
+
+    assert slots.gate.limit == 256
+
+
+def test_with_evidence_it_is_a_little_more_than_what_was_proven():
+    slots = Slots()
+    slots.serve(60, rate=10, took=2.0)
+    slots.fail()
+
+    assert slots.gate.binds(slots.now)
+    assert slots.gate.limit == pytest.approx(1.5 * 20 + 2, abs=2)
+
+
+def test_gain_and_plus():
+    slots = Slots(gain=2.0, plus=9.0)
+    slots.serve(60, rate=10, took=2.0)
+    slots.fail()
+
+    assert slots.gate.limit == pytest.approx(2 * 20 + 9, abs=2)
+
+
+def test_nothing_proven_is_a_limit_of_two():
+    slots = Slots()
+    slots.fail()
+
+    assert slots.gate.limit == 2
+
+
+def test_a_ceiling_of_one_is_one():
+    slots = Slots(ceiling=1)
+    assert slots.gate.limit == 1
+    slots.fail()
+    assert slots.gate.limit == 1
+
+
+def test_it_is_held_then_doubles_every_twenty_seconds_and_then_is_gone():
+    slots = Slots()
+    slots.fail()
+    limits = {}
+    for second in range(1, 130):
+        limits[second] = slots.tick(1.0)
+
+    assert limits[5] == 2
+    assert [limits[5 + n] for n in (20, 40, 60, 80, 100, 119)] == [4, 8, 16, 32, 64, 123]
+    assert (limits[124], limits[125]) == (147 * 0 + limits[124], 256)
+    assert limits[124] < 130
+    assert not slots.gate.binds(slots.now)
+
+
+def test_the_fade_starts_from_what_was_held_not_from_what_silence_proves():
+    slots = Slots()
+    slots.serve(60)
+    slots.fail()
+    held = slots.gate.limit
+    slots.tick(25.0)
+
+    assert slots.gate.limit == pytest.approx(2 * held, abs=2)
+
+
+def test_evidence_renews_it():
+    slots = Slots()
+    slots.fail()
+    slots.tick(60.0)
+    assert slots.gate.limit > 2
+    slots.tick(0.0, waited=1.5)
+
+    assert slots.gate.limit == 2
+    assert slots.tick(4.9) == 2
+
+
+def test_the_fade_stops_at_the_ceiling():
+    slots = Slots(ceiling=30)
+    slots.serve(60)
+    slots.fail()
+    limits = [slots.tick(1.0) for _ in range(130)]
+
+    assert max(limits) <= 34  # 1.5 * 20 + 2 were proven
+    assert limits[-1] == 30
+
+
+def test_it_grows_again_while_more_is_proven():
+    slots = Slots()
+    slots.fail()
+    limits = []
+    for _ in range(60):
+        flights = slots.take(max(0, min(300, slots.gate.limit) - slots.gate.in_flight))
+        slots.tick(1.0, waited=2.0)
+        slots.settle(flights)
+        limits.append(slots.gate.limit)
+
+    assert slots.gate.binds(slots.now)
+    assert limits[-1] > 200
+
+
+def test_the_ceiling_is_raised_by_what_was_proven():
+    slots = Slots(ceiling=10)
+    slots.serve(60, rate=10, took=2.0)
+    assert slots.gate.limit > 20
+    slots.tick(60.0)
+
+    assert slots.gate.limit == 10
+
+
+def test_lateness_is_evidence_and_hung_calls_show_it():
+    slots = Slots()
+    slots.serve(30, took=2.0)
+    slots.take(8)
+    slots.tick(2.5)
+    assert not slots.gate.binds(slots.now)
+    slots.tick(0.2)
+
+    assert slots.gate.binds(slots.now)
+    assert slots.gate.late_at == slots.now
+
+
+def test_long_answers_beside_short_ones_are_none():
+    slots = Slots()
+    for _ in range(300):
+        short, long = slots.take(2)
+        slots.tick(1.0)
+        slots.settle([short])
+        slots.tick(9.0)
+        slots.settle([long])
+
+    assert not slots.gate.binds(slots.now)
+
+
+def test_what_we_cut_ourselves_says_nothing():
+    slots = Slots()
+    slots.serve(30)
+    for outcome in (CANCELLED, TIMEOUT._replace(own_deadline=True)):
+        slots.settle(slots.take(50), outcome)
+        slots.tick(10.0)
+
+    assert not slots.gate.binds(slots.now)
+
+
+def test_fewer_answers_without_errors_let_the_limit_grow():
+    """A target that is five times slower for ever: what was proven once is no guide any more."""
+    slots = Slots()
+    slots.serve(60, rate=20, took=1.0)
+    limits = []
+    for _ in range(60):
+        flights = slots.take(max(0, min(100, slots.gate.limit) - slots.gate.in_flight))
+        slots.tick(5.0, waited=2.0)
+        slots.settle(flights)
+        limits.append(slots.gate.limit)
+
+    assert limits[-1] >= 100
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
+    slots = Slots()
+    slots.serve(60)
+    slots.paused = paused
+    for _ in range(60):
+        slots.tick(1.0, waited=2.0)
+
+    assert (slots.gate.limit == 2) is paused
+
+
+def test_first_outputs_prove_at_once():
+    slots = Slots()
+    flights = slots.take(30)
+    slots.tick(0.5)
+    slots.first(flights[:20])
+    slots.tick(0.0, waited=2.0)
+
+    assert slots.gate.limit == 32
+
+
+def test_a_first_output_counts_once_and_not_after_the_end():
+    slots = Slots()
+    first, second = slots.take(2)
+    slots.first([first, first])
+    slots.settle([second])
+    slots.first([second])
+    assert slots.gate._by_first.serving == 1
+    slots.settle([first])
+
+    assert slots.gate._by_first.serving == 0
+
+
+def test_with_first_outputs_known_long_answers_are_not_late():
+    slots = Slots()
+    for _ in range(10):
+        flights = slots.take(8)
+        slots.tick(0.3)
+        slots.first(flights)
+        slots.tick(1.0)
+        slots.settle(flights)
+    flights = slots.take(50)
+    slots.tick(0.3)
+    slots.first(flights)
+    slots.tick(300.0)
+    assert not slots.gate.binds(slots.now)
+    slots.take(5)
+    slots.tick(1.0)
+
+    assert slots.gate.binds(slots.now)
+
+
+def test_looking_changes_nothing():
+    slots = Slots()
+    slots.serve(20)
+    slots.fail()
+    slots.take(max(0, slots.gate.limit - slots.gate.in_flight))
+    other = Slots()
+    other.serve(20)
+    other.fail()
+    other.take(max(0, other.gate.limit - other.gate.in_flight))
+    for ahead in (0.0, 3.0, 50.0, 1_000.0):
+        slots.gate.ready_at(slots.now + ahead)
+        slots.gate.binds(slots.now + ahead)
+
+    assert [slots.tick(1.0) for _ in range(130)] == [other.tick(1.0) for _ in range(130)]
+
+
+def test_closed_it_says_when_time_alone_may_open_it():
+    slots = Slots()
+    slots.fail()
+    slots.take(2)
+    at = slots.gate.ready_at(slots.now)
+
+    assert at == pytest.approx(slots.now + 5.0 + 11.7, abs=0.1)  # 2 * 2 ** (11.7 / 20) = 3
+    slots.tick(at - slots.now)
+    assert slots.gate.ready_at(slots.now) == OPEN
+
+
+def test_beyond_what_a_fade_can_open_only_an_answer_will():
+    slots = Slots(ceiling=20)
+    slots.take(25)
+    slots.fail()
+
+    assert slots.gate.ready_at(slots.now) == inf
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.floats(0.0, 30.0),
+        st.sampled_from([OK, OK, SERVER_ERROR, THROTTLED, TIMEOUT, CANCELLED]),
+        st.booleans(),
+        st.integers(0, 5),
+    ),
+    max_size=80,
+)
+
+
+@given(steps=STEPS, ceiling=st.integers(1, 300))
+def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, ceiling):
+    slots, flying = Slots(ceiling=ceiling), []
+    for pause, outcome, puts_out, count in steps:
+        slots.tick(pause, waited=pause)
+        for _ in range(count):
+            if slots.gate.ready_at(slots.now) == OPEN:
+                flying += slots.take()
+        if flying and puts_out:
+            slots.first(flying[:1])
+        if flying:
+            slots.settle([flying.pop(0)], outcome)
+
+        gate = slots.gate
+        assert 1 <= gate.limit <= max(ceiling, 1.5 * 400 + 2)
+        assert gate.in_flight == len(flying)
+        ready_at = gate.ready_at(slots.now)
+        assert (ready_at == OPEN) == (gate.in_flight < gate.limit)
+        assert ready_at == OPEN or ready_at > slots.now
+    slots.tick(125.1)
+    assert slots.gate.limit >= min(ceiling, 1) or slots.gate.binds(slots.now)
+
+
+@pytest.mark.parametrize(("name", "value"), [("ceiling", 0), ("gain", 0.9), ("plus", -1.0)])
+def test_impossible_values_are_named(name, value):
+    with pytest.raises(ConfigurationError, match=f"{name} must .*, got {value}"):
+        AutomaticLimit(**{name: value})

@@ -1,0 +1,25 @@
+import pytest
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
+
+from stormbreak.core.flight import Flight, Landing
+from stormbreak.types import CANCELLED, Outcome, Verdict
+
+LANDINGS = [
+    (OK, Landing.ANSWERED),
+    (TIMEOUT, Landing.LATE),
+    (TIMEOUT._replace(own_deadline=True), Landing.CUT),
+    (CANCELLED, Landing.CUT),
+    (THROTTLED, Landing.REFUSED),
+    (SERVER_ERROR, Landing.REFUSED),
+    (INVALID, Landing.REFUSED),
+    (Outcome(Verdict.CONNECT_FAILED), Landing.REFUSED),
+]
+
+
+@pytest.mark.parametrize(("outcome", "landing"), LANDINGS)
+def test_how_an_attempt_lands(outcome, landing):
+    flight = Flight(3.0)
+
+    assert flight.landing is None
+    assert flight.land(outcome, 5.0) is landing is flight.landing
+    assert (flight.sent_at, flight.ended_at) == (3.0, 5.0)

@@ -1,0 +1,88 @@
+import pytest
+
+from stormbreak.core.guard import Guard
+
+
+def usual(*, rate=10, in_flight=20, most=1_000.0, seconds=300):
+    """A guard that has seen a steady load; and when."""
+    guard = Guard(most)
+    for second in range(seconds):
+        guard.quiet(float(second), rate, in_flight)
+    return guard, float(seconds)
+
+
+def episode(guard, now, seconds, rate, **kinds):
+    """The floor after each second of an episode."""
+    kinds = {"mean": 2.0, "failing": False, **kinds}
+    return [guard.floor(now + n, rate, **kinds) for n in range(seconds)]
+
+
+def test_at_first_it_is_a_little_more_than_was_usually_in_flight():
+    guard, now = usual()
+
+    assert guard.floor(now, 10, 2.0, failing=False) == pytest.approx(32.0, rel=0.01)
+
+
+def test_who_knows_nothing_has_next_to_no_floor():
+    assert Guard(100.0).floor(50.0, 0, 2.0, failing=False) == 2.0
+
+
+def test_it_stays_while_as_many_answers_come_as_usual():
+    guard, now = usual()
+    floors = episode(guard, now, 60, rate=9)
+
+    assert floors[-1] == pytest.approx(floors[0])
+
+
+def test_with_fewer_answers_it_grows_after_a_grace():
+    guard, now = usual()
+    floors = episode(guard, now, 60, rate=3)
+
+    assert floors[9] == floors[0]
+    assert floors[59] > 4 * floors[0]
+    assert floors[59] / floors[49] == pytest.approx(2.0)  # doubled in ten seconds
+
+
+def test_the_grace_is_three_times_the_usual_answer():
+    guard, now = usual()
+    floors = episode(guard, now, 60, rate=3, mean=15.0)
+
+    assert floors[44] == floors[0] < floors[59]
+
+
+def test_with_more_answers_than_usual_it_shrinks():
+    guard, now = usual()
+    floors = episode(guard, now, 60, rate=30)
+
+    assert floors[59] / floors[49] == pytest.approx(0.5)
+
+
+def test_failures_take_it_away_for_the_episode():
+    guard, now = usual()
+    episode(guard, now, 5, rate=0)
+    assert episode(guard, now + 5, 1, rate=0, failing=True) == [0.0]
+    assert set(episode(guard, now + 6, 60, rate=0)) == {0.0}
+
+
+def test_a_new_episode_begins_anew():
+    guard, now = usual()
+    episode(guard, now, 60, rate=0, failing=True)
+    guard.quiet(now + 60, 10, 20)
+
+    assert guard.floor(now + 61, 10, 2.0, failing=False) > 20.0
+
+
+@pytest.mark.parametrize("gap", [1.0, 1e6])
+def test_it_never_exceeds_the_most(gap):
+    guard, now = usual(most=256.0)
+    floors = [guard.floor(now + gap * n, 0, 2.0, failing=False) for n in range(200)]
+
+    assert max(floors) == 256.0
+
+
+def test_a_clock_that_stands_still_teaches_nothing():
+    guard, now = usual()
+    for _ in range(1_000):
+        guard.quiet(now - 1, 500, 500)
+
+    assert guard.floor(now - 1, 0, 2.0, failing=False) == pytest.approx(32.0, rel=0.01)

@@ -1,0 +1,127 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.core.proven import ProvenByFirst, ProvenByRate
+
+
+def test_by_first_nothing_is_proven_at_first():
+    assert ProvenByFirst().at(100.0) == 0
+
+
+def test_by_first_it_is_the_peak_of_those_that_put_out():
+    proven = ProvenByFirst()
+    for _ in range(3):
+        proven.first(10.2)
+    proven.ended(10.4)
+    proven.first(10.6)
+    proven.first(10.7)
+
+    assert proven.at(10.9) == proven.serving == 4
+
+
+def test_by_first_the_peak_is_remembered_for_five_seconds():
+    proven = ProvenByFirst()
+    for _ in range(6):
+        proven.first(10.0)
+    for _ in range(5):
+        proven.ended(10.5)
+
+    assert [proven.at(float(second)) for second in (10, 14, 15, 100)] == [6, 6, 1, 1]
+
+
+def test_by_first_what_goes_on_serving_stays_proven():
+    proven = ProvenByFirst()
+    proven.first(0.0)
+    proven.first(0.0)
+
+    assert proven.at(500.0) == 2
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 4.0), st.booleans()), max_size=100))
+def test_by_first_never_less_than_serve_now_never_more_than_ever_did(steps):
+    proven, now, most = ProvenByFirst(), 0.0, 0
+    for pause, begins in steps:
+        now += pause
+        if begins:
+            proven.first(now)
+        elif proven.serving:
+            proven.ended(now)
+        most = max(most, proven.serving)
+
+        assert proven.serving <= proven.at(now) <= most
+
+
+def answered(rate, seconds, took, mean, proven=None, start=0.0):
+    """Answers at a steady rate."""
+    proven = proven or ProvenByRate()
+    for number in range(int(rate * seconds)):
+        proven.answered(start + number / rate, took, mean)
+    return proven
+
+
+def test_by_rate_nothing_is_proven_at_first():
+    assert ProvenByRate().at(100.0, 2.0) == 0.0
+    assert ProvenByRate().at(100.0, None) == 0.0
+
+
+@pytest.mark.parametrize(("rate", "mean"), [(10, 2.0), (100, 0.5), (4, 20.0)])
+def test_by_rate_it_is_littles_law(rate, mean):
+    proven = answered(rate, 10 * mean, mean, mean)
+
+    assert proven.at(10 * mean, mean) == pytest.approx(rate * mean, rel=0.05)
+
+
+def test_by_rate_the_shortest_answer_stands_in_for_the_mean():
+    proven = answered(10, 20, 2.0, None)
+    assert proven.at(20.0, None) == pytest.approx(20.0, rel=0.05)
+    proven.answered(20.0, 1.0, None)
+    assert proven.at(20.0, None) == pytest.approx(10.0, rel=0.1)
+
+
+def test_by_rate_the_stand_in_grows_slowly_with_longer_answers():
+    proven = ProvenByRate()
+    proven.answered(0.0, 1.0, None)
+    proven.answered(0.0, 11.0, None)
+
+    assert proven._least == pytest.approx(1.2)
+
+
+def test_by_rate_the_best_two_slices_count_and_are_forgotten():
+    proven = answered(50, 2, 2.0, 2.0)  # two slices of a second
+    answered(10, 3, 2.0, 2.0, proven, start=2.0)
+    assert proven.at(4.9, 2.0) == pytest.approx(100.0)
+    answered(10, 5, 2.0, 2.0, proven, start=5.0)
+
+    assert proven.at(9.9, 2.0) == pytest.approx(20.0)
+
+
+def test_by_rate_a_single_slice_is_better_than_nothing():
+    proven = ProvenByRate()
+    for _ in range(8):
+        proven.answered(3.0, 2.0, 2.0)
+
+    assert proven.at(3.5, 2.0) == 16.0
+
+
+def test_by_rate_after_a_long_silence_nothing_is_proven():
+    proven = answered(50, 10, 2.0, 2.0)
+
+    assert proven.at(600.0, 2.0) == 0.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.0, 50.0), st.floats(0.0, 60.0), st.none() | st.floats(0.0, 60.0)),
+        max_size=100,
+    )
+)
+def test_by_rate_never_negative_and_never_much_to_remember(steps):
+    proven, now = ProvenByRate(), 0.0
+    for pause, took, mean in steps:
+        now += pause
+        proven.answered(now, took, mean)
+
+        assert proven.at(now, mean) >= 0.0
+        assert len(proven._slices) <= 5
+        assert now < proven._slices[-1].ends
