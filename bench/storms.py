@@ -5,11 +5,15 @@ One line of progress on stderr for each run; `--json FILE` keeps the figures of 
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
+from multiprocessing import Pool
 from pathlib import Path
 
 from stormbreak.provider.loader import load
@@ -24,10 +28,9 @@ STORMS = (
     "brownout", "herd",
 )  # fmt: skip
 CALMS = ("calm-burst", "sparse", "mixed-lengths")
-POLICIES = (
-    "interactive", "batch", "article", "none", "openai_sdk", "naive", "naive_x10", "fixed", "exponential",
-    "full_jitter", "decorrelated",
-)  # fmt: skip
+OURS, OURS_FIRST, OURS_WAITS = "ours", "ours, first output", "ours, fail_fast = false"
+ROWS = (OURS, OURS_FIRST, OURS_WAITS, "none", "naive", "full_jitter", "openai_sdk", "article")
+"""`ours` is the preset that the scenario names: `batch` for `gather`, else `interactive`."""
 
 Cell = Callable[[Measures], str]
 Table = dict[str, dict[str, list[Measures]]]
@@ -37,13 +40,14 @@ def main() -> None:
     """Run everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--policies", default=",".join(POLICIES))
+    parser.add_argument("--rows", default=";".join(ROWS), help="separated by semicolons")
     parser.add_argument("--scenarios", default=",".join(STORMS + CALMS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
     parser.add_argument("--print", action="store_true", help="do not touch the page")
     options = parser.parse_args()
-    policies, scenarios = options.policies.split(","), options.scenarios.split(",")
-    measured = run(policies, scenarios, range(1, options.seeds + 1))
+    rows, scenarios = options.rows.split(";"), options.scenarios.split(",")
+    measured = run(rows, scenarios, range(1, options.seeds + 1), options.jobs)
     if options.json:
         options.json.write_text(json.dumps(plain(measured), indent=1))
     text = page(measured, options.seeds)
@@ -54,19 +58,28 @@ def main() -> None:
         PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1])
 
 
-def run(policies: Sequence[str], scenarios: Sequence[str], seeds: range) -> Table:
-    """Simulate each scenario under each policy with each seed."""
-    table: Table = {}
-    for scenario in scenarios:
-        storm = load(scenario)
-        for policy in policies:
-            runs = table.setdefault(policy, {}).setdefault(scenario, [])
-            for seed in seeds:
-                began = time.perf_counter()
-                runs.append(simulate(storm, find(policy), seed=seed).measures)
-                took = time.perf_counter() - began
-                print(f"{scenario:14}{policy:14}{seed:3}{took:7.1f} s", file=sys.stderr, flush=True)
+def run(rows: Sequence[str], scenarios: Sequence[str], seeds: range, jobs: int) -> Table:
+    """Simulate each scenario for each row with each seed, several at a time."""
+    table: Table = {row: {scenario: [] for scenario in scenarios} for row in rows}
+    tasks = list(product(scenarios, rows, seeds))
+    with Pool(jobs) as pool:
+        for (scenario, row, _), measures in zip(tasks, pool.imap(one, tasks), strict=True):
+            table[row][scenario].append(measures)
     return table
+
+
+def one(task: tuple[str, str, int]) -> Measures:
+    """Simulate one scenario for one row with one seed."""
+    scenario, row, seed = task
+    began = time.perf_counter()
+    storm = load(scenario)
+    found = find(storm.load.preset if storm.load and row.startswith(OURS) else row)
+    if row == OURS_WAITS:
+        found = replace(found, policy=replace(found.policy, fail_fast=False))
+    measures = simulate(storm, found, seed=seed, first_output=row == OURS_FIRST).measures
+    took = time.perf_counter() - began
+    print(f"{scenario:14}{row:26}{seed:3}{took:7.1f} s", file=sys.stderr, flush=True)
+    return measures
 
 
 def plain(table: Table) -> dict[str, dict[str, list[dict[str, float | int | None]]]]:
@@ -109,7 +122,7 @@ def markdown(
 ) -> list[str]:
     """One table with a row for each policy."""
     lines = [
-        f"| policy | {' | '.join(f'`{name}`' for name in columns)} |",
+        f"| row | {' | '.join(f'`{name}`' for name in columns)} |",
         "|---" * (1 + len(columns)) + "|",
     ]
     for policy, row in table.items():
@@ -121,7 +134,7 @@ def markdown(
 def spike(table: Table) -> list[str]:
     """What overall goodput hides."""
     lines = [
-        "| policy | trigger goodput % | p99 s | attempts per sent call | peak attempts/s | wasted % |"
+        "| row | trigger goodput % | p99 s | attempts per sent call | peak attempts/s | wasted % |"
     ]
     lines.append("|---|---|---|---|---|---|")
     for policy, row in table.items():
@@ -138,13 +151,13 @@ def spike(table: Table) -> list[str]:
 def stormy(m: Measures) -> str:
     """A storm in a cell."""
     recovery = "x" if m.recovery is None else f"{m.recovery:.0f}"
-    return f"{100 * m.goodput:.0f} / {m.amplification:.1f} / {recovery}"
+    return f"{100 * m.goodput:.1f} / {m.amplification:.2f} / {recovery}"
 
 
 def gathered(m: Measures) -> str:
     """A batch in a cell."""
     makespan = "-" if m.makespan is None else f"{m.makespan:.0f}"
-    return f"{100 * m.goodput:.0f} / {m.amplification:.1f} / mk {makespan}"
+    return f"{100 * m.goodput:.1f} / {m.amplification:.2f} / mk {makespan}"
 
 
 def calm(m: Measures) -> str:

@@ -34,7 +34,7 @@ class Barrier:
 class Door:
     """An admission with one barrier and so many slots."""
 
-    def __init__(self, *, slots=1, size=100, barriers=1):
+    def __init__(self, *, slots=1, size=100, barriers=1, spaced=lambda now: False):
         self.log = []
         self.barriers = [Barrier(f"barrier{n}", self.log) for n in range(barriers)]
         self.barrier = self.barriers[0]
@@ -42,7 +42,7 @@ class Door:
         self.woken = []
         self.numbers = iter(range(1, 1000))
         gates = [*self.barriers, self.slots]
-        self.admission = Admission(gates, self.slots, QueuePolicy(size=size), self.wake)
+        self.admission = Admission(gates, self.slots, QueuePolicy(size=size), self.wake, spaced=spaced)
 
     def wake(self, ticket):
         ticket.due = True
@@ -113,6 +113,42 @@ def test_a_settled_permit_lets_the_next_one_leave():
 
 
 # ------------------------------------------------------------------ order
+
+
+def served_of(door, permit, tickets):
+    """The order in which tickets are served, by number."""
+    order = []
+    while door.admission.queued:
+        free(permit)
+        number = next(n for n, t in enumerate(tickets) if t.permit is not None and n not in order)
+        order.append(number)
+        permit = tickets[number].permit
+    return order
+
+
+def test_of_a_queue_that_stands_the_newest_interactive_call_goes_first():
+    door = Door()
+    permit = door.enter()
+    tickets = [door.enter() for _ in range(7)]
+
+    assert served_of(door, permit, tickets) == [6, 5, 4, 0, 1, 2, 3]  # of four or fewer the oldest
+
+
+@pytest.mark.parametrize("priority", [Priority.BATCH, Priority.BACKGROUND])
+def test_other_classes_go_oldest_first(priority):
+    door = Door()
+    permit = door.enter()
+    tickets = [door.enter(priority=priority) for _ in range(7)]
+
+    assert served_of(door, permit, tickets) == list(range(7))
+
+
+def test_under_a_send_rate_the_oldest_goes_first():
+    door = Door(spaced=lambda now: True)
+    permit = door.enter()
+    tickets = [door.enter() for _ in range(7)]
+
+    assert served_of(door, permit, tickets) == list(range(7))
 
 
 def test_oldest_first_within_a_priority_and_the_urgent_before_the_patient():

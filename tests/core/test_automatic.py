@@ -48,8 +48,9 @@ class Slots:
             self.tick(1 / rate)
             self.settle([flight for ends, flight in flying if ends <= self.now])
             flying = [pair for pair in flying if pair[0] > self.now]
-        self.tick(took)
-        self.settle([flight for _, flight in flying])
+        for ends, flight in flying:
+            self.tick(ends - self.now)
+            self.settle([flight])
 
     def fail(self, count=5):
         self.settle(self.take(count), SERVER_ERROR)
@@ -69,7 +70,7 @@ def test_a_calm_burst_does_not_make_it_bind():
     slots.serve(60)
     burst = slots.take(200)
     for number, flight in enumerate(burst):
-        slots.tick(0.02)
+        slots.tick(0.01)
         slots.settle([flight])
         assert slots.gate.limit >= 256, number
 
@@ -123,8 +124,7 @@ def test_it_is_held_then_doubles_every_twenty_seconds_and_then_is_gone():
 
     assert limits[5] == 2
     assert [limits[5 + n] for n in (20, 40, 60, 80, 100, 119)] == [4, 8, 16, 32, 64, 123]
-    assert (limits[124], limits[125]) == (147 * 0 + limits[124], 256)
-    assert limits[124] < 130
+    assert (limits[124], limits[125]) == (123, 256)
     assert not slots.gate.binds(slots.now)
 
 
@@ -347,8 +347,11 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
         ready_at = gate.ready_at(slots.now)
         assert (ready_at == OPEN) == (gate.in_flight < gate.limit)
         assert ready_at == OPEN or ready_at > slots.now
+    flights = len(flying)
+    slots.settle(flying, CANCELLED)
+    slots.tick(1_000.0)  # hung ones may have had a vote: that was the last evidence
     slots.tick(125.1)
-    assert slots.gate.limit >= min(ceiling, 1) or slots.gate.binds(slots.now)
+    assert slots.gate.limit >= ceiling, flights
 
 
 @pytest.mark.parametrize(("name", "value"), [("ceiling", 0), ("gain", 0.9), ("plus", -1.0)])

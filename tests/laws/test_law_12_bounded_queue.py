@@ -1,5 +1,6 @@
-"""Law 12, for a fixed limit. The queue is bounded, with priorities: a call that cannot be served within its
-patience and deadline is shed at once, on arrival or at its turn, not served late.
+"""Law 12. The queue is bounded, with priorities: a call that cannot be served within its patience and deadline
+is shed at once, on arrival or at its turn, not served late. Interactive classes are served newest first while
+the in-flight limit binds and a queue stands, not under a send rate; the others oldest first.
 """
 
 from hypothesis import assume, given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from stage import OK, Stage, policy
 
 from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.types import Priority
 
@@ -31,8 +33,8 @@ def test_never_more_than_its_size_and_the_most_urgent_stay(size, arrivals):
 
 @given(arrivals=st.lists(PRIORITIES, max_size=20))
 def test_the_urgent_first_and_the_oldest_first_among_equals(arrivals):
-    stage = scene()
-    blocker = stage.start()
+    stage = scene(slots=5)  # four times that do not stand yet
+    blocker = [stage.start() for _ in range(5)][0]
     runs = [stage.start(priority=priority) for priority in arrivals]
     served, current = [], blocker
     while True:
@@ -47,12 +49,41 @@ def test_the_urgent_first_and_the_oldest_first_among_equals(arrivals):
 
 
 @given(
+    arrivals=st.lists(PRIORITIES, min_size=5, max_size=30),
+    slots=st.integers(1, 3),
+    limit=st.sampled_from(["fixed", "automatic, binds", "automatic, does not"]),
+    spaced=st.booleans(),
+)
+def test_of_a_queue_that_stands_the_newest_interactive_call_is_served(
+    arrivals, slots, limit, spaced
+):
+    stage = scene(slots=slots)
+    if limit != "fixed":
+        stage = Stage(policy(limit=AutomaticLimit(ceiling=slots)))
+    if limit == "automatic, binds":
+        stage.lane.slots.tick(stage.now, 1.1)
+    stage.lane.admission._spaced = lambda now: spaced
+    width = stage.lane.slots.limit
+    blockers = [stage.start() for _ in range(width)]
+    runs = [stage.start(priority=priority) for priority in arrivals]
+    blockers[0].step(OK)
+    stage.settle()
+    (served,) = (run for run in runs if run.sending)
+    first = [run for run in runs if run.call.priority == min(arrivals)]
+    stands = len(arrivals) > 4 * width and limit != "automatic, does not" and not spaced
+    newest = stands and min(arrivals) is Priority.INTERACTIVE
+
+    assert served is (first[-1] if newest else first[0])
+
+
+@given(
     slots=st.integers(1, 4),
     service=st.floats(0.1, 10.0),
     ahead=st.integers(0, 10),
     patience=st.floats(0.1, 30.0),
 )
 def test_who_cannot_be_served_in_time_is_shed_on_arrival(slots, service, ahead, patience):
+    assume(ahead <= 4 * slots)  # where a queue stands, the newest is served first
     stage = scene(slots=slots)
     run = stage.start()
     stage.tick(service)

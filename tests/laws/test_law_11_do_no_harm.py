@@ -1,0 +1,104 @@
+"""Law 11. Without evidence of congestion the automatic limit does not bind, up to its ceiling: a calm burst from
+idle is sent at once. With evidence it is a little above what was just proven to be served, and fades when the
+evidence ends. Isolated errors do not shrink it. It is at least 1 and can always grow again.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy
+
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.backoff import Constant
+from stormbreak.core.retry import RetryPolicy
+
+ONCE = RetryPolicy(attempts=1, backoff=Constant(seconds=0.0))
+
+
+def scene(ceiling=256):
+    return Stage(policy(limit=AutomaticLimit(ceiling=ceiling), retry=ONCE))
+
+
+@given(burst=st.integers(1, 300), ceiling=st.integers(1, 300))
+def test_a_burst_from_idle_is_sent_at_once(burst, ceiling):
+    stage = scene(ceiling)
+    runs = [stage.start() for _ in range(burst)]
+
+    assert sum(run.sending for run in runs) == min(burst, ceiling)
+
+
+@given(took=st.lists(st.floats(0.1, 120.0), min_size=1, max_size=100))
+def test_long_and_short_answers_of_one_burst_are_no_congestion(took):
+    stage = scene()
+    runs = [stage.start() for _ in took]
+    began = stage.now
+    for span, run in sorted(zip(took, runs, strict=True), key=lambda pair: pair[0]):
+        stage.now = began + span
+        run.step(OK)
+
+    assert stage.lane.slots.limit >= 256
+
+
+@given(good=st.lists(st.integers(3, 8), min_size=1, max_size=40))
+def test_isolated_errors_do_not_shrink_it(good):
+    stage = scene()
+    for count in good:
+        stage.start().step(SERVER_ERROR)
+        for _ in range(count):
+            stage.start().step(OK)
+            stage.tick(0.1)
+
+    assert stage.lane.slots.limit >= 256
+
+
+@given(
+    failures=st.integers(5, 100),
+    timeouts=st.booleans(),
+    silence=st.floats(0.0, 200.0),
+)
+def test_failures_that_pile_up_shrink_it_and_silence_gives_it_back(failures, timeouts, silence):
+    stage = scene()
+    for _ in range(failures):
+        stage.start().step(TIMEOUT if timeouts else SERVER_ERROR)
+    assert stage.lane.slots.limit == 2  # nothing was proven
+    stage.tick(silence)
+    stage.start().step(OK)
+    limit = stage.lane.slots.limit
+
+    assert limit >= 1
+    assert (limit >= 256) == (silence >= 125.0)
+    if silence <= 5.0:
+        assert limit <= 4
+
+
+def test_it_follows_what_is_served_in_both_directions():
+    stage = scene()
+    limits = []
+    for rate in [10] * 30 + [2] * 60 + [10] * 60:
+        runs = [run for run in stage.runs if run.sending]
+        for run in runs[:rate]:
+            run.step(OK)
+        stage.settle()
+        while sum(run.queued for run in stage.runs) < 30:
+            stage.start()
+        stage.runs = [run for run in stage.runs if not run.over]
+        stage.tick(1.0)
+        limits.append(stage.lane.slots.limit)
+
+    assert limits[80] < limits[25]
+    assert limits[-1] > limits[80]
+    assert min(limits) >= 1
+
+
+def test_whoever_waits_is_let_go_by_the_fade_alone():
+    stage = scene()
+    for _ in range(5):
+        stage.start().step(SERVER_ERROR)
+    hung = [stage.start() for _ in range(2)]
+    late = stage.start()
+    assert late.queued
+    stage.pass_time(0.5)
+    assert late.queued
+    hung[0].step(OK)
+    stage.settle()
+
+    assert late.sending

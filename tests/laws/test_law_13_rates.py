@@ -1,0 +1,70 @@
+"""Law 13, its part that is built. After 429s that pile up a send rate is learned: a little below what was
+accepted. It grows, and fades. A stray 429 teaches nothing.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import OK, THROTTLED, Stage, policy
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.retry import RetryPolicy
+
+
+def scene():
+    return Stage(
+        policy(learn_rate=True, retry=RetryPolicy(attempts=1, backoff=Constant(seconds=0.0)))
+    )
+
+
+def offered(stage, seconds, rate, capacity):
+    """Offer so many calls per second to a target that takes so many; how many were sent in each second."""
+    sent = []
+    for _ in range(seconds):
+        room, count = capacity, 0
+        for _ in range(rate):
+            stage.start()
+            stage.pass_time(1 / rate)
+            for run in [run for run in stage.runs if run.sending]:
+                run.step(OK if room > 0 else THROTTLED)
+                room -= 1
+                count += 1
+            stage.runs = [run for run in stage.runs if not run.over]
+        sent.append(count)
+    return sent
+
+
+@given(capacity=st.integers(5, 30))
+def test_a_target_that_refuses_most_is_sent_little_more_than_it_takes(capacity):
+    sent = offered(scene(), 40, 60, capacity)
+
+    assert sent[0] >= 3 * capacity / 2
+    assert sum(sent[10:]) <= 1.2 * capacity * len(sent[10:])
+    assert sum(sent[10:]) >= 0.6 * capacity * len(sent[10:])
+
+
+@given(good=st.lists(st.integers(10, 40), min_size=1, max_size=20))
+def test_a_stray_429_teaches_nothing(good):
+    stage = scene()
+    for count in good:
+        for _ in range(count):
+            stage.start().step(OK)
+            stage.tick(0.05)
+        stage.start().step(THROTTLED)
+
+    assert stage.start().sending
+    assert not stage.lane.is_spaced(stage.now)
+
+
+def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
+    stage = scene()
+    for _ in range(30):
+        stage.start().step(THROTTLED)
+    waiting = [stage.start() for _ in range(30)]
+    assert stage.lane.is_spaced(stage.now)
+    assert any(run.queued for run in waiting)
+    stage.pass_time(119.0)
+    assert stage.lane.is_spaced(stage.now)
+    stage.pass_time(1.1)
+
+    assert not stage.lane.is_spaced(stage.now)
+    assert not any(run.queued for run in waiting)
