@@ -42,7 +42,9 @@ class Door:
         self.woken = []
         self.numbers = iter(range(1, 1000))
         gates = [*self.barriers, self.slots]
-        self.admission = Admission(gates, self.slots, QueuePolicy(size=size), self.wake, spaced=spaced)
+        self.admission = Admission(
+            gates, self.slots, QueuePolicy(size=size), self.wake, spaced=spaced
+        )
 
     def wake(self, ticket):
         ticket.due = True

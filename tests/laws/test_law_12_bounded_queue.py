@@ -34,7 +34,7 @@ def test_never_more_than_its_size_and_the_most_urgent_stay(size, arrivals):
 @given(arrivals=st.lists(PRIORITIES, max_size=20))
 def test_the_urgent_first_and_the_oldest_first_among_equals(arrivals):
     stage = scene(slots=5)  # four times that do not stand yet
-    blocker = [stage.start() for _ in range(5)][0]
+    blocker, *_ = [stage.start() for _ in range(5)]
     runs = [stage.start(priority=priority) for priority in arrivals]
     served, current = [], blocker
     while True:

@@ -1,6 +1,7 @@
-"""Law 14, its simple part. 0.1 retries per call, decaying within a minute, no starting credit. Free are waits
-named by the server, and up to two 429s, server errors or failed connections in a row in a process with fewer
-than 10 recent calls. Everything else, timeouts first, is paid.
+"""Law 14. 0.1 retries per call, decaying within a minute, no starting credit. A retry is free when the server
+named the time; when this process's own gates hold the traffic and it knows enough; when most recent calls
+succeed, nothing is late and this was no bare 429; and in a process with fewer than 10 recent calls, for up to
+two 429s, server errors or failed connections in a row. Everything else, timeouts first, is paid.
 """
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.budget import Budget, BudgetPolicy, Load
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
@@ -44,13 +47,59 @@ def test_a_lone_script_may_retry_twice_what_is_no_timeout(verdict):
 
 
 @pytest.mark.parametrize("verdict", TRANSIENT)
-def test_a_busy_process_pays_for_every_one(verdict):
+def test_a_busy_process_pays_once_most_calls_fail(verdict):
     stage = scene()
     for _ in range(34):
         stage.start().step(OK)
     ended = exhausted(stage, Outcome(verdict))
+    isolated = 0 if verdict is Verdict.THROTTLED else 34  # until as many have failed as succeeded
 
-    assert ended.attempts == 1 + 3  # thirty-five calls earned three and a half
+    assert ended.attempts == 1 + isolated + 3  # thirty-five calls earned three and a half
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("calls", [9, 10])
+def test_free_where_the_own_gates_hold_the_traffic_and_enough_is_known(gated, calls):
+    budget = Budget(BudgetPolicy())
+    outcome = Outcome(Verdict.TIMEOUT)
+    for _ in range(calls):
+        budget.record(outcome, 0.0)
+    free = budget.is_free(outcome, TREATMENTS[Verdict.TIMEOUT], 0.0, Load(gated=gated))
+
+    assert free is (gated and calls == 10)
+
+
+def test_which_gates_hold_the_traffic():
+    stage = scene(limit=FixedLimit(in_flight=2), breaker=BreakerPolicy(), learn_rate=True)
+    lane = stage.lane
+    assert not lane.load(stage.now).gated
+    stage.start()
+    assert not lane.load(stage.now).gated
+    stage.start()
+    assert lane.load(stage.now).gated  # the limit is reached
+    for run in stage.runs:
+        run.step(OK)
+    assert not lane.load(stage.now).gated
+    for _ in range(2):
+        lane.rate.settle(None, THROTTLED, stage.now, 0.5)
+    assert lane.load(stage.now).gated  # a send rate is in force
+    assert not lane.load(stage.now + 120.0).gated
+    stage.now += 120.0
+    stage.lane.isolate(stage.now)
+    assert lane.load(stage.now).gated  # the circuit is not closed
+
+
+@pytest.mark.parametrize("verdict", TRANSIENT)
+@pytest.mark.parametrize("late", [False, True])
+def test_an_isolated_error_is_free_unless_answers_are_late_or_it_was_a_429(verdict, late):
+    budget = Budget(BudgetPolicy())
+    for _ in range(20):
+        budget.record(OK, 0.0)
+    outcome = Outcome(verdict)
+    budget.record(outcome, 0.0)
+    free = budget.is_free(outcome, TREATMENTS[verdict], 0.0, Load(late=late))
+
+    assert free is (not late and verdict is not Verdict.THROTTLED)
 
 
 def test_a_success_ends_the_row():

@@ -62,6 +62,7 @@ class Admission:
         self._settles = tuple(gate.settle for gate in reversed(gates))  # last taken first
         self._slots = slots
         self._slot = self._gates.index(slots)
+        self._slots_gate = self._gates[self._slot]
         self._policy = policy
         self._wake = wake
         self._spaced = spaced
@@ -187,7 +188,7 @@ class Admission:
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         for gate in self._gates:
             ready_at = gate.ready_at(now)
-            if ready_at <= now or gate is self._slots:  # a slot may come free sooner
+            if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
                 continue
             if gate.name == "breaker" and call.fail_fast:
                 return Rejection("breaker", "the circuit is open", _known(ready_at))

@@ -24,7 +24,7 @@ FADE = 120.0  # seconds without a lesson
 class LearnedRate:
     """The gate that spaces out sends. At most one second's worth of them leaves at once."""
 
-    __slots__ = ("_credit", "_earned_at", "_learned_at", "_rate", "_refused", "_sent")
+    __slots__ = ("_credit", "_earned_at", "_earning", "_learned_at", "_rate", "_refused", "_sent")
     name = "rate"
 
     def __init__(self) -> None:
@@ -34,6 +34,7 @@ class LearnedRate:
         self._learned_at = -inf
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
+        self._earning = SLOWEST  # per second, since then
 
     def in_force(self, now: float) -> bool:
         """Whether a rate holds."""
@@ -50,18 +51,15 @@ class LearnedRate:
         """OPEN, or when the next send has been earned."""
         if now - self._learned_at >= FADE:
             return OPEN
-        rate = self.rate_at(now)
-        credit = self._credit_at(now, rate)
-        if credit >= 1:
-            return OPEN
-        return min(now + (1 - credit) / rate, self._learned_at + FADE)
+        earned_at = self._earned_at + (1 - self._credit) / self._earning
+        return OPEN if now >= earned_at else min(earned_at, self._learned_at + FADE)
 
     def take(self, now: float) -> None:
         """One leaves."""
         self._sent.add(now, failed=False)
         if self.in_force(now):
-            self._credit = max(0.0, self._credit_at(now, self.rate_at(now)) - 1)
-            self._earned_at = now
+            self._earn(now)
+            self._credit = max(0.0, self._credit - 1)
 
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Learn from a refusal."""
@@ -80,9 +78,15 @@ class LearnedRate:
         accepted = BELOW * (sent - refused) / WINDOW
         if accepted <= 0:
             accepted = (sent / WINDOW if before == inf else before) / 2
-        self._credit = 0.0 if before == inf else self._credit_at(now, before)
-        self._earned_at = self._learned_at = now
-        self._rate = max(SLOWEST, accepted)
+        if before == inf:
+            self._credit, self._earned_at = 0.0, now
+        self._earn(now)
+        self._learned_at = now
+        self._rate = self._earning = max(SLOWEST, accepted)
 
-    def _credit_at(self, now: float, rate: float) -> float:
-        return min(max(1.0, rate), self._credit + (now - self._earned_at) * rate)
+    def _earn(self, now: float) -> None:
+        """Put down what was earned since the last time. Between two sends the rate stands still."""
+        earned = (now - self._earned_at) * self._earning
+        self._credit = min(max(1.0, self._earning), self._credit + earned)
+        self._earned_at = now
+        self._earning = self.rate_at(now)
