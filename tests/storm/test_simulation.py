@@ -6,6 +6,7 @@ from hashlib import sha256
 import pytest
 
 from stormbreak.core.backoff import Constant
+from stormbreak.core.automatic import AutomaticConcurrency
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
 from stormbreak.core.retry import RetryPolicy
@@ -71,7 +72,7 @@ FROZEN = replace(
     retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.5)),
     limit=FixedLimit(in_flight=3),
 )
-STORED = "e0c444e80209181e"
+STORED = "ab496cfce79db759"
 
 
 def test_a_listener_changes_nothing():
@@ -175,6 +176,24 @@ def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
     assert max(shared.series.answers) <= 4
     assert sum(apart.series.answers) > 2 * sum(shared.series.answers)
     assert shared.measures.added_wait_p99 > 2.0
+
+
+def test_with_first_output_each_answer_is_seen_to_begin():
+    firsts = []
+    slots = AutomaticConcurrency.first
+    with pytest.MonkeyPatch.context() as patched:
+
+        def first(gate, flight, now):
+            firsts.append(now - flight.sent_at)
+            slots(gate, flight, now)
+
+        patched.setattr(AutomaticConcurrency, "first", first)
+        plain = simulate(alone(), INTERACTIVE)
+        assert firsts == []
+        streamed = simulate(alone(), INTERACTIVE, first_output=True)
+
+    assert len(firsts) == streamed.measures.calls == plain.measures.calls
+    assert all(took > 0 for took in firsts)
 
 
 def test_the_scenario_says_deadline_patience_and_timeout():

@@ -127,6 +127,7 @@ def test_all_may_share_one_engine(capsys, small):
     )
 
     assert (apart["shared"], shared["shared"]) == (False, True)
+    assert apart["first_output"] is False
     assert apart["calls"] == shared["calls"]
 
 

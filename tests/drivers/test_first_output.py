@@ -1,0 +1,109 @@
+"""A sender may report the first output of its attempt, whichever driver carries it out."""
+
+from functools import partial
+
+import pytest
+from stage import OK, SERVER_ERROR, TARGET, policy
+from virtual_loop import run
+
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Send
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.types import Call, Verdict
+
+RULES = policy(limit=AutomaticLimit(gain=2.0, plus=0.0), retry=RetryPolicy(attempts=1))
+
+
+class Scene:
+    """A virtual driver whose sender leaves attempts unanswered until told."""
+
+    def __init__(self):
+        self.engine, self.timeline = Engine(RULES), Timeline()
+        self.driver = VirtualDriver(self.engine, self.timeline)
+        self.sent, self.ended = [], []
+
+    def send(self, send, reply):
+        self.sent.append((send, reply))
+
+    def start(self, count=1):
+        for _ in range(count):
+            call = Call(self.engine.number(), TARGET)
+            self.driver.start(call, self.send, self.ended.append)
+
+    def fail(self, count=5):
+        self.start(count)
+        for _ in range(count):
+            self.sent.pop()[1](SERVER_ERROR)
+
+    @property
+    def serving(self):
+        return self.engine.lane(TARGET).slots._by_first.serving
+
+
+def test_the_permit_hears_of_it_once():
+    scene = Scene()
+    scene.start()
+    send, reply = scene.sent[0]
+    scene.driver.first(send)
+    scene.driver.first(send)
+    assert scene.serving == 1
+    reply(OK)
+    scene.driver.first(send)
+
+    assert scene.serving == 0
+
+
+def test_whoever_waits_leaves_when_more_is_proven():
+    scene = Scene()
+    scene.fail()
+    scene.start(8)
+    assert len(scene.sent) == 2
+    for send, _ in scene.sent[:2]:
+        scene.driver.first(send)
+    scene.timeline.run(until=0.1)
+
+    assert len(scene.sent) == 4
+
+
+def test_a_command_without_a_permit_is_nobodys():
+    scene = Scene()
+    scene.driver.first(Send(TARGET, 1, None))
+
+    assert scene.serving == 0
+
+
+def test_a_listener_may_not_report():
+    scene = Scene()
+    scene.start()
+    refused = []
+
+    def report(_):
+        with pytest.raises(RuntimeError, match="listener"):
+            scene.driver.first(scene.sent[0][0])
+        refused.append(True)
+
+    scene.engine.listeners.append(report)
+    scene.start()
+
+    assert refused
+
+
+def test_under_asyncio():
+    seen = []
+
+    async def sender(driver, send):
+        driver.first(send)
+        seen.append(driver.engine.lane(TARGET).slots._by_first.serving)
+        return OK
+
+    async def main():
+        driver = AsyncioDriver(Engine(RULES))
+        ended = await driver.run(Call(1, TARGET), partial(sender, driver))
+        assert ended.outcome.verdict is Verdict.OK
+        seen.append(driver.engine.lane(TARGET).slots._by_first.serving)
+
+    run(main)
+    assert seen == [1, 0]
