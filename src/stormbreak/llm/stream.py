@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.assembly import ChatAssembly, MalformedChunkError
+from stormbreak.llm.assembly import ChatAssembly
 from stormbreak.llm.classify import read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint, complaint_in
 from stormbreak.llm.halves import mended
+from stormbreak.llm.pieces import MalformedChunkError
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.sse import Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
