@@ -399,3 +399,55 @@ def test_any_completion_cut_in_any_way_is_the_same_again(drawn):
     choices, parts = drawn
     found = assembled(*(json.loads(json.dumps({"choices": [part]})) for part in parts))
     assert found["choices"] == choices
+
+
+# ------------------------------------------------------------ heads and tails of streams
+
+AZURE = {
+    "id": "",
+    "object": "",
+    "created": 0,
+    "model": "",
+    "system_fingerprint": "",
+    "prompt_filter_results": [{"prompt_index": 0}],
+    "choices": [],
+}
+
+
+def test_the_first_real_value_of_the_head_wins():
+    """Found: Azure's first chunk, which knows nothing yet, named the answer."""
+    head = {"id": "c1", "created": 5, "model": "m"}
+    whole = assembled(AZURE, head | choice({"content": "a"}), {"id": "c2", "created": 6})
+    assert {name: whole[name] for name in head} == head
+    assert whole["prompt_filter_results"] == AZURE["prompt_filter_results"]
+    assert whole["system_fingerprint"] == ""
+
+
+def test_a_head_that_is_nested_is_filled_in():
+    whole = assembled(
+        {"x": {"id": "a", "y": {"z": 0}}}, {"x": {"id": "b", "y": {"z": 1}, "seed": 2}}, {"x": None}
+    )
+    assert whole["x"] == {"id": "a", "y": {"z": 1}, "seed": 2}
+
+
+SPENT = {"prompt_tokens": 5, "completion_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [choice({}, finish_reason="stop") | {"x_groq": {"id": "r", "usage": SPENT}}],
+        [choice({}, finish_reason="stop"), {"choices": [], "usage": SPENT}],
+        [choice({}, finish_reason="stop"), {"usage": SPENT}, {"choices": None, "usage": None}],
+        [choice({}, finish_reason="stop") | {"usage": SPENT, "x_groq": {"usage": {}}}],
+    ],
+)
+def test_usage_may_come_at_the_end_in_several_places(last):
+    whole = assembled(choice({"content": "a"}) | {"x_groq": {"id": "r"}}, *last)
+    assert whole["usage"] == SPENT
+    assert whole["x_groq"]["id"] == "r"
+
+
+def test_odd_words_of_groq_are_passed_through():
+    assert "usage" not in assembled({"x_groq": 5})
+    assert assembled({"x_groq": 5})["x_groq"] == 5

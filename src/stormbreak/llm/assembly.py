@@ -3,6 +3,7 @@
 Chunks carry deltas, which are joined as `pieces` says; tool calls are joined by their index. What stands
 beside the delta of a choice is no delta: there, text replaces the text before. What comes out has the form
 of the answer that the same call would have got unstreamed; fields that nobody knows here pass through.
+Around the choices, the first real value wins: some streams begin with a chunk that knows nothing yet.
 """
 
 from typing import Any
@@ -23,10 +24,8 @@ class ChatAssembly:
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
-        for name, value in chunk.items():
-            if name not in _OWN and self._top.get(name) is None:
-                self._top[name] = value
-        self._usage = chunk.get("usage") or self._usage
+        _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
+        self._usage = chunk.get("usage") or _usage_of_groq(chunk) or self._usage
         for part in map(_object, _list(chunk.get("choices"))):
             choice = self._choices.setdefault(_index(part.get("index", 0)), _Choice())
             self.has_output |= choice.add(part)
@@ -118,6 +117,23 @@ class _Choice:
             "logprobs": self._logprobs.result() or None,
             "finish_reason": self.finish_reason,
         }
+
+
+def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add what is not there yet: the first real value wins; "", 0 and the like are none."""
+    for name, value in more.items():
+        so_far = whole.get(name)
+        if isinstance(value, dict) and (isinstance(so_far, dict) or not so_far):
+            whole[name] = dict(so_far or {})
+            _fill(whole[name], value)
+        elif not so_far and (value or name not in whole):
+            whole[name] = value
+
+
+def _usage_of_groq(chunk: dict[str, Any]) -> Any:
+    """Groq's own place for it, in the last chunk."""
+    own = chunk.get("x_groq")
+    return own.get("usage") if isinstance(own, dict) else None
 
 
 def _reason(value: object) -> str | None:
