@@ -159,3 +159,30 @@ def test_a_body_with_a_bad_byte_is_never_ok(shape, at, byte):
     body = bytearray(json.dumps(WHOLE[shape]).encode())
     body[at % len(body)] = byte
     assert read(bytes(body), shape).verdict is Verdict.BROKEN
+
+
+NOTHING = [
+    {},
+    {"message": "", "type": "", "param": "", "code": None},
+    {"code": 0, "message": None, "details": [], "metadata": {}},
+]
+
+
+@pytest.mark.parametrize("error", NOTHING)
+def test_an_error_that_says_nothing_is_none(error):
+    """Found: some providers send the object always, and fill it in when there is an error."""
+    assert read(CHAT | {"error": error}).verdict is Verdict.OK
+    assert read({"choices": [CHOICE | {"error": error}]}).verdict is Verdict.OK
+    assert read(EMBEDDINGS | {"error": error}, Shape.EMBEDDINGS).verdict is Verdict.OK
+    assert read(MODELS | {"error": error}, Shape.JSON).verdict is Verdict.OK
+    beside = {"error": error, "choices": [CHOICE | {"error": {"code": 503}}]}
+    assert read(beside).verdict is Verdict.OVERLOADED
+    assert read({"error": error}).detail == "no choices"
+    assert read({"choices": [CHOICE | {"error": error, "finish_reason": "error"}]}).verdict is (
+        Verdict.SERVER_ERROR
+    )
+
+
+def test_an_error_with_one_word_is_one():
+    for error in ({"message": "x"}, {"message": "", "code": 1}, {"type": "x"}, "x", 5, [0]):
+        assert read(CHAT | {"error": error}).verdict is Verdict.SERVER_ERROR

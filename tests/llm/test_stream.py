@@ -336,3 +336,12 @@ def test_nesting_that_only_the_end_finds_too_deep_does_not_raise():
         reading, body = from_deeper_down(60, assembler.end)
         assert (reading.verdict is Verdict.OK) == bool(body)
         assert reading.verdict in {Verdict.OK, Verdict.BROKEN}
+
+
+@pytest.mark.parametrize("error", [{}, {"message": "", "type": "", "code": None}])
+def test_an_error_that_says_nothing_is_none(error):
+    events = [event(json.loads(e[6:]) | {"error": error}) for e in EVENTS]
+    assert read(b"".join(events) + DONE) == read(STREAM)
+    at_choice = delta("a", "stop")
+    at_choice["choices"][0]["error"] = error
+    assert read(event(at_choice) + DONE)[0].verdict is Verdict.OK

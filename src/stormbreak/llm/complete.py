@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.llm.complaint import speaks
 from stormbreak.llm.halves import mended
 from stormbreak.llm.reading import Reading, Shape
 from stormbreak.llm.usage import usage_of
@@ -85,7 +86,7 @@ def _chat(body: bytes, request_id: str | None) -> Reading:
     if not answer.choices:
         return _broken("no choices", request_id)
     for choice in answer.choices:
-        if choice.error or choice.finish_reason == "error":
+        if (choice.error and speaks(choice.error)) or choice.finish_reason == "error":
             return _broken(ERROR_INSIDE, request_id)
         if choice.message is None:
             return _broken("no message", request_id)
@@ -135,7 +136,8 @@ def _json(body: bytes, request_id: str | None) -> Reading:
 
 
 def _is_error(answer: _Whole) -> bool:
-    return bool(answer.error) or answer.object == "error" or answer.type == "error"
+    named = answer.object == "error" or answer.type == "error"
+    return named or bool(answer.error and speaks(answer.error))
 
 
 _READERS: Mapping[Shape, Callable[[bytes, str | None], Reading]] = MappingProxyType(
