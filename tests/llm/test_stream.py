@@ -134,6 +134,19 @@ def test_as_many_choices_as_were_asked_for_must_finish():
     assert read(both, choices=2)[0].verdict is Verdict.OK
 
 
+def test_a_plain_answer_to_a_streaming_request_must_be_whole_too():
+    one = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
+    assert read(one, choices=2)[0].detail == "1 of 2 choices"
+    vectors = b'{"data": [{"embedding": [0.1]}]}'
+    assert read(vectors, shape=Shape.EMBEDDINGS, inputs=2)[0].detail == "1 of 2 embeddings"
+
+
+def test_a_stream_without_text_is_an_empty_message():
+    for first in (delta(role="assistant"), delta("", role="assistant")):
+        reading, _ = read(event(first) + event(delta(None, "stop")) + DONE)
+        assert (reading.verdict, reading.text) == (Verdict.OK, "")
+
+
 @pytest.mark.parametrize(
     ("error", "verdict", "code"),
     [

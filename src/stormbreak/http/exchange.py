@@ -14,7 +14,10 @@ _SECRET = 8  # characters; anything shorter than that keeps no secret
 
 
 class Asked(NamedTuple):
-    """What is to be sent: where, a JSON object as bytes, and what its answer should look like."""
+    """What is to be sent: where, a JSON object as bytes, and what its answer should look like.
+
+    `choices` were asked for, or embeddings of so many `inputs` (None: that is not known).
+    """
 
     url: str
     body: bytes
@@ -22,6 +25,7 @@ class Asked(NamedTuple):
     streamed: bool
     choices: int
     idempotency_key: str
+    inputs: int | None = None
 
     def __repr__(self) -> str:
         return f"Asked({self.url!r}, {len(self.body)} bytes)"
@@ -52,6 +56,7 @@ class _Stream:
             headers=head.headers,
             received_at=head.received_at,
             choices=self._asked.choices,
+            inputs=self._asked.inputs,
         )
         return self.assembler.feed
 
@@ -70,7 +75,8 @@ async def attempt(
     if stream is not None and stream.assembler is not None:
         reading, body = stream.assembler.end()
     else:
-        reading, body = read_answer(result, asked.shape), result.body
+        body = result.body
+        reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
     return _outcome(result, _without_echoes(reading, origin.api_key, asked.body), body)
 
 
