@@ -121,6 +121,24 @@ async def test_every_choice_that_was_asked_for_must_come():
         assert (ended.outcome.verdict, ended.outcome.detail) == (Verdict.BROKEN, "1 of 2 choices")
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "shown"),
+    [
+        ("rate_limit_exceeded", 429, "rate_limit_exceeded"),
+        ("RESOURCE_EXHAUSTED", 429, "RESOURCE_EXHAUSTED"),
+        ("invalid_request_error", 400, "invalid_request_error"),
+        (429, 200, "429"),
+        ("our_plan", 400, None),
+    ],
+)
+async def test_a_code_that_everyone_knows_is_no_echo(code, status, shown):
+    """Found: a prompt about an error hid that very error."""
+    body = json.dumps({"model": "m", "prompt": f"What is {code}?"}).encode()
+    async with served(failing(status, {"code": code})) as server, client_of(server, ONCE) as client:
+        ended = await client.ask("chat/completions", body)
+    assert ended.outcome.code == ended.outcome.value.reading.code == shown
+
+
 async def test_which_model_is_asked():
     async with served() as server, client_of(server) as client:
         await client.chat(SAY)

@@ -7,6 +7,7 @@ from stormbreak.http.wire import HttpRequest, Sink, Wire
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.tables import is_known
 from stormbreak.types import Outcome, Verdict
 
 USER_AGENT = "stormbreak"
@@ -93,7 +94,10 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
 
 
 def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Reading:
-    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors."""
+    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors.
+
+    A code that our own tables know is no secret, whatever the request speaks of.
+    """
     key = "" if api_key is None or len(api_key) < _SECRET else api_key.lower()
 
     def safe(said: str | None) -> str | None:
@@ -101,9 +105,8 @@ def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Readi
         return None if echoes else said
 
     detail = "redirected" if _echoes(reading.detail or "", key) else reading.detail
-    return reading._replace(
-        code=safe(reading.code), request_id=safe(reading.request_id), detail=detail
-    )
+    code = reading.code if is_known(reading.code) else safe(reading.code)
+    return reading._replace(code=code, request_id=safe(reading.request_id), detail=detail)
 
 
 def _echoes(said: str, key: str) -> bool:
