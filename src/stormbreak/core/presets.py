@@ -16,6 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
 from stormbreak.types import Priority, Verdict
 
 INTERACTIVE = Policy()
@@ -85,4 +86,6 @@ def preset(name: str) -> Policy:
         return PRESETS[name]
     except KeyError:
         known = ", ".join(PRESETS)
-        raise ConfigurationError(f"no preset is called {name!r}; there are: {known}") from None
+        raise ConfigurationError(
+            f"no preset is called {quoted(name)}; there are: {known}"
+        ) from None

@@ -22,7 +22,7 @@ from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, t
 from stormbreak.http.exchange import Asked, Received, attempt
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
-from stormbreak.llm.reading import shape_of
+from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
 
 _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
@@ -124,13 +124,15 @@ class AsyncClient:
         """
         origin, policy = self._endpoint.origin, self.policy
         wants = _wants(body)
+        shape = shape_of(endpoint)
         asked = Asked(
             origin.url_of(endpoint),
             body,
-            shape_of(endpoint),
+            shape,
             bool(wants.stream),
             wants.n or 1,
             idempotency_key or secrets.token_hex(16),
+            _inputs(body) if shape is Shape.EMBEDDINGS else None,
         )
 
         async def send(_: Send) -> Outcome:
@@ -212,6 +214,27 @@ def _wants(body: bytes) -> _Wants:
         wrong = "it is no JSON object"
     # Raised out here, since a UnicodeError would carry the whole body along.
     raise ConfigurationError(f"the body cannot be sent: {wrong}")
+
+
+class _Embedded(msgspec.Struct):
+    input: str | list[msgspec.Raw]
+
+
+_EMBEDDED = msgspec.json.Decoder(_Embedded)
+
+
+def _inputs(body: bytes) -> int | None:
+    """Count what is to be embedded: a text, its tokens, or a list of either; None if it is no such thing."""
+    try:
+        given = _EMBEDDED.decode(body).input
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    if isinstance(given, str):
+        return 1
+    first = bytes(given[0])[:1] if given else b""
+    if first in {b'"', b"["}:
+        return len(given)
+    return 1 if first.isdigit() else None
 
 
 def _encoded(payload: Mapping[str, Any]) -> bytes:

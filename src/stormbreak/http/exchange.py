@@ -7,6 +7,7 @@ from stormbreak.http.wire import HttpRequest, Sink, Wire
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.tables import is_known
 from stormbreak.types import Outcome, Verdict
 
 USER_AGENT = "stormbreak"
@@ -14,7 +15,10 @@ _SECRET = 8  # characters; anything shorter than that keeps no secret
 
 
 class Asked(NamedTuple):
-    """What is to be sent: where, a JSON object as bytes, and what its answer should look like."""
+    """What is to be sent: where, a JSON object as bytes, and what its answer should look like.
+
+    `choices` were asked for, or embeddings of so many `inputs` (None: that is not known).
+    """
 
     url: str
     body: bytes
@@ -22,6 +26,7 @@ class Asked(NamedTuple):
     streamed: bool
     choices: int
     idempotency_key: str
+    inputs: int | None = None
 
     def __repr__(self) -> str:
         return f"Asked({self.url!r}, {len(self.body)} bytes)"
@@ -52,6 +57,7 @@ class _Stream:
             headers=head.headers,
             received_at=head.received_at,
             choices=self._asked.choices,
+            inputs=self._asked.inputs,
         )
         return self.assembler.feed
 
@@ -70,7 +76,8 @@ async def attempt(
     if stream is not None and stream.assembler is not None:
         reading, body = stream.assembler.end()
     else:
-        reading, body = read_answer(result, asked.shape), result.body
+        body = result.body
+        reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
     return _outcome(result, _without_echoes(reading, origin.api_key, asked.body), body)
 
 
@@ -87,7 +94,10 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
 
 
 def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Reading:
-    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors."""
+    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors.
+
+    A code that our own tables know is no secret, whatever the request speaks of.
+    """
     key = "" if api_key is None or len(api_key) < _SECRET else api_key.lower()
 
     def safe(said: str | None) -> str | None:
@@ -95,9 +105,8 @@ def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Readi
         return None if echoes else said
 
     detail = "redirected" if _echoes(reading.detail or "", key) else reading.detail
-    return reading._replace(
-        code=safe(reading.code), request_id=safe(reading.request_id), detail=detail
-    )
+    code = reading.code if is_known(reading.code) else safe(reading.code)
+    return reading._replace(code=code, request_id=safe(reading.request_id), detail=detail)
 
 
 def _echoes(said: str, key: str) -> bool:
