@@ -5,6 +5,9 @@ last. Nothing is held while waiting. The queue is bounded, served by priority an
 (newest first under a standing queue comes with the automatic limits), and sheds at once what cannot be
 served within its patience and deadline: on arrival, when a gate closes for longer than that, or at its turn.
 
+Priorities are strict: under a permanent overload of more urgent calls the less urgent ones are not served at
+all. Fair shares come with the limits.
+
 Who pumps: whatever changes a gate (a settled permit) pumps in the same step. When only time can open the
 gates, one ticket keeps time for the whole queue: its owner looks again at `wake_at`. If it leaves, another
 takes over.

@@ -12,6 +12,11 @@ A retry is free where other gates already see to it:
   script must be able to retry.
 
 Everything else, timeouts first, is paid.
+
+A row is of failures that may be retried. Timeouts count in it although they are never free themselves: they
+are the strongest sign of an overload, and if one ended the row, errors between timeouts would be free for ever.
+Final verdicts (a wrong request, a wrong key) neither lengthen a row nor end it: they say nothing about how the
+target bears its load.
 """
 
 from dataclasses import dataclass
@@ -19,7 +24,7 @@ from math import exp
 
 from stormbreak.core.checks import require
 from stormbreak.core.window import TimeWindow
-from stormbreak.types import Outcome, Treatment, Verdict
+from stormbreak.types import TREATMENTS, Outcome, Treatment, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,10 @@ class Budget:
             return
         failed = outcome.verdict is not Verdict.OK
         self._recent.add(now, failed=failed)
-        self._in_a_row = self._in_a_row + 1 if failed else 0
+        if not failed:
+            self._in_a_row = 0
+        elif TREATMENTS[outcome.verdict].retry:
+            self._in_a_row += 1
 
     def is_free(self, outcome: Outcome, treatment: Treatment, now: float) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""

@@ -46,7 +46,9 @@ class Lane:
         self.target = target
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
-        self.cooldown = Cooldown(engine.treatments, self._on_cooldown)
+        self.cooldown = Cooldown(
+            engine.treatments, self._on_cooldown, longest=policy.retry.longest_wait
+        )
         self.slots = Concurrency(policy.limit)
         self.breaker: Breaker | None = None
         gates: list[Gate] = [self.cooldown, self.pace, self.slots]
@@ -86,10 +88,13 @@ class Lane:
             self.breaker.isolate(now)
 
     def reset(self, now: float) -> None:
-        """Close the circuit by hand; whoever waited for it leaves."""
+        """Close the circuit and lift cooldown and pace, by hand; whoever waited for them leaves."""
         if self.breaker is not None:
             self.breaker.reset(now)
-            self.admission.pump(now)
+        self.cooldown.lift(now)
+        self.pace.stop()
+        self._closing_until = OPEN
+        self.admission.pump(now)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """What stands where, in plain values; times are seconds from `now`."""

@@ -21,7 +21,8 @@ class RetryPolicy:
     """At most `attempts` sends, the first included.
 
     `min_useful` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
-    `longest_wait` ends the call, which then says when to come back. After a status in `one_step_longer` the
+    `longest_wait` ends the call, which then says when to come back; other calls to that target are kept away
+    for no more than `longest_wait`, spread like any named time. After a status in `one_step_longer` the
     backoff is that of one retry more.
     """
 
