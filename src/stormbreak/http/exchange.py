@@ -2,16 +2,15 @@
 
 from typing import NamedTuple
 
+from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import HttpRequest, Sink, Wire
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
-from stormbreak.llm.tables import is_known
 from stormbreak.types import Outcome, Verdict
 
 USER_AGENT = "stormbreak"
-_SECRET = 8  # characters; anything shorter than that keeps no secret
 
 
 class Asked(NamedTuple):
@@ -78,7 +77,8 @@ async def attempt(
     else:
         body = result.body
         reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
-    return _outcome(result, _without_echoes(reading, origin.api_key, asked.body), body)
+    reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
+    return _outcome(result, reading, body)
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
@@ -91,28 +91,6 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     if origin.api_key is not None:
         headers["Authorization"] = f"Bearer {origin.api_key}"
     return headers
-
-
-def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Reading:
-    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors.
-
-    A code that our own tables know is no secret, whatever the request speaks of.
-    """
-    key = "" if api_key is None or len(api_key) < _SECRET else api_key.lower()
-
-    def safe(said: str | None) -> str | None:
-        echoes = said is not None and (said.encode() in body or _echoes(said, key))
-        return None if echoes else said
-
-    detail = "redirected" if _echoes(reading.detail or "", key) else reading.detail
-    code = reading.code if is_known(reading.code) else safe(reading.code)
-    return reading._replace(code=code, request_id=safe(reading.request_id), detail=detail)
-
-
-def _echoes(said: str, key: str) -> bool:
-    """Whether `said` repeats the key, or a good part of it."""
-    said = said.lower()
-    return bool(key) and (key in said or (len(said) >= _SECRET and said in key))
 
 
 def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:
