@@ -67,7 +67,7 @@ def test_status_of_nothing(tmp_path, capsys):
 @pytest.mark.parametrize("more", [[], ["x"], ["x", "--only", "timeout"]])
 def test_what_is_not_built_yet_says_so(name, more, capsys):
     assert main(["batch", name, *more]) == 2
-    assert capsys.readouterr().err == f"stormbreak: batch {name} is not built yet\n"
+    assert capsys.readouterr().err == f"stormbreak: stormbreak batch {name} is not built yet\n"
 
 
 def test_the_help_names_every_subcommand(capsys):

@@ -80,3 +80,15 @@ def test_both_acts_are_shown_side_by_side_within_eighty_columns(tmp_path):
     assert picture.count("http") == picture.count("http://www.w3.org") + picture.count(
         "https://www.textualize.io"
     )
+
+
+def test_without_colours_what_was_refused_has_a_sign_of_its_own():
+    console = Console(record=True, width=80, file=io.StringIO(), color_system=None)
+    before = Result(answered=1, failed=1, record=record((1, True), (60, False)))
+    after = Result(answered=2, failed=0, record=record((1, True), (60, True)))
+    Screen(console).compare(before, after, spike=(5.0, 52.0))
+    lines = console.export_text().splitlines()
+
+    assert next(line for line in lines if "article" in line).rstrip().endswith("x")
+    assert "x: refused" in "".join(lines)
+    assert "green" not in "".join(lines)

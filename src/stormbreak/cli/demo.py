@@ -7,7 +7,7 @@ from rich.console import Console
 
 from stormbreak.demo import acts
 from stormbreak.demo.screen import Screen, save_picture
-from stormbreak.demo.stage import ROWS, provider, write_documents
+from stormbreak.demo.stage import ROWS, prepare, provider
 from stormbreak.provider.loader import load
 
 SCENARIO = "incident"
@@ -33,11 +33,7 @@ def command(directory: Path, seed: int, svg: Path | None) -> int:
     scenario = load(SCENARIO)
     assert scenario.crowd is not None
     spike = (scenario.crowd.steps[0].at, scenario.crowd.steps[-1].at)
-    directory.mkdir(parents=True, exist_ok=True)
-    documents, output = directory / "documents.jsonl", directory / "answers.jsonl"
-    for old in directory.glob("answers*"):
-        old.unlink()
-    write_documents(documents)
+    documents, output = prepare(directory)
     console = Console(record=svg is not None, width=PICTURE_WIDTH if svg else None)
     screen = Screen(console)
     screen.open(spike=spike, speed=scenario.speed)
@@ -50,6 +46,8 @@ def command(directory: Path, seed: int, svg: Path | None) -> int:
         screen.act(2, "stormbreak: the same storm, the same ten at a time")
         with screen.bar() as bar:
             after = acts.stormbreak(documents, output, stage.base_url, scenario.speed, bar.tick)
+    if after.interrupted:
+        raise click.Abort
     screen.compare(before, after, spike=spike)
     screen.close(after, where=str(output))
     if svg is not None:

@@ -1,47 +1,37 @@
-"""The `stormbreak` command: finds the subcommand, and turns every error into one clear line.
-
-Subcommands are imported only when they are called, so that `stormbreak --help` stays quick.
-"""
+"""The `stormbreak` command: finds the subcommand, and turns every error into one clear line."""
 
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from types import MappingProxyType
 
 import click
 
 from stormbreak.batch.plain import plain
+from stormbreak.cli.lazy import LazyGroup
 from stormbreak.errors import ConfigurationError
 
-# Each command lives in `stormbreak.cli.<module>` under the attribute `command`.
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
-        "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
-        "storm": ("stormbreak.cli.storm", "What the next storm will do to a policy, simulated."),
+        "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy, simulated."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
+        "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
+    }
+)
+_PLANNED: Mapping[str, str] = MappingProxyType(
+    {
+        "cost": "What providers cost, what retries waste, what switching saves.",
     }
 )
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        command = import_module(_COMMANDS[cmd_name][0]).command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    built=_COMMANDS,
+    planned=_PLANNED,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="stormbreak")
 def root() -> None:
     """Keep applications on LLM APIs working through rate limits, outages and traffic peaks."""
@@ -58,15 +48,19 @@ def main(argv: list[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
-    except ConfigurationError as error:
-        return _complain(str(error), 2)
+    except (click.ClickException, ConfigurationError) as error:
+        return _complain(error)
     return result if isinstance(result, int) else 0
 
 
-def _complain(message: str, code: int) -> int:
-    line = plain(" ".join(message.split()), limit=10_000)
+def _complain(error: click.ClickException | ConfigurationError) -> int:
+    """Print one line, and return the exit code."""
+    said, code = str(error), 2
+    if isinstance(error, click.ClickException):
+        said, code = error.format_message().rstrip("."), error.exit_code
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        said += f" (see {error.ctx.command_path} --help)"
+    line = plain(" ".join(said.split()), limit=10_000)
     print(f"stormbreak: {line}", file=sys.stderr)  # noqa: T201
     return code
 

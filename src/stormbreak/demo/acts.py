@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.rows import Rows
+from stormbreak.batch.runner import End
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import BATCH, OFF
 from stormbreak.demo.record import Record
@@ -27,6 +28,7 @@ class Result:
     answered: int
     failed: int
     record: Record
+    interrupted: bool = False
 
 
 def sleep_of(row: int) -> str:
@@ -77,4 +79,9 @@ def stormbreak(
     policy = replace(BATCH, limit=FixedLimit(in_flight=CONCURRENCY))
     job = Job(source=documents, output=output, base_url=base_url, policy=policy)
     summary = run_job(job, lambda runner: tick(runner.journal.done), listeners=[record.hear])
-    return Result(answered=summary.successful, failed=summary.failed, record=record)
+    return Result(
+        answered=summary.successful,
+        failed=summary.failed,
+        record=record,
+        interrupted=summary.end == End.INTERRUPTED.value,
+    )

@@ -27,6 +27,7 @@ class Screen:
 
     def __init__(self, console: Console) -> None:
         self._print = console.print
+        self._coloured = console.color_system is not None
         self._console = console
         self._lost = 0
 
@@ -94,12 +95,14 @@ class Screen:
         until = max(before.record.last_at, after.record.last_at, spike[1])
         self._print()
         for line in (
-            _strip("the article's code", before, until),
-            _strip("stormbreak", after, until),
+            _strip("the article's code", before, until, coloured=self._coloured),
+            _strip("stormbreak", after, until, coloured=self._coloured),
             _scale(spike, until),
         ):
             self._print(line, no_wrap=True)
         legend = "green: answered; red: refused; height: attempts"
+        if not self._coloured:
+            legend = "bars: answered, by number of attempts; x: refused"
         self._print(" " * INDENT + legend + "\n", style="dim", highlight=False)
         self._print(_table(before, after, spike[1]))
 
@@ -131,12 +134,13 @@ def save_picture(console: Console, path: Path) -> None:
     path.write_text(own_fonts.replace("Fira Code", "DejaVu Sans Mono"), encoding="utf-8")
 
 
-def _strip(name: str, result: Result, until: float) -> Text:
+def _strip(name: str, result: Result, until: float, *, coloured: bool) -> Text:
     slices = result.record.strip(WIDTH, until)
     top = max((good + bad for good, bad in slices), default=1) or 1
     text = Text(f"   {name}".ljust(INDENT))
     for good, bad in slices:
-        text.append(_bar_of(good, bad, top))
+        refused = bad > good and not coloured
+        text.append("x" if refused else _bar_of(good, bad, top))
     return text
 
 

@@ -12,8 +12,30 @@ from stormbreak.errors import ConfigurationError
 
 ROWS = 500
 MODEL = "gpt-4.1"
+MARKER = ".stormbreak-demo"  # says that what lies beside it may be replaced
 
 _INSTRUCTION = "You answer questions about products from the catalogue."
+
+
+def prepare(directory: Path) -> tuple[Path, Path]:
+    """Write the job into `directory`, free of what an earlier demo left; return its file and that for answers.
+
+    Raises:
+        ConfigurationError: files of those names are there, and no demo has left them.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    marker = directory / MARKER
+    documents, output = directory / "documents.jsonl", directory / "answers.jsonl"
+    leftovers = [documents, *directory.glob("answers*")]
+    if not marker.exists() and any(path.exists() for path in leftovers):
+        raise ConfigurationError(
+            f"{directory} holds files of somebody else's; choose another --directory"
+        )
+    marker.touch()
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    write_documents(documents)
+    return documents, output
 
 
 def write_documents(path: Path) -> None:
