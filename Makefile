@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help check test prove bench demo format clean
+.PHONY: help check test prove bench storms demo format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 | /' | column -t -s '|'
@@ -36,6 +36,9 @@ prove: $(READY)  ## the long evidence: every claim, at full size
 
 bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: into docs/benchmarks.md, too)
 	$(BIN)/python bench/run.py $(if $(WRITE),--write)
+
+storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md
+	$(BIN)/python bench/storms.py
 
 format: $(READY)  ## put the code into its format
 	$(BIN)/ruff format .

@@ -148,6 +148,7 @@ class Ended(NamedTuple):
     stopped: str | None = None  # the gate that refused a further retry; None after a success
     retry_at: float | None = None  # when it makes sense to come back, where that is known
     history: tuple[Any, ...] = ()  # the last events of this call, oldest first
+    queued: float = 0.0  # of `waited`, what was spent in the queue: gates, cooldown, no backoff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

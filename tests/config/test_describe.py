@@ -12,7 +12,15 @@ from stormbreak.config import describe, load_policy
 from stormbreak.config.describe import UNITS
 from stormbreak.config.schema import parts_of
 from stormbreak.core.admission import QueuePolicy
-from stormbreak.core.backoff import Constant, Exponential, FullJitter, Linear, ProportionalJitter
+from stormbreak.core.backoff import (
+    Constant,
+    DecorrelatedJitter,
+    EqualJitter,
+    Exponential,
+    FullJitter,
+    Linear,
+    ProportionalJitter,
+)
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
@@ -52,6 +60,8 @@ backoffs = st.one_of(
     ordered(Linear, "base", "cap", **growth),
     ordered(Exponential, "base", "cap", **growth, factor=factor),
     ordered(FullJitter, "base", "cap", **growth, factor=factor),
+    ordered(EqualJitter, "base", "cap", **growth, factor=factor),
+    ordered(DecorrelatedJitter, "base", "cap", **growth, growth=factor),
     ordered(
         ProportionalJitter, "base", "cap", **growth, factor=factor, share=share, floor=not_negative
     ),
@@ -78,6 +88,7 @@ retries = built(
     attempts=counting,
     backoff=backoffs,
     min_useful=not_negative,
+    spread=not_negative,
     longest_wait=positive,
     one_step_longer=st.lists(st.integers(), max_size=3).map(tuple),
 )

@@ -7,17 +7,17 @@ import pytest
 from stormbreak.config import load_policy, resolve_policy
 from stormbreak.errors import ConfigurationError
 
-BACKOFFS = "constant, linear, exponential, proportional_jitter, full_jitter"
+BACKOFFS = "constant, linear, exponential, proportional_jitter, full_jitter, equal_jitter, decorrelated_jitter"
 TABLE = {
     # unknown keys
     "deadlin = 3": "deadlin is no key of a policy; did you mean deadline?",
     'prest = "batch"': "prest is no key of a policy; did you mean preset?",
     "[retry.backoff]\nbse = 3": "retry.backoff.bse is no key of a policy; did you mean base?",
-    "[retry]\nxyzzy = 3": "retry.xyzzy is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, one_step_longer",
+    "[retry]\nxyzzy = 3": "retry.xyzzy is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     "[retry.backoff]\nkind = 'linear'\nlinear = 3": "retry.backoff.linear is no key of a policy; known here: kind, base, cap",
     "[retry.backoff]\nkind = 'constant'\nbase = 3": "retry.backoff.base is no key of a policy; known here: kind, seconds",
     "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, in_flight",
-    "[retry.preset]\nx = 3": "retry.preset is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, one_step_longer",
+    "[retry.preset]\nx = 3": "retry.preset is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     # types
     "[retry]\nattempts = '5'": 'retry.attempts must be a whole number, got "5"',
     "[retry]\nattempts = true": "retry.attempts must be a whole number, got true",

@@ -2,7 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.backoff import Constant, Exponential, FullJitter, Linear, ProportionalJitter
+from stormbreak.core.backoff import (
+    Constant,
+    DecorrelatedJitter,
+    EqualJitter,
+    Exponential,
+    FullJitter,
+    Linear,
+    ProportionalJitter,
+)
 from stormbreak.errors import ConfigurationError
 
 TABLE = [
@@ -14,12 +22,19 @@ TABLE = [
     (ProportionalJitter(base=1.0, cap=8.0, share=0.5), 0.75, [1.25, 2.5, 5.0, 10.0, 10.0]),
     (ProportionalJitter(base=1.0, share=1.0, floor=0.7), 0.0, [0.7, 0.7, 0.7, 0.7, 0.7]),
     (FullJitter(base=1.0, cap=8.0), 0.25, [0.25, 0.5, 1.0, 2.0, 2.0]),
+    (EqualJitter(base=1.0, cap=8.0), 0.5, [0.75, 1.5, 3.0, 6.0, 6.0]),
+    (DecorrelatedJitter(base=1.0, cap=8.0), 0.0, [1.0, 1.0, 1.0, 1.0, 1.0]),
+    (DecorrelatedJitter(base=1.0, cap=8.0), 0.5, [2.0, 3.5, 4.5, 4.5, 4.5]),
 ]
 
 
 @pytest.mark.parametrize(("rule", "chance", "delays"), TABLE)
 def test_delays(rule, chance, delays):
-    assert delays == [rule.delay(retry, chance) for retry in range(1, 6)]
+    previous, given = 0.0, []
+    for retry in range(1, 6):
+        previous = rule.delay(retry, chance, previous)
+        given.append(previous)
+    assert delays == given
 
 
 @given(
@@ -46,6 +61,8 @@ BAD = [
     (FullJitter, {"factor": 0.5}, "factor must be at least 1, got 0.5"),
     (ProportionalJitter, {"share": 1.5}, r"share must lie in \[0, 1\], got 1.5"),
     (ProportionalJitter, {"floor": -0.1}, "floor must not be negative, got -0.1"),
+    (EqualJitter, {"cap": 0.5}, "cap must not be below base, got 0.5"),
+    (DecorrelatedJitter, {"growth": 0.9}, "growth must be at least 1, got 0.9"),
     (Linear, {"base": float("nan")}, "base must be positive, got nan"),
 ]
 

@@ -13,7 +13,7 @@ from stage import (
 )
 
 from stormbreak.core.admission import QueuePolicy
-from stormbreak.core.backoff import Constant
+from stormbreak.core.backoff import Constant, DecorrelatedJitter
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
@@ -225,3 +225,34 @@ def test_each_call_earns_for_the_budget_once():
     stage.tick(60.0)
     assert run.sending
     assert stage.engine.budget.balance(stage.now) == 0.0
+
+
+def test_what_was_spent_in_the_queue_is_told_apart_from_backoff():
+    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=RetryPolicy(backoff=Constant())))
+    first, second = stage.start(), stage.start()
+    stage.now += 3.0
+    first.step(OK)
+    stage.settle()
+    second.step(SERVER_ERROR)
+    stage.tick(1.0)
+    second.step(OK)
+
+    assert second.ended.queued == 3.0
+    assert second.ended.waited == 4.0
+
+
+def test_decorrelated_jitter_goes_by_the_delay_before():
+    backoff = DecorrelatedJitter(base=1.0, cap=100.0)
+    stage = Stage(policy(retry=RetryPolicy(backoff=backoff)), chance=0.5)
+    run = stage.start()
+    for delay in (2.0, 3.5, 5.75):
+        run.step(SERVER_ERROR)
+        assert run.command.until == stage.now + delay
+        stage.tick(delay)
+
+
+def test_a_policy_without_spread_comes_back_at_the_named_time():
+    stage = Stage(policy(cooldown=False, retry=RetryPolicy(spread=0.0)), chance=0.9)
+    run = stage.start().step(told(7.0))
+
+    assert run.command.until == stage.now + 7.0

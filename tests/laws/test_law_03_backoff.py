@@ -1,23 +1,38 @@
-"""Law 3. Backoff kinds (constant, linear, exponential, proportional jitter, full jitter so far). Jitter is
-applied after the cap: before it, every delay at the cap is identical and clients return in lockstep. No
-overflow at attempt 5,000.
+"""Law 3. Backoff kinds: constant, linear, exponential, proportional jitter, full jitter, equal jitter,
+decorrelated jitter. Jitter is applied after the cap: before it, every delay at the cap is identical and
+clients return in lockstep. No overflow at attempt 5,000.
 """
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.backoff import Constant, Exponential, FullJitter, Linear, ProportionalJitter
+from stormbreak.core.backoff import (
+    Constant,
+    DecorrelatedJitter,
+    EqualJitter,
+    Exponential,
+    FullJitter,
+    Linear,
+    ProportionalJitter,
+)
 
 CHANCE = st.floats(0.0, 1.0, exclude_max=True)
-ALL = [Constant(), Linear(), Exponential(), ProportionalJitter(), FullJitter()]
-JITTERED = [ProportionalJitter(), FullJitter()]
+JITTERED = [ProportionalJitter(), FullJitter(), EqualJitter(), DecorrelatedJitter()]
+ALL = [Constant(), Linear(), Exponential(), *JITTERED]
+WIDTHS = {
+    "full_jitter": 60.0,
+    "proportional_jitter": 0.6 * 60.0,
+    "equal_jitter": 30.0,
+    "decorrelated_jitter": 59.0,
+}
+AT_THE_CAP = 60.0  # the delay before, which decorrelated jitter goes by
 
 
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.kind)
 @given(retry=st.sampled_from([1, 2, 63, 64, 1023, 1024, 1025, 5_000, 10**6]), chance=CHANCE)
 def test_every_delay_is_a_span(rule, retry, chance):
-    assert 0.0 <= rule.delay(retry, chance) <= 60.0 * 1.3
+    assert 0.0 <= rule.delay(retry, chance, AT_THE_CAP) <= 60.0 * 1.3
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 2, 2.0, 10.0, 1e300])
@@ -31,10 +46,9 @@ def test_no_overflow_at_attempt_5000(factor):
 @given(retry=st.integers(7, 5_000), one=CHANCE, other=CHANCE)
 def test_delays_at_the_cap_differ_as_chance_does(rule, retry, one, other):
     """Were the cap applied after the jitter, all that is above it would fall together."""
-    difference = rule.delay(retry, one) - rule.delay(retry, other)
-    width = {"full_jitter": 60.0, "proportional_jitter": 0.6 * 60.0}[rule.kind]
+    difference = rule.delay(retry, one, AT_THE_CAP) - rule.delay(retry, other, AT_THE_CAP)
 
-    assert difference == pytest.approx(width * (one - other), abs=1e-6)
+    assert difference == pytest.approx(WIDTHS[rule.kind] * (one - other), abs=1e-6)
 
 
 @given(retry=st.integers(1, 5_000), chance=CHANCE)

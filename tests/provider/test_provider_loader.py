@@ -128,7 +128,9 @@ def test_a_scenario_made_in_python_is_checked_too():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigurationError, match=r"called 'storm'; there are: .*calm, chaos"):
+    with pytest.raises(
+        ConfigurationError, match=r"called 'storm'; there are: .*calm, calm-burst, chaos"
+    ):
         load("storm")
 
 

@@ -1,9 +1,11 @@
 """How long to wait before a retry, where the server named no time.
 
-`delay(retry, uniform)` answers in seconds; `retry` counts from 1, `uniform` is a chance in [0, 1).
-Jitter is applied after the cap: before it, every delay at the cap would be the same, and clients that
-failed together would return together. Sources: AWS Architecture Blog, "Exponential Backoff And Jitter"
-(full jitter); the founding article (proportional jitter, +-30 %).
+`delay(retry, uniform, previous)` answers in seconds; `retry` counts from 1, `uniform` is a chance in [0, 1),
+`previous` is the delay before the attempt that failed (0 where there was none). The rules have no memory of
+their own: one rule serves every call. Jitter is applied after the cap: before it, every delay at the cap
+would be the same, and clients that failed together would return together. Sources: AWS Architecture Blog,
+"Exponential Backoff And Jitter" (full, equal and decorrelated jitter); the founding article (proportional
+jitter, +-30 %).
 """
 
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ from stormbreak.core.checks import require
 class BackoffRule(Protocol):
     """Anything that can say how long to wait."""
 
-    def delay(self, retry: int, uniform: float) -> float:
-        """Seconds to wait before retry number `retry` (1 is the first)."""
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:
+        """Seconds to wait before retry number `retry` (1 is the first); `previous` is the delay before that."""
         ...
 
 
@@ -38,7 +40,7 @@ class Constant:
     def __post_init__(self) -> None:
         require(self.seconds >= 0, "seconds must not be negative", self.seconds)
 
-    def delay(self, retry: int, uniform: float) -> float:  # noqa: ARG002
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """`seconds`."""
         return self.seconds
 
@@ -54,7 +56,7 @@ class Linear:
     def __post_init__(self) -> None:
         _require_growth(self.base, self.cap)
 
-    def delay(self, retry: int, uniform: float) -> float:  # noqa: ARG002
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """min(cap, base * retry)."""
         return min(self.cap, self.base * retry)
 
@@ -71,7 +73,7 @@ class Exponential:
     def __post_init__(self) -> None:
         _require_growth(self.base, self.cap, self.factor)
 
-    def delay(self, retry: int, uniform: float) -> float:  # noqa: ARG002
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """min(cap, base * factor ** (retry - 1))."""
         return _grown(self.base, self.factor, self.cap, retry)
 
@@ -92,7 +94,7 @@ class ProportionalJitter:
         require(0 <= self.share <= 1, "share must lie in [0, 1]", self.share)
         require(self.floor >= 0, "floor must not be negative", self.floor)
 
-    def delay(self, retry: int, uniform: float) -> float:
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """max(floor, d * (1 + share * (2 * uniform - 1))) with d the capped exponential."""
         capped = _grown(self.base, self.factor, self.cap, retry)
         return max(self.floor, capped * (1 + self.share * (2 * uniform - 1)))
@@ -110,12 +112,60 @@ class FullJitter:
     def __post_init__(self) -> None:
         _require_growth(self.base, self.cap, self.factor)
 
-    def delay(self, retry: int, uniform: float) -> float:
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
         """Return uniform * min(cap, base * factor ** (retry - 1))."""
         return uniform * _grown(self.base, self.factor, self.cap, retry)
 
 
-Backoff: TypeAlias = Constant | Linear | Exponential | ProportionalJitter | FullJitter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EqualJitter:
+    """Half of the capped exponential for certain, the other half by chance: never a very short delay."""
+
+    kind: Literal["equal_jitter"] = "equal_jitter"
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require_growth(self.base, self.cap, self.factor)
+
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
+        """Return (1 + uniform) / 2 * min(cap, base * factor ** (retry - 1))."""
+        return (1 + uniform) / 2 * _grown(self.base, self.factor, self.cap, retry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecorrelatedJitter:
+    """Anything between base and `growth` times the delay before: calls that failed together drift apart.
+
+    The published formula cuts what chance has drawn: min(cap, uniform(base, 3 * previous)). Here the cap cuts
+    the range that chance draws from, so that delays at the cap still differ.
+    """
+
+    kind: Literal["decorrelated_jitter"] = "decorrelated_jitter"
+    base: float = 1.0
+    growth: float = 3.0
+    cap: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require_growth(self.base, self.cap)
+        require(self.growth >= 1, "growth must be at least 1", self.growth)
+
+    def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
+        """Return base + uniform * (min(cap, growth * max(base, previous)) - base)."""
+        longest = min(self.cap, self.growth * max(self.base, previous))
+        return self.base + uniform * (longest - self.base)
+
+
+Backoff: TypeAlias = (
+    Constant
+    | Linear
+    | Exponential
+    | ProportionalJitter
+    | FullJitter
+    | EqualJitter
+    | DecorrelatedJitter
+)
 
 
 def _require_growth(base: float, cap: float, factor: float = 1.0) -> None:

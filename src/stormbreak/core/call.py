@@ -41,11 +41,13 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
             budget=engine.budget,
             now=now,
             uniform=uniform,
+            previous=trail.delay,
         )
         if isinstance(decision, Stop):
             trail.note(RetryRefused(now, call.number, call.target, trail.attempts, decision.gate))
             return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
         until, free = decision
+        trail.delay = until - now
         trail.note(RetryPlanned(now, call.number, call.target, trail.attempts, until, free))
         began = now
         while now < until:  # the timers of some loops run early
@@ -97,6 +99,7 @@ def _queue(
         lane.admission.check(ticket, now)
         if ticket.decided:
             trail.waited += now - began
+            trail.queued += now - began
             return now, uniform
 
 

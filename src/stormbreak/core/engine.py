@@ -35,6 +35,7 @@ class Lane:
         "admission",
         "breaker",
         "cooldown",
+        "openings",
         "pace",
         "slots",
         "target",
@@ -44,6 +45,7 @@ class Lane:
         policy = engine.policy
         self._engine = engine
         self.target = target
+        self.openings = 0  # how often the circuit opened
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(
@@ -78,6 +80,7 @@ class Lane:
             self._closing_until = now + PACED_CIRCUIT
             self.pace.start(now, PACED_CIRCUIT, self.slots.limit)
         elif after in (State.OPEN, State.ISOLATED):
+            self.openings += after is State.OPEN
             self.admission.sweep(now)
         if self._engine.listeners:
             self._engine.events.append(CircuitChanged(now, self.target, before, after, until))

@@ -22,20 +22,22 @@ class RetryPolicy:
 
     `min_useful` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
     `longest_wait` ends the call, which then says when to come back; other calls to that target are kept away
-    for no more than `longest_wait`, spread like any named time. After a status in `one_step_longer` the
-    backoff is that of one retry more.
+    for no more than `longest_wait`. A named time of t seconds becomes anything within [t, (1 + spread) t].
+    After a status in `one_step_longer` the backoff is that of one retry more.
     """
 
     attempts: int = 6
     backoff: Backoff = field(default_factory=FullJitter)
     min_useful: float = 0.5
     longest_wait: float = 900.0
+    spread: float = SPREAD
     one_step_longer: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.attempts >= 1, "attempts must be at least 1", self.attempts)
         require(self.min_useful >= 0, "min_useful must not be negative", self.min_useful)
         require(self.longest_wait > 0, "longest_wait must be positive", self.longest_wait)
+        require(self.spread >= 0, "spread must not be negative", self.spread)
 
 
 class Retry(NamedTuple):
@@ -59,7 +61,7 @@ class TimeLeft(NamedTuple):
     patience: float = inf
 
 
-def decide(
+def decide(  # noqa: PLR0913 - keywords are cheap to read
     policy: RetryPolicy,
     treatment: Treatment,
     outcome: Outcome,
@@ -69,9 +71,13 @@ def decide(
     budget: Budget | None,
     now: float,
     uniform: float,
+    previous: float = 0.0,
 ) -> Retry | Stop:
-    """Ask every gate in turn about the attempt after number `attempt`, which ended in `outcome`."""
-    delay = _delay(policy, outcome, attempt, uniform)
+    """Ask every gate in turn about the attempt after number `attempt`, which ended in `outcome`.
+
+    `previous` is the delay before that attempt, in seconds.
+    """
+    delay = _delay(policy, outcome, attempt, uniform, previous)
     gates = (
         ("verdict", treatment.retry),
         ("committed", not outcome.committed),
@@ -92,8 +98,10 @@ def decide(
     return Stop("budget", retry_at)
 
 
-def _delay(policy: RetryPolicy, outcome: Outcome, attempt: int, uniform: float) -> float:
+def _delay(
+    policy: RetryPolicy, outcome: Outcome, attempt: int, uniform: float, previous: float
+) -> float:
     if outcome.retry_after is not None:
-        return outcome.retry_after * (1 + SPREAD * uniform)
+        return outcome.retry_after * (1 + policy.spread * uniform)
     longer = outcome.status in policy.one_step_longer
-    return policy.backoff.delay(attempt + longer, uniform)
+    return policy.backoff.delay(attempt + longer, uniform, previous)

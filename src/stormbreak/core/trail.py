@@ -12,10 +12,12 @@ REMEMBERED = 64  # events a call keeps of itself
 class Trail:
     """Counts attempts and unserved seconds, and keeps the last events for whoever asks why.
 
+    `queued` is the part of `waited` that was spent in the queue; `delay` is the last backoff.
+
     A call that succeeds at once leaves no events unless somebody listens.
     """
 
-    __slots__ = ("_engine", "_history", "attempts", "call", "waited")
+    __slots__ = ("_engine", "_history", "attempts", "call", "delay", "queued", "waited")
 
     def __init__(self, engine: Engine, call: Call) -> None:
         self._engine = engine
@@ -23,6 +25,8 @@ class Trail:
         self.call = call
         self.attempts = 0
         self.waited = 0.0
+        self.queued = 0.0
+        self.delay = 0.0
 
     def note(self, event: Event) -> None:
         """Keep an event, and pass it on if somebody listens."""
@@ -49,4 +53,6 @@ class Trail:
                 )
             )
         history = tuple(self._history) if self._history else ()
-        return Ended(outcome, self.attempts, self.waited, stopped, retry_at, history)
+        return Ended(
+            outcome, self.attempts, self.waited, stopped, retry_at, history, queued=self.queued
+        )

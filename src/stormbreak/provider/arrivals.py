@@ -1,7 +1,26 @@
-"""When calls arrive: a Poisson process whose rate changes in steps."""
+"""When calls arrive, at a rate that changes in steps and ramps: at random (Poisson), or evenly."""
+
+import math
 
 from stormbreak.provider.chance import exponential, mix
 from stormbreak.provider.scenario import Step
+
+_RAMP_STEP = 0.25  # seconds; a ramp becomes steps of this length
+
+Rates = list[tuple[float, float]]
+
+
+def laid_out(rate: float, steps: tuple[Step, ...]) -> Rates:
+    """Give the rate from each moment on; a ramp becomes short steps, each with its middle rate."""
+    rates = [(0.0, rate)]
+    for step in steps:
+        before = rates[-1][1]
+        count = math.ceil(step.ramp / _RAMP_STEP)
+        for number in range(count):
+            at = step.at + step.ramp * number / count
+            rates.append((at, before + (step.rate - before) * (number + 0.5) / count))
+        rates.append((step.at + step.ramp, step.rate))
+    return rates
 
 
 class Poisson:
@@ -10,7 +29,7 @@ class Poisson:
     __slots__ = ("_drawn", "_salt", "_steps")
 
     def __init__(self, rate: float, steps: tuple[Step, ...], salt: int) -> None:
-        self._steps = [(0.0, rate), *((step.at, step.rate) for step in steps)]
+        self._steps = laid_out(rate, steps)
         self._salt = salt
         self._drawn = 0
 
@@ -31,4 +50,28 @@ class Poisson:
                     return at
             if change is None:
                 return None
+            now = change
+
+
+class Even:
+    """Gives the next arrival after the last one: one each time that the rate has added up to one call."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, rate: float, steps: tuple[Step, ...]) -> None:
+        self._steps = laid_out(rate, steps)
+
+    def next_after(self, now: float) -> float | None:
+        """Find the next arrival; None if no more will come. `now` is 0 or the arrival before."""
+        missing = 1.0  # of a call
+        while True:
+            while len(self._steps) > 1 and self._steps[1][0] <= now:
+                del self._steps[0]
+            rate = self._steps[0][1]
+            change = self._steps[1][0] if len(self._steps) > 1 else None
+            if rate > 0 and (change is None or now + missing / rate <= change):
+                return now + missing / rate
+            if change is None:
+                return None
+            missing -= rate * (change - now)
             now = change

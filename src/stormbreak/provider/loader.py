@@ -23,15 +23,21 @@ def builtin_names() -> list[str]:
 def load(name_or_path: str | Path) -> Scenario:
     """Find a scenario by its name, or read it from a file."""
     name = str(name_or_path)
+    source = f"{name}.toml" if name in builtin_names() else name
+    return parse(text_of(name_or_path), source=source)
+
+
+def text_of(name_or_path: str | Path) -> str:
+    """The TOML of a scenario, by its name or from a file; not looked at yet."""
+    name = str(name_or_path)
     if name in builtin_names():
-        text = (files("stormbreak.provider") / "scenarios" / f"{name}.toml").read_text("utf-8")
-        return parse(text, source=f"{name}.toml")
+        return (files("stormbreak.provider") / "scenarios" / f"{name}.toml").read_text("utf-8")
     path = Path(name_or_path)
     if not path.is_file():
         known = ", ".join(builtin_names())
         raise ConfigurationError(f"no scenario and no file is called {name!r}; there are: {known}")
     try:
-        return parse(path.read_text("utf-8"), source=name)
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{name}: cannot be read: {error}") from error
 

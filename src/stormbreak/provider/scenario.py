@@ -109,10 +109,14 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """From `at` on, `rate` calls per second."""
+    """From `at` on, `rate` calls per second; within `ramp` seconds in a straight line, else at once."""
 
     at: Seconds
     rate: Rate
+    ramp: Seconds = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,4 +214,8 @@ def _check_order(steps: tuple[Step, ...]) -> None:
         if after.at <= before.at:
             raise ConfigurationError(
                 f"steps must be in order of at, got {after.at} after {before.at}"
+            )
+        if after.at < before.at + before.ramp:
+            raise ConfigurationError(
+                f"steps must not begin during a ramp, got {after.at} before {before.at + before.ramp}"
             )

@@ -1,0 +1,156 @@
+"""The tables of docs/storms.md: every scenario against every policy. `make storms` writes them anew.
+
+One line of progress on stderr for each run; `--json FILE` keeps the figures of every single one.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stormbreak.provider.loader import load
+from stormbreak.storm import simulate
+from stormbreak.storm.contenders import find
+from stormbreak.storm.measures import Measures, average
+
+PAGE = Path(__file__).parent.parent / "docs" / "storms.md"
+BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
+STORMS = (
+    "incident", "dip", "outage", "blackhole", "rpm-window", "rpm-bucket", "gather", "partial", "serverless",
+    "brownout", "herd",
+)  # fmt: skip
+CALMS = ("calm-burst", "sparse", "mixed-lengths")
+POLICIES = (
+    "interactive", "batch", "article", "none", "openai_sdk", "naive", "naive_x10", "fixed", "exponential",
+    "full_jitter", "decorrelated",
+)  # fmt: skip
+
+Cell = Callable[[Measures], str]
+Table = dict[str, dict[str, list[Measures]]]
+
+
+def main() -> None:
+    """Run everything and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--policies", default=",".join(POLICIES))
+    parser.add_argument("--scenarios", default=",".join(STORMS + CALMS))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--print", action="store_true", help="do not touch the page")
+    options = parser.parse_args()
+    policies, scenarios = options.policies.split(","), options.scenarios.split(",")
+    measured = run(policies, scenarios, range(1, options.seeds + 1))
+    if options.json:
+        options.json.write_text(json.dumps(plain(measured), indent=1))
+    text = page(measured, options.seeds)
+    if options.print:
+        print(text)
+    else:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1])
+
+
+def run(policies: Sequence[str], scenarios: Sequence[str], seeds: range) -> Table:
+    """Simulate each scenario under each policy with each seed."""
+    table: Table = {}
+    for scenario in scenarios:
+        storm = load(scenario)
+        for policy in policies:
+            runs = table.setdefault(policy, {}).setdefault(scenario, [])
+            for seed in seeds:
+                began = time.perf_counter()
+                runs.append(simulate(storm, find(policy), seed=seed).measures)
+                took = time.perf_counter() - began
+                print(f"{scenario:14}{policy:14}{seed:3}{took:7.1f} s", file=sys.stderr, flush=True)
+    return table
+
+
+def plain(table: Table) -> dict[str, dict[str, list[dict[str, float | int | None]]]]:
+    """The figures as JSON has them."""
+    return {
+        policy: {scenario: [one.plain() for one in runs] for scenario, runs in row.items()}
+        for policy, row in table.items()
+    }
+
+
+def page(table: Table, seeds: int) -> str:
+    """The tables, and when and where they were made."""
+    today = datetime.now(UTC).date().isoformat()
+    made = f"Made on {today} with Python {platform.python_version()}, seeds 1-{seeds}, by `make storms`."
+    known = next(iter(table.values()))
+    storms = [name for name in STORMS if name in known]
+    calms = [name for name in CALMS if name in known]
+    return "\n".join(
+        [
+            made,
+            "",
+            "Storms: goodput % / amplification / worst recovery in seconds (x: never); for `gather` the makespan.",
+            "",
+            *markdown(table, storms, {"gather": gathered}, stormy),
+            "",
+            "Inside the spike of `incident`:",
+            "",
+            *spike(table),
+            "",
+            "Calms: success % / p99 of added wait in seconds / calls shed.",
+            "",
+            *markdown(table, calms, {}, calm),
+            "",
+        ]
+    )
+
+
+def markdown(
+    table: Table, columns: Sequence[str], special: dict[str, Cell], usual: Cell
+) -> list[str]:
+    """One table with a row for each policy."""
+    lines = [
+        f"| policy | {' | '.join(f'`{name}`' for name in columns)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for policy, row in table.items():
+        cells = [special.get(name, usual)(average(row[name])) for name in columns]
+        lines.append(f"| `{policy}` | {' | '.join(cells)} |")
+    return lines
+
+
+def spike(table: Table) -> list[str]:
+    """What overall goodput hides."""
+    lines = [
+        "| policy | trigger goodput % | p99 s | attempts per sent call | peak attempts/s | wasted % |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for policy, row in table.items():
+        if "incident" in row:
+            m = average(row["incident"])
+            p99 = "-" if m.p99 is None else f"{m.p99:.1f}"
+            lines.append(
+                f"| `{policy}` | {100 * m.trigger_goodput:.0f} | {p99} | {m.attempts_per_sent_call:.2f} "
+                f"| {m.peak_attempts:,} | {100 * m.wasted:.1f} |"
+            )
+    return lines
+
+
+def stormy(m: Measures) -> str:
+    """A storm in a cell."""
+    recovery = "x" if m.recovery is None else f"{m.recovery:.0f}"
+    return f"{100 * m.goodput:.0f} / {m.amplification:.1f} / {recovery}"
+
+
+def gathered(m: Measures) -> str:
+    """A batch in a cell."""
+    makespan = "-" if m.makespan is None else f"{m.makespan:.0f}"
+    return f"{100 * m.goodput:.0f} / {m.amplification:.1f} / mk {makespan}"
+
+
+def calm(m: Measures) -> str:
+    """A calm in a cell."""
+    return f"{100 * m.success:.1f} / {m.added_wait_p99:.2f} / {m.shed}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""`stormbreak storm run`: one scenario against one policy, and others beside it."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress as Bar
+from rich.progress import TaskID
+
+from stormbreak.cli.storm_screen import sentence, table
+from stormbreak.provider.loader import load
+from stormbreak.provider.scenario import Scenario
+from stormbreak.storm import contenders
+from stormbreak.storm.baselines import Contender
+from stormbreak.storm.claims import NEVER, Claim, parse_claim
+from stormbreak.storm.measures import Measures, average
+from stormbreak.storm.simulation import Result, simulate
+
+
+@click.command("run")
+@click.argument("scenario", metavar="NAME|FILE")
+@click.option(
+    "--policy",
+    metavar="FILE|PRESET|BASELINE",
+    help="How calls are treated; each scenario names a preset of its own.",
+)
+@click.option("--compare", metavar="A,B,...", default="", help="Other policies on the same calls.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="So many runs, from --seed on; what is shown is their mean.",
+)
+@click.option("--shared", is_flag=True, help="All processes share one engine.")
+@click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
+@click.option(
+    "--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds: 'goodput >= 0.97'."
+)
+@click.option("--report", metavar="FILE", help="Not built yet.")
+def command(  # noqa: PLR0913 - one parameter for each option
+    *,
+    scenario: str,
+    policy: str | None,
+    compare: str,
+    seed: int,
+    seeds: int,
+    shared: bool,
+    as_json: bool,
+    claim: str | None,
+    report: str | None,
+) -> int:
+    """Say what a storm does to a policy."""
+    if report is not None:
+        raise click.UsageError("--report is not built yet")
+    claimed = None if claim is None else parse_claim(claim)
+    storm = load(scenario)
+    names = [policy or (storm.load.preset if storm.load else "interactive"), *_names(compare)]
+    found = [contenders.find(name) for name in dict.fromkeys(names)]
+    results = _simulate(storm, found, range(seed, seed + seeds), shared=shared)
+    means = {contender.name: average(_of(contender, results)) for contender in found}
+    if as_json:
+        head = {"scenario": storm.name, "policy": found[0].name, "seed": seed, "seeds": seeds}
+        click.echo(json.dumps(_document({**head, "shared": shared}, means, results)))
+    else:
+        click.echo(sentence(storm, found[0].name, means[found[0].name]))
+        Console().print(table(means))
+    return 0 if claimed is None else _judge(claimed, str(claim), means[found[0].name])
+
+
+def _names(compare: str) -> list[str]:
+    return [name.strip() for name in compare.split(",") if name.strip()]
+
+
+def _simulate(
+    storm: Scenario, found: Sequence[Contender], seeds: range, *, shared: bool
+) -> list[Result]:
+    results = []
+    with _bar() as bar:
+        for contender in found:
+            for seed in seeds:
+                task = bar.add_task(
+                    escape(f"{storm.name}, {contender.name}, seed {seed}"), total=1.0
+                )
+                results.append(_one(storm, contender, seed, bar, task, shared=shared))
+                bar.remove_task(task)
+    return results
+
+
+def _one(
+    storm: Scenario, contender: Contender, seed: int, bar: Bar, task: TaskID, *, shared: bool
+) -> Result:
+    def progress(share: float) -> None:
+        bar.update(task, completed=share)
+
+    return simulate(storm, contender, seed=seed, shared=shared, progress=progress)
+
+
+@contextmanager
+def _bar() -> Iterator[Bar]:
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        yield bar
+
+
+def _of(contender: Contender, results: Sequence[Result]) -> list[Measures]:
+    return [result.measures for result in results if result.policy == contender.name]
+
+
+def _document(
+    head: dict[str, Any], means: dict[str, Measures], results: Sequence[Result]
+) -> dict[str, Any]:
+    """The measures of the policy asked for, and below them each run of each policy."""
+    runs = [
+        {"policy": result.policy, "seed": result.seed, **result.measures.plain()}
+        for result in results
+    ]
+    return {**head, **means[head["policy"]].plain(), "runs": runs}
+
+
+def _judge(claim: Claim, text: str, measures: Measures) -> int:
+    if claim.holds(measures):
+        return 0
+    plain = measures.plain()
+    said = ((name, plain[name]) for name in claim.names())
+    values = ", ".join(f"{name} is {NEVER if value is None else value}" for name, value in said)
+    click.echo(f"stormbreak: --assert does not hold: {text}; {values}", err=True)
+    return 1

@@ -1,0 +1,183 @@
+"""What `--assert` says about the measures: a small grammar, read by hand and never evaluated as code.
+
+::
+
+    claim      = every { "or" every }
+    every      = part { "and" part }
+    part       = "(" claim ")" | measure comparison value
+    comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
+    value      = a number, or "never" for a time that never came
+
+A time that never came is later than any number.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from math import inf
+from types import MappingProxyType
+from typing import TypeAlias, get_type_hints
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.storm.measures import Measures
+
+NEVER = "never"
+
+_LONGEST = 1000  # characters of a claim
+_DEEPEST = 20  # parentheses in parentheses
+_TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(\d+\.?\d*|\.\d+)|(<=|>=|==|!=|<|>|\(|\)))", re.ASCII)
+_COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
+    {
+        "<": operator.lt,
+        "<=": operator.le,
+        ">": operator.gt,
+        ">=": operator.ge,
+        "==": operator.eq,
+        "!=": operator.ne,
+    }
+)
+NAMES = tuple(field.name for field in fields(Measures))
+_MAY_NEVER_COME = frozenset(
+    name for name, hint in get_type_hints(Measures).items() if hint == float | None
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One measure held against a number."""
+
+    measure: str
+    sign: str
+    value: float
+
+    def holds(self, measures: Measures) -> bool:
+        """Whether it is so."""
+        number = getattr(measures, self.measure)
+        return _COMPARISONS[self.sign](inf if number is None else number, self.value)
+
+    def names(self) -> tuple[str, ...]:
+        """The measure that it is about."""
+        return (self.measure,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """Several claims of which all, or any, must hold."""
+
+    together: Callable[[list[bool]], bool]
+    parts: tuple["Claim", ...]
+
+    def holds(self, measures: Measures) -> bool:
+        """Whether it is so."""
+        return self.together([part.holds(measures) for part in self.parts])
+
+    def names(self) -> tuple[str, ...]:
+        """The measures that it is about, each once."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.names()))
+
+
+Claim: TypeAlias = Comparison | Joined
+
+
+def parse_claim(text: str) -> Claim:
+    """Read a claim.
+
+    Raises:
+        ConfigurationError: it is none; names what is wrong, and the nearest measure for a misspelt one.
+    """
+    return _Reader(text).read()
+
+
+class _Reader:
+    """Reads tokens from left to right; the methods follow the grammar."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _tokens(text)
+        self._place = 0
+        self._depth = 0
+
+    def read(self) -> Claim:
+        claim = self._claim()
+        if self._place < len(self._tokens):
+            raise _wrong(f"nothing more was expected at {self._tokens[self._place]!r}")
+        return claim
+
+    def _claim(self) -> Claim:
+        return self._joined("or", any, self._every)
+
+    def _every(self) -> Claim:
+        return self._joined("and", all, self._part)
+
+    def _joined(
+        self, word: str, together: Callable[[list[bool]], bool], read: Callable[[], Claim]
+    ) -> Claim:
+        parts = [read()]
+        while self._peek() == word:
+            self._place += 1
+            parts.append(read())
+        return parts[0] if len(parts) == 1 else Joined(together=together, parts=tuple(parts))
+
+    def _part(self) -> Claim:
+        if self._peek() != "(":
+            return self._comparison()
+        self._place += 1
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _wrong(f"more than {_DEEPEST} parentheses in each other")
+        claim = self._claim()
+        if self._next() != ")":
+            raise _wrong("a closing parenthesis is missing")
+        self._depth -= 1
+        return claim
+
+    def _comparison(self) -> Comparison:
+        measure = self._next()
+        if measure not in NAMES:
+            raise _wrong(_no_measure(measure))
+        sign = self._next()
+        if sign not in _COMPARISONS:
+            raise _wrong(f"after {measure} comes one of {' '.join(_COMPARISONS)}, got {sign!r}")
+        return Comparison(measure=measure, sign=sign, value=self._value(measure))
+
+    def _value(self, measure: str) -> float:
+        word = self._next()
+        if word == NEVER and measure in _MAY_NEVER_COME:
+            return inf
+        try:
+            return float(word)
+        except ValueError:
+            raise _wrong(f"{measure} is compared with a number, got {word!r}") from None
+
+    def _peek(self) -> str:
+        return self._tokens[self._place] if self._place < len(self._tokens) else ""
+
+    def _next(self) -> str:
+        token = self._peek()
+        self._place += 1
+        return token
+
+
+def _tokens(text: str) -> list[str]:
+    if len(text) > _LONGEST:
+        raise _wrong(f"longer than {_LONGEST} characters")
+    tokens, place, end = [], 0, len(text.rstrip())
+    while place < end:
+        match = _TOKEN.match(text, place)
+        if match is None:
+            raise _wrong(f"cannot be read from {text[place:].strip()[:20]!r} on")
+        tokens.append(match[0].strip())
+        place = match.end()
+    return tokens
+
+
+def _no_measure(name: str) -> str:
+    if not name:
+        return "it ends too early"
+    near = get_close_matches(name, NAMES, n=1, cutoff=0.0)
+    return f"{name!r} is no measure; did you mean {near[0]}? There are: {', '.join(NAMES)}"
+
+
+def _wrong(reason: str) -> ConfigurationError:
+    return ConfigurationError(f"--assert: {reason}")

@@ -1,0 +1,34 @@
+"""Finding a policy by what a user calls it: a baseline, a preset, or a file."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from stormbreak.config import resolve_policy
+from stormbreak.core.presets import PRESETS
+from stormbreak.errors import ConfigurationError
+from stormbreak.storm.baselines import BASELINES, Contender
+
+
+def find(name: str) -> Contender:
+    """Find the contender called `name`.
+
+    Raises:
+        ConfigurationError: there is none, or the file is wrong.
+    """
+    if name in BASELINES:
+        return BASELINES[name]
+    if name not in PRESETS and not _may_be_a_file(name):
+        known = list(dict.fromkeys([*PRESETS, *BASELINES]))
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigurationError(
+            f"no policy and no file is called {name[:60]!r}; {hint}there are: {', '.join(known)}"
+        )
+    return Contender(name=name, policy=resolve_policy(name))
+
+
+def _may_be_a_file(name: str) -> bool:
+    try:
+        return "/" in name or name.endswith(".toml") or Path(name).exists()
+    except (OSError, ValueError):
+        return False

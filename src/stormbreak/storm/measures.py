@@ -1,0 +1,158 @@
+"""What came of a simulation, as numbers: the measures that policies are compared by.
+
+All are taken from the start of the trigger to the end; where a scenario has no trigger, over all of it. A time that
+never came is None.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, fsum, inf
+from typing import NamedTuple
+
+from stormbreak.provider.scenario import Load
+from stormbreak.storm.ideal import Amount, within
+
+RECOVERED = 0.95  # share of the calls that must be answered ...
+WATCHED = 30  # ... among those that arrive in as many seconds
+
+_KEPT = 6  # decimal places of a measure
+
+
+class Record(NamedTuple):
+    """One call: when it came and ended, whether with an answer in time, and what it took."""
+
+    arrived: float
+    ended: float
+    answered: bool
+    attempts: int
+    queued: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """Shares lie in [0, 1], times are seconds; see `docs/storms.md` for what each one means."""
+
+    goodput: float
+    trigger_goodput: float
+    success: float
+    recovery: float | None
+    p50: float | None
+    p99: float | None
+    added_wait_p50: float
+    added_wait_p99: float
+    makespan: float | None
+    amplification: float
+    attempts_per_sent_call: float
+    peak_attempts: int
+    shed: int
+    wasted: float
+    openings: int
+    calls: int
+
+    def plain(self) -> dict[str, float | int | None]:
+        """The same by name, rounded to what is meant."""
+        return {
+            name: round(value, _KEPT) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
+
+
+class Observed(NamedTuple):
+    """What was seen beside the calls themselves."""
+
+    attempts: Sequence[int]  # in each second
+    wasted: float  # share of the provider's work
+    openings: int
+
+
+def measure(
+    records: Sequence[Record], ideal: Sequence[Amount], load: Load, observed: Observed
+) -> Measures:
+    """Sum up the calls of one simulation, in order of arrival."""
+    start = load.trigger_at or 0.0
+    end = inf if load.trigger_until is None else load.trigger_until
+    calls = [record for record in records if record.arrived >= start]
+    good = [record for record in calls if record.answered]
+    sent = sum(record.attempts > 0 for record in calls)
+    attempts = sum(record.attempts for record in calls)
+    latencies = sorted(record.ended - record.arrived for record in good)
+    waits = sorted(record.queued for record in calls)
+    return Measures(
+        goodput=_goodput(records, ideal, start, inf),
+        trigger_goodput=_goodput(records, ideal, start, end),
+        success=_share(len(good), len(calls)),
+        recovery=recovery(records, load),
+        p50=quantile(latencies, 0.5),
+        p99=quantile(latencies, 0.99),
+        added_wait_p50=quantile(waits, 0.5) or 0.0,
+        added_wait_p99=quantile(waits, 0.99) or 0.0,
+        makespan=max(record.ended for record in good) - calls[0].arrived if good else None,
+        amplification=attempts / len(calls) if calls else 0.0,
+        attempts_per_sent_call=attempts / sent if sent else 0.0,
+        peak_attempts=max(observed.attempts, default=0),
+        shed=len(calls) - sent,
+        wasted=observed.wasted,
+        openings=observed.openings,
+        calls=len(calls),
+    )
+
+
+def recovery(records: Sequence[Record], load: Load) -> float | None:
+    """Seconds from the trigger's end to the first whole one from which calls succeed again; None: never.
+
+    Without a trigger there is nothing to recover from: 0.
+    """
+    if load.trigger_until is None:
+        return 0.0
+    arrived, answered = _by_second(records, load.trigger_until)
+    for second in range(len(arrived) - WATCHED + 1):
+        calls = sum(arrived[second : second + WATCHED])
+        good = sum(answered[second : second + WATCHED])
+        if calls and good >= RECOVERED * calls:
+            return float(second)
+    return None
+
+
+def quantile(ordered: Sequence[float], share: float) -> float | None:
+    """The smallest of `ordered` that `share` of them do not exceed; None if there are none."""
+    return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+def average(several: Sequence[Measures]) -> Measures:
+    """The mean of each measure; where one of the times never came, it never did. Recovery: the worst."""
+    tables: list[Mapping[str, float | int | None]] = [asdict(measures) for measures in several]
+    means = {name: _mean(table[name] for table in tables) for name in tables[0]}
+    recoveries = [measures.recovery for measures in several if measures.recovery is not None]
+    worst = max(recoveries) if len(recoveries) == len(several) else None
+    whole = {
+        name: round(means[name] or 0) for name in ("peak_attempts", "shed", "openings", "calls")
+    }
+    return Measures(**{**means, **whole, "recovery": worst})  # type: ignore[arg-type]
+
+
+def _mean(values: Iterable[float | int | None]) -> float | None:
+    numbers = list(values)
+    known = [number for number in numbers if number is not None]
+    return fsum(known) / len(known) if len(known) == len(numbers) else None
+
+
+def _goodput(records: Sequence[Record], ideal: Sequence[Amount], start: float, end: float) -> float:
+    answers = sum(record.answered and start <= record.ended < end for record in records)
+    possible = within(ideal, start, end)
+    return answers / possible if possible else 1.0
+
+
+def _by_second(records: Sequence[Record], start: float) -> tuple[list[int], list[int]]:
+    last = records[-1].arrived if records else start
+    seconds = max(0, int(last - start) + 1)
+    arrived, answered = [0] * seconds, [0] * seconds
+    for record in records:
+        if record.arrived >= start:
+            second = int(record.arrived - start)
+            arrived[second] += 1
+            answered[second] += record.answered
+    return arrived, answered
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0

@@ -1,0 +1,183 @@
+"""A simulation: one scenario, one policy, one seed.
+
+Every process is a real engine under a virtual driver; all share one timeline and one provider model. `[load]` replaces
+the crowd. Arrivals, the process of each call, the provider and each engine draw from streams of chance of their own,
+so that policies are compared on the same calls, which meet the same luck at their first, second, third attempt.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.policy import Policy
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.chance import mix
+from stormbreak.provider.model import ProviderModel
+from stormbreak.provider.scenario import Load, Scenario
+from stormbreak.storm.baselines import Contender
+from stormbreak.storm.ideal import ideal_answers
+from stormbreak.storm.measures import Measures, Observed, Record, measure
+from stormbreak.storm.series import Series, series
+from stormbreak.storm.traffic import Traffic, traffic
+from stormbreak.storm.world import World
+from stormbreak.types import Call, Ended, Target, Verdict
+
+TARGET = Target("storm", "storm-1")
+
+_CHANCE = 0xC3  # key of the engines' streams
+_AFTERWARDS = 1.0  # seconds; the last call ends at its deadline
+_STRIDES = 100  # parts of a simulation in which its progress is told
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of a simulation."""
+
+    scenario: str
+    policy: str
+    seed: int
+    measures: Measures
+    series: Series
+
+
+def simulate(
+    scenario: Scenario,
+    policy: Contender | Policy,
+    *,
+    seed: int = 0,
+    shared: bool = False,
+    listener: Listener | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Play `scenario` against `policy`.
+
+    Args:
+        scenario: what happens; its load says how many processes there are, and their deadline and timeout.
+        policy: how calls are treated; its deadline, patience and attempt timeout are replaced by the scenario's.
+        seed: the same seed gives the same calls, luck and events.
+        shared: whether all processes share one engine.
+        listener: gets every event of every engine.
+        progress: is told from time to time which share of the time has passed.
+
+    Raises:
+        ConfigurationError: the scenario has no load.
+    """
+    if scenario.load is None:
+        raise ConfigurationError(f"{scenario.name}: a simulation needs a [load], got none")
+    contender = policy if isinstance(policy, Contender) else Contender(name="", policy=policy)
+    calls = traffic(scenario.load, scenario.duration, seed)
+    fleet = _Fleet(scenario, scenario.load, contender, calls, seed=seed, shared=shared)
+    if listener is not None:
+        fleet.listen(listener)
+    fleet.run(scenario.duration, progress)
+    ideal = ideal_answers(scenario, calls.times)
+    records, observed = fleet.records, fleet.observed()
+    return Result(
+        scenario=scenario.name,
+        policy=contender.name,
+        seed=seed,
+        measures=measure(records, ideal, scenario.load, observed),
+        series=series(records, ideal, observed.attempts),
+    )
+
+
+class _Fleet:
+    """All processes, and the world around them."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        load: Load,
+        contender: Contender,
+        calls: Traffic,
+        *,
+        seed: int,
+        shared: bool,
+    ) -> None:
+        self._load = load
+        self._calls = calls
+        self._policy = _under(contender.policy, load)
+        self._timeline = Timeline()
+        self._model = ProviderModel(replace(scenario, crowd=None), seed)
+        self._world = World(self._model, self._timeline, deaf=contender.deaf)
+        count = 1 if shared else load.processes
+        self._drivers = [self._process(number, seed) for number in range(count)]
+        self._ended: list[Record | None] = [None] * len(calls.times)
+
+    def _process(self, number: int, seed: int) -> VirtualDriver:
+        chance = random.Random(mix(mix(mix(seed) ^ _CHANCE) + number)).random  # noqa: S311
+        return VirtualDriver(Engine(self._policy), self._timeline, chance=chance)
+
+    def listen(self, listener: Listener) -> None:
+        for driver in self._drivers:
+            driver.engine.listeners.append(listener)
+
+    def run(self, duration: float, progress: Progress | None) -> None:
+        """Let all calls arrive and end."""
+        if self._calls.times:
+            self._timeline.at(self._calls.times[0], partial(self._arrive, 0))
+        until = duration + self._load.deadline + _AFTERWARDS
+        for stride in range(1, _STRIDES + 1):
+            self._timeline.run(until * stride / _STRIDES)
+            if progress is not None:
+                progress(stride / _STRIDES)
+
+    @property
+    def records(self) -> list[Record]:
+        """Every call, in order of arrival. All have ended, and nothing of theirs is held any more."""
+        records = [record for record in self._ended if record is not None]
+        lanes = [driver.engine.lane(TARGET) for driver in self._drivers]
+        held = sum(lane.slots.in_flight + lane.admission.queued for lane in lanes)
+        if len(records) < len(self._ended) or held:
+            lost = len(self._ended) - len(records)
+            raise RuntimeError(f"{lost} calls never ended, {held} permits and tickets are held")
+        return records
+
+    def observed(self) -> Observed:
+        """What was seen of the provider and the circuits."""
+        tally = self._model.clients
+        openings = sum(driver.engine.lane(TARGET).openings for driver in self._drivers)
+        wasted = tally.wasted_work / tally.work if tally.work else 0.0
+        return Observed(self._world.attempts, wasted, openings)
+
+    def _arrive(self, number: int) -> None:
+        calls, timeline = self._calls, self._timeline
+        if number + 1 < len(calls.times):
+            timeline.at(calls.times[number + 1], partial(self._arrive, number + 1))
+        driver = self._drivers[calls.processes[number] % len(self._drivers)]
+        driver.start(
+            self._call(driver.engine),
+            partial(self._world.send, number),
+            partial(self._end, number),
+        )
+
+    def _call(self, engine: Engine) -> Call:
+        return Call(
+            engine.number(),
+            TARGET,
+            deadline_at=self._timeline.now + self._load.deadline,
+            patience=self._load.deadline,
+            priority=self._policy.priority,
+            fail_fast=self._policy.fail_fast,
+        )
+
+    def _end(self, number: int, ended: Ended) -> None:
+        self._ended[number] = Record(
+            self._calls.times[number],
+            self._timeline.now,
+            ended.outcome.verdict is Verdict.OK,
+            ended.attempts,
+            ended.queued,
+        )
+
+
+def _under(policy: Policy, load: Load) -> Policy:
+    """The policy with the deadline, patience and attempt timeout of the scenario."""
+    return replace(
+        policy, deadline=load.deadline, patience=load.deadline, attempt_timeout=load.timeout
+    )

@@ -1,0 +1,78 @@
+"""The calls of one simulation: when each arrives, and in which process.
+
+Both come from streams of chance of their own, so that they are the same for every policy.
+"""
+
+from collections.abc import Iterator
+from heapq import merge
+from itertools import takewhile
+from math import fsum
+from typing import NamedTuple
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.arrivals import Even, Poisson, laid_out
+from stormbreak.provider.chance import mix
+from stormbreak.provider.scenario import Herd, Load
+
+MOST_CALLS = 10_000_000
+MOST_PROCESSES = 100_000
+
+_ARRIVALS, _PROCESSES = 0xA1, 0xB2  # keys of the two streams
+
+
+class Traffic(NamedTuple):
+    """Call number i arrives at `times[i]` in process `processes[i]`."""
+
+    times: list[float]
+    processes: list[int]
+
+
+def traffic(load: Load, duration: float, seed: int) -> Traffic:
+    """Draw every call that arrives before `duration`, in order.
+
+    Raises:
+        ConfigurationError: there would be more calls, or processes, than can be simulated.
+    """
+    _check(load, duration)
+    flow = takewhile(lambda at: at < duration, _flow(load, mix(mix(seed) ^ _ARRIVALS)))
+    herds = (at for at in _herds(load.herds) if at < duration)
+    times = list(merge(flow, herds))
+    salt = mix(mix(seed) ^ _PROCESSES)
+    return Traffic(times, [mix(salt + number) % load.processes for number in range(len(times))])
+
+
+def _check(load: Load, duration: float) -> None:
+    if load.processes > MOST_PROCESSES:
+        raise ConfigurationError(
+            f"load.processes must be at most {MOST_PROCESSES} in a simulation, got {load.processes}"
+        )
+    calls = _expected(load, duration)
+    if calls > MOST_CALLS:
+        raise ConfigurationError(
+            f"load must bring at most {MOST_CALLS} calls in a simulation, got about {calls:.3g}"
+        )
+
+
+def _expected(load: Load, duration: float) -> float:
+    rates = [part for part in laid_out(load.rate, load.steps) if part[0] < duration]
+    ends = [*(at for at, _ in rates[1:]), duration]
+    flow = fsum(rate * (end - at) for (at, rate), end in zip(rates, ends, strict=True))
+    return flow + sum(herd.calls * herd.times for herd in load.herds)
+
+
+def _flow(load: Load, salt: int) -> Iterator[float]:
+    even = load.arrivals == "even"
+    stream = Even(load.rate, load.steps) if even else Poisson(load.rate, load.steps, salt)
+    at = stream.next_after(0.0)
+    while at is not None:
+        yield at
+        at = stream.next_after(at)
+
+
+def _herds(herds: tuple[Herd, ...]) -> list[float]:
+    return sorted(
+        herd.at + herd.every * time
+        for herd in herds
+        for time in range(herd.times)
+        for _ in range(herd.calls)
+    )

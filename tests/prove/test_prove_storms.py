@@ -1,0 +1,79 @@
+"""What is known about retries in a storm, found again by the simulator."""
+
+import time
+
+import pytest
+
+from stormbreak.provider.loader import load
+from stormbreak.storm import simulate
+from stormbreak.storm.contenders import find
+
+pytestmark = pytest.mark.prove
+
+
+def measured(scenario, policy, seed=1):
+    return simulate(load(scenario), find(policy), seed=seed).measures
+
+
+@pytest.mark.parametrize(
+    "policy", ["naive", "fixed", "exponential", "full_jitter", "decorrelated", "openai_sdk"]
+)
+def test_retries_alone_never_recover_from_the_incident(policy):
+    """Neither backoff nor jitter helps: with open arrivals they only move the same traffic in time."""
+    incident = measured("incident", policy)
+
+    assert incident.goodput <= 0.05
+    assert incident.recovery is None
+    assert incident.wasted > 0.9
+    assert incident.amplification == pytest.approx(2.9 if policy == "openai_sdk" else 5.8, rel=0.1)
+
+
+def test_without_retries_the_incident_is_over_in_a_minute():
+    incident = measured("incident", "none")
+
+    assert incident.goodput == pytest.approx(0.91, abs=0.02)
+    assert incident.trigger_goodput == pytest.approx(0.27, abs=0.03)
+    assert incident.recovery == pytest.approx(50, abs=15)
+    assert incident.amplification == 1.0
+
+
+@pytest.mark.parametrize("scenario", ["dip", "outage", "blackhole", "serverless", "brownout"])
+def test_whatever_fills_the_queue_naive_retries_keep_it_full(scenario):
+    """Of the few answers, most are from before the collapse."""
+    storm = measured(scenario, "naive")
+
+    assert storm.goodput <= 0.07
+    assert storm.recovery is None
+
+
+@pytest.mark.parametrize(
+    ("scenario", "goodput"),
+    [
+        ("dip", 0.92),
+        ("outage", 0.88),
+        ("blackhole", 0.91),
+        ("rpm-window", 0.86),
+        ("rpm-bucket", 0.83),
+        ("gather", 0.205),
+        ("partial", 0.77),
+        ("serverless", 0.78),
+        ("brownout", 0.69),
+        ("herd", 0.635),
+    ],
+)
+def test_no_retries_at_all_fare_as_in_the_prototype(scenario, goodput):
+    """The published table was made by another program: the same model gives the same figures."""
+    assert measured(scenario, "none").goodput == pytest.approx(goodput, abs=0.03)
+
+
+def test_random_errors_are_what_retries_are_good_for():
+    assert measured("partial", "none").goodput == pytest.approx(0.77, abs=0.02)
+    assert measured("partial", "naive").goodput >= 0.99
+
+
+def test_the_incident_takes_no_more_than_twenty_seconds():
+    began = time.process_time()
+    incident = measured("incident", "interactive")
+
+    assert incident.calls > 155_000
+    assert time.process_time() - began <= 20.0

@@ -1,0 +1,99 @@
+"""--assert: what it can say, and what it refuses."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.storm.claims import NAMES, parse_claim
+from stormbreak.storm.measures import Measures
+
+CALM = Measures(
+    goodput=0.98,
+    trigger_goodput=0.95,
+    success=0.9,
+    recovery=3.0,
+    p50=2.0,
+    p99=7.0,
+    added_wait_p50=0.0,
+    added_wait_p99=0.04,
+    makespan=None,
+    amplification=0.91,
+    attempts_per_sent_call=1.0,
+    peak_attempts=173,
+    shed=0,
+    wasted=0.001,
+    openings=0,
+    calls=1000,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("goodput >= 0.98", True),
+        ("goodput>0.98", False),
+        ("recovery <= 5 and shed == 0", True),
+        ("recovery <= 5 and shed != 0", False),
+        ("recovery > 5 or p99 < 8", True),
+        ("p99 < 1 or p50 < 1", False),
+        # and binds tighter than or
+        ("shed == 0 or shed == 1 and shed == 2", True),
+        ("(shed == 0 or shed == 1) and shed == 2", False),
+        ("((shed == 0))", True),
+        ("recovery < never", True),
+        ("recovery == never", False),
+        # a time that never came is later than any number
+        ("makespan == never", True),
+        ("makespan > 1000000", True),
+        ("makespan <= 115", False),
+        ("wasted < .01", True),
+    ],
+)
+def test_claims(text, holds):
+    assert parse_claim(text).holds(CALM) is holds
+
+
+def test_a_claim_knows_what_it_is_about():
+    claim = parse_claim("goodput > 1 or (shed == 0 and goodput > 0.5)")
+
+    assert claim.names() == ("goodput", "shed")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("godput >= 0.97", "'godput' is no measure; did you mean goodput?"),
+        ("recover == never", "'recover' is no measure; did you mean recovery?"),
+        ("", "it ends too early"),
+        ("goodput >= 0.9 and", "it ends too early"),
+        ("goodput = 0.9", "cannot be read from '= 0.9' on"),
+        ("goodput", "after goodput comes one of < <= > >= == !=, got ''"),
+        ("goodput >= much", "goodput is compared with a number, got 'much'"),
+        ("goodput == never", "goodput is compared with a number, got 'never'"),
+        ("(goodput > 0.9", "a closing parenthesis is missing"),
+        ("goodput > 0.9)", "nothing more was expected at ')'"),
+        ("goodput > 0.9 shed == 0", "nothing more was expected at 'shed'"),
+        ("0.9 < goodput", "'0.9' is no measure"),
+        ("__import__('os')", "cannot be read from"),
+        ("(" * 21 + "shed == 0" + ")" * 21, "more than 20 parentheses in each other"),
+        ("shed == 0 or " * 100, "longer than 1000 characters"),
+    ],
+)
+def test_what_is_no_claim_is_refused_in_words(text, complaint):
+    with pytest.raises(ConfigurationError, match=re.escape(complaint)):
+        parse_claim(text)
+
+
+words = st.sampled_from([*NAMES, "and", "or", "(", ")", "<", "<=", "==", "never", "1", ".5", "x"])
+
+
+@given(st.one_of(st.text(max_size=80), st.lists(words, max_size=30).map(" ".join)))
+def test_any_text_is_read_or_refused(text):
+    try:
+        claim = parse_claim(text)
+    except ConfigurationError:
+        return
+    assert claim.holds(CALM) in (True, False)

@@ -1,0 +1,138 @@
+"""The measures against calls that can be counted by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.provider.scenario import Load
+from stormbreak.storm.ideal import Amount
+from stormbreak.storm.measures import Observed, Record, average, measure, quantile, recovery
+from stormbreak.storm.series import series
+
+LOAD = Load(rate=1.0, trigger_at=10.0, trigger_until=20.0)
+SEEN = Observed(attempts=[1, 5, 2], wasted=0.25, openings=3)
+
+
+def call(arrived, *, took=1.0, answered=True, attempts=1, queued=0.0):
+    return Record(arrived, arrived + took, answered, attempts, queued)
+
+
+def measured(records, ideal=(), load=LOAD):
+    return measure(records, ideal, load, SEEN)
+
+
+def test_what_came_before_the_trigger_is_left_out():
+    records = [call(5.0, attempts=9), call(12.0, attempts=3), call(13.0)]
+    measures = measured(records)
+
+    assert measures.calls == 2
+    assert measures.amplification == 2.0
+    assert measured(records, load=replace(LOAD, trigger_at=None)).calls == 3
+
+
+def test_goodput_is_counted_when_answers_come():
+    """The first call is answered inside the trigger although it came before, the last one after it."""
+    records = [call(9.5), call(12.0), call(13.0, answered=False), call(19.5)]
+    ideal = [Amount(9.0, 5.0), Amount(10.0, 1.0), Amount(15.0, 3.0), Amount(20.0, 1.0)]
+    measures = measured(records, ideal)
+
+    assert measures.goodput == 3 / 5
+    assert measures.trigger_goodput == 2 / 4
+
+
+def test_where_nothing_is_possible_nothing_is_missed():
+    assert measured([]).goodput == measured([]).trigger_goodput == measured([]).success == 1.0
+
+
+def test_shed_calls_are_those_of_which_nothing_was_sent():
+    records = [
+        call(10.0, answered=False, attempts=0),
+        call(11.0, attempts=3),
+        call(12.0),
+        call(13.0, answered=False, attempts=2),
+    ]
+    measures = measured(records)
+
+    assert measures.shed == 1
+    assert measures.amplification == 6 / 4
+    assert measures.attempts_per_sent_call == 6 / 3
+    assert measures.success == 2 / 4
+
+
+def test_latencies_are_those_of_answers_in_time_and_waits_those_of_all():
+    records = [call(10.0, took=2.0), call(11.0, took=4.0, queued=1.0)]
+    records += [call(12.0, took=30.0, queued=29.0, answered=False)]
+    measures = measured(records)
+
+    assert (measures.p50, measures.p99) == (2.0, 4.0)
+    assert (measures.added_wait_p50, measures.added_wait_p99) == (1.0, 29.0)
+    assert measures.makespan == 5.0
+
+
+def test_times_that_never_came_are_none():
+    measures = measured([call(10.0, answered=False)])
+
+    assert (measures.p50, measures.p99, measures.makespan, measures.recovery) == (None,) * 4
+    assert measures.plain()["p99"] is None
+
+
+def test_what_was_seen_beside_the_calls():
+    measures = measured([call(10.0)])
+
+    assert (measures.peak_attempts, measures.wasted, measures.openings) == (5, 0.25, 3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "seconds"),
+    [
+        (set(), 0.0),
+        ({15.0, 19.0}, 0.0),  # failures inside the trigger are no matter
+        ({20.0}, 0.0),  # one in thirty: 96.7 %
+        ({20.0, 21.0}, 1.0),  # 93.3 % from 0 on, 96.7 % from 1 on
+        ({20.0, 45.0, 46.0}, 26.0),
+        ({float(second) for second in range(20, 80, 4)}, None),
+    ],
+)
+def test_recovery_is_the_first_second_from_which_thirty_succeed(bad, seconds):
+    records = [call(float(second), answered=second not in bad) for second in range(80)]
+
+    assert recovery(records, LOAD) == seconds
+
+
+def test_nothing_has_recovered_that_was_not_watched_for_thirty_seconds():
+    assert recovery([call(float(second)) for second in range(49)], LOAD) is None
+
+
+def test_without_a_trigger_there_is_nothing_to_recover_from():
+    assert recovery([], replace(LOAD, trigger_at=None, trigger_until=None)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("share", "found"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)]
+)
+def test_quantiles_are_values_that_were_measured(share, found):
+    assert quantile([float(number) for number in range(1, 101)], share) == found
+    assert quantile([], share) is None
+
+
+def test_an_average_tells_the_worst_recovery_and_whether_a_time_never_came():
+    load = replace(LOAD, trigger_until=None)
+    one = replace(measured([call(10.0)], load=load), recovery=3.0)
+    two = replace(one, p99=2.0, recovery=8.0, shed=3, goodput=0.5)
+    mean = average([one, two])
+
+    assert (mean.p99, mean.recovery, mean.shed, mean.goodput) == (1.5, 8.0, 2, 0.75)
+    assert average([one, replace(one, recovery=None, p99=None)]).recovery is None
+    assert average([one, replace(one, recovery=None, p99=None)]).p99 is None
+
+
+def test_the_series_counts_by_second():
+    records = [call(0.5), call(0.7, answered=False), call(2.0, answered=False, attempts=0)]
+    told = series(records, [Amount(1.5, 2.5), Amount(1.6, 0.5), Amount(99.0, 1.0)], [2, 1])
+
+    assert told.calls == (2, 0, 1, 0)
+    assert told.attempts == (2, 1, 0, 0)
+    assert told.answers == (0, 1, 0, 0)
+    assert told.ideal == (0.0, 3.0, 0.0, 0.0)
+    assert told.failed == (0, 1, 0, 0)
+    assert told.shed == (0, 0, 0, 1)

@@ -1,0 +1,261 @@
+"""Simulations: real engines, one provider, the same calls for every policy, nothing left behind."""
+
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.events import CallEnded, Returned, Sent
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.loader import builtin_names, load
+from stormbreak.provider.scenario import Herd, Limit, LimitKind, Load, Provider, Scenario, Trouble
+from stormbreak.storm import simulate
+from stormbreak.storm.baselines import BASELINES, Contender
+from stormbreak.types import Verdict
+
+STORM = Scenario(
+    name="small",
+    duration=60.0,
+    provider=Provider(slots=10, service=1.0, queue=30, front_end=200.0),
+    trouble=(
+        Trouble(kind=Kind.CAPACITY, factor=0.2, at=20.0, until=30.0, ramp=5.0),
+        Trouble(kind=Kind.S503, share=0.1, at=25.0, until=40.0),
+        Trouble(kind=Kind.S429, share=0.05, at=10.0, until=50.0, retry_after=2.0),
+    ),
+    load=Load(
+        rate=8.0, processes=4, deadline=10.0, timeout=4.0, trigger_at=20.0, trigger_until=30.0
+    ),
+)
+
+
+def heard(scenario=STORM, policy=INTERACTIVE, **more):
+    """Every event of a simulation."""
+    events = []
+    simulate(scenario, policy, listener=events.append, **more)
+    return events
+
+
+def alone(trouble=None, *, slots=1, calls=1, timeout=4.0, **more):
+    """A herd of calls before a provider that needs exactly a second for each."""
+    return Scenario(
+        name="alone",
+        duration=30.0,
+        provider=Provider(slots=slots, service=1.0, cv=0.0, **more),
+        trouble=() if trouble is None else (trouble,),
+        load=Load(herds=(Herd(at=1.0, calls=calls),), deadline=10.0, timeout=timeout),
+    )
+
+
+# ------------------------------------------------------------ the same seed, the same everything
+
+
+def test_the_same_seed_gives_the_same_events():
+    assert heard(seed=7) == heard(seed=7)
+    assert heard(seed=7) != heard(seed=8)
+
+
+def test_the_events_are_those_that_were_stored():
+    """Any Python that is supported gives these, to the last bit. A change of a policy changes them: store anew."""
+    digest = sha256("\n".join(map(repr, heard(policy=FROZEN, seed=7))).encode()).hexdigest()
+
+    assert digest[:16] == STORED
+
+
+FROZEN = replace(
+    OFF,
+    retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.5)),
+    limit=FixedLimit(in_flight=3),
+)
+STORED = "e0c444e80209181e"
+
+
+def test_a_listener_changes_nothing():
+    assert simulate(STORM, INTERACTIVE, seed=7) == simulate(
+        STORM, INTERACTIVE, seed=7, listener=lambda _: None
+    )
+
+
+def test_policies_meet_the_same_calls_and_the_same_luck():
+    """The first attempts of all calls leave at the same times, and those that are served take as long."""
+    once = [event for event in heard(policy=OFF) if isinstance(event, Sent)]
+    often = [event for event in heard(policy=BASELINES["naive"]) if isinstance(event, Sent)]
+
+    assert [event.at for event in once] == [event.at for event in often if event.attempt == 1]
+    early = [
+        [event.took for event in heard(policy=policy) if isinstance(event, Returned)][:20]
+        for policy in (OFF, BASELINES["fixed"])
+    ]
+    assert early[0] == early[1]
+
+
+# ------------------------------------------------------------ the world
+
+
+@pytest.mark.parametrize(
+    ("trouble", "verdict", "took"),
+    [
+        (None, Verdict.OK, 1.0),
+        (Trouble(kind=Kind.S503), Verdict.OVERLOADED, 0.05),
+        (Trouble(kind=Kind.DOWN, after=0.2), Verdict.OVERLOADED, 0.2),
+        (Trouble(kind=Kind.HANG), Verdict.TIMEOUT, 4.0),
+        (Trouble(kind=Kind.SLOW_BODY, seconds=2.5), Verdict.OK, 3.5),
+        (Trouble(kind=Kind.SLOW_BODY, seconds=9.0), Verdict.TIMEOUT, 4.0),
+        (Trouble(kind=Kind.CUT_BODY), Verdict.BROKEN, 1.0),
+    ],
+)
+def test_an_attempt_meets_what_the_provider_does(trouble, verdict, took):
+    [returned] = [e for e in heard(alone(trouble), OFF) if isinstance(e, Returned)]
+
+    assert returned.verdict is verdict
+    assert returned.took == pytest.approx(took)
+
+
+def test_a_connection_that_the_front_end_drops_is_only_seen_by_its_own_timeout():
+    scenario = alone(slots=100, calls=20, front_end=2.0, backlog=3.0)
+    took = sorted(e.took for e in heard(scenario, OFF) if isinstance(e, Returned))
+
+    assert took[:7] == pytest.approx([1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])
+    assert took[7:] == pytest.approx([4.0] * 13)
+
+
+def test_the_provider_works_on_for_clients_that_have_gone():
+    """One slot, six calls that wait at most 2.5 s: two are answered, four served for nobody."""
+    result = simulate(alone(calls=6, timeout=2.5), OFF)
+
+    assert result.measures.success == pytest.approx(2 / 6)
+    assert result.measures.wasted == pytest.approx(4 / 6)
+
+
+def test_a_full_queue_says_429():
+    result = heard(alone(calls=6, queue=2), OFF)
+
+    assert [e.status for e in result if isinstance(e, Returned)].count(429) == 3
+
+
+def test_an_answer_after_the_deadline_is_none():
+    """The deadline of 10 s cuts the attempt, though its timeout would not."""
+    slow = Trouble(kind=Kind.SERVICE, factor=11.0)
+    result = simulate(alone(slow, timeout=20.0), OFF)
+
+    assert result.measures.success == 0.0
+    assert result.series.failed[11] == 1
+
+
+def test_the_deaf_do_not_hear_when_to_come_back():
+    told = Trouble(kind=Kind.S429, retry_after=3.0, until=2.0)
+    policy = replace(OFF, retry=RetryPolicy(attempts=9, backoff=Constant(seconds=0.5), spread=0.0))
+    times = {
+        deaf: [
+            e.at
+            for e in heard(alone(told), Contender(name="", policy=policy, deaf=deaf))
+            if isinstance(e, Sent)
+        ]
+        for deaf in (False, True)
+    }
+
+    assert times[False] == pytest.approx([1.0, 4.05])
+    assert times[True] == pytest.approx([1.0, 1.55, 2.1])
+
+
+# ------------------------------------------------------------ processes
+
+
+def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
+    """A limit of one in flight: four processes send four at once, a shared engine one."""
+    one = replace(OFF, limit=FixedLimit(in_flight=1))
+    scenario = replace(STORM, trouble=())
+    apart, shared = (simulate(scenario, one, shared=shared, seed=2) for shared in (False, True))
+
+    assert max(apart.series.answers) >= 3
+    assert max(shared.series.answers) <= 4
+    assert sum(apart.series.answers) > 2 * sum(shared.series.answers)
+    assert shared.measures.added_wait_p99 > 2.0
+
+
+def test_the_scenario_says_deadline_patience_and_timeout():
+    """A policy that would give up after a second waits as long as the scenario's callers do."""
+    hasty = replace(INTERACTIVE, deadline=1.0, patience=0.1, attempt_timeout=0.5)
+
+    assert simulate(alone(), hasty).measures.success == 1.0
+
+
+def test_the_crowd_stays_away():
+    storm = load("outage")
+    calm = replace(storm, crowd=None)
+
+    assert storm.crowd is not None
+    assert simulate(storm, OFF, seed=1) == simulate(calm, OFF, seed=1)
+
+
+def test_a_scenario_without_load_cannot_be_simulated():
+    with pytest.raises(ConfigurationError, match=r"calm: a simulation needs a \[load\], got none"):
+        simulate(Scenario(name="calm"), OFF)
+
+
+def test_progress_is_told_to_the_end():
+    told = []
+    simulate(STORM, OFF, progress=told.append)
+
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+# ------------------------------------------------------------ every policy, every scenario
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *BASELINES])
+def test_every_call_ends_and_nothing_is_held(name):
+    """`simulate` itself raises where a permit or a ticket is left."""
+    contender = BASELINES.get(name) or Contender(name=name, policy=PRESETS[name])
+    ended = []
+    result = simulate(
+        STORM,
+        contender,
+        seed=5,
+        listener=lambda e: ended.append(e) if isinstance(e, CallEnded) else None,
+    )
+    told = result.series
+
+    assert sum(told.calls) == len(ended)
+    assert sum(told.answers) + sum(told.failed) + sum(told.shed) == len(ended)
+    assert sum(told.attempts) == sum(event.attempts for event in ended)
+    assert 0.0 <= result.measures.goodput <= 1.05
+
+
+@pytest.mark.parametrize("limit", list(LimitKind))
+def test_a_request_limit_counts_all_processes_together(limit):
+    scenario = replace(
+        STORM, trouble=(), provider=Provider(), limit=Limit(kind=limit, requests=60, per=20.0)
+    )
+    result = simulate(scenario, OFF, seed=1)
+
+    assert sum(result.series.answers) == pytest.approx(60 * (3 + (limit == "bucket")), abs=2)
+
+
+STORMS = {
+    "incident", "dip", "outage", "blackhole", "rpm-window", "rpm-bucket", "gather", "partial", "serverless",
+    "brownout", "herd", "calm-burst", "sparse", "mixed-lengths",
+}  # fmt: skip
+
+
+def test_the_fourteen_are_there():
+    assert set(builtin_names()) >= STORMS
+    for name in STORMS:
+        storm = load(name)
+        assert storm.load is not None
+        assert storm.load.preset == ("batch" if name == "gather" else "interactive")
+        assert (storm.load.trigger_at is None) == (storm.load.trigger_until is None)
+
+
+@pytest.mark.parametrize("name", ["calm-burst", "sparse", "mixed-lengths"])
+def test_no_policy_spoils_a_calm(name):
+    measures = simulate(load(name), INTERACTIVE, seed=1).measures
+
+    assert measures.shed == 0
+    assert measures.added_wait_p99 <= 0.05
+    assert measures.success >= 0.98

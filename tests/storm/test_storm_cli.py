@@ -1,0 +1,171 @@
+"""`stormbreak storm`: what is printed, and the exit codes."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from stormbreak.cli.main import main
+from stormbreak.storm.claims import NAMES
+
+SMALL = """
+about = "a herd, and an outage"
+duration = 40
+[provider]
+slots = 5
+service = 1
+queue = 10
+[[trouble]]
+kind = "down"
+at = 5
+until = 8
+[load]
+rate = 3
+herds = [{ at = 5, calls = 20 }]
+processes = 2
+deadline = 10
+timeout = 4
+trigger_at = 5
+trigger_until = 8
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+def run(capsys, *args):
+    """Exit code, output, errors."""
+    code = main(["storm", *args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_list_names_every_scenario_that_has_a_load(capsys):
+    code, out, _ = run(capsys, "list")
+
+    assert code == 0
+    for name in ("incident", "dip", "mixed-lengths", "calm-burst"):
+        assert f"\n {name} " in out
+    assert " bench " not in out
+
+
+def test_show_prints_a_file_that_can_be_changed_and_run(capsys, tmp_path):
+    code, out, _ = run(capsys, "show", "dip")
+    assert code == 0
+    assert tomllib.loads(out)["load"]["timeout"] == 6
+
+    path = tmp_path / "mine.toml"
+    path.write_text(out.replace("duration = 340", "duration = 80"))
+    code, out, _ = run(capsys, "run", str(path), "--policy", "none")
+    assert code == 0
+    assert out.startswith("mine under none: ")
+
+
+def test_a_sentence_and_a_table(capsys, small):
+    code, out, err = run(capsys, "run", small, "--compare", "naive, none", "--seeds", "2")
+    first, *rest = out.splitlines()
+
+    assert (code, err) == (0, "")
+    assert first.startswith("small under interactive: ")
+    assert "% of the possible answers came in time, " in first
+    assert rest[1].split() == ["interactive", "naive", "none"]
+    shown = [line.split()[0] for line in rest if line.split()]
+    assert set(NAMES) <= set(shown)
+
+
+def test_json_has_the_measures_by_name_and_is_the_same_every_time(capsys, small):
+    args = ("run", small, "--compare", "none", "--seed", "3", "--seeds", "2", "--json")
+    code, out, _ = run(capsys, *args)
+    document = json.loads(out)
+
+    assert code == 0
+    assert set(NAMES) < set(document)
+    assert (document["scenario"], document["policy"]) == ("small", "interactive")
+    told = [(one["policy"], one["seed"]) for one in document["runs"]]
+    assert told == [("interactive", 3), ("interactive", 4), ("none", 3), ("none", 4)]
+    goodput = [one["goodput"] for one in document["runs"][:2]]
+    assert document["goodput"] == pytest.approx(sum(goodput) / 2, abs=1e-6)
+    assert run(capsys, *args)[1] == out
+
+
+def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
+    path = tmp_path / "dead.toml"
+    path.write_text(SMALL.replace("until = 8\n[load]", "[load]"))
+    code, out, _ = run(capsys, "run", str(path), "--policy", "none", "--json")
+
+    assert code == 0
+    assert json.loads(out)["recovery"] is None
+    _, out, _ = run(capsys, "run", str(path), "--policy", "none")
+    assert "it never recovered." in out
+
+
+def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("[mine].toml").write_text("preset = 'off'\n[retry]\nattempts = 4\n")
+    code, out, _ = run(capsys, "run", small, "--policy", "[mine].toml", "--json")
+
+    assert code == 0
+    assert json.loads(out)["amplification"] > 1
+    assert "[mine]" in run(capsys, "run", small, "--policy", "[mine].toml")[1].splitlines()[2]
+
+
+def test_a_scenario_names_its_preset(capsys, tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.replace("rate = 3", "rate = 3\npreset = 'batch'"))
+
+    assert run(capsys, "run", str(path))[1].startswith("small under batch: ")
+
+
+def test_all_may_share_one_engine(capsys, small):
+    apart, shared = (
+        json.loads(run(capsys, "run", small, "--json", *more)[1]) for more in ([], ["--shared"])
+    )
+
+    assert (apart["shared"], shared["shared"]) == (False, True)
+    assert apart["calls"] == shared["calls"]
+
+
+def test_an_assert_that_holds(capsys, small):
+    assert run(capsys, "run", small, "--assert", "calls > 100 and p99 < never")[0] == 0
+
+
+def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
+    code, out, err = run(
+        capsys, "run", small, "--policy", "none", "--assert", "amplification > 1", "--json"
+    )
+
+    assert code == 1
+    assert json.loads(out)["amplification"] == 1.0
+    assert err == ("stormbreak: --assert does not hold: amplification > 1; amplification is 1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--assert", "godput > 1"], "--assert: 'godput' is no measure; did you mean goodput?"),
+        (["--report", "x.html"], "--report is not built yet"),
+        (["--policy", "navie"], "no policy and no file is called 'navie'; did you mean naive?"),
+        (["--compare", "none,xyzzy"], "is called 'xyzzy'; there are: interactive, batch, article"),
+        (["--policy", "./none.toml"], "./none.toml: cannot be read"),
+        (["--seeds", "0"], "'--seeds'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, small, args, complaint):
+    code, out, err = run(capsys, "run", small, *args)
+
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_no_scenario(capsys):
+    assert run(capsys, "run", "storm-of-the-century")[0] == 2
+    assert run(capsys, "show", "storm-of-the-century")[0] == 2
+    code, _, err = run(capsys, "run", "bench")
+    assert code == 2
+    assert "bench: a simulation needs a [load], got none" in err

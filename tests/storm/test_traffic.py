@@ -1,0 +1,58 @@
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.scenario import Herd, Load, Step
+from stormbreak.storm.traffic import traffic
+
+
+def test_herds_come_in_one_instant_among_the_others():
+    herd = Herd(at=10.0, calls=50, times=2, every=20.0)
+    calls = traffic(Load(rate=2.0, herds=(herd,), processes=4), 40.0, seed=1)
+
+    assert calls.times == sorted(calls.times)
+    assert calls.times.count(10.0) == calls.times.count(30.0) == 50
+    assert 150 < len(calls.times) < 210
+    assert set(calls.processes) == {0, 1, 2, 3}
+
+
+def test_nobody_comes_after_the_end():
+    load = Load(rate=5.0, herds=(Herd(at=10.0, calls=3),))
+
+    assert max(traffic(load, 10.0, seed=1).times) < 10.0
+    assert traffic(load, 10.1, seed=1).times.count(10.0) == 3
+
+
+def test_the_process_of_a_call_is_drawn_apart_from_the_arrivals():
+    few = traffic(Load(rate=5.0, processes=2), 60.0, seed=3)
+    many = traffic(Load(rate=5.0, processes=200), 60.0, seed=3)
+    faster = traffic(Load(rate=9.0, processes=200), 60.0, seed=3)
+
+    assert few.times == many.times
+    assert many.processes == faster.processes[: len(many.processes)]
+    assert traffic(Load(rate=5.0), 60.0, seed=4).times != few.times
+
+
+def test_even_arrivals_need_no_chance():
+    load = Load(rate=1.0, arrivals="even", steps=(Step(at=3.0, rate=2.0),))
+
+    assert traffic(load, 4.5, seed=1).times == [1.0, 2.0, 3.0, 3.5, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("load", "complaint"),
+    [
+        (
+            Load(rate=1e9),
+            "load must bring at most 10000000 calls in a simulation, got about 6e\\+10",
+        ),
+        (Load(rate=1.0, steps=(Step(at=50.0, rate=2e6, ramp=5.0),)), "got about 1.5e"),
+        (Load(herds=(Herd(at=1.0, calls=6_000_000, times=2),)), "got about 1.2e"),
+        (
+            Load(rate=1.0, processes=100_001),
+            "load.processes must be at most 100000 in a simulation",
+        ),
+    ],
+)
+def test_what_no_machine_could_simulate_is_refused_before_it_begins(load, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        traffic(load, 60.0, seed=1)
