@@ -108,6 +108,7 @@ class Call(NamedTuple):
     patience: float | None = None
     priority: Priority = Priority.INTERACTIVE
     fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
+    span: float | None = None  # sets the deadline, so many seconds after the first attempt left
 
 
 class Rejection(NamedTuple):
@@ -148,6 +149,7 @@ class Ended(NamedTuple):
     stopped: str | None = None  # the gate that refused a further retry; None after a success
     retry_at: float | None = None  # when it makes sense to come back, where that is known
     history: tuple[Any, ...] = ()  # the last events of this call, oldest first
+    deadline_at: float | None = None  # None also if its `span` had not begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

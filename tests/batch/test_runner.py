@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from batches import (
@@ -102,6 +103,28 @@ def test_the_deadline_of_a_row_is_not_spent_in_our_own_queue(run_rows, stormbrea
     provider = stormbreak_provider(scenario(service=0.2))
     summary = run_rows(chat_rows(40), provider, limit=4, within={"deadline": 0.7})
     assert (summary.successful, summary.failed, summary.attempts) == (40, 0, 40)
+
+
+def test_a_deadline_shorter_than_a_cooldown_fails_no_row_unsent(
+    run_rows, output, stormbreak_provider
+):
+    """The deadline of the others begins when they leave, after the pause."""
+    told = {"kind": "429", "retry_after": 2.0, "at": 0.3, "until": 0.8}
+    provider = stormbreak_provider(scenario(told, service=0.02))
+    summary = run_rows(chat_rows(300), provider, limit=4, within={"deadline": 1.0})
+    assert summary.successful + summary.failed == 300
+    assert 0 < summary.failed <= 4
+    failures = read(output.parent / "out.failed.jsonl")
+    assert {line["error"]["verdict"] for line in failures} == {"throttled"}
+    assert all(line["error"]["attempts"] for line in failures)
+
+
+def test_nothing_there_ends_the_run_whatever_the_deadline(run_rows, output, free_port):
+    nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{free_port}/v1")
+    within = {"deadline": 0.6}
+    summary = run_rows(chat_rows(500), nowhere, within=within, connect_grace=1.5)
+    assert (summary.end, summary.failed, summary.left) == ("unreachable", 0, 500)
+    assert not (output.parent / "out.failed.jsonl").exists()
 
 
 def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
@@ -262,6 +285,7 @@ def run_args(source, output, provider):
 MEASURED = """
 import re, sys
 from pathlib import Path
+from types import SimpleNamespace
 from stormbreak.cli.main import main
 code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
-from stormbreak.types import TREATMENTS, Ended, Verdict
+from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 
 ATTEMPTS = 20  # sends of one row over all its rounds
 SCOUTS = 20
@@ -29,7 +29,10 @@ _LEAST = 0.5  # seconds before a row comes back
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A row whose turn it is; `attempts` were made in the `rounds` before. The deadline holds over all."""
+    """A row whose turn it is; `attempts` were made in the `rounds` before.
+
+    The deadline holds over all of them, and begins when the first attempt leaves.
+    """
 
     index: int
     deadline_at: float | None = None
@@ -57,11 +60,9 @@ class Schedule:
         self,
         pending: Iterator[int],
         *,
-        deadline: float | None = None,
         held_back: int = HELD_BACK,
     ) -> None:
         self._pending = pending
-        self._deadline = deadline
         self._held_back = held_back
         self._later: list[tuple[float, int, Turn]] = []
         self._drained = False
@@ -88,7 +89,7 @@ class Schedule:
         if self._may_send_fresh() and (index := self._next_fresh()) is not None:
             self._scouts_out += self._scouting
             self.under_way += 1
-            return Turn(index=index, deadline_at=self._deadline and now + self._deadline)
+            return Turn(index=index)
         if self._later:
             return self._later[0][0]
         return float("inf") if self.under_way or not self._drained else None
@@ -99,9 +100,11 @@ class Schedule:
         verdict = ended.outcome.verdict
         attempts = turn.attempts + ended.attempts
         due = now + self._pause(ended, turn.rounds, now, uniform)
+        if turn.deadline_at is None:
+            turn = replace(turn, deadline_at=ended.deadline_at)
         if verdict is Verdict.OK or not self._comes_back(turn, ended, attempts, due):
             if self._scouting:
-                self._learn(verdict)
+                self._learn(ended.outcome)
             return Final(ok=verdict is Verdict.OK, attempts=attempts)
         again = replace(turn, attempts=attempts, rounds=turn.rounds + 1)
         heappush(self._later, (due, turn.index, again))
@@ -121,8 +124,15 @@ class Schedule:
         self._drained = index is None
         return index
 
-    def _learn(self, verdict: Verdict) -> None:
-        """A scout that is over speaks for the run, unless it met what every other scout met, too."""
+    def _learn(self, outcome: Outcome) -> None:
+        """A scout that is over speaks for the run, unless it met what every other scout met, too.
+
+        One that got no answer in HTTP has nothing to say, and another goes in its stead.
+        """
+        if outcome.status is None:
+            self._scouts_out -= 1
+            return
+        verdict = outcome.verdict
         self._scouted.append(verdict)
         if verdict not in STOPPING or verdict is not self._scouted[0]:
             self._scouting = False

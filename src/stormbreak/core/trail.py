@@ -49,4 +49,12 @@ class Trail:
                 )
             )
         history = tuple(self._history) if self._history else ()
-        return Ended(outcome, self.attempts, self.waited, stopped, retry_at, history)
+        return Ended(
+            outcome,
+            self.attempts,
+            self.waited,
+            stopped,
+            retry_at,
+            history,
+            self.call.deadline_at,
+        )

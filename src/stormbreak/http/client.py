@@ -112,9 +112,12 @@ class AsyncClient:
         *,
         priority: Priority | None = None,
         deadline: float | None = None,
+        queue_is_free: bool = False,
         idempotency_key: str | None = None,
     ) -> Ended:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
+
+        With `queue_is_free` the seconds to the deadline count from when the first attempt leaves.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
         Every attempt carries the same `idempotency_key`, by default one of this call's own.
@@ -140,10 +143,11 @@ class AsyncClient:
         call = Call(
             self.engine.number(),
             self.target(wants.model),
-            None if span is None else time.monotonic() + span,
+            None if span is None or queue_is_free else time.monotonic() + span,
             policy.patience,
             policy.priority if priority is None else priority,
             policy.fail_fast,
+            span if queue_is_free else None,
         )
         return await self._driver.run(call, send)
 
