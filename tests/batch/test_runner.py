@@ -29,6 +29,7 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import BATCH, for_batch
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
 
 
 @pytest.fixture
@@ -188,6 +189,26 @@ def test_after_the_first_answer_it_waits_for_a_provider_that_went_away(
     assert summary.end == "finished"
     assert_answered(rows, output)
     assert summary.verdicts["reset"] > 0
+
+
+def test_a_row_that_the_client_refuses_fails_alone(
+    run_rows, output, stormbreak_provider, monkeypatch
+):
+    """Should the check of INPUT ever let pass what the client does not."""
+    ask = AsyncClient.ask
+
+    async def picky(self, endpoint, body, **options):
+        if b'document 7"' in body:
+            raise ConfigurationError("the body cannot be sent: no")
+        return await ask(self, endpoint, body, **options)
+
+    monkeypatch.setattr(AsyncClient, "ask", picky)
+    summary = run_rows(chat_rows(40), stormbreak_provider(scenario()))
+    assert (summary.end, summary.successful, summary.failed) == ("finished", 39, 1)
+    [line] = read(output.parent / "out.failed.jsonl")
+    assert (line["custom_id"], line["error"]["verdict"]) == ("row-7", "invalid")
+    assert line["error"]["message"] == "invalid; the body cannot be sent: no"
+    assert line["error"]["attempts"] == 0
 
 
 def test_nothing_there(tmp_path, output, free_port):

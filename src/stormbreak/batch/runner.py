@@ -27,10 +27,11 @@ from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.schedule import STOPPING, Later, Schedule, Turn
+from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
-from stormbreak.types import Ended, Verdict
+from stormbreak.types import Ended, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
@@ -151,13 +152,16 @@ class Runner:
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
         key = f"{self._salt}-{turn.index}"  # the same in every round of this row
-        ended = await self.client.ask(
-            row.endpoint,
-            row.body,
-            deadline=left,
-            queue_is_free=left is None,
-            idempotency_key=key,
-        )
+        try:
+            ended = await self.client.ask(
+                row.endpoint,
+                row.body,
+                deadline=left,
+                queue_is_free=left is None,
+                idempotency_key=key,
+            )
+        except ConfigurationError as error:  # about this row alone
+            ended = Ended(Outcome(Verdict.INVALID, detail=str(error)))
         if ended.stopped != "drained":
             self._settle(turn, row, ended)
 
