@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from stormbreak.batch.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
 from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 
-FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING]
+FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED]
 TRANSIENT = [verdict for verdict, treatment in TREATMENTS.items() if treatment.retry]
 
 

@@ -5,7 +5,7 @@ call (an empty retry budget, used-up retries, a pause longer than a call may wai
 back when the server said, or after a backoff. Fresh rows are held back while many wait to come back, so
 that an outage does not drag the whole input through its first failure, and memory stays bounded.
 
-The first rows are scouts: until one of them shows that key, model and account are right, at most `SCOUTS`
+The first rows are scouts: until one of them shows that address, key, model and account are right, at most `SCOUTS`
 are sent, and if all of them meet the same final verdict, the run stops.
 """
 
@@ -21,7 +21,7 @@ from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 ATTEMPTS = 20  # sends of one row over all its rounds
 SCOUTS = 20
 HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
-STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING})
+STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
 
 _BACKOFF = FullJitter(base=2.0, cap=60.0)
 _LEAST = 0.5  # seconds before a row comes back

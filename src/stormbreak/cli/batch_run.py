@@ -35,6 +35,7 @@ _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
     Verdict.BILLING: "billing, the account has no credit or quota left",
     Verdict.NOT_FOUND: "not_found, no such model or address",
+    Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
 }
 
 
