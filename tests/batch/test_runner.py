@@ -23,10 +23,10 @@ from batches import (
     write,
 )
 
-from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.job import WIDEST, Job, run_job
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.presets import BATCH, for_batch
+from stormbreak.core.presets import BATCH, OFF, for_batch
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
@@ -137,6 +137,36 @@ def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
     assert summary.successful == 30
     assert summary.retries > 10
     assert summary.elapsed < summary.retries * 0.3 / 2
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_switched_off_a_row_is_sent_once(
+    run_rows, output, stormbreak_provider, monkeypatch, disabled
+):
+    monkeypatch.setenv("STORMBREAK_DISABLED", str(int(disabled)))
+    provider = stormbreak_provider(scenario({"kind": "500", "share": 0.5}))
+    summary = run_rows(chat_rows(40), provider, policy=BATCH if disabled else OFF)
+    assert (summary.attempts, summary.left) == (40, 0)
+    assert summary.successful == summary.verdicts["ok"] < 40
+
+
+def test_no_policy_makes_a_run_wider_than_it_can_bear(run_rows, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.4))
+    open_at_once = []
+    run_rows(
+        chat_rows(600),
+        provider,
+        limit=1_000_000_000,
+        listeners=[lambda _: open_at_once.append(len(asyncio.all_tasks()))],
+    )
+    assert provider.stats()["connections"]["opened"] <= WIDEST
+    assert max(open_at_once) < 2 * WIDEST + 8
+
+
+def test_concurrency_says_more_than_that(run_rows, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.4))
+    run_rows(chat_rows(600), provider, concurrency=WIDEST + 40)
+    assert provider.stats()["connections"]["opened"] == WIDEST + 40
 
 
 def test_a_row_has_one_idempotency_key_over_all_its_rounds(run_rows, stormbreak_provider):

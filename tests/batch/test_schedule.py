@@ -205,6 +205,14 @@ def test_a_row_fails_after_so_many_attempts_over_all_rounds():
     assert fate == Final(ok=False, attempts=ATTEMPTS)
 
 
+def test_once_is_once():
+    made = proven(3, once=True)
+    unsent = ended(Verdict.REJECTED, attempts=0, status=None)
+    assert isinstance(made.settle(made.take(0.0), unsent, 0.0, 0.0), Later)
+    fate = made.settle(made.take(0.0), ended(Verdict.OVERLOADED), 0.0, 0.0)
+    assert fate == Final(ok=False, attempts=1)
+
+
 @given(uniform=st.floats(0, 1, exclude_max=True), wait=st.floats(0.001, 5000))
 def test_never_before_the_named_time_and_spread_beyond_it(uniform, wait):
     made = proven(2)

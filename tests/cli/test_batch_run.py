@@ -205,6 +205,19 @@ def test_the_same_refusal_for_everyone_stops_early_and_after_mending_all_rows_ru
     assert_answered(chat_rows(100), output)
 
 
+@pytest.mark.parametrize("flags", [("--timeout", "0.3"), ("--deadline", "0.3")])
+def test_switched_off_flags_about_time_hold_all_the_same(
+    batch_run, failed, stormbreak_provider, monkeypatch, flags
+):
+    monkeypatch.setenv("STORMBREAK_DISABLED", "1")
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 60}))
+    code, said, _ = batch_run(*flags, "--json", "--concurrency", "10", provider=provider)
+    summary = json.loads(said)
+    assert (code, summary["attempts"], summary["failed"]) == (1, 30, 30)
+    assert {line["error"]["verdict"] for line in read(failed)} == {"timeout"}
+    assert provider.stats()["connections"]["opened"] == 30
+
+
 @contextmanager
 def misplaced(status):
     """An API under /v1, and `status` everywhere else."""

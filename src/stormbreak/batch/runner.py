@@ -27,6 +27,7 @@ from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.schedule import STOPPING, Later, Schedule, Turn
+from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
 from stormbreak.http.client import AsyncClient
@@ -71,7 +72,7 @@ class Runner:
         self.rows = rows
         self.journal = journal
         self.counts = Counts()
-        self.schedule = Schedule(journal.left())
+        self.schedule = Schedule(journal.left(), once=is_off(client.policy))
         self.refused_by: Verdict | None = None
         self.width = width
         self._grace = grace

@@ -2,7 +2,7 @@
 
 A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts. Whatever else stops a
 call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules it: it comes
-back when the server said, or after a backoff. Fresh rows are held back while many wait to come back, so
+back when the server said, or after a backoff. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
 that an outage does not drag the whole input through its first failure, and memory stays bounded.
 
 The first rows are scouts: until one of them shows that address, key, model and account are right, at most `SCOUTS`
@@ -61,9 +61,11 @@ class Schedule:
         pending: Iterator[int],
         *,
         held_back: int = HELD_BACK,
+        once: bool = False,
     ) -> None:
         self._pending = pending
         self._held_back = held_back
+        self._once = once
         self._later: list[tuple[float, int, Turn]] = []
         self._drained = False
         self._scouts_out = 0
@@ -140,7 +142,9 @@ class Schedule:
 
     def _comes_back(self, turn: Turn, ended: Ended, attempts: int, due: float) -> bool:
         verdict = ended.outcome.verdict
-        if attempts >= ATTEMPTS or (turn.deadline_at is not None and due >= turn.deadline_at):
+        if attempts >= (1 if self._once else ATTEMPTS) or (
+            turn.deadline_at is not None and due >= turn.deadline_at
+        ):
             return False
         if verdict is Verdict.REJECTED:
             return True

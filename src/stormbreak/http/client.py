@@ -15,7 +15,7 @@ import msgspec
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
-from stormbreak.core.presets import OFF, preset
+from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
@@ -53,7 +53,7 @@ class AsyncClient:
         allow_http: bool = False,
     ) -> None:
         chosen = preset(policy) if isinstance(policy, str) else policy
-        self.policy = OFF if is_disabled() else chosen
+        self.policy = OFF if is_disabled() and not is_off(chosen) else chosen
         self.engine = Engine(self.policy)
         self._endpoint = find_endpoint(
             provider,
