@@ -221,6 +221,14 @@ def test_after_the_first_answer_it_waits_for_a_provider_that_went_away(
     assert summary.verdicts["reset"] > 0
 
 
+@pytest.mark.parametrize("within", [{"attempt_timeout": 0.5}, {"deadline": 0.5}])
+def test_connections_that_never_open_reach_nothing(run_rows, full_port, within):
+    nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
+    summary = run_rows(chat_rows(30), nowhere, within=within, connect_grace=1.5)
+    assert (summary.end, summary.trouble) == ("unreachable", "connection timed out")
+    assert (summary.left, summary.failed) == (30, 0)
+
+
 def test_a_row_that_the_client_refuses_fails_alone(
     run_rows, output, stormbreak_provider, monkeypatch
 ):

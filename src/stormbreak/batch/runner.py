@@ -110,6 +110,8 @@ class Runner:
             await asyncio.gather(*sitters, *self._calls, return_exceptions=True)
         if self._error is not None:
             raise self._error
+        if self._end is None and self.counts.unreachable:  # sooner than the grace was over
+            self._end = End.UNREACHABLE
         if self._end not in (End.REFUSED, End.UNREACHABLE):
             self._write_held()
         await asyncio.to_thread(self.journal.flush)

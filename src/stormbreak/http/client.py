@@ -19,7 +19,7 @@ from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
-from stormbreak.http.exchange import Asked, Received, attempt
+from stormbreak.http.exchange import Asked, Received, attempt, cut_short
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
 from stormbreak.llm.reading import shape_of
@@ -136,8 +136,14 @@ class AsyncClient:
             idempotency_key or secrets.token_hex(16),
         )
 
-        async def send(_: Send) -> Outcome:
-            return await attempt(self._wire, origin, asked, idle_timeout=policy.idle_timeout)
+        async def send(command: Send) -> Outcome:
+            timeout = command.timeout
+            outcome = await attempt(
+                self._wire, origin, asked, idle_timeout=policy.idle_timeout, within=timeout
+            )
+            if cut_short(outcome, timeout, policy.attempt_timeout):
+                return outcome._replace(own_deadline=True)
+            return outcome
 
         span = policy.deadline if deadline is None else deadline
         call = Call(
