@@ -169,6 +169,59 @@ def test_concurrency_says_more_than_that(run_rows, stormbreak_provider):
     assert provider.stats()["connections"]["opened"] == WIDEST + 40
 
 
+def test_calls_that_back_off_are_bounded_too(run_rows, stormbreak_provider):
+    """One slot, and four more that back off: everyone is told to come back late."""
+    under_way = []
+    slow = RetryPolicy(attempts=2, backoff=Constant(seconds=0.3))
+    policy = replace(BATCH, budget=None, breaker=None, retry=slow)
+    provider = stormbreak_provider(scenario({"kind": "500", "until": 0.8}))
+    runners = []
+
+    def tick(runner):
+        runners.append(runner)
+
+    def look(_):
+        if runners:
+            under_way.append(runners[0].under_way)
+
+    summary = run_rows(chat_rows(60), provider, limit=2, policy=policy, tick=tick, listeners=[look])
+    assert summary.successful == 60
+    assert max(under_way) == 5 * 2
+
+
+def test_a_server_that_keeps_silent_is_there(run_rows, output, stormbreak_provider):
+    """It took the request: the row fails for its timeout, and not the run for the address."""
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 60}))
+    within = {"attempt_timeout": 0.2, "deadline": 1.0}
+    summary = run_rows(chat_rows(3), provider, within=within, connect_grace=0.3)
+    assert (summary.end, summary.failed) == ("finished", 3)
+    failures = read(output.parent / "out.failed.jsonl")
+    assert {line["error"]["verdict"] for line in failures} == {"timeout"}
+
+
+def test_giving_up_waits_for_nobody(run_rows, full_port):
+    """The attempts that are still connecting are cut off, not waited for."""
+    nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
+
+    def tick(runner):
+        runner.counts.trouble = runner.counts.trouble or "an earlier attempt"
+
+    summary = run_rows(chat_rows(5), nowhere, tick=tick, connect_grace=0.3)
+    assert summary.end == "unreachable"
+    assert summary.elapsed < 3
+
+
+def test_a_row_is_sent_twenty_times_and_no_more(run_rows, output, stormbreak_provider):
+    """Rounds of six are cut short in time; a policy that allows more is held to it, too."""
+    provider = stormbreak_provider(scenario({"kind": "500"}))
+    hasty = RetryPolicy(attempts=1000, backoff=Constant(seconds=0.001))
+    policy = replace(BATCH, budget=None, breaker=None, retry=hasty)
+    summary = run_rows(chat_rows(3), provider, policy=policy)
+    assert (summary.failed, summary.attempts) == (3, 60)
+    failures = read(output.parent / "out.failed.jsonl")
+    assert [line["error"]["attempts"] for line in failures] == [20] * 3
+
+
 def test_a_row_has_one_idempotency_key_over_all_its_rounds(run_rows, stormbreak_provider):
     provider = stormbreak_provider(scenario({"kind": "500", "share": 0.3}), seed=5)
     summary = run_rows(chat_rows(40), provider)

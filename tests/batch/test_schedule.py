@@ -205,6 +205,18 @@ def test_a_row_fails_after_so_many_attempts_over_all_rounds():
     assert fate == Final(ok=False, attempts=ATTEMPTS)
 
 
+def test_what_never_got_a_connection_is_no_attempt_of_the_twenty():
+    made = proven(2)
+    turn = made.take(0.0)
+    for _ in range(50):
+        away = ended(Verdict.CONNECT_FAILED, attempts=6, status=None, unconnected=6)
+        turn = made.take(made.settle(turn, away, 0.0, 0.0).due)
+        assert turn.left == ATTEMPTS
+    mixed = ended(Verdict.CONNECT_FAILED, attempts=6, status=None, unconnected=2)
+    turn = made.take(made.settle(turn, mixed, 0.0, 0.0).due)
+    assert (turn.attempts, turn.left) == (306, ATTEMPTS - 4)
+
+
 def test_once_is_once():
     made = proven(3, once=True)
     unsent = ended(Verdict.REJECTED, attempts=0, status=None)
@@ -219,6 +231,16 @@ def test_never_before_the_named_time_and_spread_beyond_it(uniform, wait):
     fate = made.settle(made.take(0.0), ended(Verdict.THROTTLED, retry_at=10 + wait), 10.0, uniform)
     assert 10 + wait <= fate.due + 1e-9
     assert fate.due <= 10 + 1.5 * wait + 1e-6
+
+
+def test_rows_told_the_same_time_come_back_spread_out():
+    made = proven(12)
+    turns = taken(made)[0]
+    dues = [
+        made.settle(turn, ended(Verdict.THROTTLED, retry_at=110.0), 10.0, n / 10).due
+        for n, turn in enumerate(turns[:10])
+    ]
+    assert dues == pytest.approx([110.0 + 5.0 * n for n in range(10)])
 
 
 @given(uniform=st.floats(0, 1, exclude_max=True), rounds=st.integers(0, 19))

@@ -161,6 +161,7 @@ class Runner:
                 row.body,
                 deadline=left,
                 queue_is_free=left is None,
+                attempts=turn.left,
                 idempotency_key=key,
             )
         except ConfigurationError as error:  # about this row alone

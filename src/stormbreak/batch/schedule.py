@@ -1,6 +1,7 @@
 """Which row goes next, and what becomes of a row that did not end in an answer. Pure.
 
-A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts. Whatever else stops a
+A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that
+never got a connection says nothing of the row, and does not count. Whatever else stops a
 call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules it: it comes
 back when the server said, or after a backoff. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
 that an outage does not drag the whole input through its first failure, and memory stays bounded.
@@ -18,7 +19,7 @@ from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 
-ATTEMPTS = 20  # sends of one row over all its rounds
+ATTEMPTS = 20  # sends of one row over all its rounds, but for those that got no connection
 SCOUTS = 20
 HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
@@ -29,7 +30,7 @@ _LEAST = 0.5  # seconds before a row comes back
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A row whose turn it is; `attempts` were made in the `rounds` before.
+    """A row whose turn it is; `attempts` were made in the `rounds` before, and so many are `left`.
 
     The deadline holds over all of them, and begins when the first attempt leaves.
     """
@@ -38,6 +39,7 @@ class Turn:
     deadline_at: float | None = None
     attempts: int = 0
     rounds: int = 0
+    left: int = ATTEMPTS
 
 
 class Later(NamedTuple):
@@ -102,14 +104,17 @@ class Schedule:
         verdict = ended.outcome.verdict
         attempts = turn.attempts + ended.attempts
         due = now + self._pause(ended, turn.rounds, now, uniform)
-        if turn.deadline_at is None:
-            turn = replace(turn, deadline_at=ended.deadline_at)
-        if verdict is Verdict.OK or not self._comes_back(turn, ended, attempts, due):
+        turn = replace(
+            turn,
+            attempts=attempts,
+            left=turn.left - ended.attempts + ended.unconnected,
+            deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
+        )
+        if verdict is Verdict.OK or not self._comes_back(turn, ended, due):
             if self._scouting:
                 self._learn(ended.outcome)
             return Final(ok=verdict is Verdict.OK, attempts=attempts)
-        again = replace(turn, attempts=attempts, rounds=turn.rounds + 1)
-        heappush(self._later, (due, turn.index, again))
+        heappush(self._later, (due, turn.index, replace(turn, rounds=turn.rounds + 1)))
         return Later(due)
 
     def stop_reason(self) -> Verdict | None:
@@ -140,10 +145,12 @@ class Schedule:
             self._scouting = False
             self._scouted.clear()
 
-    def _comes_back(self, turn: Turn, ended: Ended, attempts: int, due: float) -> bool:
+    def _comes_back(self, turn: Turn, ended: Ended, due: float) -> bool:
         verdict = ended.outcome.verdict
-        if attempts >= (1 if self._once else ATTEMPTS) or (
-            turn.deadline_at is not None and due >= turn.deadline_at
+        if (
+            turn.left < 1
+            or (self._once and turn.attempts)
+            or (turn.deadline_at is not None and due >= turn.deadline_at)
         ):
             return False
         if verdict is Verdict.REJECTED:

@@ -32,6 +32,7 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
         if outcome.rejection is not None:
             return _rejected(trail, outcome.rejection, failure, now)
         failure = outcome
+        trail.unconnected += outcome.verdict is Verdict.CONNECT_FAILED
         decision = decide(
             engine.policy.retry,
             engine.treatments[outcome.verdict],
@@ -140,6 +141,7 @@ def _time_left(trail: Trail, now: float) -> TimeLeft:
     return TimeLeft(
         deadline=inf if call.deadline_at is None else call.deadline_at - now,
         patience=inf if call.patience is None else call.patience - trail.waited,
+        attempts=inf if call.most is None else call.most - trail.attempts,
     )
 
 

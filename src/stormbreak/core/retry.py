@@ -52,10 +52,11 @@ class Stop(NamedTuple):
 
 
 class TimeLeft(NamedTuple):
-    """What is left of a call's time, in seconds; inf where it is unbounded."""
+    """What is left to a call: seconds of its time, and attempts; inf where it is unbounded."""
 
     deadline: float = inf
     patience: float = inf
+    attempts: float = inf
 
 
 def decide(
@@ -74,7 +75,7 @@ def decide(
     gates = (
         ("verdict", treatment.retry),
         ("committed", not outcome.committed),
-        ("attempts", attempt < policy.attempts),
+        ("attempts", attempt < policy.attempts and left.attempts >= 1),
         ("deadline", delay + policy.min_useful <= left.deadline),
         ("patience", delay < left.patience),
         ("longest_wait", (outcome.retry_after or 0.0) <= policy.longest_wait),

@@ -15,13 +15,14 @@ class Trail:
     A call that succeeds at once leaves no events unless somebody listens.
     """
 
-    __slots__ = ("_engine", "_history", "attempts", "call", "waited")
+    __slots__ = ("_engine", "_history", "attempts", "call", "unconnected", "waited")
 
     def __init__(self, engine: Engine, call: Call) -> None:
         self._engine = engine
         self._history: deque[Event] | None = None
         self.call = call
         self.attempts = 0
+        self.unconnected = 0
         self.waited = 0.0
 
     def note(self, event: Event) -> None:
@@ -57,4 +58,5 @@ class Trail:
             retry_at,
             history,
             self.call.deadline_at,
+            self.unconnected,
         )

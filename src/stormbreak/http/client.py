@@ -113,11 +113,12 @@ class AsyncClient:
         priority: Priority | None = None,
         deadline: float | None = None,
         queue_is_free: bool = False,
+        attempts: int | None = None,
         idempotency_key: str | None = None,
     ) -> Ended:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
 
-        With `queue_is_free` the seconds to the deadline count from when the first attempt leaves.
+        `attempts` are the most that are made, where the policy allows more. With `queue_is_free` the seconds to the deadline count from when the first attempt leaves.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
         Every attempt carries the same `idempotency_key`, by default one of this call's own.
@@ -154,6 +155,7 @@ class AsyncClient:
             policy.priority if priority is None else priority,
             policy.fail_fast,
             span if queue_is_free else None,
+            attempts,
         )
         return await self._driver.run(call, send)
 
