@@ -468,3 +468,26 @@ from stormbreak import AsyncClient
 AsyncClient(base_url="http://127.0.0.1:1/v1")
 assert "aiohttp" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+# ------------------------------------------------------------ connections that never open
+
+
+@pytest.mark.parametrize(
+    ("policy", "span", "own"),
+    [
+        (replace(ONCE, attempt_timeout=0.4), None, False),
+        (replace(ONCE, attempt_timeout=0.4), 30.0, False),
+        (ONCE, 0.4, True),  # our own deadline is no evidence against the target
+        (replace(ONCE, attempt_timeout=None), 0.4, True),
+    ],
+)
+async def test_no_connection_within_an_attempt_is_no_connection(full_port, policy, span, own):
+    url = f"http://127.0.0.1:{full_port}/v1"
+    body = b'{"model":"m"}'
+    async with AsyncClient(base_url=url, policy=policy) as client:
+        ended = await client.ask("chat/completions", body, deadline=span)
+    outcome = ended.outcome
+    assert outcome.verdict is Verdict.CONNECT_FAILED
+    assert outcome.detail == "connection timed out"
+    assert (outcome.own_deadline, outcome.maybe_processed) == (own, False)

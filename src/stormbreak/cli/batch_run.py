@@ -16,9 +16,9 @@ from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
 from stormbreak.config import resolve_policy
-from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.presets import for_batch
+from stormbreak.core.presets import OFF, for_batch
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import is_disabled
 from stormbreak.types import Verdict
 
 _PLANNED = (
@@ -35,6 +35,7 @@ _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
     Verdict.BILLING: "billing, the account has no credit or quota left",
     Verdict.NOT_FOUND: "not_found, no such model or address",
+    Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
 }
 
 
@@ -114,16 +115,14 @@ for _flag in reversed(_PLANNED):
 def _job(
     *,
     policy: str,
-    concurrency: int | None,
     timeout: float | None,
     idle_timeout: float | None,
     deadline: float | None,
     **rest: Any,
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
-    chosen = for_batch(resolve_policy(policy))
-    if concurrency is not None:
-        chosen = replace(chosen, limit=FixedLimit(in_flight=concurrency))
+    named = resolve_policy(policy)
+    chosen = for_batch(OFF if is_disabled() else named)
     chosen = replace(
         chosen,
         attempt_timeout=timeout or chosen.attempt_timeout,

@@ -76,6 +76,12 @@ def for_batch(policy: Policy) -> Policy:
     return replace(policy, fail_fast=False, patience=None, attempt_timeout=timeout)
 
 
+def is_off(policy: Policy) -> bool:
+    """Whether this is `off`, perhaps with bounds of time and a limit that somebody named beside it."""
+    bare = replace(policy, deadline=None, attempt_timeout=None, idle_timeout=None, limit=OFF.limit)
+    return bare == OFF
+
+
 def preset(name: str) -> Policy:
     """The policy called `name`.
 

@@ -55,10 +55,11 @@ class Stop(NamedTuple):
 
 
 class TimeLeft(NamedTuple):
-    """What is left of a call's time, in seconds; inf where it is unbounded."""
+    """What is left to a call: seconds of its time, and attempts; inf where it is unbounded."""
 
     deadline: float = inf
     patience: float = inf
+    attempts: float = inf
 
 
 def decide(  # noqa: PLR0913 - keywords are cheap to read
@@ -81,7 +82,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     gates = (
         ("verdict", treatment.retry),
         ("committed", not outcome.committed),
-        ("attempts", attempt < policy.attempts),
+        ("attempts", attempt < policy.attempts and left.attempts >= 1),
         ("deadline", delay + policy.min_useful <= left.deadline),
         ("patience", delay < left.patience),
         ("longest_wait", (outcome.retry_after or 0.0) <= policy.longest_wait),

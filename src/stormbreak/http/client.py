@@ -15,11 +15,11 @@ import msgspec
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
-from stormbreak.core.presets import OFF, preset
+from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
-from stormbreak.http.exchange import Asked, Received, attempt
+from stormbreak.http.exchange import Asked, Received, attempt, cut_short
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
 from stormbreak.llm.reading import Shape, shape_of
@@ -53,7 +53,7 @@ class AsyncClient:
         allow_http: bool = False,
     ) -> None:
         chosen = preset(policy) if isinstance(policy, str) else policy
-        self.policy = OFF if is_disabled() else chosen
+        self.policy = OFF if is_disabled() and not is_off(chosen) else chosen
         self.engine = Engine(self.policy)
         self._endpoint = find_endpoint(
             provider,
@@ -112,9 +112,13 @@ class AsyncClient:
         *,
         priority: Priority | None = None,
         deadline: float | None = None,
+        queue_is_free: bool = False,
+        attempts: int | None = None,
         idempotency_key: str | None = None,
     ) -> Ended:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
+
+        `attempts` are the most that are made, where the policy allows more. With `queue_is_free` the seconds to the deadline count from when the first attempt leaves.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
         Every attempt carries the same `idempotency_key`, by default one of this call's own.
@@ -135,17 +139,25 @@ class AsyncClient:
             _inputs(body) if shape is Shape.EMBEDDINGS else None,
         )
 
-        async def send(_: Send) -> Outcome:
-            return await attempt(self._wire, origin, asked, idle_timeout=policy.idle_timeout)
+        async def send(command: Send) -> Outcome:
+            timeout = command.timeout
+            outcome = await attempt(
+                self._wire, origin, asked, idle_timeout=policy.idle_timeout, within=timeout
+            )
+            if cut_short(outcome, timeout, policy.attempt_timeout):
+                return outcome._replace(own_deadline=True)
+            return outcome
 
         span = policy.deadline if deadline is None else deadline
         call = Call(
             self.engine.number(),
             self.target(wants.model),
-            None if span is None else time.monotonic() + span,
+            None if span is None or queue_is_free else time.monotonic() + span,
             policy.patience,
             policy.priority if priority is None else priority,
             policy.fail_fast,
+            span if queue_is_free else None,
+            attempts,
         )
         return await self._driver.run(call, send)
 

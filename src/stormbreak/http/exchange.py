@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import HttpRequest, Sink, Wire
+from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Sink, Wire
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
 
 USER_AGENT = "stormbreak"
+CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
 
 class Asked(NamedTuple):
@@ -62,13 +63,29 @@ class _Stream:
 
 
 async def attempt(
-    wire: Wire, origin: Origin, asked: Asked, *, idle_timeout: float | None
+    wire: Wire,
+    origin: Origin,
+    asked: Asked,
+    *,
+    idle_timeout: float | None,
+    within: float | None = None,
 ) -> Outcome:
-    """Send once and say what came of it; the outcome's value is what was `Received`, if anything was."""
+    """Send once and say what came of it; the outcome's value is what was `Received`, if anything was.
+
+    Somebody else ends the attempt `within` so many seconds; what has no connection shortly before has failed
+    to connect, and nothing can have been processed.
+    """
     stream = _Stream(asked) if asked.streamed else None
     headers = _headers(origin, asked)
     result = await wire.exchange(
-        HttpRequest(asked.url, headers, asked.body, idle_timeout, stream.open if stream else None)
+        HttpRequest(
+            asked.url,
+            headers,
+            asked.body,
+            idle_timeout,
+            stream.open if stream else None,
+            CONNECT_TIMEOUT if within is None else min(CONNECT_TIMEOUT, CONNECT_SHARE * within),
+        )
     )
     if isinstance(result, Outcome):
         return result
@@ -79,6 +96,17 @@ async def attempt(
         reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
     reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
     return _outcome(result, reading, body)
+
+
+def cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -> bool:
+    """Whether there was no connection within `timeout`, which is less than the `usual` time to connect."""
+    return (
+        outcome.verdict is Verdict.CONNECT_FAILED
+        and isinstance(outcome.error, TimeoutError)
+        and timeout is not None
+        and CONNECT_SHARE * timeout < CONNECT_TIMEOUT
+        and (usual is None or timeout < usual)
+    )
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:

@@ -25,6 +25,7 @@ STATUSES: Mapping[int, Verdict] = MappingProxyType(
         402: _V.BILLING,
         403: _V.AUTH,
         404: _V.NOT_FOUND,
+        405: _V.NOT_FOUND,  # something is there, but not this API
         407: _V.AUTH,
         408: _V.TIMEOUT,
         409: _V.THROTTLED,  # a lock is held: worth a retry, and no sign of ill health
