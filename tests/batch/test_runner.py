@@ -422,3 +422,12 @@ def test_memory_is_bounded(tmp_path, output, stormbreak_provider, count):
     )
     assert len(read(output)) == count
     assert int(done.stdout.split()[-1]) < 80_000, "kilobytes"
+
+
+def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
+    """Retries are all sends but a row's first, whether its call or its schedule sent it again."""
+    provider = stormbreak_provider(scenario({"kind": "500", "share": 0.2}))
+    once_a_round = replace(BATCH, breaker=None, retry=RetryPolicy(attempts=1))
+    summary = run_rows(chat_rows(20), provider, policy=once_a_round)
+    assert summary.successful == 20
+    assert summary.retries == summary.attempts - 20 > 0

@@ -172,6 +172,8 @@ class Runner:
     def _settle(self, turn: Turn, row: Row, ended: Ended) -> None:
         now = time.monotonic()
         self.counts.explain(ended.outcome)
+        if turn.rounds and ended.attempts:
+            self.counts.retries += 1  # a row that has come back was sent before
         fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
         if isinstance(fate, Later):
             return
