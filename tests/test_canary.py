@@ -251,9 +251,10 @@ def test_nowhere_in_a_batch_run(tmp_path, shape):
     _assert_clean(done.stderr, "stderr")
     files = {path.name for path in tmp_path.iterdir()}
     assert {"in.jsonl", "out.jsonl", "out.failed.jsonl", "out.jsonl.run", "log.txt"} <= files
-    for name in files - {"in.jsonl", "out.jsonl", "out.failed.jsonl"}:
+    for name in files - {"in.jsonl", "out.jsonl"}:
         _assert_clean((tmp_path / name).read_text(), name)
     assert KEY not in (tmp_path / "in.jsonl").read_text()
+    assert KEY not in (tmp_path / "out.jsonl").read_text()
     lines = [
         json.loads(line)
         for name in ("out.jsonl", "out.failed.jsonl")

@@ -108,6 +108,8 @@ class Call(NamedTuple):
     patience: float | None = None
     priority: Priority = Priority.INTERACTIVE
     fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
+    span: float | None = None  # sets the deadline, so many seconds after the first attempt left
+    most: int | None = None  # attempts at the most, where that is less than the policy allows
 
 
 class Rejection(NamedTuple):
@@ -149,6 +151,8 @@ class Ended(NamedTuple):
     retry_at: float | None = None  # when it makes sense to come back, where that is known
     history: tuple[Any, ...] = ()  # the last events of this call, oldest first
     queued: float = 0.0  # of `waited`, what was spent in the queue: gates, cooldown, no backoff
+    deadline_at: float | None = None  # None also if its `span` had not begun
+    unconnected: int = 0  # attempts that never got a connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,3 +164,32 @@ def test_any_object_is_a_row_or_an_error(line):
     except RowError as error:
         said = str(error)
     assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"stream": "true"}, "stream must be true or false"),
+        ({"stream": 1}, "stream must be true or false"),
+        ({"n": "2"}, "n must be a whole number"),
+        ({"n": 1.5}, "n must be a whole number"),
+        ({"model": 3}, "model must be a string"),
+        ({"model": None}, "model must be a string"),
+    ],
+)
+@pytest.mark.parametrize("form", ["body", "messages"])
+def test_what_the_client_reads_is_checked(wrong, complaint, form):
+    row = CHAT | wrong
+    with pytest.raises(RowError, match=f"^{complaint}$"):
+        parse(batch(body=row) if form == "body" else row)
+
+
+@pytest.mark.parametrize("fine", [{"stream": None}, {"stream": False}, {"n": None}, {"n": 2}])
+def test_null_is_as_good_as_absent(fine):
+    assert json.loads(parse(CHAT | fine).body) == CHAT | fine
+
+
+def test_embeddings_are_not_streamed():
+    with pytest.raises(RowError, match="only chat completions are streamed"):
+        parse(batch(url="/v1/embeddings", body={"input": "x", "stream": True}))
+    assert parse(batch(url="/v1/embeddings", body={"input": "x", "stream": False}))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from batches import (
@@ -22,12 +23,13 @@ from batches import (
     write,
 )
 
-from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.job import WIDEST, Job, run_job
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.presets import BATCH, for_batch
+from stormbreak.core.presets import BATCH, OFF, for_batch
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
 
 
 @pytest.fixture
@@ -104,6 +106,28 @@ def test_the_deadline_of_a_row_is_not_spent_in_our_own_queue(run_rows, stormbrea
     assert (summary.successful, summary.failed, summary.attempts) == (40, 0, 40)
 
 
+def test_a_deadline_shorter_than_a_cooldown_fails_no_row_unsent(
+    run_rows, output, stormbreak_provider
+):
+    """The deadline of the others begins when they leave, after the pause."""
+    told = {"kind": "429", "retry_after": 2.0, "at": 0.3, "until": 0.8}
+    provider = stormbreak_provider(scenario(told, service=0.02))
+    summary = run_rows(chat_rows(300), provider, limit=4, within={"deadline": 1.0})
+    assert summary.successful + summary.failed == 300
+    assert 0 < summary.failed <= 4
+    failures = read(output.parent / "out.failed.jsonl")
+    assert {line["error"]["verdict"] for line in failures} == {"throttled"}
+    assert all(line["error"]["attempts"] for line in failures)
+
+
+def test_nothing_there_ends_the_run_whatever_the_deadline(run_rows, output, free_port):
+    nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{free_port}/v1")
+    within = {"deadline": 0.6}
+    summary = run_rows(chat_rows(500), nowhere, within=within, connect_grace=1.5)
+    assert (summary.end, summary.failed, summary.left) == ("unreachable", 0, 500)
+    assert not (output.parent / "out.failed.jsonl").exists()
+
+
 def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
     """There is one slot only, and yet the pauses of all rows pass at the same time."""
     patient = RetryPolicy(attempts=20, backoff=Constant(seconds=0.3))
@@ -113,6 +137,89 @@ def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
     assert summary.successful == 30
     assert summary.retries > 10
     assert summary.elapsed < summary.retries * 0.3 / 2
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_switched_off_a_row_is_sent_once(
+    run_rows, output, stormbreak_provider, monkeypatch, disabled
+):
+    monkeypatch.setenv("STORMBREAK_DISABLED", str(int(disabled)))
+    provider = stormbreak_provider(scenario({"kind": "500", "share": 0.5}))
+    summary = run_rows(chat_rows(40), provider, policy=BATCH if disabled else OFF)
+    assert (summary.attempts, summary.left) == (40, 0)
+    assert summary.successful == summary.verdicts["ok"] < 40
+
+
+def test_no_policy_makes_a_run_wider_than_it_can_bear(run_rows, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.4))
+    open_at_once = []
+    run_rows(
+        chat_rows(600),
+        provider,
+        limit=1_000_000_000,
+        listeners=[lambda _: open_at_once.append(len(asyncio.all_tasks()))],
+    )
+    assert provider.stats()["connections"]["opened"] <= WIDEST
+    assert max(open_at_once) < 2 * WIDEST + 8
+
+
+def test_concurrency_says_more_than_that(run_rows, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.4))
+    run_rows(chat_rows(600), provider, concurrency=WIDEST + 40)
+    assert provider.stats()["connections"]["opened"] == WIDEST + 40
+
+
+def test_calls_that_back_off_are_bounded_too(run_rows, stormbreak_provider):
+    """One slot, and four more that back off: everyone is told to come back late."""
+    under_way = []
+    slow = RetryPolicy(attempts=2, backoff=Constant(seconds=0.3))
+    policy = replace(BATCH, budget=None, breaker=None, retry=slow)
+    provider = stormbreak_provider(scenario({"kind": "500", "until": 0.8}))
+    runners = []
+
+    def tick(runner):
+        runners.append(runner)
+
+    def look(_):
+        if runners:
+            under_way.append(runners[0].under_way)
+
+    summary = run_rows(chat_rows(60), provider, limit=2, policy=policy, tick=tick, listeners=[look])
+    assert summary.successful == 60
+    assert max(under_way) == 5 * 2
+
+
+def test_a_server_that_keeps_silent_is_there(run_rows, output, stormbreak_provider):
+    """It took the request: the row fails for its timeout, and not the run for the address."""
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 60}))
+    within = {"attempt_timeout": 0.2, "deadline": 1.0}
+    summary = run_rows(chat_rows(3), provider, within=within, connect_grace=0.3)
+    assert (summary.end, summary.failed) == ("finished", 3)
+    failures = read(output.parent / "out.failed.jsonl")
+    assert {line["error"]["verdict"] for line in failures} == {"timeout"}
+
+
+def test_giving_up_waits_for_nobody(run_rows, full_port):
+    """The attempts that are still connecting are cut off, not waited for."""
+    nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
+
+    def tick(runner):
+        runner.counts.trouble = runner.counts.trouble or "an earlier attempt"
+
+    summary = run_rows(chat_rows(5), nowhere, tick=tick, connect_grace=0.3)
+    assert summary.end == "unreachable"
+    assert summary.elapsed < 3
+
+
+def test_a_row_is_sent_twenty_times_and_no_more(run_rows, output, stormbreak_provider):
+    """Rounds of six are cut short in time; a policy that allows more is held to it, too."""
+    provider = stormbreak_provider(scenario({"kind": "500"}))
+    hasty = RetryPolicy(attempts=1000, backoff=Constant(seconds=0.001))
+    policy = replace(BATCH, budget=None, breaker=None, retry=hasty)
+    summary = run_rows(chat_rows(3), provider, policy=policy)
+    assert (summary.failed, summary.attempts) == (3, 60)
+    failures = read(output.parent / "out.failed.jsonl")
+    assert [line["error"]["attempts"] for line in failures] == [20] * 3
 
 
 def test_a_row_has_one_idempotency_key_over_all_its_rounds(run_rows, stormbreak_provider):
@@ -165,6 +272,34 @@ def test_after_the_first_answer_it_waits_for_a_provider_that_went_away(
     assert summary.end == "finished"
     assert_answered(rows, output)
     assert summary.verdicts["reset"] > 0
+
+
+@pytest.mark.parametrize("within", [{"attempt_timeout": 0.5}, {"deadline": 0.5}])
+def test_connections_that_never_open_reach_nothing(run_rows, full_port, within):
+    nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
+    summary = run_rows(chat_rows(30), nowhere, within=within, connect_grace=1.5)
+    assert (summary.end, summary.trouble) == ("unreachable", "connection timed out")
+    assert (summary.left, summary.failed) == (30, 0)
+
+
+def test_a_row_that_the_client_refuses_fails_alone(
+    run_rows, output, stormbreak_provider, monkeypatch
+):
+    """Should the check of INPUT ever let pass what the client does not."""
+    ask = AsyncClient.ask
+
+    async def picky(self, endpoint, body, **options):
+        if b'document 7"' in body:
+            raise ConfigurationError("the body cannot be sent: no")
+        return await ask(self, endpoint, body, **options)
+
+    monkeypatch.setattr(AsyncClient, "ask", picky)
+    summary = run_rows(chat_rows(40), stormbreak_provider(scenario()))
+    assert (summary.end, summary.successful, summary.failed) == ("finished", 39, 1)
+    [line] = read(output.parent / "out.failed.jsonl")
+    assert (line["custom_id"], line["error"]["verdict"]) == ("row-7", "invalid")
+    assert line["error"]["message"] == "invalid; the body cannot be sent: no"
+    assert line["error"]["attempts"] == 0
 
 
 def test_nothing_there(tmp_path, output, free_port):
@@ -262,6 +397,7 @@ def run_args(source, output, provider):
 MEASURED = """
 import re, sys
 from pathlib import Path
+from types import SimpleNamespace
 from stormbreak.cli.main import main
 code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -286,3 +422,12 @@ def test_memory_is_bounded(tmp_path, output, stormbreak_provider, count):
     )
     assert len(read(output)) == count
     assert int(done.stdout.split()[-1]) < 80_000, "kilobytes"
+
+
+def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
+    """Retries are all sends but a row's first, whether its call or its schedule sent it again."""
+    provider = stormbreak_provider(scenario({"kind": "500", "share": 0.2}))
+    once_a_round = replace(BATCH, breaker=None, retry=RetryPolicy(attempts=1))
+    summary = run_rows(chat_rows(20), provider, policy=once_a_round)
+    assert summary.successful == 20
+    assert summary.retries == summary.attempts - 20 > 0

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from stormbreak.batch.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
 from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 
-FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING]
+FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED]
 TRANSIENT = [verdict for verdict, treatment in TREATMENTS.items() if treatment.retry]
 
 
-def ended(verdict=Verdict.OK, *, attempts=1, **more):
-    outcome = Outcome(verdict, own_deadline=more.pop("own_deadline", False))
+def ended(verdict=Verdict.OK, *, attempts=1, status=200, **more):
+    outcome = Outcome(verdict, own_deadline=more.pop("own_deadline", False), status=status)
     return Ended(outcome, attempts=attempts, **more)
 
 
@@ -141,6 +141,22 @@ def test_a_verdict_on_the_row_itself_stops_nothing(verdict):
     assert made.take(1.0) is None
 
 
+@pytest.mark.parametrize("verdict", [Verdict.CONNECT_FAILED, Verdict.TIMEOUT, Verdict.INVALID])
+def test_a_scout_that_got_no_answer_in_http_says_nothing_and_another_goes(verdict):
+    made = schedule(100)
+    turns, _ = taken(made)
+    for turn in turns[:5]:
+        over = ended(verdict, status=None, own_deadline=True)
+        assert made.settle(turn, over, 1.0, 0.0) == Final(ok=False, attempts=1)
+    assert made.scouting
+    turns = turns[5:] + taken(made)[0]
+    assert len(turns) == SCOUTS
+    for turn in turns:
+        assert made.stop_reason() is None
+        made.settle(turn, ended(Verdict.AUTH), 1.0, 0.0)
+    assert made.stop_reason() is Verdict.AUTH
+
+
 def test_fewer_rows_than_scouts_stop_nothing():
     made = schedule(SCOUTS - 1)
     for turn in taken(made)[0]:
@@ -189,12 +205,42 @@ def test_a_row_fails_after_so_many_attempts_over_all_rounds():
     assert fate == Final(ok=False, attempts=ATTEMPTS)
 
 
+def test_what_never_got_a_connection_is_no_attempt_of_the_twenty():
+    made = proven(2)
+    turn = made.take(0.0)
+    for _ in range(50):
+        away = ended(Verdict.CONNECT_FAILED, attempts=6, status=None, unconnected=6)
+        turn = made.take(made.settle(turn, away, 0.0, 0.0).due)
+        assert turn.left == ATTEMPTS
+    mixed = ended(Verdict.CONNECT_FAILED, attempts=6, status=None, unconnected=2)
+    turn = made.take(made.settle(turn, mixed, 0.0, 0.0).due)
+    assert (turn.attempts, turn.left) == (306, ATTEMPTS - 4)
+
+
+def test_once_is_once():
+    made = proven(3, once=True)
+    unsent = ended(Verdict.REJECTED, attempts=0, status=None)
+    assert isinstance(made.settle(made.take(0.0), unsent, 0.0, 0.0), Later)
+    fate = made.settle(made.take(0.0), ended(Verdict.OVERLOADED), 0.0, 0.0)
+    assert fate == Final(ok=False, attempts=1)
+
+
 @given(uniform=st.floats(0, 1, exclude_max=True), wait=st.floats(0.001, 5000))
 def test_never_before_the_named_time_and_spread_beyond_it(uniform, wait):
     made = proven(2)
     fate = made.settle(made.take(0.0), ended(Verdict.THROTTLED, retry_at=10 + wait), 10.0, uniform)
     assert 10 + wait <= fate.due + 1e-9
     assert fate.due <= 10 + 1.5 * wait + 1e-6
+
+
+def test_rows_told_the_same_time_come_back_spread_out():
+    made = proven(12)
+    turns = taken(made)[0]
+    dues = [
+        made.settle(turn, ended(Verdict.THROTTLED, retry_at=110.0), 10.0, n / 10).due
+        for n, turn in enumerate(turns[:10])
+    ]
+    assert dues == pytest.approx([110.0 + 5.0 * n for n in range(10)])
 
 
 @given(uniform=st.floats(0, 1, exclude_max=True), rounds=st.integers(0, 19))
@@ -209,19 +255,29 @@ def test_without_a_named_time_the_pause_is_bounded_and_never_nothing(uniform, ro
 # ------------------------------------------------------------ the deadline
 
 
-def test_the_deadline_of_a_row_begins_with_its_first_turn_and_holds_over_all_rounds():
-    made = proven(3, deadline=10.0)
+def test_the_deadline_of_a_row_begins_with_its_first_attempt_and_holds_over_all_rounds():
+    made = proven(3)
     turn = made.take(100.0)
-    assert turn.deadline_at == 110.0
-    made.settle(turn, ended(Verdict.THROTTLED, retry_at=104.0), 101.0, 0.0)
+    assert turn.deadline_at is None
+    told = ended(Verdict.THROTTLED, retry_at=104.0, deadline_at=110.0)
+    made.settle(turn, told, 101.0, 0.0)
     back = made.take(104.0)
     assert (back.index, back.deadline_at) == (1, 110.0)
     fate = made.settle(back, ended(Verdict.THROTTLED, retry_at=110.0), 105.0, 0.0)
     assert fate == Final(ok=False, attempts=2)
 
 
+def test_a_row_that_was_never_sent_has_no_deadline_yet():
+    made = proven(2)
+    turn = made.take(0.0)
+    for _ in range(50):
+        unsent = ended(Verdict.REJECTED, attempts=0, status=None, retry_at=turn.rounds + 1000.0)
+        turn = made.take(made.settle(turn, unsent, 0.0, 0.0).due)
+        assert turn.deadline_at is None
+
+
 def test_an_attempt_that_our_own_deadline_ended_is_not_tried_again():
-    made = proven(3, deadline=10.0)
+    made = proven(3)
     turn = made.take(0.0)
     fate = made.settle(turn, ended(Verdict.TIMEOUT, own_deadline=True), 9.9, 0.0)
     assert fate == Final(ok=False, attempts=1)
@@ -245,7 +301,7 @@ OUTCOMES = st.tuples(
     script=st.lists(OUTCOMES, max_size=200),
 )
 def test_every_row_ends_exactly_once(rows, width, held_back, deadline, script):
-    made = schedule(rows, held_back=held_back, deadline=deadline)
+    made = schedule(rows, held_back=held_back)
     under_way, over, attempts = [], [], dict.fromkeys(range(rows), 0)
     now, outcomes = 0.0, iter(script)
     while made.stop_reason() is None:
@@ -260,7 +316,14 @@ def test_every_row_ends_exactly_once(rows, width, held_back, deadline, script):
             turn = under_way.pop(0)
             verdict, sends, wait, uniform = next(outcomes, (Verdict.OK, 1, None, 0.0))
             retry_at = None if wait is None else now + wait
-            told = ended(verdict, attempts=sends, retry_at=retry_at)
+            begun = None if not sends or deadline is None else now + deadline
+            told = ended(
+                verdict,
+                attempts=sends,
+                status=200 if sends % 2 or verdict is Verdict.OK else None,
+                retry_at=retry_at,
+                deadline_at=begun,
+            )
             fate = made.settle(turn, told, now, uniform)
             attempts[turn.index] += sends
             if isinstance(fate, Final):

@@ -10,6 +10,7 @@ import struct
 import termios
 import threading
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from batches import (
@@ -25,6 +26,7 @@ from batches import (
     wait_until,
     write,
 )
+from sockets import BODY
 
 from stormbreak.cli.main import main
 
@@ -201,6 +203,72 @@ def test_the_same_refusal_for_everyone_stops_early_and_after_mending_all_rows_ru
     assert (summary["left"], summary["failed"]) == (100, 0)
     assert batch_run(provider=stormbreak_provider(scenario()))[0] == 0
     assert_answered(chat_rows(100), output)
+
+
+@pytest.mark.parametrize("flags", [("--timeout", "0.3"), ("--deadline", "0.3")])
+def test_switched_off_flags_about_time_hold_all_the_same(
+    batch_run, failed, stormbreak_provider, monkeypatch, flags
+):
+    monkeypatch.setenv("STORMBREAK_DISABLED", "1")
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 60}))
+    code, said, _ = batch_run(*flags, "--json", "--concurrency", "10", provider=provider)
+    summary = json.loads(said)
+    assert (code, summary["attempts"], summary["failed"]) == (1, 30, 30)
+    assert {line["error"]["verdict"] for line in read(failed)} == {"timeout"}
+    assert provider.stats()["connections"]["opened"] == 30
+
+
+@contextmanager
+def misplaced(status):
+    """An API under /v1, and `status` everywhere else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            fine = self.path.startswith("/v1/")
+            self.send_response(200 if fine else status)
+            self.send_header("location", "https://elsewhere.example/login")
+            self.send_header("content-length", str(len(BODY) if fine else 0))
+            self.end_headers()
+            self.wfile.write(BODY if fine else b"")
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "why"),
+    [
+        (301, "redirected", "another address is meant"),
+        (307, "redirected", "another address is meant"),
+        (405, "not_found", "no such model or address"),
+    ],
+)
+def test_a_wrong_base_url_costs_no_row(batch_run, source, failed, status, verdict, why):
+    write(source, chat_rows(100))
+    with misplaced(status) as url:
+        code, said, _ = batch_run("--base-url", url)
+        assert code == 1
+        assert why in said
+        assert not failed.exists()
+        summary = json.loads(batch_run("--base-url", url, "--json")[1])
+        assert (summary["end"], summary["refused_by"]) == ("refused", verdict)
+        assert (summary["attempts"], summary["left"]) == (20, 100)
+        code, said, _ = batch_run("--base-url", f"{url}/v1", "--json")
+    assert (code, json.loads(said)["successful"]) == (0, 100)
 
 
 def test_fewer_rows_than_that_are_explained_one_by_one_and_not_sent_again(

@@ -151,3 +151,19 @@ def test_a_name_that_is_neither_says_what_there_is():
         str(caught.value)
         == '"bacth" is neither a preset (interactive, batch, article, off) nor a file'
     )
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        "sk-proj-CANARYCANARY1234",
+        "Zk39fjA0qLm2Xw7RtY5b",
+        "sk-proj-abcdef/CANARYCANARY1234",
+        "x/hf_CANARYCANARY12",
+    ],
+)
+def test_a_key_where_a_policy_is_expected_is_not_echoed(literal):
+    with pytest.raises(ConfigurationError, match="looks like a key, not like") as caught:
+        resolve_policy(literal)
+    assert "CANARY" not in str(caught.value)
+    assert literal not in str(caught.value)

@@ -237,20 +237,23 @@ def test_a_hung_probe_holds_its_place_for_its_lease_only():
     assert ward.breaker.ready_at(ward.now) == ward.now + 30.0
     ward.now += 30.0
     other = ward.take()
-    ward.settle(hung, SERVER_ERROR)
-    assert ward.state is HALF_OPEN  # too late to count
-    assert not ward.ready  # and it frees nobody else's place
+    ward.settle(hung, CANCELLED)
+    assert not ward.ready  # it frees nobody else's place
     ward.settle(other, OK)
     assert ward.state is CLOSED
 
 
-def test_a_late_probe_still_counts_while_nobody_took_its_place():
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize(("outcome", "after"), [(OK, CLOSED), (SERVER_ERROR, OPEN)])
+def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
     ward = Ward(probes=1, at_once=1, close_at=1.0).bring_to(HALF_OPEN)
     late = ward.take()
     ward.now += 31.0
-    ward.settle(late, OK)
+    if replaced:
+        ward.take()
+    ward.settle(late, outcome)
 
-    assert ward.state is CLOSED
+    assert ward.state is after
 
 
 def test_results_of_an_earlier_state_move_nothing():

@@ -76,6 +76,11 @@ FREE = [
     ([THROTTLED, SERVER_ERROR], SERVER_ERROR, False),
     ([THROTTLED, SERVER_ERROR, OK], SERVER_ERROR, True),
     ([CANCELLED, CANCELLED, CANCELLED], SERVER_ERROR, True),
+    ([INVALID] * 5, SERVER_ERROR, True),  # our own mistakes say nothing about the target
+    ([THROTTLED, INVALID, SERVER_ERROR], SERVER_ERROR, False),  # nor do they end a row
+    ([TIMEOUT], SERVER_ERROR, True),
+    ([TIMEOUT, TIMEOUT], SERVER_ERROR, False),
+    ([SERVER_ERROR, TIMEOUT], SERVER_ERROR, False),
     ([], TIMEOUT, False),
     ([], INVALID, False),
     ([OK] * 8, THROTTLED, True),

@@ -32,9 +32,11 @@ from stormbreak.events import (
     Returned,
     Sent,
 )
-from stormbreak.types import CANCELLED, Verdict
+from stormbreak.types import CANCELLED, Outcome, Verdict
 
 PATIENT = policy(retry=RetryPolicy(backoff=Constant(seconds=2.0)))
+
+CONNECT_FAILED = Outcome(Verdict.CONNECT_FAILED)
 
 
 def kinds(events):
@@ -256,3 +258,14 @@ def test_a_policy_without_spread_comes_back_at_the_named_time():
     run = stage.start().step(told(7.0))
 
     assert run.command.until == stage.now + 7.0
+
+
+@pytest.mark.parametrize(("most", "sent"), [(1, 1), (2, 2), (None, 3), (9, 3)])
+def test_a_call_may_have_fewer_attempts_than_its_policy(most, sent):
+    stage = Stage(policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))))
+    run = stage.start(most=most)
+    while run.ended is None:
+        run.step(CONNECT_FAILED if run.command.attempt == 2 else SERVER_ERROR)
+        stage.tick(1.0)
+    assert (run.ended.attempts, run.ended.stopped) == (sent, "attempts")
+    assert run.ended.unconnected == (sent > 1)

@@ -10,7 +10,7 @@ from stormbreak.types import CANCELLED, TREATMENTS, Verdict
 class Rest:
     def __init__(self):
         self.told = []
-        self.cooldown = Cooldown(TREATMENTS, self.on_change)
+        self.cooldown = Cooldown(TREATMENTS, self.on_change, longest=900.0)
 
     def on_change(self, *, now, until):
         self.told.append((now, until))

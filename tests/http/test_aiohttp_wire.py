@@ -120,15 +120,8 @@ async def test_a_host_that_does_not_exist(wire, monkeypatch):
     assert not got.maybe_processed
 
 
-async def test_a_connection_that_never_comes(wire, monkeypatch):
-    monkeypatch.setattr(aiohttp_wire, "CONNECT_TIMEOUT", 0.1)
-    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)  # room for one, and nobody accepts
-        for sock in (first, second):
-            sock.setblocking(False)
-            sock.connect_ex(listener.getsockname())
-        got = await wire.exchange(url_of(listener.getsockname()[1]))
+async def test_a_connection_that_never_comes(wire, full_port):
+    got = await wire.exchange(url_of(full_port)._replace(connect_timeout=0.1))
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
     assert not got.maybe_processed
 

@@ -81,6 +81,64 @@ async def test_embeddings(stormbreak_provider):
     assert got.usage.input_tokens > 0
 
 
+@pytest.mark.parametrize(
+    ("given", "inputs"),
+    [
+        ("text", 1),
+        (["a", "b", "c"], 3),
+        ([[1, 2], [3]], 2),
+        ([1, 2, 3], 1),
+    ],
+)
+async def test_every_input_must_get_its_embedding(given, inputs):
+    """Found: one vector for three inputs was accepted."""
+    for vectors in (1, 2, 3):
+        body = json.dumps({"data": [{"embedding": [0.1]}] * vectors}).encode()
+        async with served(answer(body)) as server, client_of(server, ONCE) as client:
+            ended = await client.ask(
+                "embeddings", json.dumps({"model": "m", "input": given}).encode()
+            )
+        found = (ended.outcome.verdict, ended.outcome.detail)
+        broken = (Verdict.BROKEN, f"{vectors} of {inputs} embeddings")
+        assert found == ((Verdict.OK, None) if vectors == inputs else broken)
+
+
+@pytest.mark.parametrize("given", [None, [], {"a": 1}, [{"text": "a"}, {"image": "b"}], 5, [None]])
+async def test_inputs_that_nobody_can_count_are_not_counted(given):
+    body = json.dumps({"data": [{"embedding": [0.1]}] * 3}).encode()
+    async with served(answer(body)) as server, client_of(server, ONCE) as client:
+        ended = await client.ask("embeddings", json.dumps({"model": "m", "input": given}).encode())
+        again = await client.ask("embeddings", b'{"model":"m"}')
+        await client.ask("embeddings", b'{"model":"m","input":"\xff"}')
+    assert (ended.outcome.verdict, again.outcome.verdict) == (Verdict.OK, Verdict.OK)
+
+
+async def test_every_choice_that_was_asked_for_must_come():
+    async with served() as server, client_of(server, ONCE) as client:
+        ended = await client.ask("chat/completions", b'{"model":"m","n":2}')
+        assert (ended.outcome.verdict, ended.outcome.detail) == (Verdict.BROKEN, "1 of 2 choices")
+        ended = await client.ask("chat/completions", b'{"model":"m","n":2,"stream":true}')
+        assert (ended.outcome.verdict, ended.outcome.detail) == (Verdict.BROKEN, "1 of 2 choices")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "shown"),
+    [
+        ("rate_limit_exceeded", 429, "rate_limit_exceeded"),
+        ("RESOURCE_EXHAUSTED", 429, "RESOURCE_EXHAUSTED"),
+        ("invalid_request_error", 400, "invalid_request_error"),
+        (429, 200, "429"),
+        ("our_plan", 400, None),
+    ],
+)
+async def test_a_code_that_everyone_knows_is_no_echo(code, status, shown):
+    """Found: a prompt about an error hid that very error."""
+    body = json.dumps({"model": "m", "prompt": f"What is {code}?"}).encode()
+    async with served(failing(status, {"code": code})) as server, client_of(server, ONCE) as client:
+        ended = await client.ask("chat/completions", body)
+    assert ended.outcome.code == ended.outcome.value.reading.code == shown
+
+
 async def test_which_model_is_asked():
     async with served() as server, client_of(server) as client:
         await client.chat(SAY)
@@ -410,3 +468,26 @@ from stormbreak import AsyncClient
 AsyncClient(base_url="http://127.0.0.1:1/v1")
 assert "aiohttp" in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+# ------------------------------------------------------------ connections that never open
+
+
+@pytest.mark.parametrize(
+    ("policy", "span", "own"),
+    [
+        (replace(ONCE, attempt_timeout=0.4), None, False),
+        (replace(ONCE, attempt_timeout=0.4), 30.0, False),
+        (ONCE, 0.4, True),  # our own deadline is no evidence against the target
+        (replace(ONCE, attempt_timeout=None), 0.4, True),
+    ],
+)
+async def test_no_connection_within_an_attempt_is_no_connection(full_port, policy, span, own):
+    url = f"http://127.0.0.1:{full_port}/v1"
+    body = b'{"model":"m"}'
+    async with AsyncClient(base_url=url, policy=policy) as client:
+        ended = await client.ask("chat/completions", body, deadline=span)
+    outcome = ended.outcome
+    assert outcome.verdict is Verdict.CONNECT_FAILED
+    assert outcome.detail == "connection timed out"
+    assert (outcome.own_deadline, outcome.maybe_processed) == (own, False)

@@ -83,6 +83,48 @@ def test_what_is_missing_is_named(environ, provider, given, said):
         find_endpoint(provider, environ=environ, **given)
 
 
+LITERAL = "sk-proj-CANARYCANARYCANARY1234"
+TOKEN = "Zk39fjA0qLm2Xw7RtY5b"
+
+
+@pytest.mark.parametrize(
+    "literal", [LITERAL, LITERAL.replace("-", "_"), TOKEN, "AIzaCanaryCanaryCanary", f" {TOKEN}"]
+)
+def test_a_key_where_a_name_is_expected_is_not_echoed(literal):
+    """Found: it stood in the error."""
+    for given, said in (
+        ({"base_url": OPENAI, "api_key_env": literal}, "a key, not like the name of a variable"),
+        ({"provider": literal}, "provider must be one of openai.*a key, not like a name"),
+        ({"base_url": literal}, "base_url"),
+        ({"base_url": f"{literal}:x@api.example.com/v1"}, "base_url"),
+        ({"base_url": f"https://{literal}@api.example.com/v1"}, "base_url"),
+        ({"base_url": f"https://api.example.com@{literal.strip()}/v1"}, "base_url"),
+    ):
+        with pytest.raises(ConfigurationError, match=said) as caught:
+            find_endpoint(**given, environ={})
+        assert literal.strip().lower() not in str(caught.value).lower()
+    with pytest.raises(ConfigurationError, match="a key, not like a name") as caught:
+        AsyncClient(base_url="http://127.0.0.1/v1", policy=literal)
+    assert literal.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["my-key", "1KEY", "", "KEY=x", "SCHLÜSSEL", "KEY\n"])
+def test_what_cannot_name_a_variable_is_refused(name):
+    with pytest.raises(ConfigurationError, match="api_key_env must be the name of a variable"):
+        find_endpoint(base_url=OPENAI, api_key_env=name, environ={name: "key"})
+
+
+@pytest.mark.parametrize("name", ["AZURE_OPENAI_API_KEY_2", "_x1", "mine"])
+def test_long_names_of_variables_are_names(name):
+    assert found({name: "key"}, base_url=OPENAI, api_key_env=name)[2] == "key"
+    with pytest.raises(ConfigurationError, match=f"variable {name} is not set"):
+        find_endpoint(base_url=OPENAI, api_key_env=name, environ={})
+
+
+def test_a_variable_that_is_set_may_have_any_name():
+    assert found({TOKEN: "key"}, base_url=OPENAI, api_key_env=TOKEN)[2] == "key"
+
+
 @pytest.mark.parametrize(
     ("base_url", "name"),
     [(OPENAI, "openai"), ("https://h:8443/v1", "h:8443"), ("http://[::1]:9/v1", "[::1]:9")],

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
 
+from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.backoff import Constant, FullJitter
 from stormbreak.core.breaker import BreakerPolicy, State
 from stormbreak.core.budget import BudgetPolicy
@@ -43,6 +44,32 @@ def test_later_attempts_have_less():
     stage.pass_time(5.0)
 
     assert run.command.timeout == 25.0
+
+
+def test_a_deadline_may_begin_when_the_first_attempt_leaves():
+    stage = Stage(policy(cooldown=True, retry=RetryPolicy(backoff=Constant(seconds=5.0))))
+    stage.start().step(told(30.0))
+    run = stage.start(span=20.0)
+    began = stage.now
+    stage.tick(60.0)
+    assert (run.command.attempt, run.command.timeout) == (1, 20.0)
+    left_at = stage.now
+    assert left_at - began >= 30.0
+    stage.pass_time(8.0)
+    run.step(SERVER_ERROR)
+    stage.tick(5.0)
+    assert run.command.timeout == pytest.approx(7.0)
+    stage.pass_time(7.0)
+    ended = run.step(TIMEOUT).ended
+    assert ended.outcome.own_deadline
+    assert ended.deadline_at == pytest.approx(left_at + 20.0)
+
+
+def test_who_never_left_has_no_deadline():
+    stage = Stage(policy(queue=QueuePolicy(longest_pause=10.0)))
+    stage.start().step(told(30.0))
+    ended = stage.start(span=5.0).ended
+    assert (ended.attempts, ended.deadline_at) == (0, None)
 
 
 def evidence(stage):

@@ -1,7 +1,10 @@
 """Law 8. Half-open: at most N probes, M at once, each with a lease, so that a hung probe cannot hold the
 circuit; decided as soon as the outcome of the N is certain. The open time is jittered. A permit carries the
-epoch of the state that gave it: late results move nothing.
+epoch of the state that gave it: results of an earlier state move nothing. A probe later than its lease has lost
+its place only, or a target slower than the lease would never be let back in.
 """
+
+from math import ceil, inf
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +14,10 @@ from stormbreak.core.breaker import BreakerPolicy, State
 from stormbreak.core.trip import ConsecutiveFailures
 
 PROBES = st.integers(1, 8)
+LEASE = 30.0
 
 
-def half_open(probes, at_once, **changes):
+def half_open(probes, at_once, crowd=None, **changes):
     """A circuit whose open time is over, and a crowd that waits for it."""
     breaker = BreakerPolicy(
         trip=ConsecutiveFailures(threshold=1),
@@ -21,11 +25,11 @@ def half_open(probes, at_once, **changes):
         jitter=0.0,
         probes=probes,
         at_once=min(at_once, probes),
-        **{"lease": 30.0, **changes},
+        **{"lease": LEASE, **changes},
     )
     stage = Stage(policy(breaker=breaker))
     stage.fail_until_open()
-    crowd = [stage.start(fail_fast=False) for _ in range(3 * probes)]
+    crowd = [stage.start(fail_fast=False) for _ in range(crowd or 3 * probes)]
     stage.pass_time(5.0)
     return stage, crowd
 
@@ -84,6 +88,35 @@ def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
 
     assert stage.lane.breaker.state is State.CLOSED
     hung.step(SERVER_ERROR)
+    assert stage.lane.breaker.state is State.CLOSED
+
+
+@given(
+    probes=PROBES,
+    at_once=PROBES,
+    close_at=st.floats(0.01, 1.0),
+    latency=st.floats(0.0, 10 * LEASE),
+    hangs=st.lists(st.booleans(), max_size=6),
+)
+def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
+    probes, at_once, close_at, latency, hangs
+):
+    """Some probes hang for ever; all others are answered well, long after their lease perhaps."""
+    stage, crowd = half_open(probes, at_once, crowd=200, close_at=close_at)
+    began, fates, answer_at = stage.now, iter(hangs), {}
+    needed = max(1, ceil(close_at * probes - 1e-9))
+    closed_by = began + (sum(hangs) + needed - 1) * LEASE + latency
+    while stage.lane.breaker.state is State.HALF_OPEN:
+        for run in sending(crowd):
+            answer_at.setdefault(run, inf if next(fates, False) else stage.now + latency)
+        run = min(answer_at, key=answer_at.get)
+        stage.now = max(stage.now, min(stage._due_at(), answer_at[run]))
+        assert stage.now <= closed_by + 1e-6
+        if answer_at[run] <= stage.now:
+            answer_at[run] = inf
+            run.step(OK)
+        stage.settle()
+
     assert stage.lane.breaker.state is State.CLOSED
 
 

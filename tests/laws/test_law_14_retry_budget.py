@@ -7,7 +7,7 @@ two 429s, server errors or failed connections in a row. Everything else, timeout
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import OK, THROTTLED, Stage, policy, told
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.breaker import BreakerPolicy
@@ -111,6 +111,21 @@ def test_a_success_ends_the_row():
         assert run.ended.attempts == 2
 
 
+def test_a_wrong_request_in_between_takes_no_retry_from_a_lone_script():
+    stage = scene()
+    for _ in range(4):
+        assert exhausted(stage, INVALID).stopped == "verdict"
+
+    assert exhausted(stage, SERVER_ERROR).attempts == 3
+
+
+def test_a_timeout_belongs_to_the_row_and_is_never_free_itself():
+    stage = scene()
+    assert exhausted(stage, TIMEOUT).attempts == 1
+
+    assert exhausted(stage, SERVER_ERROR).attempts == 2
+
+
 def test_a_time_named_by_the_server_is_free_for_ever():
     stage = scene()
     for _ in range(50):
@@ -126,7 +141,7 @@ def test_a_time_named_by_the_server_is_free_for_ever():
 
 def test_there_is_no_starting_credit():
     assert Budget(BudgetPolicy()).balance(0.0) == 0.0
-    assert exhausted(scene(), Outcome(Verdict.TIMEOUT)).attempts == 1
+    assert exhausted(scene(), TIMEOUT).attempts == 1
 
 
 @given(

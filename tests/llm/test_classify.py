@@ -26,10 +26,10 @@ def bare(status, body=b"", headers=None):
 @pytest.mark.parametrize(
     ("statuses", "verdict"),
     [
-        ((400, 405, 406, 411, 413, 414, 415, 422, 424, 431, 451, 499, 501), Verdict.INVALID),
+        ((400, 406, 411, 413, 414, 415, 422, 424, 431, 451, 499, 501), Verdict.INVALID),
         ((401, 403, 407), Verdict.AUTH),
         ((402,), Verdict.BILLING),
-        ((404, 410), Verdict.NOT_FOUND),
+        ((404, 405, 410), Verdict.NOT_FOUND),
         ((408,), Verdict.TIMEOUT),
         ((409, 429), Verdict.THROTTLED),
         ((498, 503, 529), Verdict.OVERLOADED),

@@ -27,9 +27,9 @@ MODELS = {"object": "list", "data": [{"id": "m"}]}
 WHOLE = {Shape.CHAT: CHAT, Shape.EMBEDDINGS: EMBEDDINGS, Shape.JSON: MODELS}
 
 
-def read(body, shape=Shape.CHAT, status=200):
+def read(body, shape=Shape.CHAT, status=200, **asked):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_answer(HttpAnswer(status, {}, raw, 0.0), shape)
+    return read_answer(HttpAnswer(status, {}, raw, 0.0), shape, **asked)
 
 
 @pytest.mark.parametrize("shape", Shape)
@@ -133,6 +133,13 @@ def test_an_error_beside_an_answer_is_an_error():
         ([{"embedding": []}], "no embedding"),
         ([{"embedding": ""}], "no embedding"),
         ([{"embedding": 5}], "no embedding"),
+        ([{"embedding": [{"not": "a number"}]}], "no embedding"),
+        ([{"embedding": [None, 0.1]}], "no embedding"),
+        ([{"embedding": ["0.1"]}], "no embedding"),
+        ([{"embedding": [[0.1]]}], "no embedding"),
+        ([{"embedding": [True]}], "no embedding"),
+        ([{"embedding": " "}], "no embedding"),
+        ([{"embedding": "<html>"}], "no embedding"),
         ([{"embedding": {"a": 1}}], "no embedding"),
         ([*EMBEDDINGS["data"], {"embedding": []}], "no embedding"),
         (5, "not a list of embeddings"),
@@ -159,3 +166,67 @@ def test_a_body_with_a_bad_byte_is_never_ok(shape, at, byte):
     body = bytearray(json.dumps(WHOLE[shape]).encode())
     body[at % len(body)] = byte
     assert read(bytes(body), shape).verdict is Verdict.BROKEN
+
+
+NOTHING = [
+    {},
+    {"message": "", "type": "", "param": "", "code": None},
+    {"code": 0, "message": None, "details": [], "metadata": {}},
+]
+
+
+@pytest.mark.parametrize("error", NOTHING)
+def test_an_error_that_says_nothing_is_none(error):
+    """Found: some providers send the object always, and fill it in when there is an error."""
+    assert read(CHAT | {"error": error}).verdict is Verdict.OK
+    assert read({"choices": [CHOICE | {"error": error}]}).verdict is Verdict.OK
+    assert read(EMBEDDINGS | {"error": error}, Shape.EMBEDDINGS).verdict is Verdict.OK
+    assert read(MODELS | {"error": error}, Shape.JSON).verdict is Verdict.OK
+    beside = {"error": error, "choices": [CHOICE | {"error": {"code": 503}}]}
+    assert read(beside).verdict is Verdict.OVERLOADED
+    assert read({"error": error}).detail == "no choices"
+    assert read({"choices": [CHOICE | {"error": error, "finish_reason": "error"}]}).verdict is (
+        Verdict.SERVER_ERROR
+    )
+
+
+def test_an_error_with_one_word_is_one():
+    for error in ({"message": "x"}, {"message": "", "code": 1}, {"type": "x"}, "x", 5, [0]):
+        assert read(CHAT | {"error": error}).verdict is Verdict.SERVER_ERROR
+
+
+@pytest.mark.parametrize("embedding", [[1], [-0.5], [0, None], "/+zM", "_-zM", "zczMPQ=="])
+def test_numbers_and_base64_are_embeddings(embedding):
+    assert read({"data": [{"embedding": embedding}]}, Shape.EMBEDDINGS).verdict is Verdict.OK
+    spaced = json.dumps({"data": [{"embedding": embedding}]}, indent=2).replace("/", "\\/")
+    assert read(spaced.encode(), Shape.EMBEDDINGS).verdict is Verdict.OK
+
+
+def test_as_many_choices_as_were_asked_for_must_come():
+    one, three = {"choices": [CHOICE]}, {"choices": [CHOICE] * 3}
+    assert read(one, choices=1).verdict is Verdict.OK
+    reading = read(one, choices=2)
+    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, "1 of 2 choices")
+    assert reading.maybe_processed
+    assert read(three, choices=2).verdict is Verdict.OK
+    assert read({"choices": []}, choices=2).detail == "no choices"
+    assert read(MODELS, Shape.JSON, choices=2).verdict is Verdict.OK
+
+
+def test_every_input_has_its_embedding():
+    assert read(EMBEDDINGS, Shape.EMBEDDINGS, inputs=2).verdict is Verdict.OK
+    assert read(EMBEDDINGS, Shape.EMBEDDINGS, inputs=None).verdict is Verdict.OK
+    for inputs in (1, 3):
+        reading = read(EMBEDDINGS, Shape.EMBEDDINGS, inputs=inputs)
+        detail = f"2 of {inputs} embeddings"
+        assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
+        assert reading.maybe_processed
+
+
+@pytest.mark.parametrize(
+    "message", [{"role": "assistant", "content": None}, {"content": ""}, {"role": "assistant"}, {}]
+)
+def test_an_empty_message_is_the_model_s_choice(message):
+    """Decided: asking again would pay again, for what is likely the same. docs/verdicts.md says so."""
+    reading = read({"choices": [{"message": message, "finish_reason": "stop"}]})
+    assert (reading.verdict, reading.text, reading.finish_reason) == (Verdict.OK, "", "stop")

@@ -134,6 +134,19 @@ def test_as_many_choices_as_were_asked_for_must_finish():
     assert read(both, choices=2)[0].verdict is Verdict.OK
 
 
+def test_a_plain_answer_to_a_streaming_request_must_be_whole_too():
+    one = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
+    assert read(one, choices=2)[0].detail == "1 of 2 choices"
+    vectors = b'{"data": [{"embedding": [0.1]}]}'
+    assert read(vectors, shape=Shape.EMBEDDINGS, inputs=2)[0].detail == "1 of 2 embeddings"
+
+
+def test_a_stream_without_text_is_an_empty_message():
+    for first in (delta(role="assistant"), delta("", role="assistant")):
+        reading, _ = read(event(first) + event(delta(None, "stop")) + DONE)
+        assert (reading.verdict, reading.text) == (Verdict.OK, "")
+
+
 @pytest.mark.parametrize(
     ("error", "verdict", "code"),
     [
@@ -336,3 +349,12 @@ def test_nesting_that_only_the_end_finds_too_deep_does_not_raise():
         reading, body = from_deeper_down(60, assembler.end)
         assert (reading.verdict is Verdict.OK) == bool(body)
         assert reading.verdict in {Verdict.OK, Verdict.BROKEN}
+
+
+@pytest.mark.parametrize("error", [{}, {"message": "", "type": "", "code": None}])
+def test_an_error_that_says_nothing_is_none(error):
+    events = [event(json.loads(e[6:]) | {"error": error}) for e in EVENTS]
+    assert read(b"".join(events) + DONE) == read(STREAM)
+    at_choice = delta("a", "stop")
+    at_choice["choices"][0]["error"] = error
+    assert read(event(at_choice) + DONE)[0].verdict is Verdict.OK

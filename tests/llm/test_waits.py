@@ -59,6 +59,40 @@ def test_milliseconds_win_where_they_can_be_read(headers, seconds):
     assert wait(headers) == seconds
 
 
+def points(seconds):
+    """A point in time as a bare number: seconds, or milliseconds."""
+    return f"{NOW + seconds:.0f}", f"{(NOW + seconds) * 1000:.0f}"
+
+
+@pytest.mark.parametrize("header", ["retry-after", "retry-after-ms", "x-ms-retry-after-ms"])
+@pytest.mark.parametrize("ahead", [2, 86_400, 29 * 86_400])
+def test_a_bare_number_that_makes_a_time_near_now_is_one(header, ahead):
+    for value in points(ahead):
+        assert wait({header: value}) == pytest.approx(ahead)
+    own = formatdate(NOW - 100, usegmt=True)
+    for value in points(ahead):
+        assert wait({header: value, "date": own}) == pytest.approx(ahead + 100)
+    for value in points(-ahead):
+        assert wait({header: value}) is None  # past: no wait was named
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": str(30 * 86_400 - 1)}, 30 * 86_400 - 1),
+        ({"retry-after": str(30 * 86_400)}, 30 * 86_400),  # 1970 is not near: a very long wait
+        ({"retry-after": points(-31 * 86_400)[0]}, LONGEST),
+        ({"retry-after": points(31 * 86_400)[0]}, LONGEST),
+        ({"retry-after": points(31 * 86_400)[1]}, LONGEST),
+        ({"retry-after-ms": str(30 * 86_400 * 1000)}, 30 * 86_400),
+        ({"retry-after-ms": points(31 * 86_400)[1]}, LONGEST),
+        ({"retry-after-ms": points(-9)[1], "retry-after": "2"}, 2.0),
+    ],
+)
+def test_a_bare_number_far_from_now_is_a_span(headers, seconds):
+    assert wait(headers) == seconds
+
+
 def test_dates_are_read_against_the_servers_own_clock():
     at = formatdate(NOW + 30, usegmt=True)
     own = formatdate(NOW - 3600 + 20, usegmt=True)

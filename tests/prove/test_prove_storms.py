@@ -16,16 +16,24 @@ def measured(scenario, policy, seed=1):
 
 
 @pytest.mark.parametrize(
-    "policy", ["naive", "fixed", "exponential", "full_jitter", "decorrelated", "openai_sdk"]
+    ("policy", "amplification"),
+    [
+        ("naive", 5.8),
+        ("fixed", 5.8),
+        ("full_jitter", 5.6),
+        ("exponential", 4.7),  # its last delay reaches beyond the deadline
+        ("decorrelated", 4.7),
+        ("openai_sdk", 3.0),
+    ],
 )
-def test_retries_alone_never_recover_from_the_incident(policy):
+def test_retries_alone_never_recover_from_the_incident(policy, amplification):
     """Neither backoff nor jitter helps: with open arrivals they only move the same traffic in time."""
     incident = measured("incident", policy)
 
     assert incident.goodput <= 0.05
     assert incident.recovery is None
     assert incident.wasted > 0.9
-    assert incident.amplification == pytest.approx(2.9 if policy == "openai_sdk" else 5.8, rel=0.1)
+    assert incident.amplification == pytest.approx(amplification, rel=0.05)
 
 
 def test_without_retries_the_incident_is_over_in_a_minute():

@@ -5,8 +5,8 @@ from hashlib import sha256
 
 import pytest
 
-from stormbreak.core.backoff import Constant
 from stormbreak.core.automatic import AutomaticConcurrency
+from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
 from stormbreak.core.retry import RetryPolicy

@@ -4,29 +4,37 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stormbreak.batch.order import order_output
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.store import Store, open_store
 from stormbreak.batch.summary import Summary, summarise
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Listener
 from stormbreak.core.policy import Policy
 from stormbreak.http.client import AsyncClient
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
+AUTO: Literal["auto"] = "auto"
+WIDEST = 256  # rows sent or about to be, whatever a policy says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to run. Where to send, and with which key, is found out as `AsyncClient` does."""
+    """What to run. Where to send, and with which key, is found out as `AsyncClient` does.
+
+    `concurrency` stands in for the limit of the policy; a number may be more than `WIDEST`.
+    """
 
     source: Path
     output: Path
     policy: Policy
+    concurrency: int | Literal["auto"] | None = None
     provider: str | None = None
     base_url: str | None = None
     api_key_env: str | None = None
@@ -51,7 +59,7 @@ def run_job(
     with ExitStack() as stack:
         rows = stack.enter_context(Rows.read(job.source, model=job.model))
         client = AsyncClient(
-            job.provider, base_url=job.base_url, api_key_env=job.api_key_env, policy=job.policy
+            job.provider, base_url=job.base_url, api_key_env=job.api_key_env, policy=_policy(job)
         )
         for listener in listeners:
             client.subscribe(listener)
@@ -62,7 +70,7 @@ def run_job(
             client,
             rows,
             store.journal,
-            width=job.policy.limit.ceiling,
+            width=_width(job),
             grace=job.connect_grace,
             tick=tick,
         )
@@ -72,6 +80,20 @@ def run_job(
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
         )
+
+
+def _policy(job: Job) -> Policy:
+    if job.concurrency is None:
+        return job.policy
+    if job.concurrency == AUTO:
+        return replace(job.policy, limit=AutomaticLimit())
+    return replace(job.policy, limit=FixedLimit(in_flight=job.concurrency))
+
+
+def _width(job: Job) -> int:
+    if isinstance(job.concurrency, int):
+        return job.concurrency
+    return min(_policy(job).limit.ceiling, WIDEST)
 
 
 async def _run(runner: Runner, client: AsyncClient) -> End:

@@ -31,6 +31,8 @@ _Fields = dict[str, Raw]
 _OBJECT = Decoder(_Fields)
 _STRING = Decoder(str)
 _MESSAGES = Decoder(list[_Fields])
+_FLAG = Decoder(bool | None)
+_NUMBER = Decoder(int | None)
 
 
 class RowError(ValueError):
@@ -143,6 +145,11 @@ def _check(body: _Fields, endpoint: str) -> None:
         raise RowError("messages is empty")
     if "model" in body and not _typed(_STRING, body["model"], "model must be a string"):
         raise RowError("model is empty")
+    if "n" in body:
+        _typed(_NUMBER, body["n"], "n must be a whole number")
+    streamed = "stream" in body and _typed(_FLAG, body["stream"], "stream must be true or false")
+    if streamed and endpoint != CHAT:
+        raise RowError("stream is true, but only chat completions are streamed")
 
 
 def _with_model(body: _Fields, model: str | None) -> _Fields:

@@ -1,8 +1,8 @@
 """Pushes the rows of a file through a client until every one is answered or explained.
 
 One dispatcher takes rows from the schedule and starts a task for each; each task asks the client, and what
-came of it goes into the journal. A row is taken only when it can be sent, so that its deadline is not spent
-in our own queue; a call that backs off makes room for another one. Two more tasks look after the rest: one
+came of it goes into the journal. A row is taken only when there is room for it, and its deadline begins
+when it first leaves; a call that backs off makes room for another one. Two more tasks look after the rest: one
 makes the journal durable, one reports progress and gives up if nothing is ever reached.
 
 A first signal drains the run: what was sent is still answered and written, nothing new is sent. A second
@@ -26,11 +26,13 @@ from stormbreak.batch.journal import Journal
 from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
-from stormbreak.batch.schedule import Later, Schedule, Turn
+from stormbreak.batch.schedule import STOPPING, Later, Schedule, Turn
+from stormbreak.core.presets import is_off
+from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
-from stormbreak.types import Ended, Verdict
+from stormbreak.types import Ended, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
@@ -70,7 +72,7 @@ class Runner:
         self.rows = rows
         self.journal = journal
         self.counts = Counts()
-        self.schedule = Schedule(journal.left(), deadline=client.policy.deadline)
+        self.schedule = Schedule(journal.left(), once=is_off(client.policy))
         self.refused_by: Verdict | None = None
         self.width = width
         self._grace = grace
@@ -108,7 +110,9 @@ class Runner:
             await asyncio.gather(*sitters, *self._calls, return_exceptions=True)
         if self._error is not None:
             raise self._error
-        if self._end is not End.REFUSED:
+        if self._end is None and self.counts.unreachable:  # sooner than the grace was over
+            self._end = End.UNREACHABLE
+        if self._end not in (End.REFUSED, End.UNREACHABLE):
             self._write_held()
         await asyncio.to_thread(self.journal.flush)
         self._show()
@@ -151,13 +155,25 @@ class Runner:
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
         key = f"{self._salt}-{turn.index}"  # the same in every round of this row
-        ended = await self.client.ask(row.endpoint, row.body, deadline=left, idempotency_key=key)
+        try:
+            ended = await self.client.ask(
+                row.endpoint,
+                row.body,
+                deadline=left,
+                queue_is_free=left is None,
+                attempts=turn.left,
+                idempotency_key=key,
+            )
+        except ConfigurationError as error:  # about this row alone
+            ended = Ended(Outcome(Verdict.INVALID, detail=str(error)))
         if ended.stopped != "drained":
             self._settle(turn, row, ended)
 
     def _settle(self, turn: Turn, row: Row, ended: Ended) -> None:
         now = time.monotonic()
         self.counts.explain(ended.outcome)
+        if turn.rounds and ended.attempts:
+            self.counts.retries += 1  # a row that has come back was sent before
         fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
         if isinstance(fate, Later):
             return
@@ -167,13 +183,19 @@ class Runner:
             assert response is not None
             self.counts.add(received.reading.usage)
             self.journal.succeed(row, response)
-        else:
+        elif self._may_be_undone(ended.outcome.verdict):
             self._held.append((row, _failure(ended, fate.attempts, now), response))
+        else:
+            self.journal.fail(row, _failure(ended, fate.attempts, now), response)
         if not self.schedule.scouting:
             self._write_held()
         self.refused_by = self.schedule.stop_reason()
         if self.refused_by is not None:
             self._stop(End.REFUSED)
+
+    def _may_be_undone(self, verdict: Verdict) -> bool:
+        """Whether the run may yet end for what a row failed with, which then says nothing of the row."""
+        return self.schedule.scouting and (verdict in STOPPING or self.counts.unreachable)
 
     def _write_held(self) -> None:
         held, self._held = self._held, []

@@ -1,11 +1,12 @@
 """Which row goes next, and what becomes of a row that did not end in an answer. Pure.
 
-A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts. Whatever else stops a
+A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that
+never got a connection says nothing of the row, and does not count. Whatever else stops a
 call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules it: it comes
-back when the server said, or after a backoff. Fresh rows are held back while many wait to come back, so
+back when the server said, or after a backoff. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
 that an outage does not drag the whole input through its first failure, and memory stays bounded.
 
-The first rows are scouts: until one of them shows that key, model and account are right, at most `SCOUTS`
+The first rows are scouts: until one of them shows that address, key, model and account are right, at most `SCOUTS`
 are sent, and if all of them meet the same final verdict, the run stops.
 """
 
@@ -16,12 +17,12 @@ from typing import NamedTuple
 
 from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
-from stormbreak.types import TREATMENTS, Ended, Verdict
+from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 
-ATTEMPTS = 20  # sends of one row over all its rounds
+ATTEMPTS = 20  # sends of one row over all its rounds, but for those that got no connection
 SCOUTS = 20
 HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
-STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING})
+STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
 
 _BACKOFF = FullJitter(base=2.0, cap=60.0)
 _LEAST = 0.5  # seconds before a row comes back
@@ -29,12 +30,16 @@ _LEAST = 0.5  # seconds before a row comes back
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A row whose turn it is; `attempts` were made in the `rounds` before. The deadline holds over all."""
+    """A row whose turn it is; `attempts` were made in the `rounds` before, and so many are `left`.
+
+    The deadline holds over all of them, and begins when the first attempt leaves.
+    """
 
     index: int
     deadline_at: float | None = None
     attempts: int = 0
     rounds: int = 0
+    left: int = ATTEMPTS
 
 
 class Later(NamedTuple):
@@ -57,12 +62,12 @@ class Schedule:
         self,
         pending: Iterator[int],
         *,
-        deadline: float | None = None,
         held_back: int = HELD_BACK,
+        once: bool = False,
     ) -> None:
         self._pending = pending
-        self._deadline = deadline
         self._held_back = held_back
+        self._once = once
         self._later: list[tuple[float, int, Turn]] = []
         self._drained = False
         self._scouts_out = 0
@@ -88,7 +93,7 @@ class Schedule:
         if self._may_send_fresh() and (index := self._next_fresh()) is not None:
             self._scouts_out += self._scouting
             self.under_way += 1
-            return Turn(index=index, deadline_at=self._deadline and now + self._deadline)
+            return Turn(index=index)
         if self._later:
             return self._later[0][0]
         return float("inf") if self.under_way or not self._drained else None
@@ -99,12 +104,17 @@ class Schedule:
         verdict = ended.outcome.verdict
         attempts = turn.attempts + ended.attempts
         due = now + self._pause(ended, turn.rounds, now, uniform)
-        if verdict is Verdict.OK or not self._comes_back(turn, ended, attempts, due):
+        turn = replace(
+            turn,
+            attempts=attempts,
+            left=turn.left - ended.attempts + ended.unconnected,
+            deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
+        )
+        if verdict is Verdict.OK or not self._comes_back(turn, ended, due):
             if self._scouting:
-                self._learn(verdict)
+                self._learn(ended.outcome)
             return Final(ok=verdict is Verdict.OK, attempts=attempts)
-        again = replace(turn, attempts=attempts, rounds=turn.rounds + 1)
-        heappush(self._later, (due, turn.index, again))
+        heappush(self._later, (due, turn.index, replace(turn, rounds=turn.rounds + 1)))
         return Later(due)
 
     def stop_reason(self) -> Verdict | None:
@@ -121,16 +131,27 @@ class Schedule:
         self._drained = index is None
         return index
 
-    def _learn(self, verdict: Verdict) -> None:
-        """A scout that is over speaks for the run, unless it met what every other scout met, too."""
+    def _learn(self, outcome: Outcome) -> None:
+        """A scout that is over speaks for the run, unless it met what every other scout met, too.
+
+        One that got no answer in HTTP has nothing to say, and another goes in its stead.
+        """
+        if outcome.status is None:
+            self._scouts_out -= 1
+            return
+        verdict = outcome.verdict
         self._scouted.append(verdict)
         if verdict not in STOPPING or verdict is not self._scouted[0]:
             self._scouting = False
             self._scouted.clear()
 
-    def _comes_back(self, turn: Turn, ended: Ended, attempts: int, due: float) -> bool:
+    def _comes_back(self, turn: Turn, ended: Ended, due: float) -> bool:
         verdict = ended.outcome.verdict
-        if attempts >= ATTEMPTS or (turn.deadline_at is not None and due >= turn.deadline_at):
+        if (
+            turn.left < 1
+            or (self._once and turn.attempts)
+            or (turn.deadline_at is not None and due >= turn.deadline_at)
+        ):
             return False
         if verdict is Verdict.REJECTED:
             return True

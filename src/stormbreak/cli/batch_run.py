@@ -10,16 +10,15 @@ from msgspec.json import encode
 from msgspec.json import format as indented
 
 from stormbreak.batch.files import Files
-from stormbreak.batch.job import CONNECT_GRACE, Job, run_job
+from stormbreak.batch.job import AUTO, CONNECT_GRACE, Job, run_job
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
 from stormbreak.config import resolve_policy
-from stormbreak.core.automatic import AutomaticLimit
-from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.presets import for_batch
+from stormbreak.core.presets import OFF, for_batch
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import is_disabled
 from stormbreak.types import Verdict
 
 _PLANNED = (
@@ -36,6 +35,7 @@ _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
     Verdict.BILLING: "billing, the account has no credit or quota left",
     Verdict.NOT_FOUND: "not_found, no such model or address",
+    Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
 }
 
 
@@ -54,17 +54,17 @@ class _Seconds(click.ParamType[float]):
         return seconds
 
 
-class _Concurrency(click.ParamType[FixedLimit | AutomaticLimit]):
+class _Concurrency(click.ParamType[int | str]):
     name = "N|auto"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> FixedLimit | AutomaticLimit:
-        if value == "auto":
-            return AutomaticLimit()
+    ) -> int | str:
+        if str(value) == AUTO:
+            return AUTO
         if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"must be auto or a positive whole number, got {value!r}", param, ctx)
-        return FixedLimit(in_flight=int(value))
+            self.fail(f"must be {AUTO} or a positive whole number, got {value!r}", param, ctx)
+        return int(value)
 
 
 def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
@@ -121,17 +121,16 @@ for _flag in reversed(_PLANNED):
 def _job(
     *,
     policy: str,
-    concurrency: FixedLimit | AutomaticLimit | None,
     timeout: float | None,
     idle_timeout: float | None,
     deadline: float | None,
     **rest: Any,
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
-    chosen = for_batch(resolve_policy(policy))
+    named = resolve_policy(policy)
+    chosen = for_batch(OFF if is_disabled() else named)
     chosen = replace(
         chosen,
-        limit=concurrency or chosen.limit,
         attempt_timeout=timeout or chosen.attempt_timeout,
         idle_timeout=idle_timeout or chosen.idle_timeout,
         deadline=deadline or chosen.deadline,

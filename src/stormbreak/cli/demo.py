@@ -34,7 +34,9 @@ def command(directory: Path, seed: int, svg: Path | None) -> int:
     assert scenario.crowd is not None
     spike = (scenario.crowd.steps[0].at, scenario.crowd.steps[-1].at)
     documents, output = prepare(directory)
-    console = Console(record=svg is not None, width=PICTURE_WIDTH if svg else None)
+    console = Console()
+    if svg is not None:
+        console = Console(record=True, width=PICTURE_WIDTH, color_system="truecolor")
     screen = Screen(console)
     screen.open(spike=spike, speed=scenario.speed)
     with provider(SCENARIO, seed=seed) as stage:

@@ -14,8 +14,8 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
+        "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy, simulated."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
-        "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy."),
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
     }
 )

@@ -14,6 +14,7 @@ from stormbreak.config.schema import reader
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import holds_token, is_familiar, looks_like_key
 
 LARGEST = 1024 * 1024  # bytes
 
@@ -43,7 +44,15 @@ def resolve_policy(name_or_path: str) -> Policy:
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     looks_like_a_file = "/" in name_or_path or name_or_path.endswith(".toml")
-    if looks_like_a_file or os.path.exists(name_or_path):  # noqa: PTH110 - Path raises for odd names
+    exists = os.path.exists(name_or_path)  # noqa: PTH110 - Path raises for odd names
+    is_key = (
+        is_familiar if looks_like_a_file else looks_like_key
+    )  # a path may well look like a token
+    if not exists and is_key(name_or_path):
+        raise ConfigurationError(
+            "the policy looks like a key, not like the name of a preset or a file"
+        )
+    if looks_like_a_file or exists:
         return load_policy(name_or_path)
     name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
     raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
@@ -71,7 +80,7 @@ def _parsed(text: str) -> Table:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        reason = "a key that looks like a secret" if leaks.holds_token(str(error)) else error
+        reason = "a key that looks like a secret" if holds_token(str(error)) else error
         raise ConfigurationError(f"broken TOML: {reason}") from None
     except ValueError:  # Python refuses to read an integer of thousands of digits
         raise ConfigurationError("a number in it is too long") from None

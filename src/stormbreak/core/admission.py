@@ -8,6 +8,9 @@ Within a priority the oldest is served first. Interactive calls are served newes
 limit binds and a queue stands: then there are more calls than can be served, and those that have waited long
 would only be served too late. Not so under a send rate, where oldest first answers more.
 
+Priorities are strict: under a permanent overload of more urgent calls the less urgent ones are not served at
+all. Fair shares come with the limits.
+
 Who pumps: whatever changes a gate (a settled permit) pumps in the same step. When only time can open the
 gates, one ticket keeps time for the whole queue: its owner looks again at `wake_at`. If it leaves, another
 takes over.

@@ -13,8 +13,9 @@ States and what moves them::
 
 `ready_at` looks and changes nothing; only `take` moves open to half-open. Each state has an epoch, and each
 token carries the epoch that gave it: a result that comes late, from an earlier state, moves nothing.
-A probe holds its place for at most its lease; when that is over the place is given to another call and the
-late result no longer counts, so a probe that hangs cannot hold the circuit.
+A probe holds its place for at most its lease; when that is over another call may have the place, so a probe
+that hangs cannot hold the circuit. Its own result still counts, however late, while the state that sent it
+lasts: otherwise a target slower than the lease, and well, would never be let back in.
 """
 
 from collections.abc import Mapping
@@ -34,8 +35,8 @@ class BreakerPolicy:
     """When to open, how long to stay open, and what it takes to close again.
 
     `open_for` seconds are moved by chance by up to +-`jitter` of themselves. Half-open sends at most
-    `probes`, `at_once` at the same time, each for at most `lease` seconds; `close_at` is the share of them
-    that must succeed.
+    `probes`, `at_once` at the same time; one unanswered for `lease` seconds makes room for another. `close_at`
+    is the share of them that must succeed.
     """
 
     trip: TripRule = field(default_factory=FailureRate)
@@ -139,8 +140,9 @@ class Breaker:
         """Count the outcome, unless it belongs to an earlier state."""
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if isinstance(token, _Probe):
-            if token.epoch == self._epoch and token in self._probes:
-                self._probes.remove(token)
+            if token.epoch == self._epoch:
+                if token in self._probes:  # else its lease is over, and its place given away
+                    self._probes.remove(token)
                 self._settle_probe(tally, now, uniform)
         elif (
             token == self._epoch

@@ -16,6 +16,11 @@ A retry is free where something else already sees to it:
 
 Everything else, timeouts first, is paid. A process that knows nothing pays: thousands of small ones, each sure
 that its own retry does no harm, are what keeps an overload alive.
+
+A row is of failures that may be retried. Timeouts count in it although they are never free themselves: they
+are the strongest sign of an overload, and if one ended the row, errors between timeouts would be free for ever.
+Final verdicts (a wrong request, a wrong key) neither lengthen a row nor end it: they say nothing about how the
+target bears its load.
 """
 
 from dataclasses import dataclass
@@ -24,7 +29,7 @@ from typing import NamedTuple
 
 from stormbreak.core.checks import require
 from stormbreak.core.window import TimeWindow
-from stormbreak.types import Outcome, Treatment, Verdict
+from stormbreak.types import TREATMENTS, Outcome, Treatment, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +91,10 @@ class Budget:
             return
         failed = outcome.verdict is not Verdict.OK
         self._recent.add(now, failed=failed)
-        self._in_a_row = self._in_a_row + 1 if failed else 0
+        if not failed:
+            self._in_a_row = 0
+        elif TREATMENTS[outcome.verdict].retry:
+            self._in_a_row += 1
 
     def is_free(
         self, outcome: Outcome, treatment: Treatment, now: float, load: Load = UNKNOWN

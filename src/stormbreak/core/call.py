@@ -32,12 +32,13 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
         if outcome.rejection is not None:
             return _rejected(trail, outcome.rejection, failure, now)
         failure = outcome
+        trail.unconnected += outcome.verdict is Verdict.CONNECT_FAILED
         decision = decide(
             engine.policy.retry,
             engine.treatments[outcome.verdict],
             outcome,
             attempt=trail.attempts,
-            left=_time_left(call, trail, now),
+            left=_time_left(trail, now),
             budget=engine.budget,
             load=lane.load(now),
             now=now,
@@ -70,6 +71,8 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
                 outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)
                 return outcome, now, uniform
         trail.attempts += 1
+        if call.span is not None:
+            call = trail.call = call._replace(deadline_at=now + call.span, span=None)
         timeout = _attempt_timeout(engine, call, now)
         if engine.listeners:
             trail.note(Sent(now, call.number, call.target, trail.attempts))
@@ -138,10 +141,12 @@ def _expires_at(call: Call, trail: Trail, now: float) -> float:
     return min(deadline_at, now + patience)
 
 
-def _time_left(call: Call, trail: Trail, now: float) -> TimeLeft:
+def _time_left(trail: Trail, now: float) -> TimeLeft:
+    call = trail.call
     return TimeLeft(
         deadline=inf if call.deadline_at is None else call.deadline_at - now,
         patience=inf if call.patience is None else call.patience - trail.waited,
+        attempts=inf if call.most is None else call.most - trail.attempts,
     )
 
 

@@ -9,6 +9,9 @@ back in one instant. One answer cannot speak for the target when others contradi
 no earlier than the one that was told to wait, and was served, lifts the cooldown. The call that was told
 still waits (its retry obeys by itself). Without this, a provider that turns away three in ten at random
 would be approached by one call at a time.
+
+Nor can one answer close the target for longer than `longest`: the call that was told ends with its own time,
+the others come back then, a few at first, and are told again if it was meant.
 """
 
 from collections.abc import Mapping
@@ -36,10 +39,13 @@ class OnCooldown(Protocol):
 class Cooldown:
     """The gate that keeps calls away until a named time. The token is the time an attempt left."""
 
-    __slots__ = ("_on_change", "_told_at", "_treatments", "until")
+    __slots__ = ("_longest", "_on_change", "_told_at", "_treatments", "until")
     name = "cooldown"
 
-    def __init__(self, treatments: Mapping[Verdict, Treatment], on_change: OnCooldown) -> None:
+    def __init__(
+        self, treatments: Mapping[Verdict, Treatment], on_change: OnCooldown, *, longest: float
+    ) -> None:
+        self._longest = longest
         self._treatments = treatments
         self._on_change = on_change
         self._told_at = OPEN  # when the attempt left that was told to wait
@@ -56,17 +62,23 @@ class Cooldown:
     def settle(self, token: float, outcome: Outcome, now: float, uniform: float) -> None:
         """Start, extend or lift the cooldown."""
         if outcome.verdict is Verdict.OK:
-            if self.until > now and token >= self._told_at:
-                self.until = OPEN
-                self._on_change(now=now, until=None)
+            if token >= self._told_at:
+                self.lift(now)
             return
         wait = outcome.retry_after
         if not wait or not self._treatments[outcome.verdict].cools:
             return
         self._told_at = max(self._told_at, token)
+        wait = min(wait, self._longest)
         if self.until < now + wait:
             self.until = now + wait * (1 + SPREAD * uniform)
             self._on_change(now=now, until=self.until)
+
+    def lift(self, now: float) -> None:
+        """End the cooldown, if there is one."""
+        if self.until > now:
+            self.until = OPEN
+            self._on_change(now=now, until=None)
 
 
 class Pace:

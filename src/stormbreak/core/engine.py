@@ -52,7 +52,9 @@ class Lane:
         self.openings = 0  # how often the circuit opened
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
-        self.cooldown = Cooldown(engine.treatments, self._on_cooldown)
+        self.cooldown = Cooldown(
+            engine.treatments, self._on_cooldown, longest=policy.retry.longest_wait
+        )
         self.slots: Concurrency | AutomaticConcurrency = (
             AutomaticConcurrency(policy.limit, paused=lambda now: self.cooldown.until > now)
             if isinstance(policy.limit, AutomaticLimit)
@@ -118,10 +120,13 @@ class Lane:
             self.breaker.isolate(now)
 
     def reset(self, now: float) -> None:
-        """Close the circuit by hand; whoever waited for it leaves."""
+        """Close the circuit and lift cooldown and pace, by hand; whoever waited for them leaves."""
         if self.breaker is not None:
             self.breaker.reset(now)
-            self.admission.pump(now)
+        self.cooldown.lift(now)
+        self.pace.stop()
+        self._closing_until = OPEN
+        self.admission.pump(now)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """What stands where, in plain values; times are seconds from `now`."""

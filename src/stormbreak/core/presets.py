@@ -16,6 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
 from stormbreak.types import Priority, Verdict
 
 INTERACTIVE = Policy()
@@ -76,6 +77,12 @@ def for_batch(policy: Policy) -> Policy:
     return replace(policy, fail_fast=False, patience=None, attempt_timeout=timeout)
 
 
+def is_off(policy: Policy) -> bool:
+    """Whether this is `off`, perhaps with bounds of time and a limit that somebody named beside it."""
+    bare = replace(policy, deadline=None, attempt_timeout=None, idle_timeout=None, limit=OFF.limit)
+    return bare == OFF
+
+
 def preset(name: str) -> Policy:
     """The policy called `name`.
 
@@ -86,4 +93,6 @@ def preset(name: str) -> Policy:
         return PRESETS[name]
     except KeyError:
         known = ", ".join(PRESETS)
-        raise ConfigurationError(f"no preset is called {name!r}; there are: {known}") from None
+        raise ConfigurationError(
+            f"no preset is called {quoted(name)}; there are: {known}"
+        ) from None

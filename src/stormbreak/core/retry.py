@@ -21,8 +21,9 @@ class RetryPolicy:
     """At most `attempts` sends, the first included.
 
     `min_useful` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
-    `longest_wait` ends the call, which then says when to come back; one of t seconds becomes anything within
-    [t, (1 + spread) t]. After a status in `one_step_longer` the backoff is that of one retry more.
+    `longest_wait` ends the call, which then says when to come back; other calls to that target are kept away
+    for no more than `longest_wait`. A named time of t seconds becomes anything within [t, (1 + spread) t].
+    After a status in `one_step_longer` the backoff is that of one retry more.
     """
 
     attempts: int = 6
@@ -54,10 +55,11 @@ class Stop(NamedTuple):
 
 
 class TimeLeft(NamedTuple):
-    """What is left of a call's time, in seconds; inf where it is unbounded."""
+    """What is left to a call: seconds of its time, and attempts; inf where it is unbounded."""
 
     deadline: float = inf
     patience: float = inf
+    attempts: float = inf
 
 
 def decide(  # noqa: PLR0913 - keywords are cheap to read
@@ -81,7 +83,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     gates = (
         ("verdict", treatment.retry),
         ("committed", not outcome.committed),
-        ("attempts", attempt < policy.attempts),
+        ("attempts", attempt < policy.attempts and left.attempts >= 1),
         ("deadline", delay + policy.min_useful <= left.deadline),
         ("patience", delay < left.patience),
         ("longest_wait", (outcome.retry_after or 0.0) <= policy.longest_wait),

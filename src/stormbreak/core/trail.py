@@ -17,13 +17,16 @@ class Trail:
     A call that succeeds at once leaves no events unless somebody listens.
     """
 
-    __slots__ = ("_engine", "_history", "attempts", "call", "delay", "queued", "waited")
+    __slots__ = (
+        "_engine", "_history", "attempts", "call", "delay", "queued", "unconnected", "waited",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, call: Call) -> None:
         self._engine = engine
         self._history: deque[Event] | None = None
         self.call = call
         self.attempts = 0
+        self.unconnected = 0
         self.waited = 0.0
         self.queued = 0.0
         self.delay = 0.0
@@ -54,5 +57,13 @@ class Trail:
             )
         history = tuple(self._history) if self._history else ()
         return Ended(
-            outcome, self.attempts, self.waited, stopped, retry_at, history, queued=self.queued
+            outcome,
+            self.attempts,
+            self.waited,
+            stopped,
+            retry_at,
+            history,
+            queued=self.queued,
+            deadline_at=self.call.deadline_at,
+            unconnected=self.unconnected,
         )

@@ -131,7 +131,9 @@ def save_picture(console: Console, path: Path) -> None:
     """Save what `console` has printed as SVG, in fonts that every machine has."""
     svg = console.export_svg(title="stormbreak demo")
     own_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
-    path.write_text(own_fonts.replace("Fira Code", "DejaVu Sans Mono"), encoding="utf-8")
+    own_fonts = own_fonts.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+    indented = own_fonts.replace("<text ", '<text xml:space="preserve" ')
+    path.write_text(indented, encoding="utf-8")
 
 
 def _strip(name: str, result: Result, until: float, *, coloured: bool) -> Text:

@@ -17,6 +17,10 @@ from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 
+LOOK_AGAIN = 5.0
+"""Who waits in a queue looks again within one to two times so many seconds, unasked: the one that keeps the time
+for all may be on a loop that is busy, or was closed without a word."""
+
 _CANCELLED = asyncio.CancelledError
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 _DRAINED = Ended(
@@ -93,9 +97,11 @@ class AsyncioDriver:
         waker = _Waker(self._stepper, flow, loop, future)
         if ticket is not None and not self._stepper.arm(ticket, waker):
             return True
-        timer = None
-        if command.until != float("inf"):
-            timer = loop.call_later(command.until - self.clock(), _resolve, future)
+        timer, seconds = None, command.until - self.clock()
+        if ticket is not None:  # not all at one moment: that would be a hiccup of the loop
+            seconds = min(seconds, LOOK_AGAIN * (1 + ticket.call.number % 64 / 64))
+        if seconds != float("inf"):
+            timer = loop.call_later(seconds, _resolve, future)
         self._waits.add(future)
         try:
             await future

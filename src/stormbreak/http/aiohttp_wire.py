@@ -14,11 +14,10 @@ from weakref import WeakKeyDictionary
 import aiohttp
 
 from stormbreak.http.trouble import outcome_of
-from stormbreak.http.wire import BODY_LIMIT, HttpRequest, Sink, WireResult
+from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
-CONNECT_TIMEOUT = 10.0  # seconds
 KEEP_ALIVE = 60.0  # seconds
 
 
@@ -53,7 +52,10 @@ class AiohttpWire:
                 proxy=self._proxy,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_TIMEOUT, sock_read=request.idle_timeout
+                    total=None,
+                    sock_connect=request.connect_timeout,
+                    sock_read=request.idle_timeout,
+                    ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
                 ),
             )
             headers = {name.lower(): value for name, value in response.headers.items()}

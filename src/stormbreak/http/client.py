@@ -15,14 +15,14 @@ import msgspec
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
-from stormbreak.core.presets import OFF, preset
+from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
-from stormbreak.http.exchange import Asked, Received, attempt
+from stormbreak.http.exchange import Asked, Received, attempt, cut_short
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
-from stormbreak.llm.reading import shape_of
+from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
 
 _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
@@ -53,7 +53,7 @@ class AsyncClient:
         allow_http: bool = False,
     ) -> None:
         chosen = preset(policy) if isinstance(policy, str) else policy
-        self.policy = OFF if is_disabled() else chosen
+        self.policy = OFF if is_disabled() and not is_off(chosen) else chosen
         self.engine = Engine(self.policy)
         self._endpoint = find_endpoint(
             provider,
@@ -112,9 +112,13 @@ class AsyncClient:
         *,
         priority: Priority | None = None,
         deadline: float | None = None,
+        queue_is_free: bool = False,
+        attempts: int | None = None,
         idempotency_key: str | None = None,
     ) -> Ended:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
+
+        `attempts` are the most that are made, where the policy allows more. With `queue_is_free` the seconds to the deadline count from when the first attempt leaves.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
         Every attempt carries the same `idempotency_key`, by default one of this call's own.
@@ -124,26 +128,36 @@ class AsyncClient:
         """
         origin, policy = self._endpoint.origin, self.policy
         wants = _wants(body)
+        shape = shape_of(endpoint)
         asked = Asked(
             origin.url_of(endpoint),
             body,
-            shape_of(endpoint),
+            shape,
             bool(wants.stream),
             wants.n or 1,
             idempotency_key or secrets.token_hex(16),
+            _inputs(body) if shape is Shape.EMBEDDINGS else None,
         )
 
-        async def send(_: Send) -> Outcome:
-            return await attempt(self._wire, origin, asked, idle_timeout=policy.idle_timeout)
+        async def send(command: Send) -> Outcome:
+            timeout = command.timeout
+            outcome = await attempt(
+                self._wire, origin, asked, idle_timeout=policy.idle_timeout, within=timeout
+            )
+            if cut_short(outcome, timeout, policy.attempt_timeout):
+                return outcome._replace(own_deadline=True)
+            return outcome
 
         span = policy.deadline if deadline is None else deadline
         call = Call(
             self.engine.number(),
             self.target(wants.model),
-            None if span is None else time.monotonic() + span,
+            None if span is None or queue_is_free else time.monotonic() + span,
             policy.patience,
             policy.priority if priority is None else priority,
             policy.fail_fast,
+            span if queue_is_free else None,
+            attempts,
         )
         return await self._driver.run(call, send)
 
@@ -212,6 +226,27 @@ def _wants(body: bytes) -> _Wants:
         wrong = "it is no JSON object"
     # Raised out here, since a UnicodeError would carry the whole body along.
     raise ConfigurationError(f"the body cannot be sent: {wrong}")
+
+
+class _Embedded(msgspec.Struct):
+    input: str | list[msgspec.Raw]
+
+
+_EMBEDDED = msgspec.json.Decoder(_Embedded)
+
+
+def _inputs(body: bytes) -> int | None:
+    """Count what is to be embedded: a text, its tokens, or a list of either; None if it is no such thing."""
+    try:
+        given = _EMBEDDED.decode(body).input
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    if isinstance(given, str):
+        return 1
+    first = bytes(given[0])[:1] if given else b""
+    if first in {b'"', b"["}:
+        return len(given)
+    return 1 if first.isdigit() else None
 
 
 def _encoded(payload: Mapping[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_
 """
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +15,11 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
+from stormbreak.keylike import holds_token, is_familiar
 from stormbreak.llm.presets import PRESETS, Preset, preset
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # a name, however long, digits and all
 
 
 class Endpoint(NamedTuple):
@@ -64,9 +69,7 @@ def _key(
     known: Preset | None, base_url: str, named: str | None, environ: Mapping[str, str]
 ) -> str | None:
     if named is not None:
-        if not environ.get(named):
-            raise ConfigurationError(f"no API key: the environment variable {named} is not set")
-        return environ[named]
+        return _value_of(named, environ)
     candidates: list[str] = []
     if known is not None and known.key_env and same_origin(base_url, known.base_url):
         candidates.append(known.key_env)
@@ -76,6 +79,22 @@ def _key(
     if _is_that_of(environ.get("OPENAI_BASE_URL"), base_url) or same_origin(base_url, openai):
         candidates.append("OPENAI_API_KEY")
     return next((environ[name] for name in candidates if environ.get(name)), None)
+
+
+def _value_of(named: str, environ: Mapping[str, str]) -> str:
+    """The variable of that name; whoever gave the key itself instead does not find it in an error."""
+    is_name = _VARIABLE.fullmatch(named) is not None
+    if is_name and environ.get(named):
+        return environ[named]
+    if is_familiar(named) or (holds_token(named) and not _CONSTANT.fullmatch(named)):
+        raise ConfigurationError(
+            "api_key_env looks like a key, not like the name of a variable: put the key into a variable"
+        )
+    if not is_name:
+        raise ConfigurationError(
+            "api_key_env must be the name of a variable: letters, digits and _, no digit first"
+        )
+    raise ConfigurationError(f"no API key: the environment variable {named} is not set")
 
 
 def _is_that_of(other: str | None, base_url: str) -> bool:

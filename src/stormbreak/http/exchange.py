@@ -2,19 +2,23 @@
 
 from typing import NamedTuple
 
+from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import HttpRequest, Sink, Wire
+from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Sink, Wire
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
 
 USER_AGENT = "stormbreak"
-_SECRET = 8  # characters; anything shorter than that keeps no secret
+CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
 
 class Asked(NamedTuple):
-    """What is to be sent: where, a JSON object as bytes, and what its answer should look like."""
+    """What is to be sent: where, a JSON object as bytes, and what its answer should look like.
+
+    `choices` were asked for, or embeddings of so many `inputs` (None: that is not known).
+    """
 
     url: str
     body: bytes
@@ -22,6 +26,7 @@ class Asked(NamedTuple):
     streamed: bool
     choices: int
     idempotency_key: str
+    inputs: int | None = None
 
     def __repr__(self) -> str:
         return f"Asked({self.url!r}, {len(self.body)} bytes)"
@@ -52,26 +57,56 @@ class _Stream:
             headers=head.headers,
             received_at=head.received_at,
             choices=self._asked.choices,
+            inputs=self._asked.inputs,
         )
         return self.assembler.feed
 
 
 async def attempt(
-    wire: Wire, origin: Origin, asked: Asked, *, idle_timeout: float | None
+    wire: Wire,
+    origin: Origin,
+    asked: Asked,
+    *,
+    idle_timeout: float | None,
+    within: float | None = None,
 ) -> Outcome:
-    """Send once and say what came of it; the outcome's value is what was `Received`, if anything was."""
+    """Send once and say what came of it; the outcome's value is what was `Received`, if anything was.
+
+    Somebody else ends the attempt `within` so many seconds; what has no connection shortly before has failed
+    to connect, and nothing can have been processed.
+    """
     stream = _Stream(asked) if asked.streamed else None
     headers = _headers(origin, asked)
     result = await wire.exchange(
-        HttpRequest(asked.url, headers, asked.body, idle_timeout, stream.open if stream else None)
+        HttpRequest(
+            asked.url,
+            headers,
+            asked.body,
+            idle_timeout,
+            stream.open if stream else None,
+            CONNECT_TIMEOUT if within is None else min(CONNECT_TIMEOUT, CONNECT_SHARE * within),
+        )
     )
     if isinstance(result, Outcome):
         return result
     if stream is not None and stream.assembler is not None:
         reading, body = stream.assembler.end()
     else:
-        reading, body = read_answer(result, asked.shape), result.body
-    return _outcome(result, _without_echoes(reading, origin.api_key, asked.body), body)
+        body = result.body
+        reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
+    reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
+    return _outcome(result, reading, body)
+
+
+def cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -> bool:
+    """Whether there was no connection within `timeout`, which is less than the `usual` time to connect."""
+    return (
+        outcome.verdict is Verdict.CONNECT_FAILED
+        and isinstance(outcome.error, TimeoutError)
+        and timeout is not None
+        and CONNECT_SHARE * timeout < CONNECT_TIMEOUT
+        and (usual is None or timeout < usual)
+    )
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
@@ -84,26 +119,6 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     if origin.api_key is not None:
         headers["Authorization"] = f"Bearer {origin.api_key}"
     return headers
-
-
-def _without_echoes(reading: Reading, api_key: str | None, body: bytes) -> Reading:
-    """Drop identifiers that repeat the key, or a word of the request: they reach logs and errors."""
-    key = "" if api_key is None or len(api_key) < _SECRET else api_key.lower()
-
-    def safe(said: str | None) -> str | None:
-        echoes = said is not None and (said.encode() in body or _echoes(said, key))
-        return None if echoes else said
-
-    detail = "redirected" if _echoes(reading.detail or "", key) else reading.detail
-    return reading._replace(
-        code=safe(reading.code), request_id=safe(reading.request_id), detail=detail
-    )
-
-
-def _echoes(said: str, key: str) -> bool:
-    """Whether `said` repeats the key, or a good part of it."""
-    said = said.lower()
-    return bool(key) and (key in said or (len(said) >= _SECRET and said in key))
 
 
 def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:

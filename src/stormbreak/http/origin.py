@@ -12,12 +12,15 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import holds_token, is_familiar
 
 _SALT = secrets.token_bytes(16)  # digests tell keys of one process apart, and say nothing elsewhere
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
 _PATH = re.compile(r"[\w.~:@-]+(/[\w.~:@-]+)*/?", re.ASCII)  # no "%": it can spell ".." and "/"
 _QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
+_HIDDEN = "what looks like a key"
+_LONGEST_SCHEME = 12
 _KEY_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey"})
 
 
@@ -70,13 +73,11 @@ def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -
     parts = _split(base_url)
     host, port = parts.hostname, parts.port
     if parts.scheme not in ("http", "https") or not host:
-        raise ConfigurationError(
-            f"base_url must look like https://host/v1, got {_shown(parts.scheme, host)}"
-        )
+        raise ConfigurationError(f"base_url must look like https://host/v1, got {_shown(parts)}")
     if "@" in parts.netloc:
-        raise ConfigurationError(f"base_url must hold no user or password (host {host!r})")
+        raise ConfigurationError(f"base_url must hold no user or password (host {_host_in(parts)})")
     if not _HOST.fullmatch(host):
-        raise ConfigurationError(f"base_url names no possible host: {host!r}")
+        raise ConfigurationError(f"base_url names no possible host: {_host_in(parts)}")
     if api_key is not None:
         _check_key(api_key)
         if parts.scheme == "http" and not is_loopback(host) and not allow_http:
@@ -126,5 +127,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _shown(scheme: str, host: str | None) -> str:
-    return f"scheme {scheme!r} and host {host!r}"
+def _shown(parts: SplitResult) -> str:
+    """Scheme and host, for an error; a scheme that is too long for one may be a key before a colon."""
+    scheme = repr(parts.scheme) if len(parts.scheme) <= _LONGEST_SCHEME else _HIDDEN
+    return f"scheme {scheme} and host {_host_in(parts)}"
+
+
+def _host_in(parts: SplitResult) -> str:
+    """The host in quotes. Whole names often look like a token, so of those only a familiar key is hidden."""
+    host = parts.netloc.rpartition("@")[2]  # as it was written, for a key has capitals
+    hidden = is_familiar(host) or ("." not in host and holds_token(host))
+    return _HIDDEN if hidden else repr(parts.hostname)

@@ -58,7 +58,9 @@ def _connect_detail(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> OSError | None:
-    """What the operating system or TLS said; None where it said nothing."""
+    """What the operating system, TLS or a timer said; None where they said nothing."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TimeoutError("no connection in time")
     said: BaseException = error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         said = error.certificate_error

@@ -11,6 +11,7 @@ from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome
 
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
+CONNECT_TIMEOUT = 10.0  # seconds
 
 
 Sink: TypeAlias = Callable[[bytes], None]
@@ -29,6 +30,7 @@ class HttpRequest(NamedTuple):
     body: bytes
     idle_timeout: float | None = None
     open_sink: OpenSink | None = None
+    connect_timeout: float = CONNECT_TIMEOUT
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.url!r}, {len(self.body)} bytes)"

@@ -1,17 +1,16 @@
 """A chat completion, put together from the chunks of its stream.
 
-Chunks carry deltas: text is appended, tool calls are appended by their index, token probabilities are
-appended, anything else is replaced by what comes later. What comes out has the form of the answer that the
-same call would have got unstreamed; fields that nobody knows here pass through.
+Chunks carry deltas, which are joined as `pieces` says; tool calls are joined by their index. What stands
+beside the delta of a choice is no delta: there, text replaces the text before. What comes out has the form
+of the answer that the same call would have got unstreamed; fields that nobody knows here pass through.
+Around the choices, the first real value wins: some streams begin with a chunk that knows nothing yet.
 """
 
 from typing import Any
 
+from stormbreak.llm.pieces import MalformedChunkError, Pieces
+
 _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
-
-
-class MalformedChunkError(ValueError):
-    """A chunk is valid JSON, but no chunk of a chat completion."""
 
 
 class ChatAssembly:
@@ -25,10 +24,8 @@ class ChatAssembly:
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
-        for name, value in chunk.items():
-            if name not in _OWN and self._top.get(name) is None:
-                self._top[name] = value
-        self._usage = chunk.get("usage") or self._usage
+        _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
+        self._usage = chunk.get("usage") or _usage_of_groq(chunk) or self._usage
         for part in map(_object, _list(chunk.get("choices"))):
             choice = self._choices.setdefault(_index(part.get("index", 0)), _Choice())
             self.has_output |= choice.add(part)
@@ -48,53 +45,21 @@ class ChatAssembly:
         return whole | {"usage": self._usage} if self._usage else whole
 
 
-class _Pieces:
-    """An object that comes in pieces: text and lists grow, the rest is replaced."""
-
-    def __init__(self, *fixed: str) -> None:
-        self._fixed = frozenset(fixed)
-        self._fields: dict[str, Any] = {}
-        self._texts: dict[str, list[str]] = {}
-
-    def add(self, delta: dict[str, Any]) -> bool:
-        """Take a delta and tell whether anything grew; raise MalformedChunkError if text meets no text."""
-        grew = False
-        for name, value in delta.items():
-            so_far = self._fields.setdefault(name, None)
-            is_text = isinstance(value, str) and name not in self._fixed
-            if value is not None and (so_far is not None if is_text else name in self._texts):
-                raise MalformedChunkError
-            if is_text:
-                self._texts.setdefault(name, []).append(value)
-                grew |= bool(value)
-            elif isinstance(value, list) and isinstance(so_far, list):
-                so_far.extend(value)
-                grew |= bool(value)
-            elif value or so_far is None:
-                self._fields[name] = value
-                grew |= bool(value) and name not in self._fixed
-        return grew
-
-    def result(self) -> dict[str, Any]:
-        return self._fields | {name: "".join(parts) for name, parts in self._texts.items()}
-
-
 class _ToolCall:
     """One tool call, whose arguments come in pieces."""
 
     def __init__(self, index: int, name: object) -> None:
         self.index = index
         self.id = name
-        self._call = _Pieces("id", "type")
-        self._function = _Pieces("name")
+        self._pieces = Pieces()
 
     def add(self, delta: dict[str, Any]) -> None:
         self.id = self.id or delta.get("id")
-        self._function.add(_object(delta.get("function") or {}))
-        self._call.add({k: v for k, v in delta.items() if k not in {"index", "function"}})
+        _object(delta.get("function") or {})
+        self._pieces.add({name: piece for name, piece in delta.items() if name != "index"})
 
     def result(self) -> dict[str, Any]:
-        return self._call.result() | {"function": self._function.result()}
+        return self._pieces.result()
 
 
 class _ToolCalls:
@@ -128,10 +93,10 @@ class _Choice:
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self._message = _Pieces("role")
+        self._message = Pieces()
         self._calls = _ToolCalls()
-        self._logprobs = _Pieces()
-        self._rest: dict[str, Any] = {}
+        self._logprobs = Pieces()
+        self._rest = Pieces(joins=False)
 
     def add(self, part: dict[str, Any]) -> bool:
         """Take this choice's part of a chunk and tell whether it brought output."""
@@ -139,7 +104,7 @@ class _Choice:
         delta = dict(_object(rest.pop("delta", None) or {}))
         self.finish_reason = _reason(rest.pop("finish_reason", None)) or self.finish_reason
         self._logprobs.add(_object(rest.pop("logprobs", None) or {}))
-        self._rest |= {name: value for name, value in rest.items() if value is not None}
+        self._rest.add({name: value for name, value in rest.items() if value is not None})
         called = self._calls.add(_list(delta.pop("tool_calls", None)))
         return self._message.add(delta) or called
 
@@ -147,11 +112,28 @@ class _Choice:
         message = {"role": "assistant", "content": None}
         return {
             "index": index,
-            **self._rest,
+            **self._rest.result(),
             "message": message | self._message.result() | self._calls.result(),
             "logprobs": self._logprobs.result() or None,
             "finish_reason": self.finish_reason,
         }
+
+
+def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add what is not there yet: the first real value wins; "", 0 and the like are none."""
+    for name, value in more.items():
+        so_far = whole.get(name)
+        if isinstance(value, dict) and (isinstance(so_far, dict) or not so_far):
+            whole[name] = dict(so_far or {})
+            _fill(whole[name], value)
+        elif not so_far and (value or name not in whole):
+            whole[name] = value
+
+
+def _usage_of_groq(chunk: dict[str, Any]) -> Any:
+    """Groq's own place for it, in the last chunk."""
+    own = chunk.get("x_groq")
+    return own.get("usage") if isinstance(own, dict) else None
 
 
 def _reason(value: object) -> str | None:

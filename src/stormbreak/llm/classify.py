@@ -35,11 +35,21 @@ _HOST = re.compile(
 )
 
 
-def read_answer(answer: HttpAnswer, shape: Shape) -> Reading:
-    """Tell what an answer means. OK is only a complete and well-formed answer of that shape."""
+def read_answer(
+    answer: HttpAnswer, shape: Shape, *, choices: int = 1, inputs: int | None = None
+) -> Reading:
+    """Tell what an answer means. OK is only a complete and well-formed answer to that very call.
+
+    Args:
+        answer: what came.
+        shape: what the call asked for.
+        choices: how many choices it asked for (`n`).
+        inputs: how many inputs it gave to be embedded; None if that is not known.
+    """
     if not 200 <= answer.status <= 299:
         return read_error(answer, complaint_of(answer.body, is_error=True))
-    reading = read_body(answer.body, shape, request_id_of(answer.headers))
+    wanted = inputs if shape is Shape.EMBEDDINGS else choices
+    reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
     if reading.verdict is Verdict.OK:
         return reading
     complaint = complaint_of(answer.body, is_error=False)

@@ -51,6 +51,11 @@ def identifier(text: object) -> str | None:
     return text
 
 
+def speaks(error: object) -> bool:
+    """Whether what stands where an error may stand is one: an object of empty values says nothing."""
+    return any(error.values()) if isinstance(error, dict) else bool(error)
+
+
 def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
     """Find the error in a body; None if it holds none.
 
@@ -71,7 +76,9 @@ def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
         said = said[0]
     if not isinstance(said, dict):
         return None
-    error = said.get("error") or _in_choices(said.get("choices"))
+    error = said.get("error")
+    if not speaks(error):
+        error = _in_choices(said.get("choices"))
     if error:
         return _complaint(error)
     if is_error or said.get("object") == "error" or said.get("type") == "error":
@@ -83,7 +90,7 @@ def _in_choices(choices: object) -> Any:
     if not isinstance(choices, list):
         return None
     errors = (choice.get("error") for choice in choices if isinstance(choice, dict))
-    return next(filter(None, errors), None)
+    return next(filter(speaks, errors), None)
 
 
 def _complaint(error: object) -> Complaint:

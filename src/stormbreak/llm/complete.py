@@ -4,17 +4,22 @@ A status of 200 proves nothing: bodies come empty, cut, as HTML of a proxy, as J
 shape has one reader that decodes once, into the few fields that matter; the rest is checked for syntax only.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from stormbreak.llm.complaint import speaks
 from stormbreak.llm.halves import mended
 from stormbreak.llm.reading import Reading, Shape
 from stormbreak.llm.usage import usage_of
 from stormbreak.types import Verdict
 
+_EMBEDDING = re.compile(
+    rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]'
+)  # base64 may begin with an escaped slash
 ERROR_INSIDE = "an error in place of an answer"
 
 
@@ -47,18 +52,21 @@ class _Embeddings(_Whole):
     data: list[_Item] | None = None
 
 
-def read_body(body: bytes, shape: Shape, request_id: str | None) -> Reading:
-    """Read the body of a success: OK if it is complete, else what is wrong with it."""
+def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | None) -> Reading:
+    """Read the body of a success: OK if it is complete, else what is wrong with it.
+
+    `wanted` is how many choices or embeddings the call asked for; None if that is not known.
+    """
     try:
         if not body.isascii():
             body.decode()  # the decoder does not look into strings that it skips
-        return _READERS[shape](body, request_id)
+        return _READERS[shape](body, request_id, wanted)
     except msgspec.ValidationError:
         return _broken(f"not a {shape.value}", request_id)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         whole = mended(body)
         if whole != body:
-            return read_body(whole, shape, request_id)
+            return read_body(whole, shape, request_id, wanted)
         return _broken(_unreadable(body), request_id)
 
 
@@ -78,19 +86,18 @@ _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_whole = msgspec.json.Decoder(_Whole).decode
 
 
-def _chat(body: bytes, request_id: str | None) -> Reading:
+def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
     answer = _decode_chat(body)
     if _is_error(answer):
         return _broken(ERROR_INSIDE, request_id)
     if not answer.choices:
         return _broken("no choices", request_id)
     for choice in answer.choices:
-        if choice.error or choice.finish_reason == "error":
-            return _broken(ERROR_INSIDE, request_id)
-        if choice.message is None:
-            return _broken("no message", request_id)
-        if not choice.finish_reason:
-            return _broken("no finish_reason", request_id)
+        wrong = _wrong(choice)
+        if wrong:
+            return _broken(wrong, request_id)
+    if wanted is not None and len(answer.choices) < wanted:
+        return _broken(f"{len(answer.choices)} of {wanted} choices", request_id)
     first = answer.choices[0]
     assert first.message is not None
     content = first.message.content
@@ -103,6 +110,14 @@ def _chat(body: bytes, request_id: str | None) -> Reading:
     )
 
 
+def _wrong(choice: _Choice) -> str | None:
+    if (choice.error and speaks(choice.error)) or choice.finish_reason == "error":
+        return ERROR_INSIDE
+    if choice.message is None:
+        return "no message"
+    return None if choice.finish_reason else "no finish_reason"
+
+
 def _text_of_parts(content: object) -> str:
     """Join the text of a message that comes in parts; anything else has no text."""
     parts = content if isinstance(content, list) else []
@@ -110,7 +125,7 @@ def _text_of_parts(content: object) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _embeddings(body: bytes, request_id: str | None) -> Reading:
+def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
     answer = _decode_embeddings(body)
     if _is_error(answer):
         return _broken(ERROR_INSIDE, request_id)
@@ -118,16 +133,17 @@ def _embeddings(body: bytes, request_id: str | None) -> Reading:
         return _broken("no data", request_id)
     if not all(map(_is_embedding, answer.data)):
         return _broken("no embedding", request_id)
+    if wanted is not None and len(answer.data) != wanted:
+        return _broken(f"{len(answer.data)} of {wanted} embeddings", request_id)
     return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
 
 
 def _is_embedding(item: _Item) -> bool:
-    """Tell a list of numbers, or their base64, from everything else by its first two characters."""
-    raw = bytes(item.embedding)
-    return raw[:1] in {b"[", b'"'} and raw[1:].lstrip()[:1] not in {b"]", b'"'}
+    """Tell a list of numbers, or their base64, from everything else by how it begins."""
+    return _EMBEDDING.match(bytes(item.embedding)) is not None
 
 
-def _json(body: bytes, request_id: str | None) -> Reading:
+def _json(body: bytes, request_id: str | None, _: int | None) -> Reading:
     answer = _decode_whole(body)
     if _is_error(answer):
         return _broken(ERROR_INSIDE, request_id)
@@ -135,9 +151,10 @@ def _json(body: bytes, request_id: str | None) -> Reading:
 
 
 def _is_error(answer: _Whole) -> bool:
-    return bool(answer.error) or answer.object == "error" or answer.type == "error"
+    named = answer.object == "error" or answer.type == "error"
+    return named or bool(answer.error and speaks(answer.error))
 
 
-_READERS: Mapping[Shape, Callable[[bytes, str | None], Reading]] = MappingProxyType(
+_READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], Reading]] = MappingProxyType(
     {Shape.CHAT: _chat, Shape.EMBEDDINGS: _embeddings, Shape.JSON: _json}
 )

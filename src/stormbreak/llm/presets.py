@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
 
 
 class Preset(NamedTuple):
@@ -34,5 +35,7 @@ def preset(name: str) -> Preset:
     """Find a provider by name; raise ConfigurationError with the names that are known."""
     known = PRESETS.get(name)
     if known is None:
-        raise ConfigurationError(f"provider must be one of {', '.join(PRESETS)}; got {name!r}")
+        raise ConfigurationError(
+            f"provider must be one of {', '.join(PRESETS)}; got {quoted(name)}"
+        )
     return known

@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.assembly import ChatAssembly, MalformedChunkError
+from stormbreak.llm.assembly import ChatAssembly
 from stormbreak.llm.classify import read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint, complaint_in
 from stormbreak.llm.halves import mended
+from stormbreak.llm.pieces import MalformedChunkError
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.sse import Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
@@ -42,6 +43,7 @@ class StreamAssembler:
         headers: its headers, by lower-case name.
         received_at: when the headers came, in unix epoch seconds.
         choices: how many choices the call asked for (`n`).
+        inputs: how many inputs it gave to be embedded; None if that is not known.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class StreamAssembler:
         headers: Mapping[str, str] | None = None,
         received_at: float = 0.0,
         choices: int = 1,
+        inputs: int | None = None,
     ) -> None:
         self._shape = shape
         self._head = HttpAnswer(status, headers or {}, b"", received_at)
         self._choices = choices
+        self._inputs = inputs
         self._form = _Form.UNKNOWN if 200 <= status <= 299 else _Form.PLAIN
         self._plain = bytearray()  # a plain body, or the start of one that is not known yet
         self._size = 0
@@ -96,7 +100,7 @@ class StreamAssembler:
         """
         if self._form is not _Form.EVENTS and not self._failure:
             body = bytes(self._plain)
-            return read_answer(self._head._replace(body=body), self._shape), body
+            return self._read(body), body
         if not self.over:
             self._read_rest()
         if not self._failure and not self._chat.finished(self._choices):
@@ -166,8 +170,12 @@ class StreamAssembler:
             body = msgspec.json.encode(self._chat.result())
         except RecursionError:  # `end` may be called from deeper down than `feed` was
             return Reading(Verdict.BROKEN, detail="nested too deeply", maybe_processed=True), b""
-        reading = read_answer(self._head._replace(body=body), self._shape)
+        reading = self._read(body)
         return reading, body if reading.verdict is Verdict.OK else b""
+
+    def _read(self, body: bytes) -> Reading:
+        answer = self._head._replace(body=body)
+        return read_answer(answer, self._shape, choices=self._choices, inputs=self._inputs)
 
 
 def _decoded(data: bytes) -> Any:

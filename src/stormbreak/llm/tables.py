@@ -25,6 +25,7 @@ STATUSES: Mapping[int, Verdict] = MappingProxyType(
         402: _V.BILLING,
         403: _V.AUTH,
         404: _V.NOT_FOUND,
+        405: _V.NOT_FOUND,  # something is there, but not this API
         407: _V.AUTH,
         408: _V.TIMEOUT,
         409: _V.THROTTLED,  # a lock is held: worth a retry, and no sign of ill health
@@ -79,6 +80,16 @@ BROAD: Mapping[str, Verdict] = _by_name(
     }
 )
 """Types so wide that any status says more; they decide where an error came without a status of its own."""
+
+_NUMBER = re.compile("[45][0-9][0-9]")
+
+
+def is_known(code: str | None) -> bool:
+    """Whether a code is one of these, or the number of a status: no secret, wherever it is met."""
+    return code is not None and bool(
+        code.lower() in NAMED or code.lower() in BROAD or _NUMBER.fullmatch(code)
+    )
+
 
 PHRASES: tuple[tuple[re.Pattern[str], Verdict], ...] = tuple(
     (re.compile(phrase), verdict)

@@ -6,6 +6,9 @@ since they tell when a limit is full again, which is later than when the next ca
 
 A wait that is zero, negative, in the past or garbage is no wait: None, and the caller backs off by itself.
 Dates are compared with the answer's own `Date`, so that a clock that is wrong on either side does no harm.
+Some servers write a point in time where a span belongs (`Retry-After: 1795557602`): a bare number that makes a
+time within 30 days of now, in seconds or milliseconds, is read as one. Read as a span it would be too long to
+wait for in any case.
 """
 
 import re
@@ -16,6 +19,7 @@ from stormbreak.llm.durations import duration, number, wait
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
 _EPOCH_FROM = 30 * 86_400  # a reset of 30 days or more is a point in time, not a span
+_NEAR = 30 * 86_400  # where a span belongs, a number is a point in time only this near to now
 _EPOCH_MS_FROM = 1e11  # the year 5138 in seconds, 1973 in milliseconds
 _IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
 
@@ -41,18 +45,29 @@ def retry_after(
 
 def _named(headers: Mapping[str, str], received_at: float) -> float | None:
     for name in _MILLISECONDS:
-        span = number(headers.get(name, "").strip())
-        if span is not None and wait(span):
-            return wait(span / 1000)
+        written = number(headers.get(name, "").strip())
+        if written is not None:
+            named = wait(_span(written, 1000, _now(headers, received_at)))
+            if named is not None:
+                return named
     text = headers.get("retry-after", "").strip()
     if not text:
         return None
-    seconds = number(text)
-    if seconds is None:
-        now = _now(headers, received_at)
-        date = http_date(text, now)
-        seconds = None if date is None else date - now
-    return wait(seconds)
+    now = _now(headers, received_at)
+    written = number(text)
+    if written is not None:
+        return wait(_span(written, 1, now))
+    date = http_date(text, now)
+    return None if date is None else wait(date - now)
+
+
+def _span(written: float, per_second: int, now: float) -> float:
+    """Read a bare number as a span, or as a point in time where that is near."""
+    if written >= _EPOCH_FROM:
+        for at in (written, written / 1000):
+            if abs(at - now) <= _NEAR:
+                return at - now
+    return written / per_second
 
 
 def _now(headers: Mapping[str, str], received_at: float) -> float:

@@ -1,0 +1,97 @@
+"""What a provider repeats of a request must go no further: its key never, its text not beyond an answer.
+
+Answers may well quote a prompt; they go to the caller, and to OUTPUT. Everything else that a provider says
+(error bodies, codes, ids, hosts) ends up in failed files, logs and errors.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.reading import Reading
+from stormbreak.llm.tables import is_known
+from stormbreak.types import Verdict
+
+GONE = b"[...]"
+SECRET = 8  # characters; anything shorter than that keeps no secret
+TELLING = 12  # characters of a single word that may tell whose text it is from
+
+KEPT = (
+    64 * 2**10
+)  # bytes of a failed answer; a longer one explains nothing and takes long to look through
+
+_WORD = re.compile(rf"[\w-]{{{TELLING},}}")
+
+
+def without_echoes(
+    reading: Reading, body: bytes, *, api_key: str | None, asked: bytes
+) -> tuple[Reading, bytes]:
+    """Drop from an answer what repeats the key or, unless it is a success, the text of the request `asked`."""
+    key = "" if api_key is None or len(api_key) < SECRET else api_key
+    if key and key.encode() in body:
+        body = body.replace(key.encode(), GONE)
+        reading = reading._replace(text=reading.text.replace(key, GONE.decode()))
+    if reading.verdict is not Verdict.OK:
+        body = _without_words(body, asked)
+    return _without_identifiers(reading, key.lower(), asked), body
+
+
+def _without_identifiers(reading: Reading, key: str, asked: bytes) -> Reading:
+    """Drop ids and codes that repeat something; a code that our own tables know is no secret."""
+
+    def safe(said: str | None) -> str | None:
+        echoes = said is not None and (said.encode() in asked or _repeats(said, key))
+        return None if echoes else said
+
+    detail = "redirected" if _repeats(reading.detail or "", key) else reading.detail
+    code = reading.code if is_known(reading.code) else safe(reading.code)
+    return reading._replace(code=code, request_id=safe(reading.request_id), detail=detail)
+
+
+def _repeats(said: str, key: str) -> bool:
+    """Whether `said` repeats the key, or a good part of it."""
+    said = said.lower()
+    return bool(key) and (key in said or (len(said) >= SECRET and said in key))
+
+
+def _without_words(body: bytes, asked: bytes) -> bytes:
+    """Drop every text of the request, and every long word of one, however it is quoted."""
+    if len(body) > KEPT:
+        return b""
+    texts = set(_texts(asked))
+    words = {word for text in texts for word in _WORD.findall(text)}
+    for said in sorted(texts | words, key=len, reverse=True):
+        for form in _forms(said):
+            body = body.replace(form, GONE)
+    return body
+
+
+def _texts(asked: bytes) -> Iterator[str]:
+    """Every text of a request that is long enough to be one; its model is none."""
+    try:
+        request = msgspec.json.decode(asked)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return
+    if isinstance(request, dict):
+        request.pop("model", None)
+    waiting = [request]
+    while waiting:
+        value: Any = waiting.pop()
+        if isinstance(value, str) and len(value) >= SECRET:
+            yield value
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _forms(text: str) -> set[bytes]:
+    """`text` as it may stand in a body: as it is, in a JSON string, and in JSON that is quoted in another."""
+    once = {json.dumps(text, ensure_ascii=ascii_)[1:-1] for ascii_ in (True, False)}
+    twice = {
+        json.dumps(form, ensure_ascii=ascii_)[1:-1] for form in once for ascii_ in (True, False)
+    }
+    return {form.encode(errors="replace") for form in {text} | once | twice}
