@@ -38,6 +38,7 @@ class Returned(NamedTuple):
     status: int | None
     code: str | None
     took: float
+    detail: str | None = None  # in our words
 
 
 class RetryPlanned(NamedTuple):

@@ -72,7 +72,7 @@ FROZEN = replace(
     retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.5)),
     limit=FixedLimit(in_flight=3),
 )
-STORED = "ab496cfce79db759"
+STORED = "07b1f90deb607705"
 
 
 def test_a_listener_changes_nothing():

@@ -79,4 +79,4 @@ class Counts:
         if event.status is not None or event.verdict is Verdict.TIMEOUT:
             self._connected = True
         elif event.verdict in _REACHED_NOTHING:
-            self.trouble = event.verdict.value.replace("_", " ")
+            self.trouble = event.detail or event.verdict.value.replace("_", " ")

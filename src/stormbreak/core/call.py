@@ -123,6 +123,7 @@ def _take_note(engine: Engine, trail: Trail, outcome: Outcome, now: float, *, to
                 outcome.status,
                 outcome.code,
                 took,
+                outcome.detail,
             )
         )
 
