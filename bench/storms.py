@@ -16,6 +16,7 @@ from itertools import product
 from multiprocessing import Pool
 from pathlib import Path
 
+from stormbreak.core.presets import ADAPTIVE
 from stormbreak.provider.loader import load
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
@@ -30,7 +31,7 @@ STORMS = (
 CALMS = ("calm-burst", "sparse", "mixed-lengths")
 OURS, OURS_FIRST, OURS_WAITS = "ours", "ours, first output", "ours, fail_fast = false"
 ROWS = (OURS, OURS_FIRST, OURS_WAITS, "none", "naive", "full_jitter", "openai_sdk", "article")
-"""`ours` is the preset that the scenario names: `batch` for `gather`, else `interactive`."""
+"""`ours` is the preset that the scenario names (`batch` for `gather`, else `interactive`) with the limits of `adaptive`."""
 
 Cell = Callable[[Measures], str]
 Table = dict[str, dict[str, list[Measures]]]
@@ -74,6 +75,9 @@ def one(task: tuple[str, str, int]) -> Measures:
     began = time.perf_counter()
     storm = load(scenario)
     found = find(storm.load.preset if storm.load and row.startswith(OURS) else row)
+    if row.startswith(OURS):
+        adaptive = replace(found.policy, limit=ADAPTIVE.limit, learn_rate=ADAPTIVE.learn_rate)
+        found = replace(found, policy=adaptive)
     if row == OURS_WAITS:
         found = replace(found, policy=replace(found.policy, fail_fast=False))
     measures = simulate(storm, found, seed=seed, first_output=row == OURS_FIRST).measures

@@ -86,7 +86,7 @@ _SECONDS = _Seconds()
 @click.option(
     "--concurrency",
     type=_Concurrency(),
-    help="Attempts in flight at once: so many, or as many as the target bears.  [default: auto]",
+    help="Attempts in flight at once: so many, or as many as the target bears.",
 )
 @click.option("--timeout", type=_SECONDS, help="Seconds that one attempt may take.")
 @click.option("--idle-timeout", type=_SECONDS, help="Seconds of silence within an attempt.")

@@ -36,8 +36,8 @@ class Policy:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
-    limit: FixedLimit | AutomaticLimit = field(default_factory=AutomaticLimit)
-    learn_rate: bool = True
+    limit: FixedLimit | AutomaticLimit = field(default_factory=FixedLimit)
+    learn_rate: bool = False
     queue: QueuePolicy = field(default_factory=QueuePolicy)
 
     def __post_init__(self) -> None:

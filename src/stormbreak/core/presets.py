@@ -1,6 +1,6 @@
 """Policies by name.
 
-`interactive` is the default; `batch` waits instead of failing and has no deadline; `article` has exactly
+`interactive` is the default; `adaptive` is the same with limits that find themselves; `batch` waits instead of failing and has no deadline; `article` has exactly
 the numbers of the article that stormbreak began with, its mistakes mended; `off` sends once and holds nothing.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from stormbreak.core.admission import QueuePolicy
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import ProportionalJitter
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
@@ -26,8 +27,11 @@ BATCH = Policy(
     patience=None,
     fail_fast=False,
     priority=Priority.BATCH,
+    limit=FixedLimit(in_flight=64),
     queue=QueuePolicy(size=1_000_000),
 )
+
+ADAPTIVE = Policy(limit=AutomaticLimit(), learn_rate=True)
 
 ARTICLE = Policy(
     deadline=None,
@@ -67,7 +71,13 @@ OFF = Policy(
 )
 
 PRESETS: Mapping[str, Policy] = MappingProxyType(
-    {"interactive": INTERACTIVE, "batch": BATCH, "article": ARTICLE, "off": OFF}
+    {
+        "interactive": INTERACTIVE,
+        "batch": BATCH,
+        "article": ARTICLE,
+        "off": OFF,
+        "adaptive": ADAPTIVE,
+    }
 )
 
 
