@@ -134,3 +134,12 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
                 rate.take(now)
         rate.settle(None, outcome, now, 0.5)
         assert rate.rate_at(now) >= 0.05
+
+
+def test_forgotten_where_the_target_serves_while_it_refuses():
+    rate = spent(200, 40)
+    rate.forget()
+    assert (rate.in_force(100.0), rate.ready_at(100.0)) == (False, OPEN)
+    rate.settle(None, THROTTLED, 103.0, 0.5)
+
+    assert not rate.in_force(103.0)  # what was refused before does not count any more

@@ -5,7 +5,7 @@ accepted. It grows, and fades. A stray 429 teaches nothing.
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import OK, THROTTLED, Stage, policy
+from stage import OK, THROTTLED, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.retry import RetryPolicy
@@ -70,3 +70,15 @@ def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
 
     assert not stage.lane.is_spaced(stage.now)
     assert not any(run.queued for run in waiting)
+
+
+def test_refusals_by_chance_teach_nothing_where_the_target_is_seen_to_serve():
+    stage = scene()
+    for _ in range(60):
+        refused, served = stage.start(), stage.start()
+        refused.step(told(1.0))
+        served.step(OK)
+        stage.tick(0.1)
+
+    assert stage.start().sending
+    assert not stage.lane.is_spaced(stage.now)

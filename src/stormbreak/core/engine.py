@@ -94,6 +94,8 @@ class Lane:
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if until is None:
             self.pace.stop()
+            if self.rate is not None:
+                self.rate.forget()
             if now < self._closing_until:
                 self.pace.start(now, self._closing_until - now, self.slots.limit)
             return

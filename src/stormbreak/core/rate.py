@@ -2,7 +2,8 @@
 
 A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
-is gone after two minutes. One stray 429 teaches nothing.
+is gone after two minutes. One stray 429 teaches nothing. Nor do refusals by chance, where they can be told: when
+a cooldown is lifted because the target serves, what was refused until then is forgotten, and the rate with it.
 """
 
 from math import inf
@@ -72,6 +73,11 @@ class LearnedRate:
         sent, refused = self._sent.calls, self._refused.calls
         if refused >= max(LEAST, SHARE * sent):
             self._learn(sent, refused, now)
+
+    def forget(self) -> None:
+        """The target serves while it refuses: this was no limit that is used up."""
+        self._refused.clear()
+        self._learned_at = -inf
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
         before = self.rate_at(now)
