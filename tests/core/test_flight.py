@@ -1,5 +1,5 @@
 import pytest
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
 from stormbreak.core.flight import Flight, Landing
 from stormbreak.types import CANCELLED, Outcome, Verdict
@@ -11,7 +11,9 @@ LANDINGS = [
     (CANCELLED, Landing.CUT),
     (THROTTLED, Landing.REFUSED),
     (SERVER_ERROR, Landing.REFUSED),
-    (INVALID, Landing.REFUSED),
+    (INVALID, Landing.CUT),
+    (told(3.0), Landing.CUT),
+    (told(3.0, Verdict.OVERLOADED), Landing.REFUSED),
     (Outcome(Verdict.CONNECT_FAILED), Landing.REFUSED),
 ]
 

@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import Any
 
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 
 class Landing(Enum):
@@ -12,7 +12,7 @@ class Landing(Enum):
     ANSWERED = "answered"
     REFUSED = "refused"  # turned away, reset or broken: its time says nothing
     LATE = "late"  # timed out
-    CUT = "cut"  # by us: cancelled, or our own deadline
+    CUT = "cut"  # by us, or for a reason of its own: a wrong request, a pause that the server named
 
 
 class Flight:
@@ -42,6 +42,7 @@ def landing_of(outcome: Outcome) -> Landing:
     verdict = outcome.verdict
     if verdict is Verdict.OK:
         return Landing.ANSWERED
-    if verdict is Verdict.CANCELLED or outcome.own_deadline:
+    told = verdict is Verdict.THROTTLED and outcome.retry_after is not None
+    if told or outcome.own_deadline or not TREATMENTS[verdict].retry:
         return Landing.CUT
     return Landing.LATE if verdict is Verdict.TIMEOUT else Landing.REFUSED
