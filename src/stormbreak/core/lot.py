@@ -27,10 +27,17 @@ LASTS = 600.0  # seconds
 class _Trial:
     """Weighs seconds, each when it is over."""
 
-    __slots__ = ("_accepted_weighs", "_begins_at", "_refused_weighs", "refused", "refused_at", "score", "sent")
+    __slots__ = (
+        "_accepted_weighs",
+        "_begins_at",
+        "_refused_weighs",
+        "refused",
+        "refused_at",
+        "score",
+        "sent",
+    )
 
     def __init__(self, share: float, now: float) -> None:
-        share = min(share, MOST)
         self._refused_weighs = -log(FALLEN)
         self._accepted_weighs = log((1 - share) / (1 - FALLEN * share))
         self._begins_at = now + SETTLING
@@ -81,8 +88,7 @@ class Lot:
 
     def suppose(self, share: float, now: float) -> None:
         """Begin a trial of whether a `share` of refusals is a lot, unless one runs or has just misled."""
-        if self._trial is None and now >= self._doubted_until and not self.holds(now):
-            self._turn(now)
+        if share <= MOST and now >= self._doubted_until and not self.on_trial(now):
             self._trial = _Trial(share, now)
 
     def sent(self, now: float) -> None:
@@ -123,18 +129,17 @@ class Lot:
 
     def _try(self, trial: _Trial, second: int, sent: int, refused: int, now: float) -> None:
         trial.weigh(second, sent, refused)
-        if trial.score >= ODDS:
+        if abs(trial.score) >= ODDS or now - trial.refused_at > SILENT:
             self._trial = None
-            self._followed = float(max(1, trial.sent))
-            self._share = min(MOST, trial.refused / self._followed)
+        if trial.score >= ODDS and trial.refused <= MOST * trial.sent:
+            self._followed = float(trial.sent)
+            self._share = trial.refused / trial.sent
             self._until = now + LASTS
             self._on_found(now)
-        elif trial.score <= -ODDS or now - trial.refused_at > SILENT:
-            self._trial = None
 
     def _follow(self, sent: int, refused: int) -> None:
         self._followed = min(MEMORY, self._followed + sent)
         share = self._share + (refused - self._share * sent) / self._followed
-        self._share = min(MOST, max(0.0, share))
+        self._share = min(MOST, share)
         if self._share < FEWEST:
             self._until = -inf

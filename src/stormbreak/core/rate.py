@@ -127,7 +127,7 @@ class LearnedRate:
         if not self._lot.on_trial(now):
             self._slowest = SLOWER * served
             if self._refused.peak - 1 <= STEADY * refused:
-                self._lot.suppose(refused / sent, now)
+                self._lot.suppose(refused / max(sent, refused), now)
         on_trial = self._lot.on_trial(now)
         self._earn(now)
         self._learned_at = now
