@@ -82,7 +82,9 @@ def test_it_lasts_for_ten_minutes():
     assert not draw.lot.holds(found_at + LASTS)
 
 
-@pytest.mark.parametrize(("refused", "explained"), [(30, True), (44, True), (46, False), (70, False)])
+@pytest.mark.parametrize(
+    ("refused", "explained"), [(30, True), (44, True), (46, False), (70, False)]
+)
 def test_chance_explains_so_much_and_no_more(refused, explained):
     draw = Draw(0.3).play(100, 10, 3)
 

@@ -36,7 +36,7 @@ class Spaced:
     def in_force(self, now: float) -> bool:
         return True
 
-    def time_for(self, sends: int, now: float) -> float:
+    def time_for(self, sends: float, now: float) -> float:
         return sends / self.per_second
 
 

@@ -47,7 +47,7 @@ class Spacing(Protocol):
         """Whether a send rate holds."""
         ...
 
-    def time_for(self, sends: int, now: float) -> float:
+    def time_for(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent; 0 where no rate holds."""
         ...
 
@@ -59,7 +59,7 @@ class Unspaced:
         """Never."""
         return False
 
-    def time_for(self, sends: int, now: float) -> float:  # noqa: ARG002
+    def time_for(self, sends: float, now: float) -> float:  # noqa: ARG002
         """No time."""
         return 0.0
 

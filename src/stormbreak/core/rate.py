@@ -72,7 +72,7 @@ class LearnedRate:
         growth: float = GROWTH ** max(0.0, now - self._still_until)
         return self._rate * growth
 
-    def time_for(self, sends: int, now: float) -> float:
+    def time_for(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force."""
         if not self.in_force(now):
             return 0.0
