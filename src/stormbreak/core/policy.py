@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
@@ -36,7 +36,7 @@ class Policy:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
-    limit: FixedLimit | AutomaticLimit = field(default_factory=FixedLimit)
+    limit: Limit = field(default_factory=FixedLimit)
     learn_rate: bool = False
     queue: QueuePolicy = field(default_factory=QueuePolicy)
 
