@@ -59,7 +59,7 @@ def test_counts_slots():
     assert slots.ready_at(0.0) == UNTIL_EVENT
     slots.settle(one, CANCELLED, 0.0, 0.5)
     assert slots.ready_at(0.0) == OPEN
-    assert (slots.in_flight, slots.limit) == (1, 2)
+    assert (slots.in_flight, slots.limit, slots.most) == (1, 2, 256)
 
 
 def test_doubles_per_round_trip_until_the_first_sign():

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.presets import ADAPTIVE, INTERACTIVE
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import INTERACTIVE
 from stormbreak.provider.loader import load
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
@@ -51,9 +52,9 @@ def test_without_retries_the_incident_is_over_in_a_minute():
 
 
 LIMITS = {
-    "fixed": INTERACTIVE,
-    "aimd": replace(INTERACTIVE, limit=AimdLimit()),
-    "automatic": ADAPTIVE,
+    "fixed": replace(INTERACTIVE, limit=FixedLimit(), learn_rate=False),
+    "aimd": replace(INTERACTIVE, limit=AimdLimit(), learn_rate=False),
+    "automatic": INTERACTIVE,
 }
 LIMITS_TABLE = re.findall(
     r"^\| `([a-z-]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
@@ -66,7 +67,7 @@ LIMITS_TABLE = re.findall(
 def test_the_limits_do_what_the_table_of_the_policies_says(scenario, figures):
     for policy, figure in zip(LIMITS.values(), figures, strict=True):
         storms = [simulate(load(scenario), policy, seed=seed).measures for seed in range(3)]
-        assert sum(storm.goodput for storm in storms) / 3 == pytest.approx(float(figure), abs=0.01)
+        assert sum(storm.goodput for storm in storms) / 3 == pytest.approx(float(figure), abs=0.03)
 
 
 @pytest.mark.parametrize("scenario", ["dip", "outage", "blackhole", "serverless", "brownout"])

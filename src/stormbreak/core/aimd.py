@@ -72,6 +72,11 @@ class AimdConcurrency:
         self.in_flight = 0
         self.late_at = OPEN  # never yet
 
+    @property
+    def most(self) -> float:
+        """What the limit may grow to."""
+        return self._policy.ceiling
+
     def ready_at(self, now: float) -> float:  # noqa: ARG002
         """OPEN while a slot is free."""
         return OPEN if self.in_flight < self.limit else UNTIL_EVENT

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
-from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
@@ -29,15 +29,15 @@ class Policy:
     patience: float | None = 20.0
     attempt_timeout: float | None = 600.0
     idle_timeout: float | None = None
-    fail_fast: bool = True
+    fail_fast: bool = False
     cooldown: bool = True
     priority: Priority = Priority.INTERACTIVE
     failures: tuple[Verdict, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
-    limit: Limit = field(default_factory=FixedLimit)
-    learn_rate: bool = False
+    limit: Limit = field(default_factory=AutomaticLimit)
+    learn_rate: bool = True
     queue: QueuePolicy = field(default_factory=QueuePolicy)
 
     def __post_init__(self) -> None:
