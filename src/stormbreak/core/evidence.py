@@ -81,7 +81,7 @@ class Evidence:
             self.at = now
 
     def start_over(self) -> None:
-        """Forget who was to vote, because lateness is measured anew from now on."""
+        """Forget who was to vote, because lateness is measured by something else from now on."""
         self._voters.clear()
         self._late = 0
         self.votes_at = inf
@@ -100,6 +100,8 @@ class Evidence:
 
 def _in_time(flight: Flight, usual: float, *, streams: bool) -> bool:
     here = flight.first_at if streams else flight.ended_at
+    if here is None and flight.landing is Landing.ANSWERED:  # all of it came in one piece
+        here = flight.ended_at
     if here is None or flight.landing is Landing.LATE:
         return False
     return here - flight.sent_at <= usual

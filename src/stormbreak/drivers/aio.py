@@ -68,7 +68,7 @@ class AsyncioDriver:
         return command
 
     def first(self, send: Send) -> None:
-        """A sender may say here that its attempt begins to put out; from any thread."""
+        """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""
         self._stepper.first(send)
 
     def drain(self) -> None:
