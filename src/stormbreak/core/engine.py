@@ -157,12 +157,17 @@ class Engine:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.treatments = policy.treatments
-        self.budget = None if policy.budget is None else Budget(policy.budget)
         self.listeners: list[Listener] = []
+        self._numbers = count(1)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget all that was learned, and all that is under way: in a child process it will never end."""
+        policy = self.policy
+        self.budget = None if policy.budget is None else Budget(policy.budget)
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: dict[Target, Lane] = {}
-        self._numbers = count(1)
 
     def lane(self, target: Target) -> Lane:
         """The lane of `target`, made when first asked for."""
