@@ -114,12 +114,24 @@ class AutomaticConcurrency:
 
     def take(self, now: float) -> Flight:
         """Occupy a slot."""
-        return self._leave(Flight(now), self._plain)
+        flight = Flight(now)
+        self.in_flight += 1
+        self._plain.sent(flight)
+        judge = self._judge
+        if judge is self._plain or judge.usual is None:
+            self._evidence.sent(flight, judge.usual)
+        return flight
 
     def take_streamed(self, now: float) -> Flight:
         """Occupy a slot, for an attempt whose first output will be told."""
+        flight = Flight(now, streams=True)
+        self.in_flight += 1
         self._streamed_at = now
-        return self._leave(Flight(now, streams=True), self._streamed)
+        self._streamed.sent(flight)
+        judge = self._judge
+        if judge is self._streamed or judge.usual is None:
+            self._evidence.sent(flight, judge.usual)
+        return flight
 
     def first(self, token: Flight, now: float) -> None:
         """The first output of an attempt has come."""
@@ -137,7 +149,7 @@ class AutomaticConcurrency:
         if landing is Landing.ANSWERED:
             self._answers += 1
             if token.first_at is None:
-                self._by_rate.answered(now, now - token.sent_at, self._mean)
+                self._by_rate.answered(now, now - token.sent_at, self._judge.mean)
         self._evidence.landed(token, now)
         baseline = self._streamed if token.streams else self._plain
         baseline.landed(token, now, self._evidence.at)
@@ -147,14 +159,6 @@ class AutomaticConcurrency:
         """Of whole answers, which take as long whether they are streamed or not."""
         mean = self._judge.mean
         return self._streamed.mean if mean is None else mean
-
-    def _leave(self, flight: Flight, baseline: Baseline) -> Flight:
-        self.in_flight += 1
-        baseline.sent(flight)
-        judge = self._judge
-        if judge is baseline or judge.usual is None:
-            self._evidence.sent(flight, judge.usual)
-        return flight
 
     def _choose_judge(self, now: float) -> None:
         known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
