@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 import warnings
 
@@ -29,6 +30,7 @@ def in_child(check):
         child = os.fork()
     if child == 0:
         well = False
+        signal.alarm(20)  # so that a deadlock is a failure
         try:
             well = check()
         finally:
