@@ -8,7 +8,7 @@ from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
 from virtual_loop import now, run
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy

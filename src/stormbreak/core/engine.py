@@ -10,8 +10,9 @@ from typing import Any
 
 from stormbreak.core.admission import Admission
 from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
-from stormbreak.core.breaker import Breaker, BreakerPolicy, State
+from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import Concurrency
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.gate import OPEN, Gate

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import ProportionalJitter
-from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
