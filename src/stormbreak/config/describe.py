@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stormbreak.config.plain import plain
-from stormbreak.config.schema import join
+from stormbreak.config.schema import BARE, join
 from stormbreak.core.policy import Policy
 
 UNITS: Mapping[str, str] = MappingProxyType(
@@ -67,6 +67,8 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "learn_rate": "429s that pile up teach a send rate",
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
+        "queue.least_share": "of what is served, for each priority that waits",
+        "queue.weights": "calls of a tenant for one of a tenant not named here",
     }
 )
 """What the number behind a key counts."""
@@ -81,13 +83,13 @@ def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
     """Values before tables, as TOML wants it; TOML writes numbers, booleans, words and lists as JSON does."""
     below = {key: value for key, value in table.items() if _is_table(value) or _is_tables(value)}
     for key in (key for key in table if key not in below):
-        unit = UNITS.get(_unlisted(join(path, key)))
-        yield f"{key} = {json.dumps(table[key])}" + (f"  # {unit}" if unit else "")
+        yield f"{_written(key)} = {json.dumps(table[key])}{_unit(join(path, key))}"
     for key, value in below.items():
-        head = f"[{join(path, key)}]" if _is_table(value) else f"[[{join(path, key)}]]"
+        name = join(path, key)
+        head = f"[{name}]{_unit(name)}" if _is_table(value) else f"[[{name}]]{_unit(name)}"
         for each in [value] if _is_table(value) else value:
             yield f"\n{head}"
-            yield from _lines(each, join(path, key))
+            yield from _lines(each, name)
 
 
 def _is_table(value: object) -> bool:
@@ -98,6 +100,11 @@ def _is_tables(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(_is_table(item) for item in value)
 
 
-def _unlisted(path: str) -> str:
-    """A rule counts the same in a list as on its own."""
-    return path.replace(".rules.", ".")
+def _unit(path: str) -> str:
+    path = path.replace(".rules.", ".")  # a rule counts the same in a list as on its own
+    return f"  # {UNITS[path]}" if path in UNITS else ""
+
+
+def _written(key: str) -> str:
+    """A key as it must be written; those that are no field's may be anything printable."""
+    return key if BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
