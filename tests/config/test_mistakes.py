@@ -17,7 +17,7 @@ TABLE = {
     "[retry]\nxyzzy = 3": "retry.xyzzy is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     "[retry.backoff]\nkind = 'linear'\nlinear = 3": "retry.backoff.linear is no key of a policy; known here: kind, base, cap",
     "[retry.backoff]\nkind = 'constant'\nbase = 3": "retry.backoff.base is no key of a policy; known here: kind, seconds",
-    "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, in_flight",
+    "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, ceiling, gain, plus",
     "[limit]\nkind = 'fixed'\nceiling = 3": "limit.ceiling is no key of a policy; known here: kind, in_flight",
     "[retry.preset]\nx = 3": "retry.preset is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     # types
@@ -64,8 +64,8 @@ TABLE = {
     "[breaker.trip]\nkind = 'any'\n[[breaker.trip.rules]]\nkind = 'consecutive'\nshare = 1": "breaker.trip.rules[0].share is no key of a policy; known here: kind, threshold",
     "failures = ['reset']\nuncounted = ['reset']": "uncounted must name none of failures, got reset",
     "[limit]\nkind = 'aimd'": 'limit.kind must be one of fixed, automatic, got "aimd"',
-    "preset = 'bach'": 'preset must be one of interactive, batch, article, off, adaptive, got "bach"',
-    "preset = ['batch']": "preset must be one of interactive, batch, article, off, adaptive, got a list",
+    "preset = 'bach'": 'preset must be one of interactive, batch, article, off, got "bach"',
+    "preset = ['batch']": "preset must be one of interactive, batch, article, off, got a list",
     "priority = 'Batch'": 'priority must be one of interactive, batch, background, got "Batch"',
     "priority = 1": "priority must be a word, got 1",
     # what is no policy at all
