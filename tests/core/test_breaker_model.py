@@ -296,6 +296,8 @@ class Compared(RuleBasedStateMachine):
     def restart(self, elapsed):
         saved = read_saved(self.breaker.save(self.now).as_dict())
         trips = self.breaker.trips
+        for attempt in self.under_way():  # gone with the process
+            attempt.token = None
         left, state, span = self.plain.ready_at(self.now), self.plain.state, self.plain.span
         if state == "half_open" and not self.plain.stale(self.now):
             left = -inf
