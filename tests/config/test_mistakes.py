@@ -63,7 +63,7 @@ TABLE = {
     "[breaker.trip]\nkind = 'any'\n[[breaker.trip.rules]]\nkind = 'consecutive'\nthreshold = 0": "breaker.trip.rules[0].threshold must be at least 1, got 0",
     "[breaker.trip]\nkind = 'any'\n[[breaker.trip.rules]]\nkind = 'consecutive'\nshare = 1": "breaker.trip.rules[0].share is no key of a policy; known here: kind, threshold",
     "failures = ['reset']\nuncounted = ['reset']": "uncounted must name none of failures, got reset",
-    "[limit]\nkind = 'aimd'": 'limit.kind must be one of fixed, automatic, got "aimd"',
+    "[limit]\nkind = 'vegas'": 'limit.kind must be one of fixed, aimd, automatic, got "vegas"',
     "preset = 'bach'": 'preset must be one of interactive, batch, article, off, got "bach"',
     "preset = ['batch']": "preset must be one of interactive, batch, article, off, got a list",
     "priority = 'Batch'": 'priority must be one of interactive, batch, background, got "Batch"',
