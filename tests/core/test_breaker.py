@@ -339,6 +339,13 @@ def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
     assert ward.breaker.until == open_for
 
 
+def test_a_time_named_before_a_success_is_forgotten():
+    ward = Ward()
+    ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR, SERVER_ERROR)
+
+    assert ward.breaker.until == 10.0
+
+
 def test_a_probe_may_tell_when_to_come_back_too():
     ward = Ward(any_failure_reopens=True).bring_to(HALF_OPEN)
     ward.chance = 0.0

@@ -65,7 +65,7 @@ class Plain:
     state: str = "closed"
     here: object = field(default_factory=object)
     attempts: list = field(default_factory=list)
-    told: list = field(default_factory=list)  # times named since the circuit was closed
+    told: list = field(default_factory=list)  # times named since the last success
     results: list = field(default_factory=list)  # (when, failed, took or None if uncounted)
     until: float = -inf
     span: float = 0.0
@@ -147,6 +147,8 @@ class Plain:
         if attempt.probe:
             self.settle_probes(now, chance)
             return
+        if attempt.tally == "good":
+            self.told = []
         if attempt.tally in ("good", "bad"):
             self.results.append((now, attempt.tally == "bad", took, True))
         elif outcome.own_deadline or outcome is CANCELLED:

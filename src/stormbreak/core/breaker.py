@@ -71,7 +71,7 @@ class Breaker:
         self._at_rest = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._epoch = 0
         self._open_for = policy.open_for  # as grown so far
-        self._named_until = OPEN  # the latest time that a failure named
+        self._named_until = OPEN  # the latest time that a failure named since the last success
         self._uniform = 0.5  # the chance that opened the circuit last
         self.trial: Trial | None = None
         self.trips = 0
@@ -120,6 +120,9 @@ class Breaker:
 
     def _is_too_much(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
         if tally is Tally.SUCCESS:
+            self._named_until = (
+                OPEN  # one answer cannot speak for the target when others contradict it
+            )
             return self._trip.record(now, failed=False, took=took)
         if tally is Tally.NOTHING:
             return _was_cut(outcome) and self._trip.cut(now, took)

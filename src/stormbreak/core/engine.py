@@ -142,6 +142,7 @@ class Lane:
             "limit": self.slots.limit,
             "queued": self.admission.queued,
             "circuit": circuit,
+            "trips": self.breaker.trips if self.breaker else 0,
             "cooldown": max(0.0, until - now),
             "service": self.admission.service,
         }
