@@ -362,6 +362,7 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
     assert ward.ready
     ward.now = began + 100.0
     assert ward.breaker.ready_at(ward.now) == began + 120.0
+    ward.now += 7.0
     ward.settle(hung, OK)  # of an earlier state by now
     assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)
 
