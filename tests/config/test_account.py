@@ -65,7 +65,7 @@ def test_the_article_in_words():
         "Retries come after 1 s, then 2 times the delay before, at most 1 minute; moved by chance by up to 30 %",
         "Retries are free.",
         "The circuit opens after 5 failures in a row.",
-        "The breaker also counts as failures: throttled.",
+        "The breaker also counts as failures: throttled; and not at all: none.",
         "At most 10 attempts to one target may be in flight.",
         "one step ahead: 504.",
     ]:

@@ -10,8 +10,8 @@ from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, 
 from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE

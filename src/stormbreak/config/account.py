@@ -6,6 +6,7 @@ missing. A place says how its value is said::
     {patience:seconds}            10 minutes            {close_at:share}    50 %
     {calls:times call}            10 calls              {failures:several}  throttled and timeout
     {cooldown:either yes|no}      by a bool             {jitter:plain}      as it is
+    {rules:parts}                 the texts of several
     {budget:part no budget}       the text of that part, or what is said where there is none
     {deadline:seconds|no bound}   likewise after a |, for other values
 """
@@ -55,6 +56,7 @@ _SAID: Mapping[str, Any] = MappingProxyType(
         "several": lambda value, _: quantities.several(value),
         "word": lambda value, _: word_for(value),
         "plain": lambda value, _: f"{value:g}",
+        "parts": lambda value, _: "\n".join(told(part) for part in value),
         "weights": lambda value, _: quantities.several(
             f"{tenant} {weight:g}" for tenant, weight in value.items()
         ),

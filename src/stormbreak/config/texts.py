@@ -14,14 +14,21 @@ from stormbreak.core.backoff import (
     Linear,
     ProportionalJitter,
 )
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
-from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
 
 TEXTS: Mapping[type, str] = MappingProxyType(
     {
@@ -32,7 +39,7 @@ Its priority is {priority:word}, where it names none.
 {retry:part}
 {budget:part Retries are free.}
 {breaker:part There is no circuit breaker.}
-The breaker also counts as failures: {failures:several}.
+The breaker also counts as failures: {failures:several}; and not at all: {uncounted:several}.
 While the circuit is open, calls {fail_fast:either fail at once|wait for it}.
 A time that the server names keeps {cooldown:either every call away|only that call away}.
 {limit:part}
@@ -61,13 +68,24 @@ Retries come after anything from {base:seconds} to {growth:plain} times the dela
 A call earns {ratio:plain} retries, {cap:plain} are kept at most, and 63 % of what is unspent is gone after {decay:seconds}.
 A process with fewer than {lone_calls:times answer} in {lone_seconds:seconds} has {lone_retries:times free retry} in a row.""",
         BreakerPolicy: """\
+The mode of the breaker is {mode:word}.
 {trip:part}
-It stays open for {open_for:seconds}, moved by chance by up to {jitter:share}.
+It stays open for {open_for:seconds}, moved by chance by up to {jitter:share}; after each failed trial {growth:plain} times as long, \
+at most {longest_open:seconds}.
+A time that a failure named {heed_server:either may keep it open longer|does not keep it open}.
 Then {probes:times probe}, {at_once:plain} at the same time, decide; each keeps its place for {lease:seconds}.
-It closes when {close_at:share} of them succeed, and {any_failure_reopens:either one failure|a failure too many} opens it again.""",
+It closes when {close_at:share} of them succeed, and {any_failure_reopens:either one failure|a failure too many} opens it again, \
+as does a trial undecided after {longest_half_open:seconds|no time at all}.""",
         ConsecutiveFailures: "The circuit opens after {threshold:times failure} in a row.",
         FailureRate: """\
 The circuit opens when {share:share} of at least {calls:times outcome} within {seconds:seconds} are failures.""",
+        FailureRateOfLast: """\
+The circuit opens when {share:share} of the last {last:times outcome}, at least {calls:plain}, are failures.""",
+        SlowRate: """\
+The circuit opens when {share:share} of at least {calls:times outcome} within {seconds:seconds} took {slower_than:seconds} or more.""",
+        SlowRateOfLast: """\
+The circuit opens when {share:share} of the last {last:times outcome}, at least {calls:plain}, took {slower_than:seconds} or more.""",
+        AnyRule: "Each of these rules may open the circuit:\n{rules:parts}",
         FixedLimit: "At most {in_flight:times attempt} to one target may be in flight.",
         AimdLimit: """\
 In flight to one target may be {start:times attempt}, {step:plain} more per round trip while that is reached, {ceiling:plain} at most.

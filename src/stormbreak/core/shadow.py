@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stormbreak.core.breaker import Breaker, BreakerPolicy, State
+from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
 from stormbreak.core.limit import Limit, Limiter, limiter
 from stormbreak.core.rate import LearnedRate
@@ -139,4 +140,4 @@ class ShadowGate:
             self.slots.tick(now, 0.0)
 
     def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:  # noqa: ARG002
-        self.would(now, "breaker", _CIRCUIT[after], until)
+        self.would(now, "breaker", _CIRCUIT.get(after, after.value), until)
