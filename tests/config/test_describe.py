@@ -22,14 +22,22 @@ from stormbreak.core.backoff import (
     Linear,
     ProportionalJitter,
 )
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
 from stormbreak.types import Priority, Verdict
 
 positive = st.one_of(
@@ -68,22 +76,32 @@ backoffs = st.one_of(
         ProportionalJitter, "base", "cap", **growth, factor=factor, share=share, floor=not_negative
     ),
 )
-trips = st.one_of(
+of_last = {"share": part, "calls": st.integers(1, 100), "last": st.integers(1, 100)}
+rules = st.one_of(
     built(ConsecutiveFailures, threshold=counting),
     built(FailureRate, share=part, calls=counting, seconds=positive),
+    ordered(FailureRateOfLast, "calls", "last", **of_last),
+    built(SlowRate, share=part, slower_than=positive, calls=counting, seconds=positive),
+    ordered(SlowRateOfLast, "calls", "last", **of_last, slower_than=positive),
 )
+trips = rules | built(AnyRule, rules=st.lists(rules, min_size=1, max_size=3).map(tuple))
 breakers = ordered(
     BreakerPolicy,
     "at_once",
     "probes",
+    mode=st.sampled_from(Mode),
     trip=trips,
     open_for=positive,
     jitter=st.floats(min_value=0, max_value=1, exclude_max=True),
+    growth=factor,
+    longest_open=positive,
+    heed_server=st.booleans(),
     probes=counting,
     at_once=counting,
     close_at=part,
     any_failure_reopens=st.booleans(),
     lease=positive,
+    longest_half_open=st.none() | positive,
 )
 retries = built(
     RetryPolicy,
@@ -104,6 +122,31 @@ budgets = built(
     lone_retries=from_zero,
 )
 BOUNDS = ("least", "start", "ceiling")
+limits = st.one_of(
+    built(FixedLimit, in_flight=counting),
+    st.builds(
+        lambda limit, bounds: replace(limit, **dict(zip(BOUNDS, sorted(bounds), strict=True))),
+        built(
+            AimdLimit,
+            start=st.just(20),
+            step=positive,
+            share=st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
+            least=st.just(1),
+            ceiling=st.just(256),
+            slow=st.none() | positive,
+        ),
+        st.tuples(counting, counting, counting),
+    ),
+    built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
+)
+shadows = built(
+    ShadowPolicy,
+    retry=st.none() | retries,
+    budget=st.none() | budgets,
+    breaker=st.none() | breakers,
+    limit=st.none() | limits,
+    learn_rate=st.booleans(),
+)
 policies = built(
     Policy,
     deadline=st.none() | positive,
@@ -113,28 +156,14 @@ policies = built(
     fail_fast=st.booleans(),
     cooldown=st.booleans(),
     priority=st.sampled_from(Priority),
-    failures=st.lists(st.sampled_from(Verdict), max_size=3).map(tuple),
+    failures=st.lists(st.sampled_from([*Verdict][::2]), max_size=3).map(tuple),
+    uncounted=st.lists(st.sampled_from([*Verdict][1::2]), max_size=3).map(tuple),
     retry=retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,
-    limit=st.one_of(
-        built(FixedLimit, in_flight=counting),
-        st.builds(
-            lambda limit, bounds: replace(limit, **dict(zip(BOUNDS, sorted(bounds), strict=True))),
-            built(
-                AimdLimit,
-                start=st.just(20),
-                step=positive,
-                share=st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
-                least=st.just(1),
-                ceiling=st.just(256),
-                slow=st.none() | positive,
-            ),
-            st.tuples(counting, counting, counting),
-        ),
-        built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
-    ),
+    limit=limits,
     learn_rate=st.booleans(),
+    shadow=st.none() | shadows,
     queue=built(
         QueuePolicy,
         size=from_zero,
@@ -162,7 +191,8 @@ def test_a_described_preset_reads_back_equal_and_is_described_alike(name, tmp_pa
 
 
 def test_every_value_says_what_it_counts():
-    assert set(UNITS) == {path for path in _paths(Policy) if not path.endswith("kind")}
+    paths = {path.removeprefix("shadow.") for path in _paths(Policy)}
+    assert set(UNITS) == {path for path in paths if not path.endswith("kind")} | {"shadow"}
 
 
 def test_what_is_described_says_seconds():
