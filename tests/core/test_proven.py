@@ -30,6 +30,20 @@ def test_by_first_the_peak_is_remembered_for_five_seconds():
     assert [proven.at(float(second)) for second in (10, 14, 15, 100)] == [6, 6, 1, 1]
 
 
+def test_by_first_but_for_the_last_two_seconds_it_can_be_forgotten():
+    proven = ProvenByFirst()
+    for _ in range(6):
+        proven.first(10.0)
+    proven.ended(11.0)
+    for _ in range(4):
+        proven.ended(12.5)
+    proven.forget(12.9)
+
+    assert [proven.at(12.9), proven.at(13.0)] == [6, 5]  # as the thirteenth second began there were five
+    proven.forget(14.0)
+    assert proven.at(14.0) == 1
+
+
 def test_by_first_what_goes_on_serving_stays_proven():
     proven = ProvenByFirst()
     proven.first(0.0)

@@ -1,5 +1,7 @@
 """A capacity that falls to a fifth and comes back, in virtual time; `make prove` plays the same on sockets."""
 
+from statistics import median
+
 import pytest
 from dip import GOAL, RULE, SERVICE, simulated
 
@@ -11,15 +13,14 @@ def streamed():
     return [simulated(seed) for seed in SEEDS]
 
 
-def test_the_limit_follows_what_is_left_as_soon_as_its_window_lets_it(streamed):
-    assert all(seen.settled(RULE) <= 6 * SERVICE for seen in streamed)
+def test_the_limit_follows_what_is_left_within_three_service_times(streamed):
+    assert all(seen.settled(RULE) <= 3 * SERVICE for seen in streamed)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the gain is 1.5, plus 2, and what was proven counts for 5 s"
-)
-def test_the_goal_of_three_service_times(streamed):
-    assert any((seen.settled(GOAL) or 99.0) <= 3 * SERVICE for seen in streamed)
+def test_from_then_on_it_is_a_slot_or_so_above_the_goal(streamed):
+    for seen in streamed:
+        limits = seen.down(after=3 * SERVICE)
+        assert median(limits) <= GOAL + 1
 
 
 def test_what_is_left_is_used(streamed):

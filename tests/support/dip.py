@@ -69,6 +69,10 @@ class Seen:
             return 0.0
         return above[-1] + EVERY - FALL if above[-1] < down[-1][0] else None
 
+    def down(self, after: float) -> list[int]:
+        """The limits while the capacity was down, from so many seconds after the fall on."""
+        return [limit for at, limit in self.limits if FALL + after <= at < RETURN]
+
     def lowest(self) -> int:
         """The lowest limit while the capacity was down."""
         return min(limit for at, limit in self.limits if FALL <= at < RETURN)

@@ -175,8 +175,10 @@ class AutomaticConcurrency:
         self._choose_judge(now)
         policy = self._policy
         self._look_at = now + LOOK
-        proven = self._proven(now)
         late = now - self._evidence.late_at < FRESH
+        if late:
+            self._by_first.forget(now)
+        proven = self._proven(now)
         gain = min(TIGHT, policy.gain) if late else policy.gain
         self._control = max(LEAST, gain * proven + policy.plus)
         self.most = max(policy.ceiling, self._control) if proven else policy.ceiling

@@ -8,6 +8,7 @@ from collections import deque
 from itertools import pairwise
 
 SLICES = 5
+RECENT = 2  # slices that count while answers are late
 LEARNING = 0.02  # weight of a longer answer in the least time of one
 
 
@@ -36,6 +37,12 @@ class ProvenByFirst:
         """The peak."""
         self._roll(now)
         return max(self._peaks)
+
+    def forget(self, now: float) -> None:
+        """Forget all but the last slices: what was before has changed."""
+        self._roll(now)
+        for place in range(SLICES - RECENT):
+            self._peaks[place] = 0
 
     def _roll(self, now: float) -> None:
         second = int(now)
