@@ -27,6 +27,7 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
 from stormbreak.types import Priority, Verdict
@@ -120,6 +121,13 @@ policies = built(
         built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
     ),
     learn_rate=st.booleans(),
+    quota=built(
+        QuotaPolicy,
+        rpm=st.none() | positive,
+        tpm=st.none() | positive,
+        burst=not_negative,
+        learn=st.booleans(),
+    ),
     queue=built(QueuePolicy, size=from_zero, longest_pause=positive),
 )
 

@@ -9,6 +9,7 @@ from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
 from stormbreak.errors import ConfigurationError
@@ -53,6 +54,9 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         [limit]
         kind = "fixed"
         in_flight = 9
+        [quota]
+        rpm = 90
+        tpm = 4000.5
         """
     )
     assert policy == Policy(
@@ -66,6 +70,7 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         retry=RetryPolicy(attempts=3, one_step_longer=(504, 529), backoff=Linear(base=2)),
         breaker=BreakerPolicy(open_for=7.5, trip=ConsecutiveFailures()),
         limit=FixedLimit(in_flight=9),
+        quota=QuotaPolicy(rpm=90, tpm=4000.5, learn=True),
         queue=BATCH.queue,
     )
 

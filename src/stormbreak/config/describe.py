@@ -56,6 +56,10 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "limit.gain": "times what was just served at once, under congestion",
         "limit.plus": "attempts more than that",
         "learn_rate": "429s that pile up teach a send rate",
+        "quota.rpm": "requests per minute to one target",
+        "quota.tpm": "tokens per minute, prompts and answers together",
+        "quota.burst": "seconds of them that may leave at once",
+        "quota.learn": "what the headers of answers say of limits is obeyed",
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
     }

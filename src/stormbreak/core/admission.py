@@ -26,6 +26,7 @@ from stormbreak.core.checks import require
 from stormbreak.core.gate import OPEN, Gate, Slots
 from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
+from stormbreak.core.weighed import Quota
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 
 SERVICE_MARGIN = 1.25  # a call is sent only if this many mean service times fit before its deadline
@@ -57,8 +58,9 @@ class Admission:
         wake: Callable[[Ticket], None],
         *,
         spaced: Callable[[float], bool] = lambda _: False,
+        quota: Quota | None = None,
     ) -> None:
-        """`spaced(now)` says whether a send rate is in force."""
+        """`spaced(now)` says whether a send rate is in force. `quota` is the gate that weighs calls."""
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
         self._takes = tuple(gate.take for gate in gates)
@@ -69,6 +71,7 @@ class Admission:
         self._policy = policy
         self._wake = wake
         self._spaced = spaced
+        self._quota = quota
         self._lines: dict[Priority, OrderedDict[Ticket, None]] = {
             p: OrderedDict() for p in Priority
         }
@@ -81,7 +84,9 @@ class Admission:
         if now >= expires_at:
             return self._shed(now)
         self.pump(now)  # time may have opened a gate, and room in the queue with it
-        if self._ready_at(now) <= now:  # then nobody waits
+        if self._quota is not None:
+            self._quota.weigh(call)
+        if not self.queued and self._ready_at(now) <= now:
             return self._grant(now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
@@ -112,6 +117,8 @@ class Admission:
         """Let leave whoever may, and see to it that somebody looks again when time opens a gate."""
         self._slots.tick(now, self._longest_wait(now) if self.queued else 0.0)
         while self.queued:
+            if self._quota is not None:
+                self._quota.weigh(self._next(now).call)
             ready_at = self._ready_at(now)
             if ready_at > now:
                 if ready_at != inf:
@@ -189,6 +196,8 @@ class Admission:
         return None if line is None else next(reversed(line))
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
+        if self._quota is not None:
+            self._quota.weigh(call)
         for gate in self._gates:
             ready_at = gate.ready_at(now)
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner

@@ -18,6 +18,7 @@ from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
 from stormbreak.core.ticket import Ticket
+from stormbreak.core.weighed import Quota
 from stormbreak.events import CircuitChanged, CooldownStarted, Event
 from stormbreak.types import Target
 
@@ -66,12 +67,17 @@ class Lane:
         if policy.learn_rate:
             self.rate = LearnedRate()
             gates.append(self.rate)
+        quota = (
+            Quota(policy.quota, longest=policy.retry.longest_wait) if policy.quota.acts else None
+        )
+        if quota is not None:
+            gates.append(quota)
         gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = self._breaker(policy.breaker)
             gates.append(self.breaker)
         self.admission = Admission(
-            gates, self.slots, policy.queue, engine.wake, spaced=self.is_spaced
+            gates, self.slots, policy.queue, engine.wake, spaced=self.is_spaced, quota=quota
         )
 
     def is_spaced(self, now: float) -> bool:

@@ -10,6 +10,7 @@ from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
 
@@ -38,6 +39,7 @@ class Policy:
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
     limit: FixedLimit | AutomaticLimit = field(default_factory=FixedLimit)
     learn_rate: bool = False
+    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
 
     def __post_init__(self) -> None:

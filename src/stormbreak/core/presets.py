@@ -14,6 +14,7 @@ from stormbreak.core.backoff import ProportionalJitter
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
@@ -28,6 +29,7 @@ BATCH = Policy(
     fail_fast=False,
     priority=Priority.BATCH,
     limit=FixedLimit(in_flight=64),
+    quota=QuotaPolicy(learn=True),
     queue=QueuePolicy(size=1_000_000),
 )
 
@@ -88,8 +90,15 @@ def for_batch(policy: Policy) -> Policy:
 
 
 def is_off(policy: Policy) -> bool:
-    """Whether this is `off`, perhaps with bounds of time and a limit that somebody named beside it."""
-    bare = replace(policy, deadline=None, attempt_timeout=None, idle_timeout=None, limit=OFF.limit)
+    """Whether this is `off`, perhaps with bounds of time and limits that somebody named beside it."""
+    bare = replace(
+        policy,
+        deadline=None,
+        attempt_timeout=None,
+        idle_timeout=None,
+        limit=OFF.limit,
+        quota=OFF.quota,
+    )
     return bare == OFF
 
 

@@ -23,6 +23,7 @@ from stormbreak.http.exchange import Asked, Received, attempt, cut_short
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
 from stormbreak.llm.reading import Shape, shape_of
+from stormbreak.llm.tokens import estimate
 from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
 
 _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
@@ -128,21 +129,18 @@ class AsyncClient:
         """
         origin, policy = self._endpoint.origin, self.policy
         wants = _wants(body)
-        shape = shape_of(endpoint)
-        asked = Asked(
-            origin.url_of(endpoint),
-            body,
-            shape,
-            bool(wants.stream),
-            wants.n or 1,
-            idempotency_key or secrets.token_hex(16),
-            _inputs(body) if shape is Shape.EMBEDDINGS else None,
-        )
+        key = idempotency_key or secrets.token_hex(16)
+        asked = _asked(origin.url_of(endpoint), shape_of(endpoint), body, wants, key)
 
         async def send(command: Send) -> Outcome:
             timeout = command.timeout
             outcome = await attempt(
-                self._wire, origin, asked, idle_timeout=policy.idle_timeout, within=timeout
+                self._wire,
+                origin,
+                asked,
+                idle_timeout=policy.idle_timeout,
+                within=timeout,
+                learn=policy.quota.learn,
             )
             if cut_short(outcome, timeout, policy.attempt_timeout):
                 return outcome._replace(own_deadline=True)
@@ -158,6 +156,7 @@ class AsyncClient:
             policy.fail_fast,
             span if queue_is_free else None,
             attempts,
+            _tokens(asked, wants) if policy.quota.acts else 0,
         )
         return await self._driver.run(call, send)
 
@@ -212,6 +211,9 @@ class _Wants(msgspec.Struct):
     model: str
     stream: bool | None = None
     n: int | None = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
 
 
 _WANTS = msgspec.json.Decoder(_Wants)
@@ -226,6 +228,17 @@ def _wants(body: bytes) -> _Wants:
         wrong = "it is no JSON object"
     # Raised out here, since a UnicodeError would carry the whole body along.
     raise ConfigurationError(f"the body cannot be sent: {wrong}")
+
+
+def _asked(url: str, shape: Shape, body: bytes, wants: _Wants, key: str) -> Asked:
+    inputs = _inputs(body) if shape is Shape.EMBEDDINGS else None
+    return Asked(url, body, shape, bool(wants.stream), wants.n or 1, key, inputs)
+
+
+def _tokens(asked: Asked, wants: _Wants) -> int:
+    bound = wants.max_completion_tokens or wants.max_output_tokens or wants.max_tokens
+    answers = asked.shape is not Shape.EMBEDDINGS
+    return estimate(asked.body, bound=bound, choices=asked.choices, answers=answers)
 
 
 class _Embedded(msgspec.Struct):

@@ -1,0 +1,111 @@
+"""The gate that counts requests and tokens: an estimate reserved before, the usage settled after.
+
+It is the only gate that asks how heavy a call is, so the queue tells it (`weigh`) before it asks when it opens. A
+call leaves when one request and its estimate of tokens fit into every limit, the configured ones and those that
+the server told. The first in the queue waits for its own estimate; lighter ones do not overtake it, or the heavy
+would never leave.
+
+What becomes of a reservation:
+
+| what came of the attempt | request | tokens |
+|---|---|---|
+| nothing was sent, or there was no connection | undone | given back |
+| an answer with its usage | counts | usage counts |
+| an answer without, or something that may have been processed | counts | estimate counts |
+| anything else: refused, not served | counts | given back |
+"""
+
+from typing import NamedTuple
+
+from stormbreak.core.bucket import Bucket
+from stormbreak.core.gate import OPEN
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.told import Told
+from stormbreak.types import Call, Outcome, Verdict
+
+_NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
+
+
+class Reserved(NamedTuple):
+    """What one attempt took, with the receipts."""
+
+    tokens: int
+    rpm: float
+    told_requests: float
+    told_tokens: float
+
+
+class Quota:
+    """One request and some tokens for every attempt."""
+
+    __slots__ = ("_rpm", "_tokens", "_told", "_tpm")
+    name = "quota"
+
+    def __init__(self, policy: QuotaPolicy, *, longest: float) -> None:
+        """What the server told is believed for `longest` seconds at the most."""
+        self._rpm = None if policy.rpm is None else Bucket(policy.rpm / 60, policy.burst)
+        self._tpm = None if policy.tpm is None else Bucket(policy.tpm / 60, policy.burst)
+        self._told = (Told(longest), Told(longest)) if policy.learn else None
+        self._tokens = 0  # of the call that is asked about
+
+    def weigh(self, call: Call) -> None:
+        """The next questions are about `call`."""
+        self._tokens = call.tokens
+
+    def ready_at(self, now: float) -> float:
+        """OPEN, or when the call fits into every limit."""
+        ready_at = OPEN
+        if self._rpm is not None:
+            ready_at = self._rpm.ready_at(1)
+        if self._tpm is not None:
+            ready_at = max(ready_at, self._tpm.ready_at(self._tokens))
+        if self._told is not None:
+            requests, tokens = self._told
+            ready_at = max(ready_at, requests.ready_at(1, now), tokens.ready_at(self._tokens, now))
+        return ready_at if ready_at > now else OPEN
+
+    def take(self, now: float) -> Reserved:
+        """Reserve for one attempt."""
+        reserved = self._tokens
+        rpm = 0.0 if self._rpm is None else self._rpm.take(1, now)
+        if self._tpm is not None:
+            self._tpm.take(reserved, now)
+        if self._told is None:
+            return Reserved(reserved, rpm, 0.0, 0.0)
+        requests, tokens = self._told
+        return Reserved(reserved, rpm, requests.take(1, now), tokens.take(reserved, now))
+
+    def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Give back what was reserved too much, and hear what the server said."""
+        sent = _was_sent(outcome)
+        left = token.tokens - _used(outcome, token.tokens)
+        if self._rpm is not None and not sent:
+            self._rpm.undo(1, token.rpm, now)
+        if self._tpm is not None and left:
+            self._tpm.settle(left)
+        if self._told is None:
+            return
+        requests, tokens = self._told
+        if not sent:
+            requests.settle(1, token.told_requests, now)
+        if left:
+            tokens.settle(left, token.told_tokens, now)
+        said = outcome.told
+        if said is not None:
+            if said.requests is not None:
+                requests.hear(said.requests, token.told_requests, now)
+            if said.tokens is not None:
+                tokens.hear(said.tokens, token.told_tokens, now)
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    if outcome.verdict is Verdict.CANCELLED:
+        return outcome.maybe_processed
+    return outcome.verdict not in _NOT_SENT
+
+
+def _used(outcome: Outcome, reserved: int) -> int:
+    if outcome.used is not None:
+        return outcome.used
+    counts = outcome.verdict is Verdict.OK or outcome.maybe_processed
+    return reserved if counts else 0
