@@ -110,6 +110,7 @@ class Call(NamedTuple):
     fail_fast: bool = True  # an open circuit rejects at once; otherwise the call waits for it
     span: float | None = None  # sets the deadline, so many seconds after the first attempt left
     most: int | None = None  # attempts at the most, where that is less than the policy allows
+    tenant: str = ""  # on whose behalf: a queue serves tenants in fair shares
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from stormbreak.config import describe, load_policy
 from stormbreak.config.describe import UNITS
 from stormbreak.config.schema import parts_of
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import (
     Constant,
@@ -27,6 +26,7 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
@@ -128,7 +128,13 @@ policies = built(
         burst=not_negative,
         learn=st.booleans(),
     ),
-    queue=built(QueuePolicy, size=from_zero, longest_pause=positive),
+    queue=built(
+        QueuePolicy,
+        size=from_zero,
+        longest_pause=positive,
+        least_share=st.floats(min_value=0, max_value=0.3),
+        weights=st.dictionaries(st.text().filter(str.isprintable), positive, max_size=3),
+    ),
 )
 
 

@@ -9,6 +9,7 @@ from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
@@ -117,6 +118,11 @@ def test_a_part_that_the_preset_leaves_out_starts_from_the_default(load):
     policy = load('preset = "off"\n[breaker.trip]\nshare = 0.5')
     assert policy.breaker == BreakerPolicy(trip=FailureRate(share=0.5))
     assert policy.budget is None
+
+
+def test_weights_of_tenants_are_laid_over_each_other(load):
+    policy = load('[queue]\nleast_share = 0.1\n[queue.weights]\nshop = 3\n"Œuvres & co" = 0.5')
+    assert policy.queue == QueuePolicy(least_share=0.1, weights={"shop": 3, "Œuvres & co": 0.5})
 
 
 def test_a_part_may_be_left_out(load):

@@ -1,12 +1,12 @@
 import pytest
 from stage import OK, TARGET
 
-from stormbreak.core.admission import Admission, QueuePolicy
+from stormbreak.core.admission import Admission
 from stormbreak.core.concurrency import Concurrency, FixedLimit
 from stormbreak.core.gate import OPEN
 from stormbreak.core.permit import Permit
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.ticket import Ticket
-from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Call, Priority, Rejection
 
 INF = float("inf")
@@ -210,6 +210,30 @@ def test_a_full_queue_makes_room_for_a_more_urgent_call():
     assert [t.rejection and t.rejection.policy for t in batch] == [None, "queue"]
     assert door.woken == [batch[1]]
     assert door.enter(priority=Priority.BATCH).policy == "queue"
+
+
+def test_a_full_queue_makes_room_for_a_tenant_with_less_waiting():
+    door = Door(size=3)
+    door.enter()
+    flood = [door.enter(tenant="many") for _ in range(3)]
+    few = door.enter(tenant="few")
+
+    assert isinstance(few, Ticket)
+    assert flood[2].rejection == ("queue", "made room for a tenant with fewer calls waiting", None)
+    assert door.enter(tenant="few").policy == "queue"  # now it has one, the other two
+    assert door.admission.queued == 3
+
+
+def test_what_a_tenant_waits_for_is_its_own_share():
+    door = Door()
+    door.learn(1.0)
+    door.enter()
+    batch = {"priority": Priority.BATCH, "expires_at": 4.0}
+    for _ in range(4):
+        door.enter(tenant="many", priority=Priority.BATCH)
+
+    assert isinstance(door.enter(tenant="few", **batch), Ticket)
+    assert door.enter(tenant="many", **batch).policy == "shed"
 
 
 def test_room_that_time_made_is_not_overlooked():
@@ -445,10 +469,3 @@ def test_who_holds_the_queue_is_named():
     door.admission.settle([None, None], 0.0, OK, 0.0, 0.5)
     door.barrier.opens_at = 5.0
     assert door.admission.held_by(0.0) == "barrier0"
-
-
-def test_impossible_values_are_named():
-    with pytest.raises(ConfigurationError, match="size must not be negative, got -1"):
-        QueuePolicy(size=-1)
-    with pytest.raises(ConfigurationError, match="longest_pause must be positive, got 0"):
-        QueuePolicy(longest_pause=0)

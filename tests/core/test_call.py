@@ -12,13 +12,13 @@ from stage import (
     told,
 )
 
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.backoff import Constant, DecorrelatedJitter
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.flow import Wait
 from stormbreak.core.policy import Policy
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.events import (

@@ -21,13 +21,13 @@ from stage import (
     told,
 )
 
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant, FullJitter
 from stormbreak.core.breaker import BreakerPolicy, State
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import ARTICLE, INTERACTIVE
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
 from stormbreak.types import CANCELLED, Priority
@@ -155,14 +155,16 @@ class Storm(RuleBasedStateMachine):
         patience=SPANS,
         priority=st.sampled_from(list(Priority)),
         fail_fast=st.booleans(),
+        tenant=st.sampled_from(["", "shop", "jobs"]),
     )
-    def start(self, target_, within, patience, priority, fail_fast):
+    def start(self, target_, within, patience, priority, fail_fast, tenant):
         self.stage.start(
             target=target_,
             within=within,
             patience=patience,
             priority=priority,
             fail_fast=fail_fast,
+            tenant=tenant,
         )
 
     def pick(self, which, pick):
@@ -236,8 +238,7 @@ class Storm(RuleBasedStateMachine):
             undecided = [ticket for ticket in waiting if not ticket.decided]
             assert len(undecided) == lane.admission.queued
             assert lane.admission.queued <= self.stage.engine.policy.queue.size
-            standing = [t for line in lane.admission._lines.values() for t in line]
-            assert set(standing) == set(undecided)
+            assert set(lane.admission._queue) == set(undecided)
 
     @invariant()
     def probes_are_bounded_and_of_this_epoch(self):

@@ -187,7 +187,7 @@ async def test_cancelled_when_granted_but_not_resumed_yet():
 
     blocker, granted, next_one = bench.run(hangs), bench.call(OK), bench.call(OK)
     await asyncio.sleep(1.0)
-    ticket = next(iter(bench.lane.admission._lines[0]))
+    ticket = next(iter(bench.lane.admission._queue))
     blocker.cancel()
     await asyncio.sleep(0)  # the grant comes with the closing of the blocker
     assert ticket.permit is not None

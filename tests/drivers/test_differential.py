@@ -10,7 +10,6 @@ import pytest
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
 from virtual_loop import now, run
 
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, ProportionalJitter
 from stormbreak.core.breaker import BreakerPolicy
@@ -18,6 +17,7 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
 from stormbreak.drivers.aio import AsyncioDriver

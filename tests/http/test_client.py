@@ -336,6 +336,17 @@ async def test_priorities_go_first():
     assert [body["n"] for body in sent_by(server)] == [0, 2, 1]
 
 
+async def test_tenants_get_fair_shares():
+    policy = replace(QUICK, limit=FixedLimit(in_flight=1))
+    async with served([0.02, answer()]) as server, client_of(server, policy) as client:
+        calls = [
+            asyncio.create_task(client.request("x", {"n": n}, tenant=tenant))
+            for n, tenant in enumerate(["many", "many", "many", "few"])
+        ]
+        await asyncio.gather(*calls)
+    assert [body["n"] for body in sent_by(server)] == [0, 1, 3, 2]
+
+
 async def test_the_article_preset():
     assert AsyncClient(base_url="http://127.0.0.1/v1", policy="article").policy == ARTICLE
     policy = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(seconds=0.01)))

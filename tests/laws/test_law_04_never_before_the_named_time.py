@@ -7,9 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
 
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import Verdict
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
 
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.backoff import Constant, FullJitter
 from stormbreak.core.breaker import BreakerPolicy, State
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 

@@ -1,15 +1,16 @@
 """Law 12. The queue is bounded, with priorities: a call that cannot be served within its patience and deadline
-is shed at once, on arrival or at its turn, not served late. Interactive classes are served newest first while
-the in-flight limit binds and a queue stands, not under a send rate; the others oldest first.
+is shed at once, on arrival or at its turn, not served late. Tenants get fair shares. Interactive classes are
+served newest first while the in-flight limit binds and a queue stands, not under a send rate; the others oldest
+first.
 """
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from stage import OK, Stage, policy
 
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.types import Priority
 
 PRIORITIES = st.sampled_from(list(Priority))
@@ -74,6 +75,43 @@ def test_of_a_queue_that_stands_the_newest_interactive_call_is_served(
     newest = stands and min(arrivals) is Priority.INTERACTIVE
 
     assert served is (first[-1] if newest else first[0])
+
+
+@given(
+    crowd=st.integers(1, 180),
+    few=st.integers(1, 20),
+    priority=PRIORITIES,
+)
+def test_a_tenant_gets_its_share_however_many_calls_another_has(crowd, few, priority):
+    stage = scene(slots=50)  # four times that do not stand yet
+    current, *_ = [stage.start() for _ in range(50)]
+    many = [stage.start(tenant="many", priority=priority) for _ in range(crowd)]
+    mine = [stage.start(tenant="few", priority=priority) for _ in range(few)]
+    served = []
+    while any(run.queued for run in mine):
+        current.step(OK)
+        stage.settle()
+        current = next(run for run in many + mine if run.sending and run not in served)
+        served.append(current)
+
+    assert [run for run in served if run in mine] == mine
+    assert len(served) <= 2 * few
+
+
+@given(urgent=st.sampled_from([1, 3, 25]))
+def test_no_priority_is_starved(urgent):
+    stage = scene(slots=1)
+    current = stage.start()
+    crowd = [stage.start() for _ in range(urgent)]
+    patient = stage.start(priority=Priority.BATCH)
+    for _ in range(20):
+        crowd.append(stage.start())
+        current.step(OK)
+        stage.settle()
+        if patient.sending:
+            return
+        current = next(run for run in crowd if run.sending)
+    raise AssertionError("twenty were served, and none of them was the patient one")
 
 
 @given(

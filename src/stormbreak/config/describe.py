@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stormbreak.config.plain import plain
-from stormbreak.config.schema import join
+from stormbreak.config.schema import BARE, join
 from stormbreak.core.policy import Policy
 
 UNITS: Mapping[str, str] = MappingProxyType(
@@ -62,6 +62,8 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "quota.learn": "what the headers of answers say of limits is obeyed",
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
+        "queue.least_share": "of what is served, for each priority that waits",
+        "queue.weights": "calls of a tenant for one of a tenant not named here",
     }
 )
 """What the number behind a key counts."""
@@ -76,8 +78,17 @@ def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
     """Values before tables, as TOML wants it; TOML writes numbers, booleans, words and lists as JSON does."""
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
     for key in (key for key in table if key not in tables):
-        unit = UNITS.get(join(path, key))
-        yield f"{key} = {json.dumps(table[key])}" + (f"  # {unit}" if unit else "")
+        yield f"{_written(key)} = {json.dumps(table[key])}{_unit(join(path, key))}"
     for key, value in tables.items():
-        yield f"\n[{join(path, key)}]"
-        yield from _lines(value, join(path, key))
+        below = join(path, key)
+        yield f"\n[{below}]{_unit(below)}"
+        yield from _lines(value, below)
+
+
+def _unit(path: str) -> str:
+    return f"  # {UNITS[path]}" if path in UNITS else ""
+
+
+def _written(key: str) -> str:
+    """A key as it must be written; those that are no field's may be anything printable."""
+    return key if BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)

@@ -20,6 +20,7 @@ _WANTED = {
     "bool_type": "true or false",
     "string_type": "a word",
     "tuple_type": "a list",
+    "dict_type": "a table",
     "model_type": "a table",
     "model_attributes_type": "a table",
 }

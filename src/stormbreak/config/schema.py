@@ -7,7 +7,7 @@ themselves when they are built. This is the only package that knows pydantic.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial, reduce
@@ -26,7 +26,9 @@ NONE = "none"
 
 LONGEST_KEY = 40  # characters of a key that are shown
 
-_BARE = re.compile(r"[\w-]{1,40}", re.ASCII)
+BARE = re.compile(r"[\w-]{1,40}", re.ASCII)
+"""Keys that a TOML file needs not quote."""
+
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -56,6 +58,8 @@ def place_of(location: tuple[int | str, ...]) -> Place:
         elif parts:
             hints = get_type_hints(parts[0])
             path, hint, keys = join(path, str(step)), hints.get(str(step)), tuple(hints)
+        elif get_origin(hint) is Mapping:
+            path, hint = join(path, str(step)), get_args(hint)[1]
         else:
             path, hint = f"{path}[{step}]", get_args(hint)[0]
     return Place(path, hint, keys)
@@ -92,7 +96,7 @@ def word_for(member: Enum) -> str:
 
 def join(path: str, key: str) -> str:
     """`path` with one more key, quoted and cut where it is none that anybody would write."""
-    if not _BARE.fullmatch(key):
+    if not BARE.fullmatch(key):
         key = json.dumps(key[:LONGEST_KEY])
     return f"{path}.{key}" if path else key
 
@@ -108,14 +112,20 @@ def _checked(hint: Any) -> Any:
     if parts := parts_of(hint):
         together = reduce(or_, (_checked_part(part) for part in parts))
         return Annotated[together, pydantic.Field(discriminator="kind")] if parts[1:] else together
-    if get_origin(hint) is tuple:
-        items = GenericAlias(tuple, (_checked(get_args(hint)[0]), ...))
-        return Annotated[items, pydantic.Field(strict=False)]
+    if get_origin(hint) in (tuple, Mapping):
+        return _checked_collection(hint)
     if hint is float:
         return Annotated[float, WrapValidator(_as_given)]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return Annotated[str, AfterValidator(partial(_member, hint))]
     return hint
+
+
+def _checked_collection(hint: Any) -> Any:
+    if get_origin(hint) is Mapping:
+        return GenericAlias(dict, (str, _checked(get_args(hint)[1])))
+    items = GenericAlias(tuple, (_checked(get_args(hint)[0]), ...))
+    return Annotated[items, pydantic.Field(strict=False)]
 
 
 def _without_none(hint: Any) -> Any:

@@ -8,23 +8,20 @@ Within a priority the oldest is served first. Interactive calls are served newes
 limit binds and a queue stands: then there are more calls than can be served, and those that have waited long
 would only be served too late. Not so under a send rate, where oldest first answers more.
 
-Priorities are strict: under a permanent overload of more urgent calls the less urgent ones are not served at
-all. Fair shares come with the limits.
+Who is next, by priority and by fair shares between tenants, is a matter of the `queueing`.
 
 Who pumps: whatever changes a gate (a settled permit) pumps in the same step. When only time can open the
 gates, one ticket keeps time for the whole queue: its owner looks again at `wake_at`. If it leaves, another
 takes over.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from stormbreak.core.checks import require
 from stormbreak.core.gate import OPEN, Gate, Slots
 from stormbreak.core.permit import Permit
+from stormbreak.core.queueing import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.weighed import Quota
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
@@ -33,18 +30,6 @@ SERVICE_MARGIN = 1.25  # a call is sent only if this many mean service times fit
 LEARNING = 0.1  # weight of the newest answer in the mean service time
 HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
 STANDS = 4  # times the limit: a queue this long stands
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuePolicy:
-    """At most `size` calls wait for one target; a pause named for longer than `longest_pause` s rejects."""
-
-    size: int = 10_000
-    longest_pause: float = 900.0
-
-    def __post_init__(self) -> None:
-        require(self.size >= 0, "size must not be negative", self.size)
-        require(self.longest_pause > 0, "longest_pause must be positive", self.longest_pause)
 
 
 class Admission:
@@ -72,12 +57,14 @@ class Admission:
         self._wake = wake
         self._spaced = spaced
         self._quota = quota
-        self._lines: dict[Priority, OrderedDict[Ticket, None]] = {
-            p: OrderedDict() for p in Priority
-        }
+        self._queue = Queue(policy)
         self._keeper: Ticket | None = None
-        self.queued = 0
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait."""
+        return self._queue.size
 
     def enter(self, call: Call, now: float, expires_at: float) -> Permit | Ticket | Rejection:
         """Leave at once if every gate agrees and nobody waits; else queue, or say why not."""
@@ -86,14 +73,13 @@ class Admission:
         self.pump(now)  # time may have opened a gate, and room in the queue with it
         if self._quota is not None:
             self._quota.weigh(call)
-        if not self.queued and self._ready_at(now) <= now:
+        if not self._queue.size and self._ready_at(now) <= now:
             return self._grant(now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
             return refusal
         ticket = Ticket(self.withdraw, call, now, expires_at)
-        self._lines[call.priority][ticket] = None
-        self.queued += 1
+        self._queue.push(ticket)
         self.pump(now)
         return ticket.permit or ticket.rejection or ticket
 
@@ -109,36 +95,37 @@ class Admission:
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """Take back a ticket that still waits; if it kept time, another will."""
-        if ticket in self._lines[ticket.call.priority]:
-            self._remove(ticket)
+        if ticket in self._queue:
+            self._discard(ticket)
             self.pump(now)
 
     def pump(self, now: float) -> None:
         """Let leave whoever may, and see to it that somebody looks again when time opens a gate."""
-        self._slots.tick(now, self._longest_wait(now) if self.queued else 0.0)
-        while self.queued:
+        queue = self._queue
+        self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
+        while queue.size:
             if self._quota is not None:
-                self._quota.weigh(self._next(now).call)
+                self._quota.weigh(queue.peek(stands=self._stands(now)).call)
             ready_at = self._ready_at(now)
             if ready_at > now:
                 if ready_at != inf:
                     self._keep_time(ready_at)
                 return
-            ticket = self._next(now)
+            ticket = queue.peek(stands=self._stands(now))
             if self._too_late(ticket, now):
                 self._reject(ticket, self._shed(now))
                 continue
-            self._remove(ticket)
+            queue.serve(ticket)
+            self._forget_keeper(ticket)
             ticket.permit = self._grant(now)
             self._wake(ticket)
 
     def sweep(self, now: float) -> None:
         """Reject every waiting call that a gate, just closed, will keep for longer than it may wait."""
-        for line in self._lines.values():
-            for ticket in list(line):
-                refusal = self._refusal(ticket.call, now, ticket.expires_at)
-                if refusal is not None:
-                    self._reject(ticket, refusal)
+        for ticket in list(self._queue):
+            refusal = self._refusal(ticket.call, now, ticket.expires_at)
+            if refusal is not None:
+                self._reject(ticket, refusal)
 
     def settle(
         self, tokens: list[Any], taken_at: float, outcome: Outcome, now: float, uniform: float
@@ -175,25 +162,13 @@ class Admission:
     def _grant(self, now: float) -> Permit:
         return Permit(self, [take(now) for take in self._takes], now)
 
-    def _next(self, now: float) -> Ticket:
-        priority, line = next((p, line) for p, line in self._lines.items() if line)
-        newest_first = priority is Priority.INTERACTIVE and self._stands(now)
-        return next(reversed(line)) if newest_first else next(iter(line))
-
     def _stands(self, now: float) -> bool:
         """Whether more calls wait than can be served."""
         return (
-            self.queued > STANDS * self._slots.limit
+            self._queue.size > STANDS * self._slots.limit
             and self._slots.binds(now)
             and not self._spaced(now)
         )
-
-    def _longest_wait(self, now: float) -> float:
-        return now - min(next(iter(line)).queued_at for line in self._lines.values() if line)
-
-    def _last(self) -> Ticket | None:
-        line = next((line for line in reversed(self._lines.values()) if line), None)
-        return None if line is None else next(reversed(line))
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         if self._quota is not None:
@@ -210,19 +185,19 @@ class Admission:
         return None
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
-        ahead = sum(
-            len(line) for priority, line in self._lines.items() if priority <= call.priority
-        )
-        wait = self.service * (ahead + 1) / self._slots.limit
-        newest_first = call.priority is Priority.INTERACTIVE and self._stands(now)
+        wait = self.service * (self._queue.ahead_of(call) + 1) / self._slots.limit
+        stands = self._stands(now)
+        newest_first = call.priority is Priority.INTERACTIVE and stands
         if now + wait > expires_at and not newest_first:
             return Rejection("shed", "could not be served in time", now + wait)
-        if self.queued < self._policy.size:
+        if self._queue.size < self._policy.size:
             return None
-        last = self._last()
-        if last is None or last.call.priority <= call.priority:
+        displaced = self._queue.displaced_by(call, stands=stands)
+        if displaced is None:
             return Rejection("queue", f"{self.queued} calls are waiting", now + wait)
-        self._reject(last, Rejection("queue", "made room for a more urgent call"))
+        urgent = call.priority < displaced.call.priority
+        whose = "a more urgent call" if urgent else "a tenant with fewer calls waiting"
+        self._reject(displaced, Rejection("queue", f"made room for {whose}"))
         return None
 
     def _too_late(self, ticket: Ticket, now: float) -> bool:
@@ -238,18 +213,20 @@ class Admission:
         return Rejection("shed", "could not be served in time", now + wait)
 
     def _reject(self, ticket: Ticket, rejection: Rejection) -> None:
-        self._remove(ticket)
+        self._discard(ticket)
         ticket.rejection = rejection
         self._wake(ticket)
 
-    def _remove(self, ticket: Ticket) -> None:
-        del self._lines[ticket.call.priority][ticket]
-        self.queued -= 1
+    def _discard(self, ticket: Ticket) -> None:
+        self._queue.discard(ticket)
+        self._forget_keeper(ticket)
+
+    def _forget_keeper(self, ticket: Ticket) -> None:
         if ticket is self._keeper:
             self._keeper = None
 
     def _keep_time(self, at: float) -> None:
-        keeper = self._keeper or next(next(iter(line)) for line in self._lines.values() if line)
+        keeper = self._keeper or next(iter(self._queue))
         if keeper.check_at is None or keeper.check_at > at:
             keeper.check_at = at
             self._keeper = keeper

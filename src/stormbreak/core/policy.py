@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from stormbreak.core.admission import QueuePolicy
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict

@@ -80,8 +80,11 @@ class AsyncClient:
         *,
         priority: Priority | None = None,
         deadline: float | None = None,
+        tenant: str = "",
     ) -> Answer:
         """Send `payload` to `endpoint`, such as "chat/completions"; `deadline` is seconds from now.
+
+        Where calls wait, those of each `tenant` get their fair share.
 
         Raises:
             RejectedError: nothing was sent; says which policy refused and when to come back.
@@ -92,7 +95,7 @@ class AsyncClient:
         if not isinstance(model, str) or not model:
             raise ConfigurationError("model is missing: name it in the payload or in the client")
         body = _encoded({**payload, "model": model})
-        ended = await self.ask(endpoint, body, priority=priority, deadline=deadline)
+        ended = await self.ask(endpoint, body, priority=priority, deadline=deadline, tenant=tenant)
         target = self.target(model)
         outcome = ended.outcome
         if outcome.verdict is not Verdict.OK:
@@ -113,6 +116,7 @@ class AsyncClient:
         *,
         priority: Priority | None = None,
         deadline: float | None = None,
+        tenant: str = "",
         queue_is_free: bool = False,
         attempts: int | None = None,
         idempotency_key: str | None = None,
@@ -156,6 +160,7 @@ class AsyncClient:
             policy.fail_fast,
             span if queue_is_free else None,
             attempts,
+            tenant,
             _tokens(asked, wants) if policy.quota.acts else 0,
         )
         return await self._driver.run(call, send)

@@ -1,0 +1,257 @@
+import pickle
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from stage import TARGET
+
+from stormbreak.core.queueing import Queue, QueuePolicy
+from stormbreak.core.ticket import Ticket
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Call, Priority
+
+INTERACTIVE, BATCH, BACKGROUND = Priority
+WEIGHTS = {"big": 3.0, "small": 0.5}
+TENANTS = ["", "big", "small"]
+
+
+def ticket(number=0, priority=INTERACTIVE, tenant="", at=0.0):
+    call = Call(number, TARGET, priority=priority, tenant=tenant)
+    return Ticket(lambda *_: None, call, at, float("inf"))
+
+
+def queue_of(*tickets, **policy):
+    queue = Queue(QueuePolicy(**policy))
+    for one in tickets:
+        queue.push(one)
+    return queue
+
+
+def serve(queue, *, stands=False):
+    served = queue.peek(stands=stands)
+    queue.serve(served)
+    return served
+
+
+def test_by_priority_then_by_turn_then_by_age():
+    tickets = [
+        ticket(0, BATCH, "a"),
+        ticket(1, INTERACTIVE, "a"),
+        ticket(2, INTERACTIVE, "a"),
+        ticket(3, INTERACTIVE, "b"),
+        ticket(4, BACKGROUND, "b"),
+    ]
+    queue = queue_of(*tickets)
+
+    assert [serve(queue).call.number for _ in range(5)] == [1, 3, 2, 0, 4]
+
+
+def test_of_a_queue_that_stands_each_tenant_s_newest_interactive_call():
+    queue = queue_of(*(ticket(n, INTERACTIVE, "ab"[n % 2]) for n in range(6)))
+
+    assert [serve(queue, stands=True).call.number for _ in range(6)] == [4, 5, 2, 3, 0, 1]
+
+
+@given(
+    least_share=st.floats(0.01, 1 / 3),
+    crowd=st.lists(st.sampled_from(Priority), min_size=1, max_size=3, unique=True),
+    rounds=st.integers(1, 300),
+)
+def test_every_priority_that_waits_gets_its_least_share(least_share, crowd, rounds):
+    queue = queue_of(*(ticket(0, priority) for priority in crowd * 2), least_share=least_share)
+    counts = Counter()
+    for _ in range(rounds):
+        served = serve(queue)
+        counts[served.call.priority] += 1
+        queue.push(ticket(0, served.call.priority))
+
+    for priority in crowd:
+        assert counts[priority] >= int(least_share * rounds) - 1
+    urgent = min(crowd)
+    assert counts[urgent] >= rounds * (1 - (len(crowd) - 1) * least_share) - 1
+
+
+def test_no_share_is_strict():
+    queue = queue_of(ticket(0, BATCH), least_share=0)
+    for _ in range(1000):
+        queue.push(ticket())
+        assert serve(queue).call.priority is INTERACTIVE
+
+
+def test_who_does_not_wait_earns_no_credit():
+    queue = queue_of(ticket(), ticket(0, BATCH), least_share=0.25)
+    for _ in range(3):
+        serve(queue)
+        queue.push(ticket())
+    gone = list(queue)[-1]
+    queue.discard(gone)
+    queue.push(ticket(1, BATCH))
+
+    assert serve(queue).call.priority is INTERACTIVE
+
+
+def test_no_credit_is_earned_while_nobody_more_urgent_waits():
+    queue = queue_of(*(ticket(n, BATCH) for n in range(50)), ticket(99, BACKGROUND))
+    for _ in range(19):
+        serve(queue)
+    assert serve(queue).call.number == 99  # its share of one in twenty
+    queue.push(ticket(100))
+
+    assert serve(queue).call.number == 100
+
+
+@pytest.mark.parametrize(
+    ("call", "ahead"),
+    [
+        ({}, 4),
+        ({"tenant": "few"}, 1),
+        ({"tenant": "none"}, 2),  # one of each of the others
+        ({"priority": BATCH}, 7),
+        ({"priority": BACKGROUND}, 8),
+    ],
+)
+def test_how_many_are_ahead(call, ahead):
+    waiting = [ticket(tenant="many") for _ in range(4)]
+    waiting = [*(ticket() for _ in range(4))] if not call else waiting
+    if call.get("tenant") == "none":
+        waiting.append(ticket(tenant="few"))
+    if "priority" in call:
+        waiting += [ticket(0, BATCH) for _ in range(3)]
+    if call.get("priority") is BACKGROUND:
+        waiting.append(ticket(0, BACKGROUND))
+
+    assert queue_of(*waiting).ahead_of(Call(1, TARGET, **call)) == ahead
+
+
+def test_with_its_least_share_a_call_is_not_behind_all_others():
+    queue = queue_of(*(ticket() for _ in range(100)), least_share=0.1)
+
+    assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == pytest.approx(9)
+
+
+def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
+    tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["big"] * 4 + ["small"] * 2)]
+    queue = queue_of(*tickets, weights=WEIGHTS)
+
+    assert (
+        queue.displaced_by(Call(9, TARGET, priority=BATCH, tenant="new"), stands=False)
+        is tickets[5]
+    )
+    assert queue.displaced_by(Call(9, TARGET, priority=BATCH, tenant="small"), stands=False) is None
+    assert queue.displaced_by(Call(9, TARGET, priority=BACKGROUND), stands=False) is None
+
+
+def test_of_a_queue_that_stands_the_oldest_makes_room():
+    tickets = [ticket(n, INTERACTIVE, "many") for n in range(3)]
+    queue = queue_of(*tickets)
+
+    assert queue.displaced_by(Call(9, TARGET), stands=True) is tickets[0]
+    assert queue.displaced_by(Call(9, TARGET), stands=False) is tickets[2]
+
+
+class Queueing(RuleBasedStateMachine):
+    """Any order of coming, being served and leaving, beside a plain list of who waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.queue = Queue(QueuePolicy(weights=WEIGHTS))
+        self.waiting = []
+        self.now = 0.0
+        self.passed_over = Counter()  # calls served while a tenant's oldest waits, by priority
+
+    @rule(priority=st.sampled_from(Priority), tenant=st.sampled_from(TENANTS))
+    def push(self, priority, tenant):
+        self.now += 1
+        one = ticket(int(self.now), priority, tenant, at=self.now)
+        self.waiting.append(one)
+        self.queue.push(one)
+
+    @precondition(lambda self: self.waiting)
+    @rule(stands=st.booleans())
+    def serve(self, stands):
+        expected = self.queue.peek(stands=stands)
+        assert self.queue.peek(stands=stands) is expected  # looking changes nothing
+        served = serve(self.queue, stands=stands)
+        assert served is expected
+        alike = [
+            one
+            for one in self.waiting
+            if (one.call.priority, one.call.tenant) == (served.call.priority, served.call.tenant)
+        ]
+        newest = stands and served.call.priority is INTERACTIVE
+        assert served is alike[-1 if newest else 0]
+        self.waiting.remove(served)
+        self.none_is_starved(served.call)
+
+    def none_is_starved(self, served):
+        for line in Priority:
+            for tenant in TENANTS:
+                waits = any(
+                    (t.call.priority, t.call.tenant) == (line, tenant) for t in self.waiting
+                )
+                if not waits or (served.priority, served.tenant) == (line, tenant):
+                    self.passed_over[line, tenant] = 0
+                elif served.priority is line:
+                    self.passed_over[line, tenant] += 1
+                    # "small" is served once for two of "" and six of "big", or one more of each
+                    assert self.passed_over[line, tenant] <= 10
+
+    @precondition(lambda self: self.waiting)
+    @rule(pick=st.integers(0, 10**6))
+    def discard(self, pick):
+        gone = self.waiting.pop(pick % len(self.waiting))
+        assert gone in self.queue
+        self.queue.discard(gone)
+        assert gone not in self.queue
+        self.passed_over.clear()
+
+    @invariant()
+    def the_same_wait(self):
+        assert self.queue.size == len(self.waiting)
+        assert sorted(self.waiting, key=lambda one: one.call.priority) == list(self.queue)
+        if self.waiting:
+            assert min(one.queued_at for one in self.waiting) == self.queue.oldest_at()
+
+    @invariant()
+    def no_more_are_ahead_than_wait(self):
+        for priority in Priority:
+            for tenant in TENANTS:
+                own = [
+                    t
+                    for t in self.waiting
+                    if (t.call.priority, t.call.tenant) == (priority, tenant)
+                ]
+                urgent = [t for t in self.waiting if t.call.priority <= priority]
+                ahead = self.queue.ahead_of(Call(0, TARGET, priority=priority, tenant=tenant))
+                assert len(own) <= ahead + 1e-9
+                assert ahead <= len(urgent) + 1e-9
+
+
+TestQueueing = Queueing.TestCase
+
+
+def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
+    weights = {"shop": 2.0}
+    policy = QueuePolicy(weights=weights)
+    weights["shop"] = -1.0
+
+    assert policy.weights == {"shop": 2.0}
+    assert pickle.loads(pickle.dumps(policy)) == policy
+    assert hash(policy) == hash(QueuePolicy())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": -1}, "size must not be negative, got -1"),
+        ({"longest_pause": 0}, "longest_pause must be positive, got 0"),
+        ({"least_share": 0.5}, r"least_share must lie in \[0, 1/3\], got 0.5"),
+        ({"weights": {"shop": 0}}, "weights.shop must be positive, got 0"),
+        ({"weights": {"a\n": 1}}, r"names in weights must be printable, got 'a\\n'"),
+    ],
+)
+def test_impossible_values_are_named(values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        QueuePolicy(**values)
