@@ -23,7 +23,7 @@ SLOWEST = 1e-9  # per second
 class Told:
     """One limit, of requests or of tokens. Until something is heard it lets everything pass."""
 
-    __slots__ = ("_at", "_flow", "_heard", "_limit", "_longest", "_remaining", "_taken", "_until")
+    __slots__ = ("_at", "_flow", "_heard", "_limit", "_longest", "_remaining", "_taken", "until")
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
@@ -31,26 +31,26 @@ class Told:
         self._remaining = inf  # at `_at`
         self._at = 0.0
         self._flow = 0.0  # per second, from then on
-        self._until = OPEN  # the end of what is known
+        self.until = OPEN  # the end of what is known; later, everything passes
         self._taken = 0.0  # in all
         self._heard = -1.0  # of the news heard last: what had been taken
 
     def ready_at(self, amount: float, now: float) -> float:
         """OPEN, or when `amount` remains. More than the limit may leave when all of it is there."""
-        if now >= self._until:
+        if now >= self.until:
             return OPEN
         lacks = min(amount, self._limit) - self._remaining
         if lacks <= 0:
             return OPEN
         if not self._flow:
-            return self._until
-        ready_at = min(self._at + lacks / self._flow, self._until)
+            return self.until
+        ready_at = min(self._at + lacks / self._flow, self.until)
         return ready_at if ready_at > now else OPEN
 
     def take(self, amount: float, now: float) -> float:
         """Take `amount`, and return a receipt: news from before it was taken do not know of it."""
         self._taken += amount
-        if now < self._until:
+        if now < self.until:
             self._carry_on(now)
             self._remaining -= amount
         return self._taken
@@ -60,7 +60,7 @@ class Told:
 
         What the server had counted when it was heard last is not corrected: it knew better.
         """
-        if now < self._until and receipt > self._heard:
+        if now < self.until and receipt > self._heard:
             self._carry_on(now)
             self._remaining = min(self._limit, self._remaining + amount)
 
@@ -81,7 +81,7 @@ class Told:
         self._at = now
         self._flow = self._flow_of(said, limit, missing, reset)
         # Once it is whole again, what flows is still bounded by how it flows.
-        self._until = now + (self._longest if self._flow else min(reset, self._longest))
+        self.until = now + (self._longest if self._flow else min(reset, self._longest))
 
     def _flow_of(self, said: Allowance, limit: float, missing: float, reset: float) -> float:
         if not said.flows or limit == inf:

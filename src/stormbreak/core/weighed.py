@@ -15,7 +15,7 @@ What becomes of a reservation:
 | anything else: refused, not served | counts | given back |
 """
 
-from typing import NamedTuple
+from typing import TypeAlias
 
 from stormbreak.core.bucket import Bucket
 from stormbreak.core.gate import OPEN
@@ -26,13 +26,8 @@ from stormbreak.types import Call, Outcome, Verdict
 _NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
 
 
-class Reserved(NamedTuple):
-    """What one attempt took, with the receipts."""
-
-    tokens: int
-    rpm: float
-    told_requests: float
-    told_tokens: float
+Reserved: TypeAlias = tuple[int, float, float, float]
+"""What one attempt took: its tokens, and the receipts of `rpm` and of what was told of requests and tokens."""
 
 
 class Quota:
@@ -61,7 +56,10 @@ class Quota:
             ready_at = max(ready_at, self._tpm.ready_at(self._tokens))
         if self._told is not None:
             requests, tokens = self._told
-            ready_at = max(ready_at, requests.ready_at(1, now), tokens.ready_at(self._tokens, now))
+            if now < requests.until:
+                ready_at = max(ready_at, requests.ready_at(1, now))
+            if now < tokens.until:
+                ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
         return ready_at if ready_at > now else OPEN
 
     def take(self, now: float) -> Reserved:
@@ -71,31 +69,33 @@ class Quota:
         if self._tpm is not None:
             self._tpm.take(reserved, now)
         if self._told is None:
-            return Reserved(reserved, rpm, 0.0, 0.0)
+            return reserved, rpm, 0.0, 0.0
         requests, tokens = self._told
-        return Reserved(reserved, rpm, requests.take(1, now), tokens.take(reserved, now))
+        return reserved, rpm, requests.take(1, now), tokens.take(reserved, now)
 
     def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Give back what was reserved too much, and hear what the server said."""
-        sent = _was_sent(outcome)
-        left = token.tokens - _used(outcome, token.tokens)
-        if self._rpm is not None and not sent:
-            self._rpm.undo(1, token.rpm, now)
-        if self._tpm is not None and left:
+        reserved, rpm, told_requests, told_tokens = token
+        if outcome.verdict is not Verdict.OK and not _was_sent(outcome):
+            if self._rpm is not None:
+                self._rpm.undo(1, rpm, now)
+            if self._told is not None:
+                self._told[0].settle(1, told_requests, now)
+        left = reserved - _used(outcome, reserved)
+        if left and self._tpm is not None:
             self._tpm.settle(left)
         if self._told is None:
             return
         requests, tokens = self._told
-        if not sent:
-            requests.settle(1, token.told_requests, now)
-        if left:
-            tokens.settle(left, token.told_tokens, now)
+        if left and now < tokens.until:
+            tokens.settle(left, told_tokens, now)
         said = outcome.told
-        if said is not None:
-            if said.requests is not None:
-                requests.hear(said.requests, token.told_requests, now)
-            if said.tokens is not None:
-                tokens.hear(said.tokens, token.told_tokens, now)
+        if said is None:
+            return
+        if said.requests is not None:
+            requests.hear(said.requests, told_requests, now)
+        if said.tokens is not None:
+            tokens.hear(said.tokens, told_tokens, now)
 
 
 def _was_sent(outcome: Outcome) -> bool:
