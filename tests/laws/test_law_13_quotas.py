@@ -56,6 +56,18 @@ def test_who_cannot_leave_in_time_says_who_held_it():
     assert stage.events[-1].held_by == "quota"
 
 
+def test_who_is_too_far_back_is_shed_on_arrival():
+    stage = scene(rpm=60)
+    for _ in range(10):
+        stage.start(within=60.0)
+    refused, last = stage.start(within=9.5), stage.start(within=10.5)
+
+    assert refused.ended.outcome.rejection.policy == "shed"
+    assert refused.ended.retry_at == pytest.approx(stage.now + 10.0)
+    stage.pass_time(10.1)
+    assert last.sending
+
+
 def test_a_heavy_call_is_not_overtaken():
     stage = scene(tpm=6000, burst=10)  # a hundred a second, and a thousand at once
     stage.start(tokens=1000)

@@ -185,7 +185,10 @@ class Admission:
         return None
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
-        wait = self.service * (self._queue.ahead_of(call) + 1) / self._slots.limit
+        ahead = self._queue.ahead_of(call)
+        wait = self.service * (ahead + 1) / self._slots.limit
+        if self._quota is not None:
+            wait = max(wait, self._quota.wait(ahead, now))
         stands = self._stands(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
         if now + wait > expires_at and not newest_first:

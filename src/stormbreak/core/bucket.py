@@ -31,6 +31,10 @@ class Bucket:
         spare = self._depth - amount * self._seconds
         return self._full_at - spare if spare > 0 else self._full_at
 
+    def turn_at(self, ahead: float) -> float:
+        """The time from which one may be taken after `ahead` others, each of one."""
+        return self.ready_at(1) + ahead * self._seconds
+
     def take(self, amount: float, now: float) -> float:
         """Take `amount`, and return a receipt for `undo`."""
         full_at = max(self._full_at, now) + amount * self._seconds

@@ -62,6 +62,10 @@ class Quota:
                 ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
         return ready_at if ready_at > now else OPEN
 
+    def wait(self, ahead: float, now: float) -> float:
+        """Seconds until a call can leave that has `ahead` others before it, by the configured requests alone."""
+        return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(ahead) - now)
+
     def take(self, now: float) -> Reserved:
         """Reserve for one attempt."""
         reserved = self._tokens
