@@ -97,12 +97,11 @@ def test_naming_the_kind_a_preset_has_already_keeps_the_rest(load):
 
 
 def test_the_limit_is_automatic_or_a_number(load):
-    assert load("").limit == FixedLimit()
-    assert load('preset = "adaptive"').limit == AutomaticLimit()
-    assert load('preset = "adaptive"\n[limit]\nceiling = 9').limit == AutomaticLimit(ceiling=9)
+    assert load("").limit == AutomaticLimit()
+    assert load("[limit]\nceiling = 9").limit == AutomaticLimit(ceiling=9)
     assert load('[limit]\nkind = "fixed"\nin_flight = 9').limit == FixedLimit(in_flight=9)
     assert load('preset = "article"\n[limit]\nkind = "automatic"').limit == AutomaticLimit()
-    assert load("learn_rate = true") == Policy(learn_rate=True)
+    assert load("learn_rate = false") == Policy(learn_rate=False)
 
 
 def test_a_changed_kind_starts_from_its_own_defaults(load):
@@ -161,7 +160,7 @@ def test_a_name_that_is_neither_says_what_there_is():
         resolve_policy("bacth")
     assert (
         str(caught.value)
-        == '"bacth" is neither a preset (interactive, batch, article, off, adaptive) nor a file'
+        == '"bacth" is neither a preset (interactive, batch, article, off) nor a file'
     )
 
 

@@ -16,7 +16,7 @@ TABLE = {
     "[retry]\nxyzzy = 3": "retry.xyzzy is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     "[retry.backoff]\nkind = 'linear'\nlinear = 3": "retry.backoff.linear is no key of a policy; known here: kind, base, cap",
     "[retry.backoff]\nkind = 'constant'\nbase = 3": "retry.backoff.base is no key of a policy; known here: kind, seconds",
-    "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, in_flight",
+    "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, ceiling, gain, plus",
     "[limit]\nkind = 'fixed'\nceiling = 3": "limit.ceiling is no key of a policy; known here: kind, in_flight",
     "[retry.preset]\nx = 3": "retry.preset is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     # types
@@ -53,8 +53,8 @@ TABLE = {
     "[retry.backoff]\nkind = 3": f"retry.backoff.kind must be one of {BACKOFFS}, got 3",
     "[breaker.trip]\nkind = ''": 'breaker.trip.kind must be one of consecutive, failure_rate, got ""',
     "[limit]\nkind = 'aimd'": 'limit.kind must be one of fixed, automatic, got "aimd"',
-    "preset = 'bach'": 'preset must be one of interactive, batch, article, off, adaptive, got "bach"',
-    "preset = ['batch']": "preset must be one of interactive, batch, article, off, adaptive, got a list",
+    "preset = 'bach'": 'preset must be one of interactive, batch, article, off, got "bach"',
+    "preset = ['batch']": "preset must be one of interactive, batch, article, off, got a list",
     "priority = 'Batch'": 'priority must be one of interactive, batch, background, got "Batch"',
     "priority = 1": "priority must be a word, got 1",
     # what is no policy at all

@@ -1,9 +1,9 @@
 import pytest
-from stage import OK, TARGET
+from stage import OK, TARGET, TIMEOUT, Spaced
 
 from stormbreak.core.admission import Admission
 from stormbreak.core.concurrency import Concurrency, FixedLimit
-from stormbreak.core.gate import OPEN
+from stormbreak.core.gate import OPEN, UNSPACED
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.ticket import Ticket
@@ -34,7 +34,7 @@ class Barrier:
 class Door:
     """An admission with one barrier and so many slots."""
 
-    def __init__(self, *, slots=1, size=100, barriers=1, spaced=lambda now: False):
+    def __init__(self, *, slots=1, size=100, barriers=1, spacing=UNSPACED):
         self.log = []
         self.barriers = [Barrier(f"barrier{n}", self.log) for n in range(barriers)]
         self.barrier = self.barriers[0]
@@ -43,7 +43,7 @@ class Door:
         self.numbers = iter(range(1, 1000))
         gates = [*self.barriers, self.slots]
         self.admission = Admission(
-            gates, self.slots, QueuePolicy(size=size), self.wake, spaced=spaced
+            gates, self.slots, QueuePolicy(size=size), self.wake, spacing=spacing
         )
 
     def wake(self, ticket):
@@ -146,7 +146,7 @@ def test_other_classes_go_oldest_first(priority):
 
 
 def test_under_a_send_rate_the_oldest_goes_first():
-    door = Door(spaced=lambda now: True)
+    door = Door(spacing=Spaced(100.0))
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
 
@@ -310,6 +310,40 @@ def test_only_those_ahead_count():
     assert door.enter(expires_at=6.0, priority=Priority.BATCH).policy == "shed"
 
 
+def test_a_send_rate_says_how_long_it_will_take():
+    door = Door(slots=100, spacing=Spaced(2.0))
+    door.barrier.opens_at = 1.0
+    for _ in range(9):
+        door.enter()
+
+    assert door.enter(expires_at=4.9).policy == "shed"
+    assert isinstance(door.enter(expires_at=5.1), Ticket)
+
+
+def test_a_limit_that_may_grow_sheds_only_what_would_be_late_at_its_most():
+    door = Door(slots=1)
+    door.slots = Growing(limit=1, most=4)
+    door.admission = Admission(
+        [door.barrier, door.slots], door.slots, QueuePolicy(size=100), door.wake
+    )
+    door.learn(1.0)
+    for _ in range(4):
+        door.enter()
+
+    assert isinstance(door.enter(expires_at=1.1), Ticket)
+    assert door.enter(expires_at=1.1).policy == "shed"
+
+
+class Growing(Concurrency):
+    """A limit that is small now."""
+
+    most = None
+
+    def __init__(self, *, limit, most):
+        super().__init__(FixedLimit(in_flight=limit))
+        self.most = most
+
+
 def test_nobody_is_shed_while_nothing_is_known():
     door = Door(slots=1)
     door.enter()
@@ -322,7 +356,7 @@ def test_at_its_turn_a_call_that_can_no_longer_be_answered_in_time_is_shed():
     first = door.enter()
     late, fit = door.enter(expires_at=10.0, deadline_at=10.0), door.enter()
     door.learn(4.0)
-    first.settle(CANCELLED, 6.0, 0.5)  # 4 s are left, 5 s would be needed
+    first.settle(CANCELLED, 6.0, 0.5)  # 4 s are left, 7 s would be needed
 
     assert late.rejection.policy == "shed"
     assert fit.permit is not None
@@ -356,12 +390,27 @@ def test_the_mean_answer_time_follows_slowly():
     assert door.admission.service == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize(("outcome", "service"), [(OK, 3.0), (CANCELLED, 0.0)])
-def test_only_answers_teach_how_long_an_answer_takes(outcome, service):
+CUT = TIMEOUT._replace(own_deadline=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "service"), [(OK, 3.0), (CANCELLED, 0.0), (TIMEOUT, 0.0), (CUT, 3.0)]
+)
+def test_answers_teach_how_long_an_answer_takes(outcome, service):
     door = Door()
     door.enter(2.0).settle(outcome, 5.0, 0.5)
 
     assert service == door.admission.service
+
+
+def test_what_a_deadline_cut_took_at_least_so_long_and_teaches_no_less():
+    door = Door()
+    door.learn(4.0)
+    door.enter(0.0).settle(CUT, 3.9, 0.5)
+    assert door.admission.service == 4.0
+    door.enter(0.0).settle(CUT, 14.0, 0.5)
+
+    assert door.admission.service == pytest.approx(5.0)
 
 
 # ------------------------------------------------------------------ who looks again

@@ -161,12 +161,20 @@ def test_no_more_than_so_many_wait_to_vote():
     assert len(court.evidence._voters) == VOTERS
 
 
+def landed(evidence, landing, now, usual=USUAL):
+    """An attempt that was sent, and ends so."""
+    flight = Flight(now)
+    evidence.sent(flight, usual)
+    flight.landing = landing
+    evidence.landed(flight, now)
+
+
 def share(failures, of):
     """The errors of a long mix with that share; when they were evidence."""
     evidence = Evidence()
     for number in range(50 * of):
         failed = number % of < failures
-        evidence.landed(Landing.REFUSED if failed else Landing.ANSWERED, float(number))
+        landed(evidence, Landing.REFUSED if failed else Landing.ANSWERED, float(number))
     return evidence.at
 
 
@@ -179,18 +187,34 @@ def test_a_share_of_errors_of_more_than_a_third_is_evidence():
 def test_five_errors_in_a_row_are_evidence_and_two_stand_out():
     evidence = Evidence()
     for second in range(4):
-        evidence.landed((Landing.REFUSED, Landing.LATE)[second % 2], float(second))
+        landed(evidence, (Landing.REFUSED, Landing.LATE)[second % 2], float(second))
     assert (evidence.at, evidence.errors_at) == (-inf, 3.0)
-    evidence.landed(Landing.CUT, 4.0)
+    landed(evidence, Landing.CUT, 4.0)
     assert evidence.at == -inf
-    evidence.landed(Landing.REFUSED, 5.0)
+    landed(evidence, Landing.REFUSED, 5.0)
 
     assert (evidence.at, evidence.errors_at, evidence.late_at) == (5.0, 5.0, -inf)
 
 
+def test_at_a_cold_start_attempts_under_way_speak_against_failures():
+    """Refusals come at once, answers later: ten of thirty refused are no evidence while twenty are awaited."""
+    evidence = Evidence()
+    awaited = [Flight(0.0) for _ in range(20)]
+    for flight in awaited:
+        evidence.sent(flight, None)
+    for _ in range(10):
+        landed(evidence, Landing.REFUSED, 0.1, usual=None)
+    assert (evidence.at, evidence.errors_at) == (-inf, -inf)
+    for flight in awaited:
+        flight.landing = Landing.REFUSED
+        evidence.landed(flight, 0.2)
+
+    assert (evidence.at, evidence.errors_at) == (0.2, 0.2)
+
+
 def test_one_error_does_not_stand_out():
     evidence = Evidence()
-    evidence.landed(Landing.REFUSED, 1.0)
+    landed(evidence, Landing.REFUSED, 1.0)
 
     assert evidence.errors_at == -inf
 
@@ -212,7 +236,7 @@ def test_scores_stay_in_bounds_and_evidence_is_never_of_the_future(steps):
         (flight,) = court.send(now)
         flight.landing, flight.ended_at = landing, now + pause
         court.vote(now)
-        court.evidence.landed(landing, now)
+        court.evidence.landed(flight, now)
 
         assert 0 <= court.evidence._late <= TOP_TOTAL
         assert 0.0 <= court.evidence._errors <= 5.0

@@ -12,6 +12,8 @@ from stormbreak.core.rate import LearnedRate
 def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED):
     """A rate after so many sends in the last seconds, the last of which were refused."""
     rate = LearnedRate()
+    if seconds == 9.0:
+        rate.take(now - 10.0)  # busy for as long as it looks back; by now this one is forgotten
     for number in range(sent):
         rate.take(now - seconds + seconds * number / sent)
     for _ in range(refused):
@@ -71,11 +73,12 @@ def test_half_where_nothing_was_accepted():
 
 
 def test_half_of_what_was_sent_where_no_rate_was_known():
-    assert spent(2, 2).rate_at(100.0) == pytest.approx(0.1)
+    assert spent(5, 5).rate_at(100.0) == pytest.approx(0.9 * 3 / 10)  # three were still out
+    assert spent(4, 4).rate_at(100.0) == inf  # too few to learn from
 
 
 def test_never_slower_than_one_in_twenty_seconds():
-    rate = spent(2, 2)
+    rate = spent(5, 5)
     for step in range(20):
         rate.settle(None, THROTTLED, 100.0 + 2.1 * step, 0.5)
         rate.settle(None, THROTTLED, 100.0 + 2.1 * step, 0.5)
@@ -136,10 +139,86 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
         assert rate.rate_at(now) >= 0.05
 
 
-def test_forgotten_where_the_target_serves_while_it_refuses():
-    rate = spent(200, 40)
-    rate.forget()
-    assert (rate.in_force(100.0), rate.ready_at(100.0)) == (False, OPEN)
-    rate.settle(None, THROTTLED, 103.0, 0.5)
+def test_the_time_for_sends_at_a_rate_that_grows():
+    rate = spent(200, 20)
+    assert LearnedRate().time_for(1000, 0.0) == 0.0
+    assert len(left(rate, 100.0, 100.0 + rate.time_for(100, 100.0))) == pytest.approx(100, abs=2)
 
-    assert not rate.in_force(103.0)  # what was refused before does not count any more
+
+def of_a_second(rate, second, outcomes):
+    """Send one after the other within that second, as far as the rate lets them; how many left."""
+    left = 0
+    for number, outcome in enumerate(outcomes):
+        now = second + number / len(outcomes)
+        if rate.ready_at(now) == OPEN:
+            rate.take(now)
+            rate.settle(None, outcome, now + 0.02, 0.5)
+            left += 1
+    return left
+
+
+def by_lot(number):
+    """Three in ten are refused, ever."""
+    return THROTTLED if number % 10 in (2, 5, 9) else OK
+
+
+def test_refusals_by_lot_slow_it_down_for_a_while_and_then_no_more():
+    found = []
+    rate, calls = LearnedRate(found.append), iter(range(10**6))
+    sent = [
+        of_a_second(rate, second, [by_lot(next(calls)) for _ in range(20)]) for second in range(120)
+    ]
+
+    assert found
+    assert found[0] < 40.0
+    assert rate.is_lot(120.0)
+    assert not rate.in_force(120.0)
+    assert min(sent[45:]) == 20
+    assert min(sent) >= 0.5 * 0.9 * 14 - 2  # half of what was served, even during the trial
+
+
+def test_during_a_trial_the_rate_stands_still_and_then_grows():
+    rate = LearnedRate()
+    for second in range(6):
+        of_a_second(rate, second, [by_lot(number) for number in range(20)])
+    learned = rate.rate_at(6.0)
+
+    assert rate.rate_at(20.0) == learned
+    assert rate.rate_at(30.0) > learned
+
+
+def test_a_limit_is_no_lot():
+    rate, found = LearnedRate(lambda now: pytest.fail("no lot")), []
+    for second in range(300):
+        room = 10
+        for number in range(40):
+            now = second + number / 40
+            if rate.ready_at(now) == OPEN:
+                rate.take(now)
+                rate.settle(None, OK if room > 0 else THROTTLED, now + 0.02, 0.5)
+                room -= 1
+        found.append(10 - room)
+
+    assert max(found[20:]) <= 16
+    assert not rate.is_lot(300.0)
+
+
+def test_a_lot_that_becomes_an_outage_teaches_a_rate_again():
+    rate, calls = LearnedRate(), iter(range(10**6))
+    for second in range(60):
+        of_a_second(rate, second, [by_lot(next(calls)) for _ in range(20)])
+    assert rate.is_lot(60.0)
+    for second in range(60, 75):
+        of_a_second(rate, second, [THROTTLED] * 20)
+
+    assert not rate.is_lot(75.0)
+    assert rate.in_force(75.0)
+
+
+@pytest.mark.parametrize(("since", "learned"), [(4.9, False), (5.1, True)])
+def test_nothing_is_learned_in_the_first_seconds_of_sending(since, learned):
+    rate = spent(30, 30, seconds=since)
+
+    assert rate.in_force(100.0) is learned
+    if learned:  # and then it is measured over the seconds there were
+        assert rate.rate_at(100.0) == pytest.approx(0.9 * 27 / since)  # the third refusal taught

@@ -1,5 +1,5 @@
-"""Law 10. While a circuit is open, an interactive call fails fast with the time to come back; a batch call
-waits.
+"""Law 10. While a circuit is open, a hasty call (`fail_fast`) fails at once with the time to come back; a patient
+one waits, no longer than it may. The presets wait, the article's fails fast.
 """
 
 import pytest
@@ -9,7 +9,7 @@ from stage import OK, SERVER_ERROR, TARGET, Stage, policy
 
 from stormbreak.core.breaker import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.presets import BATCH, INTERACTIVE, for_batch
+from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, for_batch
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import CircuitOpenError, error_of
 
@@ -25,7 +25,7 @@ def ill(**changes):
 
 
 @given(after=st.floats(0.0, 19.99))
-def test_an_interactive_call_fails_fast_with_the_time_to_come_back(after):
+def test_a_hasty_call_fails_at_once_with_the_time_to_come_back(after):
     stage = ill()
     comes_back_at = stage.now + 20.0
     stage.pass_time(after)
@@ -45,7 +45,7 @@ def test_the_error_says_so():
 
 
 @given(crowd=st.integers(1, 20))
-def test_a_batch_call_waits_and_is_sent_when_the_circuit_lets_it(crowd):
+def test_a_patient_call_waits_and_is_sent_when_the_circuit_lets_it(crowd):
     stage = ill()
     runs = [stage.start(fail_fast=False) for _ in range(crowd)]
     stage.pass_time(19.9)
@@ -95,7 +95,7 @@ def test_isolated_fails_fast_and_knows_no_time():
     assert stage.start(fail_fast=False).queued
 
 
-def test_a_batch_call_waits_no_longer_than_it_may():
+def test_a_patient_call_waits_no_longer_than_it_may():
     stage = ill()
     ended = stage.start(fail_fast=False, within=15.0).ended
 
@@ -104,7 +104,8 @@ def test_a_batch_call_waits_no_longer_than_it_may():
 
 
 @pytest.mark.parametrize(
-    ("preset", "fails_fast"), [(INTERACTIVE, True), (BATCH, False), (for_batch(INTERACTIVE), False)]
+    ("preset", "fails_fast"),
+    [(INTERACTIVE, False), (BATCH, False), (ARTICLE, True), (for_batch(ARTICLE), False)],
 )
 def test_which_presets_fail_fast(preset, fails_fast):
     assert fails_fast == preset.fail_fast

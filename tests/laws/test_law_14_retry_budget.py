@@ -80,8 +80,10 @@ def test_which_gates_hold_the_traffic():
     for run in stage.runs:
         run.step(OK)
     assert not lane.load(stage.now).gated
-    for _ in range(2):
+    for _ in range(7):
+        lane.rate.take(stage.now)
         lane.rate.settle(None, THROTTLED, stage.now, 0.5)
+        stage.now += 1.0
     assert lane.load(stage.now).gated  # a send rate is in force
     assert not lane.load(stage.now + 120.0).gated
     stage.now += 120.0
@@ -100,6 +102,17 @@ def test_an_isolated_error_is_free_unless_answers_are_late_or_it_was_a_429(verdi
     free = budget.is_free(outcome, TREATMENTS[verdict], 0.0, Load(late=late))
 
     assert free is (not late and verdict is not Verdict.THROTTLED)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_429_that_is_drawn_by_lot_is_an_isolated_error_too(late):
+    budget = Budget(BudgetPolicy())
+    for _ in range(20):
+        budget.record(OK, 0.0)
+    budget.record(THROTTLED, 0.0)
+    load = Load(late=late, lot=True)
+
+    assert budget.is_free(THROTTLED, TREATMENTS[Verdict.THROTTLED], 0.0, load) is not late
 
 
 def test_a_success_ends_the_row():

@@ -8,7 +8,7 @@ import pytest
 from stormbreak.core.automatic import AutomaticConcurrency
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.presets import ADAPTIVE, INTERACTIVE, OFF, PRESETS
+from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Returned, Sent
@@ -72,7 +72,7 @@ FROZEN = replace(
     retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.5)),
     limit=FixedLimit(in_flight=3),
 )
-STORED = "07b1f90deb607705"
+STORED = "de6c0059bf061965"
 
 
 def test_a_listener_changes_nothing():
@@ -188,9 +188,9 @@ def test_with_first_output_each_answer_is_seen_to_begin():
             slots(gate, flight, now)
 
         patched.setattr(AutomaticConcurrency, "first", first)
-        plain = simulate(alone(), ADAPTIVE)
+        plain = simulate(alone(), INTERACTIVE)
         assert firsts == []
-        streamed = simulate(alone(), ADAPTIVE, first_output=True)
+        streamed = simulate(alone(), INTERACTIVE, first_output=True)
 
     assert len(firsts) == streamed.measures.calls == plain.measures.calls
     assert all(took > 0 for took in firsts)

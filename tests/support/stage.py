@@ -27,6 +27,19 @@ def told(seconds: float, verdict: Verdict = Verdict.THROTTLED) -> Outcome:
     return Outcome(verdict, status=429, retry_after=seconds)
 
 
+class Spaced:
+    """A send rate that holds."""
+
+    def __init__(self, per_second: float) -> None:
+        self.per_second = per_second
+
+    def in_force(self, now: float) -> bool:
+        return True
+
+    def time_for(self, sends: float, now: float) -> float:
+        return sends / self.per_second
+
+
 class Run:
     """One call under way: its last command, and how it ended."""
 

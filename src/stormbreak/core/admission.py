@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from stormbreak.core.gate import OPEN, Gate, Slots
+from stormbreak.core.gate import OPEN, UNSPACED, Gate, Slots, Spacing
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.weighed import Quota
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 
-SERVICE_MARGIN = 1.25  # a call is sent only if this many mean service times fit before its deadline
+SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
 HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
 STANDS = 4  # times the limit: a queue this long stands
@@ -42,10 +42,10 @@ class Admission:
         policy: QueuePolicy,
         wake: Callable[[Ticket], None],
         *,
-        spaced: Callable[[float], bool] = lambda _: False,
+        spacing: Spacing = UNSPACED,
         quota: Quota | None = None,
     ) -> None:
-        """`spaced(now)` says whether a send rate is in force. `quota` is the gate that weighs calls."""
+        """Served through `gates`, of which `slots` is one, and perhaps `spacing` and `quota`."""
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
         self._takes = tuple(gate.take for gate in gates)
@@ -55,7 +55,7 @@ class Admission:
         self._slots_gate = self._gates[self._slot]
         self._policy = policy
         self._wake = wake
-        self._spaced = spaced
+        self._spacing = spacing
         self._quota = quota
         self._queue = Queue(policy)
         self._keeper: Ticket | None = None
@@ -133,8 +133,9 @@ class Admission:
         """Give every gate its token back, last taken first, and let leave whoever may now."""
         for settle in self._settles:
             settle(tokens.pop(), outcome, now, uniform)
-        if outcome.verdict is Verdict.OK:
-            self.learn(now - taken_at)
+        took = now - taken_at
+        if outcome.verdict is Verdict.OK or (outcome.own_deadline and took > self.service):
+            self.learn(took)
         self.pump(now)
 
     def first(self, tokens: list[Any], now: float) -> None:
@@ -167,7 +168,7 @@ class Admission:
         return (
             self._queue.size > STANDS * self._slots.limit
             and self._slots.binds(now)
-            and not self._spaced(now)
+            and not self._spacing.in_force(now)
         )
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
@@ -191,7 +192,7 @@ class Admission:
             wait = max(wait, self._quota.wait(ahead, now))
         stands = self._stands(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
-        if now + wait > expires_at and not newest_first:
+        if now + self._soonest(ahead, now) > expires_at and not newest_first:
             return Rejection("shed", "could not be served in time", now + wait)
         if self._queue.size < self._policy.size:
             return None
@@ -202,6 +203,16 @@ class Admission:
         whose = "a more urgent call" if urgent else "a tenant with fewer calls waiting"
         self._reject(displaced, Rejection("queue", f"made room for {whose}"))
         return None
+
+    def _soonest(self, ahead: float, now: float) -> float:
+        """Seconds until the turn of a call with so many `ahead`, if the limit grows to its most at once.
+
+        A limit in the middle of an episode says little of what it will be in the next: who is turned away
+        for it cannot be called back.
+        """
+        by_slots = self.service * (ahead + 1) / self._slots.most
+        by_quota = 0.0 if self._quota is None else self._quota.wait(ahead, now)
+        return max(by_slots, by_quota, self._spacing.time_for(ahead + 1, now))
 
     def _too_late(self, ticket: Ticket, now: float) -> bool:
         if now >= ticket.expires_at:

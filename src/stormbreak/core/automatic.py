@@ -52,7 +52,7 @@ class AutomaticConcurrency:
 
     __slots__ = (
         "_answers", "_baseline", "_by_first", "_by_rate", "_control", "_evidence", "_guard", "_held", "_held_at",
-        "_look_at", "_most", "_paused", "_policy", "in_flight", "limit",
+        "_look_at", "_paused", "_policy", "in_flight", "limit", "most",
     )  # fmt: skip
     name = "limit"
 
@@ -72,7 +72,7 @@ class AutomaticConcurrency:
         self._control = LEAST  # what evidence would make of the limit, at the last look
         self._held = LEAST  # the same when the last evidence came
         self._held_at = -inf
-        self._most: float = policy.ceiling  # the ceiling, raised by what was proven
+        self.most: float = policy.ceiling  # the ceiling, raised by what was proven
         self.in_flight = 0
         self.limit = policy.ceiling
 
@@ -89,7 +89,7 @@ class AutomaticConcurrency:
         """OPEN while a slot is free; else when time alone may free one (an answer may come sooner)."""
         if self.in_flight < self.limit:
             return OPEN
-        if not self.binds(now) or self.in_flight >= self._most:
+        if not self.binds(now) or self.in_flight >= self.most:
             return UNTIL_EVENT
         base = max(self._control, self._held)
         growth = DOUBLING * log2(max(1.0, (self.in_flight + 1) / base))
@@ -132,7 +132,7 @@ class AutomaticConcurrency:
         if landing is Landing.ANSWERED:
             self._answers += 1
             self._by_rate.answered(now, now - token.sent_at, self._baseline.mean)
-        self._evidence.landed(landing, now)
+        self._evidence.landed(token, now)
         self._baseline.landed(token, now, self._evidence.at)
 
     def _look(self, now: float) -> None:
@@ -140,12 +140,12 @@ class AutomaticConcurrency:
         self._look_at = now + LOOK
         proven = self._proven(now)
         self._control = max(LEAST, policy.gain * proven + policy.plus)
-        self._most = max(policy.ceiling, self._control) if proven else policy.ceiling
+        self.most = max(policy.ceiling, self._control) if proven else policy.ceiling
         evidence_at = self._evidence.at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
         floor_ = 0.0 if self._baseline.streams else self._floor(now)
-        self.limit = max(1, floor(min(self._most, self._limit(now - evidence_at - HOLD, floor_))))
+        self.limit = max(1, floor(min(self.most, self._limit(now - evidence_at - HOLD, floor_))))
 
     def _proven(self, now: float) -> float:
         if self._baseline.streams:
@@ -155,7 +155,7 @@ class AutomaticConcurrency:
     def _limit(self, quiet: float, floor_: float) -> float:
         """The limit when the last evidence is HOLD + `quiet` old."""
         if quiet >= FADE:
-            return self._most
+            return self.most
         if quiet <= 0:
             return max(self._control, floor_)
         return max(max(self._control, self._held) * 2 ** (quiet / DOUBLING), floor_)

@@ -51,6 +51,8 @@ class _Kept(NamedTuple):
 class Baseline:
     """Learns `usual`, beyond which an answer is late, and `mean`, both in seconds; None while unknown.
 
+    For a `mean` to begin with, the first block is enough, even one that overlaps evidence.
+
     With `streams`, first outputs are known, and `usual` is theirs; `mean` is always that of whole answers.
     """
 
@@ -98,6 +100,8 @@ class Baseline:
     def _close(self, block: _Block, now: float, evidence_at: float) -> None:
         if len(block.samples) < LEAST or block.streams is not self.streams:
             return
+        if self.mean is None and block.totals:
+            self.mean = sum(block.totals) / len(block.totals)
         clean = evidence_at < block.opened_at - CLEAR
         if clean:
             self._clean_at = now

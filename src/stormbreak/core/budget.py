@@ -9,7 +9,8 @@ A retry is free where something else already sees to it:
 - the server named the time to come back;
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know;
-- most recent attempts succeed, nothing is late, and this was no 429: an isolated error;
+- most recent attempts succeed, nothing is late, and this was no 429, unless 429s are drawn by lot here: an
+  isolated error;
 - the process has hardly any traffic (fewer than `lone_calls` outcomes in `lone_seconds`), the verdict is a
   429, a server error or a failed connection, and at most `lone_retries` failures came in a row: a lone
   script must be able to retry.
@@ -57,6 +58,7 @@ class Load(NamedTuple):
 
     gated: bool = False  # they hold the traffic, so that a retry adds none
     late: bool = False  # answers were late a moment ago
+    lot: bool = False  # 429s are drawn by lot
 
 
 UNKNOWN = Load()
@@ -109,7 +111,7 @@ class Budget:
         if load.gated:
             return True
         isolated = 2 * self._recent.failures <= calls and not load.late
-        return isolated and outcome.verdict is not Verdict.THROTTLED
+        return isolated and (load.lot or outcome.verdict is not Verdict.THROTTLED)
 
     def try_pay(self, now: float) -> bool:
         """Draw one retry; False, and nothing drawn, where there is less than one."""

@@ -35,6 +35,11 @@ class Concurrency:
         self.limit = policy.in_flight
         self.in_flight = 0
 
+    @property
+    def most(self) -> float:
+        """It stays what it is."""
+        return self.limit
+
     def ready_at(self, now: float) -> float:  # noqa: ARG002
         """OPEN while a slot is free."""
         return OPEN if self.in_flight < self.limit else UNTIL_EVENT

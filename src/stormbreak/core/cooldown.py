@@ -14,7 +14,7 @@ Nor can one answer close the target for longer than `longest`: the call that was
 the others come back then, a few at first, and are told again if it was meant.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from stormbreak.core.gate import OPEN
@@ -39,12 +39,19 @@ class OnCooldown(Protocol):
 class Cooldown:
     """The gate that keeps calls away until a named time. The token is the time an attempt left."""
 
-    __slots__ = ("_longest", "_on_change", "_told_at", "_treatments", "until")
+    __slots__ = ("_longest", "_on_change", "_spared", "_told_at", "_treatments", "until")
     name = "cooldown"
 
     def __init__(
-        self, treatments: Mapping[Verdict, Treatment], on_change: OnCooldown, *, longest: float
+        self,
+        treatments: Mapping[Verdict, Treatment],
+        on_change: OnCooldown,
+        *,
+        longest: float,
+        spared: Callable[[float], bool] = lambda _: False,
     ) -> None:
+        """`spared(now)` says that refusals are drawn by lot: then only the call that was told waits."""
+        self._spared = spared
         self._longest = longest
         self._treatments = treatments
         self._on_change = on_change
@@ -66,7 +73,7 @@ class Cooldown:
                 self.lift(now)
             return
         wait = outcome.retry_after
-        if not wait or not self._treatments[outcome.verdict].cools:
+        if not wait or not self._treatments[outcome.verdict].cools or self._spared(now):
             return
         self._told_at = max(self._told_at, token)
         wait = min(wait, self._longest)

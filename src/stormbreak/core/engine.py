@@ -14,7 +14,7 @@ from stormbreak.core.breaker import Breaker, BreakerPolicy, State
 from stormbreak.core.budget import Budget, Load
 from stormbreak.core.concurrency import Concurrency
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.gate import OPEN, Gate
+from stormbreak.core.gate import OPEN, UNSPACED, Gate
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
 from stormbreak.core.ticket import Ticket
@@ -53,8 +53,12 @@ class Lane:
         self.openings = 0  # how often the circuit opened
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
+        self.rate = LearnedRate(self._on_lot) if policy.learn_rate else None
         self.cooldown = Cooldown(
-            engine.treatments, self._on_cooldown, longest=policy.retry.longest_wait
+            engine.treatments,
+            self._on_cooldown,
+            longest=policy.retry.longest_wait,
+            spared=self.is_lot,
         )
         self.slots: Concurrency | AutomaticConcurrency = (
             AutomaticConcurrency(policy.limit, paused=lambda now: self.cooldown.until > now)
@@ -62,10 +66,8 @@ class Lane:
             else Concurrency(policy.limit)
         )
         self.breaker: Breaker | None = None
-        self.rate: LearnedRate | None = None
         gates: list[Gate] = [self.cooldown, self.pace]
-        if policy.learn_rate:
-            self.rate = LearnedRate()
+        if self.rate is not None:
             gates.append(self.rate)
         quota = (
             Quota(policy.quota, longest=policy.retry.longest_wait) if policy.quota.acts else None
@@ -77,12 +79,21 @@ class Lane:
             self.breaker = self._breaker(policy.breaker)
             gates.append(self.breaker)
         self.admission = Admission(
-            gates, self.slots, policy.queue, engine.wake, spaced=self.is_spaced, quota=quota
+            gates,
+            self.slots,
+            policy.queue,
+            engine.wake,
+            spacing=self.rate or UNSPACED,
+            quota=quota,
         )
 
     def is_spaced(self, now: float) -> bool:
         """Whether a learned send rate is in force."""
         return self.rate is not None and self.rate.in_force(now)
+
+    def is_lot(self, now: float) -> bool:
+        """Whether refusals are drawn by lot here."""
+        return self.rate is not None and self.rate.is_lot(now)
 
     def load(self, now: float) -> Load:
         """What the gates know of the load on this target."""
@@ -92,7 +103,7 @@ class Lane:
             or self.is_spaced(now)
             or (self.breaker is not None and self.breaker.state is not State.CLOSED)
         )
-        return Load(gated, now - self.slots.late_at < LATE)
+        return Load(gated, now - self.slots.late_at < LATE, self.is_lot(now))
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         return Breaker(policy, self._engine.treatments, self._on_circuit)
@@ -100,8 +111,6 @@ class Lane:
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if until is None:
             self.pace.stop()
-            if self.rate is not None:
-                self.rate.forget()
             if now < self._closing_until:
                 self.pace.start(now, self._closing_until - now, self.slots.limit)
             return
@@ -111,6 +120,9 @@ class Lane:
         self.admission.sweep(now)
         if self._engine.listeners:
             self._engine.events.append(CooldownStarted(now, self.target, until))
+
+    def _on_lot(self, now: float) -> None:
+        self.cooldown.lift(now)
 
     def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:
         if after is State.CLOSED:

@@ -7,6 +7,9 @@ Lateness is a running score (a CUSUM): each attempt votes once, when it reaches 
 up if it has not been answered by then and down if it has; hung attempts vote, too. What is turned away or
 ended by ourselves does not vote, nor what left before anything was usual. A late vote at the top of the score
 is evidence.
+
+Failures come faster than answers. So at a cold start, when all that has ended are failures, the attempts still
+under way count as answers to be.
 """
 
 from collections import deque
@@ -25,10 +28,11 @@ STANDING = 1.0  # seconds in the queue
 class Evidence:
     """Collects the signs."""
 
-    __slots__ = ("_errors", "_late", "_voters", "at", "errors_at", "late_at", "votes_at")
+    __slots__ = ("_cold", "_errors", "_late", "_voters", "at", "errors_at", "late_at", "votes_at")
 
     def __init__(self) -> None:
         self._voters: deque[Flight] = deque()
+        self._cold = 0  # attempts under way that left before anything was usual
         self._late = 0
         self._errors = 0.0
         self.votes_at = inf  # when the next attempt has a vote
@@ -38,7 +42,11 @@ class Evidence:
 
     def sent(self, flight: Flight, usual: float | None) -> None:
         """An attempt leaves; it will vote at the `usual` age."""
-        if usual is None or len(self._voters) == VOTERS:
+        if usual is None:
+            flight.cold = True
+            self._cold += 1
+            return
+        if len(self._voters) == VOTERS:
             return
         if not self._voters:
             self.votes_at = flight.sent_at + usual
@@ -51,16 +59,20 @@ class Evidence:
             self._count(voters.popleft(), now, usual, streams=streams)
         self.votes_at = voters[0].sent_at + usual if voters else inf
 
-    def landed(self, landing: Landing, now: float) -> None:
+    def landed(self, flight: Flight, now: float) -> None:
         """An attempt ended."""
+        landing = flight.landing
+        if flight.cold:
+            self._cold -= 1
         if landing is Landing.ANSWERED:
             if self._errors:
                 self._errors = max(0.0, self._errors - FORGIVEN)
         elif landing is not Landing.CUT:
-            self._errors = min(ERRORS, self._errors + 1)
-            if self._errors >= CONSPICUOUS:
+            hoped_for = FORGIVEN * self._cold
+            self._errors = min(ERRORS + hoped_for, self._errors + 1)
+            if self._errors >= CONSPICUOUS + hoped_for:
                 self.errors_at = now
-            if self._errors == ERRORS:
+            if self._errors >= ERRORS + hoped_for:
                 self.at = now
 
     def waited(self, longest: float, now: float) -> None:

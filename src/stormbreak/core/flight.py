@@ -18,10 +18,10 @@ class Landing(Enum):
 class Flight:
     """The token of one attempt. `first_at` is when its first output came, where that is known.
 
-    `block` belongs to the baseline.
+    `block` belongs to the baseline; `cold` attempts left before anything was usual.
     """
 
-    __slots__ = ("block", "ended_at", "first_at", "landing", "sent_at")
+    __slots__ = ("block", "cold", "ended_at", "first_at", "landing", "sent_at")
 
     def __init__(self, sent_at: float) -> None:
         self.sent_at = sent_at
@@ -29,6 +29,7 @@ class Flight:
         self.ended_at: float | None = None
         self.landing: Landing | None = None
         self.block: Any = None
+        self.cold = False
 
     def land(self, outcome: Outcome, now: float) -> Landing:
         """End."""

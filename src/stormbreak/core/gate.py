@@ -22,6 +22,11 @@ class Slots(Protocol):
     limit: int
     in_flight: int
 
+    @property
+    def most(self) -> float:
+        """What the limit may grow to."""
+        ...
+
     def binds(self, now: float) -> bool:
         """Whether the limit is one that congestion, or a user, has set."""
         ...
@@ -33,6 +38,33 @@ class Slots(Protocol):
     def first(self, token: Any, now: float) -> None:
         """The first output of the attempt that holds `token` has come."""
         ...
+
+
+class Spacing(Protocol):
+    """What the queue needs to know of the gate that spaces out sends."""
+
+    def in_force(self, now: float) -> bool:
+        """Whether a send rate holds."""
+        ...
+
+    def time_for(self, sends: float, now: float) -> float:
+        """Seconds until so many more have been sent; 0 where no rate holds."""
+        ...
+
+
+class Unspaced:
+    """No send rate at all."""
+
+    def in_force(self, now: float) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+    def time_for(self, sends: float, now: float) -> float:  # noqa: ARG002
+        """No time."""
+        return 0.0
+
+
+UNSPACED = Unspaced()
 
 
 class Gate(Protocol):

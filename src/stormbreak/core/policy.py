@@ -30,15 +30,15 @@ class Policy:
     patience: float | None = 20.0
     attempt_timeout: float | None = 600.0
     idle_timeout: float | None = None
-    fail_fast: bool = True
+    fail_fast: bool = False
     cooldown: bool = True
     priority: Priority = Priority.INTERACTIVE
     failures: tuple[Verdict, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
-    limit: FixedLimit | AutomaticLimit = field(default_factory=FixedLimit)
-    learn_rate: bool = False
+    limit: FixedLimit | AutomaticLimit = field(default_factory=AutomaticLimit)
+    learn_rate: bool = True
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
 

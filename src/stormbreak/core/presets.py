@@ -1,14 +1,13 @@
 """Policies by name.
 
-`interactive` is the default; `adaptive` is the same with limits that find themselves; `batch` waits instead of failing and has no deadline; `article` has exactly
-the numbers of the article that stormbreak began with, its mistakes mended; `off` sends once and holds nothing.
+`interactive` is the default, with limits that find themselves; `batch` is the same without a deadline; `article` has
+exactly the numbers of the article that stormbreak began with, its mistakes mended; `off` sends once and holds nothing.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import ProportionalJitter
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
@@ -26,19 +25,16 @@ INTERACTIVE = Policy()
 BATCH = Policy(
     deadline=None,
     patience=None,
-    fail_fast=False,
     priority=Priority.BATCH,
-    limit=FixedLimit(in_flight=64),
     quota=QuotaPolicy(learn=True),
     queue=QueuePolicy(size=1_000_000),
 )
-
-ADAPTIVE = Policy(limit=AutomaticLimit(), learn_rate=True)
 
 ARTICLE = Policy(
     deadline=None,
     patience=300.0,
     attempt_timeout=30.0,
+    fail_fast=True,
     failures=(Verdict.THROTTLED,),
     retry=RetryPolicy(
         attempts=6,
@@ -63,7 +59,6 @@ OFF = Policy(
     deadline=None,
     patience=None,
     attempt_timeout=None,
-    fail_fast=False,
     cooldown=False,
     retry=RetryPolicy(attempts=1),
     budget=None,
@@ -78,7 +73,6 @@ PRESETS: Mapping[str, Policy] = MappingProxyType(
         "batch": BATCH,
         "article": ARTICLE,
         "off": OFF,
-        "adaptive": ADAPTIVE,
     }
 )
 

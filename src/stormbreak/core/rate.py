@@ -2,51 +2,82 @@
 
 A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
-is gone after two minutes. One stray 429 teaches nothing. Nor do refusals by chance, where they can be told: when
-a cooldown is lifted because the target serves, what was refused until then is forgotten, and the rate with it.
+is gone after two minutes. One stray 429 teaches nothing.
+
+A first lesson, where refusals are spread over the seconds, also begins a trial of whether they are drawn by
+lot (`lot`), which no slower sending would help against. During the trial the rate goes no lower than half of
+what was served; if it is a lot, the rate is dropped, and refusals that the lot explains teach nothing.
 """
 
-from math import inf
+from collections.abc import Callable
+from math import inf, log
 
 from stormbreak.core.gate import OPEN
+from stormbreak.core.lot import Lot
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
 WINDOW = 10.0  # seconds
 SHARE = 0.1  # of what was sent that must have been refused ...
 LEAST = 2  # ... and at least so many
+ENOUGH = 5  # sends that a first lesson needs, or it is told by chance
+BUSY = 5.0  # seconds of sending before a first lesson
 PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
 SLOWEST = 0.05  # per second
 GROWTH = 1.02  # per second
 FADE = 120.0  # seconds without a lesson
+STEADY = 0.4  # of the refusals that one slice of the window may hold, if they are spread over the seconds
+SLOWER = 0.5  # of the accepted rate: no lower during a trial
+STILL = 15.0  # seconds without growth after a lesson during a trial
 
 
 class LearnedRate:
     """The gate that spaces out sends. At most one second's worth of them leaves at once."""
 
-    __slots__ = ("_credit", "_earned_at", "_earning", "_learned_at", "_rate", "_refused", "_sent")
+    __slots__ = (
+        "_busy_since", "_credit", "_earned_at", "_earning", "_learned_at", "_lot", "_on_lot", "_rate", "_refused",
+        "_sent", "_sent_at", "_slowest", "_still_until",
+    )  # fmt: skip
     name = "rate"
 
-    def __init__(self) -> None:
+    def __init__(self, on_lot: Callable[[float], None] = lambda _: None) -> None:
+        """`on_lot(now)` is called when refusals have proved to be drawn by lot."""
         self._sent = TimeWindow(WINDOW)
         self._refused = TimeWindow(WINDOW)
+        self._lot = Lot(self._found)
+        self._on_lot = on_lot
         self._rate = inf  # when it was learned
         self._learned_at = -inf
+        self._still_until = -inf  # the rate grows from then on
+        self._slowest = SLOWEST
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
         self._earning = SLOWEST  # per second, since then
+        self._sent_at = -inf  # the last send
+        self._busy_since = -inf
 
     def in_force(self, now: float) -> bool:
         """Whether a rate holds."""
         return now - self._learned_at < FADE
 
+    def is_lot(self, now: float) -> bool:
+        """Whether refusals are drawn by lot."""
+        return self._lot.holds(now)
+
     def rate_at(self, now: float) -> float:
         """Sends per second; inf where none is in force."""
         if not self.in_force(now):
             return inf
-        growth: float = GROWTH ** (now - self._learned_at)
+        growth: float = GROWTH ** max(0.0, now - self._still_until)
         return self._rate * growth
+
+    def time_for(self, sends: float, now: float) -> float:
+        """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force."""
+        if not self.in_force(now):
+            return 0.0
+        growth = log(GROWTH)
+        return log(1 + sends * growth / self.rate_at(now)) / growth
 
     def ready_at(self, now: float) -> float:
         """OPEN, or when the next send has been earned."""
@@ -57,7 +88,11 @@ class LearnedRate:
 
     def take(self, now: float) -> None:
         """One leaves."""
+        if now - self._sent_at > WINDOW:
+            self._busy_since = now
+        self._sent_at = now
         self._sent.add(now, failed=False)
+        self._lot.sent(now)
         if self.in_force(now):
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
@@ -67,28 +102,43 @@ class LearnedRate:
         if outcome.verdict is not Verdict.THROTTLED:
             return
         self._refused.add(now, failed=True)
-        if now - self._learned_at < PAUSE:
+        self._lot.refused(now)
+        if now - self._learned_at < PAUSE or now - self._busy_since < BUSY:
             return
         self._sent.roll(now)
         sent, refused = self._sent.calls, self._refused.calls
-        if refused >= max(LEAST, SHARE * sent):
-            self._learn(sent, refused, now)
-
-    def forget(self) -> None:
-        """The target serves while it refuses: this was no limit that is used up."""
-        self._refused.clear()
-        self._learned_at = -inf
+        if refused < max(LEAST, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
+            return
+        if self._lot.holds(now):
+            if self._lot.explains(sent, refused):
+                return
+            self._lot.revoke(now)
+        self._learn(sent, refused, now)
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
         before = self.rate_at(now)
-        accepted = BELOW * (sent - refused) / WINDOW
+        seconds = min(WINDOW, now - self._busy_since)
+        served = (sent - refused) / seconds
+        accepted = BELOW * served
         if accepted <= 0:
-            accepted = (sent / WINDOW if before == inf else before) / 2
+            accepted = (sent / seconds if before == inf else before) / 2
         if before == inf:
             self._credit, self._earned_at = 0.0, now
+        if not self._lot.on_trial(now):
+            self._slowest = SLOWER * served
+            if self._refused.peak - 1 <= STEADY * refused:
+                self._lot.suppose(refused / max(sent, refused), now)
+        on_trial = self._lot.on_trial(now)
         self._earn(now)
         self._learned_at = now
-        self._rate = self._earning = max(SLOWEST, accepted)
+        self._still_until = now + STILL if on_trial else now
+        slowest = max(SLOWEST, self._slowest if on_trial else 0.0)
+        self._rate = self._earning = max(slowest, accepted)
+
+    def _found(self, now: float) -> None:
+        """The refusals are drawn by lot: no rate helps against that."""
+        self._learned_at = -inf
+        self._on_lot(now)
 
     def _earn(self, now: float) -> None:
         """Put down what was earned since the last time. Between two sends the rate stands still."""
