@@ -54,19 +54,19 @@ def test_a_full_bucket_gains_nothing():
     assert bucket.ready_at(1) == pytest.approx(101.0)
 
 
-def test_what_is_undone_at_once_was_never_taken():
+def test_what_is_refunded_at_once_was_never_taken():
     bucket = Bucket(rate=1.0, depth=3.0)
-    bucket.undo(3, bucket.take(3, 100.0), 100.0)
+    bucket.refund(3, bucket.take(3, 100.0), 100.0)
 
     assert bucket.ready_at(3) <= 100.0
 
 
-def test_time_that_has_gone_by_is_not_undone():
+def test_time_that_has_gone_by_is_not_refunded():
     bucket = Bucket(rate=1.0, depth=2.0)
     early = bucket.take(1, 100.0)
     bucket.take(1, 100.0)
     bucket.take(1, 101.5)  # half of the first had flowed in and over, had it not been taken
-    bucket.undo(1, early, 101.5)
+    bucket.refund(1, early, 101.5)
 
     assert bucket.ready_at(1) == pytest.approx(102.0)
 
@@ -88,19 +88,19 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(rate, depth, steps):
     depth=st.floats(0.0, 10.0),
     steps=st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 4), st.booleans()), max_size=60),
 )
-def test_no_window_holds_more_than_it_should_whatever_is_undone(rate, depth, steps):
-    """As many as can leave do; some never happened, and are undone later."""
+def test_no_window_holds_more_than_it_should_whatever_is_refunded(rate, depth, steps):
+    """As many as can leave do; some never happened, and are refunded later."""
     bucket, now = Bucket(rate, depth), 0.0
     sent, held = [], []
-    for pause, undone, hurry in steps:
+    for pause, refunds, hurry in steps:
         now += pause
         if not hurry:
             now = max(now, bucket.ready_at(1))
         while bucket.ready_at(1) <= now and len(held) < 50:
             held.append((bucket.take(1, now), now))
-        for _ in range(min(undone, len(held))):
+        for _ in range(min(refunds, len(held))):
             receipt, _ = held.pop(len(held) // 2)
-            bucket.undo(1, receipt, now)
+            bucket.refund(1, receipt, now)
         sent += [at for _, at in held[:-5]]
         del held[:-5]
     times = sorted(sent + [at for _, at in held])
@@ -111,11 +111,11 @@ def test_no_window_holds_more_than_it_should_whatever_is_undone(rate, depth, ste
             assert last - first + 1 <= most + rate * (times[last] - since) + 1e-6
 
 
-def test_time_that_others_undid_is_not_undone_again():
+def test_time_that_others_got_back_is_not_refunded_again():
     bucket = Bucket(rate=1.0, depth=10.0)
     one, other = bucket.take(5, 0.0), bucket.take(5, 0.0)
-    bucket.undo(5, one, 4.0)  # a second of it was still ahead
+    bucket.refund(5, one, 4.0)  # a second of it was still ahead
     bucket.take(5, 8.0)
-    bucket.undo(5, other, 8.0)
+    bucket.refund(5, other, 8.0)
 
     assert bucket.ready_at(10) == pytest.approx(13.0)  # as if the first two had never been

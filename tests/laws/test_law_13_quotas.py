@@ -68,6 +68,19 @@ def test_who_is_too_far_back_is_shed_on_arrival():
     assert last.sending
 
 
+def test_under_a_quota_the_oldest_is_served_first():
+    stage = scene(rpm=60, slots=2)
+    runs = [stage.start() for _ in range(20)]
+    order = []
+    for _ in runs:
+        for run in sending(stage):
+            order.append(runs.index(run))
+            run.step(OK)
+        stage.pass_time(1.0)
+
+    assert order == list(range(20))
+
+
 def test_a_heavy_call_is_not_overtaken():
     stage = scene(tpm=6000, burst=10)  # a hundred a second, and a thousand at once
     stage.start(tokens=1000)

@@ -169,6 +169,7 @@ class Admission:
             self._queue.size > STANDS * self._slots.limit
             and self._slots.binds(now)
             and not self._spacing.in_force(now)
+            and not (self._quota is not None and self._quota.in_force(now))
         )
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:

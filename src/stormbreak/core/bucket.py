@@ -9,7 +9,7 @@ So of takes that are never given back, at most `depth * rate + rate * t` lie wit
 that is more than the bucket holds).
 
 Giving back comes in two forms. `settle` gives back what was reserved too much: averages are kept, and a window holds
-more than it should by at most what was given back in it. `undo` is for what never happened at all, and keeps the
+more than it should by at most what was given back in it. `refund` is for what never happened at all, and keeps the
 bound for every window: of the time that the amount was worth, what is still ahead is given back, and what has gone by
 is gone, as it would be in a bucket that overflows.
 """
@@ -36,7 +36,7 @@ class Bucket:
         return self.ready_at(1) + ahead * self._seconds
 
     def take(self, amount: float, now: float) -> float:
-        """Take `amount`, and return a receipt for `undo`."""
+        """Take `amount`, and return a receipt for `refund`."""
         full_at = max(self._full_at, now) + amount * self._seconds
         self._full_at = full_at
         return full_at + self._given_back
@@ -45,10 +45,10 @@ class Bucket:
         """Give back `amount` that was not used; a negative one was used beyond what was taken."""
         self._full_at -= amount * self._seconds
 
-    def undo(self, amount: float, receipt: float, now: float) -> None:
+    def refund(self, amount: float, receipt: float, now: float) -> None:
         """Give back an amount that was taken for nothing, as far as its time has not gone by.
 
-        What others undid meanwhile has moved that time; it is taken for earlier than it may be, never for later.
+        What others got back meanwhile has moved that time; it is taken for earlier than it may be, never for later.
         """
         ahead = receipt - self._given_back - now
         seconds = min(amount * self._seconds, max(0.0, ahead))

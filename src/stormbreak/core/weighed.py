@@ -9,10 +9,10 @@ What becomes of a reservation:
 
 | what came of the attempt | request | tokens |
 |---|---|---|
-| nothing was sent, or there was no connection | undone | given back |
+| nothing was sent, or there was no connection | refunded | refunded |
 | an answer with its usage | counts | usage counts |
 | an answer without, or something that may have been processed | counts | estimate counts |
-| anything else: refused, not served | counts | given back |
+| anything else: refused, not served | counts | refunded |
 """
 
 from typing import TypeAlias
@@ -23,6 +23,7 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.told import Told
 from stormbreak.types import Call, Outcome, Verdict
 
+RECENT = 1.0  # seconds since it held somebody
 _NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
 
 
@@ -62,6 +63,13 @@ class Quota:
                 ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
         return ready_at if ready_at > now else OPEN
 
+    def in_force(self, now: float) -> bool:
+        """Whether a configured limit holds calls, or did a moment ago."""
+        since = now - RECENT
+        return (self._rpm is not None and self._rpm.ready_at(1) > since) or (
+            self._tpm is not None and self._tpm.ready_at(self._tokens) > since
+        )
+
     def wait(self, ahead: float, now: float) -> float:
         """Seconds until a call can leave that has `ahead` others before it, by the configured requests alone."""
         return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(ahead) - now)
@@ -82,7 +90,7 @@ class Quota:
         reserved, rpm, told_requests, told_tokens = token
         if outcome.verdict is not Verdict.OK and not _was_sent(outcome):
             if self._rpm is not None:
-                self._rpm.undo(1, rpm, now)
+                self._rpm.refund(1, rpm, now)
             if self._told is not None:
                 self._told[0].settle(1, told_requests, now)
         left = reserved - _used(outcome, reserved)
