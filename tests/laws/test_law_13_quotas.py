@@ -295,3 +295,41 @@ def test_on_average_no_more_tokens_are_used_than_tpm(tpm, steps):
         assert used <= tpm / 60 * (stage.now - began + 1) + 2 * largest + 1
     stage.pass_time(1e6)
     assert not [run for run in stage.runs if run.queued]
+
+
+ends = st.sampled_from(
+    [
+        (OK._replace(used=7), lambda _: 7),
+        (OK._replace(used=5000), lambda _: 5000),
+        (OK, lambda tokens: tokens),
+        (Outcome(Verdict.TIMEOUT, maybe_processed=True), lambda tokens: tokens),
+        (THROTTLED, lambda _: 0),
+        (SERVER_ERROR, lambda _: 0),
+        (UNCONNECTED, lambda _: 0),
+        ("closed", lambda tokens: tokens),
+        ("dropped", lambda tokens: tokens),
+    ]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3000), ends), max_size=30), st.randoms())
+def test_nothing_is_refunded_twice_or_lost(calls, chance):
+    """In one instant, so that no time flows in: what is owed in the end is what was used."""
+    stage = scene(tpm=6000, burst=1e6)
+    runs = [(stage.start(tokens=tokens), *end) for tokens, end in calls]
+    chance.shuffle(runs)
+    owed = 0
+    for run, outcome, counts in runs:
+        assert run.sending
+        owed += counts(run.call.tokens)
+        if outcome == "dropped":
+            run.drop()
+        if outcome in ("closed", "dropped"):
+            run.close()
+        else:
+            run.step(outcome)
+        run.close()
+    whole = 10**8  # what the bucket holds
+    waits = stage.lane.admission._quota._tpm.ready_at(whole) - stage.now
+
+    assert waits == pytest.approx(owed / 100, abs=1e-3) or (owed == 0 and waits <= 0)
