@@ -1,3 +1,5 @@
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,3 +33,20 @@ def test_a_picture_counts_the_same_whatever_its_size():
 @given(st.binary(max_size=200), st.integers(0, 5))
 def test_it_is_always_something(body, choices):
     assert estimate(body, choices=choices, answers=False) >= 1
+
+
+@pytest.mark.parametrize("start", [b"data:image/png;base64,", b""])
+def test_data_is_found_as_a_url_and_as_it_is(start):
+    body = BODY[:-1] + b',"data":"' + start + b"QUJD" * 5_000 + b'=="}'
+
+    assert estimate(body, answers=False) == pytest.approx(len(BODY) // 4 + DATA, abs=15)
+
+
+@pytest.mark.parametrize("text", [b"a" * 511 + b" ", b"word ", b'\\"', b"a"])
+def test_a_long_text_counts_in_full_and_is_read_once(text):
+    size = 3_000_000
+    body = BODY[:-3] + text * (size // len(text)) + b' "}]}'
+    began = process_time()
+
+    assert estimate(body, answers=False) == pytest.approx(size / 4, rel=0.01)
+    assert process_time() - began < 1.0
