@@ -14,7 +14,7 @@ WINDOW = FLOWS._replace(flows=False)
 
 def heard(said, now=100.0):
     told = Told(longest=900.0)
-    told.hear(said, told.take(1, now), now)
+    told.hear(said, told.take(1, now), now, served=True)
     return told
 
 
@@ -68,7 +68,7 @@ def test_attempts_that_left_later_are_subtracted():
     receipt = told.take(1, 100.0)
     for _ in range(10):
         told.take(1, 100.0)
-    told.hear(FLOWS, receipt, 101.0)
+    told.hear(FLOWS, receipt, 101.0, served=True)
 
     assert told.ready_at(1, 101.0) == pytest.approx(102.0)
 
@@ -76,8 +76,8 @@ def test_attempts_that_left_later_are_subtracted():
 def test_old_news_are_no_news():
     told = Told(longest=900.0)
     early, late = told.take(1, 100.0), told.take(1, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), late, 101.0)
-    told.hear(FLOWS._replace(remaining=60.0), early, 102.0)
+    told.hear(FLOWS._replace(remaining=0.0), late, 101.0, served=True)
+    told.hear(FLOWS._replace(remaining=60.0), early, 102.0, served=True)
 
     assert told.ready_at(1, 101.0) > 101.0
 
@@ -85,7 +85,7 @@ def test_old_news_are_no_news():
 def test_what_the_server_had_counted_is_not_given_back():
     told = Told(longest=900.0)
     early = told.take(40, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), told.take(1, 100.0), 101.0)
+    told.hear(FLOWS._replace(remaining=0.0), told.take(1, 100.0), 101.0, served=True)
     told.settle(30, early, 101.0)
     assert told.ready_at(1, 101.0) > 101.0
     late = told.take(1, 102.0)
@@ -123,4 +123,27 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
             assert told.ready_at(amount, now) == OPEN
         receipt = told.take(amount, now)
         told.settle(amount // 2, receipt, now)
-        told.hear(said, receipt, now)
+        told.hear(said, receipt, now, served=True)
+
+
+EMPTY = Allowance(limit=60.0, remaining=0.0, reset=50.0, flows=False)
+
+
+def two_say(one, other, *, served, later=0.5):
+    """Two attempts in flight at once are answered, one after the other."""
+    told = Told(longest=900.0)
+    receipts = told.take(1, 100.0), told.take(1, 100.0)
+    told.hear(one, receipts[0], 101.0, served=served)
+    told.hear(other, receipts[1], 101.0 + later, served=served)
+    return told.ready_at(1, 101.0 + later)
+
+
+def test_who_serves_on_when_nothing_remains_is_not_believed():
+    assert two_say(EMPTY, EMPTY._replace(reset=49.5), served=True) == OPEN
+    assert two_say(EMPTY._replace(limit=None), EMPTY._replace(limit=None), served=True) == OPEN
+
+
+def test_but_refusals_and_what_flows_may_say_so_again_and_again():
+    assert two_say(EMPTY, EMPTY, served=False) > 102.0
+    assert two_say(EMPTY._replace(flows=True), EMPTY._replace(flows=True), served=True) > 101.5
+    assert two_say(EMPTY, EMPTY, served=True, later=49.5) > 151.0  # the next window

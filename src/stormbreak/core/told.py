@@ -7,6 +7,9 @@ and not before.
 What was said is true of the moment in which the server counted that attempt. Attempts that left later are
 not in it yet, so they are subtracted; news from an attempt that left before the one heard last is no news.
 
+What does not flow is down to nothing once until its reset. A server that serves two attempts and says after both that
+nothing remains does not mean it, and is not believed again: some gateways say 0 for want of a number.
+
 Where nothing remains and no time is named, nothing is known. Nothing that was told holds for longer than `longest`
 seconds: then one has to ask again.
 """
@@ -18,12 +21,24 @@ from stormbreak.types import Allowance
 
 MINUTE = 60.0  # what a limit is per, where nothing else is known
 SLOWEST = 1e-9  # per second
+SLACK = 1.0  # seconds; resets are rounded
 
 
 class Told:
     """One limit, of requests or of tokens. Until something is heard it lets everything pass."""
 
-    __slots__ = ("_at", "_flow", "_heard", "_limit", "_longest", "_remaining", "_taken", "until")
+    __slots__ = (
+        "_at",
+        "_believed",
+        "_empty_until",
+        "_flow",
+        "_heard",
+        "_limit",
+        "_longest",
+        "_remaining",
+        "_taken",
+        "until",
+    )
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
@@ -33,6 +48,8 @@ class Told:
         self._flow = 0.0  # per second, from then on
         self.until = OPEN  # the end of what is known; later, everything passes
         self._taken = 0.0  # in all
+        self._believed = True
+        self._empty_until = OPEN  # the end of what it said was used up, after it had served
         self._heard = -1.0  # of the news heard last: what had been taken
 
     def ready_at(self, amount: float, now: float) -> float:
@@ -64,9 +81,9 @@ class Told:
             self._carry_on(now)
             self._remaining = min(self._limit, self._remaining + amount)
 
-    def hear(self, said: Allowance, receipt: float, now: float) -> None:
-        """Believe what the answer to the attempt with that receipt said."""
-        if said.remaining is None or receipt < self._heard:
+    def hear(self, said: Allowance, receipt: float, now: float, *, served: bool) -> None:
+        """Believe what the answer to the attempt with that receipt said; `served` if it was no refusal."""
+        if said.remaining is None or not self._believed:
             return
         limit = inf if said.limit is None else max(said.limit, said.remaining)
         missing = limit - said.remaining
@@ -75,13 +92,23 @@ class Told:
             if said.window is None or limit == inf:
                 return
             reset = said.window * (missing / limit if said.flows else 1.0)
+        flow = self._flow_of(said, limit, missing, reset)
+        if served and not flow and not said.remaining:
+            self._notice_empty(now, reset)
+        if receipt < self._heard or not self._believed:
+            return
         self._heard = receipt
         self._limit = limit
         self._remaining = said.remaining - (self._taken - receipt)
         self._at = now
-        self._flow = self._flow_of(said, limit, missing, reset)
+        self._flow = flow
         # Once it is whole again, what flows is still bounded by how it flows.
         self.until = now + (self._longest if self._flow else min(reset, self._longest))
+
+    def _notice_empty(self, now: float, reset: float) -> None:
+        if now + SLACK < self._empty_until:
+            self._believed, self.until = False, OPEN
+        self._empty_until = now + reset
 
     def _flow_of(self, said: Allowance, limit: float, missing: float, reset: float) -> float:
         if not said.flows or limit == inf:

@@ -104,10 +104,11 @@ class Quota:
         said = outcome.told
         if said is None:
             return
+        served = outcome.verdict is Verdict.OK
         if said.requests is not None:
-            requests.hear(said.requests, told_requests, now)
+            requests.hear(said.requests, told_requests, now, served=served)
         if said.tokens is not None:
-            tokens.hear(said.tokens, told_tokens, now)
+            tokens.hear(said.tokens, told_tokens, now, served=served)
 
 
 def _was_sent(outcome: Outcome) -> bool:
