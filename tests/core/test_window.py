@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.window import TimeWindow
+from stormbreak.core.window import CountWindow, TimeWindow
 
 
 def counted(window, now):
@@ -63,3 +63,14 @@ def test_never_older_than_its_seconds_and_never_a_slice_short(steps):
 
         assert len(surely) <= window.calls <= len(at_most)
         assert sum(surely) <= window.failures <= sum(at_most)
+
+
+@given(st.lists(st.booleans(), max_size=30), st.integers(1, 8))
+def test_a_count_window_holds_the_last_so_many(outcomes, last):
+    window = CountWindow(last)
+    for number, failed in enumerate(outcomes, start=1):
+        window.add(0.0, failed=failed)
+        held = outcomes[:number][-last:]
+        assert (window.calls, window.failures) == (len(held), sum(held))
+    window.clear()
+    assert (window.calls, window.failures) == (0, 0)
