@@ -112,6 +112,7 @@ class Call(NamedTuple):
     most: int | None = None  # attempts at the most, where that is less than the policy allows
     tenant: str = ""  # on whose behalf: a queue serves tenants in fair shares
     streams: bool = False  # whoever sends it will tell when its first output comes
+    tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
 
 
 class Rejection(NamedTuple):
@@ -120,6 +121,23 @@ class Rejection(NamedTuple):
     policy: str
     reason: str
     retry_at: float | None = None
+
+
+class Allowance(NamedTuple):
+    """What a server said of one limit; None where it said nothing that can be true."""
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None  # seconds until all of it is there again
+    window: float | None = None  # seconds that the limit is for
+    flows: bool = True  # comes back evenly until the reset, and not all at once
+
+
+class Allowances(NamedTuple):
+    """What the headers of one answer said of the limits of requests and of tokens."""
+
+    requests: Allowance | None = None
+    tokens: Allowance | None = None
 
 
 class Outcome(NamedTuple):
@@ -138,9 +156,13 @@ class Outcome(NamedTuple):
     own_deadline: bool = False  # ended by our own deadline: no evidence against the target
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None
+    used: int | None = None  # tokens, prompt and answer together, as the provider counted them
+    told: Allowances | None = None  # what the headers said of limits
 
 
 CANCELLED = Outcome(Verdict.CANCELLED)
+GIVEN_UP = Outcome(Verdict.CANCELLED, maybe_processed=True)
+"""Cancelled after it was sent."""
 
 
 class Ended(NamedTuple):

@@ -339,6 +339,21 @@ def test_automatic_concurrency_sends_a_calm_burst_at_once(batch_run, stormbreak_
     assert provider.stats()["connections"]["opened"] > 3
 
 
+@pytest.mark.parametrize("policy", ["batch", "off"])
+def test_requests_per_minute(batch_run, stormbreak_provider, policy):
+    provider = stormbreak_provider(scenario(service=0.01))
+    code, said, _ = batch_run("--policy", policy, "--rpm", "1200", "--json", provider=provider)
+    summary = json.loads(said)
+    assert (code, summary["attempts"]) == (0, 30)
+    assert summary["elapsed"] >= 0.45  # twenty at once, ten more within half a second
+
+
+def test_tokens_per_minute(batch_run, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.01))
+    assert batch_run("--tpm", "60000", provider=provider)[0] == 0
+    assert provider.stats()["connections"]["opened"] == 1  # a second of them is enough for one row
+
+
 def test_timeout_and_idle_timeout(batch_run, source, stormbreak_provider):
     write(source, chat_rows(3))
     for flag in ("--timeout", "--idle-timeout"):
@@ -422,7 +437,7 @@ def test_status_during_and_after(source, output, stormbreak_provider, capsys):
 # ------------------------------------------------------------ bad input: one line, 2, nothing touched
 
 PLANNED = [
-    ("--rpm", "5"), ("--tpm", "100"), ("--max-cost", "3"), ("--report", "x.html"),
+    ("--max-cost", "3"), ("--report", "x.html"),
     ("--fallback-base-url", "http://127.0.0.1:1/v1"), ("--fallback-api-key-env", "KEY"),
 ]  # fmt: skip
 WRONG = [
@@ -430,6 +445,8 @@ WRONG = [
     *((list(flag), f"{' '.join(flag)}: not built yet") for flag in PLANNED),
     (["--concurrency", "0"], "--concurrency"),
     (["--concurrency", "many"], "'many'"),
+    (["--rpm", "0"], "--rpm"),
+    (["--tpm", "lots"], "must be a number of tokens, got 'lots'"),
     (["--timeout", "-1"], "--timeout"),
     (["--timeout", "nan"], "nan"),
     (["--deadline", "soon"], "'soon'"),

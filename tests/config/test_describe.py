@@ -28,6 +28,7 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import (
@@ -164,6 +165,13 @@ policies = built(
     limit=limits,
     learn_rate=st.booleans(),
     shadow=st.none() | shadows,
+    quota=built(
+        QuotaPolicy,
+        rpm=st.none() | positive,
+        tpm=st.none() | positive,
+        burst=not_negative,
+        learn=st.booleans(),
+    ),
     queue=built(
         QueuePolicy,
         size=from_zero,

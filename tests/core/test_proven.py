@@ -39,7 +39,7 @@ def test_by_first_but_for_the_last_two_seconds_it_can_be_forgotten():
         proven.ended(12.5)
     proven.forget(12.9)
 
-    assert [proven.at(12.9), proven.at(13.0)] == [6, 5]  # as the thirteenth second began there were five
+    assert [proven.at(12.9), proven.at(13.0)] == [6, 6]
     proven.forget(14.0)
     assert proven.at(14.0) == 1
 

@@ -1,19 +1,20 @@
-"""Request limits."""
+"""Limits of requests and tokens."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.provider.limit import FixedWindow, TokenBucket, limit_of
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.limit import RequestLimit, Standing, limit_of
 from stormbreak.provider.scenario import Limit, LimitKind
 
 
 def window(**kwargs):
-    return FixedWindow(Limit(kind=LimitKind.WINDOW, **kwargs))
+    return RequestLimit(Limit(kind=LimitKind.WINDOW, **kwargs))
 
 
 def bucket(**kwargs):
-    return TokenBucket(Limit(kind=LimitKind.BUCKET, **kwargs))
+    return RequestLimit(Limit(kind=LimitKind.BUCKET, **kwargs))
 
 
 def test_a_window_is_full_until_its_end_and_then_empty_at_once():
@@ -66,3 +67,26 @@ def test_whoever_waits_as_told_is_served():
 
 def test_no_limit_is_no_machine():
     assert limit_of(None) is None
+
+
+def test_tokens_are_counted_beside_requests():
+    limit = bucket(requests=600, tokens=6000, per=60)
+    assert limit.take(0, 5000) is None
+    assert limit.take(0, 2000) == 10
+    assert limit.take(0, 1000) is None  # the refused one cost nothing
+    assert limit.standings(0) == [Standing(False, 600, 598, 0.2), Standing(True, 6000, 0, 60)]
+    assert limit.take(10, 1000) is None
+
+
+def test_tokens_alone_in_a_window():
+    limit = window(tokens=100, per=10)
+    assert limit.take(3, 80) is None
+    assert limit.take(3, 30) == 7
+    assert limit.standings(4) == [Standing(True, 100, 20, 6)]
+
+
+def test_something_must_be_limited():
+    with pytest.raises(
+        ConfigurationError, match="requests must be given where tokens are not, got neither"
+    ):
+        Limit(kind=LimitKind.WINDOW)

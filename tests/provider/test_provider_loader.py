@@ -84,7 +84,10 @@ def test_a_file_says_what_is_played(tmp_path):
             "[limit]\nkind = 'sliding'\nrequests = 3",
             "limit.kind must be one of window, bucket, got",
         ),
-        ("[limit]\nkind = 'window'", "limit lacks requests, got {'kind': 'window'}"),
+        (
+            "[limit]\nkind = 'window'",
+            "limit.requests must be given where tokens are not, got neither",
+        ),
         ("[[trouble]]\nkind = '418'", "trouble[0].kind must be one of capacity, service, down,"),
         (
             "[[trouble]]\nkind = 'hang'\nshare = 2",

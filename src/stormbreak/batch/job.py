@@ -28,7 +28,8 @@ WIDEST = 256  # rows sent or about to be, whatever a policy says
 class Job:
     """What to run. Where to send, and with which key, is found out as `AsyncClient` does.
 
-    `concurrency` stands in for the limit of the policy; a number may be more than `WIDEST`.
+    `concurrency` stands in for the limit of the policy; a number may be more than `WIDEST`. So do `rpm` and `tpm`,
+    requests and tokens per minute, for its quota.
     """
 
     source: Path
@@ -41,6 +42,8 @@ class Job:
     model: str | None = None
     connect_grace: float = CONNECT_GRACE
     ordered: bool = False
+    rpm: float | None = None
+    tpm: float | None = None
 
 
 def run_job(
@@ -83,11 +86,15 @@ def run_job(
 
 
 def _policy(job: Job) -> Policy:
+    quota = job.policy.quota
+    policy = replace(
+        job.policy, quota=replace(quota, rpm=job.rpm or quota.rpm, tpm=job.tpm or quota.tpm)
+    )
     if job.concurrency is None:
-        return job.policy
+        return policy
     if job.concurrency == AUTO:
-        return replace(job.policy, limit=AutomaticLimit())
-    return replace(job.policy, limit=FixedLimit(in_flight=job.concurrency))
+        return replace(policy, limit=AutomaticLimit())
+    return replace(policy, limit=FixedLimit(in_flight=job.concurrency))
 
 
 def _width(job: Job) -> int:

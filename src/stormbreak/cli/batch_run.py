@@ -22,8 +22,6 @@ from stormbreak.http.environment import is_disabled
 from stormbreak.types import Verdict
 
 _PLANNED = (
-    "--rpm",
-    "--tpm",
     "--max-cost",
     "--fallback-base-url",
     "--fallback-api-key-env",
@@ -39,19 +37,22 @@ _REFUSED = {
 }
 
 
-class _Seconds(click.ParamType[float]):
-    name = "seconds"
+class _Positive(click.ParamType[float]):
+    """A number of something, such as seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         try:
-            seconds = float(value)
+            number = float(value)
         except ValueError:
-            self.fail(f"must be a number of seconds, got {value!r}", param, ctx)
-        if not 0 < seconds < float("inf"):
+            self.fail(f"must be a number of {self.name}, got {value!r}", param, ctx)
+        if not 0 < number < float("inf"):
             self.fail(f"must be positive and finite, got {value}", param, ctx)
-        return seconds
+        return number
 
 
 class _Concurrency(click.ParamType[int | str]):
@@ -72,7 +73,9 @@ def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> No
         raise click.UsageError(f"{param.opts[0]} {value}: not built yet")
 
 
-_SECONDS = _Seconds()
+_SECONDS = _Positive("seconds")
+_REQUESTS = _Positive("requests")
+_TOKENS = _Positive("tokens")
 
 
 @click.command()
@@ -88,6 +91,8 @@ _SECONDS = _Seconds()
     type=_Concurrency(),
     help="Attempts in flight at once: so many, or as many as the target bears.",
 )
+@click.option("--rpm", type=_REQUESTS, help="Requests per minute, at the most.")
+@click.option("--tpm", type=_TOKENS, help="Tokens per minute, prompts and answers together.")
 @click.option("--timeout", type=_SECONDS, help="Seconds that one attempt may take.")
 @click.option("--idle-timeout", type=_SECONDS, help="Seconds of silence within an attempt.")
 @click.option("--deadline", type=_SECONDS, help="Seconds that one row may take, all in all.")

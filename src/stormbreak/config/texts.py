@@ -19,6 +19,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import (
@@ -44,6 +45,7 @@ While the circuit is open, calls {fail_fast:either fail at once|wait for it}.
 A time that the server names keeps {cooldown:either every call away|only that call away}.
 {limit:part}
 429s that pile up {learn_rate:either teach a send rate|teach no send rate}.
+{quota:part}
 {queue:part}
 {shadow:part Nothing decides in the shadow.}""",
         RetryPolicy: """\
@@ -92,6 +94,9 @@ In flight to one target may be {start:times attempt}, {step:plain} more per roun
 A sign of congestion leaves {share:share} of it, at least {least:plain}; an answer is late after {slow:seconds|no time}.""",
         AutomaticLimit: """\
 Up to {ceiling:times attempt} to one target may be in flight; under congestion {gain:plain} times what was just served, and {plus:plain}.""",
+        QuotaPolicy: """\
+To one target may go {rpm:times request|any number of requests} and {tpm:times token|any number of tokens} per minute, those of {burst:seconds} at once.
+What the headers of answers say of limits is {learn:either obeyed|not heard}.""",
         QueuePolicy: """\
 At most {size:times call} wait for one target; a pause of more than {longest_pause:seconds} rejects.
 Each priority that waits gets {least_share:share} of what is served. Turns of tenants, where not 1: {weights:weights}.""",

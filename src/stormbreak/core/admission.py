@@ -23,6 +23,7 @@ from stormbreak.core.gate import OPEN, UNSPACED, Gate, Slots, Spacing
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
+from stormbreak.core.weighed import Quota
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
@@ -42,8 +43,9 @@ class Admission:
         wake: Callable[[Ticket], None],
         *,
         spacing: Spacing = UNSPACED,
+        quota: Quota | None = None,
     ) -> None:
-        """Served through `gates`, of which `slots` is one, and perhaps `spacing`."""
+        """Served through `gates`, of which `slots` is one, and perhaps `spacing` and `quota`."""
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
         self._takes = tuple(gate.take for gate in gates)
@@ -57,6 +59,7 @@ class Admission:
         self._policy = policy
         self._wake = wake
         self._spacing = spacing
+        self._quota = quota
         self._queue = Queue(policy)
         self._keeper: Ticket | None = None
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
@@ -74,7 +77,9 @@ class Admission:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
         else:
             self._slots.tick(now, 0.0)
-        if self._ready_at(now) <= now:  # then nobody waits
+        if self._quota is not None:
+            self._quota.weigh(call)
+        if not self._queue.size and self._ready_at(now) <= now:
             return self._grant(call, now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
@@ -105,6 +110,8 @@ class Admission:
         queue = self._queue
         self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
         while queue.size:
+            if self._quota is not None:
+                self._quota.weigh(queue.peek(stands=self._stands(now)).call)
             ready_at = self._ready_at(now)
             if ready_at > now:
                 if ready_at != inf:
@@ -169,9 +176,12 @@ class Admission:
             self._queue.size > STANDS * self._slots.limit
             and self._slots.binds(now)
             and not self._spacing.in_force(now)
+            and not (self._quota is not None and self._quota.in_force(now))
         )
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
+        if self._quota is not None:
+            self._quota.weigh(call)
         for gate in self._gates:
             ready_at = gate.ready_at(now)
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
@@ -186,6 +196,8 @@ class Admission:
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         ahead = self._queue.ahead_of(call)
         wait = self.service * (ahead + 1) / self._slots.limit
+        if self._quota is not None:
+            wait = max(wait, self._quota.wait(ahead, now))
         stands = self._stands(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
         if now + self._soonest(ahead, now) > expires_at and not newest_first:
@@ -207,7 +219,8 @@ class Admission:
         for it cannot be called back.
         """
         by_slots = self.service * (ahead + 1) / self._slots.most
-        return max(by_slots, self._spacing.time_for(ahead + 1, now))
+        by_quota = 0.0 if self._quota is None else self._quota.wait(ahead, now)
+        return max(by_slots, by_quota, self._spacing.time_for(ahead + 1, now))
 
     def _too_late(self, ticket: Ticket, now: float) -> bool:
         if now >= ticket.expires_at:

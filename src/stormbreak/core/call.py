@@ -12,7 +12,7 @@ from stormbreak.core.shadow import ShadowGate
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.trail import Trail
 from stormbreak.events import CallRejected, Queued, RetryPlanned, RetryRefused, Returned, Sent
-from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
+from stormbreak.types import CANCELLED, GIVEN_UP, Call, Ended, Outcome, Rejection, Verdict
 
 EARLY = 0.001  # seconds; a timer may run this much before its time
 
@@ -96,8 +96,9 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
             trail.note(Sent(now, call.number, call.target, trail.attempts))
         began = now
         permit = place.permit if isinstance(place, Ticket) else place
+        outcome = GIVEN_UP
         answered, now, uniform = yield Send(call.target, trail.attempts, timeout, permit)
-        outcome = answered or CANCELLED
+        outcome = answered or GIVEN_UP
         if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(
             engine, call, outcome, began, now
         ):

@@ -19,6 +19,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.ticket import Ticket
+from stormbreak.core.weighed import Quota
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
 from stormbreak.types import Target
 
@@ -66,6 +67,11 @@ class Lane:
         gates: list[Gate] = [self.cooldown, self.pace]
         if self.rate is not None:
             gates.append(self.rate)
+        quota = (
+            Quota(policy.quota, longest=policy.retry.longest_wait) if policy.quota.acts else None
+        )
+        if quota is not None:
+            gates.append(quota)
         gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = self._breaker(policy.breaker)
@@ -75,7 +81,12 @@ class Lane:
             self.shadow = self._shadow(policy.shadow)
             gates.append(self.shadow)
         self.admission = Admission(
-            gates, self.slots, policy.queue, engine.wake, spacing=self.rate or UNSPACED
+            gates,
+            self.slots,
+            policy.queue,
+            engine.wake,
+            spacing=self.rate or UNSPACED,
+            quota=quota,
         )
 
     def is_spaced(self, now: float) -> bool:

@@ -10,6 +10,7 @@ from stormbreak.core.checks import require
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
@@ -41,6 +42,7 @@ class Policy:
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
     limit: Limit = field(default_factory=AutomaticLimit)
     learn_rate: bool = True
+    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     shadow: ShadowPolicy | None = None
 

@@ -13,6 +13,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
@@ -25,6 +26,7 @@ BATCH = Policy(
     deadline=None,
     patience=None,
     priority=Priority.BATCH,
+    quota=QuotaPolicy(learn=True),
     queue=QueuePolicy(size=1_000_000),
 )
 
@@ -82,8 +84,15 @@ def for_batch(policy: Policy) -> Policy:
 
 
 def is_off(policy: Policy) -> bool:
-    """Whether this is `off`, perhaps with bounds of time and a limit that somebody named beside it."""
-    bare = replace(policy, deadline=None, attempt_timeout=None, idle_timeout=None, limit=OFF.limit)
+    """Whether this is `off`, perhaps with bounds of time and limits that somebody named beside it."""
+    bare = replace(
+        policy,
+        deadline=None,
+        attempt_timeout=None,
+        idle_timeout=None,
+        limit=OFF.limit,
+        quota=OFF.quota,
+    )
     return bare == OFF
 
 

@@ -19,6 +19,14 @@ class Wants(msgspec.Struct):
     stream_options: Any = None
     modalities: Any = None
     audio: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+
+    @property
+    def bound(self) -> Any:
+        """The most tokens that an answer may have, as the body says it; no type is promised."""
+        return self.max_completion_tokens or self.max_output_tokens or self.max_tokens
 
     @property
     def may_stream(self) -> bool:

@@ -23,6 +23,7 @@ from stormbreak.http.exchange import Asked, Received, attempt, cut_short
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
 from stormbreak.llm.reading import Shape, shape_of
+from stormbreak.llm.tokens import estimate
 from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
 
 _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
@@ -150,6 +151,7 @@ class AsyncClient:
                 idle_timeout=policy.idle_timeout,
                 within=timeout,
                 first=partial(self._driver.first, command) if streams else None,
+                learn=policy.quota.learn,
             )
             if cut_short(outcome, timeout, policy.attempt_timeout):
                 return outcome._replace(own_deadline=True)
@@ -167,6 +169,7 @@ class AsyncClient:
             attempts,
             tenant,
             streams,
+            _tokens(asked, wanted) if policy.quota.acts else 0,
         )
         return await self._driver.run(call, send)
 
@@ -223,6 +226,11 @@ def _asked(url: str, shape: Shape, body: bytes, wanted: Wants, key: str, *, on_w
     if on_wire and shape is Shape.CHAT and wanted.may_stream:
         return Asked(url, streamed(body), shape, True, wanted.n or 1, key)
     return Asked(url, body, shape, bool(wanted.stream), wanted.n or 1, key)
+
+
+def _tokens(asked: Asked, wanted: Wants) -> int:
+    answers = asked.shape is not Shape.EMBEDDINGS
+    return estimate(asked.body, bound=wanted.bound, choices=asked.choices, answers=answers)
 
 
 def _answer(target: Target, ended: Ended) -> Answer:

@@ -7,6 +7,7 @@ from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Sink, Wire
 from stormbreak.llm.classify import read_answer
+from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
@@ -79,11 +80,13 @@ async def attempt(
     idle_timeout: float | None,
     within: float | None = None,
     first: Callable[[], None] | None = None,
+    learn: bool = False,
 ) -> Outcome:
     """Send once and say what came of it; the outcome's value is what was `Received`, if anything was.
 
     Somebody else ends the attempt `within` so many seconds; what has no connection shortly before has failed
     to connect, and nothing can have been processed. `first` is called when the first output of a stream comes.
+    With `learn`, headers are read for limits, too.
     """
     stream = _Stream(asked, first) if asked.streamed else None
     headers = _headers(origin, asked)
@@ -105,7 +108,10 @@ async def attempt(
         body = result.body
         reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
     reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
-    return _outcome(result, reading, body)
+    outcome = _outcome(result, reading, body)
+    return (
+        outcome._replace(told=limits_of(result.headers, result.received_at)) if learn else outcome
+    )
 
 
 def cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -> bool:
@@ -140,4 +146,5 @@ def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:
         detail=reading.detail,
         retry_after=reading.retry_after,
         maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
+        used=(reading.usage.input_tokens + reading.usage.output_tokens) or None,
     )

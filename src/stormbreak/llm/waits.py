@@ -14,13 +14,12 @@ wait for in any case.
 import re
 from collections.abc import Iterator, Mapping
 
-from stormbreak.llm.dates import http_date, rfc3339
-from stormbreak.llm.durations import duration, number, wait
+from stormbreak.llm.dates import http_date
+from stormbreak.llm.durations import number, wait
+from stormbreak.llm.resets import EPOCH_FROM, reset_of
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
-_EPOCH_FROM = 30 * 86_400  # a reset of 30 days or more is a point in time, not a span
 _NEAR = 30 * 86_400  # where a span belongs, a number is a point in time only this near to now
-_EPOCH_MS_FROM = 1e11  # the year 5138 in seconds, 1973 in milliseconds
 _IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
 
 
@@ -37,7 +36,7 @@ def retry_after(
     """
     named = _named(headers, received_at) or wait(hint)
     if named is None and status == 429:
-        now = _now(headers, received_at)
+        now = server_time(headers, received_at)
         waits = [wait(reset) for reset in _exhausted(headers, now)]
         named = max((span for span in waits if span is not None), default=None)
     return named
@@ -47,13 +46,13 @@ def _named(headers: Mapping[str, str], received_at: float) -> float | None:
     for name in _MILLISECONDS:
         written = number(headers.get(name, "").strip())
         if written is not None:
-            named = wait(_span(written, 1000, _now(headers, received_at)))
+            named = wait(_span(written, 1000, server_time(headers, received_at)))
             if named is not None:
                 return named
     text = headers.get("retry-after", "").strip()
     if not text:
         return None
-    now = _now(headers, received_at)
+    now = server_time(headers, received_at)
     written = number(text)
     if written is not None:
         return wait(_span(written, 1, now))
@@ -63,14 +62,14 @@ def _named(headers: Mapping[str, str], received_at: float) -> float | None:
 
 def _span(written: float, per_second: int, now: float) -> float:
     """Read a bare number as a span, or as a point in time where that is near."""
-    if written >= _EPOCH_FROM:
+    if written >= EPOCH_FROM:
         for at in (written, written / 1000):
             if abs(at - now) <= _NEAR:
                 return at - now
     return written / per_second
 
 
-def _now(headers: Mapping[str, str], received_at: float) -> float:
+def server_time(headers: Mapping[str, str], received_at: float) -> float:
     """Tell the time by the server's clock, or else by ours."""
     date = http_date(headers.get("date", "").strip(), received_at)
     return received_at if date is None else date
@@ -82,19 +81,8 @@ def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[float | None]
         if "ratelimit" in name and "-reset" in name:
             remaining = headers.get(name.replace("-reset", "-remaining"), "").strip()
             if number(remaining) == 0:
-                yield _reset(value.strip(), now)
+                yield reset_of(value.strip(), now)
     for policy in headers.get("ratelimit", "").split(","):
         item = dict(_IETF_ITEM.findall(policy))
         if "t" in item and int(item.get("r", 1)) == 0:
             yield float(item["t"])
-
-
-def _reset(text: str, now: float) -> float | None:
-    """Read a reset in any dialect, as seconds from now."""
-    seconds = number(text)
-    if seconds is None:
-        at = rfc3339(text)
-        return duration(text) if at is None else at - now
-    if seconds >= _EPOCH_MS_FROM:
-        return seconds / 1000 - now
-    return seconds - now if seconds >= _EPOCH_FROM else seconds

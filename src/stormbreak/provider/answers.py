@@ -53,6 +53,14 @@ class Asked(NamedTuple):
     texts: int  # how many embeddings are asked for
     dimensions: int
     base64: bool
+    most_output: int = 0  # tokens of the answer, if the request bounds them
+
+    @property
+    def tokens(self) -> int:
+        """What the request counts in a limit of tokens."""
+        if self.embeddings:
+            return self.input_tokens
+        return self.input_tokens + (self.most_output or _WORD_COUNT + 2)
 
     @property
     def key(self) -> int:
@@ -83,7 +91,12 @@ def understand(path: str, body: bytes) -> Asked | Refusal:
         texts=len(texts) if isinstance(texts, list) and not _is_tokens(texts) else 1,
         dimensions=min(max(_whole(payload.get("dimensions"), 16), 1), _MOST_DIMENSIONS),
         base64=payload.get("encoding_format") == "base64",
+        most_output=max(_most_output(payload), 0),
     )
+
+
+def _most_output(payload: Mapping[str, Any]) -> int:
+    return _whole(payload.get("max_completion_tokens"), _whole(payload.get("max_tokens"), 0))
 
 
 def digest_of(payload: Mapping[str, Any]) -> str:

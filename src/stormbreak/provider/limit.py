@@ -1,70 +1,137 @@
-"""Request limits: a fixed window and a token bucket.
+"""Limits of requests and tokens: fixed windows and token buckets, and how each of them stands.
 
-Each answers the one question `take(now)`: None, or the seconds until asking again makes sense.
+Each answers the one question `take(now, tokens)`: None, or the seconds until asking again makes sense.
 """
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stormbreak.provider.scenario import Limit, LimitKind
 
 
-class RequestLimit(Protocol):
-    """Counts requests."""
+class Standing(NamedTuple):
+    """How one limit stands: so much of `limit` remains, all of it in `reset` seconds."""
 
-    def take(self, now: float) -> float | None:
-        """Take one request; where none is left, charge the reject and return the seconds to wait."""
+    tokens: bool  # else requests
+    limit: float
+    remaining: float
+    reset: float
 
 
-class FixedWindow:
-    """So many requests in each window; windows begin at multiples of their length."""
+class _Meter(Protocol):
+    """Counts one thing."""
 
-    __slots__ = ("_cost", "_limit", "_per", "_used", "_window")
+    limit: float
 
-    def __init__(self, limit: Limit) -> None:
-        self._limit = limit.requests
-        self._per = limit.per
-        self._cost = limit.reject_cost
+    def wait(self, amount: float, now: float) -> float | None:
+        """Tell the seconds until `amount` would fit if nobody else asked; None if it does."""
+
+    def charge(self, amount: float) -> None:
+        """Take `amount`, or what is there of it."""
+
+    def stands(self, now: float) -> tuple[float, float]:
+        """Tell what remains, and the seconds until all of it does."""
+
+
+class _Window:
+    """So much in each window; windows begin at multiples of their length."""
+
+    __slots__ = ("_per", "_used", "_window", "limit")
+
+    def __init__(self, limit: float, per: float) -> None:
+        self.limit = limit
+        self._per = per
         self._window = 0
         self._used = 0.0
 
-    def take(self, now: float) -> float | None:
-        """Take one request, or return the seconds to the window's end."""
+    def wait(self, amount: float, now: float) -> float | None:
+        self._turn(now)
+        if self._used + amount <= self.limit:
+            return None
+        return (self._window + 1) * self._per - now
+
+    def charge(self, amount: float) -> None:
+        self._used += amount
+
+    def stands(self, now: float) -> tuple[float, float]:
+        self._turn(now)
+        return max(0.0, self.limit - self._used), (self._window + 1) * self._per - now
+
+    def _turn(self, now: float) -> None:
         window = math.floor(now / self._per)
         if window != self._window:
             self._window, self._used = window, 0.0
-        if self._used + 1 <= self._limit:
-            self._used += 1
-            return None
-        self._used += self._cost
-        return (window + 1) * self._per - now
 
 
-class TokenBucket:
-    """Tokens flow in at a steady rate up to `burst`; rejects drain what is there, never below zero."""
+class _Bucket:
+    """Flows in at a steady rate up to `limit`; never below zero."""
 
-    __slots__ = ("_at", "_burst", "_cost", "_rate", "_tokens")
+    __slots__ = ("_at", "_left", "_rate", "limit")
 
-    def __init__(self, limit: Limit) -> None:
-        self._rate = limit.requests / limit.per
-        self._burst = limit.requests if limit.burst is None else limit.burst
-        self._cost = limit.reject_cost
-        self._tokens = self._burst
+    def __init__(self, limit: float, rate: float) -> None:
+        self.limit = limit
+        self._rate = rate
+        self._left = limit
         self._at = 0.0
 
-    def take(self, now: float) -> float | None:
-        """Take one token, or return the seconds until there will be one if nobody else asks."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+    def wait(self, amount: float, now: float) -> float | None:
+        self._flow(now)
+        lacks = amount - self._left
+        return None if lacks <= 1e-9 else lacks / self._rate
+
+    def charge(self, amount: float) -> None:
+        self._left = max(0.0, self._left - amount)
+
+    def stands(self, now: float) -> tuple[float, float]:
+        self._flow(now)
+        return self._left, (self.limit - self._left) / self._rate
+
+    def _flow(self, now: float) -> None:
+        self._left = min(self.limit, self._left + (now - self._at) * self._rate)
         self._at = now
-        if self._tokens >= 1 - 1e-9:
-            self._tokens -= 1
+
+
+class RequestLimit:
+    """Counts requests, tokens, or both. What is refused costs `reject_cost` of a request, and no tokens."""
+
+    def __init__(self, limit: Limit) -> None:
+        self._cost = limit.reject_cost
+        self._requests = _meter(limit, limit.requests, limit.burst)
+        self._tokens = _meter(limit, limit.tokens, None)
+
+    def take(self, now: float, tokens: int = 0) -> float | None:
+        """Take one request; where it does not fit, charge the reject and return the seconds to wait."""
+        wanted = [(meter, amount) for meter, amount in self._wanted(tokens) if meter is not None]
+        waits = [meter.wait(amount, now) for meter, amount in wanted]
+        if all(wait is None for wait in waits):
+            for meter, amount in wanted:
+                meter.charge(amount)
             return None
-        self._tokens = max(0.0, self._tokens - self._cost)
-        return (1 - self._tokens) / self._rate
+        if self._requests is not None and self._cost:
+            self._requests.charge(self._cost)
+            waits[0] = self._requests.wait(1, now)
+        return max(wait for wait in waits if wait is not None)
+
+    def standings(self, now: float) -> list[Standing]:
+        """Tell how each limit stands."""
+        return [
+            Standing(meter is self._tokens, meter.limit, *meter.stands(now))
+            for meter in (self._requests, self._tokens)
+            if meter is not None
+        ]
+
+    def _wanted(self, tokens: int) -> tuple[tuple[_Meter | None, float], ...]:
+        return ((self._requests, 1.0), (self._tokens, float(tokens)))
+
+
+def _meter(limit: Limit, amount: float | None, burst: float | None) -> _Meter | None:
+    if amount is None:
+        return None
+    if limit.kind is LimitKind.WINDOW:
+        return _Window(amount, limit.per)
+    return _Bucket(amount if burst is None else burst, amount / limit.per)
 
 
 def limit_of(limit: Limit | None) -> RequestLimit | None:
     """Build the machine for what a scenario says."""
-    if limit is None:
-        return None
-    return FixedWindow(limit) if limit.kind is LimitKind.WINDOW else TokenBucket(limit)
+    return None if limit is None else RequestLimit(limit)

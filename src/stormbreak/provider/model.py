@@ -27,7 +27,7 @@ from typing import NamedTuple
 from stormbreak.provider.arrivals import Poisson
 from stormbreak.provider.chance import Lognormal, mix, uniform
 from stormbreak.provider.kinds import REFUSALS, Form, Kind
-from stormbreak.provider.limit import limit_of
+from stormbreak.provider.limit import Standing, limit_of
 from stormbreak.provider.scenario import Crowd, Scenario, Trouble
 from stormbreak.provider.tally import Tally
 from stormbreak.provider.weather import Spell, forecast
@@ -60,13 +60,26 @@ class Reply(NamedTuple):
 class _Job:
     """One request on its way through the provider; number 0 is the crowd's."""
 
-    __slots__ = ("arrived", "done_at", "gone", "key", "number", "streamed", "tries", "trouble")
+    __slots__ = (
+        "arrived",
+        "done_at",
+        "gone",
+        "key",
+        "number",
+        "streamed",
+        "tokens",
+        "tries",
+        "trouble",
+    )
 
-    def __init__(self, number: int, key: int, arrived: float, *, streamed: bool = False) -> None:
+    def __init__(
+        self, number: int, key: int, arrived: float, *, streamed: bool = False, tokens: int = 0
+    ) -> None:
         self.number = number
         self.key = key
         self.arrived = arrived
         self.streamed = streamed
+        self.tokens = tokens
         self.trouble: Trouble | None = None
         self.tries = 0
         self.done_at = arrived
@@ -121,14 +134,21 @@ class ProviderModel:
         """Requests that wait for a slot."""
         return len(self._queue)
 
-    def arrive(self, now: float, key: int, *, streamed: bool = False) -> int:
-        """Take in a request and return its number; `key` alone decides its chances."""
+    def arrive(self, now: float, key: int, *, streamed: bool = False, tokens: int = 0) -> int:
+        """Take in a request and return its number; `key` alone decides its chances.
+
+        `tokens` are what it counts in a limit of tokens.
+        """
         self._run_until(now)
         self._numbers += 1
-        job = _Job(self._numbers, mix(self._salt ^ mix(key)), now, streamed=streamed)
+        job = _Job(self._numbers, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens)
         self._inside[job.number] = job
         self._enter(now, job)
         return job.number
+
+    def standings(self, now: float) -> list[Standing]:
+        """Tell how the limits of the clients' key stand."""
+        return [] if self._limit is None else self._limit.standings(now)
 
     def advance(self, now: float) -> list[Reply]:
         """Let time pass and return the replies that have become due, oldest first."""
@@ -204,7 +224,7 @@ class ProviderModel:
     def _limited(self, now: float, job: _Job) -> bool:
         if self._limit is None or job.number == 0:
             return False
-        wait = self._limit.take(now)
+        wait = self._limit.take(now, job.tokens)
         if wait is None:
             return False
         self._refuse(now, job, self._over_limit, "limit", max(0.0, wait - self._over_limit.after))

@@ -58,19 +58,38 @@ class LimitKind(StrEnum):
     BUCKET = "bucket"
 
 
+class Dialect(StrEnum):
+    """In whose headers the limits are told."""
+
+    OPENAI = "openai"
+    AZURE = "azure"
+    ANTHROPIC = "anthropic"
+    MISTRAL = "mistral"
+    OPENROUTER = "openrouter"
+    IETF = "ietf"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """`requests` per `per` seconds and key. A refused request costs `reject_cost` of one."""
+    """`requests` and `tokens` per `per` seconds and key. A refused request costs `reject_cost` of one, and no tokens.
+
+    Tokens count on sockets only: those of the prompt, and `max_tokens` or what the answer has. With `headers`,
+    answers tell how the limits stand.
+    """
 
     kind: LimitKind
-    requests: Positive
+    requests: Positive | None = None
+    tokens: Positive | None = None
     per: Positive = 60.0
     burst: AtLeastOne | None = None
     reject_cost: Seconds = 0.0
     form: Form = Form.SECONDS
+    headers: Dialect | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.requests is None and self.tokens is None:
+            raise ConfigurationError("requests must be given where tokens are not, got neither")
         if self.kind is LimitKind.WINDOW and self.burst is not None:
             raise ConfigurationError(f"burst means nothing for a window, got {self.burst}")
 

@@ -22,6 +22,7 @@ from stormbreak.provider.routes import WORK, Routes
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script, answered, refused, streamed, wait_headers
 from stormbreak.provider.tally import Tally, peak_arrivals
+from stormbreak.provider.told import limit_headers
 
 HOST = "127.0.0.1"
 
@@ -33,6 +34,7 @@ class _Exchange(NamedTuple):
     keep_alive: bool
     asked: Asked
     record: Record
+    told: Headers  # how the limits stood when it had been counted
 
 
 class ProviderServer:
@@ -156,10 +158,21 @@ class ProviderServer:
             request.headers.get(b"idempotency-key"),
         )
         key = asked.key + record.attempts
-        number = self._model.arrive(self._pace.now(), key, streamed=asked.streamed)
-        self._waiting[number] = _Exchange(connection, request.keep_alive, asked, record)
+        number = self._model.arrive(
+            self._pace.now(), key, streamed=asked.streamed, tokens=asked.tokens
+        )
+        told = self._told()
+        self._waiting[number] = _Exchange(connection, request.keep_alive, asked, record, told)
         self._numbers[connection] = number
         self._attend()
+
+    def _told(self) -> Headers:
+        limit = self.scenario.limit
+        if limit is None or limit.headers is None:
+            return ()
+        standings = self._model.standings(self._pace.now())
+        real = [one._replace(reset=one.reset / self.speed) for one in standings]
+        return limit_headers(limit.headers, real, time.time())
 
     def _deliver(self, reply: Reply) -> None:
         exchange = self._waiting.get(reply.request)
@@ -191,7 +204,7 @@ class ProviderServer:
 
     def _script(self, reply: Reply, exchange: _Exchange) -> Script:
         trouble = reply.trouble
-        headers = self._routes.headers()
+        headers = self._routes.headers() + exchange.told
         if trouble is not None and _is_refusal(reply):
             return refused(trouble.kind, headers + self._wait(reply, exchange))
         kind = trouble.kind if trouble else None

@@ -77,7 +77,7 @@ class _Fluid:
         self._deadline = deadline
         self._step = step
         self._front_end = step * (scenario.provider.front_end or inf)
-        self._quota = None if scenario.limit is None else _Quota(scenario.limit)
+        self._quota = _quota_of(scenario.limit)
         self._waiting: deque[tuple[float, float]] = deque()  # (arrival, amount), oldest first
         self._in_service = 0.0
 
@@ -124,9 +124,9 @@ class _Fluid:
 class _Quota:
     """How much the request limit allows at once."""
 
-    def __init__(self, limit: Limit) -> None:
+    def __init__(self, limit: Limit, requests: float) -> None:
         self._limit = limit
-        self._most = limit.requests
+        self._requests = self._most = requests
         if limit.kind is LimitKind.BUCKET and limit.burst is not None:
             self._most = limit.burst
         self.left = self._most
@@ -135,12 +135,17 @@ class _Quota:
     def at(self, now: float) -> float:
         limit = self._limit
         if limit.kind is LimitKind.BUCKET:
-            gained = (now - self._since) * limit.requests / limit.per
+            gained = (now - self._since) * self._requests / limit.per
             self.left = min(self._most, self.left + gained)
         elif int((now + _NEGLIGIBLE) / limit.per) != int((self._since + _NEGLIGIBLE) / limit.per):
             self.left = self._most
         self._since = now
         return self.left
+
+
+def _quota_of(limit: Limit | None) -> _Quota | None:
+    """Simulated calls have no tokens, so only requests are limited."""
+    return None if limit is None or limit.requests is None else _Quota(limit, limit.requests)
 
 
 def _conditions(scenario: Scenario) -> list[_Conditions]:

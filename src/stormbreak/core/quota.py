@@ -1,0 +1,30 @@
+"""Requests and tokens per minute: what is configured."""
+
+from dataclasses import dataclass
+
+from stormbreak.core.checks import require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaPolicy:
+    """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
+
+    After a pause, `burst` seconds of them may leave at once (at least one request). With `learn`, what
+    the headers of answers say of such limits is obeyed, too.
+    """
+
+    rpm: float | None = None
+    tpm: float | None = None
+    burst: float = 1.0
+    learn: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("rpm", "tpm"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"{name} must be positive", limit)
+        require(self.burst >= 0, "burst must not be negative", self.burst)
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is anything to do."""
+        return self.learn or self.rpm is not None or self.tpm is not None

@@ -1,0 +1,124 @@
+"""The gate that counts requests and tokens: an estimate reserved before, the usage settled after.
+
+It is the only gate that asks how heavy a call is, so the queue tells it (`weigh`) before it asks when it opens. A
+call leaves when one request and its estimate of tokens fit into every limit, the configured ones and those that
+the server told. The first in the queue waits for its own estimate; lighter ones do not overtake it, or the heavy
+would never leave.
+
+What becomes of a reservation:
+
+| what came of the attempt | request | tokens |
+|---|---|---|
+| nothing was sent, or there was no connection | refunded | refunded |
+| an answer with its usage | counts | usage counts |
+| an answer without, or something that may have been processed | counts | estimate counts |
+| anything else: refused, not served | counts | refunded |
+"""
+
+from typing import TypeAlias
+
+from stormbreak.core.bucket import Bucket
+from stormbreak.core.gate import OPEN
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.told import Told
+from stormbreak.types import Call, Outcome, Verdict
+
+RECENT = 1.0  # seconds since it held somebody
+_NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
+
+
+Reserved: TypeAlias = tuple[int, float, float, float]
+"""What one attempt took: its tokens, and the receipts of `rpm` and of what was told of requests and tokens."""
+
+
+class Quota:
+    """One request and some tokens for every attempt."""
+
+    __slots__ = ("_rpm", "_tokens", "_told", "_tpm")
+    name = "quota"
+
+    def __init__(self, policy: QuotaPolicy, *, longest: float) -> None:
+        """What the server told is believed for `longest` seconds at the most."""
+        self._rpm = None if policy.rpm is None else Bucket(policy.rpm / 60, policy.burst)
+        self._tpm = None if policy.tpm is None else Bucket(policy.tpm / 60, policy.burst)
+        self._told = (Told(longest), Told(longest)) if policy.learn else None
+        self._tokens = 0  # of the call that is asked about
+
+    def weigh(self, call: Call) -> None:
+        """The next questions are about `call`."""
+        self._tokens = call.tokens
+
+    def ready_at(self, now: float) -> float:
+        """OPEN, or when the call fits into every limit."""
+        ready_at = OPEN
+        if self._rpm is not None:
+            ready_at = self._rpm.ready_at(1)
+        if self._tpm is not None:
+            ready_at = max(ready_at, self._tpm.ready_at(self._tokens))
+        if self._told is not None:
+            requests, tokens = self._told
+            if now < requests.until:
+                ready_at = max(ready_at, requests.ready_at(1, now))
+            if now < tokens.until:
+                ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
+        return ready_at if ready_at > now else OPEN
+
+    def in_force(self, now: float) -> bool:
+        """Whether a configured limit holds calls, or did a moment ago."""
+        since = now - RECENT
+        return (self._rpm is not None and self._rpm.ready_at(1) > since) or (
+            self._tpm is not None and self._tpm.ready_at(self._tokens) > since
+        )
+
+    def wait(self, ahead: float, now: float) -> float:
+        """Seconds until a call can leave that has `ahead` others before it, by the configured requests alone."""
+        return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(ahead) - now)
+
+    def take(self, now: float) -> Reserved:
+        """Reserve for one attempt."""
+        reserved = self._tokens
+        rpm = 0.0 if self._rpm is None else self._rpm.take(1, now)
+        if self._tpm is not None:
+            self._tpm.take(reserved, now)
+        if self._told is None:
+            return reserved, rpm, 0.0, 0.0
+        requests, tokens = self._told
+        return reserved, rpm, requests.take(1, now), tokens.take(reserved, now)
+
+    def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Give back what was reserved too much, and hear what the server said."""
+        reserved, rpm, told_requests, told_tokens = token
+        if outcome.verdict is not Verdict.OK and not _was_sent(outcome):
+            if self._rpm is not None:
+                self._rpm.refund(1, rpm, now)
+            if self._told is not None:
+                self._told[0].settle(1, told_requests, now)
+        left = reserved - _used(outcome, reserved)
+        if left and self._tpm is not None:
+            self._tpm.settle(left)
+        if self._told is None:
+            return
+        requests, tokens = self._told
+        if left and now < tokens.until:
+            tokens.settle(left, told_tokens, now)
+        said = outcome.told
+        if said is None:
+            return
+        served = outcome.verdict is Verdict.OK
+        if said.requests is not None:
+            requests.hear(said.requests, told_requests, now, served=served)
+        if said.tokens is not None:
+            tokens.hear(said.tokens, told_tokens, now, served=served)
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    if outcome.verdict is Verdict.CANCELLED:
+        return outcome.maybe_processed
+    return outcome.verdict not in _NOT_SENT
+
+
+def _used(outcome: Outcome, reserved: int) -> int:
+    if outcome.used is not None:
+        return outcome.used
+    counts = outcome.verdict is Verdict.OK or outcome.maybe_processed
+    return reserved if counts else 0

@@ -1,0 +1,91 @@
+"""How a provider tells in headers how its limits stand, in the dialects of providers."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+from stormbreak.provider.http1 import Headers
+from stormbreak.provider.limit import Standing
+from stormbreak.provider.scenario import Dialect
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def limit_headers(dialect: Dialect, standings: Sequence[Standing], now: float) -> Headers:
+    """Write down how limits stand; `now` is the wall-clock time, resets are real seconds."""
+    return tuple(_DIALECTS[dialect](standings, now))
+
+
+_Pairs = Iterator[tuple[str, str]]
+
+
+def _openai(standings: Sequence[Standing], _: float) -> _Pairs:
+    for one in standings:
+        yield from _three(f"x-ratelimit-{{}}-{_thing(one)}", one, _go(one.reset))
+
+
+def _azure(standings: Sequence[Standing], _: float) -> _Pairs:
+    for one in standings:
+        yield from _three(f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset)))
+
+
+def _mistral(standings: Sequence[Standing], _: float) -> _Pairs:
+    for one in standings:
+        word = "tokens" if one.tokens else "req"
+        yield from list(_three(f"x-ratelimit-{{}}-{word}-minute", one, ""))[:2]
+
+
+def _anthropic(standings: Sequence[Standing], now: float) -> _Pairs:
+    for one in standings:
+        at = _EPOCH + timedelta(seconds=math.ceil(now + one.reset))
+        reset = at.isoformat().replace("+00:00", "Z")
+        yield from _three(f"anthropic-ratelimit-{_thing(one)}-{{}}", one, reset)
+
+
+def _openrouter(standings: Sequence[Standing], now: float) -> _Pairs:
+    for one in standings:
+        if not one.tokens:
+            yield from _three("x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000)))
+
+
+def _ietf(standings: Sequence[Standing], _: float) -> _Pairs:
+    for one in standings:
+        if not one.tokens:
+            yield "ratelimit-policy", f'"default";q={int(one.limit)}'
+            yield "ratelimit", f'"default";r={int(one.remaining)};t={math.ceil(one.reset)}'
+
+
+_DIALECTS: Mapping[Dialect, Callable[[Sequence[Standing], float], _Pairs]] = MappingProxyType(
+    {
+        Dialect.OPENAI: _openai,
+        Dialect.AZURE: _azure,
+        Dialect.ANTHROPIC: _anthropic,
+        Dialect.MISTRAL: _mistral,
+        Dialect.OPENROUTER: _openrouter,
+        Dialect.IETF: _ietf,
+    }
+)
+
+
+def _thing(one: Standing) -> str:
+    return "tokens" if one.tokens else "requests"
+
+
+def _three(names: str, one: Standing, reset: str) -> _Pairs:
+    yield names.format("limit"), str(int(one.limit))
+    yield names.format("remaining"), str(int(one.remaining))
+    yield names.format("reset"), reset
+
+
+def _go(seconds: float) -> str:
+    """Write a span as Go does: `12ms`, `8.64s`, `6m0s`, `1h2m3s`."""
+    ms = math.ceil(seconds * 1000)
+    if ms < 1000:
+        return f"{ms}ms"
+    minutes, rest = divmod(ms, 60_000)
+    written = f"{rest / 1000:g}s"
+    if minutes:
+        hours, minutes = divmod(minutes, 60)
+        written = f"{hours}h{minutes}m{written}" if hours else f"{minutes}m{written}"
+    return written

@@ -1,0 +1,121 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.core.bucket import Bucket
+
+pauses = st.floats(0.0, 20.0)
+amounts = st.integers(1, 12)
+
+
+def test_a_full_bucket_then_the_flow():
+    bucket = Bucket(rate=2.0, depth=3.0)  # holds six
+    for _ in range(6):
+        assert bucket.ready_at(1) <= 100.0
+        bucket.take(1, 100.0)
+
+    assert bucket.ready_at(1) == pytest.approx(100.5)
+    assert bucket.ready_at(4) == pytest.approx(102.0)
+
+
+def test_it_holds_one_at_least():
+    bucket = Bucket(rate=0.1, depth=0.0)
+    bucket.take(1, 50.0)
+
+    assert bucket.ready_at(1) == pytest.approx(60.0)
+
+
+def test_more_than_it_holds_waits_until_it_is_full_and_is_paid_off():
+    bucket = Bucket(rate=1.0, depth=5.0)
+    bucket.take(1, 100.0)
+    assert bucket.ready_at(20) == pytest.approx(101.0)
+    bucket.take(20, 101.0)
+
+    assert bucket.ready_at(1) == pytest.approx(117.0)
+
+
+def test_settling_pays_back_and_charges():
+    bucket = Bucket(rate=1.0, depth=5.0)
+    bucket.take(5, 100.0)
+    bucket.settle(3)
+    assert bucket.ready_at(3) <= 100.0
+    bucket.settle(-4)
+
+    assert bucket.ready_at(1) == pytest.approx(102.0)
+
+
+def test_a_full_bucket_gains_nothing():
+    bucket = Bucket(rate=1.0, depth=5.0)
+    bucket.take(1, 100.0)
+    bucket.settle(1)
+    bucket.settle(1000)
+    bucket.take(5, 100.0)
+
+    assert bucket.ready_at(1) == pytest.approx(101.0)
+
+
+def test_what_is_refunded_at_once_was_never_taken():
+    bucket = Bucket(rate=1.0, depth=3.0)
+    bucket.refund(3, bucket.take(3, 100.0), 100.0)
+
+    assert bucket.ready_at(3) <= 100.0
+
+
+def test_time_that_has_gone_by_is_not_refunded():
+    bucket = Bucket(rate=1.0, depth=2.0)
+    early = bucket.take(1, 100.0)
+    bucket.take(1, 100.0)
+    bucket.take(1, 101.5)  # half of the first had flowed in and over, had it not been taken
+    bucket.refund(1, early, 101.5)
+
+    assert bucket.ready_at(1) == pytest.approx(102.0)
+
+
+@given(st.floats(0.05, 50.0), st.floats(0.0, 10.0), st.lists(st.tuples(pauses, amounts)))
+def test_looking_changes_nothing_and_it_opens_when_it_said(rate, depth, steps):
+    bucket, now = Bucket(rate, depth), 0.0
+    for pause, amount in steps:
+        now += pause
+        ready_at = bucket.ready_at(amount)
+        assert bucket.ready_at(amount) == ready_at
+        now = max(now, ready_at)
+        assert bucket.ready_at(amount) <= now
+        bucket.take(amount, now)
+
+
+@given(
+    rate=st.floats(0.05, 20.0),
+    depth=st.floats(0.0, 10.0),
+    steps=st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 4), st.booleans()), max_size=60),
+)
+def test_no_window_holds_more_than_it_should_whatever_is_refunded(rate, depth, steps):
+    """As many as can leave do; some never happened, and are refunded later."""
+    bucket, now = Bucket(rate, depth), 0.0
+    sent, held = [], []
+    for pause, refunds, hurry in steps:
+        now += pause
+        if not hurry:
+            now = max(now, bucket.ready_at(1))
+        while bucket.ready_at(1) <= now and len(held) < 50:
+            held.append((bucket.take(1, now), now))
+        for _ in range(min(refunds, len(held))):
+            receipt, _ = held.pop(len(held) // 2)
+            bucket.refund(1, receipt, now)
+        sent += [at for _, at in held[:-5]]
+        del held[:-5]
+    times = sorted(sent + [at for _, at in held])
+
+    most = max(1.0, rate * depth)
+    for first, since in enumerate(times):
+        for last in range(first, len(times)):
+            assert last - first + 1 <= most + rate * (times[last] - since) + 1e-6
+
+
+def test_time_that_others_got_back_is_not_refunded_again():
+    bucket = Bucket(rate=1.0, depth=10.0)
+    one, other = bucket.take(5, 0.0), bucket.take(5, 0.0)
+    bucket.refund(5, one, 4.0)  # a second of it was still ahead
+    bucket.take(5, 8.0)
+    bucket.refund(5, other, 8.0)
+
+    assert bucket.ready_at(10) == pytest.approx(13.0)  # as if the first two had never been

@@ -1,0 +1,110 @@
+import pytest
+from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT
+
+from stormbreak.core.gate import OPEN
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.weighed import Quota
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import (
+    CANCELLED,
+    GIVEN_UP,
+    Allowance,
+    Allowances,
+    Call,
+    Outcome,
+    Verdict,
+)
+
+UNCONNECTED = Outcome(Verdict.CONNECT_FAILED)
+BROKEN = Outcome(Verdict.BROKEN, maybe_processed=True)
+NOW = 100.0
+
+
+def quota(**values):
+    return Quota(QuotaPolicy(**values), longest=900.0)
+
+
+def ask(gate, tokens=0, now=NOW):
+    gate.weigh(Call(1, TARGET, tokens=tokens))
+    return gate.ready_at(now)
+
+
+def take(gate, tokens=0, now=NOW):
+    assert ask(gate, tokens, now) == OPEN
+    return gate.take(now)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tokens", "requests"),
+    [
+        (CANCELLED, 0, 0),
+        (UNCONNECTED, 0, 0),
+        (Outcome(Verdict.REJECTED), 0, 0),
+        (GIVEN_UP, 600, 1),
+        (OK, 600, 1),
+        (OK._replace(used=60), 60, 1),
+        (OK._replace(used=1200), 1200, 1),
+        (TIMEOUT._replace(maybe_processed=True), 600, 1),
+        (BROKEN, 600, 1),
+        (BROKEN._replace(used=60), 60, 1),
+        (THROTTLED, 0, 1),
+        (SERVER_ERROR, 0, 1),
+        (INVALID, 0, 1),
+    ],
+)
+def test_what_becomes_of_a_reservation(outcome, tokens, requests):
+    gate = quota(rpm=60, tpm=6000, burst=10)
+    token = take(gate, 600)
+    gate.settle(token, outcome, NOW, 0.5)
+
+    assert ask(gate, 1000) == (OPEN if not tokens else pytest.approx(NOW + tokens / 100))
+    gate = quota(rpm=60)
+    gate.settle(take(gate), outcome, NOW, 0.5)
+    assert ask(gate) == (OPEN if not requests else pytest.approx(NOW + 1))
+
+
+def test_the_slowest_limit_decides():
+    gate = quota(rpm=60, tpm=600, burst=0)
+    take(gate, 100)
+
+    assert ask(gate, 0) == pytest.approx(NOW + 10.0, abs=0.2)  # the tokens are owed
+    gate = quota(rpm=6, tpm=600, burst=0)
+    take(gate, 1)
+    assert ask(gate, 0) == pytest.approx(NOW + 10.0, abs=0.2)
+
+
+def told(**tokens):
+    return OK._replace(told=Allowances(tokens=Allowance(**tokens)))
+
+
+def test_headers_are_obeyed():
+    gate = quota(learn=True)
+    gate.settle(take(gate, 100), told(limit=600.0, remaining=50.0, reset=55.0), NOW, 0.5)
+
+    assert ask(gate, 50) == OPEN
+    assert ask(gate, 150) == pytest.approx(NOW + 10.0)
+
+
+def test_headers_are_not_obeyed_where_they_are_not_to_be():
+    gate = quota(rpm=6000)
+    gate.settle(take(gate, 100), told(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)
+
+    assert ask(gate, 600) == OPEN
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rpm": 0}, "rpm must be positive, got 0"),
+        ({"tpm": -3}, "tpm must be positive, got -3"),
+        ({"burst": -1}, "burst must not be negative, got -1"),
+    ],
+)
+def test_a_bad_quota_is_refused(values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        QuotaPolicy(**values)
+
+
+def test_a_quota_acts_where_there_is_something_to_do():
+    assert not QuotaPolicy().acts
+    assert all(QuotaPolicy(**one).acts for one in ({"rpm": 1}, {"tpm": 1}, {"learn": True}))

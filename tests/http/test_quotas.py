@@ -1,0 +1,73 @@
+"""Quotas on real sockets: headers are read where a policy learns, tokens are estimated and settled."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from sockets import answer, served
+
+from stormbreak.core.policy import Policy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.http.client import AsyncClient
+
+SAY = [{"role": "user", "content": "hello"}]
+SPENT = {
+    "x_ratelimit_limit_requests": 60,
+    "x_ratelimit_remaining_requests": 0,
+    "x_ratelimit_reset_requests": "60s",
+}
+USED = b'{"choices":[{"message":{"content":"fine"},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":6}}'
+
+
+def client_of(server, **quota):
+    policy = replace(Policy(patience=0.5), quota=QuotaPolicy(**quota))
+    return AsyncClient(base_url=server.base_url, model="m", policy=policy)
+
+
+async def ended(client, **payload):
+    body = (
+        b'{"model":"m","messages":[]%b}'
+        % "".join(f',"{key}":{value}' for key, value in payload.items()).encode()
+    )
+    return await client.ask("chat/completions", body)
+
+
+@pytest.mark.parametrize("learn", [True, False])
+async def test_headers_are_obeyed_where_the_policy_learns(learn):
+    async with served(answer(**SPENT)) as server, client_of(server, learn=learn) as client:
+        await client.chat(SAY)
+        second = await ended(client)
+
+    assert second.outcome.verdict.value == ("rejected" if learn else "ok")
+    if learn:
+        assert second.stopped == "quota"
+        assert second.retry_at - time.monotonic() == pytest.approx(1.0, abs=0.3)
+
+
+async def test_odd_headers_do_no_harm():
+    odd = {
+        "x_ratelimit_remaining_tokens": "-1",
+        "ratelimit": "%%%",
+        "x_ratelimit_remaining": "9" * 400,
+    }
+    async with served(answer(**odd)) as server, client_of(server, learn=True) as client:
+        for _ in range(3):
+            assert (await ended(client)).outcome.verdict.value == "ok"
+
+
+async def test_an_estimate_is_reserved_and_settled_by_the_usage():
+    async with served(answer(USED)) as server, client_of(server, tpm=6000, burst=10) as client:
+        for _ in range(20):  # each reserves more than nine tenths of the burst, and uses ten tokens
+            assert (await ended(client, max_tokens=950)).attempts == 1
+        huge = await ended(client, max_tokens=20_000)
+        after = await ended(client, max_tokens=950)
+
+    assert huge.attempts == after.attempts == 1
+
+
+async def test_without_usage_the_estimate_counts():
+    async with served(answer()) as server, client_of(server, tpm=6000, burst=10) as client:
+        await ended(client, max_tokens=950)
+        second = await ended(client, max_completion_tokens=950)
+
+    assert second.stopped == "quota"

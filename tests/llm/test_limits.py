@@ -1,0 +1,138 @@
+"""Rate-limit headers of every provider, and of none."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.llm.limits import limits_of
+from stormbreak.types import Allowance, Allowances
+
+NOW = 1795557600.0  # 2026-11-24T22:00:00Z
+SAMPLES = json.loads((Path(__file__).parent / "data" / "ratelimit_headers.json").read_text())
+
+
+def read(**headers):
+    return limits_of({name.replace("_", "-"): text for name, text in headers.items()}, NOW)
+
+
+@pytest.mark.parametrize("case", SAMPLES, ids=lambda case: case["id"])
+def test_samples_are_understood(case):
+    headers = {name.lower(): value for name, value in case["headers"].items()}
+    expected = case["expect"]["limits"]
+    read = limits_of(headers, NOW)
+
+    requests = expected.get("requests") or expected.get("default")
+    assert (read is None) == (not expected)
+    for said, wanted in (
+        (read and read.requests, requests),
+        (read and read.tokens, expected.get("tokens")),
+    ):
+        shown = said and {"limit": said.limit, "remaining": said.remaining, "reset_s": said.reset}
+        assert shown == (wanted and {key: wanted[key] for key in ("limit", "remaining", "reset_s")})
+
+
+def test_azure_writes_whole_seconds_and_does_not_know():
+    assert read(
+        x_ratelimit_limit_requests="250",
+        x_ratelimit_remaining_requests="249",
+        x_ratelimit_reset_requests="1",
+        x_ratelimit_limit_tokens="-1",
+        x_ratelimit_remaining_tokens="0",
+    ) == Allowances(requests=Allowance(250, 249, 1.0))
+
+
+@pytest.mark.parametrize("remaining", ["-1", "", "many", "1e400", "nan", "0x10", "1,000", "٣"])
+def test_a_remainder_that_is_none_says_nothing(remaining):
+    assert read(x_ratelimit_limit_tokens="100", x_ratelimit_remaining_tokens=remaining) is None
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "-5"])
+def test_a_limit_that_cannot_be_makes_it_unknown(limit):
+    said = read(
+        x_ratelimit_limit_requests=limit,
+        x_ratelimit_remaining_requests="0",
+        x_ratelimit_reset_requests="60s",
+    )
+    assert said is None
+
+
+def test_mistral_names_its_window():
+    assert read(
+        x_ratelimit_limit_tokens_minute="5000000",
+        x_ratelimit_remaining_tokens_minute="4999911",
+        x_ratelimit_tokens_query_cost="52",
+        x_ratelimit_limit_req_minute="720",
+        x_ratelimit_remaining_req_minute="717",
+    ) == Allowances(
+        requests=Allowance(720, 717, None, 60.0), tokens=Allowance(5e6, 4999911, None, 60.0)
+    )
+
+
+def test_of_a_minute_and_a_day_the_narrower():
+    said = read(
+        x_ratelimit_limit_requests_day="14400",
+        x_ratelimit_remaining_requests_day="100",
+        x_ratelimit_reset_requests_day="33011.4",
+        x_ratelimit_limit_tokens_minute="60000",
+        x_ratelimit_remaining_tokens_minute="59000",
+        x_ratelimit_reset_tokens_minute="11.38",
+    )
+    assert said == Allowances(
+        requests=Allowance(14400, 100, 33011.4, 86_400.0),
+        tokens=Allowance(60000, 59000, 11.38, 60.0),
+    )
+
+
+def test_anthropic_with_limits_of_input_and_output_only():
+    said = read(
+        anthropic_ratelimit_input_tokens_limit="80000",
+        anthropic_ratelimit_input_tokens_remaining="70000",
+        anthropic_ratelimit_input_tokens_reset="2026-11-24T22:00:07Z",
+        anthropic_ratelimit_output_tokens_limit="16000",
+        anthropic_ratelimit_output_tokens_remaining="1600",
+        anthropic_ratelimit_output_tokens_reset="2026-11-24T22:00:54Z",
+    )
+    assert said == Allowances(tokens=Allowance(16000, 1600, 54.0))
+
+
+@pytest.mark.parametrize("reset", ["1795557630000", "1795557630", "30"])
+def test_openrouter_writes_a_point_in_time(reset):
+    said = read(x_ratelimit_limit="20", x_ratelimit_remaining="0", x_ratelimit_reset=reset)
+    assert said == Allowances(requests=Allowance(20, 0, 30.0, flows=False))
+
+
+def test_of_several_policies_of_the_draft_the_narrower():
+    said = read(
+        ratelimit_policy='"burst";q=100;w=10, "daily";q=1000;w=86400',
+        ratelimit='"burst";r=50;t=7, "daily";r=30;t=3600',
+    )
+    assert said == Allowances(requests=Allowance(1000, 30, 3600.0, 86_400.0, flows=False))
+
+
+names = st.sampled_from(
+    [
+        f"{start}{part}{end}"
+        for start in ("x-ratelimit-", "anthropic-ratelimit-", "ratelimit-", "")
+        for part in ("limit", "remaining", "reset", "policy", "ratelimit")
+        for end in ("", "-requests", "-tokens", "-tokens-minute", "-requests-day", "-req-minute")
+    ]
+    + ["date", "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"]
+)
+values = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r'\A"?[a-z]*"?(;[rtqw]=-?[0-9]{0,20}){0,4}\Z'),
+    st.from_regex(r"\A[-+]?[0-9]{0,400}(\.[0-9]{0,20})?(e[+-]?[0-9]{1,4})?(ms|s|m|h|d)?\Z"),
+)
+
+
+@given(st.dictionaries(names, values), st.floats(0, 1e11))
+def test_no_header_raises(headers, now):
+    said = limits_of(headers, now)
+    for one in said or ():
+        if one is not None:
+            assert one.remaining >= 0
+            assert one.limit is None or one.limit > 0
+            assert one.reset is None or 0 <= one.reset < 1e12

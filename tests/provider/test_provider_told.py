@@ -1,0 +1,63 @@
+"""What the provider writes about its limits, every reader understands; and clients that learn keep to it."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.core.policy import Policy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.http.client import AsyncClient
+from stormbreak.llm.limits import limits_of
+from stormbreak.provider.limit import Standing
+from stormbreak.provider.scenario import Dialect
+from stormbreak.provider.told import limit_headers
+
+NOW = 1795557600.25
+STANDINGS = [Standing(False, 600, 590.4, 1.0), Standing(True, 60_000, 0.0, 59.9995)]
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_every_dialect_is_understood(dialect):
+    said = limits_of(dict(limit_headers(dialect, STANDINGS, NOW)), NOW)
+
+    assert (said.requests.limit, said.requests.remaining) == (600, 590)
+    assert said.requests.reset == pytest.approx(1.0, abs=1.0) or said.requests.window == 60
+    if dialect not in (Dialect.OPENROUTER, Dialect.IETF):
+        assert (said.tokens.limit, said.tokens.remaining) == (60_000, 0)
+        assert said.tokens.reset == pytest.approx(60, abs=1.0) or said.tokens.window == 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0, "0ms"), (0.0121, "13ms"), (8.64, "8.64s"), (360, "6m0s"), (3723, "1h2m3s")],
+)
+def test_spans_are_written_as_go_does(seconds, written):
+    headers = dict(limit_headers(Dialect.OPENAI, [Standing(False, 1, 0, seconds)], NOW))
+    assert headers["x-ratelimit-reset-requests"] == written
+
+
+SCENARIO = """
+[provider]
+service = 0.01
+[limit]
+kind = "bucket"
+tokens = 60000
+per = 3
+headers = "{dialect}"
+"""
+
+
+@pytest.mark.parametrize("dialect", ["openai", "azure", "anthropic"])
+async def test_a_client_that_learns_is_hardly_refused(stormbreak_provider, dialect):
+    """Sixty thousand tokens are there at once, and twenty thousand come back each second."""
+    provider = stormbreak_provider(SCENARIO.format(dialect=dialect))
+    policy = replace(Policy(patience=None), quota=QuotaPolicy(learn=True))
+    say = [{"role": "user", "content": "hello"}]
+    async with AsyncClient(base_url=provider.base_url, policy=policy) as client:
+        await client.chat(say, model="storm-1", max_tokens=50_000)
+        asked = [client.chat(say, model="storm-1", max_tokens=4_900) for _ in range(3)]
+        answers = await asyncio.gather(*asked)
+
+    assert len(answers) == 3
+    assert provider.stats()["answers"] == {"200": 4}
