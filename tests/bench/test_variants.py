@@ -1,0 +1,75 @@
+"""A variant changes what it says, and says so loudly when there is nothing left to change."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+sys.path.insert(0, str(BENCH))
+
+import variants  # noqa: E402
+from stormbreak.core import evidence  # noqa: E402
+from stormbreak.core.policy import Policy  # noqa: E402
+from variants import LEFT_OUT, TOGETHER, Patch, Variant, applied, constants, every, found, varied  # noqa: E402
+
+
+@pytest.mark.parametrize("variant", every(), ids=lambda variant: f"{variant.name} {variant.change}")
+def test_a_variant_changes_something_and_takes_it_back(variant):
+    before = [getattr(owner, name) for owner, name, _ in variant.patches]
+    with applied(variant):
+        during = [getattr(owner, name) for owner, name, _ in variant.patches]
+    after = [getattr(owner, name) for owner, name, _ in variant.patches]
+
+    assert [value for _, _, value in variant.patches] == during
+    assert before == after
+    assert all(old != new for old, new in zip(before, during, strict=True))
+    assert variant.patches or variant.edit(Policy()) != Policy()
+
+
+def test_a_constant_that_is_gone_fails():
+    with (
+        pytest.raises(AttributeError, match="GONE"),
+        applied(Variant("evidence.GONE", "1 -> 2", (Patch(evidence, "GONE", 2),))),
+    ):
+        pass
+
+
+def test_every_quantity_of_the_core_takes_part():
+    names = {f"{module.__name__.rpartition('.')[2]}.{name}" for module, name in found()}
+    varied_ = {variant.name for variant in constants()}
+
+    assert names >= LEFT_OUT.keys()
+    assert {"evidence.TOP_TOTAL", "automatic.HOLD", "guard.TAU", "lot.ODDS"} <= varied_
+    untold = names - LEFT_OUT.keys() - varied_
+    assert not {name for name in untold if _is_number(name)}
+
+
+def test_bounds_are_of_parameters_that_there_are():
+    assert {f"policy.{path}" for path in TOGETHER} <= {variant.name for variant in every()}
+
+
+def test_no_two_variants_are_kept_under_one_name():
+    keys = [(variant.name, variant.change) for variant in every()]
+    assert sorted(set(keys)) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("value", "less", "more"),
+    [
+        (10, 5, 20),
+        (1, 1, 2),
+        (4.0, 2.0, 8.0),
+        (0.5, 0.25, 1.0),
+        (0.75, 0.5, 0.875),
+        (1.5, 1.25, 2.0),
+    ],
+)
+def test_less_and_more(value, less, more):
+    assert (less, more) == varied(value)
+
+
+def _is_number(name):
+    module, constant = name.split(".")
+    value = getattr(getattr(variants.stormbreak.core, module), constant)
+    return isinstance(value, int | float) and abs(value) != float("inf")
