@@ -1,7 +1,7 @@
 """A policy written as a file reads back to an equal policy."""
 
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import get_type_hints
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stormbreak.config import describe, load_policy
 from stormbreak.config.describe import UNITS
 from stormbreak.config.schema import parts_of
+from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import (
     Constant,
@@ -102,6 +103,7 @@ budgets = built(
     lone_seconds=positive,
     lone_retries=from_zero,
 )
+BOUNDS = ("least", "start", "ceiling")
 policies = built(
     Policy,
     deadline=st.none() | positive,
@@ -117,6 +119,19 @@ policies = built(
     breaker=st.none() | breakers,
     limit=st.one_of(
         built(FixedLimit, in_flight=counting),
+        st.builds(
+            lambda limit, bounds: replace(limit, **dict(zip(BOUNDS, sorted(bounds), strict=True))),
+            built(
+                AimdLimit,
+                start=st.just(20),
+                step=positive,
+                share=st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
+                least=st.just(1),
+                ceiling=st.just(256),
+                slow=st.none() | positive,
+            ),
+            st.tuples(counting, counting, counting),
+        ),
         built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
     ),
     learn_rate=st.booleans(),

@@ -21,6 +21,7 @@ from stage import (
     told,
 )
 
+from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant, FullJitter
 from stormbreak.core.breaker import BreakerPolicy, State
@@ -55,6 +56,12 @@ POLICIES = {
         limit=AutomaticLimit(ceiling=3, gain=1.0, plus=0.0),
         queue=QueuePolicy(size=8),
         budget=BudgetPolicy(ratio=0.5, lone_calls=3),
+        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)),
+        attempt_timeout=10.0,
+    ),
+    "aimd": policy(
+        limit=AimdLimit(start=2, ceiling=4, slow=4.0),
+        queue=QueuePolicy(size=8),
         retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)),
         attempt_timeout=10.0,
     ),

@@ -1,9 +1,15 @@
 """What is known about retries in a storm, found again by the simulator."""
 
+import re
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import INTERACTIVE
 from stormbreak.provider.loader import load
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
@@ -43,6 +49,25 @@ def test_without_retries_the_incident_is_over_in_a_minute():
     assert incident.trigger_goodput == pytest.approx(0.27, abs=0.03)
     assert incident.recovery == pytest.approx(50, abs=15)
     assert incident.amplification == 1.0
+
+
+LIMITS = {
+    "fixed": replace(INTERACTIVE, limit=FixedLimit(), learn_rate=False),
+    "aimd": replace(INTERACTIVE, limit=AimdLimit(), learn_rate=False),
+    "automatic": INTERACTIVE,
+}
+LIMITS_TABLE = re.findall(
+    r"^\| `([a-z-]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+    (Path(__file__).parents[2] / "docs" / "policies.md").read_text(),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("scenario", "figures"), [(row[0], row[1:]) for row in LIMITS_TABLE])
+def test_the_limits_do_what_the_table_of_the_policies_says(scenario, figures):
+    for policy, figure in zip(LIMITS.values(), figures, strict=True):
+        storms = [simulate(load(scenario), policy, seed=seed).measures for seed in range(3)]
+        assert sum(storm.goodput for storm in storms) / 3 == pytest.approx(float(figure), abs=0.03)
 
 
 @pytest.mark.parametrize("scenario", ["dip", "outage", "blackhole", "serverless", "brownout"])

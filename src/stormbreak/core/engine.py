@@ -9,12 +9,11 @@ from itertools import count
 from typing import Any
 
 from stormbreak.core.admission import Admission
-from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
 from stormbreak.core.breaker import Breaker, BreakerPolicy, State
 from stormbreak.core.budget import Budget, Load
-from stormbreak.core.concurrency import Concurrency
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.gate import OPEN, UNSPACED, Gate
+from stormbreak.core.limit import limiter
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
 from stormbreak.core.ticket import Ticket
@@ -59,11 +58,7 @@ class Lane:
             longest=policy.retry.longest_wait,
             spared=self.is_lot,
         )
-        self.slots: Concurrency | AutomaticConcurrency = (
-            AutomaticConcurrency(policy.limit, paused=lambda now: self.cooldown.until > now)
-            if isinstance(policy.limit, AutomaticLimit)
-            else Concurrency(policy.limit)
-        )
+        self.slots = limiter(policy.limit, paused=lambda now: self.cooldown.until > now)
         self.breaker: Breaker | None = None
         gates: list[Gate] = [self.cooldown, self.pace]
         if self.rate is not None:

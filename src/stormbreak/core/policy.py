@@ -8,7 +8,7 @@ from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
@@ -36,7 +36,7 @@ class Policy:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
-    limit: FixedLimit | AutomaticLimit = field(default_factory=AutomaticLimit)
+    limit: Limit = field(default_factory=AutomaticLimit)
     learn_rate: bool = True
     queue: QueuePolicy = field(default_factory=QueuePolicy)
 

@@ -1,0 +1,136 @@
+"""An in-flight limit that climbs by steps and falls by a share: additive increase, multiplicative decrease.
+
+It climbs by `step` per round trip, that is by `step` / limit with each answer; until the first sign of
+congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
+it was reached count: what nobody needs is not proven. It falls to `share` of itself when the target throttles, is
+overloaded, lets an attempt time out, or (with `slow`) answers late; nothing else is a sign, not a server
+error, a wrong request or our own deadline. Many clients that do so come to equal parts of a target that they
+know nothing of (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
+1989).
+
+A round trip is an epoch. A fall begins a new one, and what left before it moves nothing any more: that told
+of the limit as it was. So a burst of refusals is one sign, not as many as there were in flight.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+from stormbreak.core.checks import require
+from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.types import Outcome, Verdict
+
+CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AimdLimit:
+    """From `start` up by `step` per round trip, down to `share` of itself; within `least` and `ceiling`.
+
+    An answer that takes longer than `slow` seconds is a sign of congestion, too (None: however long).
+    """
+
+    kind: Literal["aimd"] = "aimd"
+    start: int = 20
+    step: float = 4.0
+    share: float = 0.8
+    least: int = 1
+    ceiling: int = 256
+    slow: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.least >= 1, "least must be at least 1", self.least)
+        require(self.start >= self.least, "start must not be below least", self.start)
+        require(self.ceiling >= self.start, "ceiling must not be below start", self.ceiling)
+        require(self.step > 0, "step must be positive", self.step)
+        require(0 < self.share < 1, "share must lie between 0 and 1", self.share)
+        require(self.slow is None or self.slow > 0, "slow must be positive", self.slow)
+
+
+class AimdConcurrency:
+    """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
+
+    __slots__ = (
+        "_epoch",
+        "_exact",
+        "_full_at",
+        "_policy",
+        "_slow",
+        "in_flight",
+        "late_at",
+        "limit",
+    )
+    name = "limit"
+
+    def __init__(self, policy: AimdLimit) -> None:
+        self._policy = policy
+        self._slow = inf if policy.slow is None else policy.slow
+        self._exact = float(policy.start)
+        self._epoch = 0
+        self._full_at = -inf  # when the limit was last seen to be reached
+        self.limit = policy.start
+        self.in_flight = 0
+        self.late_at = OPEN  # never yet
+
+    @property
+    def most(self) -> float:
+        """What the limit may grow to."""
+        return self._policy.ceiling
+
+    def ready_at(self, now: float) -> float:  # noqa: ARG002
+        """OPEN while a slot is free."""
+        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+
+    def binds(self, now: float) -> bool:  # noqa: ARG002
+        """It always does."""
+        return True
+
+    def tick(self, now: float, waited: float) -> None:
+        """Nothing changes with time."""
+
+    def first(self, token: tuple[int, float], now: float) -> None:
+        """Means nothing here."""
+
+    def take(self, now: float) -> tuple[int, float]:
+        """Occupy a slot."""
+        self.in_flight += 1
+        if self.in_flight >= self.limit:
+            self._full_at = now
+        return self._epoch, now
+
+    def settle(
+        self,
+        token: tuple[int, float],
+        outcome: Outcome,
+        now: float,
+        uniform: float,  # noqa: ARG002
+    ) -> None:
+        """Free the slot, and climb or fall if this attempt knew the present limit."""
+        if self.in_flight >= self.limit:
+            self._full_at = now
+        self.in_flight -= 1
+        epoch, sent_at = token
+        late = self._is_late(outcome, now - sent_at)
+        if late:
+            self.late_at = now
+        if epoch != self._epoch:
+            return
+        if late or (outcome.verdict in CONGESTED and not outcome.own_deadline):
+            self._epoch += 1
+            self._move_to(self._exact * self._policy.share)
+        elif outcome.verdict is Verdict.OK and self._full_at >= sent_at:
+            self._move_to(self._exact + self._climb())
+
+    def _climb(self) -> float:
+        step = self._policy.step / self._exact
+        return step if self._epoch else max(1.0, step)
+
+    def _is_late(self, outcome: Outcome, took: float) -> bool:
+        if outcome.verdict is Verdict.TIMEOUT:
+            return not outcome.own_deadline
+        return outcome.verdict is Verdict.OK and took > self._slow
+
+    def _move_to(self, limit: float) -> None:
+        policy = self._policy
+        self._exact = min(float(policy.ceiling), max(float(policy.least), limit))
+        self.limit = int(self._exact)

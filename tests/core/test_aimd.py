@@ -1,0 +1,203 @@
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+
+from stormbreak.core.aimd import AimdConcurrency, AimdLimit
+from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import CANCELLED, Outcome, Verdict
+
+OVERLOADED = Outcome(Verdict.OVERLOADED, status=529)
+
+
+class Plant:
+    """A target with so many slots, which turns away what is beyond; clients that always have more to send.
+
+    A round takes a second: everybody fills their limit, then all are answered.
+    """
+
+    def __init__(self, capacity, *limits):
+        self.capacity = capacity
+        self.clients = [AimdConcurrency(limit) for limit in limits]
+        self.now = 0.0
+        self.served = self.refused = 0
+
+    def round(self, demand=10_000):
+        sent = []
+        for client in self.clients:
+            room = max(0, min(demand, client.limit - client.in_flight))
+            sent += [(client, client.take(self.now)) for _ in range(room)]
+        self.now += 1.0
+        random.Random(int(self.now)).shuffle(sent)
+        for number, (client, token) in enumerate(sent):
+            refused = number >= self.capacity
+            self.refused += refused
+            self.served += not refused
+            client.settle(token, THROTTLED if refused else OK, self.now, 0.5)
+        return [client.limit for client in self.clients]
+
+    def rounds(self, count, **demand):
+        return [self.round(**demand) for _ in range(count)]
+
+
+def full(slots):
+    return [slots.take(0.0) for _ in range(slots.limit - slots.in_flight)]
+
+
+def settle(slots, tokens, outcome=OK, now=1.0):
+    for token in tokens:
+        slots.settle(token, outcome, now, 0.5)
+
+
+def test_counts_slots():
+    slots = AimdConcurrency(AimdLimit(start=2))
+    one, _two = full(slots)
+    assert slots.ready_at(0.0) == UNTIL_EVENT
+    slots.settle(one, CANCELLED, 0.0, 0.5)
+    assert slots.ready_at(0.0) == OPEN
+    assert (slots.in_flight, slots.limit, slots.most) == (1, 2, 256)
+
+
+def test_doubles_per_round_trip_until_the_first_sign():
+    plant = Plant(1000, AimdLimit(start=10))
+
+    assert [limit for (limit,) in plant.rounds(6)] == [20, 40, 80, 160, 256, 256]
+
+
+def test_climbs_by_a_step_per_round_trip_afterwards():
+    plant = Plant(15, AimdLimit(start=10, step=2.0, share=0.5))
+    plant.rounds(2)  # 20, and then half of it
+    plant.capacity = 1000
+    limits = [plant.clients[0].limit, *(limit for (limit,) in plant.rounds(20))]
+
+    assert limits[0] < 20
+    assert {1, 2} >= {after - before for before, after in pairwise(limits)}
+    assert limits[0] + 2 * 20 - 2 <= limits[-1]
+
+
+def test_does_not_climb_while_it_is_not_used():
+    plant = Plant(1000, AimdLimit(start=10))
+
+    assert [limit for (limit,) in plant.rounds(50, demand=9)] == [10] * 50
+
+
+@pytest.mark.parametrize(
+    ("outcome", "limit"),
+    [
+        (THROTTLED, 8),
+        (told(2.0), 8),
+        (OVERLOADED, 8),
+        (TIMEOUT, 8),
+        (TIMEOUT._replace(own_deadline=True), 10),
+        (SERVER_ERROR, 10),
+        (INVALID, 10),
+        (CANCELLED, 10),
+    ],
+)
+def test_what_makes_it_fall(outcome, limit):
+    slots = AimdConcurrency(AimdLimit(start=10))
+    settle(slots, full(slots)[:1], outcome)
+
+    assert slots.limit == limit
+
+
+def test_falls_once_per_round_trip_however_many_are_refused():
+    slots = AimdConcurrency(AimdLimit(start=100))
+    settle(slots, full(slots), THROTTLED)
+    assert slots.limit == 80
+    settle(slots, full(slots), THROTTLED)
+    assert slots.limit == 64
+
+
+def test_what_left_before_a_fall_moves_nothing():
+    slots = AimdConcurrency(AimdLimit(start=10))
+    first, *others = full(slots)
+    slots.settle(first, THROTTLED, 1.0, 0.5)
+    settle(slots, others, OK)
+
+    assert (slots.limit, slots._exact) == (8, 8.0)
+
+
+def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
+    slots = AimdConcurrency(AimdLimit(start=10, ceiling=10, slow=5.0))
+    settle(slots, full(slots)[:1], OK, now=5.0)
+    assert (slots.limit, slots.late_at) == (10, OPEN)
+    settle(slots, full(slots)[:1], OK, now=5.1)
+    assert (slots.limit, slots.late_at) == (8, 5.1)
+
+
+def test_a_timeout_is_late():
+    slots = AimdConcurrency(AimdLimit())
+    settle(slots, full(slots)[:1], TIMEOUT, now=9.0)
+
+    assert slots.late_at == 9.0
+
+
+@given(
+    outcomes=st.lists(st.sampled_from([OK, THROTTLED, TIMEOUT, SERVER_ERROR]), max_size=200),
+    least=st.integers(1, 5),
+    more=st.integers(0, 5),
+    step=st.floats(0.1, 50.0),
+    share=st.floats(0.01, 0.99),
+)
+def test_stays_within_its_bounds(outcomes, least, more, step, share):
+    limit = AimdLimit(least=least, start=least, ceiling=least + more, step=step, share=share)
+    slots = AimdConcurrency(limit)
+    for outcome in outcomes:
+        settle(slots, full(slots), outcome)
+        assert least <= slots.limit <= least + more
+
+
+@pytest.mark.parametrize("capacity", [5, 30, 100])
+def test_finds_the_capacity_of_a_target(capacity):
+    plant = Plant(capacity, AimdLimit(step=1.0))
+    plant.rounds(20)
+    plant.served = plant.refused = 0
+    limits = [limit for (limit,) in plant.rounds(300)]
+
+    assert max(limits) <= capacity + 1
+    assert min(limits) >= int(0.8 * capacity)
+    assert plant.served >= 0.85 * capacity * 300
+    assert (
+        plant.refused <= 0.5 * 300
+    )  # one at each peak, and there are two rounds to a peak at least
+
+
+def test_follows_a_capacity_that_falls_and_comes_back():
+    plant = Plant(100, AimdLimit())
+    plant.rounds(50)
+    plant.capacity = 10
+    plant.rounds(12)
+    assert plant.clients[0].limit <= 14
+    plant.capacity = 100
+    plant.rounds(23)
+    assert plant.clients[0].limit >= 80
+
+
+def test_two_clients_come_to_equal_parts():
+    plant = Plant(60, AimdLimit(start=50), AimdLimit(start=2))
+    plant.clients[1]._epoch = 1  # it climbs by steps from the beginning
+    plant.rounds(100)
+    used = [sum(limits) for limits in zip(*plant.rounds(300), strict=True)]
+
+    assert max(used) <= 1.2 * min(used)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"least": 0}, "least must be at least 1, got 0"),
+        ({"start": 1, "least": 2}, "start must not be below least, got 1"),
+        ({"ceiling": 10}, "ceiling must not be below start, got 10"),
+        ({"step": 0}, "step must be positive, got 0"),
+        ({"share": 1}, "share must lie between 0 and 1, got 1"),
+        ({"slow": 0}, "slow must be positive, got 0"),
+    ],
+)
+def test_impossible_values_are_named(values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        AimdLimit(**values)
