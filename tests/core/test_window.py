@@ -63,3 +63,37 @@ def test_never_older_than_its_seconds_and_never_a_slice_short(steps):
 
         assert len(surely) <= window.calls <= len(at_most)
         assert sum(surely) <= window.failures <= sum(at_most)
+
+
+def test_ten_slices_unless_told_otherwise():
+    window = TimeWindow(10.0)
+    window.add(0.95, failed=True)
+
+    assert counted(window, 9.99) == (1, 1)
+    assert counted(window, 10.0) == (0, 0)
+
+
+def test_slices_need_not_be_a_second_wide():
+    window = TimeWindow(40.0)
+    window.add(3.9, failed=False)
+    window.add(4.1, failed=True)
+
+    assert counted(window, 39.9) == (2, 1)
+    assert counted(window, 40.0) == (1, 1)
+    assert counted(window, 44.0) == (0, 0)
+
+
+def test_a_clock_may_begin_long_before_zero():
+    window = TimeWindow(10.0)
+    window.add(-1e6, failed=True)
+
+    assert counted(window, -1e6 + 5) == (1, 1)
+    assert counted(window, -1e6 + 11) == (0, 0)
+
+
+def test_the_fullest_slice():
+    window = TimeWindow(10.0)
+    for now in (0.1, 1.1, 1.2, 1.3, 2.1):
+        window.add(now, failed=True)
+
+    assert window.peak == 3
