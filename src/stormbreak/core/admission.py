@@ -67,7 +67,10 @@ class Admission:
         """Leave at once if every gate agrees and nobody waits; else queue, or say why not."""
         if now >= expires_at:
             return self._shed(now)
-        self.pump(now)  # time may have opened a gate, and room in the queue with it
+        if self._queue.size:
+            self.pump(now)  # time may have opened a gate, and room in the queue with it
+        else:
+            self._slots.tick(now, 0.0)
         if self._ready_at(now) <= now:  # then nobody waits
             return self._grant(now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)

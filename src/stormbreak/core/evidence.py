@@ -55,9 +55,13 @@ class Evidence:
     def vote(self, now: float, usual: float, *, streams: bool) -> None:
         """Let all vote who have reached the usual age."""
         voters = self._voters
-        while voters and voters[0].sent_at + usual <= now:
+        while voters:
+            votes_at = voters[0].sent_at + usual
+            if votes_at > now:
+                self.votes_at = votes_at
+                return
             self._count(voters.popleft(), now, usual, streams=streams)
-        self.votes_at = voters[0].sent_at + usual if voters else inf
+        self.votes_at = inf
 
     def landed(self, flight: Flight, now: float) -> None:
         """An attempt ended."""
@@ -87,19 +91,15 @@ class Evidence:
         self.votes_at = inf
 
     def _count(self, flight: Flight, now: float, usual: float, *, streams: bool) -> None:
-        if flight.landing is Landing.REFUSED or flight.landing is Landing.CUT:
+        landing = flight.landing
+        if landing is Landing.REFUSED or landing is Landing.CUT:
             return
-        if _in_time(flight, usual, streams=streams):
-            self._late = max(0, self._late - 1)
+        here = flight.first_at if streams else flight.ended_at
+        if here is not None and here - flight.sent_at <= usual and landing is not Landing.LATE:
+            if self._late:
+                self._late -= 1
             return
         top = TOP_FIRST if streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
         if self._late == top:
             self.late_at = self.at = now
-
-
-def _in_time(flight: Flight, usual: float, *, streams: bool) -> bool:
-    here = flight.first_at if streams else flight.ended_at
-    if here is None or flight.landing is Landing.LATE:
-        return False
-    return here - flight.sent_at <= usual

@@ -93,7 +93,8 @@ class Lot:
 
     def sent(self, now: float) -> None:
         """One was sent."""
-        self._turn(now)
+        if now >= self._second + 1:
+            self._turn(now)
         self._sent += 1
 
     def refused(self, now: float) -> None:

@@ -56,14 +56,8 @@ class Trail:
                 )
             )
         history = tuple(self._history) if self._history else ()
+        deadline_at = self.call.deadline_at
         return Ended(
-            outcome,
-            self.attempts,
-            self.waited,
-            stopped,
-            retry_at,
-            history,
-            queued=self.queued,
-            deadline_at=self.call.deadline_at,
-            unconnected=self.unconnected,
-        )
+            outcome, self.attempts, self.waited, stopped, retry_at, history,
+            self.queued, deadline_at, self.unconnected,
+        )  # fmt: skip

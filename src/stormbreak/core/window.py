@@ -1,5 +1,7 @@
 """Counting outcomes over the last seconds, in constant time and space."""
 
+from math import inf
+
 LONG_AGO = -(2**63)
 """A slice before any that a clock can name."""
 
@@ -11,7 +13,9 @@ class TimeWindow:
     A clock that stands still, or a result that is counted late, goes into the newest slice.
     """
 
-    __slots__ = ("_buckets", "_calls", "_failures", "_head", "_width", "calls", "failures")
+    __slots__ = (
+        "_buckets", "_calls", "_ends", "_failures", "_head", "_index", "_width", "calls", "failures"
+    )  # fmt: skip
 
     def __init__(self, seconds: float, buckets: int = 10) -> None:
         self._width = seconds / buckets
@@ -23,15 +27,16 @@ class TimeWindow:
         self._calls = [0] * self._buckets
         self._failures = [0] * self._buckets
         self._head = LONG_AGO
+        self._index = 0  # where the newest slice is counted ...
+        self._ends = -inf  # ... and when it ends
         self.calls = 0
         self.failures = 0
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one outcome."""
-        head = int(now / self._width)
-        if head > self._head:
-            self._roll_to(head)
-        index = self._head % self._buckets
+        if now >= self._ends:
+            self._roll_to(int(now / self._width))
+        index = self._index
         self._calls[index] += 1
         self.calls += 1
         if failed:
@@ -45,14 +50,17 @@ class TimeWindow:
 
     def roll(self, now: float) -> None:
         """Drop the slices that are older than the window; `calls` and `failures` are then current."""
-        head = int(now / self._width)
-        if head > self._head:
-            self._roll_to(head)
+        if now >= self._ends:
+            self._roll_to(int(now / self._width))
 
     def _roll_to(self, head: int) -> None:
+        if head <= self._head:  # rounding: the division and the product need not agree
+            return
         for slice_ in range(max(self._head + 1, head - self._buckets + 1), head + 1):
             index = slice_ % self._buckets
             self.calls -= self._calls[index]
             self.failures -= self._failures[index]
             self._calls[index] = self._failures[index] = 0
         self._head = head
+        self._index = head % self._buckets
+        self._ends = (head + 1) * self._width
