@@ -158,7 +158,7 @@ def page(scenarios: Sequence[str], seeds: range) -> str:
     return "\n".join(
         [
             (
-                f"Made on {today} by `make sensitivity`: {len(rows)} variants, "
+                f"Made on {today} by `make sensitivity` with code {_CODE[:8]}: {len(rows)} variants, "
                 f"{', '.join(f'`{name}`' for name in scenarios)}, seeds 1-{len(seeds)}.{slice_}{gaps}"
             ),
             "",

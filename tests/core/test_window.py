@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,3 +98,28 @@ def test_the_fullest_slice():
         window.add(now, failed=True)
 
     assert window.peak == 3
+
+
+def test_the_end_of_a_slice_belongs_to_the_next():
+    window = TimeWindow(10.0)
+    window.add(0.5, failed=False)
+    window.add(1.0, failed=True)
+
+    assert counted(window, 10.5) == (1, 1)
+
+
+@pytest.mark.parametrize("silence", range(10, 30))
+def test_no_slice_outlives_a_silence(silence):
+    window = TimeWindow(10.0)
+    window.add(3.5, failed=True)
+
+    assert counted(window, 3.5 + silence) == (0, 0)
+
+
+def test_slices_may_be_narrow():
+    window = TimeWindow(1.0)
+    window.add(0.05, failed=False)
+    window.add(0.55, failed=True)
+
+    assert counted(window, 1.02) == (1, 1)
+    assert counted(window, 1.52) == (0, 0)
