@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stormbreak.core.circuit import BreakerPolicy as BreakerPolicy
     from stormbreak.core.policy import Policy as Policy
+    from stormbreak.drivers.circuit_breaker import CircuitBreaker as CircuitBreaker
+    from stormbreak.drivers.judge import Judge as Judge
     from stormbreak.errors import CallError as CallError
+    from stormbreak.errors import CircuitOpenError as CircuitOpenError
     from stormbreak.errors import ConfigurationError as ConfigurationError
     from stormbreak.errors import RejectedError as RejectedError
     from stormbreak.errors import StormbreakError as StormbreakError
@@ -25,8 +29,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "stormbreak.types",
     "AsyncClient": "stormbreak.http.client",
+    "BreakerPolicy": "stormbreak.core.circuit",
     "CallError": "stormbreak.errors",
+    "CircuitBreaker": "stormbreak.drivers.circuit_breaker",
+    "CircuitOpenError": "stormbreak.errors",
     "ConfigurationError": "stormbreak.errors",
+    "Judge": "stormbreak.drivers.judge",
     "Policy": "stormbreak.core.policy",
     "Priority": "stormbreak.types",
     "RejectedError": "stormbreak.errors",

@@ -22,14 +22,21 @@ from stormbreak.core.backoff import (
     Linear,
     ProportionalJitter,
 )
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
 from stormbreak.types import Priority, Verdict
 
 positive = st.one_of(
@@ -68,22 +75,32 @@ backoffs = st.one_of(
         ProportionalJitter, "base", "cap", **growth, factor=factor, share=share, floor=not_negative
     ),
 )
-trips = st.one_of(
+of_last = {"share": part, "calls": st.integers(1, 100), "last": st.integers(1, 100)}
+rules = st.one_of(
     built(ConsecutiveFailures, threshold=counting),
     built(FailureRate, share=part, calls=counting, seconds=positive),
+    ordered(FailureRateOfLast, "calls", "last", **of_last),
+    built(SlowRate, share=part, slower_than=positive, calls=counting, seconds=positive),
+    ordered(SlowRateOfLast, "calls", "last", **of_last, slower_than=positive),
 )
+trips = rules | built(AnyRule, rules=st.lists(rules, min_size=1, max_size=3).map(tuple))
 breakers = ordered(
     BreakerPolicy,
     "at_once",
     "probes",
+    mode=st.sampled_from(Mode),
     trip=trips,
     open_for=positive,
     jitter=st.floats(min_value=0, max_value=1, exclude_max=True),
+    growth=factor,
+    longest_open=positive,
+    heed_server=st.booleans(),
     probes=counting,
     at_once=counting,
     close_at=part,
     any_failure_reopens=st.booleans(),
     lease=positive,
+    longest_half_open=st.none() | positive,
 )
 retries = built(
     RetryPolicy,
@@ -113,7 +130,8 @@ policies = built(
     fail_fast=st.booleans(),
     cooldown=st.booleans(),
     priority=st.sampled_from(Priority),
-    failures=st.lists(st.sampled_from(Verdict), max_size=3).map(tuple),
+    failures=st.lists(st.sampled_from([*Verdict][::2]), max_size=3).map(tuple),
+    uncounted=st.lists(st.sampled_from([*Verdict][1::2]), max_size=3).map(tuple),
     retry=retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,

@@ -5,7 +5,7 @@ import pytest
 from stormbreak.config import load_policy, resolve_policy
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, Linear, ProportionalJitter
-from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS

@@ -8,6 +8,7 @@ from stormbreak.config import load_policy, resolve_policy
 from stormbreak.errors import ConfigurationError
 
 BACKOFFS = "constant, linear, exponential, proportional_jitter, full_jitter, equal_jitter, decorrelated_jitter"
+TRIPS = "consecutive, failure_rate, failure_rate_of_last, slow_rate, slow_rate_of_last"
 TABLE = {
     # unknown keys
     "deadlin = 3": "deadlin is no key of a policy; did you mean deadline?",
@@ -51,7 +52,17 @@ TABLE = {
     # words
     "[retry.backoff]\nkind = 'x'": f'retry.backoff.kind must be one of {BACKOFFS}, got "x"',
     "[retry.backoff]\nkind = 3": f"retry.backoff.kind must be one of {BACKOFFS}, got 3",
-    "[breaker.trip]\nkind = ''": 'breaker.trip.kind must be one of consecutive, failure_rate, got ""',
+    "[breaker.trip]\nkind = ''": f'breaker.trip.kind must be one of {TRIPS}, any, got ""',
+    "[breaker]\nmode = 'off'": 'breaker.mode must be one of normal, metrics_only, disabled, forced_open, got "off"',
+    "[breaker]\ngrowth = 0.5": "breaker.growth must be at least 1, got 0.5",
+    "[breaker]\nlongest_half_open = 0": "breaker.longest_half_open must be positive, got 0",
+    "[breaker.trip]\nkind = 'slow_rate'\nslower_than = 0": "breaker.trip.slower_than must be positive, got 0",
+    "[breaker.trip]\nkind = 'slow_rate_of_last'\nlast = 5": "breaker.trip.last must not be below calls, got 5",
+    "[breaker.trip]\nkind = 'any'\nrules = []": "breaker.trip.rules must name at least one rule, got none",
+    "[breaker.trip]\nkind = 'any'\n[[breaker.trip.rules]]\nshare = 1": f'breaker.trip.rules[0].kind must be one of {TRIPS}, got "nothing"',
+    "[breaker.trip]\nkind = 'any'\n[[breaker.trip.rules]]\nkind = 'consecutive'\nthreshold = 0": "breaker.trip.rules[0].threshold must be at least 1, got 0",
+    "[breaker.trip]\nkind = 'any'\n[[breaker.trip.rules]]\nkind = 'consecutive'\nshare = 1": "breaker.trip.rules[0].share is no key of a policy; known here: kind, threshold",
+    "failures = ['reset']\nuncounted = ['reset']": "uncounted must name none of failures, got reset",
     "[limit]\nkind = 'vegas'": 'limit.kind must be one of fixed, aimd, automatic, got "vegas"',
     "preset = 'bach'": 'preset must be one of interactive, batch, article, off, got "bach"',
     "preset = ['batch']": "preset must be one of interactive, batch, article, off, got a list",
@@ -63,7 +74,7 @@ TABLE = {
     "a = " + 5000 * "[": "nested too deeply",
     "a." * 2000 + "a = 1": "nested too deeply",
     "a = '" + 1024 * 1024 * "x" + "'": "too large for a policy: more than 1048576 bytes",
-    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, fail_fast, cooldown, priority, failures, retry, budget, breaker, limit, learn_rate, queue',
+    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, fail_fast, cooldown, priority, failures, uncounted, retry, budget, breaker, limit, learn_rate, queue',
     "priority = '"
     + 300 * "long "
     + "'": 'priority must be one of interactive, batch, background, got "'

@@ -3,8 +3,9 @@ from math import inf
 import pytest
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
 
-from stormbreak.core.breaker import Breaker, BreakerPolicy, State
-from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.core.breaker import Breaker
+from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.trip import ConsecutiveFailures, FailureRate, SlowRateOfLast
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, TREATMENTS
 
@@ -289,6 +290,210 @@ def test_probes_of_an_earlier_half_open_state_move_nothing():
     assert ward.state is HALF_OPEN
 
 
+def fail_trial(ward):
+    ward.now = ward.breaker.until
+    ward.send(SERVER_ERROR, SERVER_ERROR)
+    return ward.breaker.until - ward.now
+
+
+def test_the_open_time_grows_with_each_failed_trial_up_to_its_cap_and_jitter_comes_after():
+    ward = Ward(growth=2.0, longest_open=50.0).bring_to(OPEN)
+    assert [fail_trial(ward) for _ in range(4)] == [20.0, 40.0, 50.0, 50.0]
+    ward.now = ward.breaker.until
+    ward.send(OK, OK, SERVER_ERROR, SERVER_ERROR)
+    assert ward.breaker.until - ward.now == 10.0  # a circuit that closed begins anew
+
+    spread = Ward(growth=9.0, longest_open=50.0, jitter=0.5)
+    spread.chance = 0.999
+    spread.bring_to(OPEN)
+    fail_trial(spread)
+    assert fail_trial(spread) == pytest.approx(75.0, rel=0.01)
+
+
+def test_the_open_time_does_not_overflow():
+    ward = Ward(growth=1e300).bring_to(OPEN)
+    assert {fail_trial(ward) for _ in range(5000)} == {120.0}
+
+
+def test_an_open_time_beyond_the_cap_stays_as_it_is():
+    ward = Ward(open_for=500.0, growth=2.0).bring_to(OPEN)
+
+    assert fail_trial(ward) == 500.0
+
+
+@pytest.mark.parametrize(
+    ("named", "heed", "chance", "open_for"),
+    [
+        (4.0, True, 0.0, 10.0),
+        (40.0, True, 0.0, 40.0),
+        (40.0, True, 0.5, 50.0),
+        (1e9, True, 0.0, 900.0),
+        (40.0, False, 0.0, 10.0),
+    ],
+)
+def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
+    ward = Ward(heed_server=heed)
+    ward.chance = chance
+    ward.send(SERVER_ERROR._replace(retry_after=named), SERVER_ERROR)
+
+    assert ward.breaker.until == open_for
+
+
+def test_a_time_named_before_a_success_is_forgotten():
+    ward = Ward()
+    ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR, SERVER_ERROR)
+
+    assert ward.breaker.until == 10.0
+
+
+def test_a_probe_may_tell_when_to_come_back_too():
+    ward = Ward(any_failure_reopens=True).bring_to(HALF_OPEN)
+    ward.chance = 0.0
+    ward.send(SERVER_ERROR._replace(retry_after=60.0))
+
+    assert ward.breaker.until == ward.now + 60.0
+
+
+def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
+    ward = Ward(longest_half_open=100.0, growth=2.0).bring_to(HALF_OPEN)
+    began, hung = ward.now, ward.take()
+    ward.send(OK)
+    ward.now = began + 99.9
+    assert ward.ready
+    ward.now = began + 100.0
+    assert ward.breaker.ready_at(ward.now) == began + 120.0
+    ward.now += 7.0
+    ward.settle(hung, OK)  # of an earlier state by now
+    assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)
+
+
+def test_a_stale_trial_that_nobody_looked_at_for_long_makes_room_for_a_new_one():
+    ward = Ward(longest_half_open=100.0).bring_to(HALF_OPEN)
+    ward.send(OK)
+    ward.now += 1000.0
+    ward.send(OK)
+
+    assert ward.state is HALF_OPEN
+    assert [after for _, after, _, _ in ward.changes[2:]] == [OPEN, HALF_OPEN]
+
+
+def test_without_a_longest_time_a_trial_waits_for_ever():
+    ward = Ward(longest_half_open=None).bring_to(HALF_OPEN)
+    ward.send(OK)
+    ward.now += 1e9
+    ward.send(OK)
+
+    assert ward.state is CLOSED
+
+
+SLOW = SlowRateOfLast(share=1.0, slower_than=5.0, calls=2, last=2)
+OURS = TIMEOUT._replace(own_deadline=True)
+
+
+@pytest.mark.parametrize("outcome", [OK, SERVER_ERROR, CANCELLED, OURS])
+@pytest.mark.parametrize(("took", "after"), [(4.9, CLOSED), (5.0, OPEN)])
+def test_slow_calls_open_even_those_that_we_cut_ourselves(outcome, took, after):
+    ward = Ward(trip=SLOW)
+    tokens = [ward.take(), ward.take()]
+    ward.now += took
+    for token in tokens:
+        ward.settle(token, outcome)
+
+    assert ward.state is after
+
+
+@pytest.mark.parametrize(
+    ("took", "outcome", "after"),
+    [(4.9, OK, CLOSED), (5.0, OK, OPEN), (5.0, CANCELLED, OPEN), (5.0, THROTTLED, HALF_OPEN)],
+)
+def test_a_slow_probe_is_no_sign_of_health_where_slowness_is_what_opens(took, outcome, after):
+    ward = Ward(trip=SLOW, probes=1, at_once=1)
+    tokens = [ward.take(), ward.take()]
+    ward.now += 5.0
+    for token in tokens:
+        ward.settle(token, OK)
+    ward.now += 10.0
+    probe = ward.take()
+    ward.now += took
+    ward.settle(probe, outcome)
+
+    assert ward.state is after
+
+
+RATE = FailureRate(share=0.5, calls=4, seconds=10.0)
+
+
+def test_quick_errors_at_a_cold_start_wait_for_slow_answers():
+    ward = Ward(trip=RATE)
+    tokens = [ward.take() for _ in range(20)]
+    for token in tokens[:9]:
+        ward.settle(token, SERVER_ERROR)
+    assert ward.state is CLOSED  # nine of twenty, at the most
+    ward.settle(tokens[9], SERVER_ERROR)
+    assert ward.state is OPEN
+
+
+def test_who_hangs_at_a_cold_start_is_waited_for_no_longer_than_a_probe():
+    ward = Ward(trip=RATE)
+    [ward.take() for _ in range(20)]
+    ward.now = 29.9
+    ward.send(*[SERVER_ERROR] * 4)
+    assert ward.state is CLOSED
+    ward.now = 30.0
+    ward.send(SERVER_ERROR)
+    assert ward.state is OPEN
+
+
+def test_after_the_first_success_only_those_who_left_before_are_waited_for():
+    ward = Ward(trip=RATE)
+    cold = [ward.take() for _ in range(7)]
+    ward.settle(cold[0], OK)
+    [ward.take() for _ in range(99)]
+    ward.send(*[SERVER_ERROR] * 6)
+    assert ward.state is CLOSED  # six failures; a success and six that may become one
+    ward.send(SERVER_ERROR)
+    assert ward.state is OPEN
+
+
+def test_what_is_cut_at_a_cold_start_is_waited_for_no_longer():
+    ward = Ward(trip=RATE)
+    for token in [ward.take() for _ in range(20)]:
+        ward.settle(token, CANCELLED)
+    ward.send(*[SERVER_ERROR] * 4)
+
+    assert ward.state is OPEN
+
+
+def test_metrics_only_counts_and_never_opens():
+    ward = Ward(mode=Mode.METRICS_ONLY)
+    ward.send(*[SERVER_ERROR] * 7)
+
+    assert (ward.state, ward.breaker.trips, ward.changes) == (CLOSED, 3, [])
+
+
+def test_disabled_lets_pass_and_counts_nothing():
+    ward = Ward(mode=Mode.DISABLED)
+    ward.send(*[SERVER_ERROR] * 9)
+
+    assert (ward.state, ward.breaker.trips) == (CLOSED, 0)
+    assert not ward.breaker._cold._left_at
+
+
+def test_forced_open_lets_nothing_pass_and_is_not_reset_by_hand():
+    ward = Ward(mode=Mode.FORCED_OPEN)
+    assert ward.breaker.ready_at(ward.now) == inf
+    ward.breaker.reset(ward.now)
+    assert ward.state is ISOLATED
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_isolating_by_hand_works_in_every_mode(mode):
+    ward = Ward(mode=mode)
+    ward.breaker.isolate(ward.now)
+
+    assert ward.breaker.ready_at(ward.now) == inf
+
+
 BAD = [
     ({"open_for": 0}, "open_for must be positive, got 0"),
     ({"jitter": 1}, r"jitter must lie in \[0, 1\), got 1"),
@@ -296,6 +501,9 @@ BAD = [
     ({"at_once": 4}, r"at_once must lie in \[1, probes\], got 4"),
     ({"close_at": 0}, r"close_at must lie in \(0, 1\], got 0"),
     ({"lease": 0}, "lease must be positive, got 0"),
+    ({"growth": 0.9}, "growth must be at least 1, got 0.9"),
+    ({"longest_open": 0}, "longest_open must be positive, got 0"),
+    ({"longest_half_open": 0}, "longest_half_open must be positive, got 0"),
 ]
 
 

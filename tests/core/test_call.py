@@ -13,8 +13,8 @@ from stage import (
 )
 
 from stormbreak.core.backoff import Constant, DecorrelatedJitter
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.flow import Wait
 from stormbreak.core.policy import Policy

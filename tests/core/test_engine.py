@@ -1,6 +1,6 @@
 from stage import OK, SERVER_ERROR, TARGET, Stage, policy, told
 
-from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -27,6 +27,7 @@ def test_snapshot_says_what_stands_where():
                 "limit": 2,
                 "queued": 1,
                 "circuit": "closed",
+                "trips": 0,
                 "cooldown": 8.0,
                 "service": 0.0,
             }

@@ -24,17 +24,23 @@ from stage import (
 from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant, FullJitter
-from stormbreak.core.breaker import BreakerPolicy, State
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import ARTICLE, INTERACTIVE
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRateOfLast
 from stormbreak.types import CANCELLED, Priority
 
 FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=2), open_for=4.0, probes=3, at_once=2, lease=6.0
+    trip=ConsecutiveFailures(threshold=2),
+    open_for=4.0,
+    growth=2.0,
+    probes=3,
+    at_once=2,
+    lease=6.0,
+    longest_half_open=20.0,
 )
 POLICIES = {
     "tight": policy(
@@ -48,7 +54,13 @@ POLICIES = {
     "one by one": policy(
         limit=FixedLimit(in_flight=1),
         breaker=BreakerPolicy(
-            trip=FailureRate(share=0.5, calls=2), open_for=2.0, probes=1, at_once=1, lease=3.0
+            trip=AnyRule(
+                rules=(FailureRate(share=0.5, calls=2), SlowRateOfLast(slower_than=4.0, calls=3))
+            ),
+            open_for=2.0,
+            probes=1,
+            at_once=1,
+            lease=3.0,
         ),
         retry=RetryPolicy(attempts=4, backoff=FullJitter(base=1.0)),
     ),
@@ -250,12 +262,14 @@ class Storm(RuleBasedStateMachine):
     @invariant()
     def probes_are_bounded_and_of_this_epoch(self):
         for breaker in [lane.breaker for lane in self.lanes if lane.breaker is not None]:
-            held = [p for p in breaker._probes if p.lease_until > self.stage.now]
+            trial = breaker.trial
+            assert (breaker.state is State.HALF_OPEN) == (trial is not None)
+            if trial is None:
+                continue
+            held = [p for p in trial.probes if p.lease_until > self.stage.now]
             assert len(held) <= breaker._policy.at_once
-            assert {breaker._epoch} >= {probe.epoch for probe in breaker._probes}
-            assert breaker.state is State.HALF_OPEN or not breaker._probes
-            counted = breaker._succeeded + breaker._failed
-            assert counted + len(held) <= breaker._policy.probes
+            assert {trial} >= {probe.trial for probe in trial.probes}
+            assert trial.succeeded + trial.failed + len(held) <= breaker._policy.probes
 
     @invariant()
     def nobody_owes_the_budget(self):
@@ -303,7 +317,9 @@ class Storm(RuleBasedStateMachine):
         self.drain()
         for lane in self.lanes:
             assert (lane.slots.in_flight, lane.admission.queued) == (0, 0)
-            assert lane.breaker is None or lane.breaker._probes == []
+            assert (
+                lane.breaker is None or lane.breaker.trial is None or not lane.breaker.trial.probes
+            )
 
     def drain(self):
         """Answer whoever is sent; nobody may be left waiting."""

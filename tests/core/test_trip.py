@@ -2,7 +2,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
 from stormbreak.errors import ConfigurationError
 
 F, S = True, False
@@ -30,6 +37,17 @@ TABLE = [
     (FailureRate(share=0.8, calls=10, seconds=10), [S, S, *[F] * 8], 0.0, 9),
     (FailureRate(share=0.8, calls=10, seconds=10), [S, S, S, *[F] * 11], 0.0, None),
     (FailureRate(share=0.8, calls=10, seconds=10), [S, S, S, *[F] * 12], 0.0, 14),
+    (FailureRateOfLast(share=0.5, calls=4, last=4), [F, F, F], 0.0, None),
+    (FailureRateOfLast(share=0.5, calls=4, last=4), [F, F, F, F], 1e6, 3),  # however far apart
+    (FailureRateOfLast(share=0.75, calls=2, last=4), [S, S, S, S, F, F, F], 0.0, 6),
+    (FailureRateOfLast(share=1.0, calls=3, last=3), [F, F, S, F, F, F], 0.0, 5),
+    (AnyRule(rules=(ConsecutiveFailures(threshold=3),)), [F, F, F], 0.0, 2),
+    (
+        AnyRule(rules=(ConsecutiveFailures(threshold=3), FailureRateOfLast(share=0.5, last=10))),
+        [F, S, F, F, S, S, S, F, S, F],
+        0.0,
+        9,
+    ),
 ]
 
 
@@ -38,7 +56,71 @@ def test_trips(rule, outcomes, pause, index):
     assert index == tripped_at(rule, outcomes, pause=pause)
 
 
-@pytest.mark.parametrize("rule", [ConsecutiveFailures(threshold=2), FailureRate(share=1, calls=2)])
+Q, L = 1.0, 5.0  # quick; slow
+SLOW = {"share": 0.5, "slower_than": 5.0, "calls": 4}
+SLOWNESS = [
+    # rule, what the calls took, seconds between them, index of the one that opens
+    (SlowRate(**SLOW, seconds=60), [L, L, L], 0.0, None),
+    (SlowRate(**SLOW, seconds=60), [L, L, Q, Q], 0.0, None),  # a quick one never opens
+    (SlowRate(**SLOW, seconds=60), [Q, Q, L, L], 0.0, 3),
+    (SlowRate(**SLOW, seconds=60), [L, L, L, L], 30.0, None),  # too far apart
+    (SlowRateOfLast(**SLOW, last=4), [L, L, L, L], 1e6, 3),
+    (SlowRateOfLast(**SLOW, last=4), [L, Q, Q, Q, L, L], 0.0, 5),
+    (AnyRule(rules=(ConsecutiveFailures(threshold=1), SlowRate(**SLOW))), [L] * 4, 0.0, 3),
+    (ConsecutiveFailures(threshold=1), [L] * 9, 0.0, None),
+    (FailureRate(calls=1), [L] * 9, 0.0, None),
+]
+
+
+@pytest.mark.parametrize("failed", [False, None])
+@pytest.mark.parametrize(("rule", "spans", "pause", "index"), SLOWNESS)
+def test_slowness_trips_whether_calls_succeeded_or_were_cut(rule, spans, pause, index, failed):
+    machine = rule.machine()
+    if failed is None and Q in spans:
+        return  # what is cut before it is slow says nothing: below
+    tripped = [
+        machine.cut(i * pause, took)
+        if failed is None
+        else machine.record(i * pause, failed=failed, took=took)
+        for i, took in enumerate(spans)
+    ]
+    assert index == next((i for i, trips in enumerate(tripped) if trips), None)
+
+
+def test_what_is_cut_early_says_nothing():
+    machine = SlowRate(**SLOW).machine()
+    for _ in range(99):
+        assert not machine.cut(0.0, Q)
+    for _ in range(3):
+        assert not machine.cut(0.0, L)
+    assert machine.cut(0.0, L)
+
+
+def test_a_slow_failure_counts_for_both():
+    rule = AnyRule(rules=(SlowRate(**SLOW), FailureRate(share=1.0, calls=5)))
+    machine = rule.machine()
+    assert [machine.record(0.0, failed=True, took=Q) for _ in range(5)][4]
+    machine.reset()
+    assert [machine.record(0.0, failed=True, took=L) for _ in range(4)][3]
+
+
+@pytest.mark.parametrize("rule", [FailureRate(share=0.5, calls=2), FailureRateOfLast(share=0.5)])
+def test_what_is_undecided_counts_as_if_it_succeeded(rule):
+    machine = rule.machine()
+    opened = [machine.record(0.0, failed=True, undecided=20) for _ in range(21)]
+
+    assert opened == [False] * 19 + [True] * 2
+
+
+FRESH = [
+    ConsecutiveFailures(threshold=2),
+    FailureRate(share=1, calls=2),
+    FailureRateOfLast(share=1, calls=2),
+    AnyRule(rules=(ConsecutiveFailures(threshold=2), FailureRate(share=1, calls=2))),
+]
+
+
+@pytest.mark.parametrize("rule", FRESH)
 def test_reset_forgets(rule):
     machine = rule.machine()
     machine.record(0.0, failed=True)
@@ -68,3 +150,11 @@ def test_impossible_values_are_named():
         FailureRate(calls=0)
     with pytest.raises(ConfigurationError, match="seconds must be positive, got 0"):
         FailureRate(seconds=0)
+    with pytest.raises(ConfigurationError, match="last must not be below calls, got 5"):
+        FailureRateOfLast(calls=6, last=5)
+    with pytest.raises(ConfigurationError, match="last must be at most 100000, got 100001"):
+        SlowRateOfLast(last=100_001)
+    with pytest.raises(ConfigurationError, match="slower_than must be positive, got 0"):
+        SlowRate(slower_than=0)
+    with pytest.raises(ConfigurationError, match="rules must name at least one rule, got none"):
+        AnyRule(rules=())

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.window import TimeWindow
+from stormbreak.core.window import CountWindow, TimeWindow
 
 
 def counted(window, now):
@@ -123,3 +123,14 @@ def test_slices_may_be_narrow():
 
     assert counted(window, 1.02) == (1, 1)
     assert counted(window, 1.52) == (0, 0)
+
+
+@given(st.lists(st.booleans(), max_size=30), st.integers(1, 8))
+def test_a_count_window_holds_the_last_so_many(outcomes, last):
+    window = CountWindow(last)
+    for number, failed in enumerate(outcomes, start=1):
+        window.add(0.0, failed=failed)
+        held = outcomes[:number][-last:]
+        assert (window.calls, window.failures) == (len(held), sum(held))
+    window.clear()
+    assert (window.calls, window.failures) == (0, 0)

@@ -8,7 +8,7 @@ from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
 from virtual_loop import now, run
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
@@ -56,7 +56,7 @@ class Bench:
         """Nothing is held, nobody waits, and the next call goes through."""
         breaker = self.lane.breaker
         assert (self.lane.slots.in_flight, self.lane.admission.queued) == (0, 0)
-        assert breaker is None or breaker._probes == []
+        assert breaker is None or breaker.trial is None or not breaker.trial.probes
         assert self.engine.woken == []
         last = await self.call(OK, fail_fast=False)
         assert last.outcome == OK
@@ -243,7 +243,7 @@ async def test_cancelled_while_the_probe_is_out():
     waiting = bench.call(OK, fail_fast=False)
     await asyncio.sleep(11.0)
     assert bench.lane.breaker.state is State.HALF_OPEN
-    assert len(bench.lane.breaker._probes) == 1
+    assert len(bench.lane.breaker.trial.probes) == 1
     await cancelled(probe)
     assert bench.lane.breaker.state is State.HALF_OPEN
     await waiting

@@ -12,8 +12,8 @@ from virtual_loop import now, run
 
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, ProportionalJitter
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

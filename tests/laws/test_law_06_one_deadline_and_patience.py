@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.backoff import Constant, FullJitter
-from stormbreak.core.breaker import BreakerPolicy, State
 from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy

@@ -1,6 +1,6 @@
-"""Law 7. Trip rules: consecutive failures, and a failure rate over a time window with a minimum of calls. The
-default is a rate over a short window with jittered short open times, since five failures in a row are common
-in a partial outage.
+"""Law 7. Trip rules: consecutive failures; a failure rate, or a rate of slow calls, over a count window or over a
+time window with a minimum of calls; combinable. The default is a rate over a short window with jittered short open
+times, since five failures in a row are common in a partial outage.
 """
 
 from random import Random
@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, Stage, policy
 
-from stormbreak.core.breaker import BreakerPolicy, State
-from stormbreak.core.trip import ConsecutiveFailures, FailureRate
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
 
 OUTCOMES = st.lists(st.booleans(), max_size=80)
 
@@ -48,6 +55,67 @@ def test_rate_forgets_what_is_older_than_its_window(pauses):
         failures.append(now)
         if machine.record(now, failed=True):
             assert len([at for at in failures if at > now - 10.0]) >= 5
+
+
+@given(
+    outcomes=OUTCOMES,
+    percent=st.integers(1, 100),
+    calls=st.integers(1, 20),
+    more=st.integers(0, 20),
+)
+def test_a_count_window_looks_back_on_the_last_so_many(outcomes, percent, calls, more):
+    last = calls + more
+    machine = FailureRateOfLast(share=percent / 100, calls=calls, last=last).machine()
+    opened = [machine.record(i * 1e3, failed=failed) for i, failed in enumerate(outcomes)]
+    windows = [outcomes[max(0, i + 1 - last) : i + 1] for i in range(len(outcomes))]
+    due = [
+        seen[-1] and len(seen) >= calls and 100 * sum(seen) >= percent * len(seen)
+        for seen in windows
+    ]
+
+    assert due == opened
+
+
+SPANS = st.lists(st.sampled_from([1.0, 4.9, 5.0, 60.0]), max_size=60)
+
+
+@given(spans=SPANS, percent=st.integers(1, 100), calls=st.integers(1, 20), failed=st.booleans())
+def test_slow_calls_open_like_failures_whatever_came_of_them(spans, percent, calls, failed):
+    slow = [took >= 5.0 for took in spans]
+    share = percent / 100
+    for rule, like in (
+        (SlowRate(share=share, slower_than=5.0, calls=calls, seconds=10.0), FailureRate),
+        (SlowRateOfLast(share=share, slower_than=5.0, calls=calls, last=50), FailureRateOfLast),
+    ):
+        machine, other = rule.machine(), like(share=share, calls=calls).machine()
+        for took, is_slow in zip(spans, slow, strict=True):
+            assert machine.record(5.0, failed=failed, took=took) == other.record(
+                5.0, failed=is_slow
+            )
+
+
+@given(outcomes=st.lists(st.tuples(st.booleans(), st.sampled_from([1.0, 9.0])), max_size=60))
+def test_combined_rules_open_when_one_of_them_does(outcomes):
+    rules = (
+        ConsecutiveFailures(threshold=4),
+        FailureRateOfLast(share=0.5, calls=6, last=9),
+        SlowRateOfLast(share=0.7, slower_than=5.0, calls=3, last=5),
+    )
+    together, alone = AnyRule(rules=rules).machine(), [rule.machine() for rule in rules]
+    for failed, took in outcomes:
+        due = [machine.record(0.0, failed=failed, took=took) for machine in alone]
+        assert any(due) == together.record(0.0, failed=failed, took=took)
+
+
+@given(ill=st.integers(0, 100))
+def test_a_cold_start_waits_for_the_slow_answers(ill):
+    """A hundred leave at once; so many fail at once, and the others answer well, later."""
+    stage = Stage(policy(breaker=BreakerPolicy()))
+    runs = [stage.start() for _ in range(100)]
+    for run in runs[:ill]:
+        run.step(SERVER_ERROR).close()
+
+    assert (stage.lane.breaker.state is State.OPEN) == (ill >= 80)
 
 
 def opened_in_a_partial_outage(trip, *, share, seed):

@@ -1,16 +1,18 @@
 """Law 8. Half-open: at most N probes, M at once, each with a lease, so that a hung probe cannot hold the
-circuit; decided as soon as the outcome of the N is certain. The open time is jittered. A permit carries the
+circuit; decided as soon as the outcome of the N is certain. The open time can grow, is jittered and may be set by the
+server; half-open has a longest time. A permit carries the
 epoch of the state that gave it: results of an earlier state move nothing. A probe later than its lease has lost
 its place only, or a target slower than the lease would never be let back in.
 """
 
 from math import ceil, inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, Stage, policy
 
-from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.trip import ConsecutiveFailures
 
 PROBES = st.integers(1, 8)
@@ -135,9 +137,8 @@ def test_late_results_move_nothing(late):
     stage.start()
     for run, well in zip(old[1::2], late[1::2], strict=True):
         run.step(OK if well else SERVER_ERROR).close()
-    breaker = stage.lane.breaker
-    assert (breaker.state, breaker._succeeded, breaker._failed) == (State.HALF_OPEN, 0, 0)
-    assert len(breaker._probes) == 1
+    trial = stage.lane.breaker.trial
+    assert (trial.succeeded, trial.failed, len(trial.probes)) == (0, 0, 1)
 
 
 @given(cancelled=st.integers(1, 19))
@@ -149,3 +150,61 @@ def test_a_cancelled_probe_gives_its_place_to_the_next(cancelled):
         assert len(sending(crowd)) == 2
 
     assert stage.lane.breaker.state is State.HALF_OPEN
+
+
+@given(
+    growth=st.floats(1.0, 4.0),
+    longest=st.floats(1.0, 200.0),
+    jitter=st.floats(0.0, 0.9),
+    chance=st.floats(0.0, 0.999),
+)
+def test_the_open_time_grows_to_its_cap_and_is_jittered_after_it(growth, longest, jitter, chance):
+    breaker = BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=1), open_for=5.0, growth=growth, longest_open=longest,
+        jitter=jitter, probes=1, at_once=1,
+    )  # fmt: skip
+    stage = Stage(policy(breaker=breaker), chance=chance)
+    stage.fail_until_open()
+    expected = 5.0
+    for _ in range(8):
+        open_for = stage.lane.breaker.until - stage.now
+        assert open_for == pytest.approx(expected * (1 + jitter * (2 * chance - 1)))
+        expected = min(expected * growth, max(longest, 5.0))
+        stage.now = stage.lane.breaker.until
+        stage.start().step(SERVER_ERROR).close()
+
+
+@given(named=st.floats(0.001, 2000.0), chance=st.floats(0.0, 0.999), heed=st.booleans())
+def test_the_server_may_set_the_open_time_and_is_never_asked_earlier(named, chance, heed):
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), heed_server=heed)
+    stage = Stage(policy(breaker=breaker), chance=chance)
+    stage.start().step(SERVER_ERROR._replace(retry_after=named)).close()
+    open_for = stage.lane.breaker.until - stage.now
+    own = 5.0 * (0.5 + chance)
+
+    assert open_for == pytest.approx(max(own, heed * min(named, 900.0) * (1 + 0.5 * chance)))
+
+
+def test_half_open_has_a_longest_time_by_default():
+    """All probes hang, and so does whoever takes their places."""
+    stage, crowd = half_open(1, 1, crowd=40)
+    stage.pass_time(899.0)
+    assert stage.lane.breaker.state is State.HALF_OPEN
+    left = len(sending(crowd))
+    stage.pass_time(1.0)
+    assert len(sending(crowd)) == left
+    stage.pass_time(5.0)  # the open time
+    newest = next(run for run in reversed(stage.runs) if run.sending)
+    newest.step(OK)
+    assert stage.lane.breaker.state is State.CLOSED
+
+
+@given(late=st.lists(st.booleans(), min_size=1, max_size=5))
+def test_probes_of_a_trial_that_is_over_move_nothing(late):
+    stage, crowd = half_open(5, 5, crowd=5, longest_half_open=20.0)
+    stage.now += 20.0
+    for well in late:
+        sending(crowd)[0].step(OK if well else SERVER_ERROR).close()
+
+    assert stage.lane.breaker.state is State.OPEN
+    assert stage.lane.breaker.until == stage.now + 5.0

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
 
-from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.presets import ARTICLE
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS, Outcome, Tally, Verdict
 
 HEALTHY = [
@@ -92,3 +93,20 @@ def test_the_article_counts_them():
         answered(stage, THROTTLED)
 
     assert stage.lane.breaker.state is State.OPEN
+
+
+def test_what_counts_can_be_changed():
+    uncounted = Stage(policy(breaker=FRAGILE, uncounted=(Verdict.SERVER_ERROR,)))
+    for _ in range(9):
+        answered(uncounted, SERVER_ERROR)
+    assert uncounted.lane.breaker.state is State.CLOSED
+
+    counted = Stage(policy(breaker=FRAGILE, failures=(Verdict.INVALID,)))
+    for _ in range(3):
+        answered(counted, Outcome(Verdict.INVALID))
+    assert counted.lane.breaker.state is State.OPEN
+
+
+def test_a_verdict_cannot_be_both():
+    with pytest.raises(ConfigurationError, match="uncounted must name none of failures, got reset"):
+        policy(failures=(Verdict.RESET,), uncounted=(Verdict.RESET, Verdict.TIMEOUT))

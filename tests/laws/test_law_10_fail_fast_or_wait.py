@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TARGET, Stage, policy
 
-from stormbreak.core.breaker import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, for_batch
 from stormbreak.core.trip import ConsecutiveFailures

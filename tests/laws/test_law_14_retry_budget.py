@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import Budget, BudgetPolicy, Load
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import TREATMENTS, Outcome, Verdict

@@ -22,6 +22,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "cooldown": "a time named by the server keeps every call away",
         "priority": "who is served first when a queue stands",
         "failures": "verdicts the breaker counts beyond its own",
+        "uncounted": "verdicts the breaker does not count",
         "retry.attempts": "sends, the first included",
         "retry.min_useful": "seconds that must be left for an attempt",
         "retry.longest_wait": "seconds; a longer wait named by the server ends the call",
@@ -40,17 +41,25 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "budget.lone_calls": "answers; a process with fewer has hardly any traffic",
         "budget.lone_seconds": "seconds in which they are counted",
         "budget.lone_retries": "failures in a row with a free retry there",
+        "breaker.mode": "what the breaker may do",
         "breaker.open_for": "seconds",
         "breaker.jitter": "of open_for, up or down",
+        "breaker.growth": "times the open time before, after a failed trial",
+        "breaker.longest_open": "seconds that it grows to",
+        "breaker.heed_server": "open at least until a time named by the server",
         "breaker.probes": "calls while half-open",
         "breaker.at_once": "of them at the same time",
         "breaker.close_at": "share of them that must succeed",
         "breaker.any_failure_reopens": "one failed probe is enough",
         "breaker.lease": "seconds a probe keeps its place",
+        "breaker.longest_half_open": "seconds until an undecided circuit opens again",
         "breaker.trip.threshold": "failures in a row",
-        "breaker.trip.share": "of the outcomes that failed",
+        "breaker.trip.share": "of the outcomes, failed or slow",
+        "breaker.trip.slower_than": "seconds from which a call is slow",
         "breaker.trip.calls": "outcomes at least",
         "breaker.trip.seconds": "seconds that are looked back on",
+        "breaker.trip.last": "outcomes that are looked back on",
+        "breaker.trip.rules": "each may open the circuit",
         "limit.in_flight": "attempts at once to one target",
         "limit.ceiling": "attempts at once at most; of an automatic limit, unless more were proven",
         "limit.start": "attempts at once in the beginning",
@@ -77,16 +86,27 @@ def describe(policy: Policy) -> str:
 
 def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
     """Values before tables, as TOML wants it; TOML writes numbers, booleans, words and lists as JSON does."""
-    tables = {key: value for key, value in table.items() if isinstance(value, dict)}
-    for key in (key for key in table if key not in tables):
+    below = {key: value for key, value in table.items() if _is_table(value) or _is_tables(value)}
+    for key in (key for key in table if key not in below):
         yield f"{_written(key)} = {json.dumps(table[key])}{_unit(join(path, key))}"
-    for key, value in tables.items():
-        below = join(path, key)
-        yield f"\n[{below}]{_unit(below)}"
-        yield from _lines(value, below)
+    for key, value in below.items():
+        name = join(path, key)
+        head = f"[{name}]{_unit(name)}" if _is_table(value) else f"[[{name}]]{_unit(name)}"
+        for each in [value] if _is_table(value) else value:
+            yield f"\n{head}"
+            yield from _lines(each, name)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_table(item) for item in value)
 
 
 def _unit(path: str) -> str:
+    path = path.replace(".rules.", ".")  # a rule counts the same in a list as on its own
     return f"  # {UNITS[path]}" if path in UNITS else ""
 
 

@@ -6,64 +6,37 @@ States and what moves them::
     closed     the trip rule says so                     open
     open       open time is over, and a call would leave half-open (that call is the first probe)
     half-open  enough probes succeeded                   closed
-    half-open  enough probes failed to make that         open
+    half-open  enough probes failed to make that         open, for longer where the open time grows
                impossible (or any, with any_failure_reopens)
+    half-open  undecided for too long                    open, likewise
     any        isolate()                                 isolated
     isolated   reset()                                   closed
 
 `ready_at` looks and changes nothing; only `take` moves open to half-open. Each state has an epoch, and each
-token carries the epoch that gave it: a result that comes late, from an earlier state, moves nothing.
-A probe holds its place for at most its lease; when that is over another call may have the place, so a probe
-that hangs cannot hold the circuit. Its own result still counts, however late, while the state that sent it
-lasts: otherwise a target slower than the lease, and well, would never be let back in.
+token carries the epoch (a probe: the trial) that gave it: a result that comes late, from an earlier state,
+moves nothing. An attempt that we ended ourselves, by a cancel or our own deadline, is never a failure; where
+it was already slow, it was a slow call.
+
+A trial is over by its time, without anybody who acts then: the circuit counts as open from that moment on,
+and moves at the next step.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from math import ceil
 from typing import Protocol, TypeAlias
 
-from stormbreak.core.checks import require
+from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.coldstart import ColdStart
+from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.trip import FailureRate, TripRule
+from stormbreak.core.saved import Saved
+from stormbreak.core.trial import Decision, Probe, Trial
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
+LONGEST_NAMED = 900.0
+"""Seconds that a server may keep a circuit open, at the most."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerPolicy:
-    """When to open, how long to stay open, and what it takes to close again.
-
-    `open_for` seconds are moved by chance by up to +-`jitter` of themselves. Half-open sends at most
-    `probes`, `at_once` at the same time; one unanswered for `lease` seconds makes room for another. `close_at`
-    is the share of them that must succeed.
-    """
-
-    trip: TripRule = field(default_factory=FailureRate)
-    open_for: float = 5.0
-    jitter: float = 0.5
-    probes: int = 3
-    at_once: int = 3
-    close_at: float = 0.5
-    any_failure_reopens: bool = False
-    lease: float = 60.0
-
-    def __post_init__(self) -> None:
-        require(self.open_for > 0, "open_for must be positive", self.open_for)
-        require(0 <= self.jitter < 1, "jitter must lie in [0, 1)", self.jitter)
-        require(self.probes >= 1, "probes must be at least 1", self.probes)
-        require(1 <= self.at_once <= self.probes, "at_once must lie in [1, probes]", self.at_once)
-        require(0 < self.close_at <= 1, "close_at must lie in (0, 1]", self.close_at)
-        require(self.lease > 0, "lease must be positive", self.lease)
-
-
-class State(StrEnum):
-    """Where a circuit stands."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half_open"
-    ISOLATED = "isolated"
+Pass: TypeAlias = tuple[int, float, int]  # epoch, time it left, number in the cold start
+BreakerToken: TypeAlias = Pass | Probe
 
 
 class OnChange(Protocol):
@@ -74,23 +47,15 @@ class OnChange(Protocol):
         ...
 
 
-class _Probe:
-    __slots__ = ("epoch", "lease_until")
-
-    def __init__(self, epoch: int, lease_until: float) -> None:
-        self.epoch = epoch
-        self.lease_until = lease_until
-
-
-BreakerToken: TypeAlias = int | _Probe
-
-
 class Breaker:
-    """The gate that asks whether the target is well."""
+    """The gate that asks whether the target is well.
+
+    `trips` is how often the rule said to open; in metrics-only mode, how often it would have.
+    """
 
     __slots__ = (
-        "_epoch", "_failed", "_needed", "_on_change", "_policy", "_probes", "_succeeded", "_treatments", "_trip",
-        "state", "until",
+        "_at_rest", "_cold", "_counts", "_epoch", "_named_until", "_on_change", "_open_for", "_policy",
+        "_treatments", "_trip", "_uniform", "state", "trial", "trips", "until",
     )  # fmt: skip
     name = "breaker"
 
@@ -101,85 +66,167 @@ class Breaker:
         self._treatments = treatments
         self._on_change = on_change
         self._trip = policy.trip.machine()
-        self._needed = max(1, ceil(policy.close_at * policy.probes - 1e-9))
+        self._cold = ColdStart(policy.lease)
+        self._counts = policy.mode in (Mode.NORMAL, Mode.METRICS_ONLY)
+        self._at_rest = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._epoch = 0
-        self._probes: list[_Probe] = []
-        self._succeeded = self._failed = 0
-        self.state = State.CLOSED
+        self._open_for = policy.open_for  # as grown so far
+        self._named_until = OPEN  # the latest time that a failure named since the last success
+        self._uniform = 0.5  # the chance that opened the circuit last
+        self.trial: Trial | None = None
+        self.trips = 0
+        self.state = self._at_rest
         self.until = OPEN  # end of the open time
+        self._forget()
 
     def ready_at(self, now: float) -> float:
         """When a call may leave: see `Gate`."""
         if self.state is State.CLOSED:
             return OPEN
-        if self.state is State.OPEN:
-            return self.until if self.until > now else OPEN
         if self.state is State.ISOLATED:
             return UNTIL_EVENT
-        return self._probe_at(now)
-
-    def _probe_at(self, now: float) -> float:
-        holding = [probe.lease_until for probe in self._probes if probe.lease_until > now]
-        left = self._policy.probes - self._succeeded - self._failed - len(holding)
-        if left > 0 and len(holding) < self._policy.at_once:
-            return OPEN
-        return min(holding, default=OPEN)
+        if self.trial is None:
+            return self.until if self.until > now else OPEN
+        if not self._is_stale(now):
+            return self.trial.ready_at(now)
+        until = self._open_until(self.trial.ends_at, self._longer(), self._uniform)
+        return until if until > now else OPEN
 
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
-            return self._epoch
-        if self.state is State.OPEN:
+            return self._epoch, now, self._cold.left(now) if self._cold.on else 0
+        self._end_stale_trial(now)
+        if self.trial is None:
+            self.trial = Trial(self._policy, now)
             self._move(State.HALF_OPEN, now)
-        self._probes = [probe for probe in self._probes if probe.lease_until > now]
-        probe = _Probe(self._epoch, now + self._policy.lease)
-        self._probes.append(probe)
-        return probe
+        return self.trial.take(now)
 
     def settle(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
         """Count the outcome, unless it belongs to an earlier state."""
+        if not self._counts:
+            return
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
-        if isinstance(token, _Probe):
-            if token.epoch == self._epoch:
-                if token in self._probes:  # else its lease is over, and its place given away
-                    self._probes.remove(token)
-                self._settle_probe(tally, now, uniform)
-        elif (
-            token == self._epoch
-            and tally is not Tally.NOTHING
-            and self._trip.record(now, failed=tally is Tally.FAILURE)
-        ):
-            self._open(now, uniform)
+        if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
+            _, left_at, number = token
+            if number:
+                self._cold.ended(number, well=tally is Tally.SUCCESS)
+            if self._is_too_much(tally, outcome, now, now - left_at):
+                self._trips(now, uniform)
+            return
+        self._end_stale_trial(now)
+        if isinstance(token, Probe) and token.trial is self.trial:
+            self._settle_probe(token, tally, outcome, now, uniform)
 
-    def _settle_probe(self, tally: Tally, now: float, uniform: float) -> None:
+    def _is_too_much(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
         if tally is Tally.SUCCESS:
-            self._succeeded += 1
-        elif tally is Tally.FAILURE:
-            self._failed += 1
-        tolerated = 0 if self._policy.any_failure_reopens else self._policy.probes - self._needed
-        if self._failed > tolerated:
-            self._open(now, uniform)
-        elif self._succeeded >= self._needed:
-            self._trip.reset()
-            self._move(State.CLOSED, now)
+            self._named_until = (
+                OPEN  # one answer cannot speak for the target when others contradict it
+            )
+            return self._trip.record(now, failed=False, took=took)
+        if tally is Tally.NOTHING:
+            return _was_cut(outcome) and self._trip.cut(now, took)
+        self._heed(outcome, now)
+        undecided = self._cold.undecided(now)
+        return self._trip.record(now, failed=True, took=took, undecided=undecided)
 
-    def _open(self, now: float, uniform: float) -> None:
-        spread = 1 + self._policy.jitter * (2 * uniform - 1)
-        self.until = now + self._policy.open_for * spread
+    def _settle_probe(
+        self, probe: Probe, tally: Tally, outcome: Outcome, now: float, uniform: float
+    ) -> None:
+        assert self.trial is not None
+        counts = tally is Tally.SUCCESS or _was_cut(outcome)
+        if counts and self._trip.is_slow(now - probe.sent_at):
+            tally = Tally.FAILURE  # slow is what the rule calls ill
+        if tally is Tally.FAILURE:
+            self._heed(outcome, now)
+        decision = self.trial.settle(probe, tally)
+        if decision is Decision.ILL:
+            self._open(now, now, self._longer(), uniform)
+        elif decision is Decision.WELL:
+            self.reset(now)
+
+    def _heed(self, outcome: Outcome, now: float) -> None:
+        if outcome.retry_after and self._policy.heed_server:
+            named = min(outcome.retry_after, LONGEST_NAMED)
+            self._named_until = max(self._named_until, now + named)
+
+    def _trips(self, now: float, uniform: float) -> None:
+        self.trips += 1
+        if self._policy.mode is Mode.METRICS_ONLY:
+            self._forget()
+            return
+        self._open(now, now, self._policy.open_for, uniform)
+
+    def _is_stale(self, now: float) -> bool:
+        return self.trial is not None and now >= self.trial.ends_at
+
+    def _end_stale_trial(self, now: float) -> None:
+        if self.trial is not None and now >= self.trial.ends_at:
+            self._open(self.trial.ends_at, now, self._longer(), self._uniform)
+
+    def _open(self, at: float, now: float, seconds: float, uniform: float) -> None:
+        self.until = self._open_until(at, seconds, uniform)
+        self._open_for, self._uniform = seconds, uniform
         self._move(State.OPEN, now)
+
+    def _open_until(self, at: float, seconds: float, uniform: float) -> float:
+        until = at + seconds * (1 + self._policy.jitter * (2 * uniform - 1))
+        named = self._named_until - at
+        return max(until, at + named * (1 + SPREAD * uniform)) if named > 0 else until
+
+    def _longer(self) -> float:
+        """The open time after one more failed trial, before jitter."""
+        policy = self._policy
+        most = max(policy.longest_open, policy.open_for)
+        return min(self._open_for * policy.growth, most)
 
     def isolate(self, now: float) -> None:
         """Open by hand, until `reset`."""
         self._move(State.ISOLATED, now)
 
     def reset(self, now: float) -> None:
-        """Close by hand, and forget what was counted."""
+        """Close, and forget what was counted; a breaker that is forced open stays isolated."""
+        self._forget()
+        self._move(self._at_rest, now)
+
+    def save(self, now: float) -> Saved:
+        """What is worth keeping over a restart. Half-open is saved as open: its probes do not come back."""
+        if self.state is State.HALF_OPEN and not self._is_stale(now):
+            return Saved(state=State.OPEN, open_left=0.0, open_for=self._open_for)
+        kept = State.OPEN if self.state is State.HALF_OPEN else self.state
+        left = max(0.0, self.ready_at(now) - now) if kept is State.OPEN else 0.0
+        return Saved(state=kept, open_left=left, open_for=self._open_for)
+
+    def restore(self, saved: Saved, now: float, *, elapsed: float = 0.0) -> None:
+        """Take up what was saved `elapsed` seconds ago. What was counted, and who was under way, is forgotten.
+
+        Only a breaker in normal mode opens so; isolated is isolated in every mode.
+        """
+        self._forget()
+        if saved.state is State.OPEN and self._policy.mode is Mode.NORMAL:
+            self._open_for = saved.open_for
+            self.until = now + max(0.0, saved.open_left - elapsed)
+            self._move(State.OPEN, now)
+        else:
+            self._move(State.ISOLATED if saved.state is State.ISOLATED else self._at_rest, now)
+
+    def _forget(self) -> None:
         self._trip.reset()
-        self._move(State.CLOSED, now)
+        self._open_for = self._policy.open_for
+        self._named_until = OPEN
+        if self._counts:
+            self._cold.begin()
+        else:
+            self._cold.on = False
 
     def _move(self, after: State, now: float) -> None:
         before, self.state = self.state, after
         self._epoch += 1
-        self._probes = []
-        self._succeeded = self._failed = 0
+        if after is not State.HALF_OPEN:
+            self.trial = None
         self._on_change(before, after, now=now, until=self.until if after is State.OPEN else None)
+
+
+def _was_cut(outcome: Outcome) -> bool:
+    """Whether we ended the attempt ourselves."""
+    return outcome.own_deadline or outcome.verdict is Verdict.CANCELLED

@@ -9,8 +9,9 @@ from itertools import count
 from typing import Any
 
 from stormbreak.core.admission import Admission
-from stormbreak.core.breaker import Breaker, BreakerPolicy, State
+from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
+from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.gate import OPEN, UNSPACED, Gate
 from stormbreak.core.limit import limiter
@@ -141,6 +142,7 @@ class Lane:
             "limit": self.slots.limit,
             "queued": self.admission.queued,
             "circuit": circuit,
+            "trips": self.breaker.trips if self.breaker else 0,
             "cooldown": max(0.0, until - now),
             "service": self.admission.service,
         }

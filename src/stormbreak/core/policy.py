@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from stormbreak.core.automatic import AutomaticLimit
-from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
@@ -22,7 +22,7 @@ class Policy:
     `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one. `fail_fast` calls are
     rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
-    failures beyond those of the verdict table. With `learn_rate`, 429s that pile up teach a send rate.
+    failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`, 429s that pile up teach a send rate.
     """
 
     deadline: float | None = 600.0
@@ -33,6 +33,7 @@ class Policy:
     cooldown: bool = True
     priority: Priority = Priority.INTERACTIVE
     failures: tuple[Verdict, ...] = ()
+    uncounted: tuple[Verdict, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
@@ -44,14 +45,16 @@ class Policy:
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)
+        both = [verdict.value for verdict in self.uncounted if verdict in self.failures]
+        require(not both, "uncounted must name none of failures", ", ".join(both))
 
     @property
     def treatments(self) -> Mapping[Verdict, Treatment]:
         """The verdict table under this policy."""
-        changed = {
-            verdict: TREATMENTS[verdict]._replace(tally=Tally.FAILURE) for verdict in self.failures
-        }
-        table = {**TREATMENTS, **changed}
+        table = dict(TREATMENTS)
+        for tally, verdicts in (Tally.FAILURE, self.failures), (Tally.NOTHING, self.uncounted):
+            for verdict in verdicts:
+                table[verdict] = table[verdict]._replace(tally=tally)
         if not self.cooldown:
             table = {verdict: row._replace(cools=False) for verdict, row in table.items()}
         return MappingProxyType(table)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from stormbreak.core.backoff import ProportionalJitter
-from stormbreak.core.breaker import BreakerPolicy
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy

@@ -1,22 +1,24 @@
-"""When a closed circuit opens: the rules, and the machines that count for them."""
+"""When a closed circuit opens: the rules, as data. Each makes the machine that counts for it (`counting`)."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from stormbreak.core.checks import require
-from stormbreak.core.window import TimeWindow
+from stormbreak.core.counting import AnyOf, FailureShare, Row, SlowShare, Trip
+from stormbreak.core.window import CountWindow, TimeWindow
+
+LARGEST = 100_000
+"""Outcomes that a count window holds, at the most: they are kept one by one."""
 
 
-class Trip(Protocol):
-    """Counts outcomes and says when it is too much."""
+def _check_share(share: float, calls: int) -> None:
+    require(0 < share <= 1, "share must lie in (0, 1]", share)
+    require(calls >= 1, "calls must be at least 1", calls)
 
-    def record(self, now: float, *, failed: bool) -> bool:
-        """Count one outcome; True means: open the circuit."""
-        ...
 
-    def reset(self) -> None:
-        """Forget everything, as when a circuit closes."""
-        ...
+def _check_last(last: int, calls: int) -> None:
+    require(last >= calls, "last must not be below calls", last)
+    require(last <= LARGEST, f"last must be at most {LARGEST}", last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class ConsecutiveFailures:
 
     def machine(self) -> Trip:
         """A fresh counter."""
-        return _Row(self.threshold)
+        return Row(self.threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,46 +50,95 @@ class FailureRate:
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        require(0 < self.share <= 1, "share must lie in (0, 1]", self.share)
-        require(self.calls >= 1, "calls must be at least 1", self.calls)
+        _check_share(self.share, self.calls)
         require(self.seconds > 0, "seconds must be positive", self.seconds)
 
     def machine(self) -> Trip:
         """A fresh counter."""
-        return _Rate(self)
+        return FailureShare(TimeWindow(self.seconds), self.share, self.calls)
 
 
-TripRule: TypeAlias = ConsecutiveFailures | FailureRate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRateOfLast:
+    """Open when `share` of the `last` outcomes failed, and of at least `calls`, however old they are."""
+
+    kind: Literal["failure_rate_of_last"] = "failure_rate_of_last"
+    share: float = 0.8
+    calls: int = 10
+    last: int = 50
+
+    def __post_init__(self) -> None:
+        _check_share(self.share, self.calls)
+        _check_last(self.last, self.calls)
+
+    def machine(self) -> Trip:
+        """A fresh counter."""
+        return FailureShare(CountWindow(self.last), self.share, self.calls)
 
 
-class _Row:
-    __slots__ = ("_failures", "_threshold")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowRate:
+    """Open when `share` of at least `calls` outcomes within the last `seconds` took `slower_than` s or more.
 
-    def __init__(self, threshold: int) -> None:
-        self._threshold = threshold
-        self._failures = 0
+    Answers of reasoning models honestly take minutes: set `slower_than` well above what is usual.
+    """
 
-    def record(self, now: float, *, failed: bool) -> bool:  # noqa: ARG002
-        self._failures = self._failures + 1 if failed else 0
-        return self._failures >= self._threshold
+    kind: Literal["slow_rate"] = "slow_rate"
+    share: float = 0.8
+    slower_than: float = 60.0
+    calls: int = 10
+    seconds: float = 60.0
 
-    def reset(self) -> None:
-        self._failures = 0
+    def __post_init__(self) -> None:
+        _check_share(self.share, self.calls)
+        require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
+        require(self.seconds > 0, "seconds must be positive", self.seconds)
+
+    def machine(self) -> Trip:
+        """A fresh counter."""
+        return SlowShare(TimeWindow(self.seconds), self.share, self.calls, self.slower_than)
 
 
-class _Rate:
-    __slots__ = ("_calls", "_share", "_window")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowRateOfLast:
+    """Open when `share` of the `last` outcomes, and of at least `calls`, took `slower_than` s or more."""
 
-    def __init__(self, rule: FailureRate) -> None:
-        self._calls = rule.calls
-        self._share = rule.share
-        self._window = TimeWindow(rule.seconds)
+    kind: Literal["slow_rate_of_last"] = "slow_rate_of_last"
+    share: float = 0.8
+    slower_than: float = 60.0
+    calls: int = 10
+    last: int = 50
 
-    def record(self, now: float, *, failed: bool) -> bool:
-        window = self._window
-        window.add(now, failed=failed)
-        many = self._share * window.calls - 1e-9  # 0.28 * 25 is a little more than 7
-        return failed and window.calls >= self._calls and window.failures >= many
+    def __post_init__(self) -> None:
+        _check_share(self.share, self.calls)
+        require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
+        _check_last(self.last, self.calls)
 
-    def reset(self) -> None:
-        self._window.clear()
+    def machine(self) -> Trip:
+        """A fresh counter."""
+        return SlowShare(CountWindow(self.last), self.share, self.calls, self.slower_than)
+
+
+SingleRule: TypeAlias = (
+    ConsecutiveFailures | FailureRate | FailureRateOfLast | SlowRate | SlowRateOfLast
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyRule:
+    """Open as soon as one of `rules` says so; all of them count all outcomes."""
+
+    kind: Literal["any"] = "any"
+    rules: tuple[SingleRule, ...] = (FailureRate(), SlowRate())
+
+    def __post_init__(self) -> None:
+        require(len(self.rules) >= 1, "rules must name at least one rule", "none")
+
+    def machine(self) -> Trip:
+        """Fresh counters."""
+        return AnyOf([rule.machine() for rule in self.rules])
+
+
+TripRule: TypeAlias = (
+    ConsecutiveFailures | FailureRate | FailureRateOfLast | SlowRate | SlowRateOfLast | AnyRule
+)

@@ -1,5 +1,6 @@
-"""Counting outcomes over the last seconds, in constant time and space."""
+"""Counting outcomes over the last seconds, or the last so many, in constant time."""
 
+from collections import deque
 from math import inf
 
 LONG_AGO = -(2**63)
@@ -64,3 +65,29 @@ class TimeWindow:
         self._head = head
         self._index = head % self._buckets
         self._ends = (head + 1) * self._width
+
+
+class CountWindow:
+    """Calls and failures among the `last` outcomes, however old they are."""
+
+    __slots__ = ("_outcomes", "calls", "failures")
+
+    def __init__(self, last: int) -> None:
+        self._outcomes: deque[bool] = deque(maxlen=last)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._outcomes.clear()
+        self.calls = 0
+        self.failures = 0
+
+    def add(self, now: float, *, failed: bool) -> None:  # noqa: ARG002 - a window of time asks for it
+        """Count one outcome; when the window is full, the oldest leaves."""
+        outcomes = self._outcomes
+        if len(outcomes) == outcomes.maxlen:
+            self.failures -= outcomes[0]
+        else:
+            self.calls += 1
+        outcomes.append(failed)
+        self.failures += failed

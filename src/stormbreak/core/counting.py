@@ -1,0 +1,145 @@
+"""The machines that count outcomes for the trip rules, and say when it is too much.
+
+A success never opens a circuit, and a quick answer never opens it for slowness: only an outcome of the kind
+that is counted can be one too many.
+"""
+
+# ruff: noqa: D102, ARG002 - one signature for all, described once
+
+from collections.abc import Sequence
+from typing import Protocol
+
+ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
+
+
+class Trip:
+    """Counts outcomes and says when it is too much."""
+
+    __slots__ = ()
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+        """Count one outcome that took so many seconds; True means: open the circuit.
+
+        `undecided` attempts are still under way and may well succeed; see `coldstart`.
+        """
+        raise NotImplementedError
+
+    def cut(self, now: float, took: float) -> bool:
+        """Count an attempt that we ended ourselves: no failure, but perhaps slow."""
+        return False
+
+    def is_slow(self, took: float) -> bool:
+        """Whether a rule calls that slow."""
+        return False
+
+    def reset(self) -> None:
+        """Forget everything, as when a circuit closes."""
+        raise NotImplementedError
+
+
+class Window(Protocol):
+    """Recent calls, and how many of them were of the kind that is counted."""
+
+    calls: int
+    failures: int
+
+    def add(self, now: float, *, failed: bool) -> None:
+        """Count one."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything."""
+        ...
+
+
+class Row(Trip):
+    """Failures in a row."""
+
+    __slots__ = ("_failures", "_threshold")
+
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+        self._failures = 0
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+        self._failures = self._failures + 1 if failed else 0
+        return self._failures >= self._threshold
+
+    def reset(self) -> None:
+        self._failures = 0
+
+
+class FailureShare(Trip):
+    """The share of failures in a window. Attempts that are undecided are counted as if they succeeded."""
+
+    __slots__ = ("_calls", "_share", "_window")
+
+    def __init__(self, window: Window, share: float, calls: int) -> None:
+        self._window = window
+        self._share = share
+        self._calls = calls
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+        window = self._window
+        window.add(now, failed=failed)
+        many = self._share * (window.calls + undecided) - ROUNDING
+        return failed and window.calls >= self._calls and window.failures >= many
+
+    def reset(self) -> None:
+        self._window.clear()
+
+
+class SlowShare(Trip):
+    """The share of slow calls in a window, whether they succeeded, failed, or were cut when already slow."""
+
+    __slots__ = ("_calls", "_share", "_slower_than", "_window")
+
+    def __init__(self, window: Window, share: float, calls: int, slower_than: float) -> None:
+        self._window = window
+        self._share = share
+        self._calls = calls
+        self._slower_than = slower_than
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+        slow = took >= self._slower_than
+        window = self._window
+        window.add(now, failed=slow)
+        many = self._share * window.calls - ROUNDING
+        return slow and window.calls >= self._calls and window.failures >= many
+
+    def cut(self, now: float, took: float) -> bool:
+        return took >= self._slower_than and self.record(now, failed=False, took=took)
+
+    def is_slow(self, took: float) -> bool:
+        return took >= self._slower_than
+
+    def reset(self) -> None:
+        self._window.clear()
+
+
+class AnyOf(Trip):
+    """Several of them; every one counts everything, and the first that has enough opens."""
+
+    __slots__ = ("_machines",)
+
+    def __init__(self, machines: Sequence[Trip]) -> None:
+        self._machines = tuple(machines)
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+        trips = False
+        for machine in self._machines:
+            trips |= machine.record(now, failed=failed, took=took, undecided=undecided)
+        return trips
+
+    def cut(self, now: float, took: float) -> bool:
+        trips = False
+        for machine in self._machines:
+            trips |= machine.cut(now, took)
+        return trips
+
+    def is_slow(self, took: float) -> bool:
+        return any(machine.is_slow(took) for machine in self._machines)
+
+    def reset(self) -> None:
+        for machine in self._machines:
+            machine.reset()

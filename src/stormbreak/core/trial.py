@@ -1,0 +1,75 @@
+"""The trial of a half-open circuit: a few probes decide whether the target is well again.
+
+A probe holds its place for at most its lease; when that is over another call may have the place, so a probe
+that hangs cannot hold the circuit. Its own result still counts, however late, while the trial lasts: otherwise
+a target slower than the lease, and well, would never be let back in. A trial that has not decided by `ends_at`
+is over: what it knows is stale, or its probes came to nothing.
+"""
+
+from enum import Enum
+from math import ceil, inf
+
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.counting import ROUNDING
+from stormbreak.core.gate import OPEN
+from stormbreak.types import Tally
+
+
+class Decision(Enum):
+    """How a trial ends."""
+
+    WELL = "well"
+    ILL = "ill"
+
+
+class Probe:
+    """One place in a trial."""
+
+    __slots__ = ("lease_until", "sent_at", "trial")
+
+    def __init__(self, trial: "Trial", sent_at: float, lease_until: float) -> None:
+        self.trial = trial
+        self.sent_at = sent_at
+        self.lease_until = lease_until
+
+
+class Trial:
+    """At most `probes`, `at_once` at the same time, decided as soon as the outcome of them all is certain."""
+
+    __slots__ = ("_needed", "_policy", "_tolerated", "ends_at", "failed", "probes", "succeeded")
+
+    def __init__(self, policy: BreakerPolicy, now: float) -> None:
+        self._policy = policy
+        self._needed = max(1, ceil(policy.close_at * policy.probes - ROUNDING))
+        self._tolerated = 0 if policy.any_failure_reopens else policy.probes - self._needed
+        longest = policy.longest_half_open
+        self.ends_at = inf if longest is None else now + longest
+        self.probes: list[Probe] = []  # that hold a place, or did until their lease was over
+        self.succeeded = self.failed = 0
+
+    def ready_at(self, now: float) -> float:
+        """OPEN where a probe may leave, or when the next lease is over."""
+        holding = [probe.lease_until for probe in self.probes if probe.lease_until > now]
+        left = self._policy.probes - self.succeeded - self.failed - len(holding)
+        if left > 0 and len(holding) < self._policy.at_once:
+            return OPEN
+        return min(holding, default=OPEN)
+
+    def take(self, now: float) -> Probe:
+        """Send a probe."""
+        self.probes = [probe for probe in self.probes if probe.lease_until > now]
+        probe = Probe(self, now, now + self._policy.lease)
+        self.probes.append(probe)
+        return probe
+
+    def settle(self, probe: Probe, tally: Tally) -> Decision | None:
+        """Take the place back and count; None while nothing is certain."""
+        if probe in self.probes:  # else its lease is over, and its place given away
+            self.probes.remove(probe)
+        if tally is Tally.SUCCESS:
+            self.succeeded += 1
+        elif tally is Tally.FAILURE:
+            self.failed += 1
+        if self.failed > self._tolerated:
+            return Decision.ILL
+        return Decision.WELL if self.succeeded >= self._needed else None

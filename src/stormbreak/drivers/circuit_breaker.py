@@ -1,0 +1,240 @@
+"""A circuit breaker on its own, around any function: the machine of `core.breaker` with a lock and a clock.
+
+It never waits: a call that may not pass fails at once with the time to come back. One object may serve many
+threads and event loops.
+"""
+
+import inspect
+import logging
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from math import inf
+from typing import Any, ParamSpec, Self, TypeVar, cast
+
+from stormbreak.core.breaker import Breaker, BreakerToken
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.saved import read_saved, span_in
+from stormbreak.drivers.judge import OK, Judge
+from stormbreak.errors import CircuitOpenError
+from stormbreak.types import CANCELLED, TREATMENTS, Ended, Outcome, Rejection, Target, Verdict
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("stormbreak")
+
+
+class CircuitBreaker:
+    """Stops calling what is ill, and finds out when it is well again.
+
+    `call`, `async_call`, `with breaker.attempt()` and the object as a decorator all do the same; whatever may not
+    pass raises CircuitOpenError, whose `retry_at` is on `clock`. `judge` says what is a failure. `on_change` is
+    called with the state before and after each change; an exception in it is logged and fails no call.
+    """
+
+    def __init__(
+        self,
+        policy: BreakerPolicy | None = None,
+        *,
+        name: str = "circuit",
+        judge: Judge | None = None,
+        on_change: Callable[[State, State], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self.judge = judge or Judge()
+        self._on_change = on_change
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._chance = chance
+        self._lock = threading.Lock()
+        self._changes: list[tuple[State, State]] = []
+        self._breaker = Breaker(policy or BreakerPolicy(), TREATMENTS, self._note)
+
+    @property
+    def state(self) -> State:
+        """Where the circuit stands. An open one whose time is over stays open until the next call."""
+        return self._breaker.state
+
+    @property
+    def trips(self) -> int:
+        """How often the rule said to open; in metrics-only mode, how often it would have."""
+        return self._breaker.trips
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until a call may pass, 0.0 if one may now; None while nobody knows."""
+        with self._lock:
+            now = self._clock()
+            ready_at = self._breaker.ready_at(now)
+        return None if ready_at == inf else max(0.0, ready_at - now)
+
+    def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function`, if the circuit lets it pass, and count what comes of it.
+
+        Raises:
+            CircuitOpenError: it does not; nothing was called.
+            TypeError: `function` is asynchronous.
+        """
+        with self.attempt() as attempt:
+            result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result.close()
+                attempt.cancel()
+                raise TypeError("an asynchronous function needs async_call")
+            attempt.judge(result)
+            return result
+
+    async def async_call(
+        self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Await `function`, if the circuit lets it pass, and count what comes of it; a cancel frees its place.
+
+        Raises:
+            CircuitOpenError: it does not; nothing was called.
+        """
+        with self.attempt() as attempt:
+            result = await function(*args, **kwargs)
+            attempt.judge(result)
+            return result
+
+    def attempt(self) -> "Attempt":
+        """One attempt as a context, in asynchronous functions too: `with breaker.attempt(): ...`."""
+        return Attempt(self)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function, or an asynchronous one.
+
+        Raises:
+            TypeError: it is a generator: what it does happens after it has returned.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError("a generator has done nothing yet when it returns; use attempt() in it")
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                return await self.async_call(function, *args, **kwargs)
+
+            return cast("Callable[P, R]", guarded_async)
+
+        @wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            return self.call(function, *args, **kwargs)
+
+        return guarded
+
+    def isolate(self) -> None:
+        """Open by hand, until `reset`."""
+        with self._lock:
+            self._breaker.isolate(self._clock())
+        self._tell()
+
+    def reset(self) -> None:
+        """Close by hand, and forget what was counted; a breaker that is forced open stays isolated."""
+        with self._lock:
+            self._breaker.reset(self._clock())
+        self._tell()
+
+    def save(self) -> dict[str, Any]:
+        """The state in plain values, for `restore` in another process. Half-open is saved as open."""
+        with self._lock:
+            saved = self._breaker.save(self._clock()).as_dict()
+        return {**saved, "saved_at": self._wall_clock()}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Take up what `save` gave; the time since then counts, by the wall clock.
+
+        Raises:
+            ConfigurationError: names the key and the value that cannot be right; nothing has changed.
+        """
+        saved = read_saved(values)
+        elapsed = max(0.0, self._wall_clock() - span_in(values, "saved_at"))
+        with self._lock:
+            self._breaker.restore(saved, self._clock(), elapsed=elapsed)
+        self._tell()
+
+    def _enter(self) -> BreakerToken:
+        with self._lock:
+            now = self._clock()
+            ready_at = self._breaker.ready_at(now)
+            if ready_at > now:
+                raise self._refusal(ready_at, now)
+            token = self._breaker.take(now)
+        self._tell()
+        return token
+
+    def _leave(self, token: BreakerToken, outcome: Outcome) -> None:
+        with self._lock:
+            self._breaker.settle(token, outcome, self._clock(), self._chance())
+        self._tell()
+
+    def _refusal(self, ready_at: float, now: float) -> CircuitOpenError:
+        retry_at = None if ready_at == inf else ready_at
+        state = self._breaker.state.value.replace("_", "-")
+        reason = f"the circuit is {state}"
+        rejection = Rejection("breaker", reason, retry_at)
+        outcome = Outcome(Verdict.REJECTED, rejection=rejection)
+        ended = Ended(outcome, stopped="breaker", retry_at=retry_at)
+        back = "" if retry_at is None else f"; come back in {ready_at - now:.1f} s"
+        target = Target(self.name, "")
+        return CircuitOpenError(f"{self.name}: {reason}{back}", target=target, ended=ended)
+
+    def _note(self, before: State, after: State, *, now: float, until: float | None) -> None:  # noqa: ARG002
+        if self._on_change is not None:
+            self._changes.append((before, after))
+
+    def _tell(self) -> None:
+        if not self._changes or self._on_change is None:
+            return
+        with self._lock:
+            changes, self._changes = self._changes, []
+        for before, after in changes:
+            try:
+                self._on_change(before, after)
+            except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
+                _log.exception("a listener of circuit breaker %s failed", self.name)
+
+
+class Attempt:
+    """One attempt that a circuit let pass: counted once, when its context is left.
+
+    What the context raises is judged; else it succeeded, unless `judge` was given a result that says otherwise.
+    """
+
+    __slots__ = ("_breaker", "_outcome", "_token")
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker = breaker
+        self._token: BreakerToken | None = None
+        self._outcome: Outcome | None = None
+
+    def __enter__(self) -> Self:
+        if self._token is not None:
+            raise RuntimeError("an attempt is entered once; ask the breaker for another")
+        self._token = self._breaker._enter()  # noqa: SLF001 - two halves of one thing
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        assert self._token is not None
+        outcome = CANCELLED
+        try:
+            if error is not None and self._outcome is not CANCELLED:
+                outcome = self._breaker.judge.of_error(error)
+            else:
+                outcome = self._outcome or OK
+        finally:
+            self._breaker._leave(self._token, outcome)  # noqa: SLF001
+
+    def judge(self, result: object) -> None:
+        """Say what came of it; an exception that is raised later goes before."""
+        self._outcome = self._breaker.judge.of_result(result)
+
+    def cancel(self) -> None:
+        """Count it neither as success nor as failure."""
+        self._outcome = CANCELLED

@@ -1,0 +1,74 @@
+"""What an exception or a result of any function tells a circuit breaker.
+
+For functions that call an LLM API by whatever SDK: the status that an exception carries decides as in the
+verdict table, so that a 429 or a 401 is no sign of ill health, and its headers may name a time to come back.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stormbreak.errors import CallError
+from stormbreak.llm.classify import verdict_of_status
+from stormbreak.llm.waits import retry_after
+from stormbreak.types import CANCELLED, Outcome, Verdict
+
+OK = Outcome(Verdict.OK)
+FAILED = Outcome(Verdict.SERVER_ERROR)
+UNCOUNTED = Outcome(Verdict.INVALID)
+
+
+def outcome_of(error: BaseException) -> Outcome | None:
+    """Read what an exception says of itself, as stormbreak, openai, httpx, requests and aiohttp raise them.
+
+    None where it carries neither an outcome nor the status of an answer.
+    """
+    if isinstance(error, CallError):
+        return error.ended.outcome
+    response = getattr(error, "response", None)
+    for place in (error, response):
+        for name in ("status_code", "status"):
+            status = getattr(place, name, None)
+            if isinstance(status, int) and status >= 300:
+                wait = _named_time(error, response, status)
+                return Outcome(verdict_of_status(status), status=status, retry_after=wait)
+    return None
+
+
+def _named_time(error: BaseException, response: object, status: int) -> float | None:
+    for place in (response, error):
+        headers = getattr(place, "headers", None)
+        if isinstance(headers, Mapping):
+            lowered = {str(name).lower(): str(value) for name, value in headers.items()}
+            return retry_after(lowered, status=status, received_at=time.time())
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Which exceptions and results are failures.
+
+    An exception of `failures`, and not of `ignored`, is one, unless `outcome_of` reads something else in it
+    (None: nothing is read, and a 429 is a failure like any other). Other exceptions are not counted at all. A
+    cancel, an interrupt or an exit is never a failure. `failed_result` tells a result that is one.
+    """
+
+    failures: tuple[type[BaseException], ...] = (Exception,)
+    ignored: tuple[type[BaseException], ...] = ()
+    failed_result: Callable[[Any], bool] | None = None
+    outcome_of: Callable[[BaseException], Outcome | None] | None = outcome_of
+
+    def of_error(self, error: BaseException) -> Outcome:
+        """Judge what was raised."""
+        if not isinstance(error, Exception):
+            return CANCELLED
+        if isinstance(error, self.ignored) or not isinstance(error, self.failures):
+            return UNCOUNTED
+        read = None if self.outcome_of is None else self.outcome_of(error)
+        return FAILED if read is None else read
+
+    def of_result(self, result: Any) -> Outcome:
+        """Judge what was returned."""
+        failed = self.failed_result is not None and self.failed_result(result)
+        return FAILED if failed else OK

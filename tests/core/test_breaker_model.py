@@ -1,0 +1,326 @@
+"""The breaker against a plain model that keeps every attempt and counts anew each time it is asked."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
+
+from stormbreak.core.breaker import Breaker
+from stormbreak.core.circuit import BreakerPolicy, Mode
+from stormbreak.core.saved import read_saved
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
+from stormbreak.types import CANCELLED, TREATMENTS
+
+RULES = [
+    ConsecutiveFailures(threshold=2),
+    FailureRate(share=0.5, calls=3, seconds=10.0),
+    FailureRateOfLast(share=0.6, calls=2, last=4),
+    SlowRate(share=0.5, slower_than=4.0, calls=2, seconds=20.0),
+    SlowRateOfLast(share=1.0, slower_than=4.0, calls=1, last=2),
+    AnyRule(
+        rules=(ConsecutiveFailures(threshold=4), SlowRateOfLast(slower_than=6.0, calls=2, last=3))
+    ),
+]
+OUTCOMES = [
+    OK,
+    OK,
+    SERVER_ERROR,
+    SERVER_ERROR,
+    SERVER_ERROR._replace(retry_after=30.0),
+    TIMEOUT,
+    TIMEOUT._replace(own_deadline=True),
+    THROTTLED,
+    INVALID,
+    CANCELLED,
+]
+ILL = {"server_error", "timeout"}
+
+
+@dataclass(eq=False)
+class Attempt:
+    token: object
+    left_at: float
+    state: object  # identity of the state that let it pass
+    probe: bool
+    cold: bool
+    tally: str | None = None  # how it was counted
+
+
+@dataclass(eq=False)
+class Plain:
+    """States are told apart by identity; everything else is counted from the list of attempts."""
+
+    policy: BreakerPolicy
+    state: str = "closed"
+    here: object = field(default_factory=object)
+    attempts: list = field(default_factory=list)
+    told: list = field(default_factory=list)  # times named since the last success
+    results: list = field(default_factory=list)  # (when, failed, took or None if uncounted)
+    until: float = -inf
+    span: float = 0.0
+    chance: float = 0.5
+    ends_at: float = inf
+    trips: int = 0
+
+    def __post_init__(self):
+        self.close("isolated" if self.policy.mode is Mode.FORCED_OPEN else "closed")
+
+    def close(self, state):
+        self.enter(state)
+        self.told, self.results, self.span = [], [], self.policy.open_for
+
+    def enter(self, state):
+        self.state, self.here = state, object()
+
+    def mine(self):
+        return [attempt for attempt in self.attempts if attempt.state is self.here]
+
+    def open(self, at, span, chance):
+        self.until = self.open_until(at, span, chance)
+        self.span, self.chance = span, chance
+        self.enter("open")
+
+    def open_until(self, at, span, chance):
+        own = at + span * (1 + self.policy.jitter * (2 * chance - 1))
+        return max([own] + [at + (t - at) * (1 + 0.5 * chance) for t in self.told if t > at])
+
+    def longer(self):
+        most = max(self.policy.longest_open, self.policy.open_for)
+        return min(self.span * self.policy.growth, most)
+
+    def stale(self, now):
+        return self.state == "half_open" and now >= self.ends_at
+
+    def look(self, now):
+        if self.stale(now):
+            self.open(self.ends_at, self.longer(), self.chance)
+
+    def ready_at(self, now):
+        if self.stale(now):
+            until = self.open_until(self.ends_at, self.longer(), self.chance)
+            return until if until > now else -inf
+        if self.state == "half_open":
+            probes = self.mine()
+            ends = [p.left_at + self.policy.lease for p in probes if p.tally is None]
+            held = [end for end in ends if end > now]
+            counted = sum(p.tally in ("good", "bad") for p in probes)
+            free = len(held) < min(self.policy.at_once, self.policy.probes - counted)
+            return -inf if free else min(held, default=-inf)
+        if self.state == "open":
+            return self.until if self.until > now else -inf
+        return {"closed": -inf, "isolated": inf}[self.state]
+
+    def take(self, token, now):
+        self.look(now)
+        if self.state == "open":
+            self.enter("half_open")
+            self.ends_at = now + (self.policy.longest_half_open or inf)
+        cold = self.state == "closed" and not any(a.tally == "good" for a in self.since_closed())
+        self.attempts.append(
+            Attempt(token, now, self.here, probe=self.state == "half_open", cold=cold)
+        )
+
+    def since_closed(self):
+        return [a for a in self.mine() if a.tally != "forgotten"]
+
+    def settle(self, attempt, outcome, now, chance):
+        if self.policy.mode in (Mode.DISABLED, Mode.FORCED_OPEN):
+            return
+        self.look(now)
+        attempt.tally, took = self.tally(attempt, outcome, now), now - attempt.left_at
+        if attempt.state is not self.here or self.state not in ("closed", "half_open"):
+            return
+        bad = attempt.tally == "bad" and outcome.verdict.value in ILL and not outcome.own_deadline
+        if bad and outcome.retry_after and self.policy.heed_server:
+            self.told.append(now + outcome.retry_after)
+        if attempt.probe:
+            self.settle_probes(now, chance)
+            return
+        if attempt.tally == "good":
+            self.told = []
+        if attempt.tally in ("good", "bad"):
+            self.results.append((now, attempt.tally == "bad", took, True))
+        elif outcome.own_deadline or outcome is CANCELLED:
+            self.results.append((now, False, took, False))
+        else:
+            return
+        if any(self.too_much(rule, now) for rule in self.rules()):
+            self.trips += 1
+            if self.policy.mode is Mode.METRICS_ONLY:
+                self.results = []
+                for other in self.mine():
+                    other.cold, other.tally = False, other.tally and "forgotten"
+            else:
+                self.open(now, self.policy.open_for, chance)
+
+    def tally(self, attempt, outcome, now):
+        if outcome is CANCELLED or outcome.own_deadline:
+            tally = None
+        elif outcome is OK:
+            tally = "good"
+        else:
+            tally = "bad" if outcome.verdict.value in ILL else None
+        slow = [r.slower_than for r in self.rules() if hasattr(r, "slower_than")]
+        judged = tally == "good" or outcome is CANCELLED or outcome.own_deadline
+        if attempt.probe and judged and any(now - attempt.left_at >= s for s in slow):
+            tally = "bad"
+        return tally or "uncounted"
+
+    def settle_probes(self, now, chance):
+        tallies = [probe.tally for probe in self.mine()]
+        good, bad, policy = tallies.count("good"), tallies.count("bad"), self.policy
+        if (policy.any_failure_reopens and bad) or good + (
+            policy.probes - good - bad
+        ) < policy.close_at * policy.probes - 1e-9:
+            self.open(now, self.longer(), chance)
+        elif good >= max(1, policy.close_at * policy.probes - 1e-9):
+            self.close("closed")
+
+    def rules(self):
+        trip = self.policy.trip
+        return trip.rules if trip.kind == "any" else (trip,)
+
+    def too_much(self, rule, now):
+        """Whether the newest result is one too many."""
+        if rule.kind == "consecutive":
+            row = [failed for _, failed, _, counted in self.results if counted]
+            newest_counts = self.results[-1][3]
+            return newest_counts and len(row) >= rule.threshold and all(row[-rule.threshold :])
+        slow = rule.kind.startswith("slow")
+        if slow:
+            seen = [
+                (at, took >= rule.slower_than)
+                for at, _, took, counted in self.results
+                if counted or took >= rule.slower_than
+            ]
+            counts = self.results[-1][3] or self.results[-1][2] >= rule.slower_than
+        else:
+            seen = [(at, failed) for at, failed, _, counted in self.results if counted]
+            counts = self.results[-1][3]
+        if not counts:
+            return False
+        if hasattr(rule, "last"):
+            seen = seen[-rule.last :]
+        else:
+            width = rule.seconds / 10
+            seen = [(at, x) for at, x in seen if int(at / width) > int(now / width) - 10]
+        many, undecided = sum(x for _, x in seen), 0 if slow else self.undecided(now)
+        return (
+            seen[-1][1]
+            and len(seen) >= rule.calls
+            and many >= rule.share * (len(seen) + undecided) - 1e-9
+        )
+
+    def undecided(self, now):
+        young = now - self.policy.lease
+        return sum(a.cold and a.tally is None and a.left_at > young for a in self.mine())
+
+
+class Compared(RuleBasedStateMachine):
+    @initialize(
+        trip=st.sampled_from(RULES),
+        mode=st.sampled_from([Mode.NORMAL] * 5 + list(Mode)[1:]),
+        places=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+        close_at=st.sampled_from([0.1, 0.5, 1.0]),
+        growth=st.sampled_from([1.0, 2.0]),
+        longest_half_open=st.sampled_from([None, 12.0]),
+        switches=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    )
+    def begin(self, trip, mode, places, close_at, growth, longest_half_open, switches):
+        self.policy = BreakerPolicy(
+            mode=mode, trip=trip, probes=max(places), at_once=min(places), close_at=close_at,
+            growth=growth, longest_half_open=longest_half_open, longest_open=15.0, lease=5.0,
+            any_failure_reopens=switches[0], heed_server=switches[1],
+        )  # fmt: skip
+        self.now = 100.0
+        self.plain = Plain(self.policy)
+        self.breaker = self.fresh()
+        if switches[2]:
+            for _ in range(8):
+                if self.breaker.ready_at(self.now) <= self.now:
+                    self.take()
+                    self.settle_last(SERVER_ERROR)
+
+    def fresh(self):
+        return Breaker(self.policy, TREATMENTS, lambda *_, **__: None)
+
+    def settle_last(self, outcome):
+        self.time_passes(8.0 if "slow" in self.policy.trip.kind else 0.0)
+        self._settle(self.under_way()[-1], outcome, 0.5)
+
+    def under_way(self):
+        return [attempt for attempt in self.plain.attempts if attempt.token is not None]
+
+    @rule()
+    def take(self):
+        if self.breaker.ready_at(self.now) <= self.now:
+            self.plain.take(self.breaker.take(self.now), self.now)
+
+    @rule(n=st.integers(2, 6))
+    def take_many(self, n):
+        for _ in range(n):
+            self.take()
+
+    @rule(pick=st.integers(0, 99), outcome=st.sampled_from(OUTCOMES), chance=st.floats(0, 0.99))
+    def settle(self, pick, outcome, chance):
+        if under_way := self.under_way():
+            self._settle(under_way[pick % len(under_way)], outcome, chance)
+
+    def _settle(self, attempt, outcome, chance):
+        token, attempt.token = attempt.token, None
+        self.breaker.settle(token, outcome, self.now, chance)
+        self.plain.settle(attempt, outcome, self.now, chance)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 5.0, 9.0, 40.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(by_hand=st.sampled_from(["isolate", "reset"]))
+    def by_hand(self, by_hand):
+        getattr(self.breaker, by_hand)(self.now)
+        if by_hand == "isolate":
+            self.plain.enter("isolated")
+        else:
+            self.plain.close("isolated" if self.policy.mode is Mode.FORCED_OPEN else "closed")
+
+    @rule(elapsed=st.sampled_from([0.0, 2.0]))
+    def restart(self, elapsed):
+        saved = read_saved(self.breaker.save(self.now).as_dict())
+        trips = self.breaker.trips
+        for attempt in self.under_way():  # gone with the process
+            attempt.token = None
+        left, state, span = self.plain.ready_at(self.now), self.plain.state, self.plain.span
+        if state == "half_open" and not self.plain.stale(self.now):
+            left = -inf
+        self.breaker = self.fresh()
+        self.breaker.trips = trips
+        self.breaker.restore(saved, self.now, elapsed=elapsed)
+        rests = "isolated" if self.policy.mode is Mode.FORCED_OPEN else "closed"
+        self.plain.close("isolated" if state == "isolated" else rests)
+        if state in ("open", "half_open") and self.policy.mode is Mode.NORMAL:
+            self.plain.enter("open")
+            self.plain.span, self.plain.chance = span, 0.5
+            self.plain.until = self.now + max(0.0, left - self.now - elapsed)
+
+    @invariant()
+    def they_agree(self):
+        if not hasattr(self, "plain"):
+            return
+        assert self.breaker.state.value == self.plain.state
+        assert self.breaker.trips == self.plain.trips
+        assert self.breaker.ready_at(self.now) == pytest.approx(self.plain.ready_at(self.now))
+
+
+Compared.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCompared = Compared.TestCase

@@ -1,0 +1,135 @@
+"""Scenarios as the test suites of other breakers have them, as one table.
+
+A script is words: `ok`, `err`, `slow` (ok, but 5 s), `429`, `cancel` are calls; `x3` repeats the word before; `+10` lets
+seconds pass; `closed`, `open`, `half_open`, `isolated` say where the circuit must stand, `refused` that a call may not
+pass now. `hang` starts a call that is answered by a later `back-ok` or `back-err`, oldest first.
+"""
+
+import pytest
+from stage import OK, SERVER_ERROR, THROTTLED
+
+from stormbreak.core.breaker import Breaker
+from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
+from stormbreak.types import CANCELLED, TREATMENTS
+
+ROW = ConsecutiveFailures(threshold=3)
+LAST = FailureRateOfLast(share=0.5, calls=10, last=10)
+LAST_5 = FailureRateOfLast(share=0.5, calls=5, last=10)
+TIMED = FailureRate(share=0.5, calls=5, seconds=10.0)
+SLOW = SlowRateOfLast(share=0.5, slower_than=5.0, calls=4, last=10)
+SLOW_TIMED = SlowRate(share=0.5, slower_than=5.0, calls=3, seconds=20.0)
+BOTH = AnyRule(rules=(ROW, SLOW))
+ONE = {"probes": 1, "at_once": 1}
+TEN = {"probes": 10, "at_once": 10}
+
+SCENARIOS = [
+    # rule, changes, script
+    (ROW, {}, "err x2 closed err open refused"),
+    (ROW, {}, "err x2 ok err x2 closed"),
+    (ROW, {}, "err x2 429 cancel err open"),
+    (LAST, {}, "err x9 closed err open"),
+    (LAST, {}, "ok x5 err x4 closed err open"),
+    (LAST, {}, "ok x6 err x4 closed"),
+    (LAST, {}, "ok x99 err x4 closed err open"),  # the window slides
+    (LAST, {}, "err x4 ok x10 err x4 closed"),  # what left it is forgotten
+    (LAST_5, {}, "err x4 closed err open"),
+    (LAST_5, {}, "ok x3 err x2 closed err open"),
+    (TIMED, {}, "err x4 closed +11 err closed"),
+    (TIMED, {}, "err x2 +5 err x2 closed err open"),
+    (TIMED, {}, "ok x5 +11 err x5 open"),
+    (SLOW, {}, "slow x3 closed slow open"),
+    (SLOW, {}, "ok x4 slow x3 closed slow open"),
+    (SLOW, {}, "err x20 closed"),
+    (SLOW_TIMED, {}, "slow x2 closed slow open"),
+    (SLOW_TIMED, {}, "slow x2 +20 slow closed"),
+    (BOTH, {}, "err x3 open"),
+    (BOTH, {}, "slow x4 open"),
+    (BOTH, {}, "err slow err closed slow open"),
+    # open and half-open
+    (ROW, ONE, "err x3 +9.9 refused open +0.1 ok closed"),
+    (ROW, ONE, "err x3 +10 err open +9 refused +1 ok closed"),
+    (ROW, ONE, "err x3 +10 hang half_open refused back-ok closed"),
+    (ROW, ONE, "err x3 +10 hang refused +60 hang half_open back-ok closed"),  # its lease is over
+    (ROW, ONE, "err x3 +10 cancel half_open 429 half_open ok closed"),
+    (ROW, ONE, "err x3 +10 ok closed err x2 closed err open"),
+    (ROW, TEN, "err x3 +10 ok x4 half_open ok closed"),
+    (ROW, TEN, "err x3 +10 err x5 half_open err open"),
+    (ROW, {**TEN, "close_at": 1.0}, "err x3 +10 ok x9 half_open err open"),
+    (ROW, {**TEN, "any_failure_reopens": True}, "err x3 +10 ok x4 err open"),
+    (ROW, {**TEN, "at_once": 2}, "err x3 +10 hang x2 refused back-ok hang refused"),
+    (ROW, ONE, "hang x3 err x3 open back-ok back-err open +10 ok closed back-err closed"),
+    (ROW, {**ONE, "longest_half_open": 30.0}, "err x3 +10 cancel +29 half_open +1 refused"),
+    (ROW, {**ONE, "longest_half_open": 30.0}, "err x3 +10 cancel +40 ok closed"),
+    (ROW, {**ONE, "longest_half_open": None}, "err x3 +10 cancel +1000000 half_open ok closed"),
+    (ROW, {**ONE, "growth": 3.0}, "err x3 +10 err +29 refused +1 err +89 refused +1 ok closed"),
+    (SLOW, ONE, "slow x4 +10 slow open +10 ok closed"),
+    # by hand and by mode
+    (ROW, {}, "isolate isolated refused +1000000 refused reset closed ok"),
+    (ROW, {}, "err x3 isolate reset closed err x2 closed"),
+    (ROW, {}, "hang isolate back-ok isolated"),
+    (ROW, {"mode": Mode.DISABLED}, "err x99 closed isolate refused reset closed"),
+    (ROW, {"mode": Mode.METRICS_ONLY}, "err x99 closed isolate refused reset closed"),
+    (ROW, {"mode": Mode.FORCED_OPEN}, "isolated refused reset isolated +1000000 refused"),
+]
+CALLS = {"ok": OK, "err": SERVER_ERROR, "slow": OK, "429": THROTTLED, "cancel": CANCELLED}
+
+
+class Scene:
+    def __init__(self, rule, changes):
+        defaults = {"open_for": 10.0, "jitter": 0.0}
+        policy = BreakerPolicy(trip=rule, **{**defaults, **changes})
+        self.breaker = Breaker(policy, TREATMENTS, lambda *_, **__: None)
+        self.now = 1000.0
+        self.hanging = []
+
+    def take(self):
+        assert self.breaker.ready_at(self.now) <= self.now
+        return self.breaker.take(self.now)
+
+    def settle(self, token, outcome):
+        self.breaker.settle(token, outcome, self.now, 0.5)
+
+    def act(self, word):
+        if word in CALLS:
+            token = self.take()
+            self.now += 5.0 if word == "slow" else 0.0
+            self.settle(token, CALLS[word])
+        elif word == "hang":
+            self.hanging.append(self.take())
+        elif word.startswith("back-"):
+            self.settle(self.hanging.pop(0), CALLS[word.removeprefix("back-")])
+        elif word.startswith("+"):
+            self.now += float(word)
+        elif word == "refused":
+            assert self.breaker.ready_at(self.now) > self.now
+        elif word in ("isolate", "reset"):
+            getattr(self.breaker, word)(self.now)
+        else:
+            assert State(word) is self.breaker.state
+
+    def play(self, script):
+        before = None
+        for word in script.split():
+            if word.startswith("x") and word[1:].isdigit():
+                for _ in range(int(word[1:]) - 1):
+                    self.act(before)
+            else:
+                self.act(word)
+                before = word
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "script"),
+    SCENARIOS,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_scenario(rule, changes, script):
+    Scene(rule, changes).play(script)

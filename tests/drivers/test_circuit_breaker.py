@@ -1,0 +1,331 @@
+import asyncio
+import json
+import logging
+import threading
+from math import inf
+
+import pytest
+
+from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError, ConfigurationError, Judge
+from stormbreak.core.circuit import Mode, State
+from stormbreak.core.trip import ConsecutiveFailures, SlowRateOfLast
+
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0, probes=1, at_once=1
+)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def breaker(policy=FRAGILE, **changes):
+    clock = Clock()
+    circuit = CircuitBreaker(
+        policy, **{"clock": clock, "wall_clock": clock, "chance": lambda: 0.5, **changes}
+    )
+    circuit.time = clock
+    return circuit
+
+
+def fail():
+    raise ValueError
+
+
+def fail_until_open(circuit):
+    while circuit.state is State.CLOSED:
+        with pytest.raises(ValueError):
+            circuit.call(fail)
+    return circuit
+
+
+def by_call(circuit, function):
+    return circuit.call(function)
+
+
+def by_decorator(circuit, function):
+    return circuit(function)()
+
+
+def by_context(circuit, function):
+    with circuit.attempt() as attempt:
+        result = function()
+        attempt.judge(result)
+        return result
+
+
+def by_async_call(circuit, function):
+    async def asynchronous():
+        return function()
+
+    return asyncio.run(circuit.async_call(asynchronous))
+
+
+def by_async_decorator(circuit, function):
+    @circuit
+    async def asynchronous():
+        return function()
+
+    return asyncio.run(asynchronous())
+
+
+WAYS = [by_call, by_decorator, by_context, by_async_call, by_async_decorator]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ways_do_the_same(way):
+    circuit = breaker(name="prices", judge=Judge(failed_result=lambda result: result is None))
+    assert way(circuit, lambda: 3) == 3
+    with pytest.raises(ValueError):
+        way(circuit, fail)
+    assert way(circuit, lambda: None) is None  # the second failure
+    assert circuit.state is State.OPEN
+
+    with pytest.raises(
+        CircuitOpenError, match=r"^prices: the circuit is open; come back in 10.0 s$"
+    ):
+        way(circuit, lambda: 3)
+    circuit.time.now += 10.0
+    assert way(circuit, lambda: 4) == 4
+    assert circuit.state is State.CLOSED
+
+
+def test_arguments_and_names_pass_through():
+    circuit = breaker()
+
+    @circuit
+    def add(left, right=1):
+        """Add."""
+        return left + right
+
+    assert (add(1), add(1, right=2), add.__name__, add.__doc__) == (2, 3, "add", "Add.")
+    assert circuit.call(add, 2, right=5) == 7
+
+
+def test_a_rejection_says_when_to_come_back():
+    circuit = fail_until_open(breaker())
+    circuit.time.now += 4.0
+    with pytest.raises(CircuitOpenError) as caught:
+        circuit.call(fail)
+
+    assert caught.value.policy == "breaker"
+    assert caught.value.retry_at == circuit.time.now + 6.0
+    assert circuit.retry_in == 6.0
+
+
+def test_an_isolated_circuit_does_not_know():
+    circuit = breaker()
+    assert circuit.retry_in == 0.0
+    circuit.isolate()
+    assert circuit.retry_in is None
+    with pytest.raises(CircuitOpenError, match=r"the circuit is isolated$") as caught:
+        circuit.call(fail)
+    assert caught.value.retry_at is None
+    circuit.reset()
+    assert circuit.call(lambda: 1) == 1
+
+
+def test_the_second_of_two_probes_is_rejected():
+    circuit = fail_until_open(breaker())
+    circuit.time.now += 10.0
+    half_open = r"the circuit is half-open; come back in 60\.0 s"
+    with circuit.attempt(), pytest.raises(CircuitOpenError, match=half_open):
+        circuit.call(fail)
+    assert circuit.state is State.CLOSED
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+def test_a_cancelled_probe_gives_its_place_back_uncounted(error):
+    circuit = fail_until_open(breaker())
+    circuit.time.now += 10.0
+    with pytest.raises(error), circuit.attempt():
+        raise error
+    assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
+
+
+async def test_cancelling_async_call_frees_its_place():
+    circuit = fail_until_open(breaker())
+    circuit.time.now += 10.0
+    task = asyncio.ensure_future(circuit.async_call(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    assert circuit.retry_in == 60.0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
+
+
+async def test_a_cancel_by_the_users_own_timeout_is_a_slow_call():
+    slow = SlowRateOfLast(share=1.0, slower_than=5.0, calls=2, last=2)
+    circuit = breaker(BreakerPolicy(trip=slow))
+
+    async def hang():
+        circuit.time.now += 5.0
+        await asyncio.Event().wait()
+
+    for _ in range(2):
+        assert circuit.state is State.CLOSED
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(circuit.async_call(hang), 0.001)
+    assert circuit.state is State.OPEN
+
+
+def test_an_asynchronous_function_is_not_called_by_mistake():
+    async def asynchronous():
+        """Never awaited."""
+
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+    with pytest.raises(TypeError, match="needs async_call"):
+        circuit.call(asynchronous)
+    assert circuit.state is State.CLOSED
+
+
+def test_a_generator_is_not_decorated():
+    def numbers():
+        yield 1
+
+    async def more():
+        yield 1
+
+    for generator in (numbers, more):
+        with pytest.raises(TypeError, match="a generator has done nothing yet"):
+            breaker()(generator)
+
+
+def test_an_attempt_is_entered_once():
+    attempt = breaker().attempt()
+    with attempt, pytest.raises(RuntimeError, match="entered once"):
+        attempt.__enter__()
+
+
+def test_what_is_raised_goes_before_what_was_judged():
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+
+    def judged_too_early():
+        with circuit.attempt() as attempt:
+            attempt.judge("fine")
+            fail()
+
+    with pytest.raises(ValueError):
+        judged_too_early()
+
+    assert circuit.state is State.OPEN
+
+
+def test_a_judge_that_fails_leaves_nothing_behind():
+    def broken(_):
+        raise RuntimeError("broken judge")
+
+    circuit = fail_until_open(breaker())
+    circuit.judge = Judge(failed_result=broken, outcome_of=broken)
+    circuit.time.now += 10.0
+    for function in (fail, lambda: 1):
+        with pytest.raises(RuntimeError, match="broken judge"):
+            circuit.call(function)
+        assert circuit.retry_in == 0.0
+
+
+def test_a_server_may_keep_it_open():
+    def overloaded():
+        error = OSError()
+        error.status_code, error.headers = 503, {"Retry-After": "60"}
+        raise error
+
+    circuit = breaker()
+    for _ in range(2):
+        with pytest.raises(OSError):
+            circuit.call(overloaded)
+
+    assert circuit.retry_in == 75.0
+
+
+def test_changes_are_told_outside_of_the_lock_and_trouble_there_fails_no_call(caplog):
+    told = []
+
+    def listen(before, after):
+        told.append((before, after, circuit.retry_in))
+        raise RuntimeError("broken listener")
+
+    circuit = breaker(on_change=listen)
+    with caplog.at_level(logging.ERROR, "stormbreak"):
+        fail_until_open(circuit)
+        circuit.time.now += 10.0
+        circuit.call(lambda: 1)
+
+    assert told == [
+        (State.CLOSED, State.OPEN, 10.0),
+        (State.OPEN, State.HALF_OPEN, 60.0),
+        (State.HALF_OPEN, State.CLOSED, 0.0),
+    ]
+    assert "broken listener" in caplog.text
+
+
+def test_state_is_saved_and_restored_and_the_time_between_counts():
+    circuit = fail_until_open(breaker())
+    circuit.time.now += 1.0
+    text = json.dumps(circuit.save())
+    other = breaker(clock=lambda: 5.0, wall_clock=lambda: circuit.time.now + 3.0)
+    other.restore(json.loads(text))
+
+    assert (other.state, other.retry_in) == (State.OPEN, 6.0)
+
+
+def test_a_wall_clock_that_went_back_shortens_nothing():
+    circuit = fail_until_open(breaker())
+    other = breaker(wall_clock=lambda: 0.0)
+    other.restore(circuit.save())
+
+    assert other.retry_in == 10.0
+
+
+@pytest.mark.parametrize("saved_at", [None, inf, "now"])
+def test_bad_saved_state_changes_nothing(saved_at):
+    circuit = fail_until_open(breaker())
+    with pytest.raises(ConfigurationError, match="saved_at must be a finite number"):
+        circuit.restore({**circuit.save(), "state": "closed", "saved_at": saved_at})
+    assert circuit.state is State.OPEN
+
+
+def test_metrics_only_says_how_often_it_would_have_opened():
+    circuit = breaker(BreakerPolicy(mode=Mode.METRICS_ONLY, trip=ConsecutiveFailures(threshold=2)))
+    for _ in range(5):
+        with pytest.raises(ValueError):
+            circuit.call(fail)
+
+    assert (circuit.state, circuit.trips) == (State.CLOSED, 2)
+
+
+def test_threads_share_the_probes():
+    policy = BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=1), open_for=10.0, jitter=0.0, probes=2, at_once=2,
+        close_at=1.0,
+    )  # fmt: skip
+    circuit = fail_until_open(breaker(policy))
+    circuit.time.now += 10.0
+    inside, go, passed, rejected = threading.Semaphore(0), threading.Event(), [], []
+
+    def probe():
+        inside.release()
+        assert go.wait(10)
+        return 1
+
+    def use():
+        try:
+            passed.append(circuit.call(probe))
+        except CircuitOpenError:
+            rejected.append(1)
+            inside.release()
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert inside.acquire(timeout=10)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+
+    assert (len(passed), len(rejected), circuit.state) == (2, 6, State.CLOSED)
