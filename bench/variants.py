@@ -32,6 +32,7 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.guard import Guard
 from stormbreak.core.lot import Lot
 from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
 
 LEFT_OUT = {
     "call.EARLY": "of the clocks of event loops, which virtual time does not have",
@@ -146,13 +147,22 @@ def _is_quantity(value: object) -> bool:
 
 
 def parameters(policy: Policy) -> Iterator[Variant]:
-    """Each number of `policy`, less and more."""
+    """Each number of `policy`, less and more, where the policy allows it."""
     for path, value in _numbers(policy):
         if path in SCENARIOS_OWN:
             continue
         for new in TOGETHER.get(path, varied(value)):
-            if new != value:
-                yield Variant(f"policy.{path}", _shown(value, new), edit=_setting(path, new))
+            edit = _setting(path, new)
+            if new != value and _is_possible(edit, policy):
+                yield Variant(f"policy.{path}", _shown(value, new), edit=edit)
+
+
+def _is_possible(edit: Callable[[Policy], Policy], policy: Policy) -> bool:
+    try:
+        edit(policy)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _numbers(part: Any, above: str = "") -> Iterator[tuple[str, float]]:

@@ -1,15 +1,10 @@
 """Mutants are wrong in one place each, and are what their names say."""
 
 import ast
-import sys
-from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
-
-from mutants import mutants  # noqa: E402
+from mutants import mutants
 
 SOURCE = '''
 """Text."""

@@ -1,17 +1,24 @@
 """A variant changes what it says, and says so loudly when there is nothing left to change."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
-
-import variants  # noqa: E402
-from stormbreak.core import evidence  # noqa: E402
-from stormbreak.core.policy import Policy  # noqa: E402
-from variants import LEFT_OUT, TOGETHER, Patch, Variant, applied, constants, every, found, varied  # noqa: E402
+import variants
+from stormbreak.core import evidence
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from variants import (
+    LEFT_OUT,
+    TOGETHER,
+    Patch,
+    Variant,
+    applied,
+    constants,
+    every,
+    found,
+    parameters,
+    varied,
+)
 
 
 @pytest.mark.parametrize("variant", every(), ids=lambda variant: f"{variant.name} {variant.change}")
@@ -47,6 +54,18 @@ def test_every_quantity_of_the_core_takes_part():
 
 def test_bounds_are_of_parameters_that_there_are():
     assert {f"policy.{path}" for path in TOGETHER} <= {variant.name for variant in every()}
+
+
+def test_what_a_policy_refuses_is_left_out():
+    changes = {variant.change for variant in every() if variant.name == "policy.retry.attempts"}
+    assert changes == {"6 -> 3", "6 -> 12"}
+
+    bare = Policy(retry=RetryPolicy(attempts=1))
+    changes = {v.change for v in parameters(bare) if v.name == "policy.retry.attempts"}
+    assert changes == {"1 -> 2"}
+    bounded = Policy(limit=AutomaticLimit(gain=1.0))
+    changes = {v.change for v in parameters(bounded) if v.name == "policy.limit.gain"}
+    assert changes == {"1 -> 2"}
 
 
 def test_no_two_variants_are_kept_under_one_name():
