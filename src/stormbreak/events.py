@@ -102,6 +102,16 @@ class CooldownStarted(NamedTuple):
     until: float
 
 
+class WouldHave(NamedTuple):
+    """What a policy in the shadow would have done, and did not: see `docs/shadow.md`."""
+
+    at: float
+    target: Target
+    mechanism: str
+    what: str
+    until: float | None
+
+
 Event = (
     Queued
     | Sent
@@ -112,4 +122,5 @@ Event = (
     | CallEnded
     | CircuitChanged
     | CooldownStarted
+    | WouldHave
 )

@@ -111,6 +111,7 @@ class Call(NamedTuple):
     span: float | None = None  # sets the deadline, so many seconds after the first attempt left
     most: int | None = None  # attempts at the most, where that is less than the policy allows
     tenant: str = ""  # on whose behalf: a queue serves tenants in fair shares
+    streams: bool = False  # whoever sends it will tell when its first output comes
 
 
 class Rejection(NamedTuple):

@@ -41,7 +41,12 @@ def test_what_is_not_there_is_one_line_and_exit_code_2(policy, capsys, argv):
 @pytest.mark.parametrize("name", PRESETS)
 def test_show_prints_a_preset(capsys, name):
     assert main(["config", "show", name]) == 0
-    assert capsys.readouterr() == (describe(PRESETS[name]), "")
+    out, err = capsys.readouterr()
+    words, _, values = out.partition("\n\n")
+    assert (values, err) == (describe(PRESETS[name]), "")
+    assert all(line.startswith("#") for line in words.splitlines())
+    assert "# Its priority is" in words
+    assert "# here: " in words
 
 
 def test_show_prints_what_a_file_comes_to(policy, capsys):

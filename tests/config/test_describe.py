@@ -29,6 +29,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
@@ -121,6 +122,31 @@ budgets = built(
     lone_retries=from_zero,
 )
 BOUNDS = ("least", "start", "ceiling")
+limits = st.one_of(
+    built(FixedLimit, in_flight=counting),
+    st.builds(
+        lambda limit, bounds: replace(limit, **dict(zip(BOUNDS, sorted(bounds), strict=True))),
+        built(
+            AimdLimit,
+            start=st.just(20),
+            step=positive,
+            share=st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
+            least=st.just(1),
+            ceiling=st.just(256),
+            slow=st.none() | positive,
+        ),
+        st.tuples(counting, counting, counting),
+    ),
+    built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
+)
+shadows = built(
+    ShadowPolicy,
+    retry=st.none() | retries,
+    budget=st.none() | budgets,
+    breaker=st.none() | breakers,
+    limit=st.none() | limits,
+    learn_rate=st.booleans(),
+)
 policies = built(
     Policy,
     deadline=st.none() | positive,
@@ -135,24 +161,9 @@ policies = built(
     retry=retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,
-    limit=st.one_of(
-        built(FixedLimit, in_flight=counting),
-        st.builds(
-            lambda limit, bounds: replace(limit, **dict(zip(BOUNDS, sorted(bounds), strict=True))),
-            built(
-                AimdLimit,
-                start=st.just(20),
-                step=positive,
-                share=st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
-                least=st.just(1),
-                ceiling=st.just(256),
-                slow=st.none() | positive,
-            ),
-            st.tuples(counting, counting, counting),
-        ),
-        built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
-    ),
+    limit=limits,
     learn_rate=st.booleans(),
+    shadow=st.none() | shadows,
     queue=built(
         QueuePolicy,
         size=from_zero,
@@ -180,7 +191,8 @@ def test_a_described_preset_reads_back_equal_and_is_described_alike(name, tmp_pa
 
 
 def test_every_value_says_what_it_counts():
-    assert set(UNITS) == {path for path in _paths(Policy) if not path.endswith("kind")}
+    paths = {path.removeprefix("shadow.") for path in _paths(Policy)}
+    assert set(UNITS) == {path for path in paths if not path.endswith("kind")} | {"shadow"}
 
 
 def test_what_is_described_says_seconds():

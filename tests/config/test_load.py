@@ -3,6 +3,7 @@
 import pytest
 
 from stormbreak.config import load_policy, resolve_policy
+from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, Linear, ProportionalJitter
 from stormbreak.core.circuit import BreakerPolicy
@@ -11,6 +12,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Priority, Verdict
@@ -117,6 +119,12 @@ def test_a_part_that_the_preset_leaves_out_starts_from_the_default(load):
 def test_weights_of_tenants_are_laid_over_each_other(load):
     policy = load('[queue]\nleast_share = 0.1\n[queue.weights]\nshop = 3\n"Œuvres & co" = 0.5')
     assert policy.queue == QueuePolicy(least_share=0.1, weights={"shop": 3, "Œuvres & co": 0.5})
+
+
+def test_a_shadow_is_made_of_the_same_parts(load):
+    policy = load('[shadow.breaker]\nopen_for = 9\n[shadow.limit]\nkind = "aimd"\nstart = 5')
+    shadow = ShadowPolicy(breaker=BreakerPolicy(open_for=9), limit=AimdLimit(start=5))
+    assert policy == Policy(shadow=shadow)
 
 
 def test_a_part_may_be_left_out(load):

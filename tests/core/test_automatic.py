@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
 
 from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.evidence import TOP_TOTAL
 from stormbreak.core.gate import OPEN
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED
@@ -25,8 +26,9 @@ class Slots:
         self.gate.tick(self.now, waited)
         return self.gate.limit
 
-    def take(self, count=1):
-        taken = [self.gate.take(self.now) for _ in range(count)]
+    def take(self, count=1, *, streams=False):
+        take = self.gate.take_streamed if streams else self.gate.take
+        taken = [take(self.now) for _ in range(count)]
         self.tick()
         return taken
 
@@ -243,7 +245,7 @@ def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
 
 def test_first_outputs_prove_at_once():
     slots = Slots()
-    flights = slots.take(30)
+    flights = slots.take(30, streams=True)
     slots.tick(0.5)
     slots.first(flights[:20])
     slots.tick(0.0, waited=2.0)
@@ -253,7 +255,7 @@ def test_first_outputs_prove_at_once():
 
 def test_a_first_output_counts_once_and_not_after_the_end():
     slots = Slots()
-    first, second = slots.take(2)
+    first, second = slots.take(2, streams=True)
     slots.first([first, first])
     slots.settle([second])
     slots.first([second])
@@ -266,17 +268,17 @@ def test_a_first_output_counts_once_and_not_after_the_end():
 def test_with_first_outputs_known_long_answers_are_not_late():
     slots = Slots()
     for _ in range(10):
-        flights = slots.take(8)
+        flights = slots.take(8, streams=True)
         slots.tick(0.3)
         slots.first(flights)
         slots.tick(1.0)
         slots.settle(flights)
-    flights = slots.take(50)
+    flights = slots.take(50, streams=True)
     slots.tick(0.3)
     slots.first(flights)
-    slots.tick(300.0)
+    slots.tick(100.0)
     assert not slots.gate.binds(slots.now)
-    slots.take(5)
+    slots.take(5, streams=True)
     slots.tick(1.0)
 
     assert slots.gate.binds(slots.now)
@@ -335,7 +337,7 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
         slots.tick(pause, waited=pause)
         for _ in range(count):
             if slots.gate.ready_at(slots.now) == OPEN:
-                flying += slots.take()
+                flying += slots.take(streams=puts_out)
         if flying and puts_out:
             slots.first(flying[:1])
         if flying:
@@ -358,3 +360,73 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
 def test_impossible_values_are_named(name, value):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got {value}"):
         AutomaticLimit(**{name: value})
+
+
+class Mixed(Slots):
+    """Streamed and plain attempts to one target: first outputs after 0.3 s, whole answers after 4 s."""
+
+    def round(self, *, streamed=0, plain=0):
+        streams, others = self.take(streamed, streams=True), self.take(plain)
+        self.tick(0.3)
+        self.first(streams)
+        self.tick(3.7)
+        self.settle(streams + others)
+
+
+def test_plain_calls_beside_streamed_ones_are_not_late():
+    slots = Mixed()
+    for _ in range(20):
+        slots.round(streamed=8, plain=8)
+
+    assert not slots.gate.binds(slots.now)
+
+
+def test_the_first_streamed_calls_beside_plain_ones_are_not_late():
+    slots = Mixed()
+    for _ in range(10):
+        slots.round(plain=8)
+    for _ in range(20):
+        slots.round(streamed=8, plain=8)
+
+    assert not slots.gate.binds(slots.now)
+
+
+def test_with_no_stream_for_two_minutes_whole_answers_are_the_judges_again():
+    slots = Mixed()
+    for _ in range(10):
+        slots.round(streamed=8)
+    for _ in range(40):
+        slots.round(plain=8)
+    assert not slots.gate.binds(slots.now)
+    slots.take(TOP_TOTAL)
+    slots.tick(10.0)
+
+    assert slots.gate.binds(slots.now)
+
+
+def test_streams_that_come_in_one_piece_are_in_time_and_prove_by_their_rate():
+    slots = Mixed()
+    for _ in range(30):
+        flights = slots.take(10, streams=True)
+        slots.tick(1.0)
+        slots.settle(flights)
+    assert not slots.gate.binds(slots.now)
+    slots.tick(0.0, waited=2.0)
+
+    assert slots.gate.limit >= 10
+
+
+def test_plain_calls_in_service_are_proven_beside_streamed_ones():
+    slots = Mixed()
+    for _ in range(10):
+        slots.round(streamed=10, plain=10)
+    slots.tick(0.0, waited=2.0)
+
+    assert 1.5 * 16 <= slots.gate.limit <= 1.5 * 26
+
+
+def test_what_does_not_stream_has_no_first_output():
+    slots = Slots()
+    slots.first(slots.take(3))
+
+    assert slots.gate._by_first.serving == 0

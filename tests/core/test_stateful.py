@@ -153,7 +153,7 @@ class Storm(RuleBasedStateMachine):
         """See to it that every grant is checked at its moment."""
         grant = lane.admission._grant
 
-        def watched(now):
+        def watched(call, now):
             assert lane.cooldown.until <= now, "left during a cooldown"
             assert lane.slots.in_flight < lane.slots.limit, "left beyond the limit"
             if lane.rate is not None:
@@ -162,7 +162,7 @@ class Storm(RuleBasedStateMachine):
                 assert lane.breaker.state is not State.ISOLATED, "left while isolated"
                 if lane.breaker.state is State.OPEN:
                     assert lane.breaker.until <= now, "left while open"
-            return grant(now)
+            return grant(call, now)
 
         lane.admission._grant = watched
 

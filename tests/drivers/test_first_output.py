@@ -30,7 +30,7 @@ class Scene:
 
     def start(self, count=1):
         for _ in range(count):
-            call = Call(self.engine.number(), TARGET)
+            call = Call(self.engine.number(), TARGET, streams=True)
             self.driver.start(call, self.send, self.ended.append)
 
     def fail(self, count=5):
@@ -101,7 +101,7 @@ def test_under_asyncio():
 
     async def main():
         driver = AsyncioDriver(Engine(RULES))
-        ended = await driver.run(Call(1, TARGET), partial(sender, driver))
+        ended = await driver.run(Call(1, TARGET, streams=True), partial(sender, driver))
         assert ended.outcome.verdict is Verdict.OK
         seen.append(driver.engine.lane(TARGET).slots._by_first.serving)
 

@@ -2,7 +2,7 @@
 
 import click
 
-from stormbreak.config import describe, load_policy, resolve_policy
+from stormbreak.config import account, delay_table, describe, load_policy, resolve_policy
 
 
 @click.group()
@@ -21,5 +21,8 @@ def check(file: str) -> None:
 @command.command()
 @click.argument("policy", metavar="FILE|PRESET")
 def show(policy: str) -> None:
-    """Print every value of a policy, as the TOML file that would give it."""
-    click.echo(describe(resolve_policy(policy)), nl=False)
+    """Say what a policy does, and print every value of it, as the TOML file that would give it."""
+    resolved = resolve_policy(policy)
+    for line in (*account(resolved), "", *delay_table(resolved.retry.backoff)):
+        click.echo(f"# {line}".rstrip())
+    click.echo(f"\n{describe(resolved)}", nl=False)

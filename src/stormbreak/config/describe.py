@@ -73,6 +73,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
         "queue.least_share": "of what is served, for each priority that waits",
+        "shadow": "what decides beside this policy, and is not obeyed",
         "queue.weights": "calls of a tenant for one of a tenant not named here",
     }
 )
@@ -106,6 +107,7 @@ def _is_tables(value: object) -> bool:
 
 
 def _unit(path: str) -> str:
+    path = path.removeprefix("shadow.")  # the same parts, decided beside the real ones
     path = path.replace(".rules.", ".")  # a rule counts the same in a list as on its own
     return f"  # {UNITS[path]}" if path in UNITS else ""
 

@@ -51,6 +51,9 @@ class Admission:
         self._slots = slots
         self._slot = self._gates.index(slots)
         self._slots_gate = self._gates[self._slot]
+        takes = list(self._takes)
+        takes[self._slot] = slots.take_streamed
+        self._takes_streamed = tuple(takes)
         self._policy = policy
         self._wake = wake
         self._spacing = spacing
@@ -72,7 +75,7 @@ class Admission:
         else:
             self._slots.tick(now, 0.0)
         if self._ready_at(now) <= now:  # then nobody waits
-            return self._grant(now)
+            return self._grant(call, now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
             return refusal
@@ -113,7 +116,7 @@ class Admission:
                 continue
             queue.serve(ticket)
             self._forget_keeper(ticket)
-            ticket.permit = self._grant(now)
+            ticket.permit = self._grant(ticket.call, now)
             self._wake(ticket)
 
     def sweep(self, now: float) -> None:
@@ -156,8 +159,9 @@ class Admission:
                 latest = ready_at
         return latest
 
-    def _grant(self, now: float) -> Permit:
-        return Permit(self, [take(now) for take in self._takes], now)
+    def _grant(self, call: Call, now: float) -> Permit:
+        takes = self._takes_streamed if call.streams else self._takes
+        return Permit(self, [take(now) for take in takes], now)
 
     def _stands(self, now: float) -> bool:
         """Whether more calls wait than can be served."""

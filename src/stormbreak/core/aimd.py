@@ -98,6 +98,8 @@ class AimdConcurrency:
             self._full_at = now
         return self._epoch, now
 
+    take_streamed = take
+
     def settle(
         self,
         token: tuple[int, float],

@@ -6,6 +6,10 @@ what was just proven to be served (`proven`), and not below the floor of the `gu
 it is held for `HOLD` seconds, then doubles every `DOUBLING`, and after `FADE` it is gone. It is at least 1 and
 can always grow again.
 
+Attempts that stream tell more than others: when they begin to put out. They and the others have baselines of
+their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
+`JUDGED`. The others then have no vote, or their whole answers would look late beside first outputs.
+
 `limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
 """
 
@@ -30,6 +34,7 @@ FAILING = 10.0  # seconds since failures stood out
 LEAST = 2.0  # while there is evidence, before fading
 LOOK = 1.0  # seconds between two looks while all is quiet
 AGAIN = 0.05  # seconds; nobody asks again sooner
+JUDGED = 120.0  # seconds since an attempt that streams left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +56,8 @@ class AutomaticConcurrency:
     """The gate that counts slots, as many as seem good. The token is the attempt's flight."""
 
     __slots__ = (
-        "_answers", "_baseline", "_by_first", "_by_rate", "_control", "_evidence", "_guard", "_held", "_held_at",
-        "_look_at", "_paused", "_policy", "in_flight", "limit", "most",
+        "_answers", "_by_first", "_by_rate", "_control", "_evidence", "_guard", "_held", "_held_at", "_judge", "_look_at",
+        "_paused", "_plain", "_policy", "_streamed", "_streamed_at", "in_flight", "limit", "most",
     )  # fmt: skip
     name = "limit"
 
@@ -62,7 +67,9 @@ class AutomaticConcurrency:
         """`paused(now)` says whether the target asked to be left alone: then silence is no sign."""
         self._policy = policy
         self._paused = paused
-        self._baseline = Baseline()
+        self._judge = self._plain = Baseline()
+        self._streamed = Baseline(streams=True)
+        self._streamed_at = -inf  # when an attempt that streams last left
         self._evidence = Evidence()
         self._by_first = ProvenByFirst()
         self._by_rate = ProvenByRate()
@@ -97,9 +104,9 @@ class AutomaticConcurrency:
 
     def tick(self, now: float, waited: float) -> None:
         """Look at the time: let attempts vote, and a queue stand whose oldest call has `waited` so long."""
-        evidence, baseline = self._evidence, self._baseline
-        if evidence.votes_at <= now and baseline.usual is not None:
-            evidence.vote(now, baseline.usual, streams=baseline.streams)
+        evidence, judge = self._evidence, self._judge
+        if evidence.votes_at <= now and judge.usual is not None:
+            evidence.vote(now, judge.usual, streams=judge.streams)
         if waited:
             evidence.waited(waited, now)
         if now >= self._look_at or self.in_flight >= self.limit or self.binds(now):
@@ -109,17 +116,27 @@ class AutomaticConcurrency:
         """Occupy a slot."""
         flight = Flight(now)
         self.in_flight += 1
-        self._baseline.sent(flight)
-        self._evidence.sent(flight, self._baseline.usual)
+        self._plain.sent(flight)
+        judge = self._judge
+        if judge is self._plain or judge.usual is None:
+            self._evidence.sent(flight, judge.usual)
+        return flight
+
+    def take_streamed(self, now: float) -> Flight:
+        """Occupy a slot, for an attempt whose first output will be told."""
+        flight = Flight(now, streams=True)
+        self.in_flight += 1
+        self._streamed_at = now
+        self._streamed.sent(flight)
+        judge = self._judge
+        if judge is self._streamed or judge.usual is None:
+            self._evidence.sent(flight, judge.usual)
         return flight
 
     def first(self, token: Flight, now: float) -> None:
         """The first output of an attempt has come."""
-        if token.first_at is not None or token.landing is not None:
+        if not token.streams or token.first_at is not None or token.landing is not None:
             return
-        if not self._baseline.streams:
-            self._baseline.start_over()
-            self._evidence.start_over()
         token.first_at = now
         self._by_first.first(now)
 
@@ -131,11 +148,27 @@ class AutomaticConcurrency:
             self._by_first.ended(now)
         if landing is Landing.ANSWERED:
             self._answers += 1
-            self._by_rate.answered(now, now - token.sent_at, self._baseline.mean)
+            if token.first_at is None:
+                self._by_rate.answered(now, now - token.sent_at, self._judge.mean)
         self._evidence.landed(token, now)
-        self._baseline.landed(token, now, self._evidence.at)
+        baseline = self._streamed if token.streams else self._plain
+        baseline.landed(token, now, self._evidence.at)
+
+    @property
+    def _mean(self) -> float | None:
+        """Of whole answers, which take as long whether they are streamed or not."""
+        mean = self._judge.mean
+        return self._streamed.mean if mean is None else mean
+
+    def _choose_judge(self, now: float) -> None:
+        known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
+        judge = self._streamed if known else self._plain
+        if judge is not self._judge:
+            self._judge = judge
+            self._evidence.start_over()
 
     def _look(self, now: float) -> None:
+        self._choose_judge(now)
         policy = self._policy
         self._look_at = now + LOOK
         proven = self._proven(now)
@@ -144,13 +177,12 @@ class AutomaticConcurrency:
         evidence_at = self._evidence.at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
-        floor_ = 0.0 if self._baseline.streams else self._floor(now)
+        floor_ = 0.0 if self._judge.streams else self._floor(now)
         self.limit = max(1, floor(min(self.most, self._limit(now - evidence_at - HOLD, floor_))))
 
     def _proven(self, now: float) -> float:
-        if self._baseline.streams:
-            return self._by_first.at(now)
-        return self._by_rate.at(now, self._baseline.mean)
+        """Attempts past their first output, counted, and of all the others those that the answers tell of."""
+        return self._by_first.at(now) + self._by_rate.at(now, self._mean)
 
     def _limit(self, quiet: float, floor_: float) -> float:
         """The limit when the last evidence is HOLD + `quiet` old."""
@@ -166,4 +198,4 @@ class AutomaticConcurrency:
             self._guard.quiet(now, answers, self.in_flight)
             return 0.0
         failing = now - self._evidence.errors_at < FAILING or self._paused(now)
-        return self._guard.floor(now, answers, self._baseline.mean or 0.0, failing=failing)
+        return self._guard.floor(now, answers, self._mean or 0.0, failing=failing)

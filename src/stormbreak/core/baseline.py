@@ -29,13 +29,12 @@ TIMES, PLUS = 1.3, 0.25  # and never less than this times the median, or that mu
 
 
 class _Block:
-    """Attempts that were sent one after the other; `streams` tells what its samples measure."""
+    """Attempts that were sent one after the other."""
 
-    __slots__ = ("ended", "opened_at", "samples", "sent", "streams", "totals")
+    __slots__ = ("ended", "opened_at", "samples", "sent", "totals")
 
-    def __init__(self, opened_at: float, *, streams: bool) -> None:
+    def __init__(self, opened_at: float) -> None:
         self.opened_at = opened_at
-        self.streams = streams
         self.sent = 0
         self.ended = 0
         self.samples: list[float] = []
@@ -53,18 +52,18 @@ class Baseline:
 
     For a `mean` to begin with, the first block is enough, even one that overlaps evidence.
 
-    With `streams`, first outputs are known, and `usual` is theirs; `mean` is always that of whole answers.
+    With `streams`, `usual` is that of first outputs; `mean` is always that of whole answers.
     """
 
     __slots__ = ("_clean_at", "_filling", "_kept", "_learned_at", "mean", "streams", "usual")
 
-    def __init__(self) -> None:
-        self._filling = _Block(0.0, streams=False)
+    def __init__(self, *, streams: bool = False) -> None:
+        self._filling = _Block(0.0)
         self._filling.sent = BLOCK  # the first attempt opens one
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
         self._clean_at: float | None = None  # the last clean block, or the first attempt
         self._learned_at = -inf
-        self.streams = False
+        self.streams = streams
         self.usual: float | None = None
         self.mean: float | None = None
 
@@ -72,7 +71,7 @@ class Baseline:
         """Take in an attempt that leaves."""
         block = self._filling
         if block.sent == BLOCK:
-            block = self._filling = _Block(flight.sent_at, streams=self.streams)
+            block = self._filling = _Block(flight.sent_at)
             if self._clean_at is None:
                 self._clean_at = flight.sent_at
         block.sent += 1
@@ -84,21 +83,14 @@ class Baseline:
         if flight.landing is Landing.ANSWERED or flight.landing is Landing.LATE:
             total = now - flight.sent_at
             block.totals.append(total)
-            known = block.streams and flight.first_at is not None
+            known = self.streams and flight.first_at is not None
             block.samples.append((flight.first_at or 0.0) - flight.sent_at if known else total)
         block.ended += 1
         if block.ended == BLOCK:
             self._close(block, now, evidence_at)
 
-    def start_over(self) -> None:
-        """Begin anew, because first outputs are known from now on."""
-        self.streams = True
-        self._kept.clear()
-        self._filling.sent = BLOCK
-        self.usual = self.mean = None
-
     def _close(self, block: _Block, now: float, evidence_at: float) -> None:
-        if len(block.samples) < LEAST or block.streams is not self.streams:
+        if len(block.samples) < LEAST:
             return
         if self.mean is None and block.totals:
             self.mean = sum(block.totals) / len(block.totals)

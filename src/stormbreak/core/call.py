@@ -1,12 +1,14 @@
 """The life of one call: queue, send, settle, and perhaps back off and queue again."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from math import inf
 from typing import TypeAlias
 
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import Closed, Command, Flow, Resume, Send, Wait, WaitFor
-from stormbreak.core.retry import Stop, TimeLeft, decide
+from stormbreak.core.retry import Retry, Stop, TimeLeft, decide
+from stormbreak.core.shadow import ShadowGate
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.trail import Trail
 from stormbreak.events import CallRejected, Queued, RetryPlanned, RetryRefused, Returned, Sent
@@ -22,8 +24,8 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
     """Carry `call` to its end. Nothing is held while backing off."""
     lane = engine.lane(call.target)
     trail = Trail(engine, call)
-    if engine.budget is not None:
-        engine.budget.earn(now)
+    if engine.earn is not None:
+        engine.earn(now)
     failure: Outcome | None = None
     while True:
         outcome, now, uniform = yield from _attempt(engine, lane, trail, now, uniform)
@@ -33,18 +35,20 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
             return _rejected(trail, outcome.rejection, failure, now)
         failure = outcome
         trail.unconnected += outcome.verdict is Verdict.CONNECT_FAILED
-        decision = decide(
-            engine.policy.retry,
-            engine.treatments[outcome.verdict],
-            outcome,
+        deciding = partial(
+            decide,
+            treatment=engine.treatments[outcome.verdict],
+            outcome=outcome,
             attempt=trail.attempts,
             left=_time_left(trail, now),
-            budget=engine.budget,
             load=lane.load(now),
             now=now,
             uniform=uniform,
             previous=trail.delay,
         )
+        decision = deciding(engine.policy.retry, budget=engine.budget)
+        if lane.shadow is not None:
+            _decide_beside(engine, lane.shadow, decision, deciding, now)
         if isinstance(decision, Stop):
             trail.note(RetryRefused(now, call.number, call.target, trail.attempts, decision.gate))
             return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
@@ -55,6 +59,20 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
         while now < until:  # the timers of some loops run early
             _, now, uniform = yield Wait(until)
         trail.waited += now - began
+
+
+def _decide_beside(
+    engine: Engine,
+    shadow: ShadowGate,
+    decision: Retry | Stop,
+    deciding: Callable[..., Retry | Stop],
+    now: float,
+) -> None:
+    """Let the shadow decide about the same retry, and compare."""
+    policy = engine.policy.shadow
+    if policy is not None and policy.retries:
+        retry = policy.retry or engine.policy.retry
+        shadow.decided(now, decision, deciding(retry, budget=engine.shadow_budget))
 
 
 def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) -> Attempt:

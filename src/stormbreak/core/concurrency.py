@@ -58,6 +58,8 @@ class Concurrency:
         """Occupy a slot."""
         self.in_flight += 1
 
+    take_streamed = take
+
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Free the slot."""
         self.in_flight -= 1

@@ -17,8 +17,9 @@ from stormbreak.core.gate import OPEN, UNSPACED, Gate
 from stormbreak.core.limit import limiter
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
+from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.ticket import Ticket
-from stormbreak.events import CircuitChanged, CooldownStarted, Event
+from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
 from stormbreak.types import Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
@@ -41,6 +42,7 @@ class Lane:
         "openings",
         "pace",
         "rate",
+        "shadow",
         "slots",
         "target",
     )
@@ -68,6 +70,10 @@ class Lane:
         if policy.breaker is not None:
             self.breaker = self._breaker(policy.breaker)
             gates.append(self.breaker)
+        self.shadow: ShadowGate | None = None
+        if policy.shadow is not None:
+            self.shadow = self._shadow(policy.shadow)
+            gates.append(self.shadow)
         self.admission = Admission(
             gates, self.slots, policy.queue, engine.wake, spacing=self.rate or UNSPACED
         )
@@ -92,6 +98,20 @@ class Lane:
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         return Breaker(policy, self._engine.treatments, self._on_circuit)
+
+    def _shadow(self, policy: ShadowPolicy) -> ShadowGate:
+        return ShadowGate(
+            policy,
+            self._engine.treatments,
+            self._on_shadow,
+            fail_fast=self._engine.policy.fail_fast,
+            paused=lambda now: self.cooldown.until > now,
+            budget=self._engine.shadow_budget,
+        )
+
+    def _on_shadow(self, now: float, mechanism: str, what: str, until: float | None) -> None:
+        if self._engine.listeners:
+            self._engine.events.append(WouldHave(now, self.target, mechanism, what, until))
 
     def _on_cooldown(self, *, now: float, until: float | None) -> None:
         if until is None:
@@ -137,6 +157,7 @@ class Lane:
         """What stands where, in plain values; times are seconds from `now`."""
         circuit = self.breaker.state.value if self.breaker else None
         until = self.cooldown.ready_at(now)
+        shadow = {} if self.shadow is None else {"shadow": self.shadow.snapshot()}
         return {
             "in_flight": self.slots.in_flight,
             "limit": self.slots.limit,
@@ -145,6 +166,7 @@ class Lane:
             "trips": self.breaker.trips if self.breaker else 0,
             "cooldown": max(0.0, until - now),
             "service": self.admission.service,
+            **shadow,
         }
 
 
@@ -154,12 +176,20 @@ class Engine:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.treatments = policy.treatments
-        self.budget = None if policy.budget is None else Budget(policy.budget)
         self.listeners: list[Listener] = []
+        self._numbers = count(1)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget all that was learned, and all that is under way: in a child process it will never end."""
+        policy = self.policy
+        self.budget = None if policy.budget is None else Budget(policy.budget)
+        beside = None if policy.shadow is None else policy.shadow.budget
+        self.shadow_budget = None if beside is None else Budget(beside)
+        self.earn = _earning(self.budget, self.shadow_budget)
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: dict[Target, Lane] = {}
-        self._numbers = count(1)
 
     def lane(self, target: Target) -> Lane:
         """The lane of `target`, made when first asked for."""
@@ -183,3 +213,18 @@ class Engine:
             "budget": None if self.budget is None else self.budget.balance(now),
             "targets": {str(target): lane.snapshot(now) for target, lane in self._lanes.items()},
         }
+
+
+def _earning(*budgets: Budget | None) -> Callable[[float], None] | None:
+    """What is to be told that a call has come, if anything is."""
+    earning = [budget.earn for budget in budgets if budget is not None]
+    if not earning:
+        return None
+    if len(earning) == 1:
+        return earning[0]
+
+    def earn(now: float) -> None:
+        for one in earning:
+            one(now)
+
+    return earn

@@ -85,7 +85,7 @@ class Evidence:
             self.at = now
 
     def start_over(self) -> None:
-        """Forget who was to vote, because lateness is measured anew from now on."""
+        """Forget who was to vote, because lateness is measured by something else from now on."""
         self._voters.clear()
         self._late = 0
         self.votes_at = inf
@@ -95,6 +95,8 @@ class Evidence:
         if landing is Landing.REFUSED or landing is Landing.CUT:
             return
         here = flight.first_at if streams else flight.ended_at
+        if here is None and landing is Landing.ANSWERED:
+            here = flight.ended_at  # all of it came in one piece
         if here is not None and here - flight.sent_at <= usual and landing is not Landing.LATE:
             if self._late:
                 self._late -= 1

@@ -16,15 +16,16 @@ class Landing(Enum):
 
 
 class Flight:
-    """The token of one attempt. `first_at` is when its first output came, where that is known.
+    """The token of one attempt. With `streams`, its first output will be told; `first_at` is when it came.
 
     `block` belongs to the baseline; `cold` attempts left before anything was usual.
     """
 
-    __slots__ = ("block", "cold", "ended_at", "first_at", "landing", "sent_at")
+    __slots__ = ("block", "cold", "ended_at", "first_at", "landing", "sent_at", "streams")
 
-    def __init__(self, sent_at: float) -> None:
+    def __init__(self, sent_at: float, *, streams: bool = False) -> None:
         self.sent_at = sent_at
+        self.streams = streams
         self.first_at: float | None = None
         self.ended_at: float | None = None
         self.landing: Landing | None = None

@@ -31,6 +31,10 @@ class Slots(Protocol):
         """Whether the limit is one that congestion, or a user, has set."""
         ...
 
+    def take_streamed(self, now: float) -> Any:
+        """Take a slot for an attempt whose first output will be told."""
+        ...
+
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""
         ...

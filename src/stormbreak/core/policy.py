@@ -11,6 +11,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
 
 
@@ -22,7 +23,8 @@ class Policy:
     `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one. `fail_fast` calls are
     rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
-    failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`, 429s that pile up teach a send rate.
+    failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`,
+    429s that pile up teach a send rate. What is in `shadow` decides beside this policy, and is not obeyed.
     """
 
     deadline: float | None = 600.0
@@ -40,6 +42,7 @@ class Policy:
     limit: Limit = field(default_factory=AutomaticLimit)
     learn_rate: bool = True
     queue: QueuePolicy = field(default_factory=QueuePolicy)
+    shadow: ShadowPolicy | None = None
 
     def __post_init__(self) -> None:
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout"):
@@ -47,6 +50,16 @@ class Policy:
             require(span is None or span > 0, f"{name} must be positive", span)
         both = [verdict.value for verdict in self.uncounted if verdict in self.failures]
         require(not both, "uncounted must name none of failures", ", ".join(both))
+
+    def as_shadow(self) -> ShadowPolicy:
+        """What of this policy can decide beside another."""
+        return ShadowPolicy(
+            retry=self.retry,
+            budget=self.budget,
+            breaker=self.breaker,
+            limit=self.limit,
+            learn_rate=self.learn_rate,
+        )
 
     @property
     def treatments(self) -> Mapping[Verdict, Treatment]:

@@ -8,10 +8,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Flow, Send, Wait, WaitFor
+from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
 from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
 
@@ -29,7 +32,7 @@ _DRAINED = Ended(
 
 
 class AsyncioDriver:
-    """Runs calls on the current event loop.
+    """Runs calls on the current event loop. Drivers of one engine step it by turns, on whatever thread.
 
     `clock` must run with the loop's own clock. `chance` gives numbers in [0, 1).
     """
@@ -43,9 +46,10 @@ class AsyncioDriver:
     ) -> None:
         self.engine = engine
         self.clock = clock
-        self._stepper = Stepper(engine, clock=clock, chance=chance)
+        self._stepper = stepper_of(engine, clock=clock, chance=chance)
         self._waits: set[asyncio.Future[None]] = set()
         self._draining = False
+        forget_in_child(self._forget)
 
     async def run(self, call: Call, sender: Sender) -> Ended:
         """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled.
@@ -68,17 +72,18 @@ class AsyncioDriver:
         return command
 
     def first(self, send: Send) -> None:
-        """A sender may say here that its attempt begins to put out; from any thread."""
+        """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""
         self._stepper.first(send)
 
     def drain(self) -> None:
-        """Let what was sent be answered; end every call that waits, now or later, as CANCELLED.
-
-        Call it on the loop that runs the calls.
-        """
+        """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
         self._draining = True
         for wait in tuple(self._waits):
-            _resolve(wait)
+            with suppress(RuntimeError):  # a loop that is closed
+                wait.get_loop().call_soon_threadsafe(_resolve, wait)
+
+    def _forget(self) -> None:
+        self._waits.clear()
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
         if command.timeout is None:
@@ -103,6 +108,8 @@ class AsyncioDriver:
         if seconds != float("inf"):
             timer = loop.call_later(seconds, _resolve, future)
         self._waits.add(future)
+        if self._draining:  # since a moment ago
+            _resolve(future)
         try:
             await future
         finally:

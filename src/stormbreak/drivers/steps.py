@@ -14,6 +14,7 @@ from stormbreak.core.call import run_call
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, Flow, Send, close
 from stormbreak.core.ticket import Ticket
+from stormbreak.drivers.forks import forget_in_child
 from stormbreak.events import Event
 from stormbreak.types import Call, Ended, Outcome
 
@@ -30,19 +31,28 @@ class Stepper:
     ) -> None:
         self.engine = engine
         self.clock = clock
-        self._chance = chance
+        self.chance = chance
+        self._complained: set[int] = set()
+        self._begin()
+        forget_in_child(self._start_over)
+
+    def _begin(self) -> None:
         self._lock = threading.RLock()
         self._busy = False  # a step is under way; touched only under the lock
         self._orphans: deque[Flow] = deque()  # flows to close: nobody will resume them
         self._delivering: set[int] = set()
-        self._complained: set[int] = set()
+
+    def _start_over(self) -> None:
+        """Begin anew in a child process: nobody there has the lock, or will end what is in flight."""
+        self._begin()
+        self.engine.start_over()
 
     def start(self, call: Call) -> tuple[Flow, Command | Ended]:
         """Start the flow of `call` and run it to its first command."""
         if self._delivering:
             self._refuse_reentry()
         with self._lock:
-            flow = run_call(self.engine, call, self.clock(), self._chance())
+            flow = run_call(self.engine, call, self.clock(), self.chance())
             self._busy = True
             try:
                 command: Command | Ended = next(flow)
@@ -62,7 +72,7 @@ class Stepper:
         with self._lock:
             self._busy = True
             try:
-                command: Command | Ended = flow.send((outcome, self.clock(), self._chance()))
+                command: Command | Ended = flow.send((outcome, self.clock(), self.chance()))
             except StopIteration as stop:
                 command = stop.value
             finally:
@@ -140,7 +150,7 @@ class Stepper:
                     return
                 self._busy = True
                 try:
-                    close(self._orphans.popleft(), self.clock(), self._chance())
+                    close(self._orphans.popleft(), self.clock(), self.chance())
                 finally:
                     left = self._take_away()
                     self._busy = False

@@ -13,12 +13,15 @@ from weakref import WeakKeyDictionary
 
 import aiohttp
 
+from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 KEEP_ALIVE = 60.0  # seconds
+
+_PARENTS: list[object] = []  # what must not be collected, or it would be closed
 
 
 class _Pool(NamedTuple):
@@ -39,6 +42,7 @@ class AiohttpWire:
         self._proxy = proxy
         self._tls = tls
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        forget_in_child(self._leave_behind)
 
     async def exchange(self, request: HttpRequest) -> WireResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
@@ -81,6 +85,11 @@ class AiohttpWire:
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             await pool.closer.aclose()
+
+    def _leave_behind(self) -> None:
+        """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
+        _PARENTS.append(dict(self._pools))
+        self._pools = WeakKeyDictionary()
 
     async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()

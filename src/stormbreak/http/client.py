@@ -7,10 +7,9 @@ for those (such as the batch runner) who want every outcome.
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
-
-import msgspec
 
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
@@ -18,6 +17,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
+from stormbreak.http.body import Wants, encoded, inputs, streamed, wants
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
 from stormbreak.http.exchange import Asked, Received, attempt, cut_short
 from stormbreak.http.origin import Origin
@@ -39,6 +39,8 @@ class AsyncClient:
         model: the model of payloads that name none.
         policy: a `Policy` or the name of a preset.
         allow_http: allow a key over plain http to another machine.
+        stream_on_wire: have plain chat completions sent as streams and assemble them, so that the policy sees when
+            each answer begins (see docs/client.md).
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class AsyncClient:
         model: str | None = None,
         policy: Policy | str = "interactive",
         allow_http: bool = False,
+        stream_on_wire: bool = False,
     ) -> None:
         chosen = preset(policy) if isinstance(policy, str) else policy
         self.policy = OFF if is_disabled() and not is_off(chosen) else chosen
@@ -63,6 +66,7 @@ class AsyncClient:
             allow_http=allow_http,
         )
         self._model = model
+        self._stream_on_wire = stream_on_wire
         self._driver = AsyncioDriver(self.engine)
         self._wire = _aiohttp_wire(self.policy, self._endpoint.origin)
         self._targets: dict[str, Target] = {}
@@ -93,7 +97,7 @@ class AsyncClient:
         model = payload.get("model") or self._model
         if not isinstance(model, str) or not model:
             raise ConfigurationError("model is missing: name it in the payload or in the client")
-        body = _encoded({**payload, "model": model})
+        body = encoded({**payload, "model": model})
         ended = await self.ask(endpoint, body, priority=priority, deadline=deadline, tenant=tenant)
         target = self.target(model)
         outcome = ended.outcome
@@ -131,22 +135,21 @@ class AsyncClient:
             ConfigurationError: the body is no JSON object, or names no model.
         """
         origin, policy = self._endpoint.origin, self.policy
-        wants = _wants(body)
-        shape = shape_of(endpoint)
-        asked = Asked(
-            origin.url_of(endpoint),
-            body,
-            shape,
-            bool(wants.stream),
-            wants.n or 1,
-            idempotency_key or secrets.token_hex(16),
-            _inputs(body) if shape is Shape.EMBEDDINGS else None,
-        )
+        wanted = wants(body)
+        url, key = origin.url_of(endpoint), idempotency_key or secrets.token_hex(16)
+        on_wire = self._stream_on_wire
+        asked = _asked(url, shape_of(endpoint), body, wanted, key, on_wire=on_wire)
+        streams = asked.streamed and asked.shape is Shape.CHAT
 
         async def send(command: Send) -> Outcome:
             timeout = command.timeout
             outcome = await attempt(
-                self._wire, origin, asked, idle_timeout=policy.idle_timeout, within=timeout
+                self._wire,
+                origin,
+                asked,
+                idle_timeout=policy.idle_timeout,
+                within=timeout,
+                first=partial(self._driver.first, command) if streams else None,
             )
             if cut_short(outcome, timeout, policy.attempt_timeout):
                 return outcome._replace(own_deadline=True)
@@ -155,7 +158,7 @@ class AsyncClient:
         span = policy.deadline if deadline is None else deadline
         call = Call(
             self.engine.number(),
-            self.target(wants.model),
+            self.target(wanted.model),
             None if span is None or queue_is_free else time.monotonic() + span,
             policy.patience,
             policy.priority if priority is None else priority,
@@ -163,6 +166,7 @@ class AsyncClient:
             span if queue_is_free else None,
             attempts,
             tenant,
+            streams,
         )
         return await self._driver.run(call, send)
 
@@ -213,53 +217,12 @@ def _aiohttp_wire(policy: Policy, origin: Origin) -> Wire:
     )
 
 
-class _Wants(msgspec.Struct):
-    model: str
-    stream: bool | None = None
-    n: int | None = None
-
-
-_WANTS = msgspec.json.Decoder(_Wants)
-
-
-def _wants(body: bytes) -> _Wants:
-    try:
-        return _WANTS.decode(body)
-    except msgspec.ValidationError as error:
-        wrong = str(error)  # it names a type and a path, no value
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        wrong = "it is no JSON object"
-    # Raised out here, since a UnicodeError would carry the whole body along.
-    raise ConfigurationError(f"the body cannot be sent: {wrong}")
-
-
-class _Embedded(msgspec.Struct):
-    input: str | list[msgspec.Raw]
-
-
-_EMBEDDED = msgspec.json.Decoder(_Embedded)
-
-
-def _inputs(body: bytes) -> int | None:
-    """Count what is to be embedded: a text, its tokens, or a list of either; None if it is no such thing."""
-    try:
-        given = _EMBEDDED.decode(body).input
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    if isinstance(given, str):
-        return 1
-    first = bytes(given[0])[:1] if given else b""
-    if first in {b'"', b"["}:
-        return len(given)
-    return 1 if first.isdigit() else None
-
-
-def _encoded(payload: Mapping[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(payload)
-    except (TypeError, ValueError, RecursionError) as error:
-        wrong = type(error).__name__
-    raise ConfigurationError(f"the payload is no JSON ({wrong})")
+def _asked(url: str, shape: Shape, body: bytes, wanted: Wants, key: str, *, on_wire: bool) -> Asked:
+    if shape is Shape.EMBEDDINGS:
+        return Asked(url, body, shape, bool(wanted.stream), wanted.n or 1, key, inputs(body))
+    if on_wire and shape is Shape.CHAT and wanted.may_stream:
+        return Asked(url, streamed(body), shape, True, wanted.n or 1, key)
+    return Asked(url, body, shape, bool(wanted.stream), wanted.n or 1, key)
 
 
 def _answer(target: Target, ended: Ended) -> Answer:

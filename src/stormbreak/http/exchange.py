@@ -1,5 +1,6 @@
 """One attempt at an LLM API: a request built, sent, and its answer read for what it means."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stormbreak.http.echoes import without_echoes
@@ -44,10 +45,11 @@ class Received(NamedTuple):
 
 
 class _Stream:
-    """The assembler of one streamed answer, made when its head has come."""
+    """The assembler of one streamed answer, made when its head has come; `first` hears of its first output."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, first: Callable[[], None] | None) -> None:
         self._asked = asked
+        self._first = first
         self.assembler: StreamAssembler | None = None
 
     def open(self, head: HttpAnswer) -> Sink:
@@ -59,7 +61,14 @@ class _Stream:
             choices=self._asked.choices,
             inputs=self._asked.inputs,
         )
-        return self.assembler.feed
+        return self.assembler.feed if self._first is None else self._feed
+
+    def _feed(self, chunk: bytes) -> None:
+        assert self.assembler is not None
+        self.assembler.feed(chunk)
+        if self._first is not None and self.assembler.first_output:
+            self._first()
+            self._first = None
 
 
 async def attempt(
@@ -69,13 +78,14 @@ async def attempt(
     *,
     idle_timeout: float | None,
     within: float | None = None,
+    first: Callable[[], None] | None = None,
 ) -> Outcome:
     """Send once and say what came of it; the outcome's value is what was `Received`, if anything was.
 
     Somebody else ends the attempt `within` so many seconds; what has no connection shortly before has failed
-    to connect, and nothing can have been processed.
+    to connect, and nothing can have been processed. `first` is called when the first output of a stream comes.
     """
-    stream = _Stream(asked) if asked.streamed else None
+    stream = _Stream(asked, first) if asked.streamed else None
     headers = _headers(origin, asked)
     result = await wire.exchange(
         HttpRequest(

@@ -105,6 +105,7 @@ class _Fleet:
         streamed: bool,
     ) -> None:
         self._load = load
+        self._streamed = streamed
         self._calls = calls
         self._policy = _under(contender.policy, load)
         self._timeline = Timeline()
@@ -169,6 +170,7 @@ class _Fleet:
             patience=self._load.deadline,
             priority=self._policy.priority,
             fail_fast=self._policy.fail_fast,
+            streams=self._streamed,
         )
 
     def _end(self, number: int, ended: Ended) -> None:

@@ -1,0 +1,143 @@
+"""Policies that decide beside the real one, and are not obeyed.
+
+A shadow sees only what really happened: attempts that left, and what came of them. It changes no call, draws
+no chance of its own and keeps nobody waiting. What it would have done is counted, and told as events.
+
+Each mechanism is asked by itself. An attempt that it would have held back was sent all the same, but not for
+it: the mechanism takes no notice of that attempt's outcome, as it would not have seen it. So an open circuit
+learns from probes alone, in the shadow, too. What a shadow cannot know is what would have become of a call
+that it would have sent later, or once more: it tells how often a policy would step in, not what that gains.
+That is what the simulator is for.
+
+The gate of a shadow is always open. It stands among the real gates of a target, where there is a shadow, so
+that nothing asks for one where there is none.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stormbreak.core.breaker import Breaker
+from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
+from stormbreak.core.limit import Limit, Limiter, limiter
+from stormbreak.core.rate import LearnedRate
+from stormbreak.core.retry import Retry, RetryPolicy, Stop
+from stormbreak.types import Outcome, Treatment, Verdict
+
+DIFFERENT = 0.001  # seconds; two times further apart differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowPolicy:
+    """The mechanisms that decide beside the real ones; those that are None do not."""
+
+    retry: RetryPolicy | None = None
+    budget: BudgetPolicy | None = None
+    breaker: BreakerPolicy | None = None
+    limit: Limit | None = None
+    learn_rate: bool = False
+
+    @property
+    def retries(self) -> bool:
+        """Whether anything is decided about retries."""
+        return self.retry is not None or self.budget is not None
+
+
+Report = Callable[[float, str, str, float | None], None]
+"""Is told when, which mechanism, what it would have done, and until when (None: no such time)."""
+
+_CIRCUIT = {State.OPEN: "open", State.HALF_OPEN: "probe", State.CLOSED: "close"}
+
+
+class ShadowGate:
+    """The shadow of one target's gates. The token holds those of the mechanisms that let the attempt pass."""
+
+    name = "shadow"
+
+    def __init__(
+        self,
+        policy: ShadowPolicy,
+        treatments: Mapping[Verdict, Treatment],
+        report: Report,
+        *,
+        fail_fast: bool,
+        paused: Callable[[float], bool],
+        budget: Budget | None,
+    ) -> None:
+        """`paused` as for the real limit; `budget` is the shadow's own, and shared by all targets."""
+        self.counts: Counter[str] = Counter()
+        self.budget = budget
+        self.slots: Limiter | None = None
+        self.breaker: Breaker | None = None
+        self._report = report
+        self._refusal = "refuse" if fail_fast else "wait"
+        self._gates: list[Gate] = []
+        if policy.learn_rate:
+            self._gates.append(LearnedRate())
+        if policy.limit is not None:
+            self.slots = limiter(policy.limit, paused=paused)
+            self._gates.append(self.slots)
+        if policy.breaker is not None:
+            self.breaker = Breaker(policy.breaker, treatments, self._on_circuit)
+            self._gates.append(self.breaker)
+
+    def ready_at(self, now: float) -> float:  # noqa: ARG002
+        """Always OPEN: a shadow keeps nobody waiting."""
+        return OPEN
+
+    def take(self, now: float) -> list[tuple[Gate, Any]]:
+        """An attempt leaves: count who would have held it, and let the others take note."""
+        self._tick(now)
+        passed = []
+        for gate in self._gates:
+            ready_at = gate.ready_at(now)
+            if ready_at <= now:
+                passed.append((gate, gate.take(now)))
+            else:
+                would = self._refusal if gate is self.breaker else "wait"
+                self.would(now, gate.name, would, ready_at)
+        return passed
+
+    def settle(
+        self, token: list[tuple[Gate, Any]], outcome: Outcome, now: float, uniform: float
+    ) -> None:
+        """An attempt ended: let those take note that would have sent it."""
+        for gate, passed in reversed(token):
+            gate.settle(passed, outcome, now, uniform)
+        if self.budget is not None and not outcome.own_deadline:
+            self.budget.record(outcome, now)
+        self._tick(now)
+
+    def decided(self, now: float, real: Retry | Stop, shadow: Retry | Stop) -> None:
+        """After a failure: count where the shadow would have decided otherwise about a retry."""
+        if isinstance(shadow, Stop):
+            if isinstance(real, Retry):
+                self.would(now, shadow.gate, "not_retry", None)
+        elif isinstance(real, Stop):
+            self.would(now, "retry", "retry", shadow.until)
+        elif abs(shadow.until - real.until) > DIFFERENT:
+            later = shadow.until > real.until
+            self.would(now, "retry", "retry_later" if later else "retry_sooner", shadow.until)
+
+    def would(self, now: float, mechanism: str, what: str, until: float | None) -> None:
+        """Count, and tell."""
+        self.counts[f"{mechanism}.{what}"] += 1
+        self._report(now, mechanism, what, None if until == UNTIL_EVENT else until)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What stands where in the shadow, and how often it would have stepped in."""
+        return {
+            "circuit": None if self.breaker is None else self.breaker.state.value,
+            "limit": None if self.slots is None else self.slots.limit,
+            "would": dict(self.counts),
+        }
+
+    def _tick(self, now: float) -> None:
+        if self.slots is not None:
+            self.slots.tick(now, 0.0)
+
+    def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:  # noqa: ARG002
+        self.would(now, "breaker", _CIRCUIT.get(after, after.value), until)

@@ -1,0 +1,86 @@
+"""The body of a request: written, looked into as far as the client must know it, and made into one that streams."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stormbreak.errors import ConfigurationError
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
+
+class Wants(msgspec.Struct):
+    """What a body asks for, as far as it matters here. Its repr shows no text."""
+
+    model: str
+    stream: bool | None = None
+    n: int | None = None
+    stream_options: Any = None
+    modalities: Any = None
+    audio: Any = None
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether the same answer may be had as a stream: nothing in the body is about how it should come.
+
+        A body that says ``"stream": false`` has said how; audio comes in other formats when it is streamed.
+        """
+        given = (self.stream, self.stream_options, self.modalities, self.audio)
+        return all(each is None for each in given)
+
+    def __repr__(self) -> str:
+        return f"Wants({self.stream=}, {self.n=})"
+
+
+class _Embedded(msgspec.Struct):
+    input: str | list[msgspec.Raw]
+
+
+_WANTS = msgspec.json.Decoder(Wants)
+_EMBEDDED = msgspec.json.Decoder(_Embedded)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STREAMED = {
+    "stream": msgspec.Raw(b"true"),
+    "stream_options": msgspec.Raw(b'{"include_usage":true}'),
+}
+
+
+def encoded(payload: Mapping[str, Any]) -> bytes:
+    """Write a payload as JSON; raise ConfigurationError where it is none, without repeating it."""
+    try:
+        return msgspec.json.encode(payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        wrong = type(error).__name__
+    raise ConfigurationError(f"the payload is no JSON ({wrong})")
+
+
+def wants(body: bytes) -> Wants:
+    """Read what a body asks for; raise ConfigurationError if it is no JSON object or names no model."""
+    try:
+        return _WANTS.decode(body)
+    except msgspec.ValidationError as error:
+        wrong = str(error)  # it names a type and a path, no value
+    except _UNREADABLE:
+        wrong = "it is no JSON object"
+    # Raised out here, since a UnicodeError would carry the whole body along.
+    raise ConfigurationError(f"the body cannot be sent: {wrong}")
+
+
+def streamed(body: bytes) -> bytes:
+    """Ask for the same answer as a stream, its usage included. Every other field stays as it was written."""
+    return msgspec.json.encode(_FIELDS.decode(body) | _STREAMED)
+
+
+def inputs(body: bytes) -> int | None:
+    """Count what is to be embedded: a text, its tokens, or a list of either; None if it is no such thing."""
+    try:
+        given = _EMBEDDED.decode(body).input
+    except _UNREADABLE:
+        return None
+    if isinstance(given, str):
+        return 1
+    first = bytes(given[0])[:1] if given else b""
+    if first in {b'"', b"["}:
+        return len(given)
+    return 1 if first.isdigit() else None

@@ -1,0 +1,139 @@
+"""A policy in words, and the delays of its backoff."""
+
+from dataclasses import fields, replace
+from string import Formatter
+from typing import get_type_hints
+
+import pytest
+
+from stormbreak.config import account, delay_table, quantities
+from stormbreak.config.account import _SAID, told
+from stormbreak.config.delays import ARTICLE, delays
+from stormbreak.config.schema import parts_of
+from stormbreak.config.texts import TEXTS
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.backoff import DecorrelatedJitter, Exponential, FullJitter, Linear
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import ARTICLE as ARTICLE_PRESET
+from stormbreak.core.presets import PRESETS
+from stormbreak.core.queueing import QueuePolicy
+from stormbreak.types import Verdict
+
+
+def parts(part=Policy):
+    """Every value that a policy can be made of."""
+    found = {part}
+    for hint in get_type_hints(part).values():
+        for below in parts_of(hint):
+            found |= parts(below)
+    return found
+
+
+def test_every_kind_of_part_has_words():
+    assert set(TEXTS) == parts()
+
+
+@pytest.mark.parametrize("part", sorted(parts(), key=lambda part: part.__name__))
+def test_every_field_has_a_place_in_the_words(part):
+    """A new field fails here until config/texts.py says it."""
+    places = [(name, spec) for _, name, spec, _ in Formatter().parse(TEXTS[part]) if name]
+    assert {field.name for field in fields(part)} - {"kind"} == {name for name, _ in places}
+    for _, spec in places:
+        how = spec.partition("|")[0].partition(" ")[0]
+        assert how in {*_SAID, "part", "either"}
+
+
+@pytest.mark.parametrize("part", sorted(parts(), key=lambda part: part.__name__))
+def test_every_part_can_be_told(part):
+    text = told(part())
+    assert "{" not in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_statements_are_lines_that_end(name):
+    lines = list(account(PRESETS[name]))
+    assert {line[-1] for line in lines} <= {".", ":"}
+    assert all(line[0].isupper() or line[0].isdigit() for line in lines)
+
+
+def test_the_article_in_words():
+    said = " ".join(account(ARTICLE_PRESET))
+    for words in [
+        "A call ends after any time at all, and waits unserved for 5 minutes.",
+        "A call is sent 6 times at most",
+        "Retries come after 1 s, then 2 times the delay before, at most 1 minute; moved by chance by up to 30 %",
+        "Retries are free.",
+        "The circuit opens after 5 failures in a row.",
+        "The breaker also counts as failures: throttled; and not at all: none.",
+        "At most 10 attempts to one target may be in flight.",
+        "one step ahead: 504.",
+    ]:
+        assert words in said
+
+
+def test_what_changes_is_said():
+    queue = QueuePolicy(least_share=0.1, weights={"shop": 3})
+    policy = Policy(limit=AimdLimit(slow=90), queue=queue, failures=(Verdict.TIMEOUT, Verdict.OK))
+    said = " ".join(account(replace(policy, shadow=policy.as_shadow())))
+    for words in [
+        "an answer is late after 90 s.",
+        "gets 10 % of what is served",
+        "where not 1: shop 3.",
+        "timeout and ok",
+        "In the shadow, reported and not obeyed:",
+    ]:
+        assert words in said
+    assert "Nothing decides in the shadow." in list(account(policy))
+
+
+@pytest.mark.parametrize(
+    ("span", "said"), [(1.5, "1.5 s"), (60, "1 minute"), (90, "90 s"), (900.0, "15 minutes"), (7200, "2 hours"), (0, "0 s")]
+)  # fmt: skip
+def test_spans(span, said):
+    assert said == quantities.seconds(span)
+
+
+def test_counts_and_lists():
+    assert quantities.times(1, "retry") == "1 retry"
+    assert quantities.times(2, "retry") == "2 retries"
+    assert quantities.times(1_000_000, "call") == "1,000,000 calls"
+    assert quantities.several([]) == "none"
+    assert quantities.several([1, 2, 3]) == "1, 2 and 3"
+
+
+@pytest.mark.parametrize(
+    ("backoff", "expected"),
+    [
+        (Linear(), ARTICLE[Linear]),
+        (Exponential(), ARTICLE[Exponential]),
+        (FullJitter(cap=3), ("0-1", "0-2", "0-3", "0-3")),
+        (DecorrelatedJitter(), ("1-3", "1-9", "1-27", "1-60")),
+        (ARTICLE_PRESET.retry.backoff, ("0.7-1.3", "1.4-2.6", "2.8-5.2", "5.6-10.4")),
+    ],
+)
+def test_delays(backoff, expected):
+    assert expected == delays(backoff)
+
+
+def test_the_table_has_the_policy_every_kind_and_the_article():
+    head, own, *kinds = delay_table(FullJitter(base=2))
+    assert head.split() == [
+        "seconds",
+        "before",
+        "retry",
+        "1",
+        "retry",
+        "2",
+        "retry",
+        "3",
+        "retry",
+        "4",
+        "in",
+        "the",
+        "article",
+    ]
+    assert own.split() == ["here:", "full_jitter", "0-2", "0-4", "0-8", "0-16", "-"]
+    assert len(kinds) == 7
+    (decorrelated,) = (line for line in kinds if line.startswith("decorrelated"))
+    assert decorrelated.endswith("1-3  3-9  1-3  3-9")

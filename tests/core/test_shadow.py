@@ -1,0 +1,246 @@
+"""A shadow decides beside the real policy: it sees what happened, counts, and changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
+
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import ARTICLE
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.events import WouldHave
+from stormbreak.types import Call, Outcome, Verdict
+
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0, probes=1, at_once=1
+)
+
+
+def beside(changes=None, **shadow):
+    return Stage(policy(shadow=ShadowPolicy(**shadow), **(changes or {}))).listen()
+
+
+def would(stage):
+    return [
+        (event.mechanism, event.what, event.until)
+        for event in stage.events
+        if isinstance(event, WouldHave)
+    ]
+
+
+def once(stage, outcome):
+    run = stage.start()
+    run.step(outcome)
+    return run
+
+
+def test_a_circuit_that_would_have_opened_refuses_nobody():
+    stage = beside({"retry": RetryPolicy(attempts=1), "fail_fast": True}, breaker=FRAGILE)
+    for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
+        assert once(stage, outcome).ended.attempts == 1
+
+    assert would(stage) == [
+        ("breaker", "open", 110.0),
+        ("breaker", "refuse", 110.0),
+        ("breaker", "refuse", 110.0),
+    ]
+    assert stage.lane.shadow.snapshot()["would"] == {"breaker.open": 1, "breaker.refuse": 2}
+    assert stage.lane.breaker is None
+
+
+def test_who_would_wait_for_the_circuit_is_not_refused():
+    stage = beside({"retry": RetryPolicy(attempts=1), "fail_fast": False}, breaker=FRAGILE)
+    for outcome in (SERVER_ERROR, SERVER_ERROR, OK):
+        once(stage, outcome)
+
+    assert would(stage)[-1] == ("breaker", "wait", 110.0)
+
+
+def test_an_open_circuit_learns_from_its_probes_alone():
+    stage = beside({"retry": RetryPolicy(attempts=1)}, breaker=FRAGILE)
+    for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK, OK):
+        once(stage, outcome)
+    assert stage.lane.shadow.breaker.state == "open"
+    stage.tick(10.0)
+    once(stage, OK)
+
+    assert [what for _, what, _ in would(stage)][-2:] == ["probe", "close"]
+
+
+def test_a_limit_counts_those_whom_it_would_have_let_pass():
+    stage = beside(limit=FixedLimit(in_flight=2))
+    runs = [stage.start() for _ in range(5)]
+
+    assert all(run.sending for run in runs)
+    assert would(stage) == [("limit", "wait", None)] * 3
+    assert stage.lane.shadow.slots.in_flight == 2
+    for run in runs:
+        run.step(OK)
+    assert stage.lane.shadow.slots.in_flight == 0
+
+
+def test_a_cancelled_attempt_frees_its_shadow():
+    stage = beside(limit=FixedLimit(in_flight=2), breaker=FRAGILE)
+    for way in ("close", "drop"):
+        getattr(stage.start(), way)()
+
+    assert stage.lane.shadow.slots.in_flight == 0
+
+
+def test_a_limit_shows_where_it_would_stand():
+    stage = beside({"retry": RetryPolicy(attempts=1)}, limit=AimdLimit(start=10, share=0.5))
+    once(stage, THROTTLED)
+
+    assert stage.engine.snapshot(stage.now)["targets"][str(TARGET)]["shadow"]["limit"] == 5
+
+
+def test_a_learned_rate_would_have_made_wait():
+    stage = beside({"retry": RetryPolicy(attempts=1)}, learn_rate=True)
+    for number in range(100):
+        once(stage, (OK, THROTTLED)[number % 2])
+        stage.tick(0.2)
+
+    assert {("rate", "wait")} == {(mechanism, what) for mechanism, what, _ in would(stage)}
+    assert stage.lane.rate is None
+
+
+@pytest.mark.parametrize(
+    ("real", "shadow", "outcome", "expected"),
+    [
+        (3, 1, SERVER_ERROR, [("attempts", "not_retry", None)]),
+        (1, 3, SERVER_ERROR, [("retry", "retry", 107.0)]),
+        (3, 3, SERVER_ERROR, [("retry", "retry_later", 107.0)]),
+        (3, 3, told(2.0), []),
+        (3, 3, INVALID, []),
+        (1, 1, SERVER_ERROR, []),
+    ],
+)
+def test_retries_are_compared(real, shadow, outcome, expected):
+    stage = beside(
+        {"retry": RetryPolicy(attempts=real, backoff=Constant(seconds=1.0))},
+        retry=RetryPolicy(attempts=shadow, backoff=Constant(seconds=7.0)),
+    )
+    once(stage, outcome)
+
+    assert expected == would(stage)
+
+
+def test_a_budget_has_an_account_of_its_own():
+    stage = beside(
+        {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},
+        budget=BudgetPolicy(ratio=1.0, lone_calls=0),
+    )
+    run = once(stage, TIMEOUT)
+    assert would(stage) == []  # the call itself has earned it
+    stage.tick(1.0)
+    run.step(TIMEOUT)
+
+    assert would(stage) == [("budget", "not_retry", None)]
+    assert run.backing_off
+    assert stage.engine.budget is None
+
+
+def test_both_accounts_earn():
+    engine = Stage(policy(budget=BudgetPolicy(), shadow=ShadowPolicy(budget=BudgetPolicy()))).engine
+    engine.earn(1.0)
+
+    assert engine.budget.balance(1.0) == engine.shadow_budget.balance(1.0) == pytest.approx(0.1)
+
+
+def test_no_event_is_built_where_nobody_listens():
+    stage = Stage(policy(shadow=ShadowPolicy(limit=FixedLimit(in_flight=1))))
+    stage.start(), stage.start()
+
+    assert stage.lane.shadow.counts == {"limit.wait": 1}
+    assert stage.engine.events == []
+
+
+def test_without_a_shadow_there_is_no_gate_and_nothing_in_the_snapshot():
+    stage = Stage(policy())
+
+    assert stage.lane.shadow is None
+    assert "shadow" not in [gate.name for gate in stage.lane.admission._gates]
+    assert "shadow" not in stage.lane.snapshot(stage.now)
+
+
+def test_a_whole_policy_can_be_the_shadow_of_another():
+    shadow = ARTICLE.as_shadow()
+
+    assert shadow == ShadowPolicy(
+        retry=ARTICLE.retry, breaker=ARTICLE.breaker, limit=ARTICLE.limit, learn_rate=False
+    )
+    assert Policy(shadow=shadow).shadow.retries
+
+
+# ------------------------------------------------------------------ it changes no call
+
+SHADOWS = [
+    ARTICLE.as_shadow(),
+    Policy().as_shadow(),
+    ShadowPolicy(limit=AutomaticLimit(ceiling=1), breaker=FRAGILE, learn_rate=True),
+    ShadowPolicy(limit=AimdLimit(start=1), budget=BudgetPolicy(ratio=0.0, lone_calls=0)),
+    ShadowPolicy(retry=RetryPolicy(attempts=1), limit=FixedLimit(in_flight=1)),
+]
+REAL = [
+    Policy(),
+    ARTICLE,
+    policy(limit=FixedLimit(in_flight=2), breaker=FRAGILE, budget=BudgetPolicy(ratio=0.5)),
+]
+ACTS = st.lists(
+    st.tuples(
+        st.sampled_from(["start", "answer", "cancel", "first", "pass"]),
+        st.integers(0, 100),
+        st.sampled_from([OK, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told(2.0), INVALID]),
+        st.sampled_from([0.0, 0.3, 2.0, 12.0]),
+        st.floats(0.0, 0.99),
+    ),
+    max_size=60,
+)
+
+
+def played(real, acts):
+    """What became of all calls, to the last event."""
+    stage = Stage(real).listen()
+    for act, pick, outcome, seconds, chance in acts:
+        stage.chance = chance
+        going = [run for run in stage.runs if (run.sending if act != "cancel" else not run.over)]
+        if act == "start":
+            stage.start(within=30.0)
+        elif act == "pass":
+            stage.pass_time(seconds)
+        elif going:
+            run = going[pick % len(going)]
+            if act == "answer":
+                run.step(outcome)
+            elif act == "cancel":
+                run.close()
+            else:
+                run.command.permit.first(stage.now)
+        stage.settle()
+    events = [event for event in stage.events if not isinstance(event, WouldHave)]
+    return events, [run.ended for run in stage.runs], [str(type(run.command)) for run in stage.runs]
+
+
+@given(real=st.sampled_from(REAL), shadow=st.sampled_from(SHADOWS), acts=ACTS)
+def test_a_shadow_changes_no_call(real, shadow, acts):
+    assert played(real, acts) == played(replace(real, shadow=shadow), acts)
+
+
+def test_the_history_of_a_call_tells_what_happened_only():
+    stage = beside({"retry": RetryPolicy(attempts=2)}, retry=RetryPolicy(attempts=1))
+    run = once(stage, SERVER_ERROR)
+    stage.pass_time(5.0)
+    run.step(Outcome(Verdict.AUTH))
+
+    assert not any(isinstance(event, WouldHave) for event in run.ended.history)
+    assert isinstance(run.call, Call)

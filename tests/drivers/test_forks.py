@@ -1,0 +1,152 @@
+"""A child process starts with an engine of its own, and uses no connection of its parent."""
+
+import asyncio
+import os
+import signal
+import threading
+import warnings
+
+import pytest
+from sockets import answer, served
+from stage import OK, TARGET, policy, told
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import Call
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+SAY = [{"role": "user", "content": "hello"}]
+
+
+def in_child(check):
+    """Run `check()` in a child process; whether it returned True."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # there are threads: that is what is tested
+        child = os.fork()
+    if child == 0:
+        well = False
+        signal.alarm(20)  # so that a deadlock is a failure
+        try:
+            well = check()
+        finally:
+            os._exit(0 if well else 1)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+class Suspend:
+    """Awaiting it suspends, without any loop."""
+
+    def __await__(self):
+        yield
+
+
+def leave_in_flight(driver):
+    async def hangs(_):
+        await Suspend()
+
+    caller = driver.run(Call(1, TARGET), hangs)
+    caller.send(None)
+    return caller
+
+
+def one_call(driver):
+    async def answers(_):
+        return OK
+
+    return asyncio.run(driver.run(Call(2, TARGET), answers)).outcome == OK
+
+
+def test_what_is_in_flight_in_the_parent_is_not_in_the_child():
+    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    driver = AsyncioDriver(engine)
+    caller = leave_in_flight(driver)
+
+    assert in_child(lambda: engine.lane(TARGET).slots.in_flight == 0 and one_call(driver))
+    assert engine.lane(TARGET).slots.in_flight == 1  # here, it still is
+    caller.close()
+    assert engine.lane(TARGET).slots.in_flight == 0
+
+
+def test_what_the_parent_learned_is_forgotten_and_who_listens_is_not():
+    engine = Engine(policy())
+    driver, seen = AsyncioDriver(engine), []
+    engine.listeners.append(seen.append)
+
+    async def told_to_wait(_):
+        return told(3600.0)
+
+    async def main():
+        calling = asyncio.create_task(driver.run(Call(1, TARGET), told_to_wait))
+        await asyncio.sleep(0.01)
+        calling.cancel()
+
+    asyncio.run(main())
+    seen.clear()
+    assert in_child(lambda: one_call(driver) and len(seen) > 0)
+
+
+def test_a_lock_held_by_another_thread_at_the_fork_is_free_in_the_child():
+    driver = AsyncioDriver(Engine(policy()))
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with driver._stepper._lock:
+            held.set()
+            release.wait(10.0)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10.0)
+    try:
+        assert in_child(lambda: one_call(driver))
+    finally:
+        release.set()
+        holder.join()
+
+
+def test_a_child_opens_connections_of_its_own_and_the_parent_keeps_its():
+    """The server is on a thread of its own; all of it is one loop that is forked while it stands still."""
+    ready, over = threading.Event(), threading.Event()
+    found = {}
+
+    async def serving():
+        async with served(answer()) as server:
+            found["server"] = server
+            ready.set()
+            await asyncio.to_thread(over.wait, 30.0)
+
+    thread = threading.Thread(target=asyncio.run, args=(serving(),))
+    thread.start()
+    ready.wait(10.0)
+    server = found["server"]
+    client = AsyncClient(base_url=server.base_url, model="m")
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(client.chat(SAY))
+        assert in_child(lambda: asyncio.run(client.chat(SAY)).text == "fine")
+        loop.run_until_complete(client.chat(SAY))
+        loop.run_until_complete(client.close())
+    finally:
+        over.set()
+        thread.join()
+        loop.close()
+
+    assert [request.connection for request in server.requests] == [1, 2, 1]
+
+
+def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
+    client = AsyncClient(base_url="http://127.0.0.1:9/v1", model="m")
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(client._wire._session())
+    try:
+        assert in_child(lambda: loop not in client._wire._pools)
+        assert loop in client._wire._pools
+    finally:
+        loop.run_until_complete(client.close())
+        loop.close()

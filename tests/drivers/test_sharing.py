@@ -1,0 +1,44 @@
+"""One engine has one stepper, one lock, one clock."""
+
+import gc
+
+import pytest
+from crowd import Crowd
+from stage import policy
+
+from stormbreak.core.engine import Engine
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.sharing import _steppers
+
+
+def test_drivers_of_one_engine_share_its_stepper():
+    engine = Engine(policy())
+
+    assert AsyncioDriver(engine)._stepper is AsyncioDriver(engine)._stepper
+    assert AsyncioDriver(engine)._stepper is not AsyncioDriver(Engine(policy()))._stepper
+
+
+@pytest.mark.parametrize("other", [{"clock": lambda: 0.0}, {"chance": lambda: 0.0}])
+def test_an_engine_has_one_clock_and_one_chance(other):
+    engine = Engine(policy())
+    driver = AsyncioDriver(engine)
+    with pytest.raises(ValueError, match="one clock"):
+        AsyncioDriver(engine, **other)
+    assert driver._stepper.engine is engine
+
+
+def test_a_stepper_goes_with_its_drivers():
+    engine = Engine(policy())
+    driver = AsyncioDriver(engine)
+    assert id(engine) in _steppers
+    del driver
+    gc.collect()
+
+    assert id(engine) not in _steppers
+
+
+def test_ten_thousand_tasks_on_two_loops_leave_nothing_behind():
+    crowd = Crowd()
+    crowd.run(tasks=5_000)
+
+    crowd.check(started=10_000)

@@ -1,0 +1,113 @@
+"""Plain chat completions sent as streams: the same answers, and an engine that sees them begin."""
+
+import asyncio
+import json
+
+import pytest
+from sockets import answer, served
+
+from stormbreak.http.client import AsyncClient
+from stormbreak.testing import answer_text
+from stormbreak.types import Usage
+
+SAY = [{"role": "user", "content": "hello"}]
+EVENTS = {"content_type": "text/event-stream"}
+OPENING = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
+OUTPUT = b'data: {"choices":[{"index":0,"delta":{"content":"fine"},"finish_reason":"stop"}]}\n\n'
+
+
+def client_of(base_url, **more):
+    return AsyncClient(base_url=base_url, model="m", **{"stream_on_wire": True} | more)
+
+
+def slots_of(client):
+    return client.engine.lane(client.target("m")).slots
+
+
+def sent_to(server):
+    return [json.loads(request.body) for request in server.requests]
+
+
+async def test_the_answer_is_the_same_as_unstreamed(stormbreak_provider):
+    url = stormbreak_provider(speed=50).base_url
+    async with client_of(url) as streams, client_of(url, stream_on_wire=False) as plain:
+        got, expected = await asyncio.gather(streams.chat(SAY), plain.chat(SAY))
+
+    assert got.text == expected.text == answer_text({"model": "m", "messages": SAY})
+    assert got.usage == expected.usage != Usage()
+    one, other = json.loads(got.raw), json.loads(expected.raw)
+    assert one.keys() == other.keys()
+    assert one["choices"][0] == other["choices"][0] | {"logprobs": None}
+
+
+async def test_on_the_wire_it_is_a_stream_with_its_usage():
+    async with (
+        served(answer(OPENING + OUTPUT, **EVENTS)) as server,
+        client_of(server.base_url) as client,
+    ):
+        await client.chat(SAY, temperature=0.5)
+
+    assert sent_to(server) == [
+        {
+            "model": "m",
+            "messages": SAY,
+            "temperature": 0.5,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+    assert server.requests[0].headers["accept"] == "text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("on_wire", "asked"), [(False, {}), (True, {"stream": False}), (True, {"modalities": ["text"]})]
+)
+async def test_what_stays_plain(on_wire, asked):
+    async with (
+        served(answer()) as server,
+        client_of(server.base_url, stream_on_wire=on_wire) as client,
+    ):
+        assert (await client.chat(SAY, **asked)).text == "fine"
+
+    assert "stream_options" not in sent_to(server)[0]
+    assert sent_to(server)[0].get("stream", False) is False
+
+
+async def test_embeddings_stay_plain(stormbreak_provider):
+    async with client_of(stormbreak_provider(speed=50).base_url) as client:
+        got = await client.request("embeddings", {"input": "a"})
+
+    assert len(json.loads(got.raw)["data"]) == 1
+
+
+async def test_a_server_that_answers_in_one_piece_is_understood():
+    async with served(answer()) as server, client_of(server.base_url) as client:
+        assert (await client.chat(SAY)).text == "fine"
+        assert slots_of(client)._by_first.serving == 0
+
+
+@pytest.mark.parametrize(("on_wire", "asked"), [(True, {}), (False, {"stream": True})])
+async def test_the_engine_hears_of_the_first_output_and_of_nothing_before(on_wire, asked):
+    serving, ask = [], asyncio.Event()
+
+    async def look(_, writer):
+        await ask.wait()
+        ask.clear()
+
+    head = answer(b"", **EVENTS | {"content_length": len(OPENING + OUTPUT)})
+    script = (head + OPENING, look, OUTPUT[:-1], look, OUTPUT[-1:])
+    async with (
+        served(script) as server,
+        client_of(server.base_url, stream_on_wire=on_wire) as client,
+    ):
+        calling = asyncio.create_task(client.chat(SAY, **asked))
+        await server.asked()
+        for _ in range(2):  # the opening; and all of the output but the line that ends it
+            await asyncio.sleep(0.05)
+            serving.append(slots_of(client)._by_first.serving)
+            ask.set()
+        await calling
+        serving.append(slots_of(client)._by_first.serving)
+        proven = slots_of(client)._by_first.at(asyncio.get_running_loop().time())
+    assert serving == [0, 0, 0]
+    assert proven == 1

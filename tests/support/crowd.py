@@ -1,0 +1,124 @@
+"""A crowd of calls on one engine, from two event loops in two threads, watched for what it leaves behind."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from random import Random
+
+from stage import OK, SERVER_ERROR, TARGET, policy
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.events import CallEnded, Returned, Sent
+from stormbreak.types import Call
+
+LIMIT = 64
+POLICY = policy(
+    limit=FixedLimit(in_flight=LIMIT),
+    retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.001)),
+    queue=QueuePolicy(size=20_000),
+)
+
+
+class Unlocked:
+    """Awaits a call, and sees to it that its thread does not hold the lock when it is suspended."""
+
+    def __init__(self, call, stepper):
+        self._steps = call.__await__()
+        self._stepper = stepper
+
+    def __await__(self):
+        step, value = self._steps.send, None
+        while True:
+            try:
+                waits_for = step(value)
+            except StopIteration as stop:
+                return stop.value
+            assert not self._stepper._lock._is_owned(), "the lock is held across an await"
+            try:
+                step, value = self._steps.send, (yield waits_for)
+            except BaseException as error:  # noqa: BLE001 - handed on
+                step, value = self._steps.throw, error
+
+
+class Crowd:
+    """Counts what was started, sent and ended, on both sides of the driver."""
+
+    def __init__(self):
+        self.engine = Engine(POLICY)
+        self.told = Counter()
+        self.seen = Counter()
+        self.inside = self.most = 0
+        self._counting = threading.Lock()
+        self.engine.listeners.append(self._listen)
+
+    def _listen(self, event):
+        with self._counting:
+            self.told[type(event)] += 1
+
+    def _count(self, what, inside=0):
+        with self._counting:
+            self.seen[what] += 1
+            self.inside += inside
+            self.most = max(self.most, self.inside)
+
+    def run(self, tasks, seconds=0.0):
+        """Two loops, each with so many tasks at a time, again and again for so many seconds."""
+        threads = [
+            threading.Thread(target=asyncio.run, args=(self._loop(seed, tasks, seconds),))
+            for seed in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    async def _loop(self, seed, tasks, seconds):
+        driver, chance = AsyncioDriver(self.engine), Random(seed)
+        end = time.monotonic() + seconds
+        while True:
+            calling = [asyncio.create_task(self._call(driver, chance)) for _ in range(tasks)]
+            await asyncio.sleep(0.01)
+            for task in calling:
+                if chance.random() < 0.1:
+                    task.cancel()
+            for end_of_call in await asyncio.gather(*calling, return_exceptions=True):
+                if not isinstance(end_of_call, asyncio.CancelledError):
+                    assert not isinstance(end_of_call, BaseException), end_of_call
+                    self._count("ended")
+                else:
+                    self._count("cancelled")
+            if time.monotonic() >= end:
+                return
+
+    async def _call(self, driver, chance):
+        stepper = driver._stepper
+
+        async def send(_):
+            assert not stepper._lock._is_owned(), "the lock is held across a send"
+            self._count("sent", +1)
+            try:
+                await asyncio.sleep(0.001 * chance.random())
+            finally:
+                self._count("landed", -1)
+            self._count("answered")
+            return OK if chance.random() < 0.8 else SERVER_ERROR
+
+        return await Unlocked(driver.run(Call(self.engine.number(), TARGET), send), stepper)
+
+    def check(self, started):
+        """Nothing is in flight, no permit is out, and the counters add up."""
+        lane, seen, told = self.engine.lane(TARGET), self.seen, self.told
+        assert (lane.slots.in_flight, lane.admission.queued, self.inside) == (0, 0, 0)
+        assert (self.engine.woken, self.engine.events) == ([], [])
+        assert self.most <= LIMIT
+        assert seen["ended"] + seen["cancelled"] == started
+        assert seen["ended"] == told[CallEnded]
+        assert seen["sent"] == seen["landed"] <= told[Sent]
+        assert seen["answered"] == told[Returned]
+        assert min(seen["cancelled"], seen["ended"] - seen["cancelled"]) > 0

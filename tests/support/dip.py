@@ -1,0 +1,150 @@
+"""One dip, lived through twice: on real sockets with the client, and in virtual time with the simulator's world.
+
+The clock of the wall is the scenario's (speed 1), since the engine's own times are seconds. The target has `SLOTS`
+slots for answers of `SERVICE` seconds; from `FALL` to `RETURN` it has a fifth of them. Calls come evenly.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.presets import INTERACTIVE
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.http.client import AsyncClient
+from stormbreak.provider.loader import parse
+from stormbreak.provider.model import ProviderModel
+from stormbreak.storm.world import World
+from stormbreak.testing import serve
+from stormbreak.types import Call, Target, Verdict
+
+SLOTS, SERVICE, RATE, DEADLINE = 50, 1.0, 40.0, 10.0
+FALL, RETURN, END = 20.0, 40.0, 60.0
+LEFT = SLOTS / 5
+GOAL = 1.3 * LEFT  # of the limit, while the capacity is down
+RULE = 1.5 * LEFT + 2  # what the automatic limit makes of what is left, once it knows it
+EVERY = 0.05  # seconds between two looks at the limit
+POLICY = replace(INTERACTIVE, deadline=DEADLINE, patience=DEADLINE, attempt_timeout=DEADLINE)
+SCENARIO = f"""
+name = "fifth"
+speed = 1
+duration = {END}
+
+[provider]
+slots = {SLOTS}
+service = {SERVICE}
+cv = 0.3
+queue = 400
+
+[[trouble]]
+kind = "capacity"
+factor = 0.2
+at = {FALL}
+until = {RETURN}
+"""
+
+
+class Ended(NamedTuple):
+    """A call: when it came, when it ended, and whether it was answered."""
+
+    came: float
+    at: float
+    ok: bool
+
+
+@dataclass
+class Seen:
+    """What was seen: the limit every so often, and how each call ended."""
+
+    limits: list[tuple[float, int]]
+    ended: list[Ended]
+
+    def settled(self, bound: float) -> float | None:
+        """Seconds from the fall until the limit is within `bound` for good; None: it never is."""
+        down = [(at, limit) for at, limit in self.limits if FALL <= at < RETURN]
+        above = [at for at, limit in down if limit > bound]
+        if not above:
+            return 0.0
+        return above[-1] + EVERY - FALL if above[-1] < down[-1][0] else None
+
+    def lowest(self) -> int:
+        """The lowest limit while the capacity was down."""
+        return min(limit for at, limit in self.limits if FALL <= at < RETURN)
+
+    def back(self) -> float | None:
+        """Seconds from the return to the first whole one from which 90 % of the usual is answered, over each 3 s."""
+        needed, second = 0.9 * RATE * 3, int(END) - 2
+        while second > RETURN and self.answers(second - 1, second + 2) >= needed:
+            second -= 1
+        return None if second == int(END) - 2 else second - RETURN
+
+    def answers(self, begins: float, ends: float) -> int:
+        """How many were answered between two times."""
+        return sum(call.ok and begins <= call.at < ends for call in self.ended)
+
+    def goodput(self) -> float:
+        """Answers while the capacity was down, of what it could give."""
+        return self.answers(FALL, RETURN) / (LEFT / SERVICE * (RETURN - FALL))
+
+
+def simulated(seed=0, *, streamed=True):
+    """Live through it in virtual time."""
+    timeline = Timeline()
+    driver = VirtualDriver(Engine(POLICY), timeline)
+    world = World(ProviderModel(parse(SCENARIO), seed), timeline, streamed=streamed)
+    target, seen = Target("p", "m"), Seen([], [])
+
+    def arrive(number):
+        now = timeline.now
+        call = Call(driver.engine.number(), target, now + DEADLINE, DEADLINE, streams=streamed)
+        send = partial(world.send, number, driver.first)
+        driver.start(call, send, partial(end, now))
+
+    def end(came, how):
+        seen.ended.append(Ended(came, timeline.now, how.outcome.verdict is Verdict.OK))
+
+    def look():
+        seen.limits.append((timeline.now, driver.engine.lane(target).slots.limit))
+
+    for number in range(int(END * RATE)):
+        timeline.at(number / RATE, partial(arrive, number))
+    for number in range(int(END / EVERY)):
+        timeline.at(number * EVERY, look)
+    timeline.run(until=END + DEADLINE)
+    return seen
+
+
+def live(seed=0, *, streamed=True):
+    """Live through it on sockets."""
+    with serve(parse(SCENARIO), seed=seed) as provider:
+        return asyncio.run(_live(provider.base_url, streamed))
+
+
+async def _live(base_url, streamed):
+    seen, began = Seen([], []), time.monotonic()
+
+    async def call(client, number):
+        came = number / RATE
+        await asyncio.sleep(began + came - time.monotonic())
+        try:
+            await client.chat([{"role": "user", "content": str(number)}])
+        except Exception:  # noqa: BLE001 - however it failed
+            ok = False
+        else:
+            ok = True
+        seen.ended.append(Ended(came, time.monotonic() - began, ok))
+
+    async def look(client):
+        slots = client.engine.lane(client.target("m")).slots
+        while True:
+            seen.limits.append((time.monotonic() - began, slots.limit))
+            await asyncio.sleep(EVERY)
+
+    client = AsyncClient(base_url=base_url, model="m", policy=POLICY, stream_on_wire=streamed)
+    async with client:
+        looking = asyncio.create_task(look(client))
+        await asyncio.gather(*[call(client, number) for number in range(int(END * RATE))])
+        looking.cancel()
+    return seen
