@@ -134,3 +134,13 @@ def test_a_count_window_holds_the_last_so_many(outcomes, last):
         assert (window.calls, window.failures) == (len(held), sum(held))
     window.clear()
     assert (window.calls, window.failures) == (0, 0)
+
+
+def test_a_cleared_count_window_holds_nothing_of_before():
+    window = CountWindow(2)
+    for failed in (True, True, True):
+        window.add(0.0, failed=failed)
+    window.clear()
+    window.add(0.0, failed=False)
+
+    assert (window.calls, window.failures) == (1, 0)
