@@ -95,6 +95,20 @@ def test_with_evidence_it_is_a_little_more_than_what_was_proven():
     assert slots.gate.limit == pytest.approx(1.5 * 20 + 2, abs=2)
 
 
+def test_while_answers_are_late_it_is_closer_to_what_was_proven():
+    slots = Slots()
+    slots.serve(60, rate=10, took=2.0)
+    slots.serve(3.0, rate=10, took=2.0)
+    late = slots.take(10)  # they reach the usual age unanswered
+    slots.tick(2.7)
+
+    assert slots.gate.late_at == slots.now
+    assert slots.gate.limit == pytest.approx(1.2 * 20 + 2, abs=2)
+    slots.settle(late)
+    slots.serve(4.0, rate=10, took=2.0)  # in time again
+    assert slots.gate.limit >= 1.5 * 20
+
+
 def test_gain_and_plus():
     slots = Slots(gain=2.0, plus=9.0)
     slots.serve(60, rate=10, took=2.0)

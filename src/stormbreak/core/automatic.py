@@ -2,9 +2,9 @@
 
 Without evidence of congestion it does not bind, up to a ceiling: a calm burst from idle is sent at once, and
 long and short answers side by side are no congestion. With evidence (`evidence`), the limit is a little above
-what was just proven to be served (`proven`), and not below the floor of the `guard`. After the last evidence
-it is held for `HOLD` seconds, then doubles every `DOUBLING`, and after `FADE` it is gone. It is at least 1 and
-can always grow again.
+what was just proven to be served (`proven`), less so while answers are late, and not below the floor of the
+`guard`. After the last evidence it is held for `HOLD` seconds, then doubles every `DOUBLING`, and after `FADE` it
+is gone. It is at least 1 and can always grow again.
 
 Attempts that stream tell more than others: when they begin to put out. They and the others have baselines of
 their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
@@ -30,6 +30,10 @@ from stormbreak.types import Outcome
 HOLD = 5.0  # seconds
 DOUBLING = 20.0  # seconds
 FADE = 120.0  # seconds
+FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
+TIGHT = (
+    1.2  # ... and the gain is no more than this, since a larger one only makes that queue longer
+)
 FAILING = 10.0  # seconds since failures stood out
 LEAST = 2.0  # while there is evidence, before fading
 LOOK = 1.0  # seconds between two looks while all is quiet
@@ -172,7 +176,9 @@ class AutomaticConcurrency:
         policy = self._policy
         self._look_at = now + LOOK
         proven = self._proven(now)
-        self._control = max(LEAST, policy.gain * proven + policy.plus)
+        late = now - self._evidence.late_at < FRESH
+        gain = min(TIGHT, policy.gain) if late else policy.gain
+        self._control = max(LEAST, gain * proven + policy.plus)
         self.most = max(policy.ceiling, self._control) if proven else policy.ceiling
         evidence_at = self._evidence.at
         if evidence_at > self._held_at:
