@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help check test prove bench storms demo format clean
+.PHONY: help check test prove bench storms sensitivity mutations demo format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 | /' | column -t -s '|'
@@ -39,6 +39,12 @@ bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: i
 
 storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md
 	$(BIN)/python bench/storms.py
+
+sensitivity: $(READY)  ## vary every constant and take out every mechanism (about an hour; can be stopped and resumed)
+	$(BIN)/python bench/sensitivity.py $(if $(ONLY),--only '$(ONLY)')
+
+mutations: $(READY)  ## break a module of the core in every small way, and see which tests notice (FILES=core/budget.py)
+	$(BIN)/python bench/mutations.py $(FILES)
 
 format: $(READY)  ## put the code into its format
 	$(BIN)/ruff format .

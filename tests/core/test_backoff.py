@@ -71,3 +71,42 @@ BAD = [
 def test_impossible_values_are_named(kind, values, message):
     with pytest.raises(ConfigurationError, match=message):
         kind(**values)
+
+
+@pytest.mark.parametrize("kind", [ProportionalJitter, DecorrelatedJitter])
+def test_every_rule_needs_a_base(kind):
+    with pytest.raises(ConfigurationError, match="base must be positive, got 0"):
+        kind(base=0.0)
+
+
+POSSIBLE = [
+    Constant(seconds=0.0), Linear(base=2.0, cap=2.0), ProportionalJitter(share=0.0), DecorrelatedJitter(growth=1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", POSSIBLE)
+def test_bounds_are_possible(rule):
+    assert rule.delay(1, 0.9) >= 0.0
+
+
+DEFAULTS = [
+    (Constant(), Constant(seconds=1.0)),
+    (Linear(), Linear(base=1.0, cap=60.0)),
+    (Exponential(), Exponential(base=1.0, factor=2.0, cap=60.0)),
+    (
+        ProportionalJitter(),
+        ProportionalJitter(base=1.0, factor=2.0, cap=60.0, share=0.3, floor=0.1),
+    ),
+    (FullJitter(), FullJitter(base=1.0, factor=2.0, cap=60.0)),
+    (EqualJitter(), EqualJitter(base=1.0, factor=2.0, cap=60.0)),
+    (DecorrelatedJitter(), DecorrelatedJitter(base=1.0, growth=3.0, cap=60.0)),
+]
+
+
+@pytest.mark.parametrize(("bare", "spelled_out"), DEFAULTS)
+def test_defaults(bare, spelled_out):
+    assert bare == spelled_out
+
+
+def test_where_there_was_no_delay_drifting_begins_at_the_base():
+    assert DecorrelatedJitter(base=0.5).delay(1, 0.5) == 1.0  # half way from 0.5 to 1.5

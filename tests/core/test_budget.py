@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.budget import UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, TREATMENTS
 
@@ -32,6 +32,10 @@ def test_ten_calls_earn_one_retry():
 
     assert budget.try_pay(0.0)
     assert not budget.try_pay(0.0)
+
+
+def test_exactly_one_is_enough():
+    assert earned(1, ratio=1.0).try_pay(0.0)
 
 
 def test_a_refusal_draws_nothing():
@@ -75,6 +79,11 @@ FREE = [
     ([THROTTLED], SERVER_ERROR, True),
     ([THROTTLED, SERVER_ERROR], SERVER_ERROR, False),
     ([THROTTLED, SERVER_ERROR, OK], SERVER_ERROR, True),
+    (
+        [SERVER_ERROR, OK, SERVER_ERROR],
+        SERVER_ERROR,
+        True,
+    ),  # a row begins anew with its first failure
     ([CANCELLED, CANCELLED, CANCELLED], SERVER_ERROR, True),
     ([INVALID] * 5, SERVER_ERROR, True),  # our own mistakes say nothing about the target
     ([THROTTLED, INVALID, SERVER_ERROR], SERVER_ERROR, False),  # nor do they end a row
@@ -128,3 +137,36 @@ def test_never_negative_never_above_the_cap_never_more_than_was_earned(steps):
 def test_impossible_values_are_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got -1"):
         BudgetPolicy(**{name: -1})
+
+
+@pytest.mark.parametrize("name", ["decay", "lone_seconds"])
+def test_no_time_is_impossible(name):
+    with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
+        BudgetPolicy(**{name: 0})
+
+
+def test_the_least_that_is_possible():
+    least = {
+        "ratio": 0,
+        "cap": 0,
+        "decay": 0.5,
+        "lone_calls": 0,
+        "lone_seconds": 0.5,
+        "lone_retries": 0,
+    }
+    for name, value in least.items():
+        assert value == getattr(BudgetPolicy(**{name: value}), name)
+
+
+def test_traffic_counts_for_exactly_half_a_minute():
+    budget = earned(0)
+    for _ in range(10):
+        budget.record(OK, 0.0)
+    ask = (THROTTLED, TREATMENTS[THROTTLED.verdict])
+
+    assert not budget.is_free(*ask, 29.9)
+    assert budget.is_free(*ask, 30.0)
+
+
+def test_who_knows_nothing_of_the_load_claims_nothing():
+    assert Load(gated=False, late=False, lot=False) == UNKNOWN

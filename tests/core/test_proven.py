@@ -139,3 +139,41 @@ def test_by_rate_never_negative_and_never_much_to_remember(steps):
         assert proven.at(now, mean) >= 0.0
         assert len(proven._slices) <= 5
         assert now < proven._slices[-1].ends
+
+
+def test_a_peak_lasts_to_the_end_of_its_attempt():
+    proven = ProvenByFirst()
+    proven.first(0.0)
+    proven.ended(4.0)
+
+    assert proven.at(8.5) == 1
+    assert proven.at(9.5) == 0
+
+
+def test_a_peak_within_a_second_is_kept():
+    proven = ProvenByFirst()
+    for _ in range(2):
+        proven.first(7.1)
+    for _ in range(2):
+        proven.ended(7.2)
+    proven.first(7.3)
+
+    assert proven.at(7.4) == 2
+
+
+def test_a_slice_is_half_the_usual_time_wide():
+    proven = ProvenByRate()
+    for _ in range(8):
+        proven.answered(0.0, 2.0, 8.0)
+
+    assert proven.at(1.0, 8.0) == 8 / 4 * 8  # the first slice alone
+    proven.answered(5.0, 2.0, 8.0)
+    assert proven.at(5.0, 8.0) == (8 + 1) / (4 + 4) * 8
+
+
+def test_a_silence_shorter_than_the_slices_forgets_nothing():
+    proven = ProvenByRate()
+    for _ in range(8):
+        proven.answered(0.0, 2.0, 8.0)
+
+    assert proven.at(12.0, 8.0) == 8 / (4 + 4) * 8

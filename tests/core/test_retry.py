@@ -1,7 +1,7 @@
 import pytest
 from stage import INVALID, SERVER_ERROR, TIMEOUT, told
 
-from stormbreak.core.backoff import Constant, Linear
+from stormbreak.core.backoff import Constant, DecorrelatedJitter, Linear
 from stormbreak.core.budget import Budget, BudgetPolicy
 from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
 from stormbreak.errors import ConfigurationError
@@ -32,6 +32,8 @@ TABLE = [
     ({"attempt": 3}, Stop("attempts")),
     ({"deadline": 1.5}, Retry(101.0, free=True)),
     ({"deadline": 1.49}, Stop("deadline")),
+    ({"attempts": 1}, Retry(101.0, free=True)),
+    ({"attempts": 0}, Stop("attempts")),
     ({"patience": 1.01}, Retry(101.0, free=True)),
     ({"patience": 1.0}, Stop("patience")),  # nothing would be left to pass the gates with
     ({"outcome": told(60.0)}, Retry(160.0, free=True)),
@@ -78,3 +80,27 @@ def test_impossible_values_are_named():
         RetryPolicy(min_useful=-1)
     with pytest.raises(ConfigurationError, match="longest_wait must be positive, got 0"):
         RetryPolicy(longest_wait=0)
+    with pytest.raises(ConfigurationError, match="spread must not be negative, got -1"):
+        RetryPolicy(spread=-1)
+
+
+def test_bounds_are_possible():
+    policy = RetryPolicy(attempts=1, min_useful=0, longest_wait=0.5, spread=0)
+
+    assert ask(policy=policy) == Stop("attempts")
+
+
+def test_defaults():
+    assert RetryPolicy(attempts=6, min_useful=0.5, longest_wait=900.0, spread=0.5) == RetryPolicy()
+
+
+def test_where_no_time_is_named_none_is_too_long():
+    policy = RetryPolicy(backoff=Constant(seconds=1.0), longest_wait=0.5)
+
+    assert ask(policy=policy) == Retry(101.0, free=True)
+
+
+def test_the_first_retry_has_no_delay_before_it():
+    policy = RetryPolicy(backoff=DecorrelatedJitter(base=0.5))
+
+    assert ask(policy=policy, chance=0.5) == Retry(101.0, free=True)

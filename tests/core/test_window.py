@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,65 @@ def test_never_older_than_its_seconds_and_never_a_slice_short(steps):
         assert sum(surely) <= window.failures <= sum(at_most)
 
 
+def test_ten_slices_unless_told_otherwise():
+    window = TimeWindow(10.0)
+    window.add(0.95, failed=True)
+
+    assert counted(window, 9.99) == (1, 1)
+    assert counted(window, 10.0) == (0, 0)
+
+
+def test_slices_need_not_be_a_second_wide():
+    window = TimeWindow(40.0)
+    window.add(3.9, failed=False)
+    window.add(4.1, failed=True)
+
+    assert counted(window, 39.9) == (2, 1)
+    assert counted(window, 40.0) == (1, 1)
+    assert counted(window, 44.0) == (0, 0)
+
+
+def test_a_clock_may_begin_long_before_zero():
+    window = TimeWindow(10.0)
+    window.add(-1e6, failed=True)
+
+    assert counted(window, -1e6 + 5) == (1, 1)
+    assert counted(window, -1e6 + 11) == (0, 0)
+
+
+def test_the_fullest_slice():
+    window = TimeWindow(10.0)
+    for now in (0.1, 1.1, 1.2, 1.3, 2.1):
+        window.add(now, failed=True)
+
+    assert window.peak == 3
+
+
+def test_the_end_of_a_slice_belongs_to_the_next():
+    window = TimeWindow(10.0)
+    window.add(0.5, failed=False)
+    window.add(1.0, failed=True)
+
+    assert counted(window, 10.5) == (1, 1)
+
+
+@pytest.mark.parametrize("silence", range(10, 30))
+def test_no_slice_outlives_a_silence(silence):
+    window = TimeWindow(10.0)
+    window.add(3.5, failed=True)
+
+    assert counted(window, 3.5 + silence) == (0, 0)
+
+
+def test_slices_may_be_narrow():
+    window = TimeWindow(1.0)
+    window.add(0.05, failed=False)
+    window.add(0.55, failed=True)
+
+    assert counted(window, 1.02) == (1, 1)
+    assert counted(window, 1.52) == (0, 0)
+
+
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 8))
 def test_a_count_window_holds_the_last_so_many(outcomes, last):
     window = CountWindow(last)
@@ -74,3 +134,13 @@ def test_a_count_window_holds_the_last_so_many(outcomes, last):
         assert (window.calls, window.failures) == (len(held), sum(held))
     window.clear()
     assert (window.calls, window.failures) == (0, 0)
+
+
+def test_a_cleared_count_window_holds_nothing_of_before():
+    window = CountWindow(2)
+    for failed in (True, True, True):
+        window.add(0.0, failed=failed)
+    window.clear()
+    window.add(0.0, failed=False)
+
+    assert (window.calls, window.failures) == (1, 0)

@@ -52,10 +52,9 @@ class ProvenByFirst:
 
 
 class _Slice:
-    __slots__ = ("answers", "begins", "ends", "width")
+    __slots__ = ("answers", "ends", "width")
 
     def __init__(self, begins: float, width: float) -> None:
-        self.begins = begins
         self.width = width
         self.ends = begins + width
         self.answers = 0

@@ -1,0 +1,211 @@
+"""What rests on a constant: docs/sensitivity.md, every variant of `variants` against the storms and the calms.
+
+Each result is kept in bench-results/ under what was varied and the code that it was varied in, so that a run can be
+stopped and gone on with. `--only TEXT` runs the variants that have it in their name; the page is written of all
+results there are for this code, and says which are missing.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from stormbreak.provider.loader import load
+from stormbreak.storm import simulate
+from stormbreak.storm.contenders import find
+from stormbreak.storm.measures import Measures, average
+from storms import CALMS, STORMS
+from variants import UNCHANGED, Variant, applied, every
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "sensitivity.md"
+KEPT = ROOT / "bench-results" / "sensitivity"
+BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
+BATCHES = {"gather", "refusals-batch"}  # judged by their makespan, too
+POINTS = 0.01  # of goodput
+LONGER = 0.05  # of the makespan
+SENT = 0.1  # attempts per call
+WAITED = 0.01  # seconds of added wait in a calm
+
+
+class Task(NamedTuple):
+    """One simulation: a number of `every`, -1 for the engine as it is."""
+
+    number: int
+    scenario: str
+    seed: int
+
+
+def main() -> None:
+    """Run what is missing, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="variants with this in their name")
+    parser.add_argument("--scenarios", default=",".join(STORMS + CALMS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--print", action="store_true", help="do not touch the page")
+    options = parser.parse_args()
+    scenarios, seeds = options.scenarios.split(","), range(1, options.seeds + 1)
+    variants = [UNCHANGED, *every()]
+    wanted = [i - 1 for i, variant in enumerate(variants) if options.only in variant.name or i == 0]
+    KEPT.mkdir(parents=True, exist_ok=True)
+    tasks = [Task(i, scenario, seed) for i in wanted for scenario in scenarios for seed in seeds]
+    missing = [task for task in tasks if not kept(task).exists()]
+    print(f"{len(tasks)} simulations, {len(missing)} to do", file=sys.stderr)
+    began = time.perf_counter()
+    # A patched process must not be used again: each task has its own, forked from one that is clean.
+    with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=1) as pool:
+        for done, took in enumerate(pool.imap_unordered(one, missing), 1):
+            left = (time.perf_counter() - began) / done * (len(missing) - done)
+            print(f"{done}/{len(missing)} {took:.1f} s, {left / 60:.0f} min left", file=sys.stderr)
+    text = page(scenarios, seeds)
+    if options.print:
+        print(text)
+    else:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1])
+
+
+def one(task: Task) -> float:
+    """Simulate, keep the measures, and say how long it took."""
+    began = time.perf_counter()
+    variant = variant_of(task)
+    storm = load(task.scenario)
+    found = find(storm.load.preset if storm.load else "interactive")
+    with applied(variant):
+        changed = replace(found, policy=variant.edit(found.policy))
+        measures = simulate(storm, changed, seed=task.seed).measures
+    path = kept(task)
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(measures.plain()))
+    draft.replace(path)
+    return time.perf_counter() - began
+
+
+def variant_of(task: Task) -> Variant:
+    """What is varied."""
+    return UNCHANGED if task.number < 0 else _VARIANTS[task.number]
+
+
+def kept(task: Task) -> Path:
+    """Where the result of `task` is."""
+    variant = variant_of(task)
+    key = f"{variant.name}|{variant.change}|{task.scenario}|{task.seed}|{_CODE}"
+    return KEPT / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
+
+
+def known(number: int, scenario: str, seeds: range) -> Measures | None:
+    """The mean over the seeds, if all are there."""
+    paths = [kept(Task(number, scenario, seed)) for seed in seeds]
+    if not all(path.exists() for path in paths):
+        return None
+    return average([Measures(**json.loads(path.read_text())) for path in paths])
+
+
+def moved(scenario: str, before: Measures, after: Measures) -> list[str]:
+    """What differs by more than it takes to be told."""
+    found = []
+    if scenario in CALMS:
+        if after.shed != before.shed:
+            found.append(f"{after.shed - before.shed:+d} shed")
+        if abs(after.added_wait_p99 - before.added_wait_p99) >= WAITED:
+            found.append(f"p99 wait {after.added_wait_p99 - before.added_wait_p99:+.2f} s")
+    if abs(after.goodput - before.goodput) >= POINTS:
+        found.append(f"{100 * (after.goodput - before.goodput):+.1f}")
+    if scenario in BATCHES and before.makespan and after.makespan:
+        longer = after.makespan / before.makespan - 1
+        if abs(longer) >= LONGER:
+            found.append(f"makespan {100 * longer:+.0f} %")
+    if abs(after.amplification - before.amplification) >= SENT:
+        found.append(f"{after.amplification - before.amplification:+.2f} sent")
+    return found
+
+
+def page(scenarios: Sequence[str], seeds: range) -> str:
+    """All that is known for this code."""
+    rows: list[tuple[Variant, str]] = []
+    missing = 0
+    for number, variant in enumerate(_VARIANTS):
+        told, complete = [], True
+        for scenario in scenarios:
+            before, after = known(-1, scenario, seeds), known(number, scenario, seeds)
+            if before is None or after is None:
+                complete = False
+                continue
+            moves = moved(scenario, before, after)
+            if moves:
+                told.append(f"`{scenario}` {', '.join(moves)}")
+        missing += not complete
+        if complete:
+            rows.append((variant, "; ".join(told)))
+    ablations = [row for row in rows if row[0].change == "ablation"]
+    numbers = [row for row in rows if row[0].change != "ablation"]
+    names = list(dict.fromkeys(variant.name for variant, _ in numbers))
+    moving = {variant.name for variant, told in numbers if told}
+    flat = [f"`{name}`" for name in names if name not in moving]
+    left_out = [name for name in (*STORMS, *CALMS) if name not in scenarios]
+    slice_ = f" Not in this run: {', '.join(f'`{name}`' for name in left_out)}." if left_out else ""
+    gaps = f" {missing} of {len(_VARIANTS)} variants were not run." if missing else ""
+    today = datetime.now(UTC).date().isoformat()
+    return "\n".join(
+        [
+            (
+                f"Made on {today} by `make sensitivity` with code {_CODE[:8]}: {len(rows)} variants, "
+                f"{', '.join(f'`{name}`' for name in scenarios)}, seeds 1-{len(seeds)}.{slice_}{gaps}"
+            ),
+            "",
+            (
+                f"Of {len(names)} constants and parameters, {len(moving)} move something when halved or doubled, "
+                f"{len(flat)} nothing."
+            ),
+            "",
+            "### Mechanisms, each taken out",
+            "",
+            "| without | what moves |",
+            "|---|---|",
+            *(f"| {variant.name} | {told or 'flat'} |" for variant, told in ablations),
+            "",
+            "### Constants and parameters that move something",
+            "",
+            "| name | change | what moves |",
+            "|---|---|---|",
+            *(
+                f"| `{variant.name}` | {variant.change} | {told or 'flat'} |"
+                for variant, told in numbers
+                if variant.name in moving
+            ),
+            "",
+            "### Flat both ways",
+            "",
+            ", ".join(flat) + "." if flat else "None.",
+            "",
+        ]
+    )
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "src" / "stormbreak").rglob("*")):
+        if path.suffix in {".py", ".toml"} and path.parent.name in {
+            "core",
+            "storm",
+            "provider",
+            "scenarios",
+        }:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_VARIANTS = every()
+_CODE = _fingerprint()
+
+if __name__ == "__main__":
+    main()

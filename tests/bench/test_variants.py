@@ -1,0 +1,94 @@
+"""A variant changes what it says, and says so loudly when there is nothing left to change."""
+
+import pytest
+
+import variants
+from stormbreak.core import evidence
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from variants import (
+    LEFT_OUT,
+    TOGETHER,
+    Patch,
+    Variant,
+    applied,
+    constants,
+    every,
+    found,
+    parameters,
+    varied,
+)
+
+
+@pytest.mark.parametrize("variant", every(), ids=lambda variant: f"{variant.name} {variant.change}")
+def test_a_variant_changes_something_and_takes_it_back(variant):
+    before = [getattr(owner, name) for owner, name, _ in variant.patches]
+    with applied(variant):
+        during = [getattr(owner, name) for owner, name, _ in variant.patches]
+    after = [getattr(owner, name) for owner, name, _ in variant.patches]
+
+    assert [value for _, _, value in variant.patches] == during
+    assert before == after
+    assert all(old != new for old, new in zip(before, during, strict=True))
+    assert variant.patches or variant.edit(Policy()) != Policy()
+
+
+def test_a_constant_that_is_gone_fails():
+    with (
+        pytest.raises(AttributeError, match="GONE"),
+        applied(Variant("evidence.GONE", "1 -> 2", (Patch(evidence, "GONE", 2),))),
+    ):
+        pass
+
+
+def test_every_quantity_of_the_core_takes_part():
+    names = {f"{module.__name__.rpartition('.')[2]}.{name}" for module, name in found()}
+    varied_ = {variant.name for variant in constants()}
+
+    assert names >= LEFT_OUT.keys()
+    assert {"evidence.TOP_TOTAL", "automatic.HOLD", "guard.TAU", "lot.ODDS"} <= varied_
+    untold = names - LEFT_OUT.keys() - varied_
+    assert not {name for name in untold if _is_number(name)}
+
+
+def test_bounds_are_of_parameters_that_there_are():
+    assert {f"policy.{path}" for path in TOGETHER} <= {variant.name for variant in every()}
+
+
+def test_what_a_policy_refuses_is_left_out():
+    changes = {variant.change for variant in every() if variant.name == "policy.retry.attempts"}
+    assert changes == {"6 -> 3", "6 -> 12"}
+
+    bare = Policy(retry=RetryPolicy(attempts=1))
+    changes = {v.change for v in parameters(bare) if v.name == "policy.retry.attempts"}
+    assert changes == {"1 -> 2"}
+    bounded = Policy(limit=AutomaticLimit(gain=1.0))
+    changes = {v.change for v in parameters(bounded) if v.name == "policy.limit.gain"}
+    assert changes == {"1 -> 2"}
+
+
+def test_no_two_variants_are_kept_under_one_name():
+    keys = [(variant.name, variant.change) for variant in every()]
+    assert sorted(set(keys)) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("value", "less", "more"),
+    [
+        (10, 5, 20),
+        (1, 1, 2),
+        (4.0, 2.0, 8.0),
+        (0.5, 0.25, 1.0),
+        (0.75, 0.5, 0.875),
+        (1.5, 1.25, 2.0),
+    ],
+)
+def test_less_and_more(value, less, more):
+    assert (less, more) == varied(value)
+
+
+def _is_number(name):
+    module, constant = name.split(".")
+    value = getattr(getattr(variants.stormbreak.core, module), constant)
+    return isinstance(value, int | float) and abs(value) != float("inf")
