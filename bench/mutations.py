@@ -26,14 +26,14 @@ import hypothesis.strategies  # noqa: F401 - whatever is imported here, no child
 import pytest
 import pytest_asyncio  # noqa: F401
 
+from marked import Block
 from mutants import Mutant, mutants
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "stormbreak"
 KEPT = ROOT / "bench-results" / "mutations"
-PAGE = ROOT / "docs" / "mutations.md"
 VERDICTS = ROOT / "bench" / "verdicts.toml"
-BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+TABLE = Block(ROOT / "docs" / "mutations.md", "<!-- table: begin -->", "<!-- table: end -->")
 SLOWEST = 10.0  # times as long as the tests take without a mutant ...
 AT_LEAST = 20.0  # ... and these seconds
 
@@ -191,15 +191,15 @@ def row(file: str, results: dict[str, str], verdicts: dict[str, str]) -> str:
 
 def write(rows: dict[str, str]) -> None:
     """Put new lines into the table, and keep those of other files."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    table, after = rest.split(END)
-    kept = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+    kept = {
+        line.split("`")[1]: line for line in TABLE.read().splitlines() if line.startswith("| `")
+    }
     head = [
         "| file | mutants | noticed | survive: equivalent | accepted | without a verdict | on |",
         "|---|--:|--:|--:|--:|--:|---|",
     ]
     lines = [*head, *(line for _, line in sorted((kept | rows).items()))]
-    PAGE.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + after)
+    TABLE.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from marked import Block
 from rounds import Figure, Section
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN = "<!-- figures: written by `make bench WRITE=1` -->\n"
-END = "<!-- end of figures -->\n"
+FIGURES = Block(
+    Path(__file__).parent.parent / "docs" / "benchmarks.md",
+    "<!-- figures: written by `make bench WRITE=1` -->",
+    "<!-- end of figures -->",
+)
 
 _Row: TypeAlias = tuple[str, str, str, str, str, str, str]
 _COLUMNS: _Row = ("", "min", "median", "max", "unit", "goal", "")
@@ -38,10 +41,7 @@ def markdown(sections: Sequence[Section], machine: str) -> str:
 
 def rewrite(text: str) -> None:
     """Put `text` into the marked block of the page."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    FIGURES.write(f"\n{text}\n")
 
 
 def _cells(figure: Figure) -> _Row:

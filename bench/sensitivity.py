@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from marked import Block
 from stormbreak.provider.loader import load
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
@@ -26,9 +27,8 @@ from storms import CALMS, STORMS
 from variants import UNCHANGED, Variant, applied, every
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "sensitivity.md"
 KEPT = ROOT / "bench-results" / "sensitivity"
-BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
+TABLES = Block(ROOT / "docs" / "sensitivity.md", "<!-- tables: begin -->", "<!-- tables: end -->")
 BATCHES = {"gather", "refusals-batch"}  # judged by their makespan, too
 POINTS = 0.01  # of goodput
 LONGER = 0.05  # of the makespan
@@ -70,8 +70,7 @@ def main() -> None:
     if options.print:
         print(text)
     else:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1])
+        TABLES.write(text)
 
 
 def one(task: Task) -> float:

@@ -16,13 +16,14 @@ from itertools import product
 from multiprocessing import Pool
 from pathlib import Path
 
+from marked import Block
 from stormbreak.provider.loader import load
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
 from stormbreak.storm.measures import Measures, average
 
-PAGE = Path(__file__).parent.parent / "docs" / "storms.md"
-BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
+ROOT = Path(__file__).parent.parent
+TABLES = Block(ROOT / "docs" / "storms.md", "<!-- tables: begin -->", "<!-- tables: end -->")
 STORMS = (
     "incident", "dip", "outage", "blackhole", "rpm-window", "rpm-bucket", "gather", "partial", "serverless",
     "brownout", "herd", "refusals", "refusals-bare", "refusals-batch", "scarce",
@@ -54,8 +55,7 @@ def main() -> None:
     if options.print:
         print(text)
     else:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1])
+        TABLES.write(text)
 
 
 def run(rows: Sequence[str], scenarios: Sequence[str], seeds: range, jobs: int) -> Table:

@@ -3,7 +3,7 @@ from stage import OK, TARGET, TIMEOUT, Spaced
 
 from stormbreak.core.admission import Admission
 from stormbreak.core.concurrency import Concurrency, FixedLimit
-from stormbreak.core.gate import OPEN, UNSPACED
+from stormbreak.core.gate import OPEN
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.ticket import Ticket
@@ -34,7 +34,7 @@ class Barrier:
 class Door:
     """An admission with one barrier and so many slots."""
 
-    def __init__(self, *, slots=1, size=100, barriers=1, spacing=UNSPACED):
+    def __init__(self, *, slots=1, size=100, barriers=1, spacings=()):
         self.log = []
         self.barriers = [Barrier(f"barrier{n}", self.log) for n in range(barriers)]
         self.barrier = self.barriers[0]
@@ -43,7 +43,7 @@ class Door:
         self.numbers = iter(range(1, 1000))
         gates = [*self.barriers, self.slots]
         self.admission = Admission(
-            gates, self.slots, QueuePolicy(size=size), self.wake, spacing=spacing
+            gates, self.slots, QueuePolicy(size=size), self.wake, spacings=spacings
         )
 
     def wake(self, ticket):
@@ -146,7 +146,7 @@ def test_other_classes_go_oldest_first(priority):
 
 
 def test_under_a_send_rate_the_oldest_goes_first():
-    door = Door(spacing=Spaced(100.0))
+    door = Door(spacings=[Spaced(100.0)])
     permit = door.enter()
     tickets = [door.enter() for _ in range(7)]
 
@@ -311,7 +311,7 @@ def test_only_those_ahead_count():
 
 
 def test_a_send_rate_says_how_long_it_will_take():
-    door = Door(slots=100, spacing=Spaced(2.0))
+    door = Door(slots=100, spacings=[Spaced(2.0)])
     door.barrier.opens_at = 1.0
     for _ in range(9):
         door.enter()

@@ -281,7 +281,9 @@ class Storm(RuleBasedStateMachine):
         for lane in self.lanes:
             if not lane.admission.queued:
                 continue
-            ready_at = lane.admission._ready_at(self.stage.now)
+            admission, now = lane.admission, self.stage.now
+            following = admission._queue.peek(stands=admission._stands(now))
+            ready_at = admission._ready_at(following.call, now)
             if ready_at == inf:  # somebody who holds a slot will pump, or a hand on the circuit
                 isolated = lane.breaker is not None and lane.breaker.state is State.ISOLATED
                 assert lane.slots.in_flight >= lane.slots.limit or isolated

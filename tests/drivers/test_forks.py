@@ -6,7 +6,6 @@ import signal
 import threading
 import warnings
 
-import pytest
 from sockets import answer, served
 from stage import OK, TARGET, policy, told
 
@@ -15,8 +14,6 @@ from stormbreak.core.engine import Engine
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Call
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 SAY = [{"role": "user", "content": "hello"}]
 

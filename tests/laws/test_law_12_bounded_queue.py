@@ -64,7 +64,7 @@ def test_of_a_queue_that_stands_the_newest_interactive_call_is_served(
     if limit == "automatic, binds":
         stage.lane.slots.tick(stage.now, 1.1)
     if spaced:
-        stage.lane.admission._spacing = Spaced(1e9)
+        stage.lane.admission._spacings = (Spaced(1e9),)
     width = stage.lane.slots.limit
     blockers = [stage.start() for _ in range(width)]
     runs = [stage.start(priority=priority) for priority in arrivals]

@@ -19,11 +19,10 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from stormbreak.core.gate import OPEN, UNSPACED, Gate, Slots, Spacing
+from stormbreak.core.gate import OPEN, Gate, Slots, Spacing
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
-from stormbreak.core.weighed import Quota
 from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
@@ -42,10 +41,13 @@ class Admission:
         policy: QueuePolicy,
         wake: Callable[[Ticket], None],
         *,
-        spacing: Spacing = UNSPACED,
-        quota: Quota | None = None,
+        spacings: Sequence[Spacing] = (),
+        weigh: Callable[[Call], None] | None = None,
     ) -> None:
-        """Served through `gates`, of which `slots` is one, and perhaps `spacing` and `quota`."""
+        """Served through `gates`, of which `slots` is one, and all of `spacings` are some.
+
+        `weigh(call)` tells a gate that asks how heavy a call is which one it will be asked about.
+        """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
         self._takes = tuple(gate.take for gate in gates)
@@ -58,8 +60,8 @@ class Admission:
         self._takes_streamed = tuple(takes)
         self._policy = policy
         self._wake = wake
-        self._spacing = spacing
-        self._quota = quota
+        self._spacings = tuple(spacings)
+        self._weigh = weigh
         self._queue = Queue(policy)
         self._keeper: Ticket | None = None
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
@@ -77,9 +79,7 @@ class Admission:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
         else:
             self._slots.tick(now, 0.0)
-        if self._quota is not None:
-            self._quota.weigh(call)
-        if not self._queue.size and self._ready_at(now) <= now:
+        if not self._queue.size and self._ready_at(call, now) <= now:
             return self._grant(call, now)
         refusal = self._refusal(call, now, expires_at) or self._make_room(call, now, expires_at)
         if refusal is not None:
@@ -110,14 +110,12 @@ class Admission:
         queue = self._queue
         self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
         while queue.size:
-            if self._quota is not None:
-                self._quota.weigh(queue.peek(stands=self._stands(now)).call)
-            ready_at = self._ready_at(now)
+            ticket = queue.peek(stands=self._stands(now))
+            ready_at = self._ready_at(ticket.call, now)
             if ready_at > now:
                 if ready_at != inf:
                     self._keep_time(ready_at)
                 return
-            ticket = queue.peek(stands=self._stands(now))
             if self._too_late(ticket, now):
                 self._reject(ticket, self._shed(now))
                 continue
@@ -158,7 +156,9 @@ class Admission:
         gate = max(self._gates, key=lambda gate: gate.ready_at(now))
         return gate.name if gate.ready_at(now) > now else "queue"
 
-    def _ready_at(self, now: float) -> float:
+    def _ready_at(self, call: Call, now: float) -> float:
+        if self._weigh is not None:
+            self._weigh(call)
         latest = OPEN
         for gate_ready_at in self._ready_ats:
             ready_at = gate_ready_at(now)
@@ -175,13 +175,12 @@ class Admission:
         return (
             self._queue.size > STANDS * self._slots.limit
             and self._slots.binds(now)
-            and not self._spacing.in_force(now)
-            and not (self._quota is not None and self._quota.in_force(now))
+            and not any(spacing.in_force(now) for spacing in self._spacings)
         )
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
-        if self._quota is not None:
-            self._quota.weigh(call)
+        if self._weigh is not None:
+            self._weigh(call)
         for gate in self._gates:
             ready_at = gate.ready_at(now)
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
@@ -195,9 +194,7 @@ class Admission:
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         ahead = self._queue.ahead_of(call)
-        wait = self.service * (ahead + 1) / self._slots.limit
-        if self._quota is not None:
-            wait = max(wait, self._quota.wait(ahead, now))
+        wait = self._until_turn(ahead, now, slots=self._slots.limit)
         stands = self._stands(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
         if now + self._soonest(ahead, now) > expires_at and not newest_first:
@@ -218,9 +215,11 @@ class Admission:
         A limit in the middle of an episode says little of what it will be in the next: who is turned away
         for it cannot be called back.
         """
-        by_slots = self.service * (ahead + 1) / self._slots.most
-        by_quota = 0.0 if self._quota is None else self._quota.wait(ahead, now)
-        return max(by_slots, by_quota, self._spacing.time_for(ahead + 1, now))
+        return self._until_turn(ahead, now, slots=self._slots.most)
+
+    def _until_turn(self, ahead: float, now: float, *, slots: float) -> float:
+        by_slots = self.service * (ahead + 1) / slots
+        return max([by_slots, *(spacing.time_for(ahead + 1, now) for spacing in self._spacings)])
 
     def _too_late(self, ticket: Ticket, now: float) -> bool:
         if now >= ticket.expires_at:

@@ -118,23 +118,19 @@ class AutomaticConcurrency:
 
     def take(self, now: float) -> Flight:
         """Occupy a slot."""
-        flight = Flight(now)
-        self.in_flight += 1
-        self._plain.sent(flight)
-        judge = self._judge
-        if judge is self._plain or judge.usual is None:
-            self._evidence.sent(flight, judge.usual)
-        return flight
+        return self._leave(Flight(now), self._plain)
 
     def take_streamed(self, now: float) -> Flight:
         """Occupy a slot, for an attempt whose first output will be told."""
-        flight = Flight(now, streams=True)
-        self.in_flight += 1
         self._streamed_at = now
-        self._streamed.sent(flight)
-        judge = self._judge
-        if judge is self._streamed or judge.usual is None:
-            self._evidence.sent(flight, judge.usual)
+        return self._leave(Flight(now, streams=True), self._streamed)
+
+    def _leave(self, flight: Flight, baseline: Baseline) -> Flight:
+        self.in_flight += 1
+        baseline.sent(flight)
+        usual = self._judge.usual
+        if baseline is self._judge or usual is None:
+            self._evidence.sent(flight, usual)
         return flight
 
     def first(self, token: Flight, now: float) -> None:

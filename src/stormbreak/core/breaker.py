@@ -120,9 +120,7 @@ class Breaker:
 
     def _is_too_much(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
         if tally is Tally.SUCCESS:
-            self._named_until = (
-                OPEN  # one answer cannot speak for the target when others contradict it
-            )
+            self._named_until = OPEN  # a failure cannot speak for a target that serves
             return self._trip.record(now, failed=False, took=took)
         if tally is Tally.NOTHING:
             return _was_cut(outcome) and self._trip.cut(now, took)
@@ -161,7 +159,7 @@ class Breaker:
         return self.trial is not None and now >= self.trial.ends_at
 
     def _end_stale_trial(self, now: float) -> None:
-        if self.trial is not None and now >= self.trial.ends_at:
+        if self.trial is not None and self._is_stale(now):
             self._open(self.trial.ends_at, now, self._longer(), self._uniform)
 
     def _open(self, at: float, now: float, seconds: float, uniform: float) -> None:

@@ -6,23 +6,24 @@ that is counted can be one too many.
 
 # ruff: noqa: D102, ARG002 - one signature for all, described once
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
 
 
-class Trip:
+class Trip(ABC):
     """Counts outcomes and says when it is too much."""
 
     __slots__ = ()
 
+    @abstractmethod
     def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
         """Count one outcome that took so many seconds; True means: open the circuit.
 
         `undecided` attempts are still under way and may well succeed; see `coldstart`.
         """
-        raise NotImplementedError
 
     def cut(self, now: float, took: float) -> bool:
         """Count an attempt that we ended ourselves: no failure, but perhaps slow."""
@@ -32,9 +33,9 @@ class Trip:
         """Whether a rule calls that slow."""
         return False
 
+    @abstractmethod
     def reset(self) -> None:
         """Forget everything, as when a circuit closes."""
-        raise NotImplementedError
 
 
 class Window(Protocol):

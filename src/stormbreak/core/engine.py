@@ -13,7 +13,7 @@ from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.cooldown import Cooldown, Pace
-from stormbreak.core.gate import OPEN, UNSPACED, Gate
+from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.limit import limiter
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
@@ -42,6 +42,7 @@ class Lane:
         "cooldown",
         "openings",
         "pace",
+        "quota",
         "rate",
         "shadow",
         "slots",
@@ -55,23 +56,25 @@ class Lane:
         self.openings = 0  # how often the circuit opened
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
-        self.rate = LearnedRate(self._on_lot) if policy.learn_rate else None
         self.cooldown = Cooldown(
             engine.treatments,
             self._on_cooldown,
             longest=policy.retry.longest_wait,
             spared=self.is_lot,
         )
+        self.rate = LearnedRate(on_lot=self.cooldown.lift) if policy.learn_rate else None
         self.slots = limiter(policy.limit, paused=lambda now: self.cooldown.until > now)
         self.breaker: Breaker | None = None
         gates: list[Gate] = [self.cooldown, self.pace]
+        spacings: list[Spacing] = []
         if self.rate is not None:
             gates.append(self.rate)
-        quota = (
-            Quota(policy.quota, longest=policy.retry.longest_wait) if policy.quota.acts else None
-        )
-        if quota is not None:
-            gates.append(quota)
+            spacings.append(self.rate)
+        self.quota: Quota | None = None
+        if policy.quota.acts:
+            self.quota = Quota(policy.quota, longest=policy.retry.longest_wait)
+            gates.append(self.quota)
+            spacings.append(self.quota)
         gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = self._breaker(policy.breaker)
@@ -85,8 +88,8 @@ class Lane:
             self.slots,
             policy.queue,
             engine.wake,
-            spacing=self.rate or UNSPACED,
-            quota=quota,
+            spacings=spacings,
+            weigh=None if self.quota is None else self.quota.weigh,
         )
 
     def is_spaced(self, now: float) -> bool:
@@ -136,9 +139,6 @@ class Lane:
         self.admission.sweep(now)
         if self._engine.listeners:
             self._engine.events.append(CooldownStarted(now, self.target, until))
-
-    def _on_lot(self, now: float) -> None:
-        self.cooldown.lift(now)
 
     def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:
         if after is State.CLOSED:

@@ -45,7 +45,7 @@ class Slots(Protocol):
 
 
 class Spacing(Protocol):
-    """What the queue needs to know of the gate that spaces out sends."""
+    """What the queue needs to know of a gate that spaces out sends."""
 
     def in_force(self, now: float) -> bool:
         """Whether a send rate holds."""
@@ -54,21 +54,6 @@ class Spacing(Protocol):
     def time_for(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent; 0 where no rate holds."""
         ...
-
-
-class Unspaced:
-    """No send rate at all."""
-
-    def in_force(self, now: float) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def time_for(self, sends: float, now: float) -> float:  # noqa: ARG002
-        """No time."""
-        return 0.0
-
-
-UNSPACED = Unspaced()
 
 
 class Gate(Protocol):

@@ -139,6 +139,4 @@ class AnyRule:
         return AnyOf([rule.machine() for rule in self.rules])
 
 
-TripRule: TypeAlias = (
-    ConsecutiveFailures | FailureRate | FailureRateOfLast | SlowRate | SlowRateOfLast | AnyRule
-)
+TripRule: TypeAlias = SingleRule | AnyRule

@@ -70,9 +70,9 @@ class Quota:
             self._tpm is not None and self._tpm.ready_at(self._tokens) > since
         )
 
-    def wait(self, ahead: float, now: float) -> float:
-        """Seconds until a call can leave that has `ahead` others before it, by the configured requests alone."""
-        return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(ahead) - now)
+    def time_for(self, sends: float, now: float) -> float:
+        """Seconds until so many more have been sent, by the configured requests alone."""
+        return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1) - now)
 
     def take(self, now: float) -> Reserved:
         """Reserve for one attempt."""
