@@ -22,7 +22,7 @@ from stormbreak.core.tally import tallied
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.weighed import Quota
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
-from stormbreak.types import Target
+from stormbreak.types import Outcome, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
@@ -63,7 +63,7 @@ class Lane:
             engine.treatments,
             self._on_cooldown,
             longest=policy.retry.longest_wait,
-            spared=self.is_lot,
+            spared=self._is_spared,
         )
         self.rate = LearnedRate(on_lot=self.cooldown.lift) if policy.learn_rate else None
         self.slots = limiter(policy.limit, paused=lambda now: self.cooldown.until > now)
@@ -102,6 +102,10 @@ class Lane:
     def is_lot(self, now: float) -> bool:
         """Whether refusals are drawn by lot here."""
         return self.rate is not None and self.rate.is_lot(now)
+
+    def _is_spared(self, outcome: Outcome, now: float) -> bool:
+        """Whether others need not wait with the call that was told to: a lot, or tokens that only it needs."""
+        return self.is_lot(now) or (self.quota is not None and self.quota.is_what_lacks(outcome))
 
     def load(self, now: float) -> Load:
         """What the gates know of the load on this target."""
