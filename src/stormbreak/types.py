@@ -87,8 +87,7 @@ class Priority(IntEnum):
     BACKGROUND = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them."""
 
     provider: str

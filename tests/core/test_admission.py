@@ -15,6 +15,8 @@ INF = float("inf")
 class Barrier:
     """A gate that opens when the test says so, and writes down what is asked of it."""
 
+    minds_success = True
+
     def __init__(self, name="barrier", log=None):
         self.name = name
         self.opens_at = OPEN
@@ -29,6 +31,12 @@ class Barrier:
 
     def settle(self, token, outcome, now, uniform):
         self.log.append(("settle", token, outcome.verdict.value))
+
+
+class Indifferent(Barrier):
+    """One to which a success means nothing."""
+
+    minds_success = False
 
 
 class Door:
@@ -80,6 +88,24 @@ def test_gates_are_taken_in_order_and_settled_in_reverse():
         ("take", "barrier1"),
         ("settle", "barrier1", "ok"),
         ("settle", "barrier0", "ok"),
+    ]
+
+
+def test_a_gate_that_does_not_mind_success_hears_of_failures_alone():
+    door = Door()
+    indifferent = Indifferent("indifferent", log := [])
+    admission = Admission(
+        [door.barrier, indifferent, door.slots], door.slots, QueuePolicy(), door.wake
+    )
+    for outcome in (OK, TIMEOUT):
+        free(admission.enter(Call(1, TARGET), 0.0, INF), outcome=outcome)
+
+    assert [entry for entry in log if entry[0] == "settle"] == [
+        ("settle", "indifferent", "timeout")
+    ]
+    assert [entry for entry in door.log if entry[0] == "settle"] == [
+        ("settle", "barrier0", "ok"),
+        ("settle", "barrier0", "timeout"),
     ]
 
 

@@ -51,7 +51,8 @@ class Admission:
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
         self._takes = tuple(gate.take for gate in gates)
-        self._settles = tuple(gate.settle for gate in reversed(gates))  # last taken first
+        self._settles = _last_first(gates, lambda _: True)
+        self._settles_well = _last_first(gates, lambda gate: gate.minds_success)
         self._slots = slots
         self._slot = self._gates.index(slots)
         self._slots_gate = self._gates[self._slot]
@@ -135,12 +136,16 @@ class Admission:
         self, tokens: list[Any], taken_at: float, outcome: Outcome, now: float, uniform: float
     ) -> None:
         """Give every gate its token back, last taken first, and let leave whoever may now."""
-        for settle in self._settles:
-            settle(tokens.pop(), outcome, now, uniform)
+        well = outcome.verdict is Verdict.OK
+        for place, settle in self._settles_well if well else self._settles:
+            settle(tokens[place], outcome, now, uniform)
         took = now - taken_at
-        if outcome.verdict is Verdict.OK or (outcome.own_deadline and took > self.service):
+        if well or (outcome.own_deadline and took > self.service):
             self.learn(took)
-        self.pump(now)
+        if self._queue.size:
+            self.pump(now)
+        else:
+            self._slots.tick(now, 0.0)
 
     def first(self, tokens: list[Any], now: float) -> None:
         """Take note that an attempt begins to put out: a slot more is proven, and somebody may leave."""
@@ -252,6 +257,13 @@ class Admission:
             keeper.check_at = at
             self._keeper = keeper
             self._wake(keeper)
+
+
+def _last_first(
+    gates: Sequence[Gate], chosen: Callable[[Gate], bool]
+) -> tuple[tuple[int, Callable[..., None]], ...]:
+    """Where the tokens of the chosen gates stand, and who takes them back."""
+    return tuple((i, gate.settle) for i, gate in reversed([*enumerate(gates)]) if chosen(gate))
 
 
 def _known(ready_at: float) -> float | None:

@@ -61,6 +61,7 @@ class AimdConcurrency:
         "limit",
     )
     name = "limit"
+    minds_success = True
 
     def __init__(self, policy: AimdLimit) -> None:
         self._policy = policy

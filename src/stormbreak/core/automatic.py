@@ -64,6 +64,7 @@ class AutomaticConcurrency:
         "_paused", "_plain", "_policy", "_streamed", "_streamed_at", "in_flight", "limit", "most",
     )  # fmt: skip
     name = "limit"
+    minds_success = True
 
     def __init__(
         self, policy: AutomaticLimit, *, paused: Callable[[float], bool] = lambda _: False
@@ -79,7 +80,7 @@ class AutomaticConcurrency:
         self._by_rate = ProvenByRate()
         self._guard = Guard(policy.ceiling)
         self._answers = 0  # since the guard was last fed
-        self._look_at = -inf  # before this, and without evidence, there is nothing to see
+        self._look_at = -inf  # before this, and without new evidence, there is nothing to see
         self._control = LEAST  # what evidence would make of the limit, at the last look
         self._held = LEAST  # the same when the last evidence came
         self._held_at = -inf
@@ -113,7 +114,7 @@ class AutomaticConcurrency:
             evidence.vote(now, judge.usual, streams=judge.streams)
         if waited:
             evidence.waited(waited, now)
-        if now >= self._look_at or self.in_flight >= self.limit or self.binds(now):
+        if now >= self._look_at or self.in_flight >= self.limit or evidence.at > self._held_at:
             self._look(now)
 
     def take(self, now: float) -> Flight:
@@ -170,7 +171,7 @@ class AutomaticConcurrency:
     def _look(self, now: float) -> None:
         self._choose_judge(now)
         policy = self._policy
-        self._look_at = now + LOOK
+        self._look_at = now if self.binds(now) else now + LOOK
         late = now - self._evidence.late_at < FRESH
         if late:
             self._by_first.forget(now)

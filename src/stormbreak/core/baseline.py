@@ -44,7 +44,7 @@ class _Block:
 class _Kept(NamedTuple):
     median: float
     samples: list[float]
-    totals: list[float]
+    total: float  # seconds in all
 
 
 class Baseline:
@@ -100,7 +100,7 @@ class Baseline:
         elif self._clean_at is None or now - self._clean_at < REBASE:
             return
         block.samples.sort()
-        self._kept.append(_Kept(median(block.samples), block.samples, block.totals))
+        self._kept.append(_Kept(median(block.samples), block.samples, sum(block.totals)))
         if self.usual is None or now - self._learned_at >= EVERY:
             self._learned_at = now
             self._learn()
@@ -117,4 +117,4 @@ class Baseline:
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
         high = pooled[min(count - 1, int(quantile * count))]
         self.usual = max(high, TIMES * middle, middle + PLUS)
-        self.mean = sum(sum(block.totals) for block in even) / count
+        self.mean = sum(block.total for block in even) / count

@@ -58,6 +58,7 @@ class Breaker:
         "_treatments", "_trip", "_uniform", "state", "trial", "trips", "until",
     )  # fmt: skip
     name = "breaker"
+    minds_success = True
 
     def __init__(
         self, policy: BreakerPolicy, treatments: Mapping[Verdict, Treatment], on_change: OnChange

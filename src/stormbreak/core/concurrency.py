@@ -29,6 +29,7 @@ class Concurrency:
 
     __slots__ = ("in_flight", "limit")
     name = "limit"
+    minds_success = True
     late_at = OPEN  # a fixed limit does not look
 
     def __init__(self, policy: FixedLimit) -> None:

@@ -41,6 +41,7 @@ class Cooldown:
 
     __slots__ = ("_longest", "_on_change", "_spared", "_told_at", "_treatments", "until")
     name = "cooldown"
+    minds_success = True
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class Pace:
 
     __slots__ = ("_ends", "_gap", "_group", "_left", "_next", "_release", "_sent_away", "_vacant")
     name = "pace"
+    minds_success = False
 
     def __init__(self) -> None:
         self._group = SMALLEST_GROUP
@@ -144,5 +146,6 @@ class Pace:
 
     def settle(self, token: int, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Count who was sent away again."""
-        if token == self._release and outcome.retry_after is not None:
+        sent_away = outcome.retry_after is not None and outcome.verdict is not Verdict.OK
+        if sent_away and token == self._release:
             self._sent_away += 1

@@ -33,18 +33,15 @@ class Flight:
         self.cold = False
 
     def land(self, outcome: Outcome, now: float) -> Landing:
-        """End."""
+        """End, and tell what that says about load."""
         self.ended_at = now
-        self.landing = landing = landing_of(outcome)
+        verdict = outcome.verdict
+        told = verdict is Verdict.THROTTLED and outcome.retry_after is not None
+        if verdict is Verdict.OK:
+            landing = Landing.ANSWERED
+        elif told or outcome.own_deadline or not TREATMENTS[verdict].retry:
+            landing = Landing.CUT
+        else:
+            landing = Landing.LATE if verdict is Verdict.TIMEOUT else Landing.REFUSED
+        self.landing = landing
         return landing
-
-
-def landing_of(outcome: Outcome) -> Landing:
-    """Tell what an outcome says about load."""
-    verdict = outcome.verdict
-    if verdict is Verdict.OK:
-        return Landing.ANSWERED
-    told = verdict is Verdict.THROTTLED and outcome.retry_after is not None
-    if told or outcome.own_deadline or not TREATMENTS[verdict].retry:
-        return Landing.CUT
-    return Landing.LATE if verdict is Verdict.TIMEOUT else Landing.REFUSED

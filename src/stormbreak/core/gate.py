@@ -61,6 +61,9 @@ class Gate(Protocol):
 
     name: str
 
+    minds_success: bool
+    """Whether `settle` does anything after a success."""
+
     def ready_at(self, now: float) -> float:
         """OPEN, the time at which it makes sense to ask again, or UNTIL_EVENT. Never changes anything."""
         ...

@@ -40,6 +40,7 @@ class LearnedRate:
         "_sent", "_sent_at", "_slowest", "_still_until",
     )  # fmt: skip
     name = "rate"
+    minds_success = False
 
     def __init__(self, on_lot: Callable[[float], None] = lambda _: None) -> None:
         """`on_lot(now)` is called when refusals have proved to be drawn by lot."""
@@ -93,7 +94,7 @@ class LearnedRate:
         self._sent_at = now
         self._sent.add(now, failed=False)
         self._lot.sent(now)
-        if self.in_force(now):
+        if now - self._learned_at < FADE:
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
 

@@ -56,6 +56,7 @@ class ShadowGate:
     """The shadow of one target's gates. The token holds those of the mechanisms that let the attempt pass."""
 
     name = "shadow"
+    minds_success = True
 
     def __init__(
         self,

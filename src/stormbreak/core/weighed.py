@@ -36,6 +36,7 @@ class Quota:
 
     __slots__ = ("_rpm", "_tokens", "_told", "_tpm")
     name = "quota"
+    minds_success = True
 
     def __init__(self, policy: QuotaPolicy, *, longest: float) -> None:
         """What the server told is believed for `longest` seconds at the most."""

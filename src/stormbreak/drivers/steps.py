@@ -51,15 +51,16 @@ class Stepper:
         """Start the flow of `call` and run it to its first command."""
         if self._delivering:
             self._refuse_reentry()
+        engine = self.engine
         with self._lock:
-            flow = run_call(self.engine, call, self.clock(), self.chance())
+            flow = run_call(engine, call, self.clock(), self.chance())
             self._busy = True
             try:
                 command: Command | Ended = next(flow)
             except StopIteration as stop:
                 command = stop.value
             finally:
-                left = self._take_away()
+                left = self._take_away() if engine.woken or engine.events else None
                 self._busy = False
         if left is not None or self._orphans:
             self._act(left)
@@ -69,6 +70,7 @@ class Stepper:
         """Resume `flow` with what came of its last command."""
         if self._delivering:
             self._refuse_reentry()
+        engine = self.engine
         with self._lock:
             self._busy = True
             try:
@@ -76,7 +78,7 @@ class Stepper:
             except StopIteration as stop:
                 command = stop.value
             finally:
-                left = self._take_away()
+                left = self._take_away() if engine.woken or engine.events else None
                 self._busy = False
         if left is not None or self._orphans:
             self._act(left)

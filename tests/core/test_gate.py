@@ -1,0 +1,42 @@
+"""What a gate says of itself: one that does not mind success is the same after it as before."""
+
+from copy import deepcopy
+
+import pytest
+from stage import OK, told
+
+from stormbreak.core.cooldown import Pace
+from stormbreak.core.rate import LearnedRate
+
+
+def _paced():
+    pace = Pace()
+    pace.start(0.0, 10.0, 20)
+    return pace
+
+
+def _slowed():
+    rate = LearnedRate()
+    for second in range(20):
+        token = rate.take(float(second))
+        rate.settle(token, told(None), second + 0.5, 0.5)
+    assert rate.in_force(19.5)
+    return rate
+
+
+def _state(thing):
+    slots = getattr(type(thing), "__slots__", None)
+    if slots is None or not type(thing).__module__.startswith("stormbreak"):
+        return thing
+    return {slot: _state(getattr(thing, slot)) for slot in slots if slot[:3] != "_on"}
+
+
+@pytest.mark.parametrize("made", [_paced, _slowed])
+@pytest.mark.parametrize("outcome", [OK, OK._replace(retry_after=1.0)])
+def test_a_gate_that_does_not_mind_success_is_not_changed_by_one(made, outcome):
+    gate = made()
+    assert not gate.minds_success
+    token = gate.take(19.5)
+    before = deepcopy(_state(gate))
+    gate.settle(token, outcome, 20.0, 0.5)
+    assert _state(gate) == before

@@ -1,0 +1,125 @@
+"""Timeouts that share timers: none is early, a long one is late by a grain at most, and nothing stays behind."""
+
+import asyncio
+import gc
+
+import pytest
+from virtual_loop import now, run
+
+from stormbreak.drivers.timeouts import EXACT, GRAIN, Timeout
+
+LONG = 2 * EXACT
+BEGINS = [0.0, 0.01, GRAIN / 2, GRAIN, 10.0]
+
+
+async def _ends_after(seconds):
+    began = now()
+    with pytest.raises(TimeoutError), Timeout(seconds):
+        await asyncio.sleep(3600.0)
+    return now() - began
+
+
+@pytest.mark.parametrize("begins", BEGINS)
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 1.0, EXACT - 1])
+def test_a_short_one_is_exact(seconds, begins):
+    async def main():
+        await asyncio.sleep(begins)
+        assert await _ends_after(seconds) == pytest.approx(seconds, abs=1e-6)
+
+    run(main)
+
+
+@pytest.mark.parametrize("begins", BEGINS)
+@pytest.mark.parametrize("seconds", [EXACT, EXACT + GRAIN / 3, 600.0])
+def test_a_long_one_is_never_early_and_late_by_a_grain_at_most(seconds, begins):
+    async def main():
+        await asyncio.sleep(begins)
+        assert seconds <= await _ends_after(seconds) <= seconds + GRAIN + 1e-6
+
+    run(main)
+
+
+def test_those_that_end_with_the_same_grain_share_one_timer():
+    async def main():
+        loop, timers = asyncio.get_running_loop(), []
+        call_at = loop.call_at
+        loop.call_at = lambda *args, **options: timers.append(args[0]) or call_at(*args, **options)
+        for _ in range(1_000):
+            with Timeout(LONG):
+                pass
+        assert len(timers) == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("seconds", [EXACT - 1, LONG])
+def test_what_has_ended_is_left_alone(seconds):
+    async def main():
+        with Timeout(seconds):
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(2 * seconds)
+        assert not asyncio.current_task().cancelling()
+
+    run(main)
+
+
+def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
+    async def main():
+        async def quick():
+            with Timeout(LONG):
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(2 * LONG)
+            return "well"
+
+        slow, well = asyncio.create_task(_ends_after(LONG)), asyncio.create_task(quick())
+        assert await slow == pytest.approx(LONG, abs=2 * GRAIN)
+        assert await well == "well"
+
+    run(main)
+
+
+@pytest.mark.parametrize("seconds", [EXACT - 1, LONG])
+def test_nothing_stays_behind(seconds):
+    async def main():
+        for _ in range(100):
+            with Timeout(seconds):
+                pass
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, Timeout)]
+
+    run(main)
+
+
+@pytest.mark.parametrize("seconds", [EXACT - 1, LONG])
+def test_a_cancel_by_somebody_else_goes_before_it(seconds):
+    async def main():
+        async def waits():
+            with Timeout(seconds):
+                await asyncio.sleep(10 * seconds)
+
+        task = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        fires_at = seconds if seconds < EXACT else (int(seconds / GRAIN) + 1) * GRAIN
+        loop.call_at(fires_at, task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main)
+
+
+def test_an_error_of_what_runs_within_passes():
+    async def main():
+        with pytest.raises(KeyError), Timeout(LONG):
+            raise KeyError
+
+    run(main)
+
+
+def test_loops_that_run_one_after_the_other_in_a_thread():
+    for _ in range(2):
+        run(_is_ended)
+
+
+async def _is_ended():
+    assert await _ends_after(LONG) == pytest.approx(LONG, abs=2 * GRAIN)
