@@ -61,7 +61,11 @@ BESIDE = {
         "core/test_breaker_model.py",
         "laws/test_law_08_half_open.py",
     ],
-    "trial": ["core/test_breaker.py", "core/test_breaker_model.py", "laws/test_law_08_half_open.py"],
+    "trial": [
+        "core/test_breaker.py",
+        "core/test_breaker_model.py",
+        "laws/test_law_08_half_open.py",
+    ],
     "trip": ["laws/test_law_07_trip_rules.py"],
     "counting": ["core/test_trip.py", "core/test_breaker.py", "laws/test_law_07_trip_rules.py"],
     "circuit": ["core/test_breaker.py", "core/test_breaker_model.py"],

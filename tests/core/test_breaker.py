@@ -532,7 +532,14 @@ def test_impossible_values_are_named(values, message):
 
 def test_the_utmost_values_are_possible():
     BreakerPolicy(
-        open_for=0.1, jitter=0, growth=1, longest_open=0.1, probes=1, at_once=1, close_at=1, lease=0.1
+        open_for=0.1,
+        jitter=0,
+        growth=1,
+        longest_open=0.1,
+        probes=1,
+        at_once=1,
+        close_at=1,
+        lease=0.1,
     )
     BreakerPolicy(close_at=0.01, jitter=0.99, longest_half_open=0.1)
 
