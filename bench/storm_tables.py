@@ -13,7 +13,7 @@ from stormbreak.storm.measures import Measures, average
 
 STORMS = (
     "incident", "dip", "outage", "blackhole", "rpm-window", "rpm-bucket", "gather", "partial", "serverless",
-    "brownout", "herd", "refusals", "refusals-bare", "refusals-batch", "scarce",
+    "brownout", "herd", "refusals", "refusals-bare", "refusals-batch", "scarce", "tokens",
 )  # fmt: skip
 BATCHES = ("gather", "refusals-batch")  # judged by their makespan, too
 CALMS = ("calm-burst", "sparse", "mixed-lengths")

@@ -190,27 +190,41 @@ def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is
     assert ask(gate, tokens=100, now=NOW + 901.0) == OPEN
 
 
+def usually(gate, tokens):
+    """Have a call of so many tokens answered."""
+    gate.settle(take(gate, tokens), OK._replace(used=tokens), NOW, 0.5)
+    return gate
+
+
 TOKENS_LACK = Allowances(Allowance(1000, 900, 6.0), Allowance(10_000, 2_000, 48.0))
 
 
 @pytest.mark.parametrize(
-    ("learn", "told", "lacks"),
+    ("learn", "usual", "told", "lacks"),
     [
-        (True, TOKENS_LACK, True),
-        (False, TOKENS_LACK, False),
-        (True, TOKENS_LACK._replace(requests=Allowance(1000, 0, 60.0)), False),
-        (True, TOKENS_LACK._replace(requests=None), False),
-        (True, TOKENS_LACK._replace(tokens=Allowance(10_000, None, 48.0)), False),
-        (True, None, False),
+        (True, 2_000, TOKENS_LACK, True),
+        (True, 2_001, TOKENS_LACK, False),  # no more than for this one: all have to wait
+        (True, None, TOKENS_LACK, False),
+        (False, 2_000, TOKENS_LACK, False),
+        (True, 2_000, TOKENS_LACK._replace(requests=Allowance(1000, 0, 60.0)), False),
+        (True, 2_000, TOKENS_LACK._replace(requests=None), False),
+        (True, 2_000, TOKENS_LACK._replace(tokens=None), False),
+        (True, 2_000, TOKENS_LACK._replace(tokens=Allowance(10_000, None, 48.0)), False),
+        (True, 2_000, None, False),
     ],
 )
-def test_whether_it_is_tokens_alone_that_lack(learn, told, lacks):
+def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
     outcome = THROTTLED._replace(retry_after=30.0, told=told)
-    assert quota(rpm=1.0, learn=learn).is_what_lacks(outcome) is lacks
+    gate = quota(tpm=1e9, learn=learn)
+    if usual:
+        usually(gate, usual)
+
+    assert gate.is_what_lacks(outcome) is lacks
 
 
 def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
     stage = Stage(policy(quota=QuotaPolicy(learn=True), retry=RetryPolicy(attempts=2)))
+    stage.start(tokens=10).step(OK)
     heavy = stage.start(tokens=9_000).step(THROTTLED._replace(retry_after=30.0, told=TOKENS_LACK))
     light, other = stage.start(tokens=10), stage.start(tokens=9_000)
 

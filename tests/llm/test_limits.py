@@ -136,3 +136,15 @@ def test_no_header_raises(headers, now):
             assert one.remaining >= 0
             assert one.limit is None or one.limit > 0
             assert one.reset is None or 0 <= one.reset < 1e12
+
+
+def test_of_tokens_counted_two_ways_the_narrower():
+    headers = {
+        "x-ratelimit-limit-tokens": "1000",
+        "x-ratelimit-remaining-tokens": "900",
+        "x-ratelimit-reset-tokens": "6s",
+        "x-ratelimit-limit-tokens_usage_based": "1000",
+        "x-ratelimit-remaining-tokens_usage_based": "100",
+        "x-ratelimit-reset-tokens_usage_based": "54s",
+    }
+    assert limits_of(headers, NOW) == Allowances(tokens=Allowance(1000, 100, 54.0))

@@ -184,3 +184,26 @@ VALUES = (
 def test_a_wait_is_positive_and_bounded_whatever_comes(headers, received_at, hint):
     seconds = wait(headers, received_at=received_at, hint=hint)
     assert seconds is None or 0 < seconds <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("status", "reset", "answer", "seconds"),
+    [
+        ("rejected", "1795557630", 429, 30.0),
+        ("rejected", "1795557630", 529, None),  # a limit is a matter of 429s
+        ("allowed", "1795557630", 429, None),
+        ("rejected", "1795557590", 429, None),  # past
+        ("rejected", "-1", 429, None),
+        ("rejected", "soon", 429, None),
+        ("rejected", "", 429, None),
+    ],
+)
+def test_the_unified_limit_names_its_reset_where_it_was_what_refused(
+    status, reset, answer, seconds
+):
+    headers = {
+        "anthropic-ratelimit-unified-status": status,
+        "anthropic-ratelimit-unified-reset": reset,
+    }
+    assert wait(headers, status=answer) == seconds
+    assert wait({**headers, "retry-after": "2"}, status=answer) == 2.0

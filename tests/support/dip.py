@@ -16,7 +16,7 @@ from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.http.client import AsyncClient
 from stormbreak.provider.loader import parse
 from stormbreak.provider.model import ProviderModel
-from stormbreak.storm.world import World
+from stormbreak.storm.world import Sent, World
 from stormbreak.testing import serve
 from stormbreak.types import Call, Target, Verdict
 
@@ -103,7 +103,7 @@ def simulated(seed=0, *, streamed=True):
     def arrive(number):
         now = timeline.now
         call = Call(driver.engine.number(), target, now + DEADLINE, DEADLINE, streams=streamed)
-        send = partial(world.send, number, driver.first)
+        send = partial(world.send, Sent(number, 0), driver.first)
         driver.start(call, send, partial(end, now))
 
     def end(came, how):

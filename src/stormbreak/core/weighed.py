@@ -21,8 +21,9 @@ from stormbreak.core.bucket import Bucket
 from stormbreak.core.gate import OPEN
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.told import Told
-from stormbreak.types import Call, Outcome, Verdict
+from stormbreak.types import Allowances, Call, Outcome, Verdict
 
+LEARNING = 0.1  # weight of the newest answer in what is usual
 RECENT = 1.0  # seconds since it held somebody
 _NOT_SENT = frozenset({Verdict.CONNECT_FAILED, Verdict.REJECTED})
 
@@ -34,7 +35,7 @@ Reserved: TypeAlias = tuple[int, float, float, float]
 class Quota:
     """One request and some tokens for every attempt."""
 
-    __slots__ = ("_longest", "_rpm", "_tokens", "_told", "_tpm")
+    __slots__ = ("_longest", "_rpm", "_tokens", "_told", "_tpm", "_usual")
     name = "quota"
     minds_success = True
 
@@ -44,6 +45,7 @@ class Quota:
         self._rpm = None if policy.rpm is None else Bucket(policy.rpm / 60, policy.burst)
         self._tpm = None if policy.tpm is None else Bucket(policy.tpm / 60, policy.burst)
         self._told = (Told(longest), Told(longest)) if policy.learn else None
+        self._usual = 0.0  # tokens of a call that was answered; 0 while unknown
         self._tokens = 0  # of the call that is asked about
 
     def weigh(self, call: Call) -> None:
@@ -88,40 +90,52 @@ class Quota:
         return reserved, rpm, requests.take(1, now), tokens.take(reserved, now)
 
     def is_what_lacks(self, outcome: Outcome) -> bool:
-        """Whether it was tokens alone that were wanting, and the server said how many remain.
+        """Whether it was tokens that were wanting, and what remains would do for a usual call.
 
-        Then heavy calls have to wait for them, and light ones need not.
+        Then the heavy one has to wait, and others need not. Where less remains, all have to: what a server says of
+        its limit is not enough to send by while it refuses, since a window that is told as if it flowed would be
+        met too early again and again (goodput 76 instead of 94 in `tokens`).
         """
         said = outcome.told
-        if self._told is None or said is None or said.requests is None or said.tokens is None:
+        if (
+            self._told is None
+            or not self._usual
+            or said is None
+            or said.requests is None
+            or said.tokens is None
+        ):
             return False
-        lacks = self._told[1].is_believed and said.tokens.remaining is not None
-        return lacks and bool(said.requests.remaining)
+        return bool(said.requests.remaining) and (said.tokens.remaining or 0.0) >= self._usual
 
     def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Give back what was reserved too much, and hear what the server said."""
         reserved, rpm, told_requests, told_tokens = token
+        used = _used(outcome, reserved)
+        if outcome.verdict is Verdict.OK:
+            self._usual += (used - self._usual) * (LEARNING if self._usual else 1.0)
         if outcome.verdict is not Verdict.OK and not _was_sent(outcome):
             if self._rpm is not None:
                 self._rpm.refund(1, rpm, now)
             if self._told is not None:
                 self._told[0].settle(1, told_requests, now)
-        left = reserved - _used(outcome, reserved)
+        left = reserved - used
         if left and self._tpm is not None:
             self._tpm.settle(left, latest=now + self._longest)
         if self._told is None:
             return
-        requests, tokens = self._told
+        _, tokens = self._told
         if left and now < tokens.until:
             tokens.settle(left, told_tokens, now)
-        said = outcome.told
-        if said is None:
+        if outcome.told is not None:
+            self._hear(outcome.told, token, now, served=outcome.verdict is Verdict.OK)
+
+    def _hear(self, said: Allowances, token: Reserved, now: float, *, served: bool) -> None:
+        if self._told is None:
             return
-        served = outcome.verdict is Verdict.OK
-        if said.requests is not None:
-            requests.hear(said.requests, told_requests, now, served=served)
-        if said.tokens is not None:
-            tokens.hear(said.tokens, told_tokens, now, served=served)
+        _, _, *receipts = token
+        for told, limit, receipt in zip(self._told, said, receipts, strict=True):
+            if limit is not None:
+                told.hear(limit, receipt, now, served=served)
 
 
 def _was_sent(outcome: Outcome) -> bool:

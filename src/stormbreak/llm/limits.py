@@ -3,6 +3,7 @@
 | who | names | reset |
 |---|---|---|
 | OpenAI, Groq, Azure, Together, ... | `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` | `6m0s`, `12ms`; Azure: seconds |
+| OpenAI | also `-tokens_usage_based` behind `x-ratelimit-{limit,remaining,reset}` | the same |
 | Cerebras | the same, with `-minute`, `-hour` or `-day` behind | seconds |
 | Mistral | `x-ratelimit-{limit,remaining}-{req,tokens}-minute` | none: a minute |
 | Anthropic | `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}` | RFC 3339 |
@@ -47,6 +48,7 @@ def _dialects() -> Iterator[_Dialect]:
         for unit, seconds in _WINDOWS.items():
             yield _Dialect(f"x-ratelimit-{{}}-{words}-{unit}", tokens, seconds)
         yield _Dialect(f"anthropic-ratelimit-{words}-{{}}", tokens)
+    yield _Dialect("x-ratelimit-{}-tokens_usage_based", tokens=True)
     yield _Dialect("x-ratelimit-{}-req-minute", tokens=False, window=60.0)
     whole = "anthropic-ratelimit-tokens-remaining"
     yield _Dialect("anthropic-ratelimit-input-tokens-{}", tokens=True, whole=whole)

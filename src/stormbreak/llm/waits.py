@@ -82,6 +82,8 @@ def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[float | None]
             remaining = headers.get(name.replace("-reset", "-remaining"), "").strip()
             if number(remaining) == 0:
                 yield reset_of(value.strip(), now)
+    if headers.get("anthropic-ratelimit-unified-status", "").strip() == "rejected":
+        yield reset_of(headers.get("anthropic-ratelimit-unified-reset", "").strip(), now)
     for policy in headers.get("ratelimit", "").split(","):
         item = dict(_IETF_ITEM.findall(policy))
         if "t" in item and int(item.get("r", 1)) == 0:

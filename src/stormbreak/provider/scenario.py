@@ -73,8 +73,8 @@ class Dialect(StrEnum):
 class Limit:
     """`requests` and `tokens` per `per` seconds and key. A refused request costs `reject_cost` of one, and no tokens.
 
-    Tokens count on sockets only: those of the prompt, and `max_tokens` or what the answer has. With `headers`,
-    answers tell how the limits stand.
+    Tokens on sockets are those of the prompt, and `max_tokens` or what the answer has; in the simulator a `[load]`
+    says how many a call has. With `headers`, answers tell how the limits stand.
     """
 
     kind: LimitKind
@@ -175,7 +175,8 @@ class Load:
     """What the clients under test do: read by the simulator, where they replace the crowd; ignored on sockets.
 
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
-    bound what is measured as the trigger.
+    bound what is measured as the trigger. A call has `tokens` on average, lognormal with the coefficient of variation
+    `tokens_cv`, prompt and answer together; clients estimate them right.
     """
 
     rate: Rate = 0.0
@@ -186,6 +187,8 @@ class Load:
     deadline: Positive = 30.0
     timeout: Positive = 10.0
     preset: str = "interactive"
+    tokens: Rate = 0.0
+    tokens_cv: Rate = 0.0
     trigger_at: Seconds | None = None
     trigger_until: Positive | None = None
 

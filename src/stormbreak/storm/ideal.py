@@ -20,7 +20,7 @@ from math import fsum, inf
 from typing import NamedTuple
 
 from stormbreak.provider.kinds import REFUSALS
-from stormbreak.provider.scenario import Limit, LimitKind, Scenario
+from stormbreak.provider.scenario import Limit, LimitKind, Load, Scenario
 from stormbreak.provider.weather import Spell, forecast
 
 _STEP = 0.05  # seconds; shorter where service is
@@ -77,7 +77,7 @@ class _Fluid:
         self._deadline = deadline
         self._step = step
         self._front_end = step * (scenario.provider.front_end or inf)
-        self._quota = _quota_of(scenario.limit)
+        self._quotas = _quotas_of(scenario.limit, scenario.load)
         self._waiting: deque[tuple[float, float]] = deque()  # (arrival, amount), oldest first
         self._in_service = 0.0
 
@@ -96,13 +96,13 @@ class _Fluid:
         started = self._start(now, part, self._room(now, part))
         if part.service:
             self._in_service += started
-        if self._quota is not None:
-            self._quota.left -= started
+        for quota in self._quotas:
+            quota.left -= started
         return started
 
     def _room(self, now: float, part: _Conditions) -> float:
         room = min(max(0.0, part.slots - self._in_service), self._front_end)
-        return room if self._quota is None else min(room, self._quota.at(now))
+        return min([room, *(quota.at(now) for quota in self._quotas)])
 
     def _start(self, now: float, part: _Conditions, room: float) -> float:
         late = deque[tuple[float, float]]()
@@ -122,20 +122,20 @@ class _Fluid:
 
 
 class _Quota:
-    """How much the request limit allows at once."""
+    """How many calls a limit allows at once."""
 
-    def __init__(self, limit: Limit, requests: float) -> None:
+    def __init__(self, limit: Limit, calls: float, burst: float | None = None) -> None:
         self._limit = limit
-        self._requests = self._most = requests
-        if limit.kind is LimitKind.BUCKET and limit.burst is not None:
-            self._most = limit.burst
+        self._calls = self._most = calls
+        if limit.kind is LimitKind.BUCKET and burst is not None:
+            self._most = burst
         self.left = self._most
         self._since = 0.0
 
     def at(self, now: float) -> float:
         limit = self._limit
         if limit.kind is LimitKind.BUCKET:
-            gained = (now - self._since) * self._requests / limit.per
+            gained = (now - self._since) * self._calls / limit.per
             self.left = min(self._most, self.left + gained)
         elif int((now + _NEGLIGIBLE) / limit.per) != int((self._since + _NEGLIGIBLE) / limit.per):
             self.left = self._most
@@ -143,9 +143,14 @@ class _Quota:
         return self.left
 
 
-def _quota_of(limit: Limit | None) -> _Quota | None:
-    """Simulated calls have no tokens, so only requests are limited."""
-    return None if limit is None or limit.requests is None else _Quota(limit, limit.requests)
+def _quotas_of(limit: Limit | None, load: Load | None) -> list[_Quota]:
+    """One for requests and one for tokens, of which every call has as many as the mean."""
+    quotas = []
+    if limit is not None and limit.requests is not None:
+        quotas.append(_Quota(limit, limit.requests, limit.burst))
+    if limit is not None and limit.tokens is not None and load is not None and load.tokens:
+        quotas.append(_Quota(limit, limit.tokens / load.tokens))
+    return quotas
 
 
 def _conditions(scenario: Scenario) -> list[_Conditions]:

@@ -4,15 +4,20 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from stormbreak.llm.classify import verdict_of_status
+from stormbreak.llm.limits import limits_of
 from stormbreak.llm.tables import BILLED_ANYWAY
 from stormbreak.provider.kinds import SLOW, Form, Kind
+from stormbreak.provider.limit import Standing
 from stormbreak.provider.model import Reply
-from stormbreak.types import TREATMENTS, Outcome, Verdict
+from stormbreak.provider.scenario import Dialect
+from stormbreak.provider.told import limit_headers
+from stormbreak.types import TREATMENTS, Allowances, Outcome, Verdict
 
+_EPOCH = 1.7e9  # unix seconds at which a simulation begins: some headers name points in time
 _OK = Outcome(Verdict.OK, status=200)
 _BROKEN = Outcome(Verdict.BROKEN, status=200, maybe_processed=True)
 
@@ -48,6 +53,12 @@ def outcome_of(reply: Reply) -> Outcome:
     if reply.retry_after is None or not TREATMENTS[outcome.verdict].retry:
         return outcome
     return outcome._replace(retry_after=_as_told(reply.retry_after, reply.trouble.form))
+
+
+def told_of(dialect: Dialect, standings: Sequence[Standing], now: float) -> Allowances | None:
+    """What a client reads in the headers of an answer at `now`."""
+    headers = limit_headers(dialect, standings, _EPOCH + now)
+    return limits_of({name.lower(): value for name, value in headers}, _EPOCH + now)
 
 
 def delay_of(reply: Reply) -> float:

@@ -22,7 +22,7 @@ from stormbreak.storm.ideal import ideal_answers
 from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.series import Series, series
 from stormbreak.storm.traffic import Traffic, traffic
-from stormbreak.storm.world import World
+from stormbreak.storm.world import Sent, World
 from stormbreak.types import Call, Ended, Target, Verdict
 
 TARGET = Target("storm", "storm-1")
@@ -157,12 +157,12 @@ class _Fleet:
             timeline.at(calls.times[number + 1], partial(self._arrive, number + 1))
         driver = self._drivers[calls.processes[number] % len(self._drivers)]
         driver.start(
-            self._call(driver.engine),
-            partial(self._world.send, number, driver.first),
+            self._call(driver.engine, calls.tokens[number]),
+            partial(self._world.send, Sent(number, calls.tokens[number]), driver.first),
             partial(self._end, number),
         )
 
-    def _call(self, engine: Engine) -> Call:
+    def _call(self, engine: Engine, tokens: int) -> Call:
         return Call(
             engine.number(),
             TARGET,
@@ -171,6 +171,7 @@ class _Fleet:
             priority=self._policy.priority,
             fail_fast=self._policy.fail_fast,
             streams=self._streamed,
+            tokens=tokens,
         )
 
     def _end(self, number: int, ended: Ended) -> None:

@@ -1,6 +1,6 @@
-"""The calls of one simulation: when each arrives, and in which process.
+"""The calls of one simulation: when each arrives, in which process, and how long it is.
 
-Both come from streams of chance of their own, so that they are the same for every policy.
+All come from streams of chance of their own, so that they are the same for every policy.
 """
 
 from collections.abc import Iterator
@@ -11,20 +11,21 @@ from typing import NamedTuple
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.arrivals import Even, Poisson, laid_out
-from stormbreak.provider.chance import mix
+from stormbreak.provider.chance import Lognormal, mix
 from stormbreak.provider.scenario import Herd, Load
 
 MOST_CALLS = 10_000_000
 MOST_PROCESSES = 100_000
 
-_ARRIVALS, _PROCESSES = 0xA1, 0xB2  # keys of the two streams
+_ARRIVALS, _PROCESSES, _TOKENS = 0xA1, 0xB2, 0xC3  # keys of the streams
 
 
 class Traffic(NamedTuple):
-    """Call number i arrives at `times[i]` in process `processes[i]`."""
+    """Call number i arrives at `times[i]` in process `processes[i]`, and has `tokens[i]`."""
 
     times: list[float]
     processes: list[int]
+    tokens: list[int]
 
 
 def traffic(load: Load, duration: float, seed: int) -> Traffic:
@@ -38,7 +39,15 @@ def traffic(load: Load, duration: float, seed: int) -> Traffic:
     herds = (at for at in _herds(load.herds) if at < duration)
     times = list(merge(flow, herds))
     salt = mix(mix(seed) ^ _PROCESSES)
-    return Traffic(times, [mix(salt + number) % load.processes for number in range(len(times))])
+    processes = [mix(salt + number) % load.processes for number in range(len(times))]
+    return Traffic(times, processes, _tokens(load, len(times), mix(mix(seed) ^ _TOKENS)))
+
+
+def _tokens(load: Load, calls: int, salt: int) -> list[int]:
+    if not load.tokens:
+        return [0] * calls
+    drawn = Lognormal.of(mean=load.tokens, cv=load.tokens_cv, least=1.0)
+    return [round(drawn.draw(mix(salt + number))) for number in range(calls)]
 
 
 def _check(load: Load, duration: float) -> None:

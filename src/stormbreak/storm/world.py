@@ -6,17 +6,37 @@ The network takes no time. A client that gives up is gone for the provider at th
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.flow import Send
 from stormbreak.drivers.virtual import Reply as Answer
 from stormbreak.drivers.virtual import Timeline, Timer
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.storm.replies import delay_of, outcome_of
+from stormbreak.storm.replies import delay_of, outcome_of, told_of
+from stormbreak.types import Allowances, Verdict
+
+
+_TRIES = 16  # bits of a chance key that number the attempts of one call
+
+
+class Sent(NamedTuple):
+    """A call whose attempts are sent here."""
+
+    number: int
+    tokens: int  # that each of them uses
+
 
 First: TypeAlias = Callable[[Send], None]
 
-_TRIES = 16  # bits of a chance key that number the attempts of one call
+
+class _Asked(NamedTuple):
+    """An attempt that is not answered yet, and what its headers will say of limits."""
+
+    answer: Answer
+    first: First
+    send: Send
+    tokens: int
+    told: Allowances | None
 
 
 class World:
@@ -37,23 +57,31 @@ class World:
         self._timeline = timeline
         self._deaf = deaf
         self._streamed = streamed
-        self._waiting: dict[int, tuple[Answer, First, Send]] = {}
+        limit = model.scenario.limit
+        self._dialect = None if limit is None else limit.headers
+        self._waiting: dict[int, _Asked] = {}
         self._timer: Timer | None = None
         self._rings_at = inf
         self.attempts: list[int] = []  # in each second
 
-    def send(self, call: int, first: First, send: Send, answer: Answer) -> partial[None]:
-        """Send an attempt of call number `call`; returns how to give it up. `first` hears of its first output.
+    def send(self, call: Sent, first: First, send: Send, answer: Answer) -> partial[None]:
+        """Send an attempt of `call`; returns how to give it up. `first` hears of its first output.
 
         Its chances depend on the call and on how often it was sent, on nothing else.
         """
         now = self._timeline.now
         self._count(now)
-        key = (call << _TRIES) + send.attempt
-        request = self._model.arrive(now, key, streamed=self._streamed)
-        self._waiting[request] = (answer, first, send)
+        key = (call.number << _TRIES) + send.attempt
+        request = self._model.arrive(now, key, streamed=self._streamed, tokens=call.tokens)
+        self._waiting[request] = _Asked(answer, first, send, call.tokens, self._told(now))
         self._aim()
         return partial(self._give_up, request)
+
+    def _told(self, now: float) -> Allowances | None:
+        """What is counted when a request comes in is what its answer says, as on the embedded provider."""
+        if self._dialect is None:
+            return None
+        return told_of(self._dialect, self._model.standings(now), now)
 
     def _give_up(self, request: int) -> None:
         if self._waiting.pop(request, None) is not None:
@@ -87,17 +115,19 @@ class World:
     def _deliver(self, reply: Reply) -> None:
         if reply.part is Part.FIRST:
             if waiting := self._waiting.get(reply.request):
-                _, first, send = waiting
-                first(send)
+                waiting.first(waiting.send)
             return
         waiting = self._waiting.pop(reply.request, None)
         if waiting is None:
             return
-        answer = waiting[0]
         outcome = outcome_of(reply)
+        if waiting.tokens and outcome.verdict is Verdict.OK:
+            outcome = outcome._replace(used=waiting.tokens)
+        if waiting.told is not None:
+            outcome = outcome._replace(told=waiting.told)
         if self._deaf and outcome.retry_after is not None:
             outcome = outcome._replace(retry_after=None)
         if later := delay_of(reply):
-            self._timeline.at(reply.at + later, partial(answer, outcome))
+            self._timeline.at(reply.at + later, partial(waiting.answer, outcome))
         else:
-            answer(outcome)
+            waiting.answer(outcome)

@@ -1,0 +1,93 @@
+"""Tokens in a simulation: what calls have, what a limit allows of them, and what its headers tell."""
+
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.core.presets import OFF
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.events import Returned
+from stormbreak.provider.loader import load
+from stormbreak.provider.scenario import Dialect, Limit, LimitKind, Load, Provider, Scenario
+from stormbreak.storm import simulate
+from stormbreak.storm.ideal import ideal_answers, within
+from stormbreak.storm.traffic import traffic
+from stormbreak.types import Verdict
+
+LOAD = Load(rate=10.0, deadline=60.0, timeout=30.0, tokens=100.0)
+BUCKET = Limit(kind=LimitKind.BUCKET, tokens=60_000, per=60.0)
+
+
+def scenario(limit, **changes):
+    return Scenario(
+        name="tokens",
+        duration=60.0,
+        provider=Provider(),
+        limit=limit,
+        load=replace(LOAD, **changes),
+    )
+
+
+def refusals(storm, policy):
+    events = []
+    simulate(storm, policy, seed=1, listener=events.append)
+    returned = [event for event in events if isinstance(event, Returned)]
+    return sum(event.verdict is Verdict.THROTTLED for event in returned)
+
+
+@pytest.mark.parametrize("kind", list(LimitKind))
+def test_a_limit_counts_the_tokens_of_calls(kind):
+    """Of some 60,000 that come, three windows let 10,000 pass each; a bucket one more, since it begins full."""
+    storm = scenario(Limit(kind=kind, tokens=10_000, per=20.0))
+    result = simulate(storm, OFF, seed=1)
+
+    assert sum(result.series.answers) == pytest.approx(100 * (3 + (kind == "bucket")), abs=2)
+
+
+def test_the_ideal_knows_of_it():
+    """A bucket that is full at first, and what flows into it until the last call is due."""
+    storm = scenario(Limit(kind=LimitKind.BUCKET, tokens=30_000, per=60.0), rate=20.0)
+
+    arrivals = traffic(storm.load, 60.0, seed=1).times
+    assert within(ideal_answers(storm, arrivals), 0.0) == pytest.approx(300 + 5 * 120, rel=0.03)
+
+
+def test_calls_have_the_same_tokens_under_every_policy_and_the_mean_that_was_asked_for():
+    uneven = replace(LOAD, rate=100.0, tokens_cv=1.0)
+    calls = traffic(uneven, 100.0, seed=3)
+
+    assert calls == traffic(uneven, 100.0, seed=3)
+    assert sum(calls.tokens) / len(calls.tokens) == pytest.approx(100, rel=0.05)
+    assert 1 <= min(calls.tokens) < 50
+    assert max(calls.tokens) > 300
+
+
+def test_a_quota_of_as_many_tokens_is_never_refused():
+    storm = scenario(replace(BUCKET, tokens=6_000), tokens_cv=1.0, rate=2.0)
+
+    assert refusals(storm, OFF) > 0
+    assert refusals(storm, replace(OFF, quota=QuotaPolicy(tpm=6_000.0))) == 0
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_what_headers_say_of_requests_is_heard(dialect):
+    whole_at_once = dialect in {Dialect.OPENROUTER, Dialect.IETF}
+    kind = LimitKind.WINDOW if whole_at_once else LimitKind.BUCKET
+    storm = scenario(Limit(kind=kind, requests=300, per=60.0, headers=dialect))
+    learns = replace(OFF, quota=QuotaPolicy(learn=True))
+
+    assert refusals(storm, learns) < refusals(storm, OFF) / 2
+
+
+@pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
+def test_what_headers_say_of_tokens_is_heard(dialect):
+    storm = scenario(replace(BUCKET, tokens=30_000, headers=dialect), tokens_cv=1.0)
+    learns = replace(OFF, quota=QuotaPolicy(learn=True))
+
+    assert refusals(storm, learns) < refusals(storm, OFF) / 2
+
+
+def test_the_built_in_scenario_runs_out_of_tokens_and_not_of_requests():
+    storm = load("tokens")
+    assert refusals(storm, OFF) > 500
+    assert refusals(replace(storm, limit=replace(storm.limit, tokens=None)), OFF) == 0
