@@ -15,7 +15,6 @@ from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.storm.replies import delay_of, outcome_of, told_of
 from stormbreak.types import Allowances, Verdict
 
-
 _TRIES = 16  # bits of a chance key that number the attempts of one call
 
 
