@@ -25,7 +25,7 @@ from stormbreak.core.backoff import (
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.policy import Policy
+from stormbreak.core.policy import COUNTABLE, Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
@@ -39,7 +39,7 @@ from stormbreak.core.trip import (
     SlowRate,
     SlowRateOfLast,
 )
-from stormbreak.types import Priority, Verdict
+from stormbreak.types import Priority
 
 positive = st.one_of(
     st.floats(min_value=0, exclude_min=True, allow_infinity=False), st.integers(1, 10**9)
@@ -157,8 +157,8 @@ policies = built(
     fail_fast=st.booleans(),
     cooldown=st.booleans(),
     priority=st.sampled_from(Priority),
-    failures=st.lists(st.sampled_from([*Verdict][::2]), max_size=3).map(tuple),
-    uncounted=st.lists(st.sampled_from([*Verdict][1::2]), max_size=3).map(tuple),
+    failures=st.lists(st.sampled_from(COUNTABLE[::2]), max_size=3).map(tuple),
+    uncounted=st.lists(st.sampled_from(COUNTABLE[1::2]), max_size=3).map(tuple),
     retry=retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,

@@ -15,6 +15,9 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
 
+COUNTABLE = tuple(v for v in Verdict if v not in (Verdict.OK, Verdict.REJECTED, Verdict.CANCELLED))
+"""Verdicts that a breaker may be told to count or not to count: a success is none, and the others are our own doing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -50,6 +53,9 @@ class Policy:
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)
+        for name in ("failures", "uncounted"):
+            odd = [verdict for verdict in getattr(self, name) if verdict not in COUNTABLE]
+            require(not odd, f"{name} must name only verdicts that can count", ", ".join(map(str, odd)))
         both = [verdict.value for verdict in self.uncounted if verdict in self.failures]
         require(not both, "uncounted must name none of failures", ", ".join(both))
 

@@ -15,6 +15,11 @@ from stormbreak.errors import ConfigurationError
 
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 
+LONGEST = 366 * 86400.0
+"""Seconds. A longer span was not saved by any breaker that anybody waits for."""
+
+LONG = 60  # characters of a value that are shown, or bits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
@@ -29,6 +34,9 @@ class Saved:
         require(self.state in KEPT, f"state must be one of {known}", self.state)
         require(self.open_left >= 0, "open_left must not be negative", self.open_left)
         require(self.open_for > 0, "open_for must be positive", self.open_for)
+        for name in ("open_left", "open_for"):
+            span = getattr(self, name)
+            require(span <= LONGEST, f"{name} must be at most {LONGEST:.0f} s", span)
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, as JSON has them."""
@@ -45,6 +53,7 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
     Raises:
         ConfigurationError: names the key and the value that cannot be right.
     """
+    table_in(values, "a saved circuit")
     state = values.get("state")
     known = ", ".join(KEPT)
     if state not in [kept.value for kept in KEPT]:
@@ -63,7 +72,33 @@ def span_in(values: Mapping[str, Any], key: str) -> float:
         ConfigurationError: it is none.
     """
     value = values.get(key)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    if not number:
-        raise ConfigurationError(f"{key} must be a finite number, got {value!r}")
+    if not _is_finite(value):
+        raise ConfigurationError(f"{key} must be a finite number, got {_shown(value)}")
     return float(value)  # type: ignore[arg-type]
+
+
+def table_in(values: object, what: str) -> None:
+    """Check that `values` has keys at all.
+
+    Raises:
+        ConfigurationError: it has none; `what` says of what they would be.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{what} must be a table, got {_shown(values)}")
+
+
+def _is_finite(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _shown(value: object) -> str:
+    """A value for a message, not at length; some whole numbers cannot even be written."""
+    if isinstance(value, int) and value.bit_length() > LONG:
+        return "a number beyond all measure"
+    text = repr(value)
+    return text if len(text) <= LONG else f"{text[:LONG]}..."
