@@ -245,6 +245,20 @@ def test_a_hung_probe_holds_its_place_for_its_lease_only():
     assert ward.state is CLOSED
 
 
+def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
+    ward = Ward(probes=2, at_once=2, lease=30.0).bring_to(HALF_OPEN)
+    began = ward.now
+    ward.take()
+    ward.now += 7.0
+    ward.take()
+
+    assert ward.breaker.ready_at(ward.now) == began + 30.0
+    assert ward.breaker.ready_at(began + 30.0) == -inf
+    ward.now = began + 30.0
+    ward.take()
+    assert ward.breaker.ready_at(ward.now) == began + 37.0
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize(("outcome", "after"), [(OK, CLOSED), (SERVER_ERROR, OPEN)])
 def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
@@ -340,6 +354,14 @@ def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
     assert ward.breaker.until == open_for
 
 
+def test_even_less_than_a_second_that_a_server_names_is_heeded():
+    ward = Ward(open_for=0.2)
+    ward.chance = 0.0
+    ward.send(SERVER_ERROR._replace(retry_after=0.8), SERVER_ERROR)
+
+    assert ward.breaker.until == 0.8
+
+
 def test_a_time_named_before_a_success_is_forgotten():
     ward = Ward()
     ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR, SERVER_ERROR)
@@ -363,6 +385,7 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
     assert ward.ready
     ward.now = began + 100.0
     assert ward.breaker.ready_at(ward.now) == began + 120.0
+    assert ward.breaker.ready_at(began + 120.0) == -inf
     ward.now += 7.0
     ward.settle(hung, OK)  # of an earlier state by now
     assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)
@@ -448,7 +471,7 @@ def test_who_hangs_at_a_cold_start_is_waited_for_no_longer_than_a_probe():
 def test_after_the_first_success_only_those_who_left_before_are_waited_for():
     ward = Ward(trip=RATE)
     cold = [ward.take() for _ in range(7)]
-    ward.settle(cold[0], OK)
+    ward.settle(cold[3], OK)
     [ward.take() for _ in range(99)]
     ward.send(*[SERVER_ERROR] * 6)
     assert ward.state is CLOSED  # six failures; a success and six that may become one
@@ -497,11 +520,14 @@ def test_isolating_by_hand_works_in_every_mode(mode):
 
 BAD = [
     ({"open_for": 0}, "open_for must be positive, got 0"),
+    ({"jitter": -0.1}, r"jitter must lie in \[0, 1\), got -0.1"),
     ({"jitter": 1}, r"jitter must lie in \[0, 1\), got 1"),
     ({"probes": 0}, "probes must be at least 1, got 0"),
+    ({"at_once": 0}, r"at_once must lie in \[1, probes\], got 0"),
     ({"at_once": 4}, r"at_once must lie in \[1, probes\], got 4"),
     ({"close_at": 0}, r"close_at must lie in \(0, 1\], got 0"),
     ({"mode": "off"}, "mode must be one of normal, metrics_only, disabled, forced_open, got off"),
+    ({"close_at": 1.01}, r"close_at must lie in \(0, 1\], got 1.01"),
     ({"lease": 0}, "lease must be positive, got 0"),
     ({"growth": 0.9}, "growth must be at least 1, got 0.9"),
     ({"longest_open": 0}, "longest_open must be positive, got 0"),
@@ -523,3 +549,35 @@ def test_a_mode_may_be_given_as_a_word(mode):
 @pytest.mark.parametrize(("probes", "at_once"), [(1, 1), (2, 2), (3, 3), (9, 3)])
 def test_where_nothing_is_said_as_many_as_three_probes_go_at_once(probes, at_once):
     assert at_once == BreakerPolicy(probes=probes).at_once
+
+
+def test_the_utmost_values_are_possible():
+    BreakerPolicy(
+        open_for=0.1,
+        jitter=0,
+        growth=1,
+        longest_open=0.1,
+        probes=1,
+        at_once=1,
+        close_at=1,
+        lease=0.1,
+    )
+    BreakerPolicy(close_at=0.01, jitter=0.99, longest_half_open=0.1)
+
+
+def test_the_defaults():
+    assert BreakerPolicy() == BreakerPolicy(
+        mode=Mode.NORMAL,
+        trip=FailureRate(),
+        open_for=5.0,
+        jitter=0.5,
+        growth=1.0,
+        longest_open=120.0,
+        heed_server=True,
+        probes=3,
+        at_once=3,
+        close_at=0.5,
+        any_failure_reopens=False,
+        lease=60.0,
+        longest_half_open=900.0,
+    )

@@ -151,3 +151,12 @@ def test_nor_is_the_open_time_shorter_than_it_begins_with():
     fail(breaker, 0.0)
     fail(breaker, 0.0)
     assert breaker.until == 20.0
+
+
+def test_half_open_is_no_state_to_keep():
+    with pytest.raises(ConfigurationError, match="state must be one of closed, open, isolated"):
+        Saved(state=State.HALF_OPEN, open_left=0.0, open_for=5.0)
+
+
+def test_the_shortest_spans_are_possible():
+    assert read_saved({**GOOD, "open_left": 0, "open_for": 0.1}).open_for == 0.1
