@@ -55,7 +55,9 @@ class Policy:
             require(span is None or span > 0, f"{name} must be positive", span)
         for name in ("failures", "uncounted"):
             odd = [verdict for verdict in getattr(self, name) if verdict not in COUNTABLE]
-            require(not odd, f"{name} must name only verdicts that can count", ", ".join(map(str, odd)))
+            require(
+                not odd, f"{name} must name only verdicts that can count", ", ".join(map(str, odd))
+            )
         both = [verdict.value for verdict in self.uncounted if verdict in self.failures]
         require(not both, "uncounted must name none of failures", ", ".join(both))
 

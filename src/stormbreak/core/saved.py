@@ -12,6 +12,7 @@ from typing import Any
 from stormbreak.core.checks import require
 from stormbreak.core.circuit import State
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
 
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 
@@ -65,6 +66,26 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
     )
 
 
+def read_circuits(values: Mapping[str, Any]) -> dict[str, Saved]:
+    """Read the circuits of several models, by name, under `circuits`.
+
+    Raises:
+        ConfigurationError: names the model, the key and the value that cannot be right.
+    """
+    table_in(values, "saved circuits")
+    circuits = table_in(values.get("circuits"), "circuits")
+    return {model: _read_one(model, circuit) for model, circuit in circuits.items()}
+
+
+def _read_one(model: object, circuit: Any) -> Saved:
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError(f"circuits must have names of models, got {_shown(model)}")
+    try:
+        return read_saved(circuit)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"circuits of {quoted(model)}: {error}") from None
+
+
 def span_in(values: Mapping[str, Any], key: str) -> float:
     """A finite number of seconds.
 
@@ -77,14 +98,15 @@ def span_in(values: Mapping[str, Any], key: str) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def table_in(values: object, what: str) -> None:
-    """Check that `values` has keys at all.
+def table_in(values: object, what: str) -> Mapping[Any, Any]:
+    """The same, which has keys.
 
     Raises:
-        ConfigurationError: it has none; `what` says of what they would be.
+        ConfigurationError: it has none; `what` says what it would be.
     """
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{what} must be a table, got {_shown(values)}")
+    return values
 
 
 def _is_finite(value: object) -> bool:
