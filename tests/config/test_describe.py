@@ -25,12 +25,13 @@ from stormbreak.core.backoff import (
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.policy import COUNTABLE, Policy
+from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
@@ -140,8 +141,20 @@ limits = st.one_of(
     ),
     built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
 )
+quotas = built(
+    QuotaPolicy,
+    rpm=st.none() | positive,
+    tpm=st.none() | positive,
+    burst=not_negative,
+    learn=st.booleans(),
+)
+verdicts = st.lists(st.sampled_from(COUNTABLE), max_size=3).map(tuple)
 shadows = built(
     ShadowPolicy,
+    failures=st.none() | verdicts,
+    uncounted=st.none(),
+    fail_fast=st.none() | st.booleans(),
+    quota=st.none() | quotas,
     retry=st.none() | retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,
@@ -165,13 +178,7 @@ policies = built(
     limit=limits,
     learn_rate=st.booleans(),
     shadow=st.none() | shadows,
-    quota=built(
-        QuotaPolicy,
-        rpm=st.none() | positive,
-        tpm=st.none() | positive,
-        burst=not_negative,
-        learn=st.booleans(),
-    ),
+    quota=quotas,
     queue=built(
         QueuePolicy,
         size=from_zero,

@@ -65,6 +65,7 @@ TABLE = {
     "failures = ['reset']\nuncounted = ['reset']": "uncounted must name none of failures, got reset",
     "failures = ['timeout', 'cancelled']": "failures must name only verdicts that can count, got cancelled",
     "failures = ['ok', 'rejected']": "failures must name only verdicts that can count, got ok, rejected",
+    "[shadow]\nfailures = ['cancelled']": "shadow.failures must name only verdicts that can count, got cancelled",
     "uncounted = ['ok']": "uncounted must name only verdicts that can count, got ok",
     "[limit]\nkind = 'vegas'": 'limit.kind must be one of fixed, aimd, automatic, got "vegas"',
     "preset = 'bach'": 'preset must be one of interactive, batch, article, off, got "bach"',
