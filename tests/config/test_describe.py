@@ -140,8 +140,20 @@ limits = st.one_of(
     ),
     built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
 )
+quotas = built(
+    QuotaPolicy,
+    rpm=st.none() | positive,
+    tpm=st.none() | positive,
+    burst=not_negative,
+    learn=st.booleans(),
+)
+verdicts = st.lists(st.sampled_from(Verdict), max_size=3).map(tuple)
 shadows = built(
     ShadowPolicy,
+    failures=st.none() | verdicts,
+    uncounted=st.none(),
+    fail_fast=st.none() | st.booleans(),
+    quota=st.none() | quotas,
     retry=st.none() | retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,
@@ -165,13 +177,7 @@ policies = built(
     limit=limits,
     learn_rate=st.booleans(),
     shadow=st.none() | shadows,
-    quota=built(
-        QuotaPolicy,
-        rpm=st.none() | positive,
-        tpm=st.none() | positive,
-        burst=not_negative,
-        learn=st.booleans(),
-    ),
+    quota=quotas,
     queue=built(
         QueuePolicy,
         size=from_zero,
