@@ -479,6 +479,16 @@ def test_after_the_first_success_only_those_who_left_before_are_waited_for():
     assert ward.state is OPEN
 
 
+def test_a_circuit_that_closes_starts_cold_again():
+    ward = Ward(trip=RATE)
+    ward.send(OK)
+    ward.breaker.reset(ward.now)
+    for token in [ward.take() for _ in range(20)][:9]:
+        ward.settle(token, SERVER_ERROR)
+
+    assert ward.state is CLOSED  # nine of twenty, at the most
+
+
 def test_what_is_cut_at_a_cold_start_is_waited_for_no_longer():
     ward = Ward(trip=RATE)
     for token in [ward.take() for _ in range(20)]:

@@ -47,9 +47,28 @@ def test_half_open_is_saved_as_open_whose_time_is_over():
     assert breaker.ready_at(110.0) > 110.0  # no probe is free
     other = again(breaker, 110.0, at=0.0)
 
-    assert other.state is State.OPEN
+    assert (other.state, other.ready_at(0.0)) == (State.OPEN, -inf)
     other.take(0.0)
     assert other.state is State.HALF_OPEN
+
+
+def test_a_trial_that_is_over_is_saved_as_the_open_time_that_began_with_its_end():
+    breaker = fresh(longest_half_open=100.0)
+    fail(breaker, 100.0)
+    breaker.take(110.0)  # a trial until 210, and open for twenty seconds then
+
+    assert again(breaker, 215.0, at=0.0).ready_at(0.0) == 15.0
+
+
+def test_a_circuit_that_closed_is_saved_without_what_had_grown():
+    breaker = fresh()
+    fail(breaker, 100.0)
+    for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
+        now = max(110.0, breaker.until)
+        breaker.settle(breaker.take(now), outcome, now, 0.5)
+
+    assert breaker.state is State.CLOSED
+    assert breaker.save(140.0).open_for == 10.0
 
 
 def test_the_open_time_goes_on_growing():
