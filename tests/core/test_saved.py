@@ -179,3 +179,9 @@ def test_half_open_is_no_state_to_keep():
 
 def test_the_shortest_spans_are_possible():
     assert read_saved({**GOOD, "open_left": 0, "open_for": 0.1}).open_for == 0.1
+
+
+def test_what_a_patient_policy_saves_can_be_read():
+    breaker = fresh(open_for=1e12, longest_open=1e12)
+    fail(breaker, 0.0)
+    assert again(breaker, 0.0, at=0.0).state is State.OPEN

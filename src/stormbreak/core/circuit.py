@@ -36,8 +36,8 @@ class BreakerPolicy:
     `growth` times as long, up to `longest_open`. With `heed_server` a circuit that opens stays open at least
     until the time that a failure named.
 
-    Half-open sends at most `probes`, `at_once` at the same time (three, or all where there are fewer); one unanswered for `lease` seconds makes room
-    for another. `close_at` is the share of them that must succeed. A trial without a decision after
+    Half-open sends at most `probes`, `at_once` at the same time (three, or all where there are fewer); one unanswered
+    for `lease` seconds makes room for another. `close_at` is the share of them that must succeed. A trial without a decision after
     `longest_half_open` seconds opens the circuit again (None: it never does).
     """
 

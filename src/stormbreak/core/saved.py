@@ -17,7 +17,7 @@ from stormbreak.keylike import quoted
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 
 LONGEST = 366 * 86400.0
-"""Seconds. A longer span was not saved by any breaker that anybody waits for."""
+"""Seconds. A longer span is not saved: nobody waits for it."""
 
 LONG = 60  # characters of a value that are shown, or bits
 
@@ -35,16 +35,13 @@ class Saved:
         require(self.state in KEPT, f"state must be one of {known}", self.state)
         require(self.open_left >= 0, "open_left must not be negative", self.open_left)
         require(self.open_for > 0, "open_for must be positive", self.open_for)
-        for name in ("open_left", "open_for"):
-            span = getattr(self, name)
-            require(span <= LONGEST, f"{name} must be at most {LONGEST:.0f} s", span)
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, as JSON has them."""
         return {
             "state": self.state.value,
-            "open_left": self.open_left,
-            "open_for": self.open_for,
+            "open_left": min(self.open_left, LONGEST),
+            "open_for": min(self.open_for, LONGEST),
         }
 
 
@@ -61,8 +58,8 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
         raise ConfigurationError(f"state must be one of {known}, got {state!r}")
     return Saved(
         state=State(state),
-        open_left=span_in(values, "open_left"),
-        open_for=span_in(values, "open_for"),
+        open_left=_bounded(values, "open_left"),
+        open_for=_bounded(values, "open_for"),
     )
 
 
@@ -96,6 +93,12 @@ def span_in(values: Mapping[str, Any], key: str) -> float:
     if not _is_finite(value):
         raise ConfigurationError(f"{key} must be a finite number, got {_shown(value)}")
     return float(value)  # type: ignore[arg-type]
+
+
+def _bounded(values: Mapping[str, Any], key: str) -> float:
+    span = span_in(values, key)
+    require(span <= LONGEST, f"{key} must be at most {LONGEST:.0f} s", span)
+    return span
 
 
 def table_in(values: object, what: str) -> Mapping[Any, Any]:
