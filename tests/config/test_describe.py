@@ -31,6 +31,7 @@ from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
@@ -39,7 +40,7 @@ from stormbreak.core.trip import (
     SlowRate,
     SlowRateOfLast,
 )
-from stormbreak.types import Priority, Verdict
+from stormbreak.types import Priority
 
 positive = st.one_of(
     st.floats(min_value=0, exclude_min=True, allow_infinity=False), st.integers(1, 10**9)
@@ -147,7 +148,7 @@ quotas = built(
     burst=not_negative,
     learn=st.booleans(),
 )
-verdicts = st.lists(st.sampled_from(Verdict), max_size=3).map(tuple)
+verdicts = st.lists(st.sampled_from(COUNTABLE), max_size=3).map(tuple)
 shadows = built(
     ShadowPolicy,
     failures=st.none() | verdicts,
@@ -169,8 +170,8 @@ policies = built(
     fail_fast=st.booleans(),
     cooldown=st.booleans(),
     priority=st.sampled_from(Priority),
-    failures=st.lists(st.sampled_from([*Verdict][::2]), max_size=3).map(tuple),
-    uncounted=st.lists(st.sampled_from([*Verdict][1::2]), max_size=3).map(tuple),
+    failures=st.lists(st.sampled_from(COUNTABLE[::2]), max_size=3).map(tuple),
+    uncounted=st.lists(st.sampled_from(COUNTABLE[1::2]), max_size=3).map(tuple),
     retry=retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,

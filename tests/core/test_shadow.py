@@ -186,6 +186,45 @@ def test_retries_are_compared(real, shadow, outcome, expected):
     assert expected == would(stage)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.5, "retry_sooner"), (0.9995, None), (1.0005, None), (1.5, "retry_later")],
+)
+def test_times_differ_beyond_a_millisecond(seconds, expected):
+    stage = beside(
+        {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},
+        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=seconds)),
+    )
+    once(stage, SERVER_ERROR)
+
+    assert [what for _, what, _ in would(stage)] == ([] if expected is None else [expected])
+
+
+def test_attempts_that_hang_are_late_for_the_shadow_s_limit_too():
+    stage = beside({"retry": RetryPolicy(attempts=1)}, limit=AutomaticLimit())
+    for _ in range(60):
+        runs = [stage.start() for _ in range(20)]
+        stage.tick(0.5)
+        for run in runs:
+            run.step(OK)
+    for _ in range(20):
+        stage.start()  # and never answered
+    before = stage.now
+    stage.tick(2.0)
+    once(stage, OK)
+
+    assert stage.lane.shadow.slots._evidence.late_at > before
+
+
+def test_nothing_decides_in_the_shadow_unless_asked():
+    stage = beside()
+    for _ in range(50):
+        once(stage, THROTTLED)
+
+    assert would(stage) == []
+    assert not stage.lane.shadow._gates
+
+
 def test_a_budget_has_an_account_of_its_own():
     stage = beside(
         {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},

@@ -4,7 +4,7 @@ Pure and without locks: a driver holds its lock during each step and afterwards 
 behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.limit import limiter
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
+from stormbreak.core.saved import Saved
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.tally import tallied
 from stormbreak.core.ticket import Ticket
@@ -180,6 +181,12 @@ class Lane:
         self._closing_until = OPEN
         self.admission.pump(now)
 
+    def restore(self, saved: Saved, now: float, *, elapsed: float) -> None:
+        """Take up a circuit that was saved `elapsed` seconds ago; who may no longer wait leaves the queue."""
+        if self.breaker is not None:
+            self.breaker.restore(saved, now, elapsed=elapsed)
+            self.admission.pump(now)
+
     def snapshot(self, now: float) -> dict[str, Any]:
         """What stands where, in plain values; times are seconds from `now`."""
         circuit = self.breaker.state.value if self.breaker else None
@@ -234,6 +241,19 @@ class Engine:
         """Ask the driver to wake the owner of `ticket` after this step."""
         ticket.due = True
         self.woken.append(ticket)
+
+    def save_circuits(self, now: float) -> dict[Target, Saved]:
+        """What is worth keeping over a restart of every circuit that is not closed."""
+        return {
+            target: lane.breaker.save(now)
+            for target, lane in self._lanes.items()
+            if lane.breaker is not None and lane.breaker.state is not State.CLOSED
+        }
+
+    def restore_circuits(self, saved: Mapping[Target, Saved], now: float, elapsed: float) -> None:
+        """Take up what was saved `elapsed` seconds ago; other circuits stay as they are."""
+        for target, circuit in saved.items():
+            self.lane(target).restore(circuit, now, elapsed=elapsed)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Every target's state, and the retries that could be paid."""

@@ -12,7 +12,7 @@ from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
-from stormbreak.core.tally import tallied
+from stormbreak.core.tally import check_counted, tallied
 from stormbreak.types import Priority, Treatment, Verdict
 
 
@@ -50,8 +50,7 @@ class Policy:
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)
-        both = [verdict.value for verdict in self.uncounted if verdict in self.failures]
-        require(not both, "uncounted must name none of failures", ", ".join(both))
+        check_counted(self.failures, self.uncounted)
 
     def as_shadow(self) -> ShadowPolicy:
         """What of this policy can decide beside another: see `ShadowPolicy` for what cannot."""

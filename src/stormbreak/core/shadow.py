@@ -26,6 +26,7 @@ from stormbreak.core.limit import Limit, Limiter, limiter
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.rate import LearnedRate
 from stormbreak.core.retry import Retry, RetryPolicy, Stop
+from stormbreak.core.tally import check_counted
 from stormbreak.core.weighed import Quota
 from stormbreak.types import Outcome, Treatment, Verdict
 
@@ -50,6 +51,9 @@ class ShadowPolicy:
     limit: Limit | None = None
     learn_rate: bool = False
     quota: QuotaPolicy | None = None
+
+    def __post_init__(self) -> None:
+        check_counted(self.failures or (), self.uncounted or ())
 
     @property
     def retries(self) -> bool:
