@@ -244,6 +244,20 @@ def test_a_hung_probe_holds_its_place_for_its_lease_only():
     assert ward.state is CLOSED
 
 
+def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
+    ward = Ward(probes=2, at_once=2, lease=30.0).bring_to(HALF_OPEN)
+    began = ward.now
+    ward.take()
+    ward.now += 7.0
+    ward.take()
+
+    assert ward.breaker.ready_at(ward.now) == began + 30.0
+    assert ward.breaker.ready_at(began + 30.0) == -inf
+    ward.now = began + 30.0
+    ward.take()
+    assert ward.breaker.ready_at(ward.now) == began + 37.0
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize(("outcome", "after"), [(OK, CLOSED), (SERVER_ERROR, OPEN)])
 def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
@@ -496,10 +510,13 @@ def test_isolating_by_hand_works_in_every_mode(mode):
 
 BAD = [
     ({"open_for": 0}, "open_for must be positive, got 0"),
+    ({"jitter": -0.1}, r"jitter must lie in \[0, 1\), got -0.1"),
     ({"jitter": 1}, r"jitter must lie in \[0, 1\), got 1"),
     ({"probes": 0}, "probes must be at least 1, got 0"),
+    ({"at_once": 0}, r"at_once must lie in \[1, probes\], got 0"),
     ({"at_once": 4}, r"at_once must lie in \[1, probes\], got 4"),
     ({"close_at": 0}, r"close_at must lie in \(0, 1\], got 0"),
+    ({"close_at": 1.01}, r"close_at must lie in \(0, 1\], got 1.01"),
     ({"lease": 0}, "lease must be positive, got 0"),
     ({"growth": 0.9}, "growth must be at least 1, got 0.9"),
     ({"longest_open": 0}, "longest_open must be positive, got 0"),
@@ -511,3 +528,35 @@ BAD = [
 def test_impossible_values_are_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         BreakerPolicy(**values)
+
+
+def test_the_utmost_values_are_possible():
+    BreakerPolicy(
+        open_for=0.1,
+        jitter=0,
+        growth=1,
+        longest_open=0.1,
+        probes=1,
+        at_once=1,
+        close_at=1,
+        lease=0.1,
+    )
+    BreakerPolicy(close_at=0.01, jitter=0.99, longest_half_open=0.1)
+
+
+def test_the_defaults():
+    assert BreakerPolicy() == BreakerPolicy(
+        mode=Mode.NORMAL,
+        trip=FailureRate(),
+        open_for=5.0,
+        jitter=0.5,
+        growth=1.0,
+        longest_open=120.0,
+        heed_server=True,
+        probes=3,
+        at_once=3,
+        close_at=0.5,
+        any_failure_reopens=False,
+        lease=60.0,
+        longest_half_open=900.0,
+    )

@@ -1,3 +1,5 @@
+from math import exp
+
 import pytest
 
 from stormbreak.core.guard import Guard
@@ -23,8 +25,38 @@ def test_at_first_it_is_a_little_more_than_was_usually_in_flight():
     assert guard.floor(now, 10, 2.0, failing=False) == pytest.approx(32.0, rel=0.01)
 
 
-def test_who_knows_nothing_has_next_to_no_floor():
-    assert Guard(100.0).floor(50.0, 0, 2.0, failing=False) == 2.0
+def test_who_knows_nothing_has_next_to_no_floor_and_it_stays_so():
+    assert set(episode(Guard(100.0), 50.0, 60, rate=0)) == {2.0}
+
+
+def test_what_is_usual_follows_within_half_a_minute():
+    guard, now = usual(in_flight=20, seconds=1_000)
+    for second in range(30):
+        guard.quiet(now + second, 10, 40)
+    follows = 40 - 20 * exp(-30.0 / 30.0)
+
+    assert guard.floor(now + 30, 10, 2.0, failing=False) == pytest.approx(1.5 * follows + 2)
+
+
+def test_the_first_look_teaches_nothing():
+    guard = Guard(1_000.0)
+    guard.quiet(100.0, 500, 500)
+
+    assert guard.floor(101.0, 500, 2.0, failing=False) == 2.0
+
+
+@pytest.mark.parametrize("every", [0.5, 4.0])
+def test_answers_are_counted_by_the_second_however_often_it_is_fed(every):
+    guard = Guard(1_000.0)
+    for look in range(1_000):
+        guard.quiet(every * look, int(10 * every), 20)
+    now = every * 999
+    floors = episode(guard, now, 60, rate=9)
+    assert floors[-1] == pytest.approx(floors[0])  # as many as usual
+
+    guard.quiet(now + 60, 0, 20)
+    floors = episode(guard, now + 60, 60, rate=5)
+    assert floors[-1] > floors[0]  # fewer
 
 
 def test_it_stays_while_as_many_answers_come_as_usual():
@@ -38,7 +70,7 @@ def test_with_fewer_answers_it_grows_after_a_grace():
     guard, now = usual()
     floors = episode(guard, now, 60, rate=3)
 
-    assert floors[9] == floors[0]
+    assert floors[9] == floors[0] < floors[10]
     assert floors[39] / floors[29] == pytest.approx(2.0)  # doubled in ten seconds
 
 
@@ -46,7 +78,7 @@ def test_the_grace_is_three_times_the_usual_answer():
     guard, now = usual()
     floors = episode(guard, now, 60, rate=3, mean=15.0)
 
-    assert floors[44] == floors[0] < floors[59]
+    assert floors[44] == floors[0] < floors[45]
 
 
 def test_with_more_answers_than_usual_it_shrinks():
@@ -77,6 +109,13 @@ def test_it_never_exceeds_the_most(gap):
     floors = [guard.floor(now + gap * n, 0, 2.0, failing=False) for n in range(200)]
 
     assert max(floors) == 256.0
+
+
+def test_one_long_silence_makes_it_a_thousand_times_as_much_and_no_more():
+    guard, now = usual(most=1e9)
+    floor = guard.floor(now, 0, 2.0, failing=False)
+
+    assert guard.floor(now + 1e6, 0, 2.0, failing=False) == pytest.approx(2**10 * floor)
 
 
 def test_a_clock_that_stands_still_teaches_nothing():

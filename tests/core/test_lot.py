@@ -1,8 +1,10 @@
+from bisect import bisect
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.lot import DOUBT, FEWEST, LASTS, MOST, SETTLING, SILENT, Lot
+from stormbreak.core.lot import FEWEST, MOST, Lot
 
 
 class Draw:
@@ -24,8 +26,20 @@ class Draw:
             ):
                 self.lot.refused(self.now)
             self.now += 1.0
-        self.lot.on_trial(self.now)
+            self.lot.on_trial(self.now)
         return self
+
+    def refuse(self, second, refused, sent=0):
+        """Within that second."""
+        for _ in range(sent):
+            self.lot.sent(second)
+        for _ in range(refused):
+            self.lot.refused(second)
+
+
+def most_explained(lot, sent):
+    """How many of so many may be refused."""
+    return bisect(range(sent), False, key=lambda refused: not lot.explains(sent, refused)) - 1
 
 
 def test_the_same_share_although_less_is_sent_is_a_lot():
@@ -42,11 +56,39 @@ def test_refusals_that_become_few_are_a_limit():
     assert (draw.found, draw.lot.on_trial(draw.now)) == ([], False)
 
 
-def test_the_first_seconds_do_not_count():
-    draw = Draw(0.3).play(int(SETTLING), 1_000, 300)
+def test_the_first_five_seconds_do_not_count():
+    draw = Draw(0.3).play(5, 1_000, 300)
 
     assert draw.found == []
     assert draw.lot.on_trial(draw.now)
+    assert draw.play(1, 1_000, 300).found == [106.0]
+
+
+@pytest.mark.parametrize("odds", [99.5, 100.5])
+def test_a_hundred_to_one_is_what_shows_a_lot(odds):
+    """Four refused and one accepted: four times a quarter against one, and how much the fifth speaks against it."""
+    fifth = odds / 4**4  # = (1 - share) / (1 - share / 4)
+    draw = Draw((1 - fifth) / (1 - fifth / 4)).play(5, 0, 0).play(1, 5, 4)
+
+    assert bool(draw.found) is (odds > 100)
+    assert draw.lot.on_trial(draw.now) is (odds < 100)
+
+
+@pytest.mark.parametrize("odds", [99.5, 100.5])
+def test_a_hundred_to_one_is_what_shows_a_limit(odds):
+    twenty = odds ** (-1 / 20)
+    draw = Draw((1 - twenty) / (1 - twenty / 4)).play(5, 0, 0).play(1, 20, 0)
+
+    assert draw.found == []
+    assert draw.lot.on_trial(draw.now) is (odds < 100)
+
+
+def test_a_refusal_counts_in_its_own_second_even_where_nothing_is_sent():
+    draw = Draw(0.3).play(4, 10, 0)
+    draw.refuse(104.5, 0, sent=1)  # the last second that does not count
+    draw.refuse(105.5, 4)
+
+    assert not draw.lot.on_trial(106.0)
 
 
 def test_a_second_counts_when_it_is_over():
@@ -60,11 +102,20 @@ def test_a_second_counts_when_it_is_over():
 
 
 def test_silence_ends_a_trial_undecided():
-    draw = Draw(0.3).play(int(SILENT), 0, 0)
+    draw = Draw(0.3).play(40, 0, 0)
     assert draw.lot.on_trial(draw.now)
 
     assert not draw.lot.on_trial(draw.now + 1.0)
     assert draw.found == []
+
+
+def test_refusals_that_decide_nothing_keep_a_trial_going():
+    draw = Draw(0.3).play(60, 6, 1)  # one in six is between three in ten and a quarter of that
+    draw.refuse(160.0, 1)
+    draw.now = 161.0  # its second is over
+
+    assert draw.lot.on_trial(draw.now + 40.0)
+    assert not draw.lot.on_trial(draw.now + 41.0)
 
 
 def test_where_nearly_everything_is_refused_there_is_no_lot():
@@ -74,12 +125,19 @@ def test_where_nearly_everything_is_refused_there_is_no_lot():
     assert (draw.found, draw.lot.on_trial(draw.now)) == ([], False)
 
 
+def test_nine_in_ten_may_still_be_a_lot():
+    draw = Draw(0.9)
+    assert draw.lot.on_trial(100.0)
+
+    assert draw.play(5, 0, 0).play(1, 10, 9).found
+
+
 def test_it_lasts_for_ten_minutes():
     draw = Draw(0.3).play(12, 10, 3)
     (found_at,) = draw.found
 
-    assert draw.lot.holds(found_at + LASTS - 0.1)
-    assert not draw.lot.holds(found_at + LASTS)
+    assert draw.lot.holds(found_at + 599.9)
+    assert not draw.lot.holds(found_at + 600.0)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +147,36 @@ def test_chance_explains_so_much_and_no_more(refused, explained):
     draw = Draw(0.3).play(100, 10, 3)
 
     assert draw.lot.explains(100, refused) is explained
+
+
+def test_the_share_is_what_was_refused_during_the_trial():
+    draw = Draw(0.3).play(8, 10, 3)
+
+    assert draw.found == [108.0]
+    # of 100: 30, and three deviations of a count of 100 and of a share from 30, sqrt(0.21 * (100 + 100**2 / 30))
+    assert most_explained(draw.lot, 100) == 58
+
+
+def test_what_leaves_as_a_second_begins_counts_in_it():
+    draw = Draw(0.3)
+    for second in range(100, 108):
+        draw.refuse(float(second), 3, sent=10)
+
+    assert not draw.lot.on_trial(108.0)
+    assert most_explained(draw.lot, 100) == 58  # as before: three in ten
+
+
+def test_nothing_refused_of_nothing_needs_no_explanation():
+    assert Draw(0.3).play(10, 10, 3).lot.explains(0, 0)
+
+
+def test_the_share_is_that_of_the_last_thousand():
+    draw = Draw(0.3).play(200, 10, 3)
+    draw.play(1, 10, 10)  # moves it by seven in a thousand
+
+    # three deviations of a count of a million and of a share from a thousand
+    deviation = (0.307 * 0.693 * (1e6 + 1e12 / 1e3)) ** 0.5
+    assert most_explained(draw.lot, 1_000_000) == int(307_000 + 3 * deviation)
 
 
 def test_the_share_is_followed():
@@ -110,7 +198,7 @@ def test_a_share_of_next_to_nothing_is_forgotten():
 
 def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
     draw = Draw(0.3)
-    for doubt in (DOUBT, 2 * DOUBT, 4 * DOUBT):
+    for doubt in (30.0, 60.0, 120.0):
         draw.lot.suppose(0.3, draw.now)
         draw.play(20, 10, 3)
         assert draw.lot.holds(draw.now)
@@ -123,7 +211,7 @@ def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
 
 
 def test_a_trial_is_not_begun_anew_while_it_runs():
-    draw = Draw(0.3).play(int(SETTLING), 10, 3)
+    draw = Draw(0.3).play(5, 10, 3)
     draw.lot.suppose(0.3, draw.now)
     draw.play(5, 10, 3)
 

@@ -64,6 +64,18 @@ def test_a_lesson_every_two_seconds():
     assert rate.rate_at(102.0) < 10.0
 
 
+@pytest.mark.parametrize(("pause", "learned"), [(10.0, True), (10.1, False)])
+def test_who_pauses_for_more_than_ten_seconds_begins_anew(pause, learned):
+    rate = LearnedRate()
+    rate.take(0.0)
+    for _ in range(9):
+        rate.take(pause)
+    for _ in range(9):
+        rate.settle(None, THROTTLED, 12.0, 0.5)
+
+    assert rate.in_force(12.0) is learned
+
+
 def test_half_where_nothing_was_accepted():
     rate = spent(10, 10)  # the second refusal taught: eight more were to come
     assert rate.rate_at(100.0) == pytest.approx(0.9 * 0.8)
@@ -75,6 +87,15 @@ def test_half_where_nothing_was_accepted():
 def test_half_of_what_was_sent_where_no_rate_was_known():
     assert spent(5, 5).rate_at(100.0) == pytest.approx(0.9 * 3 / 10)  # three were still out
     assert spent(4, 4).rate_at(100.0) == inf  # too few to learn from
+
+
+def test_half_of_what_was_sent_where_all_of_it_was_refused():
+    rate = LearnedRate()
+    for second in range(6):
+        rate.take(float(second))
+        rate.settle(None, THROTTLED, float(second), 0.5)
+
+    assert rate.rate_at(5.0) == pytest.approx(6 / 5 / 2)
 
 
 def test_never_slower_than_one_in_twenty_seconds():
@@ -94,6 +115,7 @@ def left(rate, since, until):
         if ready_at == OPEN:
             rate.take(now)
             times.append(now)
+            assert len(times) < 10_000, "it holds nobody back"
         else:
             now = max(ready_at, now + 1e-6)
     return times
@@ -112,6 +134,32 @@ def test_an_idle_second_and_no_more_is_saved_up():
     burst = [time for time in left(rate, 150.0, 150.01) if time == 150.0]
 
     assert len(burst) == 16  # of 16.2 per second, when the last was sent
+
+
+def test_at_a_slow_rate_one_is_saved_up():
+    rate = spent(5, 5)  # one in four seconds
+
+    assert len(left(rate, 160.0, 160.01)) == 1
+
+
+def test_it_opens_exactly_when_it_said_and_when_the_rate_is_gone():
+    rate = spent(200, 20)
+    ready_at = rate.ready_at(100.0)
+    assert rate.ready_at(ready_at) == OPEN
+
+    left(rate, 219.999, 219.9999)  # all that was earned
+    assert rate.ready_at(219.9999) == 220.0
+    assert rate.ready_at(220.0) == OPEN
+
+
+def test_what_was_earned_before_a_lesson_was_earned_at_the_rate_of_then():
+    rate = spent(200, 20)
+    left(rate, 101.94, 101.9401)  # all that was earned
+    for refused_at in (*[101.95] * 100, 102.0):
+        rate.settle(None, THROTTLED, refused_at, 0.5)
+
+    assert rate.rate_at(102.0) < 10.0  # at which 0.06 seconds would not earn one
+    assert rate.ready_at(102.0) == OPEN
 
 
 @given(
@@ -183,8 +231,35 @@ def test_during_a_trial_the_rate_stands_still_and_then_grows():
         of_a_second(rate, second, [by_lot(number) for number in range(20)])
     learned = rate.rate_at(6.0)
 
-    assert rate.rate_at(20.0) == learned
-    assert rate.rate_at(30.0) > learned
+    assert rate.rate_at(5.12 + 15.0) == learned  # the first lesson was at 5.12
+    assert rate.rate_at(5.12 + 16.0) == pytest.approx(1.02 * learned)
+
+
+def test_during_a_trial_it_is_no_lower_than_half_of_what_was_served():
+    rate = LearnedRate()
+    for second in range(6):
+        of_a_second(rate, second, [by_lot(number) for number in range(20)])
+    served = rate.rate_at(6.0) / 0.9
+    for refused_at in (*[7.0] * 99, 7.2):
+        rate.settle(None, THROTTLED, refused_at, 0.5)
+
+    assert rate.rate_at(7.2) == pytest.approx(served / 2)
+
+
+@pytest.mark.parametrize(
+    ("refused_at", "trial"),
+    [([2.0, 2.0, 2.0, 4.0, 5.0], True), ([2.0, 2.0, 2.0, 2.0, 5.0], False)],
+)
+def test_only_refusals_that_are_spread_over_the_seconds_begin_a_trial(refused_at, trial):
+    rate = LearnedRate()
+    for number in range(11):
+        now = number / 2
+        rate.take(now)
+        for _ in range(refused_at.count(now)):
+            rate.settle(None, THROTTLED, now, 0.5)
+
+    assert rate.in_force(5.0)
+    assert (rate.rate_at(15.0) == rate.rate_at(5.0)) is trial  # it stands still
 
 
 def test_a_limit_is_no_lot():
@@ -215,7 +290,7 @@ def test_a_lot_that_becomes_an_outage_teaches_a_rate_again():
     assert rate.in_force(75.0)
 
 
-@pytest.mark.parametrize(("since", "learned"), [(4.9, False), (5.1, True)])
+@pytest.mark.parametrize(("since", "learned"), [(4.9, False), (5.0, True), (5.1, True)])
 def test_nothing_is_learned_in_the_first_seconds_of_sending(since, learned):
     rate = spent(30, 30, seconds=since)
 

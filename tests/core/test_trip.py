@@ -141,20 +141,55 @@ def test_the_rate_is_met_exactly_where_arithmetic_says_so(percent, calls):
         assert tripped_at(rule, [S] * (calls - needed + 1) + [F] * (needed - 1)) is None
 
 
-def test_impossible_values_are_named():
-    with pytest.raises(ConfigurationError, match="threshold must be at least 1, got 0"):
-        ConsecutiveFailures(threshold=0)
-    with pytest.raises(ConfigurationError, match=r"share must lie in \(0, 1\], got 0"):
-        FailureRate(share=0)
-    with pytest.raises(ConfigurationError, match="calls must be at least 1, got 0"):
-        FailureRate(calls=0)
-    with pytest.raises(ConfigurationError, match="seconds must be positive, got 0"):
-        FailureRate(seconds=0)
-    with pytest.raises(ConfigurationError, match="last must not be below calls, got 5"):
-        FailureRateOfLast(calls=6, last=5)
-    with pytest.raises(ConfigurationError, match="last must be at most 100000, got 100001"):
-        SlowRateOfLast(last=100_001)
-    with pytest.raises(ConfigurationError, match="slower_than must be positive, got 0"):
-        SlowRate(slower_than=0)
-    with pytest.raises(ConfigurationError, match="rules must name at least one rule, got none"):
-        AnyRule(rules=())
+def test_slow_is_what_one_of_several_rules_calls_slow():
+    rule = AnyRule(rules=(FailureRate(), SlowRate(slower_than=5.0), SlowRate(slower_than=9.0)))
+
+    assert [rule.machine().is_slow(took) for took in (4.9, 5.0, 9.0)] == [False, True, True]
+
+
+DEFAULTS = [
+    (ConsecutiveFailures(), {"threshold": 5}),
+    (FailureRate(), {"share": 0.8, "calls": 10, "seconds": 10.0}),
+    (FailureRateOfLast(), {"share": 0.8, "calls": 10, "last": 50}),
+    (SlowRate(), {"share": 0.8, "slower_than": 60.0, "calls": 10, "seconds": 60.0}),
+    (SlowRateOfLast(), {"share": 0.8, "slower_than": 60.0, "calls": 10, "last": 50}),
+    (AnyRule(), {"rules": (FailureRate(), SlowRate())}),
+]
+
+
+@pytest.mark.parametrize(("rule", "values"), DEFAULTS)
+def test_the_defaults(rule, values):
+    assert type(rule)(**values) == rule
+
+
+def test_the_utmost_values_are_possible():
+    ConsecutiveFailures(threshold=1)
+    FailureRate(share=1, calls=1, seconds=0.1)
+    FailureRateOfLast(share=0.01, calls=7, last=7)
+    FailureRateOfLast(last=100_000)
+    SlowRate(share=1, calls=1, slower_than=0.1, seconds=0.1)
+    SlowRateOfLast(share=1, calls=1, slower_than=0.1, last=1)
+
+
+SHARES = [FailureRate, FailureRateOfLast, SlowRate, SlowRateOfLast]
+IMPOSSIBLE = [
+    (ConsecutiveFailures, {"threshold": 0}, "threshold must be at least 1, got 0"),
+    *((rule, {"share": 0}, r"share must lie in \(0, 1\], got 0") for rule in SHARES),
+    *((rule, {"share": 1.01}, r"share must lie in \(0, 1\], got 1.01") for rule in SHARES),
+    *((rule, {"calls": 0}, "calls must be at least 1, got 0") for rule in SHARES),
+    (FailureRate, {"seconds": 0}, "seconds must be positive, got 0"),
+    (SlowRate, {"seconds": 0}, "seconds must be positive, got 0"),
+    (SlowRate, {"slower_than": 0}, "slower_than must be positive, got 0"),
+    (SlowRateOfLast, {"slower_than": 0}, "slower_than must be positive, got 0"),
+    (FailureRateOfLast, {"calls": 6, "last": 5}, "last must not be below calls, got 5"),
+    (SlowRateOfLast, {"calls": 6, "last": 5}, "last must not be below calls, got 5"),
+    (FailureRateOfLast, {"last": 100_001}, "last must be at most 100000, got 100001"),
+    (SlowRateOfLast, {"last": 100_001}, "last must be at most 100000, got 100001"),
+    (AnyRule, {"rules": ()}, "rules must name at least one rule, got none"),
+]
+
+
+@pytest.mark.parametrize(("rule", "values", "message"), IMPOSSIBLE)
+def test_impossible_values_are_named(rule, values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        rule(**values)
