@@ -52,5 +52,5 @@ def hidden(line: str, *, tokens: bool = False) -> str:
     line = _FAMILIAR.sub(_HIDDEN, line)
     if not tokens:
         return line
-    words = re.split(r"([\s'\"`]+)", line)
+    words = re.split(r"([\s'\"`:,;()]+)", line)
     return "".join(_HIDDEN if is_token(word) else word for word in words)
