@@ -57,6 +57,7 @@ BESIDE = {
     "rate": ["laws/test_law_13_rates.py"],
     "breaker": [
         "core/test_breaker_scenarios.py",
+        "core/test_saved.py",
         "laws/test_law_09_throttling_is_not_ill_health.py",
         "core/test_breaker_model.py",
         "laws/test_law_08_half_open.py",
@@ -73,6 +74,7 @@ BESIDE = {
     "weighed": ["laws/test_law_13_quotas.py"],
     "quota": ["core/test_weighed.py", "laws/test_law_13_quotas.py"],
     "line": ["core/test_fair.py", "core/test_queueing.py"],
+    "cooldown": ["core/test_gate.py"],
     "evidence": ["core/test_automatic.py"],
 }
 """Tests of a module beside its own, or instead."""

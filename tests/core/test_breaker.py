@@ -353,6 +353,14 @@ def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
     assert ward.breaker.until == open_for
 
 
+def test_even_less_than_a_second_that_a_server_names_is_heeded():
+    ward = Ward(open_for=0.2)
+    ward.chance = 0.0
+    ward.send(SERVER_ERROR._replace(retry_after=0.8), SERVER_ERROR)
+
+    assert ward.breaker.until == 0.8
+
+
 def test_a_time_named_before_a_success_is_forgotten():
     ward = Ward()
     ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR, SERVER_ERROR)
@@ -376,6 +384,7 @@ def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
     assert ward.ready
     ward.now = began + 100.0
     assert ward.breaker.ready_at(ward.now) == began + 120.0
+    assert ward.breaker.ready_at(began + 120.0) == -inf
     ward.now += 7.0
     ward.settle(hung, OK)  # of an earlier state by now
     assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)
@@ -461,7 +470,7 @@ def test_who_hangs_at_a_cold_start_is_waited_for_no_longer_than_a_probe():
 def test_after_the_first_success_only_those_who_left_before_are_waited_for():
     ward = Ward(trip=RATE)
     cold = [ward.take() for _ in range(7)]
-    ward.settle(cold[0], OK)
+    ward.settle(cold[3], OK)
     [ward.take() for _ in range(99)]
     ward.send(*[SERVER_ERROR] * 6)
     assert ward.state is CLOSED  # six failures; a success and six that may become one

@@ -44,6 +44,22 @@ def test_settling_pays_back_and_charges():
     assert bucket.ready_at(1) == pytest.approx(102.0)
 
 
+def test_what_is_paid_back_is_worth_what_it_cost():
+    bucket = Bucket(rate=2.0, depth=3.0)
+    bucket.take(6, 100.0)
+    bucket.settle(2)
+
+    assert bucket.ready_at(2) <= 100.0
+    assert bucket.ready_at(3) == pytest.approx(100.5)
+
+
+def test_who_is_further_back_has_a_later_turn():
+    bucket = Bucket(rate=2.0, depth=1.0)  # holds two
+    bucket.take(2, 100.0)
+
+    assert [bucket.turn_at(ahead) for ahead in (0, 1, 4)] == pytest.approx([100.5, 101.0, 102.5])
+
+
 def test_a_full_bucket_gains_nothing():
     bucket = Bucket(rate=1.0, depth=5.0)
     bucket.take(1, 100.0)
@@ -119,3 +135,11 @@ def test_time_that_others_got_back_is_not_refunded_again():
     bucket.refund(5, other, 8.0)
 
     assert bucket.ready_at(10) == pytest.approx(13.0)  # as if the first two had never been
+
+
+def test_who_left_after_a_refund_is_refunded_too():
+    bucket = Bucket(rate=1.0, depth=10.0)
+    bucket.refund(5, bucket.take(5, 0.0), 0.0)
+    bucket.refund(5, bucket.take(5, 0.0), 2.0)  # two seconds of it have gone by
+
+    assert bucket.ready_at(10) == pytest.approx(2.0)

@@ -62,7 +62,7 @@ def test_a_later_time_extends_an_earlier_one_does_not_shorten():
     rest.answer(told(10.0), left=0.0, now=0.0, chance=0.5)
     rest.answer(told(5.0), left=0.0, now=1.0)
     assert rest.cooldown.ready_at(1.0) == 12.5
-    rest.answer(told(11.0), left=0.0, now=1.5)  # 12.5: covered already
+    rest.answer(told(11.0), left=0.0, now=1.5, chance=0.5)  # 12.5: covered already
     assert rest.cooldown.ready_at(2.0) == 12.5
     rest.answer(told(11.0), left=0.0, now=2.0)
     assert rest.cooldown.ready_at(2.0) == 13.0
@@ -71,12 +71,16 @@ def test_a_later_time_extends_an_earlier_one_does_not_shorten():
 @pytest.mark.parametrize("left", [3.0, 3.1])
 def test_an_answer_to_an_attempt_that_left_no_earlier_lifts_it(left):
     rest = Rest()
-    rest.answer(told(10.0), left=3.0, now=4.0)
+    rest.answer(told(10.0), left=rest.cooldown.take(3.0), now=4.0)
     rest.answer(OK, left=2.9, now=5.0)
     assert rest.cooldown.ready_at(5.0) == 14.0
     rest.answer(OK, left=left, now=6.0)
     assert rest.cooldown.ready_at(6.0) == -inf
     assert rest.told == [(4.0, 14.0), (6.0, None)]
+
+
+def test_success_matters_to_a_cooldown():
+    assert Cooldown.minds_success  # or nobody would tell it
 
 
 def test_the_latest_that_was_told_counts():
@@ -88,10 +92,11 @@ def test_the_latest_that_was_told_counts():
     assert rest.cooldown.ready_at(8.0) == 27.0
 
 
-def test_an_answer_after_its_end_says_nothing():
+@pytest.mark.parametrize("now", [10.0, 11.0])
+def test_an_answer_after_its_end_says_nothing(now):
     rest = Rest()
     rest.answer(told(10.0), left=0.0, now=0.0)
-    rest.answer(OK, left=10.0, now=11.0)
+    rest.answer(OK, left=10.0, now=now)
 
     assert rest.told == [(0.0, 10.0)]
 
@@ -120,6 +125,7 @@ def test_nothing_leaves_before_it_starts():
     pace.start(5.0, 1.0, 4)
 
     assert pace.ready_at(0.0) == 5.0
+    assert pace.ready_at(5.0) == -inf
 
 
 def test_groups_leave_evenly_and_no_more_than_allowed():
@@ -150,14 +156,14 @@ def test_a_pace_is_not_cut_short_by_another():
     assert leaves(pace, 0.0, until=5.0) == [3.0] * 4 + [4.0] * 4
 
 
-def released(pace, *, at, calls, sent_away):
+def released(pace, *, at, calls, sent_away, outcome=told(5.0)):  # noqa: B008
     """Start a pace, let one group leave, and have some of it sent away again; return the group's size."""
     pace.start(at, 1.0, calls)
     tokens = []
     while pace.ready_at(at) <= at:
         tokens.append(pace.take(at))
     for index, token in enumerate(tokens):
-        pace.settle(token, told(5.0) if index < sent_away(len(tokens)) else OK, at, 0.0)
+        pace.settle(token, outcome if index < sent_away(len(tokens)) else OK, at, 0.0)
     return len(tokens)
 
 
@@ -179,6 +185,27 @@ def test_groups_shrink_while_most_are_sent_away_but_never_to_one():
     ]
 
     assert sizes == [64, 32, 16, 8, 4]
+
+
+def test_only_the_last_release_says_how_the_next_group_will_fare():
+    pace = Pace()
+    for n in range(1, 9):
+        released(pace, at=10.0 * n, calls=16, sent_away=lambda _: 0)
+    sizes = [
+        released(pace, at=10.0 * n, calls=16, sent_away=lambda size: size) for n in range(9, 12)
+    ]
+
+    assert sizes == [16, 8, 4]
+
+
+def test_failures_that_name_no_time_do_not_send_away():
+    pace = Pace()
+    sizes = [
+        released(pace, at=10.0 * n, calls=64, sent_away=lambda size: size, outcome=SERVER_ERROR)
+        for n in range(1, 4)
+    ]
+
+    assert sizes == [4, 8, 16]
 
 
 def test_late_results_of_an_earlier_release_count_for_nothing():

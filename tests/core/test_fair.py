@@ -74,7 +74,29 @@ def test_nothing_is_remembered_of_those_who_left():
     assert len(shares._turns) <= 70
     assert (list(shares._with_turn), shares.total) == (["a"], 1.0)
     shares.leave("a")
-    assert shares._turns == []
+    assert (shares._turns, shares.total) == ([], 0.0)
+
+
+def test_rounding_leaves_no_weight_behind():
+    shares = waiting("abc", a=0.1, b=0.2, c=0.3)
+    for tenant in "abc":
+        shares.leave(tenant)
+
+    assert shares.total == 0.0
+
+
+def test_turns_keep_their_order_when_those_given_up_are_cleared_away():
+    weights = {f"t{n}": 1 / (1 + n * 37 % 211) for n in range(200)}
+    shares = waiting(weights, **weights)
+    for n in range(180):
+        shares.leave(f"t{n}")
+    assert len(shares._turns) < 200
+    served = []
+    for _ in range(20):
+        served.append(shares.next())
+        shares.leave(served[-1])
+
+    assert served == sorted(served, key=weights.get, reverse=True)
 
 
 @given(

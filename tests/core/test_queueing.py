@@ -102,6 +102,38 @@ def test_no_credit_is_earned_while_nobody_more_urgent_waits():
     assert serve(queue).call.number == 100
 
 
+def test_turns_of_the_most_urgent_that_waits_are_not_held_against_it_later():
+    batch = [ticket(n, BATCH) for n in range(30)]
+    background = [ticket(n, BACKGROUND) for n in range(30)]
+    queue = queue_of(*batch, *background)
+    for _ in range(10):
+        assert serve(queue).call.priority is BATCH
+    for _ in range(40):
+        queue.push(ticket())
+
+    assert BATCH in [serve(queue).call.priority for _ in range(20)]
+
+
+def test_credit_is_gone_when_nobody_more_urgent_waits():
+    less = [ticket(n, priority) for priority in (BATCH, BACKGROUND) for n in range(9)]
+    queue = queue_of(ticket(), ticket(), *less, least_share=0.25)
+    served = [serve(queue).call.priority for _ in range(3)]
+    assert served == [INTERACTIVE, INTERACTIVE, BATCH]
+    for _ in range(9):
+        queue.push(ticket())
+
+    served = [serve(queue).call.priority for _ in range(4)]
+    assert served == [BACKGROUND, INTERACTIVE, INTERACTIVE, BATCH]
+
+
+def test_who_leaves_unserved_costs_its_tenant_no_turn():
+    tickets = [ticket(n, tenant=tenant) for n, tenant in enumerate("aab")]
+    queue = queue_of(*tickets)
+    queue.discard(tickets[1])
+
+    assert serve(queue) is tickets[0]
+
+
 @pytest.mark.parametrize(
     ("call", "ahead"),
     [
@@ -125,10 +157,34 @@ def test_how_many_are_ahead(call, ahead):
     assert queue_of(*waiting).ahead_of(Call(1, TARGET, **call)) == ahead
 
 
+@pytest.mark.parametrize(("weight", "ahead"), [(1.0, 3), (2.0, 2), (0.5, 5)])
+def test_before_each_of_its_own_others_are_served_by_their_weight(weight, ahead):
+    waiting = [ticket(tenant="own"), *(ticket(tenant="other") for _ in range(9))]
+    queue = queue_of(*waiting, weights={"own": weight})
+
+    assert queue.ahead_of(Call(1, TARGET, tenant="own")) == ahead
+
+
 def test_with_its_least_share_a_call_is_not_behind_all_others():
     queue = queue_of(*(ticket() for _ in range(100)), least_share=0.1)
 
     assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == pytest.approx(9)
+
+
+def test_without_a_least_share_a_call_is_behind_all_that_are_more_urgent():
+    queue = queue_of(*(ticket() for _ in range(100)), least_share=0)
+
+    assert queue.ahead_of(Call(1, TARGET, priority=BATCH)) == 100
+
+
+@pytest.mark.parametrize(("own", "makes_room"), [(0, True), (1, False)])
+def test_room_is_made_only_where_somebody_has_more(own, makes_room):
+    """Two of another tenant wait; with the call that comes, its own would be one, or two."""
+    others = [ticket(n, tenant="other") for n in range(2)]
+    queue = queue_of(*others, *[ticket(9, tenant="own")] * own)
+
+    displaced = queue.displaced_by(Call(9, TARGET, tenant="own"), stands=False)
+    assert displaced is (others[1] if makes_room else None)
 
 
 def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
@@ -141,6 +197,13 @@ def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
     )
     assert queue.displaced_by(Call(9, TARGET, priority=BATCH, tenant="small"), stands=False) is None
     assert queue.displaced_by(Call(9, TARGET, priority=BACKGROUND), stands=False) is None
+
+
+def test_what_has_the_most_is_counted_without_the_call_that_comes():
+    tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["many"] * 3 + ["light"])]
+    queue = queue_of(*tickets, weights={"light": 0.4})  # 3 / 1 against 1 / 0.4
+
+    assert queue.displaced_by(Call(9, TARGET, priority=BATCH), stands=False) is tickets[2]
 
 
 def test_of_a_queue_that_stands_the_oldest_makes_room():
@@ -255,3 +318,12 @@ def test_weights_are_a_copy_and_the_policy_can_be_sent_to_another_process():
 def test_impossible_values_are_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         QueuePolicy(**values)
+
+
+def test_the_utmost_values_are_possible_and_the_defaults():
+    QueuePolicy(size=0, longest_pause=0.1, least_share=1 / 3, weights={"shop": 0.1})
+    QueuePolicy(least_share=0)
+
+    assert QueuePolicy() == QueuePolicy(
+        size=10_000, longest_pause=900.0, least_share=0.05, weights={}
+    )

@@ -6,7 +6,7 @@ from stage import OK, SERVER_ERROR
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
-from stormbreak.core.saved import read_saved
+from stormbreak.core.saved import Saved, read_saved
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
@@ -112,3 +112,12 @@ def test_what_cannot_have_been_saved_is_named(key, value, message):
     assert read_saved(GOOD).open_left == 1.0
     with pytest.raises(ConfigurationError, match=message):
         read_saved({**GOOD, key: value})
+
+
+def test_half_open_is_no_state_to_keep():
+    with pytest.raises(ConfigurationError, match="state must be one of closed, open, isolated"):
+        Saved(state=State.HALF_OPEN, open_left=0.0, open_for=5.0)
+
+
+def test_the_shortest_spans_are_possible():
+    assert read_saved({**GOOD, "open_left": 0, "open_for": 0.1}).open_for == 0.1

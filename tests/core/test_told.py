@@ -36,6 +36,7 @@ def test_what_remains_may_leave_at_once_and_the_rest_as_it_flows():
 def test_a_window_is_awaited_to_its_end():
     told = heard(WINDOW)
     for _ in range(10):
+        assert told.ready_at(1, 120.0) == OPEN
         told.take(1, 120.0)
 
     assert told.ready_at(1, 120.0) == 150.0
@@ -63,6 +64,61 @@ def test_a_limit_with_a_window_needs_no_reset():
     assert told.ready_at(1, 100.0) == pytest.approx(160.0)
 
 
+def test_where_a_part_remains_a_window_names_the_time_too():
+    part = Allowance(limit=60.0, remaining=30.0, window=60.0)
+    told = heard(part)
+    told.take(30, 100.0)
+    assert told.ready_at(1, 100.0) == pytest.approx(101.0)
+    told = heard(part._replace(flows=False))
+    told.take(30, 100.0)
+    assert told.ready_at(1, 100.0) == pytest.approx(160.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "each"),
+    [
+        (Allowance(limit=60.0, remaining=30.0, reset=0.5), 1 / 60),  # 30 in half a second
+        (Allowance(limit=60.0, remaining=30.0, reset=0.0), 1.0),  # no time: a limit is per minute
+        (Allowance(limit=60.0, remaining=60.0, reset=1.0), 1.0),  # nothing is missing: likewise
+        (Allowance(limit=60.0, remaining=60.0, reset=1.0, window=3600.0), 60.0),
+    ],
+)
+def test_how_fast_it_flows(said, each):
+    told = heard(said)
+    told.take(said.remaining, 100.0)
+
+    assert told.ready_at(1, 100.0) == pytest.approx(100.0 + each)
+
+
+def test_what_has_flowed_in_is_counted_once():
+    told = heard(FLOWS)  # ten remain, and one comes each second
+    told.take(10, 105.0)
+    told.take(10, 110.0)
+
+    assert told.ready_at(1, 110.0) == pytest.approx(111.0)
+
+
+def test_no_more_flows_in_than_the_limit_holds():
+    told = heard(FLOWS)
+    told.take(60, 200.0)  # it has been whole since 150
+    assert told.ready_at(1, 200.0) == pytest.approx(201.0)
+
+    told = heard(FLOWS)
+    receipt = told.take(1, 100.0)
+    told.settle(-5, receipt, 200.0)  # five were used beyond what was taken
+    told.take(55, 200.0)
+    assert told.ready_at(1, 200.0) == pytest.approx(201.0)
+
+
+def test_news_of_attempts_that_took_nothing_are_heard():
+    told = Told(longest=900.0)
+    one, other = told.take(0, 100.0), told.take(0, 100.0)
+    told.hear(FLOWS._replace(remaining=0.0), one, 101.0, served=True)
+    assert told.ready_at(1, 101.0) > 101.0
+    told.hear(FLOWS, other, 101.5, served=True)
+    assert told.ready_at(1, 101.5) == OPEN
+
+
 def test_attempts_that_left_later_are_subtracted():
     told = Told(longest=900.0)
     receipt = told.take(1, 100.0)
@@ -85,13 +141,16 @@ def test_old_news_are_no_news():
 def test_what_the_server_had_counted_is_not_given_back():
     told = Told(longest=900.0)
     early = told.take(40, 100.0)
-    told.hear(FLOWS._replace(remaining=0.0), told.take(1, 100.0), 101.0, served=True)
+    heard_last = told.take(1, 100.0)
+    told.hear(FLOWS._replace(remaining=0.0), heard_last, 101.0, served=True)
     told.settle(30, early, 101.0)
+    told.settle(1, heard_last, 101.0)
     assert told.ready_at(1, 101.0) > 101.0
     late = told.take(1, 102.0)
     told.settle(1, late, 102.0)
 
     assert told.ready_at(1, 102.0) == OPEN
+    assert told.ready_at(2, 102.0) > 102.0
 
 
 def test_more_than_the_limit_leaves_when_all_of_it_is_there():
@@ -140,10 +199,13 @@ def two_say(one, other, *, served, later=0.5):
 
 def test_who_serves_on_when_nothing_remains_is_not_believed():
     assert two_say(EMPTY, EMPTY._replace(reset=49.5), served=True) == OPEN
+    assert two_say(EMPTY, EMPTY, served=True, later=48.5) == OPEN
     assert two_say(EMPTY._replace(limit=None), EMPTY._replace(limit=None), served=True) == OPEN
 
 
 def test_but_refusals_and_what_flows_may_say_so_again_and_again():
     assert two_say(EMPTY, EMPTY, served=False) > 102.0
     assert two_say(EMPTY._replace(flows=True), EMPTY._replace(flows=True), served=True) > 101.5
-    assert two_say(EMPTY, EMPTY, served=True, later=49.5) > 151.0  # the next window
+    assert (
+        two_say(EMPTY, EMPTY, served=True, later=49.0) > 151.0
+    )  # the next window; resets are rounded

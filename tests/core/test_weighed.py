@@ -85,6 +85,77 @@ def test_headers_are_obeyed():
     assert ask(gate, 150) == pytest.approx(NOW + 10.0)
 
 
+def told_requests(**requests):
+    return OK._replace(told=Allowances(requests=Allowance(**requests)))
+
+
+def test_what_was_told_gets_back_what_was_not_used():
+    gate = quota(learn=True)
+    first, second = take(gate, 100), take(gate, 100)
+    gate.settle(first, told(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
+    gate.settle(second, OK._replace(used=30), NOW, 0.5)
+
+    assert ask(gate, 170) == OPEN
+    assert ask(gate, 171) == pytest.approx(NOW + 0.1)
+
+
+def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
+    gate = quota(learn=True)
+    first, second = take(gate), take(gate)
+    gate.settle(first, told_requests(limit=60.0, remaining=1.0, reset=59.0), NOW, 0.5)
+    assert ask(gate) > NOW  # the second may have it
+    gate.settle(second, UNCONNECTED, NOW, 0.5)
+    take(gate)
+    assert ask(gate) > NOW
+
+
+@pytest.mark.parametrize(("outcome", "believed"), [(OK, False), (THROTTLED, True)])
+def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
+    gate = quota(learn=True)
+    empty = Allowance(limit=600.0, remaining=0.0, reset=50.0, flows=False)
+    says = outcome._replace(told=Allowances(tokens=empty))
+    for token in [take(gate, 100), take(gate, 100)]:
+        gate.settle(token, says, NOW, 0.5)
+
+    assert (ask(gate, 100) > NOW) is believed
+
+
+def test_all_that_fit_into_a_burst_leave_at_once():
+    gate = quota(rpm=60, burst=10)
+    for _ in range(10):
+        take(gate)
+
+    assert ask(gate) == pytest.approx(NOW + 1.0)
+
+
+def test_requests_that_hold_are_in_force_for_a_second_more():
+    gate = quota(rpm=60, burst=10)
+    assert not gate.in_force(NOW)
+    for _ in range(10):
+        take(gate)  # the next may leave at 101
+
+    assert [gate.in_force(now) for now in (NOW, 101.9, 102.0)] == [True, True, False]
+
+
+def test_tokens_that_hold_are_in_force_for_a_second_more():
+    gate = quota(tpm=600, burst=10)  # holds a hundred
+    assert not gate.in_force(NOW)
+    take(gate, 100)
+    ask(gate, 50)  # would fit at 105
+
+    assert [gate.in_force(now) for now in (NOW, 105.9, 106.0)] == [True, True, False]
+
+
+def test_the_time_for_sends_is_told_by_the_requests_alone():
+    gate = quota(rpm=60, burst=10)
+    assert gate.time_for(10, NOW) == 0.0
+    for _ in range(10):
+        take(gate)
+
+    assert [gate.time_for(sends, NOW) for sends in (1, 3)] == pytest.approx([1.0, 3.0])
+    assert quota(tpm=6).time_for(1_000, NOW) == 0.0
+
+
 def test_headers_are_not_obeyed_where_they_are_not_to_be():
     gate = quota(rpm=6000)
     gate.settle(take(gate, 100), told(limit=600.0, remaining=0.0, reset=60.0), NOW, 0.5)

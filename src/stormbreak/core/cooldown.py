@@ -126,8 +126,6 @@ class Pace:
     def stop(self) -> None:
         """Let everything leave."""
         self._next = self._ends = OPEN
-        self._gap = 0.0
-        self._vacant = 0
 
     def ready_at(self, now: float) -> float:
         """The time of the next group, or OPEN."""
