@@ -31,13 +31,14 @@ check: $(READY)  ## format, lint, types, import contracts, docs
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q tests/test_docs.py tests/test_size.py
 
-prove: $(READY)  ## the long evidence: every claim, at full size
+prove: $(READY)  ## the long evidence: every claim, at full size, and the tables of docs/storms.md anew
 	$(BIN)/pytest -m prove -p no:xdist -v
+	$(BIN)/python bench/storms.py
 
 bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: into docs/benchmarks.md, too)
 	$(BIN)/python bench/run.py $(if $(WRITE),--write)
 
-storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md
+storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md (an hour; can be stopped and resumed)
 	$(BIN)/python bench/storms.py
 
 sensitivity: $(READY)  ## vary every constant and take out every mechanism (about an hour; can be stopped and resumed)

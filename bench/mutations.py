@@ -39,8 +39,9 @@ AT_LEAST = 10.0  # ... and these seconds
 UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads the example
 
 FILES = (
-    "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "trial", "counting", "trip", "circuit",
-    "coldstart",
+    "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
+    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "line", "queueing", "cooldown", "saved",
+    "shadow", "evidence", "baseline", "aimd",
 )  # fmt: skip
 BESIDE = {
     "budget": ["laws/test_law_14_retry_budget.py"],

@@ -1,13 +1,10 @@
 """What rests on a constant: docs/sensitivity.md, every variant of `variants` against the storms and the calms.
 
-Each result is kept in bench-results/ under what was varied and the code that it was varied in, so that a run can be
-stopped and gone on with. `--only TEXT` runs the variants that have it in their name; the page is written of all
+Results are kept (`kept`), so that a run can be stopped and gone on with. `--only TEXT` runs the variants that have it in their name; the page is written of all
 results there are for this code, and says which are missing.
 """
 
 import argparse
-import hashlib
-import json
 import multiprocessing
 import os
 import sys
@@ -15,21 +12,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
+from kept import CODE, ROOT, Kept
 from marked import Block
+from storm_tables import BATCHES, CALMS, STORMS
 from stormbreak.provider.loader import load
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
 from stormbreak.storm.measures import Measures, average
-from storms import CALMS, STORMS
 from variants import UNCHANGED, Variant, applied, every
 
-ROOT = Path(__file__).parent.parent
-KEPT = ROOT / "bench-results" / "sensitivity"
+KEPT = Kept("sensitivity")
 TABLES = Block(ROOT / "docs" / "sensitivity.md", "<!-- tables: begin -->", "<!-- tables: end -->")
-BATCHES = {"gather", "refusals-batch"}  # judged by their makespan, too
 POINTS = 0.01  # of goodput
 LONGER = 0.05  # of the makespan
 SENT = 0.1  # attempts per call
@@ -56,9 +51,8 @@ def main() -> None:
     scenarios, seeds = options.scenarios.split(","), range(1, options.seeds + 1)
     variants = [UNCHANGED, *every()]
     wanted = [i - 1 for i, variant in enumerate(variants) if options.only in variant.name or i == 0]
-    KEPT.mkdir(parents=True, exist_ok=True)
     tasks = [Task(i, scenario, seed) for i in wanted for scenario in scenarios for seed in seeds]
-    missing = [task for task in tasks if not kept(task).exists()]
+    missing = [task for task in tasks if KEPT.get(*key(task)) is None]
     print(f"{len(tasks)} simulations, {len(missing)} to do", file=sys.stderr)
     began = time.perf_counter()
     # A patched process must not be used again: each task has its own, forked from one that is clean.
@@ -82,10 +76,7 @@ def one(task: Task) -> float:
     with applied(variant):
         changed = replace(found, policy=variant.edit(found.policy))
         measures = simulate(storm, changed, seed=task.seed).measures
-    path = kept(task)
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(measures.plain()))
-    draft.replace(path)
+    KEPT.put(measures, *key(task))
     return time.perf_counter() - began
 
 
@@ -94,19 +85,17 @@ def variant_of(task: Task) -> Variant:
     return UNCHANGED if task.number < 0 else _VARIANTS[task.number]
 
 
-def kept(task: Task) -> Path:
-    """Where the result of `task` is."""
+def key(task: Task) -> tuple[str, str, str, int]:
+    """What the result of `task` is kept under."""
     variant = variant_of(task)
-    key = f"{variant.name}|{variant.change}|{task.scenario}|{task.seed}|{_CODE}"
-    return KEPT / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
+    return variant.name, variant.change, task.scenario, task.seed
 
 
 def known(number: int, scenario: str, seeds: range) -> Measures | None:
     """The mean over the seeds, if all are there."""
-    paths = [kept(Task(number, scenario, seed)) for seed in seeds]
-    if not all(path.exists() for path in paths):
-        return None
-    return average([Measures(**json.loads(path.read_text())) for path in paths])
+    runs = [KEPT.get(*key(Task(number, scenario, seed))) for seed in seeds]
+    there = [run for run in runs if run is not None]
+    return average(there) if len(there) == len(runs) else None
 
 
 def moved(scenario: str, before: Measures, after: Measures) -> list[str]:
@@ -157,7 +146,7 @@ def page(scenarios: Sequence[str], seeds: range) -> str:
     return "\n".join(
         [
             (
-                f"Made on {today} by `make sensitivity` with code {_CODE[:8]}: {len(rows)} variants, "
+                f"Made on {today} by `make sensitivity` with code {CODE[:8]}: {len(rows)} variants, "
                 f"{', '.join(f'`{name}`' for name in scenarios)}, seeds 1-{len(seeds)}.{slice_}{gaps}"
             ),
             "",
@@ -190,21 +179,7 @@ def page(scenarios: Sequence[str], seeds: range) -> str:
     )
 
 
-def _fingerprint() -> str:
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "src" / "stormbreak").rglob("*")):
-        if path.suffix in {".py", ".toml"} and path.parent.name in {
-            "core",
-            "storm",
-            "provider",
-            "scenarios",
-        }:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 _VARIANTS = every()
-_CODE = _fingerprint()
 
 if __name__ == "__main__":
     main()

@@ -200,7 +200,10 @@ def error_of(target: Target, ended: Ended) -> CallError:
     outcome = ended.outcome
     if outcome.rejection is not None:
         kind: type[CallError] = _REJECTIONS.get(outcome.rejection.policy, RejectedError)
-        return kind(f"{target}: {outcome.rejection.reason}", target=target, ended=ended)
+        message = f"{target}: {outcome.rejection.reason}"
+        if kind is RejectedError:  # no name of its own: say which policy it was
+            message += f" ({outcome.rejection.policy})"
+        return kind(message, target=target, ended=ended)
     said = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
     message = f"{target}: {outcome.verdict} after {ended.attempts} attempt(s)"
     message += f" ({said})" if said else ""

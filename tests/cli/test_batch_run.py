@@ -339,6 +339,16 @@ def test_automatic_concurrency_sends_a_calm_burst_at_once(batch_run, stormbreak_
     assert provider.stats()["connections"]["opened"] > 3
 
 
+def test_a_policy_that_would_never_send_anything_is_refused(batch_run, output, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text('preset = "batch"\n[breaker]\nmode = "forced_open"')
+    code, _, errors = batch_run("--policy", str(policy), "--base-url", "http://127.0.0.1:9")
+
+    assert code == 2
+    assert one_line(errors) == "breaker.mode is forced_open: no row would ever be sent"
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("policy", ["batch", "off"])
 def test_requests_per_minute(batch_run, stormbreak_provider, policy):
     provider = stormbreak_provider(scenario(service=0.01))

@@ -32,6 +32,7 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.sizes import LARGEST, SMALLEST
+from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
@@ -40,7 +41,7 @@ from stormbreak.core.trip import (
     SlowRate,
     SlowRateOfLast,
 )
-from stormbreak.types import Priority, Verdict
+from stormbreak.types import Priority
 
 positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))
 not_negative = st.one_of(st.just(0.0), positive)
@@ -139,8 +140,20 @@ limits = st.one_of(
     ),
     built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
 )
+quotas = built(
+    QuotaPolicy,
+    rpm=st.none() | positive,
+    tpm=st.none() | positive,
+    burst=not_negative,
+    learn=st.booleans(),
+)
+verdicts = st.lists(st.sampled_from(COUNTABLE), max_size=3).map(tuple)
 shadows = built(
     ShadowPolicy,
+    failures=st.none() | verdicts,
+    uncounted=st.none(),
+    fail_fast=st.none() | st.booleans(),
+    quota=st.none() | quotas,
     retry=st.none() | retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,
@@ -156,21 +169,15 @@ policies = built(
     fail_fast=st.booleans(),
     cooldown=st.booleans(),
     priority=st.sampled_from(Priority),
-    failures=st.lists(st.sampled_from([*Verdict][::2]), max_size=3).map(tuple),
-    uncounted=st.lists(st.sampled_from([*Verdict][1::2]), max_size=3).map(tuple),
+    failures=st.lists(st.sampled_from(COUNTABLE[::2]), max_size=3).map(tuple),
+    uncounted=st.lists(st.sampled_from(COUNTABLE[1::2]), max_size=3).map(tuple),
     retry=retries,
     budget=st.none() | budgets,
     breaker=st.none() | breakers,
     limit=limits,
     learn_rate=st.booleans(),
     shadow=st.none() | shadows,
-    quota=built(
-        QuotaPolicy,
-        rpm=st.none() | positive,
-        tpm=st.none() | positive,
-        burst=not_negative,
-        learn=st.booleans(),
-    ),
+    quota=quotas,
     queue=built(
         QueuePolicy,
         size=from_zero,

@@ -281,6 +281,37 @@ def test_who_has_no_time_left_is_shed_on_arrival():
     assert door.slots.in_flight == 0
 
 
+@pytest.mark.parametrize(("opens_at", "retry_at"), [(60.0, 60.0), (INF, None)])
+def test_whose_time_is_over_hears_which_gate_took_it_and_when_to_come_back(opens_at, retry_at):
+    door = Door()
+    door.barrier.opens_at = 20.0
+    ticket = door.enter(0.0, expires_at=30.0)
+    door.barrier.opens_at = opens_at
+    door.admission.check(ticket, 30.0)
+
+    assert ticket.rejection == ("barrier0", "could not be served in time", retry_at)
+
+
+def test_whose_time_is_over_behind_a_full_limit_is_shed():
+    door = Door()
+    door.learn(4.0)
+    door.enter()
+    ticket = door.enter(0.0, expires_at=30.0)
+    door.admission.check(ticket, 30.0)
+
+    assert ticket.rejection == ("shed", "could not be served in time", 38.0)
+
+
+def test_of_a_full_limit_and_a_gate_that_waits_for_an_event_the_gate_is_named():
+    door = Door()
+    door.enter()
+    ticket = door.enter(0.0, expires_at=30.0)
+    door.barrier.opens_at = INF
+    door.admission.check(ticket, 30.0)
+
+    assert ticket.rejection.policy == "barrier0"
+
+
 def test_a_gate_closed_for_longer_than_the_call_may_wait_rejects_with_its_time():
     door = Door()
     door.barrier.opens_at = 30.0

@@ -130,6 +130,19 @@ def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
     assert (slots.limit, slots.late_at) == (8, 5.1)
 
 
+def test_how_long_an_answer_took_is_counted_from_when_it_was_sent():
+    slots = AimdConcurrency(AimdLimit(start=10, slow=5.0))
+    slots.settle(slots.take(100.0), OK, 104.0, 0.5)
+
+    assert (slots.late_at, slots.limit) == (OPEN, 10)
+
+
+def test_it_always_binds_and_success_matters_to_it():
+    slots = AimdConcurrency(AimdLimit())
+
+    assert slots.binds(0.0) is slots.minds_success is True
+
+
 def test_a_timeout_is_late():
     slots = AimdConcurrency(AimdLimit())
     settle(slots, full(slots)[:1], TIMEOUT, now=9.0)
@@ -194,6 +207,7 @@ def test_two_clients_come_to_equal_parts():
         ({"start": 1, "least": 2}, "start must not be below least, got 1"),
         ({"ceiling": 10}, "ceiling must not be below start, got 10"),
         ({"step": 0}, "step must be positive, got 0"),
+        ({"share": 0}, "share must lie between 0 and 1, got 0"),
         ({"share": 1}, "share must lie between 0 and 1, got 1"),
         ({"slow": 0}, "slow must be positive, got 0"),
     ],
@@ -201,3 +215,9 @@ def test_two_clients_come_to_equal_parts():
 def test_impossible_values_are_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         AimdLimit(**values)
+
+
+def test_the_utmost_values_are_possible_and_the_defaults():
+    AimdLimit(least=1, start=1, ceiling=1, step=0.1, share=0.1, slow=0.1)
+
+    assert AimdLimit() == AimdLimit(start=20, step=4.0, share=0.8, least=1, ceiling=256, slow=None)

@@ -39,17 +39,38 @@ class Line:
 def test_nothing_is_usual_at_first():
     baseline = Baseline()
 
-    assert (baseline.usual, baseline.mean) == (None, None)
+    assert (baseline.usual, baseline.mean, baseline.streams) == (None, None, False)
 
 
 def test_two_blocks_are_enough_one_is_not():
     line = Line()
     line.blocks(1, took=2.0)
-    assert line.baseline.usual is None
+    assert (line.baseline.usual, line.baseline.mean) == (None, 2.0)
     line.blocks(1, took=2.0, at=5.0)
 
     assert line.baseline.mean == pytest.approx(2.0)
     assert line.baseline.usual == pytest.approx(2.6)  # 1.3 times the median
+
+
+@pytest.mark.parametrize(("answered", "enough"), [(9, False), (10, True)])
+def test_twenty_answers_are_enough(answered, enough):
+    line = Line()
+    for at in range(2):
+        flights = line.send(BLOCK, at)
+        line.land(flights[answered:], at + 0.1, SERVER_ERROR)
+        line.land(flights[:answered], at + 2.0)
+
+    assert (line.baseline.usual is not None) is enough
+
+
+def test_what_is_usual_is_a_third_above_the_middle_one():
+    line = Line()
+    for at in range(2):
+        flights = line.send(BLOCK, at)
+        line.land(flights[:6], at + 1.0)
+        line.land(flights[6:], at + 2.0)
+
+    assert line.baseline.usual == pytest.approx(2.6)  # more than half took two seconds
 
 
 def test_of_short_answers_a_quarter_of_a_second_more_is_usual():
@@ -128,6 +149,31 @@ def test_a_block_beside_evidence_is_dropped():
     assert line.baseline.mean > 2.0
 
 
+@pytest.mark.parametrize(("opened_at", "counts"), [(51.0, False), (51.1, True)])
+def test_a_block_that_opens_five_seconds_after_evidence_is_beside_it(opened_at, counts):
+    line = Line()
+    line.blocks(2, took=2.0)
+    line.blocks(1, took=3.0, at=opened_at, evidence_at=46.0)
+
+    assert (line.baseline.mean > 2.0) is counts
+
+
+def test_evidence_from_before_the_first_attempt_spoils_no_block():
+    line = Line()
+    line.blocks(2, took=2.0, at=1_000.0, evidence_at=500.0)
+
+    assert line.baseline.usual is not None
+
+
+@pytest.mark.parametrize(("at", "counts"), [(119.9, False), (120.0, True)])
+def test_two_minutes_after_the_last_clean_block_a_dirty_one_counts(at, counts):
+    line = Line()
+    line.blocks(2, took=2.0)  # clean until 3.0
+    line.blocks(1, took=3.0, at=at, evidence_at=200.0)
+
+    assert (line.baseline.mean > 2.0) is counts
+
+
 def test_after_two_minutes_of_nothing_else_the_new_becomes_usual():
     line = Line()
     line.blocks(2, took=2.0)  # clean until 3.0
@@ -145,6 +191,7 @@ def test_who_begins_in_a_storm_takes_it_for_usual_after_two_minutes_not_at_once(
     line.blocks(2, took=8.0, at=1_115.0, evidence_at=1_115.0)
 
     assert line.baseline.mean == pytest.approx(8.0)
+    assert line.baseline.usual is not None
 
 
 def test_odd_blocks_do_not_count():
@@ -152,9 +199,18 @@ def test_odd_blocks_do_not_count():
     line.blocks(4, took=2.0)
     line.blocks(2, took=4.1, at=20.0)
     assert line.baseline.mean == pytest.approx(2.0)
-    line.blocks(2, took=3.9, at=40.0)
+    line.blocks(2, took=4.0, at=40.0)
 
-    assert line.baseline.mean > 2.0
+    assert line.baseline.mean == pytest.approx((4 * 2.0 + 2 * 4.0) / 6)
+
+
+@pytest.mark.parametrize(("blocks", "usual"), [(5, False), (6, True)])
+def test_one_block_in_six_may_be_short_without_making_the_others_odd(blocks, usual):
+    line = Line()
+    line.blocks(1, took=1.0)
+    line.blocks(blocks - 1, took=3.0, at=10.0)
+
+    assert (line.baseline.usual is not None) is usual
 
 
 def test_an_opinion_is_formed_four_times_a_second_at_most():
@@ -170,7 +226,7 @@ def test_an_opinion_is_formed_four_times_a_second_at_most():
 def test_old_blocks_are_forgotten():
     line = Line()
     line.blocks(4, took=2.0)
-    line.blocks(KEPT, took=3.0, at=10.0)
+    line.blocks(16, took=3.0, at=10.0)
 
     assert line.baseline.mean == pytest.approx(3.0)
 
@@ -185,6 +241,30 @@ def test_with_first_outputs_known_they_are_what_is_usual():
 
     assert line.baseline.usual == pytest.approx(0.75)
     assert line.baseline.mean == pytest.approx(4.0)
+
+
+def test_of_uneven_first_outputs_nine_in_ten_are_usual():
+    line = Line(streams=True)
+    for at in range(2):
+        flights = line.send(BLOCK, at)
+        for number, flight in enumerate(flights):
+            flight.first_at = at + 1.0 + number
+        line.land(flights, at + 40.0)
+
+    assert line.baseline.usual == pytest.approx(15.0)
+
+
+@pytest.mark.parametrize(("streams", "first_at"), [(False, 0.5), (True, None)])
+def test_without_first_outputs_whole_answers_are_what_is_usual(streams, first_at):
+    """Nobody asks for them, or the answer came in one piece."""
+    line = Line(streams=streams)
+    for at in range(2):
+        flights = line.send(BLOCK, at)
+        for flight in flights:
+            flight.first_at = None if first_at is None else at + first_at
+        line.land(flights, at + 4.0)
+
+    assert line.baseline.usual == pytest.approx(5.2)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.floats(0.0, 100.0)), max_size=200))

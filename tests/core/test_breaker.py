@@ -102,7 +102,8 @@ TRANSITIONS = [
     (HALF_OPEN, sends(SERVER_ERROR, OK), HALF_OPEN),
     (HALF_OPEN, sends(SERVER_ERROR, OK, OK), CLOSED),
     (HALF_OPEN, sends(SERVER_ERROR, SERVER_ERROR), OPEN),
-    (HALF_OPEN, sends(*[THROTTLED] * 9, *[CANCELLED] * 9, *[INVALID] * 9), HALF_OPEN),
+    (HALF_OPEN, sends(*[THROTTLED] * 4, *[CANCELLED] * 9, *[INVALID] * 4), HALF_OPEN),
+    (HALF_OPEN, sends(*[THROTTLED] * 4, *[INVALID] * 5), OPEN),
     (HALF_OPEN, sends(*[TIMEOUT._replace(own_deadline=True)] * 9), HALF_OPEN),
     (HALF_OPEN, lambda ward: ward.breaker.isolate(ward.now), ISOLATED),
     (HALF_OPEN, lambda ward: ward.breaker.reset(ward.now), CLOSED),
@@ -478,6 +479,16 @@ def test_after_the_first_success_only_those_who_left_before_are_waited_for():
     assert ward.state is OPEN
 
 
+def test_a_circuit_that_closes_starts_cold_again():
+    ward = Ward(trip=RATE)
+    ward.send(OK)
+    ward.breaker.reset(ward.now)
+    for token in [ward.take() for _ in range(20)][:9]:
+        ward.settle(token, SERVER_ERROR)
+
+    assert ward.state is CLOSED  # nine of twenty, at the most
+
+
 def test_what_is_cut_at_a_cold_start_is_waited_for_no_longer():
     ward = Ward(trip=RATE)
     for token in [ward.take() for _ in range(20)]:
@@ -525,6 +536,7 @@ BAD = [
     ({"at_once": 0}, r"at_once must lie in \[1, probes\], got 0"),
     ({"at_once": 4}, r"at_once must lie in \[1, probes\], got 4"),
     ({"close_at": 0}, r"close_at must lie in \(0, 1\], got 0"),
+    ({"mode": "off"}, "mode must be one of normal, metrics_only, disabled, forced_open, got off"),
     ({"close_at": 1.01}, r"close_at must lie in \(0, 1\], got 1.01"),
     ({"lease": 0}, "lease must be positive, got 0"),
     ({"growth": 0.9}, "growth must be at least 1, got 0.9"),
@@ -537,6 +549,16 @@ BAD = [
 def test_impossible_values_are_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         BreakerPolicy(**values)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_mode_may_be_given_as_a_word(mode):
+    assert mode is BreakerPolicy(mode=mode.value).mode
+
+
+@pytest.mark.parametrize(("probes", "at_once"), [(1, 1), (2, 2), (3, 3), (9, 3)])
+def test_where_nothing_is_said_as_many_as_three_probes_go_at_once(probes, at_once):
+    assert at_once == BreakerPolicy(probes=probes).at_once
 
 
 def test_the_utmost_values_are_possible():

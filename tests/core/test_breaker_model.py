@@ -55,6 +55,7 @@ class Attempt:
     probe: bool
     cold: bool
     tally: str | None = None  # how it was counted
+    answered: bool = True
 
 
 @dataclass(eq=False)
@@ -72,6 +73,7 @@ class Plain:
     chance: float = 0.5
     ends_at: float = inf
     trips: int = 0
+    spent: bool = False
 
     def __post_init__(self):
         self.close("isolated" if self.policy.mode is Mode.FORCED_OPEN else "closed")
@@ -81,7 +83,7 @@ class Plain:
         self.told, self.results, self.span = [], [], self.policy.open_for
 
     def enter(self, state):
-        self.state, self.here = state, object()
+        self.state, self.here, self.spent = state, object(), False
 
     def mine(self):
         return [attempt for attempt in self.attempts if attempt.state is self.here]
@@ -96,6 +98,8 @@ class Plain:
         return max([own] + [at + (t - at) * (1 + 0.5 * chance) for t in self.told if t > at])
 
     def longer(self):
+        if self.spent:
+            return self.span
         most = max(self.policy.longest_open, self.policy.open_for)
         return min(self.span * self.policy.growth, most)
 
@@ -111,15 +115,20 @@ class Plain:
             until = self.open_until(self.ends_at, self.longer(), self.chance)
             return until if until > now else -inf
         if self.state == "half_open":
-            probes = self.mine()
-            ends = [p.left_at + self.policy.lease for p in probes if p.tally is None]
-            held = [end for end in ends if end > now]
+            over = self.open_until(self.ends_at, self.longer(), self.chance)
+            probes, held = self.mine(), self.held(now)
+            if self.spent:
+                return over
             counted = sum(p.tally in ("good", "bad") for p in probes)
             free = len(held) < min(self.policy.at_once, self.policy.probes - counted)
-            return -inf if free else min(held, default=-inf)
+            return -inf if free else min([*held, over] if held else [-inf])
         if self.state == "open":
             return self.until if self.until > now else -inf
         return {"closed": -inf, "isolated": inf}[self.state]
+
+    def held(self, now):
+        ends = [p.left_at + self.policy.lease for p in self.mine() if p.tally is None]
+        return [end for end in ends if end > now]
 
     def take(self, token, now):
         self.look(now)
@@ -139,6 +148,7 @@ class Plain:
             return
         self.look(now)
         attempt.tally, took = self.tally(attempt, outcome, now), now - attempt.left_at
+        attempt.answered = not (outcome is CANCELLED or outcome.own_deadline)
         if attempt.state is not self.here or self.state not in ("closed", "half_open"):
             return
         bad = attempt.tally == "bad" and outcome.verdict.value in ILL and not outcome.own_deadline
@@ -186,6 +196,17 @@ class Plain:
             self.open(now, self.longer(), chance)
         elif good >= max(1, policy.close_at * policy.probes - 1e-9):
             self.close("closed")
+        else:
+            self.count_what_came_to_nothing(now)
+
+    def count_what_came_to_nothing(self, now):
+        nothing = [probe for probe in self.mine() if probe.tally == "uncounted"]
+        answered = sum(probe.answered for probe in nothing)
+        probes = self.policy.probes
+        self.spent = answered >= 3 * probes or len(nothing) >= 10 * probes
+        if self.spent:
+            self.ends_at = min(self.ends_at, max(self.held(now), default=now))
+            self.look(now)
 
     def rules(self):
         trip = self.policy.trip
@@ -271,6 +292,13 @@ class Compared(RuleBasedStateMachine):
     def take_many(self, n):
         for _ in range(n):
             self.take()
+
+    @rule(n=st.integers(3, 12), outcome=st.sampled_from([THROTTLED, CANCELLED]))
+    def come_to_nothing(self, n, outcome):
+        for _ in range(n):
+            if self.breaker.ready_at(self.now) <= self.now:
+                self.take()
+                self._settle(self.under_way()[-1], outcome, 0.5)
 
     @rule(pick=st.integers(0, 99), outcome=st.sampled_from(OUTCOMES), chance=st.floats(0, 0.99))
     def settle(self, pick, outcome, chance):

@@ -1,5 +1,9 @@
 """Scenarios as the test suites of other breakers have them, as one table.
 
+They reproduce the state machine that resilience4j publishes, with the settings that docs/breakers.md sets side by side:
+count and time windows and their least number of calls, slow calls, permitted calls in half-open, growing waits, the longest
+half-open, results that come late, and the modes. `DIFFERENT` are the scripts that end otherwise there, on purpose.
+
 A script is words: `ok`, `err`, `slow` (ok, but 5 s), `429`, `cancel` are calls; `x3` repeats the word before; `+10` lets
 seconds pass; `closed`, `open`, `half_open`, `isolated` say where the circuit must stand, `refused` that a call may not
 pass now. `hang` starts a call that is answered by a later `back-ok` or `back-err`, oldest first.
@@ -29,6 +33,8 @@ SLOW_TIMED = SlowRate(share=0.5, slower_than=5.0, calls=3, seconds=20.0)
 BOTH = AnyRule(rules=(ROW, SLOW))
 ONE = {"probes": 1, "at_once": 1}
 TEN = {"probes": 10, "at_once": 10}
+HUNDRED = FailureRateOfLast(share=0.5, calls=100, last=100)  # resilience4j's own defaults, ...
+PERMITTED = {**TEN, "close_at": 0.51}  # ... and its ten calls, of which five failures are too many
 
 SCENARIOS = [
     # rule, changes, script
@@ -71,6 +77,24 @@ SCENARIOS = [
     (ROW, {**ONE, "longest_half_open": None}, "err x3 +10 cancel +1000000 half_open ok closed"),
     (ROW, {**ONE, "growth": 3.0}, "err x3 +10 err +29 refused +1 err +89 refused +1 ok closed"),
     (SLOW, ONE, "slow x4 +10 slow open +10 ok closed"),
+    (HUNDRED, {}, "ok x50 err x49 closed err open"),
+    (HUNDRED, {}, "ok x51 err x49 closed"),
+    (HUNDRED, PERMITTED, "err x100 +10 ok x5 err x4 half_open ok closed err x99 closed err open"),
+    (ROW, PERMITTED, "err x3 +10 ok x5 err x4 half_open err open"),
+    (ROW, PERMITTED, "err x3 +10 hang x10 refused back-cancel hang refused back-429 ok refused"),
+    (SLOW, PERMITTED, "slow x4 open +10 slow x4 half_open slow open"),
+    (SLOW_TIMED, PERMITTED, "slow x3 open +10 ok x5 slow x4 half_open ok closed"),
+    (
+        ROW,
+        {**ONE, "growth": 2.0, "longest_open": 15.0},
+        "err x3 +10 err +14 refused +1 err +14 refused +1 ok closed",
+    ),
+    (ROW, {**ONE, "growth": 2.0}, "err x3 +10 err +20 ok closed err x3 +9 refused +1 ok closed"),
+    (
+        ROW,
+        {**TEN, "longest_half_open": 30.0},
+        "err x3 +10 ok x4 +29 half_open +1 refused +9 refused",
+    ),
     # by hand and by mode
     (ROW, {}, "isolate isolated refused +1000000 refused reset closed ok"),
     (ROW, {}, "err x3 isolate reset closed err x2 closed"),
@@ -78,6 +102,20 @@ SCENARIOS = [
     (ROW, {"mode": Mode.DISABLED}, "err x99 closed isolate refused reset closed"),
     (ROW, {"mode": Mode.METRICS_ONLY}, "err x99 closed isolate refused reset closed"),
     (ROW, {"mode": Mode.FORCED_OPEN}, "isolated refused reset isolated +1000000 refused"),
+]
+DIFFERENT = [
+    (
+        LAST,
+        {},
+        "err x5 ok x5 closed err open",
+    ),  # a success opens nothing; there the tenth call does
+    (ROW, ONE, "hang x2 err x3 +10 hang half_open back-err back-ok half_open back-ok closed"),
+    (
+        ROW,
+        TEN,
+        "err x3 +10 ok x5 closed",
+    ),  # the other five cannot change it; there all ten are awaited
+    (ROW, ONE, "err x3 +10 hang refused +60 ok closed"),  # one that hangs keeps its place there
 ]
 CALLS = {"ok": OK, "err": SERVER_ERROR, "slow": OK, "429": THROTTLED, "cancel": CANCELLED}
 
@@ -128,7 +166,7 @@ class Scene:
 
 @pytest.mark.parametrize(
     ("rule", "changes", "script"),
-    SCENARIOS,
+    SCENARIOS + DIFFERENT,
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_scenario(rule, changes, script):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
 
-from stormbreak.core.evidence import TOP_FIRST, TOP_TOTAL, VOTERS, Evidence
+from stormbreak.core.evidence import TOP_FIRST, TOP_TOTAL, Evidence
 from stormbreak.core.flight import Flight, Landing
 from stormbreak.types import CANCELLED
 
@@ -75,17 +75,28 @@ def test_who_left_before_anything_was_usual_does_not_vote():
     assert court.evidence.at == -inf
 
 
+@pytest.mark.parametrize("took", [0.1, 5.0])
 @pytest.mark.parametrize(
     "outcome", [THROTTLED, SERVER_ERROR, CANCELLED, TIMEOUT._replace(own_deadline=True)]
 )
-def test_what_was_refused_or_cut_does_not_vote(outcome):
+def test_what_was_refused_or_cut_does_not_vote(outcome, took):
     court = Court()
+    court.send(0.0, TOP_TOTAL - 1)
     for flight in court.send(0.0, 3 * TOP_TOTAL):
-        flight.land(outcome, 0.1)
+        flight.land(outcome, took)
     court.vote(9.0)
     assert court.evidence.late_at == -inf
-    court.send(9.0, TOP_TOTAL - 1)
+    court.send(9.0)
     court.vote(11.0)
+
+    assert court.evidence.late_at == 11.0  # the first and this one
+
+
+def test_what_takes_exactly_as_long_as_is_usual_is_in_time():
+    court = Court()
+    for flight in court.send(0.0, TOP_TOTAL):
+        flight.land(OK, 2.0)
+    court.vote(2.0)
 
     assert court.evidence.late_at == -inf
 
@@ -130,8 +141,10 @@ def test_as_many_in_time_as_late_are_no_evidence():
 
 def test_with_first_outputs_known_the_end_does_not_matter():
     court = Court(streams=True)
-    for flight in court.send(0.0, 50):
+    for number, flight in enumerate(court.send(0.0, 50)):
         flight.first_at = 1.0
+        if number < 25:
+            flight.land(OK, 50.0)
     court.vote(60.0)
     assert court.evidence.at == -inf
     for flight in court.send(60.0, TOP_FIRST):
@@ -147,6 +160,7 @@ def test_starting_over_forgets_who_was_to_vote():
     court.vote(2.0)
     court.send(2.0, 50)
     court.evidence.start_over()
+    assert court.evidence.votes_at == inf
     court.vote(90.0)
     court.send(90.0, TOP_TOTAL - 1)
     court.vote(92.0)
@@ -156,9 +170,9 @@ def test_starting_over_forgets_who_was_to_vote():
 
 def test_no_more_than_so_many_wait_to_vote():
     court = Court()
-    court.send(0.0, 3 * VOTERS)
+    court.send(0.0, 3_000)
 
-    assert len(court.evidence._voters) == VOTERS
+    assert len(court.evidence._voters) == 1_024
 
 
 def landed(evidence, landing, now, usual=USUAL):
@@ -210,6 +224,27 @@ def test_at_a_cold_start_attempts_under_way_speak_against_failures():
         evidence.landed(flight, 0.2)
 
     assert (evidence.at, evidence.errors_at) == (0.2, 0.2)
+
+
+def test_at_a_cold_start_fifteen_failures_outweigh_twenty_under_way():
+    evidence = Evidence()
+    for _ in range(20):
+        evidence.sent(Flight(0.0), None)
+    for number in range(15):
+        assert evidence.at == -inf
+        landed(evidence, Landing.REFUSED, 1.0 + number, usual=None)
+
+    assert evidence.at == 15.0
+
+
+def test_two_errors_stand_out_unless_the_first_was_forgiven():
+    evidence = Evidence()
+    for second, landing in enumerate([Landing.REFUSED, *[Landing.ANSWERED] * 3, Landing.REFUSED]):
+        landed(evidence, landing, float(second))
+    assert evidence.errors_at == -inf
+    landed(evidence, Landing.REFUSED, 5.0)
+
+    assert evidence.errors_at == 5.0
 
 
 def test_one_error_does_not_stand_out():

@@ -47,9 +47,28 @@ def test_half_open_is_saved_as_open_whose_time_is_over():
     assert breaker.ready_at(110.0) > 110.0  # no probe is free
     other = again(breaker, 110.0, at=0.0)
 
-    assert other.state is State.OPEN
+    assert (other.state, other.ready_at(0.0)) == (State.OPEN, -inf)
     other.take(0.0)
     assert other.state is State.HALF_OPEN
+
+
+def test_a_trial_that_is_over_is_saved_as_the_open_time_that_began_with_its_end():
+    breaker = fresh(longest_half_open=100.0)
+    fail(breaker, 100.0)
+    breaker.take(110.0)  # a trial until 210, and open for twenty seconds then
+
+    assert again(breaker, 215.0, at=0.0).ready_at(0.0) == 15.0
+
+
+def test_a_circuit_that_closed_is_saved_without_what_had_grown():
+    breaker = fresh()
+    fail(breaker, 100.0)
+    for outcome in (SERVER_ERROR, SERVER_ERROR, OK, OK):
+        now = max(110.0, breaker.until)
+        breaker.settle(breaker.take(now), outcome, now, 0.5)
+
+    assert breaker.state is State.CLOSED
+    assert breaker.save(140.0).open_for == 10.0
 
 
 def test_the_open_time_goes_on_growing():
@@ -92,6 +111,7 @@ def test_a_mode_goes_before_what_was_saved(mode):
     assert other.state is (State.ISOLATED if mode is Mode.FORCED_OPEN else State.CLOSED)
 
 
+BEYOND = "open_left must be a finite number, got a number beyond all measure"
 GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
 
 
@@ -102,6 +122,11 @@ GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
         ("state", [], r"state must be one of closed, open, isolated, got \[\]"),
         ("open_left", -1, "open_left must not be negative, got -1"),
         ("open_left", nan, "open_left must be a finite number, got nan"),
+        ("open_left", 1e300, "open_left must be at most 31622400 s, got 1e\\+300"),
+        pytest.param("open_left", 10**400, f"{BEYOND}$", id="400 digits"),
+        pytest.param("open_left", 10**5000, f"{BEYOND}$", id="5000 digits"),
+        ("open_for", 1e9, "open_for must be at most 31622400 s, got 1000000000.0"),
+        ("open_for", 999 * "x", f"open_for must be a finite number, got '{59 * 'x'}[.]{{3}}$"),
         ("open_left", "1", "open_left must be a finite number, got '1'"),
         ("open_for", None, "open_for must be a finite number, got None"),
         ("open_for", 0, "open_for must be positive, got 0"),
@@ -114,6 +139,39 @@ def test_what_cannot_have_been_saved_is_named(key, value, message):
         read_saved({**GOOD, key: value})
 
 
+@pytest.mark.parametrize("values", [None, [], "open", 3])
+def test_what_has_no_keys_is_no_saved_circuit(values):
+    with pytest.raises(ConfigurationError, match="a saved circuit must be a table, got "):
+        read_saved(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left", "grown"),
+    [
+        ({}, 1350.0, 40.0),  # as long as a server may keep it open
+        ({"heed_server": False}, 40.0, 40.0),
+        ({"heed_server": False, "jitter": 0.5}, 60.0, 40.0),
+        ({"heed_server": False, "longest_open": 5.0}, 10.0, 10.0),
+    ],
+)
+def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grown):
+    breaker = fresh(**{"longest_open": 40.0, **changes})
+    breaker.restore(Saved(state=State.OPEN, open_left=9e6, open_for=9e6), 100.0)
+    assert breaker.ready_at(100.0) == 100.0 + left
+    now = breaker.until
+    fail(breaker, now)
+    fail(breaker, now)
+    assert breaker.until == now + grown
+
+
+def test_nor_is_the_open_time_shorter_than_it_begins_with():
+    breaker = fresh()
+    breaker.restore(Saved(state=State.OPEN, open_left=0.0, open_for=1e-9), 0.0)
+    fail(breaker, 0.0)
+    fail(breaker, 0.0)
+    assert breaker.until == 20.0
+
+
 def test_half_open_is_no_state_to_keep():
     with pytest.raises(ConfigurationError, match="state must be one of closed, open, isolated"):
         Saved(state=State.HALF_OPEN, open_left=0.0, open_for=5.0)
@@ -121,3 +179,9 @@ def test_half_open_is_no_state_to_keep():
 
 def test_the_shortest_spans_are_possible():
     assert read_saved({**GOOD, "open_left": 0, "open_for": 0.1}).open_for == 0.1
+
+
+def test_what_a_patient_policy_saves_can_be_read():
+    breaker = fresh(open_for=1e12, longest_open=1e12)
+    fail(breaker, 0.0)
+    assert again(breaker, 0.0, at=0.0).state is State.OPEN

@@ -15,6 +15,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -77,6 +78,56 @@ def test_an_open_circuit_learns_from_its_probes_alone():
     assert [what for _, what, _ in would(stage)][-2:] == ["probe", "close"]
 
 
+def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
+    """The article's breaker counts 429s; the one in force does not."""
+    stage = Stage(policy(shadow=ARTICLE.as_shadow(), retry=RetryPolicy(attempts=1))).listen()
+    for _ in range(5):
+        once(stage, THROTTLED)
+
+    assert stage.lane.shadow.breaker.state == "open"
+    assert ("breaker", "open") in [(mechanism, what) for mechanism, what, _ in would(stage)]
+
+
+@pytest.mark.parametrize(
+    ("shadow", "state"),
+    [({}, "open"), ({"failures": ()}, "closed"), ({"uncounted": (Verdict.THROTTLED,)}, "closed")],
+)
+def test_where_the_shadow_does_not_say_what_counts_it_is_as_in_force(shadow, state):
+    real = {"retry": RetryPolicy(attempts=1), "failures": (Verdict.THROTTLED,)}
+    stage = beside(real, breaker=FRAGILE, **shadow)
+    for _ in range(2):
+        once(stage, THROTTLED)
+
+    assert stage.lane.shadow.breaker.state == state
+
+
+def test_who_would_have_waited_for_a_quota_is_counted():
+    one_attempt = {"retry": RetryPolicy(attempts=1)}
+    stage = beside(one_attempt, quota=QuotaPolicy(rpm=60.0, burst=0.0))
+    for _ in range(2):
+        assert once(stage, OK).ended.attempts == 1
+
+    assert would(stage) == [("quota", "wait", 101.0)]
+
+
+@pytest.mark.parametrize("real", [None, QuotaPolicy(tpm=6e6)])
+def test_a_quota_in_the_shadow_weighs_what_leaves(real):
+    changes = {"retry": RetryPolicy(attempts=1)} | ({} if real is None else {"quota": real})
+    stage = beside(changes, quota=QuotaPolicy(tpm=600.0, burst=0.0))
+    for _ in range(2):
+        stage.start(tokens=20).step(OK)
+
+    assert would(stage) == [("quota", "wait", 102.0)]
+
+
+def test_whether_the_shadow_would_refuse_or_let_wait_is_its_own_to_say():
+    stage = beside({"retry": RetryPolicy(attempts=1)}, breaker=FRAGILE, fail_fast=True)
+    for outcome in (SERVER_ERROR, SERVER_ERROR, OK):
+        once(stage, outcome)
+
+    assert would(stage)[-1] == ("breaker", "refuse", 110.0)
+
+
 def test_a_limit_counts_those_whom_it_would_have_let_pass():
     stage = beside(limit=FixedLimit(in_flight=2))
     runs = [stage.start() for _ in range(5)]
@@ -135,6 +186,45 @@ def test_retries_are_compared(real, shadow, outcome, expected):
     assert expected == would(stage)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.5, "retry_sooner"), (0.9995, None), (1.0005, None), (1.5, "retry_later")],
+)
+def test_times_differ_beyond_a_millisecond(seconds, expected):
+    stage = beside(
+        {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},
+        retry=RetryPolicy(attempts=3, backoff=Constant(seconds=seconds)),
+    )
+    once(stage, SERVER_ERROR)
+
+    assert [what for _, what, _ in would(stage)] == ([] if expected is None else [expected])
+
+
+def test_attempts_that_hang_are_late_for_the_shadow_s_limit_too():
+    stage = beside({"retry": RetryPolicy(attempts=1)}, limit=AutomaticLimit())
+    for _ in range(60):
+        runs = [stage.start() for _ in range(20)]
+        stage.tick(0.5)
+        for run in runs:
+            run.step(OK)
+    for _ in range(20):
+        stage.start()  # and never answered
+    before = stage.now
+    stage.tick(2.0)
+    once(stage, OK)
+
+    assert stage.lane.shadow.slots._evidence.late_at > before
+
+
+def test_nothing_decides_in_the_shadow_unless_asked():
+    stage = beside()
+    for _ in range(50):
+        once(stage, THROTTLED)
+
+    assert would(stage) == []
+    assert not stage.lane.shadow._gates
+
+
 def test_a_budget_has_an_account_of_its_own():
     stage = beside(
         {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},
@@ -177,7 +267,13 @@ def test_a_whole_policy_can_be_the_shadow_of_another():
     shadow = ARTICLE.as_shadow()
 
     assert shadow == ShadowPolicy(
-        retry=ARTICLE.retry, breaker=ARTICLE.breaker, limit=ARTICLE.limit, learn_rate=False
+        failures=(Verdict.THROTTLED,),
+        uncounted=(),
+        fail_fast=True,
+        retry=ARTICLE.retry,
+        breaker=ARTICLE.breaker,
+        limit=ARTICLE.limit,
+        learn_rate=False,
     )
     assert Policy(shadow=shadow).shadow.retries
 
@@ -190,6 +286,7 @@ SHADOWS = [
     ShadowPolicy(limit=AutomaticLimit(ceiling=1), breaker=FRAGILE, learn_rate=True),
     ShadowPolicy(limit=AimdLimit(start=1), budget=BudgetPolicy(ratio=0.0, lone_calls=0)),
     ShadowPolicy(retry=RetryPolicy(attempts=1), limit=FixedLimit(in_flight=1)),
+    ShadowPolicy(quota=QuotaPolicy(rpm=60.0, tpm=600.0, burst=0.0), failures=(Verdict.INVALID,)),
 ]
 REAL = [
     Policy(),

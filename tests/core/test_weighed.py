@@ -1,8 +1,9 @@
 import pytest
-from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT
+from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy
 
 from stormbreak.core.gate import OPEN
 from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.weighed import Quota
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import (
@@ -179,3 +180,41 @@ def test_a_bad_quota_is_refused(values, message):
 def test_a_quota_acts_where_there_is_something_to_do():
     assert not QuotaPolicy().acts
     assert all(QuotaPolicy(**one).acts for one in ({"rpm": 1}, {"tpm": 1}, {"learn": True}))
+
+
+def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is_told():
+    gate = quota(tpm=60_000.0)
+    gate.settle(take(gate, tokens=100), OK._replace(used=10**12), NOW, 0.5)
+
+    assert ask(gate, tokens=100, now=NOW + 899.0) > NOW + 899.0
+    assert ask(gate, tokens=100, now=NOW + 901.0) == OPEN
+
+
+TOKENS_LACK = Allowances(Allowance(1000, 900, 6.0), Allowance(10_000, 2_000, 48.0))
+
+
+@pytest.mark.parametrize(
+    ("learn", "told", "lacks"),
+    [
+        (True, TOKENS_LACK, True),
+        (False, TOKENS_LACK, False),
+        (True, TOKENS_LACK._replace(requests=Allowance(1000, 0, 60.0)), False),
+        (True, TOKENS_LACK._replace(requests=None), False),
+        (True, TOKENS_LACK._replace(tokens=Allowance(10_000, None, 48.0)), False),
+        (True, None, False),
+    ],
+)
+def test_whether_it_is_tokens_alone_that_lack(learn, told, lacks):
+    outcome = THROTTLED._replace(retry_after=30.0, told=told)
+    assert quota(rpm=1.0, learn=learn).is_what_lacks(outcome) is lacks
+
+
+def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
+    stage = Stage(policy(quota=QuotaPolicy(learn=True), retry=RetryPolicy(attempts=2)))
+    heavy = stage.start(tokens=9_000).step(THROTTLED._replace(retry_after=30.0, told=TOKENS_LACK))
+    light, other = stage.start(tokens=10), stage.start(tokens=9_000)
+
+    assert light.sending
+    assert other.queued
+    assert heavy.backing_off
+    assert heavy.command.until == stage.now + 30.0

@@ -289,6 +289,12 @@ def test_bad_saved_state_changes_nothing(saved_at):
     assert circuit.state is State.OPEN
 
 
+@pytest.mark.parametrize("values", [None, [], "open"])
+def test_what_is_no_saved_state_is_refused(values):
+    with pytest.raises(ConfigurationError, match="a saved circuit must be a table"):
+        breaker().restore(values)
+
+
 def test_metrics_only_says_how_often_it_would_have_opened():
     circuit = breaker(BreakerPolicy(mode=Mode.METRICS_ONLY, trip=ConsecutiveFailures(threshold=2)))
     for _ in range(5):

@@ -9,8 +9,10 @@ import warnings
 from sockets import answer, served
 from stage import OK, TARGET, policy, told
 
+from stormbreak import BreakerPolicy, CircuitBreaker
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
+from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Call
@@ -147,3 +149,34 @@ def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
     finally:
         loop.run_until_complete(client.close())
         loop.close()
+
+
+def test_a_circuit_breaker_whose_lock_another_thread_holds_at_the_fork_begins_anew():
+    circuit = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=60.0))
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with circuit._lock:
+            held.set()
+            release.wait(10.0)
+
+    holder = threading.Thread(target=hold)
+    attempt = circuit.attempt()
+    attempt.__enter__()
+    holder.start()
+    held.wait(10.0)
+
+    def child():
+        attempt.__exit__(
+            ValueError, ValueError(), None
+        )  # it left in the parent, and is nothing here
+        return circuit.state == "closed" and circuit.call(lambda: True)
+
+    try:
+        assert in_child(child)
+    finally:
+        release.set()
+        holder.join()
+    attempt.__exit__(ValueError, ValueError(), None)
+    assert circuit.state == "open"
+    assert in_child(lambda: circuit.state == "closed")

@@ -109,3 +109,14 @@ def test_a_patient_call_waits_no_longer_than_it_may():
 )
 def test_which_presets_fail_fast(preset, fails_fast):
     assert fails_fast == preset.fail_fast
+
+
+def test_who_waited_for_an_isolated_circuit_in_vain_is_told_that_it_was_the_circuit():
+    stage = Stage(policy(breaker=ONE))
+    stage.lane.isolate(stage.now)
+    run = stage.start(fail_fast=False, patience=20.0)
+    stage.pass_time(20.1)
+    error = error_of(TARGET, run.ended)
+
+    assert isinstance(error, CircuitOpenError)
+    assert error.retry_at is None

@@ -1,5 +1,5 @@
 """Law 14. 0.1 retries per call, decaying within a minute, no starting credit. A retry is free when the server
-named the time; when this process's own gates hold the traffic and it knows enough; when most recent calls
+named the time, unless it is next to none; when this process's own gates hold the traffic and it knows enough; when most recent calls
 succeed, nothing is late and this was no bare 429; and in a process with fewer than 10 recent calls, for up to
 two 429s, server errors or failed connections in a row. Everything else, timeouts first, is paid.
 """
@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import Budget, BudgetPolicy, Load
+from stormbreak.core.budget import BRIEF, Budget, BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.events import RetryPlanned
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 LONE = {
@@ -140,16 +141,29 @@ def test_a_timeout_belongs_to_the_row_and_is_never_free_itself():
 
 
 def test_a_time_named_by_the_server_is_free_for_ever():
+    stage = scene().listen()
+    for _ in range(50):
+        stage.start().step(OK)
+    run = stage.start()
+    for _ in range(100):
+        run.step(told(BRIEF))
+        stage.pass_time(2 * BRIEF)
+
+    assert run.sending
+    retries = [event for event in stage.events if isinstance(event, RetryPlanned)]
+    assert [retry.free for retry in retries] == [True] * 100
+
+
+@given(seconds=st.floats(0.0, 0.99 * BRIEF))
+def test_a_time_so_brief_that_it_keeps_nobody_away_is_paid(seconds):
     stage = scene()
     for _ in range(50):
         stage.start().step(OK)
-    balance = stage.engine.budget.balance(stage.now)
-    run = stage.start()
-    for _ in range(100):
-        run.step(told(0.0))
-
-    assert run.sending
-    assert stage.engine.budget.balance(stage.now) == pytest.approx(balance + 0.1)
+    for _ in range(51):  # most recent calls must fail, or a retry is free for another reason
+        stage.start().step(told(seconds, Verdict.OVERLOADED)).close()
+        stage.pass_time(1.0)  # the pause is over, and nobody held
+    assert stage.engine.budget.balance(stage.now) < 1.0
+    assert stage.start().step(told(seconds, Verdict.OVERLOADED)).ended.stopped == "budget"
 
 
 def test_there_is_no_starting_credit():

@@ -14,9 +14,11 @@ from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.store import Store, open_store
 from stormbreak.batch.summary import Summary, summarise
 from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.circuit import Mode
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Listener
 from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
@@ -44,6 +46,12 @@ class Job:
     ordered: bool = False
     rpm: float | None = None
     tpm: float | None = None
+
+    def __post_init__(self) -> None:
+        breaker = self.policy.breaker
+        if breaker is not None and breaker.mode is Mode.FORCED_OPEN:
+            mode = breaker.mode.value
+            raise ConfigurationError(f"breaker.mode is {mode}: no row would ever be sent")
 
 
 def run_job(

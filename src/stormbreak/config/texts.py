@@ -107,7 +107,10 @@ In the shadow, reported and not obeyed:
 {budget:part Retries are free.}
 {breaker:part There is no circuit breaker.}
 {limit:part There is no limit.}
-429s that pile up {learn_rate:either teach a send rate|teach no send rate}.""",
+429s that pile up {learn_rate:either teach a send rate|teach no send rate}.
+{quota:part There are no quotas.}
+Counted as failures, too: {failures:several|what is counted in force}; and not at all: {uncounted:several|what is not in force}.
+While the circuit is open, calls {fail_fast:either would fail at once|would wait for it, or do as in force}.""",
     }
 )
 """By kind of part. Lines are statements."""

@@ -30,6 +30,8 @@ LEARNING = 0.1  # weight of the newest answer in the mean service time
 HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
 STANDS = 4  # times the limit: a queue this long stands
 
+LATE = "could not be served in time"
+
 
 class Admission:
     """Gates in the order in which they are taken, and the queue in front of them."""
@@ -158,8 +160,13 @@ class Admission:
 
     def held_by(self, now: float) -> str:
         """Name of the gate that holds the queue the longest; "queue" where it is others waiting."""
-        gate = max(self._gates, key=lambda gate: gate.ready_at(now))
-        return gate.name if gate.ready_at(now) > now else "queue"
+        gate = self._held_by(now)
+        return "queue" if gate is None else gate.name
+
+    def _held_by(self, now: float) -> Gate | None:
+        """The gate that will be closed the longest; of two that wait for an event, not the slots."""
+        gate = max(self._gates, key=lambda gate: (gate.ready_at(now), gate is not self._slots_gate))
+        return gate if gate.ready_at(now) > now else None
 
     def _ready_at(self, call: Call, now: float) -> float:
         if self._weigh is not None:
@@ -193,8 +200,7 @@ class Admission:
             if gate.name == "breaker" and call.fail_fast:
                 return Rejection("breaker", "the circuit is open", _known(ready_at))
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
-                policy = "shed" if gate.name == "pace" else gate.name
-                return Rejection(policy, "the call may not wait that long", ready_at)
+                return Rejection(_policy_of(gate), "the call may not wait that long", ready_at)
         return None
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
@@ -203,7 +209,7 @@ class Admission:
         stands = self._stands(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
         if now + self._soonest(ahead, now) > expires_at and not newest_first:
-            return Rejection("shed", "could not be served in time", now + wait)
+            return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.size:
             return None
         displaced = self._queue.displaced_by(call, stands=stands)
@@ -235,8 +241,12 @@ class Admission:
         return now + SERVICE_MARGIN * self.service > deadline_at
 
     def _shed(self, now: float) -> Rejection:
-        wait = self.service * (self.queued + 1) / self._slots.limit
-        return Rejection("shed", "could not be served in time", now + wait)
+        """Say that the time is over, which gate took it, and when to come back."""
+        gate = self._held_by(now)
+        if gate is None or gate is self._slots_gate:
+            wait = self.service * (self.queued + 1) / self._slots.limit
+            return Rejection("shed", LATE, now + wait)
+        return Rejection(_policy_of(gate), LATE, _known(gate.ready_at(now)))
 
     def _reject(self, ticket: Ticket, rejection: Rejection) -> None:
         self._discard(ticket)
@@ -264,6 +274,10 @@ def _last_first(
 ) -> tuple[tuple[int, Callable[..., None]], ...]:
     """Where the tokens of the chosen gates stand, and who takes them back."""
     return tuple((i, gate.settle) for i, gate in reversed([*enumerate(gates)]) if chosen(gate))
+
+
+def _policy_of(gate: Gate) -> str:
+    return "shed" if gate.name == "pace" else gate.name
 
 
 def _known(ready_at: float) -> float | None:

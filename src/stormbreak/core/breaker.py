@@ -9,6 +9,7 @@ States and what moves them::
     half-open  enough probes failed to make that         open, for longer where the open time grows
                impossible (or any, with any_failure_reopens)
     half-open  undecided for too long                    open, likewise
+    half-open  undecided after so many probes            open, for as long as before
     any        isolate()                                 isolated
     isolated   reset()                                   closed
 
@@ -18,7 +19,8 @@ moves nothing. An attempt that we ended ourselves, by a cancel or our own deadli
 it was already slow, it was a slow call.
 
 A trial is over by its time, without anybody who acts then: the circuit counts as open from that moment on,
-and moves at the next step.
+and moves at the next step. While it lasts, a call that finds no free place may look again when a lease is over or
+the open time after the trial, whichever comes first.
 """
 
 from collections.abc import Mapping
@@ -88,9 +90,9 @@ class Breaker:
             return UNTIL_EVENT
         if self.trial is None:
             return self.until if self.until > now else OPEN
+        until = self._open_until(self.trial.ends_at, self._after_trial(self.trial), self._uniform)
         if not self._is_stale(now):
-            return self.trial.ready_at(now)
-        until = self._open_until(self.trial.ends_at, self._longer(), self._uniform)
+            return min(self.trial.ready_at(now), until)
         return until if until > now else OPEN
 
     def take(self, now: float) -> BreakerToken:
@@ -138,11 +140,14 @@ class Breaker:
             tally = Tally.FAILURE  # slow is what the rule calls ill
         if tally is Tally.FAILURE:
             self._heed(outcome, now)
-        decision = self.trial.settle(probe, tally)
+        answered = not _was_cut(outcome)
+        decision = self.trial.settle(probe, tally, answered=answered, now=now)
         if decision is Decision.ILL:
             self._open(now, now, self._longer(), uniform)
         elif decision is Decision.WELL:
             self.reset(now)
+        else:
+            self._end_stale_trial(now)  # with this probe it may be spent
 
     def _heed(self, outcome: Outcome, now: float) -> None:
         if outcome.retry_after and self._policy.heed_server:
@@ -161,7 +166,8 @@ class Breaker:
 
     def _end_stale_trial(self, now: float) -> None:
         if self.trial is not None and self._is_stale(now):
-            self._open(self.trial.ends_at, now, self._longer(), self._uniform)
+            seconds = self._after_trial(self.trial)
+            self._open(self.trial.ends_at, now, seconds, self._uniform)
 
     def _open(self, at: float, now: float, seconds: float, uniform: float) -> None:
         self.until = self._open_until(at, seconds, uniform)
@@ -173,11 +179,16 @@ class Breaker:
         named = self._named_until - at
         return max(until, at + named * (1 + SPREAD * uniform)) if named > 0 else until
 
+    def _after_trial(self, trial: Trial) -> float:
+        """The open time after a trial without a decision: that nothing was told is no sign of illness."""
+        return self._open_for if trial.spent else self._longer()
+
     def _longer(self) -> float:
         """The open time after one more failed trial, before jitter."""
-        policy = self._policy
-        most = max(policy.longest_open, policy.open_for)
-        return min(self._open_for * policy.growth, most)
+        return min(self._open_for * self._policy.growth, self._most())
+
+    def _most(self) -> float:
+        return max(self._policy.longest_open, self._policy.open_for)
 
     def isolate(self, now: float) -> None:
         """Open by hand, until `reset`."""
@@ -199,12 +210,16 @@ class Breaker:
     def restore(self, saved: Saved, now: float, *, elapsed: float = 0.0) -> None:
         """Take up what was saved `elapsed` seconds ago. What was counted, and who was under way, is forgotten.
 
-        Only a breaker in normal mode opens so; isolated is isolated in every mode.
+        Only a breaker in normal mode opens so; isolated is isolated in every mode. No time is longer than this
+        policy makes it: it may be another than the one that was saved under.
         """
         self._forget()
         if saved.state is State.OPEN and self._policy.mode is Mode.NORMAL:
-            self._open_for = saved.open_for
-            self.until = now + max(0.0, saved.open_left - elapsed)
+            policy = self._policy
+            self._open_for = min(max(saved.open_for, policy.open_for), self._most())
+            named = LONGEST_NAMED * (1 + SPREAD) if policy.heed_server else 0.0
+            longest = max(self._most() * (1 + policy.jitter), named)
+            self.until = now + min(max(0.0, saved.open_left - elapsed), longest)
             self._move(State.OPEN, now)
         else:
             self._move(State.ISOLATED if saved.state is State.ISOLATED else self._at_rest, now)

@@ -14,6 +14,8 @@ bound for every window: of the time that the amount was worth, what is still ahe
 is gone, as it would be in a bucket that overflows.
 """
 
+from math import inf
+
 
 class Bucket:
     """Holds `depth` seconds of a flow of `rate` per second. It begins full."""
@@ -41,9 +43,13 @@ class Bucket:
         self._full_at = full_at
         return full_at + self._given_back
 
-    def settle(self, amount: float) -> None:
-        """Give back `amount` that was not used; a negative one was used beyond what was taken."""
-        self._full_at -= amount * self._seconds
+    def settle(self, amount: float, *, latest: float = inf) -> None:
+        """Give back `amount` that was not used; a negative one was used beyond what was taken.
+
+        The debt that makes is paid off at `latest`, whatever it is: one wrong count closes nothing for ever.
+        """
+        full_at = self._full_at - amount * self._seconds
+        self._full_at = full_at if full_at <= latest else max(self._full_at, latest)
 
     def refund(self, amount: float, receipt: float, now: float) -> None:
         """Give back an amount that was taken for nothing, as far as its time has not gone by.

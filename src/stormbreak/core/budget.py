@@ -6,7 +6,7 @@ capacity. The account starts empty: a credit at the start would be multiplied by
 
 A retry is free where something else already sees to it:
 
-- the server named the time to come back;
+- the server named the time to come back, and it is not so brief that it keeps nobody away;
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know;
 - most recent attempts succeed, nothing is late, and this was no 429, unless 429s are drawn by lot here: an
@@ -31,6 +31,8 @@ from typing import NamedTuple
 from stormbreak.core.checks import require, require_window
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, Outcome, Treatment, Verdict
+
+BRIEF = 0.5  # seconds; a shorter named time makes no retry free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,7 @@ class Budget:
         self, outcome: Outcome, treatment: Treatment, now: float, load: Load = UNKNOWN
     ) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
-        if outcome.retry_after is not None:
+        if outcome.retry_after is not None and outcome.retry_after >= BRIEF:
             return True
         self._recent.roll(now)
         calls = self._recent.calls

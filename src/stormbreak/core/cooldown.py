@@ -49,9 +49,9 @@ class Cooldown:
         on_change: OnCooldown,
         *,
         longest: float,
-        spared: Callable[[float], bool] = lambda _: False,
+        spared: Callable[[Outcome, float], bool] = lambda *_: False,
     ) -> None:
-        """`spared(now)` says that refusals are drawn by lot: then only the call that was told waits."""
+        """`spared(outcome, now)` says that only the call that was told has to wait."""
         self._spared = spared
         self._longest = longest
         self._treatments = treatments
@@ -74,7 +74,7 @@ class Cooldown:
                 self.lift(now)
             return
         wait = outcome.retry_after
-        if not wait or not self._treatments[outcome.verdict].cools or self._spared(now):
+        if not wait or not self._treatments[outcome.verdict].cools or self._spared(outcome, now):
             return
         self._told_at = max(self._told_at, token)
         wait = min(wait, self._longest)

@@ -4,9 +4,9 @@ Pure and without locks: a driver holds its lock during each step and afterwards 
 behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from stormbreak.core.admission import Admission
 from stormbreak.core.breaker import Breaker
@@ -17,16 +17,20 @@ from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.limit import limiter
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
+from stormbreak.core.saved import Saved
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
+from stormbreak.core.tally import tallied
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.weighed import Quota
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
-from stormbreak.types import Target
+from stormbreak.types import Outcome, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
 LATE = 10.0  # seconds since answers were late
 PACED_CIRCUIT = 1.0  # after a circuit closed
+
+T = TypeVar("T")
 
 Listener = Callable[[Event], None]
 
@@ -60,7 +64,7 @@ class Lane:
             engine.treatments,
             self._on_cooldown,
             longest=policy.retry.longest_wait,
-            spared=self.is_lot,
+            spared=self._is_spared,
         )
         self.rate = LearnedRate(on_lot=self.cooldown.lift) if policy.learn_rate else None
         self.slots = limiter(policy.limit, paused=lambda now: self.cooldown.until > now)
@@ -89,7 +93,7 @@ class Lane:
             policy.queue,
             engine.wake,
             spacings=spacings,
-            weigh=None if self.quota is None else self.quota.weigh,
+            weigh=_all(quota.weigh for quota in self._quotas()),
         )
 
     def is_spaced(self, now: float) -> bool:
@@ -99,6 +103,10 @@ class Lane:
     def is_lot(self, now: float) -> bool:
         """Whether refusals are drawn by lot here."""
         return self.rate is not None and self.rate.is_lot(now)
+
+    def _is_spared(self, outcome: Outcome, now: float) -> bool:
+        """Whether others need not wait with the call that was told to: a lot, or tokens that only it needs."""
+        return self.is_lot(now) or (self.quota is not None and self.quota.is_what_lacks(outcome))
 
     def load(self, now: float) -> Load:
         """What the gates know of the load on this target."""
@@ -113,12 +121,21 @@ class Lane:
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         return Breaker(policy, self._engine.treatments, self._on_circuit)
 
+    def _quotas(self) -> Iterator[Quota]:
+        for quota in (self.quota, None if self.shadow is None else self.shadow.quota):
+            if quota is not None:
+                yield quota
+
     def _shadow(self, policy: ShadowPolicy) -> ShadowGate:
+        real = self._engine.policy
+        failures = real.failures if policy.failures is None else policy.failures
+        uncounted = real.uncounted if policy.uncounted is None else policy.uncounted
         return ShadowGate(
             policy,
-            self._engine.treatments,
+            tallied(failures, uncounted),
             self._on_shadow,
-            fail_fast=self._engine.policy.fail_fast,
+            fail_fast=real.fail_fast if policy.fail_fast is None else policy.fail_fast,
+            longest=real.retry.longest_wait,
             paused=lambda now: self.cooldown.until > now,
             budget=self._engine.shadow_budget,
         )
@@ -164,6 +181,12 @@ class Lane:
         self._closing_until = OPEN
         self.admission.pump(now)
 
+    def restore(self, saved: Saved, now: float, *, elapsed: float) -> None:
+        """Take up a circuit that was saved `elapsed` seconds ago; who may no longer wait leaves the queue."""
+        if self.breaker is not None:
+            self.breaker.restore(saved, now, elapsed=elapsed)
+            self.admission.pump(now)
+
     def snapshot(self, now: float) -> dict[str, Any]:
         """What stands where, in plain values; times are seconds from `now`."""
         circuit = self.breaker.state.value if self.breaker else None
@@ -197,7 +220,8 @@ class Engine:
         self.budget = None if policy.budget is None else Budget(policy.budget)
         beside = None if policy.shadow is None else policy.shadow.budget
         self.shadow_budget = None if beside is None else Budget(beside)
-        self.earn = _earning(self.budget, self.shadow_budget)
+        budgets = (self.budget, self.shadow_budget)
+        self.earn = _all(budget.earn for budget in budgets if budget is not None)
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: dict[Target, Lane] = {}
@@ -218,6 +242,19 @@ class Engine:
         ticket.due = True
         self.woken.append(ticket)
 
+    def save_circuits(self, now: float) -> dict[Target, Saved]:
+        """What is worth keeping over a restart of every circuit that is not closed."""
+        return {
+            target: lane.breaker.save(now)
+            for target, lane in self._lanes.items()
+            if lane.breaker is not None and lane.breaker.state is not State.CLOSED
+        }
+
+    def restore_circuits(self, saved: Mapping[Target, Saved], now: float, elapsed: float) -> None:
+        """Take up what was saved `elapsed` seconds ago; other circuits stay as they are."""
+        for target, circuit in saved.items():
+            self.lane(target).restore(circuit, now, elapsed=elapsed)
+
     def snapshot(self, now: float) -> dict[str, Any]:
         """Every target's state, and the retries that could be paid."""
         return {
@@ -226,16 +263,14 @@ class Engine:
         }
 
 
-def _earning(*budgets: Budget | None) -> Callable[[float], None] | None:
-    """What is to be told that a call has come, if anything is."""
-    earning = [budget.earn for budget in budgets if budget is not None]
-    if not earning:
-        return None
-    if len(earning) == 1:
-        return earning[0]
+def _all(told: Iterable[Callable[[T], None]]) -> Callable[[T], None] | None:
+    """One function that tells them all; None where there is nobody to tell."""
+    several = tuple(told)
+    if len(several) <= 1:
+        return several[0] if several else None
 
-    def earn(now: float) -> None:
-        for one in earning:
-            one(now)
+    def tell(what: T) -> None:
+        for one in several:
+            one(what)
 
-    return earn
+    return tell

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.budget import BudgetPolicy
@@ -14,7 +13,8 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.sizes import check_sizes
-from stormbreak.types import TREATMENTS, Priority, Tally, Treatment, Verdict
+from stormbreak.core.tally import check_counted, tallied
+from stormbreak.types import Priority, Treatment, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,26 +54,26 @@ class Policy:
         urgency = self.priority
         require(isinstance(urgency, Priority), "priority must be a Priority", repr(urgency))
         check_sizes(self)
-        both = [verdict.value for verdict in self.uncounted if verdict in self.failures]
-        require(not both, "uncounted must name none of failures", ", ".join(both))
+        check_counted(self.failures, self.uncounted)
 
     def as_shadow(self) -> ShadowPolicy:
-        """What of this policy can decide beside another."""
+        """What of this policy can decide beside another: see `ShadowPolicy` for what cannot."""
         return ShadowPolicy(
+            failures=self.failures,
+            uncounted=self.uncounted,
+            fail_fast=self.fail_fast,
             retry=self.retry,
             budget=self.budget,
             breaker=self.breaker,
             limit=self.limit,
             learn_rate=self.learn_rate,
+            quota=self.quota if self.quota.acts else None,
         )
 
     @property
     def treatments(self) -> Mapping[Verdict, Treatment]:
         """The verdict table under this policy."""
-        table = dict(TREATMENTS)
-        for tally, verdicts in (Tally.FAILURE, self.failures), (Tally.NOTHING, self.uncounted):
-            for verdict in verdicts:
-                table[verdict] = table[verdict]._replace(tally=tally)
-        if not self.cooldown:
-            table = {verdict: row._replace(cools=False) for verdict, row in table.items()}
-        return MappingProxyType(table)
+        table = tallied(self.failures, self.uncounted)
+        if self.cooldown:
+            return table
+        return {verdict: row._replace(cools=False) for verdict, row in table.items()}

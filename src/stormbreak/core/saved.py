@@ -12,8 +12,14 @@ from typing import Any
 from stormbreak.core.checks import require
 from stormbreak.core.circuit import State
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
 
 KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
+
+LONGEST = 366 * 86400.0
+"""Seconds. A longer span is not saved: nobody waits for it."""
+
+LONG = 60  # characters of a value that are shown, or bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +40,8 @@ class Saved:
         """In plain values, as JSON has them."""
         return {
             "state": self.state.value,
-            "open_left": self.open_left,
-            "open_for": self.open_for,
+            "open_left": min(self.open_left, LONGEST),
+            "open_for": min(self.open_for, LONGEST),
         }
 
 
@@ -45,15 +51,36 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
     Raises:
         ConfigurationError: names the key and the value that cannot be right.
     """
+    table_in(values, "a saved circuit")
     state = values.get("state")
     known = ", ".join(KEPT)
     if state not in [kept.value for kept in KEPT]:
         raise ConfigurationError(f"state must be one of {known}, got {state!r}")
     return Saved(
         state=State(state),
-        open_left=span_in(values, "open_left"),
-        open_for=span_in(values, "open_for"),
+        open_left=_bounded(values, "open_left"),
+        open_for=_bounded(values, "open_for"),
     )
+
+
+def read_circuits(values: Mapping[str, Any]) -> dict[str, Saved]:
+    """Read the circuits of several models, by name, under `circuits`.
+
+    Raises:
+        ConfigurationError: names the model, the key and the value that cannot be right.
+    """
+    table_in(values, "saved circuits")
+    circuits = table_in(values.get("circuits"), "circuits")
+    return {model: _read_one(model, circuit) for model, circuit in circuits.items()}
+
+
+def _read_one(model: object, circuit: Any) -> Saved:
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError(f"circuits must have names of models, got {_shown(model)}")
+    try:
+        return read_saved(circuit)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"circuits of {quoted(model)}: {error}") from None
 
 
 def span_in(values: Mapping[str, Any], key: str) -> float:
@@ -63,7 +90,40 @@ def span_in(values: Mapping[str, Any], key: str) -> float:
         ConfigurationError: it is none.
     """
     value = values.get(key)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    if not number:
-        raise ConfigurationError(f"{key} must be a finite number, got {value!r}")
+    if not _is_finite(value):
+        raise ConfigurationError(f"{key} must be a finite number, got {_shown(value)}")
     return float(value)  # type: ignore[arg-type]
+
+
+def _bounded(values: Mapping[str, Any], key: str) -> float:
+    span = span_in(values, key)
+    require(span <= LONGEST, f"{key} must be at most {LONGEST:.0f} s", span)
+    return span
+
+
+def table_in(values: object, what: str) -> Mapping[Any, Any]:
+    """The same, which has keys.
+
+    Raises:
+        ConfigurationError: it has none; `what` says what it would be.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{what} must be a table, got {_shown(values)}")
+    return values
+
+
+def _is_finite(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _shown(value: object) -> str:
+    """A value for a message, not at length; some whole numbers cannot even be written."""
+    if isinstance(value, int) and value.bit_length() > LONG:
+        return "a number beyond all measure"
+    text = repr(value)
+    return text if len(text) <= LONG else f"{text[:LONG]}..."

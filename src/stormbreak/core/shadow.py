@@ -23,8 +23,11 @@ from stormbreak.core.budget import Budget, BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
 from stormbreak.core.limit import Limit, Limiter, limiter
+from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.rate import LearnedRate
 from stormbreak.core.retry import Retry, RetryPolicy, Stop
+from stormbreak.core.tally import check_counted
+from stormbreak.core.weighed import Quota
 from stormbreak.types import Outcome, Treatment, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ
@@ -32,13 +35,25 @@ DIFFERENT = 0.001  # seconds; two times further apart differ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowPolicy:
-    """The mechanisms that decide beside the real ones; those that are None do not."""
+    """The mechanisms that decide beside the real ones; those that are None do not.
 
+    What the breaker counts (`failures`, `uncounted`) and whether calls wait for it (`fail_fast`) is as in the policy
+    in force where it is None. What else a policy says cannot be decided beside another: deadline, patience and timeouts
+    of a call that has only one fate, the queue, the cooldown, the priority.
+    """
+
+    failures: tuple[Verdict, ...] | None = None
+    uncounted: tuple[Verdict, ...] | None = None
+    fail_fast: bool | None = None
     retry: RetryPolicy | None = None
     budget: BudgetPolicy | None = None
     breaker: BreakerPolicy | None = None
     limit: Limit | None = None
     learn_rate: bool = False
+    quota: QuotaPolicy | None = None
+
+    def __post_init__(self) -> None:
+        check_counted(self.failures or (), self.uncounted or ())
 
     @property
     def retries(self) -> bool:
@@ -67,17 +82,22 @@ class ShadowGate:
         fail_fast: bool,
         paused: Callable[[float], bool],
         budget: Budget | None,
+        longest: float,
     ) -> None:
-        """`paused` as for the real limit; `budget` is the shadow's own, and shared by all targets."""
+        """What a server tells of limits is believed for `longest` seconds at the most. `paused` as for the real limit; `budget` is the shadow's own, and shared by all targets."""
         self.counts: Counter[str] = Counter()
         self.budget = budget
         self.slots: Limiter | None = None
         self.breaker: Breaker | None = None
+        self.quota: Quota | None = None
         self._report = report
         self._refusal = "refuse" if fail_fast else "wait"
         self._gates: list[Gate] = []
         if policy.learn_rate:
             self._gates.append(LearnedRate())
+        if policy.quota is not None:
+            self.quota = Quota(policy.quota, longest=longest)
+            self._gates.append(self.quota)
         if policy.limit is not None:
             self.slots = limiter(policy.limit, paused=paused)
             self._gates.append(self.slots)

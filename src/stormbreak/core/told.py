@@ -52,6 +52,11 @@ class Told:
         self._empty_until = OPEN  # the end of what it said was used up, after it had served
         self._heard = -1.0  # of the news heard last: what had been taken
 
+    @property
+    def is_believed(self) -> bool:
+        """Whether what is said counts."""
+        return self._believed
+
     def ready_at(self, amount: float, now: float) -> float:
         """OPEN, or when `amount` remains. More than the limit may leave when all of it is there."""
         if now >= self.until:

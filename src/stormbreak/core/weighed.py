@@ -34,12 +34,13 @@ Reserved: TypeAlias = tuple[int, float, float, float]
 class Quota:
     """One request and some tokens for every attempt."""
 
-    __slots__ = ("_rpm", "_tokens", "_told", "_tpm")
+    __slots__ = ("_longest", "_rpm", "_tokens", "_told", "_tpm")
     name = "quota"
     minds_success = True
 
     def __init__(self, policy: QuotaPolicy, *, longest: float) -> None:
-        """What the server told is believed for `longest` seconds at the most."""
+        """What the server told, or counted, closes a limit for `longest` seconds at the most."""
+        self._longest = longest
         self._rpm = None if policy.rpm is None else Bucket(policy.rpm / 60, policy.burst)
         self._tpm = None if policy.tpm is None else Bucket(policy.tpm / 60, policy.burst)
         self._told = (Told(longest), Told(longest)) if policy.learn else None
@@ -86,6 +87,17 @@ class Quota:
         requests, tokens = self._told
         return reserved, rpm, requests.take(1, now), tokens.take(reserved, now)
 
+    def is_what_lacks(self, outcome: Outcome) -> bool:
+        """Whether it was tokens alone that were wanting, and the server said how many remain.
+
+        Then heavy calls have to wait for them, and light ones need not.
+        """
+        said = outcome.told
+        if self._told is None or said is None or said.requests is None or said.tokens is None:
+            return False
+        lacks = self._told[1].is_believed and said.tokens.remaining is not None
+        return lacks and bool(said.requests.remaining)
+
     def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Give back what was reserved too much, and hear what the server said."""
         reserved, rpm, told_requests, told_tokens = token
@@ -96,7 +108,7 @@ class Quota:
                 self._told[0].settle(1, told_requests, now)
         left = reserved - _used(outcome, reserved)
         if left and self._tpm is not None:
-            self._tpm.settle(left)
+            self._tpm.settle(left, latest=now + self._longest)
         if self._told is None:
             return
         requests, tokens = self._told

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Flow, Send, Wait, WaitFor
@@ -18,6 +18,8 @@ from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
 from stormbreak.drivers.timeouts import Timeout
 from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
+
+R = TypeVar("R")
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 
@@ -74,6 +76,18 @@ class AsyncioDriver:
     def first(self, send: Send) -> None:
         """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""
         self._stepper.first(send)
+
+    def by_hand(self, do: Callable[[Engine, float], R]) -> R:
+        """Do something to the engine between two steps, at a time; whom it concerns is woken. From any thread.
+
+        Raises:
+            RuntimeError: a listener asks for it, from within an event.
+        """
+        return self._stepper.by_hand(do)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What stands where, between two steps. From any thread."""
+        return self._stepper.snapshot()
 
     def drain(self) -> None:
         """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""

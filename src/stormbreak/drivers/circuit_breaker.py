@@ -1,33 +1,36 @@
 """A circuit breaker on its own, around any function: the machine of `core.breaker` with a lock and a clock.
 
 It never waits: a call that may not pass fails at once with the time to come back. One object may serve many
-threads and event loops.
+threads and event loops; in a forked child it begins anew, as what is under way in the parent will never end there.
 """
 
 import inspect
 import logging
 import random
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from math import inf
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from stormbreak.core.breaker import Breaker, BreakerToken
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.saved import read_saved, span_in
 from stormbreak.drivers.judge import OK, Judge
+from stormbreak.drivers.turns import Turns
 from stormbreak.errors import CircuitOpenError
 from stormbreak.types import CANCELLED, TREATMENTS, Ended, Outcome, Rejection, Target, Verdict
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_Changes: TypeAlias = list[tuple[State, State]]
+_Pass: TypeAlias = tuple[Breaker, BreakerToken]  # and the machine that gave it
+
 _log = logging.getLogger("stormbreak")
 
 
-class CircuitBreaker:
+class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
     """Stops calling what is ill, and finds out when it is well again.
 
     `call`, `async_call`, `with breaker.attempt()` and the object as a decorator all do the same; whatever may not
@@ -52,9 +55,13 @@ class CircuitBreaker:
         self._clock = clock
         self._wall_clock = wall_clock
         self._chance = chance
-        self._lock = threading.Lock()
-        self._changes: list[tuple[State, State]] = []
-        self._breaker = Breaker(policy or BreakerPolicy(), TREATMENTS, self._note)
+        self._policy = policy or BreakerPolicy()
+        super().__init__()
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._changes: _Changes = []
+        self._breaker = Breaker(self._policy, TREATMENTS, self._note)
 
     @property
     def state(self) -> State:
@@ -69,9 +76,7 @@ class CircuitBreaker:
     @property
     def retry_in(self) -> float | None:
         """Seconds until a call may pass, 0.0 if one may now; None while nobody knows."""
-        with self._lock:
-            now = self._clock()
-            ready_at = self._breaker.ready_at(now)
+        now, ready_at = self._turn(self._look)
         return None if ready_at == inf else max(0.0, ready_at - now)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -131,21 +136,16 @@ class CircuitBreaker:
 
     def isolate(self) -> None:
         """Open by hand, until `reset`."""
-        with self._lock:
-            self._breaker.isolate(self._clock())
-        self._tell()
+        self._turn(lambda: self._breaker.isolate(self._clock()))
 
     def reset(self) -> None:
         """Close by hand, and forget what was counted; a breaker that is forced open stays isolated."""
-        with self._lock:
-            self._breaker.reset(self._clock())
-        self._tell()
+        self._turn(lambda: self._breaker.reset(self._clock()))
 
     def save(self) -> dict[str, Any]:
         """The state in plain values, for `restore` in another process. Half-open is saved as open."""
-        with self._lock:
-            saved = self._breaker.save(self._clock()).as_dict()
-        return {**saved, "saved_at": self._wall_clock()}
+        saved = self._turn(lambda: self._breaker.save(self._clock()))
+        return {**saved.as_dict(), "saved_at": self._wall_clock()}
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take up what `save` gave; the time since then counts, by the wall clock.
@@ -155,24 +155,29 @@ class CircuitBreaker:
         """
         saved = read_saved(values)
         elapsed = max(0.0, self._wall_clock() - span_in(values, "saved_at"))
-        with self._lock:
-            self._breaker.restore(saved, self._clock(), elapsed=elapsed)
-        self._tell()
+        self._turn(lambda: self._breaker.restore(saved, self._clock(), elapsed=elapsed))
 
-    def _enter(self) -> BreakerToken:
-        with self._lock:
-            now = self._clock()
-            ready_at = self._breaker.ready_at(now)
-            if ready_at > now:
-                raise self._refusal(ready_at, now)
-            token = self._breaker.take(now)
-        self._tell()
-        return token
+    def _look(self) -> tuple[float, float]:
+        now = self._clock()
+        return now, self._breaker.ready_at(now)
 
-    def _leave(self, token: BreakerToken, outcome: Outcome) -> None:
-        with self._lock:
-            self._breaker.settle(token, outcome, self._clock(), self._chance())
-        self._tell()
+    def _enter(self) -> _Pass:
+        return self._turn(self._take)
+
+    def _take(self) -> _Pass:
+        now, ready_at = self._look()
+        if ready_at > now:
+            raise self._refusal(ready_at, now)
+        return self._breaker, self._breaker.take(now)
+
+    def _leave(self, passed: _Pass, outcome: Outcome) -> None:
+        self._postpone((passed, outcome))
+        self._catch_up()
+
+    def _settle(self, held: tuple[_Pass, Outcome]) -> None:
+        (breaker, token), outcome = held
+        if breaker is self._breaker:  # else it left in the parent of this process
+            breaker.settle(token, outcome, self._clock(), self._chance())
 
     def _refusal(self, ready_at: float, now: float) -> CircuitOpenError:
         retry_at = None if ready_at == inf else ready_at
@@ -189,12 +194,15 @@ class CircuitBreaker:
         if self._on_change is not None:
             self._changes.append((before, after))
 
-    def _tell(self) -> None:
-        if not self._changes or self._on_change is None:
-            return
-        with self._lock:
-            changes, self._changes = self._changes, []
-        for before, after in changes:
+    def _take_away(self) -> _Changes | None:
+        if not self._changes:
+            return None
+        changes, self._changes = self._changes, []
+        return changes
+
+    def _see_to(self, left: _Changes) -> None:
+        assert self._on_change is not None
+        for before, after in left:
             try:
                 self._on_change(before, after)
             except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
@@ -207,21 +215,21 @@ class Attempt:
     What the context raises is judged; else it succeeded, unless `judge` was given a result that says otherwise.
     """
 
-    __slots__ = ("_breaker", "_outcome", "_token")
+    __slots__ = ("_breaker", "_outcome", "_passed")
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
-        self._token: BreakerToken | None = None
+        self._passed: _Pass | None = None
         self._outcome: Outcome | None = None
 
     def __enter__(self) -> Self:
-        if self._token is not None:
+        if self._passed is not None:
             raise RuntimeError("an attempt is entered once; ask the breaker for another")
-        self._token = self._breaker._enter()  # noqa: SLF001 - two halves of one thing
+        self._passed = self._breaker._enter()  # noqa: SLF001 - two halves of one thing
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        assert self._token is not None
+        assert self._passed is not None
         outcome = CANCELLED
         try:
             if error is not None and self._outcome is not CANCELLED:
@@ -229,7 +237,7 @@ class Attempt:
             else:
                 outcome = self._outcome or OK
         finally:
-            self._breaker._leave(self._token, outcome)  # noqa: SLF001
+            self._breaker._leave(self._passed, outcome)  # noqa: SLF001
 
     def judge(self, result: object) -> None:
         """Say what came of it; an exception that is raised later goes before."""

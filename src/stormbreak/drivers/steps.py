@@ -1,30 +1,31 @@
 """Stepping flows under the engine's lock: what every driver shares.
 
-A step takes the lock for microseconds and never across I/O. Afterwards, with the lock released, the owners
-of woken tickets are woken and events are delivered. Correct without the GIL.
+A step is a turn at the engine (`turns`). Afterwards, with the lock released, the owners of woken tickets are
+woken and events are delivered.
 """
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.core.call import run_call
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, Flow, Send, close
 from stormbreak.core.ticket import Ticket
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.turns import Turns
 from stormbreak.events import Event
 from stormbreak.types import Call, Ended, Outcome
+
+R = TypeVar("R")
 
 _Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
 
 _log = logging.getLogger("stormbreak")
 
 
-class Stepper:
-    """Steps the flows of one engine; safe from any thread."""
+class Stepper(Turns[Flow, _Left]):
+    """Steps the flows of one engine; safe from any thread. Flows that nobody will resume are what is postponed."""
 
     def __init__(
         self, engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
@@ -33,18 +34,14 @@ class Stepper:
         self.clock = clock
         self.chance = chance
         self._complained: set[int] = set()
-        self._begin()
-        forget_in_child(self._start_over)
+        super().__init__()
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()
-        self._busy = False  # a step is under way; touched only under the lock
-        self._orphans: deque[Flow] = deque()  # flows to close: nobody will resume them
+        super()._begin()
         self._delivering: set[int] = set()
 
     def _start_over(self) -> None:
-        """Begin anew in a child process: nobody there has the lock, or will end what is in flight."""
-        self._begin()
+        super()._start_over()
         self.engine.start_over()
 
     def start(self, call: Call) -> tuple[Flow, Command | Ended]:
@@ -62,7 +59,7 @@ class Stepper:
             finally:
                 left = self._take_away() if engine.woken or engine.events else None
                 self._busy = False
-        if left is not None or self._orphans:
+        if left is not None or self._postponed:
             self._act(left)
         return flow, command
 
@@ -80,7 +77,7 @@ class Stepper:
             finally:
                 left = self._take_away() if engine.woken or engine.events else None
                 self._busy = False
-        if left is not None or self._orphans:
+        if left is not None or self._postponed:
             self._act(left)
         return command
 
@@ -90,28 +87,34 @@ class Stepper:
             self._refuse_reentry()
         if send.permit is None:
             return
-        with self._lock:
-            self._busy = True
-            try:
-                send.permit.first(self.clock())
-            finally:
-                left = self._take_away()
-                self._busy = False
-        if left is not None or self._orphans:
-            self._act(left)
+        permit = send.permit
+        self._turn(lambda: permit.first(self.clock()))
+
+    def by_hand(self, do: Callable[[Engine, float], R]) -> R:
+        """Do something to the engine between two steps; whom it concerns is woken.
+
+        Raises:
+            RuntimeError: a listener asks for it, from within a step's events.
+        """
+        if self._delivering:
+            self._refuse_reentry()
+        return self._turn(lambda: do(self.engine, self.clock()))
+
+    def snapshot(self) -> dict[str, Any]:
+        """What stands where, between two steps; listeners may look, too."""
+        return self._turn(lambda: self.engine.snapshot(self.clock()))
 
     def close(self, flow: Flow) -> None:
         """Close `flow`; what it held is free, and goes to whoever waits for it.
 
-        The garbage collector may drop a caller, and so come here, in the middle of another flow's step on
-        the same thread. Then the flow is closed at the end of that step.
+        In the middle of another flow's step on the same thread it is closed at the end of that step.
         """
         self.abandon(flow)
-        self._bury()
+        self._catch_up()
 
     def abandon(self, flow: Flow) -> None:
         """Leave `flow`, whose owner is gone, to be closed at the end of the present step."""
-        self._orphans.append(flow)
+        self._postpone(flow)
 
     def arm(self, ticket: Ticket, waker: Callable[[], None]) -> bool:
         """Have `waker` called when the ticket is woken; False if it was woken already."""
@@ -133,30 +136,15 @@ class Stepper:
         engine.events.clear()
         return wakers, events
 
-    def _act(self, left: _Left | None) -> None:
-        self._tell(left)
-        if self._orphans:
-            self._bury()
+    def _settle(self, held: Flow) -> None:
+        close(held, self.clock(), self.chance())
 
-    def _tell(self, left: _Left | None) -> None:
-        wakers, events = left or ((), ())
+    def _see_to(self, left: _Left) -> None:
+        wakers, events = left
         for wake in wakers:
             wake()
         if events:
             self._deliver(events)
-
-    def _bury(self) -> None:
-        while True:
-            with self._lock:
-                if self._busy or not self._orphans:
-                    return
-                self._busy = True
-                try:
-                    close(self._orphans.popleft(), self.clock(), self.chance())
-                finally:
-                    left = self._take_away()
-                    self._busy = False
-            self._tell(left)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         here = threading.get_ident()

@@ -15,6 +15,7 @@ from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off, preset
+from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.body import Wants, encoded, inputs, streamed, wants
@@ -189,7 +190,47 @@ class AsyncClient:
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
-        return self.engine.snapshot(time.monotonic())
+        return self._driver.snapshot()
+
+    def isolate(self, target: Target | str) -> None:
+        """Open the circuit of a target, or of a model, by hand, until `reset`: nothing passes.
+
+        From any thread, as all that is done by hand. Calls in the queue that fail fast are told at once.
+
+        Raises:
+            ConfigurationError: the policy has no circuit breaker.
+        """
+        if self.policy.breaker is None:
+            raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
+        where = self._known(target)
+        self._driver.by_hand(lambda engine, now: engine.lane(where).isolate(now))
+
+    def reset(self, target: Target | str) -> None:
+        """Close the circuit of a target, or of a model, by hand, and lift its cooldown; who waited leaves."""
+        where = self._known(target)
+        self._driver.by_hand(lambda engine, now: engine.lane(where).reset(now))
+
+    def save_circuits(self) -> dict[str, Any]:
+        """The circuits that are not closed, by model, in plain values for `restore_circuits` of another process."""
+        saved = self._driver.by_hand(lambda engine, now: engine.save_circuits(now))
+        circuits = {target.model: circuit.as_dict() for target, circuit in saved.items()}
+        return {"circuits": circuits, "saved_at": time.time()}
+
+    def restore_circuits(self, values: Mapping[str, Any]) -> None:
+        """Take up what `save_circuits` gave; the time since then counts, by the wall clock.
+
+        Without a breaker in the policy, nothing is taken up.
+
+        Raises:
+            ConfigurationError: names what cannot be right; nothing has changed.
+        """
+        circuits = read_circuits(values)
+        elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
+        saved = {self.target(model): circuit for model, circuit in circuits.items()}
+        self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+
+    def _known(self, target: Target | str) -> Target:
+        return self.target(target) if isinstance(target, str) else target
 
     def drain(self) -> None:
         """Let what was sent be answered, and end as CANCELLED every call that waits, now or later."""

@@ -5,7 +5,7 @@ from typing import Any
 from stormbreak.llm.reading import NO_USAGE
 from stormbreak.types import Usage
 
-_SANE = 10**12  # beyond what any call can use: a counter gone wrong
+_SANE = 10**7  # more than any call can use: a counter gone wrong
 
 
 def usage_of(usage: object) -> Usage:

@@ -1,0 +1,36 @@
+"""What the verdicts tell a breaker, where a policy says otherwise than the verdict table."""
+
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+
+from stormbreak.core.checks import require
+from stormbreak.types import TREATMENTS, Tally, Treatment, Verdict
+
+_OUR_OWN = (Verdict.REJECTED, Verdict.CANCELLED)
+
+COUNTABLE = tuple(verdict for verdict in Verdict if verdict not in (Verdict.OK, *_OUR_OWN))
+"""Verdicts that a policy may have counted as failures, or not at all: a success is none, and some are our own doing."""
+
+
+def check_counted(failures: Collection[Verdict], uncounted: Collection[Verdict]) -> None:
+    """Check what a policy names as `failures` and as `uncounted`.
+
+    Raises:
+        ConfigurationError: a verdict that cannot count, or one in both.
+    """
+    for name, verdicts in ("failures", failures), ("uncounted", uncounted):
+        odd = [str(verdict) for verdict in verdicts if verdict not in COUNTABLE]
+        require(not odd, f"{name} must name only verdicts that can count", ", ".join(odd))
+    both = [str(verdict) for verdict in uncounted if verdict in failures]
+    require(not both, "uncounted must name none of failures", ", ".join(both))
+
+
+def tallied(
+    failures: Iterable[Verdict], uncounted: Iterable[Verdict]
+) -> Mapping[Verdict, Treatment]:
+    """The verdict table, but `failures` count as such and `uncounted` not at all."""
+    table = dict(TREATMENTS)
+    for tally, verdicts in (Tally.FAILURE, failures), (Tally.NOTHING, uncounted):
+        for verdict in verdicts:
+            table[verdict] = table[verdict]._replace(tally=tally)
+    return MappingProxyType(table)

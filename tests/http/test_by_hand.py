@@ -1,0 +1,214 @@
+"""Circuits of a client, opened, closed, saved and restored by hand: each is one step, and whom it concerns is told."""
+
+import asyncio
+import json
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from sockets import End, answer, served
+
+from stormbreak import errors
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Lane
+from stormbreak.core.policy import Policy
+from stormbreak.drivers.aio import LOOK_AGAIN
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
+
+SAY = [{"role": "user", "content": "hello"}]
+KEY = "sk-canary-0123456789"
+ONE = Policy(limit=FixedLimit(in_flight=1), patience=60.0)
+HASTY = replace(ONE, fail_fast=True)
+NOWHERE = "http://127.0.0.1:9/v1"
+
+
+def client_of(server=None, policy=ONE):
+    base_url = NOWHERE if server is None else server.base_url
+    return AsyncClient(base_url=base_url, api_key=KEY, model="m", policy=policy)
+
+
+def circuit(client, model="m"):
+    return client.snapshot()["targets"][str(client.target(model))]["circuit"]
+
+
+async def queued(client, calls):
+    for _ in range(5000):
+        if client.snapshot()["targets"][str(client.target("m"))]["queued"] == calls:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("they do not wait")
+
+
+async def test_an_isolated_target_is_sent_nothing_and_another_is():
+    async with served(answer()) as server, client_of(server, HASTY) as client:
+        client.isolate("m")
+        with pytest.raises(errors.CircuitOpenError):
+            await client.chat(SAY)
+        await client.chat(SAY, model="other")
+        client.reset(client.target("m"))
+        await client.chat(SAY)
+    assert len(server.requests) == 2
+
+
+async def test_those_in_the_queue_who_fail_fast_are_told_at_once():
+    """Found: they were told when they looked again by themselves, after five seconds."""
+    async with served(End.HANG) as server, client_of(server, HASTY) as client:
+        sent = asyncio.create_task(client.chat(SAY))
+        await server.asked()
+        waiting = [asyncio.create_task(client.chat(SAY)) for _ in range(3)]
+        await queued(client, 3)
+        began = time.monotonic()
+        await asyncio.to_thread(client.isolate, "m")
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert time.monotonic() - began < LOOK_AGAIN / 2
+        sent.cancel()
+    assert [type(end) for end in ends] == [errors.CircuitOpenError] * 3
+
+
+async def test_those_who_wait_leave_when_the_circuit_is_reset():
+    async with served(answer()) as server, client_of(server) as client:
+        client.isolate("m")
+        waiting = asyncio.create_task(client.chat(SAY))
+        await queued(client, 1)
+        began = time.monotonic()
+        await asyncio.to_thread(client.reset, "m")
+        await waiting
+        assert time.monotonic() - began < LOOK_AGAIN / 2
+
+
+async def test_a_circuit_is_saved_and_restored_and_the_time_between_counts(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 5000.0)
+    client = client_of()
+    values = {"state": "open", "open_left": 100.0, "open_for": 7.0}
+    client.restore_circuits({"circuits": {"m": values}, "saved_at": 5000.0})
+    client.isolate("by-hand")
+    text = json.dumps(client.save_circuits())
+    assert KEY not in text
+    assert client.target("m").key not in text
+
+    monkeypatch.setattr(time, "time", lambda: 5040.0)
+    async with served(answer()) as server, client_of(server, HASTY) as again:
+        again.restore_circuits(json.loads(text))
+        assert (circuit(again), circuit(again, "by-hand")) == ("open", "isolated")
+        with pytest.raises(errors.CircuitOpenError) as caught:
+            await again.chat(SAY)
+        assert 59.0 < caught.value.retry_at - time.monotonic() <= 60.0
+
+
+async def test_those_in_the_queue_who_fail_fast_are_told_of_a_restored_circuit_too():
+    async with served(End.HANG) as server, client_of(server, HASTY) as client:
+        sent = asyncio.create_task(client.chat(SAY))
+        await server.asked()
+        waiting = asyncio.create_task(client.chat(SAY))
+        await queued(client, 1)
+        saved = {"state": "open", "open_left": 60.0, "open_for": 5.0}
+        client.restore_circuits({"circuits": {"m": saved}, "saved_at": time.time()})
+        with pytest.raises(errors.CircuitOpenError):
+            await asyncio.wait_for(waiting, LOOK_AGAIN / 2)
+        sent.cancel()
+
+
+def test_closed_circuits_are_not_worth_keeping():
+    client = client_of()
+    client.isolate("m")
+    client.reset("m")
+    assert client.save_circuits()["circuits"] == {}
+
+
+def test_without_a_breaker_nothing_is_isolated_and_nothing_is_restored():
+    client = client_of(policy=replace(ONE, breaker=None))
+    with pytest.raises(ConfigurationError, match="the policy has no breaker"):
+        client.isolate("m")
+    saved = client_of()
+    saved.isolate("m")
+    client.restore_circuits(saved.save_circuits())
+    client.reset("m")
+    assert circuit(client) is None
+    assert client.save_circuits()["circuits"] == {}
+
+
+OPEN = {"state": "open", "open_left": 1.0, "open_for": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "saved circuits must be a table, got None"),
+        ({}, "circuits must be a table, got None"),
+        ({"circuits": []}, r"circuits must be a table, got \[\]"),
+        ({"circuits": {"": OPEN}}, "circuits must have names of models, got ''"),
+        ({"circuits": {3: OPEN}}, "circuits must have names of models, got 3"),
+        ({"circuits": {"m": None}}, "circuits of 'm': a saved circuit must be a table, got None"),
+        ({"circuits": {"m": {**OPEN, "open_left": -1}}}, "circuits of 'm': open_left must not be"),
+        ({"circuits": {KEY: None}}, "circuits of what looks like a key"),
+        ({"circuits": {"m": OPEN}}, "saved_at must be a finite number, got None"),
+        ({"circuits": {"m": OPEN}, "saved_at": 10**400}, "saved_at must be a finite number"),
+    ],
+)
+def test_what_cannot_have_been_saved_is_refused_and_nothing_has_changed(values, message):
+    client = client_of()
+    client.isolate("m")
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        client.restore_circuits(values)
+    assert KEY not in str(caught.value)
+    assert circuit(client) == "isolated"
+    assert len(client.snapshot()["targets"]) == 1
+
+
+def test_a_listener_may_look_and_may_not_do_anything_by_hand():
+    client = client_of()
+    seen = []
+
+    def listen(event):
+        seen.append(circuit(client))
+        with pytest.raises(RuntimeError, match="a listener may not"):
+            client.reset("m")
+        seen.append("refused")
+
+    client.subscribe(listen)
+    client.isolate("m")
+    assert seen == ["isolated", "refused"]
+
+
+def test_a_snapshot_is_taken_between_two_steps(monkeypatch):
+    """Found: a call to a new target in another thread made it fail."""
+    client, threads = client_of(), []
+    client.reset("a")
+    client.reset("b")
+    look = Lane.snapshot
+
+    def meanwhile(lane, now):
+        threads.append(threading.Thread(target=client.reset, args=(f"new-{len(threads)}",)))
+        threads[-1].start()
+        threads[-1].join(0.05)
+        return look(lane, now)
+
+    monkeypatch.setattr(Lane, "snapshot", meanwhile)
+    assert len(client.snapshot()["targets"]) == 2
+    for thread in threads:
+        thread.join(10.0)
+    monkeypatch.undo()
+    assert len(client.snapshot()["targets"]) == 4
+
+
+def test_what_is_done_by_hand_waits_for_the_step_that_is_under_way():
+    client, order = client_of(), []
+
+    def step(engine, now):
+        thread = threading.Thread(target=lambda: (client.isolate("m"), order.append("isolated")))
+        thread.start()
+        thread.join(0.05)
+        order.append("step is over")
+        return thread
+
+    client._driver.by_hand(step).join(10.0)
+    assert order == ["step is over", "isolated"]
+
+
+def test_a_circuit_that_is_forced_open_stays_so():
+    client = client_of(policy=replace(ONE, breaker=BreakerPolicy(mode="forced_open")))
+    client.reset("m")
+    assert circuit(client) == "isolated"

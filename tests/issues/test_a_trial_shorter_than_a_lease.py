@@ -1,0 +1,38 @@
+"""Where a trial is over before the lease of a probe, the time to look again was that of the lease: 67 instead of 22."""
+
+import pytest
+from stage import Stage, policy
+
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+
+
+def half_open(lease=60.0):
+    """The trial began at 7, its one probe hangs, and it is over at 17; then the circuit is open until 22."""
+    breaker = BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1,
+        lease=lease, longest_half_open=10.0,
+    )  # fmt: skip
+    stage = Stage(policy(breaker=breaker), now=2.0)
+    stage.fail_until_open()
+    stage.now = 7.0
+    assert stage.start().sending
+    return stage
+
+
+def test_a_call_that_waits_leaves_when_the_open_time_after_the_trial_is_over():
+    stage = half_open()
+    waits = stage.start(fail_fast=False)
+    stage.pass_time(14.9)
+    assert waits.queued
+    stage.pass_time(0.2)
+    assert waits.sending
+
+
+def test_a_call_whose_patience_is_long_enough_is_not_rejected():
+    assert half_open().start(fail_fast=False, patience=40.0).queued
+
+
+@pytest.mark.parametrize(("lease", "retry_at"), [(60.0, 22.0), (14.0, 21.0), (6.0, 13.0)])
+def test_a_hasty_call_is_told_the_earlier_of_the_two(lease, retry_at):
+    assert half_open(lease).start(fail_fast=True).ended.retry_at == retry_at
