@@ -5,10 +5,13 @@ Whatever this lets pass may be quoted by an error, so it is stricter than a scan
 
 import re
 
+_HIDDEN = "(what looks like a key)"
 _FAMILIAR = re.compile(
     r"\b((sk|pk|rk|hs|gsk|csk|xai|hf|r8|ghp|pplx|nvapi)[-_][\w-]{8,}"
     r"|AIza[\w-]{10,}|AKIA[A-Z0-9]{12,}|Bearer\s+\S{8,})"
 )
+_SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
+_LONGEST_SHOWN = 60  # characters of a name
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 
 
@@ -32,6 +35,22 @@ def looks_like_key(text: str) -> bool:
     return is_familiar(text) or holds_token(text)
 
 
+def names_secret(name: str) -> bool:
+    """Whether what is called so is a secret by its name, however it looks."""
+    return _SECRET_NAME.search(name.lower()) is not None
+
+
 def quoted(name: str) -> str:
-    """A name in quotes; of a key, only that it looks like one."""
-    return "what looks like a key, not like a name" if looks_like_key(name) else repr(name)
+    """A name in quotes, cut where it is long; of a key, only that it looks like one."""
+    if looks_like_key(name):
+        return "what looks like a key, not like a name"
+    return repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]!r}..."
+
+
+def hidden(line: str, *, tokens: bool = False) -> str:
+    """The line without keys of a familiar form; with `tokens`, also without words that look like a secret."""
+    line = _FAMILIAR.sub(_HIDDEN, line)
+    if not tokens:
+        return line
+    words = re.split(r"([\s'\"`:,;()]+)", line)
+    return "".join(_HIDDEN if is_token(word) else word for word in words)

@@ -17,6 +17,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE as ARTICLE_PRESET
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import Verdict
 
 
@@ -85,6 +86,25 @@ def test_what_changes_is_said():
     ]:
         assert words in said
     assert "Nothing decides in the shadow." in list(account(policy))
+
+
+def test_what_is_not_there_is_not_said_to_be():
+    said = " ".join(account(PRESETS["interactive"]))
+    assert (
+        "Per minute any number of requests and any number of tokens may go to one target;"
+        " where a number bounds them, that of 1 s may go at once." in said
+    )
+    still = " ".join(account(ARTICLE_PRESET))
+    assert (
+        "It stays open for 30 s, not moved by chance; after each failed trial as long again"
+        in still
+    )
+    stretched = Policy(retry=RetryPolicy(spread=0))
+    assert "A wait that the server names is not stretched by chance;" in " ".join(
+        account(stretched)
+    )
+    for name in PRESETS:
+        assert " 0 %" not in " ".join(account(PRESETS[name]))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.sizes import LARGEST, SMALLEST
 from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import (
     AnyRule,
@@ -42,12 +43,10 @@ from stormbreak.core.trip import (
 )
 from stormbreak.types import Priority
 
-positive = st.one_of(
-    st.floats(min_value=0, exclude_min=True, allow_infinity=False), st.integers(1, 10**9)
-)
-not_negative = st.one_of(st.floats(min_value=0, allow_infinity=False), st.integers(0, 10**9))
-share = st.floats(min_value=0, max_value=1)
-part = st.floats(min_value=0, max_value=1, exclude_min=True)
+positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))
+not_negative = st.one_of(st.just(0.0), positive)
+part = st.floats(SMALLEST, 1)
+share = st.one_of(st.just(0.0), part)
 counting = st.integers(1, 10**12)
 from_zero = st.integers(0, 10**12)
 
@@ -66,7 +65,7 @@ def ordered(draw, kind, low, high, **values):
 
 
 growth = {"base": positive, "cap": positive}
-factor = st.floats(min_value=1, allow_infinity=False)
+factor = st.floats(1, LARGEST)
 backoffs = st.one_of(
     built(Constant, seconds=not_negative),
     ordered(Linear, "base", "cap", **growth),
@@ -94,7 +93,7 @@ breakers = ordered(
     mode=st.sampled_from(Mode),
     trip=trips,
     open_for=positive,
-    jitter=st.floats(min_value=0, max_value=1, exclude_max=True),
+    jitter=st.floats(SMALLEST, 1, exclude_max=True),
     growth=factor,
     longest_open=positive,
     heed_server=st.booleans(),
@@ -112,7 +111,7 @@ retries = built(
     min_useful=not_negative,
     spread=not_negative,
     longest_wait=positive,
-    one_step_longer=st.lists(st.integers(), max_size=3).map(tuple),
+    one_step_longer=st.lists(st.integers(-600, 600), max_size=3).map(tuple),
 )
 budgets = built(
     BudgetPolicy,
@@ -132,7 +131,7 @@ limits = st.one_of(
             AimdLimit,
             start=st.just(20),
             step=positive,
-            share=st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True),
+            share=st.floats(SMALLEST, 1, exclude_max=True),
             least=st.just(1),
             ceiling=st.just(256),
             slow=st.none() | positive,
@@ -183,7 +182,7 @@ policies = built(
         QueuePolicy,
         size=from_zero,
         longest_pause=positive,
-        least_share=st.floats(min_value=0, max_value=0.3),
+        least_share=st.floats(SMALLEST, 0.3),
         weights=st.dictionaries(st.text().filter(str.isprintable), positive, max_size=3),
     ),
 )

@@ -336,6 +336,14 @@ async def test_priorities_go_first():
     assert [body["n"] for body in sent_by(server)] == [0, 2, 1]
 
 
+@pytest.mark.parametrize("priority", ["batch", 7, 1])
+async def test_a_priority_that_is_none_is_refused_before_anything_is_sent(priority):
+    async with served() as server, client_of(server) as client:
+        with pytest.raises(ConfigurationError, match=rf"Priority.BACKGROUND, got '{priority}'"):
+            await client.request("chat/completions", {"n": 1}, priority=priority)
+        assert not server.requests
+
+
 async def test_tenants_get_fair_shares():
     policy = replace(QUICK, limit=FixedLimit(in_flight=1))
     async with served([0.02, answer()]) as server, client_of(server, policy) as client:

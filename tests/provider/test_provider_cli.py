@@ -35,8 +35,14 @@ def test_it_says_where_it_listens_and_stops_when_told(number):
             ["--scenario", "tempest"],
             "no scenario and no file is called 'tempest'; there are: bench,",
         ),
-        (["--speed", "0"], "Invalid value for '--speed': must be a positive number, got '0'"),
-        (["--speed", "nan"], "Invalid value for '--speed': must be a positive number, got 'nan'"),
+        (
+            ["--speed", "0"],
+            "Invalid value for '--speed': must be a positive number from 0.001 to 1,000,000, got '0'",
+        ),
+        (
+            ["--speed", "nan"],
+            "Invalid value for '--speed': must be a positive number from 0.001 to 1,000,000, got 'nan'",
+        ),
         (["--port", "70000"], "Invalid value for '--port'"),
         (["--seed", "x"], "Invalid value for '--seed'"),
     ],

@@ -115,7 +115,7 @@ def test_a_file_says_what_is_played(tmp_path):
             "load.arrivals must be one of poisson, even, got 'odd'",
         ),
         ("[load]\nprocesses = 2", "load.rate must be positive where no herd comes, got 0.0"),
-        ("[provider", "not valid TOML"),
+        ("[provider", "broken TOML: "),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_value(toml, complaint):
@@ -140,7 +140,7 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_an_unreadable_file_is_named(tmp_path):
     path = tmp_path / "latin.toml"
     path.write_bytes(b'about = "\xff"')
-    with pytest.raises(ConfigurationError, match=r"latin\.toml: cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"latin\.toml: not UTF-8 text \(line 1\)"):
         load(path)
 
 

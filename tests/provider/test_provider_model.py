@@ -189,14 +189,20 @@ KINDS = st.sampled_from(
 
 @st.composite
 def scenarios(draw):
-    spans = st.floats(0, 20)
+    spans = st.just(0.0) | st.floats(0.001, 20)
     troubles = [
-        Trouble(kind=draw(KINDS), share=draw(st.floats(0, 0.3)), at=draw(spans))
+        Trouble(kind=draw(KINDS), share=draw(st.just(0.0) | st.floats(0.001, 0.3)), at=draw(spans))
         for _ in range(draw(st.integers(0, 3)))
     ]
     if draw(st.booleans()):
         at = draw(spans)
-        dip = Trouble(kind=Kind.CAPACITY, factor=draw(st.floats(0, 2)), at=at, until=at + 3, ramp=2)
+        dip = Trouble(
+            kind=Kind.CAPACITY,
+            factor=draw(st.just(0.0) | st.floats(0.001, 2)),
+            at=at,
+            until=at + 3,
+            ramp=2,
+        )
         troubles.append(dip)
     limit = Limit(kind=draw(st.sampled_from(LimitKind)), requests=5, per=3, reject_cost=0.1)
     return Scenario(

@@ -18,7 +18,7 @@ def call(arrived, *, took=1.0, answered=True, attempts=1, queued=0.0):
 
 
 def measured(records, ideal=(), load=LOAD):
-    return measure(records, ideal, load, SEEN)
+    return measure(records, ideal, load, SEEN, duration=60.0)
 
 
 def test_what_came_before_the_trigger_is_left_out():
@@ -96,15 +96,22 @@ def test_what_was_seen_beside_the_calls():
 def test_recovery_is_the_first_second_from_which_thirty_succeed(bad, seconds):
     records = [call(float(second), answered=second not in bad) for second in range(80)]
 
-    assert recovery(records, LOAD) == seconds
+    assert recovery(records, LOAD, 80.0) == seconds
 
 
-def test_nothing_has_recovered_that_was_not_watched_for_thirty_seconds():
-    assert recovery([call(float(second)) for second in range(49)], LOAD) is None
+def test_seconds_without_a_call_are_watched_too():
+    """Calls that end early, or come seldom, are no sign of a storm that goes on."""
+    assert recovery([call(25.0)], LOAD, 50.0) == 0.0
+    assert recovery([call(25.0, answered=False), call(27.0)], LOAD, 56.0) == 6.0
+    assert recovery([call(25.0, answered=False)], LOAD, 300.0) is None
+
+
+def test_without_a_call_after_the_trigger_no_recovery_is_seen():
+    assert recovery([call(15.0)], LOAD, 60.0) is None
 
 
 def test_without_a_trigger_there_is_nothing_to_recover_from():
-    assert recovery([], replace(LOAD, trigger_at=None, trigger_until=None)) == 0.0
+    assert recovery([], replace(LOAD, trigger_at=None, trigger_until=None), 60.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import errno
 
+from stormbreak.keylike import hidden
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -15,8 +17,8 @@ def plain(text: object, limit: int = 64) -> str:
 
 
 def quoted(text: object) -> str:
-    """Like `plain`, in quotes."""
-    return f"'{plain(text)}'"
+    """Like `plain`, in quotes; of a key of a familiar form, only that it looks like one."""
+    return f"'{plain(hidden(str(text)))}'"
 
 
 def path_of(path: object) -> str:

@@ -18,6 +18,7 @@ from stormbreak.batch.durable import replacing
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of, plain, reason
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import hidden
 
 VERSION = 1
 PINNED = ("model",)
@@ -131,4 +132,4 @@ def _unfit(path: Path, source: Path) -> str | None:
 
 
 def _said(name: str, value: Option) -> str:
-    return f"without --{name}" if value is None else f"with --{name} {plain(value)}"
+    return f"without --{name}" if value is None else f"with --{name} {hidden(plain(value))}"

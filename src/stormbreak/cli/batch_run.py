@@ -15,10 +15,12 @@ from stormbreak.batch.plain import path_of
 from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
+from stormbreak.cli.say import say
 from stormbreak.config import resolve_policy
 from stormbreak.core.presets import OFF, for_batch
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
+from stormbreak.keylike import quoted
 from stormbreak.types import Verdict
 
 _PLANNED = (
@@ -49,7 +51,7 @@ class _Positive(click.ParamType[float]):
         try:
             number = float(value)
         except ValueError:
-            self.fail(f"must be a number of {self.name}, got {value!r}", param, ctx)
+            self.fail(f"must be a number of {self.name}, got {quoted(str(value))}", param, ctx)
         if not 0 < number < float("inf"):
             self.fail(f"must be positive and finite, got {value}", param, ctx)
         return number
@@ -64,7 +66,9 @@ class _Concurrency(click.ParamType[int | str]):
         if str(value) == AUTO:
             return AUTO
         if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"must be {AUTO} or a positive whole number, got {value!r}", param, ctx)
+            self.fail(
+                f"must be {AUTO} or a positive whole number, got {quoted(str(value))}", param, ctx
+            )
         return int(value)
 
 
@@ -113,9 +117,9 @@ def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     with progress_on(sys.stderr, quiet=quiet) as progress:
         summary = run_job(job, progress.tick)
     if as_json:
-        click.echo(indented(encode(summary)))
+        say(indented(encode(summary)).decode())
     elif summary.end != End.UNREACHABLE.value:
-        click.echo(_told(summary))
+        say(_told(summary))
     return _exit_code(summary)
 
 

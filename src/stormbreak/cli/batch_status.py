@@ -9,6 +9,7 @@ from msgspec.json import format as indented
 
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.status import Status, read_status
+from stormbreak.cli.say import say
 
 
 @click.command()
@@ -18,10 +19,9 @@ def command(output: Path, *, as_json: bool) -> None:
     """Show how far the run that writes OUTPUT has come; changes nothing, also while it is at work."""
     status = read_status(output)
     if as_json:
-        click.echo(indented(encode(status)))
+        say(indented(encode(status)).decode())
         return
-    for name, said in _told(status):
-        click.echo(f"{name:<8} {said}")
+    say("\n".join(f"{name:<8} {said}" for name, said in _told(status)))
 
 
 def _told(status: Status) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import click
 
+from stormbreak.cli.say import say
 from stormbreak.config import account, delay_table, describe, load_policy, resolve_policy
 
 
@@ -15,7 +16,7 @@ def command() -> None:
 def check(file: str) -> None:
     """Say whether FILE is a policy; exit 2 with the first mistake if it is not."""
     load_policy(file)
-    click.echo(f"{file}: ok")
+    say(f"{file}: ok")
 
 
 @command.command()
@@ -23,6 +24,6 @@ def check(file: str) -> None:
 def show(policy: str) -> None:
     """Say what a policy does, and print every value of it, as the TOML file that would give it."""
     resolved = resolve_policy(policy)
-    for line in (*account(resolved), "", *delay_table(resolved.retry.backoff)):
-        click.echo(f"# {line}".rstrip())
-    click.echo(f"\n{describe(resolved)}", nl=False)
+    words = (*account(resolved), "", *delay_table(resolved.retry.backoff))
+    comment = "\n".join(f"# {line}".rstrip() for line in words)
+    say(f"{comment}\n\n{describe(resolved)}", end="")

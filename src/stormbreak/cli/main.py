@@ -8,7 +8,9 @@ import click
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.lazy import LazyGroup
+from stormbreak.cli.say import unwritable
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import hidden
 
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -50,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except (click.ClickException, ConfigurationError) as error:
         return _complain(error)
+    except OSError as error:  # help and version are written by click
+        if error.filename is not None:
+            raise
+        return _complain(unwritable(error))
     return result if isinstance(result, int) else 0
 
 
@@ -60,7 +66,9 @@ def _complain(error: click.ClickException | ConfigurationError) -> int:
         said, code = error.format_message().rstrip("."), error.exit_code
     if isinstance(error, click.UsageError) and error.ctx is not None:
         said += f" (see {error.ctx.command_path} --help)"
-    line = plain(" ".join(said.split()), limit=10_000)
+    # What click says repeats whatever was given to it.
+    said = hidden(" ".join(said.split()), tokens=isinstance(error, click.ClickException))
+    line = plain(said, limit=10_000)
     print(f"stormbreak: {line}", file=sys.stderr)  # noqa: T201
     return code
 

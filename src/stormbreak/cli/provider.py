@@ -6,6 +6,9 @@ import signal
 
 import click
 
+from stormbreak.cli.say import say
+from stormbreak.keylike import quoted
+from stormbreak.provider.bounds import FASTEST, SLOWEST
 from stormbreak.provider.loader import builtin_names, load
 from stormbreak.provider.server import ProviderServer, new_loop
 
@@ -20,8 +23,12 @@ class _Speed(click.ParamType[float]):
             speed = float(value)
         except ValueError:
             speed = math.nan
-        if not (math.isfinite(speed) and speed > 0):
-            self.fail(f"must be a positive number, got {value!r}", param, ctx)
+        if not SLOWEST <= speed <= FASTEST:
+            self.fail(
+                f"must be a positive number from {SLOWEST} to {FASTEST:,}, got {quoted(str(value))}",
+                param,
+                ctx,
+            )
         return speed
 
 
@@ -74,6 +81,6 @@ async def _serve_until_stopped(server: ProviderServer, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     await server.start(port)
-    click.echo(f"listening on {server.base_url}")
+    say(f"listening on {server.base_url}")
     await stopped.wait()
     await server.close()

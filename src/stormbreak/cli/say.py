@@ -3,24 +3,39 @@
 import os
 import sys
 
+import click
+from rich.console import Console, RenderableType
+
 from stormbreak.batch.plain import reason
 from stormbreak.errors import ConfigurationError
 
 
-def say(text: str) -> None:
+def say(text: str, *, end: str = "\n") -> None:
     """Write `text` and a line break. A reader who left early misses it; that is no failure of ours.
 
     Raises:
         ConfigurationError: it cannot be written.
     """
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        click.echo(text + end, nl=False)
     except BrokenPipeError:
         _look_away()
     except OSError as error:
-        _look_away()
-        raise ConfigurationError(f"standard output: {reason(error)}") from error
+        raise unwritable(error) from error
+
+
+def draw(picture: RenderableType) -> None:
+    """Write a table or the like, in colours where that is a terminal; as `say` does."""
+    console = Console()
+    with console.capture() as captured:
+        console.print(picture)
+    say(captured.get(), end="")
+
+
+def unwritable(error: OSError) -> ConfigurationError:
+    """What to say where standard output cannot be written; what is still buffered is given up."""
+    _look_away()
+    return ConfigurationError(f"standard output: {reason(error)}")
 
 
 def _look_away() -> None:

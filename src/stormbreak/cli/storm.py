@@ -2,9 +2,9 @@
 
 import click
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_run import command as run
 from stormbreak.provider.loader import builtin_names, load, text_of
 from stormbreak.provider.scenario import Load
@@ -26,8 +26,8 @@ def list_() -> None:
     for scenario in map(load, builtin_names()):
         if scenario.load is not None:
             table.add_row(scenario.name, *_size(scenario.load), scenario.about)
-    Console().print(table)
-    click.echo("N processes; D, the deadline, and T, the timeout of an attempt, in seconds.")
+    draw(table)
+    say("N processes; D, the deadline, and T, the timeout of an attempt, in seconds.")
 
 
 @command.command()
@@ -35,7 +35,7 @@ def list_() -> None:
 def show(scenario: str) -> None:
     """Print a scenario: a file that may be changed and run."""
     load(scenario)
-    click.echo(text_of(scenario), nl=False)
+    say(text_of(scenario), end="")
 
 
 def _size(load: Load) -> tuple[str, str]:

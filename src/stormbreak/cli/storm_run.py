@@ -13,7 +13,9 @@ from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
+from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_screen import sentence, table
+from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm import contenders
@@ -68,18 +70,27 @@ def command(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError("--report is not built yet")
     claimed = None if claim is None else parse_claim(claim)
     storm = load(scenario)
-    names = [policy or (storm.load.preset if storm.load else "interactive"), *_names(compare)]
-    found = [contenders.find(name) for name in dict.fromkeys(names)]
+    first = contenders.find(policy) if policy else _own(storm, scenario)
+    others = [contenders.find(name) for name in dict.fromkeys(_names(compare))]
+    found = [first, *(other for other in others if other.name != first.name)]
     results = _simulate(storm, found, range(seed, seed + seeds), shared, first_output)
     means = {contender.name: average(_of(contender, results)) for contender in found}
     if as_json:
         head = {"scenario": storm.name, "policy": found[0].name, "seed": seed, "seeds": seeds}
         modes = {"shared": shared, "first_output": first_output}
-        click.echo(json.dumps(_document({**head, **modes}, means, results)))
+        say(json.dumps(_document({**head, **modes}, means, results)))
     else:
-        click.echo(sentence(storm, found[0].name, means[found[0].name]))
-        Console().print(table(means))
+        say(sentence(storm, found[0].name, means[found[0].name]))
+        draw(table(means))
     return 0 if claimed is None else _judge(claimed, str(claim), means[found[0].name])
+
+
+def _own(storm: Scenario, scenario: str) -> Contender:
+    """The policy that the scenario itself names."""
+    try:
+        return contenders.find(storm.load.preset if storm.load else "interactive")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{scenario}: load.preset: {error}") from None
 
 
 def _names(compare: str) -> list[str]:

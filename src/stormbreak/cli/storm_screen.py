@@ -58,7 +58,7 @@ def sentence(scenario: Scenario, policy: str, measures: Measures) -> str:
         return f"{answered}, the last after {_show('makespan', measures)}."
     during = f"{_percent(measures.trigger_goodput)} while the trigger lasted"
     if measures.recovery is None:
-        return f"{answered}, {during}; it never recovered."
+        return f"{answered}, {during}; no recovery was seen."
     return f"{answered}, {during}; it had recovered {measures.recovery:g} s after that."
 
 

@@ -6,6 +6,8 @@ missing. A place says how its value is said::
     {patience:seconds}            10 minutes            {close_at:share}    50 %
     {calls:times call}            10 calls              {failures:several}  throttled and timeout
     {cooldown:either yes|no}      by a bool             {jitter:plain}      as it is
+    {spread:moved stretched}      stretched by chance by up to 50 %, not stretched by chance
+    {growth:grown}                2 times as long, as long again
     {rules:parts}                 the texts of several
     {budget:part no budget}       the text of that part, or what is said where there is none
     {deadline:seconds|no bound}   likewise after a |, for other values
@@ -52,6 +54,8 @@ _SAID: Mapping[str, Any] = MappingProxyType(
     {
         "seconds": lambda value, _: quantities.seconds(value),
         "share": lambda value, _: quantities.share(value),
+        "moved": quantities.moved,
+        "grown": lambda value, _: quantities.grown(value),
         "times": quantities.times,
         "several": lambda value, _: quantities.several(value),
         "word": lambda value, _: word_for(value),

@@ -1,24 +1,22 @@
 """Reading a policy file, on top of a preset."""
 
 import os
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from stormbreak import tomlfile
 from stormbreak.config import leaks, mistakes
 from stormbreak.config.plain import plain
 from stormbreak.config.schema import reader
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import holds_token, is_familiar, looks_like_key
+from stormbreak.keylike import is_familiar, looks_like_key
+from stormbreak.tomlfile import Table
 
-LARGEST = 1024 * 1024  # bytes
-
-Table = dict[str, Any]
+_WHAT = "a policy"
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
@@ -28,7 +26,9 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         ConfigurationError: one line that names the file, the key and the value.
     """
     try:
-        return _policy(_parsed(_read(Path(path))))
+        table = tomlfile.parse(tomlfile.read_text(path, what=_WHAT), what=_WHAT)
+        leaks.refuse(table)
+        return _policy(table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     except RecursionError:
@@ -56,36 +56,6 @@ def resolve_policy(name_or_path: str) -> Policy:
         return load_policy(name_or_path)
     name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
     raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-    except OSError as error:
-        raise ConfigurationError(f"cannot be read: {error.strerror}") from None
-    except ValueError:  # a null character
-        raise ConfigurationError("cannot be read: not a file name") from None
-    if len(content) > LARGEST:
-        raise ConfigurationError(f"too large for a policy: more than {LARGEST} bytes")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"not UTF-8 text (line {line})") from None
-
-
-def _parsed(text: str) -> Table:
-    leaks.refuse_familiar(text)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        reason = "a key that looks like a secret" if holds_token(str(error)) else error
-        raise ConfigurationError(f"broken TOML: {reason}") from None
-    except ValueError:  # Python refuses to read an integer of thousands of digits
-        raise ConfigurationError("a number in it is too long") from None
-    leaks.refuse_named(table)
-    return table
 
 
 def _policy(table: Table) -> Policy:

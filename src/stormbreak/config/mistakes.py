@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from stormbreak.config.schema import NONE, Place, join, kinds_of, may_be_none, place_of, words_of
+from stormbreak.core import checks
 from stormbreak.errors import ConfigurationError
 
 LONGEST = 40  # characters of a value that are shown
@@ -65,7 +66,7 @@ def shown(value: Any) -> str:
     """A value as a TOML file would have it, without control characters, and not at length."""
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    text = json.dumps(value) if isinstance(value, str | bool) else str(value)
+    text = json.dumps(value) if isinstance(value, str | bool) else checks.shown(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 

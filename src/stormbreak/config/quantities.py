@@ -22,6 +22,16 @@ def share(part: float) -> str:
     return f"{100 * part:g} %"
 
 
+def moved(part: float, how: str) -> str:
+    """Say by how much chance moves something, `how` it does."""
+    return f"{how} by chance by up to {share(part)}" if part else f"not {how} by chance"
+
+
+def grown(factor: float) -> str:
+    """Say how long the next one is."""
+    return "as long again" if factor == 1 else f"{factor:g} times as long"
+
+
 def times(count: float, name: str) -> str:
     """Say how many: "1 minute", "3 minutes"."""
     if count == 1:

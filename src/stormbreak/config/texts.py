@@ -51,14 +51,14 @@ A time that the server names keeps {cooldown:either every call away|only that ca
         RetryPolicy: """\
 A call is sent {attempts:times time} at most, with at least {min_useful:seconds} left for a further attempt.
 {backoff:part}
-A wait that the server names is stretched by chance by up to {spread:share}; beyond {longest_wait:seconds} it ends the call.
+A wait that the server names is {spread:moved stretched}; beyond {longest_wait:seconds} it ends the call.
 After these statuses the delay is one step ahead: {one_step_longer:several}.""",
         Constant: "Retries come after {seconds:seconds} each.",
         Linear: "Retries come after {base:seconds}, and so much more each time, at most {cap:seconds}.",
         Exponential: "Retries come after {base:seconds}, then {factor:plain} times the delay before, at most {cap:seconds}.",
         ProportionalJitter: """\
 Retries come after {base:seconds}, then {factor:plain} times the delay before, at most {cap:seconds}; \
-moved by chance by up to {share:share}, never below {floor:seconds}.""",
+{share:moved moved}, never below {floor:seconds}.""",
         FullJitter: """\
 Retries come after anything up to {base:seconds}, then up to {factor:plain} times as much each time, at most {cap:seconds}.""",
         EqualJitter: """\
@@ -72,7 +72,7 @@ A process with fewer than {lone_calls:times answer} in {lone_seconds:seconds} ha
         BreakerPolicy: """\
 The mode of the breaker is {mode:word}.
 {trip:part}
-It stays open for {open_for:seconds}, moved by chance by up to {jitter:share}; after each failed trial {growth:plain} times as long, \
+It stays open for {open_for:seconds}, {jitter:moved moved}; after each failed trial {growth:grown}, \
 at most {longest_open:seconds}.
 A time that a failure named {heed_server:either may keep it open longer|does not keep it open}.
 Then {probes:times probe}, {at_once:plain} at the same time, decide; each keeps its place for {lease:seconds}.
@@ -95,7 +95,8 @@ A sign of congestion leaves {share:share} of it, at least {least:plain}; an answ
         AutomaticLimit: """\
 Up to {ceiling:times attempt} to one target may be in flight; under congestion {gain:plain} times what was just served, and {plus:plain}.""",
         QuotaPolicy: """\
-To one target may go {rpm:times request|any number of requests} and {tpm:times token|any number of tokens} per minute, those of {burst:seconds} at once.
+Per minute {rpm:times request|any number of requests} and {tpm:times token|any number of tokens} may go to one target; \
+where a number bounds them, that of {burst:seconds} may go at once.
 What the headers of answers say of limits is {learn:either obeyed|not heard}.""",
         QueuePolicy: """\
 At most {size:times call} wait for one target; a pause of more than {longest_pause:seconds} rejects.

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import NamedTuple
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import require, require_window
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, Outcome, Treatment, Verdict
 
@@ -51,7 +51,7 @@ class BudgetPolicy:
         require(self.cap >= 0, "cap must not be negative", self.cap)
         require(self.decay > 0, "decay must be positive", self.decay)
         require(self.lone_calls >= 0, "lone_calls must not be negative", self.lone_calls)
-        require(self.lone_seconds > 0, "lone_seconds must be positive", self.lone_seconds)
+        require_window("lone_seconds", self.lone_seconds)
         require(self.lone_retries >= 0, "lone_retries must not be negative", self.lone_retries)
 
 

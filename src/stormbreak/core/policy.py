@@ -12,6 +12,7 @@ from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.sizes import check_sizes
 from stormbreak.core.tally import check_counted, tallied
 from stormbreak.types import Priority, Treatment, Verdict
 
@@ -50,6 +51,9 @@ class Policy:
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)
+        urgency = self.priority
+        require(isinstance(urgency, Priority), "priority must be a Priority", repr(urgency))
+        check_sizes(self)
         check_counted(self.failures, self.uncounted)
 
     def as_shadow(self) -> ShadowPolicy:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import require, require_window
 from stormbreak.core.counting import AnyOf, FailureShare, Row, SlowShare, Trip
 from stormbreak.core.window import CountWindow, TimeWindow
 
@@ -51,7 +51,7 @@ class FailureRate:
 
     def __post_init__(self) -> None:
         _check_share(self.share, self.calls)
-        require(self.seconds > 0, "seconds must be positive", self.seconds)
+        require_window("seconds", self.seconds)
 
     def machine(self) -> Trip:
         """A fresh counter."""
@@ -92,7 +92,7 @@ class SlowRate:
     def __post_init__(self) -> None:
         _check_share(self.share, self.calls)
         require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
-        require(self.seconds > 0, "seconds must be positive", self.seconds)
+        require_window("seconds", self.seconds)
 
     def machine(self) -> Trip:
         """A fresh counter."""

@@ -23,6 +23,7 @@ from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, t
 from stormbreak.http.exchange import Asked, Received, attempt, cut_short
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
+from stormbreak.keylike import quoted
 from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
@@ -94,7 +95,7 @@ class AsyncClient:
         Raises:
             RejectedError: nothing was sent; says which policy refused and when to come back.
             UpstreamError: the last attempt failed; its subclass says how.
-            ConfigurationError: the payload names no model, or is no JSON.
+            ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
         """
         model = payload.get("model") or self._model
         if not isinstance(model, str) or not model:
@@ -134,7 +135,7 @@ class AsyncClient:
         Every attempt carries the same `idempotency_key`, by default one of this call's own.
 
         Raises:
-            ConfigurationError: the body is no JSON object, or names no model.
+            ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
         """
         origin, policy = self._endpoint.origin, self.policy
         wanted = wants(body)
@@ -164,7 +165,7 @@ class AsyncClient:
             self.target(wanted.model),
             None if span is None or queue_is_free else time.monotonic() + span,
             policy.patience,
-            policy.priority if priority is None else priority,
+            policy.priority if priority is None else _checked(priority),
             policy.fail_fast,
             span if queue_is_free else None,
             attempts,
@@ -267,6 +268,14 @@ def _asked(url: str, shape: Shape, body: bytes, wanted: Wants, key: str, *, on_w
     if on_wire and shape is Shape.CHAT and wanted.may_stream:
         return Asked(url, streamed(body), shape, True, wanted.n or 1, key)
     return Asked(url, body, shape, bool(wanted.stream), wanted.n or 1, key)
+
+
+def _checked(priority: object) -> Priority:
+    """Refuse here what would be found out only when a queue stands."""
+    if not isinstance(priority, Priority):
+        known = ", ".join(f"Priority.{one.name}" for one in Priority)
+        raise ConfigurationError(f"priority must be one of {known}, got {quoted(str(priority))}")
+    return priority
 
 
 def _tokens(asked: Asked, wanted: Wants) -> int:

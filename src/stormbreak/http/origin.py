@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import holds_token, is_familiar
+from stormbreak.keylike import holds_token, is_familiar, quoted
 
 _SALT = secrets.token_bytes(16)  # digests tell keys of one process apart, and say nothing elsewhere
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
@@ -54,7 +54,7 @@ class Origin:
         climbs = any(part in (".", "..") for part in path.split("/"))
         if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
             raise ConfigurationError(
-                f"endpoint must be a path below the base URL, got {path[:80]!r}"
+                f"endpoint must be a path below the base URL, got {quoted(path)}"
             )
         query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
         return f"{self.base_url}/{path}" + (f"?{query}" if query else "")

@@ -1,7 +1,8 @@
 """Ranges written into the types of a scenario's fields, and the check that reads them back.
 
 A scenario made in Python and one read from a file go through the same check. It also refuses NaN and the
-infinities, which no comparison would catch later.
+infinities, which no comparison would catch later, and numbers so small or so large that nothing sensible can
+come of them.
 """
 
 import math
@@ -9,27 +10,68 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 from stormbreak.errors import ConfigurationError
 
+SMALLEST = 1e-6
+"""What is not 0 is no less: sums of smaller numbers stand still, quotients by them overflow."""
+
+LONGEST = 1_000_000
+"""Seconds that anything lasts, at the most: more than eleven days."""
+
+LONGEST_RAMP = 86_400
+"""Seconds of a ramp: it becomes four steps a second."""
+
+SLOWEST, FASTEST = 0.001, 1_000_000
+"""Scenario seconds in one real second."""
+
+MOST = 1_000_000_000
+"""Of whatever is counted."""
+
+_LONGEST_SHOWN = 40  # digits
+
 
 class Range(NamedTuple):
-    """What a number may be, and how a message calls it."""
+    """What a number may be and how a message calls it; between `shortest` and `cap` is what anybody needs."""
 
     words: str
-    least: float = -math.inf
+    least: float = 0
     most: float = math.inf
     above: float = -math.inf
+    shortest: float = SMALLEST
+    cap: float = MOST
 
-    def holds(self, value: float) -> bool:
-        """Tell whether `value` is a finite number in this range."""
-        return math.isfinite(value) and self.least <= value <= self.most and value > self.above
+    def breach(self, value: float) -> str | None:
+        """Say what a number that is out of the range must be; None for one that is in it."""
+        if not (self.least <= value <= self.most and value > self.above) or value == math.inf:
+            return self.words
+        if value > self.cap:
+            return f"at most {self.cap:,}"
+        if 0 < value < self.shortest:
+            return (
+                f"at least {self.shortest:g}"
+                if self.above == 0
+                else f"0 or at least {self.shortest:g}"
+            )
+        return None
 
 
-Seconds = Annotated[float, Range("zero or positive", least=0)]
-Rate = Annotated[float, Range("zero or positive", least=0)]
+Seconds = Annotated[float, Range("zero or positive", cap=LONGEST)]
+Span = Annotated[float, Range("positive", above=0, cap=LONGEST)]
+Ramp = Annotated[float, Range("zero or positive", cap=LONGEST_RAMP)]
+Speed = Annotated[float, Range("positive", above=0, shortest=SLOWEST, cap=FASTEST)]
+Rate = Annotated[float, Range("zero or positive")]
 Positive = Annotated[float, Range("positive", above=0)]
 AtLeastOne = Annotated[float, Range("at least 1", least=1)]
-Share = Annotated[float, Range("between 0 and 1", least=0, most=1)]
+Share = Annotated[float, Range("between 0 and 1", most=1)]
 Count = Annotated[int, Range("at least 1", least=1)]
-Depth = Annotated[int, Range("zero or positive", least=0)]
+Depth = Annotated[int, Range("zero or positive")]
+
+
+def shown(number: object) -> str:
+    """A number for a message, not at length."""
+    try:
+        text = repr(number)
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
@@ -48,5 +90,6 @@ def check_ranges(value: object) -> None:
     """Raise ConfigurationError for the first field of a dataclass that is out of its range."""
     for name, allowed in _ranges(type(value)):
         number = getattr(value, name)
-        if number is not None and not allowed.holds(number):
-            raise ConfigurationError(f"{name} must be {allowed.words}, got {number!r}")
+        breach = None if number is None else allowed.breach(number)
+        if breach is not None:
+            raise ConfigurationError(f"{name} must be {breach}, got {shown(number)}")

@@ -1,6 +1,6 @@
 """Scenarios from files: TOML in, checked values out, or one line that names the file, the key and the value."""
 
-import tomllib
+import os
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from importlib.resources import files
@@ -8,10 +8,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from stormbreak import tomlfile
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import names_secret, quoted
+from stormbreak.provider.bounds import shown
 from stormbreak.provider.scenario import Scenario
 
-_LONGEST_SHOWN = 60
+_WHAT = "a scenario"
+_MOST_ITEMS = 1000  # of a list: the machines look through them all
 
 
 def builtin_names() -> list[str]:
@@ -32,24 +36,23 @@ def text_of(name_or_path: str | Path) -> str:
     name = str(name_or_path)
     if name in builtin_names():
         return (files("stormbreak.provider") / "scenarios" / f"{name}.toml").read_text("utf-8")
-    path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(name):  # noqa: PTH113 - Path raises for odd names
         known = ", ".join(builtin_names())
-        raise ConfigurationError(f"no scenario and no file is called {name!r}; there are: {known}")
+        raise ConfigurationError(
+            f"no scenario and no file is called {quoted(name)}; there are: {known}"
+        )
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{name}: cannot be read: {error}") from error
+        return tomlfile.read_text(name, what=_WHAT)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
 
 
 def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
     """Read a scenario from TOML; `source` names it in messages, and gives it a name if it has none."""
     try:
-        table = tomllib.loads(text)
+        table = tomlfile.parse(text, what=_WHAT)
         table.setdefault("name", Path(source).stem)
         scenario = _read(Scenario, table, "")
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{source}: not valid TOML: {error}") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from None
     assert isinstance(scenario, Scenario)
@@ -65,6 +68,7 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         return _read(next(part for part in parts if part is not NoneType), value, path)
     if origin is tuple:
         _expect(isinstance(value, list), "a list", value, path)
+        _expect(len(value) <= _MOST_ITEMS, f"at most {_MOST_ITEMS} items", len(value), path)
         return tuple(_read(parts[0], item, f"{path}[{place}]") for place, item in enumerate(value))
     if origin is Literal:
         return _choose({choice: choice for choice in parts}, value, path)
@@ -87,7 +91,7 @@ def _read_table(kind: Any, value: Any, path: str) -> Any:
     for key, given in value.items():
         if key not in names:
             known = ", ".join(names)
-            raise ConfigurationError(f"unknown key {prefix}{key} = {_show(given)}; known: {known}")
+            raise ConfigurationError(f"unknown key {_unknown(prefix, key, given)}; known: {known}")
     read = {key: _read(hints[key], given, f"{prefix}{key}") for key, given in value.items()}
     missing = [item.name for item in fields(kind) if _needed(item) and item.name not in read]
     if missing:
@@ -106,7 +110,7 @@ def _read_plain(kind: type, value: Any, path: str) -> Any:
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         _expect(number, "a number", value, path)
-        return float(value)
+        return _as_float(value)
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     words = {int: "a whole number", bool: "true or false", str: "a string"}
     _expect(fits, words[kind], value, path)
@@ -124,6 +128,21 @@ def _expect(fits: bool, words: str, value: Any, path: str) -> None:  # noqa: FBT
         raise ConfigurationError(f"{path} must be {words}, got {_show(value)}")
 
 
+def _as_float(value: float) -> float:
+    """The number as a float, where it is none too large to be one; its range is checked later."""
+    try:
+        return float(value)
+    except OverflowError:
+        return value
+
+
+def _unknown(prefix: str, key: str, given: Any) -> str:
+    """A key that nobody knows, and its value; neither where they may be a secret."""
+    name = f"{prefix}{key}" if quoted(key) == repr(key) else f"{prefix}({quoted(key)})"
+    return f"{name} = {'(not shown)' if names_secret(key) else _show(given)}"
+
+
 def _show(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    return quoted(value) if isinstance(value, str) else shown(value)

@@ -15,12 +15,18 @@ from stormbreak.provider.bounds import (
     Count,
     Depth,
     Positive,
+    Ramp,
     Rate,
     Seconds,
     Share,
+    Span,
+    Speed,
     check_ranges,
 )
 from stormbreak.provider.kinds import MEANINGFUL, Form, Kind
+
+WATCHED = 30
+"""Seconds in which calls must succeed for a recovery: so long a simulation goes on after its trigger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +41,7 @@ class Provider:
     service: Seconds = 1.0
     cv: Rate = 0.5
     least: Seconds = 0.0
-    most: Positive | None = None
+    most: Span | None = None
     prefill: Share = 0.25
     queue: Depth | None = None
     front_end: Positive | None = None
@@ -80,7 +86,7 @@ class Limit:
     kind: LimitKind
     requests: Positive | None = None
     tokens: Positive | None = None
-    per: Positive = 60.0
+    per: Span = 60.0
     burst: AtLeastOne | None = None
     reject_cost: Seconds = 0.0
     form: Form = Form.SECONDS
@@ -100,10 +106,10 @@ class Trouble:
 
     kind: Kind
     at: Seconds = 0.0
-    until: Positive | None = None
+    until: Span | None = None
     share: Share = 1.0
     factor: Rate | None = None  # of the capacity, or of the service time
-    ramp: Seconds = 0.0  # after `until`, back to normal in a straight line
+    ramp: Ramp = 0.0  # after `until`, back to normal in a straight line
     after: Seconds = 0.05  # until a refusal is on the wire
     seconds: Seconds = 5.0  # by how much a slow answer is slower
     retry_after: Seconds | None = None
@@ -132,7 +138,7 @@ class Step:
 
     at: Seconds
     rate: Rate
-    ramp: Seconds = 0.0
+    ramp: Ramp = 0.0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -149,8 +155,8 @@ class Crowd:
     rate: Rate
     steps: tuple[Step, ...] = ()
     retries: Depth = 0
-    delay: Positive = 1.0
-    timeout: Positive | None = None
+    delay: Span = 1.0
+    timeout: Span | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -164,7 +170,7 @@ class Herd:
     at: Seconds
     calls: Count
     times: Count = 1
-    every: Positive = 60.0
+    every: Span = 60.0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -175,8 +181,9 @@ class Load:
     """What the clients under test do: read by the simulator, where they replace the crowd; ignored on sockets.
 
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
-    bound what is measured as the trigger. A call has `tokens` on average, lognormal with the coefficient of variation
-    `tokens_cv`, prompt and answer together; clients estimate them right.
+    bound what is measured as the trigger, which must end `WATCHED` seconds before the scenario does. A call has
+    `tokens` on average, lognormal with the coefficient of variation `tokens_cv`, prompt and answer together; clients
+    estimate them right.
     """
 
     rate: Rate = 0.0
@@ -184,17 +191,22 @@ class Load:
     herds: tuple[Herd, ...] = ()
     arrivals: Literal["poisson", "even"] = "poisson"
     processes: Count = 1
-    deadline: Positive = 30.0
-    timeout: Positive = 10.0
+    deadline: Span = 30.0
+    timeout: Span = 10.0
     preset: str = "interactive"
     tokens: Rate = 0.0
     tokens_cv: Rate = 0.0
     trigger_at: Seconds | None = None
-    trigger_until: Positive | None = None
+    trigger_until: Span | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
         _check_order(self.steps)
+        if self.trigger_until is not None and self.trigger_until <= (self.trigger_at or 0.0):
+            raise ConfigurationError(
+                f"trigger_until must be after trigger_at ({self.trigger_at or 0.0}),"
+                f" got {self.trigger_until}"
+            )
         if not (self.rate or self.herds or any(step.rate for step in self.steps)):
             raise ConfigurationError(f"rate must be positive where no herd comes, got {self.rate}")
 
@@ -205,8 +217,8 @@ class Scenario:
 
     name: str
     about: str = ""
-    speed: Positive = 1.0
-    duration: Positive = 300.0
+    speed: Speed = 1.0
+    duration: Span = 300.0
     provider: Provider = Provider()
     limit: Limit | None = None
     trouble: tuple[Trouble, ...] = ()
@@ -215,12 +227,27 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.load is not None:
+            _check_trigger(self.load, self.duration)
         for moment in sorted({trouble.at for trouble in self.trouble}):
             total = sum(item.share for item in self.trouble if _draws(item) and _on(item, moment))
             if total > 1 + 1e-9:
                 raise ConfigurationError(
                     f"trouble shares must not add up to more than 1, got {total:g} at {moment:g} s"
                 )
+
+
+def _check_trigger(load: Load, duration: float) -> None:
+    """Refuse what a simulation could not measure."""
+    if load.trigger_at is not None and load.trigger_at >= duration:
+        raise ConfigurationError(
+            f"load.trigger_at must be before the end (duration {duration}), got {load.trigger_at}"
+        )
+    if load.trigger_until is not None and load.trigger_until > duration - WATCHED:
+        raise ConfigurationError(
+            f"load.trigger_until must be {WATCHED} s before the end (duration {duration}) or earlier,"
+            f" so that a recovery can be seen, got {load.trigger_until}"
+        )
 
 
 def _draws(trouble: Trouble) -> bool:

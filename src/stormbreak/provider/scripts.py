@@ -17,6 +17,7 @@ from stormbreak.provider.kinds import Form, Kind
 
 JSON = "application/json"
 _EVENTS = "text/event-stream; charset=utf-8"
+_LONGEST_WAIT = 1e9  # seconds; no date can be written for much more
 _FLUSHED = 0.02  # so that what was written has left before the connection is reset
 _PIECES = 10
 _HTML = (
@@ -74,6 +75,7 @@ def wait_headers(form: Form, wait: float | None, now: float) -> tuple[Headers, f
     """
     if wait is None or form is Form.BARE:
         return (), None
+    wait = min(wait, _LONGEST_WAIT)
     if form is Form.MS:
         milliseconds = math.ceil(wait * 1000)
         return (("retry-after-ms", str(milliseconds)),), milliseconds / 1000

@@ -6,7 +6,7 @@
     every      = part { "and" part }
     part       = "(" claim ")" | measure comparison value
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
-    value      = a number, or "never" for a time that never came
+    value      = a number in plain digits, or "never" for a time that never came
 
 A time that never came is later than any number.
 """
@@ -21,13 +21,17 @@ from types import MappingProxyType
 from typing import TypeAlias, get_type_hints
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import looks_like_key
 from stormbreak.storm.measures import Measures
 
 NEVER = "never"
 
 _LONGEST = 1000  # characters of a claim
+_SHOWN = 40  # of them, in a message
 _DEEPEST = 20  # parentheses in parentheses
-_TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(\d+\.?\d*|\.\d+)|(<=|>=|==|!=|<|>|\(|\)))", re.ASCII)
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|\))", re.ASCII)
+_WORD_BREAKS = re.compile(r"[\s<>=!()]+")
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {
         "<": operator.lt,
@@ -87,7 +91,12 @@ def parse_claim(text: str) -> Claim:
     Raises:
         ConfigurationError: it is none; names what is wrong, and the nearest measure for a misspelt one.
     """
-    return _Reader(text).read()
+    try:
+        return _Reader(text).read()
+    except ConfigurationError:
+        if any(map(looks_like_key, _WORD_BREAKS.split(text))):
+            raise _wrong("cannot be read, and holds what looks like a key") from None
+        raise
 
 
 class _Reader:
@@ -145,10 +154,9 @@ class _Reader:
         word = self._next()
         if word == NEVER and measure in _MAY_NEVER_COME:
             return inf
-        try:
-            return float(word)
-        except ValueError:
-            raise _wrong(f"{measure} is compared with a number, got {word!r}") from None
+        if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
+            raise _wrong(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
+        return float(word)
 
     def _peek(self) -> str:
         return self._tokens[self._place] if self._place < len(self._tokens) else ""
@@ -175,7 +183,7 @@ def _tokens(text: str) -> list[str]:
 def _no_measure(name: str) -> str:
     if not name:
         return "it ends too early"
-    near = get_close_matches(name, NAMES, n=1, cutoff=0.0)
+    near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.0)
     return f"{name!r} is no measure; did you mean {near[0]}? There are: {', '.join(NAMES)}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from stormbreak.config import resolve_policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
 from stormbreak.storm.baselines import BASELINES, Contender
 
 
@@ -22,7 +23,7 @@ def find(name: str) -> Contender:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigurationError(
-            f"no policy and no file is called {name[:60]!r}; {hint}there are: {', '.join(known)}"
+            f"no policy and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
         )
     return Contender(name=name, policy=resolve_policy(name))
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from math import fsum, inf
 from typing import NamedTuple
 
+from stormbreak.errors import ConfigurationError
 from stormbreak.provider.kinds import REFUSALS
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Scenario
 from stormbreak.provider.weather import Spell, forecast
@@ -27,6 +28,8 @@ _STEP = 0.05  # seconds; shorter where service is
 _SHORTEST_STEP = 0.001
 _STEPS_IN_A_SERVICE = 10
 _NEGLIGIBLE = 1e-9
+MOST_STEPS = 20_000_000
+"""Some minutes of work."""
 
 
 class Amount(NamedTuple):
@@ -62,12 +65,25 @@ def ideal_answers(scenario: Scenario, arrivals: Sequence[float]) -> list[Amount]
             answers.append(Amount(now + part.service, started))
         place = after
         number += 1
+        if place == len(arrivals) and not fluid.waits:
+            break
     return answers
 
 
 def within(amounts: Sequence[Amount], start: float, end: float = inf) -> float:
     """Add up what came at `start` or later and before `end`."""
     return fsum(calls for at, calls in amounts if start <= at < end)
+
+
+def check_length(scenario: Scenario) -> None:
+    """Refuse a scenario that would take hours: ConfigurationError."""
+    assert scenario.load is not None
+    longest = MOST_STEPS * _step(_conditions(scenario))
+    if scenario.duration + scenario.load.deadline > longest:
+        raise ConfigurationError(
+            f"duration and load.deadline must be at most {longest:,.0f} s together in a simulation with such"
+            f" service times, got {scenario.duration:g} and {scenario.load.deadline:g}"
+        )
 
 
 class _Fluid:
@@ -80,6 +96,11 @@ class _Fluid:
         self._quotas = _quotas_of(scenario.limit, scenario.load)
         self._waiting: deque[tuple[float, float]] = deque()  # (arrival, amount), oldest first
         self._in_service = 0.0
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything does."""
+        return bool(self._waiting)
 
     def arrive(self, times: Sequence[float]) -> None:
         """Queue calls; those of one step stand together."""

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from math import ceil, fsum, inf
 from typing import NamedTuple
 
-from stormbreak.provider.scenario import Load
+from stormbreak.provider.scenario import WATCHED, Load
 from stormbreak.storm.ideal import Amount, within
 
-RECOVERED = 0.95  # share of the calls that must be answered ...
-WATCHED = 30  # ... among those that arrive in as many seconds
+RECOVERED = (
+    0.95  # share of the calls that must be answered among those that arrive in `WATCHED` seconds
+)
 
 _KEPT = 6  # decimal places of a measure
 
@@ -66,9 +67,14 @@ class Observed(NamedTuple):
 
 
 def measure(
-    records: Sequence[Record], ideal: Sequence[Amount], load: Load, observed: Observed
+    records: Sequence[Record],
+    ideal: Sequence[Amount],
+    load: Load,
+    observed: Observed,
+    *,
+    duration: float,
 ) -> Measures:
-    """Sum up the calls of one simulation, in order of arrival."""
+    """Sum up the calls of one simulation, in order of arrival; they may arrive until `duration`."""
     start = load.trigger_at or 0.0
     end = inf if load.trigger_until is None else load.trigger_until
     calls = [record for record in records if record.arrived >= start]
@@ -81,7 +87,7 @@ def measure(
         goodput=_goodput(records, ideal, start, inf),
         trigger_goodput=_goodput(records, ideal, start, end),
         success=_share(len(good), len(calls)),
-        recovery=recovery(records, load),
+        recovery=recovery(records, load, duration),
         p50=quantile(latencies, 0.5),
         p99=quantile(latencies, 0.99),
         added_wait_p50=quantile(waits, 0.5) or 0.0,
@@ -97,14 +103,15 @@ def measure(
     )
 
 
-def recovery(records: Sequence[Record], load: Load) -> float | None:
+def recovery(records: Sequence[Record], load: Load, duration: float) -> float | None:
     """Seconds from the trigger's end to the first whole one from which calls succeed again; None: never.
 
-    Without a trigger there is nothing to recover from: 0.
+    The seconds after the last call are watched, too; but where no call comes, no recovery is seen. Without a
+    trigger there is nothing to recover from: 0.
     """
     if load.trigger_until is None:
         return 0.0
-    arrived, answered = _by_second(records, load.trigger_until)
+    arrived, answered = _by_second(records, load.trigger_until, duration)
     for second in range(len(arrived) - WATCHED + 1):
         calls = sum(arrived[second : second + WATCHED])
         good = sum(answered[second : second + WATCHED])
@@ -142,13 +149,14 @@ def _goodput(records: Sequence[Record], ideal: Sequence[Amount], start: float, e
     return answers / possible if possible else 1.0
 
 
-def _by_second(records: Sequence[Record], start: float) -> tuple[list[int], list[int]]:
-    last = records[-1].arrived if records else start
-    seconds = max(0, int(last - start) + 1)
+def _by_second(
+    records: Sequence[Record], start: float, duration: float
+) -> tuple[list[int], list[int]]:
+    seconds = max(0, ceil(duration - start))
     arrived, answered = [0] * seconds, [0] * seconds
     for record in records:
         if record.arrived >= start:
-            second = int(record.arrived - start)
+            second = min(int(record.arrived - start), seconds - 1)
             arrived[second] += 1
             answered[second] += record.answered
     return arrived, answered

@@ -18,7 +18,7 @@ from stormbreak.provider.chance import mix
 from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.storm.baselines import Contender
-from stormbreak.storm.ideal import ideal_answers
+from stormbreak.storm.ideal import check_length, ideal_answers
 from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.series import Series, series
 from stormbreak.storm.traffic import Traffic, traffic
@@ -67,10 +67,11 @@ def simulate(
         progress: is told from time to time which share of the time has passed.
 
     Raises:
-        ConfigurationError: the scenario has no load.
+        ConfigurationError: the scenario has no load, or too much of it.
     """
     if scenario.load is None:
         raise ConfigurationError(f"{scenario.name}: a simulation needs a [load], got none")
+    check_length(scenario)
     contender = policy if isinstance(policy, Contender) else Contender(name="", policy=policy)
     calls = traffic(scenario.load, scenario.duration, seed)
     fleet = _Fleet(
@@ -85,7 +86,7 @@ def simulate(
         scenario=scenario.name,
         policy=contender.name,
         seed=seed,
-        measures=measure(records, ideal, scenario.load, observed),
+        measures=measure(records, ideal, scenario.load, observed, duration=scenario.duration),
         series=series(records, ideal, observed.attempts),
     )
 

@@ -1,0 +1,157 @@
+"""Bad input: one clear line, a code that is not 0, and never a key in it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stormbreak.cli.main import main
+
+CANARY = "sk-proj-c4n4ryAbCdEf1234567890"
+TOKEN = "Zk39fjA0qLm2Xw7RtY5b"
+PIECES = (CANARY, CANARY[3:], "c4n4ry", TOKEN, TOKEN[:8], "hunter2")
+
+LOAD = "[load]\nrate = 1\n"
+
+
+def refused(capsys, *argv):
+    """What is said of a command that ends with code 2, in one line."""
+    assert main(list(argv)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("stormbreak: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("key", [CANARY, TOKEN])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "storm run {}",
+        "storm show {}",
+        "storm run calm-burst --policy {}",
+        "storm run calm-burst --compare none,{}",
+        "storm run calm-burst --seed {}",
+        "storm run calm-burst --assert {}",
+        "storm run calm-burst --assert goodput=={}",
+        "storm {}",
+        "storm run calm-burst --{}",
+        "provider serve --scenario {}",
+        "provider serve --speed {}",
+        "provider serve --port {}",
+        "config show {}",
+        "batch run in.jsonl --output out.jsonl --timeout {}",
+        "batch run in.jsonl --output out.jsonl --concurrency {}",
+        "batch run in.jsonl --output out.jsonl --fallback-api-key-env {}",
+        "batch run in.jsonl --output out.jsonl --policy {}",
+        "batch run in.jsonl --output out.jsonl --provider {}",
+        "{}",
+    ],
+)
+def test_no_argument_that_is_a_key_is_repeated(argv, key, capsys):
+    said = refused(capsys, *[word.format(key) for word in argv.split()])
+    assert not [piece for piece in PIECES if piece in said]
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        (f"api_key = '{CANARY}'", "line 1 looks like it holds an API key"),
+        (f"# {CANARY}", "line 1 looks like it holds an API key"),
+        (f"\n{CANARY} = 1", "line 2 looks like it holds an API key"),
+        ("api_key = 'hunter2'", "unknown key api_key = (not shown)"),
+        ("[provider]\nauth = { token = 'hunter2' }", "unknown key provider.auth = a table"),
+        (f"{TOKEN} = 1", "unknown key (what looks like a key, not like a name) = 1"),
+        (f"speed = '{TOKEN}'", "speed must be a number, got what looks like a key"),
+        (f"a = {{{TOKEN} = 1, {TOKEN} = 2}}", "broken TOML: a key that looks like a secret"),
+        (f"{LOAD}preset = '{TOKEN}'", "load.preset: no policy and no file is called what looks"),
+        (f"{LOAD}arrivals = '{TOKEN}'", "load.arrivals must be one of poisson, even, got what"),
+        (f"{LOAD}preset = 'batsh'", "load.preset: no policy and no file is called 'batsh'; did"),
+    ],
+)
+def test_no_key_in_a_scenario_is_repeated(toml, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(toml)
+    said = refused(capsys, "storm", "run", "mine.toml")
+    assert said.startswith(f"stormbreak: mine.toml: {complaint}")
+    assert not [piece for piece in PIECES if piece in said]
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        ("load=" + "[" * 5000, "nested too deeply"),
+        ("duration = " + "1" * 6000, "a number in it is too long"),
+        ("duration = 0x" + "f" * 6000, "must be at most 1,000,000, got a number of thousands"),
+        ("duration = 1" + "0" * 400, "duration must be at most 1,000,000, got 1000"),
+        ("duration = 1e300", "duration must be at most 1,000,000, got 1e+300"),
+        ("duration = 1e-320", "duration must be at least 1e-06, got 1e-320"),
+        (f"{LOAD}processes = 1{'0' * 400}", "load.processes must be at most 1,000,000,000, got"),
+        (f"{LOAD}deadline = 1e300", "load.deadline must be at most 1,000,000, got 1e+300"),
+        (f"{LOAD}steps = [{{ at = 1, rate = 2, ramp = 1e9 }}]", "ramp must be at most 86,400"),
+        (f"{LOAD}herds = [{'{ at = 1, calls = 1 },' * 1001}]", "load.herds must be at most 1000 i"),
+        (f"duration = 1000000\n{LOAD}[provider]\nservice = 0.001", "duration and load.deadline"),
+        ("speed = 1e-9", "speed must be at least 0.001, got 1e-09"),
+        ("#" * 1_100_000, "too large for a scenario: more than 1048576 bytes"),
+        ("x = '\0'", "broken TOML"),
+        (f"duration = 60\n{LOAD}trigger_until = 31", "load.trigger_until must be 30 s before the"),
+        (f"duration = 60\n{LOAD}trigger_at = 60", "load.trigger_at must be before the end (dur"),
+        (f"{LOAD}trigger_at = 50\ntrigger_until = 50", "load.trigger_until must be after trigger_"),
+    ],
+)  # fmt: skip
+def test_a_scenario_that_cannot_be_played(toml, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(toml)
+    said = refused(capsys, "storm", "run", "mine.toml")
+    assert complaint in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("command", [("storm", "run"), ("storm", "show"), ("config", "show")])
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "a\0b", ""])
+def test_a_name_that_no_file_can_have(command, name, capsys):
+    assert len(refused(capsys, *command, name)) < 500
+
+
+def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in ("0x" + "f" * 6000, "1" + "0" * 400):
+        for key in ("[retry]\nattempts", "deadline", "[quota]\nrpm", "[breaker]\njitter"):
+            Path("policy.toml").write_text(f"{key} = {number}\n")
+            said = refused(capsys, "config", "check", "policy.toml")
+            assert f"{key.split()[-1]} must " in said
+            assert len(said) < 200
+
+
+COMMANDS = (
+    "config show batch",
+    "config check policy.toml",
+    "storm list",
+    "storm show dip",
+    "storm run tiny.toml",
+    "storm run tiny.toml --json",
+    "--help",
+    "--version",
+    "storm run --help",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_output_is_one_line_and_a_code(command, tmp_path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    (tmp_path / "tiny.toml").write_text(f"duration = 5\n{LOAD}")
+    (tmp_path / "policy.toml").write_text("")
+    with full.open("w") as stdout:
+        run = subprocess.run(
+            [sys.executable, "-m", "stormbreak.cli.main", *command.split()],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+    assert (run.returncode, run.stderr) == (2, "stormbreak: standard output: disk full\n")

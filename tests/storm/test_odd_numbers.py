@@ -1,0 +1,126 @@
+"""No number of a policy brings an engine down: it is refused in one line when the policy is made, or it works."""
+
+from dataclasses import fields, is_dataclass
+from math import inf, nan
+from typing import get_args, get_type_hints
+
+import pytest
+
+from stormbreak.config.schema import parts_of
+from stormbreak.core.backoff import Backoff
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.limit import Limit
+from stormbreak.core.policy import Policy
+from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.sizes import LARGEST, SMALLEST
+from stormbreak.core.trip import AnyRule, TripRule
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.scenario import Herd, Kind, Load, Provider, Scenario, Trouble
+from stormbreak.storm import simulate
+
+REAL = (5e-324, 1e-310, 1e-7, SMALLEST, 0.0, -1.0, LARGEST, 1e13, 1e308, nan, inf, 10**400)
+WHOLE = (-1, 0, 10**12, 10**13, 10**400, 10**5000)
+
+ROUGH = Scenario(
+    name="rough",
+    duration=12.0,
+    provider=Provider(slots=3, service=0.5),
+    trouble=(
+        Trouble(kind=Kind.S429, share=0.3),
+        Trouble(kind=Kind.S500, share=0.3),
+        Trouble(kind=Kind.S503, share=0.1, retry_after=1.0),
+        Trouble(kind=Kind.HANG, share=0.1),
+    ),
+    load=Load(rate=3.0, herds=(Herd(at=2.0, calls=10),), deadline=6.0, timeout=2.0),
+)
+
+
+def parts(part=Policy):
+    """Every value that a policy can be made of."""
+    found = {part}
+    for hint in get_type_hints(part).values():
+        found |= {below for kind in parts_of(hint) for below in parts(kind)}
+        found |= {kind for kind in get_args(hint) if is_dataclass(kind)}
+    return found
+
+
+def numbers():
+    for part in sorted(parts(), key=lambda part: part.__name__):
+        hints = get_type_hints(part)
+        for field in fields(part):
+            kinds = {hints[field.name], *get_args(hints[field.name])}
+            if kinds & {int, float} and field.name != "weights":
+                values = REAL if float in kinds else WHOLE
+                yield pytest.param(part, field.name, values, id=f"{part.__name__}.{field.name}")
+
+
+def made(make):
+    """The policy, or what was said instead."""
+    try:
+        return make(), ""
+    except ConfigurationError as error:
+        return None, str(error)
+
+
+def policy_with(part):
+    """A policy that holds this part in its place."""
+    places = {
+        **dict.fromkeys(get_args(Backoff), lambda: Policy(retry=RetryPolicy(backoff=part))),
+        **dict.fromkeys(get_args(TripRule), lambda: Policy(breaker=BreakerPolicy(trip=part))),
+        **dict.fromkeys(get_args(Limit), lambda: Policy(limit=part)),
+        AnyRule: lambda: Policy(breaker=BreakerPolicy(trip=part)),
+        BreakerPolicy: lambda: Policy(breaker=part),
+        BudgetPolicy: lambda: Policy(budget=part),
+        QueuePolicy: lambda: Policy(queue=part),
+        QuotaPolicy: lambda: Policy(quota=part),
+        RetryPolicy: lambda: Policy(retry=part),
+        Policy: lambda: part,
+    }
+    return places[type(part)]()
+
+
+@pytest.mark.parametrize(("part", "name", "values"), list(numbers()))
+def test_a_number_is_refused_in_one_line_or_works(part, name, values):
+    for value in values:
+        given = (value,) if name == "one_step_longer" else value
+        policy, said = made(lambda given=given: policy_with(part(**{name: given})))
+        if policy is not None:
+            assert simulate(ROUGH, policy).measures.calls > 20
+        else:
+            assert name in said
+            assert "\n" not in said
+            assert len(said) < 300
+
+
+def test_weights_are_numbers_too():
+    for value in REAL:
+        policy, said = made(lambda value=value: Policy(queue=QueuePolicy(weights={"shop": value})))
+        if policy is not None:
+            assert SMALLEST <= value <= LARGEST
+        else:
+            assert "weights.shop" in said
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (
+            lambda: Policy(quota=QuotaPolicy(rpm=5e-324)),
+            "quota.rpm must be at least 1e-06 and at most 1e+12, got 5e-324",
+        ),
+        (
+            lambda: BudgetPolicy(lone_seconds=1e-310),
+            "lone_seconds must be at least 1e-06, got 1e-310",
+        ),
+        (lambda: get_args(TripRule)[1](seconds=1e-310), "seconds must be at least 1e-06"),
+        (lambda: Policy(priority="batch"), "priority must be a Priority, got 'batch'"),
+        (lambda: Policy(deadline=10**5000), "got a number of thousands of digits"),
+    ],
+)
+def test_what_is_said_of_a_number_that_is_refused(make, complaint):
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert complaint in str(caught.value)
