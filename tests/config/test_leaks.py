@@ -41,6 +41,12 @@ def test_a_key_is_refused_without_echoing_it(text, tmp_path, monkeypatch):
         assert secret not in message
 
 
+def test_a_key_given_for_a_path_is_not_repeated():
+    with pytest.raises(ConfigurationError) as caught:
+        load_policy(CANARY)
+    assert "canary" not in str(caught.value)
+
+
 def test_a_comment_about_ordinary_things_is_no_key(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(

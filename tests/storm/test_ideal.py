@@ -7,7 +7,7 @@ import pytest
 from stormbreak.provider.kinds import Kind
 from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Provider, Scenario, Trouble
-from stormbreak.storm.ideal import ideal_answers, within
+from stormbreak.storm.ideal import _Fluid, ideal_answers, within
 
 P = Provider(slots=100, service=2.0)  # 50 answers a second
 
@@ -149,3 +149,12 @@ def test_the_incident():
 
 def test_no_calls_no_answers():
     assert ideal([], provider=P) == []
+
+
+def test_nothing_is_played_on_when_nobody_waits(monkeypatch):
+    """A deadline of days costs no days of steps."""
+    flow, steps = _Fluid.flow, []
+    monkeypatch.setattr(_Fluid, "flow", lambda *args: steps.append(1) or flow(*args))
+
+    assert within(ideal([1.0, 2.0], deadline=10_000.0, provider=P), 0.0) == 2.0
+    assert len(steps) < 100

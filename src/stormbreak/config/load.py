@@ -13,7 +13,7 @@ from stormbreak.config.schema import reader
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import is_familiar, looks_like_key
+from stormbreak.keylike import hidden, is_familiar, looks_like_key
 from stormbreak.tomlfile import Table
 
 _WHAT = "a policy"
@@ -30,7 +30,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         leaks.refuse(table)
         return _policy(table)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+        raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"{path}: nested too deeply") from None
 
