@@ -47,6 +47,15 @@ def test_a_key_given_for_a_path_is_not_repeated():
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "tenant", ["9f3c2b7a51d04e88", "0b9f0a3e-2c55-4a5e-9f0e-7a1f3f1f9d11", "token"]
+)
+def test_an_id_of_a_tenant_is_no_key(tenant, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(f'[queue.weights]\n"{tenant}" = 3')
+    assert load_policy(path).queue.weights == {tenant: 3}
+
+
 def test_a_comment_about_ordinary_things_is_no_key(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(
