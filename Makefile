@@ -38,10 +38,10 @@ prove: $(READY)  ## the long evidence: every claim, at full size, and the tables
 bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: into docs/benchmarks.md, too)
 	$(BIN)/python bench/run.py $(if $(WRITE),--write)
 
-storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md (an hour; can be stopped and resumed)
+storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md (long; can be stopped and resumed)
 	$(BIN)/python bench/storms.py
 
-sensitivity: $(READY)  ## vary every constant and take out every mechanism (about an hour; can be stopped and resumed)
+sensitivity: $(READY)  ## vary every constant and take out every mechanism (very long; can be stopped and resumed)
 	$(BIN)/python bench/sensitivity.py $(if $(ONLY),--only '$(ONLY)')
 
 mutations: $(READY)  ## break a module of the core in every small way, and see which tests notice (FILES=core/budget.py)

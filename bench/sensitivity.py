@@ -1,7 +1,7 @@
 """What rests on a constant: docs/sensitivity.md, every variant of `variants` against the storms and the calms.
 
-Results are kept (`kept`), so that a run can be stopped and gone on with. `--only TEXT` runs the variants that have it in their name; the page is written of all
-results there are for this code, and says which are missing.
+Results are kept (`kept`), so that a run can be stopped and gone on with. `--only TEXT` runs the variants that have it
+in their name; the page is written of all results there are for this code, and says which are missing.
 """
 
 import argparse

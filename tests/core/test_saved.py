@@ -111,7 +111,7 @@ def test_a_mode_goes_before_what_was_saved(mode):
     assert other.state is (State.ISOLATED if mode is Mode.FORCED_OPEN else State.CLOSED)
 
 
-BEYOND = "open_left must be a finite number, got a number beyond all measure"
+BEYOND = "open_left must be a finite number, got"
 GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
 
 
@@ -123,8 +123,10 @@ GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
         ("open_left", -1, "open_left must not be negative, got -1"),
         ("open_left", nan, "open_left must be a finite number, got nan"),
         ("open_left", 1e300, "open_left must be at most 31622400 s, got 1e\\+300"),
-        pytest.param("open_left", 10**400, f"{BEYOND}$", id="400 digits"),
-        pytest.param("open_left", 10**5000, f"{BEYOND}$", id="5000 digits"),
+        pytest.param("open_left", 10**400, f"{BEYOND} 1{59 * '0'}[.]{{3}}$", id="400 digits"),
+        pytest.param(
+            "open_left", 10**5000, f"{BEYOND} a number of thousands of digits$", id="5000 digits"
+        ),
         ("open_for", 1e9, "open_for must be at most 31622400 s, got 1000000000.0"),
         ("open_for", 999 * "x", f"open_for must be a finite number, got '{59 * 'x'}[.]{{3}}$"),
         ("open_left", "1", "open_left must be a finite number, got '1'"),

@@ -66,8 +66,8 @@ def shown(value: Any) -> str:
     """A value as a TOML file would have it, without control characters, and not at length."""
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    text = json.dumps(value) if isinstance(value, str | bool) else checks.shown(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    write = json.dumps if isinstance(value, str | bool) else str
+    return checks.shown(value, longest=LONGEST, write=write)
 
 
 def _wanted(error: ErrorDetails, place: Place) -> str:

@@ -144,10 +144,7 @@ class Admission:
         took = now - taken_at
         if well or (outcome.own_deadline and took > self.service):
             self.learn(took)
-        if self._queue.size:
-            self.pump(now)
-        else:
-            self._slots.tick(now, 0.0)
+        self.pump(now)
 
     def first(self, tokens: list[Any], now: float) -> None:
         """Take note that an attempt begins to put out: a slot more is proven, and somebody may leave."""

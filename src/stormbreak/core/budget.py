@@ -80,9 +80,7 @@ class Budget:
 
     def earn(self, now: float) -> None:
         """A call has come."""
-        policy = self._policy
-        tokens = self._tokens * exp(-max(0.0, now - self._since) / policy.decay) + policy.ratio
-        self._tokens = min(policy.cap, tokens)
+        self._tokens = min(self._policy.cap, self.balance(now) + self._policy.ratio)
         self._since = now
 
     def balance(self, now: float) -> float:

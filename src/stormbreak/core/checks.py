@@ -1,11 +1,13 @@
 """The checks that policy values make of themselves."""
 
+from collections.abc import Callable
+
 from stormbreak.errors import ConfigurationError
 
 SHORTEST_WINDOW = 1e-6
 """Seconds: a window is cut into slices, and times are divided by their width."""
 
-_LONGEST_SHOWN = 100  # characters of a value
+LONGEST_SHOWN = 100  # characters of a value
 
 
 def require(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
@@ -20,10 +22,12 @@ def require_window(name: str, seconds: float) -> None:
     require(seconds >= SHORTEST_WINDOW, f"{name} must be at least {SHORTEST_WINDOW:g}", seconds)
 
 
-def shown(value: object) -> str:
-    """A value for a message, not at length."""
+def shown(
+    value: object, *, longest: int = LONGEST_SHOWN, write: Callable[[object], str] = str
+) -> str:
+    """A value for a message, as `write` has it, not at length."""
     try:
-        text = str(value)
+        text = write(value)
     except ValueError:  # Python writes no integer of thousands of digits
         return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -94,7 +94,7 @@ class LearnedRate:
         self._sent_at = now
         self._sent.add(now, failed=False)
         self._lot.sent(now)
-        if now - self._learned_at < FADE:
+        if self.in_force(now):
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
 

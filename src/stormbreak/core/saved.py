@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import require, shown
 from stormbreak.core.circuit import State
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
@@ -19,7 +19,7 @@ KEPT = (State.CLOSED, State.OPEN, State.ISOLATED)
 LONGEST = 366 * 86400.0
 """Seconds. A longer span is not saved: nobody waits for it."""
 
-LONG = 60  # characters of a value that are shown, or bits
+LONG = 60  # characters of a value that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def read_circuits(values: Mapping[str, Any]) -> dict[str, Saved]:
 
 def _read_one(model: object, circuit: Any) -> Saved:
     if not isinstance(model, str) or not model:
-        raise ConfigurationError(f"circuits must have names of models, got {_shown(model)}")
+        raise ConfigurationError(f"circuits must have names of models, got {_quoted(model)}")
     try:
         return read_saved(circuit)
     except ConfigurationError as error:
@@ -91,7 +91,7 @@ def span_in(values: Mapping[str, Any], key: str) -> float:
     """
     value = values.get(key)
     if not _is_finite(value):
-        raise ConfigurationError(f"{key} must be a finite number, got {_shown(value)}")
+        raise ConfigurationError(f"{key} must be a finite number, got {_quoted(value)}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -108,7 +108,7 @@ def table_in(values: object, what: str) -> Mapping[Any, Any]:
         ConfigurationError: it has none; `what` says what it would be.
     """
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{what} must be a table, got {_shown(values)}")
+        raise ConfigurationError(f"{what} must be a table, got {_quoted(values)}")
     return values
 
 
@@ -121,9 +121,5 @@ def _is_finite(value: object) -> bool:
         return False
 
 
-def _shown(value: object) -> str:
-    """A value for a message, not at length; some whole numbers cannot even be written."""
-    if isinstance(value, int) and value.bit_length() > LONG:
-        return "a number beyond all measure"
-    text = repr(value)
-    return text if len(text) <= LONG else f"{text[:LONG]}..."
+def _quoted(value: object) -> str:
+    return shown(value, longest=LONG, write=repr)

@@ -84,7 +84,7 @@ class ShadowGate:
         budget: Budget | None,
         longest: float,
     ) -> None:
-        """What a server tells of limits is believed for `longest` seconds at the most. `paused` as for the real limit; `budget` is the shadow's own, and shared by all targets."""
+        """`paused` as for the real limit, `longest` as for the real quota; `budget` is the shadow's own, of all targets."""
         self.counts: Counter[str] = Counter()
         self.budget = budget
         self.slots: Limiter | None = None

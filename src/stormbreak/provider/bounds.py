@@ -8,6 +8,7 @@ come of them.
 import math
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
 
 SMALLEST = 1e-6
@@ -25,7 +26,7 @@ SLOWEST, FASTEST = 0.001, 1_000_000
 MOST = 1_000_000_000
 """Of whatever is counted."""
 
-_LONGEST_SHOWN = 40  # digits
+LONGEST_SHOWN = 40  # digits
 
 
 class Range(NamedTuple):
@@ -65,15 +66,6 @@ Count = Annotated[int, Range("at least 1", least=1)]
 Depth = Annotated[int, Range("zero or positive")]
 
 
-def shown(number: object) -> str:
-    """A number for a message, not at length."""
-    try:
-        text = repr(number)
-    except ValueError:  # Python writes no integer of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
 def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple((name, found) for name, hint in hints.items() if (found := _range_in(hint)))
@@ -92,4 +84,6 @@ def check_ranges(value: object) -> None:
         number = getattr(value, name)
         breach = None if number is None else allowed.breach(number)
         if breach is not None:
-            raise ConfigurationError(f"{name} must be {breach}, got {shown(number)}")
+            raise ConfigurationError(
+                f"{name} must be {breach}, got {shown(number, longest=LONGEST_SHOWN)}"
+            )

@@ -9,9 +9,10 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stormbreak import tomlfile
+from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import names_secret, quoted
-from stormbreak.provider.bounds import shown
+from stormbreak.provider.bounds import LONGEST_SHOWN
 from stormbreak.provider.scenario import Scenario
 
 _WHAT = "a scenario"
@@ -145,4 +146,4 @@ def _unknown(prefix: str, key: str, given: Any) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    return quoted(value) if isinstance(value, str) else shown(value)
+    return quoted(value) if isinstance(value, str) else shown(value, longest=LONGEST_SHOWN)

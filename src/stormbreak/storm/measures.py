@@ -12,9 +12,7 @@ from typing import NamedTuple
 from stormbreak.provider.scenario import WATCHED, Load
 from stormbreak.storm.ideal import Amount, within
 
-RECOVERED = (
-    0.95  # share of the calls that must be answered among those that arrive in `WATCHED` seconds
-)
+RECOVERED = 0.95  # share of the calls of `WATCHED` seconds that must be answered
 
 _KEPT = 6  # decimal places of a measure
 
