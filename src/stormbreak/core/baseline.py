@@ -9,7 +9,7 @@ A block keeps samples, not attempts: an attempt that hangs holds back its own bl
 """
 
 from collections import deque
-from math import inf
+from math import fsum, inf
 from statistics import median
 from typing import NamedTuple
 
@@ -93,14 +93,14 @@ class Baseline:
         if len(block.samples) < LEAST:
             return
         if self.mean is None and block.totals:
-            self.mean = sum(block.totals) / len(block.totals)
+            self.mean = fsum(block.totals) / len(block.totals)
         clean = evidence_at < block.opened_at - CLEAR
         if clean:
             self._clean_at = now
         elif self._clean_at is None or now - self._clean_at < REBASE:
             return
         block.samples.sort()
-        self._kept.append(_Kept(median(block.samples), block.samples, sum(block.totals)))
+        self._kept.append(_Kept(median(block.samples), block.samples, fsum(block.totals)))
         if self.usual is None or now - self._learned_at >= EVERY:
             self._learned_at = now
             self._learn()
@@ -117,4 +117,4 @@ class Baseline:
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
         high = pooled[min(count - 1, int(quantile * count))]
         self.usual = max(high, TIMES * middle, middle + PLUS)
-        self.mean = sum(block.total for block in even) / count
+        self.mean = fsum(block.total for block in even) / count

@@ -37,7 +37,7 @@ def number(text: str) -> float | None:
 def duration(text: str) -> float | None:
     """Read `1m3s`, `2m59.56s`, `12ms`, `1d2h` or `37 seconds`, in seconds."""
     if _GO.fullmatch(text):
-        return sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+        return math.fsum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
     words = _WORDS.fullmatch(text)
     if words is None:
         return None

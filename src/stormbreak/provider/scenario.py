@@ -7,6 +7,7 @@ they are, sockets play `speed` of them in one real second.
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from itertools import pairwise
+from math import fsum
 from typing import Literal
 
 from stormbreak.errors import ConfigurationError
@@ -230,7 +231,7 @@ class Scenario:
         if self.load is not None:
             _check_trigger(self.load, self.duration)
         for moment in sorted({trouble.at for trouble in self.trouble}):
-            total = sum(item.share for item in self.trouble if _draws(item) and _on(item, moment))
+            total = fsum(item.share for item in self.trouble if _draws(item) and _on(item, moment))
             if total > 1 + 1e-9:
                 raise ConfigurationError(
                     f"trouble shares must not add up to more than 1, got {total:g} at {moment:g} s"
