@@ -109,8 +109,6 @@ class AimdConcurrency:
         uniform: float,  # noqa: ARG002
     ) -> None:
         """Free the slot, and climb or fall if this attempt knew the present limit."""
-        if self.in_flight >= self.limit:
-            self._full_at = now
         self.in_flight -= 1
         epoch, sent_at = token
         late = self._is_late(outcome, now - sent_at)

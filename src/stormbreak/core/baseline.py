@@ -115,6 +115,6 @@ class Baseline:
             return
         middle = pooled[count // 2]
         quantile = FIRST_QUANTILE if self.streams else TOTAL_QUANTILE
-        high = pooled[min(count - 1, int(quantile * count))]
+        high = pooled[int(quantile * count)]
         self.usual = max(high, TIMES * middle, middle + PLUS)
         self.mean = fsum(block.total for block in even) / count

@@ -238,7 +238,9 @@ class Breaker:
         self._epoch += 1
         if after is not State.HALF_OPEN:
             self.trial = None
-        self._on_change(before, after, now=now, until=self.until if after is State.OPEN else None)
+        if after is not before or after is State.OPEN:
+            until = self.until if after is State.OPEN else None
+            self._on_change(before, after, now=now, until=until)
 
 
 def _was_cut(outcome: Outcome) -> bool:

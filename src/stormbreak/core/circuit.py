@@ -6,10 +6,6 @@ from enum import StrEnum
 from stormbreak.core.checks import require
 from stormbreak.core.trip import FailureRate, TripRule
 
-AT_ONCE = 3
-"""Probes at the same time, where nothing is said and there are as many."""
-
-
 class State(StrEnum):
     """Where a circuit stands."""
 
@@ -36,9 +32,9 @@ class BreakerPolicy:
     `growth` times as long, up to `longest_open`. With `heed_server` a circuit that opens stays open at least
     until the time that a failure named.
 
-    Half-open sends at most `probes`, `at_once` at the same time (three, or all where there are fewer); one unanswered
-    for `lease` seconds makes room for another. `close_at` is the share of them that must succeed. A trial without a decision after
-    `longest_half_open` seconds opens the circuit again (None: it never does).
+    Half-open sends at most `probes`, no more than `at_once` at the same time; one unanswered for `lease` seconds makes room
+    for another. `close_at` is the share of them that must succeed. A trial without a decision after `longest_half_open`
+    seconds opens the circuit again (None: it never does).
     """
 
     mode: Mode = Mode.NORMAL
@@ -49,7 +45,7 @@ class BreakerPolicy:
     longest_open: float = 120.0
     heed_server: bool = True
     probes: int = 3
-    at_once: int = AT_ONCE
+    at_once: int = 3
     close_at: float = 0.5
     any_failure_reopens: bool = False
     lease: float = 60.0
@@ -58,14 +54,12 @@ class BreakerPolicy:
     def __post_init__(self) -> None:
         require(self.mode in [*Mode], f"mode must be one of {', '.join(Mode)}", self.mode)
         object.__setattr__(self, "mode", Mode(self.mode))  # which may be given as a word
-        if self.at_once == AT_ONCE:  # a default that goes with every number of probes
-            object.__setattr__(self, "at_once", max(1, min(AT_ONCE, self.probes)))
         require(self.open_for > 0, "open_for must be positive", self.open_for)
         require(0 <= self.jitter < 1, "jitter must lie in [0, 1)", self.jitter)
         require(self.growth >= 1, "growth must be at least 1", self.growth)
         require(self.longest_open > 0, "longest_open must be positive", self.longest_open)
         require(self.probes >= 1, "probes must be at least 1", self.probes)
-        require(1 <= self.at_once <= self.probes, "at_once must lie in [1, probes]", self.at_once)
+        require(self.at_once >= 1, "at_once must be at least 1", self.at_once)
         require(0 < self.close_at <= 1, "close_at must lie in (0, 1]", self.close_at)
         require(self.lease > 0, "lease must be positive", self.lease)
         longest = self.longest_half_open

@@ -125,7 +125,7 @@ class Lot:
         self._second, self._sent, self._refused = second, 0, 0
         if self._trial is not None:
             self._try(self._trial, over, sent, refused, now)
-        elif sent and self.holds(now):
+        elif self.holds(now):
             self._follow(sent, refused)
 
     def _try(self, trial: _Trial, second: int, sent: int, refused: int, now: float) -> None:
