@@ -18,6 +18,7 @@ from kept import CODE, ROOT, Kept
 from marked import Block
 from storm_tables import BATCHES, CALMS, STORMS
 from stormbreak.provider.loader import load
+from stormbreak.provider.scenario import Scenario
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
 from stormbreak.storm.measures import Measures, average
@@ -25,6 +26,7 @@ from variants import UNCHANGED, Variant, applied, every
 
 KEPT = Kept("sensitivity")
 TABLES = Block(ROOT / "docs" / "sensitivity.md", "<!-- tables: begin -->", "<!-- tables: end -->")
+AFTER = 60.0  # seconds
 POINTS = 0.01  # of goodput
 LONGER = 0.05  # of the makespan
 SENT = 0.1  # attempts per call
@@ -71,13 +73,19 @@ def one(task: Task) -> float:
     """Simulate, keep the measures, and say how long it took."""
     began = time.perf_counter()
     variant = variant_of(task)
-    storm = load(task.scenario)
+    storm = shortened(load(task.scenario))
     found = find(storm.load.preset if storm.load else "interactive")
     with applied(variant):
         changed = replace(found, policy=variant.edit(found.policy))
         measures = simulate(storm, changed, seed=task.seed).measures
     KEPT.put(measures, *key(task))
     return time.perf_counter() - began
+
+
+def shortened(storm: Scenario) -> Scenario:
+    """The same storm, watched for `AFTER` seconds when its trigger is over: the long quiet end only dilutes."""
+    until = storm.load.trigger_until if storm.load else None
+    return storm if until is None else replace(storm, duration=min(storm.duration, until + AFTER))
 
 
 def variant_of(task: Task) -> Variant:
@@ -147,7 +155,8 @@ def page(scenarios: Sequence[str], seeds: range) -> str:
         [
             (
                 f"Made on {today} by `make sensitivity` with code {CODE[:8]}: {len(rows)} variants, "
-                f"{', '.join(f'`{name}`' for name in scenarios)}, seeds 1-{len(seeds)}.{slice_}{gaps}"
+                f"{', '.join(f'`{name}`' for name in scenarios)}, seeds 1-{len(seeds)}, each storm "
+                f"watched for {AFTER:.0f} s after its trigger.{slice_}{gaps}"
             ),
             "",
             (

@@ -46,8 +46,6 @@ SCENARIOS_OWN = {"deadline", "patience", "attempt_timeout", "idle_timeout"}
 
 TOGETHER = {
     "breaker.jitter": (0.25, 0.95),  # must stay below 1
-    "breaker.probes": (2, 6),
-    "breaker.at_once": (1, 2),  # no more than there are probes
 }
 """Parameters with bounds, and what they become."""
 

@@ -236,3 +236,20 @@ def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
         assert 0.0 <= draw.lot._share <= MOST
         if draw.lot.holds(draw.now):
             draw.lot.explains(sent, refused)
+
+
+def test_refusals_of_a_second_in_which_nothing_was_sent_are_followed():
+    """One a second is sent, and its answer, a refusal half the time, comes within the next."""
+    draw = Draw(0.5).play(60, 10, 5)
+    share = most_explained(draw.lot, 1_000)
+    for number in range(600):
+        draw.lot.sent(draw.now)
+        draw.now += 1.0
+        if number % 2:
+            draw.lot.refused(draw.now)
+        draw.now += 1.0
+        draw.lot.on_trial(draw.now)
+        if number == 250:
+            break
+
+    assert most_explained(draw.lot, 1_000) == pytest.approx(share, rel=0.05)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from stormbreak.core.checks import require
 from stormbreak.core.trip import FailureRate, TripRule
 
+
 class State(StrEnum):
     """Where a circuit stands."""
 

@@ -1,0 +1,162 @@
+from math import inf
+
+import pytest
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED
+from ward import CLOSED, HALF_OPEN, OPEN, Ward
+
+from stormbreak.types import CANCELLED
+
+
+def test_at_most_so_many_probes_at_once():
+    ward = Ward(probes=4, at_once=2).bring_to(HALF_OPEN)
+    first, _ = ward.take(), ward.take()
+
+    assert not ward.ready
+    ward.settle(first, OK)
+    assert ward.ready
+
+
+def test_no_more_probes_than_are_still_to_be_counted():
+    ward = Ward(probes=3, at_once=3, close_at=1.0).bring_to(HALF_OPEN)
+    ward.send(OK)
+    ward.take()
+    ward.take()
+
+    assert not ward.ready
+
+
+def test_a_cancelled_or_throttled_probe_gives_its_place_back_uncounted():
+    ward = Ward(probes=1, at_once=1, close_at=1.0).bring_to(HALF_OPEN)
+    for outcome in (CANCELLED, THROTTLED, INVALID):
+        ward.send(outcome)
+        assert ward.ready
+    ward.send(OK)
+
+    assert ward.state is CLOSED
+
+
+@pytest.mark.parametrize(
+    ("probes", "close_at", "needed"),
+    [(3, 0.5, 2), (4, 0.5, 2), (1, 0.1, 1), (10, 0.7, 7), (5, 1.0, 5), (3, 0.01, 1)],
+)
+def test_how_many_must_succeed(probes, close_at, needed):
+    ward = Ward(probes=probes, at_once=probes, close_at=close_at).bring_to(HALF_OPEN)
+    ward.send(*[SERVER_ERROR] * (probes - needed), *[OK] * (needed - 1))
+    assert ward.state is HALF_OPEN
+    ward.send(OK)
+    assert ward.state is CLOSED
+
+
+def test_any_failure_reopens_where_asked():
+    ward = Ward(any_failure_reopens=True).bring_to(HALF_OPEN)
+    ward.send(OK, SERVER_ERROR)
+
+    assert ward.state is OPEN
+
+
+def test_reopening_starts_a_new_open_time():
+    ward = Ward().bring_to(HALF_OPEN)
+    ward.now = 17.0
+    ward.send(SERVER_ERROR, SERVER_ERROR)
+
+    assert ward.breaker.ready_at(ward.now) == 27.0
+
+
+def test_a_hung_probe_holds_its_place_for_its_lease_only():
+    ward = Ward(probes=1, at_once=1, close_at=1.0).bring_to(HALF_OPEN)
+    hung = ward.take()
+
+    assert ward.breaker.ready_at(ward.now) == ward.now + 30.0
+    ward.now += 30.0
+    other = ward.take()
+    ward.settle(hung, CANCELLED)
+    assert not ward.ready  # it frees nobody else's place
+    ward.settle(other, OK)
+    assert ward.state is CLOSED
+
+
+def test_where_all_places_are_taken_the_first_lease_that_ends_makes_room():
+    ward = Ward(probes=2, at_once=2, lease=30.0).bring_to(HALF_OPEN)
+    began = ward.now
+    ward.take()
+    ward.now += 7.0
+    ward.take()
+
+    assert ward.breaker.ready_at(ward.now) == began + 30.0
+    assert ward.breaker.ready_at(began + 30.0) == -inf
+    ward.now = began + 30.0
+    ward.take()
+    assert ward.breaker.ready_at(ward.now) == began + 37.0
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize(("outcome", "after"), [(OK, CLOSED), (SERVER_ERROR, OPEN)])
+def test_a_probe_later_than_its_lease_still_counts(replaced, outcome, after):
+    ward = Ward(probes=1, at_once=1, close_at=1.0).bring_to(HALF_OPEN)
+    late = ward.take()
+    ward.now += 31.0
+    if replaced:
+        ward.take()
+    ward.settle(late, outcome)
+
+    assert ward.state is after
+
+
+@pytest.mark.parametrize(
+    ("probes", "at_once", "leave"), [(1, 3, 1), (2, 9, 2), (3, 3, 3), (9, 3, 3), (4, 1, 1)]
+)
+def test_no_more_leave_at_once_than_there_are_probes_and_than_may(probes, at_once, leave):
+    ward = Ward(probes=probes, at_once=at_once).bring_to(OPEN)
+    ward.now += 10.0
+    sent = 0
+    while ward.ready:
+        ward.take()
+        sent += 1
+
+    assert sent == leave
+
+
+def test_probes_of_an_earlier_half_open_state_move_nothing():
+    ward = Ward().bring_to(HALF_OPEN)
+    old = ward.take()
+    ward.send(SERVER_ERROR, SERVER_ERROR)
+    ward.now += 10.0
+    ward.send(CANCELLED)
+    assert ward.state is HALF_OPEN
+    ward.settle(old, SERVER_ERROR)
+    ward.send(SERVER_ERROR)
+
+    assert ward.state is HALF_OPEN
+
+
+def test_a_trial_that_comes_to_nothing_opens_the_circuit_again():
+    ward = Ward(longest_half_open=100.0, growth=2.0).bring_to(HALF_OPEN)
+    began, hung = ward.now, ward.take()
+    ward.send(OK)
+    ward.now = began + 99.9
+    assert ward.ready
+    ward.now = began + 100.0
+    assert ward.breaker.ready_at(ward.now) == began + 120.0
+    assert ward.breaker.ready_at(began + 120.0) == -inf
+    ward.now += 7.0
+    ward.settle(hung, OK)  # of an earlier state by now
+    assert (ward.state, ward.breaker.until) == (OPEN, began + 120.0)
+
+
+def test_a_stale_trial_that_nobody_looked_at_for_long_makes_room_for_a_new_one():
+    ward = Ward(longest_half_open=100.0).bring_to(HALF_OPEN)
+    ward.send(OK)
+    ward.now += 1000.0
+    ward.send(OK)
+
+    assert ward.state is HALF_OPEN
+    assert [after for _, after, _, _ in ward.changes[2:]] == [OPEN, HALF_OPEN]
+
+
+def test_without_a_longest_time_a_trial_waits_for_ever():
+    ward = Ward(longest_half_open=None).bring_to(HALF_OPEN)
+    ward.send(OK)
+    ward.now += 1e9
+    ward.send(OK)
+
+    assert ward.state is CLOSED

@@ -1,0 +1,84 @@
+import pytest
+from stage import OK, SERVER_ERROR
+from ward import HALF_OPEN, OPEN, Ward
+
+
+@pytest.mark.parametrize(("chance", "until"), [(0.0, 5.0), (0.5, 10.0), (0.9, 14.0)])
+def test_open_time_is_moved_by_chance(chance, until):
+    ward = Ward(jitter=0.5)
+    ward.chance = chance
+    ward.send(SERVER_ERROR, SERVER_ERROR)
+
+    assert until == pytest.approx(ward.breaker.until)
+
+
+def fail_trial(ward):
+    ward.now = ward.breaker.until
+    ward.send(SERVER_ERROR, SERVER_ERROR)
+    return ward.breaker.until - ward.now
+
+
+def test_the_open_time_grows_with_each_failed_trial_up_to_its_cap_and_jitter_comes_after():
+    ward = Ward(growth=2.0, longest_open=50.0).bring_to(OPEN)
+    assert [fail_trial(ward) for _ in range(4)] == [20.0, 40.0, 50.0, 50.0]
+    ward.now = ward.breaker.until
+    ward.send(OK, OK, SERVER_ERROR, SERVER_ERROR)
+    assert ward.breaker.until - ward.now == 10.0  # a circuit that closed begins anew
+
+    spread = Ward(growth=9.0, longest_open=50.0, jitter=0.5)
+    spread.chance = 0.999
+    spread.bring_to(OPEN)
+    fail_trial(spread)
+    assert fail_trial(spread) == pytest.approx(75.0, rel=0.01)
+
+
+def test_the_open_time_does_not_overflow():
+    ward = Ward(growth=1e300).bring_to(OPEN)
+    assert {fail_trial(ward) for _ in range(5000)} == {120.0}
+
+
+def test_an_open_time_beyond_the_cap_stays_as_it_is():
+    ward = Ward(open_for=500.0, growth=2.0).bring_to(OPEN)
+
+    assert fail_trial(ward) == 500.0
+
+
+@pytest.mark.parametrize(
+    ("named", "heed", "chance", "open_for"),
+    [
+        (4.0, True, 0.0, 10.0),
+        (40.0, True, 0.0, 40.0),
+        (40.0, True, 0.5, 50.0),
+        (1e9, True, 0.0, 900.0),
+        (40.0, False, 0.0, 10.0),
+    ],
+)
+def test_a_server_may_keep_the_circuit_open(named, heed, chance, open_for):
+    ward = Ward(heed_server=heed)
+    ward.chance = chance
+    ward.send(SERVER_ERROR._replace(retry_after=named), SERVER_ERROR)
+
+    assert ward.breaker.until == open_for
+
+
+def test_even_less_than_a_second_that_a_server_names_is_heeded():
+    ward = Ward(open_for=0.2)
+    ward.chance = 0.0
+    ward.send(SERVER_ERROR._replace(retry_after=0.8), SERVER_ERROR)
+
+    assert ward.breaker.until == 0.8
+
+
+def test_a_time_named_before_a_success_is_forgotten():
+    ward = Ward()
+    ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR, SERVER_ERROR)
+
+    assert ward.breaker.until == 10.0
+
+
+def test_a_probe_may_tell_when_to_come_back_too():
+    ward = Ward(any_failure_reopens=True).bring_to(HALF_OPEN)
+    ward.chance = 0.0
+    ward.send(SERVER_ERROR._replace(retry_after=60.0))
+
+    assert ward.breaker.until == ward.now + 60.0
