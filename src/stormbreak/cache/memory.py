@@ -1,0 +1,49 @@
+"""Answers kept in memory, for as long as the process lives."""
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from stormbreak.cache.kept import Bounds, Kept
+from stormbreak.cache.key import SECRET_BYTES
+
+
+class MemoryCache:
+    """A cache of one process. `clock` tells unix epoch seconds."""
+
+    def __init__(self, bounds: Bounds, *, clock: Callable[[], float] = time.time) -> None:
+        self._bounds = bounds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[bytes, Kept] = OrderedDict()  # the oldest first
+        self._bytes = 0
+        self.secret = secrets.token_bytes(SECRET_BYTES)
+
+    def get(self, key: bytes) -> Kept | None:
+        """The answer of that key, unless it is too old."""
+        with self._lock:
+            kept = self._answers.get(key)
+        fresh = kept is not None and self._clock() - kept.at < self._bounds.max_age
+        return kept if fresh else None
+
+    def put(self, key: bytes, body: bytes) -> None:
+        """Keep an answer; the oldest make room for it."""
+        with self._lock:
+            self._drop(key)
+            self._answers[key] = Kept(body, self._clock())
+            self._bytes += len(body)
+            while self._bytes > self._bounds.max_bytes:
+                self._drop(next(iter(self._answers)))
+
+    def close(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._answers.clear()
+            self._bytes = 0
+
+    def _drop(self, key: bytes) -> None:
+        gone = self._answers.pop(key, None)
+        if gone is not None:
+            self._bytes -= len(gone.body)

@@ -1,0 +1,186 @@
+"""Answers kept in a file: SQLite, readable by its owner alone, shared by any number of processes.
+
+What is kept is the JSON that came, under keyed digests; neither a prompt nor an API key is in the file. A cache is there
+to help when everything else fails: trouble with it is told once in the log and is no answer, never an error of the call.
+"""
+
+import logging
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from stormbreak.cache.kept import Bounds, Kept
+from stormbreak.cache.key import SECRET_BYTES
+from stormbreak.drivers.forks import forget_in_child
+from stormbreak.errors import ConfigurationError
+
+VERSION = 1
+"""Of the tables below, kept as SQLite's `user_version`."""
+
+PATIENCE = 1.0  # seconds to wait for another process; an answer that is not kept is no misfortune
+PRIVATE = stat.S_IRUSR | stat.S_IWUSR
+_TABLES = (
+    "CREATE TABLE secret (bytes BLOB NOT NULL)",
+    "CREATE TABLE answers (key BLOB PRIMARY KEY, body BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX answers_by_age ON answers (at)",
+    "CREATE TABLE size (bytes INTEGER NOT NULL)",
+    "INSERT INTO size VALUES (0)",
+    "CREATE TRIGGER came AFTER INSERT ON answers BEGIN UPDATE size SET bytes = bytes + length(new.body); END",
+    "CREATE TRIGGER went AFTER DELETE ON answers BEGIN UPDATE size SET bytes = bytes - length(old.body); END",
+    f"PRAGMA user_version = {VERSION}",
+)
+
+T = TypeVar("T")
+
+_log = logging.getLogger("stormbreak")
+
+
+class SqliteCache:
+    """A cache in the file `path`, made where there is none. `clock` tells unix epoch seconds.
+
+    Raises:
+        ConfigurationError: it cannot be opened, or is no cache of ours.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        bounds: Bounds,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = Path(path)
+        self._bounds = bounds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._complained = False
+        try:
+            _make(self._path)
+            self._connection: sqlite3.Connection | None = _connect(self._path)
+            self.secret = _prepare(self._connection)
+            self._path.chmod(PRIVATE)  # now that it is known to be ours
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        except (OSError, sqlite3.Error, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigurationError(f"{path}: no cache of answers: {reason}") from None
+        forget_in_child(self._leave_behind)
+
+    def get(self, key: bytes) -> Kept | None:
+        """The answer of that key, unless it is too old."""
+        oldest = self._clock() - self._bounds.max_age
+
+        def look(connection: sqlite3.Connection) -> Kept | None:
+            query = "SELECT body, at FROM answers WHERE key = ? AND at > ?"
+            found = connection.execute(query, (key, oldest)).fetchone()
+            return None if found is None else Kept(*found)
+
+        return self._with(look)
+
+    def put(self, key: bytes, body: bytes) -> None:
+        """Keep an answer; the oldest make room for it."""
+        now = self._clock()
+        oldest = now - self._bounds.max_age
+
+        def keep(connection: sqlite3.Connection) -> None:
+            with _transaction(connection):
+                connection.execute("DELETE FROM answers WHERE key = ? OR at <= ?", (key, oldest))
+                connection.execute("INSERT INTO answers VALUES (?, ?, ?)", (key, body, now))
+                _make_room(connection, self._bounds.max_bytes)
+
+        self._with(keep)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _with(self, do: Callable[[sqlite3.Connection], T]) -> T | None:
+        try:
+            with self._lock:
+                return None if self._connection is None else do(self._connection)
+        except sqlite3.Error as error:
+            if not self._complained:
+                self._complained = True
+                name = type(error).__name__
+                _log.warning("the cache of answers fails, which is told once: %s", name)
+            return None
+
+    def _leave_behind(self) -> None:
+        """Neither use nor close in a child what its parent has open: see "How To Corrupt" in SQLite's manual."""
+        _PARENTS.append(self._connection)
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            self._connection = _connect(self._path)
+
+
+_PARENTS: list[sqlite3.Connection | None] = []  # what must not be collected, or it would be closed
+
+
+def _make(path: Path) -> None:
+    """Have a file there; one that is empty is readable by its owner alone before anything is written to it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    fd = os.open(path, flags, PRIVATE)
+    try:
+        if not os.fstat(fd).st_size:
+            os.fchmod(fd, PRIVATE)
+    finally:
+        os.close(fd)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+    return connection
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _prepare(connection: sqlite3.Connection) -> bytes:
+    """Make the tables where there are none, and read the secret. Raises ValueError for another's file."""
+    with _transaction(connection):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and tables == 0:
+            for statement in _TABLES:
+                connection.execute(statement)
+            fresh = secrets.token_bytes(SECRET_BYTES)
+            connection.execute("INSERT INTO secret VALUES (?)", (fresh,))
+        elif version != VERSION:
+            raise ValueError(f"its tables are of version {version}, not {VERSION}")
+        (secret,) = connection.execute("SELECT bytes FROM secret").fetchone()
+    return bytes(secret)
+
+
+def _make_room(connection: sqlite3.Connection, most: int) -> None:
+    """Delete the oldest until all have `most` bytes together."""
+    (size,) = connection.execute("SELECT bytes FROM size").fetchone()
+    if size <= most:
+        return
+    gone: list[tuple[bytes]] = []
+    for key, length in connection.execute("SELECT key, length(body) FROM answers ORDER BY at"):
+        gone.append((key,))
+        size -= length
+        if size <= most:
+            break
+    connection.executemany("DELETE FROM answers WHERE key = ?", gone)

@@ -1,0 +1,252 @@
+"""Both kinds of cache, by what they promise; the file besides."""
+
+import multiprocessing
+import sqlite3
+import stat
+import threading
+
+import pytest
+
+from stormbreak.cache.kept import Bounds, Kept
+from stormbreak.cache.memory import MemoryCache
+from stormbreak.cache.sqlite import SqliteCache
+from stormbreak.errors import ConfigurationError
+
+
+class Clock:
+    """Unix epoch seconds, by hand."""
+
+    def __init__(self):
+        self.now = 1_800_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make(request, tmp_path, clock):
+    made = []
+
+    def cache(**bounds):
+        bounds = Bounds(**bounds)
+        if request.param == "memory":
+            made.append(MemoryCache(bounds, clock=clock))
+        else:
+            made.append(SqliteCache(tmp_path / "answers.db", bounds, clock=clock))
+        return made[-1]
+
+    yield cache
+    for each in made:
+        each.close()
+
+
+def test_an_answer_is_found_under_its_key_and_no_other(make, clock):
+    cache = make()
+    cache.put(b"one", b'{"a":1}')
+
+    assert cache.get(b"one") == Kept(b'{"a":1}', clock.now)
+    assert cache.get(b"two") is None
+
+
+def test_the_last_answer_counts(make):
+    cache = make()
+    cache.put(b"one", b"old")
+    cache.put(b"one", b"new")
+
+    assert cache.get(b"one").body == b"new"
+
+
+def test_an_answer_is_too_old_after_its_time(make, clock):
+    cache = make(max_age=60.0)
+    cache.put(b"one", b"body")
+    clock.now += 59.9
+    assert cache.get(b"one") is not None
+    clock.now += 0.1
+    assert cache.get(b"one") is None
+
+
+def test_the_oldest_make_room(make, clock):
+    cache = make(max_bytes=10)
+    for name in (b"one", b"two", b"six"):
+        cache.put(name, b"1234")
+        clock.now += 1
+
+    assert [cache.get(name) is None for name in (b"one", b"two", b"six")] == [True, False, False]
+
+
+def test_what_is_replaced_takes_no_room(make):
+    cache = make(max_bytes=10)
+    cache.put(b"one", b"1234")
+    for _ in range(9):
+        cache.put(b"two", b"123456")
+
+    assert cache.get(b"one") is not None
+
+
+def test_what_is_larger_than_all_room_is_not_kept(make):
+    cache = make(max_bytes=10)
+    cache.put(b"one", b"12345678901")
+
+    assert cache.get(b"one") is None
+
+
+def test_when_closed_nothing_is_found_and_nothing_kept(make):
+    cache = make()
+    cache.put(b"one", b"body")
+    cache.close()
+    cache.put(b"two", b"body")
+
+    assert cache.get(b"one") is None
+    cache.close()
+
+
+def test_threads_may_use_it_together(make):
+    cache = make()
+
+    def work(number):
+        for turn in range(50):
+            cache.put(b"%d" % (turn % 7), b"%d" % number)
+            assert cache.get(b"%d" % (turn % 7)) is not None
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("values", [{"max_age": 0}, {"max_bytes": 0}, {"max_age": float("nan")}])
+def test_impossible_bounds_are_refused(values):
+    with pytest.raises(ConfigurationError, match=next(iter(values))):
+        Bounds(**values)
+
+
+# ---------------------------------------------------------------- the file
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "answers.db"
+
+
+def test_the_file_is_its_owners_alone(path, clock):
+    cache = SqliteCache(path, Bounds(), clock=clock)
+    cache.put(b"one", b"body")
+
+    for file in path.parent.iterdir():  # the journal beside it, too
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
+    cache.close()
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(path):
+    SqliteCache(path, Bounds()).close()
+    path.chmod(0o644)
+    SqliteCache(path, Bounds()).close()
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_it_outlives_the_process_with_its_secret(path, clock):
+    one = SqliteCache(path, Bounds(), clock=clock)
+    one.put(b"one", b"body")
+    one.close()
+    two = SqliteCache(path, Bounds(), clock=clock)
+
+    assert two.get(b"one").body == b"body"
+    assert two.secret == one.secret
+    two.close()
+
+
+def test_a_size_that_was_counted_before_is_known_again(path, clock):
+    one = SqliteCache(path, Bounds(), clock=clock)
+    one.put(b"one", b"12345678")
+    one.close()
+    clock.now += 1
+    two = SqliteCache(path, Bounds(max_bytes=10), clock=clock)
+    two.put(b"two", b"1234")
+
+    assert (two.get(b"one"), two.get(b"two").body) == (None, b"1234")
+    two.close()
+
+
+def test_what_is_too_old_is_deleted_when_something_is_kept(path, clock):
+    cache = SqliteCache(path, Bounds(max_age=10.0), clock=clock)
+    cache.put(b"one", b"private")
+    clock.now += 11
+    cache.put(b"two", b"body")
+    cache.close()
+
+    with sqlite3.connect(path) as file:
+        assert [key for (key,) in file.execute("SELECT key FROM answers")] == [b"two"]
+
+
+def _put_in_child(cache):
+    cache.put(b"child", b"body")
+
+
+def test_a_child_process_uses_a_connection_of_its_own(path, clock):
+    cache = SqliteCache(path, Bounds(), clock=clock)
+    cache.put(b"one", b"body")
+    child = multiprocessing.get_context("fork").Process(target=_put_in_child, args=(cache,))
+    child.start()
+    child.join()
+
+    assert child.exitcode == 0
+    assert cache.get(b"child").body == b"body"
+    assert cache.get(b"one").body == b"body"
+    cache.close()
+
+
+def test_an_empty_file_becomes_one(path):
+    path.touch(0o644)
+    SqliteCache(path, Bounds()).close()
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"no database, but long enough to be one" * 99, b"text"])
+def test_a_file_that_is_none_is_refused_and_left_alone(path, content):
+    path.write_bytes(content)
+    with pytest.raises(
+        ConfigurationError, match=r"answers\.db: no cache of answers: .*not a database"
+    ):
+        SqliteCache(path, Bounds())
+
+    assert path.read_bytes() == content
+
+
+def test_the_database_of_another_program_is_refused_and_left_alone(path):
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE theirs (a)")
+    path.chmod(0o640)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="its tables are of version 0, not 1"):
+        SqliteCache(path, Bounds())
+
+    assert path.read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_place_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="no cache of answers: No such file or directory"):
+        SqliteCache(tmp_path / "none" / "answers.db", Bounds())
+
+
+def test_trouble_is_told_once_and_is_no_answer(path, caplog, monkeypatch):
+    monkeypatch.setattr("stormbreak.cache.sqlite.PATIENCE", 0.01)
+    cache = SqliteCache(path, Bounds())
+    cache.put(b"one", b"secret body")
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        cache.put(b"two", b"secret body")
+        cache.put(b"two", b"secret body")
+        other.execute("COMMIT")
+
+    assert cache.get(b"two") is None
+    assert caplog.messages == ["the cache of answers fails, which is told once: OperationalError"]
+    cache.close()

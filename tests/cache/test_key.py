@@ -1,0 +1,52 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.cache.key import key_of
+
+SECRET = b"s" * 32
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.7}
+
+
+def key(body=BODY, *, secret=SECRET, endpoint="chat/completions", api_key="k"):
+    return key_of(secret, endpoint, json.dumps(body).encode(), api_key)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        key({**BODY, "model": "n"}),
+        key({**BODY, "temperature": 0.8}),
+        key({**BODY, "messages": [{"role": "user", "content": "ho"}]}),
+        key(api_key="l"),
+        key(api_key=None),
+        key(endpoint="responses"),
+        key(secret=b"t" * 32),
+    ],
+)
+def test_whatever_an_answer_depends_on_makes_another_key(other):
+    assert other != key()
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        key(dict(reversed(BODY.items()))),
+        key({**BODY, "stream": True, "stream_options": {"include_usage": True}}),
+        key(endpoint="/chat/completions"),
+    ],
+)
+def test_how_it_is_written_and_delivered_does_not(same):
+    assert same == key()
+
+
+def test_no_part_can_pass_for_the_next():
+    assert key(endpoint="ab", api_key="c") != key(endpoint="a", api_key="bc")
+
+
+@given(body=st.binary() | st.from_regex(rb'[\[{"0-9a-z:,\]}]*', fullmatch=True))
+def test_no_body_raises(body):
+    made = key_of(SECRET, "chat/completions", body, None)
+    assert made is None or len(made) == 32
