@@ -11,6 +11,7 @@ _FAMILIAR = re.compile(
     r"|AIza[\w-]{10,}|AKIA[A-Z0-9]{12,}|Bearer\s+\S{8,})"
 )
 _SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
+_CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
 _LONGEST_SHOWN = 60  # characters of a name
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 
@@ -33,6 +34,11 @@ def holds_token(text: str) -> bool:
 def looks_like_key(text: str) -> bool:
     """Whether `text` is better not repeated."""
     return is_familiar(text) or holds_token(text)
+
+
+def is_constant(word: str) -> bool:
+    """Whether a word is written like the name of an environment variable, and so is no key, however long it is."""
+    return _CONSTANT.fullmatch(word) is not None
 
 
 def names_secret(name: str) -> bool:

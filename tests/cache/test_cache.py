@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from stormbreak.cache.kept import Bounds, Kept
+from stormbreak.cache.kept import Kept
 from stormbreak.cache.memory import MemoryCache
 from stormbreak.cache.sqlite import SqliteCache
+from stormbreak.core.fallback import CachePolicy
 from stormbreak.errors import ConfigurationError
 
 
@@ -32,12 +33,12 @@ def clock():
 def make(request, tmp_path, clock):
     made = []
 
-    def cache(**bounds):
-        bounds = Bounds(**bounds)
+    def cache(**values):
+        values = CachePolicy(**values)
         if request.param == "memory":
-            made.append(MemoryCache(bounds, clock=clock))
+            made.append(MemoryCache(values, clock=clock))
         else:
-            made.append(SqliteCache(tmp_path / "answers.db", bounds, clock=clock))
+            made.append(SqliteCache(tmp_path / "answers.db", values, clock=clock))
         return made[-1]
 
     yield cache
@@ -121,9 +122,9 @@ def test_threads_may_use_it_together(make):
 
 
 @pytest.mark.parametrize("values", [{"max_age": 0}, {"max_bytes": 0}, {"max_age": float("nan")}])
-def test_impossible_bounds_are_refused(values):
+def test_impossible_values_are_refused(values):
     with pytest.raises(ConfigurationError, match=next(iter(values))):
-        Bounds(**values)
+        CachePolicy(**values)
 
 
 # ---------------------------------------------------------------- the file
@@ -135,7 +136,7 @@ def path(tmp_path):
 
 
 def test_the_file_is_its_owners_alone(path, clock):
-    cache = SqliteCache(path, Bounds(), clock=clock)
+    cache = SqliteCache(path, CachePolicy(), clock=clock)
     cache.put(b"one", b"body")
 
     for file in path.parent.iterdir():  # the journal beside it, too
@@ -144,18 +145,18 @@ def test_the_file_is_its_owners_alone(path, clock):
 
 
 def test_a_file_that_others_could_read_is_closed_to_them(path):
-    SqliteCache(path, Bounds()).close()
+    SqliteCache(path, CachePolicy()).close()
     path.chmod(0o644)
-    SqliteCache(path, Bounds()).close()
+    SqliteCache(path, CachePolicy()).close()
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_it_outlives_the_process_with_its_secret(path, clock):
-    one = SqliteCache(path, Bounds(), clock=clock)
+    one = SqliteCache(path, CachePolicy(), clock=clock)
     one.put(b"one", b"body")
     one.close()
-    two = SqliteCache(path, Bounds(), clock=clock)
+    two = SqliteCache(path, CachePolicy(), clock=clock)
 
     assert two.get(b"one").body == b"body"
     assert two.secret == one.secret
@@ -163,11 +164,11 @@ def test_it_outlives_the_process_with_its_secret(path, clock):
 
 
 def test_a_size_that_was_counted_before_is_known_again(path, clock):
-    one = SqliteCache(path, Bounds(), clock=clock)
+    one = SqliteCache(path, CachePolicy(), clock=clock)
     one.put(b"one", b"12345678")
     one.close()
     clock.now += 1
-    two = SqliteCache(path, Bounds(max_bytes=10), clock=clock)
+    two = SqliteCache(path, CachePolicy(max_bytes=10), clock=clock)
     two.put(b"two", b"1234")
 
     assert (two.get(b"one"), two.get(b"two").body) == (None, b"1234")
@@ -175,7 +176,7 @@ def test_a_size_that_was_counted_before_is_known_again(path, clock):
 
 
 def test_what_is_too_old_is_deleted_when_something_is_kept(path, clock):
-    cache = SqliteCache(path, Bounds(max_age=10.0), clock=clock)
+    cache = SqliteCache(path, CachePolicy(max_age=10.0), clock=clock)
     cache.put(b"one", b"private")
     clock.now += 11
     cache.put(b"two", b"body")
@@ -190,7 +191,7 @@ def _put_in_child(cache):
 
 
 def test_a_child_process_uses_a_connection_of_its_own(path, clock):
-    cache = SqliteCache(path, Bounds(), clock=clock)
+    cache = SqliteCache(path, CachePolicy(), clock=clock)
     cache.put(b"one", b"body")
     child = multiprocessing.get_context("fork").Process(target=_put_in_child, args=(cache,))
     child.start()
@@ -204,7 +205,7 @@ def test_a_child_process_uses_a_connection_of_its_own(path, clock):
 
 def test_an_empty_file_becomes_one(path):
     path.touch(0o644)
-    SqliteCache(path, Bounds()).close()
+    SqliteCache(path, CachePolicy()).close()
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -215,7 +216,7 @@ def test_a_file_that_is_none_is_refused_and_left_alone(path, content):
     with pytest.raises(
         ConfigurationError, match=r"answers\.db: no cache of answers: .*not a database"
     ):
-        SqliteCache(path, Bounds())
+        SqliteCache(path, CachePolicy())
 
     assert path.read_bytes() == content
 
@@ -226,7 +227,7 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path):
     path.chmod(0o640)
     before = path.read_bytes()
     with pytest.raises(ConfigurationError, match="its tables are of version 0, not 1"):
-        SqliteCache(path, Bounds())
+        SqliteCache(path, CachePolicy())
 
     assert path.read_bytes() == before
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -234,12 +235,12 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path):
 
 def test_a_place_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="no cache of answers: No such file or directory"):
-        SqliteCache(tmp_path / "none" / "answers.db", Bounds())
+        SqliteCache(tmp_path / "none" / "answers.db", CachePolicy())
 
 
 def test_trouble_is_told_once_and_is_no_answer(path, caplog, monkeypatch):
     monkeypatch.setattr("stormbreak.cache.sqlite.PATIENCE", 0.01)
-    cache = SqliteCache(path, Bounds())
+    cache = SqliteCache(path, CachePolicy())
     cache.put(b"one", b"secret body")
     with sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -2,7 +2,7 @@
 
 import tomllib
 from dataclasses import fields, replace
-from typing import get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +25,15 @@ from stormbreak.core.backoff import (
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, Mode
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.fallback import (
+    POSSIBLE,
+    CachePolicy,
+    Choose,
+    Place,
+    ToCache,
+    ToDegraded,
+    ToTargets,
+)
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
@@ -41,6 +50,7 @@ from stormbreak.core.trip import (
     SlowRate,
     SlowRateOfLast,
 )
+from stormbreak.keylike import is_token
 from stormbreak.types import Priority
 
 positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))
@@ -160,8 +170,34 @@ shadows = built(
     limit=st.none() | limits,
     learn_rate=st.booleans(),
 )
+words = st.none() | st.text(min_size=1).filter(
+    lambda text: text.isprintable() and text != "none" and not is_token(text)
+)
+after = st.none() | positive
+on = st.lists(st.sampled_from(POSSIBLE), min_size=1, max_size=3).map(tuple)
+places = built(
+    Place,
+    provider=words,
+    base_url=words,
+    api_key_env=st.none() | st.just("A_KEY_OF_2026_AND_LATER"),
+    model=st.just("m") | st.just("large"),
+    weight=positive,
+)
+fallbacks = st.one_of(
+    built(
+        ToTargets,
+        on=on,
+        after=after,
+        targets=st.lists(places, min_size=1, max_size=2).map(tuple),
+        choose=st.sampled_from(Choose),
+    ),
+    built(ToCache, on=on, after=after),
+    built(ToDegraded, on=on, after=after, text=words),
+)
 policies = built(
     Policy,
+    fallback=st.lists(fallbacks, max_size=3).map(tuple),
+    cache=built(CachePolicy, path=words, max_age=positive, max_bytes=counting),
     deadline=st.none() | positive,
     patience=st.none() | positive,
     attempt_timeout=st.none() | positive,
@@ -217,7 +253,10 @@ def test_what_is_described_says_seconds():
 
 def _paths(part, path=""):
     for key, hint in get_type_hints(part).items():
-        if parts := parts_of(hint):
+        listed = get_origin(hint) is tuple and key in ("fallback", "targets")
+        if listed:
+            yield f"{path}{key}"
+        if parts := parts_of(get_args(hint)[0] if listed else hint):
             for below in parts:
                 yield from _paths(below, f"{path}{key}.")
         else:

@@ -1,21 +1,6 @@
-"""What a cache keeps, and how long: the values and the interface that its kinds share."""
+"""What a cache keeps, and the interface that its kinds share."""
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-
-from stormbreak.core.checks import require
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """An answer is given for `max_age` seconds after it was kept; all of them have at most `max_bytes`."""
-
-    max_age: float = 86_400.0
-    max_bytes: int = 256 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        require(self.max_age > 0, "max_age must be positive", self.max_age)
-        require(self.max_bytes > 0, "max_bytes must be positive", self.max_bytes)
 
 
 class Kept(NamedTuple):

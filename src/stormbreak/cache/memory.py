@@ -6,15 +6,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from stormbreak.cache.kept import Bounds, Kept
+from stormbreak.cache.kept import Kept
 from stormbreak.cache.key import SECRET_BYTES
+from stormbreak.core.fallback import CachePolicy
 
 
 class MemoryCache:
     """A cache of one process. `clock` tells unix epoch seconds."""
 
-    def __init__(self, bounds: Bounds, *, clock: Callable[[], float] = time.time) -> None:
-        self._bounds = bounds
+    def __init__(self, policy: CachePolicy, *, clock: Callable[[], float] = time.time) -> None:
+        self._policy = policy
         self._clock = clock
         self._lock = threading.Lock()
         self._answers: OrderedDict[bytes, Kept] = OrderedDict()  # the oldest first
@@ -25,7 +26,7 @@ class MemoryCache:
         """The answer of that key, unless it is too old."""
         with self._lock:
             kept = self._answers.get(key)
-        fresh = kept is not None and self._clock() - kept.at < self._bounds.max_age
+        fresh = kept is not None and self._clock() - kept.at < self._policy.max_age
         return kept if fresh else None
 
     def put(self, key: bytes, body: bytes) -> None:
@@ -34,7 +35,7 @@ class MemoryCache:
             self._drop(key)
             self._answers[key] = Kept(body, self._clock())
             self._bytes += len(body)
-            while self._bytes > self._bounds.max_bytes:
+            while self._bytes > self._policy.max_bytes:
                 self._drop(next(iter(self._answers)))
 
     def close(self) -> None:

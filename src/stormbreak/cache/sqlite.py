@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from stormbreak.cache.kept import Bounds, Kept
+from stormbreak.cache.kept import Kept
 from stormbreak.cache.key import SECRET_BYTES
+from stormbreak.core.fallback import CachePolicy
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.errors import ConfigurationError
 
@@ -52,12 +53,12 @@ class SqliteCache:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        bounds: Bounds,
+        policy: CachePolicy,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = Path(path)
-        self._bounds = bounds
+        self._policy = policy
         self._clock = clock
         self._lock = threading.Lock()
         self._complained = False
@@ -74,7 +75,7 @@ class SqliteCache:
 
     def get(self, key: bytes) -> Kept | None:
         """The answer of that key, unless it is too old."""
-        oldest = self._clock() - self._bounds.max_age
+        oldest = self._clock() - self._policy.max_age
 
         def look(connection: sqlite3.Connection) -> Kept | None:
             query = "SELECT body, at FROM answers WHERE key = ? AND at > ?"
@@ -86,13 +87,13 @@ class SqliteCache:
     def put(self, key: bytes, body: bytes) -> None:
         """Keep an answer; the oldest make room for it."""
         now = self._clock()
-        oldest = now - self._bounds.max_age
+        oldest = now - self._policy.max_age
 
         def keep(connection: sqlite3.Connection) -> None:
             with _transaction(connection):
                 connection.execute("DELETE FROM answers WHERE key = ? OR at <= ?", (key, oldest))
                 connection.execute("INSERT INTO answers VALUES (?, ?, ?)", (key, body, now))
-                _make_room(connection, self._bounds.max_bytes)
+                _make_room(connection, self._policy.max_bytes)
 
         self._with(keep)
 

@@ -9,6 +9,8 @@ missing. A place says how its value is said::
     {spread:moved stretched}      stretched by chance by up to 50 %, not stretched by chance
     {growth:grown}                2 times as long, as long again
     {rules:parts}                 the texts of several
+    {fallback:parts none}         the same, or what is said where there are none
+    {text:name}                   a text as it is
     {budget:part no budget}       the text of that part, or what is said where there is none
     {deadline:seconds|no bound}   likewise after a |, for other values
 """
@@ -60,7 +62,8 @@ _SAID: Mapping[str, Any] = MappingProxyType(
         "several": lambda value, _: quantities.several(value),
         "word": lambda value, _: word_for(value),
         "plain": lambda value, _: f"{value:g}",
-        "parts": lambda value, _: "\n".join(told(part) for part in value),
+        "name": lambda value, _: value,
+        "parts": lambda value, none: "\n".join(told(part) for part in value) or none,
         "weights": lambda value, _: quantities.several(
             f"{tenant} {weight:g}" for tenant, weight in value.items()
         ),

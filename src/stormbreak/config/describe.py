@@ -77,6 +77,20 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
         "queue.least_share": "of what is served, for each priority that waits",
+        "fallback": "asked in this order",
+        "fallback.on": "verdicts that it is for",
+        "fallback.after": "seconds that a call waits at most where it is",
+        "fallback.text": "the answer",
+        "fallback.choose": "which of the targets comes first",
+        "fallback.targets": "each in turn",
+        "fallback.targets.provider": "by name; none: as before",
+        "fallback.targets.base_url": "none: the provider's own",
+        "fallback.targets.api_key_env": "the variable that holds the key; none: the provider's own",
+        "fallback.targets.model": "none: the model that was asked for",
+        "fallback.targets.weight": "parts, of a weighted choice",
+        "cache.path": "the file; none: in memory",
+        "cache.max_age": "seconds that an answer is good for",
+        "cache.max_bytes": "of all answers together",
         "shadow": "what decides beside this policy, and is not obeyed",
         "queue.weights": "calls of a tenant for one of a tenant not named here",
     }
@@ -93,7 +107,7 @@ def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
     """Values before tables, as TOML wants it; TOML writes numbers, booleans, words and lists as JSON does."""
     below = {key: value for key, value in table.items() if _is_table(value) or _is_tables(value)}
     for key in (key for key in table if key not in below):
-        yield f"{_written(key)} = {json.dumps(table[key])}{_unit(join(path, key))}"
+        yield f"{_written(key)} = {_value(table[key])}{_unit(join(path, key))}"
     for key, value in below.items():
         name = join(path, key)
         head = f"[{name}]{_unit(name)}" if _is_table(value) else f"[[{name}]]{_unit(name)}"
@@ -114,6 +128,11 @@ def _unit(path: str) -> str:
     path = path.removeprefix("shadow.")  # the same parts, decided beside the real ones
     path = path.replace(".rules.", ".")  # a rule counts the same in a list as on its own
     return f"  # {UNITS[path]}" if path in UNITS else ""
+
+
+def _value(value: object) -> str:
+    """As JSON has it, but no character as a surrogate pair, which TOML does not know, and DEL escaped, which it asks for."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _written(key: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import is_token, names_secret
+from stormbreak.keylike import is_constant, is_token, names_secret
 
 TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
+VARIABLE = "api_key_env"  # names the variable that holds a key
 _ADVICE = "a policy holds no keys, they come from environment variables"
 
 
@@ -27,5 +28,9 @@ def _refuse_value(path: str, key: str, value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             _refuse_value(path, key, item)
-    elif isinstance(value, str) and (names_secret(key) or is_token(value)):
+    elif isinstance(value, str) and (names_secret(key) or _looks_secret(key, value)):
         raise ConfigurationError(f"{path} looks like an API key; {_ADVICE}")
+
+
+def _looks_secret(key: str, value: str) -> bool:
+    return is_token(value) and not (key == VARIABLE and is_constant(value))

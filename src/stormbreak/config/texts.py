@@ -17,6 +17,7 @@ from stormbreak.core.backoff import (
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
@@ -47,6 +48,8 @@ A time that the server names keeps {cooldown:either every call away|only that ca
 429s that pile up {learn_rate:either teach a send rate|teach no send rate}.
 {quota:part}
 {queue:part}
+{fallback:parts There is no fallback.}
+{cache:part}
 {shadow:part Nothing decides in the shadow.}""",
         RetryPolicy: """\
 A call is sent {attempts:times time} at most, with at least {min_useful:seconds} left for a further attempt.
@@ -101,6 +104,20 @@ What the headers of answers say of limits is {learn:either obeyed|not heard}."""
         QueuePolicy: """\
 At most {size:times call} wait for one target; a pause of more than {longest_pause:seconds} rejects.
 Each priority that waits gets {least_share:share} of what is served. Turns of tenants, where not 1: {weights:weights}.""",
+        ToTargets: """\
+A call that ends as {on:several}, or would wait for more than {after:seconds|any time at all}, goes to these targets, {choose:word}:
+{targets:parts}""",
+        Place: """\
+- {provider:name|the same provider}, {base_url:name|at its address}, with the key of {api_key_env:name|its own}, \
+{model:name|the same model}, weight {weight:plain};""",
+        ToCache: """\
+A call that ends as {on:several}, or would wait for more than {after:seconds|any time at all}, gets the answer that the same \
+request got before, where there is one.""",
+        ToDegraded: """\
+A call that ends as {on:several}, or would wait for more than {after:seconds|any time at all}, gets as its answer: \
+{text:name|what the program makes}.""",
+        CachePolicy: """\
+For a rule that gives answers of before, they are kept {path:name|in memory} for {max_age:seconds}, with {max_bytes:plain} bytes at most.""",
         ShadowPolicy: """\
 In the shadow, reported and not obeyed:
 {retry:part No retries are decided.}

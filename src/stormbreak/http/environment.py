@@ -15,11 +15,10 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
-from stormbreak.keylike import holds_token, is_familiar
+from stormbreak.keylike import holds_token, is_constant, is_familiar
 from stormbreak.llm.presets import PRESETS, Preset, preset
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # a name, however long, digits and all
 
 
 class Endpoint(NamedTuple):
@@ -86,7 +85,7 @@ def _value_of(named: str, environ: Mapping[str, str]) -> str:
     is_name = _VARIABLE.fullmatch(named) is not None
     if is_name and environ.get(named):
         return environ[named]
-    if is_familiar(named) or (holds_token(named) and not _CONSTANT.fullmatch(named)):
+    if is_familiar(named) or (holds_token(named) and not is_constant(named)):
         raise ConfigurationError(
             "api_key_env looks like a key, not like the name of a variable: put the key into a variable"
         )
