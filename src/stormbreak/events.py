@@ -41,6 +41,16 @@ class Returned(NamedTuple):
     detail: str | None = None  # in our words
 
 
+class Committed(NamedTuple):
+    """The first output of an attempt goes to the caller: from here on there is no retry."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+    took: float
+
+
 class RetryPlanned(NamedTuple):
     """A further attempt was allowed; `free` says whether the budget was spared."""
 
@@ -116,6 +126,7 @@ Event = (
     Queued
     | Sent
     | Returned
+    | Committed
     | RetryPlanned
     | RetryRefused
     | CallRejected

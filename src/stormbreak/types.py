@@ -112,6 +112,7 @@ class Call(NamedTuple):
     tenant: str = ""  # on whose behalf: a queue serves tenants in fair shares
     streams: bool = False  # whoever sends it will tell when its first output comes
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
+    delivers: bool = False  # the caller gets the answer as it comes, from its first output on
 
 
 class Rejection(NamedTuple):

@@ -109,6 +109,7 @@ OUTCOMES = st.sampled_from(
         told(9.0),
         told(2.0)._replace(verdict=SERVER_ERROR.verdict),
         SERVER_ERROR._replace(committed=True),
+        OK._replace(committed=True),
     ]
 )
 TARGETS = st.sampled_from([TARGET, TARGET, OTHER])
@@ -175,8 +176,9 @@ class Storm(RuleBasedStateMachine):
         priority=st.sampled_from(list(Priority)),
         fail_fast=st.booleans(),
         tenant=st.sampled_from(["", "shop", "jobs"]),
+        delivers=st.booleans(),
     )
-    def start(self, target_, within, patience, priority, fail_fast, tenant):
+    def start(self, target_, within, patience, priority, fail_fast, tenant, delivers):
         self.stage.start(
             target=target_,
             within=within,
@@ -184,6 +186,8 @@ class Storm(RuleBasedStateMachine):
             priority=priority,
             fail_fast=fail_fast,
             tenant=tenant,
+            delivers=delivers,
+            streams=delivers,
         )
 
     def pick(self, which, pick):
@@ -193,8 +197,10 @@ class Storm(RuleBasedStateMachine):
     @rule(pick=PICK, outcome=OUTCOMES, chance=st.floats(0.0, 0.999))
     def answer(self, pick, outcome, chance):
         self.stage.chance = chance
-        if run := self.pick(lambda run: run.sending, pick):
+        if run := self.pick(lambda run: run.sending or run.delivering, pick):
+            delivered = run.delivering
             run.step(outcome)
+            assert run.over or not delivered, "sent again after the first output"
 
     @rule(pick=PICK, drops=st.booleans())
     def cancel(self, pick, drops):
@@ -244,7 +250,9 @@ class Storm(RuleBasedStateMachine):
             holders = [
                 run
                 for run in self.runs_of(lane)
-                if run.sending or (run.queued and run.command.ticket.permit is not None)
+                if run.sending
+                or run.delivering
+                or (run.queued and run.command.ticket.permit is not None)
             ]
             assert len(holders) == lane.slots.in_flight
             fixed = isinstance(self.stage.engine.policy.limit, FixedLimit)
@@ -331,7 +339,7 @@ class Storm(RuleBasedStateMachine):
         for _ in range(400):
             self.stage.settle()
             for run in self.stage.runs:
-                if run.sending:
+                if run.sending or run.delivering:
                     run.step(OK)
             if all(run.over for run in self.stage.runs):
                 return

@@ -7,7 +7,7 @@ from dataclasses import replace
 from stormbreak.core.call import run_call
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine, Lane
-from stormbreak.core.flow import Command, Send, Wait, WaitFor, close
+from stormbreak.core.flow import Command, Deliver, Send, Wait, WaitFor, close
 from stormbreak.core.policy import Policy
 from stormbreak.events import Event
 from stormbreak.types import Call, Ended, Outcome, Target, Verdict
@@ -88,6 +88,10 @@ class Run:
     @property
     def sending(self) -> bool:
         return isinstance(self.command, Send)
+
+    @property
+    def delivering(self) -> bool:
+        return isinstance(self.command, Deliver)
 
     @property
     def queued(self) -> bool:

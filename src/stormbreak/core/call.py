@@ -1,4 +1,8 @@
-"""The life of one call: queue, send, settle, and perhaps back off and queue again."""
+"""The life of one call: queue, send, settle, and perhaps back off and queue again.
+
+An answer that is delivered as it comes is settled like any other, at its end: the permit stays with the frame of the
+attempt while the caller reads.
+"""
 
 from collections.abc import Callable, Generator
 from functools import partial
@@ -6,12 +10,21 @@ from math import inf
 from typing import TypeAlias
 
 from stormbreak.core.engine import Engine, Lane
-from stormbreak.core.flow import Closed, Command, Flow, Resume, Send, Wait, WaitFor
+from stormbreak.core.flow import Closed, Command, Deliver, Flow, Resume, Send, Wait, WaitFor
+from stormbreak.core.permit import Permit
 from stormbreak.core.retry import Retry, Stop, TimeLeft, decide
 from stormbreak.core.shadow import ShadowGate
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.trail import Trail
-from stormbreak.events import CallRejected, Queued, RetryPlanned, RetryRefused, Returned, Sent
+from stormbreak.events import (
+    CallRejected,
+    Committed,
+    Queued,
+    RetryPlanned,
+    RetryRefused,
+    Returned,
+    Sent,
+)
 from stormbreak.types import CANCELLED, GIVEN_UP, Call, Ended, Outcome, Rejection, Verdict
 
 EARLY = 0.001  # seconds; a timer may run this much before its time
@@ -99,6 +112,11 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
         outcome = GIVEN_UP
         answered, now, uniform = yield Send(call.target, trail.attempts, timeout, permit)
         outcome = answered or GIVEN_UP
+        if call.delivers and outcome.committed:
+            delivery = _delivery(engine, trail, permit, outcome, now, took=now - began)
+            outcome = GIVEN_UP._replace(committed=True)
+            answered, now, uniform = yield delivery
+            outcome = (answered or GIVEN_UP)._replace(committed=True)
         if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(
             engine, call, outcome, began, now
         ):
@@ -110,6 +128,24 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
     finally:
         place.settle(outcome, now, uniform)
     return outcome, now, uniform
+
+
+def _delivery(
+    engine: Engine,
+    trail: Trail,
+    permit: Permit | None,
+    outcome: Outcome,
+    now: float,
+    *,
+    took: float,
+) -> Deliver:
+    """Commit: the caller gets the first output, and with it all that follows."""
+    call = trail.call
+    if permit is not None:
+        permit.first(now)
+    if engine.listeners:
+        trail.note(Committed(now, call.number, call.target, trail.attempts, took))
+    return Deliver(outcome, call.deadline_at, trail.attempts, trail.waited)
 
 
 def _queue(
@@ -181,8 +217,11 @@ def _attempt_timeout(engine: Engine, call: Call, now: float) -> float | None:
 def _by_own_deadline(
     engine: Engine, call: Call, outcome: Outcome, began: float, now: float
 ) -> bool:
-    """Whether it was the call's deadline, and nothing shorter, that ended an attempt."""
+    """Whether it was the call's deadline, and nothing shorter, that ended an attempt.
+
+    Beyond the first output an attempt has no time of its own.
+    """
     if call.deadline_at is None or now < call.deadline_at - EARLY or outcome.status is not None:
         return False
     timeout = engine.policy.attempt_timeout
-    return timeout is None or call.deadline_at - began < timeout
+    return outcome.committed or timeout is None or call.deadline_at - began < timeout

@@ -6,7 +6,10 @@ carries the commands out; it alone sleeps, locks, draws chance and reads the clo
     flow yields            driver resumes it
     Wait(until)            at `until`
     WaitFor(ticket, until) when the ticket is woken, or at `until`, whichever comes first
-    Send(...)              with the outcome of one attempt; TIMEOUT when `timeout` has passed
+    Send(...)              with the outcome of one attempt; TIMEOUT when `timeout` has passed.
+                           If the call delivers: at its first output, with an outcome that is `committed`
+    Deliver(...)           once, when the stream that the caller now reads has ended, with the outcome of
+                           it all; TIMEOUT at `until`
 
 Every resume carries an outcome (None after a wait), the time `now` and a `uniform` chance in [0, 1).
 The flow returns `Ended`.
@@ -46,7 +49,16 @@ class Send(NamedTuple):
     permit: Permit | None = None
 
 
-Command: TypeAlias = Wait | WaitFor | Send
+class Deliver(NamedTuple):
+    """Hand the stream of the committed `outcome` to the caller; end it at `until` (None: never)."""
+
+    outcome: Outcome
+    until: float | None
+    attempts: int
+    waited: float
+
+
+Command: TypeAlias = Wait | WaitFor | Send | Deliver
 Resume: TypeAlias = tuple[Outcome | None, float, float]
 Flow: TypeAlias = Generator[Command, Resume, Ended]
 

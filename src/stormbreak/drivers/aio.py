@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Flow, Send, Wait, WaitFor
+from stormbreak.core.flow import Deliver, Flow, Send, Wait, WaitFor
+from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
@@ -58,6 +59,15 @@ class AsyncioDriver:
 
         Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
         """
+        ended = await self.open(call, sender)
+        assert isinstance(ended, Ended), "a call that delivers is opened"
+        return ended
+
+    async def open(self, call: Call, sender: Sender) -> Ended | Delivery:
+        """Carry `call` to its end, or if it delivers to the first output of an attempt.
+
+        Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
+        """
         stepper = self._stepper
         flow, command = stepper.start(call)
         try:
@@ -65,11 +75,13 @@ class AsyncioDriver:
                 outcome: Outcome | None = None
                 if isinstance(command, Send):
                     outcome = await self._send(sender, command)
+                elif isinstance(command, Deliver):
+                    return Delivery(stepper, flow, command)
                 elif self._draining or not await self._wait(flow, command):
                     return _DRAINED
                 command = stepper.step(flow, outcome)
         finally:
-            if not isinstance(command, Ended):
+            if not isinstance(command, Ended | Deliver):
                 stepper.close(flow)
         return command
 

@@ -13,13 +13,16 @@ from math import inf
 from typing import Any, TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Command, Flow, Send, WaitFor
+from stormbreak.core.flow import Command, Deliver, Flow, Send, WaitFor
 from stormbreak.drivers.steps import Stepper
 from stormbreak.types import Call, Ended, Outcome, Verdict
 
 Reply: TypeAlias = Callable[[Outcome], None]
 VirtualSender: TypeAlias = Callable[[Send, Reply], Callable[[], None] | None]
-"""Takes an attempt and a callback for its outcome; may return what to do if the attempt is given up."""
+"""Takes an attempt and a callback for its outcome; may return what to do if the attempt is given up.
+
+A call that delivers is told twice of an attempt: at its first output, `committed`, and at the end of it all.
+"""
 
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 
@@ -106,7 +109,9 @@ class VirtualDriver:
 class _Run:
     """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for."""
 
-    __slots__ = ("_done", "_driver", "_ended", "_flow", "_give_up", "_sender", "_timer", "_turn")
+    __slots__ = (
+        "_delivering", "_done", "_driver", "_ended", "_flow", "_give_up", "_sender", "_timer", "_turn",
+    )  # fmt: skip
 
     def __init__(
         self, driver: VirtualDriver, sender: VirtualSender, done: Callable[[Ended], None]
@@ -115,6 +120,7 @@ class _Run:
         self._sender = sender
         self._done = done
         self._turn = 0
+        self._delivering: int | None = None  # the turn of the attempt that is being delivered
         self._ended = False
         self._flow: Flow | None = None
         self._give_up: Callable[[], None] | None = None
@@ -129,18 +135,21 @@ class _Run:
             return
         self._ended = True
         self._turn += 1
+        self._delivering = None
         self._drop_timer()
         self._abandon()
         self._driver.stepper.close(self._flow)
 
     def _resume(self, turn: int, outcome: Outcome | None) -> None:
-        if turn != self._turn or self._flow is None:
+        if turn not in (self._turn, self._delivering) or self._flow is None:
             return
         self._turn += 1
         self._drop_timer()
         if outcome is _TIMED_OUT:
             self._abandon()
-        self._give_up = None
+        if outcome is None or not outcome.committed:
+            self._give_up = None
+        self._delivering = None
         self._obey(self._driver.stepper.step(self._flow, outcome))
 
     def _abandon(self) -> None:
@@ -161,12 +170,18 @@ class _Run:
             self._done(command)
         elif isinstance(command, WaitFor):
             self._wait_for(command, self._turn)
+        elif isinstance(command, Deliver):
+            self._delivering = self._turn - 1
+            if command.until is not None:
+                self._set_timer(command.until, _TIMED_OUT)
         else:
             self._set_timer(command.until, None)
 
     def _send(self, command: Send, turn: int) -> None:
         give_up = self._sender(command, partial(self._resume, turn))
         if turn != self._turn:  # answered at once
+            if turn == self._delivering:
+                self._give_up = give_up
             return
         self._give_up = give_up
         if command.timeout is not None:

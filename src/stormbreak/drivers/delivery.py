@@ -1,0 +1,87 @@
+"""An answer that its caller reads while it comes: the rest of a flow, from its first output to its end.
+
+The flow is resumed once, with what the whole stream came to. Whoever holds a `Delivery` says so with `end`, or gives
+it up with `close`; one that is dropped, by the garbage collector and on whatever thread, is closed as well.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from weakref import ref
+
+from stormbreak.core.flow import Deliver, Flow
+from stormbreak.drivers.steps import Stepper
+from stormbreak.types import Ended, Outcome, Verdict
+
+
+class Delivery:
+    """What is left of a call after its first output; of the running loop.
+
+    At the deadline of the call it ends by itself; `cut` is called then, and has to end the reading.
+    """
+
+    def __init__(self, stepper: Stepper, flow: Flow, command: Deliver) -> None:
+        self.command = command
+        self.ended: Ended | None = None
+        self.cut: Callable[[], None] | None = None
+        self._stepper = stepper
+        self._flow: Flow | None = flow
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        if command.until is not None:
+            left = command.until - stepper.clock()
+            # The timer must not keep alive what nobody else holds.
+            self._timer = self._loop.call_later(left, _time_is_over, ref(self), left)
+
+    @property
+    def over(self) -> bool:
+        """Whether it was ended or closed."""
+        return self._flow is None
+
+    def end(self, outcome: Outcome) -> Ended | None:
+        """Say what the stream came to; how the call ended, or None where it had been closed.
+
+        A second time changes nothing.
+        """
+        flow = self._take()
+        if flow is not None:
+            ended = self._stepper.step(flow, outcome)
+            assert isinstance(ended, Ended), "nothing follows a delivery"
+            self.ended = ended
+        return self.ended
+
+    def close(self) -> None:
+        """Give it up: what the call held is free, and counts neither as success nor as failure."""
+        flow = self._take()
+        if flow is not None:
+            self._stepper.close(flow)
+
+    def __del__(self) -> None:
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            self._stepper.close(flow)
+            timer = self._timer
+            if timer is not None:
+                with suppress(RuntimeError):  # a loop that is closed
+                    self._loop.call_soon_threadsafe(timer.cancel)
+
+    def time_is_over(self, seconds: float) -> None:
+        """End it by the call's own deadline."""
+        if self._flow is not None:
+            error = TimeoutError(f"no end within {seconds:g} s of its first output")
+            self.end(Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True))
+            if self.cut is not None:
+                self.cut()
+
+    def _take(self) -> Flow | None:
+        flow, self._flow = self._flow, None
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        return flow
+
+
+def _time_is_over(held: "ref[Delivery]", seconds: float) -> None:
+    delivery = held()
+    if delivery is not None:
+        delivery.time_is_over(seconds)

@@ -1,0 +1,243 @@
+"""Answers that are read while they come: one flow, resumed at its first output and at its end, by either driver."""
+
+import asyncio
+import gc
+
+import pytest
+from stage import OK, SERVER_ERROR, TARGET, policy
+from virtual_loop import now, run
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.delivery import Delivery
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.types import Call, Ended, Outcome, Verdict
+
+BEGUN = OK._replace(committed=True)
+BROKEN = Outcome(Verdict.BROKEN, status=200)
+RULES = policy(
+    limit=FixedLimit(in_flight=1),
+    retry=RetryPolicy(backoff=Constant(seconds=1.0)),
+    attempt_timeout=10.0,
+    breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=2), jitter=0.0),
+)
+
+
+class Bench:
+    def __init__(self):
+        self.engine = Engine(RULES)
+        loop = asyncio.get_running_loop()
+        self.driver = AsyncioDriver(self.engine, clock=loop.time, chance=lambda: 0.0)
+        self.lane = self.engine.lane(TARGET)
+
+    async def open(self, *outcomes, takes=1.0, within=None):
+        answers = iter(outcomes)
+
+        async def sender(_):
+            await asyncio.sleep(takes)
+            return next(answers)
+
+        deadline_at = None if within is None else now() + within
+        call = Call(self.engine.number(), TARGET, deadline_at, delivers=True, streams=True)
+        return await self.driver.open(call, sender)
+
+    @property
+    def in_flight(self):
+        return self.lane.slots.in_flight
+
+
+def scene(test):
+    def wrapped():
+        run(test)
+
+    wrapped.__name__ = test.__name__
+    return wrapped
+
+
+@scene
+async def test_it_opens_at_the_first_output_and_ends_once():
+    bench = Bench()
+    delivery = await bench.open(BEGUN)
+    assert isinstance(delivery, Delivery)
+    assert (delivery.command.outcome, bench.in_flight, delivery.over) == (BEGUN, 1, False)
+    ended = delivery.end(OK)
+    assert (ended.outcome.verdict, ended.attempts, bench.in_flight) == (Verdict.OK, 1, 0)
+    assert delivery.end(BROKEN) is ended
+    delivery.close()
+
+    assert delivery.over
+    assert bench.lane.breaker.state is State.CLOSED
+
+
+@scene
+async def test_what_fails_before_the_first_output_is_tried_again():
+    bench = Bench()
+    delivery = await bench.open(SERVER_ERROR, BEGUN)
+    assert delivery.command[2:] == (2, pytest.approx(1.0))
+
+    assert delivery.end(BROKEN).stopped == "committed"
+
+
+@scene
+async def test_what_ends_before_it_has_ended():
+    bench = Bench()
+    ended = await bench.open(OK)
+
+    assert isinstance(ended, Ended)
+    assert bench.in_flight == 0
+
+
+@scene
+async def test_the_attempt_timeout_is_one_to_the_first_output():
+    bench = Bench()
+    delivery = await bench.open(SERVER_ERROR, BEGUN, takes=9.0)
+    await asyncio.sleep(100.0)
+    assert not delivery.over
+    delivery.close()
+    ended = await bench.open(BEGUN, takes=11.0, within=10.5)
+
+    assert ended.outcome.verdict is Verdict.TIMEOUT
+
+
+@scene
+async def test_the_deadline_ends_it():
+    bench = Bench()
+    delivery = await bench.open(BEGUN, within=20.0)
+    cut = []
+    delivery.cut = lambda: cut.append(now())
+    await asyncio.sleep(100.0)
+
+    assert cut == [pytest.approx(20.0)]
+    assert delivery.ended.outcome.own_deadline
+    assert (delivery.ended.stopped, bench.in_flight) == ("committed", 0)
+
+
+@scene
+async def test_no_timer_outlives_it():
+    bench = Bench()
+    delivery = await bench.open(BEGUN, within=20.0)
+    cut = []
+    delivery.cut = lambda: cut.append(now())
+    delivery.end(OK)
+    await asyncio.sleep(100.0)
+
+    assert not cut
+
+
+@pytest.mark.parametrize("way", ["close", "drop"])
+def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
+    async def main():
+        bench = Bench()
+        delivery = await bench.open(BEGUN, within=50.0)
+        waiting = asyncio.create_task(bench.open(OK))
+        await asyncio.sleep(5.0)
+        assert bench.lane.admission.queued == 1
+        if way == "close":
+            delivery.close()
+        del delivery
+        ended = await waiting
+        assert (ended.outcome, bench.in_flight) == (OK, 0)
+        assert bench.lane.breaker.state is State.CLOSED
+
+    run(main)
+
+
+@scene
+async def test_the_collector_may_come_in_the_middle_of_a_step():
+    bench = Bench()
+    kept = [await bench.open(BEGUN)]
+    bench.driver.by_hand(lambda *_: (kept.clear(), gc.collect()))
+
+    assert bench.in_flight == 0
+
+
+def test_one_that_outlives_its_loop_can_still_be_given_up():
+    async def main():
+        return bench, await bench.open(BEGUN, within=5.0)
+
+    async def make():
+        return Bench()
+
+    bench = run(make)
+    _, delivery = run(main)
+    del delivery
+
+    assert bench.in_flight == 0
+
+
+@scene
+async def test_a_drained_driver_lets_it_end():
+    bench = Bench()
+    delivery = await bench.open(BEGUN)
+    bench.driver.drain()
+
+    assert delivery.end(OK).outcome.verdict is Verdict.OK
+
+
+# ------------------------------------------------------------------ virtual time
+
+
+class Scene:
+    """A virtual driver, the replies to its attempts, and what was given up."""
+
+    def __init__(self, *, at_once=False):
+        self.timeline = Timeline()
+        self.engine = Engine(RULES)
+        self.driver = VirtualDriver(self.engine, self.timeline)
+        self.replies, self.given_up, self.ended = [], [], []
+        self.at_once = at_once
+
+    def start(self, within=None):
+        call = Call(self.engine.number(), TARGET, within, delivers=True, streams=True)
+        return self.driver.start(call, self.send, self.ended.append)
+
+    def send(self, send, reply):
+        self.replies.append(reply)
+        if self.at_once:
+            reply(BEGUN)
+        return lambda: self.given_up.append(self.timeline.now)
+
+    @property
+    def in_flight(self):
+        return self.engine.lane(TARGET).slots.in_flight
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("last", "stopped"), [(OK, None), (BROKEN, "committed")])
+def test_a_virtual_sender_replies_twice(last, stopped, at_once):
+    scene = Scene(at_once=at_once)
+    scene.start()
+    if not at_once:
+        scene.replies[0](BEGUN)
+    scene.timeline.run(until=500.0)
+    assert (scene.ended, scene.in_flight) == ([], 1)
+    scene.replies[0](last)
+    scene.replies[0](SERVER_ERROR)
+
+    assert [(ended.outcome.verdict, ended.stopped) for ended in scene.ended] == [
+        (last.verdict, stopped)
+    ]
+    assert (scene.in_flight, scene.given_up) == (0, [])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("way", ["deadline", "cancel"])
+def test_a_virtual_delivery_is_given_up(way, at_once):
+    scene = Scene(at_once=at_once)
+    cancel = scene.start(within=20.0)
+    if not at_once:
+        scene.replies[0](BEGUN)
+    if way == "cancel":
+        scene.timeline.run(until=5.0)
+        cancel()
+    scene.timeline.run()
+    scene.replies[0](OK)
+
+    assert scene.given_up == [20.0 if way == "deadline" else 5.0]
+    assert [ended.outcome.own_deadline for ended in scene.ended] == [True] * (way == "deadline")
+    assert scene.in_flight == 0

@@ -1,0 +1,184 @@
+"""Law 16. After the first output reached the caller there is no retry: the call ends with what it came to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.flow import Deliver
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.events import Committed, Returned, Sent
+from stormbreak.types import CANCELLED, Outcome, Verdict
+
+BEGUN = OK._replace(committed=True)
+BROKEN = Outcome(Verdict.BROKEN, status=200)
+EAGER = policy(retry=RetryPolicy(attempts=5, backoff=Constant(seconds=1.0)))
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1))
+
+
+def start(stage, **call):
+    return stage.start(delivers=True, streams=True, **call)
+
+
+@pytest.mark.parametrize("failure", [BROKEN, SERVER_ERROR, THROTTLED, TIMEOUT, told(2.0)])
+def test_what_breaks_after_it_is_not_sent_again(failure):
+    run = start(Stage(EAGER)).step(BEGUN)
+    assert isinstance(run.command, Deliver)
+    assert run.command.outcome == BEGUN
+    ended = run.step(failure).ended
+
+    assert (ended.stopped, ended.attempts) == ("committed", 1)
+    assert ended.outcome == failure._replace(committed=True)
+
+
+@pytest.mark.parametrize("failure", [BROKEN, SERVER_ERROR, TIMEOUT])
+def test_what_breaks_before_it_is_sent_again(failure):
+    stage = Stage(EAGER)
+    run = start(stage).step(failure)
+    assert run.backing_off
+    stage.tick(1.0)
+    run.step(BEGUN)
+
+    assert (run.command.attempts, run.command.waited) == (2, 1.0)
+    assert run.step(OK).ended.attempts == 2
+
+
+def test_a_stream_that_ends_before_it_is_not_delivered():
+    ended = start(Stage()).step(OK).ended
+
+    assert (ended.outcome, ended.stopped) == (OK, None)
+
+
+def test_a_final_verdict_is_told_before_the_commitment():
+    assert start(Stage()).step(BEGUN).step(INVALID).ended.stopped == "verdict"
+
+
+def test_it_costs_the_budget_nothing():
+    stage = Stage(policy(budget=BudgetPolicy(ratio=1.0, lone_calls=0)))
+    runs = [start(stage).step(BEGUN) for _ in range(5)]
+    paid_in = stage.engine.budget.balance(stage.now)
+    for run in runs:
+        run.step(BROKEN)
+
+    assert stage.engine.budget.balance(stage.now) == paid_in
+
+
+@pytest.mark.parametrize(
+    ("last", "state"), [(BROKEN, State.OPEN), (OK, State.CLOSED), (CANCELLED, State.CLOSED)]
+)
+def test_the_circuit_sees_what_the_whole_stream_came_to(last, state):
+    stage = Stage(policy(breaker=FRAGILE))
+    run = start(stage).step(BEGUN)
+    assert stage.lane.breaker.state is State.CLOSED
+    run.step(last)
+
+    assert stage.lane.breaker.state is state
+
+
+@pytest.mark.parametrize("way", ["step", "close", "drop"])
+def test_the_slot_is_held_to_the_end_and_no_longer(way):
+    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    run, waiting = start(stage).step(BEGUN), start(stage)
+    stage.tick(30.0)
+    assert (stage.lane.slots.in_flight, waiting.queued) == (1, True)
+    getattr(run, way)()
+    stage.settle()
+    assert waiting.sending
+    waiting.close()
+
+    assert stage.lane.slots.in_flight == 0
+
+
+def test_a_stream_that_is_given_up_counts_as_nothing():
+    stage = Stage(policy(breaker=FRAGILE, budget=BudgetPolicy()))
+    run = start(stage).step(BEGUN)
+    stage.tick(5.0)
+    run.close()
+
+    assert stage.lane.admission.service == 0.0  # no answer was seen whole
+    assert stage.lane.breaker.state is State.CLOSED
+    assert stage.engine.budget._in_a_row == 0
+
+
+def test_the_limit_hears_of_the_first_output():
+    stage = Stage(policy(limit=AutomaticLimit()))
+    run = start(stage)
+    serving = [stage.lane.slots._by_first.serving]
+    run.step(BEGUN)
+    serving.append(stage.lane.slots._by_first.serving)
+    run.step(OK)
+    serving.append(stage.lane.slots._by_first.serving)
+
+    assert serving == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("attempt_timeout", "took", "outcome", "counted"),
+    [
+        (30.0, 100.0, TIMEOUT, False),  # the deadline; an attempt's time ends with its first output
+        (200.0, 100.0, TIMEOUT, False),
+        (None, 100.0, TIMEOUT, False),
+        (30.0, 100.0, TIMEOUT._replace(status=200), True),  # it went silent
+        (30.0, 99.0, TIMEOUT, True),
+    ],
+)
+def test_our_own_deadline_is_no_evidence(attempt_timeout, took, outcome, counted):
+    stage = Stage(policy(attempt_timeout=attempt_timeout, breaker=FRAGILE))
+    run = start(stage, within=100.0).step(BEGUN)
+    assert run.command.until == stage.now + 100.0
+    stage.tick(took)
+    run.step(outcome)
+
+    assert run.ended.outcome.own_deadline is not counted
+    assert (stage.lane.breaker.state is State.OPEN) is counted
+
+
+def test_the_deadline_may_begin_when_the_attempt_leaves():
+    stage = Stage()
+    run = start(stage, span=20.0)
+    stage.tick(5.0)
+
+    assert run.step(BEGUN).command.until == stage.now + 15.0
+
+
+def test_whoever_listens_is_told():
+    stage = Stage().listen()
+    run = start(stage)
+    stage.tick(2.0)
+    run.step(BEGUN)
+    stage.tick(3.0)
+    run.step(OK)
+    sent, committed, returned, _ = stage.events
+
+    assert [type(each) for each in (sent, committed, returned)] == [Sent, Committed, Returned]
+    assert (committed.attempt, committed.took, returned.took) == (1, 2.0, 5.0)
+
+
+STEPS = st.sampled_from([BEGUN, OK, BROKEN, SERVER_ERROR, TIMEOUT, None])
+
+
+@given(steps=st.lists(STEPS, max_size=30))
+def test_nothing_is_sent_after_the_first_output(steps):
+    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=EAGER.retry))
+    run, delivered = start(stage), 0
+    for step in steps:
+        if run.over:
+            break
+        if step is None and not run.backing_off:
+            run.close()
+        elif run.backing_off:
+            stage.tick(1.0)
+        else:
+            assert not (delivered and run.sending)
+            run.step(step)
+            delivered += isinstance(run.command, Deliver)
+    assert delivered <= 1
+    if not run.over:
+        run.close()
+    assert stage.lane.slots.in_flight == 0
