@@ -72,6 +72,26 @@ class RetryRefused(NamedTuple):
     gate: str
 
 
+class FellBack(NamedTuple):
+    """A call goes on elsewhere: to another target, or to an answer from "cache" or "degraded"."""
+
+    at: float
+    call: int
+    target: Target
+    to: str
+    verdict: Verdict
+
+
+class FallbackRefused(NamedTuple):
+    """A call did not go on to `to`: `gate` refused, or nothing was found there."""
+
+    at: float
+    call: int
+    target: Target
+    to: str
+    gate: str
+
+
 class CallRejected(NamedTuple):
     """Nothing was sent (any more): `policy` refused."""
 
@@ -129,6 +149,8 @@ Event = (
     | Committed
     | RetryPlanned
     | RetryRefused
+    | FellBack
+    | FallbackRefused
     | CallRejected
     | CallEnded
     | CircuitChanged

@@ -113,6 +113,7 @@ class Call(NamedTuple):
     streams: bool = False  # whoever sends it will tell when its first output comes
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
     delivers: bool = False  # the caller gets the answer as it comes, from its first output on
+    fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`: where it may go from there
 
 
 class Rejection(NamedTuple):
@@ -165,6 +166,10 @@ GIVEN_UP = Outcome(Verdict.CANCELLED, maybe_processed=True)
 """Cancelled after it was sent."""
 
 
+TARGET = "target"
+"""The source of an answer that came from a target."""
+
+
 class Ended(NamedTuple):
     """How a call ended: its last outcome, and what it took to get there."""
 
@@ -177,6 +182,8 @@ class Ended(NamedTuple):
     queued: float = 0.0  # of `waited`, what was spent in the queue: gates, cooldown, no backoff
     deadline_at: float | None = None  # None also if its `span` had not begun
     unconnected: int = 0  # attempts that never got a connection
+    target: Target | None = None  # the last one, where it answered or failed
+    source: str = TARGET  # where the answer comes from: a target, or "cache", "degraded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

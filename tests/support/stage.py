@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from stormbreak.core.call import run_call
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import Command, Deliver, Send, Wait, WaitFor, close
+from stormbreak.core.plan import run_call
 from stormbreak.core.policy import Policy
 from stormbreak.events import Event
 from stormbreak.types import Call, Ended, Outcome, Target, Verdict

@@ -1,4 +1,4 @@
-"""The life of one call: queue, send, settle, and perhaps back off and queue again.
+"""The life of a call at one target: queue, send, settle, and perhaps back off and queue again.
 
 An answer that is delivered as it comes is settled like any other, at its end: the permit stays with the frame of the
 attempt while the caller reads.
@@ -33,12 +33,10 @@ Moment: TypeAlias = tuple[float, float]
 Attempt: TypeAlias = Generator[Command, Resume, tuple[Outcome, float, float]]
 
 
-def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
-    """Carry `call` to its end. Nothing is held while backing off."""
+def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
+    """Carry the call of `trail` to its end at its target. Nothing is held while backing off."""
+    call = trail.call
     lane = engine.lane(call.target)
-    trail = Trail(engine, call)
-    if engine.earn is not None:
-        engine.earn(now)
     failure: Outcome | None = None
     while True:
         outcome, now, uniform = yield from _attempt(engine, lane, trail, now, uniform)
@@ -52,7 +50,7 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
             decide,
             treatment=engine.treatments[outcome.verdict],
             outcome=outcome,
-            attempt=trail.attempts,
+            attempt=trail.attempts - trail.before,
             left=_time_left(trail, now),
             load=lane.load(now),
             now=now,

@@ -44,6 +44,7 @@ class Lane:
         "admission",
         "breaker",
         "cooldown",
+        "failed_in_a_row",
         "openings",
         "pace",
         "quota",
@@ -58,6 +59,7 @@ class Lane:
         self._engine = engine
         self.target = target
         self.openings = 0  # how often the circuit opened
+        self.failed_in_a_row = 0  # calls that fell back from here, or to here
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(
@@ -117,6 +119,13 @@ class Lane:
             or (self.breaker is not None and self.breaker.state is not State.CLOSED)
         )
         return Load(gated, now - self.slots.late_at < LATE, self.is_lot(now))
+
+    def taken(self, now: float) -> float:
+        """Which share of the room is taken, by those in flight and in the queue; 1 and more where nobody may leave."""
+        shut = any(
+            gate is not None and gate.ready_at(now) > now for gate in (self.cooldown, self.breaker)
+        )
+        return shut + (self.slots.in_flight + self.admission.queued) / max(1, self.slots.limit)
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         return Breaker(policy, self._engine.treatments, self._on_circuit)

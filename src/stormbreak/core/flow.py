@@ -8,6 +8,7 @@ carries the commands out; it alone sleeps, locks, draws chance and reads the clo
     WaitFor(ticket, until) when the ticket is woken, or at `until`, whichever comes first
     Send(...)              with the outcome of one attempt; TIMEOUT when `timeout` has passed.
                            If the call delivers: at its first output, with an outcome that is `committed`
+    Ask(...)               with an answer, or None where there is none
     Deliver(...)           once, when the stream that the caller now reads has ended, with the outcome of
                            it all; TIMEOUT at `until`
 
@@ -19,6 +20,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
+from stormbreak.core.fallback import Step
 from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Ended, Outcome, Target
@@ -58,7 +60,15 @@ class Deliver(NamedTuple):
     waited: float
 
 
-Command: TypeAlias = Wait | WaitFor | Send | Deliver
+class Ask(NamedTuple):
+    """Ask whom `step` names for an answer, after `failure`; until then at the latest (None: whenever)."""
+
+    step: Step
+    failure: Outcome
+    until: float | None
+
+
+Command: TypeAlias = Wait | WaitFor | Send | Deliver | Ask
 Resume: TypeAlias = tuple[Outcome | None, float, float]
 Flow: TypeAlias = Generator[Command, Resume, Ended]
 

@@ -4,7 +4,7 @@ from collections import deque
 
 from stormbreak.core.engine import Engine
 from stormbreak.events import CallEnded, Event
-from stormbreak.types import Call, Ended, Outcome
+from stormbreak.types import TARGET, Call, Ended, Outcome, Target
 
 REMEMBERED = 64  # events a call keeps of itself
 
@@ -12,7 +12,8 @@ REMEMBERED = 64  # events a call keeps of itself
 class Trail:
     """Counts attempts and unserved seconds, and keeps the last events for whoever asks why.
 
-    `queued` is the part of `waited` that was spent in the queue; `delay` is the last backoff.
+    `queued` is the part of `waited` that was spent in the queue; `delay` is the last backoff, `before` are the attempts at
+    earlier targets, and `source` says where the answer comes from.
 
     A call that succeeds at once leaves no events unless somebody listens.
     """
@@ -20,6 +21,8 @@ class Trail:
     __slots__ = (
         "_engine", "_history", "attempts", "call", "delay", "queued", "unconnected", "waited",
     )  # fmt: skip
+    before = 0
+    source = TARGET
 
     def __init__(self, engine: Engine, call: Call) -> None:
         self._engine = engine
@@ -47,7 +50,7 @@ class Trail:
         stopped: str | None = None,
         retry_at: float | None = None,
     ) -> Ended:
-        """Sum up."""
+        """Sum up, and tell that the call is over."""
         if self._engine.listeners:
             call = self.call
             self.note(
@@ -55,9 +58,45 @@ class Trail:
                     now, call.number, call.target, outcome.verdict, self.attempts, self.waited
                 )
             )
+        return self._sum(outcome, stopped, retry_at)
+
+    def _sum(self, outcome: Outcome, stopped: str | None, retry_at: float | None) -> Ended:
         history = tuple(self._history) if self._history else ()
         deadline_at = self.call.deadline_at
         return Ended(
             outcome, self.attempts, self.waited, stopped, retry_at, history,
-            self.queued, deadline_at, self.unconnected,
+            self.queued, deadline_at, self.unconnected, self.call.target, self.source,
         )  # fmt: skip
+
+
+class LongTrail(Trail):
+    """That of a call with fallbacks: while `more` may follow, an end at one target is not that of the call."""
+
+    __slots__ = ("before", "ended_at", "more", "source")
+
+    def __init__(self, engine: Engine, call: Call) -> None:
+        super().__init__(engine, call)
+        self.before = 0
+        self.ended_at = 0.0
+        self.more = True
+        self.source = TARGET
+
+    def move(self, target: Target, *, patience: float | None) -> None:
+        """Begin at a target."""
+        self.call = self.call._replace(target=target, patience=patience)
+        self.before = self.attempts
+        self.delay = 0.0
+
+    def end(
+        self,
+        outcome: Outcome,
+        now: float,
+        *,
+        stopped: str | None = None,
+        retry_at: float | None = None,
+    ) -> Ended:
+        """Sum up what came of one target, or in the end of all."""
+        self.ended_at = now
+        if self.more:
+            return self._sum(outcome, stopped, retry_at)
+        return super().end(outcome, now, stopped=stopped, retry_at=retry_at)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Deliver, Flow, Send, Wait, WaitFor
+from stormbreak.core.flow import Ask, Deliver, Flow, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.drivers.sharing import stepper_of
@@ -23,6 +23,7 @@ from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
 R = TypeVar("R")
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
+Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
 LOOK_AGAIN = 5.0
 """Who waits in a queue looks again within one to two times so many seconds, unasked: the one that keeps the time
@@ -54,16 +55,18 @@ class AsyncioDriver:
         self._draining = False
         forget_in_child(self._forget)
 
-    async def run(self, call: Call, sender: Sender) -> Ended:
-        """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled.
+    async def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> Ended:
+        """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled; `asker` finds answers elsewhere.
 
         Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
         """
-        ended = await self.open(call, sender)
+        ended = await self.open(call, sender, asker)
         assert isinstance(ended, Ended), "a call that delivers is opened"
         return ended
 
-    async def open(self, call: Call, sender: Sender) -> Ended | Delivery:
+    async def open(
+        self, call: Call, sender: Sender, asker: Asker | None = None
+    ) -> Ended | Delivery:
         """Carry `call` to its end, or if it delivers to the first output of an attempt.
 
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
@@ -75,6 +78,8 @@ class AsyncioDriver:
                 outcome: Outcome | None = None
                 if isinstance(command, Send):
                     outcome = await self._send(sender, command)
+                elif isinstance(command, Ask):
+                    outcome = await self._ask(asker, command)
                 elif isinstance(command, Deliver):
                     return Delivery(stepper, flow, command)
                 elif self._draining or not await self._wait(flow, command):
@@ -119,6 +124,17 @@ class AsyncioDriver:
                 return await sender(command)
         except TimeoutError:  # not kept: its frames hold the request
             return _TIMED_OUT._replace(error=TimeoutError(f"no answer in {command.timeout:g} s"))
+
+    async def _ask(self, asker: Asker | None, command: Ask) -> Outcome | None:
+        if asker is None:
+            return None
+        if command.until is None:
+            return await asker(command)
+        try:
+            with Timeout(command.until - self.clock()):
+                return await asker(command)
+        except TimeoutError:
+            return None
 
     async def _wait(self, flow: Flow, command: Wait | WaitFor) -> bool:
         """Wait as told; False if the driver is drained meanwhile."""

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from stormbreak.core.call import run_call
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, Flow, Send, close
+from stormbreak.core.plan import run_call
 from stormbreak.core.ticket import Ticket
 from stormbreak.drivers.turns import Turns
 from stormbreak.events import Event

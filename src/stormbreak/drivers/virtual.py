@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Command, Deliver, Flow, Send, WaitFor
+from stormbreak.core.flow import Ask, Command, Deliver, Flow, Send, WaitFor
 from stormbreak.drivers.steps import Stepper
 from stormbreak.types import Call, Ended, Outcome, Verdict
 
@@ -170,6 +170,8 @@ class _Run:
             self._done(command)
         elif isinstance(command, WaitFor):
             self._wait_for(command, self._turn)
+        elif isinstance(command, Ask):  # there is nobody to ask in virtual time
+            self._resume(self._turn, None)
         elif isinstance(command, Deliver):
             self._delivering = self._turn - 1
             if command.until is not None:

@@ -1,0 +1,376 @@
+"""Law 17. Fallbacks are ordered rules by verdict; an answer says where it came from; one deadline and one budget hold
+across all of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.fallback import DOUBTED, ELSEWHERE, TRANSIENT, Choose, Step
+from stormbreak.core.flow import Ask, Send
+from stormbreak.core.plan import GRACE
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.events import CallEnded, FallbackRefused, FellBack
+from stormbreak.types import CANCELLED, Outcome, Target, Verdict
+
+FIRST, SECOND, THIRD = (Target(name, "model") for name in ("first", "second", "third"))
+LARGE = Target("first", "large")
+ONCE = policy(retry=RetryPolicy(attempts=1))
+EAGER = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))
+BILLING = Outcome(Verdict.BILLING, status=402)
+TOO_LONG = Outcome(Verdict.TOO_LONG, status=400)
+FILTERED = Outcome(Verdict.FILTERED, status=400)
+REJECTED = Verdict.REJECTED
+
+
+def to(*targets, on=ELSEWHERE, after=None, choose=Choose.IN_ORDER):
+    places = tuple(each if isinstance(each[0], Target) else (each, 1.0) for each in targets)
+    return Step(frozenset(on), after, "target", places, choose)
+
+
+CACHE = Step(frozenset(ELSEWHERE), None, "cache")
+DEGRADED = Step(frozenset(ELSEWHERE), None, "degraded", text="later")
+FOUND = OK._replace(value="found")
+
+
+def start(stage, *steps, **call):
+    return stage.start(target=FIRST, fallbacks=steps, **call)
+
+
+def where(run):
+    """The target it is sending to, or whom it asks."""
+    command = run.command
+    if isinstance(command, Ask):
+        return command.step.source
+    return command.target if isinstance(command, Send) else command
+
+
+def told_of(stage, kind):
+    return [event for event in stage.events if isinstance(event, kind)]
+
+
+# ---------------------------------------------------------------- rules, by verdict and in order
+
+
+def test_it_falls_from_a_throttled_target_to_a_second_to_the_cache_to_a_degraded_answer():
+    stage = Stage(ONCE).listen()
+    run = start(stage, to(SECOND), CACHE, DEGRADED)
+    way = [where(run), *(where(run.step(each)) for each in (THROTTLED, SERVER_ERROR, None))]
+    ended = run.step(FOUND).ended
+
+    assert way == [FIRST, SECOND, "cache", "degraded"]
+    assert (ended.outcome, ended.source, ended.attempts) == (FOUND, "degraded", 2)
+    moves = [(event.to, event.verdict) for event in told_of(stage, FellBack)]
+    assert moves == [("second/model", "throttled"), ("degraded", "server_error")]
+    assert [event.to for event in told_of(stage, FallbackRefused)] == ["cache"]
+    assert len(told_of(stage, CallEnded)) == 1
+
+
+@pytest.mark.parametrize("answered", [FIRST, SECOND, THIRD])
+def test_the_answer_says_which_target_it_came_from(answered):
+    run = start(Stage(ONCE), to(SECOND), to(THIRD))
+    while where(run) != answered:
+        run.step(SERVER_ERROR)
+    ended = run.step(OK).ended
+
+    assert (ended.target, ended.source, ended.stopped) == (answered, "target", None)
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])
+def test_what_would_be_as_wrong_elsewhere_goes_nowhere(verdict):
+    run = start(Stage(ONCE), to(SECOND), CACHE, DEGRADED).step(Outcome(verdict))
+
+    assert run.ended.outcome.verdict is verdict
+
+
+@pytest.mark.parametrize("verdict", [v for v in ELSEWHERE if v is not REJECTED])
+def test_everything_else_does(verdict):
+    assert where(start(Stage(ONCE), to(SECOND)).step(Outcome(verdict))) == SECOND
+
+
+def test_a_rule_is_for_its_verdicts_only():
+    steps = (to(LARGE, on=[Verdict.TOO_LONG]), to(SECOND, on=[Verdict.BILLING]))
+
+    assert where(start(Stage(ONCE), *steps).step(TOO_LONG)) == LARGE
+    assert where(start(Stage(ONCE), *steps).step(BILLING)) == SECOND
+    assert start(Stage(ONCE), *steps).step(FILTERED).ended.outcome == FILTERED
+
+
+def test_a_rule_that_was_passed_by_is_not_gone_back_to():
+    steps = (to(LARGE, on=[Verdict.TOO_LONG]), to(SECOND))
+    run = start(Stage(ONCE), *steps).step(BILLING)
+
+    assert where(run) == SECOND
+    assert run.step(TOO_LONG).ended.outcome == BILLING
+
+
+def test_a_verdict_that_was_met_anywhere_counts():
+    """The second target may be wrong for the request; that the first could not serve it is still so."""
+    run = start(Stage(ONCE), to(SECOND), CACHE).step(THROTTLED).step(INVALID)
+
+    assert where(run) == "cache"
+
+
+def test_what_the_first_target_said_is_reported_where_nobody_answers():
+    stage = Stage(ONCE).listen()
+    ended = start(stage, to(SECOND), CACHE).step(told(9.0)).step(TIMEOUT).step(None).ended
+
+    assert (ended.outcome, ended.target, ended.attempts) == (told(9.0), FIRST, 2)
+    assert ended.retry_at == stage.now + 9.0
+    assert told_of(stage, CallEnded)[0].target == FIRST
+
+
+def test_a_call_that_is_refused_here_falls_back_at_once():
+    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1))))
+    start(stage, fail_fast=True).step(SERVER_ERROR).close()
+    run = start(stage, to(SECOND), fail_fast=True)
+
+    assert where(run) == SECOND
+    assert run.step(OK).ended.attempts == 1
+
+
+@pytest.mark.parametrize("outcome", [CANCELLED, CANCELLED._replace(maybe_processed=True)])
+def test_whoever_has_given_up_goes_nowhere(outcome):
+    assert start(Stage(ONCE), to(SECOND), CACHE).step(outcome).ended.outcome == outcome
+
+
+def test_who_gives_up_elsewhere_is_told_so():
+    ended = start(Stage(ONCE), to(SECOND)).step(THROTTLED).step(CANCELLED).ended
+
+    assert ended.outcome == CANCELLED
+
+
+def test_after_the_first_output_there_is_no_fallback():
+    run = start(Stage(ONCE), to(SECOND), CACHE, delivers=True, streams=True)
+    run.step(OK._replace(committed=True)).step(SERVER_ERROR)
+
+    assert run.ended.stopped == "committed"
+
+
+def test_each_target_has_its_own_attempts_and_none_is_tried_twice():
+    stage = Stage(EAGER)
+    run = start(stage, to(SECOND), to(SECOND, FIRST, THIRD))
+    for target in (FIRST, SECOND, THIRD):
+        for _ in range(3):
+            assert where(run) == target
+            run.step(SERVER_ERROR)
+            stage.tick(1.0)
+
+    assert (run.ended.attempts, run.ended.stopped) == (9, "attempts")
+
+
+def test_most_attempts_hold_across_all():
+    run = start(Stage(ONCE), to(SECOND), to(THIRD), CACHE, most=2).step(THROTTLED).step(THROTTLED)
+
+    assert where(run) == "cache"
+
+
+# ---------------------------------------------------------------- nobody waits who can be served elsewhere
+
+
+def test_a_long_wait_is_not_waited_for():
+    retrying = policy(retry=RetryPolicy(attempts=5))
+
+    assert where(start(Stage(retrying), to(SECOND, after=2.0)).step(told(30.0))) == SECOND
+    assert start(Stage(retrying), to(SECOND, after=60.0)).step(told(30.0)).backing_off
+    assert start(Stage(retrying), to(SECOND)).step(told(30.0)).backing_off
+
+
+def test_nor_is_a_queue():
+    stage = Stage(policy(retry=RetryPolicy(attempts=1)))
+    full = [start(stage) for _ in range(stage.engine.policy.limit.in_flight)]
+    run = start(stage, to(SECOND, after=2.0))
+    assert run.queued
+    stage.pass_time(2.0)
+
+    assert where(run) == SECOND
+    assert all(other.sending for other in full)
+
+
+def test_at_the_last_place_a_call_is_as_patient_as_it_is():
+    stage = Stage(policy(retry=RetryPolicy(attempts=2)))
+    run = start(stage, to(SECOND, after=2.0), patience=50.0).step(told(40.0))
+
+    assert run.step(told(30.0)).backing_off
+
+
+def test_a_rule_that_is_not_for_rejected_calls_hurries_nobody():
+    stage = Stage(policy(retry=RetryPolicy(attempts=5)))
+    run = start(stage, to(LARGE, on=[Verdict.TOO_LONG], after=2.0)).step(told(30.0))
+
+    assert run.backing_off
+
+
+# ---------------------------------------------------------------- one deadline
+
+
+def test_one_deadline_bounds_all_attempts():
+    stage = Stage(ONCE)
+    run = start(stage, to(SECOND), within=10.0)
+    assert run.command.timeout == 10.0
+    stage.now += 7.0
+    run.step(SERVER_ERROR)
+
+    assert run.command.timeout == pytest.approx(3.0)
+
+
+def test_what_is_left_must_be_worth_sending():
+    stage = Stage(ONCE).listen()
+    run = start(stage, to(SECOND), CACHE, within=10.0)
+    stage.now += 9.6
+    run.step(SERVER_ERROR)
+
+    assert where(run) == "cache"
+    assert told_of(stage, FallbackRefused)[0].gate == "deadline"
+
+
+def test_what_is_at_hand_may_be_a_moment_late():
+    stage = Stage(ONCE)
+    run = start(stage, to(SECOND), CACHE, within=10.0)
+    stage.now += 10.0
+    run.step(TIMEOUT)
+
+    assert run.command.until == stage.now + GRACE
+
+
+def test_a_deadline_that_begins_with_the_first_attempt_does_not_begin_anew():
+    stage = Stage(ONCE)
+    run = start(stage, to(SECOND), span=10.0)
+    stage.now += 7.0
+
+    assert run.step(SERVER_ERROR).command.timeout == pytest.approx(3.0)
+
+
+# ---------------------------------------------------------------- one budget
+
+
+BUDGET = policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.5, decay=1e9))
+
+
+def test_a_move_to_a_target_that_fails_is_paid():
+    """Each call earns half a move; those to a target in no doubt are free."""
+    stage = Stage(BUDGET).listen()
+    moved = [where(start(stage, to(SECOND)).step(SERVER_ERROR)) for _ in range(DOUBTED)]
+    assert moved == [SECOND] * DOUBTED
+    for run in stage.runs:
+        run.step(SERVER_ERROR)
+    later = [start(stage, to(SECOND)).step(SERVER_ERROR) for _ in range(40)]
+    for run in later:
+        if not run.over:
+            run.step(SERVER_ERROR)
+    refused = [event for event in told_of(stage, FallbackRefused) if event.gate == "budget"]
+
+    assert len(refused) == pytest.approx(20, abs=2)
+
+
+def test_one_answer_ends_the_doubt():
+    stage = Stage(BUDGET)
+    for _ in range(DOUBTED):
+        start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
+    stage.start(target=SECOND, fallbacks=(CACHE,)).step(OK)
+    stage.engine.budget.__init__(BudgetPolicy(ratio=0.0))
+
+    assert where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND
+
+
+@pytest.mark.parametrize("outcome", [BILLING, Outcome(Verdict.AUTH, status=401)])
+def test_what_no_target_is_ill_of_is_never_paid(outcome):
+    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    for _ in range(DOUBTED):
+        start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
+
+    assert where(start(stage, to(SECOND)).step(outcome)) == SECOND
+    assert start(stage, to(SECOND)).step(SERVER_ERROR).over
+
+
+def test_an_answer_that_is_at_hand_costs_nothing():
+    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    for _ in range(DOUBTED):
+        start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
+
+    assert where(start(stage, to(SECOND), CACHE).step(SERVER_ERROR)) == "cache"
+
+
+# ---------------------------------------------------------------- pools
+
+
+def test_the_least_loaded_comes_first():
+    stage = Stage(ONCE)
+    for _ in range(3):
+        stage.start(target=SECOND)
+    stage.start(target=THIRD)
+    run = start(stage, to(SECOND, THIRD, choose=Choose.LEAST_LOADED)).step(SERVER_ERROR)
+
+    assert where(run) == THIRD
+    assert where(run.step(SERVER_ERROR)) == SECOND
+
+
+@pytest.mark.parametrize("choose", [Choose.LEAST_LOADED, Choose.WEIGHTED])
+def test_one_whose_circuit_is_open_comes_last(choose):
+    stage = Stage(
+        policy(
+            retry=RetryPolicy(attempts=1),
+            breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)),
+        )
+    )
+    stage.start(target=SECOND).step(SERVER_ERROR)
+    run = start(stage, to((SECOND, 99.0), (THIRD, 1.0), choose=choose)).step(BILLING)
+
+    assert where(run) == THIRD
+
+
+@pytest.mark.parametrize(("chance", "first"), [(0.0, SECOND), (0.74, SECOND), (0.76, THIRD)])
+def test_by_weight_chance_decides_who_comes_first(chance, first):
+    stage = Stage(ONCE, chance=chance)
+    run = start(stage, to((SECOND, 3.0), (THIRD, 1.0), choose=Choose.WEIGHTED)).step(BILLING)
+    second = THIRD if first is SECOND else SECOND
+
+    assert where(run) == first
+    assert where(run.step(BILLING)) == second
+
+
+# ---------------------------------------------------------------- whatever happens
+
+
+OUTCOMES = [OK, THROTTLED, SERVER_ERROR, TIMEOUT, BILLING, TOO_LONG, INVALID, told(5.0), None]
+STEPS = [to(SECOND, after=2.0), to(THIRD, SECOND, choose=Choose.WEIGHTED), CACHE, DEGRADED]
+
+
+@given(
+    outcomes=st.lists(st.sampled_from(OUTCOMES), max_size=12),
+    steps=st.lists(st.sampled_from(STEPS), max_size=4),
+    leave=st.integers(0, 12),
+    chance=st.floats(0, 0.99),
+)
+def test_nothing_is_held_when_it_is_over(outcomes, steps, leave, chance):
+    stage = Stage(chance=chance).listen()
+    run = start(stage, *steps, within=60.0)
+    for number, outcome in enumerate(outcomes):
+        if run.over:
+            break
+        if number == leave:
+            run.close()
+        elif run.sending:
+            run.step(outcome or SERVER_ERROR)
+        elif isinstance(run.command, Ask):
+            run.step(outcome and OK if number % 2 else None)
+        else:
+            stage.pass_time(5.0)
+    if not run.over:
+        run.close()
+
+    for target in (FIRST, SECOND, THIRD):
+        assert stage.engine.lane(target).slots.in_flight == 0
+        assert stage.engine.lane(target).admission.queued == 0
+    assert len(told_of(stage, CallEnded)) == (run.ended is not None)
+
+
+def test_transient_verdicts_are_those_that_may_be_retried():
+    stage = Stage()
+    retried = {verdict for verdict, row in stage.engine.treatments.items() if row.retry}
+
+    assert retried | {REJECTED} == set(TRANSIENT)
