@@ -2,7 +2,7 @@
 
 The sender returns at once and every subject makes the same calls one after the other, on the same loop; the
 bare await is subtracted round by round. The default policy holds: deadline, queue, limit, cooldown, breaker,
-budget. Nobody listens.
+budget; "everything on" has requests and tokens per minute and a rule for slow calls, too. Nobody listens.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+import circuitbreaker  # type: ignore[import-untyped]
 import stamina
 import tenacity
 import uvloop
@@ -18,8 +19,11 @@ import uvloop
 import cores
 from rounds import Figure, Section, alternate, minus
 from stormbreak import Policy, Target
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.trip import AnyRule, FailureRate, SlowRate
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
 from stormbreak.types import Call, Ended, Outcome, Verdict
@@ -31,8 +35,17 @@ SPAN = 600.0  # seconds; the deadline of every call
 _OK = Outcome(Verdict.OK)
 _TARGET = Target("bench", "model")
 _COMMAND = Send(_TARGET, 1, SPAN)
+_TOKENS = 1_000  # of a call, where they are counted
+_EVERYTHING = Policy(
+    breaker=BreakerPolicy(trip=AnyRule(rules=(FailureRate(), SlowRate(slower_than=60.0)))),
+    quota=QuotaPolicy(rpm=1e9, tpm=1e12, learn=True),
+)
+"""The default policy, requests and tokens per minute that are far away, and a rule for slow calls."""
 
 Calls = Callable[[int], Awaitable[None]]
+
+
+_ON = "quotas and a slow-call rule, too"
 
 
 class _Subject(NamedTuple):
@@ -51,14 +64,14 @@ async def _bare(count: int) -> None:
         await _sender(_COMMAND)
 
 
-def _engine() -> Calls:
-    engine = Engine(Policy())
+def _engine(policy: Policy, tokens: int = 0) -> Calls:
+    engine = Engine(policy)
     driver = AsyncioDriver(engine)
     clock = time.monotonic
 
     async def calls(count: int) -> None:
         for _ in range(count):
-            call = Call(engine.number(), _TARGET, clock() + SPAN, 20.0)
+            call = Call(engine.number(), _TARGET, clock() + SPAN, 20.0, tokens=tokens)
             await driver.run(call, _sender)
 
     return calls
@@ -100,14 +113,24 @@ def _stamina() -> Calls:
     return calls
 
 
-def _tenacity_and_by_hand() -> Calls:
+def _breaker() -> Calls:
+    send = circuitbreaker.circuit(expected_exception=OSError)(_sender)
+
+    async def calls(count: int) -> None:
+        for _ in range(count):
+            await send(_COMMAND)
+
+    return calls
+
+
+def _all_of_them() -> Calls:
     slots = asyncio.Semaphore(256)
     retrying = tenacity.retry(
         stop=tenacity.stop_after_attempt(5),
         wait=tenacity.wait_random_exponential(max=60),
         retry=tenacity.retry_if_exception_type(OSError),
     )
-    send = retrying(_sender)
+    send = retrying(circuitbreaker.circuit(expected_exception=OSError)(_sender))
 
     async def calls(count: int) -> None:
         for _ in range(count):
@@ -120,11 +143,15 @@ def _tenacity_and_by_hand() -> Calls:
 def _subjects() -> list[_Subject]:
     return [
         _Subject("bare await", _bare, note="subtracted from the others"),
-        _Subject("stormbreak", _engine(), "<= 10", "the whole recipe"),
+        _Subject("stormbreak", _engine(Policy()), "<= 10", "the default policy"),
+        _Subject("stormbreak, everything on", _engine(_EVERYTHING, _TOKENS), note=_ON),
         _Subject("timeout + semaphore", _by_hand(), note="written by hand: no retry, no breaker"),
         _Subject("tenacity", _tenacity(), note="retry only"),
         _Subject("stamina", _stamina(), note="retry only"),
-        _Subject("tenacity + timeout + semaphore", _tenacity_and_by_hand(), note="no breaker"),
+        _Subject("circuitbreaker", _breaker(), note="breaker only"),
+        _Subject(
+            "all of these", _all_of_them(), note="timeout, semaphore, tenacity, circuitbreaker"
+        ),
     ]
 
 
