@@ -16,6 +16,9 @@ class Kept(NamedTuple):
 class Cache(Protocol):
     """Keeps one answer per key, the last. From any thread; nothing that goes wrong in it fails a call."""
 
+    blocks: bool
+    """Whether a disk may have to be waited for."""
+
     @property
     def secret(self) -> bytes:
         """What digests of requests are keyed with: see `key`."""

@@ -14,6 +14,8 @@ from stormbreak.core.fallback import CachePolicy
 class MemoryCache:
     """A cache of one process. `clock` tells unix epoch seconds."""
 
+    blocks = False
+
     def __init__(self, policy: CachePolicy, *, clock: Callable[[], float] = time.time) -> None:
         self._policy = policy
         self._clock = clock

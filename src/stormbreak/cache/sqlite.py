@@ -50,6 +50,8 @@ class SqliteCache:
         ConfigurationError: it cannot be opened, or is no cache of ours.
     """
 
+    blocks = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],

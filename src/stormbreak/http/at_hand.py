@@ -1,0 +1,121 @@
+"""Answers that need no target: those that were good once, and those that say that there is none.
+
+A cache that is a file is read and written in threads, so that no loop waits for a disk.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from stormbreak.cache.kept import Cache
+from stormbreak.cache.key import key_of
+from stormbreak.core.flow import Ask
+from stormbreak.http.exchange import Received
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.written import written
+from stormbreak.types import Outcome, Verdict
+
+Said: TypeAlias = str | Mapping[str, Any] | None
+Degraded: TypeAlias = Callable[[Mapping[str, Any], Outcome], Said | Awaitable[Said]]
+"""Makes an answer out of the payload of a call and its failure: a text, or a whole body; None: it has none."""
+
+_log = logging.getLogger("stormbreak")
+
+
+class Request(NamedTuple):
+    """What was asked, as far as an answer depends on it. Its repr shows neither key nor prompt."""
+
+    endpoint: str
+    shape: Shape
+    body: bytes
+    model: str
+    api_key: str | None
+    choices: int = 1
+    inputs: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Request({self.endpoint!r}, {len(self.body)} bytes)"
+
+
+class AtHand:
+    """The cache and the degraded answers of one client; either may be missing."""
+
+    def __init__(self, cache: Cache | None, degraded: Degraded | None) -> None:
+        self._cache = cache
+        self._degraded = degraded
+        self._keeping: set[asyncio.Future[None]] = set()
+        self._complained = False
+
+    async def find(self, ask: Ask, request: Request) -> Outcome | None:
+        """The answer that a step asks for, where there is one."""
+        if ask.step.source == "cache":
+            body = await self._kept(request)
+        else:
+            body = await self._made(ask, request)
+        return None if body is None else _outcome(body, request)
+
+    def keep(self, request: Request, body: bytes) -> None:
+        """Have a good answer kept, some time soon."""
+        if self._cache is None:
+            return
+        key = key_of(self._cache.secret, request.endpoint, request.body, request.api_key)
+        if key is None:
+            return
+        if not self._cache.blocks:
+            self._cache.put(key, body)
+            return
+        loop = asyncio.get_running_loop()
+        keeping = loop.run_in_executor(None, self._cache.put, key, body)
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+
+    async def close(self) -> None:
+        """Wait until all is kept. The cache stays open: other loops may use it."""
+        if self._keeping:
+            await asyncio.wait(tuple(self._keeping))
+
+    async def _kept(self, request: Request) -> bytes | None:
+        if self._cache is None:
+            return None
+        key = key_of(self._cache.secret, request.endpoint, request.body, request.api_key)
+        if key is None:
+            return None
+        get = self._cache.get
+        found = await asyncio.to_thread(get, key) if self._cache.blocks else get(key)
+        return None if found is None else found.body
+
+    async def _made(self, ask: Ask, request: Request) -> bytes | None:
+        said: Any = ask.step.text
+        if said is None and self._degraded is not None:
+            try:
+                said = self._degraded(msgspec.json.decode(request.body), ask.failure)
+                if inspect.isawaitable(said):
+                    said = await said
+            except Exception as error:  # noqa: BLE001 - what helps must not make it worse
+                self._complain_once(error)
+                return None
+        if isinstance(said, Mapping):
+            return msgspec.json.encode(said)
+        return None if said is None else written(request.shape, str(said), request.model)
+
+    def _complain_once(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            _log.warning(
+                "the function for degraded answers failed, which is told once: %s",
+                type(error).__name__,
+            )
+
+
+def _outcome(body: bytes, request: Request) -> Outcome | None:
+    """Read it as if it had just come; what is no whole answer is none."""
+    answer = HttpAnswer(200, {}, body, 0.0)
+    reading = read_answer(answer, request.shape, choices=request.choices, inputs=request.inputs)
+    if reading.verdict is not Verdict.OK:
+        return None
+    return Outcome(Verdict.OK, value=Received(200, body, reading), status=200)

@@ -1,0 +1,121 @@
+"""Which targets a client may send to: its own, and those that the fallbacks of its policy name.
+
+All of them are found when the client is made, so that a wrong address or a missing key is told at the start. Each
+target keeps its own origin and wire: the key of one never travels to another.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from stormbreak.core.fallback import Fallback, Place, Step, ToDegraded, ToTargets
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import Endpoint, find_endpoint
+from stormbreak.http.origin import Origin
+from stormbreak.http.wire import Wire
+from stormbreak.types import TARGET, Target
+
+SOURCES = {"targets": TARGET, "cache": "cache", "degraded": "degraded"}
+"""By kind of rule: where its answer comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach a target."""
+
+    target: Target
+    origin: Origin
+    wire: Wire
+
+
+class Routes:
+    """The routes of one client. `connect` makes a wire to an origin."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        rules: tuple[Fallback, ...],
+        *,
+        allow_http: bool,
+        environ: Mapping[str, str],
+        connect: Callable[[Origin], Wire],
+    ) -> None:
+        self.endpoint = endpoint
+        self._connect = connect
+        self._wires: dict[str, Wire] = {}
+        self._routes: dict[Target, Route] = {}
+        self._steps: dict[str, tuple[Step, ...]] = {}
+        self._rules = [
+            (rule, tuple(_found(rule, endpoint, allow_http=allow_http, environ=environ)))
+            for rule in rules
+        ]
+
+    def target(self, model: str) -> Target:
+        """The target that a call for `model` goes to first."""
+        return self._route(self.endpoint, model).target
+
+    def route(self, target: Target) -> Route:
+        """How to reach a target that was told before."""
+        return self._routes[target]
+
+    def steps(self, model: str) -> tuple[Step, ...]:
+        """Where a call for `model` may go from there."""
+        steps = self._steps.get(model)
+        if steps is None:
+            steps = self._steps[model] = tuple(self._made(model))
+        return steps
+
+    def wires(self) -> tuple[Wire, ...]:
+        """All there are."""
+        return tuple(self._wires.values())
+
+    def _made(self, model: str) -> Iterator[Step]:
+        for rule, endpoints in self._rules:
+            on, after, source = frozenset(rule.on), rule.after, SOURCES[rule.kind]
+            if isinstance(rule, ToTargets):
+                targets = tuple(
+                    (self._route(endpoint, place.model or model).target, place.weight)
+                    for endpoint, place in zip(endpoints, rule.targets, strict=True)
+                )
+                yield Step(on, after, source, targets, rule.choose)
+            else:
+                text = rule.text if isinstance(rule, ToDegraded) else None
+                yield Step(on, after, source, text=text)
+
+    def _route(self, endpoint: Endpoint, model: str) -> Route:
+        origin = endpoint.origin
+        target = Target(endpoint.provider, model, origin.key_digest)
+        route = self._routes.get(target)
+        if route is None:
+            wire = self._wires.get(origin.base_url)
+            if wire is None:
+                wire = self._wires[origin.base_url] = self._connect(origin)
+            route = self._routes[target] = Route(target, origin, wire)
+        return route
+
+
+def _found(
+    rule: Fallback, own: Endpoint, *, allow_http: bool, environ: Mapping[str, str]
+) -> Iterator[Endpoint]:
+    if isinstance(rule, ToTargets):
+        for number, place in enumerate(rule.targets):
+            try:
+                yield _endpoint(place, own, allow_http=allow_http, environ=environ)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"fallback.targets[{number}]: {error}") from None
+
+
+def _endpoint(
+    place: Place, own: Endpoint, *, allow_http: bool, environ: Mapping[str, str]
+) -> Endpoint:
+    """What is not said is as it is for the client; a provider or an address brings its own key."""
+    elsewhere = place.provider is not None or place.base_url is not None
+    if not elsewhere and place.api_key_env is None:
+        return own
+    found = find_endpoint(
+        place.provider,
+        base_url=place.base_url if elsewhere else own.origin.base_url,
+        api_key_env=place.api_key_env,
+        allow_http=allow_http,
+        environ=environ,
+    )
+    return found if elsewhere else found._replace(provider=own.provider)

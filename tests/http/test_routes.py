@@ -1,0 +1,123 @@
+"""Where a client may send: what its fallbacks name, each with its own key and its own wire."""
+
+import pytest
+
+from stormbreak.core.fallback import Choose, Place, ToCache, ToDegraded, ToTargets
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import find_endpoint
+from stormbreak.http.routes import Routes
+from stormbreak.types import Verdict
+
+ENVIRON = {
+    "STORMBREAK_BASE_URL": "https://own.example/v1",
+    "STORMBREAK_API_KEY": "own-key",
+    "DEEPSEEK_API_KEY": "deep-key",
+    "SPARE_KEY": "spare-key",
+}
+
+
+def routes(*rules, environ=ENVIRON, **options):
+    connected = []
+
+    def connect(origin):
+        connected.append(origin.base_url)
+        return object()
+
+    made = Routes(
+        find_endpoint(environ=environ),
+        rules,
+        environ=environ,
+        connect=connect,
+        **{"allow_http": False, **options},
+    )
+    return made, connected
+
+
+def only(made, model="m"):
+    """The one target that a call for `model` may fall back to."""
+    (step,) = made.steps(model)
+    ((target, _),) = step.targets
+    return target, made.route(target).origin
+
+
+def to(**place):
+    return ToTargets(targets=(Place(**place),))
+
+
+def test_another_provider_has_its_own_address_and_key():
+    made, connected = routes(to(provider="deepseek", model="deepseek-chat"))
+    target, origin = only(made)
+
+    assert (target.provider, target.model) == ("deepseek", "deepseek-chat")
+    assert (origin.base_url, origin.api_key) == ("https://api.deepseek.com/v1", "deep-key")
+    made.target("m")
+    assert connected == ["https://api.deepseek.com/v1", "https://own.example/v1"]
+
+
+def test_another_key_stays_at_the_address_and_is_another_target():
+    made, connected = routes(to(api_key_env="SPARE_KEY"))
+    target, origin = only(made)
+
+    assert (origin.base_url, origin.api_key) == ("https://own.example/v1", "spare-key")
+    assert target.provider == made.target("m").provider
+    assert target.key != made.target("m").key
+    assert connected == ["https://own.example/v1"]
+
+
+def test_another_model_stays_with_address_and_key():
+    made, _ = routes(to(model="large"))
+    target, origin = only(made)
+
+    assert target == made.target("large")
+    assert origin.api_key == "own-key"
+
+
+def test_where_no_model_is_named_it_is_that_of_the_call():
+    made, _ = routes(to(provider="deepseek"))
+
+    assert [only(made, model)[0].model for model in ("m", "n")] == ["m", "n"]
+
+
+def test_an_address_without_a_key_of_its_own_gets_none():
+    """Least of all that of the client."""
+    made, _ = routes(to(base_url="https://spare.example/v1"))
+
+    assert only(made)[1].api_key is None
+
+
+def test_the_rules_become_steps_in_their_order():
+    made, _ = routes(
+        ToTargets(
+            on=(Verdict.TOO_LONG,),
+            after=3.0,
+            targets=(Place(model="a", weight=2.0), Place(model="b")),
+            choose=Choose.WEIGHTED,
+        ),
+        ToCache(),
+        ToDegraded(text="later"),
+    )
+    pool, cache, degraded = made.steps("m")
+
+    assert [(target.model, weight) for target, weight in pool.targets] == [("a", 2.0), ("b", 1.0)]
+    assert (pool.on, pool.after, pool.choose) == ({Verdict.TOO_LONG}, 3.0, Choose.WEIGHTED)
+    assert (pool.source, cache.source, degraded.source) == ("target", "cache", "degraded")
+    assert degraded.text == "later"
+
+
+WRONG = [
+    ({"provider": "nobody"}, r"fallback.targets\[0\]: provider must be one of"),
+    ({"provider": "openai"}, r"fallback.targets\[0\]: no API key: set OPENAI_API_KEY"),
+    ({"api_key_env": "NOT_SET"}, "the environment variable NOT_SET is not set"),
+    ({"base_url": "ftp://x"}, r"fallback.targets\[0\]: base_url must look like https://"),
+    (
+        {"base_url": "http://far.example/v1", "api_key_env": "SPARE_KEY"},
+        "the key would travel in the clear",
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "message"), WRONG)
+def test_what_cannot_be_reached_is_told_when_the_client_is_made(place, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        routes(to(**place))
+    assert "spare-key" not in str(caught.value)
