@@ -1,0 +1,77 @@
+"""The rules themselves; what a call does with them is law 17."""
+
+import pytest
+
+from stormbreak.core.fallback import (
+    CachePolicy,
+    Choose,
+    Place,
+    Step,
+    ToCache,
+    ToDegraded,
+    ToTargets,
+    ordered,
+)
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Target, Verdict
+
+LARGE = Place(model="large")
+A, B, C = (Target(name, "m") for name in "abc")
+WRONG = [
+    (Place, "a target must name a provider, base_url, api_key_env or model, got none"),
+    (lambda: Place(model="m", weight=0), "weight must be positive, got 0"),
+    (ToTargets, "targets must hold a target, got none"),
+    (
+        lambda: ToTargets(targets=(LARGE,), on=(Verdict.OK,)),
+        "on must name only verdicts of calls that failed, got ok",
+    ),
+    (
+        lambda: ToCache(on=(Verdict.CANCELLED,)),
+        "on must name only verdicts of calls that failed, got cancelled",
+    ),
+    (
+        lambda: ToCache(on=(Verdict.UNREPEATABLE,)),
+        "on must name only verdicts of calls that failed, got unrepeatable",
+    ),
+    (lambda: ToDegraded(on=()), "on must name a verdict, got none"),
+    (lambda: ToCache(after=0), "after must be positive, got 0"),
+    (lambda: CachePolicy(max_age=0), "max_age must be positive, got 0"),
+    (lambda: CachePolicy(max_bytes=0), "max_bytes must be positive, got 0"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG)
+def test_impossible_values_are_named(make, message):
+    with pytest.raises(ConfigurationError, match=f"^{message}$"):
+        make()
+
+
+def order(choose, *weights, uniform=0.0, loads=None):
+    places = tuple(zip((A, B, C), weights, strict=False))
+    loads = loads or {}
+    step = Step(frozenset(), None, "target", places, choose)
+    return "".join(
+        target.provider for target in ordered(step, uniform, lambda each: loads.get(each, 0.0))
+    )
+
+
+def test_in_order_is_as_written_however_loaded():
+    assert order(Choose.IN_ORDER, 1, 9, 5, loads={A: 2.0}) == "abc"
+
+
+def test_the_least_loaded_comes_first_and_equals_as_written():
+    assert order(Choose.LEAST_LOADED, 1, 1, 1, loads={A: 0.5, B: 0.2, C: 1.4}) == "bac"
+    assert order(Choose.LEAST_LOADED, 1, 1, 1) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("uniform", "expected"),
+    [(0.0, "acb"), (0.19, "acb"), (0.2, "bca"), (0.39, "bca"), (0.4, "cab")],
+)
+def test_by_weight_the_first_is_drawn_and_others_follow_by_weight(uniform, expected):
+    assert order(Choose.WEIGHTED, 2, 2, 6, uniform=uniform) == expected
+
+
+def test_by_weight_those_without_room_come_last():
+    assert order(Choose.WEIGHTED, 2, 2, 6, uniform=0.99, loads={C: 1.0}) == "bac"
+    assert order(Choose.WEIGHTED, 2, 2, 6, uniform=0.99, loads={A: 1.0, B: 1.0, C: 1.0}) == "cab"
