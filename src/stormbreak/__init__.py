@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from stormbreak.errors import ConfigurationError as ConfigurationError
     from stormbreak.errors import RejectedError as RejectedError
     from stormbreak.errors import StormbreakError as StormbreakError
+    from stormbreak.errors import StreamBrokenError as StreamBrokenError
     from stormbreak.errors import UpstreamError as UpstreamError
     from stormbreak.http.client import AsyncClient as AsyncClient
+    from stormbreak.http.stream import Stream as Stream
     from stormbreak.types import Answer as Answer
     from stormbreak.types import Priority as Priority
     from stormbreak.types import Target as Target
@@ -39,6 +41,8 @@ _HOMES = {
     "Priority": "stormbreak.types",
     "RejectedError": "stormbreak.errors",
     "StormbreakError": "stormbreak.errors",
+    "Stream": "stormbreak.http.stream",
+    "StreamBrokenError": "stormbreak.errors",
     "Target": "stormbreak.types",
     "UpstreamError": "stormbreak.errors",
     "Usage": "stormbreak.types",

@@ -14,6 +14,7 @@
         ├── OverloadedError           503, 529: no capacity
         ├── ServerError               500, 502, 504 and other 5xx; also where the server forbids to repeat it
         ├── BrokenAnswerError         cut, malformed, empty or not an answer, whatever the status said
+        ├── StreamBrokenError         as the above, after its first output had reached the caller
         ├── ConnectionLostError       reset, or never connected
         ├── AttemptTimeoutError       no answer in time
         ├── BillingError              quota or credit is used up; waiting does not help
@@ -29,7 +30,7 @@ Messages carry codes and types, never keys, prompts or provider bodies.
 
 from typing import ClassVar
 
-from stormbreak.types import Ended, Target, Verdict
+from stormbreak.types import Ended, Outcome, Target, Verdict
 
 
 class StormbreakError(Exception):
@@ -130,6 +131,18 @@ class BrokenAnswerError(UpstreamError):
     verdicts = (Verdict.BROKEN,)
 
 
+class StreamBrokenError(UpstreamError):
+    """A stream broke after its first output had reached the caller: nothing was sent again.
+
+    `received` are the bytes that came, of a long stream the last of them; neither the message nor the repr shows
+    any. `verdict`, `status` and `code` tell how it broke.
+    """
+
+    def __init__(self, message: str, *, target: Target, ended: Ended, received: bytes) -> None:
+        super().__init__(message, target=target, ended=ended)
+        self.received = received
+
+
 class ConnectionLostError(UpstreamError):
     """The connection was refused or reset."""
 
@@ -204,8 +217,17 @@ def error_of(target: Target, ended: Ended) -> CallError:
         if kind is RejectedError:  # no name of its own: say which policy it was
             message += f" ({outcome.rejection.policy})"
         return kind(message, target=target, ended=ended)
-    said = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
-    message = f"{target}: {outcome.verdict} after {ended.attempts} attempt(s)"
-    message += f" ({said})" if said else ""
+    message = f"{target}: {_said(outcome, f'after {ended.attempts} attempt(s)')}"
     message += f"; no further retry: {ended.stopped}" if ended.stopped else ""
     return _FAILURES.get(outcome.verdict, UpstreamError)(message, target=target, ended=ended)
+
+
+def broken_stream(target: Target, ended: Ended, *, size: int, received: bytes) -> StreamBrokenError:
+    """Make the exception that tells how a stream broke, after `size` bytes."""
+    message = f"{target}: {_said(ended.outcome, f'after {size} bytes of a stream')}"
+    return StreamBrokenError(message, target=target, ended=ended, received=received)
+
+
+def _said(outcome: Outcome, after: str) -> str:
+    said = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
+    return f"{outcome.verdict} {after}" + (f" ({said})" if said else "")

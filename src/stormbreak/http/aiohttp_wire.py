@@ -7,13 +7,14 @@ idempotent methods only, and is switched off besides.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.http.aiohttp_incoming import AiohttpIncoming
 from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
 from stormbreak.llm.reading import HttpAnswer
@@ -42,6 +43,7 @@ class AiohttpWire:
         self._proxy = proxy
         self._tls = tls
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        self._incoming: WeakSet[AiohttpIncoming] = WeakSet()
         forget_in_child(self._leave_behind)
 
     async def exchange(self, request: HttpRequest) -> WireResult:
@@ -49,21 +51,8 @@ class AiohttpWire:
         response: aiohttp.ClientResponse | None = None
         session = await self._session()
         try:
-            response = await session.post(
-                request.url,
-                data=request.body,
-                headers=request.headers,
-                proxy=self._proxy,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    sock_connect=request.connect_timeout,
-                    sock_read=request.idle_timeout,
-                    ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
-                ),
-            )
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            head = HttpAnswer(response.status, headers, b"", time.time())
+            response = await self._post(session, request, sock_read=request.idle_timeout)
+            head = _head_of(response)
             body = await _read(response, request.open_sink and request.open_sink(head))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
@@ -80,6 +69,22 @@ class AiohttpWire:
             if response is not None and not response.closed:
                 response.close()
 
+    async def open(self, request: HttpRequest) -> AiohttpIncoming | Outcome:
+        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
+        session = await self._session()
+        try:
+            response = await self._post(session, request, sock_read=request.idle_timeout)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return outcome_of(error, None)
+        connection = response.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = (
+                None  # a timer for each piece; from here on there is our own
+            )
+        incoming = AiohttpIncoming(response, _head_of(response), request.idle_timeout)
+        self._incoming.add(incoming)
+        return incoming
+
     async def close(self) -> None:
         """Close the connections of the running loop."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
@@ -88,8 +93,28 @@ class AiohttpWire:
 
     def _leave_behind(self) -> None:
         """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
-        _PARENTS.append(dict(self._pools))
+        _PARENTS.append((dict(self._pools), list(self._incoming)))
+        for incoming in self._incoming:
+            incoming.leave()
+        self._incoming = WeakSet()
         self._pools = WeakKeyDictionary()
+
+    def _post(
+        self, session: aiohttp.ClientSession, request: HttpRequest, *, sock_read: float | None
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        return session.post(
+            request.url,
+            data=request.body,
+            headers=request.headers,
+            proxy=self._proxy,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=request.connect_timeout,
+                sock_read=sock_read,
+                ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
+            ),
+        )
 
     async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -114,6 +139,11 @@ class AiohttpWire:
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
+
+
+def _head_of(response: aiohttp.ClientResponse) -> HttpAnswer:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return HttpAnswer(response.status, headers, b"", time.time())
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

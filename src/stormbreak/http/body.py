@@ -48,10 +48,9 @@ class _Embedded(msgspec.Struct):
 _WANTS = msgspec.json.Decoder(Wants)
 _EMBEDDED = msgspec.json.Decoder(_Embedded)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_STREAMED = {
-    "stream": msgspec.Raw(b"true"),
-    "stream_options": msgspec.Raw(b'{"include_usage":true}'),
-}
+_NOTHING = msgspec.Raw(b"null")
+_USAGE = msgspec.Raw(b'{"include_usage":true}')
+_STREAMED = {"stream": msgspec.Raw(b"true"), "stream_options": _USAGE}
 
 
 def encoded(payload: Mapping[str, Any]) -> bytes:
@@ -78,6 +77,18 @@ def wants(body: bytes) -> Wants:
 def streamed(body: bytes) -> bytes:
     """Ask for the same answer as a stream, its usage included. Every other field stays as it was written."""
     return msgspec.json.encode(_FIELDS.decode(body) | _STREAMED)
+
+
+def delivered(body: bytes, *, with_usage: bool) -> bytes:
+    """Ask for a stream; `with_usage` for its usage, too, unless the body says what it wants of that.
+
+    ``"stream_options": null`` wants nothing, and is left out.
+    """
+    fields = _FIELDS.decode(body)
+    options = fields.setdefault("stream_options", _USAGE if with_usage else _NOTHING)
+    if bytes(options) == b"null":
+        del fields["stream_options"]
+    return msgspec.json.encode(fields | {"stream": msgspec.Raw(b"true")})
 
 
 def inputs(body: bytes) -> int | None:

@@ -18,10 +18,12 @@ from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
-from stormbreak.http.body import Wants, encoded, inputs, streamed, wants
+from stormbreak.http.body import Wants, delivered, encoded, inputs, streamed, wants
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
-from stormbreak.http.exchange import Asked, Received, attempt, cut_short
+from stormbreak.http.exchange import Asked, answer_of, attempt, cut_short
 from stormbreak.http.origin import Origin
+from stormbreak.http.source import Source, begin
+from stormbreak.http.stream import Opening, Stream
 from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
 from stormbreak.llm.reading import Shape, shape_of
@@ -97,16 +99,13 @@ class AsyncClient:
             UpstreamError: the last attempt failed; its subclass says how.
             ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
         """
-        model = payload.get("model") or self._model
-        if not isinstance(model, str) or not model:
-            raise ConfigurationError("model is missing: name it in the payload or in the client")
-        body = encoded({**payload, "model": model})
+        model, body = self._encoded(payload)
         ended = await self.ask(endpoint, body, priority=priority, deadline=deadline, tenant=tenant)
         target = self.target(model)
         outcome = ended.outcome
         if outcome.verdict is not Verdict.OK:
             raise error_of(target, ended) from outcome.error
-        return _answer(target, ended)
+        return answer_of(target, ended)
 
     async def chat(
         self, messages: Sequence[Mapping[str, Any]], *, model: str | None = None, **options: Any
@@ -114,6 +113,65 @@ class AsyncClient:
         """Ask for a chat completion; `options` go into the payload (temperature, max_tokens, ...)."""
         payload = {"model": model or self._model, "messages": list(messages), **options}
         return await self.request("chat/completions", payload)
+
+    def stream(
+        self,
+        endpoint: str,
+        payload: Mapping[str, Any],
+        *,
+        priority: Priority | None = None,
+        deadline: float | None = None,
+        tenant: str = "",
+    ) -> Opening:
+        """Send `payload` as `request` does, and hand over the answer while it comes: see `http.stream.Stream`.
+
+        Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
+        then attempts are repeated as ever. `deadline` bounds the whole stream, the policy's attempt timeout the
+        time to its first output, its idle timeout silence.
+
+        Raises:
+            RejectedError: nothing was sent; says which policy refused and when to come back.
+            UpstreamError: the last attempt failed before its first output; its subclass says how.
+            ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
+        """
+        return Opening(self._open(endpoint, payload, priority, deadline, tenant))
+
+    async def _open(
+        self,
+        endpoint: str,
+        payload: Mapping[str, Any],
+        priority: Priority | None,
+        deadline: float | None,
+        tenant: str,
+    ) -> Stream:
+        origin, policy, shape = self._endpoint.origin, self.policy, shape_of(endpoint)
+        model, plain = self._encoded(payload)
+        body = delivered(plain, with_usage=shape is Shape.CHAT)
+        wanted, url = wants(body), origin.url_of(endpoint)
+        asked = Asked(url, body, shape, True, wanted.n or 1, secrets.token_hex(16))
+        source: Source | None = None
+
+        async def send(command: Send) -> Outcome:
+            nonlocal source
+            outcome, source = await begin(
+                self._wire,
+                origin,
+                asked,
+                idle_timeout=policy.idle_timeout,
+                within=command.timeout,
+                learn=policy.quota.learn,
+            )
+            if cut_short(outcome, command.timeout, policy.attempt_timeout):
+                return outcome._replace(own_deadline=True)
+            return outcome
+
+        call = self._call(asked, wanted, priority, tenant, deadline, delivers=True)
+        opened = await self._driver.open(call, send)
+        target = self.target(model)
+        if isinstance(opened, Ended) and opened.outcome.verdict is not Verdict.OK:
+            raise error_of(target, opened) from opened.outcome.error
+        assert source is not None
+        return Stream(target, source, opened)
 
     async def ask(
         self,
@@ -159,8 +217,32 @@ class AsyncClient:
                 return outcome._replace(own_deadline=True)
             return outcome
 
+        call = self._call(
+            asked, wanted, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
+        )
+        return await self._driver.run(call, send)
+
+    def _encoded(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
+        model = payload.get("model") or self._model
+        if not isinstance(model, str) or not model:
+            raise ConfigurationError("model is missing: name it in the payload or in the client")
+        return model, encoded({**payload, "model": model})
+
+    def _call(
+        self,
+        asked: Asked,
+        wanted: Wants,
+        priority: Priority | None,
+        tenant: str,
+        deadline: float | None,
+        *,
+        queue_is_free: bool = False,
+        most: int | None = None,
+        delivers: bool = False,
+    ) -> Call:
+        policy = self.policy
         span = policy.deadline if deadline is None else deadline
-        call = Call(
+        return Call(
             self.engine.number(),
             self.target(wanted.model),
             None if span is None or queue_is_free else time.monotonic() + span,
@@ -168,12 +250,12 @@ class AsyncClient:
             policy.priority if priority is None else _checked(priority),
             policy.fail_fast,
             span if queue_is_free else None,
-            attempts,
+            most,
             tenant,
-            streams,
+            asked.streamed and asked.shape is Shape.CHAT,
             _tokens(asked, wanted) if policy.quota.acts else 0,
+            delivers,
         )
-        return await self._driver.run(call, send)
 
     def target(self, model: str) -> Target:
         """The target that calls for `model` go to."""
@@ -281,19 +363,3 @@ def _checked(priority: object) -> Priority:
 def _tokens(asked: Asked, wanted: Wants) -> int:
     answers = asked.shape is not Shape.EMBEDDINGS
     return estimate(asked.body, bound=wanted.bound, choices=asked.choices, answers=answers)
-
-
-def _answer(target: Target, ended: Ended) -> Answer:
-    received = ended.outcome.value
-    assert isinstance(received, Received)
-    reading = received.reading
-    return Answer(
-        text=reading.text,
-        usage=reading.usage,
-        target=target,
-        attempts=ended.attempts,
-        waited=ended.waited,
-        raw=received.body,
-        status=received.status,
-        request_id=reading.request_id,
-    )

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Sink, Wire
+from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, OpenSink, Sink, Wire
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
 
 USER_AGENT = "stormbreak"
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
@@ -54,14 +54,7 @@ class _Stream:
         self.assembler: StreamAssembler | None = None
 
     def open(self, head: HttpAnswer) -> Sink:
-        self.assembler = StreamAssembler(
-            self._asked.shape,
-            status=head.status,
-            headers=head.headers,
-            received_at=head.received_at,
-            choices=self._asked.choices,
-            inputs=self._asked.inputs,
-        )
+        self.assembler = assembler_of(self._asked, head)
         return self.assembler.feed if self._first is None else self._feed
 
     def _feed(self, chunk: bytes) -> None:
@@ -89,17 +82,10 @@ async def attempt(
     With `learn`, headers are read for limits, too.
     """
     stream = _Stream(asked, first) if asked.streamed else None
-    headers = _headers(origin, asked)
-    result = await wire.exchange(
-        HttpRequest(
-            asked.url,
-            headers,
-            asked.body,
-            idle_timeout,
-            stream.open if stream else None,
-            CONNECT_TIMEOUT if within is None else min(CONNECT_TIMEOUT, CONNECT_SHARE * within),
-        )
+    request = request_of(
+        origin, asked, idle_timeout, within, open_sink=stream.open if stream else None
     )
+    result = await wire.exchange(request)
     if isinstance(result, Outcome):
         return result
     if stream is not None and stream.assembler is not None:
@@ -108,9 +94,49 @@ async def attempt(
         body = result.body
         reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
     reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
-    outcome = _outcome(result, reading, body)
-    return (
-        outcome._replace(told=limits_of(result.headers, result.received_at)) if learn else outcome
+    return outcome_of(result, reading, body, learn=learn)
+
+
+def request_of(
+    origin: Origin,
+    asked: Asked,
+    idle_timeout: float | None,
+    within: float | None,
+    *,
+    open_sink: OpenSink | None = None,
+) -> HttpRequest:
+    """Write the request of an attempt that somebody else ends `within` so many seconds."""
+    connect = CONNECT_TIMEOUT if within is None else min(CONNECT_TIMEOUT, CONNECT_SHARE * within)
+    headers = _headers(origin, asked)
+    return HttpRequest(asked.url, headers, asked.body, idle_timeout, open_sink, connect)
+
+
+def assembler_of(asked: Asked, head: HttpAnswer) -> StreamAssembler:
+    """Make what takes the streamed answer to `asked` that begins with `head`."""
+    return StreamAssembler(
+        asked.shape,
+        status=head.status,
+        headers=head.headers,
+        received_at=head.received_at,
+        choices=asked.choices,
+        inputs=asked.inputs,
+    )
+
+
+def answer_of(target: Target, ended: Ended) -> Answer:
+    """Make the answer out of how a call ended well."""
+    received = ended.outcome.value
+    assert isinstance(received, Received)
+    reading = received.reading
+    return Answer(
+        text=reading.text,
+        usage=reading.usage,
+        target=target,
+        attempts=ended.attempts,
+        waited=ended.waited,
+        raw=received.body,
+        status=received.status,
+        request_id=reading.request_id,
     )
 
 
@@ -137,7 +163,8 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     return headers
 
 
-def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:
+def outcome_of(answer: HttpAnswer, reading: Reading, body: bytes, *, learn: bool) -> Outcome:
+    """Tell what an answer came to; with `learn`, what its headers say of limits, too."""
     return Outcome(
         reading.verdict,
         value=Received(answer.status, body, reading),
@@ -147,4 +174,5 @@ def _outcome(answer: HttpAnswer, reading: Reading, body: bytes) -> Outcome:
         retry_after=reading.retry_after,
         maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
         used=(reading.usage.input_tokens + reading.usage.output_tokens) or None,
+        told=limits_of(answer.headers, answer.received_at) if learn else None,
     )

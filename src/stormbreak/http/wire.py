@@ -39,11 +39,39 @@ class HttpRequest(NamedTuple):
 WireResult: TypeAlias = HttpAnswer | Outcome
 
 
+class Incoming(Protocol):
+    """An answer whose head has come, and whose body comes as it is read. It owns its connection.
+
+    One that is dropped closes its connection, on whatever thread that happens.
+    """
+
+    head: HttpAnswer
+
+    async def read(self) -> bytes | Outcome:
+        """Wait for the next bytes: none at the end of the body, an outcome where it ended badly.
+
+        Cancelling closes the connection.
+        """
+        ...
+
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end; whoever reads is woken."""
+        ...
+
+
 class Wire(Protocol):
     """Something that can carry requests."""
 
     async def exchange(self, request: HttpRequest) -> WireResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
+        ...
+
+    async def open(self, request: HttpRequest) -> Incoming | Outcome:
+        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         ...
 
     async def close(self) -> None:

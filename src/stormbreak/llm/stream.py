@@ -79,6 +79,16 @@ class StreamAssembler:
         """Whether nothing that may still come can change the result: `[DONE]` was seen, or a failure."""
         return self._done or self._failure is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether something has come that no complete answer has in it."""
+        return self._failure is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is no event stream, but a body like that of any other answer."""
+        return self._form is not _Form.EVENTS
+
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; after a failure, and after `[DONE]`, they are ignored."""
         if self.over:

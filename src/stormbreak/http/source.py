@@ -1,0 +1,173 @@
+"""The bytes of one streamed answer, looked at on their way: has it begun, has it failed, is it complete?
+
+They pass through untouched. What they mean is for the scanner to say, one of `llm`'s.
+"""
+
+from collections import deque
+from typing import Protocol
+
+from stormbreak.http.echoes import without_echoes
+from stormbreak.http.exchange import Asked, assembler_of, outcome_of, request_of
+from stormbreak.http.origin import Origin
+from stormbreak.http.wire import Incoming, Wire
+from stormbreak.llm.classify import request_id_of
+from stormbreak.llm.limits import limits_of
+from stormbreak.llm.reading import Reading
+from stormbreak.types import Outcome, Verdict
+
+KEPT = 256 * 1024  # bytes of what came, for whoever wants to know what there was of a broken stream
+GRACE = 1.0  # seconds from the last event of a complete answer to the end of its body
+
+
+class Scanner(Protocol):
+    """What looks at the bytes of one answer."""
+
+    @property
+    def first_output(self) -> bool:
+        """Whether output has come."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether something has come that no complete answer has in it."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that may still come can change the result."""
+        ...
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is no event stream, but one body."""
+        ...
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        ...
+
+    def end(self) -> tuple[Reading, bytes]:
+        """Judge what ended here, and give the body that it amounts to."""
+        ...
+
+
+class Source:
+    """A streamed answer, read piece by piece.
+
+    `size` bytes have come so far. `held` is what came before anyone took anything, as it came.
+    """
+
+    def __init__(self, incoming: Incoming, asked: Asked, origin: Origin, *, learn: bool) -> None:
+        self.head = incoming.head
+        self.size = 0
+        self.held: list[bytes] = []
+        self._incoming = incoming
+        self._asked = asked
+        self._api_key = origin.api_key
+        self._learn = learn
+        self._scanner: Scanner = assembler_of(asked, incoming.head)
+        self._kept: deque[bytes] = deque()
+        self._kept_size = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the bytes that came last show that this is no complete answer."""
+        return self._scanner.failed
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is no event stream, but one body."""
+        return self._scanner.is_plain
+
+    @property
+    def request_id(self) -> str | None:
+        """The provider's id of the request."""
+        reading = Reading(Verdict.OK, request_id=request_id_of(self.head.headers))
+        return self._without_echoes(reading, b"")[0].request_id
+
+    @property
+    def received(self) -> bytes:
+        """The bytes that came; of a long stream the last `KEPT`, and what came in one piece with them."""
+        return b"".join(self._kept)
+
+    async def pull(self) -> bytes | Outcome:
+        """Wait for the next bytes, or for the outcome of it all. Cancelling closes the connection."""
+        scanner = self._scanner
+        if scanner.failed:
+            self._incoming.close()
+            return self._judge()
+        got = await self._incoming.read()
+        if not isinstance(got, bytes):
+            return self._judge() if scanner.over else self._with_limits(got)
+        if not got:
+            return self._judge()
+        self._keep(got)
+        scanner.feed(got)
+        if scanner.over:
+            self._incoming.hurry(GRACE)
+        return got
+
+    async def begin(self) -> Outcome:
+        """Wait for the first output: `committed`, with this as its value; or for the outcome of it all."""
+        while True:
+            got = await self.pull()
+            if not isinstance(got, bytes):
+                return got
+            self.held.append(got)
+            if self._scanner.first_output and not self._scanner.failed:
+                status = self.head.status
+                return Outcome(Verdict.OK, value=self, status=status, committed=True)
+
+    def complete(self) -> Outcome | None:
+        """Tell what came to a success, although its body has not ended; None if that is not known yet."""
+        return self._judge() if self._scanner.over and not self._scanner.failed else None
+
+    def close(self) -> None:
+        """Close the connection, unless the body has been read to its end; whoever reads is woken."""
+        self._incoming.close()
+
+    def _keep(self, chunk: bytes) -> None:
+        kept = self._kept
+        kept.append(chunk)
+        self.size += len(chunk)
+        self._kept_size += len(chunk)
+        while self._kept_size - len(kept[0]) >= KEPT:
+            self._kept_size -= len(kept.popleft())
+
+    def _judge(self) -> Outcome:
+        reading, body = self._without_echoes(*self._scanner.end())
+        return outcome_of(self.head, reading, body, learn=self._learn)
+
+    def _without_echoes(self, reading: Reading, body: bytes) -> tuple[Reading, bytes]:
+        return without_echoes(reading, body, api_key=self._api_key, asked=self._asked.body)
+
+    def _with_limits(self, outcome: Outcome) -> Outcome:
+        if not self._learn:
+            return outcome
+        return outcome._replace(told=limits_of(self.head.headers, self.head.received_at))
+
+
+async def begin(
+    wire: Wire,
+    origin: Origin,
+    asked: Asked,
+    *,
+    idle_timeout: float | None,
+    within: float | None,
+    learn: bool,
+) -> tuple[Outcome, Source | None]:
+    """Send once and wait for the first output, or for the end.
+
+    The connection is closed in the end, unless the outcome is `committed`: then the source owns it.
+    """
+    incoming = await wire.open(request_of(origin, asked, idle_timeout, within))
+    if isinstance(incoming, Outcome):
+        return incoming, None
+    source = Source(incoming, asked, origin, learn=learn)
+    outcome: Outcome | None = None
+    try:
+        outcome = await source.begin()
+    finally:
+        if outcome is None or not outcome.committed:
+            source.close()
+    return outcome, source

@@ -1,0 +1,303 @@
+"""An answer that its caller reads while it comes.
+
+A stream that ends rightly just ends. Whatever else becomes of it raises `StreamBrokenError`: nothing is sent again
+after the first output has reached the caller.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Generator
+from enum import Enum
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn, Self
+
+import msgspec
+
+from stormbreak.drivers.delivery import Delivery
+from stormbreak.errors import broken_stream
+from stormbreak.http.exchange import Received, answer_of
+from stormbreak.http.source import Source
+from stormbreak.llm.deltas import text_of
+from stormbreak.llm.sse import EventReader
+from stormbreak.types import Answer, Ended, Target, Usage, Verdict
+
+_DONE = b"[DONE]"
+
+
+class StreamEvent(NamedTuple):
+    """One event of a stream: its name, where it has one, and its data. Its repr shows no text."""
+
+    name: str
+    data: bytes
+
+    def json(self) -> Any:
+        """Decode the data."""
+        return msgspec.json.decode(self.data)
+
+    def __repr__(self) -> str:
+        return f"StreamEvent({self.name!r}, {len(self.data)} bytes)"
+
+
+class _As(Enum):
+    EVENTS = "events"
+    TEXTS = "texts"
+    RAW = "raw bytes"
+    ANSWER = "an answer"
+
+
+class Stream:
+    """A stream that has begun, or ended whole: iterate over its events, over `texts()` or `raw()`, or await `answer()`.
+
+    It is read in one of these ways, by one task. The marker ``[DONE]`` is no event. Of a server that answers in one
+    piece, that is the only event. Close it with `aclose`, or use it in an ``async with``: it holds a connection and
+    its place in the limits. One that is dropped is closed, with a ResourceWarning; a cancel while it is read closes it.
+    """
+
+    def __init__(self, target: Target, source: Source, opened: Delivery | Ended) -> None:
+        self.target = target
+        self.status = source.head.status
+        self.request_id = source.request_id
+        self._source = source
+        self._held = deque(source.held)
+        source.held = []
+        self._delivery = opened if isinstance(opened, Delivery) else None
+        self._ended = None if isinstance(opened, Delivery) else opened
+        self._closed = False
+        self._reading = False
+        self._as: _As | None = None
+        self._reader: EventReader | None = EventReader()
+        self._ready: deque[StreamEvent] = deque()
+        if self._delivery is not None:
+            self._delivery.cut = source.close
+
+    @property
+    def attempts(self) -> int:
+        """How often something was sent."""
+        return self._so_far[0]
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent unserved: queue, cooldown, backoff."""
+        return self._so_far[1]
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens as the provider counted them; None until the stream has ended rightly."""
+        received = None if self._ended is None else self._ended.outcome.value
+        return received.reading.usage if isinstance(received, Received) else None
+
+    def __aiter__(self) -> Self:
+        self._read_as(_As.EVENTS)
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        """Wait for the next event.
+
+        Raises:
+            StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
+        """
+        ready = self._ready
+        while not ready:
+            chunk = await self._next()
+            if chunk is None:
+                self._take_rest()
+            elif not self._source.failed:  # else what failed is in there, and it is raised next
+                self._take(chunk)
+        return ready.popleft()
+
+    def texts(self) -> AsyncIterator[str]:
+        """Iterate over the pieces of text of the first choice."""
+        self._read_as(_As.TEXTS)
+        return _Texts(self)
+
+    def raw(self) -> AsyncIterator[bytes]:
+        """Iterate over the bytes as they come, in whatever pieces."""
+        self._read_as(_As.RAW)
+        return _Raw(self)
+
+    async def answer(self) -> Answer:
+        """Read it to its end, and assemble the answer that the same call would have got unstreamed.
+
+        Raises:
+            StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
+        """
+        self._read_as(_As.ANSWER)
+        while await self._next() is not None:
+            pass
+        assert self._ended is not None
+        return answer_of(self.target, self._ended)
+
+    async def aclose(self) -> None:
+        """Close the connection, and free what the call holds. A second time does nothing.
+
+        A stream that was complete by then was a success; of any other nobody knows.
+        """
+        if self._over:
+            return
+        complete = self._source.complete()
+        if complete is not None and self._delivery is not None:
+            self._ended = self._delivery.end(complete)
+        self._give_up()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        delivery = getattr(self, "_delivery", None)
+        if delivery is not None and not delivery.over:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=1, source=self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        if self._ended is not None:
+            state = str(self._ended.outcome.verdict)
+        return f"<Stream {self.target} {state}, {self._source.size} bytes>"
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._ended is not None
+
+    @property
+    def _so_far(self) -> tuple[int, float]:
+        if self._ended is not None:
+            return self._ended.attempts, self._ended.waited
+        assert self._delivery is not None
+        return self._delivery.command[2:]
+
+    def _read_as(self, way: _As) -> None:
+        if self._as not in (None, way):
+            raise RuntimeError(f"the stream is read as {self._as.value} already")
+        self._as = way
+
+    async def _next(self) -> bytes | None:
+        """Wait for the next bytes; None at the right end."""
+        if self._held:
+            return self._held.popleft()
+        if self._over:
+            self._see_how_it_ended()
+            return None
+        if self._reading:
+            raise RuntimeError("another task reads the stream")
+        self._reading = True
+        try:
+            got = await self._source.pull()
+        except BaseException:
+            self._give_up()
+            raise
+        finally:
+            self._reading = False
+        if isinstance(got, bytes):
+            return got
+        assert self._delivery is not None
+        self._ended = self._delivery.end(got)
+        self._see_how_it_ended()
+        return None
+
+    def _see_how_it_ended(self) -> None:
+        ended = self._ended
+        if ended is None or self._closed:
+            raise RuntimeError("the stream was closed")
+        if ended.outcome.verdict is not Verdict.OK:
+            self._raise(ended)
+
+    def _raise(self, ended: Ended) -> NoReturn:
+        source = self._source
+        error = broken_stream(self.target, ended, size=source.size, received=source.received)
+        raise error from ended.outcome.error
+
+    def _give_up(self) -> None:
+        self._closed = True
+        self._held.clear()
+        self._ready.clear()
+        self._source.close()
+        if self._delivery is not None:
+            self._delivery.close()
+
+    def _take(self, chunk: bytes) -> None:
+        assert self._reader is not None
+        if not self._source.is_plain:
+            self._ready.extend(
+                StreamEvent(name.decode(errors="replace"), data)
+                for name, data in self._reader.feed(chunk)
+                if data.strip() != _DONE
+            )
+
+    def _text_in(self, event: StreamEvent) -> str:
+        if not self._source.is_plain:
+            return text_of(event.data)
+        assert self._ended is not None
+        return str(self._ended.outcome.value.reading.text)
+
+    def _take_rest(self) -> None:
+        """Take the event that the right end left open, or the only one there is."""
+        reader, self._reader = self._reader, None
+        if reader is None:
+            raise StopAsyncIteration
+        if self._source.is_plain:
+            assert self._ended is not None
+            self._ready.append(StreamEvent("", self._ended.outcome.value.body))
+            return
+        for name, data in reader.end():
+            if data.strip() != _DONE:
+                self._ready.append(StreamEvent(name.decode(errors="replace"), data))
+
+
+class _Texts:
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            event = await self._stream.__anext__()
+            text = self._stream._text_in(event)  # noqa: SLF001 - a part of it
+            if text:
+                return text
+
+
+class _Raw:
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._stream._next()  # noqa: SLF001 - a part of it
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+
+class Opening:
+    """A stream that is asked for: await it, or use it in an ``async with``."""
+
+    def __init__(self, opening: Coroutine[Any, Any, Stream]) -> None:
+        self._opening = opening
+        self._stream: Stream | None = None
+
+    def __await__(self) -> Generator[Any, None, Stream]:
+        return self._opening.__await__()
+
+    async def __aenter__(self) -> Stream:
+        self._stream = await self._opening
+        return self._stream
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()

@@ -1,0 +1,47 @@
+"""The text that one event of a stream adds to the answer, whatever its format: chat completions, Responses, Messages."""
+
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.halves import mended
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None
+
+
+class _Choice(msgspec.Struct):
+    index: Any = 0
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct):
+    type: Any = None
+    choices: list[_Choice] | None = None
+    delta: Any = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+
+
+def text_of(data: bytes) -> str:
+    """Read the text that an event adds to the first choice; empty where it adds none, or is no such event."""
+    try:
+        try:
+            chunk = _CHUNK.decode(data)
+        except msgspec.DecodeError:
+            chunk = _CHUNK.decode(mended(data))
+    except _UNREADABLE:
+        return ""
+    text = None
+    if chunk.choices:
+        first = next((each for each in chunk.choices if not each.index), None)
+        text = first.delta.content if first is not None and first.delta is not None else None
+    elif chunk.type == "response.output_text.delta":
+        text = chunk.delta
+    elif chunk.type == "content_block_delta" and isinstance(chunk.delta, dict):
+        text = chunk.delta.get("text")
+    return text if isinstance(text, str) else ""

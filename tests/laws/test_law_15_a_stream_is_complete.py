@@ -1,0 +1,97 @@
+"""Law 15, of streams. A success is a complete answer: a stream that is cut anywhere, in whatever pieces it came and
+however the wire ended, is never taken for one, and never raised as anything but what it is.
+"""
+
+import asyncio
+import json
+from itertools import pairwise
+
+import pytest
+from fakewire import CUT, FakeIncoming, FakeWire
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.core.presets import OFF
+from stormbreak.errors import StreamBrokenError, UpstreamError
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import Outcome, Verdict
+
+SAY = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def event(content, finish=None, index=0):
+    choice = {"index": index, "delta": {"content": content}, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\r\n\r\n"
+
+
+PIECES = [event("", None), event("all is "), event("well, \u00fcber all"), event("", "stop")]
+WHOLE = b"".join(PIECES)
+TEXT = "all is well, über all"
+FINISHED = len(WHOLE) - 4  # behind the brace that ends the last event, without its line ends
+
+
+def read(pieces, end=b"", way="answer", **asked):
+    """What a caller gets of a stream that came like this, without any retry."""
+
+    async def main():
+        client = AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=OFF)
+        client._wire = wire = FakeWire(FakeIncoming(pieces, end))
+        try:
+            async with client.stream("chat/completions", SAY | asked) as stream:
+                if way == "texts":
+                    return "".join([text async for text in stream.texts()])
+                if way == "raw":
+                    return b"".join([piece async for piece in stream.raw()])
+                return (await stream.answer()).text
+        finally:
+            assert wire.opened[0].closed
+            assert client.engine.lane(client.target("m")).slots.in_flight == 0
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("way", ["answer", "texts", "raw"])
+@pytest.mark.parametrize("end", [b"", CUT, Outcome(Verdict.TIMEOUT, status=200)], ids=str)
+def test_no_cut_stream_is_taken_for_a_whole_one(end, way):
+    for size in range(len(WHOLE)):
+        if end == b"" and size >= FINISHED:
+            assert read([WHOLE[:size]], end, way) in (TEXT, WHOLE[:size])
+            continue
+        with pytest.raises(UpstreamError) as raised:
+            read([WHOLE[:size]], end, way)
+        assert raised.value.verdict in (Verdict.BROKEN, Verdict.TIMEOUT)
+
+
+@given(cuts=st.lists(st.integers(0, len(WHOLE)), max_size=20))
+def test_the_pieces_in_which_it_comes_do_not_matter(cuts):
+    at = [0, *sorted(cuts), len(WHOLE)]
+    pieces = [WHOLE[a:b] for a, b in pairwise(at) if a < b]
+
+    assert read(pieces) == read(pieces, way="texts") == TEXT
+    assert read(pieces, way="raw") == WHOLE
+
+
+@given(position=st.integers(0, 3), noise=st.binary(min_size=1, max_size=12), way=st.sampled_from(["answer", "texts", "raw"]))  # fmt: skip
+def test_no_noise_between_events_is_taken_for_an_answer(position, noise, way):
+    spoilt = b"data: {" + noise.replace(b"\n", b"").replace(b"\r", b"") + b"\n\n"
+    pieces = [*PIECES[:position], spoilt, *PIECES[position:]]
+    with pytest.raises(UpstreamError):
+        read(pieces, way=way)
+
+
+@pytest.mark.parametrize("way", ["answer", "texts"])
+def test_an_error_after_the_first_output_breaks_it(way):
+    complaint = (
+        b'data: {"error":{"message":"no","code":"overloaded_error","type":"overloaded_error"}}\n\n'
+    )
+    with pytest.raises(StreamBrokenError) as raised:
+        read([*PIECES[:2], complaint], way=way)
+
+    assert raised.value.verdict is Verdict.OVERLOADED
+    assert raised.value.received == b"".join([*PIECES[:2], complaint])
+
+
+def test_every_choice_has_to_end():
+    with pytest.raises(UpstreamError):
+        read(PIECES, n=2)
+    assert read([*PIECES, event("two", "stop", index=1)], n=2) == TEXT

@@ -1,0 +1,43 @@
+"""A wire without sockets, on which streams come as a test wrote them down."""
+
+from stormbreak.llm.reading import HttpAnswer
+from stormbreak.types import Outcome, Verdict
+
+CUT = Outcome(Verdict.BROKEN, status=200, detail="body was cut", maybe_processed=True)
+
+
+class FakeIncoming:
+    """Gives out pieces, then an outcome, or a right end."""
+
+    def __init__(self, pieces, end=b"", status=200):
+        self.head = HttpAnswer(status, {"content-type": "text/event-stream"}, b"", 0.0)
+        self.left = [*pieces, end]
+        self.closed = False
+
+    async def read(self):
+        if self.closed:
+            return CUT
+        got = self.left.pop(0)
+        self.closed = not self.left
+        return got
+
+    def hurry(self, seconds):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+class FakeWire:
+    """Opens one incoming after the other."""
+
+    def __init__(self, *incoming):
+        self.left = list(incoming)
+        self.opened = []
+
+    async def open(self, request):
+        self.opened.append(self.left.pop(0))
+        return self.opened[-1]
+
+    async def close(self):
+        pass
