@@ -216,4 +216,5 @@ class Answer:
     raw: bytes = field(repr=False)
     status: int = 200
     request_id: str | None = None
+    source: str = TARGET  # where it comes from: that target, or "cache", "degraded"
     cost: None = None  # money comes with the price tables; never a guess

@@ -142,10 +142,12 @@ def test_a_child_opens_connections_of_its_own_and_the_parent_keeps_its():
 def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():
     client = AsyncClient(base_url="http://127.0.0.1:9/v1", model="m")
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(client._wire._session())
+    client.target("m")
+    (wire,) = client._routes.wires()
+    loop.run_until_complete(wire._session())
     try:
-        assert in_child(lambda: loop not in client._wire._pools)
-        assert loop in client._wire._pools
+        assert in_child(lambda: loop not in wire._pools)
+        assert loop in wire._pools
     finally:
         loop.run_until_complete(client.close())
         loop.close()

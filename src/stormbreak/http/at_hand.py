@@ -48,6 +48,7 @@ class AtHand:
     def __init__(self, cache: Cache | None, degraded: Degraded | None) -> None:
         self._cache = cache
         self._degraded = degraded
+        self.keeps = cache is not None
         self._keeping: set[asyncio.Future[None]] = set()
         self._complained = False
 

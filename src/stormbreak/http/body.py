@@ -91,6 +91,11 @@ def delivered(body: bytes, *, with_usage: bool) -> bytes:
     return msgspec.json.encode(fields | {"stream": msgspec.Raw(b"true")})
 
 
+def renamed(body: bytes, model: str) -> bytes:
+    """Ask another model for the same."""
+    return msgspec.json.encode(_FIELDS.decode(body) | {"model": model})
+
+
 def inputs(body: bytes) -> int | None:
     """Count what is to be embedded: a text, its tokens, or a list of either; None if it is no such thing."""
     try:

@@ -4,31 +4,34 @@
 for those (such as the batch runner) who want every outcome.
 """
 
-import secrets
+import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from stormbreak.cache.opened import open_cache
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.flow import Send
+from stormbreak.core.fallback import ToCache
+from stormbreak.core.flow import Ask, Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
-from stormbreak.http.body import Wants, delivered, encoded, inputs, streamed, wants
+from stormbreak.http.asking import Asking
+from stormbreak.http.at_hand import AtHand, Degraded
+from stormbreak.http.body import encoded
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
-from stormbreak.http.exchange import Asked, answer_of, attempt, cut_short
+from stormbreak.http.exchange import Received, answer_of, attempt, cut_short
 from stormbreak.http.origin import Origin
-from stormbreak.http.source import Source, begin
+from stormbreak.http.routes import Routes
+from stormbreak.http.source import AtHandSource, Source, begin
 from stormbreak.http.stream import Opening, Stream
 from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
-from stormbreak.llm.reading import Shape, shape_of
-from stormbreak.llm.tokens import estimate
-from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
+from stormbreak.types import TARGET, Answer, Call, Ended, Outcome, Priority, Target, Verdict
 
 _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
 
@@ -46,9 +49,10 @@ class AsyncClient:
         allow_http: allow a key over plain http to another machine.
         stream_on_wire: have plain chat completions sent as streams and assemble them, so that the policy sees when
             each answer begins (see docs/client.md).
+        degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text (see docs/fallbacks.md).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
         provider: str | None = None,
         *,
@@ -59,27 +63,36 @@ class AsyncClient:
         policy: Policy | str = "interactive",
         allow_http: bool = False,
         stream_on_wire: bool = False,
+        degraded: Degraded | None = None,
     ) -> None:
         chosen = preset(policy) if isinstance(policy, str) else policy
         self.policy = OFF if is_disabled() and not is_off(chosen) else chosen
         self.engine = Engine(self.policy)
-        self._endpoint = find_endpoint(
+        endpoint = find_endpoint(
             provider,
             base_url=base_url,
             api_key=api_key,
             api_key_env=api_key_env,
             allow_http=allow_http,
         )
+        self._origin = endpoint.origin
+        self._routes = Routes(
+            endpoint,
+            self.policy.fallback,
+            allow_http=allow_http,
+            environ=os.environ,
+            connect=partial(_aiohttp_wire, self.policy),
+        )
+        keeps = any(isinstance(rule, ToCache) for rule in self.policy.fallback)
+        self._at_hand = AtHand(open_cache(self.policy.cache) if keeps else None, degraded)
         self._model = model
         self._stream_on_wire = stream_on_wire
         self._driver = AsyncioDriver(self.engine)
-        self._wire = _aiohttp_wire(self.policy, self._endpoint.origin)
-        self._targets: dict[str, Target] = {}
 
     @property
     def base_url(self) -> str:
         """Where calls go."""
-        return self._endpoint.origin.base_url
+        return self._origin.base_url
 
     async def request(
         self,
@@ -101,7 +114,7 @@ class AsyncClient:
         """
         model, body = self._encoded(payload)
         ended = await self.ask(endpoint, body, priority=priority, deadline=deadline, tenant=tenant)
-        target = self.target(model)
+        target = ended.target or self.target(model)
         outcome = ended.outcome
         if outcome.verdict is not Verdict.OK:
             raise error_of(target, ended) from outcome.error
@@ -144,19 +157,20 @@ class AsyncClient:
         deadline: float | None,
         tenant: str,
     ) -> Stream:
-        origin, policy, shape = self._endpoint.origin, self.policy, shape_of(endpoint)
-        model, plain = self._encoded(payload)
-        body = delivered(plain, with_usage=shape is Shape.CHAT)
-        wanted, url = wants(body), origin.url_of(endpoint)
-        asked = Asked(url, body, shape, True, wanted.n or 1, secrets.token_hex(16))
-        source: Source | None = None
+        policy = self.policy
+        _, body = self._encoded(payload)
+        asking = Asking(endpoint, body, delivers=True)
+        call = self._call(asking, priority, tenant, deadline, delivers=True)
+        source: Source | AtHandSource | None = None
+        target = call.target
 
         async def send(command: Send) -> Outcome:
-            nonlocal source
+            nonlocal source, target
+            target, route = command.target, self._routes.route(command.target)
             outcome, source = await begin(
-                self._wire,
-                origin,
-                asked,
+                route.wire,
+                route.origin,
+                asking.to(route),
                 idle_timeout=policy.idle_timeout,
                 within=command.timeout,
                 learn=policy.quota.learn,
@@ -165,11 +179,13 @@ class AsyncClient:
                 return outcome._replace(own_deadline=True)
             return outcome
 
-        call = self._call(asked, wanted, priority, tenant, deadline, delivers=True)
-        opened = await self._driver.open(call, send)
-        target = self.target(model)
-        if isinstance(opened, Ended) and opened.outcome.verdict is not Verdict.OK:
-            raise error_of(target, opened) from opened.outcome.error
+        opened = await self._driver.open(call, send, partial(self._find, asking))
+        if isinstance(opened, Ended):
+            target = opened.target or target
+            if opened.outcome.verdict is not Verdict.OK:
+                raise error_of(target, opened) from opened.outcome.error
+            if opened.source != TARGET:
+                source = AtHandSource(opened.outcome)
         assert source is not None
         return Stream(target, source, opened)
 
@@ -195,32 +211,35 @@ class AsyncClient:
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
         """
-        origin, policy = self._endpoint.origin, self.policy
-        wanted = wants(body)
-        url, key = origin.url_of(endpoint), idempotency_key or secrets.token_hex(16)
-        on_wire = self._stream_on_wire
-        asked = _asked(url, shape_of(endpoint), body, wanted, key, on_wire=on_wire)
-        streams = asked.streamed and asked.shape is Shape.CHAT
+        policy = self.policy
+        asking = Asking(endpoint, body, on_wire=self._stream_on_wire, key=idempotency_key)
+        call = self._call(
+            asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
+        )
 
         async def send(command: Send) -> Outcome:
-            timeout = command.timeout
+            timeout, route = command.timeout, self._routes.route(command.target)
             outcome = await attempt(
-                self._wire,
-                origin,
-                asked,
+                route.wire,
+                route.origin,
+                asking.to(route),
                 idle_timeout=policy.idle_timeout,
                 within=timeout,
-                first=partial(self._driver.first, command) if streams else None,
+                first=partial(self._driver.first, command) if asking.begins else None,
                 learn=policy.quota.learn,
             )
             if cut_short(outcome, timeout, policy.attempt_timeout):
                 return outcome._replace(own_deadline=True)
             return outcome
 
-        call = self._call(
-            asked, wanted, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
-        )
-        return await self._driver.run(call, send)
+        ended = await self._driver.run(call, send, partial(self._find, asking))
+        if self._at_hand.keeps and _is_own(ended, call.target):
+            received: Received = ended.outcome.value
+            self._at_hand.keep(asking.request(self._origin.api_key), received.body)
+        return ended
+
+    async def _find(self, asking: Asking, ask: Ask) -> Outcome | None:
+        return await self._at_hand.find(ask, asking.request(self._origin.api_key))
 
     def _encoded(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
         model = payload.get("model") or self._model
@@ -230,8 +249,7 @@ class AsyncClient:
 
     def _call(
         self,
-        asked: Asked,
-        wanted: Wants,
+        asking: Asking,
         priority: Priority | None,
         tenant: str,
         deadline: float | None,
@@ -240,11 +258,13 @@ class AsyncClient:
         most: int | None = None,
         delivers: bool = False,
     ) -> Call:
-        policy = self.policy
+        policy, model = self.policy, asking.wanted.model
+        target = self.target(model)
+        asking.to(self._routes.route(target))  # what cannot be sent is told before it waits
         span = policy.deadline if deadline is None else deadline
         return Call(
             self.engine.number(),
-            self.target(wanted.model),
+            target,
             None if span is None or queue_is_free else time.monotonic() + span,
             policy.patience,
             policy.priority if priority is None else _checked(priority),
@@ -252,19 +272,15 @@ class AsyncClient:
             span if queue_is_free else None,
             most,
             tenant,
-            asked.streamed and asked.shape is Shape.CHAT,
-            _tokens(asked, wanted) if policy.quota.acts else 0,
+            asking.begins,
+            asking.tokens() if policy.quota.acts else 0,
             delivers,
+            self._routes.steps(model) if policy.fallback else (),
         )
 
     def target(self, model: str) -> Target:
-        """The target that calls for `model` go to."""
-        target = self._targets.get(model)
-        if target is None:
-            endpoint = self._endpoint
-            target = Target(endpoint.provider, model, endpoint.origin.key_digest)
-            self._targets[model] = target
-        return target
+        """The target that calls for `model` go to first."""
+        return self._routes.target(model)
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event. It may not make calls on this client."""
@@ -293,9 +309,16 @@ class AsyncClient:
         self._driver.by_hand(lambda engine, now: engine.lane(where).reset(now))
 
     def save_circuits(self) -> dict[str, Any]:
-        """The circuits that are not closed, by model, in plain values for `restore_circuits` of another process."""
+        """The circuits that are not closed, by model, in plain values for `restore_circuits` of another process.
+
+        Those of targets elsewhere, where calls fell back to, are not among them.
+        """
         saved = self._driver.by_hand(lambda engine, now: engine.save_circuits(now))
-        circuits = {target.model: circuit.as_dict() for target, circuit in saved.items()}
+        circuits = {
+            target.model: circuit.as_dict()
+            for target, circuit in saved.items()
+            if target == self.target(target.model)
+        }
         return {"circuits": circuits, "saved_at": time.time()}
 
     def restore_circuits(self, values: Mapping[str, Any]) -> None:
@@ -320,7 +343,9 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
-        await self._wire.close()
+        await self._at_hand.close()
+        for wire in self._routes.wires():
+            await wire.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -344,12 +369,10 @@ def _aiohttp_wire(policy: Policy, origin: Origin) -> Wire:
     )
 
 
-def _asked(url: str, shape: Shape, body: bytes, wanted: Wants, key: str, *, on_wire: bool) -> Asked:
-    if shape is Shape.EMBEDDINGS:
-        return Asked(url, body, shape, bool(wanted.stream), wanted.n or 1, key, inputs(body))
-    if on_wire and shape is Shape.CHAT and wanted.may_stream:
-        return Asked(url, streamed(body), shape, True, wanted.n or 1, key)
-    return Asked(url, body, shape, bool(wanted.stream), wanted.n or 1, key)
+def _is_own(ended: Ended, target: Target) -> bool:
+    """Whether `target` itself has answered."""
+    answered = ended.outcome.verdict is Verdict.OK and ended.source == TARGET
+    return answered and ended.target == target
 
 
 def _checked(priority: object) -> Priority:
@@ -358,8 +381,3 @@ def _checked(priority: object) -> Priority:
         known = ", ".join(f"Priority.{one.name}" for one in Priority)
         raise ConfigurationError(f"priority must be one of {known}, got {quoted(str(priority))}")
     return priority
-
-
-def _tokens(asked: Asked, wanted: Wants) -> int:
-    answers = asked.shape is not Shape.EMBEDDINGS
-    return estimate(asked.body, bound=wanted.bound, choices=asked.choices, answers=answers)

@@ -137,6 +137,7 @@ def answer_of(target: Target, ended: Ended) -> Answer:
         raw=received.body,
         status=received.status,
         request_id=reading.request_id,
+        source=ended.source,
     )
 
 

@@ -7,12 +7,12 @@ from collections import deque
 from typing import Protocol
 
 from stormbreak.http.echoes import without_echoes
-from stormbreak.http.exchange import Asked, assembler_of, outcome_of, request_of
+from stormbreak.http.exchange import Asked, Received, assembler_of, outcome_of, request_of
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Incoming, Wire
 from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.limits import limits_of
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.reading import HttpAnswer, Reading
 from stormbreak.types import Outcome, Verdict
 
 KEPT = 256 * 1024  # bytes of what came, for whoever wants to know what there was of a broken stream
@@ -145,6 +145,31 @@ class Source:
         if not self._learn:
             return outcome
         return outcome._replace(told=limits_of(self.head.headers, self.head.received_at))
+
+
+class AtHandSource:
+    """An answer that came from no target, in one piece: there is nothing to read and nothing to close."""
+
+    failed = False
+    is_plain = True
+    request_id = None
+
+    def __init__(self, outcome: Outcome) -> None:
+        received: Received = outcome.value
+        self.head = HttpAnswer(received.status, {}, b"", 0.0)
+        self.received = received.body
+        self.held = [received.body]
+        self.size = len(received.body)
+
+    async def pull(self) -> bytes | Outcome:
+        """Never called: it has ended."""
+        raise AssertionError("an answer that is at hand has ended")
+
+    def complete(self) -> Outcome | None:
+        """It has been told."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 async def begin(

@@ -16,10 +16,10 @@ import msgspec
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
-from stormbreak.http.source import Source
+from stormbreak.http.source import AtHandSource, Source
 from stormbreak.llm.deltas import text_of
 from stormbreak.llm.sse import EventReader
-from stormbreak.types import Answer, Ended, Target, Usage, Verdict
+from stormbreak.types import TARGET, Answer, Ended, Target, Usage, Verdict
 
 _DONE = b"[DONE]"
 
@@ -49,12 +49,16 @@ class Stream:
     """A stream that has begun, or ended whole: iterate over its events, over `texts()` or `raw()`, or await `answer()`.
 
     It is read in one of these ways, by one task. The marker ``[DONE]`` is no event. Of a server that answers in one
-    piece, that is the only event. Close it with `aclose`, or use it in an ``async with``: it holds a connection and
-    its place in the limits. One that is dropped is closed, with a ResourceWarning; a cancel while it is read closes it.
+    piece, and of an answer that came from no target (see `source`), that is the only event. Close it with `aclose`, or
+    use it in an ``async with``: it holds a connection and its place in the limits. One that is dropped is closed, with
+    a ResourceWarning; a cancel while it is read closes it.
     """
 
-    def __init__(self, target: Target, source: Source, opened: Delivery | Ended) -> None:
+    def __init__(
+        self, target: Target, source: Source | AtHandSource, opened: Delivery | Ended
+    ) -> None:
         self.target = target
+        self.source = opened.source if isinstance(opened, Ended) else TARGET
         self.status = source.head.status
         self.request_id = source.request_id
         self._source = source

@@ -1,0 +1,89 @@
+"""What one call asks, and what is sent for it to each target."""
+
+import secrets
+
+from stormbreak.http.at_hand import Request
+from stormbreak.http.body import delivered, inputs, renamed, streamed, wants
+from stormbreak.http.exchange import Asked
+from stormbreak.http.routes import Route
+from stormbreak.llm.reading import Shape, shape_of
+from stormbreak.llm.tokens import estimate
+from stormbreak.types import Target
+
+
+class Asking:
+    """A request for an answer from wherever it can be had.
+
+    Every attempt at one target carries the same idempotency key, `key` at the first of them: by default one of this
+    call's own. A model of another name is asked for by its name.
+
+    Raises:
+        ConfigurationError: the body is no JSON object, or names no model.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        body: bytes,
+        *,
+        on_wire: bool = False,
+        delivers: bool = False,
+        key: str | None = None,
+    ) -> None:
+        """`on_wire`: as a stream where the answer is the same; `delivers`: as a stream in any case."""
+        self.endpoint = endpoint
+        self.shape = shape = shape_of(endpoint)
+        if delivers:
+            body = delivered(body, with_usage=shape is Shape.CHAT)
+        self.wanted = wanted = wants(body)
+        self._given = body
+        if on_wire and shape is Shape.CHAT and wanted.may_stream:
+            body = streamed(body)
+            self.streamed = True
+        else:
+            self.streamed = delivers or bool(wanted.stream)
+        self._body = body
+        self._key = key
+        self._choices = wanted.n or 1
+        self._inputs = inputs(body) if shape is Shape.EMBEDDINGS else None
+        self._sent: dict[Target, Asked] = {}
+
+    @property
+    def begins(self) -> bool:
+        """Whether its first output can be told from its end."""
+        return self.streamed and self.shape is Shape.CHAT
+
+    def to(self, route: Route) -> Asked:
+        """What is sent there; raises ConfigurationError where the endpoint is none."""
+        asked = self._sent.get(route.target)
+        if asked is None:
+            key = None if self._sent else self._key
+            model, body = route.target.model, self._body
+            asked = self._sent[route.target] = Asked(
+                route.origin.url_of(self.endpoint),
+                body if model == self.wanted.model else renamed(body, model),
+                self.shape,
+                self.streamed,
+                self._choices,
+                key or secrets.token_hex(16),
+                self._inputs,
+            )
+        return asked
+
+    def tokens(self) -> int:
+        """An estimate of what an attempt uses, prompt and answer together."""
+        answers = self.shape is not Shape.EMBEDDINGS
+        bound = self.wanted.bound
+        return estimate(self._body, bound=bound, choices=self._choices, answers=answers)
+
+    def request(self, api_key: str | None) -> Request:
+        """What an answer depends on, however it comes."""
+        return Request(
+            self.endpoint,
+            self.shape,
+            self._given,
+            self.wanted.model,
+            api_key,
+            self._choices,
+            self._inputs,
+        )
