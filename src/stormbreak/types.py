@@ -170,8 +170,8 @@ GIVEN_UP = Outcome(Verdict.CANCELLED, maybe_processed=True)
 """Cancelled after it was sent."""
 
 
-TARGET = "target"
-"""The source of an answer that came from a target."""
+TARGET, FALLBACK, CACHE, DEGRADED = "target", "fallback", "cache", "degraded"
+"""Sources of an answer: the target that was asked first, another one, an answer of before, or one without a model."""
 
 
 class Ended(NamedTuple):
@@ -187,7 +187,7 @@ class Ended(NamedTuple):
     deadline_at: float | None = None  # None also if its `span` had not begun
     unconnected: int = 0  # attempts that never got a connection
     target: Target | None = None  # the last one, where it answered or failed
-    source: str = TARGET  # where the answer comes from: a target, or "cache", "degraded"
+    source: str = TARGET  # where the answer comes from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,5 +216,7 @@ class Answer:
     raw: bytes = field(repr=False)
     status: int = 200
     request_id: str | None = None
-    source: str = TARGET  # where it comes from: that target, or "cache", "degraded"
+    source: str = (
+        TARGET  # where it comes from: "target", "fallback" (another target), "cache", "degraded"
+    )
     cost: None = None  # money comes with the price tables; never a guess

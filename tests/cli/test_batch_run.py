@@ -448,7 +448,6 @@ def test_status_during_and_after(source, output, stormbreak_provider, capsys):
 
 PLANNED = [
     ("--max-cost", "3"), ("--report", "x.html"),
-    ("--fallback-base-url", "http://127.0.0.1:1/v1"), ("--fallback-api-key-env", "KEY"),
 ]  # fmt: skip
 WRONG = [
     (["--no-such-flag"], "--no-such-flag"),
@@ -468,6 +467,11 @@ WRONG = [
     (["--base-url", "http://[::1/v1"], "base_url"),
     (["--base-url", "http://127.0.0.1:1/v1", "--provider", "openai"], "--provider"),
     (["--provider", "acme"], "acme"),
+    (["--fallback-api-key-env", "KEY"], "--fallback-api-key-env: give --fallback-base-url, too"),
+    (
+        ["--base-url", "http://127.0.0.1:1/v1", "--fallback-base-url", "ftp://x"],
+        "fallback.targets[0]: base_url must look like https://host/v1",
+    ),
     (["--provider", "holysheep"], "HOLYSHEEP_API_KEY"),
     (["--provider", "holysheep", "--api-key-env", "MY_KEY"], "MY_KEY"),
     ([], "STORMBREAK_BASE_URL"),

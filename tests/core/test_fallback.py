@@ -49,7 +49,7 @@ def test_impossible_values_are_named(make, message):
 def order(choose, *weights, uniform=0.0, loads=None):
     places = tuple(zip((A, B, C), weights, strict=False))
     loads = loads or {}
-    step = Step(frozenset(), None, "target", places, choose)
+    step = Step(frozenset(), None, "fallback", places, choose)
     return "".join(
         target.provider for target in ordered(step, uniform, lambda each: loads.get(each, 0.0))
     )

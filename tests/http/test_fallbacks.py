@@ -82,7 +82,7 @@ async def test_a_call_falls_from_a_throttled_target_to_a_second_to_the_cache_to_
         await client.close()
 
     assert [kept.source, spare.source, cached.source, degraded.source] == [
-        "target", "target", "cache", "degraded"
+        "target", "fallback", "cache", "degraded"
     ]  # fmt: skip
     assert spare.target.provider == f"127.0.0.1:{second.port}"
     assert (kept.text, spare.text, cached.text) == ("fine", "fine", "fine")
@@ -308,7 +308,7 @@ async def test_a_stream_falls_back_before_its_first_output():
         await client.close()
 
     assert (text, stream.target.provider) == ("fine", f"127.0.0.1:{second.port}")
-    assert (stream.attempts, stream.source) == (2, "target")
+    assert (stream.attempts, stream.source) == (2, "fallback")
 
 
 async def test_and_not_after_it():

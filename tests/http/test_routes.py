@@ -50,8 +50,7 @@ def test_another_provider_has_its_own_address_and_key():
 
     assert (target.provider, target.model) == ("deepseek", "deepseek-chat")
     assert (origin.base_url, origin.api_key) == ("https://api.deepseek.com/v1", "deep-key")
-    made.target("m")
-    assert connected == ["https://api.deepseek.com/v1", "https://own.example/v1"]
+    assert connected == ["https://own.example/v1", "https://api.deepseek.com/v1"]
 
 
 def test_another_key_stays_at_the_address_and_is_another_target():
@@ -100,7 +99,7 @@ def test_the_rules_become_steps_in_their_order():
 
     assert [(target.model, weight) for target, weight in pool.targets] == [("a", 2.0), ("b", 1.0)]
     assert (pool.on, pool.after, pool.choose) == ({Verdict.TOO_LONG}, 3.0, Choose.WEIGHTED)
-    assert (pool.source, cache.source, degraded.source) == ("target", "cache", "degraded")
+    assert (pool.source, cache.source, degraded.source) == ("fallback", "cache", "degraded")
     assert degraded.text == "later"
 
 

@@ -29,7 +29,7 @@ REJECTED = Verdict.REJECTED
 
 def to(*targets, on=ELSEWHERE, after=None, choose=Choose.IN_ORDER):
     places = tuple(each if isinstance(each[0], Target) else (each, 1.0) for each in targets)
-    return Step(frozenset(on), after, "target", places, choose)
+    return Step(frozenset(on), after, "fallback", places, choose)
 
 
 CACHE = Step(frozenset(ELSEWHERE), None, "cache")
@@ -77,7 +77,8 @@ def test_the_answer_says_which_target_it_came_from(answered):
         run.step(SERVER_ERROR)
     ended = run.step(OK).ended
 
-    assert (ended.target, ended.source, ended.stopped) == (answered, "target", None)
+    source = "target" if answered is FIRST else "fallback"
+    assert (ended.target, ended.source, ended.stopped) == (answered, source, None)
 
 
 @pytest.mark.parametrize("verdict", [v for v in Verdict if v not in (Verdict.OK, *ELSEWHERE)])

@@ -27,9 +27,10 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What the provider answered; `body` as it came."""
+    """What the provider answered; `body` as it came. `answered_by` says who, where it was not the one first asked."""
 
     status_code: int
+    answered_by: str | None = None
     request_id: str | None = None
     body: bytes = field(repr=False)
 
@@ -83,7 +84,10 @@ _LINE = Decoder(_Line)
 
 def success_line(custom_id: str, response: Response) -> bytes:
     """Return the line, newline included, that records an answer."""
-    return _line(custom_id, response, b"null")
+    who = response.answered_by
+    return _line(
+        custom_id, response, b"null", b"" if who is None else b',"answered_by":' + encode(who)
+    )
 
 
 def failure_line(custom_id: str, failure: Failure, response: Response | None = None) -> bytes:
@@ -137,7 +141,7 @@ def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
         yield index, entry
 
 
-def _line(custom_id: str, response: Response | None, error: bytes) -> bytes:
+def _line(custom_id: str, response: Response | None, error: bytes, more: bytes = b"") -> bytes:
     said = b"null"
     if response is not None:
         head = b'{"status_code":%d,"request_id":%b,"body":'
@@ -150,6 +154,7 @@ def _line(custom_id: str, response: Response | None, error: bytes) -> bytes:
             said,
             b',"error":',
             error,
+            more,
             b"}\n",
         )
     )

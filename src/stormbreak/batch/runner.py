@@ -32,7 +32,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
-from stormbreak.types import Ended, Outcome, Verdict
+from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
@@ -178,7 +178,9 @@ class Runner:
         if isinstance(fate, Later):
             return
         received = ended.outcome.value
-        response = _response(received) if isinstance(received, Received) else None
+        response = None
+        if isinstance(received, Received):
+            response = _response(received, _who(ended) if fate.ok else None)
         if fate.ok:
             assert response is not None
             self.counts.add(received.reading.usage)
@@ -271,9 +273,19 @@ class Runner:
             self._tick = lambda _: None
 
 
-def _response(received: Received) -> Response:
+def _who(ended: Ended) -> str | None:
+    """Who answered a row, where it was not the target that it is for."""
+    if ended.source == FALLBACK and ended.target is not None:
+        return f"{ended.target.provider}/{ended.target.model}"
+    return None if ended.source == TARGET else ended.source
+
+
+def _response(received: Received, answered_by: str | None) -> Response:
     return Response(
-        status_code=received.status, request_id=received.reading.request_id, body=received.body
+        status_code=received.status,
+        request_id=received.reading.request_id,
+        body=received.body,
+        answered_by=answered_by,
     )
 
 

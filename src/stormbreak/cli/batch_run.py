@@ -17,6 +17,7 @@ from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.say import say
 from stormbreak.config import resolve_policy
+from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import OFF, for_batch
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
@@ -25,11 +26,12 @@ from stormbreak.types import Verdict
 
 _PLANNED = (
     "--max-cost",
-    "--fallback-base-url",
-    "--fallback-api-key-env",
     "--report",
 )
 
+
+PATIENT = 60.0
+"""Seconds that a row waits where it is, before it goes to --fallback-base-url: a batch is in no hurry."""
 
 _REFUSED = {
     Verdict.AUTH: "auth, the key was refused",
@@ -88,6 +90,10 @@ _TOKENS = _Positive("tokens")
 @click.option("--base-url", help="Where to send, up to and including /v1.")
 @click.option("--provider", help="A known provider instead: openai, holysheep, deepseek, ...")
 @click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the key.")
+@click.option("--fallback-base-url", help="Where a row goes that cannot be answered there.")
+@click.option(
+    "--fallback-api-key-env", metavar="VAR", help="The variable that holds the key of that address."
+)
 @click.option("--model", help="The model of rows that name none.")
 @click.option("--policy", default="batch", show_default=True, help="A policy file, or a preset.")
 @click.option(
@@ -113,6 +119,8 @@ def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
     if flags["base_url"] and flags["provider"]:
         raise click.UsageError("--base-url and --provider: give one of them, not both")
+    if flags["fallback_api_key_env"] and not flags["fallback_base_url"]:
+        raise click.UsageError("--fallback-api-key-env: give --fallback-base-url, too")
     job = _job(**flags)
     with progress_on(sys.stderr, quiet=quiet) as progress:
         summary = run_job(job, progress.tick)
@@ -133,6 +141,8 @@ def _job(
     timeout: float | None,
     idle_timeout: float | None,
     deadline: float | None,
+    fallback_base_url: str | None,
+    fallback_api_key_env: str | None,
     **rest: Any,
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
@@ -144,6 +154,10 @@ def _job(
         idle_timeout=idle_timeout or chosen.idle_timeout,
         deadline=deadline or chosen.deadline,
     )
+    if fallback_base_url is not None:
+        place = Place(base_url=fallback_base_url, api_key_env=fallback_api_key_env)
+        last = ToTargets(after=PATIENT, targets=(place,))
+        chosen = replace(chosen, fallback=(*chosen.fallback, last))
     return Job(policy=chosen, **rest)
 
 

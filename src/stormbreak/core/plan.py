@@ -14,7 +14,7 @@ from stormbreak.core.fallback import DOUBTED, Step, ordered
 from stormbreak.core.flow import Ask, Command, Flow, Resume
 from stormbreak.core.trail import LongTrail, Trail
 from stormbreak.events import FallbackRefused, FellBack
-from stormbreak.types import Call, Ended, Outcome, Target, Verdict
+from stormbreak.types import FALLBACK, Call, Ended, Outcome, Target, Verdict
 
 GRACE = 0.25
 """Seconds that an answer which is at hand may take beyond the deadline that failed all others."""
@@ -78,6 +78,7 @@ class _Falling:
             ended = yield from self._carry(target, others, trail.ended_at)
             outcome = ended.outcome
             if _is_over(outcome):
+                trail.source = FALLBACK
                 break
         return outcome
 

@@ -18,7 +18,7 @@ from stormbreak.http.exchange import Received
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.llm.written import written
-from stormbreak.types import Outcome, Verdict
+from stormbreak.types import CACHE, Outcome, Verdict
 
 Said: TypeAlias = str | Mapping[str, Any] | None
 Degraded: TypeAlias = Callable[[Mapping[str, Any], Outcome], Said | Awaitable[Said]]
@@ -54,7 +54,7 @@ class AtHand:
 
     async def find(self, ask: Ask, request: Request) -> Outcome | None:
         """The answer that a step asks for, where there is one."""
-        if ask.step.source == "cache":
+        if ask.step.source == CACHE:
             body = await self._kept(request)
         else:
             body = await self._made(ask, request)

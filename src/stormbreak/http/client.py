@@ -31,7 +31,19 @@ from stormbreak.http.source import AtHandSource, Source, begin
 from stormbreak.http.stream import Opening, Stream
 from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
-from stormbreak.types import TARGET, Answer, Call, Ended, Outcome, Priority, Target, Verdict
+from stormbreak.types import (
+    CACHE,
+    DEGRADED,
+    FALLBACK,
+    TARGET,
+    Answer,
+    Call,
+    Ended,
+    Outcome,
+    Priority,
+    Target,
+    Verdict,
+)
 
 _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
 
@@ -184,10 +196,13 @@ class AsyncClient:
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
                 raise error_of(target, opened) from opened.outcome.error
-            if opened.source != TARGET:
+            if opened.source in (CACHE, DEGRADED):
                 source = AtHandSource(opened.outcome)
+            came_from = opened.source
+        else:
+            came_from = TARGET if target == call.target else FALLBACK
         assert source is not None
-        return Stream(target, source, opened)
+        return Stream(target, source, opened, came_from)
 
     async def ask(
         self,
@@ -233,7 +248,8 @@ class AsyncClient:
             return outcome
 
         ended = await self._driver.run(call, send, partial(self._find, asking))
-        if self._at_hand.keeps and _is_own(ended, call.target):
+        ok = ended.outcome.verdict is Verdict.OK
+        if ok and ended.source == TARGET and self._at_hand.keeps:
             received: Received = ended.outcome.value
             self._at_hand.keep(asking.request(self._origin.api_key), received.body)
         return ended
@@ -367,12 +383,6 @@ def _aiohttp_wire(policy: Policy, origin: Origin) -> Wire:
         proxy=proxy_for(origin),
         tls=tls_context() if origin.base_url.startswith("https:") else None,
     )
-
-
-def _is_own(ended: Ended, target: Target) -> bool:
-    """Whether `target` itself has answered."""
-    answered = ended.outcome.verdict is Verdict.OK and ended.source == TARGET
-    return answered and ended.target == target
 
 
 def _checked(priority: object) -> Priority:

@@ -12,9 +12,9 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import Endpoint, find_endpoint
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
-from stormbreak.types import TARGET, Target
+from stormbreak.types import CACHE, DEGRADED, FALLBACK, Target
 
-SOURCES = {"targets": TARGET, "cache": "cache", "degraded": "degraded"}
+SOURCES = {"targets": FALLBACK, "cache": CACHE, "degraded": DEGRADED}
 """By kind of rule: where its answer comes from."""
 
 
@@ -40,14 +40,15 @@ class Routes:
         connect: Callable[[Origin], Wire],
     ) -> None:
         self.endpoint = endpoint
-        self._connect = connect
-        self._wires: dict[str, Wire] = {}
         self._routes: dict[Target, Route] = {}
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._rules = [
             (rule, tuple(_found(rule, endpoint, allow_http=allow_http, environ=environ)))
             for rule in rules
         ]
+        endpoints = (endpoint, *(found for _, several in self._rules for found in several))
+        addresses = {each.origin.base_url: each.origin for each in endpoints}
+        self._wires = {address: connect(origin) for address, origin in addresses.items()}
 
     def target(self, model: str) -> Target:
         """The target that a call for `model` goes to first."""
@@ -86,9 +87,7 @@ class Routes:
         target = Target(endpoint.provider, model, origin.key_digest)
         route = self._routes.get(target)
         if route is None:
-            wire = self._wires.get(origin.base_url)
-            if wire is None:
-                wire = self._wires[origin.base_url] = self._connect(origin)
+            wire = self._wires[origin.base_url]
             route = self._routes[target] = Route(target, origin, wire)
         return route
 

@@ -55,10 +55,14 @@ class Stream:
     """
 
     def __init__(
-        self, target: Target, source: Source | AtHandSource, opened: Delivery | Ended
+        self,
+        target: Target,
+        source: Source | AtHandSource,
+        opened: Delivery | Ended,
+        came_from: str = TARGET,
     ) -> None:
         self.target = target
-        self.source = opened.source if isinstance(opened, Ended) else TARGET
+        self.source = came_from  # as that of an `Answer`
         self.status = source.head.status
         self.request_id = source.request_id
         self._source = source

@@ -1,0 +1,43 @@
+"""A batch whose provider fails, with another beside it."""
+
+import os
+
+import pytest
+from batches import OWN, chat_rows, read, write
+
+from stormbreak.cli.main import main
+
+FAILS = """
+[provider]
+slots = 50
+service = 0.01
+[[trouble]]
+kind = "{kind}"
+share = {share}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_words_about_providers(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(OWN):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("quota", 1.0), ("401", 0.5), ("404", 1.0)])
+def test_rows_that_fail_for_good_are_answered_elsewhere_and_say_so(
+    kind, share, tmp_path, stormbreak_provider, capsys
+):
+    ill = stormbreak_provider(FAILS.format(kind=kind, share=share))
+    well = stormbreak_provider("calm", speed=50)
+    source = write(tmp_path / "in.jsonl", chat_rows(30))
+    output = tmp_path / "out.jsonl"
+    urls = ("--base-url", ill.base_url, "--fallback-base-url", well.base_url)
+    code = main(["batch", "run", str(source), "--output", str(output), *urls, "--quiet"])
+    lines = read(output)
+    elsewhere = [line for line in lines if "answered_by" in line]
+
+    assert (code, len(lines)) == (0, 30)
+    assert {line["answered_by"] for line in elsewhere} == {f"127.0.0.1:{well.port}/storm-1"}
+    assert len(elsewhere) == 30 if share == 1.0 else 0 < len(elsewhere) < 30
+    assert well.stats()["arrivals"] == len(elsewhere)
