@@ -112,6 +112,18 @@ def test_an_error_event_is_found_before_and_after_output(shape, error, size):
         assert scanner.end().verdict not in {Verdict.OK, Verdict.BROKEN}
 
 
+def test_the_end_is_found_among_other_events():
+    """Also in one piece with what follows it, and where no other word tells."""
+    events = chat(["a"])
+    assert fed(StreamScanner, Shape.CHAT, *events[:-1], DONE + events[1]).over
+    terse = {"id": "r", "status": "completed", "output": [], "usage": {"input_tokens": 1}}
+    last = event({"type": "response.completed", "response": terse}, "response.completed")
+    events = response(["a", "b"])
+    assert scan(Shape.RESPONSES, *events[:5], last).usage == Usage(input_tokens=1)
+    events = message(["a", "b"])
+    assert scan(Shape.MESSAGES, *events[:4], b"".join(events[4:]) + events[4]).verdict is Verdict.OK
+
+
 def test_white_space_in_the_json_hides_nothing():
     spaced = [
         b'data: {"choices" : [{"index": 0, "delta": {"content": "x"}, "finish_reason": null}]}\n\n'
@@ -178,10 +190,12 @@ def test_a_line_without_end_is_bounded(size, newline):
 
 def test_lines_that_end_oddly_are_bounded_and_read():
     """LF and CRLF in turn make blank lines that are not looked for: then every event is decoded."""
-    events = [*chat(["x" * 1000] * 1500)]
-    stream = b"".join(one[:-2] + b"\n\r\n" for one in events)
-    scanner = fed(StreamScanner, Shape.CHAT, *split(stream, 1000))
-    assert len(scanner._open) <= LINE_LIMIT + 2000
+    first, second, *events = chat(["x" * 1000] * 1500)
+    stream = b"".join([first, second, *(one[:-2] + b"\n\r\n" for one in events)])
+    scanner = fed(StreamScanner, Shape.CHAT, first, second)
+    for piece in split(stream[len(first + second) :], 1000):
+        scanner.feed(piece)
+        assert len(scanner._open) <= LINE_LIMIT
     assert scanner.end().verdict is Verdict.OK
     assert scan(Shape.CHAT, *split(stream[: len(stream) // 2], 1000)).verdict is Verdict.BROKEN
 
