@@ -123,6 +123,7 @@ def test_a_stream_without_its_end_is_broken(left):
         (STREAM[:-2] + STREAM[-1:], "stream ended without stop_reason"),
         (STREAM[:-1], "stream ended without message_stop"),
         ([PING, STREAM[-1]], "stream ended without message_start"),
+        (STREAM[:1] + STREAM, "not a part of a message"),
         (STREAM[:4] + STREAM, "not a part of a message"),  # another stream begins within this one
         (STREAM[:1] + STREAM[3:], "not a part of a message"),  # the start of a block is lost
         (STREAM[:2] + STREAM[1:], "not a part of a message"),
