@@ -44,7 +44,7 @@ def fed(kind, shape, *chunks, **options):
 
 
 def scan(shape, *chunks, **options):
-    return fed(StreamScanner, shape, *chunks, **options).end()
+    return fed(StreamScanner, shape, *chunks, **options).end()[0]
 
 
 def assembled(shape, *chunks, **options):
@@ -97,7 +97,7 @@ def test_first_output_and_the_end_are_noticed_as_they_come(shape):
     assert scanner.first_output
     assert scanner.over
     scanner.feed(ERROR)
-    assert scanner.end().verdict is Verdict.OK
+    assert scanner.end()[0].verdict is Verdict.OK
 
 
 @pytest.mark.parametrize("shape", STREAMS)
@@ -108,8 +108,11 @@ def test_an_error_event_is_found_before_and_after_output(shape, error, size):
         stream = b"".join([*STREAMS[shape][:before], error, *STREAMS[shape][before:]])
         scanner = fed(StreamScanner, shape, *split(stream, size))
         assert scanner.over
-        assert told(scanner.end()) == told(assembled(shape, stream))
-        assert scanner.end().verdict not in {Verdict.OK, Verdict.BROKEN}
+        assert scanner.failed
+        assert not scanner.is_plain
+        assert told(scanner.end()[0]) == told(assembled(shape, stream))
+        assert scanner.end()[1] == fed(StreamAssembler, shape, stream).end()[1]
+        assert scanner.end()[0].verdict not in {Verdict.OK, Verdict.BROKEN}
 
 
 def test_the_end_is_found_among_other_events():
@@ -158,7 +161,7 @@ def test_usage_with_every_chunk_is_decoded_once_and_the_last_counts(monkeypatch)
         scanner.feed(one)
     monkeypatch.undo()
     scanner.feed(chunk(None, "stop"))
-    assert scanner.end().usage == Usage(input_tokens=3, output_tokens=99)
+    assert scanner.end()[0].usage == Usage(input_tokens=3, output_tokens=99)
     last = counted("x", 200, "stop")
     assert scan(Shape.CHAT, first, *rest, last).usage.output_tokens == 200
 
@@ -196,7 +199,7 @@ def test_lines_that_end_oddly_are_bounded_and_read():
     for piece in split(stream[len(first + second) :], 1000):
         scanner.feed(piece)
         assert len(scanner._open) <= LINE_LIMIT
-    assert scanner.end().verdict is Verdict.OK
+    assert scanner.end()[0].verdict is Verdict.OK
     assert scan(Shape.CHAT, *split(stream[: len(stream) // 2], 1000)).verdict is Verdict.BROKEN
 
 
@@ -212,8 +215,10 @@ def test_a_stream_is_bounded(monkeypatch):
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error": {"code": 503}}', b"{}", b"[1]"])
 @pytest.mark.parametrize("status", [200, 429, 503])
 def test_a_plain_body_is_read_as_such(shape, body, status):
-    reading = scan(shape, body, status=status)
-    assert reading == read_answer(HttpAnswer(status, HEADERS, body, 0.0), shape)
+    scanner = fed(StreamScanner, shape, body, status=status)
+    reading = read_answer(HttpAnswer(status, HEADERS, body, 0.0), shape)
+    assert scanner.is_plain
+    assert scanner.end() == (reading, body)
 
 
 def test_a_stream_of_another_shape_is_final():
@@ -293,7 +298,7 @@ def test_scanner_and_assembler_agree(drawn, cuts):
     shape, stream = drawn
     scanner = fed(StreamScanner, shape, *pieces(stream, cuts))
     assembler = fed(StreamAssembler, shape, stream)
-    expected, found = assembler.end()[0], scanner.end()
+    expected, found = assembler.end()[0], scanner.end()[0]
     if not unseen(expected):
         assert told(found) == told(expected)
         assert scanner.first_output == assembler.first_output

@@ -48,17 +48,21 @@ class StreamScanner(StreamReader):
         else:
             super().feed(chunk)
 
-    def end(self) -> Reading:
-        """Judge the stream that ended here; the reading holds no text."""
+    def end(self) -> tuple[Reading, bytes]:
+        """Judge the stream that ended here, and give the body of an error, or of an answer that is no stream.
+
+        The body of a stream has passed: there is none, and no text in the reading.
+        """
         plain = self._plain_body()
         if plain is not None:
-            return self._read(plain)._replace(text="")
+            return self._read(plain), plain
         if self._skims:
             self._decode(bytes(self._open))
             self._open.clear()
         failure = self._finish()
-        if failure is not None:
-            return failure
+        return (failure, self._error_body) if failure else (self._complete(), b"")
+
+    def _complete(self) -> Reading:
         return Reading(
             Verdict.OK,
             usage=usage_of(self._usage()),

@@ -82,6 +82,16 @@ class StreamReader:
         """Whether nothing that may still come can change the result: the end was seen, or a failure."""
         return self._done or self._failure is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether something has come that no complete answer has in it."""
+        return self._failure is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is no event stream, but a body like that of any other answer."""
+        return self._form is not _Form.EVENTS
+
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; after a failure, and after the end, they are ignored."""
         if self.over:
@@ -97,9 +107,7 @@ class StreamReader:
 
     def _plain_body(self) -> bytes | None:
         """Give the body that is no stream; None if this is one, or has failed."""
-        if self._form is _Form.EVENTS or self._failure:
-            return None
-        return bytes(self._plain)
+        return bytes(self._plain) if self.is_plain and not self._failure else None
 
     def _finish(self) -> Reading | None:
         """Read what the end of the stream left, and tell what failed, or is missing."""
