@@ -30,6 +30,35 @@ def _chat(text: str, model: str) -> dict[str, Any]:
     }
 
 
+def _response(text: str, model: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    message = {"id": f"{ID}-1", "type": "message", "role": "assistant", "status": "completed"}
+    return {
+        "id": ID,
+        "object": "response",
+        "created_at": 0,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "model": model,
+        "output": [message | {"content": content}],
+        "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
+    }
+
+
+def _message(text: str, model: str) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [{"type": "text", "text": text}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }
+
+
 _WRITERS: Mapping[Shape, Callable[[str, str], dict[str, Any]]] = MappingProxyType(
-    {Shape.CHAT: _chat}
+    {Shape.CHAT: _chat, Shape.RESPONSES: _response, Shape.MESSAGES: _message}
 )

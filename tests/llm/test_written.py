@@ -1,0 +1,23 @@
+"""An answer of our own reads as one of a provider's."""
+
+import pytest
+
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.written import ID, written
+from stormbreak.types import Usage, Verdict
+
+
+@pytest.mark.parametrize("shape", [Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES])
+@pytest.mark.parametrize("text", ["later", "sp\u00e4ter, \U0001f331", '"quoted"\n'])
+def test_it_is_a_whole_answer_without_tokens(shape, text):
+    body = written(shape, text, "m")
+    reading = read_answer(HttpAnswer(200, {}, body, 0.0), shape)
+
+    assert (reading.verdict, reading.text, reading.usage) == (Verdict.OK, text, Usage())
+    assert ID.encode() in body
+
+
+@pytest.mark.parametrize("shape", [Shape.EMBEDDINGS, Shape.JSON])
+def test_what_is_no_text_is_not_written(shape):
+    assert written(shape, "later", "m") is None
