@@ -4,6 +4,7 @@ They pass through untouched. What they mean is for the scanner to say, one of `l
 """
 
 from collections import deque
+from math import inf
 from typing import Protocol
 
 from stormbreak.http.echoes import without_echoes
@@ -15,7 +16,7 @@ from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import Reading
 from stormbreak.types import Outcome, Verdict
 
-KEPT = 256 * 1024  # bytes of what came, for whoever wants to know what there was of a broken stream
+KEPT = 16 * 1024  # bytes of what came, for whoever wants to know what there was of a broken stream
 GRACE = 1.0  # seconds from the last event of a complete answer to the end of its body
 
 
@@ -68,6 +69,7 @@ class Source:
         self._scanner: Scanner = assembler_of(asked, incoming.head)
         self._kept: deque[bytes] = deque()
         self._kept_size = 0
+        self._most: float = KEPT
 
     @property
     def failed(self) -> bool:
@@ -122,6 +124,17 @@ class Source:
         """Tell what came to a success, although its body has not ended; None if that is not known yet."""
         return self._judge() if self._scanner.over and not self._scanner.failed else None
 
+    def keep_all(self) -> None:
+        """Keep all that comes, for `received`."""
+        self._most = inf
+
+    def spoilt(self) -> Outcome:
+        """Tell what it is that an event cannot be read which the scanner had no reason to look into."""
+        detail = "invalid json in an event"
+        status = self.head.status
+        outcome = Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+        return self._with_limits(outcome)
+
     def close(self) -> None:
         """Close the connection, unless the body has been read to its end; whoever reads is woken."""
         self._incoming.close()
@@ -131,7 +144,7 @@ class Source:
         kept.append(chunk)
         self.size += len(chunk)
         self._kept_size += len(chunk)
-        while self._kept_size - len(kept[0]) >= KEPT:
+        while self._kept_size - len(kept[0]) >= self._most:
             self._kept_size -= len(kept.popleft())
 
     def _judge(self) -> Outcome:

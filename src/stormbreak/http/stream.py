@@ -6,19 +6,17 @@ after the first output has reached the caller.
 
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
-
-import msgspec
 
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
 from stormbreak.http.source import Source
-from stormbreak.llm.deltas import text_of
-from stormbreak.llm.sse import EventReader
+from stormbreak.llm.deltas import decoded, is_sound, text_of
+from stormbreak.llm.sse import Event, EventReader
 from stormbreak.types import Answer, Ended, Target, Usage, Verdict
 
 _DONE = b"[DONE]"
@@ -31,8 +29,8 @@ class StreamEvent(NamedTuple):
     data: bytes
 
     def json(self) -> Any:
-        """Decode the data."""
-        return msgspec.json.decode(self.data)
+        """Decode the data; half characters, which some models write, are replaced."""
+        return decoded(self.data)
 
     def __repr__(self) -> str:
         return f"StreamEvent({self.name!r}, {len(self.data)} bytes)"
@@ -64,6 +62,7 @@ class Stream:
         self._ended = None if isinstance(opened, Delivery) else opened
         self._closed = False
         self._reading = False
+        self._spoilt = False
         self._as: _As | None = None
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
@@ -98,6 +97,8 @@ class Stream:
         """
         ready = self._ready
         while not ready:
+            if self._spoilt:
+                self._break()
             chunk = await self._next()
             if chunk is None:
                 self._take_rest()
@@ -122,6 +123,7 @@ class Stream:
             StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
         """
         self._read_as(_As.ANSWER)
+        self._source.keep_all()
         while await self._next() is not None:
             pass
         assert self._ended is not None
@@ -224,11 +226,24 @@ class Stream:
     def _take(self, chunk: bytes) -> None:
         assert self._reader is not None
         if not self._source.is_plain:
-            self._ready.extend(
-                StreamEvent(name.decode(errors="replace"), data)
-                for name, data in self._reader.feed(chunk)
-                if data.strip() != _DONE
-            )
+            self._add(self._reader.feed(chunk))
+
+    def _add(self, events: Iterator[Event]) -> None:
+        for name, data in events:
+            if is_sound(data):
+                self._ready.append(StreamEvent(name.decode(errors="replace"), data))
+            elif data.strip() != _DONE:
+                self._spoilt = True
+                return
+
+    def _break(self) -> NoReturn:
+        """End it for an event that cannot be read; the scanner looks into those alone that may mean something to it."""
+        self._source.close()
+        assert self._delivery is not None
+        ended = self._delivery.end(self._source.spoilt())
+        assert ended is not None
+        self._ended = ended
+        self._raise(ended)
 
     def _text_in(self, event: StreamEvent) -> str:
         if not self._source.is_plain:
@@ -245,9 +260,7 @@ class Stream:
             assert self._ended is not None
             self._ready.append(StreamEvent("", self._ended.outcome.value.body))
             return
-        for name, data in reader.end():
-            if data.strip() != _DONE:
-                self._ready.append(StreamEvent(name.decode(errors="replace"), data))
+        self._add(reader.end())
 
 
 class _Texts:
