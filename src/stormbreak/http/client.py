@@ -26,6 +26,7 @@ from stormbreak.http.source import Source, begin
 from stormbreak.http.stream import Opening, Stream
 from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
+from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.types import Answer, Call, Ended, Outcome, Priority, Target, Verdict
@@ -200,7 +201,7 @@ class AsyncClient:
         url, key = origin.url_of(endpoint), idempotency_key or secrets.token_hex(16)
         on_wire = self._stream_on_wire
         asked = _asked(url, shape_of(endpoint), body, wanted, key, on_wire=on_wire)
-        streams = asked.streamed and asked.shape is Shape.CHAT
+        streams = asked.streamed and asked.shape in FORMATS
 
         async def send(command: Send) -> Outcome:
             timeout = command.timeout
@@ -252,7 +253,7 @@ class AsyncClient:
             span if queue_is_free else None,
             most,
             tenant,
-            asked.streamed and asked.shape is Shape.CHAT,
+            asked.streamed and asked.shape in FORMATS,
             _tokens(asked, wanted) if policy.quota.acts else 0,
             delivers,
         )

@@ -57,7 +57,6 @@ class Stream:
         self.request_id = source.request_id
         self._source = source
         self._held = deque(source.held)
-        source.held = []
         self._delivery = opened if isinstance(opened, Delivery) else None
         self._ended = None if isinstance(opened, Delivery) else opened
         self._closed = False
@@ -122,12 +121,16 @@ class Stream:
         Raises:
             StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
         """
+        if self._as is None and self._ended is None:
+            self._source.assemble()
         self._read_as(_As.ANSWER)
-        self._source.keep_all()
         while await self._next() is not None:
             pass
         assert self._ended is not None
-        return answer_of(self.target, self._ended)
+        ended = self._ended
+        if self._delivery is None:  # nothing was put together yet
+            ended = ended._replace(outcome=ended.outcome._replace(value=self._source.whole()))
+        return answer_of(self.target, ended)
 
     async def aclose(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing.
@@ -178,6 +181,8 @@ class Stream:
         if self._as not in (None, way):
             raise RuntimeError(f"the stream is read as {self._as.value} already")
         self._as = way
+        if way is not _As.ANSWER and self._delivery is not None:
+            self._source.held = []
 
     async def _next(self) -> bytes | None:
         """Wait for the next bytes; None at the right end."""
