@@ -9,6 +9,7 @@ import imports
 import overhead
 import report
 import rows
+import streams
 import throughput
 from rounds import Section
 
@@ -16,6 +17,7 @@ PARTS: dict[str, Callable[[], Sequence[Section]]] = {
     "overhead": overhead.sections,
     "throughput": throughput.sections,
     "batch": rows.sections,
+    "streams": streams.sections,
     "import": imports.sections,
 }
 

@@ -6,6 +6,7 @@ from stormbreak.http.at_hand import Request
 from stormbreak.http.body import delivered, inputs, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
+from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.types import Target
@@ -51,7 +52,7 @@ class Asking:
     @property
     def begins(self) -> bool:
         """Whether its first output can be told from its end."""
-        return self.streamed and self.shape is Shape.CHAT
+        return self.streamed and self.shape in FORMATS
 
     def to(self, route: Route) -> Asked:
         """What is sent there; raises ConfigurationError where the endpoint is none."""

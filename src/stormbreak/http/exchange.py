@@ -1,7 +1,7 @@
 """One attempt at an LLM API: a request built, sent, and its answer read for what it means."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
@@ -10,7 +10,10 @@ from stormbreak.llm.classify import read_answer
 from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.stream_reader import StreamReader
 from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
+
+Reader = TypeVar("Reader", bound=StreamReader)
 
 USER_AGENT = "stormbreak"
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
@@ -54,7 +57,7 @@ class _Stream:
         self.assembler: StreamAssembler | None = None
 
     def open(self, head: HttpAnswer) -> Sink:
-        self.assembler = assembler_of(self._asked, head)
+        self.assembler = reader_of(StreamAssembler, self._asked, head)
         return self.assembler.feed if self._first is None else self._feed
 
     def _feed(self, chunk: bytes) -> None:
@@ -111,9 +114,9 @@ def request_of(
     return HttpRequest(asked.url, headers, asked.body, idle_timeout, open_sink, connect)
 
 
-def assembler_of(asked: Asked, head: HttpAnswer) -> StreamAssembler:
-    """Make what takes the streamed answer to `asked` that begins with `head`."""
-    return StreamAssembler(
+def reader_of(kind: type[Reader], asked: Asked, head: HttpAnswer) -> Reader:
+    """Make what reads the streamed answer to `asked` that begins with `head`."""
+    return kind(
         asked.shape,
         status=head.status,
         headers=head.headers,

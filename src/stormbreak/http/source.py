@@ -1,54 +1,25 @@
 """The bytes of one streamed answer, looked at on their way: has it begun, has it failed, is it complete?
 
-They pass through untouched. What they mean is for the scanner to say, one of `llm`'s.
+They pass through untouched. What they mean is for `llm` to say: a scanner, or an assembler where all of them is wanted
+in one piece.
 """
 
 from collections import deque
-from typing import Protocol
+from math import inf
 
 from stormbreak.http.echoes import without_echoes
-from stormbreak.http.exchange import Asked, Received, assembler_of, outcome_of, request_of
+from stormbreak.http.exchange import Asked, Received, outcome_of, reader_of, request_of
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Incoming, Wire
 from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import HttpAnswer, Reading
+from stormbreak.llm.scan import StreamScanner
+from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
 
-KEPT = 256 * 1024  # bytes of what came, for whoever wants to know what there was of a broken stream
+KEPT = 16 * 1024  # bytes of what came, for whoever wants to know what there was of a broken stream
 GRACE = 1.0  # seconds from the last event of a complete answer to the end of its body
-
-
-class Scanner(Protocol):
-    """What looks at the bytes of one answer."""
-
-    @property
-    def first_output(self) -> bool:
-        """Whether output has come."""
-        ...
-
-    @property
-    def failed(self) -> bool:
-        """Whether something has come that no complete answer has in it."""
-        ...
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing that may still come can change the result."""
-        ...
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is no event stream, but one body."""
-        ...
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        ...
-
-    def end(self) -> tuple[Reading, bytes]:
-        """Judge what ended here, and give the body that it amounts to."""
-        ...
 
 
 class Source:
@@ -65,9 +36,12 @@ class Source:
         self._asked = asked
         self._api_key = origin.api_key
         self._learn = learn
-        self._scanner: Scanner = assembler_of(asked, incoming.head)
+        self._scanner: StreamScanner | StreamAssembler = reader_of(
+            StreamScanner, asked, incoming.head
+        )
         self._kept: deque[bytes] = deque()
         self._kept_size = 0
+        self._most: float = KEPT
 
     @property
     def failed(self) -> bool:
@@ -122,16 +96,40 @@ class Source:
         """Tell what came to a success, although its body has not ended; None if that is not known yet."""
         return self._judge() if self._scanner.over and not self._scanner.failed else None
 
+    def assemble(self) -> None:
+        """Put the answer together, of what was held and of all that comes; and keep all of it, for `received`."""
+        self._scanner = self._assembled()
+        self._kept = deque(self.held)
+        self._most = inf
+
+    def whole(self) -> Received:
+        """Put together an answer that has come whole while it was held."""
+        reading, body = self._without_echoes(*self._assembled().end())
+        return Received(self.head.status, body, reading)
+
+    def spoilt(self) -> Outcome:
+        """Tell what it is that an event cannot be read which the scanner had no reason to look into."""
+        detail = "invalid json in an event"
+        status = self.head.status
+        outcome = Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+        return self._with_limits(outcome)
+
     def close(self) -> None:
         """Close the connection, unless the body has been read to its end; whoever reads is woken."""
         self._incoming.close()
+
+    def _assembled(self) -> StreamAssembler:
+        assembler = reader_of(StreamAssembler, self._asked, self.head)
+        for chunk in self.held:
+            assembler.feed(chunk)
+        return assembler
 
     def _keep(self, chunk: bytes) -> None:
         kept = self._kept
         kept.append(chunk)
         self.size += len(chunk)
         self._kept_size += len(chunk)
-        while self._kept_size - len(kept[0]) >= KEPT:
+        while self._kept_size - len(kept[0]) >= self._most:
             self._kept_size -= len(kept.popleft())
 
     def _judge(self) -> Outcome:
@@ -155,7 +153,8 @@ class AtHandSource:
     request_id = None
 
     def __init__(self, outcome: Outcome) -> None:
-        received: Received = outcome.value
+        self._received: Received = outcome.value
+        received = self._received
         self.head = HttpAnswer(received.status, {}, b"", 0.0)
         self.received = received.body
         self.held = [received.body]
@@ -164,6 +163,17 @@ class AtHandSource:
     async def pull(self) -> bytes | Outcome:
         """Never called: it has ended."""
         raise AssertionError("an answer that is at hand has ended")
+
+    def assemble(self) -> None:
+        """It is whole."""
+
+    def whole(self) -> Received:
+        """The answer."""
+        return self._received
+
+    def spoilt(self) -> Outcome:
+        """Never called: it was read as an answer before."""
+        raise AssertionError("an answer that is at hand is sound")
 
     def complete(self) -> Outcome | None:
         """It has been told."""

@@ -6,19 +6,17 @@ after the first output has reached the caller.
 
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
-
-import msgspec
 
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
 from stormbreak.http.source import AtHandSource, Source
-from stormbreak.llm.deltas import text_of
-from stormbreak.llm.sse import EventReader
+from stormbreak.llm.deltas import decoded, is_sound, text_of
+from stormbreak.llm.sse import Event, EventReader
 from stormbreak.types import TARGET, Answer, Ended, Target, Usage, Verdict
 
 _DONE = b"[DONE]"
@@ -31,8 +29,8 @@ class StreamEvent(NamedTuple):
     data: bytes
 
     def json(self) -> Any:
-        """Decode the data."""
-        return msgspec.json.decode(self.data)
+        """Decode the data; half characters, which some models write, are replaced."""
+        return decoded(self.data)
 
     def __repr__(self) -> str:
         return f"StreamEvent({self.name!r}, {len(self.data)} bytes)"
@@ -67,11 +65,11 @@ class Stream:
         self.request_id = source.request_id
         self._source = source
         self._held = deque(source.held)
-        source.held = []
         self._delivery = opened if isinstance(opened, Delivery) else None
         self._ended = None if isinstance(opened, Delivery) else opened
         self._closed = False
         self._reading = False
+        self._spoilt = False
         self._as: _As | None = None
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
@@ -106,6 +104,8 @@ class Stream:
         """
         ready = self._ready
         while not ready:
+            if self._spoilt:
+                self._break()
             chunk = await self._next()
             if chunk is None:
                 self._take_rest()
@@ -129,11 +129,16 @@ class Stream:
         Raises:
             StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
         """
+        if self._as is None and self._ended is None:
+            self._source.assemble()
         self._read_as(_As.ANSWER)
         while await self._next() is not None:
             pass
         assert self._ended is not None
-        return answer_of(self.target, self._ended)
+        ended = self._ended
+        if self._delivery is None:  # nothing was put together yet
+            ended = ended._replace(outcome=ended.outcome._replace(value=self._source.whole()))
+        return answer_of(self.target, ended)
 
     async def aclose(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing.
@@ -184,6 +189,8 @@ class Stream:
         if self._as not in (None, way):
             raise RuntimeError(f"the stream is read as {self._as.value} already")
         self._as = way
+        if way is not _As.ANSWER and self._delivery is not None:
+            self._source.held = []
 
     async def _next(self) -> bytes | None:
         """Wait for the next bytes; None at the right end."""
@@ -232,11 +239,24 @@ class Stream:
     def _take(self, chunk: bytes) -> None:
         assert self._reader is not None
         if not self._source.is_plain:
-            self._ready.extend(
-                StreamEvent(name.decode(errors="replace"), data)
-                for name, data in self._reader.feed(chunk)
-                if data.strip() != _DONE
-            )
+            self._add(self._reader.feed(chunk))
+
+    def _add(self, events: Iterator[Event]) -> None:
+        for name, data in events:
+            if is_sound(data):
+                self._ready.append(StreamEvent(name.decode(errors="replace"), data))
+            elif data.strip() != _DONE:
+                self._spoilt = True
+                return
+
+    def _break(self) -> NoReturn:
+        """End it for an event that cannot be read; the scanner looks into those alone that may mean something to it."""
+        self._source.close()
+        assert self._delivery is not None
+        ended = self._delivery.end(self._source.spoilt())
+        assert ended is not None
+        self._ended = ended
+        self._raise(ended)
 
     def _text_in(self, event: StreamEvent) -> str:
         if not self._source.is_plain:
@@ -253,9 +273,7 @@ class Stream:
             assert self._ended is not None
             self._ready.append(StreamEvent("", self._ended.outcome.value.body))
             return
-        for name, data in reader.end():
-            if data.strip() != _DONE:
-                self._ready.append(StreamEvent(name.decode(errors="replace"), data))
+        self._add(reader.end())
 
 
 class _Texts:

@@ -1,4 +1,7 @@
-"""The text that one event of a stream adds to the answer, whatever its format: chat completions, Responses, Messages."""
+"""What a single event of a stream holds: whether it can be read, and the text that it adds to the answer.
+
+For all formats: chat completions, Responses, Messages.
+"""
 
 from typing import Any
 
@@ -25,6 +28,29 @@ class _Chunk(msgspec.Struct):
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
+_ANYTHING = msgspec.json.Decoder(msgspec.Raw)
+
+
+def is_sound(data: bytes) -> bool:
+    """Whether it is JSON, as far as that can be told without making anything of it."""
+    try:
+        try:
+            _ANYTHING.decode(data)
+        except msgspec.DecodeError:
+            _ANYTHING.decode(mended(data))
+        if not data.isascii():
+            data.decode()
+    except _UNREADABLE:
+        return False
+    return True
+
+
+def decoded(data: bytes) -> Any:
+    """Decode the data of an event, half characters mended."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return msgspec.json.decode(mended(data))
 
 
 def text_of(data: bytes) -> str:

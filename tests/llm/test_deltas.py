@@ -1,0 +1,60 @@
+"""What single events hold."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.llm.deltas import decoded, is_sound, text_of
+
+
+def chat(content, index=0):
+    return {"choices": [{"index": index, "delta": {"content": content}}]}
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (chat("well"), "well"),
+        (chat(None), ""),
+        (chat("other", index=1), ""),
+        ({"choices": [{"delta": {"content": "no index"}}]}, "no index"),
+        ({"choices": [], "usage": {}}, ""),
+        ({"choices": [{"delta": {"content": 3}}]}, ""),
+        ({"choices": [{"delta": None}]}, ""),
+        ({"type": "response.output_text.delta", "delta": "well"}, "well"),
+        ({"type": "response.reasoning_text.delta", "delta": "hm"}, ""),
+        ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "well"}}, "well"),
+        ({"type": "content_block_delta", "delta": {"partial_json": "{"}}, ""),
+        ({"type": "message_stop"}, ""),
+        ([1, 2], ""),
+        ("text", ""),
+    ],
+)
+def test_texts_of_all_formats(said, text):
+    assert text_of(json.dumps(said).encode()) == text
+
+
+def test_half_a_character_is_replaced():
+    half = b'{"choices":[{"delta":{"content":"so \\ud83d"}}]}'
+
+    assert is_sound(half)
+    assert text_of(half) == "so �"
+    assert decoded(half)["choices"][0]["delta"]["content"] == "so �"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[DONE]", b'{"a":"\xff"}', b"\xff", b"[" * 100_000])
+def test_what_cannot_be_read(data):
+    assert not is_sound(data)
+    assert text_of(data) == ""
+    with pytest.raises((msgspec.DecodeError, UnicodeError, RecursionError)):
+        decoded(data)
+
+
+@given(st.binary(max_size=40))
+def test_nothing_raises(data):
+    text_of(data)
+    if is_sound(data):
+        decoded(data)
