@@ -22,6 +22,9 @@ class Desk(Protocol):
     def opened(self, connection: "Connection") -> int:
         """Welcome a connection and give it its number."""
 
+    def begun(self, request: Request) -> Script | None:
+        """Answer a request of which only the head has come, if at all; its body is then read for nobody."""
+
     def handle(self, connection: "Connection", request: Request) -> None:
         """See to it that, now or later, the connection plays an answer."""
 
@@ -43,8 +46,13 @@ class Connection(asyncio.Protocol):
         self._occupied = False  # a request is being answered
         self._reading = False
         self._parting = False  # nothing more is read; the connection ends
+        self._answered_early = False  # the request that is being read is for nobody
+        self._racing = False  # what comes next ends the connection
+        self._full = False  # the client does not read what it is sent
+        self._held = False  # an answer waits until it does
         self._pieces: Iterator[Piece] = iter(())
         self._ending = Ending.KEEP
+        self._idle: Script | None = None
         self._done: Callable[[], None] | None = None
         self.number = 0
 
@@ -59,6 +67,11 @@ class Connection(asyncio.Protocol):
         """Take in bytes; handle a request if none is being answered."""
         if self._parting:
             return
+        if self._racing:
+            self.drop()
+            return
+        if not self._occupied:
+            self._stop_timer()
         try:
             self._reader.feed(data)
         except UnreadableError as error:
@@ -72,6 +85,17 @@ class Connection(asyncio.Protocol):
         self._stop_timer()
         self._desk.lost(self)
 
+    def pause_writing(self) -> None:
+        """Note that the client does not read."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on with an answer that was held."""
+        self._full = False
+        if self._held:
+            self._held = False
+            self._go_on()
+
     # ------------------------------------------------------------ what the desk calls
 
     def play(self, script: Script, *, keep_alive: bool, done: Callable[[], None] | None) -> None:
@@ -79,6 +103,7 @@ class Connection(asyncio.Protocol):
         close = script.ending is Ending.KEEP and not keep_alive
         self._pieces = iter(script.pieces)
         self._ending = Ending.CLOSE if close else script.ending
+        self._idle = script.idle
         self._done = done
         self._go_on()
 
@@ -98,14 +123,27 @@ class Connection(asyncio.Protocol):
             while not self._occupied and not self._parting:
                 request = self._reader.next()
                 if request is None:
-                    self._encourage()
+                    self._begin()
                     return
+                if self._answered_early:
+                    self._answered_early = False
+                    continue
                 self._occupied = True
                 self._desk.handle(self, request)
         except UnreadableError as error:
             self._refuse(error)
         finally:
             self._reading = False
+
+    def _begin(self) -> None:
+        """Look at a request that has only begun to come."""
+        request = self._reader.begun()
+        script = None if request is None else self._desk.begun(request)
+        if script is None:
+            self._encourage()
+            return
+        self._answered_early = self._occupied = True
+        self.play(script, keep_alive=True, done=None)
 
     def _encourage(self) -> None:
         if self._reader.continue_wanted and self._transport is not None:
@@ -125,6 +163,9 @@ class Connection(asyncio.Protocol):
         while self._transport is not None:
             if data:
                 self._transport.write(data)
+            if self._full:
+                self._held = True
+                return
             piece = next(self._pieces, None)
             if piece is None:
                 self._end(self._transport)
@@ -136,14 +177,30 @@ class Connection(asyncio.Protocol):
                 return
 
     def _end(self, transport: asyncio.Transport) -> None:
-        if self._ending is Ending.RESET:
-            self._reset(transport)
-        elif self._ending is Ending.CLOSE:
-            self._part(transport)
+        match self._ending:
+            case Ending.HANG:
+                return
+            case Ending.RESET:
+                self._reset(transport)
+            case Ending.CLOSE:
+                self._part(transport)
+            case Ending.HALF:
+                self._parting = True
+                transport.write_eof()
+            case Ending.RACE:
+                self._racing = True
         if self._done is not None:
             self._done()
         self._occupied = False
         self._read_on()
+        if self._idle is not None and not self._occupied and not self._parting:
+            self._be_idle(self._idle)
+
+    def _be_idle(self, script: Script) -> None:
+        """Play something that nobody has asked for; whatever comes from the client stops it."""
+        self._idle, self._done = None, None
+        self._pieces, self._ending = iter(script.pieces), script.ending
+        self._go_on()
 
     def _reset(self, transport: asyncio.Transport) -> None:
         """Close with RST: linger switched on, with a time of zero."""
