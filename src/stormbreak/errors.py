@@ -12,7 +12,7 @@
     └── UpstreamError                 failed there: carries verdict, status, code, target, attempts
         ├── ThrottledError            429 and its like
         ├── OverloadedError           503, 529: no capacity
-        ├── ServerError               500, 502, 504 and other 5xx
+        ├── ServerError               500, 502, 504 and other 5xx; also where the server forbids to repeat it
         ├── BrokenAnswerError         cut, malformed, empty or not an answer, whatever the status said
         ├── ConnectionLostError       reset, or never connected
         ├── AttemptTimeoutError       no answer in time
@@ -121,7 +121,7 @@ class OverloadedError(UpstreamError):
 class ServerError(UpstreamError):
     """The provider failed."""
 
-    verdicts = (Verdict.SERVER_ERROR,)
+    verdicts = (Verdict.SERVER_ERROR, Verdict.UNREPEATABLE)
 
 
 class BrokenAnswerError(UpstreamError):

@@ -30,6 +30,7 @@ class Verdict(StrEnum):
     INVALID = "invalid"
     FILTERED = "filtered"
     REDIRECTED = "redirected"
+    UNREPEATABLE = "unrepeatable"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
 
@@ -72,6 +73,9 @@ TREATMENTS: Mapping[Verdict, Treatment] = MappingProxyType(
         Verdict.INVALID: _FINAL,
         Verdict.FILTERED: _FINAL,
         Verdict.REDIRECTED: _FINAL,
+        Verdict.UNREPEATABLE: _ILL._replace(
+            retry=False, cools=False
+        ),  # failed, and must not be sent again
         Verdict.REJECTED: _FINAL,
         Verdict.CANCELLED: _FINAL,
     }

@@ -54,7 +54,17 @@ def test_its_flags_are_those_of_the_command():
 
 
 @pytest.mark.parametrize(
-    "verdict", ["auth", "billing", "not_found", "invalid", "too_long", "filtered", "redirected"]
+    "verdict",
+    [
+        "auth",
+        "billing",
+        "not_found",
+        "invalid",
+        "too_long",
+        "filtered",
+        "redirected",
+        "unrepeatable",
+    ],
 )
 def test_its_verdicts_exist(verdict):
     assert Verdict(verdict)

@@ -26,7 +26,11 @@ VERDICTS = {
     "not_found": {Verdict.NOT_FOUND},
     "timeout": {Verdict.TIMEOUT, Verdict.SERVER_ERROR},  # a gateway's 504 is a server error here
     "invalid_request": {Verdict.INVALID},
-    "server_error": {Verdict.SERVER_ERROR, Verdict.INVALID},  # which one: see retry
+    "server_error": {
+        Verdict.SERVER_ERROR,
+        Verdict.INVALID,
+        Verdict.UNREPEATABLE,
+    },  # which one: see retry
     "cancelled": {Verdict.INVALID},
 }
 

@@ -5,6 +5,8 @@
 3. A code may make a final verdict out of any other, for it knows why. It may tell the kinds of 5xx apart.
    It never makes a final 4xx retryable, and never turns a 429 into ill health.
 4. Where no code decides, a few messages do, for providers that have nothing else.
+5. A throttle by a quota that does not come back within the day is final. So is a failure of which the server
+   says that it must not be sent again, and names no time to come back.
 
 No input raises. Nothing a provider wrote in free text gets into a Reading, save the answer itself.
 """
@@ -18,16 +20,20 @@ from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.tables import (
     BILLED_ANYWAY,
     BROAD,
+    DAILY,
     NAMED,
+    NONE_GRANTED,
     OVERSIZED,
+    PAIRS,
     PHRASES,
     RETRYABLE_BUDGET,
     STATUSES,
 )
 from stormbreak.llm.waits import retry_after
-from stormbreak.types import TREATMENTS, Verdict
+from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = Complaint()
+_AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(
     r"\s*(?:https?:)?//(?:[^/?#@\s]*@)*([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::\d*)?(?:[/?#\s]|$)",
@@ -61,7 +67,7 @@ def read_answer(
 def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
     """Tell what an error means; inside a success, `complaint` is the error that was found there."""
     inside = 200 <= answer.status <= 299
-    said = complaint or _NOTHING_SAID
+    said = _with_header(complaint or _NOTHING_SAID, answer.headers)
     status = said.status if inside else answer.status
     verdict = _verdict(status, said, answer.headers)
     wait = None
@@ -69,13 +75,15 @@ def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
         wait = retry_after(
             answer.headers, status=status or 0, received_at=answer.received_at, hint=said.wait
         )
+    if wait is None and _forbidden(verdict, answer.headers):
+        verdict = Verdict.UNREPEATABLE
     return Reading(
         verdict,
         retry_after=wait,
         code=said.code,
         detail=_detail(verdict, answer, inside=inside),
         request_id=request_id_of(answer.headers),
-        maybe_processed=inside or status in BILLED_ANYWAY,
+        maybe_processed=inside or status in BILLED_ANYWAY or verdict is Verdict.UNREPEATABLE,
     )
 
 
@@ -91,13 +99,36 @@ def verdict_of_status(status: int) -> Verdict:
     return Verdict.SERVER_ERROR if 500 <= status <= 599 else Verdict.BROKEN
 
 
+def _with_header(said: Complaint, headers: Mapping[str, str]) -> Complaint:
+    """Add the type that AWS puts into a header: `ThrottlingException:http://...`."""
+    found = _AWS_TYPE.match(headers.get("x-amzn-errortype", ""))
+    return said._replace(names=(found[0], *said.names)) if found else said
+
+
+def _forbidden(verdict: Verdict, headers: Mapping[str, str]) -> bool:
+    """Whether the server forbids to send a failure again; a throttle passes all the same."""
+    word = headers.get("x-should-retry", "").strip().lower()
+    return word == "false" and TREATMENTS[verdict].tally is Tally.FAILURE
+
+
 def _verdict(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:
+    verdict = _by_status(status, said, headers)
+    return Verdict.BILLING if verdict is Verdict.THROTTLED and _lasts(said) else verdict
+
+
+def _lasts(said: Complaint) -> bool:
+    """Whether it is a quota of the day, or none at all, that throttles."""
+    return any(map(DAILY.search, said.quotas)) or bool(NONE_GRANTED.search(said.message))
+
+
+def _by_status(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:
     names = [name.lower() for name in said.names]
     named = next((NAMED[name] for name in names if name in NAMED), None)
     if status is None:
         broad = next((BROAD[name] for name in names if name in BROAD), Verdict.SERVER_ERROR)
         return named or _by_message(broad, said.message)
-    base = verdict_of_status(status)
+    pairs = ((status, name) for name in names)
+    base = next((PAIRS[pair] for pair in pairs if pair in PAIRS), verdict_of_status(status))
     if status in {402, 403} and (said.limit_source or said.flagged):
         return _openrouter(said, headers)
     if base is Verdict.REDIRECTED or named is None:

@@ -3,12 +3,13 @@
 Known forms: ``{"error": {...}}`` (OpenAI and nearly everyone), the same in a list (Gemini),
 ``{"error": "text"}``, ``{"type": "error", "error": {...}}`` (Anthropic), ``{"object": "error", ...}`` (vLLM),
 ``{"choices": [{"error": {...}}]}`` (OpenRouter), and, where the status says that it is an error,
-``{"message": ..., "code": ...}`` and ``{"detail": ...}``.
+``{"message": ..., "code": ...}``, ``{"message": ..., "__type": ...}`` (AWS) and ``{"detail": ...}``.
 
 Messages are kept for matching and for the hints in them; they never leave this package.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,6 +37,7 @@ class Complaint(NamedTuple):
     limit_source: str | None = None
     flagged: bool = False
     wait: float | None = None
+    quotas: tuple[str, ...] = ()  # in lower case
 
     @property
     def code(self) -> str | None:
@@ -106,14 +108,17 @@ def _complaint(error: object) -> Complaint:
         limit_source=identifier(metadata.get("limit_source")),
         flagged="flagged_input" in metadata,
         wait=_retry_delay(details) or _hint(message),
+        quotas=tuple(_quotas(details)),
     )
 
 
 def _names(error: dict[str, Any], details: object) -> list[str]:
     parts = details if isinstance(details, list) else [details]
-    inner = [_object(part).get(key) for part in parts for key in ("error_code", "reason")]
-    named = [*inner, error.get("code"), error.get("type"), error.get("status")]
-    return [name for name in named if isinstance(name, str) and not _status(name)]
+    named = [_object(part).get(key) for part in parts for key in ("error_code", "reason")]
+    named += [error.get("code"), _object(error.get("innererror")).get("code")]
+    named += [error.get("type"), error.get("status"), error.get("__type")]
+    words = (name.rpartition("#")[2] for name in named if isinstance(name, str))
+    return [word for word in words if not _status(word)]
 
 
 def _message(*parts: object) -> str:
@@ -133,6 +138,16 @@ def _retry_delay(details: object) -> float | None:
     parts = details if isinstance(details, list) else []
     delays = (_object(part).get("retryDelay") for part in parts)
     return next((duration(delay) for delay in delays if isinstance(delay, str)), None)
+
+
+def _quotas(details: object) -> Iterator[str]:
+    """Read the quotas of google.rpc.QuotaFailure."""
+    for part in details if isinstance(details, list) else []:
+        violations = _object(part).get("violations")
+        for violation in violations if isinstance(violations, list) else []:
+            name = _object(violation).get("quotaId")
+            if isinstance(name, str):
+                yield name[:_MESSAGE_LIMIT].lower()
 
 
 def _hint(message: str) -> float | None:

@@ -51,6 +51,7 @@ NAMED: Mapping[str, Verdict] = _by_name(
             project_spend_limit_exceeded organization_usage_limit_exceeded billing_hard_limit_reached
             billing_not_active insufficient_balance insufficient_user_quota insufficient_credits
             billing_error enforced_spend_limit_reached contract_spend_limit_reached
+            failed_precondition
         """,
         _V.TOO_LONG: """
             context_length_exceeded context_window_exceeded exceed_context_size_error prompt_too_long
@@ -62,24 +63,38 @@ NAMED: Mapping[str, Verdict] = _by_name(
         _V.NOT_FOUND: "model_not_found model_not_exist model_decommissioned",
         _V.THROTTLED: """
             rate_limit_exceeded rate_limit_error slow_down too_many_requests resource_exhausted
+            ramp_limit_exceeded throttlingexception modelnotreadyexception
         """,
         _V.OVERLOADED: """
             server_is_overloaded overloaded_error overloaded engine_overloaded engine_overloaded_error
             capacity_exceeded service_unavailable_error service_unavailable unavailable
+            serviceunavailableexception
         """,
+        _V.UNREPEATABLE: "change_outcome_unknown",
     }
 )
 """Codes that say more than a status does, in lower case."""
 
 BROAD: Mapping[str, Verdict] = _by_name(
     {
-        _V.INVALID: "invalid_request_error invalid_argument badrequesterror invalid_request",
-        _V.AUTH: "authentication_error permission_error permission_denied unauthenticated",
-        _V.NOT_FOUND: "not_found_error not_found notfounderror",
-        _V.TIMEOUT: "timeout_error timeout deadline_exceeded",
+        _V.INVALID: """
+            invalid_request_error invalid_argument badrequesterror invalid_request request_too_large
+            validationexception
+        """,
+        _V.AUTH: """
+            authentication_error permission_error permission_denied unauthenticated
+            accessdeniedexception
+        """,
+        _V.NOT_FOUND: "not_found_error not_found notfounderror resourcenotfoundexception",
+        _V.TIMEOUT: "timeout_error timeout deadline_exceeded modeltimeoutexception",
     }
 )
 """Types so wide that any status says more; they decide where an error came without a status of its own."""
+
+PAIRS: Mapping[tuple[int, str], Verdict] = MappingProxyType(
+    {(424, "modelstreamerrorexception"): _V.SERVER_ERROR}  # Bedrock; to Groq, 424 is final
+)
+"""A status and a code that together mean what neither does alone."""
 
 _NUMBER = re.compile("[45][0-9][0-9]")
 
@@ -87,7 +102,10 @@ _NUMBER = re.compile("[45][0-9][0-9]")
 def is_known(code: str | None) -> bool:
     """Whether a code is one of these, or the number of a status: no secret, wherever it is met."""
     return code is not None and bool(
-        code.lower() in NAMED or code.lower() in BROAD or _NUMBER.fullmatch(code)
+        code.lower() in NAMED
+        or code.lower() in BROAD
+        or any(code.lower() == name for _, name in PAIRS)
+        or _NUMBER.fullmatch(code)
     )
 
 
@@ -99,6 +117,10 @@ PHRASES: tuple[tuple[re.Pattern[str], Verdict], ...] = tuple(
         ("context (?:window|length|size)[^.]{0,40} exceeded", _V.TOO_LONG),
         ("exceeds? [^.]{0,40}context (?:window|length|size)", _V.TOO_LONG),
         ("please reduce the length of the (?:messages|prompt)", _V.TOO_LONG),
+        ("exceeds? context limit", _V.TOO_LONG),
+        ("input token count[^.]{0,40} exceeds the maximum", _V.TOO_LONG),
+        ("input is too long", _V.TOO_LONG),
+        ("credit balance is too low", _V.BILLING),
         ("content exists risk", _V.FILTERED),
         ("model not exist", _V.NOT_FOUND),
         ("is not a valid model id", _V.NOT_FOUND),
@@ -110,6 +132,12 @@ OVERSIZED = re.compile(
     r"request too large.{0,400}?limit:? (\d{1,18}), requested:? (\d{1,18})", re.DOTALL
 )
 """A request beyond a per-minute limit as a whole: no wait makes it fit."""
+
+DAILY = re.compile("per_?day")
+"""In the id of a quota: it is back tomorrow, whatever shorter wait is named beside it."""
+
+NONE_GRANTED = re.compile(r"\blimit: 0(?!\d|[.,]\d)")
+"""In the message of a throttle: this account has no quota at all."""
 
 RETRYABLE_BUDGET = "openrouter_in_flight_budget"
 """The one limit source behind which OpenRouter's 402 means: come back in a moment."""
