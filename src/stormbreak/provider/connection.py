@@ -4,13 +4,14 @@ Pipelined requests wait until the answer before theirs is written. The connectio
 """
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 from stormbreak.provider.http1 import Reader, Request, UnreadableError
-from stormbreak.provider.scripts import Ending, Piece, Script
+from stormbreak.provider.scripts import Ending, Idle, Piece, Script
 
 _LINGER_NOTHING = struct.pack("ii", 1, 0)
 _PARTING = 1.0  # seconds in which a client may read why its request was refused
@@ -35,6 +36,13 @@ class Desk(Protocol):
         """Forget a connection, and whatever it was waiting for."""
 
 
+def _has_arrived(transport: asyncio.Transport) -> bool:
+    """Whether there is something from the client that nobody has read yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Connection(asyncio.Protocol):
     """Reads requests and plays scripts."""
 
@@ -52,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._held = False  # an answer waits until it does
         self._pieces: Iterator[Piece] = iter(())
         self._ending = Ending.KEEP
-        self._idle: Script | None = None
+        self._idle: Idle | None = None
         self._done: Callable[[], None] | None = None
         self.number = 0
 
@@ -196,11 +204,20 @@ class Connection(asyncio.Protocol):
         if self._idle is not None and not self._occupied and not self._parting:
             self._be_idle(self._idle)
 
-    def _be_idle(self, script: Script) -> None:
-        """Play something that nobody has asked for; whatever comes from the client stops it."""
-        self._idle, self._done = None, None
-        self._pieces, self._ending = iter(script.pieces), script.ending
-        self._go_on()
+    def _be_idle(self, idle: Idle) -> None:
+        """Do something that nobody has asked for; whatever comes from the client before prevents it."""
+        self._idle = None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(idle.pause, self._interrupt, idle)
+
+    def _interrupt(self, idle: Idle) -> None:
+        self._timer = None
+        transport = self._transport
+        if transport is None or _has_arrived(transport):
+            return
+        transport.write(idle.data)
+        if idle.closes:
+            transport.close()
 
     def _reset(self, transport: asyncio.Transport) -> None:
         """Close with RST: linger switched on, with a time of zero."""

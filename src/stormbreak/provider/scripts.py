@@ -36,13 +36,21 @@ class Piece(NamedTuple):
     data: bytes
 
 
+class Idle(NamedTuple):
+    """What happens on a connection on which nothing was asked for so long."""
+
+    pause: float
+    data: bytes
+    closes: bool = False
+
+
 class Script(NamedTuple):
     """One answer as it is played."""
 
     pieces: Iterable[Piece]  # they may never end
     ending: Ending
     status: int | None  # None: no status ever reaches the client
-    idle: "Script | None" = None  # played after it, as long as nothing is asked
+    idle: Idle | None = None  # after it
 
 
 def plain(status: int, body: bytes, headers: Headers, media: str = JSON) -> Script:

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from stormbreak.provider.faults.play import Play
 from stormbreak.provider.http1 import chunk
 from stormbreak.provider.kinds import Kind
-from stormbreak.provider.scripts import Ending, Piece, Script, once
+from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once
 
-BOMB = 256 * 1024 * 1024
+BOMB = 128 * 1024 * 1024
 """Bytes that a bomb unpacks to; on the wire it has a thousandth of them."""
 
 LONG_HEADER = 1024 * 1024
@@ -47,12 +47,11 @@ def _twice(play: Play) -> Script:
 
 
 def _unasked(play: Play) -> Script:
-    late = Script([Piece(play.after, _of_another(play))], Ending.KEEP, None)
-    return once(play.whole())._replace(idle=late)
+    return once(play.whole())._replace(idle=Idle(play.after, _of_another(play)))
 
 
 def _quiet_close(play: Play) -> Script:
-    return once(play.whole())._replace(idle=Script([Piece(play.after, b"")], Ending.CLOSE, None))
+    return once(play.whole())._replace(idle=Idle(play.after, b"", closes=True))
 
 
 def _close_race(play: Play) -> Script:
@@ -109,20 +108,24 @@ def _gzipped(data: bytes) -> bytes:
     return zlib.compress(data, wbits=31)
 
 
-@lru_cache(maxsize=4)
 def _bomb(body: bytes) -> bytes:
-    """Pack an answer with white space behind it. The white space is packed once and laid down many times."""
-    nothing = (b"\n" if body.startswith((b"data:", b"event:")) else b" ") * _NOTHING
+    """Pack an answer with much white space before it, which neither JSON nor streams mind."""
+    packed, check = _nothing(b"\n" if body.startswith((b"data:", b"event:")) else b" ")
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    first, again = (
-        packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH) for part in (body, nothing)
-    )
-    times = BOMB // _NOTHING
-    check = zlib.crc32(body)
-    for _ in range(times):
-        check = zlib.crc32(nothing, check)
-    trailer = struct.pack("<II", check, len(body) + BOMB)
-    return _GZIP_HEAD + first + again * times + packer.flush() + trailer
+    trailer = struct.pack("<II", zlib.crc32(body, check), len(body) + BOMB)
+    return _GZIP_HEAD + packed + packer.compress(body) + packer.flush() + trailer
+
+
+@lru_cache(maxsize=2)
+def _nothing(byte: bytes) -> tuple[bytes, int]:
+    """Pack the white space once and lay it down many times; and its checksum."""
+    part = byte * _NOTHING
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH)
+    check = 0
+    for _ in range(BOMB // _NOTHING):
+        check = zlib.crc32(part, check)
+    return packed * (BOMB // _NOTHING), check
 
 
 FAULTS: MappingProxyType[Kind, Callable[[Play], Script]] = MappingProxyType(
