@@ -3,10 +3,13 @@
 import gzip
 import json
 import zlib
+from itertools import repeat
 
 import pytest
 
+from stormbreak.provider.connection import Connection
 from stormbreak.provider.faults import bodies, streams, wires
+from stormbreak.provider.scripts import Ending, Piece, Script
 from stormbreak.testing import answer_text
 
 from .conftest import CHAT, request_bytes, unchunk
@@ -363,13 +366,46 @@ def test_an_answer_before_the_request_was_whole(trouble, dial):
     assert provider.stats()["arrivals"] == 1
 
 
-def test_what_is_never_read_fills_nothing(trouble, dial):
-    """A client that does not read an endless answer holds it up, and can leave."""
-    provider = trouble("endless_body", "requests = [1]")
-    client = dial(provider)
+@pytest.mark.parametrize("kind", ["stall", "stall_early", "long_length"])
+def test_who_waits_for_the_rest_of_an_answer_is_told_nothing_else(trouble, dial, kind):
+    client = dial(trouble(kind, "requests = [1]"))
     client.send(request_bytes())
-    assert dial(provider).ask().status == 200
-    client.sock.close()
+    assert client.everything(0.1)[1] == "silent"
+    client.send(request_bytes())
+    assert client.everything(0.1) == (b"", "silent")
+
+
+class Narrow:
+    """A transport that takes three writes, and then says that the client does not read."""
+
+    def __init__(self):
+        self.written = []
+        self.full = None
+
+    def write(self, data):
+        self.written.append(data)
+        assert len(self.written) < 10, "it is never held up"
+        if len(self.written) % 3 == 0:
+            self.full()
+
+
+class Nobody:
+    """A desk that is called by one connection only."""
+
+    def opened(self, _):
+        return 1
+
+
+def test_what_is_never_read_fills_nothing():
+    connection, transport = Connection(Nobody()), Narrow()
+    transport.full = connection.pause_writing
+    connection.connection_made(transport)
+    endless = Script(repeat(Piece(0, b"more")), Ending.KEEP, 200)
+
+    connection.play(endless, keep_alive=True, done=None)
+    assert len(transport.written) == 3
+    connection.resume_writing()
+    assert len(transport.written) == 6
 
 
 def test_only_good_answers_count(trouble, dial):

@@ -41,4 +41,5 @@ class Play(NamedTuple):
 
     def whole(self) -> bytes:
         """Write head and body of a good answer, with its length."""
-        return self.head(len(self.body)) + self.body
+        body = self.body
+        return self.head(len(body)) + body
