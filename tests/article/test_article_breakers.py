@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import time
 from contextlib import suppress
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 from article_models import RECOVERY, LooseBreaker, RatedBreaker
@@ -15,6 +17,7 @@ from stormbreak.core.circuit import State
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE, for_batch
 from stormbreak.core.trip import FailureRate
+from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.types import Call
 
@@ -209,7 +212,7 @@ def test_in_front_of_an_open_circuit_a_caller_is_told_at_once():
 
     stage = Stage(ARTICLE)
     stage.fail_until_open()
-    refused = stage.start().ended
+    refused = stage.start(fail_fast=ARTICLE.fail_fast).ended
     assert (refused.attempts, refused.waited) == (0, 0.0)
     assert refused.retry_at == stage.now + 30.0
 
@@ -261,6 +264,8 @@ def test_the_wall_clock_set_back_keeps_it_open():
     wall, steady = Clock(), Clock()
     theirs, mine = bare(LooseBreaker, wall), opened(steady)
     mine._wall_clock = wall
+    for owner in (CircuitBreaker, AsyncioDriver):
+        assert signature(owner).parameters["clock"].default is time.monotonic
     wall.now -= 3600  # the clock is put right
     for clock in (wall, steady):
         clock.now += RECOVERY
