@@ -145,16 +145,17 @@ def test_choices_are_put_in_order():
 
 
 def test_every_choice_must_say_why_it_ended():
-    assembly = ChatAssembly()
-    assert not assembly.finished(1)
-    assembly.add(choice({"content": "a"}))
-    assert not assembly.finished(1)
-    assembly.add(choice({}, finish_reason="stop"))
-    assembly.add(choice({}, finish_reason=None))
-    assert assembly.finished(1)
-    assert not assembly.finished(2)
-    assembly.add({"choices": [{"index": 1, "delta": {}}]})
-    assert not assembly.finished(1)
+    one, two = ChatAssembly(), ChatAssembly(2)
+    for assembly in one, two:
+        assert assembly.wrong()
+        assembly.add(choice({"content": "a"}))
+        assert assembly.wrong()
+        assembly.add(choice({}, finish_reason="stop"))
+        assembly.add(choice({}, finish_reason=None))
+    assert one.wrong() is None
+    assert two.wrong()
+    one.add({"choices": [{"index": 1, "delta": {}}]})
+    assert one.wrong()
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,11 @@ NEAR = st.fixed_dictionaries(
         "data": st.lists(st.dictionaries(st.just("embedding"), SCALARS | st.just([0.5]))),
         "error": SCALARS,
         "usage": TREES,
+        "status": st.sampled_from(["completed", "incomplete", "failed", "queued", "x", None, 5]),
+        "output": st.just([]) | SCALARS | st.lists(TREES, max_size=2),
+        "incomplete_details": TREES,
+        "content": st.just([]) | SCALARS | st.lists(TREES, max_size=2),
+        "stop_reason": st.sampled_from(["end_turn", "", None, 5]),
     },
 )
 BODIES = st.binary() | (TREES | NEAR).map(lambda tree: json.dumps(tree).encode())
@@ -315,6 +320,12 @@ def test_nothing_raises_and_only_complete_answers_are_ok(status, headers, body, 
     if shape is Shape.EMBEDDINGS:
         assert said["data"]
         assert all(item["embedding"] for item in said["data"])
+    if shape is Shape.RESPONSES:
+        assert said["status"] in {"completed", "incomplete"}
+        assert isinstance(said["output"], list)
+    if shape is Shape.MESSAGES:
+        assert said["stop_reason"]
+        assert isinstance(said["content"], list)
 
 
 @given(

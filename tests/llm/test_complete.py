@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamed import whole_message, whole_response
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Shape
@@ -24,7 +25,13 @@ EMBEDDINGS = {
     "usage": {"prompt_tokens": 3},
 }
 MODELS = {"object": "list", "data": [{"id": "m"}]}
-WHOLE = {Shape.CHAT: CHAT, Shape.EMBEDDINGS: EMBEDDINGS, Shape.JSON: MODELS}
+WHOLE = {
+    Shape.CHAT: CHAT,
+    Shape.EMBEDDINGS: EMBEDDINGS,
+    Shape.RESPONSES: whole_response(["Hé!"]),
+    Shape.MESSAGES: whole_message(["Hé!"]),
+    Shape.JSON: MODELS,
+}
 
 
 def read(body, shape=Shape.CHAT, status=200, **asked):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormbreak.llm import stream as module
+from stormbreak.llm import stream_reader as module
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.llm.sse import LINE_LIMIT
@@ -107,9 +107,9 @@ def test_a_stream_with_its_finish_reasons_needs_no_done():
         (EVENTS[0] + b'data: {"id": \n\n', "invalid json in an event"),
         (EVENTS[0] + b"data: \xff\n\n", "invalid json in an event"),
         (EVENTS[0] + b"data: " + b"[" * 100_000 + b"\n\n", "invalid json in an event"),
-        (event(5), "not a chunk of a chat completion"),
-        (event([delta("a", "stop")]), "not a chunk of a chat completion"),
-        (event({"choices": [5]}), "not a chunk of a chat completion"),
+        (event(5), "not a part of a chat completion"),
+        (event([delta("a", "stop")]), "not a part of a chat completion"),
+        (event({"choices": [5]}), "not a part of a chat completion"),
         (b"data: " + b"x" * LINE_LIMIT + b"\n\n", "a line of the stream is too long"),
         (b"", "empty body"),
         (b"\r\n\r\n", "empty body"),

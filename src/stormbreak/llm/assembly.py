@@ -8,16 +8,21 @@ Around the choices, the first real value wins: some streams begin with a chunk t
 
 from typing import Any
 
-from stormbreak.llm.pieces import MalformedChunkError, Pieces
+from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason
+from stormbreak.llm.pieces import Pieces
 
+UNFINISHED = "stream ended without finish_reason"
 _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
 
 
 class ChatAssembly:
     """Collect chunks; `result` is the completion so far."""
 
-    def __init__(self) -> None:
+    ended = False  # only `[DONE]` says that nothing more will come
+
+    def __init__(self, choices: int = 1) -> None:
         self.has_output = False
+        self._wanted = choices
         self._top: dict[str, Any] = {}
         self._usage: Any = None
         self._choices: dict[int, _Choice] = {}
@@ -25,16 +30,17 @@ class ChatAssembly:
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
         _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
-        self._usage = chunk.get("usage") or _usage_of_groq(chunk) or self._usage
-        for part in map(_object, _list(chunk.get("choices"))):
-            choice = self._choices.setdefault(_index(part.get("index", 0)), _Choice())
+        self._usage = usage_in(chunk) or self._usage
+        for part in map(as_object, as_list(chunk.get("choices"))):
+            choice = self._choices.setdefault(as_index(part.get("index", 0)), _Choice())
             self.has_output |= choice.add(part)
 
-    def finished(self, choices: int) -> bool:
-        """Whether so many choices have come, and each has said why it ended."""
-        return len(self._choices) >= choices and all(
+    def wrong(self) -> str | None:
+        """Tell what is missing: as many choices as were wanted must come, and each say why it ended."""
+        whole = len(self._choices) >= self._wanted and all(
             choice.finish_reason for choice in self._choices.values()
         )
+        return None if whole else UNFINISHED
 
     def result(self) -> dict[str, Any]:
         """Give the completion as its unstreamed body would be."""
@@ -55,7 +61,7 @@ class _ToolCall:
 
     def add(self, delta: dict[str, Any]) -> None:
         self.id = self.id or delta.get("id")
-        _object(delta.get("function") or {})
+        as_object(delta.get("function") or {})
         self._pieces.add({name: piece for name, piece in delta.items() if name != "index"})
 
     def result(self) -> dict[str, Any]:
@@ -74,8 +80,8 @@ class _ToolCalls:
 
     def add(self, deltas: list[Any]) -> bool:
         """Take the deltas of one chunk and tell whether there were any."""
-        for position, delta in enumerate(map(_object, deltas)):
-            index, name = _index(delta.get("index", position)), delta.get("id")
+        for position, delta in enumerate(map(as_object, deltas)):
+            index, name = as_index(delta.get("index", position)), delta.get("id")
             call = self._open.get(index)
             if call is None or (name and call.id and name != call.id):
                 call = self._open[index] = _ToolCall(index, name)
@@ -101,11 +107,11 @@ class _Choice:
     def add(self, part: dict[str, Any]) -> bool:
         """Take this choice's part of a chunk and tell whether it brought output."""
         rest = {name: value for name, value in part.items() if name != "index"}
-        delta = dict(_object(rest.pop("delta", None) or {}))
-        self.finish_reason = _reason(rest.pop("finish_reason", None)) or self.finish_reason
-        self._logprobs.add(_object(rest.pop("logprobs", None) or {}))
+        delta = dict(as_object(rest.pop("delta", None) or {}))
+        self.finish_reason = as_reason(rest.pop("finish_reason", None)) or self.finish_reason
+        self._logprobs.add(as_object(rest.pop("logprobs", None) or {}))
         self._rest.add({name: value for name, value in rest.items() if value is not None})
-        called = self._calls.add(_list(delta.pop("tool_calls", None)))
+        called = self._calls.add(as_list(delta.pop("tool_calls", None)))
         return self._message.add(delta) or called
 
     def result(self, index: int) -> dict[str, Any]:
@@ -130,33 +136,7 @@ def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
             whole[name] = value
 
 
-def _usage_of_groq(chunk: dict[str, Any]) -> Any:
-    """Groq's own place for it, in the last chunk."""
+def usage_in(chunk: dict[str, Any]) -> Any:
+    """Find the usage in a chunk; Groq has its own place for it, in the last one."""
     own = chunk.get("x_groq")
-    return own.get("usage") if isinstance(own, dict) else None
-
-
-def _reason(value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise MalformedChunkError
-    return value
-
-
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MalformedChunkError
-    return value
-
-
-def _list(value: object) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise MalformedChunkError
-    return value
-
-
-def _index(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise MalformedChunkError
-    return value
+    return chunk.get("usage") or (own.get("usage") if isinstance(own, dict) else None)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 
 from stormbreak.llm.complaint import Complaint, complaint_of
-from stormbreak.llm.complete import ERROR_INSIDE, read_body
+from stormbreak.llm.complete import read_body
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.tables import (
     BILLED_ANYWAY,
@@ -30,6 +30,7 @@ from stormbreak.llm.tables import (
     STATUSES,
 )
 from stormbreak.llm.waits import retry_after
+from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = Complaint()

@@ -2,6 +2,7 @@
 
 A status of 200 proves nothing: bodies come empty, cut, as HTML of a proxy, as JSON of something else. Each
 shape has one reader that decodes once, into the few fields that matter; the rest is checked for syntax only.
+Those of the Responses and the Messages API have modules of their own.
 """
 
 import re
@@ -13,14 +14,16 @@ import msgspec
 
 from stormbreak.llm.complaint import speaks
 from stormbreak.llm.halves import mended
+from stormbreak.llm.messages import read_message
 from stormbreak.llm.reading import Reading, Shape
+from stormbreak.llm.responses import read_response
 from stormbreak.llm.usage import usage_of
+from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken
 from stormbreak.types import Verdict
 
 _EMBEDDING = re.compile(
     rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]'
 )  # base64 may begin with an escaped slash
-ERROR_INSIDE = "an error in place of an answer"
 
 
 class _Message(msgspec.Struct):
@@ -33,14 +36,7 @@ class _Choice(msgspec.Struct):
     error: Any = None
 
 
-class _Whole(msgspec.Struct):
-    error: Any = None
-    object: Any = None
-    type: Any = None
-    usage: Any = None
-
-
-class _Chat(_Whole):
+class _Chat(Whole):
     choices: list[_Choice] | None = None
 
 
@@ -48,7 +44,7 @@ class _Item(msgspec.Struct):
     embedding: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Embeddings(_Whole):
+class _Embeddings(Whole):
     data: list[_Item] | None = None
 
 
@@ -62,16 +58,12 @@ def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | N
             body.decode()  # the decoder does not look into strings that it skips
         return _READERS[shape](body, request_id, wanted)
     except msgspec.ValidationError:
-        return _broken(f"not a {shape.value}", request_id)
+        return broken(f"not a {shape.value}", request_id)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         whole = mended(body)
         if whole != body:
             return read_body(whole, shape, request_id, wanted)
-        return _broken(_unreadable(body), request_id)
-
-
-def _broken(detail: str, request_id: str | None) -> Reading:
-    return Reading(Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True)
+        return broken(_unreadable(body), request_id)
 
 
 def _unreadable(body: bytes) -> str:
@@ -83,21 +75,21 @@ def _unreadable(body: bytes) -> str:
 
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
-_decode_whole = msgspec.json.Decoder(_Whole).decode
+_decode_whole = msgspec.json.Decoder(Whole).decode
 
 
 def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
     answer = _decode_chat(body)
-    if _is_error(answer):
-        return _broken(ERROR_INSIDE, request_id)
+    if answer.is_error():
+        return broken(ERROR_INSIDE, request_id)
     if not answer.choices:
-        return _broken("no choices", request_id)
+        return broken("no choices", request_id)
     for choice in answer.choices:
         wrong = _wrong(choice)
         if wrong:
-            return _broken(wrong, request_id)
+            return broken(wrong, request_id)
     if wanted is not None and len(answer.choices) < wanted:
-        return _broken(f"{len(answer.choices)} of {wanted} choices", request_id)
+        return broken(f"{len(answer.choices)} of {wanted} choices", request_id)
     first = answer.choices[0]
     assert first.message is not None
     content = first.message.content
@@ -127,14 +119,14 @@ def _text_of_parts(content: object) -> str:
 
 def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
     answer = _decode_embeddings(body)
-    if _is_error(answer):
-        return _broken(ERROR_INSIDE, request_id)
+    if answer.is_error():
+        return broken(ERROR_INSIDE, request_id)
     if not answer.data:
-        return _broken("no data", request_id)
+        return broken("no data", request_id)
     if not all(map(_is_embedding, answer.data)):
-        return _broken("no embedding", request_id)
+        return broken("no embedding", request_id)
     if wanted is not None and len(answer.data) != wanted:
-        return _broken(f"{len(answer.data)} of {wanted} embeddings", request_id)
+        return broken(f"{len(answer.data)} of {wanted} embeddings", request_id)
     return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
 
 
@@ -145,16 +137,17 @@ def _is_embedding(item: _Item) -> bool:
 
 def _json(body: bytes, request_id: str | None, _: int | None) -> Reading:
     answer = _decode_whole(body)
-    if _is_error(answer):
-        return _broken(ERROR_INSIDE, request_id)
+    if answer.is_error():
+        return broken(ERROR_INSIDE, request_id)
     return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
 
 
-def _is_error(answer: _Whole) -> bool:
-    named = answer.object == "error" or answer.type == "error"
-    return named or bool(answer.error and speaks(answer.error))
-
-
 _READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], Reading]] = MappingProxyType(
-    {Shape.CHAT: _chat, Shape.EMBEDDINGS: _embeddings, Shape.JSON: _json}
+    {
+        Shape.CHAT: _chat,
+        Shape.EMBEDDINGS: _embeddings,
+        Shape.RESPONSES: read_response,
+        Shape.MESSAGES: read_message,
+        Shape.JSON: _json,
+    }
 )

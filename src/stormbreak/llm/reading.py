@@ -18,15 +18,25 @@ class Shape(Enum):
 
     CHAT = "chat completion"
     EMBEDDINGS = "list of embeddings"
+    RESPONSES = "response"
+    MESSAGES = "message"
     JSON = "JSON object"
 
 
-_SHAPES = {"/chat/completions": Shape.CHAT, "/embeddings": Shape.EMBEDDINGS}
+_SHAPES = {
+    "/chat/completions": Shape.CHAT,
+    "/embeddings": Shape.EMBEDDINGS,
+    "/responses": Shape.RESPONSES,
+    "/messages": Shape.MESSAGES,
+}
+_NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 
 
 def shape_of(endpoint: str) -> Shape:
     """Tell the shape from the end of a path or URL; an endpoint nobody knows answers any JSON object."""
     path = "/" + endpoint.partition("?")[0].strip("/")
+    if _NOT_ANTHROPIC in path:
+        return Shape.JSON
     return next((shape for end, shape in _SHAPES.items() if path.endswith(end)), Shape.JSON)
 
 

@@ -36,6 +36,11 @@ class EventReader:
         self._name = b""
         self._data: list[bytes] = []
 
+    @property
+    def idle(self) -> bool:
+        """Whether the bytes so far are whole events, and nothing of the next one."""
+        return not (self._pending or self._in_event or self._after_cr or self._data)
+
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Take a chunk and yield the events it completes; raise LineTooLongError."""
         for line in self._lines(chunk):

@@ -1,0 +1,44 @@
+"""The parts of an event's data, each of the kind that it must be; anything else is a malformed chunk."""
+
+from typing import Any
+
+from stormbreak.llm.pieces import MalformedChunkError
+
+_SAID = frozenset({"id", "type", "role"})  # as `pieces` has it: said, not told
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """Pass an object; raise MalformedChunkError."""
+    if not isinstance(value, dict):
+        raise MalformedChunkError
+    return value
+
+
+def as_list(value: object) -> list[Any]:
+    """Pass a list, null as an empty one; raise MalformedChunkError."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise MalformedChunkError
+    return value
+
+
+def as_index(value: object) -> int:
+    """Pass a position; raise MalformedChunkError."""
+    if type(value) is not int or value < 0:
+        raise MalformedChunkError
+    return value
+
+
+def as_reason(value: object) -> str | None:
+    """Pass a reason or none; raise MalformedChunkError."""
+    if value is not None and not isinstance(value, str):
+        raise MalformedChunkError
+    return value
+
+
+def brings_output(delta: dict[str, Any]) -> bool:
+    """Whether a delta brings anything but who speaks, and of what kind it is."""
+    return any(
+        value and not (name in _SAID and isinstance(value, str)) for name, value in delta.items()
+    )

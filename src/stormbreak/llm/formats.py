@@ -1,0 +1,72 @@
+"""The formats in which an answer may be streamed, each with its own room, under one shape of interface."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+from stormbreak.llm.assembly import ChatAssembly
+from stormbreak.llm.chat_marks import ChatMarks
+from stormbreak.llm.complaint import Complaint, complaint_in
+from stormbreak.llm.messages_stream import MessageAssembly, MessageMarks
+from stormbreak.llm.reading import Shape
+from stormbreak.llm.responses_stream import ResponseAssembly, ResponseMarks, complaint_in_event
+
+
+class Follower(Protocol):
+    """Whatever takes the decoded data of events and knows how far the answer has come."""
+
+    @property
+    def has_output(self) -> bool:
+        """Whether output has come."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing that may still come can change the answer."""
+
+    def add(self, said: dict[str, Any], /) -> None:
+        """Take the data of one event; raise MalformedChunkError."""
+
+    def wrong(self) -> str | None:
+        """Tell what is missing, or wrong, if nothing more comes; None of a complete answer."""
+
+
+class Assembly(Follower, Protocol):
+    """A follower that keeps the answer."""
+
+    def result(self) -> dict[str, Any]:
+        """Give the answer as its unstreamed body would be."""
+
+
+class Marks(Follower, Protocol):
+    """A follower that keeps only what tells how the stream went, and may be spared what is `quiet`."""
+
+    @property
+    def usage(self) -> Any:
+        """The usage that has come."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended."""
+
+    def quiet(self, block: bytes, /) -> bool:
+        """Whether whole events, as they came, can be nothing but output, and need not be taken."""
+
+    def usage_in(self, said: dict[str, Any], /) -> Any:
+        """Find the usage in the data of a quiet event."""
+
+
+class Format(NamedTuple):
+    """How answers of one shape are streamed. `assembly` and `marks` are given how many choices are wanted."""
+
+    assembly: Callable[[int], Assembly]
+    marks: Callable[[int], Marks]
+    complaint_in: Callable[..., Complaint | None] = complaint_in
+
+
+FORMATS: Mapping[Shape, Format] = MappingProxyType(
+    {
+        Shape.CHAT: Format(ChatAssembly, ChatMarks),
+        Shape.RESPONSES: Format(ResponseAssembly, ResponseMarks, complaint_in_event),
+        Shape.MESSAGES: Format(MessageAssembly, MessageMarks),
+    }
+)

@@ -1,0 +1,42 @@
+"""Whether a body is a complete answer of Anthropic's Messages API, and what it says if it is."""
+
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.reading import Reading
+from stormbreak.llm.usage import usage_of
+from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken
+from stormbreak.types import Verdict
+
+
+class _Block(msgspec.Struct):
+    type: Any = None
+    text: Any = None
+
+
+class _Message(Whole):
+    content: list[_Block] | None = None
+    stop_reason: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Message).decode
+
+
+def read_message(body: bytes, request_id: str | None, _: int | None) -> Reading:
+    """Read the body of a success; raise what msgspec does."""
+    answer = _decode(body)
+    if answer.is_error():
+        return broken(ERROR_INSIDE, request_id)
+    if answer.content is None:
+        return broken("no content", request_id)
+    if not answer.stop_reason:
+        return broken("no stop_reason", request_id)
+    texts = (block.text for block in answer.content if block.type == "text")
+    return Reading(
+        Verdict.OK,
+        text="".join(text for text in texts if isinstance(text, str)),
+        usage=usage_of(answer.usage),
+        finish_reason=answer.stop_reason,
+        request_id=request_id,
+    )

@@ -1,0 +1,160 @@
+"""A streamed answer of Anthropic's Messages API.
+
+`message_start` brings the message without its content; each block of it begins with `content_block_start`, grows
+by `content_block_delta` and ends with `content_block_stop`; `message_delta` says why the message ended, and
+`message_stop` that this was all. `ping` and events of kinds that are not known here say nothing.
+"""
+
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.chunk import as_index, as_object, as_reason, brings_output
+from stormbreak.llm.pieces import MalformedChunkError, Pieces
+
+_INPUT = "partial_json"
+
+
+class MessageMarks:
+    """What tells how the stream goes: begun, output, usage, why it stopped, and its end."""
+
+    def __init__(self, _: int = 1) -> None:
+        self.has_output = False
+        self.ended = False
+        self.usage: dict[str, Any] = {}
+        self.finish_reason: str | None = None
+        self._begun = False
+
+    @staticmethod
+    def quiet(block: bytes) -> bool:
+        """Whether whole events can be nothing but content, or pings."""
+        return not (  # `find` takes half the time of `in`
+            block.find(b"message_") >= 0 or block.find(b"error") >= 0 or block.find(b"[DONE]") >= 0
+        )
+
+    def add(self, said: dict[str, Any]) -> None:
+        """Take the data of one event; raise MalformedChunkError."""
+        kind = said.get("type")
+        if kind == "message_start":
+            self._begin(as_object(said.get("message")))
+        elif kind in {"content_block_start", "content_block_delta"}:
+            field = "content_block" if kind == "content_block_start" else "delta"
+            self._require_begun()
+            self.has_output = brings_output(as_object(said.get(field))) or self.has_output
+        elif kind == "message_delta":
+            self._require_begun()
+            reason = as_reason(as_object(said.get("delta") or {}).get("stop_reason"))
+            self.finish_reason = reason or self.finish_reason
+            self._count(said)
+        elif kind == "message_stop":
+            self.ended = True
+
+    def usage_in(self, said: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
+        """Find the usage in an event; here it is in none that is quiet."""
+        return None
+
+    def wrong(self) -> str | None:
+        """Tell what is missing if nothing more comes."""
+        if not self._begun:
+            return "stream ended without message_start"
+        if not self.finish_reason:
+            return "stream ended without stop_reason"
+        return None if self.ended else "stream ended without message_stop"
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        if self._begun:  # two streams in one
+            raise MalformedChunkError
+        self._begun = True
+        self._count(message)
+
+    def _require_begun(self) -> None:
+        if not self._begun:
+            raise MalformedChunkError
+
+    def _count(self, said: dict[str, Any]) -> None:
+        """Take what is counted: the later number is of the whole, the earlier one stays where none comes."""
+        counts = as_object(said.get("usage") or {})
+        self.usage |= {name: count for name, count in counts.items() if count is not None}
+
+
+class MessageAssembly:
+    """The message itself, put together; `result` is what the same call would have got unstreamed."""
+
+    def __init__(self, _: int = 1) -> None:
+        self._marks = MessageMarks()
+        self._message: dict[str, Any] = {}
+        self._end: dict[str, Any] = {}
+        self._blocks: dict[int, _Block] = {}
+
+    @property
+    def has_output(self) -> bool:
+        """Whether content has come."""
+        return self._marks.has_output
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come."""
+        return self._marks.ended
+
+    def add(self, said: dict[str, Any]) -> None:
+        """Take the data of one event; raise MalformedChunkError."""
+        self._marks.add(said)
+        kind = said.get("type")
+        if kind == "message_start":
+            self._message = said["message"]
+        elif kind == "content_block_start":
+            index = as_index(said.get("index"))
+            if index in self._blocks:
+                raise MalformedChunkError
+            self._blocks[index] = _Block(said["content_block"])
+        elif kind == "content_block_delta":
+            block = self._blocks.get(as_index(said.get("index")))
+            if block is None:
+                raise MalformedChunkError
+            block.add(said["delta"])
+        elif kind == "message_delta":
+            self._end |= said.get("delta") or {}
+
+    def wrong(self) -> str | None:
+        """Tell what is missing if nothing more comes."""
+        return self._marks.wrong()
+
+    def result(self) -> dict[str, Any]:
+        """Give the message as its unstreamed body would be."""
+        content = [self._blocks[index].result() for index in sorted(self._blocks)]
+        return self._message | {"content": content} | self._end | {"usage": self._marks.usage}
+
+
+class _Block:
+    """One block of content. The input of a tool comes as pieces of JSON text."""
+
+    def __init__(self, start: dict[str, Any]) -> None:
+        self._pieces = Pieces()
+        self._pieces.add(start)
+        self._input: list[str] = []
+
+    def add(self, delta: dict[str, Any]) -> None:
+        more = {name: piece for name, piece in delta.items() if name != "type"}
+        if "citation" in more:
+            more["citations"] = [more.pop("citation")]
+        text = more.pop(_INPUT, "")
+        if not isinstance(text, str):
+            raise MalformedChunkError
+        self._input.append(text)
+        self._pieces.add(more)
+
+    def result(self) -> dict[str, Any]:
+        block = self._pieces.result()
+        text = "".join(self._input)
+        return block | {"input": _parsed(text)} if text else block
+
+
+def _parsed(text: str) -> Any:
+    """Parse the input of a tool.
+
+    One that a model left unfinished, or got wrong, is kept as Anthropic's documentation has it.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return {"INVALID_JSON": text}

@@ -1,0 +1,111 @@
+"""A streamed answer of the Responses API: its last event carries the whole.
+
+`response.completed` and `response.incomplete` end a stream, `response.failed` fails it. What comes before is for
+those who show it as it comes; the first delta is the first output, not `response.created`.
+"""
+
+import re
+from typing import Any
+
+from stormbreak.llm.chunk import as_index, as_list, as_object
+from stormbreak.llm.complaint import Complaint, complaint_in
+from stormbreak.llm.pieces import MalformedChunkError
+
+_ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
+_ITEM = "response.output_item.done"
+_TELLS = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
+
+
+def complaint_in_event(said: object, *, is_error: bool) -> Complaint | None:
+    """Find the error in an event, also the one inside a response that failed."""
+    if isinstance(said, dict) and said.get("type") == "response.failed":
+        return complaint_in(said.get("response"), is_error=False) or Complaint()
+    return complaint_in(said, is_error=is_error)
+
+
+class ResponseMarks:
+    """What tells how the stream goes: output, and the response that ends it."""
+
+    def __init__(self, _: int = 1) -> None:
+        self.has_output = False
+        self.usage: Any = None
+        self.finish_reason: str | None = None
+        self.response: dict[str, Any] | None = None
+        self._begun = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole response has come."""
+        return self.response is not None
+
+    @staticmethod
+    def quiet(block: bytes) -> bool:
+        """Whether whole events can be nothing but output."""
+        return not (  # `find` takes half the time of `in`
+            block.find(b"error") >= 0 or block.find(b"[DONE]") >= 0 or _TELLS.search(block)
+        )
+
+    def add(self, said: dict[str, Any]) -> None:
+        """Take the data of one event; raise MalformedChunkError."""
+        kind = said.get("type")
+        if not isinstance(kind, str):
+            raise MalformedChunkError
+        if kind in _ENDS:
+            self._end(as_object(said.get("response")), _ENDS[kind])
+        elif kind == "response.created":
+            if self._begun:  # two streams in one
+                raise MalformedChunkError
+            self._begun = True
+        elif kind == _ITEM or (kind.endswith(".delta") and said.get("delta")):
+            self.has_output = True
+
+    def usage_in(self, said: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
+        """Find the usage in an event; here it is in none that is quiet."""
+        return None
+
+    def wrong(self) -> str | None:
+        """Tell what is missing if nothing more comes."""
+        return None if self.ended else "stream ended without response.completed"
+
+    def _end(self, response: dict[str, Any], status: str) -> None:
+        details = as_object(response.get("incomplete_details") or {})
+        if response.get("status") != status or response.get("output") is None:
+            raise MalformedChunkError
+        as_list(response["output"])
+        self.response = response
+        self.usage = response.get("usage")
+        self.finish_reason = details.get("reason") or status
+
+
+class ResponseAssembly:
+    """The response itself. Some servers leave its `output` empty at the end: then it is the items that came."""
+
+    def __init__(self, _: int = 1) -> None:
+        self._marks = ResponseMarks()
+        self._items: dict[int, Any] = {}
+
+    @property
+    def has_output(self) -> bool:
+        """Whether output has come."""
+        return self._marks.has_output
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole response has come."""
+        return self._marks.ended
+
+    def add(self, said: dict[str, Any]) -> None:
+        """Take the data of one event; raise MalformedChunkError."""
+        self._marks.add(said)
+        if said["type"] == _ITEM:
+            self._items[as_index(said.get("output_index", len(self._items)))] = said.get("item")
+
+    def wrong(self) -> str | None:
+        """Tell what is missing if nothing more comes."""
+        return self._marks.wrong()
+
+    def result(self) -> dict[str, Any]:
+        """Give the response as its unstreamed body would be."""
+        assert self._marks.response is not None
+        items = [self._items[index] for index in sorted(self._items)]
+        return self._marks.response | {"output": self._marks.response["output"] or items}

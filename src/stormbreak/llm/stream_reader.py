@@ -1,0 +1,200 @@
+"""What bytes of a stream are, as they come: events to follow, or a plain body in their place.
+
+A server that answers a streaming request with a plain body (an error, JSON, a page of HTML) is read as
+such: what opens with a brace, a bracket or a tag is no event stream, whatever its content type says.
+What is kept of the events is for the follower to say.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.chunk import as_object
+from stormbreak.llm.classify import read_answer, read_error, request_id_of
+from stormbreak.llm.complaint import Complaint
+from stormbreak.llm.formats import FORMATS, Follower, Format
+from stormbreak.llm.halves import mended
+from stormbreak.llm.pieces import MalformedChunkError
+from stormbreak.llm.reading import HttpAnswer, Reading, Shape
+from stormbreak.llm.sse import Event, EventReader, LineTooLongError
+from stormbreak.types import Verdict
+
+TOTAL_LIMIT = 64 * 1024 * 1024
+_INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # white space and the bytes of a byte order mark
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, MalformedChunkError)
+
+
+class _Form(Enum):
+    UNKNOWN = "unknown"
+    EVENTS = "events"
+    PLAIN = "plain"
+
+
+class StreamReader:
+    """Take the bytes of one answer as they come.
+
+    Args:
+        shape: what the call asked for; chat completions, responses and messages may come as events.
+        status: HTTP status of the answer.
+        headers: its headers, by lower-case name.
+        received_at: when the headers came, in unix epoch seconds.
+        choices: how many choices the call asked for (`n`).
+        inputs: how many inputs it gave to be embedded; None if that is not known.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        received_at: float = 0.0,
+        choices: int = 1,
+        inputs: int | None = None,
+    ) -> None:
+        self._shape = shape
+        self._head = HttpAnswer(status, headers or {}, b"", received_at)
+        self._choices = choices
+        self._inputs = inputs
+        self._form = _Form.UNKNOWN if 200 <= status <= 299 else _Form.PLAIN
+        self._plain = bytearray()  # a plain body, or the start of one that is not known yet
+        self._size = 0
+        self._events = EventReader()
+        self._format: Format | None = FORMATS.get(shape)
+        self._follower: Follower | None = self._format and self._follow(self._format)
+        self._done = False
+        self._failure: Reading | None = None
+        self._error_body = b""
+
+    def _follow(self, kind: Format) -> Follower:
+        """Make what follows the events of this answer."""
+        raise NotImplementedError
+
+    @property
+    def first_output(self) -> bool:
+        """Whether output has arrived: text, a refusal, reasoning or a tool call."""
+        return self._follower is not None and self._follower.has_output
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that may still come can change the result: the end was seen, or a failure."""
+        return self._done or self._failure is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether something has come that no complete answer has in it."""
+        return self._failure is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is no event stream, but a body like that of any other answer."""
+        return self._form is not _Form.EVENTS
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes; after a failure, and after the end, they are ignored."""
+        if self.over:
+            return
+        self._size += len(chunk)
+        if self._size > TOTAL_LIMIT:
+            self._break(f"longer than {TOTAL_LIMIT} bytes")
+        elif self._form is _Form.EVENTS:
+            self._read_events(chunk)
+        else:
+            self._plain += chunk
+            self._recognise()
+
+    def _plain_body(self) -> bytes | None:
+        """Give the body that is no stream; None if this is one, or has failed."""
+        return bytes(self._plain) if self.is_plain and not self._failure else None
+
+    def _finish(self) -> Reading | None:
+        """Read what the end of the stream left, and tell what failed, or is missing."""
+        if not self.over:
+            self._read_rest()
+        wrong = self._follower.wrong() if self._follower and not self._failure else None
+        if wrong:
+            self._missing(wrong)
+        return self._failure
+
+    def _missing(self, wrong: str) -> None:
+        """Fail, since the end has come and something is missing, or wrong."""
+        self._break(wrong)
+
+    def _recognise(self) -> None:
+        """Decide by the first visible character."""
+        if self._form is _Form.PLAIN:
+            return
+        self._plain = self._plain.lstrip(_INVISIBLE)
+        if not self._plain:
+            return
+        if self._plain.startswith((b"{", b"[", b"<")):
+            self._form = _Form.PLAIN
+            return
+        self._form = _Form.EVENTS
+        if self._format:
+            start, self._plain = bytes(self._plain), bytearray()
+            self._read_events(start)
+        else:  # final: to ask for this stream again would only pay for it again
+            detail = f"a stream cannot be made into a {self._shape.value}"
+            self._fail(Reading(Verdict.INVALID, detail=detail, maybe_processed=True))
+
+    def _read_events(self, chunk: bytes) -> None:
+        try:
+            for event in self._events.feed(chunk):
+                self._take(event)
+                if self.over:
+                    return
+        except LineTooLongError:
+            self._break("a line of the stream is too long")
+
+    def _read_rest(self) -> None:
+        for event in self._events.end():
+            self._take(event)
+        if self._events.cut and not self.over:
+            self._break("stream cut inside an event")
+
+    def _take(self, event: Event) -> None:
+        assert self._format
+        assert self._follower
+        if event.data.strip() == b"[DONE]":
+            self._done = True
+            return
+        try:
+            said = decoded(event.data)
+            complaint = self._format.complaint_in(said, is_error=event.name == b"error")
+            if complaint:
+                self._complain(event, complaint)
+            else:
+                self._follower.add(as_object(said))
+                self._done = self._follower.ended
+        except MalformedChunkError:
+            self._break(f"not a part of a {self._shape.value}")
+        except UNREADABLE:
+            self._break("invalid json in an event")
+
+    def _complain(self, event: Event, complaint: Complaint) -> None:
+        self._error_body = event.data
+        self._fail(read_error(self._head, complaint))
+
+    def _break(self, detail: str) -> None:
+        self._fail(Reading(Verdict.BROKEN, detail=detail, maybe_processed=True))
+
+    def _fail(self, reading: Reading) -> None:
+        self._failure = reading._replace(request_id=request_id_of(self._head.headers))
+
+    def _read(self, body: bytes) -> Reading:
+        answer = self._head._replace(body=body)
+        return read_answer(answer, self._shape, choices=self._choices, inputs=self._inputs)
+
+
+def decoded(data: bytes) -> Any:
+    """Decode the data of an event, half characters mended; raise one of UNREADABLE."""
+    try:
+        return msgspec.json.decode(data)
+    except UNREADABLE:
+        whole = mended(data)
+        if whole == data:
+            raise
+        return msgspec.json.decode(whole)
