@@ -41,7 +41,8 @@ UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads 
 FILES = (
     "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
     "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "line", "queueing", "cooldown", "saved",
-    "shadow", "evidence", "baseline", "aimd",
+    "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
+    "checks", "sizes", "policy", "trail", "automatic", "admission", "call", "engine",
 )  # fmt: skip
 BESIDE = {
     "budget": ["laws/test_law_14_retry_budget.py"],
@@ -84,6 +85,41 @@ BESIDE = {
     "line": ["core/test_fair.py", "core/test_queueing.py"],
     "cooldown": ["core/test_gate.py"],
     "evidence": ["core/test_automatic.py"],
+    "permit": [
+        "core/test_call.py",
+        "core/test_stateful.py",
+        "drivers/test_first_output.py",
+        "laws/test_law_02_one_queue_all_gates_at_one_instant.py",
+    ],
+    "ticket": ["core/test_admission.py", "core/test_call.py", "drivers/test_threads.py"],
+    "tally": ["config/test_mistakes.py", "laws/test_law_09_throttling_is_not_ill_health.py"],
+    "gate": ["core/test_breaker.py"],
+    "concurrency": ["core/test_call.py"],
+    "policy": ["config/test_mistakes.py", "config/test_describe.py", "core/test_presets.py"],
+    "trail": ["core/test_call.py", "laws/test_law_01_gates_before_a_retry.py"],
+    "automatic": ["laws/test_law_11_do_no_harm.py", "drivers/test_first_output.py"],
+    "admission": [
+        "core/test_queueing.py",
+        "core/test_fair.py",
+        "laws/test_law_02_one_queue_all_gates_at_one_instant.py",
+        "laws/test_law_10_fail_fast_or_wait.py",
+        "laws/test_law_12_bounded_queue.py",
+    ],
+    "call": [
+        "laws/test_law_01_gates_before_a_retry.py",
+        "laws/test_law_04_never_before_the_named_time.py",
+        "laws/test_law_06_one_deadline_and_patience.py",
+    ],
+    "engine": [
+        "core/test_shadow.py",
+        "core/test_call.py",
+        "core/test_saved.py",
+        "laws/test_law_02_one_queue_all_gates_at_one_instant.py",
+        "laws/test_law_09_throttling_is_not_ill_health.py",
+        "laws/test_law_14_retry_budget.py",
+        "issues/test_closing_says_when.py",
+        "http/test_by_hand.py",
+    ],
 }
 """Tests of a module beside its own, or instead."""
 

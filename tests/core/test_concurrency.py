@@ -24,3 +24,17 @@ def test_open_while_a_slot_is_free():
 def test_impossible_values_are_named():
     with pytest.raises(ConfigurationError, match="in_flight must be at least 1, got 0"):
         FixedLimit(in_flight=0)
+
+
+def test_one_at_a_time_is_possible_and_the_limit_is_its_own_ceiling():
+    policy = FixedLimit(in_flight=1)
+
+    assert (policy.ceiling, Concurrency(policy).most, Concurrency(policy).limit) == (1, 1, 1)
+    assert FixedLimit().in_flight == 256
+
+
+def test_a_fixed_limit_always_binds_and_never_sees_lateness():
+    slots = Concurrency(FixedLimit())
+
+    assert slots.binds(0.0) is True
+    assert slots.late_at == -inf

@@ -25,3 +25,11 @@ def test_how_an_attempt_lands(outcome, landing):
     assert flight.landing is None
     assert flight.land(outcome, 5.0) is landing is flight.landing
     assert (flight.sent_at, flight.ended_at) == (3.0, 5.0)
+
+
+def test_a_flight_begins_with_nothing_known():
+    flight = Flight(3.0)
+
+    assert (flight.streams, flight.cold) == (False, False)
+    assert (flight.first_at, flight.ended_at, flight.block) == (None, None, None)
+    assert Flight(3.0, streams=True).streams
