@@ -157,7 +157,7 @@ class AtHandSource:
         received = self._received
         self.head = HttpAnswer(received.status, {}, b"", 0.0)
         self.received = received.body
-        self.held = [received.body]
+        self.held: list[bytes] = [received.body]
         self.size = len(received.body)
 
     async def pull(self) -> bytes | Outcome:
