@@ -7,7 +7,10 @@ idempotent methods only, and is switched off besides.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -15,7 +18,7 @@ import aiohttp
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
-from stormbreak.http.trouble import outcome_of
+from stormbreak.http.trouble import EarlyAnswerError, outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
@@ -99,10 +102,10 @@ class AiohttpWire:
         self._incoming = WeakSet()
         self._pools = WeakKeyDictionary()
 
-    def _post(
+    async def _post(
         self, session: aiohttp.ClientSession, request: HttpRequest, *, sock_read: float | None
-    ) -> Awaitable[aiohttp.ClientResponse]:
-        return session.post(
+    ) -> aiohttp.ClientResponse:
+        response = await session.post(
             request.url,
             data=request.body,
             headers=request.headers,
@@ -115,6 +118,11 @@ class AiohttpWire:
                 ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
             ),
         )
+        writing = response._writer  # noqa: SLF001 - the task that sends a large body
+        if writing is not None and not writing.done() and response.ok:
+            response.close()
+            raise EarlyAnswerError
+        return response
 
     async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -162,7 +170,7 @@ class _Connector(aiohttp.TCPConnector):
     ) -> aiohttp.connector.Connection | None:
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
+            if protocol is not None and not protocol.should_close and not _has_unread(protocol):
                 return connection
             connection.close()
         return None
@@ -176,6 +184,16 @@ class _Connector(aiohttp.TCPConnector):
     ) -> None:
         super()._release(key, protocol, should_close=should_close)
         protocol._parser = None  # noqa: SLF001 - else it would swallow half an answer unseen
+
+
+def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
+    """Whether bytes have come that the loop has not read yet. Later ones cannot be told from an answer."""
+    count = bytearray(4)
+    socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
+    if socket is not None:
+        with suppress(OSError):  # it is closed
+            ioctl(socket.fileno(), FIONREAD, count)
+    return any(count)
 
 
 async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | None:

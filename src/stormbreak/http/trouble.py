@@ -15,6 +15,10 @@ import aiohttp
 from stormbreak.types import Outcome, Verdict
 
 
+class EarlyAnswerError(aiohttp.ClientError):
+    """A good answer began before the request was sent whole: it cannot be the answer to it."""
+
+
 def outcome_of(error: Exception, status: int | None) -> Outcome:
     """Tell what a failed exchange means; `status` is None while no headers had come."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -31,6 +35,8 @@ def outcome_of(error: Exception, status: int | None) -> Outcome:
 def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
     if isinstance(error, TimeoutError):
         return Verdict.TIMEOUT, "went silent"
+    if isinstance(error, EarlyAnswerError):
+        return Verdict.BROKEN, "answered before the request was sent whole"
     if isinstance(error, aiohttp.ClientPayloadError):
         encoded = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
         return Verdict.BROKEN, "body cannot be decompressed" if encoded else "body was cut"
