@@ -6,6 +6,7 @@ import signal
 import threading
 import warnings
 
+import pytest
 from sockets import answer, served
 from stage import OK, TARGET, policy, told
 
@@ -137,6 +138,59 @@ def test_a_child_opens_connections_of_its_own_and_the_parent_keeps_its():
         loop.close()
 
     assert [request.connection for request in server.requests] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("way", ["close", "drop"])
+def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
+    ready, go, over = threading.Event(), threading.Event(), threading.Event()
+    found = {}
+    first = b'data: {"choices":[{"index":0,"delta":{"content":"fine"}}]}\n\n'
+    last = b'data: {"choices":[{"index":0,"delta":{"content":" day"},"finish_reason":"stop"}]}\n\n'
+    head = answer(b"", content_type="text/event-stream", content_length=len(first + last))
+
+    async def wait(*_):
+        await asyncio.to_thread(go.wait, 30.0)
+
+    async def serving():
+        async with served((head + first, wait, last)) as server:
+            found["server"] = server
+            ready.set()
+            await asyncio.to_thread(over.wait, 30.0)
+
+    thread = threading.Thread(target=asyncio.run, args=(serving(),))
+    thread.start()
+    ready.wait(10.0)
+    client = AsyncClient(base_url=found["server"].base_url, model="m")
+    loop = asyncio.new_event_loop()
+
+    async def open_one():
+        stream = await client.stream("chat/completions", {"messages": SAY})
+        return [stream, stream.texts()]
+
+    async def read_on(texts):
+        async with asyncio.timeout(10.0):
+            return [text async for text in texts]
+
+    def give_up():
+        if way == "close":
+            asyncio.run(held[0].aclose())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            held.clear()
+        return client.engine.lane(client.target("m")).slots.in_flight == 0
+
+    try:
+        held = loop.run_until_complete(open_one())
+        assert in_child(give_up)
+        go.set()
+        assert loop.run_until_complete(read_on(held[1])) == ["fine", " day"]
+        assert client.engine.lane(client.target("m")).slots.in_flight == 0
+        loop.run_until_complete(client.close())
+    finally:
+        go.set()
+        over.set()
+        thread.join()
+        loop.close()
 
 
 def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():

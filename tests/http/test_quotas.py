@@ -71,3 +71,33 @@ async def test_without_usage_the_estimate_counts():
         second = await ended(client, max_completion_tokens=950)
 
     assert second.stopped == "quota"
+
+
+STREAMED = (
+    b'data: {"choices":[{"index":0,"delta":{"content":"fine"},"finish_reason":"stop"}]}\n\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":6}}\n\ndata: [DONE]\n\n'
+)
+
+
+@pytest.mark.parametrize("usage", [True, False])
+async def test_a_stream_settles_by_its_usage_at_its_end(usage):
+    body = STREAMED if usage else STREAMED[: STREAMED.index(b'data: {"choices":[],')]
+    whole = answer(body, content_type="text/event-stream")
+    async with served(whole) as server, client_of(server, tpm=6000, burst=10) as client:
+        payload = {"messages": SAY, "max_tokens": 950}
+        async with client.stream("chat/completions", payload) as stream:
+            assert await anext(stream.texts()) == "fine"
+            assert (await ended(client, max_tokens=950)).stopped == "quota"
+            async for _ in stream.texts():
+                pass
+        after = await ended(client, max_tokens=950)
+
+    assert after.attempts == (1 if usage else 0)
+
+
+async def test_limits_told_at_the_head_of_a_stream_are_learned():
+    whole = answer(STREAMED, content_type="text/event-stream", **SPENT)
+    async with served(whole) as server, client_of(server, learn=True) as client:
+        async with client.stream("chat/completions", {"messages": SAY}) as stream:
+            await stream.answer()
+        assert (await ended(client)).stopped == "quota"

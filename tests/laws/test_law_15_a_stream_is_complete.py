@@ -88,6 +88,20 @@ def test_no_noise_between_events_is_taken_for_an_answer(position, noise, way):
         read(pieces, way=way)
 
 
+@pytest.mark.parametrize("way", ["answer", "texts", "events"])
+@pytest.mark.parametrize(
+    "data",
+    [b'{"choices":[{"delta":{"content":"\xff"}}]}', b'{"choices":[{"delta":{"content":"a"}}}'],
+)
+def test_an_event_that_nobody_can_read_breaks_it_wherever_it_comes(data, way):
+    """Also where it looks like output, which the scanner does not decode."""
+    for position in range(4):
+        pieces = [*PIECES[:position], b"data: " + data + b"\n\n", *PIECES[position:]]
+        with pytest.raises(UpstreamError) as raised:
+            read(pieces, way=way)
+        assert raised.value.verdict is Verdict.BROKEN
+
+
 @pytest.mark.parametrize("way", ["answer", "texts"])
 def test_an_error_after_the_first_output_breaks_it(way):
     complaint = (

@@ -103,3 +103,15 @@ def test_any_split_gives_the_same_events(pieces, cuts):
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     chunks = [stream[a:b] for a, b in pairwise(edges)]
     assert events(*chunks) == events(stream)
+
+
+WHOLE = st.sampled_from(
+    [b"data: a\n\n", b"data: \n\n", b"data:a\n\n", b"data: a\r\n\n", b"data: a\ndata: b\n\n", b"event: x\n", b"\xef\xbb\xbfdata: a\n\n", b"data: \n", b"\n", b"data: c\r", b"event: y\n\n"]
+)  # fmt: skip
+
+
+@given(st.lists(WHOLE, max_size=12))
+def test_whole_events_are_read_as_they_are_byte_by_byte(pieces):
+    stream = b"".join(pieces)
+
+    assert events(*pieces) == events(*[stream[at : at + 1] for at in range(len(stream))])

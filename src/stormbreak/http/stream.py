@@ -244,7 +244,7 @@ class Stream:
     def _add(self, events: Iterator[Event]) -> None:
         for name, data in events:
             if is_sound(data):
-                self._ready.append(StreamEvent(name.decode(errors="replace"), data))
+                self._ready.append(StreamEvent(name.decode(errors="replace") if name else "", data))
             elif data.strip() != _DONE:
                 self._spoilt = True
                 return

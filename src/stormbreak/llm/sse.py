@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 LINE_LIMIT = 1024 * 1024
+_FIELD = len(b"data: ")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,6 +44,10 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Take a chunk and yield the events it completes; raise LineTooLongError."""
+        if self.idle and _is_one(chunk):
+            self._at_start = False
+            yield Event(b"", chunk[_FIELD:-2])
+            return
         for line in self._lines(chunk):
             if line:
                 self._take(line)
@@ -95,6 +100,17 @@ class EventReader:
         self._name, self._data, self._in_event = b"", [], False
         if event.data:
             yield event
+
+
+def _is_one(chunk: bytes) -> bool:
+    """Whether it is one event with one line of data, as nearly all pieces of nearly all streams are."""
+    return (
+        chunk.startswith(b"data: ")
+        and chunk.endswith(b"\n\n")
+        and chunk.count(b"\n") == 2
+        and b"\r" not in chunk
+        and _FIELD + 2 < len(chunk) <= LINE_LIMIT
+    )
 
 
 def _check(line: bytearray) -> None:
