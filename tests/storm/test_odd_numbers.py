@@ -10,6 +10,7 @@ from stormbreak.config.schema import parts_of
 from stormbreak.core.backoff import Backoff
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.fallback import CachePolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
@@ -74,6 +75,7 @@ def policy_with(part):
         AnyRule: lambda: Policy(breaker=BreakerPolicy(trip=part)),
         BreakerPolicy: lambda: Policy(breaker=part),
         BudgetPolicy: lambda: Policy(budget=part),
+        CachePolicy: lambda: Policy(cache=part),
         QueuePolicy: lambda: Policy(queue=part),
         QuotaPolicy: lambda: Policy(quota=part),
         RetryPolicy: lambda: Policy(retry=part),
