@@ -223,6 +223,32 @@ async def test_a_stream_is_bounded_and_fed_piece_by_piece(ask, monkeypatch):
         assert (await ask(server, open_sink=open_sink)).verdict is Verdict.BROKEN
 
 
+async def test_a_sink_that_wants_no_more_ends_the_answer_and_its_connection(ask):
+    taken = []
+
+    def take(chunk):
+        taken.append(chunk)
+        return len(taken) == 2
+
+    pieces = [item for _ in range(9) for item in (b"4\r\nabcd\r\n", 0.02)]
+    head = answer(b"", transfer_encoding="chunked").replace(b"content-length: 0\r\n", b"")
+    async with served([head, *pieces, End.HANG]) as server:
+        got = await ask(server, open_sink=lambda head: take)
+        await server.all_closed()
+
+    assert (got.status, got.body, len(taken)) == (200, b"", 2)
+
+
+async def test_a_large_body_is_sent_without_a_warning(wire):
+    body = b"x" * (3 * 2**20)
+    async with served() as server:
+        got = await wire.exchange(HttpRequest(f"{server.base_url}/chat/completions", {}, body))
+
+    assert got.status == 200
+    assert server.requests[0].body == body
+    assert server.requests[0].headers["content-length"] == str(len(body))
+
+
 def test_the_bound_is_64_mib():
     assert aiohttp_wire.BODY_LIMIT == 64 * 2**20
 

@@ -265,7 +265,6 @@ async def test_many_calls_on_few_connections_that_talk_too_much(kinds, pause, st
     assert provider.stats()["keys"]["asked"] > 0.75 * calls
 
 
-@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_an_answer_to_a_request_that_was_not_sent_whole(playing):
     """It cannot be the answer to it, whatever it says."""
     provider, client = playing("early_answer")

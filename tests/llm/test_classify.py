@@ -142,6 +142,8 @@ def test_openrouters_budget_of_calls_in_flight_passes():
     passing = read(402, code=402, metadata=metadata, headers={"retry-after": "4"})
     assert (passing.verdict, passing.retry_after) == (Verdict.THROTTLED, 4.0)
     assert read(402, code=402, metadata=metadata).verdict is Verdict.BILLING
+    brief = read(402, code=402, metadata=metadata, headers={"retry-after-ms": "400"})
+    assert (brief.verdict, brief.retry_after) == (Verdict.THROTTLED, 0.4)
     inside = read(200, code=402, metadata=metadata, headers={"retry-after": "4"})
     assert inside.verdict is Verdict.THROTTLED
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from fcntl import ioctl
+from io import BytesIO
 from termios import FIONREAD
 from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
@@ -24,6 +25,7 @@ from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 KEEP_ALIVE = 60.0  # seconds
+SMALL = 1024 * 1024  # bytes of a body that is written in one go
 
 _PARENTS: list[object] = []  # what must not be collected, or it would be closed
 
@@ -107,7 +109,7 @@ class AiohttpWire:
     ) -> aiohttp.ClientResponse:
         response = await session.post(
             request.url,
-            data=request.body,
+            data=request.body if len(request.body) <= SMALL else BytesIO(request.body),
             headers=request.headers,
             proxy=self._proxy,
             allow_redirects=False,
@@ -197,14 +199,15 @@ def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
 
 
 async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | None:
-    """Read the body, or feed it to the sink; None where it is larger than it may be."""
+    """Read the body, or feed it to the sink while it wants more; None where it is larger than it may be."""
     parts: list[bytes] = []
-    take = sink or parts.append
+    take: Sink = sink or parts.append
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > BODY_LIMIT:
             return None
-        take(chunk)
+        if take(chunk):
+            return b""
     response.release()
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -58,14 +58,15 @@ class _Stream:
 
     def open(self, head: HttpAnswer) -> Sink:
         self.assembler = reader_of(StreamAssembler, self._asked, head)
-        return self.assembler.feed if self._first is None else self._feed
+        return self._feed
 
-    def _feed(self, chunk: bytes) -> None:
+    def _feed(self, chunk: bytes) -> bool:
         assert self.assembler is not None
         self.assembler.feed(chunk)
         if self._first is not None and self.assembler.first_output:
             self._first()
             self._first = None
+        return self.assembler.failed
 
 
 async def attempt(

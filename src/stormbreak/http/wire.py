@@ -14,7 +14,9 @@ BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 CONNECT_TIMEOUT = 10.0  # seconds
 
 
-Sink: TypeAlias = Callable[[bytes], None]
+Sink: TypeAlias = Callable[[bytes], bool | None]
+"""Takes the next bytes; True where no more of them are wanted, and the connection may be closed."""
+
 OpenSink: TypeAlias = Callable[[HttpAnswer], Sink]
 
 

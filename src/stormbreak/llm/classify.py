@@ -29,7 +29,7 @@ from stormbreak.llm.tables import (
     RETRYABLE_BUDGET,
     STATUSES,
 )
-from stormbreak.llm.waits import retry_after
+from stormbreak.llm.waits import WAITS, retry_after
 from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
@@ -142,7 +142,7 @@ def _openrouter(said: Complaint, headers: Mapping[str, str]) -> Verdict:
     """Tell apart what OpenRouter means by 402 and 403."""
     if said.flagged:
         return Verdict.FILTERED
-    passing = said.limit_source == RETRYABLE_BUDGET and "retry-after" in headers
+    passing = said.limit_source == RETRYABLE_BUDGET and any(name in headers for name in WAITS)
     return Verdict.THROTTLED if passing else Verdict.BILLING
 
 

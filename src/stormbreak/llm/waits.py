@@ -19,6 +19,9 @@ from stormbreak.llm.durations import number, wait
 from stormbreak.llm.resets import EPOCH_FROM, reset_of
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
+WAITS = (*_MILLISECONDS, "retry-after")
+"""Headers that name a time to come back."""
+
 _NEAR = 30 * 86_400  # where a span belongs, a number is a point in time only this near to now
 _IETF_ITEM = re.compile(r";\s*([rt])=(\d{1,18})(?![\d.])", re.ASCII)
 

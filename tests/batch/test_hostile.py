@@ -1,0 +1,118 @@
+"""A provider that does everything wrong which a client can notice, and a batch that goes through it.
+
+Half of all attempts meet a fault of some kind, a fifth of the rows is streamed, and 40 rows in 500 meet a final error. Every
+other row has to be answered, each with its own answer; no final error is asked for twice, and nobody comes early. Left out are what no
+client can notice (`stale`; `unasked` may cross the next request on the wire) and `early_answer`, for which these bodies are too small.
+"""
+
+import random
+import tomllib
+from collections import Counter
+from importlib.resources import files
+
+import pytest
+from batches import assert_answered, chat_row, read, size_of, started, wait_until, write
+
+from stormbreak.types import Verdict
+
+ROWS = 500
+FINAL = {
+    "400": Verdict.INVALID,
+    "401": Verdict.AUTH,
+    "403": Verdict.AUTH,
+    "404": Verdict.NOT_FOUND,
+    "413": Verdict.INVALID,
+    "422": Verdict.INVALID,
+    "quota": Verdict.BILLING,
+    "billing": Verdict.BILLING,
+    "context_length": Verdict.TOO_LONG,
+    "content_filter": Verdict.FILTERED,
+}
+UNNOTICED = {"unasked"}
+WIDTH = 50
+
+
+def storm():
+    """The faults of the scenario `hostile`, and final errors for the rows that ask for them."""
+    text = (files("stormbreak.provider") / "scenarios" / "hostile.toml").read_text()
+    lines = ["speed = 20", "[provider]", "slots = 100", "service = 0.6"]
+    for kind in FINAL:
+        lines += ["[[trouble]]", f'kind = "{kind}"', f'match = "(ends as {kind})"']
+    for trouble in tomllib.loads(text)["trouble"]:
+        passing = trouble["share"] >= 0.01 or trouble["kind"] not in FINAL
+        final = trouble["share"] == 0.002
+        if passing and not final and trouble["kind"] not in UNNOTICED:
+            lines.append("[[trouble]]")
+            lines += [
+                f'{key} = "{said}"' if isinstance(said, str) else f"{key} = {said}"
+                for key, said in trouble.items()
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def rows():
+    """500 rows, a fifth of them streamed; which of them end in which final error, by index."""
+    chance = random.Random(4)
+    ends = dict(zip(chance.sample(range(20, ROWS), 4 * len(FINAL)), [*FINAL] * 4, strict=True))
+    made = []
+    for number in range(ROWS):
+        row = chat_row(number, **({"stream": True} if number % 5 == 0 else {}))
+        if number in ends:
+            row["body"]["messages"][0]["content"] += f" (ends as {ends[number]})"
+        made.append(row)
+    return made, {f"row-{number}": kind for number, kind in ends.items()}
+
+
+def check(made, ends, output, seen, *, killed=0):
+    """What must hold; each kill may have cost as many final errors as there were rows in flight."""
+    assert_answered([row for row in made if row["custom_id"] not in ends], output)
+    failed = read(output.with_name("out.failed.jsonl"))
+    assert {line["custom_id"]: line["error"]["verdict"] for line in failed} == {
+        name: FINAL[kind].value for name, kind in ends.items()
+    }
+    assert all(line["error"]["attempts"] == 1 for line in failed)
+    refused = Counter(ends.values())
+    for kind, count in refused.items():
+        assert count <= seen["troubles"][kind] <= count + killed * WIDTH
+    assert sum(seen["troubles"][kind] for kind in refused) <= len(ends) + killed * WIDTH
+    assert (seen["early"], seen["early_examples"]) == (0, [])
+    met = {kind for kind, count in seen["troubles"].items() if count}
+    assert len(met - set(FINAL)) > 30
+
+
+def flags(source, output, url):
+    to = ("--output", output, "--base-url", url, "--concurrency", WIDTH)
+    return ("batch", "run", source, *to, "--timeout", 3, "--idle-timeout", 1, "--quiet")
+
+
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(s, marks=pytest.mark.prove) for s in (2, 3, 4))]
+)
+def test_every_row_that_can_be_answered_is_and_no_other(tmp_path, stormbreak_provider, seed):
+    made, ends = rows()
+    source, output = write(tmp_path / "in.jsonl", made), tmp_path / "out.jsonl"
+    provider = stormbreak_provider(storm(), seed=seed)
+    with started(*flags(source, output, provider.base_url)) as process:
+        assert process.wait(120) == 1, process.stderr.read()
+    check(made, ends, output, provider.stats())
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("seed", [5, 6])
+def test_and_also_when_it_is_killed_twice(tmp_path, stormbreak_provider, seed):
+    made, ends = rows()
+    source, output = write(tmp_path / "in.jsonl", made), tmp_path / "out.jsonl"
+    provider = stormbreak_provider(storm(), seed=seed)
+    for moment in (0.2, 0.6):
+        with started(*flags(source, output, provider.base_url)) as process:
+            wait_until(lambda: len(read_whole(output)) >= moment * ROWS)  # noqa: B023
+            process.kill()
+            assert process.wait() == -9
+    with started(*flags(source, output, provider.base_url)) as process:
+        assert process.wait(120) == 1, process.stderr.read()
+    check(made, ends, output, provider.stats(), killed=2)
+
+
+def read_whole(output):
+    """The whole lines of a file that is being written."""
+    return output.read_bytes().split(b"\n")[:-1] if size_of(output) else []
