@@ -50,8 +50,9 @@ def serve(
 
 
 def answer_text(payload: Mapping[str, Any]) -> str:
-    """Compose the text with which the provider answers this very chat request."""
-    from stormbreak.provider.answers import digest_of, text_for  # noqa: PLC0415
+    """Compose the text with which the provider answers this very request, in whatever format."""
+    from stormbreak.provider.formats.text import text_for  # noqa: PLC0415
+    from stormbreak.provider.formats.understand import digest_of  # noqa: PLC0415
 
     return text_for(digest_of(payload))
 

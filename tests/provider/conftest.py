@@ -69,6 +69,22 @@ class RawClient:
             ending = "silent"
         return _parse(data, ending, times)
 
+    def everything(self, patience: float = 0.3, most: int = 1 << 40) -> tuple[bytes, str]:
+        """Read until the connection ends, nothing comes for so long, or there are `most` bytes; and how it ended."""
+        data = bytearray()
+        self.sock.settimeout(patience)
+        try:
+            while len(data) < most:
+                more = self.sock.recv(1 << 20)
+                if not more:
+                    return bytes(data), "closed"
+                data += more
+        except ConnectionResetError:
+            return bytes(data), "reset"
+        except TimeoutError:
+            return bytes(data), "silent"
+        return bytes(data), "endless"
+
     def ask(self, patience: float = 5.0, **kwargs) -> Heard:
         self.send(request_bytes(**kwargs))
         return self.hear(patience)

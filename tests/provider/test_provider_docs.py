@@ -9,6 +9,7 @@ import pytest
 
 from stormbreak.provider.kinds import Kind
 from stormbreak.provider.loader import builtin_names, parse
+from stormbreak.provider.scenario import Dialect
 
 TEXT = (Path(__file__).parents[2] / "docs" / "provider.md").read_text()
 
@@ -25,12 +26,12 @@ def test_the_format_shown_is_the_format_read(block):
 
 
 def test_the_tests_shown_pass(tmp_path):
-    shown = next(block for block in blocks("python") if "def test_" in block)
+    shown = [block for block in blocks("python") if "def test_" in block]
     path = tmp_path / "test_shown.py"
-    path.write_text(shown)
+    path.write_text("\n".join(shown))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert "2 passed" in done.stdout, done.stdout
+    assert "3 passed" in done.stdout, done.stdout
 
 
 def test_the_other_code_shown_runs(capsys):
@@ -43,6 +44,7 @@ def test_the_other_code_shown_runs(capsys):
 def test_nothing_is_missing(stormbreak_provider):
     words = set(re.findall(r"`([^`\n]+)`", TEXT))
     assert {kind.value for kind in Kind} <= words
+    assert {dialect.value for dialect in Dialect} <= words
     assert set(builtin_names()) <= words
     stats = stormbreak_provider("calm").stats()
     assert set(stats) - {"scenario", "seed", "speed"} <= words

@@ -3,7 +3,7 @@
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.kinds import Form, Kind
+from stormbreak.provider.kinds import CONDITIONS, Form, Kind
 from stormbreak.provider.loader import builtin_names, load, parse
 from stormbreak.provider.scenario import Herd, Provider, Scenario, Step, Trouble
 
@@ -16,11 +16,18 @@ def test_every_builtin_scenario_loads_and_tells_what_it_is():
         assert scenario.about
 
 
-def test_chaos_plays_every_trouble_that_may_be_tried_again():
-    final = {Kind.S400, Kind.S401, Kind.S404, Kind.QUOTA}
-    conditions = {Kind.CAPACITY, Kind.SERVICE, Kind.DOWN}
+def test_hostile_plays_every_trouble_that_a_client_can_see():
+    played = {trouble.kind for trouble in load("hostile").trouble}
+    assert played == set(Kind) - CONDITIONS - {Kind.STALE, Kind.EARLY_ANSWER}
+
+
+def test_chaos_plays_what_happens_every_day():
     chaos = load("chaos")
-    assert {trouble.kind for trouble in chaos.trouble} == set(Kind) - final - conditions
+    assert {trouble.kind for trouble in chaos.trouble} == {
+        *(Kind.S429, Kind.S500, Kind.S502, Kind.S503, Kind.S504, Kind.S529, Kind.RESET, Kind.HANG),
+        *(Kind.SLOW_HEADERS, Kind.SLOW_BODY, Kind.CUT_BODY, Kind.EMPTY_BODY, Kind.INVALID_JSON),
+        *(Kind.ERROR_IN_200, Kind.CUT_STREAM, Kind.STREAM_RESET),
+    }
     told = {
         trouble.form if trouble.retry_after else Form.BARE
         for trouble in chaos.trouble
@@ -105,6 +112,20 @@ def test_a_file_says_what_is_played(tmp_path):
         (
             "[[trouble]]\nkind='500'\nshare=0.6\n[[trouble]]\nkind='502'\nshare=0.6\nat=3",
             "trouble shares must not add up to more than 1, got 1.2 at 3 s",
+        ),
+        ("[[trouble]]\nkind='500'\nmatch=''", "trouble[0].match must be a text that is not empty"),
+        (
+            "[[trouble]]\nkind='500'\nrequests=[1, 0]",
+            "trouble[0].requests must be at least 1, got 0",
+        ),
+        ("[[trouble]]\nkind='500'\nfirst=1.5", "trouble[0].first must be a whole number, got 1.5"),
+        (
+            "[[trouble]]\nkind='down'\nfirst=1",
+            "trouble[0].first means nothing for the kind 'down', got 1",
+        ),
+        (
+            "[[trouble]]\nkind='budget'",
+            "trouble[0].retry_after is needed for the kind 'budget', got none",
         ),
         (
             "[crowd]\nrate = 1\nsteps = [{at=5, rate=1}, {at=5, rate=2}]",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.provider.kinds import Form
-from stormbreak.provider.scripts import wait_headers
+from stormbreak.provider.told import wait_headers
 
 WAITS = st.floats(0, 1000)
 NOW = 1_700_000_000.25

@@ -17,15 +17,40 @@ NOW = 1795557600.25
 STANDINGS = [Standing(False, 600, 590.4, 1.0), Standing(True, 60_000, 0.0, 59.9995)]
 
 
-@pytest.mark.parametrize("dialect", Dialect)
+ONLY_REQUESTS = {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
+
+
+@pytest.mark.parametrize("dialect", sorted(set(Dialect) - {Dialect.AZURE_UNKNOWN}))
 def test_every_dialect_is_understood(dialect):
     said = limits_of(dict(limit_headers(dialect, STANDINGS, NOW)), NOW)
 
     assert (said.requests.limit, said.requests.remaining) == (600, 590)
     assert said.requests.reset == pytest.approx(1.0, abs=1.0) or said.requests.window == 60
-    if dialect not in (Dialect.OPENROUTER, Dialect.IETF):
+    if dialect not in ONLY_REQUESTS:
         assert (said.tokens.limit, said.tokens.remaining) == (60_000, 0)
         assert said.tokens.reset == pytest.approx(60, abs=1.0) or said.tokens.window == 60
+
+
+def test_azure_may_not_know():
+    headers = dict(limit_headers(Dialect.AZURE_UNKNOWN, STANDINGS, NOW))
+    assert headers["x-ratelimit-limit-requests"] == "-1"
+    assert limits_of(headers, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("dialect", "header"),
+    [
+        (Dialect.GROQ, ("x-ratelimit-reset-tokens", "1m0s")),
+        (Dialect.AZURE, ("x-ratelimit-reset-requests", "1")),
+        (Dialect.ANTHROPIC, ("anthropic-ratelimit-tokens-reset", "2026-11-24T22:01:01Z")),
+        (Dialect.CEREBRAS, ("x-ratelimit-reset-tokens-minute", "59.999500000")),
+        (Dialect.OPENROUTER, ("x-ratelimit-reset", "1795557601250")),
+        (Dialect.IETF_06, ("ratelimit-reset", "1")),
+        (Dialect.IETF, ("ratelimit", '"default";r=590;t=1')),
+    ],
+)
+def test_resets_are_written_in_the_way_of_the_house(dialect, header):
+    assert header in limit_headers(dialect, STANDINGS, NOW)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,34 @@
 
 import pytest
 
-from stormbreak.core.presets import OFF
+from stormbreak.core.presets import INTERACTIVE, OFF
+from stormbreak.errors import ConfigurationError
+from stormbreak.events import CallEnded
 from stormbreak.http.client import AsyncClient
-from stormbreak.provider.kinds import CONDITIONS, REFUSALS, SLOW, STREAM_ONLY, Form, Kind
+from stormbreak.provider.kinds import (
+    CONDITIONS,
+    HARMLESS,
+    REFUSALS,
+    SILENT,
+    STREAM_ONLY,
+    Form,
+    Kind,
+)
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.provider.scenario import Provider, Scenario, Trouble
-from stormbreak.storm.replies import delay_of, outcome_of
+from stormbreak.provider.scenario import Herd, Load, Provider, Scenario, Trouble
+from stormbreak.storm import simulate
+from stormbreak.storm.replies import delay_of, is_heard, outcome_of
 from stormbreak.types import Verdict
 
-SILENT = {Kind.HANG}  # no reply ever comes
-PLAIN = [*sorted(set(Kind) - CONDITIONS - SILENT - STREAM_ONLY), Kind.DOWN]
+NEVER_DRAWN = {Kind.EARLY_ANSWER}  # simulated requests come whole
+ANSWERED = set(Kind) - CONDITIONS - SILENT - NEVER_DRAWN
+PLAIN = [*sorted(ANSWERED - STREAM_ONLY), Kind.DOWN]
 BODY = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+KEYS = {
+    Kind.SLOW_HEADERS: {"seconds": 0.01},
+    Kind.SLOW_BODY: {"seconds": 0.01},
+    Kind.BUDGET: {"retry_after": 2.0},
+}
 TOLD = [
     (Kind.S429, Form.SECONDS),
     (Kind.S429, Form.MS),
@@ -26,15 +43,16 @@ def storm(**trouble):
     return Scenario(name="one", provider=provider, trouble=(Trouble(**trouble),))
 
 
-def simulated(scenario):
+def simulated(scenario, *, streamed=False):
     model = ProviderModel(scenario)
-    model.arrive(0.0, key=1)
-    [reply] = model.advance(10.0)
-    return outcome_of(reply)
+    model.arrive(0.0, key=1, streamed=streamed)
+    return outcome_of(model.advance(10.0)[-1])
 
 
-async def live(provider):
-    async with AsyncClient(base_url=provider.base_url, model="m", policy=OFF) as client:
+async def live(provider, *, streamed=False):
+    async with AsyncClient(
+        base_url=provider.base_url, model="m", policy=OFF, stream_on_wire=streamed
+    ) as client:
         ended = await client.ask("chat/completions", BODY)
     return ended.outcome
 
@@ -45,9 +63,17 @@ def meaning(outcome):
 
 @pytest.mark.parametrize("kind", PLAIN)
 async def test_each_trouble_means_what_it_means_on_the_wire(kind, stormbreak_provider):
-    scenario = storm(kind=kind, seconds=0.01) if kind in SLOW else storm(kind=kind)
+    scenario = storm(kind=kind, **KEYS.get(kind, {}))
 
     assert meaning(simulated(scenario)) == meaning(await live(stormbreak_provider(scenario)))
+
+
+@pytest.mark.parametrize("kind", sorted(ANSWERED - REFUSALS))
+async def test_each_trouble_of_a_stream_means_what_it_means_on_the_wire(kind, stormbreak_provider):
+    scenario = storm(kind=kind, **KEYS.get(kind, {}))
+    outcome = await live(stormbreak_provider(scenario), streamed=True)
+
+    assert meaning(simulated(scenario, streamed=True)) == meaning(outcome)
 
 
 @pytest.mark.parametrize(("kind", "form"), TOLD)
@@ -64,10 +90,65 @@ def test_a_final_answer_names_no_time():
 
 
 def test_every_kind_that_is_answered_has_a_meaning():
-    for kind in set(Kind) - SILENT - {Kind.CAPACITY, Kind.SERVICE}:
-        outcome = outcome_of(Reply(1.0, 1, Part.WHOLE, Trouble(kind=kind), 1.0))
-        assert (outcome.verdict is Verdict.OK) == (kind in SLOW)
-        assert kind in REFUSALS or kind is Kind.DOWN or outcome.status == 200
+    for kind in ANSWERED | {Kind.DOWN}:
+        trouble = Trouble(kind=kind, **KEYS.get(kind, {}))
+        outcome = outcome_of(Reply(1.0, 1, Part.WHOLE, trouble, 1.0))
+        assert (outcome.verdict is Verdict.OK) == (kind in HARMLESS | {Kind.STALE})
+        assert kind in REFUSALS or kind is Kind.DOWN or outcome.status in {200, None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins", "ends"),
+    [(Kind.STALL, True, False), (Kind.STALL_EARLY, False, False), (Kind.ERROR_EARLY, False, True)],
+)
+def test_what_is_never_said_is_never_heard(kind, begins, ends):
+    trouble = Trouble(kind=kind)
+
+    assert is_heard(Reply(1.0, 1, Part.FIRST, trouble, 2.0)) is begins
+    assert is_heard(Reply(2.0, 1, Part.WHOLE, trouble, 2.0)) is ends
+
+
+def test_a_stalled_answer_costs_a_simulated_call_its_time():
+    """Which of the calls stalls is said by its number; the others are answered at once."""
+    scenario = Scenario(
+        name="stalls",
+        duration=60.0,
+        provider=Provider(service=0.1, cv=0.0),
+        trouble=(Trouble(kind=Kind.STALL, requests=(2,)),),
+        load=Load(herds=(Herd(at=1.0, calls=1, times=3, every=5.0),), timeout=3.0),
+    )
+    ended = []
+    simulate(scenario, OFF, listener=lambda e: ended.append(e) if type(e) is CallEnded else None)
+
+    assert [(each.at, each.verdict) for each in ended] == [
+        (1.1, Verdict.OK),
+        (9.0, Verdict.TIMEOUT),
+        (11.1, Verdict.OK),
+    ]
+
+
+def test_attempts_count_for_simulated_calls():
+    scenario = Scenario(
+        name="first",
+        duration=60.0,
+        provider=Provider(service=0.1, cv=0.0),
+        trouble=(Trouble(kind=Kind.S503, first=1),),
+        load=Load(herds=(Herd(at=1.0, calls=1),), timeout=3.0),
+    )
+    ended = []
+    simulate(
+        scenario, INTERACTIVE, listener=lambda e: ended.append(e) if type(e) is CallEnded else None
+    )
+
+    assert [(each.verdict, each.attempts) for each in ended] == [(Verdict.OK, 2)]
+
+
+def test_a_text_cannot_be_found_in_simulated_calls():
+    trouble = Trouble(kind=Kind.S500, match="row 7")
+    scenario = Scenario(name="x", trouble=(trouble,), load=Load(rate=1.0))
+
+    with pytest.raises(ConfigurationError, match=r"x: trouble\[0\].match cannot be simulated"):
+        simulate(scenario, OFF)
 
 
 def test_a_slow_answer_is_whole_later():

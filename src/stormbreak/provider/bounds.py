@@ -81,9 +81,10 @@ def _range_in(hint: Any) -> Range | None:
 def check_ranges(value: object) -> None:
     """Raise ConfigurationError for the first field of a dataclass that is out of its range."""
     for name, allowed in _ranges(type(value)):
-        number = getattr(value, name)
-        breach = None if number is None else allowed.breach(number)
-        if breach is not None:
-            raise ConfigurationError(
-                f"{name} must be {breach}, got {shown(number, longest=LONGEST_SHOWN)}"
-            )
+        given = getattr(value, name)
+        for number in given if isinstance(given, tuple) else (given,):
+            breach = None if number is None else allowed.breach(number)
+            if breach is not None:
+                raise ConfigurationError(
+                    f"{name} must be {breach}, got {shown(number, longest=LONGEST_SHOWN)}"
+                )

@@ -4,13 +4,14 @@ Pipelined requests wait until the answer before theirs is written. The connectio
 """
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 from stormbreak.provider.http1 import Reader, Request, UnreadableError
-from stormbreak.provider.scripts import Ending, Piece, Script
+from stormbreak.provider.scripts import Ending, Idle, Piece, Script
 
 _LINGER_NOTHING = struct.pack("ii", 1, 0)
 _PARTING = 1.0  # seconds in which a client may read why its request was refused
@@ -22,6 +23,9 @@ class Desk(Protocol):
     def opened(self, connection: "Connection") -> int:
         """Welcome a connection and give it its number."""
 
+    def begun(self, request: Request) -> Script | None:
+        """Answer a request of which only the head has come, if at all; its body is then read for nobody."""
+
     def handle(self, connection: "Connection", request: Request) -> None:
         """See to it that, now or later, the connection plays an answer."""
 
@@ -30,6 +34,13 @@ class Desk(Protocol):
 
     def lost(self, connection: "Connection") -> None:
         """Forget a connection, and whatever it was waiting for."""
+
+
+def _has_arrived(transport: asyncio.Transport) -> bool:
+    """Whether there is something from the client that nobody has read yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Connection(asyncio.Protocol):
@@ -43,8 +54,13 @@ class Connection(asyncio.Protocol):
         self._occupied = False  # a request is being answered
         self._reading = False
         self._parting = False  # nothing more is read; the connection ends
+        self._answered_early = False  # the request that is being read is for nobody
+        self._racing = False  # what comes next ends the connection
+        self._full = False  # the client does not read what it is sent
+        self._held = False  # an answer waits until it does
         self._pieces: Iterator[Piece] = iter(())
         self._ending = Ending.KEEP
+        self._idle: Idle | None = None
         self._done: Callable[[], None] | None = None
         self.number = 0
 
@@ -59,6 +75,11 @@ class Connection(asyncio.Protocol):
         """Take in bytes; handle a request if none is being answered."""
         if self._parting:
             return
+        if self._racing:
+            self.drop()
+            return
+        if not self._occupied:
+            self._stop_timer()
         try:
             self._reader.feed(data)
         except UnreadableError as error:
@@ -72,6 +93,17 @@ class Connection(asyncio.Protocol):
         self._stop_timer()
         self._desk.lost(self)
 
+    def pause_writing(self) -> None:
+        """Note that the client does not read."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on with an answer that was held."""
+        self._full = False
+        if self._held:
+            self._held = False
+            self._go_on()
+
     # ------------------------------------------------------------ what the desk calls
 
     def play(self, script: Script, *, keep_alive: bool, done: Callable[[], None] | None) -> None:
@@ -79,6 +111,7 @@ class Connection(asyncio.Protocol):
         close = script.ending is Ending.KEEP and not keep_alive
         self._pieces = iter(script.pieces)
         self._ending = Ending.CLOSE if close else script.ending
+        self._idle = script.idle
         self._done = done
         self._go_on()
 
@@ -98,14 +131,27 @@ class Connection(asyncio.Protocol):
             while not self._occupied and not self._parting:
                 request = self._reader.next()
                 if request is None:
-                    self._encourage()
+                    self._begin()
                     return
+                if self._answered_early:
+                    self._answered_early = False
+                    continue
                 self._occupied = True
                 self._desk.handle(self, request)
         except UnreadableError as error:
             self._refuse(error)
         finally:
             self._reading = False
+
+    def _begin(self) -> None:
+        """Look at a request that has only begun to come."""
+        request = self._reader.begun()
+        script = None if request is None else self._desk.begun(request)
+        if script is None:
+            self._encourage()
+            return
+        self._answered_early = self._occupied = True
+        self.play(script, keep_alive=True, done=None)
 
     def _encourage(self) -> None:
         if self._reader.continue_wanted and self._transport is not None:
@@ -125,6 +171,9 @@ class Connection(asyncio.Protocol):
         while self._transport is not None:
             if data:
                 self._transport.write(data)
+            if self._full:
+                self._held = True
+                return
             piece = next(self._pieces, None)
             if piece is None:
                 self._end(self._transport)
@@ -136,14 +185,39 @@ class Connection(asyncio.Protocol):
                 return
 
     def _end(self, transport: asyncio.Transport) -> None:
-        if self._ending is Ending.RESET:
-            self._reset(transport)
-        elif self._ending is Ending.CLOSE:
-            self._part(transport)
+        match self._ending:
+            case Ending.HANG:
+                return
+            case Ending.RESET:
+                self._reset(transport)
+            case Ending.CLOSE:
+                self._part(transport)
+            case Ending.HALF:
+                self._parting = True
+                transport.write_eof()
+            case Ending.RACE:
+                self._racing = True
         if self._done is not None:
             self._done()
         self._occupied = False
         self._read_on()
+        if self._idle is not None and not self._occupied and not self._parting:
+            self._be_idle(self._idle)
+
+    def _be_idle(self, idle: Idle) -> None:
+        """Do something that nobody has asked for; whatever comes from the client before prevents it."""
+        self._idle = None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(idle.pause, self._interrupt, idle)
+
+    def _interrupt(self, idle: Idle) -> None:
+        self._timer = None
+        transport = self._transport
+        if transport is None or _has_arrived(transport):
+            return
+        transport.write(idle.data)
+        if idle.closes:
+            transport.close()
 
     def _reset(self, transport: asyncio.Transport) -> None:
         """Close with RST: linger switched on, with a time of zero."""

@@ -14,7 +14,15 @@ MOST_HEAD = 64 * 1024
 MOST_BODY = 8 * 1024 * 1024
 
 _CHUNK_LINE = 256
-_WORDS = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
+_WORDS = {status.value: status.phrase for status in HTTPStatus} | {
+    498: "Capacity Exceeded",
+    520: "Web Server Returned an Unknown Error",
+    521: "Web Server Is Down",
+    522: "Connection Timed Out",
+    523: "Origin Is Unreachable",
+    524: "A Timeout Occurred",
+    529: "Overloaded",
+}
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 Headers = tuple[tuple[str, str], ...]
@@ -50,11 +58,12 @@ class _Head(NamedTuple):
 class Reader:
     """Cuts a stream of bytes into requests: `feed` it, then ask for `next` until it returns None."""
 
-    __slots__ = ("_body", "_buffer", "_head", "continue_wanted")
+    __slots__ = ("_begun", "_body", "_buffer", "_head", "continue_wanted")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._head: _Head | None = None
+        self._begun = False  # the head was given away before its body had come
         self._body = bytearray()
         self.continue_wanted = False
 
@@ -74,8 +83,15 @@ class Reader:
         if body is None:
             return None
         self._head = None
-        path, _, query = head.target.partition("?")
-        return Request(head.method, path, query, head.headers, body, head.keep_alive)
+        self._begun = False
+        return _request(head, body)
+
+    def begun(self) -> Request | None:
+        """Return the request of which only the head has come, without a body and only once; None if there is none."""
+        if self._head is None or self._begun:
+            return None
+        self._begun = True
+        return _request(self._head, b"")
 
     def _read_head(self) -> bool:
         while self._buffer[:2] == b"\r\n":  # robust clients end a body with an extra line
@@ -126,6 +142,11 @@ class Reader:
         body = bytes(self._body)
         self._body.clear()
         return body
+
+
+def _request(head: _Head, body: bytes) -> Request:
+    path, _, query = head.target.partition("?")
+    return Request(head.method, path, query, head.headers, body, head.keep_alive)
 
 
 def _parse_head(lines: list[bytes]) -> _Head:

@@ -24,49 +24,158 @@ class Kind(StrEnum):
     # refusals: quick, no slot is taken, no work is done
     S400 = "400"
     S401 = "401"
+    S403 = "403"
     S404 = "404"
+    S408 = "408"
+    S409 = "409"
+    S413 = "413"
+    S422 = "422"
+    S424 = "424"
+    S425 = "425"
     S429 = "429"
-    QUOTA = "quota"
+    S498 = "498"
     S500 = "500"
+    S501 = "501"
     S502 = "502"
     S503 = "503"
     S504 = "504"
+    S520 = "520"
+    S521 = "521"
+    S522 = "522"
+    S523 = "523"
+    S524 = "524"
     S529 = "529"
+    QUOTA = "quota"
+    BILLING = "billing"
+    SPEND_LIMIT = "spend_limit"
+    BALANCE = "balance"
+    BUDGET = "budget"
+    MODEL_NOT_FOUND = "model_not_found"
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_FILTER = "content_filter"
+    REDIRECT = "redirect"
     RESET = "reset"
+    HALF_CLOSE = "half_close"
     HANG = "hang"
+    # before the request was read whole
+    EARLY_ANSWER = "early_answer"
     # spoilt answers: the work was done
     SLOW_HEADERS = "slow_headers"
     SLOW_BODY = "slow_body"
+    STALL = "stall"
+    STALL_EARLY = "stall_early"
     CUT_BODY = "cut_body"
     EMPTY_BODY = "empty_body"
     INVALID_JSON = "invalid_json"
+    HTML_200 = "html_200"
     ERROR_IN_200 = "error_in_200"
+    BIG_BODY = "big_body"
+    TINY_CHUNKS = "tiny_chunks"
+    STALE = "stale"
+    # on the connection
+    INTERIM = "interim"
+    TWICE = "twice"
+    UNASKED = "unasked"
+    QUIET_CLOSE = "quiet_close"
+    CLOSE_RACE = "close_race"
+    SHORT_LENGTH = "short_length"
+    LONG_LENGTH = "long_length"
+    LONG_HEADER = "long_header"
+    ENDLESS_HEADERS = "endless_headers"
+    ENDLESS_BODY = "endless_body"
+    GZIP_LIE = "gzip_lie"
+    GZIP_CUT = "gzip_cut"
+    GZIP_BOMB = "gzip_bomb"
+    # of streams only
+    ERROR_EARLY = "error_early"
     CUT_STREAM = "cut_stream"
     STREAM_RESET = "stream_reset"
+    HEARTBEATS = "heartbeats"
+    NO_DONE = "no_done"
+    COMMENTS = "comments"
+    CRLF = "crlf"
+    CR = "cr"
+    ENDLESS_LINE = "endless_line"
 
 
 CONDITIONS = frozenset({Kind.CAPACITY, Kind.SERVICE, Kind.DOWN})
-REFUSALS = frozenset(kind for kind in Kind if kind[0].isdigit()) | {
+STATUSES = frozenset(kind for kind in Kind if kind[0].isdigit())
+REFUSALS = STATUSES | {
     Kind.QUOTA,
+    Kind.BILLING,
+    Kind.SPEND_LIMIT,
+    Kind.BALANCE,
+    Kind.BUDGET,
+    Kind.MODEL_NOT_FOUND,
+    Kind.CONTEXT_LENGTH,
+    Kind.CONTENT_FILTER,
+    Kind.REDIRECT,
     Kind.RESET,
+    Kind.HALF_CLOSE,
     Kind.HANG,
 }
 SLOW = frozenset({Kind.SLOW_HEADERS, Kind.SLOW_BODY})
-STREAM_ONLY = frozenset({Kind.CUT_STREAM, Kind.STREAM_RESET})
+STREAM_ONLY = frozenset(
+    {
+        Kind.ERROR_EARLY,
+        Kind.CUT_STREAM,
+        Kind.STREAM_RESET,
+        Kind.HEARTBEATS,
+        Kind.NO_DONE,
+        Kind.COMMENTS,
+        Kind.CRLF,
+        Kind.CR,
+        Kind.ENDLESS_LINE,
+    }
+)
+HARMLESS = SLOW | {
+    Kind.BIG_BODY,
+    Kind.TINY_CHUNKS,
+    Kind.INTERIM,
+    Kind.TWICE,
+    Kind.UNASKED,
+    Kind.QUIET_CLOSE,
+    Kind.CLOSE_RACE,
+    Kind.NO_DONE,
+    Kind.COMMENTS,
+    Kind.CRLF,
+    Kind.CR,
+}
+"""The whole answer comes, and it is the right one; what is odd is how it comes, or what happens after it."""
 
-_SHARE = frozenset({"share"})
-_REFUSED = _SHARE | {"after"}
+SILENT = frozenset({Kind.HANG, Kind.STALL, Kind.STALL_EARLY, Kind.LONG_LENGTH, Kind.HEARTBEATS})
+"""The whole answer never comes, and nothing says so."""
+
+_CHOSEN = frozenset({"share", "match", "requests", "first"})
+_REFUSED = _CHOSEN | {"after"}
 _TOLD = _REFUSED | {"retry_after", "form"}  # a status that may name a time to come back
 _EXCEPTIONS = {
     Kind.CAPACITY: frozenset({"factor", "ramp"}),
     Kind.SERVICE: frozenset({"factor", "ramp"}),
-    Kind.DOWN: _TOLD - _SHARE,
-    Kind.QUOTA: _REFUSED,
-    Kind.RESET: _REFUSED,
-    Kind.SLOW_HEADERS: _SHARE | {"seconds"},
-    Kind.SLOW_BODY: _SHARE | {"seconds"},
+    Kind.DOWN: _TOLD - _CHOSEN,
+    Kind.BUDGET: _TOLD,
+    Kind.HANG: _CHOSEN,
+    Kind.EARLY_ANSWER: frozenset({"share"}),
+    Kind.SLOW_HEADERS: _CHOSEN | {"seconds"},
+    Kind.SLOW_BODY: _CHOSEN | {"seconds"},
+    Kind.UNASKED: _REFUSED,
+    Kind.QUIET_CLOSE: _REFUSED,
 }
 
+
+def _meaningful(kind: Kind) -> frozenset[str]:
+    if kind in _EXCEPTIONS:
+        return _EXCEPTIONS[kind]
+    if kind in REFUSALS:
+        return _TOLD if kind in STATUSES else _REFUSED
+    return _CHOSEN
+
+
 MEANINGFUL: Mapping[Kind, frozenset[str]] = MappingProxyType(
-    {kind: _EXCEPTIONS.get(kind, _TOLD if kind[0].isdigit() else _SHARE) for kind in Kind}
+    {kind: _meaningful(kind) for kind in Kind}
 )
+
+NEEDED: Mapping[Kind, str] = MappingProxyType(
+    {Kind.CAPACITY: "factor", Kind.SERVICE: "factor", Kind.BUDGET: "retry_after"}
+)
+"""The key without which a kind means nothing."""

@@ -29,6 +29,7 @@ from stormbreak.provider.chance import Lognormal, mix, uniform
 from stormbreak.provider.kinds import REFUSALS, Form, Kind
 from stormbreak.provider.limit import Standing, limit_of
 from stormbreak.provider.scenario import Crowd, Scenario, Trouble
+from stormbreak.provider.selection import Asking
 from stormbreak.provider.tally import Tally
 from stormbreak.provider.weather import Spell, forecast
 
@@ -62,6 +63,7 @@ class _Job:
 
     __slots__ = (
         "arrived",
+        "asking",
         "done_at",
         "gone",
         "key",
@@ -80,6 +82,7 @@ class _Job:
         self.arrived = arrived
         self.streamed = streamed
         self.tokens = tokens
+        self.asking: Asking | None = None
         self.trouble: Trouble | None = None
         self.tries = 0
         self.done_at = arrived
@@ -134,17 +137,33 @@ class ProviderModel:
         """Requests that wait for a slot."""
         return len(self._queue)
 
-    def arrive(self, now: float, key: int, *, streamed: bool = False, tokens: int = 0) -> int:
+    def arrive(
+        self,
+        now: float,
+        key: int,
+        *,
+        streamed: bool = False,
+        tokens: int = 0,
+        attempt: int = 1,
+        text: bytes = b"",
+    ) -> int:
         """Take in a request and return its number; `key` alone decides its chances.
 
-        `tokens` are what it counts in a limit of tokens.
+        `tokens` are what it counts in a limit of tokens; `attempt` says how often it was sent by now, and `text`
+        is its body, for troubles that choose.
         """
         self._run_until(now)
         self._numbers += 1
         job = _Job(self._numbers, mix(self._salt ^ mix(key)), now, streamed=streamed, tokens=tokens)
+        job.asking = Asking(self._numbers, attempt, text)
         self._inside[job.number] = job
         self._enter(now, job)
         return job.number
+
+    def answers_early(self, now: float, key: int) -> bool:
+        """Whether a request that has only begun to come is answered at once; it is no arrival."""
+        self._run_until(now)
+        return uniform(mix(self._salt ^ mix(key))) < self._spell.early
 
     def standings(self, now: float) -> list[Standing]:
         """Tell how the limits of the clients' key stand."""
@@ -206,8 +225,8 @@ class ProviderModel:
         if spell.down is not None:
             self._refuse(now, job, spell.down, "down")
             return
-        if spell.faults:
-            trouble = spell.draw(job.key, streamed=job.streamed)
+        if spell.faults or spell.picky:
+            trouble = spell.draw(job.key, job.asking, streamed=job.streamed)
             if trouble is not None and trouble.kind in REFUSALS:
                 self._refuse(now, job, trouble, trouble.kind.value)
                 return

@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.provider.answers import Refusal, error_body, models
 from stormbreak.provider.chance import mix
+from stormbreak.provider.formats import openai
+from stormbreak.provider.formats.form import BORN, Refusal, encode
+from stormbreak.provider.formats.understand import FORMATS
 from stormbreak.provider.http1 import Headers, Request
 from stormbreak.provider.scenario import Provider
 from stormbreak.provider.scripts import Script, plain
-
-WORK = frozenset({"/v1/chat/completions", "/v1/embeddings"})
 
 
 class Routes:
@@ -31,41 +31,51 @@ class Routes:
         self._read_stats = stats
         self._do_reset = reset
         self._routes: dict[str, tuple[str, Callable[[], bytes]]] = {
-            "/v1/models": ("GET", lambda: models(provider.models)),
+            "/v1/models": ("GET", self._models),
             "/_provider/stats": ("GET", self._stats),
             "/_provider/reset": ("POST", self._reset),
-            **dict.fromkeys(WORK, ("POST", bytes)),
+            **dict.fromkeys(FORMATS, ("POST", bytes)),
         }
 
     def answer(self, request: Request) -> Script:
         """Answer anything that is not work."""
         route = self._routes.get(request.path)
         if route is None:
-            return self.error(Refusal(404, "there is no such address", code="unknown_url"))
+            refusal = Refusal(404, "there is no such address", code="unknown_url")
+            return self.error(refusal, request.path)
         method, body = route
         if request.method != method:
-            return self._wrong_method(method)
-        refusal = self.unauthorized(request) if request.path.startswith("/v1/") else None
-        return self.error(refusal) if refusal else plain(200, body(), self.headers())
+            return self._wrong_method(method, request.path)
+        wrong = self.unauthorized(request) if request.path.startswith("/v1/") else None
+        return self.error(wrong, request.path) if wrong else plain(200, body(), self.headers())
 
     def unauthorized(self, request: Request) -> Refusal | None:
         """Check that there is a key, where one is required; any will do."""
-        if not self._provider.require_key or request.headers.get(b"authorization"):
+        named = request.headers
+        if not self._provider.require_key or named.get(b"authorization") or named.get(b"x-api-key"):
             return None
         return Refusal(401, "you did not provide an API key", code="invalid_api_key")
 
-    def error(self, refusal: Refusal) -> Script:
-        """Say what is wrong."""
-        return plain(refusal.status, error_body(refusal), self.headers())
+    def error(self, refusal: Refusal, path: str = "", *more: tuple[str, str]) -> Script:
+        """Say what is wrong, as it is said at this address."""
+        body = FORMATS[path].error(refusal) if path in FORMATS else openai.error(refusal)
+        return plain(refusal.status, body, self.headers() + more)
 
     def headers(self) -> Headers:
         """Give the next answer its identity."""
         self._identities += 1
         return (("x-request-id", f"req_{mix(self._salt + self._identities):016x}"),)
 
-    def _wrong_method(self, allowed: str) -> Script:
+    def _wrong_method(self, allowed: str, path: str) -> Script:
         refusal = Refusal(405, f"only {allowed} is allowed here", code="method_not_allowed")
-        return plain(405, error_body(refusal), (*self.headers(), ("allow", allowed)))
+        return self.error(refusal, path, ("allow", allowed))
+
+    def _models(self) -> bytes:
+        data = [
+            {"id": name, "object": "model", "created": BORN, "owned_by": "stormbreak"}
+            for name in self._provider.models
+        ]
+        return encode({"object": "list", "data": data})
 
     def _stats(self) -> bytes:
         return msgspec.json.encode(self._read_stats())

@@ -24,7 +24,7 @@ from stormbreak.provider.bounds import (
     Speed,
     check_ranges,
 )
-from stormbreak.provider.kinds import MEANINGFUL, Form, Kind
+from stormbreak.provider.kinds import MEANINGFUL, NEEDED, Form, Kind
 
 WATCHED = 30
 """Seconds in which calls must succeed for a recovery: so long a simulation goes on after its trigger."""
@@ -69,11 +69,15 @@ class Dialect(StrEnum):
     """In whose headers the limits are told."""
 
     OPENAI = "openai"
+    GROQ = "groq"
     AZURE = "azure"
+    AZURE_UNKNOWN = "azure_unknown"
     ANTHROPIC = "anthropic"
+    CEREBRAS = "cerebras"
     MISTRAL = "mistral"
     OPENROUTER = "openrouter"
     IETF = "ietf"
+    IETF_06 = "ietf_06"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """Something that goes wrong from `at` until `until` (None: to the end), for a `share` of the requests."""
+    """Something that goes wrong from `at` until `until` (None: to the end), for a `share` of the requests.
+
+    `match`, `requests` and `first` choose among them before the share does: those whose body contains a text,
+    those with these numbers (the first request is 1), the first so many attempts with each body.
+    """
 
     kind: Kind
     at: Seconds = 0.0
@@ -115,13 +123,26 @@ class Trouble:
     seconds: Seconds = 5.0  # by how much a slow answer is slower
     retry_after: Seconds | None = None
     form: Form = Form.SECONDS
+    match: str | None = None
+    requests: tuple[Count, ...] = ()
+    first: Count | None = None
+
+    @property
+    def picks(self) -> bool:
+        """Whether it chooses among the requests by more than chance."""
+        return bool(self.match is not None or self.requests or self.first is not None)
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.match == "":
+            raise ConfigurationError("match must be a text that is not empty, got ''")
         if self.until is not None and self.until <= self.at:
             raise ConfigurationError(f"until must be after at ({self.at}), got {self.until}")
-        if "factor" in MEANINGFUL[self.kind] and self.factor is None:
-            raise ConfigurationError(f"factor is needed for the kind {self.kind.value!r}, got none")
+        needed = NEEDED.get(self.kind)
+        if needed is not None and getattr(self, needed) is None:
+            raise ConfigurationError(
+                f"{needed} is needed for the kind {self.kind.value!r}, got none"
+            )
         if self.ramp and self.until is None:
             raise ConfigurationError(f"ramp needs until, got ramp {self.ramp}")
         for item in fields(self):
@@ -252,7 +273,7 @@ def _check_trigger(load: Load, duration: float) -> None:
 
 
 def _draws(trouble: Trouble) -> bool:
-    return "share" in MEANINGFUL[trouble.kind]
+    return "share" in MEANINGFUL[trouble.kind] and not trouble.picks
 
 
 def _on(trouble: Trouble, moment: float) -> bool:

@@ -11,18 +11,23 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.answers import Asked, Refusal, understand
+from stormbreak.provider.chance import mix
 from stormbreak.provider.connection import Connection
+from stormbreak.provider.faults.play import Play
+from stormbreak.provider.faults.refusals import refused
+from stormbreak.provider.faults.table import answered
+from stormbreak.provider.formats.form import Asked, Refusal
+from stormbreak.provider.formats.understand import FORMATS, understand
 from stormbreak.provider.http1 import Headers, Request, UnreadableError
-from stormbreak.provider.kinds import CONDITIONS, REFUSALS, SLOW
+from stormbreak.provider.kinds import CONDITIONS, HARMLESS, REFUSALS, Kind
 from stormbreak.provider.ledger import Ledger, Record
 from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.pace import Pace
-from stormbreak.provider.routes import WORK, Routes
+from stormbreak.provider.routes import Routes
 from stormbreak.provider.scenario import Scenario
-from stormbreak.provider.scripts import Script, answered, refused, streamed, wait_headers
+from stormbreak.provider.scripts import Script
 from stormbreak.provider.tally import Tally, peak_arrivals
-from stormbreak.provider.told import limit_headers
+from stormbreak.provider.told import limit_headers, wait_headers
 
 HOST = "127.0.0.1"
 
@@ -33,6 +38,7 @@ class _Exchange(NamedTuple):
     connection: Connection
     keep_alive: bool
     asked: Asked
+    other: Asked  # another request, whose answer would be the wrong one
     record: Record
     told: Headers  # how the limits stood when it had been counted
 
@@ -48,6 +54,8 @@ class ProviderServer:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._opened = 0
+        self._begun = 0  # requests whose head came before their body
+        self._previous = ""  # the digest of the last request
         self._pace = Pace(self.speed, self._attend)
         self._waiting: dict[int, _Exchange] = {}
         self._numbers: dict[Connection, int] = {}
@@ -129,23 +137,40 @@ class ProviderServer:
 
     def unreadable(self, connection: Connection, error: UnreadableError) -> None:
         """Say what was wrong, and part."""
-        self._complain(connection, Refusal(error.status, str(error)), keep_alive=False)
+        self._complain(connection, Refusal(error.status, str(error)), "", keep_alive=False)
+
+    def begun(self, request: Request) -> Script | None:
+        """Answer a request early, where the scenario says so: with the answer to another."""
+        if request.path not in FORMATS or request.method != "POST":
+            return None
+        self._begun += 1
+        if not self._model.answers_early(self._pace.now(), self._begun):
+            return None
+        self._pace.begin()
+        self._ledger.troubles[Kind.EARLY_ANSWER.value] += 1
+        self._ledger.statuses["200"] += 1
+        other = Asked(FORMATS[request.path], "storm-1", self._previous, b"", {"input": ""}, False)
+        return answered(Play(other, self._routes.headers(), other), None)
 
     def handle(self, connection: Connection, request: Request) -> None:
         """Hand work to the model; answer everything else at once."""
-        if request.path not in WORK or request.method != "POST":
+        format_ = FORMATS.get(request.path)
+        if format_ is None or request.method != "POST":
             script = self._routes.answer(request)
             connection.play(script, keep_alive=request.keep_alive, done=None)
             return
-        asked = self._routes.unauthorized(request) or understand(request.path, request.body)
+        wrong = self._routes.unauthorized(request)
+        asked = wrong or understand(format_, request.headers, request.body)
         if isinstance(asked, Refusal):
-            self._complain(connection, asked, keep_alive=request.keep_alive)
+            self._complain(connection, asked, request.path, keep_alive=request.keep_alive)
         else:
             self._work_on(connection, request, asked)
 
-    def _complain(self, connection: Connection, refusal: Refusal, *, keep_alive: bool) -> None:
+    def _complain(
+        self, connection: Connection, refusal: Refusal, path: str, *, keep_alive: bool
+    ) -> None:
         self._ledger.statuses[str(refusal.status)] += 1
-        connection.play(self._routes.error(refusal), keep_alive=keep_alive, done=None)
+        connection.play(self._routes.error(refusal, path), keep_alive=keep_alive, done=None)
 
     # ------------------------------------------------------------ work
 
@@ -159,12 +184,27 @@ class ProviderServer:
         )
         key = asked.key + record.attempts
         number = self._model.arrive(
-            self._pace.now(), key, streamed=asked.streamed, tokens=asked.tokens
+            self._pace.now(),
+            key,
+            streamed=asked.streamed,
+            tokens=asked.tokens,
+            attempt=record.attempts,
+            text=asked.essence,
         )
+        other = self._other_than(asked)
         told = self._told()
-        self._waiting[number] = _Exchange(connection, request.keep_alive, asked, record, told)
+        self._waiting[number] = _Exchange(
+            connection, request.keep_alive, asked, other, record, told
+        )
         self._numbers[connection] = number
         self._attend()
+
+    def _other_than(self, asked: Asked) -> Asked:
+        """Make up a request like this one; it is known by what was asked before, if that was another."""
+        previous, self._previous = self._previous, asked.digest
+        return asked._replace(
+            digest=f"{mix(asked.key):016x}" if previous == asked.digest else previous
+        )
 
     def _told(self) -> Headers:
         limit = self.scenario.limit
@@ -193,7 +233,7 @@ class ProviderServer:
         """Count a good answer once it is written whole; a stream may end a moment before the model's work."""
         if reply.part is Part.FIRST:
             self._finish(exchange.connection, reply.request)
-        if reply.trouble is None or reply.trouble.kind in SLOW:
+        if reply.trouble is None or reply.trouble.kind in HARMLESS:
             exchange.record.answers += 1
 
     def _finish(self, connection: Connection, number: int) -> None:
@@ -206,13 +246,17 @@ class ProviderServer:
         trouble = reply.trouble
         headers = self._routes.headers() + exchange.told
         if trouble is not None and _is_refusal(reply):
-            return refused(trouble.kind, headers + self._wait(reply, exchange))
-        kind = trouble.kind if trouble else None
-        slower = trouble.seconds / self.speed if trouble else 0.0
-        if not exchange.asked.streamed:
-            return answered(exchange.asked, headers, kind, slower)
-        lasting = (reply.done_at - reply.at) / self.speed
-        return streamed(exchange.asked, headers, kind, lasting=lasting, slower=slower)
+            waits = self._wait(reply, exchange)
+            return refused(trouble.kind, exchange.asked.format, headers + waits)
+        play = Play(
+            exchange.asked,
+            headers,
+            exchange.other,
+            lasting=(reply.done_at - reply.at) / self.speed,
+            slower=trouble.seconds / self.speed if trouble else 0.0,
+            after=trouble.after / self.speed if trouble else 0.0,
+        )
+        return answered(play, trouble.kind if trouble else None)
 
     def _wait(self, reply: Reply, exchange: _Exchange) -> Headers:
         if reply.trouble is None or reply.retry_after is None:
@@ -230,6 +274,8 @@ class ProviderServer:
         self._pace.stop()
         self._model = ProviderModel(self.scenario, self.seed)
         self._ledger = Ledger()
+        self._begun = 0
+        self._previous = f"{mix(self.seed):016x}"
         self._waiting.clear()
         self._numbers.clear()
 

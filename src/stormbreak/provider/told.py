@@ -1,15 +1,36 @@
-"""How a provider tells in headers how its limits stand, in the dialects of providers."""
+"""What a provider tells in headers: how its limits stand, in the dialects of providers, and when to come back."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from types import MappingProxyType
 
 from stormbreak.provider.http1 import Headers
+from stormbreak.provider.kinds import Form
 from stormbreak.provider.limit import Standing
 from stormbreak.provider.scenario import Dialect
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_WAIT = 1e9  # seconds; no date can be written for much more
+
+
+def wait_headers(form: Form, wait: float | None, now: float) -> tuple[Headers, float | None]:
+    """Write down a wait of real seconds from the wall-clock time `now`.
+
+    Returns the headers and the seconds that they really ask for, which rounding only makes longer.
+    """
+    if wait is None or form is Form.BARE:
+        return (), None
+    wait = min(wait, _LONGEST_WAIT)
+    if form is Form.MS:
+        milliseconds = math.ceil(wait * 1000)
+        return (("retry-after-ms", str(milliseconds)),), milliseconds / 1000
+    if form is Form.DATE:
+        second = math.ceil(now + wait)
+        return (("retry-after", formatdate(second, usegmt=True)),), second - now
+    seconds = max(1, math.ceil(wait))
+    return (("retry-after", str(seconds)),), float(seconds)
 
 
 def limit_headers(dialect: Dialect, standings: Sequence[Standing], now: float) -> Headers:
@@ -28,6 +49,20 @@ def _openai(standings: Sequence[Standing], _: float) -> _Pairs:
 def _azure(standings: Sequence[Standing], _: float) -> _Pairs:
     for one in standings:
         yield from _three(f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset)))
+
+
+def _azure_unknown(standings: Sequence[Standing], _: float) -> _Pairs:
+    """Azure's Responses API: it does not know."""
+    for one in standings:
+        yield f"x-ratelimit-limit-{_thing(one)}", "-1"
+        yield f"x-ratelimit-remaining-{_thing(one)}", "0"
+        yield f"x-ratelimit-reset-{_thing(one)}", "0"
+
+
+def _cerebras(standings: Sequence[Standing], _: float) -> _Pairs:
+    for one in standings:
+        names = f"x-ratelimit-{{}}-{_thing(one)}-minute"
+        yield from _three(names, one, f"{max(0.0, one.reset):.9f}")
 
 
 def _mistral(standings: Sequence[Standing], _: float) -> _Pairs:
@@ -49,6 +84,12 @@ def _openrouter(standings: Sequence[Standing], now: float) -> _Pairs:
             yield from _three("x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000)))
 
 
+def _ietf_06(standings: Sequence[Standing], _: float) -> _Pairs:
+    for one in standings:
+        if not one.tokens:
+            yield from _three("ratelimit-{}", one, str(math.ceil(one.reset)))
+
+
 def _ietf(standings: Sequence[Standing], _: float) -> _Pairs:
     for one in standings:
         if not one.tokens:
@@ -59,11 +100,15 @@ def _ietf(standings: Sequence[Standing], _: float) -> _Pairs:
 _DIALECTS: Mapping[Dialect, Callable[[Sequence[Standing], float], _Pairs]] = MappingProxyType(
     {
         Dialect.OPENAI: _openai,
+        Dialect.GROQ: _openai,
         Dialect.AZURE: _azure,
+        Dialect.AZURE_UNKNOWN: _azure_unknown,
+        Dialect.CEREBRAS: _cerebras,
         Dialect.ANTHROPIC: _anthropic,
         Dialect.MISTRAL: _mistral,
         Dialect.OPENROUTER: _openrouter,
         Dialect.IETF: _ietf,
+        Dialect.IETF_06: _ietf_06,
     }
 )
 

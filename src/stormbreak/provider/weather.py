@@ -6,11 +6,13 @@ A ramp becomes short steps. The model then only ever asks what the present spell
 import math
 from dataclasses import dataclass
 
-from stormbreak.provider.chance import uniform
+from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.kinds import CONDITIONS, STREAM_ONLY, Kind
 from stormbreak.provider.scenario import Scenario, Trouble
+from stormbreak.provider.selection import Asking, picked
 
 _RAMP_STEP = 0.25
+_NOT_DRAWN = CONDITIONS | {Kind.EARLY_ANSWER}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +24,20 @@ class Spell:
     slowdown: float
     down: Trouble | None
     faults: tuple[tuple[float, Trouble], ...]  # with the upper end of each one's part of [0, 1)
+    picky: tuple[Trouble, ...] = ()  # those that choose their requests
+    early: float = 0.0  # share of the requests that are answered before they were read
 
-    def draw(self, bits: int, *, streamed: bool) -> Trouble | None:
-        """Choose the trouble of one request; None where all goes well."""
+    def draw(self, bits: int, asking: Asking | None = None, *, streamed: bool) -> Trouble | None:
+        """Choose the trouble of one request; None where all goes well.
+
+        Troubles that choose go before those of chance, in the order of the file; nobody's request (the crowd's)
+        is chosen.
+        """
+        if asking is not None:
+            for place, trouble in enumerate(self.picky):
+                fits = streamed or trouble.kind not in STREAM_ONLY
+                if fits and picked(trouble, asking) and uniform(mix(bits + place)) < trouble.share:
+                    return trouble
         chance = uniform(bits)
         for end, trouble in self.faults:
             if chance < end:
@@ -50,7 +63,7 @@ def _spell(scenario: Scenario, now: float) -> Spell:
     present = [trouble for trouble in scenario.trouble if _holds(trouble, now)]
     faults, end = [], 0.0
     for trouble in present:
-        if trouble.kind not in CONDITIONS:
+        if trouble.kind not in _NOT_DRAWN and not trouble.picks:
             end += trouble.share
             faults.append((end, trouble))
     slots = scenario.provider.slots
@@ -61,6 +74,8 @@ def _spell(scenario: Scenario, now: float) -> Spell:
         slowdown=_factor(scenario, Kind.SERVICE, now),
         down=next((trouble for trouble in present if trouble.kind is Kind.DOWN), None),
         faults=tuple(faults),
+        picky=tuple(trouble for trouble in present if trouble.picks),
+        early=sum(trouble.share for trouble in present if trouble.kind is Kind.EARLY_ANSWER),
     )
 
 

@@ -1,5 +1,8 @@
 """What a reply of the provider model means to a client: the outcome that the wire would have brought.
 
+What befalls a connection after its answer (`unasked`, `quiet_close`, `close_race`) has no meaning here: simulated
+calls have no connections. Nor have they bodies in which a text could be found.
+
 `tests/storm/test_replies.py` compares each kind of trouble with what the HTTP client makes of it on a real socket.
 """
 
@@ -7,19 +10,39 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
 from stormbreak.llm.classify import verdict_of_status
 from stormbreak.llm.limits import limits_of
 from stormbreak.llm.tables import BILLED_ANYWAY
-from stormbreak.provider.kinds import SLOW, Form, Kind
+from stormbreak.provider.kinds import HARMLESS, SILENT, SLOW, STATUSES, Form, Kind
 from stormbreak.provider.limit import Standing
-from stormbreak.provider.model import Reply
-from stormbreak.provider.scenario import Dialect
+from stormbreak.provider.model import Part, Reply
+from stormbreak.provider.scenario import Dialect, Scenario
 from stormbreak.provider.told import limit_headers
 from stormbreak.types import TREATMENTS, Allowances, Outcome, Verdict
 
 _EPOCH = 1.7e9  # unix seconds at which a simulation begins: some headers name points in time
 _OK = Outcome(Verdict.OK, status=200)
 _BROKEN = Outcome(Verdict.BROKEN, status=200, maybe_processed=True)
+
+
+_SPOILT = (
+    Kind.CUT_BODY,
+    Kind.EMPTY_BODY,
+    Kind.INVALID_JSON,
+    Kind.HTML_200,
+    Kind.ENDLESS_BODY,
+    Kind.GZIP_LIE,
+    Kind.GZIP_CUT,
+    Kind.GZIP_BOMB,
+    Kind.CUT_STREAM,
+    Kind.STREAM_RESET,
+    Kind.ENDLESS_LINE,
+)
+_WORDLESS = frozenset(
+    {Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY}
+)  # before the first output
 
 
 def _refused(status: int) -> Outcome:
@@ -30,17 +53,27 @@ def _refused(status: int) -> Outcome:
 
 _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
     {
-        **{kind: _refused(int(kind)) for kind in Kind if kind.isdigit()},
-        **dict.fromkeys(SLOW, _OK),
+        **{kind: _refused(int(kind)) for kind in STATUSES},
+        **dict.fromkeys(HARMLESS, _OK),
+        **dict.fromkeys(_SPOILT, _BROKEN),
         Kind.DOWN: _refused(503),
         Kind.QUOTA: Outcome(Verdict.BILLING, status=429),
+        Kind.BILLING: Outcome(Verdict.BILLING, status=402),
+        Kind.SPEND_LIMIT: Outcome(Verdict.BILLING, status=429),
+        Kind.BALANCE: Outcome(Verdict.BILLING, status=402),
+        Kind.BUDGET: Outcome(Verdict.THROTTLED, status=402),
+        Kind.MODEL_NOT_FOUND: Outcome(Verdict.NOT_FOUND, status=404),
+        Kind.CONTEXT_LENGTH: Outcome(Verdict.TOO_LONG, status=400),
+        Kind.CONTENT_FILTER: Outcome(Verdict.FILTERED, status=400),
+        Kind.REDIRECT: Outcome(Verdict.REDIRECTED, status=307),
         Kind.RESET: Outcome(Verdict.RESET, maybe_processed=True),
-        Kind.CUT_BODY: _BROKEN,
-        Kind.EMPTY_BODY: _BROKEN,
-        Kind.INVALID_JSON: _BROKEN,
+        Kind.HALF_CLOSE: Outcome(Verdict.RESET, maybe_processed=True),
         Kind.ERROR_IN_200: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
-        Kind.CUT_STREAM: _BROKEN,
-        Kind.STREAM_RESET: _BROKEN,
+        Kind.ERROR_EARLY: _BROKEN._replace(verdict=Verdict.SERVER_ERROR),
+        Kind.STALE: _OK,  # nobody can tell
+        Kind.SHORT_LENGTH: _BROKEN._replace(status=None),
+        Kind.LONG_HEADER: _BROKEN._replace(status=None),
+        Kind.ENDLESS_HEADERS: _BROKEN._replace(status=None),
     }
 )
 
@@ -53,6 +86,23 @@ def outcome_of(reply: Reply) -> Outcome:
     if reply.retry_after is None or not TREATMENTS[outcome.verdict].retry:
         return outcome
     return outcome._replace(retry_after=_as_told(reply.retry_after, reply.trouble.form))
+
+
+def is_heard(reply: Reply) -> bool:
+    """Whether the client sees this part of an answer at all."""
+    if reply.trouble is None:
+        return True
+    return reply.trouble.kind not in (_WORDLESS if reply.part is Part.FIRST else SILENT)
+
+
+def check_playable(scenario: Scenario) -> None:
+    """Raise ConfigurationError where a scenario chooses calls by their text."""
+    for place, trouble in enumerate(scenario.trouble):
+        if trouble.match is not None:
+            raise ConfigurationError(
+                f"{scenario.name}: trouble[{place}].match cannot be simulated, for simulated calls have no"
+                f" text (requests and first can), got {quoted(trouble.match)}"
+            )
 
 
 def told_of(dialect: Dialect, standings: Sequence[Standing], now: float) -> Allowances | None:

@@ -20,6 +20,7 @@ from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.storm.baselines import Contender
 from stormbreak.storm.ideal import check_length, ideal_answers
 from stormbreak.storm.measures import Measures, Observed, Record, measure
+from stormbreak.storm.replies import check_playable
 from stormbreak.storm.series import Series, series
 from stormbreak.storm.traffic import Traffic, traffic
 from stormbreak.storm.world import Sent, World
@@ -72,6 +73,7 @@ def simulate(
     if scenario.load is None:
         raise ConfigurationError(f"{scenario.name}: a simulation needs a [load], got none")
     check_length(scenario)
+    check_playable(scenario)
     contender = policy if isinstance(policy, Contender) else Contender(name="", policy=policy)
     calls = traffic(scenario.load, scenario.duration, seed)
     fleet = _Fleet(

@@ -12,7 +12,7 @@ from stormbreak.core.flow import Send
 from stormbreak.drivers.virtual import Reply as Answer
 from stormbreak.drivers.virtual import Timeline, Timer
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.storm.replies import delay_of, outcome_of, told_of
+from stormbreak.storm.replies import delay_of, is_heard, outcome_of, told_of
 from stormbreak.types import Allowances, Verdict
 
 _TRIES = 16  # bits of a chance key that number the attempts of one call
@@ -71,7 +71,9 @@ class World:
         now = self._timeline.now
         self._count(now)
         key = (call.number << _TRIES) + send.attempt
-        request = self._model.arrive(now, key, streamed=self._streamed, tokens=call.tokens)
+        request = self._model.arrive(
+            now, key, streamed=self._streamed, tokens=call.tokens, attempt=send.attempt
+        )
         self._waiting[request] = _Asked(answer, first, send, call.tokens, self._told(now))
         self._aim()
         return partial(self._give_up, request)
@@ -112,6 +114,8 @@ class World:
         self._aim()
 
     def _deliver(self, reply: Reply) -> None:
+        if not is_heard(reply):
+            return
         if reply.part is Part.FIRST:
             if waiting := self._waiting.get(reply.request):
                 waiting.first(waiting.send)

@@ -1,0 +1,105 @@
+"""Plain answers, spoilt in their bodies."""
+
+import math
+from collections.abc import Callable
+from types import MappingProxyType
+
+from stormbreak.provider.faults.play import Play
+from stormbreak.provider.http1 import chunk
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.scripts import Ending, Piece, Script, chunked, once, plain
+
+BIG = 4 * 1024 * 1024
+TINY = 7
+HTML = b"<!doctype html>\n<html><head><title>Sign in</title></head><body>Sign in</body></html>\n"
+_PIECES = 10
+
+
+def good(play: Play) -> Script:
+    """Answer well."""
+    return once(play.whole())
+
+
+def _slow_headers(play: Play) -> Script:
+    whole = play.whole()
+    cut = whole.index(b"\r\n") + 2
+    return Script([Piece(0, whole[:cut]), Piece(play.slower, whole[cut:])], Ending.KEEP, 200)
+
+
+def _slow_body(play: Play) -> Script:
+    body = play.body
+    size = math.ceil(len(body) / _PIECES)
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    pieces = [Piece(play.slower / len(parts), part) for part in parts]
+    return Script([Piece(0, play.head(len(body))), *pieces], Ending.KEEP, 200)
+
+
+def _stall(play: Play) -> Script:
+    return once(_half(play), ending=Ending.HANG)
+
+
+def _stall_early(play: Play) -> Script:
+    return once(play.head(len(play.body)), ending=Ending.HANG)
+
+
+def _cut_body(play: Play) -> Script:
+    return once(_half(play), ending=Ending.CLOSE)
+
+
+def _half(play: Play) -> bytes:
+    body = play.body
+    return play.head(len(body)) + body[: len(body) // 2]
+
+
+def _empty_body(play: Play) -> Script:
+    return plain(200, b"", play.headers)
+
+
+def _invalid_json(play: Play) -> Script:
+    body = play.body
+    return plain(200, body[: len(body) * 2 // 3], play.headers)
+
+
+def html_200(play: Play) -> Script:
+    """Answer with the page of somebody in between."""
+    return plain(200, HTML, play.headers, "text/html")
+
+
+def _error_in_200(play: Play) -> Script:
+    return plain(200, play.asked.format.late_error, play.headers)
+
+
+def _big_body(play: Play) -> Script:
+    """Say more than was asked for, in a field that nobody knows."""
+    return plain(200, padded(play.body, BIG), play.headers)
+
+
+def padded(body: bytes, size: int) -> bytes:
+    """Make a JSON object longer by `size` bytes."""
+    return b'%b,"padding":"%b"}' % (body[:-1], b"." * (size - len(b',"padding":""')))
+
+
+def tiny_chunks(play: Play) -> Script:
+    """Send the whole answer in chunks of seven bytes."""
+    body = play.body
+    parts = [body[start : start + TINY] for start in range(0, len(body), TINY)]
+    pause = play.lasting / len(parts)
+    pieces = [Piece(pause if pause >= 0.001 else 0, chunk(part)) for part in parts]
+    return chunked([Piece(0, play.head()), *pieces])
+
+
+FAULTS: MappingProxyType[Kind, Callable[[Play], Script]] = MappingProxyType(
+    {
+        Kind.SLOW_HEADERS: _slow_headers,
+        Kind.SLOW_BODY: _slow_body,
+        Kind.STALL: _stall,
+        Kind.STALL_EARLY: _stall_early,
+        Kind.CUT_BODY: _cut_body,
+        Kind.EMPTY_BODY: _empty_body,
+        Kind.INVALID_JSON: _invalid_json,
+        Kind.HTML_200: html_200,
+        Kind.ERROR_IN_200: _error_in_200,
+        Kind.BIG_BODY: _big_body,
+        Kind.TINY_CHUNKS: tiny_chunks,
+    }
+)

@@ -1,0 +1,53 @@
+"""`/v1/embeddings`."""
+
+from array import array
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+
+from stormbreak.provider.chance import mix, uniform
+from stormbreak.provider.formats import openai
+from stormbreak.provider.formats.form import Asked, Format, encode, whole_number
+
+_MOST_DIMENSIONS = 4096
+
+
+def _complaint(payload: Mapping[str, Any]) -> str | None:
+    texts = payload.get("input")
+    fits = isinstance(texts, str) or (isinstance(texts, list) and 0 < len(texts) <= 2048)
+    return None if fits else "'input' must be a string or a list of at most 2048 items"
+
+
+def _body(asked: Asked) -> bytes:
+    data = [
+        {"object": "embedding", "index": place, "embedding": _vector(asked, place)}
+        for place in range(_count(asked.payload["input"]))
+    ]
+    usage = {"prompt_tokens": asked.input_tokens, "total_tokens": asked.input_tokens}
+    return encode({"object": "list", "data": data, "model": asked.model, "usage": usage})
+
+
+def _count(texts: Any) -> int:
+    """Count the texts: a list of numbers is one, as tokens."""
+    if not isinstance(texts, list) or all(isinstance(item, int) for item in texts):
+        return 1
+    return len(texts)
+
+
+def _vector(asked: Asked, place: int) -> list[float] | str:
+    dimensions = min(max(whole_number(asked.payload.get("dimensions"), 16), 1), _MOST_DIMENSIONS)
+    start = mix(asked.key + place)
+    numbers = array("f", (uniform(mix(start + d)) * 2 - 1 for d in range(dimensions)))
+    packed = asked.payload.get("encoding_format") == "base64"
+    return b64encode(numbers.tobytes()).decode() if packed else numbers.tolist()
+
+
+EMBEDDINGS = Format(
+    complaint=_complaint,
+    output_tokens=lambda _: 0,
+    body=_body,
+    events=None,
+    error=openai.error,
+    late_error=openai.LATE_ERROR,
+    late_event=openai.LATE_EVENT,
+)

@@ -1,0 +1,106 @@
+"""The words that every format shares: a request understood, a refusal, a stream in its parts, a format itself."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+BORN = 1_700_000_000
+"""A time of creation that is the same in every run."""
+
+encode = msgspec.json.Encoder().encode
+
+
+class Refusal(NamedTuple):
+    """A request that cannot be answered: the type and the code as the OpenAI API has them, `metadata` as OpenRouter."""
+
+    status: int
+    message: str
+    kind: str = "invalid_request_error"
+    code: str | int | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+class Asked(NamedTuple):
+    """A request, understood: what its answer is made from."""
+
+    format: "Format"
+    model: str
+    digest: str  # 16 hexadecimal digits
+    essence: (
+        bytes  # the body as JSON in one fixed form, without what says how the answer should come
+    )
+    payload: Mapping[str, Any]
+    streamed: bool
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt, as a provider estimates them."""
+        return len(self.essence) // 4 + 1
+
+    @property
+    def tokens(self) -> int:
+        """What the request counts in a limit of tokens."""
+        return self.input_tokens + self.format.output_tokens(self.payload)
+
+    @property
+    def key(self) -> int:
+        """The digest as a number."""
+        return int(self.digest, 16)
+
+    def __repr__(self) -> str:
+        return f"Asked({self.digest})"
+
+
+class Events(NamedTuple):
+    """A streamed answer, event by event."""
+
+    opening: list[bytes]  # nothing of the answer yet
+    output: list[bytes]  # its words
+    finish: list[bytes]  # why it finished, and its usage
+    end: list[bytes]  # the end marker
+
+    def all(self) -> list[bytes]:
+        """Every event in its order."""
+        return [*self.opening, *self.output, *self.finish, *self.end]
+
+
+class Format(NamedTuple):
+    """One address of the API.
+
+    Attributes:
+        complaint: says what is wrong with a body that is a JSON object and names a model.
+        output_tokens: what an answer counts in a limit of tokens, as far as the body tells.
+        body: writes a plain answer.
+        events: writes a streamed one; None where there is none.
+        error: writes an error.
+        late_error: the error that is found inside a 200.
+        late_event: the same as an event of a stream.
+        demands: headers without which a request is refused.
+    """
+
+    complaint: Callable[[Mapping[str, Any]], str | None]
+    output_tokens: Callable[[Mapping[str, Any]], int]
+    body: Callable[[Asked], bytes]
+    events: Callable[[Asked], Events] | None
+    error: Callable[[Refusal], bytes]
+    late_error: bytes
+    late_event: bytes
+    demands: tuple[bytes, ...] = ()
+
+
+def whole_number(value: Any, default: int) -> int:
+    """Read a whole number; anything else is `default`."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def messages_complaint(payload: Mapping[str, Any]) -> str | None:
+    """Ask for messages."""
+    messages = payload.get("messages")
+    fits = isinstance(messages, list) and bool(messages)
+    return None if fits else "'messages' must be a list that is not empty"
+
+
+def named_event(name: str, said: Mapping[str, Any]) -> bytes:
+    """Write an event that has a name."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(said))

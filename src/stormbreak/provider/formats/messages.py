@@ -1,0 +1,127 @@
+"""`/v1/messages`, as Anthropic has it: from `message_start` to `message_stop`."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from stormbreak.provider.formats.form import (
+    Asked,
+    Events,
+    Format,
+    Refusal,
+    encode,
+    messages_complaint,
+    named_event,
+    whole_number,
+)
+from stormbreak.provider.formats.text import TOKENS, text_for, words_for
+
+_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        400: "invalid_request_error",
+        401: "authentication_error",
+        402: "billing_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        504: "timeout_error",
+        529: "overloaded_error",
+    }
+)
+
+_DETAILED = frozenset(
+    {
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "ramp_limit_exceeded",
+        "change_outcome_unknown",
+    }
+)
+"""The codes that Anthropic writes down; of every other error it says only the type."""
+
+
+def _complaint(payload: Mapping[str, Any]) -> str | None:
+    if whole_number(payload.get("max_tokens"), 0) < 1:
+        return "max_tokens: a number of at least 1 is required"
+    return messages_complaint(payload)
+
+
+def _output_tokens(payload: Mapping[str, Any]) -> int:
+    return whole_number(payload.get("max_tokens"), TOKENS)
+
+
+def _message(
+    asked: Asked, content: list[Any], stop: str | None, output_tokens: int
+) -> dict[str, Any]:
+    return {
+        "id": f"msg_{asked.digest}",
+        "type": "message",
+        "role": "assistant",
+        "model": asked.model,
+        "content": content,
+        "stop_reason": stop,
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": asked.input_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": output_tokens,
+        },
+    }
+
+
+def _body(asked: Asked) -> bytes:
+    content = [{"type": "text", "text": text_for(asked.digest)}]
+    return encode(_message(asked, content, "end_turn", TOKENS))
+
+
+def _events(asked: Asked) -> Events:
+    def event(name: str, **more: Any) -> bytes:
+        return named_event(name, {"type": name, **more})
+
+    return Events(
+        opening=[
+            event("message_start", message=_message(asked, [], None, 1)),
+            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+            event("ping"),
+        ],
+        output=[
+            event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+            for word in words_for(asked.digest)
+        ],
+        finish=[
+            event("content_block_stop", index=0),
+            event(
+                "message_delta",
+                delta={"stop_reason": "end_turn", "stop_sequence": None},
+                usage={"output_tokens": TOKENS},
+            ),
+        ],
+        end=[event("message_stop")],
+    )
+
+
+def _error(refusal: Refusal) -> bytes:
+    """Name the error by its status; a code, where there is one, stands in the details."""
+    kind = _TYPES.get(refusal.status)
+    if kind is None:
+        kind = "invalid_request_error" if refusal.status < 500 else "api_error"
+    said: dict[str, Any] = {"type": kind, "message": refusal.message}
+    if refusal.code in _DETAILED:
+        said["details"] = {"error_code": refusal.code}
+    return encode({"type": "error", "error": said, "request_id": None})
+
+
+_LATE = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+
+MESSAGES = Format(
+    complaint=_complaint,
+    output_tokens=_output_tokens,
+    body=_body,
+    events=_events,
+    error=_error,
+    late_error=encode(_LATE),
+    late_event=named_event("error", _LATE),
+    demands=(b"anthropic-version",),
+)

@@ -1,0 +1,118 @@
+"""The Responses API and Anthropic's Messages: each answer is a function of its very request, plain and streamed."""
+
+import json
+
+import pytest
+
+from stormbreak.testing import answer_text
+
+from .conftest import CHAT, unchunk
+
+ASKED = {"model": "m", "input": "tell me"}
+CLAUDE = {**CHAT, "max_tokens": 100}
+VERSION = ["anthropic-version: 2023-06-01", "x-api-key: any"]
+
+
+@pytest.fixture
+def client(stormbreak_provider, dial):
+    return dial(stormbreak_provider("[provider]\nservice = 0.0\n"))
+
+
+def named_events(heard):
+    blocks = [block.split(b"\n") for block in unchunk(heard.body).split(b"\n\n") if block]
+    events = [(name[7:].decode(), json.loads(data[6:])) for name, data in blocks]
+    assert all(said["type"] == name for name, said in events)
+    return events
+
+
+# ---------------------------------------------------------------- responses
+
+
+def test_a_response(client):
+    said = client.ask(path="/v1/responses", payload=ASKED).json
+    [item] = said["output"]
+    assert (said["object"], said["status"], item["role"]) == ("response", "completed", "assistant")
+    assert item["content"][0]["text"] == answer_text(ASKED)
+    assert said["usage"]["total_tokens"] == (
+        said["usage"]["input_tokens"] + said["usage"]["output_tokens"]
+    )
+
+
+def test_a_streamed_response_completes_with_the_plain_one(client):
+    plain = client.ask(path="/v1/responses", payload=ASKED).json
+    events = named_events(client.ask(path="/v1/responses", payload={**ASKED, "stream": True}))
+    names = [name for name, _ in events]
+    assert (names[0], names[-1]) == ("response.created", "response.completed")
+    assert names.count("response.completed") == 1
+    assert [said["sequence_number"] for _, said in events] == list(range(len(events)))
+    deltas = [said["delta"] for name, said in events if name == "response.output_text.delta"]
+    assert "".join(deltas) == answer_text(ASKED)
+    assert len(deltas) > 3
+    assert events[0][1]["response"]["output"] == []
+    assert events[-1][1]["response"] == plain
+
+
+# ---------------------------------------------------------------- messages
+
+
+def test_a_message(client):
+    said = client.ask(path="/v1/messages", payload=CLAUDE, headers=VERSION).json
+    assert (said["type"], said["role"], said["stop_reason"]) == ("message", "assistant", "end_turn")
+    assert said["content"] == [{"type": "text", "text": answer_text(CLAUDE)}]
+    assert said["usage"]["output_tokens"] > 0
+
+
+def test_a_streamed_message_says_the_same(client):
+    payload = {**CLAUDE, "stream": True}
+    events = named_events(client.ask(path="/v1/messages", payload=payload, headers=VERSION))
+    names = [name for name, _ in events]
+    assert names[:3] == ["message_start", "content_block_start", "ping"]
+    assert names[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+    deltas = [said["delta"]["text"] for name, said in events if name == "content_block_delta"]
+    assert "".join(deltas) == answer_text(CLAUDE)
+    assert events[-2][1]["delta"]["stop_reason"] == "end_turn"
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers", "complaint"),
+    [
+        (CLAUDE, [], "anthropic-version: header is required"),
+        (CHAT, VERSION, "max_tokens: a number of at least 1 is required"),
+        ({**CLAUDE, "messages": []}, VERSION, "'messages' must be a list that is not empty"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_said_in_its_format(client, payload, headers, complaint):
+    heard = client.ask(path="/v1/messages", payload=payload, headers=headers)
+    assert (heard.status, heard.json["type"]) == (400, "error")
+    assert heard.json["error"] == {"type": "invalid_request_error", "message": complaint}
+
+
+def test_either_way_to_show_a_key_will_do(stormbreak_provider, dial):
+    client = dial(stormbreak_provider("[provider]\nservice = 0\nrequire_key = true"))
+    version = "anthropic-version: 2023-06-01"
+    heard = client.ask(path="/v1/messages", payload=CLAUDE, headers=[version])
+    assert (heard.status, heard.json["error"]["type"]) == (401, "authentication_error")
+    for key in ("x-api-key: k", "authorization: Bearer k"):
+        assert client.ask(path="/v1/messages", payload=CLAUDE, headers=[version, key]).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "payload"),
+    [("/v1/responses", {"model": "m"}), ("/v1/responses", {"model": "m", "input": []})],
+)
+def test_a_response_needs_an_input(client, path, payload):
+    assert client.ask(path=path, payload=payload).status == 400
+
+
+def test_no_format_repeats_the_prompt(client):
+    canary = "canary-7f3a"
+    say = [{"role": "user", "content": canary}]
+    asked = [
+        ("/v1/responses", {"model": "m", "input": canary}, []),
+        ("/v1/messages", {"model": "m", "messages": say, "max_tokens": 9}, VERSION),
+    ]
+    for path, payload, headers in asked:
+        for stream in (False, True):
+            heard = client.ask(path=path, payload={**payload, "stream": stream}, headers=headers)
+            assert heard.status == 200
+            assert canary.encode() not in heard.body

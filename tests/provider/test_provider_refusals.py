@@ -1,0 +1,112 @@
+"""Every refusal says its status and its words, in the format of the address that was called."""
+
+import pytest
+
+from stormbreak.provider.kinds import REFUSALS, Kind
+
+from .conftest import CHAT
+
+STREAM = {**CHAT, "stream": True}
+CLAUDE = {**CHAT, "max_tokens": 100}
+VERSION = ["anthropic-version: 2023-06-01", "x-api-key: any"]
+WORDS = [  # kind, status, type and code as OpenAI has them, type as Anthropic has it
+    ("400", 400, "invalid_request_error", "invalid_value", "invalid_request_error"),
+    ("401", 401, "invalid_request_error", "invalid_api_key", "authentication_error"),
+    (
+        "403",
+        403,
+        "invalid_request_error",
+        "unsupported_country_region_territory",
+        "permission_error",
+    ),
+    ("404", 404, "invalid_request_error", "model_not_found", "not_found_error"),
+    ("408", 408, "timeout_error", None, "invalid_request_error"),
+    ("409", 409, "conflict_error", None, "invalid_request_error"),
+    ("413", 413, "invalid_request_error", "request_too_large", "request_too_large"),
+    ("422", 422, "invalid_request_error", None, "invalid_request_error"),
+    ("424", 424, "failed_dependency", None, "invalid_request_error"),
+    ("425", 425, "too_early", None, "invalid_request_error"),
+    ("429", 429, "requests", "rate_limit_exceeded", "rate_limit_error"),
+    ("498", 498, "invalid_request_error", "capacity_exceeded", "invalid_request_error"),
+    ("500", 500, "server_error", None, "api_error"),
+    ("501", 501, "server_error", None, "api_error"),
+    ("503", 503, "service_unavailable_error", "server_is_overloaded", "api_error"),
+    ("down", 503, "service_unavailable_error", "server_is_overloaded", "api_error"),
+    ("504", 504, "timeout_error", None, "timeout_error"),
+    ("529", 529, "overloaded_error", "overloaded", "overloaded_error"),
+    ("quota", 429, "insufficient_quota", "insufficient_quota", "rate_limit_error"),
+    ("billing", 402, "billing_error", None, "billing_error"),
+    ("spend_limit", 429, "rate_limit_error", "enforced_spend_limit_reached", "rate_limit_error"),
+    ("balance", 402, "unknown_error", None, "billing_error"),
+    ("model_not_found", 404, "invalid_request_error", "model_not_found", "not_found_error"),
+    (
+        "context_length",
+        400,
+        "invalid_request_error",
+        "context_length_exceeded",
+        "invalid_request_error",
+    ),
+    ("content_filter", 400, "invalid_request_error", "content_filter", "invalid_request_error"),
+]
+PAGES = ["502", "520", "521", "522", "523", "524"]
+ELSEWHERE = {"budget", "redirect", "reset", "half_close", "hang"}  # tested by themselves
+
+
+def test_every_refusal_is_tested():
+    tested = {row[0] for row in WORDS} | set(PAGES) | ELSEWHERE
+    assert tested == {kind.value for kind in REFUSALS} | {Kind.DOWN.value}
+
+
+@pytest.mark.parametrize(("kind", "status", "type_", "code", "claude"), WORDS)
+def test_a_refusal_is_an_error_in_the_format_of_the_address(
+    trouble, dial, kind, status, type_, code, claude
+):
+    provider = trouble(kind)
+    client = dial(provider)
+    for payload in (CHAT, STREAM):  # on one connection: it is kept
+        heard = client.ask(payload=payload)
+        assert heard.status == status
+        assert (heard.json["error"]["type"], heard.json["error"]["code"]) == (type_, code)
+        assert "retry-after" not in heard.headers
+        assert heard.headers["x-request-id"].startswith("req_")
+    heard = client.ask(path="/v1/messages", payload=CLAUDE, headers=VERSION)
+    assert (heard.status, heard.json["type"]) == (status, "error")
+    assert heard.json["error"]["type"] == claude
+    stats = provider.stats()
+    assert stats["answers"] == {str(status): 3}
+    assert stats["troubles"][kind] == 3
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_edges_speak_html(trouble, dial, kind):
+    heard = dial(trouble(kind)).ask()
+    assert heard.status == int(kind)
+    assert heard.headers["content-type"] == "text/html"
+    assert heard.body.startswith(b"<html>")
+    assert kind.encode() in heard.body
+
+
+def test_a_spend_limit_is_told_in_the_details(trouble, dial):
+    heard = dial(trouble("spend_limit")).ask(path="/v1/messages", payload=CLAUDE, headers=VERSION)
+    assert heard.json["error"]["details"] == {"error_code": "enforced_spend_limit_reached"}
+
+
+def test_a_budget_in_flight_passes(trouble, dial):
+    heard = dial(trouble("budget", "retry_after = 3")).ask()
+    assert (heard.status, heard.headers["retry-after"]) == (402, "3")
+    assert heard.json["error"]["metadata"] == {"limit_source": "openrouter_in_flight_budget"}
+
+
+def test_a_redirect_leads_to_another_host(trouble, dial):
+    heard = dial(trouble("redirect")).ask()
+    assert heard.status == 307
+    assert heard.headers["location"].startswith("https://elsewhere.invalid/")
+
+
+def test_a_half_closed_connection_still_listens(trouble, dial):
+    client = dial(trouble("half_close"))
+    heard = client.ask()
+    assert (heard.status, heard.ending) == (None, "closed")
+    for _ in range(3):
+        client.send(b"more")  # no RST comes back
+    assert client.closed()

@@ -1,0 +1,94 @@
+"""A trouble may choose its requests: by a text in them, by their number, by their attempt, and by chance among them."""
+
+import pytest
+
+from stormbreak.provider.chance import mix
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.loader import parse
+from stormbreak.provider.scenario import Trouble
+from stormbreak.provider.selection import Asking, picked
+from stormbreak.provider.weather import forecast
+
+from .conftest import CHAT
+
+
+def row(text):
+    return {"model": "m", "messages": [{"role": "user", "content": text}]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "chosen"),
+    [
+        ({"requests": (1, 3)}, [True, False, True, False]),
+        ({"first": 1}, [True, True, False, False]),
+        ({"first": 2, "requests": (3, 4)}, [False, False, True, True]),
+        ({"match": "a"}, [True, False, True, False]),
+        ({"match": "b", "first": 1}, [False, True, False, False]),
+    ],
+)
+def test_all_keys_must_fit(keys, chosen):
+    asked = [Asking(1, 1, b"a"), Asking(2, 1, b"b"), Asking(3, 2, b"a"), Asking(4, 2, b"b")]
+    trouble = Trouble(kind=Kind.S500, **keys)
+    assert [picked(trouble, asking) for asking in asked] == chosen
+
+
+def test_the_first_attempts_with_each_body_meet_it(trouble, dial):
+    client = dial(trouble("503", "first = 2"))
+    statuses = [client.ask(payload=row(text)).status for text in "aabaabb"]
+    assert statuses == [503, 503, 503, 200, 200, 503, 200]
+
+
+def test_requests_are_numbered_from_one_and_anew_after_a_reset(trouble, dial):
+    provider = trouble("500", "requests = [2, 3]")
+    client = dial(provider)
+    for _ in range(2):
+        assert [client.ask().status for _ in range(4)] == [200, 500, 500, 200]
+        provider.reset()
+
+
+@pytest.mark.parametrize("text", ["row 7", 'said "seven"', "zürich"])
+def test_a_text_is_found_however_it_is_escaped(trouble, dial, text):
+    client = dial(trouble("404", f"match = '{text}'"))
+    assert client.ask(payload=row(f"this is {text}!")).status == 404
+    assert client.ask(payload=row("something else")).status == 200
+
+
+def test_what_chooses_goes_before_what_does_not(stormbreak_provider, dial):
+    provider = stormbreak_provider("""
+        [provider]
+        service = 0
+        [[trouble]]
+        kind = "500"
+        [[trouble]]
+        kind = "404"
+        match = "b"
+        [[trouble]]
+        kind = "401"
+        first = 1
+    """)
+    client = dial(provider)
+    assert [client.ask(payload=row(text)).status for text in "abab"] == [401, 404, 500, 404]
+
+
+def test_chance_decides_among_the_chosen_and_leaves_the_others_alone():
+    scenario = parse("[[trouble]]\nkind = '500'\nrequests = [1]\nshare = 0.3")
+    [spell] = forecast(scenario)
+    drawn = [spell.draw(mix(n), Asking(1, 1), streamed=False) for n in range(10_000)]
+    assert sum(trouble is not None for trouble in drawn) == pytest.approx(3000, abs=150)
+    assert not any(spell.draw(mix(n), Asking(2, 1), streamed=False) for n in range(100))
+    assert not any(spell.draw(mix(n), None, streamed=False) for n in range(100)), "the crowd's"
+
+
+def test_a_trouble_of_streams_does_not_choose_a_plain_request(trouble, dial):
+    assert dial(trouble("cut_stream", "first = 1")).ask(payload=CHAT).json["choices"]
+
+
+def test_it_is_over_when_its_time_is(stormbreak_provider, dial):
+    provider = stormbreak_provider(
+        "[provider]\nservice = 0\n[[trouble]]\nkind = '500'\nfirst = 9\nuntil = 100\n", speed=1000
+    )
+    client = dial(provider)
+    assert client.ask().status == 500
+    while provider.stats()["time"] < 100:
+        pass
+    assert client.ask().status == 200
