@@ -70,8 +70,9 @@ def check(made, ends, output, seen, *, killed=0):
     assert {line["custom_id"]: line["error"]["verdict"] for line in failed} == {
         name: FINAL[kind].value for name, kind in ends.items()
     }
-    assert all(line["error"]["attempts"] == 1 for line in failed)
-    refused = Counter(ends.values())
+    refused = Counter(
+        ends.values()
+    )  # counted where they are sent: a lost connection may come before one
     for kind, count in refused.items():
         assert count <= seen["troubles"][kind] <= count + killed * WIDTH
     assert sum(seen["troubles"][kind] for kind in refused) <= len(ends) + killed * WIDTH
