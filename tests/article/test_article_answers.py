@@ -14,6 +14,7 @@ from sockets import BODY, End, answer, failing, served
 from stormbreak import AsyncClient, errors
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import State
+from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.presets import ARTICLE
 
 KEY = "sk-canary-0123456789"
@@ -167,6 +168,27 @@ async def test_a_200_that_is_no_json_is_an_error_of_another_kind(session):
     no_json = answer(b"upstream timed out")
     async with served(no_json, answer()) as server, client_of(server) as client:
         assert (await client.chat(SAY)).attempts == 2
+
+
+# ------------------------------------------------------------ when there is no answer
+
+
+async def test_its_fallback_is_for_an_open_circuit_only(session):
+    circuit = breaker()
+
+    async def theirs():
+        if not circuit.passes():
+            return "fallback"
+        return await retrying(session, url_of(server), PAYLOAD, breaker=circuit)
+
+    async with served(failing(503)) as server:
+        assert (await theirs())["code"] == "MAX_RETRIES_EXCEEDED"
+        assert await theirs() == "fallback"
+
+        policy = replace(QUICK, fallback=(ToDegraded(text="fallback"),))
+        async with client_of(server, policy) as client:
+            answers = [await client.chat(SAY) for _ in range(3)]
+    assert [(each.text, each.source) for each in answers] == [("fallback", "degraded")] * 3
 
 
 # ------------------------------------------------------------ what is sent, and where to

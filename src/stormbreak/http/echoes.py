@@ -64,7 +64,7 @@ def _without_words(body: bytes, asked: bytes) -> bytes:
     texts = set(_texts(asked))
     words = {word for text in texts for word in _WORD.findall(text)}
     for said in sorted(texts | words, key=len, reverse=True):
-        for form in _forms(said):
+        for form in sorted(_forms(said), key=len, reverse=True):  # a bare one is a part of a quoted
             body = body.replace(form, GONE)
     return body
 
