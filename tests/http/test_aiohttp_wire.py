@@ -239,6 +239,37 @@ async def test_a_sink_that_wants_no_more_ends_the_answer_and_its_connection(ask)
     assert (got.status, got.body, len(taken)) == (200, b"", 2)
 
 
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [(200, Verdict.BROKEN), (413, None)],
+)
+async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, status, verdict):
+    """The server reads no more than the head, so that most of the body is still here when it answers."""
+    early, answered = answer(status=status), asyncio.Event()
+
+    async def hasty(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()
+        writer.write(early)
+        await answered.wait()
+        writer.transport.abort()
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        server = await asyncio.start_server(hasty, sock=listener, limit=4096)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/x"
+        got = await wire.exchange(HttpRequest(url, {}, b"x" * (32 * 2**20)))
+        answered.set()
+        server.close()
+        await server.wait_closed()
+
+    if verdict is None:
+        assert got.status == status
+    else:
+        assert (got.verdict, got.detail) == (verdict, "answered before the request was sent whole")
+
+
 async def test_a_large_body_is_sent_without_a_warning(wire):
     body = b"x" * (3 * 2**20)
     async with served() as server:

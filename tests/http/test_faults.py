@@ -263,14 +263,3 @@ async def test_many_calls_on_few_connections_that_talk_too_much(kinds, pause, st
     assert wrong == []
     assert len(right) > 0.75 * calls  # a connection that ends as a call begins costs an attempt
     assert provider.stats()["keys"]["asked"] > 0.75 * calls
-
-
-async def test_an_answer_to_a_request_that_was_not_sent_whole(playing):
-    """It cannot be the answer to it, whatever it says."""
-    provider, client = playing("early_answer")
-    payload = {"model": "m", "messages": [{"role": "user", "content": "x" * 6_000_000}]}
-    async with client:
-        outcome = await ask(client, payload)
-
-    assert provider.stats()["troubles"]["early_answer"] == 1
-    assert outcome.verdict is not Verdict.OK or text_in(outcome) == answer_text(payload)
