@@ -51,6 +51,7 @@ def test_a_window_is_awaited_to_its_end():
         Allowance(remaining=0.0),
         Allowance(limit=60.0, remaining=0.0),
         Allowance(limit=60.0, remaining=0.0, reset=0.0, flows=False),
+        Allowance(limit=0.0, remaining=0.0, window=60.0),
     ],
 )
 def test_where_no_remainder_or_no_time_is_named_nothing_is_known(said):

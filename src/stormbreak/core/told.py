@@ -89,7 +89,7 @@ class Told:
         missing = limit - said.remaining
         reset = said.reset
         if reset is None:
-            if said.window is None or limit == inf:
+            if said.window is None or limit in (0.0, inf):
                 return
             reset = said.window * (missing / limit if said.flows else 1.0)
         flow = self._flow_of(said, limit, missing, reset)
