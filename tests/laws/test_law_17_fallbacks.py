@@ -269,11 +269,10 @@ def test_a_move_to_a_target_that_fails_is_paid():
 
 
 def test_one_answer_ends_the_doubt():
-    stage = Stage(BUDGET)
+    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
     for _ in range(DOUBTED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
     stage.start(target=SECOND, fallbacks=(CACHE,)).step(OK)
-    stage.engine.budget.__init__(BudgetPolicy(ratio=0.0))
 
     assert where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND
 

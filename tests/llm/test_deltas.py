@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.deltas import decoded, is_sound, text_of
+from stormbreak.llm.deltas import is_sound, text_of
+from stormbreak.llm.halves import decoded
 
 
 def chat(content, index=0):

@@ -106,6 +106,11 @@ class SqliteCache:
         if connection is not None:
             connection.close()
 
+    def __del__(self) -> None:
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            connection.close()
+
     def _with(self, do: Callable[[sqlite3.Connection], T]) -> T | None:
         try:
             with self._lock:

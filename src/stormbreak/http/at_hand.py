@@ -76,9 +76,11 @@ class AtHand:
         keeping.add_done_callback(self._keeping.discard)
 
     async def close(self) -> None:
-        """Wait until all is kept. The cache stays open: other loops may use it."""
-        if self._keeping:
-            await asyncio.wait(tuple(self._keeping))
+        """Wait until all of the running loop is kept. The cache stays open: other loops may use it."""
+        here = asyncio.get_running_loop()
+        keeping = [each for each in tuple(self._keeping) if each.get_loop() is here]
+        if keeping:
+            await asyncio.wait(keeping)
 
     async def _kept(self, request: Request) -> bytes | None:
         if self._cache is None:

@@ -1,4 +1,4 @@
-"""The asynchronous client: one engine, one origin, any number of models.
+"""The asynchronous client: one engine, an origin, any number of models, and wherever its policy falls back to.
 
 `request` and `chat` answer with an `Answer` or raise; `ask` answers with how the call ended, as a value,
 for those (such as the batch runner) who want every outcome.
@@ -14,17 +14,17 @@ from typing import Any, Self
 from stormbreak.cache.opened import open_cache
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.fallback import ToCache
-from stormbreak.core.flow import Ask, Send
+from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.core.saved import read_circuits, span_in
-from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.body import encoded
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
-from stormbreak.http.exchange import Received, answer_of, attempt, cut_short
+from stormbreak.http.exchange import Received, answer_of, attempt, if_cut_short
 from stormbreak.http.origin import Origin
 from stormbreak.http.routes import Routes
 from stormbreak.http.source import AtHandSource, Source, begin
@@ -187,11 +187,9 @@ class AsyncClient:
                 within=command.timeout,
                 learn=policy.quota.learn,
             )
-            if cut_short(outcome, command.timeout, policy.attempt_timeout):
-                return outcome._replace(own_deadline=True)
-            return outcome
+            return if_cut_short(outcome, command.timeout, policy.attempt_timeout)
 
-        opened = await self._driver.open(call, send, partial(self._find, asking))
+        opened = await self._driver.open(call, send, self._asker(call, asking))
         if isinstance(opened, Ended):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
@@ -218,10 +216,11 @@ class AsyncClient:
     ) -> Ended:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
 
-        `attempts` are the most that are made, where the policy allows more. With `queue_is_free` the seconds to the deadline count from when the first attempt leaves.
+        `attempts` are the most that are made, where the policy allows more. With `queue_is_free` the seconds to the
+        deadline count from when the first attempt leaves.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
-        Every attempt carries the same `idempotency_key`, by default one of this call's own.
+        Every attempt at the first target carries the same `idempotency_key`, by default one of this call's own.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
@@ -243,19 +242,21 @@ class AsyncClient:
                 first=partial(self._driver.first, command) if asking.begins else None,
                 learn=policy.quota.learn,
             )
-            if cut_short(outcome, timeout, policy.attempt_timeout):
-                return outcome._replace(own_deadline=True)
-            return outcome
+            return if_cut_short(outcome, timeout, policy.attempt_timeout)
 
-        ended = await self._driver.run(call, send, partial(self._find, asking))
+        ended = await self._driver.run(call, send, self._asker(call, asking))
         ok = ended.outcome.verdict is Verdict.OK
         if ok and ended.source == TARGET and self._at_hand.keeps:
             received: Received = ended.outcome.value
             self._at_hand.keep(asking.request(self._origin.api_key), received.body)
         return ended
 
-    async def _find(self, asking: Asking, ask: Ask) -> Outcome | None:
-        return await self._at_hand.find(ask, asking.request(self._origin.api_key))
+    def _asker(self, call: Call, asking: Asking) -> Asker | None:
+        """Who finds the answers at hand, where a fallback may ask for one."""
+        if not call.fallbacks:
+            return None
+        request = asking.request(self._origin.api_key)
+        return lambda ask: self._at_hand.find(ask, request)
 
     def _encoded(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
         model = payload.get("model") or self._model

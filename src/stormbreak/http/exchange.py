@@ -145,15 +145,16 @@ def answer_of(target: Target, ended: Ended) -> Answer:
     )
 
 
-def cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -> bool:
-    """Whether there was no connection within `timeout`, which is less than the `usual` time to connect."""
-    return (
+def if_cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -> Outcome:
+    """The outcome; as of our own deadline where `timeout`, less than the `usual` time to connect, was too short for that."""
+    short = (
         outcome.verdict is Verdict.CONNECT_FAILED
         and isinstance(outcome.error, TimeoutError)
         and timeout is not None
         and CONNECT_SHARE * timeout < CONNECT_TIMEOUT
         and (usual is None or timeout < usual)
     )
+    return outcome._replace(own_deadline=True) if short else outcome
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:

@@ -41,6 +41,7 @@ class Routes:
     ) -> None:
         self.endpoint = endpoint
         self._routes: dict[Target, Route] = {}
+        self._own: dict[str, Target] = {}
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._rules = [
             (rule, tuple(_found(rule, endpoint, allow_http=allow_http, environ=environ)))
@@ -52,7 +53,10 @@ class Routes:
 
     def target(self, model: str) -> Target:
         """The target that a call for `model` goes to first."""
-        return self._route(self.endpoint, model).target
+        target = self._own.get(model)
+        if target is None:
+            target = self._own[model] = self._route(self.endpoint, model).target
+        return target
 
     def route(self, target: Target) -> Route:
         """How to reach a target that was told before."""

@@ -15,7 +15,8 @@ from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
 from stormbreak.http.source import AtHandSource, Source
-from stormbreak.llm.deltas import decoded, is_sound, text_of
+from stormbreak.llm.deltas import is_sound, text_of
+from stormbreak.llm.halves import decoded
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.types import TARGET, Answer, Ended, Target, Usage, Verdict
 

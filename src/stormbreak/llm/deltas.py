@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.halves import mended
+from stormbreak.llm.halves import decoded
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
@@ -34,10 +34,7 @@ _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 def is_sound(data: bytes) -> bool:
     """Whether it is JSON, as far as that can be told without making anything of it."""
     try:
-        try:
-            _ANYTHING.decode(data)
-        except msgspec.DecodeError:
-            _ANYTHING.decode(mended(data))
+        decoded(data, _ANYTHING.decode)
         if not data.isascii():
             data.decode()
     except _UNREADABLE:
@@ -45,21 +42,10 @@ def is_sound(data: bytes) -> bool:
     return True
 
 
-def decoded(data: bytes) -> Any:
-    """Decode the data of an event, half characters mended."""
-    try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        return msgspec.json.decode(mended(data))
-
-
 def text_of(data: bytes) -> str:
     """Read the text that an event adds to the first choice; empty where it adds none, or is no such event."""
     try:
-        try:
-            chunk = _CHUNK.decode(data)
-        except msgspec.DecodeError:
-            chunk = _CHUNK.decode(mended(data))
+        chunk = decoded(data, _CHUNK.decode)
     except _UNREADABLE:
         return ""
     text = None

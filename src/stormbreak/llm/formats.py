@@ -7,27 +7,10 @@ from typing import Any, NamedTuple, Protocol
 from stormbreak.llm.assembly import ChatAssembly
 from stormbreak.llm.chat_marks import ChatMarks
 from stormbreak.llm.complaint import Complaint, complaint_in
+from stormbreak.llm.followers import Follower
 from stormbreak.llm.messages_stream import MessageAssembly, MessageMarks
 from stormbreak.llm.reading import Shape
 from stormbreak.llm.responses_stream import ResponseAssembly, ResponseMarks, complaint_in_event
-
-
-class Follower(Protocol):
-    """Whatever takes the decoded data of events and knows how far the answer has come."""
-
-    @property
-    def has_output(self) -> bool:
-        """Whether output has come."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing that may still come can change the answer."""
-
-    def add(self, said: dict[str, Any], /) -> None:
-        """Take the data of one event; raise MalformedChunkError."""
-
-    def wrong(self) -> str | None:
-        """Tell what is missing, or wrong, if nothing more comes; None of a complete answer."""
 
 
 class Assembly(Follower, Protocol):

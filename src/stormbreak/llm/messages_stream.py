@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.chunk import as_index, as_object, as_reason, brings_output
+from stormbreak.llm.followers import Marked
 from stormbreak.llm.pieces import MalformedChunkError, Pieces
 
 _INPUT = "partial_json"
@@ -77,24 +78,14 @@ class MessageMarks:
         self.usage |= {name: count for name, count in counts.items() if count is not None}
 
 
-class MessageAssembly:
+class MessageAssembly(Marked):
     """The message itself, put together; `result` is what the same call would have got unstreamed."""
 
     def __init__(self, _: int = 1) -> None:
-        self._marks = MessageMarks()
+        self._marks: MessageMarks = MessageMarks()
         self._message: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
         self._blocks: dict[int, _Block] = {}
-
-    @property
-    def has_output(self) -> bool:
-        """Whether content has come."""
-        return self._marks.has_output
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more can come."""
-        return self._marks.ended
 
     def add(self, said: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
@@ -114,10 +105,6 @@ class MessageAssembly:
             block.add(said["delta"])
         elif kind == "message_delta":
             self._end |= said.get("delta") or {}
-
-    def wrong(self) -> str | None:
-        """Tell what is missing if nothing more comes."""
-        return self._marks.wrong()
 
     def result(self) -> dict[str, Any]:
         """Give the message as its unstreamed body would be."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from stormbreak.llm.chunk import as_index, as_list, as_object
 from stormbreak.llm.complaint import Complaint, complaint_in
+from stormbreak.llm.followers import Marked
 from stormbreak.llm.pieces import MalformedChunkError
 
 _ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
@@ -77,32 +78,18 @@ class ResponseMarks:
         self.finish_reason = details.get("reason") or status
 
 
-class ResponseAssembly:
+class ResponseAssembly(Marked):
     """The response itself. Some servers leave its `output` empty at the end: then it is the items that came."""
 
     def __init__(self, _: int = 1) -> None:
-        self._marks = ResponseMarks()
+        self._marks: ResponseMarks = ResponseMarks()
         self._items: dict[int, Any] = {}
-
-    @property
-    def has_output(self) -> bool:
-        """Whether output has come."""
-        return self._marks.has_output
-
-    @property
-    def ended(self) -> bool:
-        """Whether the whole response has come."""
-        return self._marks.ended
 
     def add(self, said: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
         self._marks.add(said)
         if said["type"] == _ITEM:
             self._items[as_index(said.get("output_index", len(self._items)))] = said.get("item")
-
-    def wrong(self) -> str | None:
-        """Tell what is missing if nothing more comes."""
-        return self._marks.wrong()
 
     def result(self) -> dict[str, Any]:
         """Give the response as its unstreamed body would be."""

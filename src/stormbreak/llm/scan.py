@@ -16,9 +16,10 @@ from stormbreak.llm.chunk import as_object
 from stormbreak.llm.classify import read_error, request_id_of
 from stormbreak.llm.complaint import Complaint
 from stormbreak.llm.formats import Format, Marks
+from stormbreak.llm.halves import decoded
 from stormbreak.llm.reading import Reading
 from stormbreak.llm.sse import LINE_LIMIT, Event, EventReader
-from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE, StreamReader, decoded
+from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE, StreamReader
 from stormbreak.llm.usage import usage_of
 from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import Verdict

@@ -5,6 +5,7 @@ such: what opens with a brace, a bracket or a tag is no event stream, whatever i
 What is kept of the events is for the follower to say.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -14,8 +15,9 @@ import msgspec
 from stormbreak.llm.chunk import as_object
 from stormbreak.llm.classify import read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint
-from stormbreak.llm.formats import FORMATS, Follower, Format
-from stormbreak.llm.halves import mended
+from stormbreak.llm.followers import Follower
+from stormbreak.llm.formats import FORMATS, Format
+from stormbreak.llm.halves import decoded
 from stormbreak.llm.pieces import MalformedChunkError
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.sse import Event, EventReader, LineTooLongError
@@ -32,7 +34,7 @@ class _Form(Enum):
     PLAIN = "plain"
 
 
-class StreamReader:
+class StreamReader(ABC):
     """Take the bytes of one answer as they come.
 
     Args:
@@ -68,9 +70,9 @@ class StreamReader:
         self._failure: Reading | None = None
         self._error_body = b""
 
+    @abstractmethod
     def _follow(self, kind: Format) -> Follower:
         """Make what follows the events of this answer."""
-        raise NotImplementedError
 
     @property
     def first_output(self) -> bool:
@@ -162,7 +164,7 @@ class StreamReader:
             self._done = True
             return
         try:
-            said = decoded(event.data)
+            said: Any = decoded(event.data)
             complaint = self._format.complaint_in(said, is_error=event.name == b"error")
             if complaint:
                 self._complain(event, complaint)
@@ -187,14 +189,3 @@ class StreamReader:
     def _read(self, body: bytes) -> Reading:
         answer = self._head._replace(body=body)
         return read_answer(answer, self._shape, choices=self._choices, inputs=self._inputs)
-
-
-def decoded(data: bytes) -> Any:
-    """Decode the data of an event, half characters mended; raise one of UNREADABLE."""
-    try:
-        return msgspec.json.decode(data)
-    except UNREADABLE:
-        whole = mended(data)
-        if whole == data:
-            raise
-        return msgspec.json.decode(whole)
