@@ -8,8 +8,8 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from fcntl import ioctl
+from functools import lru_cache
 from io import BytesIO
 from termios import FIONREAD
 from typing import NamedTuple
@@ -25,6 +25,8 @@ from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 KEEP_ALIVE = 60.0  # seconds
+_TIMEOUTS = 16  # are remembered: nearly all attempts have the same
+_NOTHING = bytes(4)  # a C int that says 0
 SMALL = 1024 * 1024  # bytes of a body that is written in one go
 
 _PARENTS: list[object] = []  # what must not be collected, or it would be closed
@@ -113,12 +115,7 @@ class AiohttpWire:
             headers=request.headers,
             proxy=self._proxy,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=request.connect_timeout,
-                sock_read=sock_read,
-                ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
-            ),
+            timeout=_timeout(request.connect_timeout, sock_read),
         )
         writing = response._writer  # noqa: SLF001 - the task that sends a large body
         if writing is not None and not writing.done() and response.ok:
@@ -149,6 +146,16 @@ class AiohttpWire:
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
+
+
+@lru_cache(maxsize=_TIMEOUTS)
+def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None,
+        sock_connect=connect,
+        sock_read=read,
+        ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
+    )
 
 
 def _head_of(response: aiohttp.ClientResponse) -> HttpAnswer:
@@ -190,16 +197,21 @@ class _Connector(aiohttp.TCPConnector):
 
 def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
     """Whether bytes have come that the loop has not read yet. Later ones cannot be told from an answer."""
-    count = bytearray(4)
     socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
-    if socket is not None:
-        with suppress(OSError):  # it is closed
-            ioctl(socket.fileno(), FIONREAD, count)
-    return any(count)
+    if socket is None:
+        return False
+    try:
+        return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
+    except OSError:  # it is closed
+        return False
 
 
 async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | None:
     """Read the body, or feed it to the sink while it wants more; None where it is larger than it may be."""
+    if sink is None and response.content.is_eof():  # it came with its head, as most do
+        body = response.content.read_nowait()
+        response.release()
+        return body if len(body) <= BODY_LIMIT else None
     parts: list[bytes] = []
     take: Sink = sink or parts.append
     size = 0

@@ -46,9 +46,12 @@ def _without_identifiers(reading: Reading, key: str, asked: bytes) -> Reading:
         echoes = said is not None and (said.encode() in asked or _repeats(said, key))
         return None if echoes else said
 
-    detail = "redirected" if _repeats(reading.detail or "", key) else reading.detail
     code = reading.code if is_known(reading.code) else safe(reading.code)
-    return reading._replace(code=code, request_id=safe(reading.request_id), detail=detail)
+    request_id = safe(reading.request_id)
+    detail = "redirected" if _repeats(reading.detail or "", key) else reading.detail
+    if (code, request_id, detail) == (reading.code, reading.request_id, reading.detail):
+        return reading
+    return reading._replace(code=code, request_id=request_id, detail=detail)
 
 
 def _repeats(said: str, key: str) -> bool:

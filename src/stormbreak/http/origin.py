@@ -7,6 +7,7 @@ request is known before it is sent.
 import re
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2s
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -21,6 +22,7 @@ _QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
 _HIDDEN = "what looks like a key"
 _LONGEST_SCHEME = 12
+_ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _KEY_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey"})
 
 
@@ -49,15 +51,19 @@ class Origin:
         Raises:
             ConfigurationError: the endpoint is anything but a path below the base URL.
         """
-        path, _, query = endpoint.partition("?")
-        path = path.removeprefix("/")
-        climbs = any(part in (".", "..") for part in path.split("/"))
-        if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
-            raise ConfigurationError(
-                f"endpoint must be a path below the base URL, got {quoted(path)}"
-            )
-        query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
-        return f"{self.base_url}/{path}" + (f"?{query}" if query else "")
+        return f"{self.base_url}/{_below(endpoint)}"
+
+
+@lru_cache(maxsize=_ENDPOINTS)
+def _below(endpoint: str) -> str:
+    """Path and query of an endpoint, as they are put behind a base URL."""
+    path, _, query = endpoint.partition("?")
+    path = path.removeprefix("/")
+    climbs = any(part in (".", "..") for part in path.split("/"))
+    if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
+        raise ConfigurationError(f"endpoint must be a path below the base URL, got {quoted(path)}")
+    query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
+    return f"{path}?{query}" if query else path
 
 
 def _names_key(pair: str) -> bool:

@@ -6,6 +6,7 @@ answer, and nothing here reads a clock: the time of receipt is part of the input
 
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from stormbreak.types import Usage, Verdict
@@ -29,9 +30,11 @@ _SHAPES = {
     "/responses": Shape.RESPONSES,
     "/messages": Shape.MESSAGES,
 }
+_ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 
 
+@lru_cache(maxsize=_ENDPOINTS)
 def shape_of(endpoint: str) -> Shape:
     """Tell the shape from the end of a path or URL; an endpoint nobody knows answers any JSON object."""
     path = "/" + endpoint.partition("?")[0].strip("/")
