@@ -123,7 +123,10 @@ def test_numbers_beyond_floats_survive_the_filling_in():
         (batch(url="/v1/responses"), "has no input in its body"),
         (batch(url="/v1/messages"), "has no max_tokens in its body"),
         (batch(url="/v1/messages", body={"input": CANARY}), "has no messages in its body"),
-        (batch(url="/v1/messages", body=CHAT | {"max_tokens": CANARY}), "max_tokens must be a whole"),
+        (
+            batch(url="/v1/messages", body=CHAT | {"max_tokens": CANARY}),
+            "max_tokens must be a whole",
+        ),
         (
             batch(url="/v1/responses", body={"input": CANARY, "background": True}),
             "background is true, but a batch waits for every answer",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import holds_token, is_familiar, quoted
@@ -25,7 +25,9 @@ _PORTS = {"http": 80, "https": 443}
 _SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
 _LONGEST_SCHEME = 12
-_KEY_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey"})
+_KEY_PARAMETERS = frozenset(
+    "key apikey api-key api_key x-api-key subscription-key access_token".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Origin:
 
 
 def _names_key(pair: str) -> bool:
-    return pair.partition("=")[0].lower() in _KEY_PARAMETERS
+    return unquote_plus(pair.partition("=")[0]).strip().lower() in _KEY_PARAMETERS
 
 
 def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -> Origin:
