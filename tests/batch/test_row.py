@@ -43,6 +43,7 @@ def test_a_body_is_passed_on_byte_for_byte():
         ("/responses", {"prompt": {"id": "stored"}}, "/responses"),
         ("/v1/messages", CHAT | {"max_tokens": 9, "stream": True}, "/messages"),
         ("/messages", CHAT | {"max_tokens": 9}, "/messages"),
+        ("/v1/chat/completions", CHAT | {"background": True}, "/chat/completions"),
     ],
 )
 def test_endpoints(url, body, endpoint):

@@ -82,6 +82,8 @@ async def test_a_key_comes_in_the_header_that_is_read_there(
                 text = (await client.request(endpoint, PAYLOADS[endpoint])).text
 
     assert text == "fine"
+    accepts = {request.headers["accept"] for request in server.requests}
+    assert accepts == {"text/event-stream" if streams else "application/json"}
     assert [shown(request) for request in server.requests] == [headers, headers]
 
 
@@ -112,6 +114,18 @@ async def test_a_fallback_brings_its_own_key_in_its_own_header(monkeypatch):
         {"api-key": SPARE_KEY},
         native(SPARE_KEY),
     ]
+
+
+async def test_no_request_leaves_anything_to_the_next():
+    """Headers of an origin are made once, and copied for each attempt."""
+    async with served() as server:
+        async with AsyncClient(base_url=server.base_url, api_key=OWN_KEY, model="m") as client:
+            origin = client._origin
+            before = repr(origin.headers)
+            for _ in range(2):
+                await client.chat(SAY)
+            assert repr(origin.headers) == before
+    assert len({request.headers["idempotency-key"] for request in server.requests}) == 2
 
 
 def test_the_presets_that_are_known_by_their_host():

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from batches import chat_rows, write
 from canary import KEY, PROMPT, assert_clean, shown_by
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sockets import answer, failing, served
 
@@ -229,6 +229,7 @@ async def test_a_key_in_an_endpoint_does_not_leave():
     st.sampled_from([Verdict.OK, Verdict.AUTH, Verdict.SERVER_ERROR]),
     st.booleans(),
 )
+@example("0000000/", 2, Verdict.OK, True)  # found: only slashes written so once were known
 def test_a_key_of_any_form_is_blotted_where_it_is_repeated(key, depth, verdict, slashes):
     """As it is, in a JSON string, in JSON that is quoted in another; with slashes as some encoders write them."""
     said = f"no such key: <{key}>"

@@ -74,10 +74,11 @@ def _without_words(body: bytes, asked: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _forms_of_key(key: str) -> tuple[bytes, ...]:
     """The key as it may stand in a body, the longest first; few keys have any but one form."""
-    forms = _forms(key) if key else set()
-    return tuple(
-        sorted(forms | {form.replace(b"/", rb"\/") for form in forms}, key=len, reverse=True)
-    )
+    forms = {key} - {""}
+    for _ in range(2):  # in a JSON string, and in JSON that is quoted in another
+        quoted = {json.dumps(form)[1:-1] for form in forms}
+        forms |= quoted | {form.replace("/", r"\/") for form in quoted}
+    return tuple(form.encode() for form in sorted(forms, key=len, reverse=True))
 
 
 def _texts(asked: bytes) -> Iterator[str]:
