@@ -118,13 +118,14 @@ async def test_a_fallback_brings_its_own_key_in_its_own_header(monkeypatch):
 
 async def test_no_request_leaves_anything_to_the_next():
     """Headers of an origin are made once, and copied for each attempt."""
-    async with served() as server:
-        async with AsyncClient(base_url=server.base_url, api_key=OWN_KEY, model="m") as client:
-            origin = client._origin
-            before = repr(origin.headers)
-            for _ in range(2):
-                await client.chat(SAY)
-            assert repr(origin.headers) == before
+    async with (
+        served() as server,
+        AsyncClient(base_url=server.base_url, api_key=OWN_KEY, model="m") as client,
+    ):
+        before = repr(client._origin.headers)
+        for _ in range(2):
+            await client.chat(SAY)
+        assert repr(client._origin.headers) == before
     assert len({request.headers["idempotency-key"] for request in server.requests}) == 2
 
 

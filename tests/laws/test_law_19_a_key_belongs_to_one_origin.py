@@ -192,8 +192,9 @@ async def test_nor_by_a_fallback(monkeypatch):
 
 
 NAMES = st.sampled_from(
-    ["key", "KEY", "api_key", "Api-Key", "apikey", "k%65y", "api%2Dkey", "+key"]
-)
+    ["key", "KEY", "api_key", "Api-Key", "apikey", "x-api-key", "subscription-key", "access_token",
+     "k%65y", "api%2Dkey", "+key", "key%20"]
+)  # fmt: skip
 PAIRS = st.lists(
     st.tuples(NAMES, st.just(KEY)) | st.tuples(st.sampled_from(["a", "api-version"]), st.just("1")),
     max_size=5,

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from stormbreak.errors import ConfigurationError
@@ -26,3 +28,14 @@ def test_presets_are_what_the_providers_document():
 def test_an_unknown_provider_is_told_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"openai, anthropic, .*local; got 'opanai'"):
         preset("opanai")
+
+
+@pytest.mark.parametrize("page", ["client.md", "batch.md"])
+def test_the_documents_name_them_all(page):
+    said = (Path(__file__).parents[2] / "docs" / page).read_text()
+    assert [name for name in PRESETS if f"`{name}`" not in said] == []
+
+
+def test_their_variables_are_named_after_them():
+    for name, known in PRESETS.items():
+        assert known.key_env in (f"{name.upper()}_API_KEY", None)

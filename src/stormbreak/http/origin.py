@@ -26,7 +26,7 @@ _SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
 _LONGEST_SCHEME = 12
 _KEY_PARAMETERS = frozenset(
-    "key apikey api-key api_key x-api-key subscription-key access_token".split()
+    {"key", "apikey", "api-key", "api_key", "x-api-key", "subscription-key", "access_token"}
 )
 
 

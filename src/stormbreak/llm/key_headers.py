@@ -1,9 +1,10 @@
 """In which header an API wants its key, and what else it wants to be told.
 
 A host that is known decides. Of all others, what is asked for does: the header is `Authorization`, except that a
-message of Anthropic's API goes with `x-api-key` as well, since many speak that API and do not agree. vLLM and Ollama
-read `Authorization` alone, proxies to Anthropic `x-api-key` alone, gateways either. Anthropic itself refuses a
-request with both, and so a key of its own kind goes in `x-api-key` alone, wherever it goes.
+message of Anthropic's API goes with `x-api-key` as well, since the many that speak that API do not agree. vLLM and
+Ollama read `Authorization` alone (vllm#51572, ollama#16922), proxies to Anthropic `x-api-key` alone, gateways either.
+Anthropic itself is reported to refuse both together (moeru-ai/airi#2098), and so a key of its own kind goes in
+`x-api-key` alone, wherever it goes. Azure takes messages by `x-api-key` (continue#11513) and all else by `api-key`.
 """
 
 from stormbreak.llm.reading import Shape
