@@ -39,6 +39,11 @@ def test_a_body_is_passed_on_byte_for_byte():
         ("/chat/completions", CHAT, "/chat/completions"),
         ("/v1/embeddings", {"input": "x"}, "/embeddings"),
         ("/embeddings", {"input": ["x"]}, "/embeddings"),
+        ("/v1/responses", {"input": "x", "stream": True}, "/responses"),
+        ("/responses", {"prompt": {"id": "stored"}}, "/responses"),
+        ("/v1/messages", CHAT | {"max_tokens": 9, "stream": True}, "/messages"),
+        ("/messages", CHAT | {"max_tokens": 9}, "/messages"),
+        ("/v1/chat/completions", CHAT | {"background": True}, "/chat/completions"),
     ],
 )
 def test_endpoints(url, body, endpoint):
@@ -59,6 +64,20 @@ def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
         "temperature": 0,
         "model": "fallback",
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hé"}]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hé"}]}),
+        ("/v1/responses", {"input": "hé"}),
+        ("/v1/embeddings", {"input": "hé"}),
+    ],
+)
+def test_a_lone_prompt_is_put_in_the_words_of_its_url(url, asked):
+    row = parse({"prompt": "hé", "url": url, "max_tokens": 9})
+    assert json.loads(row.body) == asked | {"max_tokens": 9, "model": "fallback"}
 
 
 @pytest.mark.parametrize("line", [batch(), CHAT, {"model": "own", "prompt": "x"}])
@@ -102,6 +121,18 @@ def test_numbers_beyond_floats_survive_the_filling_in():
         (batch(body=CANARY), "body must be an object"),
         (batch(body={"model": "m", "input": CANARY}), "has no messages in its body"),
         (batch(url="/v1/embeddings"), "has no input in its body"),
+        (batch(url="/v1/responses"), "has no input in its body"),
+        (batch(url="/v1/messages"), "has no max_tokens in its body"),
+        (batch(url="/v1/messages", body={"input": CANARY}), "has no messages in its body"),
+        (
+            batch(url="/v1/messages", body=CHAT | {"max_tokens": CANARY}),
+            "max_tokens must be a whole",
+        ),
+        (
+            batch(url="/v1/responses", body={"input": CANARY, "background": True}),
+            "background is true, but a batch waits for every answer",
+        ),
+        (batch(url="/v1/completions"), "or /v1/embeddings, got '/v1/completions'"),
         (batch(url=...), "has no url"),
         (batch(url=5), "url must be a string"),
         (batch(url="/v1/audio\x1b[2J"), r"got '/v1/audio\x1b[2J'"),
@@ -190,6 +221,6 @@ def test_null_is_as_good_as_absent(fine):
 
 
 def test_embeddings_are_not_streamed():
-    with pytest.raises(RowError, match="only chat completions are streamed"):
+    with pytest.raises(RowError, match="embeddings are not streamed"):
         parse(batch(url="/v1/embeddings", body={"input": "x", "stream": True}))
     assert parse(batch(url="/v1/embeddings", body={"input": "x", "stream": False}))

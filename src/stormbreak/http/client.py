@@ -49,10 +49,10 @@ _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for 
 
 
 class AsyncClient:
-    """Calls an OpenAI-compatible API through an engine.
+    """Calls an OpenAI-compatible API, or Anthropic's, through an engine.
 
     Args:
-        provider: name of a preset ("openai", "holysheep", "deepseek", "groq", "openrouter", "local").
+        provider: name of a preset, such as "openai" or "anthropic" (docs/client.md names them all).
         base_url: where to send instead, up to and including "/v1".
         api_key: the key; by default it comes from the environment (see docs/client.md).
         api_key_env: name of the environment variable that holds the key.

@@ -15,7 +15,6 @@ from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
 
 Reader = TypeVar("Reader", bound=StreamReader)
 
-USER_AGENT = "stormbreak"
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
 
@@ -158,14 +157,9 @@ def if_cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "text/event-stream" if asked.streamed else "application/json",
-        "User-Agent": USER_AGENT,
-        "Idempotency-Key": asked.idempotency_key,
-    }
-    if origin.api_key is not None:
-        headers["Authorization"] = f"Bearer {origin.api_key}"
+    headers = origin.headers[asked.shape].copy()
+    headers["Accept"] = "text/event-stream" if asked.streamed else "application/json"
+    headers["Idempotency-Key"] = asked.idempotency_key
     return headers
 
 

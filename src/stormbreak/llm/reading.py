@@ -23,6 +23,8 @@ class Shape(Enum):
     MESSAGES = "message"
     JSON = "JSON object"
 
+    __hash__ = object.__hash__  # for look-ups in every attempt: an Enum's own is written in Python
+
 
 _SHAPES = {
     "/chat/completions": Shape.CHAT,
