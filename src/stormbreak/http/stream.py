@@ -11,7 +11,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
-from stormbreak.drivers.delivery import Delivery
+from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
 from stormbreak.http.source import AtHandSource, Source
@@ -57,7 +57,7 @@ class Stream:
         self,
         target: Target,
         source: Source | AtHandSource,
-        opened: Delivery | Ended,
+        opened: LoopDelivery | Ended,
         came_from: str = TARGET,
     ) -> None:
         self.target = target
@@ -66,8 +66,8 @@ class Stream:
         self.request_id = source.request_id
         self._source = source
         self._held = deque(source.held)
-        self._delivery = opened if isinstance(opened, Delivery) else None
-        self._ended = None if isinstance(opened, Delivery) else opened
+        self._delivery = opened if isinstance(opened, LoopDelivery) else None
+        self._ended = None if isinstance(opened, LoopDelivery) else opened
         self._closed = False
         self._reading = False
         self._spoilt = False
