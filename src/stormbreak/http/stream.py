@@ -107,12 +107,22 @@ class Stream:
         while not ready:
             if self._spoilt:
                 self._break()
-            chunk = await self._next()
+            chunk = await self.piece()
             if chunk is None:
                 self._take_rest()
             elif not self._source.failed:  # else what failed is in there, and it is raised next
                 self._take(chunk)
         return ready.popleft()
+
+    async def together(self) -> list[StreamEvent]:
+        """Wait for the next event, and take all that came with it; none at the right end."""
+        try:
+            events = [await self.__anext__()]
+        except StopAsyncIteration:
+            return []
+        events += self._ready
+        self._ready.clear()
+        return events
 
     def texts(self) -> AsyncIterator[str]:
         """Iterate over the pieces of text of the first choice."""
@@ -124,6 +134,37 @@ class Stream:
         self._read_as(_As.RAW)
         return _Raw(self)
 
+    async def piece(self) -> bytes | None:
+        """Wait for the next bytes; None at the right end. For one that is read as `raw` only."""
+        if self._held:
+            return self._held.popleft()
+        if self._over:
+            self._see_how_it_ended()
+            return None
+        if self._reading:
+            raise RuntimeError("another task reads the stream")
+        self._reading = True
+        try:
+            got = await self._source.pull()
+        except BaseException:
+            self._give_up()
+            raise
+        finally:
+            self._reading = False
+        if isinstance(got, bytes):
+            return got
+        assert self._delivery is not None
+        self._ended = self._delivery.end(got)
+        self._see_how_it_ended()
+        return None
+
+    def text_in(self, event: StreamEvent) -> str:
+        """The piece of text in one of its events; empty where it has none."""
+        if not self._source.is_plain:
+            return text_of(event.data)
+        assert self._ended is not None
+        return str(self._ended.outcome.value.reading.text)
+
     async def answer(self) -> Answer:
         """Read it to its end, and assemble the answer that the same call would have got unstreamed.
 
@@ -133,7 +174,7 @@ class Stream:
         if self._as is None and self._ended is None:
             self._source.assemble()
         self._read_as(_As.ANSWER)
-        while await self._next() is not None:
+        while await self.piece() is not None:
             pass
         assert self._ended is not None
         ended = self._ended
@@ -193,30 +234,6 @@ class Stream:
         if way is not _As.ANSWER and self._delivery is not None:
             self._source.held = []
 
-    async def _next(self) -> bytes | None:
-        """Wait for the next bytes; None at the right end."""
-        if self._held:
-            return self._held.popleft()
-        if self._over:
-            self._see_how_it_ended()
-            return None
-        if self._reading:
-            raise RuntimeError("another task reads the stream")
-        self._reading = True
-        try:
-            got = await self._source.pull()
-        except BaseException:
-            self._give_up()
-            raise
-        finally:
-            self._reading = False
-        if isinstance(got, bytes):
-            return got
-        assert self._delivery is not None
-        self._ended = self._delivery.end(got)
-        self._see_how_it_ended()
-        return None
-
     def _see_how_it_ended(self) -> None:
         ended = self._ended
         if ended is None or self._closed:
@@ -259,12 +276,6 @@ class Stream:
         self._ended = ended
         self._raise(ended)
 
-    def _text_in(self, event: StreamEvent) -> str:
-        if not self._source.is_plain:
-            return text_of(event.data)
-        assert self._ended is not None
-        return str(self._ended.outcome.value.reading.text)
-
     def _take_rest(self) -> None:
         """Take the event that the right end left open, or the only one there is."""
         reader, self._reader = self._reader, None
@@ -287,7 +298,7 @@ class _Texts:
     async def __anext__(self) -> str:
         while True:
             event = await self._stream.__anext__()
-            text = self._stream._text_in(event)  # noqa: SLF001 - a part of it
+            text = self._stream.text_in(event)
             if text:
                 return text
 
@@ -300,7 +311,7 @@ class _Raw:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk = await self._stream._next()  # noqa: SLF001 - a part of it
+        chunk = await self._stream.piece()
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -315,6 +326,10 @@ class Opening:
 
     def __await__(self) -> Generator[Any, None, Stream]:
         return self._opening.__await__()
+
+    async def opened(self) -> Stream:
+        """Wait for it, as a coroutine."""
+        return await self._opening
 
     async def __aenter__(self) -> Stream:
         self._stream = await self._opening
