@@ -209,9 +209,27 @@ def test_a_redirect_names_the_host_and_nothing_else(location, detail):
 
 
 def test_what_may_have_been_billed_is_marked():
-    marked = {status for status in range(400, 600) if bare(status).maybe_processed}
-    assert marked == {408, 504, 524}
+    marked = {status for status in range(300, 700) if bare(status).maybe_processed}
+    untouched = {501, 505, 521, 522, 523, 525, 526, 529}
+    assert {408, *range(500, 600)} - untouched == marked
     assert bare(200).maybe_processed
+
+
+@pytest.mark.parametrize(
+    ("error", "headers", "marked"),
+    [
+        ("server_is_overloaded", {}, False),
+        ("slow_down", {}, False),
+        (None, {"retry-after": "2"}, False),
+        (None, {}, True),  # perhaps of a proxy that lost the server
+        ("never_heard_of", {}, True),
+        ("change_outcome_unknown", {"retry-after": "2"}, True),
+        ("insufficient_quota", {}, False),
+    ],
+)
+def test_a_503_that_says_why_it_refuses_has_done_no_work(error, headers, marked):
+    reading = read(503, code=error, headers=headers) if error else bare(503, headers=headers)
+    assert marked == reading.maybe_processed
 
 
 def test_html_is_named():

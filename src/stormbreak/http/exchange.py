@@ -142,6 +142,7 @@ def answer_of(target: Target, ended: Ended) -> Answer:
         status=received.status,
         request_id=reading.request_id,
         source=ended.source,
+        maybe_processed=ended.maybe_processed,
     )
 
 
@@ -179,6 +180,7 @@ def outcome_of(answer: HttpAnswer, reading: Reading, body: bytes, *, learn: bool
         detail=reading.detail,
         retry_after=reading.retry_after,
         maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
+        forbidden=reading.forbidden,
         used=(reading.usage.input_tokens + reading.usage.output_tokens) or None,
         told=limits_of(answer.headers, answer.received_at) if learn else None,
     )

@@ -88,6 +88,11 @@ class Stream:
         return self._so_far[1]
 
     @property
+    def maybe_processed(self) -> int:
+        """How many attempts may have been processed, and billed, besides the one that answers."""
+        return self._so_far[2]
+
+    @property
     def usage(self) -> Usage | None:
         """Tokens as the provider counted them; None until the stream has ended rightly."""
         received = None if self._ended is None else self._ended.outcome.value
@@ -180,9 +185,10 @@ class Stream:
         return self._closed or self._ended is not None
 
     @property
-    def _so_far(self) -> tuple[int, float]:
-        if self._ended is not None:
-            return self._ended.attempts, self._ended.waited
+    def _so_far(self) -> tuple[int, float, int]:
+        ended = self._ended
+        if ended is not None:
+            return ended.attempts, ended.waited, ended.maybe_processed
         assert self._delivery is not None
         return self._delivery.command[2:]
 
