@@ -81,6 +81,7 @@ def run_job(
             client,
             rows,
             store.journal,
+            salt=store.salt,
             width=_width(job),
             grace=job.connect_grace,
             tick=tick,

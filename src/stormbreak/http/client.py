@@ -220,7 +220,7 @@ class AsyncClient:
         deadline count from when the first attempt leaves.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
-        Every attempt at the first target carries the same `idempotency_key`, by default one of this call's own.
+        Every attempt at one target carries the same key, at the first the `idempotency_key`, by default one of this call's own.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
