@@ -189,7 +189,9 @@ class Ended(NamedTuple):
     unconnected: int = 0  # attempts that never got a connection
     target: Target | None = None  # the last one, where it answered or failed
     source: str = TARGET  # where the answer comes from
-    maybe_processed: int = 0  # attempts that may have been processed, and billed, besides the answer
+    maybe_processed: int = (
+        0  # attempts that may have been processed, and billed, besides the answer
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,9 +148,7 @@ def _delivery(
         permit.first(now)
     if engine.listeners:
         trail.note(Committed(now, call.number, call.target, trail.attempts, took))
-    return Deliver(
-        outcome, call.deadline_at, trail.attempts, trail.waited, trail.maybe_processed
-    )
+    return Deliver(outcome, call.deadline_at, trail.attempts, trail.waited, trail.maybe_processed)
 
 
 def _queue(

@@ -144,7 +144,12 @@ class _Falling:
         trail, call = self._trail, self._trail.call
         trail.note(
             FellBack(
-                trail.ended_at, call.number, call.target, to, outcome.verdict, outcome.maybe_processed
+                trail.ended_at,
+                call.number,
+                call.target,
+                to,
+                outcome.verdict,
+                outcome.maybe_processed,
             )
         )
 

@@ -58,7 +58,12 @@ class Trail:
             call = self.call
             self.note(
                 CallEnded(
-                    now, call.number, call.target, outcome.verdict, self.attempts, self.waited,
+                    now,
+                    call.number,
+                    call.target,
+                    outcome.verdict,
+                    self.attempts,
+                    self.waited,
                     self.maybe_processed,
                 )
             )
