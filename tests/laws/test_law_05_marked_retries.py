@@ -108,7 +108,7 @@ def test_a_move_to_another_target_is_marked_in_the_same_way(first, second):
 def test_what_succeeds_at_once_counts_nothing():
     ended = Stage(policy()).start().step(OK).ended
 
-    assert (1, 0, ()) == (ended.attempts, ended.maybe_processed, ended.history)
+    assert (ended.attempts, ended.maybe_processed, ended.history) == (1, 0, ())
 
 
 # ---------------------------------------------------------------- the mark, on real sockets
@@ -132,7 +132,7 @@ async def test_where_nothing_was_sent_nothing_was_processed():
         events = heard_by(client)
         ended = await client.ask("chat/completions", b'{"model":"m"}')
 
-    assert (4, 4, 0) == (ended.attempts, ended.unconnected, ended.maybe_processed)
+    assert (ended.attempts, ended.unconnected, ended.maybe_processed) == (4, 4, 0)
     assert not any(each.maybe_processed for each in of_kind(events, RetryPlanned))
 
 
@@ -180,7 +180,7 @@ async def test_each_target_has_a_key_of_its_own(given_key):
 
     sent = [keys(each) for each in (one, two, three)]
     calls = 1 if given_key else 2  # whoever gives a key says that both are the same call
-    assert [4, 4, 2] == [len(each) for each in sent]
+    assert [len(each) for each in sent] == [4, 4, 2]
     assert [calls, calls, calls] == [len(set(each)) for each in sent]
     assert len(set().union(*sent)) == 3 * calls
     assert (given_key is not None) == (sent[0][0] == given_key)
@@ -222,7 +222,7 @@ def test_the_same_rows_in_another_batch_have_other_keys(tmp_path, stormbreak_pro
         (tmp_path / name).mkdir()
         batch(tmp_path / name, provider)
 
-    assert 6 == provider.stats()["idempotency"]["keys"]
+    assert provider.stats()["idempotency"]["keys"] == 6
 
 
 def test_the_failed_file_says_how_many_attempts_may_have_been_billed(tmp_path, stormbreak_provider):
@@ -232,7 +232,7 @@ def test_the_failed_file_says_how_many_attempts_may_have_been_billed(tmp_path, s
     lines = (tmp_path / "out.failed.jsonl").read_text().splitlines()
     failed = [json.loads(line) for line in lines]
 
-    assert 3 == len(failed)
+    assert len(failed) == 3
     for line in failed:
         assert line["error"]["attempts"] == line["error"]["maybe_processed"] + 1
 
@@ -244,4 +244,4 @@ def test_a_throttled_call_is_not_marked_however_often():
         run.step(THROTTLED)
         stage.tick(1.0)
 
-    assert 0 == run.ended.maybe_processed
+    assert run.ended.maybe_processed == 0

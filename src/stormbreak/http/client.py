@@ -18,6 +18,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.core.saved import read_circuits, span_in
+from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking
@@ -129,7 +130,7 @@ class AsyncClient:
         target = ended.target or self.target(model)
         outcome = ended.outcome
         if outcome.verdict is not Verdict.OK:
-            raise error_of(target, ended) from outcome.error
+            raise with_notes(error_of(target, ended)) from outcome.error
         return answer_of(target, ended)
 
     async def chat(
@@ -193,7 +194,7 @@ class AsyncClient:
         if isinstance(opened, Ended):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
-                raise error_of(target, opened) from opened.outcome.error
+                raise with_notes(error_of(target, opened)) from opened.outcome.error
             if opened.source in (CACHE, DEGRADED):
                 source = AtHandSource(opened.outcome)
             came_from = opened.source

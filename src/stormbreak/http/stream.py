@@ -11,6 +11,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
+from stormbreak.core.tried import with_notes
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
@@ -233,7 +234,7 @@ class Stream:
     def _raise(self, ended: Ended) -> NoReturn:
         source = self._source
         error = broken_stream(self.target, ended, size=source.size, received=source.received)
-        raise error from ended.outcome.error
+        raise with_notes(error) from ended.outcome.error
 
     def _give_up(self) -> None:
         self._closed = True
