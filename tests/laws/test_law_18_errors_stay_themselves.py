@@ -165,10 +165,10 @@ def client_of(server, chosen=QUICK):
 
 
 async def test_an_error_tells_what_was_tried_and_nothing_secret():
-    async with served(FAILING, failing(429, retry_after_ms=1), FAILING) as server:
-        async with client_of(server) as client:
-            with pytest.raises(ServerError) as caught:
-                await client.chat(SAY)
+    scripts = (FAILING, failing(429, retry_after_ms=1), FAILING)
+    async with served(*scripts) as server, client_of(server) as client:
+        with pytest.raises(ServerError) as caught:
+            await client.chat(SAY)
     target = client.target("m")
     first, *lines = caught.value.__notes__
 
@@ -203,10 +203,9 @@ async def test_a_broken_stream_tells_what_came_before_it():
     event = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
     cut = answer(event, content_type="text/event-stream", content_length=999)
     async with served(failing(500), (cut, End.CLOSE)) as server, client_of(server) as client:
+        stream = await client.stream("chat/completions", {"messages": SAY})
         with pytest.raises(StreamBrokenError) as caught:
-            async with client.stream("chat/completions", {"messages": SAY}) as stream:
-                async for _ in stream:
-                    pass
+            await stream.answer()
     _, *lines = caught.value.__notes__
 
     assert [500 if "status 500" in line else None for line in lines] == [500, None]

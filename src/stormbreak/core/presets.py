@@ -55,6 +55,9 @@ ARTICLE = Policy(
     learn_rate=False,
 )
 
+ARTICLE_BODY: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "max_tokens": 1000})
+"""What the article's batch asks for; a row of a chat that names something else has its way."""
+
 OFF = Policy(
     deadline=None,
     patience=None,
@@ -81,6 +84,11 @@ def for_batch(policy: Policy) -> Policy:
     """The same policy, but waiting where it would have failed fast (the article: 60 s per attempt)."""
     timeout = 60.0 if policy == ARTICLE else policy.attempt_timeout
     return replace(policy, fail_fast=False, patience=None, attempt_timeout=timeout)
+
+
+def body_defaults(policy: Policy) -> Mapping[str, float]:
+    """What goes into the bodies of a batch under `policy`, where a row does not say: nothing, but for the article's."""
+    return ARTICLE_BODY if policy == ARTICLE else MappingProxyType({})
 
 
 def is_off(policy: Policy) -> bool:
