@@ -62,6 +62,7 @@ OFF = Policy(
     deadline=None,
     patience=None,
     attempt_timeout=None,
+    stall_timeout=None,
     cooldown=False,
     retry=RetryPolicy(attempts=1),
     budget=None,
@@ -98,6 +99,7 @@ def is_off(policy: Policy) -> bool:
         deadline=None,
         attempt_timeout=None,
         idle_timeout=None,
+        stall_timeout=None,
         limit=OFF.limit,
         quota=OFF.quota,
     )

@@ -21,7 +21,7 @@ from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
 from stormbreak.http.decoding import ACCEPTED, Decoder, UndecodableError, decoder_of
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
-from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
+from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
@@ -59,8 +59,7 @@ class AiohttpWire:
         try:
             response = await self._post(session, request, sock_read=request.idle_timeout)
             head = _head_of(response)
-            sink = request.open_sink and request.open_sink(head)
-            body = await _read(response, sink, _decoder(head))
+            body = await _read(response, _decoder(head))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
         else:
@@ -212,20 +211,16 @@ def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
     return any(count)
 
 
-async def _read(
-    response: aiohttp.ClientResponse, sink: Sink | None, decoder: Decoder | None
-) -> bytes | None:
-    """Read the body, or feed it to the sink while it wants more; None where it is larger than it may be."""
+async def _read(response: aiohttp.ClientResponse, decoder: Decoder | None) -> bytes | None:
+    """Read the body; None where it is larger than it may be."""
     parts: list[bytes] = []
-    take: Sink = sink or parts.append
     size = 0
     async for chunk in response.content.iter_any():
         for piece in (chunk,) if decoder is None else decoder.feed(chunk):
             size += len(piece)
             if size > BODY_LIMIT:
                 return None
-            if take(piece):
-                return b""
+            parts.append(piece)
     if decoder is not None:
         decoder.end()
     response.release()

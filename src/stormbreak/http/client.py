@@ -185,6 +185,7 @@ class AsyncClient:
                 route.origin,
                 asking.to(route),
                 idle_timeout=policy.idle_timeout,
+                stall_timeout=policy.stall_timeout,
                 within=command.timeout,
                 learn=policy.quota.learn,
             )
@@ -239,6 +240,7 @@ class AsyncClient:
                 route.origin,
                 asking.to(route),
                 idle_timeout=policy.idle_timeout,
+                stall_timeout=policy.stall_timeout,
                 within=timeout,
                 first=partial(self._driver.first, command) if asking.begins else None,
                 learn=policy.quota.learn,
