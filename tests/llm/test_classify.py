@@ -374,3 +374,21 @@ def test_a_final_4xx_stays_final_whatever_the_code(status):
         return
     for name in NAMED:
         assert not TREATMENTS[read(status, code=name).verdict].retry
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "forbidden"),
+    [
+        (429, {"x-should-retry": "false"}, True),
+        (429, {"x-should-retry": " FALSE "}, True),
+        (409, {"x-should-retry": "false"}, True),
+        (429, {"x-should-retry": "false", "retry-after": "7"}, False),  # the time counts
+        (429, {"x-should-retry": "true"}, False),
+        (429, {}, False),
+        (400, {"x-should-retry": "false"}, False),  # final as it is
+    ],
+)
+def test_a_throttle_that_must_not_be_sent_again_is_forbidden(status, headers, forbidden):
+    reading = bare(status, headers=headers)
+    assert forbidden == reading.forbidden
+    assert verdict_of_status(status) is reading.verdict
