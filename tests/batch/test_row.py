@@ -56,6 +56,44 @@ def test_lone_messages_take_their_further_keys_along():
     assert json.loads(row.body) == {**CHAT, "temperature": 0.5, "max_tokens": 3}
 
 
+ARTICLE = {"temperature": 0.7, "max_tokens": 1000}
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({}, ARTICLE),
+        ({"temperature": 0}, {"temperature": 0, "max_tokens": 1000}),
+        ({"max_tokens": 5}, {"temperature": 0.7, "max_tokens": 5}),
+        ({"max_completion_tokens": 5}, {"temperature": 0.7, "max_completion_tokens": 5}),
+        ({"max_tokens": None}, {"temperature": 0.7, "max_tokens": None}),
+        ({"max_tokens": 5, "temperature": None}, {"max_tokens": 5, "temperature": None}),
+    ],
+)
+@pytest.mark.parametrize("form", ["batch", "messages", "prompt"])
+def test_defaults_stand_in_where_a_chat_does_not_say(said, sent, form):
+    lines = {
+        "batch": batch(body=CHAT | said),
+        "messages": CHAT | said,
+        "prompt": {"prompt": CANARY, "model": "own"} | said,
+    }
+    line = json.dumps(lines[form]).encode()
+    row = parse_row(line, index=0, number=1, model=None, defaults=ARTICLE)
+
+    assert CHAT | sent == json.loads(row.body)
+
+
+def test_no_defaults_in_what_is_no_chat_and_in_what_says_it_all():
+    embedded = {"model": "own", "input": "x", "b": 1.50}
+    line = json.dumps(batch(url="/v1/embeddings", body=embedded)).encode()
+    assert embedded == json.loads(
+        parse_row(line, index=0, number=1, model=None, defaults=ARTICLE).body
+    )
+    body = b'{ "model":"own", "messages":[{"role":"user"}], "temperature":1.50e0, "max_tokens": 1 }'
+    line = b'{"url":"/v1/chat/completions","body":' + body + b"}"
+    assert body == parse_row(line, index=0, number=1, model=None, defaults=ARTICLE).body
+
+
 def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
     row = parse({"prompt": 'say "hé"', "temperature": 0})
     assert (row.custom_id, row.endpoint) == ("row-7", "/chat/completions")

@@ -9,6 +9,7 @@ No error repeats what a line says, apart from ids and urls: a prompt may be a se
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
@@ -37,6 +38,8 @@ _NEEDED = MappingProxyType(
 _ENDPOINTS = MappingProxyType(
     {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in _NEEDED}
 )
+_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of one thing
+_NO_DEFAULTS: Mapping[str, float] = MappingProxyType({})
 _FORMS = ("body", "messages", "prompt")
 
 _T = TypeVar("_T")
@@ -63,8 +66,15 @@ class Row:
     body: bytes = field(repr=False)
 
 
-def parse_row(line: bytes, *, index: int, number: int, model: str | None) -> Row:
-    """Read the row on line `number`. `model` stands in where the row names none; else the row's own wins."""
+def parse_row(
+    line: bytes,
+    *,
+    index: int,
+    number: int,
+    model: str | None,
+    defaults: Mapping[str, float] = _NO_DEFAULTS,
+) -> Row:
+    """Read the row on line `number`. `model` stands in where the row names none, and so do the `defaults` of a chat."""
     fields = _object(line)
     custom_id = _custom_id(fields.pop("custom_id", None), number)
     form = _form(fields)
@@ -76,6 +86,8 @@ def parse_row(line: bytes, *, index: int, number: int, model: str | None) -> Row
         given = _spelled_out(fields, endpoint)
     _check(given, endpoint)
     body = _with_model(given, model)
+    if defaults and endpoint == CHAT:
+        body = _with_defaults(body, defaults)
     untouched = form == "body" and body is given
     packed = bytes(fields["body"]) if untouched else encode(body)
     return Row(index=index, custom_id=custom_id, endpoint=endpoint, body=packed)
@@ -190,6 +202,13 @@ def _with_model(body: _Fields, model: str | None) -> _Fields:
     if not model:
         raise RowError("names no model, and no --model stands in")
     return body | {"model": Raw(encode(model))}
+
+
+def _with_defaults(body: _Fields, defaults: Mapping[str, float]) -> _Fields:
+    """Add what the row does not say, ``null`` included; a bound of the answer by its other name is said, too."""
+    said = body.keys() | (_BOUNDS if body.keys() & _BOUNDS else set())
+    missing = {name: Raw(encode(value)) for name, value in defaults.items() if name not in said}
+    return body | missing if missing else body
 
 
 def _typed(decoder: Decoder[_T], raw: Raw, complaint: str) -> _T:

@@ -5,12 +5,14 @@ body has been read to its end.
 """
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
 from weakref import ref
 
 import aiohttp
 
+from stormbreak.http.decoding import Decoder
 from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT
 from stormbreak.llm.reading import HttpAnswer
@@ -24,9 +26,15 @@ class AiohttpIncoming:
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, head: HttpAnswer, idle_timeout: float | None
+        self,
+        response: aiohttp.ClientResponse,
+        head: HttpAnswer,
+        decoder: Decoder | None,
+        idle_timeout: float | None,
     ) -> None:
         self.head = head
+        self._decoder = decoder
+        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
         self._response = response
         self._content = response.content
         self._loop = asyncio.get_running_loop()
@@ -45,7 +53,9 @@ class AiohttpIncoming:
             return self._cut()
         self._waiting_since = self._loop.time()
         try:
-            chunk = await self._content.readany()
+            chunk = await (
+                self._content.readany() if self._decoder is None else self._unpacked(self._decoder)
+            )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self.close()
             return self._went_silent() or outcome_of(error, self.head.status)
@@ -102,6 +112,16 @@ class AiohttpIncoming:
             return
         self._silent = True
         self.close()
+
+    async def _unpacked(self, decoder: Decoder) -> bytes:
+        while True:
+            for piece in self._pieces:
+                return piece
+            packed = await self._content.readany()
+            if not packed:
+                decoder.end()
+                return b""
+            self._pieces = decoder.feed(packed)
 
     def _look_at(self, when: float) -> None:
         # The timer must not keep alive what nobody else holds.

@@ -19,8 +19,9 @@ import aiohttp
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
+from stormbreak.http.decoding import ACCEPTED, Decoder, UndecodableError, decoder_of
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
-from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
+from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
@@ -60,7 +61,7 @@ class AiohttpWire:
         try:
             response = await self._post(session, request, sock_read=request.idle_timeout)
             head = _head_of(response)
-            body = await _read(response, request.open_sink and request.open_sink(head))
+            body = await _read(response, _decoder(head))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
         else:
@@ -88,7 +89,13 @@ class AiohttpWire:
             connection.protocol.read_timeout = (
                 None  # a timer for each piece; from here on there is our own
             )
-        incoming = AiohttpIncoming(response, _head_of(response), request.idle_timeout)
+        head = _head_of(response)
+        try:
+            decoder = _decoder(head)
+        except UndecodableError as error:
+            response.close()
+            return outcome_of(error, head.status)
+        incoming = AiohttpIncoming(response, head, decoder, request.idle_timeout)
         self._incoming.add(incoming)
         return incoming
 
@@ -142,7 +149,8 @@ class AiohttpWire:
                 ssl=True if self._tls is None else self._tls,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
+            headers={"Accept-Encoding": ACCEPTED},
+            auto_decompress=False,  # it would not miss the end of a gzip body
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
@@ -161,6 +169,11 @@ def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
 def _head_of(response: aiohttp.ClientResponse) -> HttpAnswer:
     headers = {name.lower(): value for name, value in response.headers.items()}
     return HttpAnswer(response.status, headers, b"", time.time())
+
+
+def _decoder(head: HttpAnswer) -> Decoder | None:
+    encoding = head.headers.get("content-encoding")
+    return None if encoding is None else decoder_of(encoding)
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
@@ -206,20 +219,21 @@ def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
         return False
 
 
-async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | None:
-    """Read the body, or feed it to the sink while it wants more; None where it is larger than it may be."""
-    if sink is None and response.content.is_eof():  # it came with its head, as most do
+async def _read(response: aiohttp.ClientResponse, decoder: Decoder | None) -> bytes | None:
+    """Read the body; None where it is larger than it may be."""
+    if decoder is None and response.content.is_eof():  # it came with its head, as most do
         body = response.content.read_nowait()
         response.release()
         return body if len(body) <= BODY_LIMIT else None
     parts: list[bytes] = []
-    take: Sink = sink or parts.append
     size = 0
     async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > BODY_LIMIT:
-            return None
-        if take(chunk):
-            return b""
+        for piece in (chunk,) if decoder is None else decoder.feed(chunk):
+            size += len(piece)
+            if size > BODY_LIMIT:
+                return None
+            parts.append(piece)
+    if decoder is not None:
+        decoder.end()
     response.release()
     return parts[0] if len(parts) == 1 else b"".join(parts)

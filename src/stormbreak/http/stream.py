@@ -11,6 +11,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
+from stormbreak.core.tried import with_notes
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
@@ -86,6 +87,11 @@ class Stream:
     def waited(self) -> float:
         """Seconds spent unserved: queue, cooldown, backoff."""
         return self._so_far[1]
+
+    @property
+    def maybe_processed(self) -> int:
+        """How many attempts may have been processed, and billed, besides the one that answers."""
+        return self._so_far[2]
 
     @property
     def usage(self) -> Usage | None:
@@ -221,9 +227,10 @@ class Stream:
         return self._closed or self._ended is not None
 
     @property
-    def _so_far(self) -> tuple[int, float]:
-        if self._ended is not None:
-            return self._ended.attempts, self._ended.waited
+    def _so_far(self) -> tuple[int, float, int]:
+        ended = self._ended
+        if ended is not None:
+            return ended.attempts, ended.waited, ended.maybe_processed
         assert self._delivery is not None
         return self._delivery.command[2:]
 
@@ -244,7 +251,7 @@ class Stream:
     def _raise(self, ended: Ended) -> NoReturn:
         source = self._source
         error = broken_stream(self.target, ended, size=source.size, received=source.received)
-        raise error from ended.outcome.error
+        raise with_notes(error) from ended.outcome.error
 
     def _give_up(self) -> None:
         self._closed = True

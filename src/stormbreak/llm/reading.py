@@ -74,6 +74,7 @@ class Reading(NamedTuple):
     finish_reason: str | None = None
     request_id: str | None = None
     maybe_processed: bool = False  # the work may have been done, and billed, without reaching us
+    forbidden: bool = False  # the server says that it must not be sent again
 
     def __repr__(self) -> str:
         return f"Reading({self.verdict}, code={self.code!r}, detail={self.detail!r})"
