@@ -171,6 +171,11 @@ class BlockingStream:
         return self._stream.waited
 
     @property
+    def maybe_processed(self) -> int:
+        """Of the attempts before, those that may have been processed and billed all the same."""
+        return self._stream.maybe_processed
+
+    @property
     def usage(self) -> Usage | None:
         """Tokens as the provider counted them; None until the stream has ended rightly."""
         return self._stream.usage
