@@ -10,15 +10,17 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from fcntl import ioctl
+from functools import partial
 from io import BytesIO
 from termios import FIONREAD
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
+from stormbreak.http.aiohttp_protocol import protocol
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
 from stormbreak.llm.reading import HttpAnswer
@@ -166,6 +168,10 @@ async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]
 
 class _Connector(aiohttp.TCPConnector):
     """Uses no connection again on which bytes came that nobody had asked for: they would be the next answer."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = partial(protocol, loop=self._loop)
 
     async def _get(
         self, key: "aiohttp.client_reqrep.ConnectionKey", traces: "list[aiohttp.tracing.Trace]"
