@@ -4,7 +4,6 @@
 `fuzz_truth`.
 """
 
-import asyncio
 import gzip
 import os
 import time
@@ -12,8 +11,8 @@ from itertools import count
 
 import pytest
 from fuzz_answers import CHAT, Meant, framed
-from fuzz_rig import DEADLINE, Case, Footprint, Rig
-from fuzzing import fuzz
+from fuzz_rig import DEADLINE, Case, Footprint
+from fuzzing import fuzz, rigged
 
 pytestmark = pytest.mark.prove
 
@@ -23,11 +22,9 @@ GROWTH = 48 * 2**20  # bytes that a process may grow by after the first round
 
 
 def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(capsys):
-    first = int(time.time())
+    first, before = int(time.time()), None
     until = time.monotonic() + SECONDS
-    with asyncio.Runner() as runner:
-        rig = runner.run(Rig().__aenter__())
-        before = None
+    with rigged() as (runner, rig):
         for number in count(first):
             fuzz(runner, rig, number=number, examples=ROUND)
             runner.run(rig.end_block())
@@ -37,32 +34,25 @@ def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(capsys):
             assert before.rss + GROWTH >= now.rss
             if time.monotonic() > until:
                 break
-        runner.run(rig.__aexit__())
     with capsys.disabled():
         grown = (now.rss - before.rss) / 2**20
-        print(
-            f"\n{rig.told.total()} calls, seeds {first} to {number}: {dict(rig.told.most_common())}"
-        )
+        told = dict(rig.told.most_common())
+        print(f"\n{rig.told.total()} calls, seeds {first} to {number}: {told}")
         print(f"the slowest took {rig.slowest:.2f} s; memory grew by {grown:.1f} MiB")
 
 
 @pytest.mark.parametrize("way", ["request", "events", "answer", "raw"])
 def test_a_bomb_is_defused(way):
     """Half a gigabyte that was packed into half a megabyte is a broken answer, and not in memory at any time."""
-    body = gzip.compress(gzip.compress(b" " * 2**29, 6), 0)
-    body = gzip.decompress(body)
     meant = Meant(200, b"", None)
-    head = framed(meant, b"", [], framing="close", coding="gzip").partition(b"\r\n\r\n")[0]
-    bomb = Case(CHAT, way, meant, head + b"\r\n\r\n" + body, sizes=(65536,), end="close")
-    with asyncio.Runner() as runner:
-        rig = runner.run(Rig().__aenter__())
-        before = Footprint()
-        began = time.perf_counter()
+    head, _, _ = framed(meant, b"", [], framing="close", coding="gzip").partition(b"\r\n\r\n")
+    sent = head + b"\r\n\r\n" + gzip.compress(b" " * 2**29)
+    bomb = Case(CHAT, way, meant, sent, sizes=(65536,), end="close")
+    before, began = Footprint(), time.perf_counter()
+    with rigged() as (runner, rig):
         for _ in range(5):
             runner.run(rig.run(bomb))
-        took = time.perf_counter() - began
-        runner.run(rig.__aexit__())
-        now = Footprint()
+    took, now = time.perf_counter() - began, Footprint()
 
     assert rig.told == {"broken": 5}
     assert took < 5 * DEADLINE

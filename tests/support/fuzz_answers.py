@@ -47,6 +47,8 @@ ODD = [
     ("content-type", "text/event-stream"),
 ]
 
+HARMLESS = frozenset(ODD) - {("x-folded", "a\r\n b"), ("content-type", "text/html; charset=\x7f")}
+
 
 @dataclass(frozen=True)
 class Meant:

@@ -1,5 +1,7 @@
 """Ways to break bytes: each takes them and gives others."""
 
+import re
+
 from hypothesis import strategies as st
 
 DEEP = b'[{"a":' * 20_000
@@ -32,7 +34,22 @@ INTRUDERS = [
     DEEP,
     b"x" * 70_000,
 ]
-KINDS = ("cut", "flip", "double", "drop", "insert", "splice", "newlines", "move")
+KINDS = (
+    "cut",
+    "cut between events",
+    "drop an event",
+    "void",
+    "again",
+    "flip",
+    "double",
+    "drop",
+    "insert",
+    "splice",
+    "newlines",
+    "move",
+)
+CUTS = frozenset({"cut", "cut between events"})
+_TELLS = re.compile(rb'"(stop|end_turn|completed|message_stop|response\.completed)"|\[DONE\]')
 
 
 def broken(data, kind, where, size, intruder):
@@ -41,8 +58,13 @@ def broken(data, kind, where, size, intruder):
     end = at + size
     before, part, after = data[:at], data[at:end], data[end:]
     flipped = bytes(255 - byte for byte in part[: 1 + size % 2])
+    event, rest = max(0, before.rfind(b"\n\n") + 2), data.find(b"\n\n", at) + 2
     return {
         "cut": before,
+        "cut between events": data[:event],
+        "drop an event": data[:event] + data[rest:],
+        "void": _TELLS.sub(b"null", data),
+        "again": data + (data if size % 2 else part + after),
         "flip": before + flipped + data[at + len(flipped) :],
         "double": before + part + part + after,
         "drop": before + after,

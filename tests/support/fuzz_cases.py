@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from fuzz_answers import ENDPOINTS, NOTES, ODD, STREAMED, framed, meant
-from fuzz_breaks import all_of, breaks
+from fuzz_answers import ENDPOINTS, HARMLESS, NOTES, ODD, STREAMED, framed, meant
+from fuzz_breaks import CUTS, all_of, breaks
 from fuzz_rig import ENDS, WAYS, Case
 from hypothesis import strategies as st
 
@@ -35,6 +35,7 @@ def cases(draw):
         sent,
         sizes=draw(st.sampled_from([(), (7,), (1, 64, 3), (61,), (4096,)])),
         end=end,
-        cut="cut" in kinds or (end == "silence" and framing == "close"),
-        harm=bool(kinds - {"cut"}) or bool(odd),
+        hurried=draw(st.booleans()),
+        cut=bool(kinds & CUTS) or (end == "silence" and framing == "close"),
+        harm=bool(kinds - CUTS) or not HARMLESS.issuperset(odd),
     )

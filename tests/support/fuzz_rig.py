@@ -55,6 +55,7 @@ class Case:
     end: str = "keep"
     cut: bool = False  # bytes are missing at the end
     harm: bool = False  # bytes were changed elsewhere
+    hurried: bool = False  # the next call is made before what is left of this one has been read
 
     @property
     def wants_stream(self) -> bool:
@@ -88,14 +89,17 @@ class Rig:
         self._count = 0
         self.open = 0
 
-    async def __aenter__(self):
+    async def start(self):
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self._url = f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/v1"
-        return self
 
-    async def __aexit__(self, *_):
-        await self.end_block()
+    async def stop(self):
+        """Whatever happened before."""
+        if self._client is not None:
+            await self._client.close()
         self._listener.close()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def run(self, case):
@@ -153,7 +157,8 @@ class Rig:
     async def _look_at_the_next(self):
         """The call after it gets its own answer, whatever is left on the connection."""
         await asyncio.wait_for(self._played.wait(), 2.0)
-        await asyncio.sleep(0.002)  # what is left of it arrives
+        if not (self._case.hurried and self._case.end == "keep"):
+            await asyncio.sleep(0.002)  # what is left of it arrives
         token = f"token {self._count}"
         payload = {"model": "next", "messages": [{"role": "user", "content": token}]}
         got = await asyncio.wait_for(self._client.request(CHAT, payload), DEADLINE + 1.0)
@@ -191,6 +196,8 @@ class Rig:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 while await self._answer(reader, writer):
                     pass
+        except asyncio.CancelledError:
+            pass  # it is stopped
         finally:
             self.open -= 1
             self._tasks.discard(task)

@@ -62,7 +62,7 @@ def _starts(sent):
 
 def _chunks(rest, *, lenient=False):
     body, at = [], 0
-    while (size := _SIZE.match(rest, at)) and (length := int(size[1], 16)):
+    while (size := _SIZE.match(rest, at)) and (length := min(int(size[1], 16), len(rest))):
         start = rest.find(b"\n", size.end()) + 1
         if not start:
             break

@@ -1,8 +1,25 @@
 """Runs of the fuzzer: so many cases of one seed, on one loop."""
 
+import asyncio
+from contextlib import contextmanager
+
+from fuzz_rig import Rig
 from hypothesis import HealthCheck, given, seed, settings
 
 from fuzz_cases import cases  # isort: skip
+
+
+@contextmanager
+def rigged():
+    """A loop and a rig on it. At the end, nothing may be left of its calls."""
+    with asyncio.Runner() as runner:
+        rig = Rig()
+        runner.run(rig.start())
+        try:
+            yield runner, rig
+            runner.run(rig.end_block())
+        finally:
+            runner.run(rig.stop())
 
 
 def fuzz(runner, rig, *, number, examples):
