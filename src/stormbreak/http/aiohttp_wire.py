@@ -9,16 +9,17 @@ import ssl
 import time
 from collections.abc import AsyncGenerator
 from fcntl import ioctl
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from termios import FIONREAD
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
+from stormbreak.http.aiohttp_protocol import protocol
 from stormbreak.http.decoding import ACCEPTED, Decoder, UndecodableError, decoder_of
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult
@@ -186,6 +187,10 @@ async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]
 
 class _Connector(aiohttp.TCPConnector):
     """Uses no connection again on which bytes came that nobody had asked for: they would be the next answer."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = partial(protocol, loop=self._loop)
 
     async def _get(
         self, key: "aiohttp.client_reqrep.ConnectionKey", traces: "list[aiohttp.tracing.Trace]"

@@ -12,6 +12,7 @@ from stormbreak.http.exchange import Asked, Received, outcome_of, reader_of, req
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Incoming, Wire
 from stormbreak.llm.classify import request_id_of
+from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import HttpAnswer, Reading
 from stormbreak.llm.scan import StreamScanner
@@ -25,6 +26,7 @@ GRACE = 1.0  # seconds from the last event of a complete answer to the end of it
 class Source:
     """A streamed answer, read piece by piece.
 
+    `lasts` are the types of the events that end it, beside the marker ``[DONE]``.
     `size` bytes have come so far. `held` is what came before anyone took anything, as it came.
     """
 
@@ -40,6 +42,8 @@ class Source:
         self.head = incoming.head
         self.size = 0
         self.held: list[bytes] = []
+        kind = FORMATS.get(asked.shape)
+        self.lasts = kind.lasts if kind else frozenset()
         self._incoming = incoming
         self._asked = asked
         self._api_key = origin.api_key
@@ -161,6 +165,7 @@ class AtHandSource:
     failed = False
     is_plain = True
     request_id = None
+    lasts: frozenset[str] = frozenset()
 
     def __init__(self, outcome: Outcome) -> None:
         self._received: Received = outcome.value

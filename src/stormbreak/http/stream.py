@@ -16,7 +16,7 @@ from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
 from stormbreak.http.source import AtHandSource, Source
-from stormbreak.llm.deltas import is_sound, text_of
+from stormbreak.llm.deltas import ends, is_sound, text_of
 from stormbreak.llm.halves import decoded
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.types import TARGET, Answer, Ended, Target, Usage, Verdict
@@ -72,6 +72,7 @@ class Stream:
         self._closed = False
         self._reading = False
         self._spoilt = False
+        self._at_end = False
         self._as: _As | None = None
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
@@ -267,10 +268,16 @@ class Stream:
             self._add(self._reader.feed(chunk))
 
     def _add(self, events: Iterator[Event]) -> None:
+        """Hand over what belongs to the answer: what comes after its end does not."""
         for name, data in events:
+            if self._at_end:
+                return
             if is_sound(data):
                 self._ready.append(StreamEvent(name.decode(errors="replace") if name else "", data))
-            elif data.strip() != _DONE:
+                self._at_end = ends(data, self._source.lasts)
+            elif data.strip() == _DONE:
+                self._at_end = True
+            else:
                 self._spoilt = True
                 return
 

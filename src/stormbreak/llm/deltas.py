@@ -42,6 +42,16 @@ def is_sound(data: bytes) -> bool:
     return True
 
 
+def ends(data: bytes, lasts: frozenset[str]) -> bool:
+    """Whether the event is of one of these types."""
+    if not any(data.find(last.encode()) >= 0 for last in lasts):
+        return False
+    try:
+        return decoded(data, _CHUNK.decode).type in lasts
+    except (*_UNREADABLE, TypeError):  # a type may be anything
+        return False
+
+
 def text_of(data: bytes) -> str:
     """Read the text that an event adds to the first choice; empty where it adds none, or is no such event."""
     try:

@@ -8,9 +8,14 @@ from stormbreak.llm.assembly import ChatAssembly
 from stormbreak.llm.chat_marks import ChatMarks
 from stormbreak.llm.complaint import Complaint, complaint_in
 from stormbreak.llm.followers import Follower
-from stormbreak.llm.messages_stream import MessageAssembly, MessageMarks
+from stormbreak.llm.messages_stream import END, MessageAssembly, MessageMarks
 from stormbreak.llm.reading import Shape
-from stormbreak.llm.responses_stream import ResponseAssembly, ResponseMarks, complaint_in_event
+from stormbreak.llm.responses_stream import (
+    ENDS,
+    ResponseAssembly,
+    ResponseMarks,
+    complaint_in_event,
+)
 
 
 class Assembly(Follower, Protocol):
@@ -39,17 +44,23 @@ class Marks(Follower, Protocol):
 
 
 class Format(NamedTuple):
-    """How answers of one shape are streamed. `assembly` and `marks` are given how many choices are wanted."""
+    """How answers of one shape are streamed. `assembly` and `marks` are given how many choices are wanted.
+
+    `lasts` are the types of the events that end a stream, beside ``[DONE]``: what comes after them is no part of it.
+    """
 
     assembly: Callable[[int], Assembly]
     marks: Callable[[int], Marks]
     complaint_in: Callable[..., Complaint | None] = complaint_in
+    lasts: frozenset[str] = frozenset()
 
 
 FORMATS: Mapping[Shape, Format] = MappingProxyType(
     {
         Shape.CHAT: Format(ChatAssembly, ChatMarks),
-        Shape.RESPONSES: Format(ResponseAssembly, ResponseMarks, complaint_in_event),
-        Shape.MESSAGES: Format(MessageAssembly, MessageMarks),
+        Shape.RESPONSES: Format(
+            ResponseAssembly, ResponseMarks, complaint_in_event, frozenset(ENDS)
+        ),
+        Shape.MESSAGES: Format(MessageAssembly, MessageMarks, lasts=frozenset({END})),
     }
 )

@@ -13,6 +13,7 @@ from stormbreak.llm.chunk import as_index, as_object, as_reason, brings_output
 from stormbreak.llm.followers import Marked
 from stormbreak.llm.pieces import MalformedChunkError, Pieces
 
+END = "message_stop"
 _INPUT = "partial_json"
 
 
@@ -47,7 +48,7 @@ class MessageMarks:
             reason = as_reason(as_object(said.get("delta") or {}).get("stop_reason"))
             self.finish_reason = reason or self.finish_reason
             self._count(said)
-        elif kind == "message_stop":
+        elif kind == END:
             self.ended = True
 
     def usage_in(self, said: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format

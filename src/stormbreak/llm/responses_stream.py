@@ -12,7 +12,7 @@ from stormbreak.llm.complaint import Complaint, complaint_in
 from stormbreak.llm.followers import Marked
 from stormbreak.llm.pieces import MalformedChunkError
 
-_ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
+ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
 _ITEM = "response.output_item.done"
 _TELLS = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
 
@@ -51,8 +51,8 @@ class ResponseMarks:
         kind = said.get("type")
         if not isinstance(kind, str):
             raise MalformedChunkError
-        if kind in _ENDS:
-            self._end(as_object(said.get("response")), _ENDS[kind])
+        if kind in ENDS:
+            self._end(as_object(said.get("response")), ENDS[kind])
         elif kind == "response.created":
             if self._begun:  # two streams in one
                 raise MalformedChunkError

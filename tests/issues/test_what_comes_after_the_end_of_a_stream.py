@@ -1,0 +1,38 @@
+"""Found by fuzzing: events after the one that ends a stream were handed to its caller, as if they were of the answer."""
+
+import pytest
+from sockets import End, served
+from streamed import DONE, chat, message, response
+
+from stormbreak.http.client import AsyncClient
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+STREAMS = {"chat/completions": chat, "messages": message, "responses": response}
+AFTER = {
+    "the same again": b"".join,
+    "the marker and more": lambda made: DONE + b"".join(made[:-1]),
+    "no JSON": lambda _: b"data: {\n\n",
+}
+
+
+@pytest.mark.parametrize("size", [0, 7], ids=["in one piece", "in small pieces"])
+@pytest.mark.parametrize("after", AFTER)
+@pytest.mark.parametrize("endpoint", STREAMS)
+async def test_is_no_part_of_it(endpoint, after, size):
+    made = STREAMS[endpoint](["Hello", " there"])
+    sent = b"".join(made) + AFTER[after](made)
+    parts = [sent[at : at + size] for at in range(0, len(sent), size)] if size else [sent]
+    async with (
+        served([HEAD, *parts, End.CLOSE]) as server,
+        AsyncClient(base_url=server.base_url, model="m") as client,
+    ):
+        async with client.stream(endpoint, {}) as stream:
+            texts = [text async for text in stream.texts()]
+        async with client.stream(endpoint, {}) as stream:
+            events = [event async for event in stream]
+        async with client.stream(endpoint, {}) as stream:
+            whole = await stream.answer()
+
+    assert texts == ["Hello", " there"]
+    assert len(made) - made.count(DONE) == len(events)
+    assert whole.text == "Hello there"

@@ -1,0 +1,60 @@
+"""Ten minutes of broken answers over real sockets: every call ends in time, rightly, and leaves nothing behind.
+
+`make prove FUZZ=60` shortens it. What is checked of each call stands in `fuzz_rig`, what may be taken for an answer in
+`fuzz_truth`.
+"""
+
+import gzip
+import os
+import time
+from itertools import count
+
+import pytest
+from fuzz_answers import CHAT, Meant, framed
+from fuzz_rig import DEADLINE, Case, Footprint
+from fuzzing import fuzz, rigged
+
+pytestmark = pytest.mark.prove
+
+SECONDS = float(os.environ.get("STORMBREAK_FUZZ_SECONDS", "600"))
+ROUND = 1000  # cases of one seed
+GROWTH = 48 * 2**20  # bytes that a process may grow by after the first round
+
+
+def test_broken_answers_hang_nothing_leak_nothing_and_pass_for_nothing(capsys):
+    first, before = int(time.time()), None
+    until = time.monotonic() + SECONDS
+    with rigged() as (runner, rig):
+        for number in count(first):
+            fuzz(runner, rig, number=number, examples=ROUND)
+            runner.run(rig.end_block())
+            now = Footprint()
+            before = before or now
+            assert before.files == now.files
+            assert before.rss + GROWTH >= now.rss
+            if time.monotonic() > until:
+                break
+    with capsys.disabled():
+        grown = (now.rss - before.rss) / 2**20
+        told = dict(rig.told.most_common())
+        print(f"\n{rig.told.total()} calls, seeds {first} to {number}: {told}")
+        print(f"the slowest took {rig.slowest:.2f} s; memory grew by {grown:.1f} MiB")
+
+
+@pytest.mark.parametrize("way", ["request", "events", "answer", "raw"])
+def test_a_bomb_is_defused(way):
+    """Half a gigabyte that was packed into half a megabyte is a broken answer, and not in memory at any time."""
+    meant = Meant(200, b"", None)
+    head, _, _ = framed(meant, b"", [], framing="close", coding="gzip").partition(b"\r\n\r\n")
+    sent = head + b"\r\n\r\n" + gzip.compress(b" " * 2**29)
+    bomb = Case(CHAT, way, meant, sent, sizes=(65536,), end="close")
+    before, began = Footprint(), time.perf_counter()
+    with rigged() as (runner, rig):
+        for _ in range(5):
+            runner.run(rig.run(bomb))
+    took, now = time.perf_counter() - began, Footprint()
+
+    assert rig.told == {"broken": 5}
+    assert took < 5 * DEADLINE
+    assert before.files >= now.files
+    assert before.rss + 3 * GROWTH >= now.rss

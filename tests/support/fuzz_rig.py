@@ -1,0 +1,281 @@
+"""A client and a raw server on one loop: each case is one call to what the case says, and one more to see what is left of it."""
+
+import asyncio
+import gc
+import json
+import resource
+import socket
+import struct
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuzz_answers import CHAT, Meant
+from fuzz_truth import may_be
+from sockets import answer
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import CallError, ConnectionLostError, StreamBrokenError
+from stormbreak.http.client import AsyncClient
+
+IDLE = 0.2  # seconds of silence that a client bears
+DEADLINE = 5.0  # seconds
+TRICKLING = 0.2  # seconds to the deadline where the server takes its time
+WAYS = ("request", "streamed", "events", "texts", "raw", "answer", "dropped")
+ENDS = (*("keep",) * 9, *("close",) * 4, "reset", "silence", "trickle")
+BLOCK = 200  # cases on one client
+POLICY = Policy(
+    deadline=DEADLINE,
+    idle_timeout=IDLE,
+    retry=RetryPolicy(attempts=1),
+    budget=None,
+    breaker=None,
+    limit=FixedLimit(in_flight=4),
+    quota=QuotaPolicy(learn=True),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call, the bytes that answer it, in pieces, and what the server does then.
+
+    `meant` is what they would have said; `harm` tells whether anything but their tail was touched.
+    """
+
+    endpoint: str
+    way: str
+    meant: Meant
+    sent: bytes
+    sizes: tuple[int, ...] = ()
+    end: str = "keep"
+    cut: bool = False  # bytes are missing at the end
+    harm: bool = False  # bytes were changed elsewhere
+    hurried: bool = False  # the next call is made before what is left of this one has been read
+
+    @property
+    def wants_stream(self) -> bool:
+        return self.way != "request"
+
+    @property
+    def deadline(self) -> float:
+        return TRICKLING if self.end == "trickle" else DEADLINE
+
+    def pieces(self):
+        at, turn = 0, 0
+        while at < len(self.sent):
+            size = self.sizes[turn % len(self.sizes)] if self.sizes else len(self.sent)
+            size = max(
+                size, len(self.sent) // 400
+            )  # thousands of tiny pieces tell no more than hundreds
+            yield self.sent[at : at + size]
+            at, turn = at + size, turn + 1
+
+
+class Rig:
+    """Make one call after the other; `run` raises AssertionError where one ended as it must not."""
+
+    def __init__(self):
+        self.told = Counter()
+        self.slowest = 0.0
+        self._case = None
+        self._played = asyncio.Event()
+        self._tasks = set()
+        self._client = None
+        self._count = 0
+        self.open = 0
+
+    async def start(self):
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._url = f"http://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/v1"
+
+    async def stop(self):
+        """Whatever happened before."""
+        if self._client is not None:
+            await self._client.close()
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def run(self, case):
+        """One case, and what must hold after it."""
+        if self._count % BLOCK == 0:
+            await self.end_block()
+            self._client = AsyncClient(base_url=self._url, api_key="key-canary", policy=POLICY)
+        self._count += 1
+        self._case = case
+        self._played.clear()
+        began = time.perf_counter()
+        try:
+            said = await asyncio.wait_for(self._call(case), case.deadline + 1.0)
+        except CallError as error:
+            said = error
+            self._look_at_error(case, error)
+        self.slowest = max(self.slowest, time.perf_counter() - began)
+        self.told[str(said.verdict) if isinstance(said, CallError) else "ok"] += 1
+        if not isinstance(said, CallError):
+            self._look_at_answer(case, *said)
+        try:
+            await self._look_at_the_next()
+        except ConnectionLostError:
+            assert case.end == "silence"  # a server that says no more on this connection
+            await self._look_at_the_next()
+
+    async def end_block(self):
+        """Nothing may be left of the calls of a client, nor, once it is closed, of its connections."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        for lane in client.snapshot()["targets"].values():
+            assert (lane["in_flight"], lane["queued"]) == (0, 0)
+        assert self.open <= 4
+        await client.close()
+        del client
+        async with asyncio.timeout(2.0):
+            while self.open:  # noqa: ASYNC110 - the server hears of it at once
+                await asyncio.sleep(0.001)
+
+    # ------------------------------------------------------------ the calls
+
+    async def _call(self, case):
+        """Give what came to the caller as a success: the text, and what kind of text it is."""
+        assert self._client is not None
+        payload = {"model": f"m-{self._count % BLOCK}", "input": "hi", "messages": []}
+        if case.way in ("request", "streamed"):
+            payload |= {"stream": True} if case.wants_stream else {}
+            got = await self._client.request(case.endpoint, payload, deadline=case.deadline)
+            return "text", got.text
+        opening = self._client.stream(case.endpoint, payload, deadline=case.deadline)
+        async with opening as stream:
+            return await _READERS[case.way](stream)
+
+    async def _look_at_the_next(self):
+        """The call after it gets its own answer, whatever is left on the connection."""
+        await asyncio.wait_for(self._played.wait(), 2.0)
+        if not (self._case.hurried and self._case.end == "keep"):
+            await asyncio.sleep(0.002)  # what is left of it arrives
+        token = f"token {self._count}"
+        payload = {"model": "next", "messages": [{"role": "user", "content": token}]}
+        got = await asyncio.wait_for(self._client.request(CHAT, payload), DEADLINE + 1.0)
+        assert token == got.text, "the answer to another call"
+
+    def _look_at_error(self, case, error):
+        assert error.attempts == 1
+        assert "key-canary" not in f"{error!r}{error}"
+        if isinstance(error, StreamBrokenError):
+            assert case.wants_stream
+        whole = case.meant.text is not None and not (case.cut or case.harm)
+        assert not whole or case.end in ("reset", "trickle"), f"a whole answer failed: {error}"
+
+    def _look_at_answer(self, case, kind, said):
+        if kind == "dropped":
+            return
+        found = may_be(case.sent, case.endpoint, wants_stream=case.wants_stream)
+        assert found, "what is complete in no reading was taken for an answer"
+        if kind in ("text", "deltas"):
+            texts = {None, said}
+            assert any(
+                {one.text, one.deltas if case.wants_stream else one.text} & texts for one in found
+            )
+        if not case.harm and case.meant.text is not None and kind == "text":
+            assert case.meant.text == said, "a part was taken for the whole"
+
+    # ------------------------------------------------------------ the server
+
+    async def _serve(self, reader, writer):
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        self.open += 1
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await self._answer(reader, writer):
+                    pass
+        except asyncio.CancelledError:
+            pass  # it is stopped
+        finally:
+            self.open -= 1
+            self._tasks.discard(task)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        size = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        body = json.loads(await reader.readexactly(size))
+        if body["model"] == "next":
+            writer.write(_echo(body["messages"][0]["content"]))
+            return True
+        try:
+            return await self._play(self._case, reader, writer)
+        finally:
+            self._played.set()
+
+    async def _play(self, case, reader, writer):
+        for piece in case.pieces():
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02 if case.end == "trickle" else 0)
+        if case.end == "reset":
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        if case.end == "silence":
+            self._played.set()  # else the next call would wait for it
+            await reader.read(1)
+        return case.end in ("keep", "trickle")
+
+
+async def _answer(stream):
+    return "text", (await stream.answer()).text
+
+
+async def _texts(stream):
+    return "deltas", "".join([text async for text in stream.texts()])
+
+
+async def _events(stream):
+    async for event in stream:
+        event.json()
+    return "events", None
+
+
+async def _raw(stream):
+    return "raw", b"".join([part async for part in stream.raw()])
+
+
+async def _dropped(stream):
+    await anext(stream.raw(), None)
+    return "dropped", None
+
+
+_READERS = {
+    "answer": _answer,
+    "texts": _texts,
+    "events": _events,
+    "raw": _raw,
+    "dropped": _dropped,
+}
+
+
+def _echo(token):
+    message = {"message": {"content": token}, "finish_reason": "stop"}
+    return answer(json.dumps({"choices": [message]}).encode())
+
+
+class Footprint:
+    """What a process holds: file descriptors, and bytes of memory at rest."""
+
+    def __init__(self):
+        gc.collect()
+        self.files = len(list(Path("/dev/fd").iterdir()))
+        statm = Path("/proc/self/statm")
+        self.rss = (
+            int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0
+        )
