@@ -18,6 +18,8 @@ class Machine:
         if now > LIMIT and not self.a:
             self.a += min(1, now)
             return True
+        if now is None:
+            return None
         self.stop()
         return -now
 '''
@@ -35,6 +37,7 @@ def test_each_kind():
         "Machine.step: True -> False",
         "Machine.step: min(1, now) -> max(1, now)",
         "Machine.step: not self.a -> self.a",
+        "Machine.step: now is None -> now is not None",
         "Machine.step: now > LIMIT -> now >= LIMIT",
         "Machine.step: now > LIMIT and (not self.a) -> now > LIMIT or not self.a",
         "Machine.step: return -now -> return None",
