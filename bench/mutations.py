@@ -112,6 +112,7 @@ BESIDE = {
     "plan": ["core/test_fallback.py", "laws/test_law_17_fallbacks.py"],
     "fallback": ["laws/test_law_17_fallbacks.py", "config/test_mistakes.py"],
     "automatic": [
+        "core/test_automatic_episode.py",
         "laws/test_law_11_do_no_harm.py",
         "laws/test_law_16_no_retry_after_the_first_output.py",
         "drivers/test_first_output.py",
