@@ -104,13 +104,14 @@ BESIDE = {
     "concurrency": ["core/test_call.py"],
     "policy": ["config/test_mistakes.py", "config/test_describe.py", "core/test_presets.py"],
     "trail": [
+        "core/test_plan.py",
         "core/test_call.py",
         "core/test_fallback.py",
         "laws/test_law_01_gates_before_a_retry.py",
         "laws/test_law_17_fallbacks.py",
     ],
     "plan": ["core/test_fallback.py", "laws/test_law_17_fallbacks.py"],
-    "fallback": ["laws/test_law_17_fallbacks.py", "config/test_mistakes.py"],
+    "fallback": ["core/test_plan.py", "laws/test_law_17_fallbacks.py", "config/test_mistakes.py"],
     "automatic": [
         "core/test_automatic_episode.py",
         "laws/test_law_11_do_no_harm.py",
@@ -138,6 +139,8 @@ BESIDE = {
         "laws/test_law_17_fallbacks.py",
     ],
     "engine": [
+        "core/test_lane.py",
+        "core/test_plan.py",
         "core/test_shadow.py",
         "core/test_call.py",
         "core/test_saved.py",
