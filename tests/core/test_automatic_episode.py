@@ -84,9 +84,8 @@ def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_s
     slots = Slots()
     slots.serve(60)
     slots.fail()
-    slots.take(max(0, slots.gate.limit - slots.gate.in_flight))
     slots.tick(10.0)
-    slots.take(max(0, slots.gate.limit - slots.gate.in_flight))
+    slots.take(slots.gate.limit)
     at = slots.gate.ready_at(slots.now)
     slots.tick(at - slots.now - 0.1)
     assert slots.gate.ready_at(slots.now) > slots.now
