@@ -157,6 +157,19 @@ def test_whoever_waits_for_a_pause_leaves_when_it_is_lifted_by_hand():
     assert stage.lane.snapshot(stage.now)["cooldown"] == 0.0
 
 
+def test_whoever_leaves_paced_leaves_at_once_by_hand():
+    stage = Stage(policy(limit=FixedLimit(in_flight=10), retry=ONCE))
+    stage.start().step(told(4.0))
+    for _ in range(20):
+        stage.start()
+    stage.pass_time(4.0)
+    assert len(sending(stage)) == 4
+    stage.lane.reset(stage.now)
+    stage.settle()
+
+    assert len(sending(stage)) == 10
+
+
 def test_and_does_not_leave_paced_though_another_pause_comes_and_goes():
     stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
     early = [stage.start() for _ in range(2)]
