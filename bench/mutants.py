@@ -111,12 +111,16 @@ def _values(node: ast.AST) -> Iterator[_Change]:
         yield _change(node, "value", node.value + 1)
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield _change(node, "value", not node.value)
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and not _is_nothing(node.value):
         yield _change(node, "value", ast.Constant(None))
 
 
 def _is_number(value: object) -> TypeGuard[float]:
     return type(value) in (int, float)
+
+
+def _is_nothing(node: ast.expr | None) -> bool:
+    return node is None or (isinstance(node, ast.Constant) and node.value is None)
 
 
 def _conditions(node: ast.AST) -> Iterator[_Change]:

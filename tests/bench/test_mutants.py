@@ -18,6 +18,8 @@ class Machine:
         if now > LIMIT and not self.a:
             self.a += min(1, now)
             return True
+        if now is None:
+            return None
         self.stop()
         return -now
 '''
@@ -37,6 +39,7 @@ def test_each_kind():
         "Machine.step: not self.a -> self.a",
         "Machine.step: now > LIMIT -> now >= LIMIT",
         "Machine.step: now > LIMIT and (not self.a) -> now > LIMIT or not self.a",
+        "Machine.step: now is None -> now is not None",
         "Machine.step: return -now -> return None",
         "Machine.step: return True -> return None",
         "Machine.step: self.a += min(1, now) -> (nothing)",

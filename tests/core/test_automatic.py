@@ -3,59 +3,14 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slots import Mixed, Slots
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
 
-from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.evidence import TOP_TOTAL
 from stormbreak.core.gate import OPEN
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED
-
-
-class Slots:
-    """The gate with a clock; whoever changes it ticks, as the queue does."""
-
-    def __init__(self, **policy):
-        self.paused = False
-        self.gate = AutomaticConcurrency(AutomaticLimit(**policy), paused=lambda _: self.paused)
-        self.now = 0.0
-        self.tick()
-
-    def tick(self, seconds=0.0, waited=0.0):
-        self.now += seconds
-        self.gate.tick(self.now, waited)
-        return self.gate.limit
-
-    def take(self, count=1, *, streams=False):
-        take = self.gate.take_streamed if streams else self.gate.take
-        taken = [take(self.now) for _ in range(count)]
-        self.tick()
-        return taken
-
-    def settle(self, flights, outcome=OK):
-        for flight in flights:
-            self.gate.settle(flight, outcome, self.now, 0.5)
-            self.tick()
-
-    def first(self, flights):
-        for flight in flights:
-            self.gate.first(flight, self.now)
-        self.tick()
-
-    def serve(self, seconds, rate=10, took=2.0):
-        """A steady load."""
-        flying = []
-        for _ in range(int(seconds * rate)):
-            flying.append((self.now + took, *self.take()))
-            self.tick(1 / rate)
-            self.settle([flight for ends, flight in flying if ends <= self.now])
-            flying = [pair for pair in flying if pair[0] > self.now]
-        for ends, flight in flying:
-            self.tick(ends - self.now)
-            self.settle([flight])
-
-    def fail(self, count=5):
-        self.settle(self.take(count), SERVER_ERROR)
 
 
 def test_without_evidence_the_ceiling_is_the_limit():
@@ -325,14 +280,6 @@ def test_closed_it_says_when_time_alone_may_open_it():
     assert slots.gate.ready_at(slots.now) == OPEN
 
 
-def test_beyond_what_a_fade_can_open_only_an_answer_will():
-    slots = Slots(ceiling=20)
-    slots.take(25)
-    slots.fail()
-
-    assert slots.gate.ready_at(slots.now) == inf
-
-
 STEPS = st.lists(
     st.tuples(
         st.floats(0.0, 30.0),
@@ -374,17 +321,6 @@ def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, 
 def test_impossible_values_are_named(name, value):
     with pytest.raises(ConfigurationError, match=f"{name} must .*, got {value}"):
         AutomaticLimit(**{name: value})
-
-
-class Mixed(Slots):
-    """Streamed and plain attempts to one target: first outputs after 0.3 s, whole answers after 4 s."""
-
-    def round(self, *, streamed=0, plain=0):
-        streams, others = self.take(streamed, streams=True), self.take(plain)
-        self.tick(0.3)
-        self.first(streams)
-        self.tick(3.7)
-        self.settle(streams + others)
 
 
 def test_plain_calls_beside_streamed_ones_are_not_late():

@@ -75,3 +75,19 @@ def test_by_weight_the_first_is_drawn_and_others_follow_by_weight(uniform, expec
 def test_by_weight_those_without_room_come_last():
     assert order(Choose.WEIGHTED, 2, 2, 6, uniform=0.99, loads={C: 1.0}) == "bac"
     assert order(Choose.WEIGHTED, 2, 2, 6, uniform=0.99, loads={A: 1.0, B: 1.0, C: 1.0}) == "cab"
+
+
+def test_by_weight_the_last_is_drawn_where_rounding_leaves_nobody():
+    assert order(Choose.WEIGHTED, 0.1, 0.2, 0.3, uniform=1 - 2**-53) == "cba"
+
+
+def test_what_a_rule_does_not_say():
+    """As the page about fallbacks tells it."""
+    assert ToTargets(targets=(LARGE,)).after == 2.0
+    assert (ToCache().after, ToDegraded().after, LARGE.weight) == (None, None, 1.0)
+    assert (CachePolicy().max_age, CachePolicy().max_bytes) == (86_400.0, 268_435_456)
+
+
+def test_small_values_are_possible():
+    assert ToCache(after=0.5).after == CachePolicy(max_age=0.5).max_age == 0.5
+    assert CachePolicy(max_bytes=1).max_bytes == 1

@@ -225,6 +225,14 @@ def test_nothing_decides_in_the_shadow_unless_asked():
     assert not stage.lane.shadow._gates
 
 
+def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_retries():
+    broke = {"budget": BudgetPolicy(ratio=0.0, lone_calls=0)}
+    stage = beside(broke, limit=FixedLimit(in_flight=9))
+    assert once(stage, TIMEOUT).ended.stopped == "budget"
+
+    assert would(stage) == []
+
+
 def test_a_budget_has_an_account_of_its_own():
     stage = beside(
         {"retry": RetryPolicy(attempts=3, backoff=Constant(seconds=1.0))},

@@ -60,10 +60,11 @@ def test_whoever_waits_leaves_when_more_is_proven():
     scene = Scene()
     scene.fail()
     scene.start(8)
+    scene.timeline.run(until=0.1)  # whoever keeps time has looked
     assert len(scene.sent) == 2
     for send, _ in scene.sent[:2]:
         scene.driver.first(send)
-    scene.timeline.run(until=0.1)
+    scene.timeline.run(until=0.1)  # at once: nothing else happens, and no time passes
 
     assert len(scene.sent) == 4
 

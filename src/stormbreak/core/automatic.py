@@ -66,9 +66,7 @@ class AutomaticConcurrency:
     name = "limit"
     minds_success = True
 
-    def __init__(
-        self, policy: AutomaticLimit, *, paused: Callable[[float], bool] = lambda _: False
-    ) -> None:
+    def __init__(self, policy: AutomaticLimit, *, paused: Callable[[float], bool]) -> None:
         """`paused(now)` says whether the target asked to be left alone: then silence is no sign."""
         self._policy = policy
         self._paused = paused

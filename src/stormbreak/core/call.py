@@ -117,7 +117,7 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
         outcome = answered or GIVEN_UP
         if call.delivers and outcome.committed:
             delivery = _delivery(engine, trail, permit, outcome, now, took=now - began)
-            outcome = GIVEN_UP._replace(committed=True)
+            outcome = GIVEN_UP
             answered, now, uniform = yield delivery
             outcome = (answered or GIVEN_UP)._replace(committed=True)
         if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(

@@ -131,7 +131,7 @@ class _Falling:
         left = inf if call.deadline_at is None else call.deadline_at - now
         if left < engine.policy.retry.min_useful:
             return "deadline"
-        is_load = attempts > 0 and engine.treatments[outcome.verdict].retry
+        is_load = engine.treatments[outcome.verdict].retry  # not so where it was rejected here
         doubted = engine.lane(target).failed_in_a_row >= DOUBTED
         if is_load and doubted and engine.budget is not None and not engine.budget.try_pay(now):
             return "budget"

@@ -1,0 +1,168 @@
+"""The automatic limit in an episode: how long what counts, and what is known of the target meanwhile."""
+
+from math import inf
+
+import pytest
+from slots import Mixed, Slots
+from stage import SERVER_ERROR
+
+from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.gate import OPEN
+
+
+def serving(count, *, at=4.0):
+    """So many attempts past their first output."""
+    slots = Slots()
+    flights = slots.take(count, streams=True)
+    slots.tick(at)
+    slots.first(flights)
+    return slots, flights
+
+
+def signs(slots, *, late=inf, errors=inf):
+    """Answers were late, and failures stood out, so many seconds ago; a call waits now."""
+    evidence = slots.gate._evidence
+    evidence.late_at, evidence.errors_at = slots.now - late, slots.now - errors
+    slots.tick(0.0, waited=2.0)
+    return slots.gate.limit
+
+
+def test_before_anybody_has_looked_the_ceiling_is_the_limit():
+    gate = AutomaticConcurrency(AutomaticLimit(ceiling=9), paused=lambda _: False)
+
+    assert (gate.limit, gate.ready_at(0.0)) == (9, OPEN)
+
+
+def test_a_gain_of_one_is_possible():
+    assert AutomaticLimit(gain=1.0, plus=0.0).gain == 1.0
+
+
+@pytest.mark.parametrize(("age", "limit"), [(0.0, 26), (0.9, 26), (1.0, 32), (1.5, 32)])
+def test_for_a_second_after_answers_were_late_it_is_closer_to_what_was_proven(age, limit):
+    slots, _ = serving(20)
+
+    assert limit == signs(slots, late=age)
+
+
+@pytest.mark.parametrize(("late", "limit"), [(0.5, 8), (inf, 32)])
+def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit):
+    slots, flights = serving(20)
+    slots.tick(0.1)
+    slots.settle(flights[5:])  # five still put out
+    slots.tick(3.0)
+
+    assert limit == signs(slots, late=late)
+
+
+@pytest.mark.parametrize(("age", "floor"), [(9.9, False), (10.0, True)])
+def test_for_ten_seconds_after_failures_stood_out_there_is_no_floor(age, floor):
+    slots = Slots()
+    slots.serve(60, rate=10, took=2.0)
+    slots.tick(15.0)  # nothing is proven any more
+
+    assert floor == (signs(slots, errors=age) > 2)
+
+
+def test_it_binds_for_125_seconds():
+    slots = Slots()
+    slots.fail()
+
+    assert (slots.gate.binds(124.9), slots.gate.binds(125.0)) == (True, False)
+
+
+@pytest.mark.parametrize("in_flight", [20, 25])
+def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
+    slots = Slots(ceiling=20)
+    slots.fail()
+    slots.take(in_flight)
+    assert slots.gate.binds(slots.now)
+
+    assert slots.gate.ready_at(slots.now) == inf
+
+
+def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_since():
+    slots = Slots()
+    slots.serve(60)
+    slots.fail()
+    slots.tick(10.0)
+    slots.take(slots.gate.limit)
+    at = slots.gate.ready_at(slots.now)
+    slots.tick(at - slots.now - 0.1)
+    assert slots.gate.ready_at(slots.now) > slots.now
+    slots.tick(0.101)
+
+    assert slots.gate.ready_at(slots.now) == OPEN
+
+
+def test_nobody_asks_again_sooner_than_in_50_ms():
+    slots = Slots()
+    slots.fail()
+    slots.take(2)
+    at = slots.gate.ready_at(slots.now) + 1.0  # it should have opened, and nobody has looked
+
+    assert slots.gate.ready_at(at) == at + 0.05
+
+
+def test_whoever_finds_it_full_looks_at_once():
+    """The ceiling is raised by what was proven in this very instant."""
+    slots = Slots(ceiling=10)
+    slots.first(slots.take(10, streams=True))
+
+    assert slots.gate.limit == 17
+
+
+def test_after_the_hold_it_begins_to_grow_from_what_was_held():
+    slots = Slots()
+    slots.serve(60)
+    slots.fail()
+    held = slots.gate.limit
+    slots.tick(5.5)  # by now nothing is proven
+
+    assert held <= slots.gate.limit <= 1.05 * held
+
+
+@pytest.mark.parametrize(("age", "streams"), [(119.9, True), (120.0, False)])
+def test_streams_are_the_judges_until_none_has_left_for_two_minutes(age, streams):
+    slots = Mixed()
+    for _ in range(10):
+        slots.round(streamed=8)
+    slots.gate._streamed_at = 100.0
+    slots.gate.tick(100.0 + age, 0.0)
+
+    assert streams is slots.gate._judge.streams
+
+
+def test_what_the_rate_proves_goes_by_the_mean_time_not_by_the_shortest():
+    slots = Slots()
+    slots.paused = True  # so that there is no floor
+    short, long = [], []
+    for _ in range(60):
+        slots.settle(short)
+        if len(long) == 4:
+            slots.settle(long.pop(0))
+        short = slots.take(10)
+        long.append(slots.take(10))
+        slots.tick(1.0)
+    limit = signs(slots)  # 20 to 24 answers a second, of 1 s and of 4 s
+
+    assert 1.5 * 50 + 2 <= limit <= 1.5 * 60 + 2
+
+
+@pytest.mark.parametrize("rate", [1, 10])
+def test_the_floor_doubles_while_fewer_answers_come_than_usual(rate):
+    slots = Slots()
+    slots.serve(60, rate=rate, took=2.0)
+    for _ in range(320):
+        slots.tick(0.25, waited=2.0)
+
+    assert slots.gate.limit == 256
+
+
+def test_failures_take_the_floor_away():
+    slots = Slots()
+    slots.serve(60)
+    for _ in range(240):
+        slots.settle(slots.take(), SERVER_ERROR)
+        slots.tick(0.25, waited=2.0)
+
+    assert slots.gate.limit == 2

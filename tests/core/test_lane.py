@@ -1,0 +1,214 @@
+"""One target's lane: what it knows of the load, and what pauses, circuits and hands do to its queue."""
+
+from types import SimpleNamespace
+
+import pytest
+from stage import OK, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, told
+
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.saved import Saved
+from stormbreak.core.trip import ConsecutiveFailures
+
+ONCE = RetryPolicy(attempts=1)
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=2), open_for=5.0, jitter=0.0, probes=1, at_once=1
+)
+
+
+def sending(stage):
+    return [run for run in stage.runs if run.sending]
+
+
+@pytest.mark.parametrize(("calls", "share"), [(0, 0.0), (1, 0.25), (4, 1.0), (6, 1.5)])
+def test_those_in_flight_and_those_in_the_queue_take_room(calls, share):
+    stage = Stage(policy(limit=FixedLimit(in_flight=4), breaker=FRAGILE))
+    for _ in range(calls):
+        stage.start()
+
+    assert stage.lane.taken(stage.now) == share
+
+
+def test_of_a_limit_of_one_all_is_taken_by_one():
+    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    stage.start()
+
+    assert stage.lane.taken(stage.now) == 1.0
+
+
+def test_where_nobody_may_leave_there_is_no_room():
+    stage = Stage(policy(limit=FixedLimit(in_flight=4), retry=ONCE))
+    stage.start().step(told(10.0))
+
+    assert stage.lane.taken(stage.now) == 1.0
+    assert stage.lane.taken(stage.now + 10.0) == 0.0
+
+
+def test_one_that_waits_shows_that_the_gates_hold_the_traffic():
+    stage = Stage(policy(retry=ONCE))
+    stage.start().step(told(10.0))
+    assert not stage.lane.load(stage.now).gated
+    stage.start()
+
+    assert stage.lane.load(stage.now).gated
+
+
+@pytest.mark.parametrize(("age", "late"), [(9.9, True), (10.0, False)])
+def test_answers_were_late_a_moment_ago_for_ten_seconds(age, late):
+    stage = Stage()
+    stage.lane.slots = SimpleNamespace(in_flight=0, limit=9, late_at=stage.now - age)
+
+    assert late is stage.lane.load(stage.now).late
+
+
+@pytest.mark.parametrize(("named", "second_group"), [(0.1, 0.04), (4.0, 0.8), (60.0, 2.0)])
+def test_after_a_pause_the_queue_leaves_within_half_of_it_but_within_bounds(named, second_group):
+    """Between a tenth of a second and five seconds, in groups of four of ten."""
+    stage = Stage(policy(limit=FixedLimit(in_flight=10), retry=ONCE))
+    stage.start().step(told(named))
+    for _ in range(20):
+        stage.start()
+    stage.pass_time(named)
+    assert len(sending(stage)) == 4
+    stage.pass_time(0.9 * second_group)
+    assert len(sending(stage)) == 4
+    stage.pass_time(0.11 * second_group)
+
+    assert len(sending(stage)) == 8
+
+
+def test_who_may_not_wait_for_a_pause_that_begins_is_rejected_at_once():
+    stage = Stage(policy(limit=FixedLimit(in_flight=1), retry=ONCE))
+    blocker, brief, patient = stage.start(), stage.start(patience=5.0), stage.start()
+    blocker.step(told(60.0))
+    stage.settle()
+
+    assert (brief.ended.stopped, brief.ended.waited) == ("cooldown", 0.0)
+    assert patient.queued
+
+
+def test_a_heavy_call_alone_waits_for_the_tokens_that_only_it_needs(monkeypatch):
+    stage = Stage(policy(quota=QuotaPolicy(tpm=6e6), retry=ONCE))
+    monkeypatch.setattr(type(stage.lane.quota), "is_what_lacks", lambda *_: True)
+    stage.start().step(told(60.0))
+    assert stage.start().sending
+    monkeypatch.setattr(type(stage.lane.quota), "is_what_lacks", lambda *_: False)
+    stage.start().step(told(60.0))
+
+    assert stage.start().queued
+
+
+def throttled_half_the_time():
+    """A send rate is learned, for one call at a time."""
+    rules = policy(learn_rate=True, retry=ONCE, limit=FixedLimit(in_flight=1))
+    stage = Stage(rules)
+    number = 0
+    while not stage.lane.is_spaced(stage.now):
+        run = stage.start()
+        if run.sending:
+            run.step((OK, THROTTLED)[number % 2])
+            number += 1
+        stage.pass_time(0.2)
+    for run in stage.runs:
+        if not run.over:
+            run.close()
+    return stage
+
+
+def test_under_a_learned_rate_the_oldest_goes_first_however_many_wait():
+    stage = throttled_half_the_time()
+    blocker = stage.start()
+    stage.pass_time(60.0)
+    assert blocker.sending
+    assert stage.lane.is_spaced(stage.now)
+    crowd = [stage.start() for _ in range(10)]
+    blocker.step(OK)
+    while not any(run.sending for run in crowd):
+        stage.pass_time(0.1)
+
+    assert crowd[0].sending
+
+
+def test_how_often_its_circuit_opened_is_counted():
+    stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
+    assert stage.lane.openings == 0
+    for _ in range(2):
+        stage.start().step(SERVER_ERROR)
+    assert stage.lane.openings == 1
+    stage.tick(5.0)
+    stage.start().step(OK)
+    assert stage.lane.openings == 1
+    for _ in range(2):
+        stage.start().step(SERVER_ERROR)
+
+    assert stage.lane.openings == 2
+
+
+def test_whoever_waits_for_a_pause_leaves_when_it_is_lifted_by_hand():
+    stage = Stage(policy(retry=ONCE))
+    stage.start().step(told(60.0))
+    crowd = [stage.start() for _ in range(9)]
+    stage.lane.reset(stage.now)
+    stage.settle()
+
+    assert all(run.sending for run in crowd)
+    assert stage.lane.snapshot(stage.now)["cooldown"] == 0.0
+
+
+def test_whoever_leaves_paced_leaves_at_once_by_hand():
+    stage = Stage(policy(limit=FixedLimit(in_flight=10), retry=ONCE))
+    stage.start().step(told(4.0))
+    for _ in range(20):
+        stage.start()
+    stage.pass_time(4.0)
+    assert len(sending(stage)) == 4
+    stage.lane.reset(stage.now)
+    stage.settle()
+
+    assert len(sending(stage)) == 10
+
+
+def test_and_does_not_leave_paced_though_another_pause_comes_and_goes():
+    stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
+    early = [stage.start() for _ in range(2)]
+    for _ in range(2):
+        stage.start().step(SERVER_ERROR)
+    stage.tick(5.0)
+    early += [stage.start()]
+    early[-1].step(OK)  # the probe: the circuit closes, paced
+    stage.lane.reset(stage.now)
+    early[0].step(told(60.0))
+    crowd = [stage.start() for _ in range(9)]
+    late = stage.lane.cooldown
+    late.lift(stage.now)
+    stage.lane.admission.pump(stage.now)
+    stage.settle()
+
+    assert all(run.sending for run in crowd)
+
+
+def test_whoever_waits_leaves_when_a_circuit_is_restored_as_closed():
+    stage = Stage(policy(breaker=FRAGILE))
+    stage.lane.isolate(stage.now)
+    run = stage.start(fail_fast=False)
+    stage.lane.restore(Saved(state=State.CLOSED, open_left=0.0, open_for=5.0), stage.now, elapsed=0)
+    stage.settle()
+
+    assert run.sending
+
+
+def test_a_lane_without_breaker_and_pause_says_so():
+    stage = Stage(policy(limit=FixedLimit(in_flight=2)))
+
+    assert stage.lane.target == TARGET
+    assert stage.lane.snapshot(stage.now) == {
+        "in_flight": 0,
+        "limit": 2,
+        "queued": 0,
+        "circuit": None,
+        "trips": 0,
+        "cooldown": 0.0,
+        "service": 0.0,
+    }

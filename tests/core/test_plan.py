@@ -1,0 +1,138 @@
+"""From target to target: what is still to come counts, and whom a move costs something."""
+
+import pytest
+from stage import OK, SERVER_ERROR, Stage, policy, told
+
+from stormbreak.core.backoff import DecorrelatedJitter
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.fallback import ELSEWHERE, Choose, Step
+from stormbreak.core.flow import Ask, Send
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.events import CallEnded, FellBack
+from stormbreak.types import Outcome, Target, Verdict
+
+FIRST, SECOND, THIRD = (Target(name, "model") for name in ("first", "second", "third"))
+ONCE = policy(retry=RetryPolicy(attempts=1))
+EAGER = policy(retry=RetryPolicy(attempts=5))
+BILLING = Outcome(Verdict.BILLING, status=402)
+CACHE = Step(frozenset(ELSEWHERE), None, "cache")
+
+
+def to(*targets, after=None):
+    places = tuple((target, 1.0) for target in targets)
+    return Step(frozenset(ELSEWHERE), after, "fallback", places, Choose.IN_ORDER)
+
+
+def start(stage, *steps, **call):
+    return stage.start(target=FIRST, fallbacks=steps, **call)
+
+
+def where(run):
+    return run.command.target if isinstance(run.command, Send) else None
+
+
+# ------------------------------------------------------------------ patience
+
+
+def test_at_a_later_target_too_nobody_waits_who_can_be_served_at_the_next():
+    run = start(Stage(EAGER), to(SECOND), to(THIRD, after=2.0)).step(BILLING)
+    assert where(run) == SECOND
+
+    assert where(run.step(told(30.0))) == THIRD
+    assert run.step(told(30.0)).backing_off  # there is none after it
+
+
+def test_nor_who_can_be_served_at_another_target_of_the_same_rule():
+    run = start(Stage(EAGER), to(SECOND, THIRD, after=2.0)).step(BILLING)
+    assert where(run) == SECOND
+
+    assert where(run.step(told(30.0))) == THIRD
+    assert run.step(told(30.0)).backing_off
+
+
+def test_the_least_patient_of_all_rules_to_come_counts():
+    run = start(Stage(EAGER), to(SECOND, after=60.0), to(THIRD, after=2.0)).step(told(30.0))
+
+    assert where(run) == SECOND
+
+
+def test_no_rule_makes_a_call_more_patient_than_it_is():
+    run = start(Stage(EAGER), to(SECOND, after=60.0), patience=10.0).step(told(30.0))
+
+    assert where(run) == SECOND
+
+
+def test_the_backoff_begins_anew_at_each_target():
+    backoff = DecorrelatedJitter(base=0.5, cap=100.0)
+    stage = Stage(policy(retry=RetryPolicy(attempts=3, backoff=backoff)), chance=0.5)
+    run = start(stage, to(SECOND))
+    for delay in (1.0, 1.75, None, 1.0, 1.75):
+        run.step(SERVER_ERROR)
+        if delay is not None:
+            assert run.command.until == stage.now + delay
+            stage.tick(delay)
+
+
+# ------------------------------------------------------------------ ends
+
+
+def test_where_one_target_of_a_rule_answers_the_others_are_left_alone():
+    ended = start(Stage(ONCE), to(SECOND, THIRD)).step(SERVER_ERROR).step(OK).ended
+
+    assert (ended.outcome, ended.target, ended.attempts) == (OK, SECOND, 2)
+
+
+def test_an_answer_at_hand_is_told_when_it_was_found():
+    stage = Stage(ONCE).listen()
+    run = start(stage, CACHE).step(SERVER_ERROR)
+    stage.tick(0.2)
+    run.step(OK)
+    times = [event.at for event in stage.events if isinstance(event, FellBack | CallEnded)]
+
+    assert times == [stage.now, stage.now]
+
+
+def test_what_is_at_hand_may_be_a_quarter_of_a_second_late():
+    stage = Stage(ONCE)
+    run = start(stage, CACHE, within=10.0)
+    stage.now += 10.0
+    run.step(SERVER_ERROR)
+
+    assert isinstance(run.command, Ask)
+    assert run.command.until == stage.now + 0.25
+
+
+@pytest.mark.parametrize(("left", "sent"), [(0.5, True), (0.25, False)])
+def test_half_a_second_is_worth_sending(left, sent):
+    stage = Stage(ONCE)
+    run = start(stage, to(SECOND), within=10.0)
+    stage.now += 10.0 - left
+    run.step(SERVER_ERROR)
+
+    assert sent == (where(run) == SECOND)
+
+
+# ------------------------------------------------------------------ who pays
+
+
+@pytest.mark.parametrize(("failures", "moved"), [(2, True), (3, False)])
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_move_is_free_until_three_in_a_row_failed_there(failures, moved, before):
+    """Those before an answer do not count."""
+    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    for _ in range(before):
+        start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
+    stage.start(target=SECOND, fallbacks=(CACHE,)).step(OK)
+    for _ in range(failures):
+        start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
+
+    assert moved == (where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND)
+
+
+def test_a_target_of_which_nothing_is_known_is_in_no_doubt():
+    stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
+    for _ in range(3):
+        assert where(start(stage, to(SECOND)).step(SERVER_ERROR)) == SECOND
+        stage.runs[-1].step(SERVER_ERROR)
+
+    assert start(stage, to(SECOND)).step(SERVER_ERROR).over

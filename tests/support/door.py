@@ -1,0 +1,105 @@
+"""A queue of its own, with gates that do what the test says."""
+
+from stage import OK, TARGET
+
+from stormbreak.core.admission import Admission
+from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.gate import OPEN
+from stormbreak.core.queueing import QueuePolicy
+from stormbreak.types import Call
+
+INF = float("inf")
+
+
+class Barrier:
+    """A gate that opens when the test says so, and writes down what is asked of it."""
+
+    minds_success = True
+
+    def __init__(self, name="barrier", log=None):
+        self.name = name
+        self.opens_at = OPEN
+        self.log = [] if log is None else log
+
+    def ready_at(self, now):
+        return self.opens_at if self.opens_at > now else OPEN
+
+    def take(self, now):
+        self.log.append(("take", self.name))
+        return self.name
+
+    def settle(self, token, outcome, now, uniform):
+        self.log.append(("settle", token, outcome.verdict.value))
+
+
+class Indifferent(Barrier):
+    """One to which a success means nothing."""
+
+    minds_success = False
+
+
+class Turnstile(Barrier):
+    """One that closes for a second behind everybody who passes."""
+
+    def take(self, now):
+        self.opens_at = now + 1.0
+        return super().take(now)
+
+
+class Scale(Barrier):
+    """One that opens as many seconds after zero as the call that was weighed last has tokens."""
+
+    def weigh(self, call):
+        self.opens_at = float(call.tokens)
+
+
+class Told(Concurrency):
+    """Slots that write down what they are told of the time."""
+
+    def __init__(self, slots=1):
+        super().__init__(FixedLimit(in_flight=slots))
+        self.ticks = []
+
+    def tick(self, now, waited):
+        self.ticks.append((now, waited))
+
+
+class Growing(Concurrency):
+    """A limit that is small now."""
+
+    most = None
+
+    def __init__(self, *, limit, most):
+        super().__init__(FixedLimit(in_flight=limit))
+        self.most = most
+
+
+class Door:
+    """An admission with one barrier and so many slots."""
+
+    def __init__(self, *, slots=1, size=100, barriers=1, kind=Barrier, spacings=()):
+        self.log = []
+        self.barriers = [kind(f"barrier{n}", self.log) for n in range(barriers)]
+        self.barrier = self.barriers[0]
+        self.slots = Concurrency(FixedLimit(in_flight=slots)) if isinstance(slots, int) else slots
+        self.woken = []
+        self.numbers = iter(range(1, 1000))
+        gates = [*self.barriers, self.slots]
+        weigh = self.barrier.weigh if kind is Scale else None
+        self.admission = Admission(
+            gates, self.slots, QueuePolicy(size=size), self.wake, spacings=spacings, weigh=weigh
+        )
+
+    def wake(self, ticket):
+        ticket.due = True
+        self.woken.append(ticket)
+
+    def enter(self, now=0.0, *, expires_at=INF, **call):
+        return self.admission.enter(Call(next(self.numbers), TARGET, **call), now, expires_at)
+
+    def learn(self, seconds):
+        self.admission.learn(seconds)
+
+
+def free(place, now=0.0, outcome=OK):
+    place.settle(outcome, now, 0.5)

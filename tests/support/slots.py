@@ -1,0 +1,62 @@
+"""The automatic limit with a clock, by hand."""
+
+from stage import OK, SERVER_ERROR
+
+from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+
+
+class Slots:
+    """The gate with a clock; whoever changes it ticks, as the queue does."""
+
+    def __init__(self, **policy):
+        self.paused = False
+        self.gate = AutomaticConcurrency(AutomaticLimit(**policy), paused=lambda _: self.paused)
+        self.now = 0.0
+        self.tick()
+
+    def tick(self, seconds=0.0, waited=0.0):
+        self.now += seconds
+        self.gate.tick(self.now, waited)
+        return self.gate.limit
+
+    def take(self, count=1, *, streams=False):
+        take = self.gate.take_streamed if streams else self.gate.take
+        taken = [take(self.now) for _ in range(count)]
+        self.tick()
+        return taken
+
+    def settle(self, flights, outcome=OK):
+        for flight in flights:
+            self.gate.settle(flight, outcome, self.now, 0.5)
+            self.tick()
+
+    def first(self, flights):
+        for flight in flights:
+            self.gate.first(flight, self.now)
+        self.tick()
+
+    def serve(self, seconds, rate=10, took=2.0):
+        """A steady load."""
+        flying = []
+        for _ in range(int(seconds * rate)):
+            flying.append((self.now + took, *self.take()))
+            self.tick(1 / rate)
+            self.settle([flight for ends, flight in flying if ends <= self.now])
+            flying = [pair for pair in flying if pair[0] > self.now]
+        for ends, flight in flying:
+            self.tick(ends - self.now)
+            self.settle([flight])
+
+    def fail(self, count=5):
+        self.settle(self.take(count), SERVER_ERROR)
+
+
+class Mixed(Slots):
+    """Streamed and plain attempts to one target: first outputs after 0.3 s, whole answers after 4 s."""
+
+    def round(self, *, streamed=0, plain=0):
+        streams, others = self.take(streamed, streams=True), self.take(plain)
+        self.tick(0.3)
+        self.first(streams)
+        self.tick(3.7)
+        self.settle(streams + others)
