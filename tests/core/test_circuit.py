@@ -56,3 +56,7 @@ def test_the_defaults():
         lease=60.0,
         longest_half_open=900.0,
     )
+
+
+def test_a_mode_may_be_given_as_a_word():
+    assert BreakerPolicy(mode="disabled").mode is Mode.DISABLED
