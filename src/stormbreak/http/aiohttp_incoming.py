@@ -24,7 +24,12 @@ class AiohttpIncoming:
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, head: HttpAnswer, idle_timeout: float | None
+        self,
+        response: aiohttp.ClientResponse,
+        head: HttpAnswer,
+        idle_timeout: float | None,
+        *,
+        most: float = BODY_LIMIT,
     ) -> None:
         self.head = head
         self._response = response
@@ -35,6 +40,7 @@ class AiohttpIncoming:
         self._silent = False
         self._closed = False
         self._size = 0
+        self._most = most
         self._timer: asyncio.TimerHandle | None = None
         if idle_timeout is not None:
             self._look_at(self._loop.time() + idle_timeout)
@@ -59,9 +65,9 @@ class AiohttpIncoming:
         self._size += len(chunk)
         if not chunk:
             self.close()
-        elif self._size > BODY_LIMIT:
+        elif self._size > self._most:
             self.close()
-            return self._broken(f"larger than {BODY_LIMIT >> 20} MiB")
+            return self._broken(f"larger than {int(self._most) >> 20} MiB")
         return chunk
 
     def hurry(self, seconds: float) -> None:

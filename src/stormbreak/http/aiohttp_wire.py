@@ -7,12 +7,12 @@ idempotent methods only, and is switched off besides.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from fcntl import ioctl
 from functools import lru_cache
 from io import BytesIO
 from termios import FIONREAD
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
@@ -88,7 +88,9 @@ class AiohttpWire:
             connection.protocol.read_timeout = (
                 None  # a timer for each piece; from here on there is our own
             )
-        incoming = AiohttpIncoming(response, _head_of(response), request.idle_timeout)
+        incoming = AiohttpIncoming(
+            response, _head_of(response), request.idle_timeout, most=request.most
+        )
         self._incoming.add(incoming)
         return incoming
 
@@ -109,9 +111,10 @@ class AiohttpWire:
     async def _post(
         self, session: aiohttp.ClientSession, request: HttpRequest, *, sock_read: float | None
     ) -> aiohttp.ClientResponse:
-        response = await session.post(
+        response = await session.request(
+            request.method,
             request.url,
-            data=request.body if len(request.body) <= SMALL else BytesIO(request.body),
+            data=_data_of(request.body),
             headers=request.headers,
             proxy=self._proxy,
             allow_redirects=False,
@@ -146,6 +149,12 @@ class AiohttpWire:
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
+
+
+def _data_of(body: bytes | AsyncIterable[bytes]) -> Any:
+    if isinstance(body, bytes):
+        return body if len(body) <= SMALL else BytesIO(body)
+    return body
 
 
 @lru_cache(maxsize=_TIMEOUTS)

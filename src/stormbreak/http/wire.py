@@ -4,7 +4,7 @@ A wire makes exactly one attempt: it does not retry, does not follow redirects a
 server or a network did. It answers with an `HttpAnswer`, or with the `Outcome` of an attempt that got none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 from stormbreak.llm.reading import HttpAnswer
@@ -21,21 +21,25 @@ OpenSink: TypeAlias = Callable[[HttpAnswer], Sink]
 
 
 class HttpRequest(NamedTuple):
-    """A POST.
+    """A POST, unless `method` says otherwise.
 
     With `open_sink`, the head of the answer (its body still empty) opens a sink, which gets the decoded
-    body piece by piece; the body of the answer then stays empty. Its repr shows neither key nor prompt.
+    body piece by piece; the body of the answer then stays empty. An answer may have `most` bytes. Its repr shows
+    neither key nor prompt.
     """
 
     url: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | AsyncIterable[bytes]
     idle_timeout: float | None = None
     open_sink: OpenSink | None = None
     connect_timeout: float = CONNECT_TIMEOUT
+    method: str = "POST"
+    most: float = BODY_LIMIT
 
     def __repr__(self) -> str:
-        return f"HttpRequest({self.url!r}, {len(self.body)} bytes)"
+        size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"
+        return f"HttpRequest({self.url.partition('?')[0]!r}, {size})"
 
 
 WireResult: TypeAlias = HttpAnswer | Outcome
