@@ -11,7 +11,7 @@ import httpx2
 
 from stormbreak.http.doors.bodies import PassedBody, StreamBody
 from stormbreak.http.doors.library import Library
-from stormbreak.http.doors.story import explain as explain
+from stormbreak.http.doors.story import explain
 from stormbreak.http.doors.transport import AsyncDoor
 
 __all__ = ["AsyncTransport", "explain"]
@@ -26,7 +26,7 @@ class _PassedBody(PassedBody, httpx2.AsyncByteStream):
 
 
 class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
-    __doc__ = AsyncDoor.__doc__
+    """An asynchronous transport for httpx2; `AsyncDoor` tells its arguments."""
 
     library = Library(httpx2)
     stream_body = _StreamBody

@@ -23,7 +23,9 @@ class Ask(Asking):
     def __init__(
         self, request: DoorRequest, endpoint: str, body: bytes, *, on_wire: bool = False
     ) -> None:
-        super().__init__(endpoint, body, on_wire=on_wire, key=request.headers.get("idempotency-key"))
+        super().__init__(
+            endpoint, body, on_wire=on_wire, key=request.headers.get("idempotency-key")
+        )
         self._request = request
         self._own: Target | None = None
 

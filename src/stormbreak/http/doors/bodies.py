@@ -8,7 +8,7 @@ from typing import Any
 
 from stormbreak.errors import StreamBrokenError
 from stormbreak.http.doors.library import Library
-from stormbreak.http.doors.replies import Failure, failure_of
+from stormbreak.http.doors.replies import failure_of
 from stormbreak.http.doors.story import Story
 from stormbreak.http.stream import Stream
 from stormbreak.http.wire import Incoming

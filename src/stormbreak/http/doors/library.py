@@ -7,6 +7,7 @@ from typing import Any
 from stormbreak.http.doors.replies import Failure
 from stormbreak.http.doors.request import DoorRequest, spans_in
 from stormbreak.http.doors.story import KEPT_AS, Story
+from stormbreak.types import Outcome, Verdict
 
 _PROTOCOL = {"http_version": b"HTTP/1.1"}
 
@@ -41,3 +42,24 @@ class Library:
             error.add_note(line)
         setattr(error, KEPT_AS, failure.story)
         return error
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What its transports raise for what a server or a network did."""
+        return (self._module.RequestError,)
+
+    def outcome_of(self, error: Exception, status: int | None) -> Outcome:
+        """Tell what a failure of a transport's means. The exception itself, which holds the request, is not kept."""
+        kinds = self._module
+        if isinstance(error, kinds.ConnectTimeout | kinds.ConnectError | kinds.ProxyError):
+            return Outcome(Verdict.CONNECT_FAILED, detail="no connection")
+        if isinstance(error, kinds.UnsupportedProtocol | kinds.LocalProtocolError):
+            return Outcome(Verdict.INVALID, detail="no request that can be sent")
+        verdict, detail = Verdict.RESET, "connection lost"
+        if isinstance(error, kinds.TimeoutException):
+            verdict, detail = Verdict.TIMEOUT, "went silent"
+        elif isinstance(error, kinds.DecodingError):
+            verdict, detail = Verdict.BROKEN, "body cannot be decompressed"
+        elif status is not None:
+            verdict, detail = Verdict.BROKEN, "body was cut"
+        return Outcome(verdict, status=status, detail=detail, maybe_processed=True)

@@ -103,9 +103,7 @@ def _rejected(shape: Shape, rejection: Rejection, story: Story, now: float) -> R
     wait = 1 if rejection.retry_at is None else max(1, ceil(rejection.retry_at - now))
     message = f"stormbreak sent nothing to {story.target}: {rejection.reason} ({rejection.policy})"
     headers = {"content-type": _JSON, "retry-after": str(wait)} | FINAL | _told(story)
-    return Reply(
-        status, headers, _error(shape, status, f"stormbreak_{rejection.policy}", message)
-    )
+    return Reply(status, headers, _error(shape, status, f"stormbreak_{rejection.policy}", message))
 
 
 def failure_of(outcome: Outcome, story: Story | None) -> Failure:

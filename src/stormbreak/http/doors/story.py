@@ -1,6 +1,6 @@
 """What was tried for one request: for headers, for notes on exceptions, and for `explain`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from stormbreak.core.flow import Deliver
@@ -94,26 +94,22 @@ def _story_of(what: object) -> Story | None:
 
 
 def _line(event: Any) -> str | None:
-    match event:
-        case Returned():
-            said = " ".join(
-                str(part) for part in (event.status, event.code, event.detail) if part
-            )
-            said = f" ({said})" if said else ""
-            return (
-                f"{event.target}: attempt {event.attempt}: {event.verdict} after"
-                f" {event.took:.2f} s{said}"
-            )
-        case RetryPlanned():
-            return f"{event.target}: a retry {event.until - event.at:.2f} s later"
-        case RetryRefused():
-            return f"{event.target}: no retry, refused by {event.gate}"
-        case Queued():
-            return f"{event.target}: waited in the queue for {event.held_by}"
-        case FellBack():
-            return f"{event.target}: {event.verdict}, fell back to {event.to}"
-        case FallbackRefused():
-            return f"{event.target}: no fallback to {event.to}: {event.gate}"
-        case CallRejected():
-            return f"{event.target}: rejected by {event.policy}: {event.reason}"
-    return None
+    tell = _TELL.get(type(event))
+    return None if tell is None else f"{event.target}: {tell(event)}"
+
+
+def _returned(event: Returned) -> str:
+    said = " ".join(str(part) for part in (event.status, event.code, event.detail) if part)
+    said = f" ({said})" if said else ""
+    return f"attempt {event.attempt}: {event.verdict} after {event.took:.2f} s{said}"
+
+
+_TELL: dict[type, Callable[[Any], str]] = {
+    Returned: _returned,
+    RetryPlanned: lambda event: f"a retry {event.until - event.at:.2f} s later",
+    RetryRefused: lambda event: f"no retry, refused by {event.gate}",
+    Queued: lambda event: f"waited in the queue, held by {event.held_by}",
+    FellBack: lambda event: f"{event.verdict}, fell back to {event.to}",
+    FallbackRefused: lambda event: f"no fallback to {event.to}: {event.gate}",
+    CallRejected: lambda event: f"rejected by {event.policy}: {event.reason}",
+}

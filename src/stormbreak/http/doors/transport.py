@@ -137,9 +137,7 @@ class AsyncDoor:
             return told
         return self.library.response(told.status, told.headers, story=story, content=told.body)
 
-    def _begun(
-        self, sender: Sender, story: Story, opened: Delivery | Ended, request: Any
-    ) -> Any:
+    def _begun(self, sender: Sender, story: Story, opened: Delivery | Ended, request: Any) -> Any:
         """The response to a stream that has begun, or came whole."""
         source = sender.source
         assert source is not None
@@ -181,5 +179,5 @@ class AsyncDoor:
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
         await self._at_hand.close()
-        for wire in self._places.wires():
+        for wire in {*self._places.wires()}:
             await wire.close()
