@@ -49,7 +49,7 @@ async def test_through_two_429s_and_a_503(stormbreak_provider, sdk, throttled, o
         service = 0.01
         [[trouble]]
         kind = "429"
-        retry_after = 0.1
+        retry_after = 0.5
         form = "ms"
         requests = {list(throttled)}
         [[trouble]]
