@@ -89,6 +89,15 @@ async def test_a_key_in_a_url_is_sent_and_not_shown(lib, client):
         assert_clean(str(http._transport.snapshot()) + explain(caught.value), "what is shown")
 
 
+async def test_no_redirect_is_followed(client):
+    elsewhere = failing(307, location="/v1/elsewhere")
+    async with served(elsewhere, answer()) as server, client() as http:
+        url = f"{server.base_url}/chat/completions"
+        said = await http.post(url, json=PAYLOAD, follow_redirects=True)
+    assert said.status_code == 307
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("path", "sent"),
     [
@@ -204,9 +213,10 @@ async def test_an_inner_transport_is_given_up_and_closed(lib, transport):
         lib.AsyncClient(transport=transport(inner=inner), headers=AUTH) as http,
     ):
         url = f"{server.base_url}/chat/completions"
-        async with http.stream("POST", url, json=PAYLOAD | {"stream": True}):
+        async with http.stream("POST", url, json=PAYLOAD | {"stream": True}) as left:
             assert in_flight(http._transport) == 1
         await until(lambda: server.closed == 1)
+        assert left.is_closed  # it is closed, and not only dropped
         with pytest.raises(lib.ReadTimeout):
             await http.post(url, json=PAYLOAD | {"stream": True}, timeout=0.2)
         await until(lambda: server.closed == 2)
