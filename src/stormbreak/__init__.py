@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stormbreak.http.blocking import BlockingStream as BlockingStream
     from stormbreak.http.blocking import Client as Client
     from stormbreak.http.client import AsyncClient as AsyncClient
+    from stormbreak.http.doors.story import explain as explain
     from stormbreak.http.stream import Stream as Stream
     from stormbreak.types import Answer as Answer
     from stormbreak.types import Priority as Priority
@@ -51,6 +52,7 @@ _HOMES = {
     "UpstreamError": "stormbreak.errors",
     "Usage": "stormbreak.types",
     "Verdict": "stormbreak.types",
+    "explain": "stormbreak.http.doors.story",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

@@ -118,6 +118,9 @@ class Call(NamedTuple):
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
     delivers: bool = False  # the caller gets the answer as it comes, from its first output on
     fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`: where it may go from there
+    end_at: float | None = (
+        None  # of a delivery, where `deadline_at` is only that of its first output
+    )
 
 
 class Rejection(NamedTuple):

@@ -148,7 +148,14 @@ def _delivery(
         permit.first(now)
     if engine.listeners:
         trail.note(Committed(now, call.number, call.target, trail.attempts, took))
-    return Deliver(outcome, call.deadline_at, trail.attempts, trail.waited, trail.maybe_processed)
+    until = call.deadline_at if call.end_at is None else call.end_at
+    return Deliver(
+        outcome,
+        None if until == inf else until,
+        trail.attempts,
+        trail.waited,
+        trail.maybe_processed,
+    )
 
 
 def _queue(

@@ -31,6 +31,8 @@ class AiohttpIncoming:
         head: HttpAnswer,
         decoder: Decoder | None,
         idle_timeout: float | None,
+        *,
+        most: float | None = None,
     ) -> None:
         self.head = head
         self._decoder = decoder
@@ -43,6 +45,7 @@ class AiohttpIncoming:
         self._silent = False
         self._closed = False
         self._size = 0
+        self._most = BODY_LIMIT if most is None else most
         self._timer: asyncio.TimerHandle | None = None
         if idle_timeout is not None:
             self._look_at(self._loop.time() + idle_timeout)
@@ -69,9 +72,9 @@ class AiohttpIncoming:
         self._size += len(chunk)
         if not chunk:
             self.close()
-        elif self._size > BODY_LIMIT:
+        elif self._size > self._most:
             self.close()
-            return self._broken(f"larger than {BODY_LIMIT >> 20} MiB")
+            return self._broken(f"larger than {int(self._most) >> 20} MiB")
         return chunk
 
     def hurry(self, seconds: float) -> None:

@@ -7,7 +7,7 @@ idempotent methods only, and is switched off besides.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from fcntl import ioctl
 from functools import lru_cache, partial
 from io import BytesIO
@@ -96,7 +96,7 @@ class AiohttpWire:
         except UndecodableError as error:
             response.close()
             return outcome_of(error, head.status)
-        incoming = AiohttpIncoming(response, head, decoder, request.idle_timeout)
+        incoming = AiohttpIncoming(response, head, decoder, request.idle_timeout, most=request.most)
         self._incoming.add(incoming)
         return incoming
 
@@ -117,9 +117,10 @@ class AiohttpWire:
     async def _post(
         self, session: aiohttp.ClientSession, request: HttpRequest, *, sock_read: float | None
     ) -> aiohttp.ClientResponse:
-        response = await session.post(
+        response = await session.request(
+            request.method,
             request.url,
-            data=request.body if len(request.body) <= SMALL else BytesIO(request.body),
+            data=_data_of(request.body),
             headers=request.headers,
             proxy=self._proxy,
             allow_redirects=False,
@@ -155,6 +156,12 @@ class AiohttpWire:
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
+
+
+def _data_of(body: bytes | AsyncIterable[bytes]) -> Any:
+    if isinstance(body, bytes):
+        return body if len(body) <= SMALL else BytesIO(body)
+    return body
 
 
 @lru_cache(maxsize=_TIMEOUTS)

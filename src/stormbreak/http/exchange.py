@@ -1,6 +1,6 @@
 """One attempt at an LLM API: a request built, sent, and its answer read for what it means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.http.echoes import without_echoes
@@ -23,7 +23,8 @@ CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the conn
 class Asked(NamedTuple):
     """What is to be sent: where, a JSON object as bytes, and what its answer should look like.
 
-    `choices` were asked for, or embeddings of so many `inputs` (None: that is not known).
+    `choices` were asked for, or embeddings of so many `inputs` (None: that is not known). `headers` go instead of
+    those of the origin.
     """
 
     url: str
@@ -33,17 +34,24 @@ class Asked(NamedTuple):
     choices: int
     idempotency_key: str
     inputs: int | None = None
+    headers: Mapping[str, str] | None = None
+    method: str = "POST"
+    connect_timeout: float = CONNECT_TIMEOUT
 
     def __repr__(self) -> str:
-        return f"Asked({self.url!r}, {len(self.body)} bytes)"
+        return f"Asked({self.url.partition('?')[0]!r}, {len(self.body)} bytes)"
 
 
 class Received(NamedTuple):
-    """An answer and its reading; `body` is assembled where it came as a stream. Its repr shows no text."""
+    """An answer and its reading; `body` is assembled where it came as a stream. Its repr shows no text.
+
+    `sent` is what came, headers included, with all that it may repeat of the request: for the caller alone.
+    """
 
     status: int
     body: bytes
     reading: Reading
+    sent: HttpAnswer | None = None
 
     def __repr__(self) -> str:
         return f"Received({self.status}, {len(self.body)} bytes, {self.reading.verdict})"
@@ -74,8 +82,9 @@ async def attempt(
     if isinstance(came, Outcome):
         return came
     head, reading, body = came
+    sent = head._replace(body=body)
     reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
-    return outcome_of(head, reading, body, learn=learn)
+    return outcome_of(sent, reading, body, learn=learn)
 
 
 async def _whole(wire: Wire, request: HttpRequest, asked: Asked) -> _Came | Outcome:
@@ -124,9 +133,11 @@ def request_of(
     within: float | None,
 ) -> HttpRequest:
     """Write the request of an attempt that somebody else ends `within` so many seconds."""
-    connect = CONNECT_TIMEOUT if within is None else min(CONNECT_TIMEOUT, CONNECT_SHARE * within)
-    headers = _headers(origin, asked)
-    return HttpRequest(asked.url, headers, asked.body, idle_timeout, connect)
+    connect = asked.connect_timeout
+    if within is not None:
+        connect = min(connect, CONNECT_SHARE * within)
+    headers = _headers(origin, asked) if asked.headers is None else asked.headers
+    return HttpRequest(asked.url, headers, asked.body, idle_timeout, connect, asked.method)
 
 
 def reader_of(kind: type[Reader], asked: Asked, head: HttpAnswer) -> Reader:
@@ -180,10 +191,10 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
 
 
 def outcome_of(answer: HttpAnswer, reading: Reading, body: bytes, *, learn: bool) -> Outcome:
-    """Tell what an answer came to; with `learn`, what its headers say of limits, too."""
+    """Tell what `answer` came to, and keep it; with `learn`, tell what its headers say of limits, too."""
     return Outcome(
         reading.verdict,
-        value=Received(answer.status, body, reading),
+        value=Received(answer.status, body, reading, answer),
         status=answer.status,
         code=reading.code,
         detail=reading.detail,

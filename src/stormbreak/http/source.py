@@ -147,8 +147,9 @@ class Source:
             self._kept_size -= len(kept.popleft())
 
     def _judge(self) -> Outcome:
-        reading, body = self._without_echoes(*self._scanner.end())
-        return outcome_of(self.head, reading, body, learn=self._learn)
+        reading, body = self._scanner.end()
+        sent = self.head._replace(body=body)
+        return outcome_of(sent, *self._without_echoes(reading, body), learn=self._learn)
 
     def _without_echoes(self, reading: Reading, body: bytes) -> tuple[Reading, bytes]:
         return without_echoes(reading, body, api_key=self._api_key, asked=self._asked.body)

@@ -4,7 +4,7 @@ A wire makes exactly one attempt: it does not retry, does not follow redirects a
 server or a network did. It answers with an `HttpAnswer`, or with the `Outcome` of an attempt that got none.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 from stormbreak.llm.reading import HttpAnswer
@@ -15,16 +15,19 @@ CONNECT_TIMEOUT = 10.0  # seconds
 
 
 class HttpRequest(NamedTuple):
-    """A POST. Its repr shows neither key nor prompt."""
+    """A POST, unless `method` says otherwise; its answer may have `most` bytes, by default `BODY_LIMIT`. Its repr shows neither key nor prompt."""
 
     url: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | AsyncIterable[bytes]
     idle_timeout: float | None = None
     connect_timeout: float = CONNECT_TIMEOUT
+    method: str = "POST"
+    most: float | None = None
 
     def __repr__(self) -> str:
-        return f"HttpRequest({self.url!r}, {len(self.body)} bytes)"
+        size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"
+        return f"HttpRequest({self.url.partition('?')[0]!r}, {size})"
 
 
 WireResult: TypeAlias = HttpAnswer | Outcome

@@ -1,0 +1,148 @@
+"""A wire over another transport of the HTTP library, with whatever that is set to.
+
+It makes one attempt per request, as every wire: a transport that retries by itself hides attempts from the policy.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from stormbreak.http.doors.library import Library
+from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult
+from stormbreak.llm.reading import HttpAnswer
+from stormbreak.types import Outcome, Verdict
+
+
+class InnerWire:
+    """Carries requests over `inner`."""
+
+    def __init__(self, library: Library, inner: Any) -> None:
+        self._library = library
+        self._inner = inner
+
+    async def exchange(self, request: HttpRequest) -> WireResult:
+        """Send once and read the whole answer. Cancelling closes the connection."""
+        incoming = await self.open(request)
+        if isinstance(incoming, Outcome):
+            return incoming
+        parts: list[bytes] = []
+        try:
+            while chunk := await incoming.read():
+                if isinstance(chunk, Outcome):
+                    return chunk
+                parts.append(chunk)
+        finally:
+            incoming.close()
+        return incoming.head._replace(body=b"".join(parts))
+
+    async def open(self, request: HttpRequest) -> "InnerIncoming | Outcome":
+        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
+        idle = request.idle_timeout
+        spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": None}
+        made = self._library.request(
+            request.method,
+            request.url,
+            request.headers,
+            content=request.body or None,
+            extensions={"timeout": spans},
+        )
+        try:
+            response = await self._inner.handle_async_request(made)
+        except self._library.errors as error:
+            return self._library.outcome_of(error, None)
+        return InnerIncoming(response, self._library, request.most)
+
+    async def close(self) -> None:
+        """Close the inner transport: it is ours."""
+        await self._inner.aclose()
+
+
+class InnerIncoming:
+    """The body of a response of an inner transport, as it comes; of the running loop."""
+
+    def __init__(self, response: Any, library: Library, most: float | None) -> None:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        self.head = HttpAnswer(response.status_code, headers, b"", time.time())
+        self._response = response
+        self._library = library
+        self._chunks = response.aiter_bytes()
+        self._left: float = BODY_LIMIT if most is None else most
+        self._patience: float | None = None
+        self._waiting: asyncio.Timeout | None = None
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._cut = False  # closed while somebody was reading
+
+    async def read(self) -> bytes | Outcome:
+        """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
+        if self._closed:
+            return self._broken("body was cut")
+        got = await self._next()
+        if isinstance(got, bytes):
+            self._left -= len(got)
+            if self._left < 0:
+                got = self._broken("larger than it may be")
+        if not isinstance(got, bytes) or not got:
+            self.close()
+        return got
+
+    async def _next(self) -> bytes | Outcome:
+        try:
+            async with asyncio.timeout(self._patience) as self._waiting:
+                return await anext(self._chunks, b"")
+        except TimeoutError:
+            return self._silent() if not self._cut else self._broken("body was cut")
+        except self._library.errors as error:
+            return self._library.outcome_of(error, self.head.status)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._waiting = None
+
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+        self._patience = seconds
+
+    def close(self) -> None:
+        """Close the connection, unless the body was read to its end; whoever reads is woken."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._waiting is not None:
+            self._cut = True
+            self._waiting.reschedule(self._loop.time())
+        else:
+            _start(self._loop, self._response.aclose())
+
+    def __del__(self) -> None:
+        if not self._closed:
+            with suppress(RuntimeError):  # a loop that is closed
+                closing = self._response.aclose
+                loop = self._loop
+                loop.call_soon_threadsafe(lambda: _start(loop, closing()))
+
+    def _silent(self) -> Outcome:
+        status = self.head.status
+        return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
+
+    def _broken(self, detail: str) -> Outcome:
+        status = self.head.status
+        return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+
+
+_CLOSING: set[asyncio.Task[None]] = set()
+
+
+def _start(loop: asyncio.AbstractEventLoop, closing: Coroutine[Any, Any, None]) -> None:
+    """Close, some time soon; whatever goes wrong with a connection that nobody wants any more is of no interest."""
+    task = loop.create_task(_quietly(closing))
+    _CLOSING.add(task)
+    task.add_done_callback(_CLOSING.discard)
+
+
+async def _quietly(closing: Coroutine[Any, Any, None]) -> None:
+    with suppress(Exception):
+        await closing

@@ -1,0 +1,65 @@
+"""What differs between httpx2 and httpx: whose classes they are. Their names and what they do are the same."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from stormbreak.http.doors.replies import Failure
+from stormbreak.http.doors.request import DoorRequest, spans_in
+from stormbreak.http.doors.story import KEPT_AS, Story
+from stormbreak.types import Outcome, Verdict
+
+_PROTOCOL = {"http_version": b"HTTP/1.1"}
+
+
+class Library:
+    """An HTTP library by its module."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module: Any = module
+
+    def read(self, request: Any) -> DoorRequest:
+        """Read all of a request but its body."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        spans = spans_in(request.extensions)
+        return DoorRequest(request.method.upper(), str(request.url), headers, spans)
+
+    def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
+        """Make a request for an inner transport."""
+        return self._module.Request(method, url, headers=headers, **more)
+
+    def response(
+        self, status: int, headers: Mapping[str, str], *, story: Story | None = None, **body: Any
+    ) -> Any:
+        """Make a response; its body is `content` or `stream`."""
+        extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
+        return self._module.Response(status, headers=headers, extensions=dict(extensions), **body)
+
+    def error(self, failure: Failure, request: Any) -> Exception:
+        """Make the exception; its notes tell what was tried."""
+        error: Exception = getattr(self._module, failure.kind)(failure.message, request=request)
+        for line in failure.notes():
+            error.add_note(line)
+        setattr(error, KEPT_AS, failure.story)
+        return error
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What its transports raise for what a server or a network did."""
+        return (self._module.RequestError,)
+
+    def outcome_of(self, error: Exception, status: int | None) -> Outcome:
+        """Tell what a failure of a transport's means. The exception itself, which holds the request, is not kept."""
+        kinds = self._module
+        if isinstance(error, kinds.ConnectTimeout | kinds.ConnectError | kinds.ProxyError):
+            return Outcome(Verdict.CONNECT_FAILED, detail="no connection")
+        if isinstance(error, kinds.UnsupportedProtocol | kinds.LocalProtocolError):
+            return Outcome(Verdict.INVALID, detail="no request that can be sent")
+        verdict, detail = Verdict.RESET, "connection lost"
+        if isinstance(error, kinds.TimeoutException):
+            verdict, detail = Verdict.TIMEOUT, "went silent"
+        elif isinstance(error, kinds.DecodingError):
+            verdict, detail = Verdict.BROKEN, "body cannot be decompressed"
+        elif status is not None:
+            verdict, detail = Verdict.BROKEN, "body was cut"
+        return Outcome(verdict, status=status, detail=detail, maybe_processed=True)

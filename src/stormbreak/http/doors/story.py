@@ -1,0 +1,115 @@
+"""What was tried for one request: for headers, for notes on exceptions, and for `explain`."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from stormbreak.core.flow import Deliver
+from stormbreak.errors import CallError
+from stormbreak.events import (
+    CallRejected,
+    FallbackRefused,
+    FellBack,
+    Queued,
+    RetryPlanned,
+    RetryRefused,
+    Returned,
+)
+from stormbreak.types import Ended, Target
+
+KEPT_AS = "stormbreak"
+"""Under this name a story is kept among the extensions of a response, and on an exception."""
+
+_LINKS = ("response", "__cause__", "__context__")
+_DEEPEST = 16
+
+
+class Story:
+    """The story of a call to `target`; it may be told before it has ended."""
+
+    def __init__(self, target: Target, told: Ended | Deliver) -> None:
+        self.target = target
+        self._told = told
+
+    @property
+    def attempts(self) -> int:
+        """How often something was sent."""
+        return self._told.attempts
+
+    def end(self, ended: Ended) -> None:
+        """Note how it ended."""
+        self._told = ended
+
+    def lines(self) -> Iterator[str]:
+        """Tell it, one line for each thing that happened."""
+        told = self._told
+        if isinstance(told, Ended):
+            for event in told.history:
+                line = _line(event)
+                if line:
+                    yield line
+        yield f"{self.target}: {self._summary()}"
+
+    def _summary(self) -> str:
+        told = self._told
+        spent = f"{told.attempts} attempt(s), {told.waited:.2f} s waited"
+        if not isinstance(told, Ended):
+            return f"its answer is on its way; {spent}"
+        stopped = f"; no further retry: {told.stopped}" if told.stopped else ""
+        return f"{told.outcome.verdict} after {spent}{stopped}"
+
+
+def explain(what: object) -> str:
+    """Tell what was tried for an answer or a failure: a response, an exception of an SDK's, or one of ours.
+
+    Empty where nothing is known of it.
+    """
+    for place, link in enumerate(_chain(what)):
+        story = _story_of(link)
+        if story is not None:
+            return "\n".join(story.lines())
+        if place == _DEEPEST:
+            break
+    return ""
+
+
+def _chain(what: object) -> Iterator[object]:
+    waiting, seen = [what], set()
+    while waiting:
+        each = waiting.pop(0)
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        waiting += [getattr(each, name, None) for name in _LINKS]
+
+
+def _story_of(what: object) -> Story | None:
+    if isinstance(what, CallError):
+        return Story(what.target, what.ended)
+    story: Any = getattr(what, KEPT_AS, None)
+    if story is None:
+        extensions = getattr(what, "extensions", None)
+        story = extensions.get(KEPT_AS) if isinstance(extensions, dict) else None
+    return story if isinstance(story, Story) else None
+
+
+def _line(event: Any) -> str | None:
+    tell = _TELL.get(type(event))
+    return None if tell is None else f"{event.target}: {tell(event)}"
+
+
+def _returned(event: Returned) -> str:
+    said = " ".join(str(part) for part in (event.status, event.code, event.detail) if part)
+    said = f" ({said})" if said else ""
+    return f"attempt {event.attempt}: {event.verdict} after {event.took:.2f} s{said}"
+
+
+_TELL: dict[type, Callable[[Any], str]] = {
+    Returned: _returned,
+    RetryPlanned: lambda event: f"a retry {event.until - event.at:.2f} s later",
+    RetryRefused: lambda event: f"no retry, refused by {event.gate}",
+    Queued: lambda event: f"waited in the queue, held by {event.held_by}",
+    FellBack: lambda event: f"{event.verdict}, fell back to {event.to}",
+    FallbackRefused: lambda event: f"no fallback to {event.to}: {event.gate}",
+    CallRejected: lambda event: f"rejected by {event.policy}: {event.reason}",
+}

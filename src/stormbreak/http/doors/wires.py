@@ -1,0 +1,92 @@
+"""How the doors connect: over our own pools, with the settings an HTTP library would take, or over another transport."""
+
+import ssl
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import proxy_for, tls_context
+from stormbreak.http.origin import Origin
+from stormbreak.http.wire import Wire
+
+Verify: TypeAlias = ssl.SSLContext | bool
+Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
+
+_SCHEMES = ("http://", "https://")
+
+
+class Connecting:
+    """The settings of our own pools, as the HTTP libraries name them. With `inner` there are none: it has its own.
+
+    Raises:
+        ConfigurationError: they do not go together, or cannot be followed; names the one.
+    """
+
+    def __init__(
+        self,
+        *,
+        inner: Any,
+        inner_wire: Callable[[Any], Wire],
+        limit: int,
+        proxy: str | None,
+        verify: Verify,
+        cert: Cert | None,
+        trust_env: bool,
+        http2: bool,
+    ) -> None:
+        self.inner = inner
+        self._inner_wire = None if inner is None else inner_wire(inner)
+        self._limit = limit
+        self._proxy = proxy
+        self._verify = verify
+        self._cert = cert
+        self._trust_env = trust_env
+        given = [
+            name
+            for name, odd in {
+                "proxy": proxy is not None,
+                "verify": verify is not True,
+                "cert": cert is not None,
+                "trust_env": not trust_env,
+                "http2": http2,
+            }.items()
+            if odd
+        ]
+        if inner is not None and given:
+            raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
+        if http2:
+            raise ConfigurationError("http2 is not spoken: give an inner transport that does")
+        if proxy is not None and not proxy.lower().startswith(_SCHEMES):
+            raise ConfigurationError("proxy must be an http:// or https:// URL")
+        if inner is None:
+            _ = self._tls if cert is not None or verify is not True else None  # told at the start
+
+    def wire_to(self, origin: Origin) -> Wire:
+        """Make the wire to an origin."""
+        from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - only when needed
+
+        if self._inner_wire is not None:
+            return self._inner_wire
+        proxy = self._proxy
+        if proxy is None and self._trust_env:
+            proxy = proxy_for(origin)
+        secure = origin.base_url.startswith("https:")
+        return AiohttpWire(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        if isinstance(self._verify, ssl.SSLContext):
+            return self._verify
+        context = tls_context() if self._trust_env else tls_context({})
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self._cert is not None:
+            files = (self._cert,) if isinstance(self._cert, str) else self._cert
+            try:
+                context.load_cert_chain(*files)
+            except OSError as error:
+                reason = error.strerror or "no certificate and key in it"
+                raise ConfigurationError(f"cert: {reason}") from None
+        return context

@@ -1,0 +1,107 @@
+"""What the door reads in a request: may it be repeated, where does it go, with which key."""
+
+import pytest
+
+from stormbreak.http.doors.given_up import KEPT, GivenUp
+from stormbreak.http.doors.replies import Failure
+from stormbreak.http.doors.request import DoorRequest, Spans, spans_in
+
+JSON = {"content-type": "application/json"}
+
+
+def post(url, **headers):
+    return DoorRequest("POST", url, JSON | headers)
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "endpoint"),
+    [
+        ("https://a/v1/chat/completions", "https://a/v1", "chat/completions"),
+        ("https://a/v1/completions", "https://a/v1", "completions"),
+        ("https://a/v1/responses", "https://a/v1", "responses"),
+        ("https://a/v1/embeddings", "https://a/v1", "embeddings"),
+        ("https://a/v1/messages?beta=true", "https://a/v1", "messages"),
+        ("https://a/v1/messages/count_tokens", "https://a/v1", "messages/count_tokens"),
+        (
+            "https://a:1/openai/deployments/d/chat/completions?api-version=1",
+            "https://a:1/openai/deployments/d",
+            "chat/completions",
+        ),
+    ],
+)
+def test_safe_to_repeat(url, base, endpoint):
+    request = post(url)
+    assert request.is_ask
+    assert request.place == (base, endpoint)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://a/v1/files",
+        "https://a/v1/images/generations",
+        "https://a/v1/messages/batches",
+        "https://a/v1/threads/t/messages",
+        "https://a/v1/responses/r/cancel",
+        "https://a/v1/notcompletions",
+        "https://a/",
+    ],
+)
+def test_not_known_to_be(url):
+    assert not post(url).is_ask
+
+
+def test_neither_a_form_nor_another_method_is_an_ask():
+    url = "https://a/v1/chat/completions"
+    assert not DoorRequest("POST", url, {"content-type": "multipart/form-data; boundary=x"}).is_ask
+    assert not DoorRequest("DELETE", url, JSON).is_ask
+
+
+def test_looks():
+    url = "https://a/v1/models"
+    assert DoorRequest("GET", url, {"accept": "application/json"}).is_look
+    assert not DoorRequest("GET", url, {"accept": "*/*"}).is_look
+    assert not DoorRequest("GET", url, {"accept": "text/event-stream"}).is_look
+
+
+@pytest.mark.parametrize(
+    ("headers", "url", "key"),
+    [
+        ({"authorization": "Bearer k"}, "https://a/", "k"),
+        ({"x-api-key": "k"}, "https://a/", "k"),
+        ({"api-key": "k"}, "https://a/", "k"),
+        ({"x-goog-api-key": "k"}, "https://a/", "k"),
+        ({}, "https://a/?alt=sse&key=k", "k"),
+        ({"authorization": ""}, "https://a/", None),
+    ],
+)
+def test_the_key(headers, url, key):
+    assert DoorRequest("GET", url, headers).key == key
+
+
+def test_spans():
+    assert spans_in({"timeout": {"connect": 5.0, "read": None, "pool": 1}}) == Spans(5.0, None)
+    assert spans_in({}) == Spans()
+
+
+def test_a_call_that_was_given_up_is_told_again_to_the_sdk_s_own_retry_only():
+    now = [0.0]
+    given_up = GivenUp(lambda: now[0])
+    failure = Failure("ReadTimeout", "m", None)
+    url = "https://a/v1/messages"
+    given_up.keep(post(url), b"a", failure)
+    retry = post(url, **{"x-stainless-retry-count": "1"})
+    assert given_up.find(retry, b"a") is failure
+    assert given_up.find(post(url), b"a") is None
+    assert given_up.find(post(url, **{"x-stainless-retry-count": "0"}), b"a") is None
+    assert given_up.find(retry, b"b") is None
+    assert given_up.find(retry._replace(headers=retry.headers | {"x-api-key": "k"}), b"a") is None
+    now[0] = KEPT
+    assert given_up.find(retry, b"a") is None
+
+
+def test_no_more_than_so_many_are_kept():
+    given_up = GivenUp(lambda: 0.0)
+    for number in range(1500):
+        given_up.keep(post("https://a/v1/messages"), b"%d" % number, Failure("X", "m", None))
+    assert len(given_up._kept) == 1024

@@ -1,0 +1,200 @@
+"""Streams through the door: what of them comes, how they break, and that nothing of them stays behind."""
+
+import asyncio
+import gc
+import json
+import time
+import warnings
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from doors import QUICK, SAY, SDKS, door, in_flight, until
+from sockets import End, answer, failing, served
+
+from stormbreak import explain
+
+EVENTS = {"content_type": "text/event-stream"}
+HEAD = answer(b"", **EVENTS | {"content_length": 10**7})
+each_sdk = pytest.mark.parametrize("sdk", SDKS, ids=str)
+
+
+def chunk(content, finish=None):
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
+    said = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return b"data: " + json.dumps(said | {"choices": [choice]}).encode() + b"\n\n"
+
+
+def event(kind, **more):
+    said = json.dumps({"type": kind, **more})
+    return f"event: {kind}\ndata: {said}\n\n".encode()
+
+
+MESSAGE = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}
+MESSAGE |= {"usage": {"input_tokens": 1, "output_tokens": 0}}
+START = event("message_start", message=MESSAGE) + event(
+    "content_block_start", index=0, content_block={"type": "text", "text": ""}
+)
+
+
+def hello(sdk):
+    """The start of a stream, and its first output."""
+    if sdk.module is openai:
+        return chunk("hello")
+    return START + event(
+        "content_block_delta", index=0, delta={"type": "text_delta", "text": "hello"}
+    )
+
+
+def early_error(sdk):
+    error = {"type": "rate_limit_error", "message": "slower", "code": 429}
+    if sdk.module is anthropic:
+        return answer(event("error", error=error), **EVENTS)
+    return answer(b"data: " + json.dumps({"error": error}).encode() + b"\n\n", **EVENTS)
+
+
+async def read(stream):
+    return [each async for each in stream]
+
+
+@each_sdk
+async def test_a_stream_comes_whole(stormbreak_provider, sdk):
+    provider = stormbreak_provider("calm", speed=20)
+    async with door(sdk, provider.base_url) as (client, transport):
+        stream = await sdk.ask(client, stream=True)
+        assert in_flight(transport) == 1
+        assert len(await read(stream)) > 3
+        assert in_flight(transport) == 0
+        assert stream.response.headers["x-stormbreak-attempts"] == "1"
+    assert provider.stats()["arrivals"] == 1
+
+
+@pytest.mark.parametrize("kind", ["comments", "crlf", "cr", "no_done", "tiny_chunks"])
+async def test_bytes_are_untouched(stormbreak_provider, kind):
+    provider = stormbreak_provider(f'[[trouble]]\nkind = "{kind}"\n', speed=20)
+    payload = {"model": "m", "messages": SAY, "stream": True}
+    url = f"{provider.base_url}/chat/completions"
+    async with door(SDKS[0], provider.base_url) as (client, _), httpx2.AsyncClient() as bare:
+        through = await client._client.post(url, json=payload)
+        direct = await bare.post(url, json=payload)
+    assert len(through.content) == len(direct.content)
+    assert through.content[-14:] == direct.content[-14:]
+
+
+@each_sdk
+@pytest.mark.parametrize("end", [End.CLOSE, End.RESET])
+async def test_a_cut_stream_raises(sdk, end):
+    async with (
+        served([HEAD, hello(sdk), end]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)) as caught:
+            await read(stream)
+        assert in_flight(transport) == 0
+    assert len(server.requests) == 1
+    assert "broken" in explain(caught.value)
+
+
+@each_sdk
+async def test_a_stream_without_an_end_raises(sdk):
+    head = answer(hello(sdk), **EVENTS)
+    async with served(head) as server, door(sdk, server.base_url) as (client, _):
+        stream = await sdk.ask(client, stream=True)
+        with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
+            await read(stream)
+    assert len(server.requests) == 1
+
+
+@each_sdk
+async def test_until_the_first_output_attempts_are_repeated(sdk):
+    scripts = [failing(503), early_error(sdk), [HEAD, End.CLOSE], [HEAD, hello(sdk), End.HANG]]
+    async with served(*scripts) as server, door(sdk, server.base_url) as (client, _):
+        stream = await sdk.ask(client, stream=True)
+        assert stream.response.headers["x-stormbreak-attempts"] == "4"
+        await stream.close()
+        await server.all_closed()
+    assert len(server.requests) == 4
+
+
+@each_sdk
+async def test_an_error_before_any_output_has_its_status(sdk):
+    async with served(early_error(sdk)) as server, door(sdk, server.base_url) as (client, _):
+        with pytest.raises(sdk.module.RateLimitError, match="slower"):
+            await sdk.ask(client, stream=True)
+    assert len(server.requests) == QUICK.retry.attempts
+
+
+@each_sdk
+async def test_the_timeout_bounds_the_time_to_the_first_output(sdk):
+    async with (
+        served([HEAD, End.HANG]) as server,
+        door(sdk, server.base_url, timeout=0.3, max_retries=1) as (client, _),
+    ):
+        began = time.monotonic()
+        with pytest.raises(sdk.module.APITimeoutError):
+            await sdk.ask(client, stream=True)
+        assert time.monotonic() - began < 3
+        await server.all_closed()
+    assert len(server.requests) == 1
+
+
+@each_sdk
+async def test_and_then_only_silence(sdk):
+    more = hello(SDKS[0]) if sdk.module is openai else event("ping")
+    slow = [HEAD, hello(sdk), *[0.1, more] * 8, End.HANG]
+    async with (
+        served(slow) as server,
+        door(sdk, server.base_url, timeout=0.5) as (client, _),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        began = time.monotonic()
+        with pytest.raises((openai.APITimeoutError, httpx2.ReadTimeout)):
+            await read(stream)
+        assert time.monotonic() - began > 1.2
+        await server.all_closed()
+
+
+@each_sdk
+async def test_a_cancel_while_it_is_read(sdk):
+    async with (
+        served([HEAD, hello(sdk), End.HANG]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        reading = asyncio.create_task(read(stream))
+        await asyncio.sleep(0.05)
+        assert in_flight(transport) == 1
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await until(lambda: in_flight(transport) == 0)
+        await server.all_closed()
+
+
+@each_sdk
+async def test_closed_twice(sdk):
+    async with (
+        served([HEAD, hello(sdk), End.HANG]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        for _ in range(2):
+            await stream.close()
+            assert in_flight(transport) == 0
+        await server.all_closed()
+
+
+async def test_one_that_is_dropped_holds_nothing():
+    sdk = SDKS[0]
+    async with (
+        served([HEAD, hello(sdk), End.HANG]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        with warnings.catch_warnings(action="ignore"):  # it warns, unless its delivery goes first
+            del stream
+            gc.collect()
+        await until(lambda: in_flight(transport) == 0)
+        await server.all_closed()

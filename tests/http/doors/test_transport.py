@@ -1,0 +1,278 @@
+"""The door by itself, under each HTTP library: what passes, whose keys go where, inner transports, settings."""
+
+import json
+import os
+import ssl
+import traceback
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+from canary import KEY, PROMPT, assert_clean
+from doors import ONCE, QUICK, in_flight, until
+from sockets import End, answer, failing, served
+
+from stormbreak import ConfigurationError, explain
+from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.httpx2 import AsyncTransport
+
+LIBRARIES = [
+    "httpx2",
+    pytest.param("httpx", marks=pytest.mark.skipif(not find_spec("httpx"), reason="no httpx")),
+]
+PAYLOAD = {"model": "m", "messages": [{"role": "user", "content": PROMPT}]}
+AUTH = {"authorization": f"Bearer {KEY}"}
+EVENTS = {"content_type": "text/event-stream", "content_length": 10**7}
+HELLO = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
+
+
+@pytest.fixture(params=LIBRARIES)
+def lib(request):
+    return import_module(request.param)
+
+
+@pytest.fixture
+def transport(lib):
+    """Make a transport for the library."""
+    ours = import_module(f"stormbreak.{lib.__name__}")
+    return lambda policy=QUICK, **more: ours.AsyncTransport(policy, **more)
+
+
+@pytest.fixture
+def client(lib, transport):
+    """Make a client of the library over a transport of ours."""
+
+    def make(policy=QUICK, **more):
+        return lib.AsyncClient(transport=transport(policy, **more), headers=AUTH)
+
+    return make
+
+
+async def test_a_call(client):
+    async with served(failing(503), answer()) as server, client() as http:
+        said = await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
+    assert said.json()["choices"][0]["message"]["content"] == "fine"
+    assert said.headers["x-stormbreak-attempts"] == "2"
+    assert explain(said).splitlines()[-1].endswith("waited")
+    assert "ok after 2 attempt(s)" in explain(said)
+
+
+async def test_what_is_compressed_arrives(client, stormbreak_provider):
+    provider = stormbreak_provider("calm", speed=20)
+    async with client() as http:
+        said = await http.get(f"{provider.base_url}/models", headers={"accept": "application/json"})
+    assert said.json()["object"] == "list"
+    assert "content-encoding" not in said.headers
+
+
+async def test_a_lost_connection_and_a_closed_port(lib, client):
+    async with served([End.CLOSE]) as server, client(ONCE) as http:
+        with pytest.raises(lib.RemoteProtocolError) as caught:
+            await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
+    shown = "\n".join(traceback.format_exception(caught.value))
+    assert "reset" in shown
+    assert_clean(shown, "an exception")
+    assert_clean(explain(caught.value), "explain")
+
+
+async def test_a_key_in_a_url_is_sent_and_not_shown(lib, client):
+    async with (
+        served([End.CLOSE]) as server,
+        lib.AsyncClient(transport=client()._transport) as http,
+    ):
+        url = f"{server.base_url}/chat/completions?key={KEY}"
+        with pytest.raises(lib.RemoteProtocolError) as caught:
+            await http.post(url, json=PAYLOAD)
+        assert KEY in server.requests[0].line
+        assert_clean(str(http._transport.snapshot()) + explain(caught.value), "what is shown")
+
+
+async def test_no_redirect_is_followed(client):
+    elsewhere = failing(307, location="/v1/elsewhere")
+    async with served(elsewhere, answer()) as server, client() as http:
+        url = f"{server.base_url}/chat/completions"
+        said = await http.post(url, json=PAYLOAD, follow_redirects=True)
+    assert said.status_code == 307
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("files", {"files": {"file": ("a.jsonl", b"{}")}, "data": {"purpose": "batch"}}),
+        ("images/generations", {"json": PAYLOAD}),
+        ("responses", {"json": {"model": "m", "input": PROMPT, "background": True}}),
+        ("completions", {"json": {"model": "m", "prompt": PROMPT, "stream": True}}),
+        ("chat/completions", {"json": {"messages": []}}),
+        ("chat/completions", {"content": b"{"}),
+        ("threads/t/messages", {"json": PAYLOAD}),
+    ],
+)
+async def test_what_is_not_safe_passes_once(client, path, sent):
+    async with served(failing(500)) as server, client() as http:
+        said = await http.post(f"{server.base_url}/{path}", **sent)
+        assert http._transport.snapshot()["targets"] == {}
+    assert said.status_code == 500
+    assert "x-should-retry" not in said.headers
+    (request,) = server.requests
+    assert len(request.body) == int(request.headers["content-length"]) > 0
+
+
+async def test_a_download_is_no_answer(client):
+    body = b"x" * 300_000
+    async with (
+        served(answer(body, content_type="application/octet-stream")) as server,
+        client() as http,
+    ):
+        said = await http.get(f"{server.base_url}/files/f/content")
+        assert said.content == body
+        async with http.stream("GET", f"{server.base_url}/files/f/content") as left:
+            assert left.status_code == 200
+    assert len(server.requests) == 2
+
+
+async def test_what_passes_and_is_cut(lib, client):
+    cut = [answer(b"abc", content_length=10), End.CLOSE]
+    async with served(cut) as server, client() as http:
+        with pytest.raises(lib.RemoteProtocolError):
+            await http.get(f"{server.base_url}/files/f/content")
+
+
+async def test_what_passes_leads_nowhere_else(client):
+    async with served(failing(302, location="http://other.invalid/x")) as server, client() as http:
+        said = await http.get(f"{server.base_url}/files/f/content", follow_redirects=True)
+    assert said.status_code == 302
+    assert len(server.requests) == 1
+
+
+async def test_keys_of_two_origins(client):
+    async with served(failing(500)) as one, served(answer()) as other, client() as http:
+        for server, key in ((one, "first-0123456789"), (other, "second-0123456789")):
+            headers = {"authorization": f"Bearer {key}"}
+            await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD, headers=headers)
+    assert {"Bearer first-0123456789"} == {each.headers["authorization"] for each in one.requests}
+    assert {"Bearer second-0123456789"} == {
+        each.headers["authorization"] for each in other.requests
+    }
+
+
+async def test_a_fallback_gets_its_own_key_and_model(client, monkeypatch):
+    monkeypatch.setenv("OTHER_KEY", "other-0123456789")
+    async with served(failing(401)) as one, served(answer()) as other:
+        place = Place(base_url=other.base_url, api_key_env="OTHER_KEY", model="n")
+        rule = ToTargets(on=("auth",), targets=(place,))
+        async with client(Policy(budget=None, fallback=(rule,))) as http:
+            said = await http.post(
+                f"{one.base_url}/chat/completions", json=PAYLOAD, headers={"x-secret": "for one"}
+            )
+    assert said.status_code == 200
+    assert "/n#" in said.headers["x-stormbreak-target"]
+    (request,) = other.requests
+    assert request.headers["authorization"] == "Bearer other-0123456789"
+    assert "x-secret" not in request.headers
+    assert json.loads(request.body)["model"] == "n"
+
+
+async def test_answers_at_hand(client):
+    rules = (ToCache(on=("auth",)), ToDegraded(on=("auth",), text="later"))
+    policy = Policy(budget=None, retry=RetryPolicy(attempts=1), fallback=rules)
+    async with served(answer(), failing(401)) as server, client(policy) as http:
+        url = f"{server.base_url}/chat/completions"
+        texts = []
+        for payload in (PAYLOAD, PAYLOAD, PAYLOAD | {"n": None}):
+            said = await http.post(url, json=payload)
+            texts.append(said.json()["choices"][0]["message"]["content"])
+        streamed = await http.post(url, json=PAYLOAD | {"stream": True})
+    assert texts == ["fine", "fine", "later"]
+    assert streamed.status_code == 401
+
+
+async def test_over_an_inner_transport(lib, transport):
+    inner = lib.AsyncHTTPTransport()
+    async with (
+        served(failing(503), answer(), [answer(b"", **EVENTS), HELLO, End.CLOSE]) as server,
+        lib.AsyncClient(transport=transport(inner=inner), headers=AUTH) as http,
+    ):
+        url = f"{server.base_url}/chat/completions"
+        said = await http.post(url, json=PAYLOAD)
+        assert said.headers["x-stormbreak-attempts"] == "2"
+        with pytest.raises(lib.RemoteProtocolError):
+            await http.post(url, json=PAYLOAD | {"stream": True})
+        assert in_flight(http._transport) == 0
+        with pytest.raises(lib.RemoteProtocolError):
+            await http.get(f"{server.base_url}/files/f/content")
+    assert len(server.requests) == 4
+
+
+async def test_an_inner_transport_is_given_up_and_closed(lib, transport):
+    inner = lib.AsyncHTTPTransport()
+    async with (
+        served([answer(b"", **EVENTS), HELLO, End.HANG]) as server,
+        lib.AsyncClient(transport=transport(inner=inner), headers=AUTH) as http,
+    ):
+        url = f"{server.base_url}/chat/completions"
+        async with http.stream("POST", url, json=PAYLOAD | {"stream": True}) as left:
+            assert in_flight(http._transport) == 1
+        await until(lambda: server.closed == 1)
+        assert left.is_closed  # it is closed, and not only dropped
+        with pytest.raises(lib.ReadTimeout):
+            await http.post(url, json=PAYLOAD | {"stream": True}, timeout=0.2)
+        await until(lambda: server.closed == 2)
+        assert in_flight(http._transport) == 0
+
+
+async def test_nobody_listens_inside(lib, transport):
+    inner = lib.AsyncHTTPTransport()
+    async with lib.AsyncClient(transport=transport(ONCE, inner=inner)) as http:
+        with pytest.raises(lib.ConnectError):
+            await http.post("http://127.0.0.1:9/v1/chat/completions", json=PAYLOAD)
+
+
+async def test_a_proxy_is_used(client):
+    async with (
+        served(answer()) as proxy,
+        client(ONCE, proxy=f"http://127.0.0.1:{proxy.port}", allow_http=True) as http,
+    ):
+        said = await http.post("http://api.invalid/v1/chat/completions", json=PAYLOAD)
+    assert said.status_code == 200
+    assert proxy.requests[0].line.startswith("POST http://api.invalid/v1/chat/completions")
+
+
+async def test_no_key_in_the_clear(client):
+    async with client() as http:
+        with pytest.raises(ConfigurationError, match="in the clear"):
+            await http.post("http://api.invalid/v1/chat/completions", json=PAYLOAD)
+        with pytest.raises(ConfigurationError, match="in the clear"):
+            await http.post("http://api.invalid/v1/files", files={"file": b"x"})
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"http2": True}, "http2"),
+        ({"proxy": "socks5://here"}, "proxy must be"),
+        ({"cert": "/nowhere.pem"}, "cert: No such file"),
+        ({"inner": object(), "verify": False}, "verify goes to the inner transport"),
+        ({"inner": object(), "http2": True}, "http2 goes to the inner transport"),
+        ({"policy": "nonsense"}, "nonsense"),
+    ],
+)
+def test_told_at_the_start(transport, given, wrong):
+    with pytest.raises(ConfigurationError, match=wrong):
+        transport(**given)
+
+
+def test_verify():
+    context = ssl.create_default_context()
+    assert AsyncTransport(verify=context)._connecting._tls is context
+    assert AsyncTransport(verify=False)._connecting._tls.verify_mode is ssl.CERT_NONE
+
+
+async def test_off_is_off(client, monkeypatch):
+    monkeypatch.setitem(os.environ, "STORMBREAK_DISABLED", "1")
+    async with served(failing(503)) as server, client("interactive") as http:
+        said = await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
+    assert said.status_code == 503
+    assert len(server.requests) == 1
