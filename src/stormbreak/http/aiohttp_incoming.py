@@ -11,6 +11,7 @@ from weakref import ref
 
 import aiohttp
 
+from stormbreak.http.aiohttp_protocol import next_bytes
 from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT
 from stormbreak.llm.reading import HttpAnswer
@@ -45,7 +46,7 @@ class AiohttpIncoming:
             return self._cut()
         self._waiting_since = self._loop.time()
         try:
-            chunk = await self._content.readany()
+            chunk = await next_bytes(self._content)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self.close()
             return self._went_silent() or outcome_of(error, self.head.status)

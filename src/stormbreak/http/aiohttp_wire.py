@@ -20,7 +20,7 @@ import aiohttp
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
-from stormbreak.http.aiohttp_protocol import protocol
+from stormbreak.http.aiohttp_protocol import next_bytes, protocol
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
 from stormbreak.llm.reading import HttpAnswer
@@ -209,7 +209,7 @@ async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | 
     parts: list[bytes] = []
     take: Sink = sink or parts.append
     size = 0
-    async for chunk in response.content.iter_any():
+    while chunk := await next_bytes(response.content):
         size += len(chunk)
         if size > BODY_LIMIT:
             return None
