@@ -43,6 +43,7 @@ FILES = (
     "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "line", "queueing", "cooldown", "saved",
     "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
     "checks", "sizes", "policy", "trail", "automatic", "admission", "call", "engine",
+    "plan", "fallback",
 )  # fmt: skip
 BESIDE = {
     "budget": ["laws/test_law_14_retry_budget.py"],
@@ -96,7 +97,14 @@ BESIDE = {
     "gate": ["core/test_breaker.py"],
     "concurrency": ["core/test_call.py"],
     "policy": ["config/test_mistakes.py", "config/test_describe.py", "core/test_presets.py"],
-    "trail": ["core/test_call.py", "laws/test_law_01_gates_before_a_retry.py"],
+    "trail": [
+        "core/test_call.py",
+        "core/test_fallback.py",
+        "laws/test_law_01_gates_before_a_retry.py",
+        "laws/test_law_17_fallbacks.py",
+    ],
+    "plan": ["core/test_fallback.py", "laws/test_law_17_fallbacks.py"],
+    "fallback": ["laws/test_law_17_fallbacks.py", "config/test_mistakes.py"],
     "automatic": ["laws/test_law_11_do_no_harm.py", "drivers/test_first_output.py"],
     "admission": [
         "core/test_queueing.py",

@@ -41,7 +41,7 @@ LEFT_OUT = {
     "trail.REMEMBERED": "of what a call can tell afterwards",
     "window.LONG_AGO": "no quantity",
 }
-SCENARIOS_OWN = {"deadline", "patience", "attempt_timeout", "idle_timeout"}
+SCENARIOS_OWN = {"deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"}
 """Parameters that the load of a scenario replaces, or that no simulation has."""
 
 TOGETHER = {

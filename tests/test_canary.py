@@ -1,6 +1,6 @@
 """Law 19: a key and a prompt appear nowhere but where they must, whatever a hostile server does with them.
 
-The server here puts the `Authorization` header and the prompt wherever an answer has room: messages, codes,
+The server here puts the header with the key and the prompt wherever an answer has room: messages, codes,
 types, headers, redirects, status lines, bodies that are cut. Everything is logged, everything is printed.
 """
 
@@ -16,6 +16,7 @@ import traceback
 from urllib.parse import quote
 
 import pytest
+from canary import KEY, PROMPT, SHOW_KEYS, WORD, assert_clean, everything_logged_to, shown_by
 from sockets import End, answer, served
 
 from stormbreak import AsyncClient, Policy
@@ -23,17 +24,12 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import StormbreakError
 
-KEY = "canary.key.Zx81qL0v"  # looks like an identifier, which a careless filter would let pass
-PROMPT = "canaryprompt what is our secret plan"
-WORD = PROMPT.split(maxsplit=1)[0]
-CANARIES = (KEY, KEY.lower(), WORD, f"Bearer {KEY}")
-
 
 def hostile(form, status):
     """An answer of this form that repeats the request."""
 
     async def play(request, writer):
-        key = request.headers["authorization"]
+        key = next(request.headers[name] for name in SHOW_KEYS if name in request.headers)
         said = json.loads(request.body)["messages"][0]["content"]
         writer.write(_FORMS[form](status, key, said))
         await writer.drain()
@@ -65,6 +61,7 @@ def _headers(key, said):
 def _said_well(status, key, said):
     message = {"content": f"{key} asked: {said}", "role": "assistant"}
     body = {"id": key, "model": said, "choices": [{"message": message, "finish_reason": "stop"}]}
+    body |= {"content": [{"type": "text", "text": message["content"]}], "stop_reason": "end_turn"}
     return answer(json.dumps(body).encode(), status, **_headers(key, said) | {"x_request_id": WORD})
 
 
@@ -102,45 +99,39 @@ SCRIPTS = [
     }.items()
     for status in statuses
 ]
+WAYS = [
+    ("", "chat/completions"),
+    ("", "messages"),
+    ("x.openai.azure.com", "chat/completions"),
+    ("api.anthropic.com", "messages"),
+]
 SAY = [{"role": "user", "content": PROMPT}]
 
 
 @pytest.fixture
 def everything_logged(tmp_path):
-    """Every logger at DEBUG, into a file."""
-    handler = logging.FileHandler(tmp_path / "log.txt")
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    yield tmp_path / "log.txt"
-    root.removeHandler(handler)
-    root.setLevel(before)
-    handler.close()
+    with everything_logged_to(tmp_path / "log.txt") as path:
+        yield path
 
 
-def from_error(error):
-    ended = error.ended
-    parts = [str(error), repr(error), repr(error.args), repr(ended), str(ended.outcome)]
-    parts += [repr(vars(error)), repr(ended.outcome.value), repr(ended.outcome.error)]
-    parts += [repr(error.code), repr(error.__cause__), repr(error.__context__)]
-    for chain in (True, False):
-        parts += traceback.format_exception(error, chain=chain)
-    return "\n".join(parts)
-
-
-async def test_nowhere_in_a_process(everything_logged, stormbreak_provider, capfd, recwarn):
+@pytest.mark.parametrize(("host", "endpoint"), WAYS)
+async def test_nowhere_in_a_process(
+    everything_logged, stormbreak_provider, capfd, recwarn, monkeypatch, host, endpoint
+):
     asyncio.get_running_loop().set_debug(True)
     policy = Policy(
         retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)), breaker=None, budget=None
     )
     seen = []
     async with served(*SCRIPTS * 4) as server:
-        given = {"base_url": server.base_url, "api_key": KEY, "model": "m", "policy": policy}
-        async with AsyncClient(**given) as client:
+        if host:
+            monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{server.port}")  # to every host
+        base_url = f"http://{host}/v1" if host else server.base_url
+        given = {"base_url": base_url, "api_key": KEY, "model": "m", "policy": policy}
+        async with AsyncClient(**given, allow_http=True) as client:
             client.subscribe(lambda event: seen.append(repr(event)))
             while len(server.requests) < 2 * len(SCRIPTS):
-                seen += [text async for text in shown_of(client)]
+                seen += [text async for text in shown_of(client, endpoint)]
             seen += [repr(client.snapshot()), repr(client), repr(vars(client))]
             seen += [
                 repr(vars(part)) for part in vars(client).values() if hasattr(part, "__dict__")
@@ -149,23 +140,23 @@ async def test_nowhere_in_a_process(everything_logged, stormbreak_provider, capf
     async with AsyncClient(**given | {"base_url": provider.base_url}) as client:
         client.subscribe(lambda event: seen.append(repr(event)))
         for _ in range(8):
-            seen += [text async for text in shown_of(client)]
+            seen += [text async for text in shown_of(client, endpoint)]
     seen += [str(warning.message) for warning in recwarn]
-    _assert_clean("\n".join(seen), "what was shown")
-    _assert_clean(everything_logged.read_text(), "the log")
-    _assert_clean("".join(capfd.readouterr()), "the terminal")
+    assert_clean("\n".join(seen), "what was shown")
+    assert_clean(everything_logged.read_text(), "the log")
+    assert_clean("".join(capfd.readouterr()), "the terminal")
     assert len(seen) > 100
 
 
-async def shown_of(client):
+async def shown_of(client, endpoint):
     for options in ({}, {"stream": True}):
         log = logging.getLogger("app")
         try:
-            got = await client.chat(SAY, **options)
+            got = await client.request(endpoint, {"messages": SAY, "max_tokens": 9, **options})
         except StormbreakError as error:
             log.exception("failed")
             log.warning("%s %r", error, error)
-            yield from_error(error)
+            yield shown_by(error)
         else:
             log.warning("%s %r", got, got)
             yield f"{got} {got!r} {got.target} {got.request_id}"
@@ -232,9 +223,12 @@ backoff = { kind = "constant", seconds = 0.01 }
 """
 
 
+ASKS = ({}, {"url": "/v1/messages", "max_tokens": 9})
+
+
 @pytest.mark.parametrize("shape", [["--json"], []])
 def test_nowhere_in_a_batch_run(tmp_path, shape):
-    rows = [{"custom_id": f"r{n}", "prompt": f"{PROMPT} {n}"} for n in range(40)]
+    rows = [{"custom_id": f"r{n}", "prompt": f"{PROMPT} {n}", **ASKS[n % 2]} for n in range(40)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "policy.toml").write_text(POLICY)
     script = COMMAND.format(log=str(tmp_path / "log.txt"))
@@ -247,12 +241,12 @@ def test_nowhere_in_a_batch_run(tmp_path, shape):
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    _assert_clean(done.stdout, "stdout")
-    _assert_clean(done.stderr, "stderr")
+    assert_clean(done.stdout, "stdout")
+    assert_clean(done.stderr, "stderr")
     files = {path.name for path in tmp_path.iterdir()}
     assert {"in.jsonl", "out.jsonl", "out.failed.jsonl", "out.jsonl.run", "log.txt"} <= files
     for name in files - {"in.jsonl", "out.jsonl"}:
-        _assert_clean((tmp_path / name).read_text(), name)
+        assert_clean((tmp_path / name).read_text(), name)
     assert KEY not in (tmp_path / "in.jsonl").read_text()
     assert KEY not in (tmp_path / "out.jsonl").read_text()
     lines = [
@@ -264,10 +258,4 @@ def test_nowhere_in_a_batch_run(tmp_path, shape):
     for line in lines:
         if line["response"] is not None:
             del line["response"]["body"]
-        _assert_clean(json.dumps(line), "a line, apart from the provider's body")
-
-
-def _assert_clean(text, where):
-    for canary in CANARIES:
-        at = text.find(canary)
-        assert at < 0, f"{canary} in {where}: {text[max(0, at - 300) : at + 100]}"
+        assert_clean(json.dumps(line), "a line, apart from the provider's body")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from stormbreak.errors import StormbreakError as StormbreakError
     from stormbreak.errors import StreamBrokenError as StreamBrokenError
     from stormbreak.errors import UpstreamError as UpstreamError
+    from stormbreak.http.blocking import BlockingStream as BlockingStream
+    from stormbreak.http.blocking import Client as Client
     from stormbreak.http.client import AsyncClient as AsyncClient
     from stormbreak.http.stream import Stream as Stream
     from stormbreak.types import Answer as Answer
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "stormbreak.types",
     "AsyncClient": "stormbreak.http.client",
+    "BlockingStream": "stormbreak.http.blocking",
     "BreakerPolicy": "stormbreak.core.circuit",
     "CallError": "stormbreak.errors",
     "CircuitBreaker": "stormbreak.drivers.circuit_breaker",
     "CircuitOpenError": "stormbreak.errors",
+    "Client": "stormbreak.http.blocking",
     "ConfigurationError": "stormbreak.errors",
     "Judge": "stormbreak.drivers.judge",
     "Policy": "stormbreak.core.policy",

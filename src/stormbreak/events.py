@@ -52,7 +52,10 @@ class Committed(NamedTuple):
 
 
 class RetryPlanned(NamedTuple):
-    """A further attempt was allowed; `free` says whether the budget was spared."""
+    """A further attempt was allowed; `free` says whether the budget was spared.
+
+    `maybe_processed` marks it: what it repeats may have been processed, and billed.
+    """
 
     at: float
     call: int
@@ -60,6 +63,7 @@ class RetryPlanned(NamedTuple):
     attempt: int
     until: float
     free: bool
+    maybe_processed: bool = False
 
 
 class RetryRefused(NamedTuple):
@@ -80,6 +84,7 @@ class FellBack(NamedTuple):
     target: Target
     to: str
     verdict: Verdict
+    maybe_processed: bool = False  # as that of a retry
 
 
 class FallbackRefused(NamedTuple):
@@ -104,7 +109,7 @@ class CallRejected(NamedTuple):
 
 
 class CallEnded(NamedTuple):
-    """A call is over."""
+    """A call is over; `maybe_processed` as that of `Ended`."""
 
     at: float
     call: int
@@ -112,6 +117,7 @@ class CallEnded(NamedTuple):
     verdict: Verdict
     attempts: int
     waited: float
+    maybe_processed: int = 0
 
 
 class CircuitChanged(NamedTuple):

@@ -8,7 +8,7 @@ import re
 _HIDDEN = "(what looks like a key)"
 _FAMILIAR = re.compile(
     r"\b((sk|pk|rk|hs|gsk|csk|xai|hf|r8|ghp|pplx|nvapi)[-_][\w-]{8,}"
-    r"|AIza[\w-]{10,}|AKIA[A-Z0-9]{12,}|Bearer\s+\S{8,})"
+    r"|AIza[\w-]{10,}|AKIA[A-Z0-9]{12,}|Bearer\s+\S{8,}|(?i:(x-)?api-key:)\s*[\w-]{16,})"
 )
 _SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)

@@ -158,6 +158,7 @@ class Outcome(NamedTuple):
     )
     retry_after: float | None = None  # seconds from now, named by the server
     maybe_processed: bool = False  # the server may have done (and billed) the work
+    forbidden: bool = False  # the server says that it must not be sent again
     own_deadline: bool = False  # ended by our own deadline: no evidence against the target
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None
@@ -188,6 +189,9 @@ class Ended(NamedTuple):
     unconnected: int = 0  # attempts that never got a connection
     target: Target | None = None  # the last one, where it answered or failed
     source: str = TARGET  # where the answer comes from
+    maybe_processed: int = (
+        0  # attempts that may have been processed, and billed, besides the answer
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +208,8 @@ class Answer:
     """A complete, well-formed answer to one call.
 
     `raw` is the provider's JSON body as it came (bytes of one JSON value); a streamed answer is assembled
-    into the body that the same call would have got unstreamed. `waited` is seconds spent unserved. Neither
+    into the body that the same call would have got unstreamed. `waited` is seconds spent unserved. Of the
+    `attempts`, so many as `maybe_processed` may have been processed, and billed, besides the answer. Neither
     the text nor the body is in the repr: answers end up in logs, and what a provider wrote may repeat a prompt.
     """
 
@@ -220,3 +225,4 @@ class Answer:
         TARGET  # where it comes from: "target", "fallback" (another target), "cache", "degraded"
     )
     cost: None = None  # money comes with the price tables; never a guess
+    maybe_processed: int = 0

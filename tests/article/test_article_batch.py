@@ -29,7 +29,7 @@ from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.rows import Rows
 from stormbreak.cli.main import main
 from stormbreak.core.engine import Engine
-from stormbreak.core.presets import ARTICLE, for_batch
+from stormbreak.core.presets import ARTICLE, ARTICLE_BODY, for_batch
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.types import Call
 
@@ -134,7 +134,7 @@ def test_a_refused_row_is_lost_after_its_sleep(batch_run, stormbreak_provider):
     provider = stormbreak_provider(scenario(lot, service=0.001))
     code, said, output = batch_run(provider, chat_rows(60))
     assert code == 0
-    assert_answered(chat_rows(60), output)
+    assert_answered(chat_rows(60, **ARTICLE_BODY), output)
     assert said["retries"] > 0
 
 
@@ -151,7 +151,7 @@ def test_a_row_that_timed_out_counts_as_successful(batch_run, stormbreak_provide
     counted = run(theirs)
     assert (counted["successful"], counted["results"]) == (30, [])
 
-    provider = stormbreak_provider(scenario({"kind": "hang", "share": 0.1}, service=0.001))
+    provider = stormbreak_provider(scenario({"kind": "hang", "share": 0.3}, service=0.001))
     code, said, output = batch_run(provider, chat_rows(30), "--timeout", "0.1", "--deadline", "0.3")
     assert code == 1
     assert said["successful"] == len(read(output)) == 30 - said["failed"]
@@ -319,7 +319,7 @@ def test_a_crash_loses_every_answer(tmp_path, stormbreak_provider):
     kept = len(read(output))
     assert 0 < kept < 60
     assert main([*map(str, command), "--quiet"]) == 0
-    assert_answered(chat_rows(60), output)
+    assert_answered(chat_rows(60, **ARTICLE_BODY), output)
     assert provider.stats()["arrivals"] <= 60 + 10 + 10  # in flight, or not yet on the disk
 
 

@@ -45,6 +45,7 @@ def test_a_failure_says_all_that_is_known():
         "message": "429",
         "verdict": "throttled",
         "attempts": 20,
+        "maybe_processed": 0,
         "retry_at": 17.5,
     }
     assert line["response"] == {

@@ -39,6 +39,11 @@ def test_a_body_is_passed_on_byte_for_byte():
         ("/chat/completions", CHAT, "/chat/completions"),
         ("/v1/embeddings", {"input": "x"}, "/embeddings"),
         ("/embeddings", {"input": ["x"]}, "/embeddings"),
+        ("/v1/responses", {"input": "x", "stream": True}, "/responses"),
+        ("/responses", {"prompt": {"id": "stored"}}, "/responses"),
+        ("/v1/messages", CHAT | {"max_tokens": 9, "stream": True}, "/messages"),
+        ("/messages", CHAT | {"max_tokens": 9}, "/messages"),
+        ("/v1/chat/completions", CHAT | {"background": True}, "/chat/completions"),
     ],
 )
 def test_endpoints(url, body, endpoint):
@@ -51,6 +56,44 @@ def test_lone_messages_take_their_further_keys_along():
     assert json.loads(row.body) == {**CHAT, "temperature": 0.5, "max_tokens": 3}
 
 
+ARTICLE = {"temperature": 0.7, "max_tokens": 1000}
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({}, ARTICLE),
+        ({"temperature": 0}, {"temperature": 0, "max_tokens": 1000}),
+        ({"max_tokens": 5}, {"temperature": 0.7, "max_tokens": 5}),
+        ({"max_completion_tokens": 5}, {"temperature": 0.7, "max_completion_tokens": 5}),
+        ({"max_tokens": None}, {"temperature": 0.7, "max_tokens": None}),
+        ({"max_tokens": 5, "temperature": None}, {"max_tokens": 5, "temperature": None}),
+    ],
+)
+@pytest.mark.parametrize("form", ["batch", "messages", "prompt"])
+def test_defaults_stand_in_where_a_chat_does_not_say(said, sent, form):
+    lines = {
+        "batch": batch(body=CHAT | said),
+        "messages": CHAT | said,
+        "prompt": {"prompt": CANARY, "model": "own"} | said,
+    }
+    line = json.dumps(lines[form]).encode()
+    row = parse_row(line, index=0, number=1, model=None, defaults=ARTICLE)
+
+    assert CHAT | sent == json.loads(row.body)
+
+
+def test_no_defaults_in_what_is_no_chat_and_in_what_says_it_all():
+    embedded = {"model": "own", "input": "x", "b": 1.50}
+    line = json.dumps(batch(url="/v1/embeddings", body=embedded)).encode()
+    assert embedded == json.loads(
+        parse_row(line, index=0, number=1, model=None, defaults=ARTICLE).body
+    )
+    body = b'{ "model":"own", "messages":[{"role":"user"}], "temperature":1.50e0, "max_tokens": 1 }'
+    line = b'{"url":"/v1/chat/completions","body":' + body + b"}"
+    assert body == parse_row(line, index=0, number=1, model=None, defaults=ARTICLE).body
+
+
 def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
     row = parse({"prompt": 'say "hé"', "temperature": 0})
     assert (row.custom_id, row.endpoint) == ("row-7", "/chat/completions")
@@ -59,6 +102,20 @@ def test_a_lone_prompt_becomes_a_message_and_the_line_number_its_id():
         "temperature": 0,
         "model": "fallback",
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hé"}]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hé"}]}),
+        ("/v1/responses", {"input": "hé"}),
+        ("/v1/embeddings", {"input": "hé"}),
+    ],
+)
+def test_a_lone_prompt_is_put_in_the_words_of_its_url(url, asked):
+    row = parse({"prompt": "hé", "url": url, "max_tokens": 9})
+    assert json.loads(row.body) == asked | {"max_tokens": 9, "model": "fallback"}
 
 
 @pytest.mark.parametrize("line", [batch(), CHAT, {"model": "own", "prompt": "x"}])
@@ -102,6 +159,18 @@ def test_numbers_beyond_floats_survive_the_filling_in():
         (batch(body=CANARY), "body must be an object"),
         (batch(body={"model": "m", "input": CANARY}), "has no messages in its body"),
         (batch(url="/v1/embeddings"), "has no input in its body"),
+        (batch(url="/v1/responses"), "has no input in its body"),
+        (batch(url="/v1/messages"), "has no max_tokens in its body"),
+        (batch(url="/v1/messages", body={"input": CANARY}), "has no messages in its body"),
+        (
+            batch(url="/v1/messages", body=CHAT | {"max_tokens": CANARY}),
+            "max_tokens must be a whole",
+        ),
+        (
+            batch(url="/v1/responses", body={"input": CANARY, "background": True}),
+            "background is true, but a batch waits for every answer",
+        ),
+        (batch(url="/v1/completions"), "or /v1/embeddings, got '/v1/completions'"),
         (batch(url=...), "has no url"),
         (batch(url=5), "url must be a string"),
         (batch(url="/v1/audio\x1b[2J"), r"got '/v1/audio\x1b[2J'"),
@@ -190,6 +259,6 @@ def test_null_is_as_good_as_absent(fine):
 
 
 def test_embeddings_are_not_streamed():
-    with pytest.raises(RowError, match="only chat completions are streamed"):
+    with pytest.raises(RowError, match="embeddings are not streamed"):
         parse(batch(url="/v1/embeddings", body={"input": "x", "stream": True}))
     assert parse(batch(url="/v1/embeddings", body={"input": "x", "stream": False}))

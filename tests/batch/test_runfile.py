@@ -11,7 +11,7 @@ OPTIONS = {"model": "m", "concurrency": 10, "api_key_env": "KEY", "timeout": Non
 
 def begin(files, rows, now=1000.0, **changes):
     options = OPTIONS | changes
-    return record(files, rows, options, last=check(files, rows, options), now=now)
+    return record(files, rows, options, last=check(files, rows, options), now=now)[1]
 
 
 def refused(files, rows, tree, **changes):
@@ -25,7 +25,9 @@ def refused(files, rows, tree, **changes):
 def test_what_is_written(files, make_rows):
     rows = make_rows("a", "b")
     assert begin(files, rows) == ()
-    assert json.loads(files.run.read_bytes()) == {
+    written = json.loads(files.run.read_bytes())
+    assert len(written.pop("salt")) == 32
+    assert written == {
         "version": 1,
         "input": str(rows.path),
         "fingerprint": rows.fingerprint,
@@ -43,6 +45,27 @@ def test_the_same_command_goes_on(files, make_rows):
     files.output.write_text("something")
     assert begin(files, rows, now=2000.0) == ()
     assert read_run(files).started_at == 1000.0
+
+
+def test_the_salt_stays_from_run_to_run_and_no_other_output_has_it(files, make_rows):
+    rows = make_rows("a")
+    begin(files, rows)
+    salt = read_run(files).salt
+    begin(files, rows, base_url="http://x")
+    assert salt == read_run(files).salt
+    files.run.unlink()
+    begin(files, rows)
+    assert salt != read_run(files).salt
+
+
+def test_a_run_file_of_an_earlier_version_gets_a_salt(files, make_rows):
+    rows = make_rows("a")
+    begin(files, rows)
+    old = json.loads(files.run.read_bytes())
+    del old["salt"]
+    files.run.write_text(json.dumps(old))
+    begin(files, rows)
+    assert read_run(files).salt
 
 
 def test_the_input_may_move(files, make_rows):

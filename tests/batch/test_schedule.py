@@ -341,3 +341,22 @@ def test_every_row_ends_exactly_once(rows, width, held_back, deadline, script):
         assert sorted(over) == list(range(rows))
     else:
         assert over == list(range(SCOUTS)) or len(over) == SCOUTS
+
+
+def test_a_row_whose_quick_retry_was_forbidden_comes_back():
+    made = Schedule(iter([0]))
+    never = Outcome(Verdict.THROTTLED, status=429, forbidden=True)
+    over = Ended(never, attempts=1, stopped="forbidden")
+
+    assert isinstance(made.settle(made.take(0.0), over, 1.0, 0.0), Later)
+
+
+def test_what_may_have_been_processed_is_summed_over_the_rounds_of_a_row():
+    made = Schedule(iter([0]))
+    first = ended(Verdict.TIMEOUT, attempts=3, maybe_processed=2)
+    due = made.settle(made.take(0.0), first, 1.0, 0.0).due
+    last = ended(Verdict.INVALID, attempts=2, maybe_processed=1)
+
+    assert Final(ok=False, attempts=5, maybe_processed=3) == made.settle(
+        made.take(due), last, due, 0.0
+    )

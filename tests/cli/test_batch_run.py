@@ -685,3 +685,66 @@ def hostile_server():
         yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         server.shutdown(socket.SHUT_RDWR)
         thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "defaults"),
+    [
+        (("--policy", "article"), {"temperature": 0.7, "max_tokens": 1000}),
+        (("--policy", "article", "--timeout", "9"), {"temperature": 0.7, "max_tokens": 1000}),
+        ((), {}),
+        (("--policy", "off"), {}),
+        (("--policy", "FILE"), {}),
+    ],
+)
+def test_the_article_alone_fills_in_what_a_chat_does_not_say(
+    batch_run, monkeypatch, tmp_path, flags, defaults
+):
+    own = tmp_path / "own.toml"
+    own.write_text('preset = "article"\npatience = 5\n')
+    seen = []
+    monkeypatch.setattr(
+        "stormbreak.cli.batch_run.run_job", lambda job, _: seen.append(job) or 1 / 0
+    )
+    with suppress(ZeroDivisionError):
+        batch_run(*(str(own) if flag == "FILE" else flag for flag in flags))
+
+    assert defaults == seen[0].defaults
+
+
+def test_the_article_sends_what_its_rows_do_not_say(batch_run, source, output):
+    write(
+        source, [{"model": "m", "prompt": "one"}, {"model": "m", "prompt": "two", "max_tokens": 5}]
+    )
+    bodies = []
+    with echoing(bodies) as url:
+        assert batch_run("--policy", "article", "--base-url", url)[0] == 0
+    sent = sorted((body["temperature"], body["max_tokens"]) for body in bodies)
+
+    assert sent == [(0.7, 5), (0.7, 1000)]
+    assert len(read(output)) == 2
+
+
+@contextmanager
+def echoing(bodies):
+    """A server that answers everything, and keeps what it was asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.send_header("content-length", str(len(BODY)))
+            self.end_headers()
+            self.wfile.write(BODY)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()

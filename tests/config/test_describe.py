@@ -202,6 +202,7 @@ policies = built(
     patience=st.none() | positive,
     attempt_timeout=st.none() | positive,
     idle_timeout=st.none() | positive,
+    stall_timeout=st.none() | positive,
     fail_fast=st.booleans(),
     cooldown=st.booleans(),
     priority=st.sampled_from(Priority),

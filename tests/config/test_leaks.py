@@ -14,6 +14,8 @@ REFUSED = {
     f'[retry]\nkind = "{CANARY}"': "line 2 looks like it holds an API key",
     f"# my key: {CANARY}": "line 1 looks like it holds an API key",
     f'x = "Bearer {TOKEN}"': "line 1 looks like it holds an API key",
+    f"# X-Api-Key: {TOKEN}": "line 1 looks like it holds an API key",
+    f"# api-key:{TOKEN}": "line 1 looks like it holds an API key",
     f"{CANARY} = 1": "line 1 looks like it holds an API key",
     f'broken = "{CANARY}': "line 1 looks like it holds an API key",
     'api_key = "hunter2"': "api_key looks like an API key",

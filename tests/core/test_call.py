@@ -244,10 +244,10 @@ def test_what_was_spent_in_the_queue_is_told_apart_from_backoff():
 
 
 def test_decorrelated_jitter_goes_by_the_delay_before():
-    backoff = DecorrelatedJitter(base=1.0, cap=100.0)
+    backoff = DecorrelatedJitter(base=0.5, cap=100.0)
     stage = Stage(policy(retry=RetryPolicy(backoff=backoff)), chance=0.5)
     run = stage.start()
-    for delay in (2.0, 3.5, 5.75):
+    for delay in (1.0, 1.75, 2.875):
         run.step(SERVER_ERROR)
         assert run.command.until == stage.now + delay
         stage.tick(delay)

@@ -31,7 +31,9 @@ def test_verdicts_may_be_counted_as_failures():
     assert {**treatments, Verdict.THROTTLED: None} == {**TREATMENTS, Verdict.THROTTLED: None}
 
 
-@pytest.mark.parametrize("name", ["deadline", "patience", "attempt_timeout", "idle_timeout"])
+@pytest.mark.parametrize(
+    "name", ["deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"]
+)
 def test_impossible_values_are_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         Policy(**{name: 0})

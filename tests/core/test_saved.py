@@ -111,6 +111,50 @@ def test_a_mode_goes_before_what_was_saved(mode):
     assert other.state is (State.ISOLATED if mode is Mode.FORCED_OPEN else State.CLOSED)
 
 
+def test_a_circuit_that_is_not_open_is_saved_without_time_left():
+    breaker = fresh()
+    assert breaker.save(5.0) == Saved(state=State.CLOSED, open_left=0.0, open_for=10.0)
+    breaker.isolate(5.0)
+    assert breaker.save(5.0).open_left == 0.0
+
+
+def test_what_was_counted_before_is_forgotten():
+    policy = BreakerPolicy(trip=ConsecutiveFailures(threshold=2))
+    breaker = Breaker(policy, TREATMENTS, lambda *_, **__: None)
+    fail(breaker, 1.0)
+    breaker.restore(breaker.save(1.0), 1.0)
+    fail(breaker, 2.0)
+    assert breaker.state is State.CLOSED
+    fail(breaker, 2.0)
+    assert breaker.state is State.OPEN
+
+
+def test_no_time_has_passed_unless_it_is_told():
+    breaker = fresh()
+    fail(breaker, 100.0)
+    other = fresh()
+    other.restore(breaker.save(100.0), 0.0)
+    assert other.until == 10.0
+
+
+def test_no_open_time_is_longer_than_the_policy_makes_it():
+    saved = Saved(state=State.OPEN, open_left=60.0, open_for=60.0)
+    breaker = fresh(open_for=0.5, longest_open=0.5, heed_server=False)
+    breaker.restore(saved, 7.0)
+    assert breaker.until == 7.5
+
+
+@pytest.mark.parametrize("forget", [Breaker.reset, lambda breaker, now: breaker.restore(
+    Saved(state=State.CLOSED, open_left=0.0, open_for=10.0), now)])  # fmt: skip
+def test_a_time_that_the_server_named_is_forgotten_with_the_rest(forget):
+    breaker = fresh()
+    breaker.settle(breaker.take(0.0), SERVER_ERROR._replace(retry_after=500.0), 0.0, 0.5)
+    assert breaker.until > 500.0
+    forget(breaker, 1.0)
+    fail(breaker, 2.0)
+    assert breaker.until == 12.0
+
+
 BEYOND = "open_left must be a finite number, got"
 GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
 

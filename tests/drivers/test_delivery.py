@@ -14,7 +14,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.delivery import Delivery
+from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.types import Call, Ended, Outcome, Verdict
 
@@ -63,7 +63,7 @@ def scene(test):
 async def test_it_opens_at_the_first_output_and_ends_once():
     bench = Bench()
     delivery = await bench.open(BEGUN)
-    assert isinstance(delivery, Delivery)
+    assert isinstance(delivery, LoopDelivery)
     assert (delivery.command.outcome, bench.in_flight, delivery.over) == (BEGUN, 1, False)
     ended = delivery.end(OK)
     assert (ended.outcome.verdict, ended.attempts, bench.in_flight) == (Verdict.OK, 1, 0)
@@ -78,7 +78,7 @@ async def test_it_opens_at_the_first_output_and_ends_once():
 async def test_what_fails_before_the_first_output_is_tried_again():
     bench = Bench()
     delivery = await bench.open(SERVER_ERROR, BEGUN)
-    assert delivery.command[2:] == (2, pytest.approx(1.0))
+    assert delivery.command[2:] == (2, pytest.approx(1.0), 0)
 
     assert delivery.end(BROKEN).stopped == "committed"
 

@@ -1,4 +1,4 @@
-"""The same scenario gives the same events under asyncio and in virtual time."""
+"""The same scenario gives the same events under asyncio, in threads and in virtual time."""
 
 import asyncio
 import math
@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, told
 from virtual_loop import now, run
+from virtual_threads import Threads
 
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, ProportionalJitter
@@ -21,9 +22,11 @@ from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
 from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.threads import ThreadDriver
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
-from stormbreak.types import Call, Priority, Verdict
+from stormbreak.types import Call, Outcome, Priority, Verdict
 
+TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 CALLS = 150
 POLICIES = {
     "queueing": policy(
@@ -150,6 +153,35 @@ def in_virtual_time(rules, seed):
     return events, ends
 
 
+def in_threads(rules, seed):
+    events, ends, threads = [], {}, Threads()
+    engine = Engine(rules)
+    engine.listeners.append(events.append)
+    driver = ThreadDriver(
+        engine, clock=threads.time, chance=chance_of(threads.time), parking=threads.parking
+    )
+
+    def one(arrival):
+        number = arrival.call.number
+
+        def sender(send):
+            outcome, takes = answer(seed, number, send.attempt)
+            if send.timeout is not None and takes > send.timeout:
+                threads.sleep(send.timeout)
+                return TIMED_OUT
+            threads.sleep(takes)
+            return outcome
+
+        ends[number] = driver.run(arrival.call, sender)
+
+    for arrival in arrivals(seed):
+        thread = threads.spawn(arrival.at, lambda arrival=arrival: one(arrival))
+        if arrival.cancelled_at != math.inf:
+            threads.at(arrival.cancelled_at, lambda thread=thread: threads.cancel(thread))
+    threads.run()
+    return events, ends
+
+
 def by_subject(events):
     """Events of each call and each target in their order, times apart from the rest."""
     facts, times = defaultdict(list), defaultdict(list)
@@ -165,9 +197,10 @@ def by_subject(events):
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("seed", range(4))
-def test_same_events(name, seed):
+@pytest.mark.parametrize("driven", [under_asyncio, in_threads])
+def test_same_events(name, seed, driven):
     virtual, virtual_ends = in_virtual_time(POLICIES[name], seed)
-    real, real_ends = under_asyncio(POLICIES[name], seed)
+    real, real_ends = driven(POLICIES[name], seed)
     facts, times = by_subject(virtual)
     real_facts, real_times = by_subject(real)
 

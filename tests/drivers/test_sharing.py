@@ -42,3 +42,10 @@ def test_ten_thousand_tasks_on_two_loops_leave_nothing_behind():
     crowd.run(tasks=5_000)
 
     crowd.check(started=10_000)
+
+
+def test_64_threads_leave_nothing_behind():
+    crowd = Crowd()
+    crowd.run_threads(threads=64)
+
+    crowd.check(started=64 * 20)

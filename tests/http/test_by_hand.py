@@ -14,7 +14,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Lane
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.aio import LOOK_AGAIN
+from stormbreak.drivers.waiting import LOOK_AGAIN
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 

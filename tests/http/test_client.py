@@ -510,3 +510,15 @@ async def test_no_connection_within_an_attempt_is_no_connection(full_port, polic
     assert outcome.verdict is Verdict.CONNECT_FAILED
     assert outcome.detail == "connection timed out"
     assert (outcome.own_deadline, outcome.maybe_processed) == (own, False)
+
+
+async def test_a_throttle_that_must_not_be_repeated_is_not():
+    never = failing(429, x_should_retry="false")
+    async with served(never, answer()) as server, client_of(server) as client:
+        with pytest.raises(errors.ThrottledError) as caught:
+            await client.chat(SAY)
+        assert caught.value.ended.stopped == "forbidden"
+        assert len(server.requests) == 1
+    told = failing(429, x_should_retry="false", retry_after_ms=1)
+    async with served(told, answer()) as server, client_of(server) as client:
+        assert (await client.chat(SAY)).attempts == 2

@@ -4,6 +4,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
 from stormbreak.http.origin import origin_of
+from stormbreak.llm.presets import PRESETS
 
 OPENAI = "https://api.openai.com/v1"
 EVERY_KEY = {
@@ -51,7 +52,7 @@ def test_which_key_wins(more, provider, given, key):
     assert found(EVERY_KEY | more, provider, **given)[2] == key
 
 
-@pytest.mark.parametrize("provider", ["openai", "holysheep", "deepseek", "groq", "openrouter"])
+@pytest.mark.parametrize("provider", [name for name in PRESETS if PRESETS[name].key_env])
 def test_a_provider_s_own_key_goes_to_no_other_host(provider):
     """Found: it went wherever `base_url` pointed."""
     environ = EVERY_KEY | {f"{provider.upper()}_API_KEY": "own-key"}

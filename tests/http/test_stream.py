@@ -363,7 +363,7 @@ async def test_what_breaks_is_raised_and_not_sent_again(scene, name, way):
     elif way == "raw":
         assert b"".join(got) == error.received
     with pytest.raises(StreamBrokenError):  # once more, if it is asked again
-        await stream._next()
+        await stream.piece()
 
 
 async def test_the_deadline_bounds_the_whole(scene):

@@ -8,14 +8,14 @@ import threading
 from stage import OK, TARGET, policy, told
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers import aio
+from stormbreak.drivers import aio, waiting
 from stormbreak.types import Call
 
 COOLDOWN = 0.3
 
 
 def test_those_who_wait_look_again_by_themselves(monkeypatch):
-    monkeypatch.setattr(aio, "LOOK_AGAIN", 0.1)
+    monkeypatch.setattr(waiting, "LOOK_AGAIN", 0.1)
     engine = Engine(policy())
     driver = aio.AsyncioDriver(engine, chance=lambda: 0.0)
     answers = iter([told(COOLDOWN)])

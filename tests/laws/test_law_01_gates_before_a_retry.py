@@ -1,4 +1,4 @@
-"""Law 1. Gates before a retry, in this order: the verdict allows it, nothing has reached the caller,
+"""Law 1. Gates before a retry, in this order: the verdict allows it, the server does not forbid it, nothing has reached the caller,
 attempts are left, delay and a minimum useful time fit before the deadline and within patience, the budget
 pays. The budget is charged last, so a refusal costs nothing.
 """
@@ -14,7 +14,7 @@ from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 POLICY = RetryPolicy(attempts=3, backoff=Constant(seconds=2.0), min_useful=0.5)
-GATES = ("verdict", "committed", "attempts", "deadline", "patience", "budget")
+GATES = ("verdict", "forbidden", "committed", "attempts", "deadline", "patience", "budget")
 
 
 def account(credit):
@@ -28,6 +28,7 @@ def ask(closed, budget):
     """Decide about a retry while the gates in `closed` refuse it."""
     outcome = TIMEOUT._replace(
         verdict=Verdict.INVALID if "verdict" in closed else Verdict.TIMEOUT,
+        forbidden="forbidden" in closed,
         committed="committed" in closed,
     )
     return decide(

@@ -209,9 +209,27 @@ def test_a_redirect_names_the_host_and_nothing_else(location, detail):
 
 
 def test_what_may_have_been_billed_is_marked():
-    marked = {status for status in range(400, 600) if bare(status).maybe_processed}
-    assert marked == {408, 504, 524}
+    marked = {status for status in range(300, 700) if bare(status).maybe_processed}
+    untouched = {501, 505, 521, 522, 523, 525, 526, 529}
+    assert {408, *range(500, 600)} - untouched == marked
     assert bare(200).maybe_processed
+
+
+@pytest.mark.parametrize(
+    ("error", "headers", "marked"),
+    [
+        ("server_is_overloaded", {}, False),
+        ("slow_down", {}, False),
+        (None, {"retry-after": "2"}, False),
+        (None, {}, True),  # perhaps of a proxy that lost the server
+        ("never_heard_of", {}, True),
+        ("change_outcome_unknown", {"retry-after": "2"}, True),
+        ("insufficient_quota", {}, False),
+    ],
+)
+def test_a_503_that_says_why_it_refuses_has_done_no_work(error, headers, marked):
+    reading = read(503, code=error, headers=headers) if error else bare(503, headers=headers)
+    assert marked == reading.maybe_processed
 
 
 def test_html_is_named():
@@ -356,3 +374,21 @@ def test_a_final_4xx_stays_final_whatever_the_code(status):
         return
     for name in NAMED:
         assert not TREATMENTS[read(status, code=name).verdict].retry
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "forbidden"),
+    [
+        (429, {"x-should-retry": "false"}, True),
+        (429, {"x-should-retry": " FALSE "}, True),
+        (409, {"x-should-retry": "false"}, True),
+        (429, {"x-should-retry": "false", "retry-after": "7"}, False),  # the time counts
+        (429, {"x-should-retry": "true"}, False),
+        (429, {}, False),
+        (400, {"x-should-retry": "false"}, False),  # final as it is
+    ],
+)
+def test_a_throttle_that_must_not_be_sent_again_is_forbidden(status, headers, forbidden):
+    reading = bare(status, headers=headers)
+    assert forbidden == reading.forbidden
+    assert verdict_of_status(status) is reading.verdict

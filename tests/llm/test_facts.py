@@ -308,6 +308,9 @@ FACTS = [
     ("any", 500, None, V.UNREPEATABLE, None, {"x-should-retry": "false"}),
     ("any", 503, None, V.OVERLOADED, 7.0, {"x-should-retry": "false", **RA}),
     ("any", 429, None, V.THROTTLED, None, {"x-should-retry": "false"}),
+    ("any", 429, None, V.THROTTLED, 7.0, {"x-should-retry": "false", **RA}),
+    ("any", 409, None, V.THROTTLED, None, {"x-should-retry": "FALSE"}),
+    ("any", 402, "insufficient_quota", V.BILLING, None, {"x-should-retry": "true"}),
     ("any", 401, None, V.AUTH, None, {"x-should-retry": "true"}),
     ("any", 429, "insufficient_quota", V.BILLING, None, {"x-should-retry": "true"}),
 ]

@@ -1,4 +1,4 @@
-"""One engine under two event loops in two threads, for a minute."""
+"""One engine under two event loops in two threads, and under 64 threads, for a minute each."""
 
 import pytest
 from crowd import Crowd
@@ -9,6 +9,14 @@ pytestmark = pytest.mark.prove
 def test_a_minute_of_ten_thousand_tasks_leaves_nothing_behind():
     crowd = Crowd()
     crowd.run(tasks=5_000, seconds=60.0)
+
+    assert crowd.seen["ended"] > 10_000
+    crowd.check(started=crowd.seen["ended"] + crowd.seen["cancelled"])
+
+
+def test_a_minute_of_64_threads_leaves_nothing_behind():
+    crowd = Crowd()
+    crowd.run_threads(threads=64, seconds=60.0)
 
     assert crowd.seen["ended"] > 10_000
     crowd.check(started=crowd.seen["ended"] + crowd.seen["cancelled"])

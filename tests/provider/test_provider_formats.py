@@ -87,12 +87,12 @@ def test_what_is_wrong_with_a_message_is_said_in_its_format(client, payload, hea
     assert heard.json["error"] == {"type": "invalid_request_error", "message": complaint}
 
 
-def test_either_way_to_show_a_key_will_do(stormbreak_provider, dial):
+def test_any_way_to_show_a_key_will_do(stormbreak_provider, dial):
     client = dial(stormbreak_provider("[provider]\nservice = 0\nrequire_key = true"))
     version = "anthropic-version: 2023-06-01"
     heard = client.ask(path="/v1/messages", payload=CLAUDE, headers=[version])
     assert (heard.status, heard.json["error"]["type"]) == (401, "authentication_error")
-    for key in ("x-api-key: k", "authorization: Bearer k"):
+    for key in ("x-api-key: k", "api-key: k", "authorization: Bearer k"):
         assert client.ask(path="/v1/messages", payload=CLAUDE, headers=[version, key]).status == 200
 
 

@@ -71,7 +71,7 @@ LEARNING = replace(INTERACTIVE, quota=QuotaPolicy(learn=True))
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "de6c0059bf061965"), (load("tokens"), LEARNING, "f775bf34755cb68a")],
+    [(STORM, FROZEN, "c11dd22a9df359eb"), (load("tokens"), LEARNING, "b5032fce7c00ee5e")],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):

@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 
+from stormbreak.llm.presets import PRESETS
 from stormbreak.testing import answer_text
 
-OWN = ("STORMBREAK_", "OPENAI_", "HOLYSHEEP_", "DEEPSEEK_", "GROQ_", "OPENROUTER_")
+KEYS = [preset.key_env for preset in PRESETS.values() if preset.key_env]
+OWN = ("STORMBREAK_", *(name.removesuffix("API_KEY") for name in KEYS))
 PATIENCE = 60.0  # seconds that anything may take, at the very most
 
 

@@ -1,4 +1,4 @@
-"""A crowd of calls on one engine, from two event loops in two threads, watched for what it leaves behind."""
+"""A crowd of calls on one engine, from two event loops or many threads, watched for what it leaves behind."""
 
 import asyncio
 import threading
@@ -14,6 +14,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.threads import ThreadDriver
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.types import Call
 
@@ -44,6 +45,10 @@ class Unlocked:
                 step, value = self._steps.send, (yield waits_for)
             except BaseException as error:  # noqa: BLE001 - handed on
                 step, value = self._steps.throw, error
+
+
+class Interrupted(BaseException):
+    """Raised where a thread sends, as KeyboardInterrupt would be."""
 
 
 class Crowd:
@@ -77,6 +82,44 @@ class Crowd:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def run_threads(self, threads, seconds=0.0, least=20):
+        """So many threads, each with one call after the other for so many seconds."""
+        driver = ThreadDriver(self.engine)
+        working = [
+            threading.Thread(target=self._work, args=(driver, Random(seed), seconds, least))
+            for seed in range(threads)
+        ]
+        for thread in working:
+            thread.start()
+        for thread in working:
+            thread.join()
+
+    def _work(self, driver, chance, seconds, least):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end or least > 0:
+            least -= 1
+            try:
+                driver.run(Call(self.engine.number(), TARGET), self._sender(driver, chance))
+            except Interrupted:
+                self._count("cancelled")
+            else:
+                self._count("ended")
+
+    def _sender(self, driver, chance):
+        def send(_):
+            assert not driver._stepper._lock._is_owned(), "the lock is held across a send"
+            self._count("sent", +1)
+            try:
+                time.sleep(0.001 * chance.random())
+                if chance.random() < 0.1:
+                    raise Interrupted
+            finally:
+                self._count("landed", -1)
+            self._count("answered")
+            return OK if chance.random() < 0.8 else SERVER_ERROR
+
+        return send
 
     async def _loop(self, seed, tasks, seconds):
         driver, chance = AsyncioDriver(self.engine), Random(seed)

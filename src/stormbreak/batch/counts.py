@@ -24,6 +24,7 @@ class Counts:
 
     attempts: int = 0
     retries: int = 0
+    maybe_processed: int = 0  # attempts that may have been billed, besides the answers
     verdicts: Counter[str] = field(default_factory=Counter)  # of attempts that came back
     circuits_opened: int = 0
     cooldowns: int = 0
@@ -54,6 +55,7 @@ class Counts:
             self._returned(event)
         elif isinstance(event, CallEnded):
             self.waited += event.waited
+            self.maybe_processed += event.maybe_processed
             self._backing_off.discard(event.call)
         elif isinstance(event, RetryPlanned):
             self._backing_off.add(event.call)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ class Job:
     """What to run. Where to send, and with which key, is found out as `AsyncClient` does.
 
     `concurrency` stands in for the limit of the policy; a number may be more than `WIDEST`. So do `rpm` and `tpm`,
-    requests and tokens per minute, for its quota.
+    requests and tokens per minute, for its quota. `defaults` are fields of chats that rows do not name.
     """
 
     source: Path
@@ -46,6 +46,7 @@ class Job:
     ordered: bool = False
     rpm: float | None = None
     tpm: float | None = None
+    defaults: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         breaker = self.policy.breaker
@@ -68,7 +69,7 @@ def run_job(
         ConfigurationError: something given cannot be right, or OUTPUT cannot be written (any more).
     """
     with ExitStack() as stack:
-        rows = stack.enter_context(Rows.read(job.source, model=job.model))
+        rows = stack.enter_context(Rows.read(job.source, model=job.model, defaults=job.defaults))
         client = AsyncClient(
             job.provider, base_url=job.base_url, api_key_env=job.api_key_env, policy=_policy(job)
         )
@@ -81,6 +82,7 @@ def run_job(
             client,
             rows,
             store.journal,
+            salt=store.salt,
             width=_width(job),
             grace=job.connect_grace,
             tick=tick,

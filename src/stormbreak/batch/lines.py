@@ -37,12 +37,16 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a row has no answer. `message` is ours, never a prompt or a provider's text; `retry_at` is unix time."""
+    """Why a row has no answer. `message` is ours, never a prompt or a provider's text; `retry_at` is unix time.
+
+    Of the `attempts`, so many as `maybe_processed` may have been processed, and billed.
+    """
 
     code: str
     message: str
     verdict: Verdict
     attempts: int
+    maybe_processed: int = 0
     retry_at: float | None = None
 
 

@@ -1,13 +1,15 @@
 """One line of INPUT, and the request it stands for.
 
 Two forms are read: the OpenAI Batch format (`custom_id, method, url, body`), and a body of its own
-(`{"messages": [...], ...}` or `{"prompt": "...", ...}`), whose further keys pass into the request.
+(`{"messages": [...], ...}` or `{"prompt": "...", ...}`), whose further keys pass into the request. The rows of a
+file may have different urls.
 Values are carried as the bytes they were written in; only what must be known is decoded.
 No error repeats what a line says, apart from ids and urls: a prompt may be a secret.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
@@ -19,11 +21,25 @@ from stormbreak.batch.plain import quoted
 
 ID_LIMIT = 512  # characters of a custom_id
 CHAT = "/chat/completions"
+RESPONSES = "/responses"
+MESSAGES = "/messages"
 EMBEDDINGS = "/embeddings"
 
-_ENDPOINTS = MappingProxyType(
-    {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in (CHAT, EMBEDDINGS)}
+_NEEDED = MappingProxyType(
+    {
+        CHAT: ("messages",),
+        RESPONSES: ("input",),
+        MESSAGES: ("messages", "max_tokens"),
+        EMBEDDINGS: ("input",),
+    }
 )
+"""What a body must have, by endpoint."""
+
+_ENDPOINTS = MappingProxyType(
+    {prefix + endpoint: endpoint for prefix in ("/v1", "") for endpoint in _NEEDED}
+)
+_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of one thing
+_NO_DEFAULTS: Mapping[str, float] = MappingProxyType({})
 _FORMS = ("body", "messages", "prompt")
 
 _T = TypeVar("_T")
@@ -33,6 +49,7 @@ _STRING = Decoder(str)
 _MESSAGES = Decoder(list[_Fields])
 _FLAG = Decoder(bool | None)
 _NUMBER = Decoder(int | None)
+_COUNT = Decoder(int)
 
 
 class RowError(ValueError):
@@ -49,8 +66,15 @@ class Row:
     body: bytes = field(repr=False)
 
 
-def parse_row(line: bytes, *, index: int, number: int, model: str | None) -> Row:
-    """Read the row on line `number`. `model` stands in where the row names none; else the row's own wins."""
+def parse_row(
+    line: bytes,
+    *,
+    index: int,
+    number: int,
+    model: str | None,
+    defaults: Mapping[str, float] = _NO_DEFAULTS,
+) -> Row:
+    """Read the row on line `number`. `model` stands in where the row names none, and so do the `defaults` of a chat."""
     fields = _object(line)
     custom_id = _custom_id(fields.pop("custom_id", None), number)
     form = _form(fields)
@@ -59,9 +83,11 @@ def parse_row(line: bytes, *, index: int, number: int, model: str | None) -> Row
     if form == "body":
         given = _typed(_OBJECT, fields["body"], "body must be an object")
     else:
-        given = _spelled_out(fields)
+        given = _spelled_out(fields, endpoint)
     _check(given, endpoint)
     body = _with_model(given, model)
+    if defaults and endpoint == CHAT:
+        body = _with_defaults(body, defaults)
     untouched = form == "body" and body is given
     packed = bytes(fields["body"]) if untouched else encode(body)
     return Row(index=index, custom_id=custom_id, endpoint=endpoint, body=packed)
@@ -123,33 +149,51 @@ def _endpoint(method: Raw | None, url: Raw | None, *, needed: bool) -> str:
         return CHAT
     path = _typed(_STRING, url, "url must be a string")
     if path not in _ENDPOINTS:
-        raise RowError(f"url must be /v1{CHAT} or /v1{EMBEDDINGS}, got {quoted(path)}")
+        *others, last = (f"/v1{endpoint}" for endpoint in _NEEDED)
+        raise RowError(f"url must be {', '.join(others)} or {last}, got {quoted(path)}")
     return _ENDPOINTS[path]
 
 
-def _spelled_out(fields: _Fields) -> _Fields:
-    """Turn a lone prompt into messages."""
+def _spelled_out(fields: _Fields, endpoint: str) -> _Fields:
+    """Turn a lone prompt into what the endpoint calls it."""
     if (raw := fields.pop("prompt", None)) is not None:
         _typed(_STRING, raw, "prompt must be a string")
-        fields["messages"] = Raw(b'[{"role":"user","content":' + bytes(raw) + b"}]")
+        if "messages" in _NEEDED[endpoint]:
+            fields["messages"] = Raw(b'[{"role":"user","content":' + bytes(raw) + b"}]")
+        else:
+            fields["input"] = raw
     return fields
 
 
 def _check(body: _Fields, endpoint: str) -> None:
-    needed = "messages" if endpoint == CHAT else "input"
-    if needed not in body:
-        raise RowError(f"has no {needed} in its body")
-    if endpoint == CHAT and not _typed(
+    needed = _NEEDED[endpoint]
+    stored = endpoint == RESPONSES and "prompt" in body  # a prompt kept there needs no input
+    for name in needed:
+        if name not in body and not stored:
+            raise RowError(f"has no {name} in its body")
+    if "messages" in needed and not _typed(
         _MESSAGES, body["messages"], "messages must be an array of objects"
     ):
         raise RowError("messages is empty")
+    if "max_tokens" in needed:
+        _typed(_COUNT, body["max_tokens"], "max_tokens must be a whole number")
+    _check_delivery(body, endpoint)
     if "model" in body and not _typed(_STRING, body["model"], "model must be a string"):
         raise RowError("model is empty")
     if "n" in body:
         _typed(_NUMBER, body["n"], "n must be a whole number")
-    streamed = "stream" in body and _typed(_FLAG, body["stream"], "stream must be true or false")
-    if streamed and endpoint != CHAT:
-        raise RowError("stream is true, but only chat completions are streamed")
+
+
+def _check_delivery(body: _Fields, endpoint: str) -> None:
+    """Refuse what would come in a way in which it cannot be taken."""
+    if _flag(body, "stream") and endpoint == EMBEDDINGS:
+        raise RowError("stream is true, but embeddings are not streamed")
+    if endpoint == RESPONSES and _flag(body, "background"):
+        raise RowError("background is true, but a batch waits for every answer")
+
+
+def _flag(body: _Fields, name: str) -> bool | None:
+    return name in body and _typed(_FLAG, body[name], f"{name} must be true or false")
 
 
 def _with_model(body: _Fields, model: str | None) -> _Fields:
@@ -158,6 +202,13 @@ def _with_model(body: _Fields, model: str | None) -> _Fields:
     if not model:
         raise RowError("names no model, and no --model stands in")
     return body | {"model": Raw(encode(model))}
+
+
+def _with_defaults(body: _Fields, defaults: Mapping[str, float]) -> _Fields:
+    """Add what the row does not say, ``null`` included; a bound of the answer by its other name is said, too."""
+    said = body.keys() | (_BOUNDS if body.keys() & _BOUNDS else set())
+    missing = {name: Raw(encode(value)) for name, value in defaults.items() if name not in said}
+    return body | missing if missing else body
 
 
 def _typed(decoder: Decoder[_T], raw: Raw, complaint: str) -> _T:

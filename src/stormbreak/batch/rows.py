@@ -7,6 +7,7 @@ hash of its id. Rows are read again, by offset, when their turn comes; ten milli
 import os
 import stat
 from array import array
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -28,22 +29,25 @@ class Rows:
     `fingerprint` is a hash of every byte of the file: what a later run compares.
     """
 
-    def __init__(self, path: Path, *, model: str | None) -> None:
+    def __init__(self, path: Path, *, model: str | None, defaults: Mapping[str, float]) -> None:
         self.path = path
         self.fingerprint = ""
         self._model = model
+        self._defaults = defaults
         self._offsets = array("Q")  # where each row begins; at the end, where the last one ends
         self._numbers = array("I")  # the line each row stands on
         self._ids = IdTable(lambda index: self.row_at(index).custom_id)
         self._fd = _opened(path)
 
     @classmethod
-    def read(cls, path: Path, *, model: str | None = None) -> Self:
-        """Check and index all of `path`; `model` stands in for rows that name none.
+    def read(
+        cls, path: Path, *, model: str | None = None, defaults: Mapping[str, float] | None = None
+    ) -> Self:
+        """Check and index all of `path`; `model` stands in for rows that name none, `defaults` for fields of a chat.
 
         Raises ConfigurationError for the first line that is no request, and for ids that are not unique.
         """
-        rows = cls(path, model=model)
+        rows = cls(path, model=model, defaults=defaults or {})
         try:
             rows._index()
         except BaseException:
@@ -81,7 +85,7 @@ class Rows:
         begin, end = self._offsets[index], self._offsets[index + 1]
         try:
             line = os.pread(self._fd, end - begin, begin).strip()
-            row = parse_row(line, index=index, number=self._numbers[index], model=self._model)
+            row = self._parsed(line, index, self._numbers[index])
         except OSError as error:
             raise ConfigurationError(f"{path_of(self.path)}: {reason(error)}") from error
         except RowError:
@@ -117,7 +121,7 @@ class Rows:
         if not line.strip():
             return
         try:
-            row = parse_row(line, index=len(self), number=number, model=self._model)
+            row = self._parsed(line, len(self), number)
         except RowError as error:
             raise self._wrong(number, str(error)) from None
         self._offsets.append(
@@ -128,6 +132,11 @@ class Rows:
             said = f"custom_id {quoted(row.custom_id)} stands on line {self._numbers[twin]} already"
             raise self._wrong(number, said)
         self._numbers.append(number)
+
+    def _parsed(self, line: bytes, index: int, number: int) -> Row:
+        return parse_row(
+            line, index=index, number=number, model=self._model, defaults=self._defaults
+        )
 
     def _wrong(self, number: int, what: str) -> ConfigurationError:
         return ConfigurationError(f"{path_of(self.path)}:{number}: {what}")

@@ -3,8 +3,12 @@
 On a later run the input must be the same, byte for byte (it may have moved), and so must every option in
 `PINNED`. Other options may change from run to run, and the change is kept: to go on somewhere else, slower or
 with another key is what a resume is for.
+
+The `salt` is what the idempotency keys of all these runs are made with, so that a row which is sent again after a crash
+carries the key that it had.
 """
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +41,7 @@ class Run:
     rows: int
     options: Mapping[str, Option]
     started_at: float
+    salt: str = ""
 
 
 class Input(Protocol):
@@ -90,8 +95,8 @@ def check(files: Files, rows: Input, options: Mapping[str, Option]) -> Run | Non
 
 def record(
     files: Files, rows: Input, options: Mapping[str, Option], *, last: Run | None, now: float
-) -> tuple[str, ...]:
-    """Write the run file; return the names of the options that differ from `last`, which `check` returned.
+) -> tuple[Run, tuple[str, ...]]:
+    """Write the run file; return it, and the names of the options that differ from `last`, which `check` returned.
 
     `options` holds no key and no prompt: it is stored as it is. `now` is unix time.
     """
@@ -101,13 +106,14 @@ def record(
         rows=len(rows),
         options=dict(options),
         started_at=last.started_at if last else now,
+        salt=(last.salt if last else "") or secrets.token_hex(16),
     )
     with replacing(files.run) as file:
         file.write(indented(encode(run)) + b"\n")
     if last is None:
-        return ()
+        return run, ()
     names = sorted({*last.options, *options})
-    return tuple(name for name in names if last.options.get(name) != options.get(name))
+    return run, tuple(name for name in names if last.options.get(name) != options.get(name))
 
 
 def _check_places(files: Files, rows: Input) -> None:

@@ -13,12 +13,12 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum
+from hashlib import blake2b
 
 from stormbreak.batch.counts import Counts
 from stormbreak.batch.durable import OutputError
@@ -26,7 +26,7 @@ from stormbreak.batch.journal import Journal
 from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
-from stormbreak.batch.schedule import STOPPING, Later, Schedule, Turn
+from stormbreak.batch.schedule import STOPPING, Final, Later, Schedule, Turn
 from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
@@ -54,6 +54,7 @@ class End(Enum):
 class Runner:
     """One run over `rows`.
 
+    With the same `salt`, a row that is sent as it was in an earlier run carries the idempotency key that it had.
     At most `width` calls are sent or about to be, and four times as many back off; something must answer
     within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run.
     """
@@ -64,6 +65,7 @@ class Runner:
         rows: Rows,
         journal: Journal,
         *,
+        salt: str,
         width: int,
         grace: float,
         tick: Callable[["Runner"], None] = lambda _: None,
@@ -83,7 +85,7 @@ class Runner:
         # Failures of scouts, written once the run is known to make sense.
         self._held: list[_Held] = []
         self._bell = asyncio.Event()
-        self._salt = secrets.token_hex(12)
+        self._salt = f"{salt} {client.base_url}".encode()
         client.subscribe(self._hear)
 
     @property
@@ -154,7 +156,6 @@ class Runner:
         row = self.rows.row_at(turn.index)
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
-        key = f"{self._salt}-{turn.index}"  # the same in every round of this row
         try:
             ended = await self.client.ask(
                 row.endpoint,
@@ -162,12 +163,19 @@ class Runner:
                 deadline=left,
                 queue_is_free=left is None,
                 attempts=turn.left,
-                idempotency_key=key,
+                idempotency_key=self._key_of(row),
             )
         except ConfigurationError as error:  # about this row alone
             ended = Ended(Outcome(Verdict.INVALID, detail=str(error)))
         if ended.stopped != "drained":
             self._settle(turn, row, ended)
+
+    def _key_of(self, row: Row) -> str:
+        """The same in every round of a row, and in every run that asks the same there."""
+        asked = blake2b(self._salt, digest_size=16)
+        asked.update(f" {row.index} {row.endpoint} ".encode())
+        asked.update(row.body)
+        return asked.hexdigest()
 
     def _settle(self, turn: Turn, row: Row, ended: Ended) -> None:
         now = time.monotonic()
@@ -186,9 +194,9 @@ class Runner:
             self.counts.add(received.reading.usage)
             self.journal.succeed(row, response)
         elif self._may_be_undone(ended.outcome.verdict):
-            self._held.append((row, _failure(ended, fate.attempts, now), response))
+            self._held.append((row, _failure(ended, fate, now), response))
         else:
-            self.journal.fail(row, _failure(ended, fate.attempts, now), response)
+            self.journal.fail(row, _failure(ended, fate, now), response)
         if not self.schedule.scouting:
             self._write_held()
         self.refused_by = self.schedule.stop_reason()
@@ -289,7 +297,7 @@ def _response(received: Received, answered_by: str | None) -> Response:
     )
 
 
-def _failure(ended: Ended, attempts: int, now: float) -> Failure:
+def _failure(ended: Ended, fate: Final, now: float) -> Failure:
     """Explain a row that failed, in our own words."""
     outcome = ended.outcome
     said = [outcome.verdict.value]
@@ -301,6 +309,7 @@ def _failure(ended: Ended, attempts: int, now: float) -> Failure:
         code=outcome.code or outcome.verdict.value,
         message="; ".join(said),
         verdict=outcome.verdict,
-        attempts=attempts,
+        attempts=fate.attempts,
+        maybe_processed=fate.maybe_processed,
         retry_at=None if ended.retry_at is None else time.time() + ended.retry_at - now,
     )

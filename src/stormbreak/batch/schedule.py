@@ -32,12 +32,15 @@ _LEAST = 0.5  # seconds before a row comes back
 class Turn:
     """A row whose turn it is; `attempts` were made in the `rounds` before, and so many are `left`.
 
+    `maybe_processed` of them may have been processed, and billed.
+
     The deadline holds over all of them, and begins when the first attempt leaves.
     """
 
     index: int
     deadline_at: float | None = None
     attempts: int = 0
+    maybe_processed: int = 0
     rounds: int = 0
     left: int = ATTEMPTS
 
@@ -53,6 +56,7 @@ class Final(NamedTuple):
 
     ok: bool
     attempts: int
+    maybe_processed: int = 0
 
 
 class Schedule:
@@ -107,13 +111,14 @@ class Schedule:
         turn = replace(
             turn,
             attempts=attempts,
+            maybe_processed=turn.maybe_processed + ended.maybe_processed,
             left=turn.left - ended.attempts + ended.unconnected,
             deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
         )
         if verdict is Verdict.OK or not self._comes_back(turn, ended, due):
             if self._scouting:
                 self._learn(ended.outcome)
-            return Final(ok=verdict is Verdict.OK, attempts=attempts)
+            return Final(verdict is Verdict.OK, attempts, turn.maybe_processed)
         heappush(self._later, (due, turn.index, replace(turn, rounds=turn.rounds + 1)))
         return Later(due)
 

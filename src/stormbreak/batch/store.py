@@ -15,11 +15,12 @@ from stormbreak.batch.runfile import Option, check, record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """What a run writes to. `changed` names the options that differ from the run before."""
+    """What a run writes to. `changed` names the options that differ from the run before; `salt` is as it was."""
 
     files: Files
     journal: Journal
     changed: tuple[str, ...]
+    salt: str
 
 
 @contextlib.contextmanager
@@ -33,5 +34,5 @@ def open_store(output: Path, rows: Rows, *, options: Mapping[str, Option]) -> It
     with locked(files):
         last = check(files, rows, options)  # again: now nobody else can change it
         with contextlib.closing(Journal(files, rows)) as journal:
-            changed = record(files, rows, options, last=last, now=time.time())
-            yield Store(files=files, journal=journal, changed=changed)
+            run, changed = record(files, rows, options, last=last, now=time.time())
+            yield Store(files=files, journal=journal, changed=changed, salt=run.salt)

@@ -26,6 +26,7 @@ class Summary:
     throughput: float  # answered rows per second
     attempts: int
     retries: int
+    maybe_processed: int  # of this run's attempts: may have been billed, besides the answers
     verdicts: Mapping[str, int]  # of this run's attempts
     circuits_opened: int
     cooldowns: int
@@ -56,6 +57,7 @@ def summarise(
         throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,
         attempts=counts.attempts,
         retries=counts.retries,
+        maybe_processed=counts.maybe_processed,
         verdicts=dict(counts.verdicts.most_common()),
         circuits_opened=counts.circuits_opened,
         cooldowns=counts.cooldowns,

@@ -18,7 +18,7 @@ from stormbreak.batch.summary import Summary
 from stormbreak.cli.say import say
 from stormbreak.config import resolve_policy
 from stormbreak.core.fallback import Place, ToTargets
-from stormbreak.core.presets import OFF, for_batch
+from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
 from stormbreak.keylike import quoted
@@ -147,7 +147,9 @@ def _job(
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
     named = resolve_policy(policy)
-    chosen = for_batch(OFF if is_disabled() else named)
+    if is_disabled():
+        named = OFF
+    chosen = for_batch(named)
     chosen = replace(
         chosen,
         attempt_timeout=timeout or chosen.attempt_timeout,
@@ -158,7 +160,7 @@ def _job(
         place = Place(base_url=fallback_base_url, api_key_env=fallback_api_key_env)
         last = ToTargets(after=PATIENT, targets=(place,))
         chosen = replace(chosen, fallback=(*chosen.fallback, last))
-    return Job(policy=chosen, **rest)
+    return Job(policy=chosen, defaults=body_defaults(named), **rest)
 
 
 def _exit_code(summary: Summary) -> int:

@@ -18,6 +18,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "patience": "seconds a call may spend unserved",
         "attempt_timeout": "seconds for one attempt",
         "idle_timeout": "seconds of silence within one attempt",
+        "stall_timeout": "seconds of silence within a stream after its first output",
         "fail_fast": "an open circuit rejects at once",
         "cooldown": "a time named by the server keeps every call away",
         "priority": "who is served first when a queue stands",

@@ -36,7 +36,8 @@ TEXTS: Mapping[type, str] = MappingProxyType(
     {
         Policy: """\
 A call ends after {deadline:seconds|any time at all}, and waits unserved for {patience:seconds|as long as it takes}.
-An attempt may take {attempt_timeout:seconds|any time}, and be silent for {idle_timeout:seconds|all of it}.
+An attempt may take {attempt_timeout:seconds|any time}, and be silent for {idle_timeout:seconds|all of it}; \
+a stream after its first output for {stall_timeout:seconds|any time}.
 Its priority is {priority:word}, where it names none.
 {retry:part}
 {budget:part Retries are free.}

@@ -46,6 +46,7 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
             return _rejected(trail, outcome.rejection, failure, now)
         failure = outcome
         trail.unconnected += outcome.verdict is Verdict.CONNECT_FAILED
+        trail.maybe_processed += outcome.maybe_processed
         deciding = partial(
             decide,
             treatment=engine.treatments[outcome.verdict],
@@ -63,9 +64,13 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
         if isinstance(decision, Stop):
             trail.note(RetryRefused(now, call.number, call.target, trail.attempts, decision.gate))
             return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
-        until, free = decision
+        until = decision.until
         trail.delay = until - now
-        trail.note(RetryPlanned(now, call.number, call.target, trail.attempts, until, free))
+        trail.note(
+            RetryPlanned(
+                now, call.number, call.target, trail.attempts, *decision, outcome.maybe_processed
+            )
+        )
         began = now
         while now < until:  # the timers of some loops run early
             _, now, uniform = yield Wait(until)
@@ -143,7 +148,7 @@ def _delivery(
         permit.first(now)
     if engine.listeners:
         trail.note(Committed(now, call.number, call.target, trail.attempts, took))
-    return Deliver(outcome, call.deadline_at, trail.attempts, trail.waited)
+    return Deliver(outcome, call.deadline_at, trail.attempts, trail.waited, trail.maybe_processed)
 
 
 def _queue(

@@ -58,6 +58,7 @@ class Deliver(NamedTuple):
     until: float | None
     attempts: int
     waited: float
+    maybe_processed: int = 0  # attempts before this one
 
 
 class Ask(NamedTuple):

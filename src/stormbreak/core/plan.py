@@ -142,7 +142,16 @@ class _Falling:
 
     def _note_move(self, to: str, outcome: Outcome) -> None:
         trail, call = self._trail, self._trail.call
-        trail.note(FellBack(trail.ended_at, call.number, call.target, to, outcome.verdict))
+        trail.note(
+            FellBack(
+                trail.ended_at,
+                call.number,
+                call.target,
+                to,
+                outcome.verdict,
+                outcome.maybe_processed,
+            )
+        )
 
     def _note_refusal(self, to: str, gate: str) -> None:
         trail, call = self._trail, self._trail.call

@@ -23,7 +23,8 @@ class Policy:
     """How calls are treated. Durations are seconds; None means unbounded, or absent for a part.
 
     `deadline` bounds a call over all attempts and waits, `patience` the time it may spend unserved.
-    `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one. `fail_fast` calls are
+    `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one, `stall_timeout` that of a stream after its
+    first output: before it a model may think in silence, behind it nothing is sent again. `fail_fast` calls are
     rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
     failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`,
@@ -35,6 +36,7 @@ class Policy:
     patience: float | None = 20.0
     attempt_timeout: float | None = 600.0
     idle_timeout: float | None = None
+    stall_timeout: float | None = 120.0
     fail_fast: bool = False
     cooldown: bool = True
     priority: Priority = Priority.INTERACTIVE
@@ -52,7 +54,7 @@ class Policy:
     shadow: ShadowPolicy | None = None
 
     def __post_init__(self) -> None:
-        for name in ("deadline", "patience", "attempt_timeout", "idle_timeout"):
+        for name in ("deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)
         urgency = self.priority

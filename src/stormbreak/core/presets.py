@@ -55,10 +55,14 @@ ARTICLE = Policy(
     learn_rate=False,
 )
 
+ARTICLE_BODY: Mapping[str, float] = MappingProxyType({"temperature": 0.7, "max_tokens": 1000})
+"""What the article's batch asks for; a row of a chat that names something else has its way."""
+
 OFF = Policy(
     deadline=None,
     patience=None,
     attempt_timeout=None,
+    stall_timeout=None,
     cooldown=False,
     retry=RetryPolicy(attempts=1),
     budget=None,
@@ -83,6 +87,11 @@ def for_batch(policy: Policy) -> Policy:
     return replace(policy, fail_fast=False, patience=None, attempt_timeout=timeout)
 
 
+def body_defaults(policy: Policy) -> Mapping[str, float]:
+    """What goes into the bodies of a batch under `policy`, where a row does not say: nothing, but for the article's."""
+    return ARTICLE_BODY if policy == ARTICLE else MappingProxyType({})
+
+
 def is_off(policy: Policy) -> bool:
     """Whether this is `off`, perhaps with bounds of time and limits that somebody named beside it."""
     bare = replace(
@@ -90,6 +99,7 @@ def is_off(policy: Policy) -> bool:
         deadline=None,
         attempt_timeout=None,
         idle_timeout=None,
+        stall_timeout=None,
         limit=OFF.limit,
         quota=OFF.quota,
     )

@@ -1,6 +1,6 @@
 """Whether a failed attempt is followed by another, and when.
 
-The gates, in this order: the verdict allows it, nothing has reached the caller, attempts are left, the delay
+The gates, in this order: the verdict allows it, and the server does not forbid it; nothing has reached the caller, attempts are left, the delay
 and a minimum of useful time fit before the deadline, within patience and below the cap, and the budget pays.
 The budget comes last, so that a refusal costs nothing.
 """
@@ -82,6 +82,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     delay = _delay(policy, outcome, attempt, uniform, previous)
     gates = (
         ("verdict", treatment.retry),
+        ("forbidden", not outcome.forbidden),
         ("committed", not outcome.committed),
         ("attempts", attempt < policy.attempts and left.attempts >= 1),
         ("deadline", delay + policy.min_useful <= left.deadline),

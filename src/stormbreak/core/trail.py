@@ -13,13 +13,15 @@ class Trail:
     """Counts attempts and unserved seconds, and keeps the last events for whoever asks why.
 
     `queued` is the part of `waited` that was spent in the queue; `delay` is the last backoff, `before` are the attempts at
-    earlier targets, and `source` says where the answer comes from.
+    earlier targets, and `source` says where the answer comes from. `unconnected` and `maybe_processed` count attempts as
+    `Ended` does.
 
     A call that succeeds at once leaves no events unless somebody listens.
     """
 
     __slots__ = (
-        "_engine", "_history", "attempts", "call", "delay", "queued", "unconnected", "waited",
+        "_engine", "_history", "attempts", "call", "delay", "maybe_processed", "queued", "unconnected",
+        "waited",
     )  # fmt: skip
     before = 0
     source = TARGET
@@ -30,6 +32,7 @@ class Trail:
         self.call = call
         self.attempts = 0
         self.unconnected = 0
+        self.maybe_processed = 0
         self.waited = 0.0
         self.queued = 0.0
         self.delay = 0.0
@@ -55,7 +58,13 @@ class Trail:
             call = self.call
             self.note(
                 CallEnded(
-                    now, call.number, call.target, outcome.verdict, self.attempts, self.waited
+                    now,
+                    call.number,
+                    call.target,
+                    outcome.verdict,
+                    self.attempts,
+                    self.waited,
+                    self.maybe_processed,
                 )
             )
         return self._sum(outcome, stopped, retry_at)
@@ -66,6 +75,7 @@ class Trail:
         return Ended(
             outcome, self.attempts, self.waited, stopped, retry_at, history,
             self.queued, deadline_at, self.unconnected, self.call.target, self.source,
+            self.maybe_processed,
         )  # fmt: skip
 
 

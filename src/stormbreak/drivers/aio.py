@@ -13,26 +13,20 @@ from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Deliver, Flow, Send, Wait, WaitFor
-from stormbreak.drivers.delivery import Delivery
+from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
 from stormbreak.drivers.timeouts import Timeout
-from stormbreak.types import CANCELLED, Call, Ended, Outcome, Rejection, Verdict
+from stormbreak.drivers.waiting import DRAINED, look_again
+from stormbreak.types import Call, Ended, Outcome, Verdict
 
 R = TypeVar("R")
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
-LOOK_AGAIN = 5.0
-"""Who waits in a queue looks again within one to two times so many seconds, unasked: the one that keeps the time
-for all may be on a loop that is busy, or was closed without a word."""
-
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
-_DRAINED = Ended(
-    CANCELLED._replace(rejection=Rejection("drain", "the client is drained")), stopped="drained"
-)
 
 
 class AsyncioDriver:
@@ -66,7 +60,7 @@ class AsyncioDriver:
 
     async def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
-    ) -> Ended | Delivery:
+    ) -> Ended | LoopDelivery:
         """Carry `call` to its end, or if it delivers to the first output of an attempt.
 
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
@@ -81,9 +75,9 @@ class AsyncioDriver:
                 elif isinstance(command, Ask):
                     outcome = await self._ask(asker, command)
                 elif isinstance(command, Deliver):
-                    return Delivery(stepper, flow, command)
+                    return LoopDelivery(stepper, flow, command)
                 elif self._draining or not await self._wait(flow, command):
-                    return _DRAINED
+                    return DRAINED
                 command = stepper.step(flow, outcome)
         finally:
             if not isinstance(command, Ended | Deliver):
@@ -145,8 +139,8 @@ class AsyncioDriver:
         if ticket is not None and not self._stepper.arm(ticket, waker):
             return True
         timer, seconds = None, command.until - self.clock()
-        if ticket is not None:  # not all at one moment: that would be a hiccup of the loop
-            seconds = min(seconds, LOOK_AGAIN * (1 + ticket.call.number % 64 / 64))
+        if ticket is not None:
+            seconds = min(seconds, look_again(ticket))
         if seconds != float("inf"):
             timer = loop.call_later(seconds, _resolve, future)
         self._waits.add(future)

@@ -15,23 +15,13 @@ from stormbreak.types import Ended, Outcome, Verdict
 
 
 class Delivery:
-    """What is left of a call after its first output; of the running loop.
-
-    At the deadline of the call it ends by itself; `cut` is called then, and has to end the reading.
-    """
+    """What is left of a call after its first output. Its deadline, `command.until`, is for its holder to keep."""
 
     def __init__(self, stepper: Stepper, flow: Flow, command: Deliver) -> None:
         self.command = command
         self.ended: Ended | None = None
-        self.cut: Callable[[], None] | None = None
         self._stepper = stepper
         self._flow: Flow | None = flow
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        if command.until is not None:
-            left = command.until - stepper.clock()
-            # The timer must not keep alive what nobody else holds.
-            self._timer = self._loop.call_later(left, _time_is_over, ref(self), left)
 
     @property
     def over(self) -> bool:
@@ -60,28 +50,51 @@ class Delivery:
         flow, self._flow = self._flow, None
         if flow is not None:
             self._stepper.close(flow)
-            timer = self._timer
-            if timer is not None:
-                with suppress(RuntimeError):  # a loop that is closed
-                    self._loop.call_soon_threadsafe(timer.cancel)
+
+    def _take(self) -> Flow | None:
+        flow, self._flow = self._flow, None
+        return flow
+
+
+class LoopDelivery(Delivery):
+    """That of the running loop: at the deadline of the call it ends by itself.
+
+    `cut` is called then, and has to end the reading.
+    """
+
+    def __init__(self, stepper: Stepper, flow: Flow, command: Deliver) -> None:
+        super().__init__(stepper, flow, command)
+        self.cut: Callable[[], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        if command.until is not None:
+            left = command.until - stepper.clock()
+            # The timer must not keep alive what nobody else holds.
+            self._timer = self._loop.call_later(left, _time_is_over, ref(self), left)
+
+    def __del__(self) -> None:
+        open_, timer = not self.over, self._timer
+        super().__del__()
+        if open_ and timer is not None:
+            with suppress(RuntimeError):  # a loop that is closed
+                self._loop.call_soon_threadsafe(timer.cancel)
 
     def time_is_over(self, seconds: float) -> None:
         """End it by the call's own deadline."""
-        if self._flow is not None:
+        if not self.over:
             error = TimeoutError(f"no end within {seconds:g} s of its first output")
             self.end(Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True))
             if self.cut is not None:
                 self.cut()
 
     def _take(self) -> Flow | None:
-        flow, self._flow = self._flow, None
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-        return flow
+        return super()._take()
 
 
-def _time_is_over(held: "ref[Delivery]", seconds: float) -> None:
+def _time_is_over(held: "ref[LoopDelivery]", seconds: float) -> None:
     delivery = held()
     if delivery is not None:
         delivery.time_is_over(seconds)

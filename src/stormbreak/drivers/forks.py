@@ -7,21 +7,22 @@ holds any of that says here how it is forgotten; it happens before anything else
 
 import os
 from collections.abc import Callable
-from weakref import WeakMethod, ref
+from types import MethodType
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
-_forgetful: set[ref[Callable[[], None]]] = set()
+_forgetful: WeakKeyDictionary[object, Callable[[Any], None]] = WeakKeyDictionary()
 
 
 def forget_in_child(forget: Callable[[], None]) -> None:
-    """Have the bound method `forget` called in every child, for as long as its object lives."""
-    _forgetful.add(WeakMethod(forget, _forgetful.discard))
+    """Have the bound method `forget` called in every child, for as long as its object lives; one of each object."""
+    method = cast("MethodType", forget)
+    _forgetful[method.__self__] = method.__func__
 
 
 def _in_child() -> None:
-    for each in tuple(_forgetful):
-        forget = each()
-        if forget is not None:
-            forget()
+    for forgetful, forget in tuple(_forgetful.items()):
+        forget(forgetful)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork

@@ -5,6 +5,7 @@ body has been read to its end.
 """
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
 from weakref import ref
@@ -12,6 +13,7 @@ from weakref import ref
 import aiohttp
 
 from stormbreak.http.aiohttp_protocol import next_bytes
+from stormbreak.http.decoding import Decoder
 from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT
 from stormbreak.llm.reading import HttpAnswer
@@ -25,9 +27,15 @@ class AiohttpIncoming:
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, head: HttpAnswer, idle_timeout: float | None
+        self,
+        response: aiohttp.ClientResponse,
+        head: HttpAnswer,
+        decoder: Decoder | None,
+        idle_timeout: float | None,
     ) -> None:
         self.head = head
+        self._decoder = decoder
+        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
         self._response = response
         self._content = response.content
         self._loop = asyncio.get_running_loop()
@@ -46,7 +54,11 @@ class AiohttpIncoming:
             return self._cut()
         self._waiting_since = self._loop.time()
         try:
-            chunk = await next_bytes(self._content)
+            chunk = await (
+                next_bytes(self._content)
+                if self._decoder is None
+                else self._unpacked(self._decoder)
+            )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self.close()
             return self._went_silent() or outcome_of(error, self.head.status)
@@ -103,6 +115,16 @@ class AiohttpIncoming:
             return
         self._silent = True
         self.close()
+
+    async def _unpacked(self, decoder: Decoder) -> bytes:
+        while True:
+            for piece in self._pieces:
+                return piece
+            packed = await next_bytes(self._content)
+            if not packed:
+                decoder.end()
+                return b""
+            self._pieces = decoder.feed(packed)
 
     def _look_at(self, when: float) -> None:
         # The timer must not keep alive what nobody else holds.

@@ -8,9 +8,8 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from fcntl import ioctl
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from termios import FIONREAD
 from typing import Any, NamedTuple
@@ -21,12 +20,15 @@ import aiohttp
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
 from stormbreak.http.aiohttp_protocol import next_bytes, protocol
+from stormbreak.http.decoding import ACCEPTED, Decoder, UndecodableError, decoder_of
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
-from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, Sink, WireResult
+from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 KEEP_ALIVE = 60.0  # seconds
+_TIMEOUTS = 16  # are remembered: nearly all attempts have the same
+_NOTHING = bytes(4)  # a C int that says 0
 SMALL = 1024 * 1024  # bytes of a body that is written in one go
 
 _PARENTS: list[object] = []  # what must not be collected, or it would be closed
@@ -60,7 +62,7 @@ class AiohttpWire:
         try:
             response = await self._post(session, request, sock_read=request.idle_timeout)
             head = _head_of(response)
-            body = await _read(response, request.open_sink and request.open_sink(head))
+            body = await _read(response, _decoder(head))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
         else:
@@ -88,7 +90,13 @@ class AiohttpWire:
             connection.protocol.read_timeout = (
                 None  # a timer for each piece; from here on there is our own
             )
-        incoming = AiohttpIncoming(response, _head_of(response), request.idle_timeout)
+        head = _head_of(response)
+        try:
+            decoder = _decoder(head)
+        except UndecodableError as error:
+            response.close()
+            return outcome_of(error, head.status)
+        incoming = AiohttpIncoming(response, head, decoder, request.idle_timeout)
         self._incoming.add(incoming)
         return incoming
 
@@ -115,12 +123,7 @@ class AiohttpWire:
             headers=request.headers,
             proxy=self._proxy,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=request.connect_timeout,
-                sock_read=sock_read,
-                ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
-            ),
+            timeout=_timeout(request.connect_timeout, sock_read),
         )
         writing = response._writer  # noqa: SLF001 - the task that sends a large body
         if writing is not None and not writing.done() and response.ok:
@@ -147,15 +150,31 @@ class AiohttpWire:
                 ssl=True if self._tls is None else self._tls,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
+            headers={"Accept-Encoding": ACCEPTED},
+            auto_decompress=False,  # it would not miss the end of a gzip body
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
 
 
+@lru_cache(maxsize=_TIMEOUTS)
+def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None,
+        sock_connect=connect,
+        sock_read=read,
+        ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
+    )
+
+
 def _head_of(response: aiohttp.ClientResponse) -> HttpAnswer:
     headers = {name.lower(): value for name, value in response.headers.items()}
     return HttpAnswer(response.status, headers, b"", time.time())
+
+
+def _decoder(head: HttpAnswer) -> Decoder | None:
+    encoding = head.headers.get("content-encoding")
+    return None if encoding is None else decoder_of(encoding)
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
@@ -196,24 +215,30 @@ class _Connector(aiohttp.TCPConnector):
 
 def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
     """Whether bytes have come that the loop has not read yet. Later ones cannot be told from an answer."""
-    count = bytearray(4)
     socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
-    if socket is not None:
-        with suppress(OSError):  # it is closed
-            ioctl(socket.fileno(), FIONREAD, count)
-    return any(count)
+    if socket is None:
+        return False
+    try:
+        return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
+    except OSError:  # it is closed
+        return False
 
 
-async def _read(response: aiohttp.ClientResponse, sink: Sink | None) -> bytes | None:
-    """Read the body, or feed it to the sink while it wants more; None where it is larger than it may be."""
+async def _read(response: aiohttp.ClientResponse, decoder: Decoder | None) -> bytes | None:
+    """Read the body; None where it is larger than it may be."""
+    if decoder is None and response.content.is_eof():  # it came with its head, as most do
+        body = response.content.read_nowait()
+        response.release()
+        return body if len(body) <= BODY_LIMIT else None
     parts: list[bytes] = []
-    take: Sink = sink or parts.append
     size = 0
     while chunk := await next_bytes(response.content):
-        size += len(chunk)
-        if size > BODY_LIMIT:
-            return None
-        if take(chunk):
-            return b""
+        for piece in (chunk,) if decoder is None else decoder.feed(chunk):
+            size += len(piece)
+            if size > BODY_LIMIT:
+                return None
+            parts.append(piece)
+    if decoder is not None:
+        decoder.end()
     response.release()
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,6 +1,7 @@
 """What one call asks, and what is sent for it to each target."""
 
 import secrets
+from hashlib import blake2b
 
 from stormbreak.http.at_hand import Request
 from stormbreak.http.body import delivered, inputs, renamed, streamed, wants
@@ -15,8 +16,8 @@ from stormbreak.types import Target
 class Asking:
     """A request for an answer from wherever it can be had.
 
-    Every attempt at one target carries the same idempotency key, `key` at the first of them: by default one of this
-    call's own. A model of another name is asked for by its name.
+    Every attempt at one target carries the same idempotency key, `key` at the first of them, and another one made of it
+    at each other: by default keys of this call's own. A model of another name is asked for by its name.
 
     Raises:
         ConfigurationError: the body is no JSON object, or names no model.
@@ -58,7 +59,6 @@ class Asking:
         """What is sent there; raises ConfigurationError where the endpoint is none."""
         asked = self._sent.get(route.target)
         if asked is None:
-            key = None if self._sent else self._key
             model, body = route.target.model, self._body
             asked = self._sent[route.target] = Asked(
                 route.origin.url_of(self.endpoint),
@@ -66,10 +66,18 @@ class Asking:
                 self.shape,
                 self.streamed,
                 self._choices,
-                key or secrets.token_hex(16),
+                self._key_at(route),
                 self._inputs,
             )
         return asked
+
+    def _key_at(self, route: Route) -> str:
+        if self._key is None:
+            return secrets.token_hex(16)
+        if not self._sent:
+            return self._key
+        where = f"{route.origin.base_url} {route.target}"
+        return blake2b(f"{self._key} {where}".encode(), digest_size=16).hexdigest()
 
     def tokens(self) -> int:
         """An estimate of what an attempt uses, prompt and answer together."""

@@ -18,6 +18,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.core.saved import read_circuits, span_in
+from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking
@@ -49,10 +50,10 @@ _POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for 
 
 
 class AsyncClient:
-    """Calls an OpenAI-compatible API through an engine.
+    """Calls an OpenAI-compatible API, or Anthropic's, through an engine.
 
     Args:
-        provider: name of a preset ("openai", "holysheep", "deepseek", "groq", "openrouter", "local").
+        provider: name of a preset, such as "openai" or "anthropic" (docs/client.md names them all).
         base_url: where to send instead, up to and including "/v1".
         api_key: the key; by default it comes from the environment (see docs/client.md).
         api_key_env: name of the environment variable that holds the key.
@@ -129,7 +130,7 @@ class AsyncClient:
         target = ended.target or self.target(model)
         outcome = ended.outcome
         if outcome.verdict is not Verdict.OK:
-            raise error_of(target, ended) from outcome.error
+            raise with_notes(error_of(target, ended)) from outcome.error
         return answer_of(target, ended)
 
     async def chat(
@@ -184,6 +185,7 @@ class AsyncClient:
                 route.origin,
                 asking.to(route),
                 idle_timeout=policy.idle_timeout,
+                stall_timeout=policy.stall_timeout,
                 within=command.timeout,
                 learn=policy.quota.learn,
             )
@@ -193,7 +195,7 @@ class AsyncClient:
         if isinstance(opened, Ended):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
-                raise error_of(target, opened) from opened.outcome.error
+                raise with_notes(error_of(target, opened)) from opened.outcome.error
             if opened.source in (CACHE, DEGRADED):
                 source = AtHandSource(opened.outcome)
             came_from = opened.source
@@ -220,7 +222,7 @@ class AsyncClient:
         deadline count from when the first attempt leaves.
 
         The outcome's value is the last `Received`, where anything was. A streamed answer is assembled.
-        Every attempt at the first target carries the same `idempotency_key`, by default one of this call's own.
+        Every attempt at one target carries the same key, at the first the `idempotency_key`, by default one of this call's own.
 
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
@@ -238,6 +240,7 @@ class AsyncClient:
                 route.origin,
                 asking.to(route),
                 idle_timeout=policy.idle_timeout,
+                stall_timeout=policy.stall_timeout,
                 within=timeout,
                 first=partial(self._driver.first, command) if asking.begins else None,
                 learn=policy.quota.learn,

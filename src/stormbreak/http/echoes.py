@@ -7,6 +7,7 @@ Answers may well quote a prompt; they go to the caller, and to OUTPUT. Everythin
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -31,9 +32,10 @@ def without_echoes(
 ) -> tuple[Reading, bytes]:
     """Drop from an answer what repeats the key or, unless it is a success, the text of the request `asked`."""
     key = "" if api_key is None or len(api_key) < SECRET else api_key
-    if key and key.encode() in body:
-        body = body.replace(key.encode(), GONE)
-        reading = reading._replace(text=reading.text.replace(key, GONE.decode()))
+    for form in _forms_of_key(key):
+        if form in body:
+            body = body.replace(form, GONE)
+            reading = reading._replace(text=reading.text.replace(key, GONE.decode()))
     if reading.verdict is not Verdict.OK:
         body = _without_words(body, asked)
     return _without_identifiers(reading, key.lower(), asked), body
@@ -46,9 +48,12 @@ def _without_identifiers(reading: Reading, key: str, asked: bytes) -> Reading:
         echoes = said is not None and (said.encode() in asked or _repeats(said, key))
         return None if echoes else said
 
-    detail = "redirected" if _repeats(reading.detail or "", key) else reading.detail
     code = reading.code if is_known(reading.code) else safe(reading.code)
-    return reading._replace(code=code, request_id=safe(reading.request_id), detail=detail)
+    request_id = safe(reading.request_id)
+    detail = "redirected" if _repeats(reading.detail or "", key) else reading.detail
+    if (code, request_id, detail) == (reading.code, reading.request_id, reading.detail):
+        return reading
+    return reading._replace(code=code, request_id=request_id, detail=detail)
 
 
 def _repeats(said: str, key: str) -> bool:
@@ -67,6 +72,16 @@ def _without_words(body: bytes, asked: bytes) -> bytes:
         for form in sorted(_forms(said), key=len, reverse=True):  # a bare one is a part of a quoted
             body = body.replace(form, GONE)
     return body
+
+
+@lru_cache(maxsize=64)
+def _forms_of_key(key: str) -> tuple[bytes, ...]:
+    """The key as it may stand in a body, the longest first; few keys have any but one form."""
+    forms = {key} - {""}
+    for _ in range(2):  # in a JSON string, and in JSON that is quoted in another
+        quoted = {json.dumps(form)[1:-1] for form in forms}
+        forms |= quoted | {form.replace("/", r"\/") for form in quoted}
+    return tuple(form.encode() for form in sorted(forms, key=len, reverse=True))
 
 
 def _texts(asked: bytes) -> Iterator[str]:

@@ -1,11 +1,11 @@
 """One attempt at an LLM API: a request built, sent, and its answer read for what it means."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, OpenSink, Sink, Wire
+from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Wire
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
@@ -15,7 +15,8 @@ from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
 
 Reader = TypeVar("Reader", bound=StreamReader)
 
-USER_AGENT = "stormbreak"
+_Came: TypeAlias = tuple[HttpAnswer, Reading, bytes]
+
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
 
@@ -48,33 +49,13 @@ class Received(NamedTuple):
         return f"Received({self.status}, {len(self.body)} bytes, {self.reading.verdict})"
 
 
-class _Stream:
-    """The assembler of one streamed answer, made when its head has come; `first` hears of its first output."""
-
-    def __init__(self, asked: Asked, first: Callable[[], None] | None) -> None:
-        self._asked = asked
-        self._first = first
-        self.assembler: StreamAssembler | None = None
-
-    def open(self, head: HttpAnswer) -> Sink:
-        self.assembler = reader_of(StreamAssembler, self._asked, head)
-        return self._feed
-
-    def _feed(self, chunk: bytes) -> bool:
-        assert self.assembler is not None
-        self.assembler.feed(chunk)
-        if self._first is not None and self.assembler.first_output:
-            self._first()
-            self._first = None
-        return self.assembler.failed
-
-
 async def attempt(
     wire: Wire,
     origin: Origin,
     asked: Asked,
     *,
     idle_timeout: float | None,
+    stall_timeout: float | None = None,
     within: float | None = None,
     first: Callable[[], None] | None = None,
     learn: bool = False,
@@ -82,23 +63,58 @@ async def attempt(
     """Send once and say what came of it; the outcome's value is what was `Received`, if anything was.
 
     Somebody else ends the attempt `within` so many seconds; what has no connection shortly before has failed
-    to connect, and nothing can have been processed. `first` is called when the first output of a stream comes.
-    With `learn`, headers are read for limits, too.
+    to connect, and nothing can have been processed. `first` is called when the first output of a stream comes; from then
+    on it may be silent for `stall_timeout`. With `learn`, headers are read for limits, too.
     """
-    stream = _Stream(asked, first) if asked.streamed else None
-    request = request_of(
-        origin, asked, idle_timeout, within, open_sink=stream.open if stream else None
-    )
-    result = await wire.exchange(request)
-    if isinstance(result, Outcome):
-        return result
-    if stream is not None and stream.assembler is not None:
-        reading, body = stream.assembler.end()
+    request = request_of(origin, asked, idle_timeout, within)
+    if asked.streamed:
+        came = await _assembled(wire, request, asked, stall_timeout, first)
     else:
-        body = result.body
-        reading = read_answer(result, asked.shape, choices=asked.choices, inputs=asked.inputs)
+        came = await _whole(wire, request, asked)
+    if isinstance(came, Outcome):
+        return came
+    head, reading, body = came
     reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
-    return outcome_of(result, reading, body, learn=learn)
+    return outcome_of(head, reading, body, learn=learn)
+
+
+async def _whole(wire: Wire, request: HttpRequest, asked: Asked) -> _Came | Outcome:
+    answer = await wire.exchange(request)
+    if isinstance(answer, Outcome):
+        return answer
+    reading = read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
+    return answer, reading, answer.body
+
+
+async def _assembled(
+    wire: Wire,
+    request: HttpRequest,
+    asked: Asked,
+    stall_timeout: float | None,
+    first: Callable[[], None] | None,
+) -> _Came | Outcome:
+    incoming = await wire.open(request)
+    if isinstance(incoming, Outcome):
+        return incoming
+    assembler = reader_of(StreamAssembler, asked, incoming.head)
+    begun = False
+    try:
+        while not assembler.failed:
+            got = await incoming.read()
+            if isinstance(got, Outcome):
+                return got
+            if not got:
+                break
+            assembler.feed(got)
+            if not begun and assembler.first_output:
+                begun = True
+                if first is not None:
+                    first()
+                if stall_timeout is not None:
+                    incoming.hurry(stall_timeout)
+    finally:
+        incoming.close()
+    return incoming.head, *assembler.end()
 
 
 def request_of(
@@ -106,13 +122,11 @@ def request_of(
     asked: Asked,
     idle_timeout: float | None,
     within: float | None,
-    *,
-    open_sink: OpenSink | None = None,
 ) -> HttpRequest:
     """Write the request of an attempt that somebody else ends `within` so many seconds."""
     connect = CONNECT_TIMEOUT if within is None else min(CONNECT_TIMEOUT, CONNECT_SHARE * within)
     headers = _headers(origin, asked)
-    return HttpRequest(asked.url, headers, asked.body, idle_timeout, open_sink, connect)
+    return HttpRequest(asked.url, headers, asked.body, idle_timeout, connect)
 
 
 def reader_of(kind: type[Reader], asked: Asked, head: HttpAnswer) -> Reader:
@@ -142,6 +156,7 @@ def answer_of(target: Target, ended: Ended) -> Answer:
         status=received.status,
         request_id=reading.request_id,
         source=ended.source,
+        maybe_processed=ended.maybe_processed,
     )
 
 
@@ -158,14 +173,9 @@ def if_cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -
 
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "text/event-stream" if asked.streamed else "application/json",
-        "User-Agent": USER_AGENT,
-        "Idempotency-Key": asked.idempotency_key,
-    }
-    if origin.api_key is not None:
-        headers["Authorization"] = f"Bearer {origin.api_key}"
+    headers = origin.headers[asked.shape].copy()
+    headers["Accept"] = "text/event-stream" if asked.streamed else "application/json"
+    headers["Idempotency-Key"] = asked.idempotency_key
     return headers
 
 
@@ -179,6 +189,7 @@ def outcome_of(answer: HttpAnswer, reading: Reading, body: bytes, *, learn: bool
         detail=reading.detail,
         retry_after=reading.retry_after,
         maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
+        forbidden=reading.forbidden,
         used=(reading.usage.input_tokens + reading.usage.output_tokens) or None,
         told=limits_of(answer.headers, answer.received_at) if learn else None,
     )

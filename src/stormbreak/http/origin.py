@@ -6,30 +6,47 @@ request is known before it is sent.
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2s
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import holds_token, is_familiar, quoted
+from stormbreak.llm.key_headers import key_headers
+from stormbreak.llm.reading import Shape
 
 _SALT = secrets.token_bytes(16)  # digests tell keys of one process apart, and say nothing elsewhere
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
 _PATH = re.compile(r"[\w.~:@-]+(/[\w.~:@-]+)*/?", re.ASCII)  # no "%": it can spell ".." and "/"
 _QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
+_SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
 _LONGEST_SCHEME = 12
-_KEY_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey"})
+_ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
+_KEY_PARAMETERS = frozenset(
+    {"key", "apikey", "api-key", "api_key", "x-api-key", "subscription-key", "access_token"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A base URL and its key. The key appears in no repr, and only in requests to this very origin."""
+    """A base URL and its key. The key appears in no repr, and only in requests to this very origin.
+
+    `headers` are what every request there carries, the key among them, by the shape of the answer that it asks for.
+    """
 
     base_url: str
     api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[Shape, dict[str, str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        host = self.host.removesuffix(".")
+        made = {shape: _SAID | key_headers(host, self.api_key, shape) for shape in Shape}
+        object.__setattr__(self, "headers", made)
 
     @property
     def host(self) -> str:
@@ -49,19 +66,23 @@ class Origin:
         Raises:
             ConfigurationError: the endpoint is anything but a path below the base URL.
         """
-        path, _, query = endpoint.partition("?")
-        path = path.removeprefix("/")
-        climbs = any(part in (".", "..") for part in path.split("/"))
-        if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
-            raise ConfigurationError(
-                f"endpoint must be a path below the base URL, got {quoted(path)}"
-            )
-        query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
-        return f"{self.base_url}/{path}" + (f"?{query}" if query else "")
+        return f"{self.base_url}/{_below(endpoint)}"
+
+
+@lru_cache(maxsize=_ENDPOINTS)
+def _below(endpoint: str) -> str:
+    """Path and query of an endpoint, as they are put behind a base URL."""
+    path, _, query = endpoint.partition("?")
+    path = path.removeprefix("/")
+    climbs = any(part in (".", "..") for part in path.split("/"))
+    if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
+        raise ConfigurationError(f"endpoint must be a path below the base URL, got {quoted(path)}")
+    query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
+    return f"{path}?{query}" if query else path
 
 
 def _names_key(pair: str) -> bool:
-    return pair.partition("=")[0].lower() in _KEY_PARAMETERS
+    return unquote_plus(pair.partition("=")[0]).strip().lower() in _KEY_PARAMETERS
 
 
 def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -> Origin:

@@ -30,7 +30,15 @@ class Source:
     `size` bytes have come so far. `held` is what came before anyone took anything, as it came.
     """
 
-    def __init__(self, incoming: Incoming, asked: Asked, origin: Origin, *, learn: bool) -> None:
+    def __init__(
+        self,
+        incoming: Incoming,
+        asked: Asked,
+        origin: Origin,
+        *,
+        stall_timeout: float | None,
+        learn: bool,
+    ) -> None:
         self.head = incoming.head
         self.size = 0
         self.held: list[bytes] = []
@@ -39,6 +47,7 @@ class Source:
         self._incoming = incoming
         self._asked = asked
         self._api_key = origin.api_key
+        self._stall = inf if stall_timeout is None else stall_timeout
         self._learn = learn
         self._scanner: StreamScanner | StreamAssembler = reader_of(
             StreamScanner, asked, incoming.head
@@ -93,6 +102,7 @@ class Source:
                 return got
             self.held.append(got)
             if self._scanner.first_output and not self._scanner.failed:
+                self._incoming.hurry(self._stall)
                 status = self.head.status
                 return Outcome(Verdict.OK, value=self, status=status, committed=True)
 
@@ -193,6 +203,7 @@ async def begin(
     asked: Asked,
     *,
     idle_timeout: float | None,
+    stall_timeout: float | None,
     within: float | None,
     learn: bool,
 ) -> tuple[Outcome, Source | None]:
@@ -203,7 +214,7 @@ async def begin(
     incoming = await wire.open(request_of(origin, asked, idle_timeout, within))
     if isinstance(incoming, Outcome):
         return incoming, None
-    source = Source(incoming, asked, origin, learn=learn)
+    source = Source(incoming, asked, origin, stall_timeout=stall_timeout, learn=learn)
     outcome: Outcome | None = None
     try:
         outcome = await source.begin()

@@ -11,7 +11,8 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
-from stormbreak.drivers.delivery import Delivery
+from stormbreak.core.tried import with_notes
+from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
 from stormbreak.http.source import AtHandSource, Source
@@ -57,7 +58,7 @@ class Stream:
         self,
         target: Target,
         source: Source | AtHandSource,
-        opened: Delivery | Ended,
+        opened: LoopDelivery | Ended,
         came_from: str = TARGET,
     ) -> None:
         self.target = target
@@ -66,8 +67,8 @@ class Stream:
         self.request_id = source.request_id
         self._source = source
         self._held = deque(source.held)
-        self._delivery = opened if isinstance(opened, Delivery) else None
-        self._ended = None if isinstance(opened, Delivery) else opened
+        self._delivery = opened if isinstance(opened, LoopDelivery) else None
+        self._ended = None if isinstance(opened, LoopDelivery) else opened
         self._closed = False
         self._reading = False
         self._spoilt = False
@@ -89,6 +90,11 @@ class Stream:
         return self._so_far[1]
 
     @property
+    def maybe_processed(self) -> int:
+        """How many attempts may have been processed, and billed, besides the one that answers."""
+        return self._so_far[2]
+
+    @property
     def usage(self) -> Usage | None:
         """Tokens as the provider counted them; None until the stream has ended rightly."""
         received = None if self._ended is None else self._ended.outcome.value
@@ -108,12 +114,22 @@ class Stream:
         while not ready:
             if self._spoilt:
                 self._break()
-            chunk = await self._next()
+            chunk = await self.piece()
             if chunk is None:
                 self._take_rest()
             elif not self._source.failed:  # else what failed is in there, and it is raised next
                 self._take(chunk)
         return ready.popleft()
+
+    async def together(self) -> list[StreamEvent]:
+        """Wait for the next event, and take all that came with it; none at the right end."""
+        try:
+            events = [await self.__anext__()]
+        except StopAsyncIteration:
+            return []
+        events += self._ready
+        self._ready.clear()
+        return events
 
     def texts(self) -> AsyncIterator[str]:
         """Iterate over the pieces of text of the first choice."""
@@ -125,6 +141,37 @@ class Stream:
         self._read_as(_As.RAW)
         return _Raw(self)
 
+    async def piece(self) -> bytes | None:
+        """Wait for the next bytes; None at the right end. For one that is read as `raw` only."""
+        if self._held:
+            return self._held.popleft()
+        if self._over:
+            self._see_how_it_ended()
+            return None
+        if self._reading:
+            raise RuntimeError("another task reads the stream")
+        self._reading = True
+        try:
+            got = await self._source.pull()
+        except BaseException:
+            self._give_up()
+            raise
+        finally:
+            self._reading = False
+        if isinstance(got, bytes):
+            return got
+        assert self._delivery is not None
+        self._ended = self._delivery.end(got)
+        self._see_how_it_ended()
+        return None
+
+    def text_in(self, event: StreamEvent) -> str:
+        """The piece of text in one of its events; empty where it has none."""
+        if not self._source.is_plain:
+            return text_of(event.data)
+        assert self._ended is not None
+        return str(self._ended.outcome.value.reading.text)
+
     async def answer(self) -> Answer:
         """Read it to its end, and assemble the answer that the same call would have got unstreamed.
 
@@ -134,7 +181,7 @@ class Stream:
         if self._as is None and self._ended is None:
             self._source.assemble()
         self._read_as(_As.ANSWER)
-        while await self._next() is not None:
+        while await self.piece() is not None:
             pass
         assert self._ended is not None
         ended = self._ended
@@ -181,9 +228,10 @@ class Stream:
         return self._closed or self._ended is not None
 
     @property
-    def _so_far(self) -> tuple[int, float]:
-        if self._ended is not None:
-            return self._ended.attempts, self._ended.waited
+    def _so_far(self) -> tuple[int, float, int]:
+        ended = self._ended
+        if ended is not None:
+            return ended.attempts, ended.waited, ended.maybe_processed
         assert self._delivery is not None
         return self._delivery.command[2:]
 
@@ -193,30 +241,6 @@ class Stream:
         self._as = way
         if way is not _As.ANSWER and self._delivery is not None:
             self._source.held = []
-
-    async def _next(self) -> bytes | None:
-        """Wait for the next bytes; None at the right end."""
-        if self._held:
-            return self._held.popleft()
-        if self._over:
-            self._see_how_it_ended()
-            return None
-        if self._reading:
-            raise RuntimeError("another task reads the stream")
-        self._reading = True
-        try:
-            got = await self._source.pull()
-        except BaseException:
-            self._give_up()
-            raise
-        finally:
-            self._reading = False
-        if isinstance(got, bytes):
-            return got
-        assert self._delivery is not None
-        self._ended = self._delivery.end(got)
-        self._see_how_it_ended()
-        return None
 
     def _see_how_it_ended(self) -> None:
         ended = self._ended
@@ -228,7 +252,7 @@ class Stream:
     def _raise(self, ended: Ended) -> NoReturn:
         source = self._source
         error = broken_stream(self.target, ended, size=source.size, received=source.received)
-        raise error from ended.outcome.error
+        raise with_notes(error) from ended.outcome.error
 
     def _give_up(self) -> None:
         self._closed = True
@@ -266,12 +290,6 @@ class Stream:
         self._ended = ended
         self._raise(ended)
 
-    def _text_in(self, event: StreamEvent) -> str:
-        if not self._source.is_plain:
-            return text_of(event.data)
-        assert self._ended is not None
-        return str(self._ended.outcome.value.reading.text)
-
     def _take_rest(self) -> None:
         """Take the event that the right end left open, or the only one there is."""
         reader, self._reader = self._reader, None
@@ -294,7 +312,7 @@ class _Texts:
     async def __anext__(self) -> str:
         while True:
             event = await self._stream.__anext__()
-            text = self._stream._text_in(event)  # noqa: SLF001 - a part of it
+            text = self._stream.text_in(event)
             if text:
                 return text
 
@@ -307,7 +325,7 @@ class _Raw:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk = await self._stream._next()  # noqa: SLF001 - a part of it
+        chunk = await self._stream.piece()
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -322,6 +340,10 @@ class Opening:
 
     def __await__(self) -> Generator[Any, None, Stream]:
         return self._opening.__await__()
+
+    async def opened(self) -> Stream:
+        """Wait for it, as a coroutine."""
+        return await self._opening
 
     async def __aenter__(self) -> Stream:
         self._stream = await self._opening

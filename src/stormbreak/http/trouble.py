@@ -12,6 +12,7 @@ import ssl
 
 import aiohttp
 
+from stormbreak.http.decoding import UndecodableError
 from stormbreak.types import Outcome, Verdict
 
 
@@ -37,9 +38,10 @@ def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
         return Verdict.TIMEOUT, "went silent"
     if isinstance(error, EarlyAnswerError):
         return Verdict.BROKEN, "answered before the request was sent whole"
+    if isinstance(error, UndecodableError):
+        return Verdict.BROKEN, str(error)
     if isinstance(error, aiohttp.ClientPayloadError):
-        encoded = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
-        return Verdict.BROKEN, "body cannot be decompressed" if encoded else "body was cut"
+        return Verdict.BROKEN, "body was cut"
     if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
         return (Verdict.BROKEN, "body was cut") if answered else (Verdict.RESET, "connection lost")
     return Verdict.BROKEN, "not HTTP"

@@ -4,7 +4,7 @@ A wire makes exactly one attempt: it does not retry, does not follow redirects a
 server or a network did. It answers with an `HttpAnswer`, or with the `Outcome` of an attempt that got none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 from stormbreak.llm.reading import HttpAnswer
@@ -14,24 +14,13 @@ BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 CONNECT_TIMEOUT = 10.0  # seconds
 
 
-Sink: TypeAlias = Callable[[bytes], bool | None]
-"""Takes the next bytes; True where no more of them are wanted, and the connection may be closed."""
-
-OpenSink: TypeAlias = Callable[[HttpAnswer], Sink]
-
-
 class HttpRequest(NamedTuple):
-    """A POST.
-
-    With `open_sink`, the head of the answer (its body still empty) opens a sink, which gets the decoded
-    body piece by piece; the body of the answer then stays empty. Its repr shows neither key nor prompt.
-    """
+    """A POST. Its repr shows neither key nor prompt."""
 
     url: str
     headers: Mapping[str, str]
     body: bytes
     idle_timeout: float | None = None
-    open_sink: OpenSink | None = None
     connect_timeout: float = CONNECT_TIMEOUT
 
     def __repr__(self) -> str:

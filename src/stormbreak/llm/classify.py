@@ -6,7 +6,7 @@
    It never makes a final 4xx retryable, and never turns a 429 into ill health.
 4. Where no code decides, a few messages do, for providers that have nothing else.
 5. A throttle by a quota that does not come back within the day is final. So is a failure of which the server
-   says that it must not be sent again, and names no time to come back.
+   says that it must not be sent again, and names no time to come back. A throttle of which it says so is `forbidden`.
 
 No input raises. Nothing a provider wrote in free text gets into a Reading, save the answer itself.
 """
@@ -18,7 +18,6 @@ from stormbreak.llm.complaint import Complaint, complaint_of
 from stormbreak.llm.complete import read_body
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.tables import (
-    BILLED_ANYWAY,
     BROAD,
     DAILY,
     NAMED,
@@ -28,6 +27,7 @@ from stormbreak.llm.tables import (
     PHRASES,
     RETRYABLE_BUDGET,
     STATUSES,
+    UNTOUCHED,
 )
 from stormbreak.llm.waits import WAITS, retry_after
 from stormbreak.llm.whole import ERROR_INSIDE
@@ -76,15 +76,18 @@ def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
         wait = retry_after(
             answer.headers, status=status or 0, received_at=answer.received_at, hint=said.wait
         )
-    if wait is None and _forbidden(verdict, answer.headers):
+    forbidden = wait is None and _forbidden(verdict, answer.headers)
+    if forbidden and TREATMENTS[verdict].tally is Tally.FAILURE:
         verdict = Verdict.UNREPEATABLE
+    refusal = wait is not None or any(NAMED.get(name.lower()) is verdict for name in said.names)
     return Reading(
         verdict,
         retry_after=wait,
         code=said.code,
         detail=_detail(verdict, answer, inside=inside),
         request_id=request_id_of(answer.headers),
-        maybe_processed=inside or status in BILLED_ANYWAY or verdict is Verdict.UNREPEATABLE,
+        maybe_processed=inside or may_be_processed(answer.status, verdict, refusal=refusal),
+        forbidden=forbidden,
     )
 
 
@@ -100,6 +103,21 @@ def verdict_of_status(status: int) -> Verdict:
     return Verdict.SERVER_ERROR if 500 <= status <= 599 else Verdict.BROKEN
 
 
+def may_be_processed(status: int, verdict: Verdict, *, refusal: bool) -> bool:
+    """Whether the work may have been done, and billed, behind an error with this status.
+
+    Who turns a request away has not begun with it, and that is what a 4xx says. Of a server that failed nobody knows how
+    far it came; a 503 may also be a proxy that lost the server, so it counts as a `refusal` only where it names the
+    overload, or a time to come back.
+    """
+    if verdict is Verdict.UNREPEATABLE or status == 408:
+        return True
+    if not 500 <= status <= 599 or status in UNTOUCHED:
+        return False
+    refused = verdict in {Verdict.OVERLOADED, Verdict.THROTTLED} and refusal
+    return TREATMENTS[verdict].retry and not refused
+
+
 def _with_header(said: Complaint, headers: Mapping[str, str]) -> Complaint:
     """Add the type that AWS puts into a header: `ThrottlingException:http://...`."""
     found = _AWS_TYPE.match(headers.get("x-amzn-errortype", ""))
@@ -107,9 +125,9 @@ def _with_header(said: Complaint, headers: Mapping[str, str]) -> Complaint:
 
 
 def _forbidden(verdict: Verdict, headers: Mapping[str, str]) -> bool:
-    """Whether the server forbids to send a failure again; a throttle passes all the same."""
+    """Whether the server forbids to send again what would be."""
     word = headers.get("x-should-retry", "").strip().lower()
-    return word == "false" and TREATMENTS[verdict].tally is Tally.FAILURE
+    return word == "false" and TREATMENTS[verdict].retry
 
 
 def _verdict(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:

@@ -6,6 +6,7 @@ answer, and nothing here reads a clock: the time of receipt is part of the input
 
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from stormbreak.types import Usage, Verdict
@@ -22,6 +23,8 @@ class Shape(Enum):
     MESSAGES = "message"
     JSON = "JSON object"
 
+    __hash__ = object.__hash__  # for look-ups in every attempt: an Enum's own is written in Python
+
 
 _SHAPES = {
     "/chat/completions": Shape.CHAT,
@@ -29,9 +32,11 @@ _SHAPES = {
     "/responses": Shape.RESPONSES,
     "/messages": Shape.MESSAGES,
 }
+_ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 
 
+@lru_cache(maxsize=_ENDPOINTS)
 def shape_of(endpoint: str) -> Shape:
     """Tell the shape from the end of a path or URL; an endpoint nobody knows answers any JSON object."""
     path = "/" + endpoint.partition("?")[0].strip("/")
@@ -69,6 +74,7 @@ class Reading(NamedTuple):
     finish_reason: str | None = None
     request_id: str | None = None
     maybe_processed: bool = False  # the work may have been done, and billed, without reaching us
+    forbidden: bool = False  # the server says that it must not be sent again
 
     def __repr__(self) -> str:
         return f"Reading({self.verdict}, code={self.code!r}, detail={self.detail!r})"

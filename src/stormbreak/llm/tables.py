@@ -41,8 +41,8 @@ STATUSES: Mapping[int, Verdict] = MappingProxyType(
     }
 )
 
-BILLED_ANYWAY = frozenset({408, 504, 524})
-"""A gateway gave up waiting: the model behind it may have finished, and charged."""
+UNTOUCHED = frozenset({501, 505, 521, 522, 523, 525, 526, 529})
+"""Failures of 500 and above that came before any work: a refusal, or an edge that never reached the model's server."""
 
 NAMED: Mapping[str, Verdict] = _by_name(
     {

@@ -13,6 +13,8 @@ from stormbreak.provider.http1 import Headers, Request
 from stormbreak.provider.scenario import Provider
 from stormbreak.provider.scripts import Script, plain
 
+_KEYS = (b"authorization", b"x-api-key", b"api-key")
+
 
 class Routes:
     """The addresses of a provider."""
@@ -51,8 +53,7 @@ class Routes:
 
     def unauthorized(self, request: Request) -> Refusal | None:
         """Check that there is a key, where one is required; any will do."""
-        named = request.headers
-        if not self._provider.require_key or named.get(b"authorization") or named.get(b"x-api-key"):
+        if not self._provider.require_key or any(map(request.headers.get, _KEYS)):
             return None
         return Refusal(401, "you did not provide an API key", code="invalid_api_key")
 

@@ -12,9 +12,8 @@ from types import MappingProxyType
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
-from stormbreak.llm.classify import verdict_of_status
+from stormbreak.llm.classify import may_be_processed, verdict_of_status
 from stormbreak.llm.limits import limits_of
-from stormbreak.llm.tables import BILLED_ANYWAY
 from stormbreak.provider.kinds import HARMLESS, SILENT, SLOW, STATUSES, Form, Kind
 from stormbreak.provider.limit import Standing
 from stormbreak.provider.model import Part, Reply
@@ -46,9 +45,10 @@ _WORDLESS = frozenset(
 
 
 def _refused(status: int) -> Outcome:
-    return Outcome(
-        verdict_of_status(status), status=status, maybe_processed=status in BILLED_ANYWAY
-    )
+    """A refusal as the provider writes it: an overload is named."""
+    verdict = verdict_of_status(status)
+    processed = may_be_processed(status, verdict, refusal=True)
+    return Outcome(verdict, status=status, maybe_processed=processed)
 
 
 _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(

@@ -1,0 +1,63 @@
+"""What a call has tried, in a few lines for whoever reads the traceback: the notes of its error.
+
+A line for each attempt and each move elsewhere, the last `MOST` of them. They are made of events, so that no key, prompt or
+provider's text can be in them.
+"""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from stormbreak.errors import CallError
+from stormbreak.events import CallRejected, FallbackRefused, FellBack, RetryPlanned, Returned
+from stormbreak.types import Ended
+
+MOST = 12  # lines
+
+Error = TypeVar("Error", bound=CallError)
+
+
+def with_notes(error: Error) -> Error:
+    """Add to `error` what was tried; where nothing was sent, there is nothing to add. Returns the same object."""
+    if error.ended.attempts:
+        for line in notes_of(error.ended):
+            error.add_note(line)
+    return error
+
+
+def notes_of(ended: Ended) -> list[str]:
+    """What a call has tried, a line each; the first sums up."""
+    lines = list(_told(ended))
+    said = f"tried: {ended.attempts} attempt(s), {ended.waited:.1f} s unserved"
+    if ended.maybe_processed:
+        said += f", {ended.maybe_processed} may have been processed and billed"
+    if len(lines) > MOST:
+        said += f"; the last {MOST} lines of {len(lines)}"
+    return [said, *lines[-MOST:]]
+
+
+def _told(ended: Ended) -> Iterator[str]:
+    line = ""
+    for event in ended.history:
+        if isinstance(event, RetryPlanned):
+            line = line and f"{line}; again after {event.until - event.at:.1f} s"
+            continue
+        if line:
+            yield line
+        line = _line(event)
+    if line:
+        yield line
+
+
+def _line(event: object) -> str:
+    if isinstance(event, Returned):
+        status = f", status {event.status}" if event.status else ""
+        more = "".join(f", {said}" for said in (event.code, event.detail) if said)
+        what = f"{event.verdict}{status}{more}"
+        return f"attempt {event.attempt} at {event.target}: {what} after {event.took:.1f} s"
+    if isinstance(event, FellBack):
+        return f"fell back to {event.to}"
+    if isinstance(event, FallbackRefused):
+        return f"no fallback to {event.to}: {event.gate}"
+    if isinstance(event, CallRejected):
+        return f"rejected at {event.target} by {event.policy}: {event.reason}"
+    return ""

@@ -1,0 +1,135 @@
+"""The event loop of all synchronous clients of a process: one, on a thread of its own.
+
+It starts when it is first used and ends with the process; a forked child starts its own. Who asks something of it
+blocks. uvloop is used where it is installed; the loop policy of the process is left alone.
+"""
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from stormbreak.drivers.forks import forget_in_child
+
+T = TypeVar("T")
+
+LEAVING = 5.0  # seconds that a cancelled call has to close its connection, and the loop to end with the process
+
+
+class Background:
+    """One loop, from its first use to its `stop`; after that the next use starts another."""
+
+    def __init__(self) -> None:
+        self._begin()
+        forget_in_child(self._begin)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run `coroutine` there, in the caller's context, and wait for what it returns or raises.
+
+        KeyboardInterrupt, and whatever else ends the wait, cancels it first, and waits until it has let go.
+
+        Raises:
+            RuntimeError: it is asked on the very thread that would have to do it, or the process ends.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("what runs on the background loop may not wait for it")
+        job = _Job(coroutine)
+        loop = self.loop()
+        loop.call_soon_threadsafe(job.begin, loop)
+        try:
+            job.wait()
+        except BaseException:
+            loop.call_soon_threadsafe(job.cancel)
+            job.wait(LEAVING)
+            raise
+        return job.result()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, started if need be."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = _new_loop()
+                self._thread = threading.Thread(
+                    target=_forever, args=(self._loop,), name="stormbreak", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def stop(self) -> None:
+        """Cancel what runs, close the loop, and wait for that; from any other thread."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(loop.stop)
+            thread.join(LEAVING)
+
+
+class _Job(Generic[T]):
+    """One coroutine that a thread waits for. A `concurrent.futures.Future` calls itself done before it is."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self._runs = threading.Lock()
+        self._runs.acquire()
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._task = loop.create_task(self._coroutine)
+        self._task.add_done_callback(lambda _: self._runs.release())
+
+    def cancel(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+
+    def wait(self, seconds: float = -1) -> None:
+        """Wait for its end; signals are dealt with meanwhile."""
+        if self._runs.acquire(timeout=seconds):
+            self._runs.release()
+
+    def result(self) -> T:
+        assert self._task is not None
+        if self._task.cancelled():
+            raise RuntimeError("the background loop has ended, and the call with it")
+        return self._task.result()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    new: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with suppress(ImportError):
+        from uvloop import new_event_loop as new  # noqa: PLC0415 - optional
+    return new()
+
+
+def _forever(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(_end())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+async def _end() -> None:
+    """Cancel all there is, and what it begins while it ends."""
+    await asyncio.sleep(0)  # what was just handed over begins
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+
+
+BACKGROUND = Background()
+"""That of this process."""
+
+atexit.register(BACKGROUND.stop)

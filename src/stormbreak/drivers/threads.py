@@ -1,0 +1,115 @@
+"""The driver for threads: carries out what flows command by blocking the thread that calls.
+
+Nothing here can stop a sender in the middle: it ends its attempt itself when `Send.timeout` has passed, and says so.
+An exception that gets out of one, KeyboardInterrupt above all, closes the flow and goes on to the caller.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Ask, Deliver, Send, Wait, WaitFor
+from stormbreak.drivers.delivery import Delivery
+from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.sharing import stepper_of
+from stormbreak.drivers.waiting import DRAINED, look_again
+from stormbreak.types import Call, Ended, Outcome
+
+Sender: TypeAlias = Callable[[Send], Outcome]
+Asker: TypeAlias = Callable[[Ask], Outcome | None]
+
+FOREVER = threading.TIMEOUT_MAX
+
+
+class Parking(Protocol):
+    """Where one thread waits, as in a `threading.Event`."""
+
+    def wait(self, timeout: float, /) -> object:
+        """Wait until it is set, or for so many seconds."""
+
+    def set(self) -> None:
+        """Let whoever waits go, now or later; from any thread."""
+
+
+class ThreadDriver:
+    """Runs calls on the thread that asks. Drivers of one engine step it by turns, whatever they run on.
+
+    `clock` must run with what `parking` waits by. `chance` gives numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+        parking: Callable[[], Parking] = threading.Event,
+    ) -> None:
+        self.engine = engine
+        self.clock = clock
+        self._stepper = stepper_of(engine, clock=clock, chance=chance)
+        self._parking = parking
+        self._waits: set[Parking] = set()
+        self._draining = False
+        forget_in_child(self._forget)
+
+    def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> Ended:
+        """Carry `call` to its end; `sender` makes one attempt; `asker` finds answers elsewhere, in the time it is given.
+
+        An exception of either closes the flow: what it held is free, and counts neither as success nor as failure.
+        """
+        ended = self.open(call, sender, asker)
+        assert isinstance(ended, Ended), "a call that delivers is opened"
+        return ended
+
+    def open(self, call: Call, sender: Sender, asker: Asker | None = None) -> Ended | Delivery:
+        """Carry `call` to its end, or if it delivers to the first output of an attempt.
+
+        Then `sender` answers with an outcome that is `committed`, and the rest, the deadline included, is up to
+        whoever holds the delivery.
+        """
+        stepper = self._stepper
+        flow, command = stepper.start(call)
+        try:
+            while not isinstance(command, Ended):
+                outcome: Outcome | None = None
+                if isinstance(command, Send):
+                    outcome = sender(command)
+                elif isinstance(command, Ask):
+                    outcome = None if asker is None else asker(command)
+                elif isinstance(command, Deliver):
+                    return Delivery(stepper, flow, command)
+                elif self._draining or not self._wait(command):
+                    return DRAINED
+                command = stepper.step(flow, outcome)
+        finally:
+            if not isinstance(command, Ended | Deliver):
+                stepper.close(flow)
+        return command
+
+    def drain(self) -> None:
+        """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
+        self._draining = True
+        for wait in tuple(self._waits):
+            wait.set()
+
+    def _forget(self) -> None:
+        self._waits.clear()
+
+    def _wait(self, command: Wait | WaitFor) -> bool:
+        """Wait as told; False if the driver is drained meanwhile."""
+        parking, seconds = self._parking(), command.until - self.clock()
+        if isinstance(command, WaitFor):
+            if not self._stepper.arm(command.ticket, parking.set):
+                return True
+            seconds = min(seconds, look_again(command.ticket))
+        self._waits.add(parking)
+        try:
+            if not self._draining:  # since a moment ago
+                parking.wait(min(max(0.0, seconds), FOREVER))
+        finally:
+            self._waits.discard(parking)
+        return not self._draining

@@ -1,0 +1,214 @@
+"""Calls on threads: they wait for each other, can be interrupted, and leave nothing behind."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from interrupts import interrupted
+from stage import OK, SERVER_ERROR, TARGET, policy, told
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.delivery import Delivery
+from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.types import Call, Outcome, Verdict
+
+PATIENCE = 20.0  # seconds
+
+
+class Scene:
+    def __init__(self, **changes):
+        self.engine = Engine(policy(**changes))
+        self.driver = ThreadDriver(self.engine)
+
+    def call(self, **more):
+        return Call(self.engine.number(), TARGET, **more)
+
+    def run(self, sender=lambda _: OK, **more):
+        return self.driver.run(self.call(**more), sender)
+
+    @property
+    def in_flight(self):
+        return self.engine.lane(TARGET).slots.in_flight
+
+    def elsewhere(self, sender=lambda _: OK, **more):
+        """Run one call on another thread; a function that waits for how it ended."""
+        ends = []
+        thread = threading.Thread(target=lambda: ends.append(self.run(sender, **more)), daemon=True)
+        thread.start()
+
+        def ended():
+            thread.join(PATIENCE)
+            return ends[0]
+
+        return ended
+
+    def wait_for(self, queued):
+        until = time.monotonic() + PATIENCE
+        while self.engine.lane(TARGET).admission.queued != queued:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+
+def test_a_failure_is_tried_again_after_its_backoff():
+    scene = Scene(retry=RetryPolicy(backoff=Constant(seconds=0.02)))
+    answers = iter([SERVER_ERROR, OK])
+    began = time.monotonic()
+    ended = scene.run(lambda _: next(answers))
+
+    assert (ended.outcome, ended.attempts) == (OK, 2)
+    assert time.monotonic() - began >= 0.02
+    assert scene.in_flight == 0
+
+
+def test_who_waits_for_a_slot_is_woken_by_whoever_leaves_it():
+    scene = Scene(limit=FixedLimit(in_flight=1))
+    leave = threading.Event()
+    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
+    while not scene.in_flight:
+        time.sleep(0.001)
+    second = scene.elsewhere()
+    scene.wait_for(queued=1)
+    leave.set()
+
+    assert (first().outcome, second().outcome) == (OK, OK)
+    assert second().queued > 0
+
+
+def test_threads_and_loops_share_an_engine():
+    scene = Scene(limit=FixedLimit(in_flight=1))
+    leave = threading.Event()
+    waits = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
+    while not scene.in_flight:
+        time.sleep(0.001)
+
+    async def main():
+        async def sender(_):
+            return OK
+
+        task = asyncio.create_task(AsyncioDriver(scene.engine).run(scene.call(), sender))
+        await asyncio.to_thread(scene.wait_for, 1)
+        leave.set()
+        return await task
+
+    assert asyncio.run(main()).outcome == OK
+    assert waits().outcome == OK
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
+    scene = Scene(limit=FixedLimit(in_flight=1))
+
+    def fails(_):
+        raise error
+
+    with pytest.raises(error):
+        scene.run(fails)
+    assert scene.in_flight == 0
+    assert scene.run().outcome == OK
+
+
+def test_an_interrupt_in_the_queue_takes_the_ticket_back():
+    scene = Scene(limit=FixedLimit(in_flight=1))
+    leave = threading.Event()
+    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
+    while not scene.in_flight:
+        time.sleep(0.001)
+    with interrupted(), pytest.raises(KeyboardInterrupt):
+        scene.run()
+    assert scene.engine.lane(TARGET).admission.queued == 0
+    leave.set()
+    assert first().outcome == OK
+    assert scene.in_flight == 0
+
+
+def test_an_interrupt_ends_a_backoff():
+    scene = Scene(retry=RetryPolicy(backoff=Constant(seconds=60.0)))
+    began = time.monotonic()
+    with interrupted(), pytest.raises(KeyboardInterrupt):
+        scene.run(lambda _: SERVER_ERROR)
+    assert time.monotonic() - began < 10.0
+
+
+def test_a_drained_driver_lets_go_whoever_waits():
+    scene = Scene(limit=FixedLimit(in_flight=1))
+    leave = threading.Event()
+    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
+    while not scene.in_flight:
+        time.sleep(0.001)
+    waiting = scene.elsewhere()
+    scene.wait_for(queued=1)
+    scene.driver.drain()
+
+    assert waiting().stopped == "drained"
+    leave.set()
+    assert first().outcome == OK
+    assert scene.elsewhere(lambda _: told(60.0))().stopped == "drained"
+
+
+def test_patience_ends_in_the_queue():
+    scene = Scene(limit=FixedLimit(in_flight=1))
+    leave = threading.Event()
+    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
+    while not scene.in_flight:
+        time.sleep(0.001)
+    ended = scene.run(patience=0.05)
+
+    assert ended.outcome.verdict is Verdict.REJECTED
+    leave.set()
+    first()
+
+
+def test_a_call_that_delivers_is_handed_over_at_its_first_output():
+    scene = Scene(limit=FixedLimit(in_flight=1))
+    committed = Outcome(Verdict.OK, committed=True)
+    opened = scene.driver.open(scene.call(delivers=True), lambda _: committed)
+
+    assert isinstance(opened, Delivery)
+    assert scene.in_flight == 1
+    assert opened.end(OK).outcome.verdict is Verdict.OK
+    assert scene.in_flight == 0
+    assert opened.over
+
+
+def test_a_delivery_that_is_dropped_frees_its_slot():
+    scene = Scene(limit=FixedLimit(in_flight=1))
+    opened = scene.driver.open(
+        scene.call(delivers=True), lambda _: Outcome(Verdict.OK, committed=True)
+    )
+    assert scene.in_flight == 1
+    del opened
+    assert scene.in_flight == 0
+
+
+def test_64_threads_keep_a_limit_of_five():
+    scene = Scene(limit=FixedLimit(in_flight=5))
+    inside, most, lock = [0], [0], threading.Lock()
+
+    def sender(_):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.0005)
+        with lock:
+            inside[0] -= 1
+        return OK
+
+    served = []
+
+    def works():
+        served.extend(scene.run(sender).outcome for _ in range(10))
+
+    threads = [threading.Thread(target=works, daemon=True) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert served == [OK] * 640
+    assert most[0] == 5
+    assert scene.in_flight == 0

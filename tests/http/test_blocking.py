@@ -1,0 +1,221 @@
+"""The client for code that blocks, against real sockets: calls, streams, interrupts, threads, forks."""
+
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+
+import pytest
+from interrupts import interrupted
+from sockets import End, answer, failing, served
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.background import Background
+from stormbreak.errors import InvalidRequestError, RejectedError, StreamBrokenError
+from stormbreak.http.blocking import Client
+from stormbreak.types import Usage
+
+SAY = [{"role": "user", "content": "hello"}]
+PAYLOAD = {"messages": SAY}
+QUICK = Policy(budget=None, retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.01)))
+NARROW = Policy(budget=None, limit=FixedLimit(in_flight=1))
+PATIENCE = 20.0  # seconds
+EVENTS = {"content_type": "text/event-stream"}
+
+
+def chunk(content=None, finish=None, **more):
+    delta = {"role": "assistant"} if content is None else {"content": content}
+    said = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+    return b"data: " + json.dumps(said).encode() + b"\n\n"
+
+
+STOP = chunk("", "stop", usage={"prompt_tokens": 3, "completion_tokens": 2})
+WHOLE = chunk() + chunk("hello") + chunk(" there") + STOP + b"data: [DONE]\n\n"
+STREAMED = answer(WHOLE, **EVENTS)
+ENDLESS = answer(b"", **EVENTS | {"content_length": 10**7}) + chunk() + chunk("hello")
+
+
+@pytest.fixture
+def serve():
+    """Play scripts from a loop of their own; every client must have left in the end."""
+    host, servings = Background(), []
+
+    @contextmanager
+    def serving(*scripts, **settings):
+        scripts_served = served(*scripts)
+        server = host.run(scripts_served.__aenter__())
+        servings.append(scripts_served)
+        with Client(base_url=server.base_url, model="m", **{"policy": QUICK} | settings) as client:
+            yield client, server
+        host.run(server.all_closed())
+
+    yield serving
+    for each in servings:
+        host.run(each.__aexit__(None, None, None))
+    host.stop()
+
+
+def in_flight(client):
+    return client.engine.lane(client.target("m")).slots.in_flight
+
+
+def until(is_so):
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def elsewhere(do):
+    """Do something on another thread; a function that waits for what came of it."""
+    got = []
+
+    def works():
+        try:
+            got.append(do())
+        except Exception as error:  # noqa: BLE001 - it is looked at
+            got.append(error)
+
+    thread = threading.Thread(target=works, daemon=True)
+    thread.start()
+
+    def result():
+        thread.join(PATIENCE)
+        return got[0]
+
+    return result
+
+
+def test_a_call_goes_through_an_outage(serve):
+    with serve([failing(503)], [failing(503)], [answer()]) as (client, server):
+        said = client.chat(SAY)
+        assert (said.text, said.attempts) == ("fine", 3)
+        assert client.request("chat/completions", PAYLOAD).text == "fine"
+        assert len(server.requests) == 4
+        assert client.snapshot()["targets"]
+
+
+def test_errors_are_those_of_the_other_client(serve):
+    with serve([failing(400)]) as (client, server):
+        with pytest.raises(InvalidRequestError):
+            client.chat(SAY)
+        with pytest.raises(RejectedError):
+            client.request("chat/completions", PAYLOAD, deadline=1e-6)
+        assert len(server.requests) == 1
+
+
+def test_a_stream_in_each_way(serve):
+    with serve([STREAMED]) as (client, _):
+        with client.stream("chat/completions", PAYLOAD) as stream:
+            assert [event.json()["choices"][0]["delta"] for event in stream] == [
+                {"role": "assistant"}, {"content": "hello"}, {"content": " there"}, {"content": ""},
+            ]  # fmt: skip
+        assert stream.usage == Usage(input_tokens=3, output_tokens=2)
+        assert (stream.attempts, stream.status) == (1, 200)
+        with client.stream("chat/completions", PAYLOAD) as stream:
+            assert list(stream.texts()) == ["hello", " there"]
+        with client.stream("chat/completions", PAYLOAD) as stream:
+            assert b"".join(stream.raw()) == WHOLE
+        with client.stream("chat/completions", PAYLOAD) as stream:
+            assert stream.answer().text == "hello there"
+        assert in_flight(client) == 0
+
+
+def test_a_stream_that_breaks_raises_after_what_came(serve):
+    with serve([ENDLESS, End.CLOSE]) as (client, server):
+        got = []
+        with (
+            client.stream("chat/completions", PAYLOAD) as stream,
+            pytest.raises(StreamBrokenError) as raised,
+        ):
+            got.extend(iter(stream.texts()))
+        assert raised.value.received.endswith(chunk("hello"))
+        assert (len(server.requests), in_flight(client)) == (1, 0)
+
+
+def test_texts_come_as_they_are_sent(serve):
+    with serve([ENDLESS, End.HANG]) as (client, _), client.stream("chat/completions", PAYLOAD) as s:
+        assert next(s.texts()) == "hello"
+
+
+def test_an_interrupt_closes_the_connection_of_a_call(serve):
+    with serve([End.HANG]) as (client, server):
+        with interrupted(), pytest.raises(KeyboardInterrupt):
+            client.chat(SAY)
+        assert in_flight(client) == 0
+        until(lambda: server.closed == server.opened == 1)
+
+
+def test_an_interrupt_closes_a_stream_that_is_read(serve):
+    with serve([ENDLESS, End.HANG]) as (client, server):
+        stream = client.stream("chat/completions", PAYLOAD)
+        texts = stream.texts()
+        assert next(texts) == "hello"
+        with interrupted(), pytest.raises(KeyboardInterrupt):
+            next(texts)
+        assert in_flight(client) == 0
+        until(lambda: server.closed == 1)
+
+
+def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve):
+    with serve([ENDLESS, End.HANG]) as (client, _):
+        stream = client.stream("chat/completions", PAYLOAD)
+        texts = stream.texts()
+        assert next(texts) == "hello"
+        reader = elsewhere(lambda: next(texts))
+        time.sleep(0.02)
+        stream.close()
+        stream.close()
+        assert isinstance(reader(), RuntimeError | StreamBrokenError)
+        assert in_flight(client) == 0
+
+
+def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
+    with serve([ENDLESS, End.HANG]) as (client, _):
+        stream = client.stream("chat/completions", PAYLOAD)
+        with pytest.warns(ResourceWarning, match="was never closed"):
+            del stream
+        until(lambda: in_flight(client) == 0)
+
+
+def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(serve):
+    with serve([End.HANG], policy=NARROW) as (client, _):
+        sent = elsewhere(lambda: client.chat(SAY))
+        until(lambda: in_flight(client) == 1)
+        waits = elsewhere(lambda: client.chat(SAY))
+        until(lambda: client.engine.lane(client.target("m")).admission.queued == 1)
+        client.close()
+
+        assert isinstance(waits(), RejectedError)
+        assert isinstance(sent(), Exception)
+        assert in_flight(client) == 0
+
+
+def test_threads_share_the_limit(serve):
+    with serve([0.005, answer()], policy=NARROW) as (client, server):
+        ends = [elsewhere(lambda: [client.chat(SAY).text for _ in range(5)]) for _ in range(8)]
+        assert [end() for end in ends] == [["fine"] * 5] * 8
+        assert server.opened == 1  # one at a time needs no more
+
+
+def test_a_child_starts_afresh(serve):
+    with serve([answer()]) as (client, _):
+        assert client.chat(SAY).text == "fine"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there are threads: that is tested
+            child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            well = False
+            try:
+                well = client.chat(SAY).text == "fine"
+            finally:
+                os._exit(0 if well else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.chat(SAY).text == "fine"

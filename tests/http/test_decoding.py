@@ -1,0 +1,180 @@
+"""Compressed bodies: whatever pieces they come in they are what was packed, and without their end they are none."""
+
+import gzip
+import json
+import zlib
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sockets import BODY, End, answer, served
+
+from stormbreak.core.presets import OFF
+from stormbreak.errors import StreamBrokenError
+from stormbreak.http import decoding
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.decoding import MOST_MEMBERS, PIECE, UndecodableError, decoder_of
+from stormbreak.types import Verdict
+
+SAY = [{"role": "user", "content": "hello"}]
+
+
+def bare_deflate(data):
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+FORMS = {
+    "gzip": ("gzip", gzip.compress),
+    "several": ("gzip", lambda data: gzip.compress(data[:7]) + gzip.compress(data[7:])),
+    "deflate": ("deflate", zlib.compress),
+    "bare": ("deflate", bare_deflate),
+}
+forms = st.sampled_from(sorted(FORMS))
+
+
+def unpacked(encoding, pieces):
+    decoder = decoder_of(encoding)
+    whole = b"".join(piece for packed in pieces for piece in decoder.feed(packed))
+    decoder.end()
+    return whole
+
+
+def cut_into(data, places):
+    ends = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in pairwise(ends)]
+
+
+@given(forms, st.binary(max_size=500), st.lists(st.integers(0, 10**6), max_size=6))
+def test_the_pieces_in_which_it_comes_do_not_matter(form, data, places):
+    encoding, pack = FORMS[form]
+
+    assert data == unpacked(encoding, cut_into(pack(data), places))
+
+
+@given(forms, st.binary(min_size=1, max_size=200), st.data())
+def test_what_lacks_its_end_is_not_whole(form, data, draw):
+    encoding, pack = FORMS[form]
+    packed = pack(data)
+    first = len(gzip.compress(data[:7])) if form == "several" else 0
+    size = draw.draw(st.integers(1, len(packed) - 1).filter(lambda size: size != first))
+    with pytest.raises(UndecodableError):
+        unpacked(encoding, [packed[:size]])
+
+
+@given(st.sampled_from(["gzip", "deflate"]), st.binary(max_size=300), st.binary(max_size=20))
+def test_whatever_comes_is_unpacked_or_refused(encoding, junk, behind):
+    for data in (junk, gzip.compress(b"fine") + behind, zlib.compress(b"fine") + behind):
+        with suppress(UndecodableError):
+            assert isinstance(unpacked(encoding, [data]), bytes)
+
+
+def test_no_piece_is_larger_than_it_may_be():
+    data = bytes(5 * PIECE + 1)
+    pieces = list(decoder_of("gzip").feed(gzip.compress(data)))
+
+    assert data == b"".join(pieces)
+    assert max(map(len, pieces)) <= PIECE
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "sk-canary"])
+def test_what_was_never_accepted_is_refused_and_not_repeated(encoding):
+    with pytest.raises(UndecodableError) as refused:
+        decoder_of(encoding)
+
+    assert encoding not in str(refused.value)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+def test_what_is_not_packed(encoding):
+    assert decoder_of(encoding) is None
+
+
+def test_empty_members_have_a_bound():
+    with pytest.raises(UndecodableError):
+        unpacked("gzip", [gzip.compress(b"")] * (MOST_MEMBERS + 1))
+
+
+def test_what_unpacks_to_nothing_has_a_bound(monkeypatch):
+    monkeypatch.setattr(decoding, "BODY_LIMIT", 1000)
+    packer = zlib.compressobj(wbits=31)
+    nothing = [packer.flush(zlib.Z_FULL_FLUSH) or b"" for _ in range(10)]
+    with pytest.raises(UndecodableError, match="larger than"):
+        unpacked("gzip", [packer.compress(b"") + b"".join(nothing)] + [b"\0\0\0\xff\xff"] * 400)
+
+
+# ---------------------------------------------------------------- on real sockets
+
+SSE = b"".join(
+    b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+    for choice in (
+        {"index": 0, "delta": {"content": "Hi"}, "finish_reason": None},
+        {"index": 0, "delta": {"content": "!"}, "finish_reason": "stop"},
+    )
+)
+WHOLE = SSE + b"data: [DONE]\n\n"
+
+
+def client_of(server, **more):
+    return AsyncClient(base_url=server.base_url, model="m", policy=OFF, **more)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cut", [0, 1, 4, 8])
+async def test_an_answer_without_its_trailer_is_broken(form, cut):
+    """Found: the library took a gzip body without its last eight bytes for a whole one."""
+    encoding, pack = FORMS[form]
+    packed = pack(BODY)
+    async with (
+        served(answer(packed[: len(packed) - cut], content_encoding=encoding)) as server,
+        client_of(server) as client,
+    ):
+        ended = await client.ask("chat/completions", b'{"model":"m"}')
+    outcome = ended.outcome
+
+    if cut:
+        assert (outcome.verdict, outcome.status) == (Verdict.BROKEN, 200)
+        assert (outcome.maybe_processed, outcome.detail) == (True, "compressed body was cut")
+    else:
+        assert Verdict.OK is outcome.verdict
+    assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize("cut", [0, 8])
+@pytest.mark.parametrize("assembled", [False, True])
+async def test_a_stream_without_its_trailer_is_broken_where_its_end_matters(cut, assembled):
+    """A stream is complete by its own end marker; what is missing behind that harms nobody."""
+    packer = zlib.compressobj(wbits=31)
+    half = packer.compress(WHOLE[:60]) + packer.flush(zlib.Z_SYNC_FLUSH)
+    rest = packer.compress(WHOLE[60:]) + packer.flush()
+    head = answer(b"", content_type="text/event-stream", content_encoding="gzip")
+    head = head.replace(b"content-length: 0\r\n", b"")
+    end = rest[: len(rest) - cut]
+    async with (
+        served((head + half, 0.02, end, End.CLOSE)) as server,
+        client_of(server, stream_on_wire=assembled) as client,
+    ):
+        if assembled:
+            ended = await client.ask("chat/completions", b'{"model":"m"}')
+            verdict = Verdict.BROKEN if cut else Verdict.OK
+            assert verdict is ended.outcome.verdict
+        else:
+            async with client.stream("chat/completions", {"messages": SAY}) as stream:
+                assert "".join([text async for text in stream.texts()]) == "Hi!"
+
+
+async def test_a_compressed_stream_that_is_cut_is_broken():
+    packer = zlib.compressobj(wbits=31)
+    half = packer.compress(SSE[:-60]) + packer.flush(zlib.Z_SYNC_FLUSH)
+    head = answer(half, content_type="text/event-stream", content_encoding="gzip")
+    async with served((head, End.CLOSE)) as server, client_of(server) as client:
+        stream = await client.stream("chat/completions", {"messages": SAY})
+        with pytest.raises(StreamBrokenError) as broken:
+            await stream.answer()
+
+    assert (
+        broken.value.verdict,
+        broken.value.ended.outcome.detail,
+    ) == (Verdict.BROKEN, "compressed body was cut")

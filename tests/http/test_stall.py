@@ -1,0 +1,124 @@
+"""Silence of a stream: a model may think as long as an attempt may take, and a stream that has begun goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from sockets import End, answer, served
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import PRESETS
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import StreamBrokenError
+from stormbreak.events import Returned
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import Verdict
+
+SAY = {"messages": [{"role": "user", "content": "hello"}]}
+BODY = b'{"model":"m","messages":[]}'
+POLICY = Policy(
+    stall_timeout=0.15,
+    retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.01)),
+    breaker=None,
+    budget=None,
+)
+HEAD = answer(b"", content_type="text/event-stream").replace(b"content-length: 0\r\n", b"")
+
+
+def event(content, finish=None):
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
+REST = event(" there", "stop") + b"data: [DONE]\n\n"
+FINE = (HEAD, event("Hi"), REST, End.CLOSE)
+
+
+def client_of(server, policy=POLICY, **more):
+    return AsyncClient(base_url=server.base_url, model="m", policy=policy, **more)
+
+
+@pytest.mark.parametrize("name", ["interactive", "batch", "article"])
+def test_a_stream_that_has_begun_is_bounded_by_default(name):
+    assert PRESETS[name].stall_timeout == 120.0
+    assert PRESETS[name].idle_timeout is None
+
+
+async def test_a_stalled_stream_that_was_to_be_assembled_is_sent_again():
+    stalled = (HEAD, event("Hi"), End.HANG)
+    async with served(stalled, FINE) as server, client_of(server, stream_on_wire=True) as client:
+        events = []
+        client.subscribe(lambda each: isinstance(each, Returned) and events.append(each))
+        ended = await client.ask("chat/completions", BODY)
+        await client.close()
+        await server.all_closed()
+
+    assert (ended.outcome.verdict, ended.attempts, ended.maybe_processed) == (Verdict.OK, 2, 1)
+    assert (events[0].verdict, events[0].detail) == (Verdict.TIMEOUT, "went silent")
+
+
+async def test_a_stalled_stream_breaks_for_whoever_reads_it():
+    stalled = (HEAD, event("Hi"), End.HANG)
+    async with served(stalled) as server, client_of(server) as client:
+        stream = await client.stream("chat/completions", SAY)
+        with pytest.raises(StreamBrokenError, match="went silent") as broken:
+            await stream.answer()
+        await server.all_closed()
+
+    assert Verdict.TIMEOUT is broken.value.verdict
+    assert broken.value.received.endswith(event("Hi"))
+
+
+@pytest.mark.parametrize("on_wire", [True, False])
+async def test_before_its_first_output_a_model_may_think(on_wire):
+    thinking = (HEAD, ROLE, 0.4, event("Hi"), 0.05, REST, End.CLOSE)
+    async with served(thinking) as server, client_of(server, stream_on_wire=on_wire) as client:
+        if on_wire:
+            ended = await client.ask("chat/completions", BODY)
+            assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 1)
+        else:
+            async with client.stream("chat/completions", SAY) as stream:
+                assert "".join([text async for text in stream.texts()]) == "Hi there"
+
+
+async def test_a_plain_answer_may_be_silent_wherever_it_likes():
+    body = answer()
+    async with served((0.3, body[:40], 0.3, body[40:])) as server, client_of(server) as client:
+        ended = await client.ask("chat/completions", BODY)
+
+    assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 1)
+
+
+async def test_pings_are_no_silence():
+    pings = [item for _ in range(6) for item in (b": ping\n\n", 0.05)]
+    script = (HEAD, event("Hi"), *pings, REST, End.CLOSE)
+    async with served(script) as server, client_of(server, stream_on_wire=True) as client:
+        ended = await client.ask("chat/completions", BODY)
+
+    assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 1)
+
+
+async def test_the_shorter_of_the_two_holds():
+    policy = replace(POLICY, stall_timeout=9.0, idle_timeout=0.1)
+    async with (
+        served((HEAD, event("Hi"), End.HANG), FINE) as server,
+        client_of(server, policy, stream_on_wire=True) as client,
+    ):
+        ended = await client.ask("chat/completions", BODY)
+
+    assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 2)
+
+
+async def test_a_stream_that_failed_is_closed_at_once():
+    """It is not read any further, whatever else would come."""
+    error = b'data: {"error": {"message": "no", "code": "server_error"}}\n\n'
+    more = [item for _ in range(9) for item in (event("more"), 0.02)]
+    script = (HEAD, error, *more, End.HANG)
+    async with served(script, FINE) as server, client_of(server, stream_on_wire=True) as client:
+        ended = await client.ask("chat/completions", BODY)
+        await client.close()
+        await server.all_closed()
+
+    assert (ended.outcome.verdict, ended.attempts) == (Verdict.OK, 2)

@@ -1,0 +1,277 @@
+"""Law 18. Users' own `except` clauses keep working: an upstream error stays that very object, with notes of what was
+tried. What this holds today: the circuit breaker around any function, and the client's own errors.
+"""
+
+import asyncio
+import re
+
+import pytest
+from fakewire import FakeIncoming, FakeWire
+from hypothesis import given
+from hypothesis import strategies as st
+from sockets import End, answer, failing, free_port, served
+from stage import OTHER, SERVER_ERROR, TARGET, Stage, policy
+
+from stormbreak import CircuitBreaker
+from stormbreak.core.backoff import Constant
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.fallback import Place, Step, ToTargets
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.tried import MOST, with_notes
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import (
+    AttemptTimeoutError,
+    CircuitOpenError,
+    ConnectionLostError,
+    ServerError,
+    StormbreakError,
+    StreamBrokenError,
+    UpstreamError,
+    error_of,
+)
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import TREATMENTS, Outcome, Verdict
+
+KEY = "sk-canary-0123456789"
+PROMPT = "a-prompt-canary"
+SAID = "a-word-of-the-provider"
+SAY = [{"role": "user", "content": PROMPT}]
+RETRY = RetryPolicy(attempts=3, backoff=Constant(seconds=0.01))
+QUICK = Policy(retry=RETRY, breaker=None, budget=None)
+FAILING = failing(500, {"message": f"{SAID} {PROMPT} {KEY}", "code": "server_error"})
+
+
+class TheirError(Exception):
+    """An exception of some SDK."""
+
+    status_code = 500
+
+
+# ---------------------------------------------------------------- the breaker, around anything
+
+
+def by_call(breaker, raised):
+    def function():
+        raise raised
+
+    breaker.call(function)
+
+
+def by_async_call(breaker, raised):
+    async def function():
+        raise raised
+
+    coroutine = breaker.async_call(function)
+    coroutine.send(None)
+
+
+def by_attempt(breaker, raised):
+    with breaker.attempt():
+        raise raised
+
+
+def by_decorator(breaker, raised):
+    @breaker
+    def function():
+        raise raised
+
+    function()
+
+
+WAYS = [by_call, by_async_call, by_attempt, by_decorator]
+BEYOND = [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [TheirError, ValueError, *BEYOND])
+def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
+    breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+    cause = LookupError("why")
+    raised = kind("mine")
+    raised.__cause__ = cause
+    with pytest.raises(kind) as caught:
+        way(breaker, raised)
+
+    assert caught.value is raised
+    assert raised.__cause__ is cause
+    assert raised.args == ("mine",)
+    assert (kind not in BEYOND) == (breaker.trips == 1)
+
+
+def test_only_what_the_breaker_itself_refuses_has_its_own_exception():
+    breaker = CircuitBreaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+    with pytest.raises(TheirError):
+        by_call(breaker, TheirError())
+    with pytest.raises(CircuitOpenError) as refused:
+        by_call(breaker, TheirError())
+
+    assert refused.value.__context__ is None
+
+
+# ---------------------------------------------------------------- notes, of any flow
+
+
+@given(
+    st.lists(st.sampled_from([v for v in Verdict if TREATMENTS[v].retry]), max_size=40),
+    st.booleans(),
+)
+def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
+    stage = Stage(policy(retry=RetryPolicy(attempts=99, backoff=Constant(seconds=2.0))))
+    run = stage.start()
+    for verdict in verdicts:
+        run.step(Outcome(verdict, status=599, maybe_processed=processed))
+        stage.tick(2.0)
+    ended = run.step(Outcome(Verdict.INVALID, status=400)).ended
+    first, *lines = with_notes(error_of(TARGET, ended)).__notes__
+    kept = [*verdicts, Verdict.INVALID][-MOST:]
+
+    assert len(kept) == len(lines)
+    for number, (line, verdict) in enumerate(
+        zip(lines, kept, strict=True), len(verdicts) + 2 - len(kept)
+    ):
+        status = 400 if verdict is Verdict.INVALID else 599
+        again = "" if verdict is Verdict.INVALID else "; again after 2.0 s"
+        said = f"attempt {number} at acme/large: {verdict}, status {status} after 0.0 s{again}"
+        assert said == line
+    attempts = len(verdicts) + 1
+    assert first.startswith(f"tried: {attempts} attempt(s), {2.0 * len(verdicts):.1f} s unserved")
+    assert (f"{len(verdicts)} may have been processed" in first) == bool(processed and verdicts)
+
+
+def test_notes_tell_where_a_call_went():
+    stage = Stage(policy(retry=RetryPolicy(attempts=1)))
+    steps = (
+        Step(frozenset({Verdict.SERVER_ERROR}), None, "fallback", ((OTHER, 1.0),)),
+        Step(frozenset({Verdict.SERVER_ERROR}), None, "cache"),
+    )
+    run = stage.start(fallbacks=steps)
+    ended = run.step(SERVER_ERROR).step(SERVER_ERROR).step(None).ended
+    _, *lines = with_notes(error_of(TARGET, ended)).__notes__
+
+    assert lines == [
+        "attempt 1 at acme/large: server_error, status 500 after 0.0 s",
+        "fell back to acme/small",
+        "attempt 2 at acme/small: server_error, status 500 after 0.0 s",
+        "no fallback to cache: nothing found",
+    ]
+
+
+# ---------------------------------------------------------------- the client, on real sockets
+
+
+def client_of(server, chosen=QUICK):
+    return AsyncClient(base_url=server.base_url, model="m", policy=chosen, api_key=KEY)
+
+
+async def test_an_error_tells_what_was_tried_and_nothing_secret():
+    scripts = (FAILING, failing(429, retry_after_ms=1), FAILING)
+    async with served(*scripts) as server, client_of(server) as client:
+        with pytest.raises(ServerError) as caught:
+            await client.chat(SAY)
+    target = client.target("m")
+    first, *lines = caught.value.__notes__
+
+    assert "3 attempt(s)" in first
+    assert [f"attempt {number} at {target}" for number in (1, 2, 3)] == [
+        line.partition(": ")[0] for line in lines
+    ]
+    assert [re.search(r": (\w+, status \d+)", line)[1] for line in lines] == [
+        "server_error, status 500",
+        "throttled, status 429",
+        "server_error, status 500",
+    ]
+    told = "".join([*caught.value.__notes__, str(caught.value), repr(caught.value)])
+    for secret in (KEY, PROMPT, SAID):
+        assert secret not in told
+
+
+async def test_the_notes_of_a_fallback_name_both_targets():
+    async with served(FAILING) as one, served(FAILING) as two:
+        rules = (ToTargets(targets=(Place(base_url=two.base_url),)),)
+        chosen = Policy(retry=RetryPolicy(attempts=1), fallback=rules, breaker=None, budget=None)
+        async with client_of(one, chosen) as client:
+            with pytest.raises(ServerError) as caught:
+                await client.chat(SAY)
+    told = "\n".join(caught.value.__notes__)
+
+    assert f"fell back to 127.0.0.1:{two.port}/m" in told
+    assert told.count("server_error, status 500") == 2
+
+
+async def test_a_broken_stream_tells_what_came_before_it():
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+    cut = answer(event, content_type="text/event-stream", content_length=999)
+    async with served(failing(500), (cut, End.CLOSE)) as server, client_of(server) as client:
+        stream = await client.stream("chat/completions", {"messages": SAY})
+        with pytest.raises(StreamBrokenError) as caught:
+            await stream.answer()
+    _, *lines = caught.value.__notes__
+
+    assert [500 if "status 500" in line else None for line in lines] == [500, None]
+    assert "broken" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"), [(End.HANG, AttemptTimeoutError), (FAILING, ServerError)]
+)
+async def test_an_error_holds_no_frames_of_the_attempts_before_it(script, kind):
+    chosen = Policy(retry=RETRY, breaker=None, budget=None, attempt_timeout=0.05)
+    async with served(script) as server, client_of(server, chosen) as client:
+        with pytest.raises(kind) as caught:
+            await client.chat(SAY)
+    error = caught.value
+    cause = error.ended.outcome.error
+
+    assert error.__cause__ is cause
+    assert error.__context__ is cause or error.__context__ is None
+    assert cause is None or (cause.__traceback__, cause.__context__) == (None, None)
+    assert isinstance(error, UpstreamError)
+    assert isinstance(error, StormbreakError)
+
+
+async def test_the_cause_is_what_the_system_said():
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    async with AsyncClient(base_url=url, model="m", policy=QUICK) as client:
+        with pytest.raises(ConnectionLostError) as caught:
+            await client.chat(SAY)
+
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert sum("connect_failed" in note for note in caught.value.__notes__) == 3
+
+
+class Raising(FakeWire):
+    """A wire in which something happens that is nobody's failure."""
+
+    def __init__(self, raised):
+        super().__init__(FakeIncoming([]))
+        self.raised = raised
+
+    async def exchange(self, request):
+        raise self.raised
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+async def test_what_is_no_failure_passes_through_the_client_untouched(kind):
+    raised = kind("mine")
+    async with AsyncClient(base_url="http://127.0.0.1:1/v1", model="m", policy=QUICK) as client:
+        client._routes._wires[client.base_url] = Raising(raised)
+        asking = client.chat(SAY)
+        with pytest.raises(kind) as caught:  # by hand: a loop would stop for some of them
+            asking.send(None)
+        lane = client.engine.lane(client.target("m"))
+
+    assert caught.value is raised
+    assert getattr(raised, "__notes__", []) == []
+    assert lane.slots.in_flight == 0
+
+
+async def test_a_call_that_is_cancelled_is_cancelled():
+    async with served(End.HANG) as server, client_of(server) as client:
+        task = asyncio.create_task(client.chat(SAY))
+        await server.asked()
+        task.cancel("mine")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.all_closed()
+        assert client.engine.lane(client.target("m")).slots.in_flight == 0

@@ -1,0 +1,305 @@
+"""Law 19. A key belongs to one origin and is never sent to another; redirects are never followed; no key over plain http to
+another machine; no `?key=` in a URL; files are for their owner only.
+
+That neither key nor prompt appears in anything that is shown or written, whatever a server does with them, is looked for in
+test_canary.py; here is where they may go.
+"""
+
+import json
+import os
+import stat
+from contextlib import suppress
+from dataclasses import replace
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from batches import chat_rows, write
+from canary import KEY, PROMPT, assert_clean, shown_by
+from hypothesis import example, given
+from hypothesis import strategies as st
+from sockets import answer, failing, served
+
+from stormbreak.batch.job import Job, run_job
+from stormbreak.core.backoff import Constant
+from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToTargets
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import for_batch
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import CallError, ConfigurationError
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.echoes import SECRET, without_echoes
+from stormbreak.http.environment import find_endpoint
+from stormbreak.http.origin import is_loopback, origin_of, same_origin
+from stormbreak.llm.presets import PRESETS
+from stormbreak.llm.reading import Reading
+from stormbreak.types import Verdict
+
+SAY = [{"role": "user", "content": PROMPT}]
+PAYLOAD = {"messages": SAY, "input": PROMPT, "max_tokens": 9}
+ENDPOINTS = ("chat/completions", "responses", "messages", "embeddings", "audio/speech?key=x")
+KEYS = {"own": "own-canary-0123456789", "second": "second-canary-0123456789"}
+ONCE = RetryPolicy(attempts=1)
+
+
+@pytest.fixture(autouse=True)
+def no_words_about_providers(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
+            monkeypatch.delenv(name)
+
+
+def heard(server):
+    """All that a server was sent."""
+    return repr([(each.line, each.headers, each.body) for each in server.requests])
+
+
+async def ask_all(client):
+    """Ask in every way; what comes of it is not the point."""
+    for endpoint in ENDPOINTS:
+        with suppress(CallError):
+            await client.request(endpoint, PAYLOAD)
+        with suppress(CallError):
+            async with client.stream(endpoint, PAYLOAD) as stream:
+                await stream.answer()
+
+
+# ------------------------------------------------------------ it goes to no other origin
+
+
+@pytest.mark.parametrize("status", range(300, 309))
+async def test_no_redirect_is_followed(status):
+    async with served() as other:
+        where = f"{other.base_url}/chat/completions"
+        for location in (
+            where,
+            where.replace("http:", ""),
+            where.replace("127.0.0.1", "localhost"),
+        ):
+            async with served(answer(b"", status, location=location)) as server:
+                given = {"base_url": server.base_url, "api_key": KEY, "model": "m"}
+                async with AsyncClient(**given, policy=Policy(retry=ONCE, breaker=None)) as client:
+                    await ask_all(client)
+                assert len(server.requests) == 2 * len(ENDPOINTS)
+    assert (other.opened, other.requests) == (0, [])
+
+
+async def test_a_fallback_takes_no_key_along(monkeypatch):
+    """To another address with a key, to one without, and back: every server hears of its own alone."""
+    monkeypatch.setenv("SECOND_KEY", KEYS["second"])
+    async with (
+        served(failing(500)) as own,
+        served(failing(500)) as second,
+        served(failing(500)) as third,
+    ):
+        places = (
+            Place(base_url=second.base_url, api_key_env="SECOND_KEY"),
+            Place(base_url=third.base_url),
+            Place(model="large"),
+        )
+        policy = Policy(
+            retry=ONCE, breaker=None, budget=None, fallback=(ToTargets(targets=places),)
+        )
+        given = {"base_url": own.base_url, "api_key": KEYS["own"], "model": "m", "policy": policy}
+        async with AsyncClient(**given) as client:
+            await ask_all(client)
+
+    assert min(len(own.requests), len(second.requests), len(third.requests)) >= len(ENDPOINTS)
+    known = {name: {key for key in KEYS.values() if key in heard(server)}
+             for name, server in {"own": own, "second": second, "third": third}.items()}  # fmt: skip
+    assert known == {"own": {KEYS["own"]}, "second": {KEYS["second"]}, "third": set()}
+    for server in (own, second):
+        assert all("canary" in repr(request.headers) for request in server.requests)
+
+
+HOMES = {
+    "STORMBREAK_API_KEY": "STORMBREAK_BASE_URL",
+    "OPENAI_API_KEY": "OPENAI_BASE_URL",
+} | {known.key_env: "" for known in PRESETS.values() if known.key_env != "OPENAI_API_KEY"}
+HOMES.pop(None, None)
+NEAR = [known.base_url for known in PRESETS.values() if known.key_env]
+FAR = [
+    "https://own.example/v1",
+    "https://own.example:8443/v1",
+    "https://own.example.evil.example/v1",
+    "https://api.openai.com.evil.example/v1",
+    "https://api.openai.com:8443/v1",
+    "https://api.anthropic.com.:8443/v1",
+]
+URLS = st.sampled_from(NEAR + FAR)
+
+
+@given(
+    st.sets(st.sampled_from(sorted(HOMES))),
+    st.dictionaries(st.sampled_from(["STORMBREAK_BASE_URL", "OPENAI_BASE_URL"]), URLS),
+    st.none() | st.sampled_from(sorted(PRESETS)),
+    st.none() | URLS,
+)
+def test_a_key_of_the_environment_stays_at_home(keys, addresses, provider, base_url):
+    """Whatever is set and whatever is asked for, a key goes where it is at home or nowhere."""
+    environ = {name: f"key of {name}".replace(" ", "-") for name in keys} | addresses
+    with suppress(ConfigurationError):
+        origin = find_endpoint(provider, base_url=base_url, environ=environ).origin
+        if origin.api_key is None:
+            return
+        name = origin.api_key.removeprefix("key-of-")
+        homes = [known.base_url for known in PRESETS.values() if known.key_env == name]
+        homes += [addresses[HOMES[name]]] if HOMES[name] in addresses else []
+        assert any(same_origin(origin.base_url, home) for home in homes)
+
+
+async def test_another_address_does_not_get_the_key_of_the_environment(monkeypatch):
+    async with served() as home, served() as other:
+        for name in ("STORMBREAK", "OPENAI"):
+            monkeypatch.setenv(f"{name}_BASE_URL", home.base_url)
+            monkeypatch.setenv(f"{name}_API_KEY", KEY)
+        for base_url in (None, other.base_url):
+            async with AsyncClient(
+                base_url=base_url, model="m", policy=Policy(retry=ONCE)
+            ) as client:
+                await ask_all(client)
+    assert all(KEY in repr(request.headers) for request in home.requests)
+    assert len(home.requests) == len(other.requests) == 2 * len(ENDPOINTS)
+    assert KEY not in heard(other)
+
+
+# ------------------------------------------------------------ it is not shown on the way
+
+ODD = ["localhost.evil.example", "127.0.0.1.evil.example", "127.1", "0.0.0.0", "[::]", "0x7f000001"]
+HOSTS = st.sampled_from(ODD) | st.ip_addresses().map(
+    lambda each: f"[{each}]" if each.version == 6 else str(each)
+)
+
+
+@given(HOSTS)
+def test_plain_http_takes_it_to_this_machine_alone(host):
+    base_url = f"http://{host}:8900/v1"
+    if is_loopback(host.strip("[]")):
+        assert host not in ODD
+        return
+    with pytest.raises(ConfigurationError, match="in the clear") as caught:
+        origin_of(base_url, KEY)
+    assert KEY not in repr(caught.value)
+    assert origin_of(f"https://{host}:8900/v1", KEY).api_key == KEY
+
+
+async def test_nor_by_a_fallback(monkeypatch):
+    monkeypatch.setenv("SPARE_KEY", KEY)
+    place = Place(base_url="http://spare.example/v1", api_key_env="SPARE_KEY")
+    policy = Policy(fallback=(ToTargets(targets=(place,)),))
+    with pytest.raises(ConfigurationError, match="in the clear") as caught:
+        AsyncClient(base_url="http://127.0.0.1:1/v1", policy=policy)
+    assert KEY not in repr(caught.value)
+
+
+NAMES = st.sampled_from(
+    ["key", "KEY", "api_key", "Api-Key", "apikey", "x-api-key", "subscription-key", "access_token",
+     "k%65y", "api%2Dkey", "+key", "key%20"]
+)  # fmt: skip
+PAIRS = st.lists(
+    st.tuples(NAMES, st.just(KEY)) | st.tuples(st.sampled_from(["a", "api-version"]), st.just("1")),
+    max_size=5,
+)
+
+
+@given(PAIRS)
+def test_no_url_holds_it(pairs):
+    """Neither what is sent to, nor what an endpoint was said to be."""
+    query = "&".join(f"{name}={value}" for name, value in pairs)
+    origin = origin_of(f"https://own.example/v1?{query}#{KEY}", KEY)
+    url = origin.url_of(f"models?{query}")
+    assert KEY not in f"{origin.base_url} {url}"
+    assert parse_qsl(urlsplit(url).query) == [pair for pair in pairs if KEY not in pair]
+
+
+async def test_a_key_in_an_endpoint_does_not_leave():
+    async with (
+        served() as server,
+        AsyncClient(base_url=f"{server.base_url}?key={KEY}", model="m") as client,
+    ):
+        await client.request(f"chat/completions?api-version=1&key={KEY}", {"messages": SAY})
+    assert server.requests[0].line == "POST /v1/chat/completions?api-version=1 HTTP/1.1"
+    assert KEY not in heard(server)
+
+
+# ------------------------------------------------------------ it comes back in nothing
+
+
+@given(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=SECRET),
+    st.integers(0, 2),
+    st.sampled_from([Verdict.OK, Verdict.AUTH, Verdict.SERVER_ERROR]),
+    st.booleans(),
+)
+@example("0000000/", 2, Verdict.OK, True)  # found: only slashes written so once were known
+def test_a_key_of_any_form_is_blotted_where_it_is_repeated(key, depth, verdict, slashes):
+    """As it is, in a JSON string, in JSON that is quoted in another; with slashes as some encoders write them."""
+    said = f"no such key: <{key}>"
+    for _ in range(depth):
+        said = json.dumps(said)
+        said = said.replace("/", r"\/") if slashes else said
+    reading, body = without_echoes(
+        Reading(verdict, text=said), said.encode(), api_key=key, asked=b"{}"
+    )
+    left = body.decode()
+    for _ in range(depth):
+        left = json.loads(left)
+    assert "[...]" in left
+    assert key not in left + reading.text
+
+
+async def test_an_error_that_names_the_redirect_names_no_key():
+    location = f"https://{KEY}.evil.example/{KEY}?key={KEY}"
+    async with served(answer(KEY.encode(), 307, location=location)) as server:
+        given = {"base_url": server.base_url, "api_key": KEY, "model": "m"}
+        async with AsyncClient(**given, policy=Policy(retry=ONCE)) as client:
+            with pytest.raises(CallError) as caught:
+                await client.chat(SAY)
+    assert caught.value.verdict is Verdict.REDIRECTED
+    assert_clean(shown_by(caught.value), "the error")
+
+
+# ------------------------------------------------------------ its files are for their owner only
+
+
+@pytest.fixture
+def open_handed():
+    """A mask that takes nothing away: what is 0600 then was meant to be."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_every_file_is_for_its_owner_only(open_handed, tmp_path, stormbreak_provider, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    place = tmp_path / "work"
+    place.mkdir()
+    source = write(tmp_path / "in.jsonl", chat_rows(30))
+    trouble = '\n[[trouble]]\nkind = "400"\nshare = 0.5\n'
+    provider = stormbreak_provider("[provider]\nservice = 0.0\nrequire_key = true\n" + trouble)
+    policy = replace(
+        for_batch(Policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)))),
+        fallback=(ToCache(),),
+        cache=CachePolicy(path=str(place / "answers.db")),
+    )
+    seen = {}
+
+    def look(_):
+        seen.update({path.name: path.stat().st_mode for path in place.iterdir()})
+
+    job = Job(
+        source=source,
+        output=place / "out.jsonl",
+        policy=policy,
+        base_url=provider.base_url,
+        api_key_env="MY_KEY",
+    )
+    summary = run_job(job, look)
+    look(None)
+
+    assert summary.successful
+    assert summary.failed
+    names = {"out.jsonl", "out.failed.jsonl", "out.jsonl.run", "out.jsonl.lock", "answers.db"}
+    assert names <= set(seen)
+    assert {name: stat.S_IMODE(mode) for name, mode in seen.items()} == dict.fromkeys(seen, 0o600)
+    for path in place.iterdir():
+        assert KEY.encode() not in path.read_bytes(), path.name

@@ -1,0 +1,352 @@
+"""Law 20. Bad configuration fails at start and names the key path and the value; a literal key in a file is refused without
+echoing it; expressions have a grammar of their own, never `eval`; no file names a command or an import path. Bodies, headers,
+lines, decompressed sizes and waits are bounded, each with its verdict.
+"""
+
+import ast
+import asyncio
+import builtins
+import json
+import zlib
+from contextlib import ExitStack
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import get_args, get_type_hints
+from unittest import mock
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from sockets import End, answer, failing, served
+
+from stormbreak.cli.main import main
+from stormbreak.config import load_policy
+from stormbreak.config.plain import plain
+from stormbreak.config.schema import parts_of
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import OFF
+from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.http import aiohttp_incoming, aiohttp_wire
+from stormbreak.http.client import AsyncClient
+from stormbreak.llm import stream_reader
+from stormbreak.provider.scenario import Scenario
+from stormbreak.storm.claims import parse_claim
+from stormbreak.types import Verdict
+
+SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"
+CANARY = "sk-canary-4f9a81c2d7"
+
+
+# ---------------------------------------------------------------- configuration
+
+
+def leaves(value, path=()):
+    """The key paths of a policy file that hold one value."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from leaves(below, (*path, key))
+    else:
+        yield path
+
+
+PATHS = sorted({*leaves(plain(Policy()))} - {("shadow",)})
+
+
+def toml_of(path, literal):
+    *tables, key = path
+    header = f"[{'.'.join(tables)}]\n" if tables else ""
+    return f"{header}{key} = {literal}\n"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
+def test_every_key_of_a_policy_names_itself_and_a_value_that_cannot_be(path, tmp_path, capsys):
+    file = tmp_path / "policy.toml"
+    file.write_text(toml_of(path, '"a-wrong-word"' if path[-1] != "path" else "7"))
+    code = main(["config", "check", str(file)])
+    said = capsys.readouterr()
+
+    assert (code, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert str(file) in said.err
+    assert ".".join(path) in said.err
+    assert ("a-wrong-word" if path[-1] != "path" else "7") in said.err
+
+
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
+def test_a_key_in_any_place_of_a_policy_is_refused_without_echo(path, tmp_path):
+    file = tmp_path / "policy.toml"
+    for text in (toml_of(path, f'"{CANARY}"'), f"{toml_of(path, '1')}# {CANARY}\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigurationError, match="API key") as refused:
+            load_policy(file)
+        assert CANARY not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("config", "check", "FILE"),
+        ("config", "show", "FILE"),
+        ("storm", "run", "dip", "--policy", "FILE"),
+        ("storm", "run", "FILE"),
+        ("provider", "serve", "--scenario", "FILE"),
+        ("batch", "run", "in.jsonl", "--output", "out.jsonl", "--policy", "FILE"),
+        ("batch", "run", CANARY, "--output", "out.jsonl"),
+        ("storm", "run", CANARY),
+        ("storm", "run", "dip", "--assert", f"goodput > {CANARY}"),
+        ("storm", "run", "dip", "--policy", CANARY),
+    ],
+    ids=" ".join,
+)
+def test_no_command_starts_with_a_key_in_what_it_is_given(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello", "model": "m"}\n')
+    (tmp_path / "policy.toml").write_text(f'api_key = "{CANARY}"\n')
+    args = ["policy.toml" if arg == "FILE" else arg for arg in command]
+    code = main(args)
+    said = capsys.readouterr()
+
+    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert CANARY not in said.err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+# ---------------------------------------------------------------- nothing is executed
+
+FORBIDDEN = ("eval", "exec", "compile", "__import__", "open", "input", "breakpoint")
+CODE = (
+    "__import__('os').system('true')",
+    "().__class__.__base__.__subclasses__()",
+    "goodput >= 0.9 and open('x', 'w')",
+    "goodput >= (lambda: 1)()",
+    "goodput >= 0.9 if True else 0",
+    "[x for x in ()]",
+    "goodput.__class__ == 1",
+    "${HOME} == 1",
+    "`id` == 1",
+    "$(id) == 1",
+    "goodput >= 0.9; import os",
+    "exec('1')",
+    "f'{goodput}' == 1",
+    "goodput := 1",
+    "{{7*7}} == 49",
+)
+code_like = st.lists(
+    st.sampled_from([*CODE, "goodput", "and", "or", "(", ")", ">", "0.9", "lambda", "import os"]),
+    max_size=6,
+).map(" ".join)
+
+
+@given(st.one_of(st.text(max_size=200), code_like))
+@example("goodput >= 0.9 and p99 <= 10")
+@example("(" * 500)
+def test_a_claim_is_read_or_refused_and_never_executed(text):
+    with ExitStack() as stack:
+        traps = [stack.enter_context(mock.patch.object(builtins, name)) for name in FORBIDDEN]
+        try:
+            parse_claim(text)
+        except ConfigurationError as error:
+            said = str(error)
+        else:
+            said = ""
+        assert "\n" not in said
+        for trap in traps:
+            trap.assert_not_called()
+
+
+@pytest.mark.parametrize("text", CODE)
+def test_code_for_a_claim_exits_with_2_and_one_line(text, capsys):
+    code = main(["storm", "run", "dip", "--assert", text])
+    said = capsys.readouterr()
+
+    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+
+
+EXECUTES = frozenset(
+    {"eval", "exec", "compile", "__import__", "system", "popen", "spawnv", "execv"}
+)
+IMPORTS = frozenset(
+    {"pickle", "marshal", "shelve", "subprocess", "code", "runpy", "yaml", "ctypes"}
+)
+BY_NAME = frozenset({"__init__.py", "cli/lazy.py"})
+"""Where a module is imported by a name, one of a table in the code."""
+
+OWN_COMMAND = "demo/stage.py"
+"""Starts this very program, with words of its own."""
+
+
+def test_nothing_in_here_could_execute_what_it_reads():
+    for path in SOURCE.rglob("*.py"):
+        name = path.relative_to(SOURCE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+                found = IMPORTS & {each.partition(".")[0] for each in modules}
+                assert found == ({"subprocess"} & found if name == OWN_COMMAND else set()), name
+                assert name in BY_NAME or "importlib" not in modules, name
+            if isinstance(node, ast.Call):
+                called = node.func
+                word = getattr(called, "id", None)
+                if isinstance(called, ast.Attribute):
+                    base = getattr(called.value, "id", "")
+                    word = called.attr if base in ("os", "builtins") else None
+                assert word not in EXECUTES, name
+
+
+WORDS = {
+    "Place": {"provider", "base_url", "api_key_env", "model"},
+    "CachePolicy": {"path"},
+    "ToDegraded": {"text"},
+    "QueuePolicy": {"weights"},
+    "Provider": {"models"},
+    "Trouble": {"match"},
+    "Load": {"preset"},
+    "Scenario": {"name", "about"},
+}
+"""Every free text in a file, by the part that holds it: addresses, names of models and variables, texts to look for or to
+say, one file of data. None of them names anything to run, to import or to include.
+"""
+
+
+def parts(part):
+    found = {part}
+    for hint in get_type_hints(part).values():
+        found |= {below for kind in (*parts_of(hint), *nested(hint)) for below in parts(kind)}
+    return found
+
+
+def nested(hint):
+    if is_dataclass(hint):
+        yield hint
+    for inner in get_args(hint):
+        yield from nested(inner)
+
+
+def has_text(hint):
+    return hint is str or any(has_text(inner) for inner in get_args(hint) if inner is not hint)
+
+
+@pytest.mark.parametrize("root", [Policy, Scenario])
+def test_no_file_names_a_command_or_an_import_path(root):
+    for part in parts(root):
+        hints = get_type_hints(part)
+        texts = {field.name for field in fields(part) if has_text(hints[field.name])}
+        assert WORDS.get(part.__name__, set()) == texts, part
+
+
+# ---------------------------------------------------------------- bounds, each with its verdict
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
+JSON = b"content-type: application/json\r\n\r\n"
+EVENTS = b"content-type: text/event-stream\r\n\r\n"
+
+
+def chunk(data):
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(content):
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def bomb(form):
+    packer = zlib.compressobj(9, wbits=31 if form == "gzip" else 15)
+    packed = packer.compress(bytes(2**24)) + packer.flush()
+    return answer(packed, content_encoding=form)
+
+
+def endless(data, count=200):
+    return [CHUNKED + JSON, *(chunk(data) for _ in range(count)), End.HANG]
+
+
+PINGS = [item for _ in range(60) for item in (chunk(b": ping\n\n"), 0.02)]
+ONCE = replace(OFF, attempt_timeout=5.0)
+HASTY = replace(OFF, attempt_timeout=0.3)
+STALLS = replace(OFF, stall_timeout=0.2)
+IDLE = replace(OFF, idle_timeout=0.2)
+WAITS = replace(OFF, retry=RetryPolicy(attempts=3))
+NARROW = replace(OFF, limit=FixedLimit(in_flight=1), queue=QueuePolicy(size=1))
+LATER = failing(429, retry_after="1000")
+
+BOUNDS = [  # what is bounded, what a server does, under which policy, streamed, verdict, what is said
+    ("body", endless(b" " * 2**14), ONCE, False, Verdict.BROKEN, "larger than"),
+    ("unpacked gzip", bomb("gzip"), ONCE, False, Verdict.BROKEN, "larger than"),
+    ("unpacked deflate", bomb("deflate"), ONCE, False, Verdict.BROKEN, "larger than"),
+    ("body of a stream", bomb("gzip"), ONCE, True, Verdict.BROKEN, "larger than"),
+    ("header line", answer(x="x" * 10**5), ONCE, False, Verdict.BROKEN, "not HTTP"),
+    ("headers", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 9000, ONCE, False, Verdict.BROKEN, "not HTTP"),
+    ("line", [CHUNKED + EVENTS, chunk(b"data: " + b"x" * 2**21), End.HANG], ONCE, True, Verdict.BROKEN, "line"),
+    ("stream", [CHUNKED + EVENTS, *[chunk(event("x" * 999))] * 200, End.HANG], ONCE, True, Verdict.BROKEN, "longer than"),
+    ("nesting", answer(b'{"x":' + b"[" * 10**5), ONCE, False, Verdict.BROKEN, "invalid json"),
+    ("nesting of a stream", [CHUNKED + EVENTS, chunk(b"data: " + b"[" * 10**5 + b"\n\n"), End.CLOSE], ONCE, True, Verdict.BROKEN, "json"),
+    ("time for an answer", [End.HANG], HASTY, False, Verdict.TIMEOUT, None),
+    ("time for a body", [answer()[:-9], End.HANG], HASTY, False, Verdict.TIMEOUT, None),
+    ("time for pings", [CHUNKED + EVENTS, *PINGS, End.HANG], HASTY, True, Verdict.TIMEOUT, None),
+    ("silence", [answer()[:-9], End.HANG], IDLE, False, Verdict.TIMEOUT, "went silent"),
+    ("stall", [CHUNKED + EVENTS, chunk(event("x")), End.HANG], STALLS, True, Verdict.TIMEOUT, "went silent"),
+    ("named wait", failing(429, retry_after="1e300"), WAITS, False, Verdict.THROTTLED, None),
+    ("named wait of a 503", failing(503, retry_after="99999999"), WAITS, False, Verdict.OVERLOADED, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "policy", "streamed", "verdict", "said"),
+    [row[1:] for row in BOUNDS],
+    ids=[row[0] for row in BOUNDS],
+)
+async def test_what_has_no_end_has_a_bound_and_a_verdict(
+    script, policy, streamed, verdict, said, monkeypatch
+):
+    """The bounds of bytes are lowered, so that the test is quick; the real ones are in `test_faults`."""
+    for module in (aiohttp_wire, aiohttp_incoming):
+        monkeypatch.setattr(module, "BODY_LIMIT", 2**22 if said == "line" else 2**20)
+    monkeypatch.setattr(stream_reader, "TOTAL_LIMIT", 2**16 if said == "longer than" else 2**22)
+    async with (
+        served(script) as server,
+        AsyncClient(base_url=server.base_url, model="m", policy=policy) as client,
+    ):
+        body = json.dumps({"model": "m", "messages": [], "stream": streamed}).encode()
+        ended = await client.ask("chat/completions", body)
+    outcome = ended.outcome
+
+    assert (verdict, 1) == (outcome.verdict, ended.attempts)
+    assert said is None or said in outcome.detail
+
+
+async def test_a_wait_beyond_the_bound_ends_the_call_and_says_when_to_come_back():
+    async with (
+        served(LATER) as server,
+        AsyncClient(base_url=server.base_url, model="m", policy=WAITS) as client,
+    ):
+        ended = await client.ask("chat/completions", b'{"model":"m"}')
+        again = await client.ask("chat/completions", b'{"model":"m"}', deadline=1.0)
+
+    assert (ended.attempts, ended.stopped) == (1, "longest_wait")
+    assert ended.retry_at is not None
+    assert (again.outcome.verdict, again.attempts) == (Verdict.THROTTLED, 1)
+
+
+async def test_who_waits_is_bounded_in_number():
+    async with (
+        served(End.HANG) as server,
+        AsyncClient(base_url=server.base_url, model="m", policy=NARROW) as client,
+    ):
+        tasks = [
+            asyncio.ensure_future(client.ask("chat/completions", b'{"model":"m"}'))
+            for _ in range(3)
+        ]
+        done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    (refused,) = (task.result() for task in done)
+    assert (
+        refused.outcome.verdict,
+        refused.stopped,
+        refused.attempts,
+    ) == (Verdict.REJECTED, "queue", 0)

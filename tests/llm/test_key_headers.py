@@ -1,0 +1,54 @@
+"""Which header an API gets its key in."""
+
+import pytest
+
+from stormbreak.llm.key_headers import key_headers
+from stormbreak.llm.reading import Shape
+
+KEY = "canary-0123456789"
+CLAUDE = "sk-ant-api03-canary"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+AZURE = {"api-key": KEY}
+VERSION = {"anthropic-version": "2023-06-01"}
+OTHERS = set(Shape) - {Shape.MESSAGES}
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["api.openai.com", "openrouter.ai", "127.0.0.1", "api.deepseek.com", "api.anthropic.com.evil.example",
+     "evil-openai.azure.com", "openai.azure.com", "x.openai.azure.com.evil.example", "azure.com", ""],
+)  # fmt: skip
+def test_who_is_not_known_is_asked_as_openai_is(host):
+    assert [key_headers(host, KEY, shape) for shape in OTHERS] == [BEARER] * len(OTHERS)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "openrouter.ai", "litellm.example"])
+def test_a_message_shows_its_key_in_both_ways(host):
+    assert key_headers(host, KEY, Shape.MESSAGES) == BEARER | VERSION | {"x-api-key": KEY}
+
+
+def test_but_a_key_of_anthropic_s_only_as_anthropic_takes_it():
+    wanted = VERSION | {"x-api-key": CLAUDE}
+    assert key_headers("proxy.example", CLAUDE, Shape.MESSAGES) == wanted
+
+
+def test_anthropic_itself():
+    host = "api.anthropic.com"
+    assert key_headers(host, KEY, Shape.CHAT) == BEARER
+    native = VERSION | {"x-api-key": KEY}
+    for shape in set(Shape) - {Shape.CHAT}:
+        assert key_headers(host, KEY, shape) == native
+
+
+@pytest.mark.parametrize("domain", ["openai", "cognitiveservices", "services.ai"])
+def test_azure(domain):
+    host = f"my-resource.{domain}.azure.com"
+    assert [key_headers(host, KEY, shape) for shape in OTHERS] == [AZURE] * len(OTHERS)
+    assert key_headers(host, KEY, Shape.MESSAGES) == AZURE | VERSION | {"x-api-key": KEY}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "x.openai.azure.com", "api.anthropic.com"])
+def test_where_there_is_no_key_none_is_shown(host):
+    for shape in Shape:
+        assert set(key_headers(host, None, shape)) <= set(VERSION)
+    assert key_headers(host, None, Shape.MESSAGES) == VERSION
