@@ -5,7 +5,7 @@ silence, and tells nobody. The call waited until its deadline, with its permit, 
 import asyncio
 
 import pytest
-from sockets import served
+from sockets import End, served
 from streamed import chunk
 
 from stormbreak.core.policy import Policy
@@ -31,6 +31,21 @@ async def test_of_a_plain_answer():
     ):
         with pytest.raises(BrokenAnswerError, match="body was cut"):
             await asyncio.wait_for(client.chat([]), 1.0)
+
+
+@pytest.mark.parametrize("ways", ["plain", "stream"])
+@pytest.mark.parametrize("end", [b"\nzz\r\n", [b"\n", End.CLOSE], [b"\n", End.RESET]])
+async def test_where_the_end_of_a_chunk_comes_with_it(ways, end):
+    """The end of a chunk wakes whoever reads, with nothing to read: it must not go on waiting."""
+    script = [HEAD + chunked(b"{")[:-1], LATER, *([end] if isinstance(end, bytes) else end)]
+    async with (
+        served(script) as server,
+        AsyncClient(base_url=server.base_url, model="m", policy=ONCE) as client,
+    ):
+        asking = client.chat([]) if ways == "plain" else client.stream("chat/completions", {})
+        with pytest.raises(BrokenAnswerError, match="body was cut"):
+            async with asyncio.timeout(1.0):
+                await asking
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -12,6 +12,7 @@ from weakref import ref
 
 import aiohttp
 
+from stormbreak.http.aiohttp_protocol import next_bytes
 from stormbreak.http.decoding import Decoder
 from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT
@@ -57,7 +58,9 @@ class AiohttpIncoming:
         self._waiting_since = self._loop.time()
         try:
             chunk = await (
-                self._content.readany() if self._decoder is None else self._unpacked(self._decoder)
+                next_bytes(self._content)
+                if self._decoder is None
+                else self._unpacked(self._decoder)
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self.close()
@@ -120,7 +123,7 @@ class AiohttpIncoming:
         while True:
             for piece in self._pieces:
                 return piece
-            packed = await self._content.readany()
+            packed = await next_bytes(self._content)
             if not packed:
                 decoder.end()
                 return b""

@@ -19,7 +19,7 @@ import aiohttp
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
-from stormbreak.http.aiohttp_protocol import protocol
+from stormbreak.http.aiohttp_protocol import next_bytes, protocol
 from stormbreak.http.decoding import ACCEPTED, Decoder, UndecodableError, decoder_of
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult
@@ -239,7 +239,7 @@ async def _read(response: aiohttp.ClientResponse, decoder: Decoder | None) -> by
         return body if len(body) <= BODY_LIMIT else None
     parts: list[bytes] = []
     size = 0
-    async for chunk in response.content.iter_any():
+    while chunk := await next_bytes(response.content):
         for piece in (chunk,) if decoder is None else decoder.feed(chunk):
             size += len(piece)
             if size > BODY_LIMIT:
