@@ -4,7 +4,7 @@ A line for each attempt and each move elsewhere, the last `MOST` of them. They a
 provider's text can be in them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from stormbreak.errors import CallError
@@ -26,7 +26,7 @@ def with_notes(error: Error) -> Error:
 
 def notes_of(ended: Ended) -> list[str]:
     """What a call has tried, a line each; the first sums up."""
-    lines = list(_told(ended))
+    lines = list(lines_of(ended.history))
     said = f"tried: {ended.attempts} attempt(s), {ended.waited:.1f} s unserved"
     if ended.maybe_processed:
         said += f", {ended.maybe_processed} may have been processed and billed"
@@ -35,9 +35,10 @@ def notes_of(ended: Ended) -> list[str]:
     return [said, *lines[-MOST:]]
 
 
-def _told(ended: Ended) -> Iterator[str]:
+def lines_of(history: Iterable[object]) -> Iterator[str]:
+    """Tell the events of a call, a line for each attempt and each move."""
     line = ""
-    for event in ended.history:
+    for event in history:
         if isinstance(event, RetryPlanned):
             line = line and f"{line}; again after {event.until - event.at:.1f} s"
             continue
@@ -59,5 +60,5 @@ def _line(event: object) -> str:
     if isinstance(event, FallbackRefused):
         return f"no fallback to {event.to}: {event.gate}"
     if isinstance(event, CallRejected):
-        return f"rejected at {event.target} by {event.policy}: {event.reason}"
+        return f"rejected by {event.policy} at {event.target}: {event.reason}"
     return ""

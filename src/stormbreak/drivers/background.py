@@ -47,7 +47,8 @@ class Background:
         try:
             job.wait()
         except BaseException:
-            loop.call_soon_threadsafe(job.cancel)
+            with suppress(RuntimeError):  # it is closed, and the job with it
+                loop.call_soon_threadsafe(job.cancel)
             job.wait(LEAVING)
             raise
         return job.result()

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from stormbreak.cache.kept import Cache
 from stormbreak.cache.key import key_of
+from stormbreak.cache.opened import open_cache
+from stormbreak.core.fallback import ToCache
 from stormbreak.core.flow import Ask
+from stormbreak.core.policy import Policy
 from stormbreak.http.exchange import Received
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.llm.written import written
-from stormbreak.types import CACHE, Outcome, Verdict
+from stormbreak.types import CACHE, TARGET, Ended, Outcome, Verdict
 
 Said: TypeAlias = str | Mapping[str, Any] | None
 Degraded: TypeAlias = Callable[[Mapping[str, Any], Outcome], Said | Awaitable[Said]]
@@ -43,12 +45,16 @@ class Request(NamedTuple):
 
 
 class AtHand:
-    """The cache and the degraded answers of one client; either may be missing."""
+    """The cache and the degraded answers of one client; either may be missing.
 
-    def __init__(self, cache: Cache | None, degraded: Degraded | None) -> None:
-        self._cache = cache
+    A cache is opened where the fallbacks of the policy have a use for it.
+    """
+
+    def __init__(self, policy: Policy, degraded: Degraded | None) -> None:
+        keeps = any(isinstance(rule, ToCache) for rule in policy.fallback)
+        self._cache = open_cache(policy.cache) if keeps else None
         self._degraded = degraded
-        self.keeps = cache is not None
+        self.keeps = keeps
         self._keeping: set[asyncio.Future[None]] = set()
         self._complained = False
 
@@ -60,10 +66,11 @@ class AtHand:
             body = await self._made(ask, request)
         return None if body is None else _outcome(body, request)
 
-    def keep(self, request: Request, body: bytes) -> None:
-        """Have a good answer kept, some time soon."""
-        if self._cache is None:
+    def keep(self, request: Request, ended: Ended) -> None:
+        """Have the answer with which a call ended kept, some time soon; only a good one of its own target is."""
+        if self._cache is None or ended.outcome.verdict is not Verdict.OK or ended.source != TARGET:
             return
+        body = ended.outcome.value.body
         key = key_of(self._cache.secret, request.endpoint, request.body, request.api_key)
         if key is None:
             return

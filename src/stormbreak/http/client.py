@@ -11,12 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from stormbreak.cache.opened import open_cache
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.fallback import ToCache
-from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
-from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
@@ -24,13 +20,14 @@ from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.body import encoded
-from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
-from stormbreak.http.exchange import Received, answer_of, attempt, if_cut_short
+from stormbreak.http.environment import find_endpoint, in_force, proxy_for, tls_context
+from stormbreak.http.exchange import answer_of
 from stormbreak.http.origin import Origin
 from stormbreak.http.routes import Routes
-from stormbreak.http.source import AtHandSource, Source, begin
+from stormbreak.http.sending import StreamSender, WholeSender
+from stormbreak.http.source import AtHandSource
 from stormbreak.http.stream import Opening, Stream
-from stormbreak.http.wire import Wire
+from stormbreak.http.wire import POOL_LIMIT, Wire
 from stormbreak.keylike import quoted
 from stormbreak.types import (
     CACHE,
@@ -40,13 +37,10 @@ from stormbreak.types import (
     Answer,
     Call,
     Ended,
-    Outcome,
     Priority,
     Target,
     Verdict,
 )
-
-_POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
 
 
 class AsyncClient:
@@ -78,8 +72,7 @@ class AsyncClient:
         stream_on_wire: bool = False,
         degraded: Degraded | None = None,
     ) -> None:
-        chosen = preset(policy) if isinstance(policy, str) else policy
-        self.policy = OFF if is_disabled() and not is_off(chosen) else chosen
+        self.policy = in_force(policy)
         self.engine = Engine(self.policy)
         endpoint = find_endpoint(
             provider,
@@ -96,8 +89,7 @@ class AsyncClient:
             environ=os.environ,
             connect=partial(_aiohttp_wire, self.policy),
         )
-        keeps = any(isinstance(rule, ToCache) for rule in self.policy.fallback)
-        self._at_hand = AtHand(open_cache(self.policy.cache) if keeps else None, degraded)
+        self._at_hand = AtHand(self.policy, degraded)
         self._model = model
         self._stream_on_wire = stream_on_wire
         self._driver = AsyncioDriver(self.engine)
@@ -174,30 +166,15 @@ class AsyncClient:
         _, body = self._encoded(payload)
         asking = Asking(endpoint, body, delivers=True)
         call = self._call(asking, priority, tenant, deadline, delivers=True)
-        source: Source | AtHandSource | None = None
-        target = call.target
-
-        async def send(command: Send) -> Outcome:
-            nonlocal source, target
-            target, route = command.target, self._routes.route(command.target)
-            outcome, source = await begin(
-                route.wire,
-                route.origin,
-                asking.to(route),
-                idle_timeout=policy.idle_timeout,
-                stall_timeout=policy.stall_timeout,
-                within=command.timeout,
-                learn=policy.quota.learn,
-            )
-            return if_cut_short(outcome, command.timeout, policy.attempt_timeout)
-
-        opened = await self._driver.open(call, send, self._asker(call, asking))
+        sender = StreamSender(asking, self._routes, policy)
+        opened = await self._driver.open(call, sender, self._asker(call, asking))
+        target, source = sender.target or call.target, sender.source
         if isinstance(opened, Ended):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
                 raise with_notes(error_of(target, opened)) from opened.outcome.error
             if opened.source in (CACHE, DEGRADED):
-                source = AtHandSource(opened.outcome)
+                return Stream(target, AtHandSource(opened.outcome), opened, opened.source)
             came_from = opened.source
         else:
             came_from = TARGET if target == call.target else FALLBACK
@@ -233,25 +210,10 @@ class AsyncClient:
             asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
         )
 
-        async def send(command: Send) -> Outcome:
-            timeout, route = command.timeout, self._routes.route(command.target)
-            outcome = await attempt(
-                route.wire,
-                route.origin,
-                asking.to(route),
-                idle_timeout=policy.idle_timeout,
-                stall_timeout=policy.stall_timeout,
-                within=timeout,
-                first=partial(self._driver.first, command) if asking.begins else None,
-                learn=policy.quota.learn,
-            )
-            return if_cut_short(outcome, timeout, policy.attempt_timeout)
-
-        ended = await self._driver.run(call, send, self._asker(call, asking))
-        ok = ended.outcome.verdict is Verdict.OK
-        if ok and ended.source == TARGET and self._at_hand.keeps:
-            received: Received = ended.outcome.value
-            self._at_hand.keep(asking.request(self._origin.api_key), received.body)
+        sender = WholeSender(asking, self._routes, policy, self._driver.first)
+        ended = await self._driver.run(call, sender, self._asker(call, asking))
+        if self._at_hand.keeps:
+            self._at_hand.keep(asking.request(self._origin.api_key), ended)
         return ended
 
     def _asker(self, call: Call, asking: Asking) -> Asker | None:
@@ -383,7 +345,7 @@ def _aiohttp_wire(policy: Policy, origin: Origin) -> Wire:
     from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - aiohttp only when needed
 
     return AiohttpWire(
-        limit=min(policy.limit.ceiling, _POOL_LIMIT),
+        limit=min(policy.limit.ceiling, POOL_LIMIT),
         proxy=proxy_for(origin),
         tls=tls_context() if origin.base_url.startswith("https:") else None,
     )

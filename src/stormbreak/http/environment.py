@@ -13,6 +13,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import OFF, is_off
+from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
 from stormbreak.keylike import holds_token, is_constant, is_familiar
@@ -157,3 +160,9 @@ def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
 def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether STORMBREAK_DISABLED turns every policy off."""
     return environ.get("STORMBREAK_DISABLED", "") not in ("", "0")
+
+
+def in_force(policy: Policy | str) -> Policy:
+    """The policy that a client goes by: the one it was given, or named by a preset; none where all are turned off."""
+    chosen = preset_policy(policy) if isinstance(policy, str) else policy
+    return OFF if is_disabled() and not is_off(chosen) else chosen

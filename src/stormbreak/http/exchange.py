@@ -15,7 +15,7 @@ from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
 
 Reader = TypeVar("Reader", bound=StreamReader)
 
-_Came: TypeAlias = tuple[HttpAnswer, Reading, bytes]
+_Came: TypeAlias = tuple[HttpAnswer, Reading]  # as it came, assembled where it was a stream
 
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
@@ -81,9 +81,8 @@ async def attempt(
         came = await _whole(wire, request, asked)
     if isinstance(came, Outcome):
         return came
-    head, reading, body = came
-    sent = head._replace(body=body)
-    reading, body = without_echoes(reading, body, api_key=origin.api_key, asked=asked.body)
+    sent, reading = came
+    reading, body = without_echoes(reading, sent.body, api_key=origin.api_key, asked=asked.body)
     return outcome_of(sent, reading, body, learn=learn)
 
 
@@ -91,8 +90,7 @@ async def _whole(wire: Wire, request: HttpRequest, asked: Asked) -> _Came | Outc
     answer = await wire.exchange(request)
     if isinstance(answer, Outcome):
         return answer
-    reading = read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
-    return answer, reading, answer.body
+    return answer, read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
 
 
 async def _assembled(
@@ -123,7 +121,8 @@ async def _assembled(
                     incoming.hurry(stall_timeout)
     finally:
         incoming.close()
-    return incoming.head, *assembler.end()
+    reading, body = assembler.end()
+    return incoming.head._replace(body=body), reading
 
 
 def request_of(

@@ -47,7 +47,7 @@ class Source:
         self._incoming = incoming
         self._asked = asked
         self._api_key = origin.api_key
-        self._stall = inf if stall_timeout is None else stall_timeout
+        self._stall = stall_timeout
         self._learn = learn
         self._scanner: StreamScanner | StreamAssembler = reader_of(
             StreamScanner, asked, incoming.head
@@ -102,7 +102,8 @@ class Source:
                 return got
             self.held.append(got)
             if self._scanner.first_output and not self._scanner.failed:
-                self._incoming.hurry(self._stall)
+                if self._stall is not None:
+                    self._incoming.hurry(self._stall)
                 status = self.head.status
                 return Outcome(Verdict.OK, value=self, status=status, committed=True)
 

@@ -12,6 +12,7 @@ from stormbreak.types import Outcome
 
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 CONNECT_TIMEOUT = 10.0  # seconds
+POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
 
 
 class HttpRequest(NamedTuple):

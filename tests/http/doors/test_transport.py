@@ -5,7 +5,6 @@ import os
 import ssl
 import traceback
 from importlib import import_module
-from importlib.util import find_spec
 
 import pytest
 from canary import KEY, PROMPT, assert_clean
@@ -18,10 +17,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.httpx2 import AsyncTransport
 
-LIBRARIES = [
-    "httpx2",
-    pytest.param("httpx", marks=pytest.mark.skipif(not find_spec("httpx"), reason="no httpx")),
-]
+LIBRARIES = ["httpx2", "httpx"]
 PAYLOAD = {"model": "m", "messages": [{"role": "user", "content": PROMPT}]}
 AUTH = {"authorization": f"Bearer {KEY}"}
 EVENTS = {"content_type": "text/event-stream", "content_length": 10**7}

@@ -1,19 +1,18 @@
-"""One call for one request: how long it may take, and how its attempts are sent."""
+"""One call for one request: how long it may take, and who sends its attempts."""
 
 import time
 from collections.abc import Callable
-from functools import partial
 from math import inf
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
 from stormbreak.core.flow import Send
+from stormbreak.core.policy import Policy
 from stormbreak.http.doors.asks import Ask, Look
 from stormbreak.http.doors.request import Spans
-from stormbreak.http.exchange import attempt, if_cut_short
 from stormbreak.http.routes import Routes
-from stormbreak.http.source import Source, begin
-from stormbreak.types import Call, Outcome, Target
+from stormbreak.http.sending import StreamSender, WholeSender
+from stormbreak.types import Call, Target
 
 
 def call_of(
@@ -40,55 +39,15 @@ def call_of(
     )
 
 
-class Sender:
-    """Sends the attempts of one call, and remembers where the last of them went, and what began to come."""
-
-    def __init__(
-        self,
-        asked: Ask | Look,
-        routes: Routes,
-        spans: Spans,
-        engine: Engine,
-        first: Callable[[Send], None],
-    ) -> None:
-        self.target: Target | None = None
-        self.source: Source | None = None
-        self._asked = asked
-        self._routes = routes
-        self._policy = policy = engine.policy
-        self._first = first
-        self._idle = policy.idle_timeout
-        if asked.delivers and spans.read is not None:
-            self._idle = min(spans.read, inf if self._idle is None else self._idle)
-
-    async def __call__(self, command: Send) -> Outcome:
-        """Send once; of a call that delivers, wait for the first output only."""
-        send = self._open if self._asked.delivers else self._exchange
-        self.target = command.target
-        return if_cut_short(await send(command), command.timeout, self._policy.attempt_timeout)
-
-    async def _exchange(self, command: Send) -> Outcome:
-        route = self._routes.route(command.target)
-        return await attempt(
-            route.wire,
-            route.origin,
-            self._asked.to(route),
-            idle_timeout=self._idle,
-            stall_timeout=self._policy.stall_timeout,
-            within=command.timeout,
-            first=partial(self._first, command) if self._asked.begins else None,
-            learn=self._policy.quota.learn,
-        )
-
-    async def _open(self, command: Send) -> Outcome:
-        route = self._routes.route(command.target)
-        outcome, self.source = await begin(
-            route.wire,
-            route.origin,
-            self._asked.to(route),
-            idle_timeout=self._idle,
-            stall_timeout=self._policy.stall_timeout,
-            within=command.timeout,
-            learn=self._policy.quota.learn,
-        )
-        return outcome
+def sender_of(
+    asked: Ask | Look,
+    routes: Routes,
+    spans: Spans,
+    policy: Policy,
+    first: Callable[[Send], None],
+) -> WholeSender | StreamSender:
+    """Make what sends its attempts; behind the first output of a stream the SDK's own timeout bounds silence."""
+    if not asked.delivers:
+        return WholeSender(asked, routes, policy, first)
+    spans_given = [span for span in (spans.read, policy.idle_timeout) if span is not None]
+    return StreamSender(asked, routes, policy, idle_timeout=min(spans_given, default=None))

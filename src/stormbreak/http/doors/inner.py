@@ -104,7 +104,7 @@ class InnerIncoming:
 
     def hurry(self, seconds: float) -> None:
         """Wait no longer than so many seconds for each of the bytes that are still to come."""
-        self._patience = seconds
+        self._patience = seconds if self._patience is None else min(self._patience, seconds)
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end; whoever reads is woken."""

@@ -1,19 +1,11 @@
 """What was tried for one request: for headers, for notes on exceptions, and for `explain`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from stormbreak.core.flow import Deliver
+from stormbreak.core.tried import lines_of
 from stormbreak.errors import CallError
-from stormbreak.events import (
-    CallRejected,
-    FallbackRefused,
-    FellBack,
-    Queued,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-)
 from stormbreak.types import Ended, Target
 
 KEPT_AS = "stormbreak"
@@ -40,13 +32,10 @@ class Story:
         self._told = ended
 
     def lines(self) -> Iterator[str]:
-        """Tell it, one line for each thing that happened."""
+        """Tell it, a line for each attempt and each move, and one that sums up."""
         told = self._told
         if isinstance(told, Ended):
-            for event in told.history:
-                line = _line(event)
-                if line:
-                    yield line
+            yield from lines_of(told.history)
         yield f"{self.target}: {self._summary()}"
 
     def _summary(self) -> str:
@@ -91,25 +80,3 @@ def _story_of(what: object) -> Story | None:
         extensions = getattr(what, "extensions", None)
         story = extensions.get(KEPT_AS) if isinstance(extensions, dict) else None
     return story if isinstance(story, Story) else None
-
-
-def _line(event: Any) -> str | None:
-    tell = _TELL.get(type(event))
-    return None if tell is None else f"{event.target}: {tell(event)}"
-
-
-def _returned(event: Returned) -> str:
-    said = " ".join(str(part) for part in (event.status, event.code, event.detail) if part)
-    said = f" ({said})" if said else ""
-    return f"attempt {event.attempt}: {event.verdict} after {event.took:.2f} s{said}"
-
-
-_TELL: dict[type, Callable[[Any], str]] = {
-    Returned: _returned,
-    RetryPlanned: lambda event: f"a retry {event.until - event.at:.2f} s later",
-    RetryRefused: lambda event: f"no retry, refused by {event.gate}",
-    Queued: lambda event: f"waited in the queue, held by {event.held_by}",
-    FellBack: lambda event: f"{event.verdict}, fell back to {event.to}",
-    FallbackRefused: lambda event: f"no fallback to {event.to}: {event.gate}",
-    CallRejected: lambda event: f"rejected by {event.policy}: {event.reason}",
-}

@@ -6,17 +6,14 @@ It serves httpx2 and httpx alike, which differ in their classes only.
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from stormbreak.cache.opened import open_cache
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.fallback import ToCache
 from stormbreak.core.policy import Policy
-from stormbreak.core.presets import OFF, is_off, preset
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.doors.asks import Ask, Look, asked_in
 from stormbreak.http.doors.bodies import PassedBody, StreamBody
-from stormbreak.http.doors.calls import Sender, call_of
+from stormbreak.http.doors.calls import call_of, sender_of
 from stormbreak.http.doors.given_up import GivenUp
 from stormbreak.http.doors.inner import InnerWire
 from stormbreak.http.doors.library import Library
@@ -26,12 +23,12 @@ from stormbreak.http.doors.replies import Failure, headers_of, reply_to
 from stormbreak.http.doors.request import DoorRequest
 from stormbreak.http.doors.story import Story
 from stormbreak.http.doors.wires import Cert, Connecting, Verify
-from stormbreak.http.environment import is_disabled
+from stormbreak.http.environment import in_force
 from stormbreak.http.routes import Routes
+from stormbreak.http.source import Source
 from stormbreak.http.stream import Stream
-from stormbreak.types import TARGET, Ended, Verdict
-
-_POOL_LIMIT = 4096  # connections to an origin
+from stormbreak.http.wire import POOL_LIMIT
+from stormbreak.types import Ended, Verdict
 
 
 class AsyncDoor:
@@ -68,14 +65,13 @@ class AsyncDoor:
         trust_env: bool = True,
         http2: bool = False,
     ) -> None:
-        chosen = preset(policy) if isinstance(policy, str) else policy
-        self.policy = OFF if is_disabled() and not is_off(chosen) else chosen
+        self.policy = in_force(policy)
         self.engine = Engine(self.policy)
         self._stream_on_wire = stream_on_wire
         self._connecting = Connecting(
             inner=inner,
             inner_wire=lambda inner: InnerWire(self.library, inner),
-            limit=min(self.policy.limit.ceiling, _POOL_LIMIT),
+            limit=min(self.policy.limit.ceiling, POOL_LIMIT),
             proxy=proxy,
             verify=verify,
             cert=cert,
@@ -85,8 +81,7 @@ class AsyncDoor:
         self._places = Places(
             self.policy.fallback, allow_http=allow_http, connect=self._connecting.wire_to
         )
-        keeps = any(isinstance(rule, ToCache) for rule in self.policy.fallback)
-        self._at_hand = AtHand(open_cache(self.policy.cache) if keeps else None, degraded)
+        self._at_hand = AtHand(self.policy, degraded)
         self._driver = AsyncioDriver(self.engine)
         self._given_up = GivenUp(self._driver.clock)
 
@@ -121,28 +116,26 @@ class AsyncDoor:
         target = routes.target(asked.model)
         asked.to(routes.route(target))  # its own target is the first
         call = call_of(self.engine, asked, seen.spans, target, routes.steps(asked.model))
-        sender = Sender(asked, routes, seen.spans, self.engine, self._driver.first)
+        sender = sender_of(asked, routes, seen.spans, self.policy, self._driver.first)
         opened = await self._driver.open(call, sender, self._asker(asked, seen))
-        target = sender.target or target
+        source = sender.source
         if isinstance(opened, LoopDelivery):
-            return self._begun(sender, Story(target, opened.command), opened, request)
-        target = opened.target or target
-        story = Story(target, opened)
-        if opened.outcome.verdict is Verdict.OK:
-            if sender.source is not None and opened.source not in ("cache", "degraded"):
-                return self._begun(sender, story, opened, request)
-            self._keep(asked, seen, opened)
+            assert source is not None
+            story = Story(sender.target or target, opened.command)
+            return self._begun(source, story, opened, request)
+        story = Story(opened.target or target, opened)
+        if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
+            return self._begun(source, story, opened, request)
+        self._keep(asked, seen, opened)
         told = reply_to(asked.shape, story, opened, self._driver.clock())
         if isinstance(told, Failure):
             return told
         return self.library.response(told.status, told.headers, story=story, content=told.body)
 
     def _begun(
-        self, sender: Sender, story: Story, opened: LoopDelivery | Ended, request: Any
+        self, source: Source, story: Story, opened: LoopDelivery | Ended, request: Any
     ) -> Any:
         """The response to a stream that has begun, or came whole."""
-        source = sender.source
-        assert source is not None
         stream = Stream(story.target, source, opened)
         body = self.stream_body(stream, story, self.library, request)
         headers = headers_of(source.head, story)
@@ -167,8 +160,8 @@ class AsyncDoor:
         return lambda ask: self._at_hand.find(ask, wanted)
 
     def _keep(self, asked: Ask | Look, seen: DoorRequest, ended: Ended) -> None:
-        if self._at_hand.keeps and ended.source == TARGET and isinstance(asked, Ask):
-            self._at_hand.keep(asked.request(seen.key), ended.outcome.value.body)
+        if self._at_hand.keeps and isinstance(asked, Ask):
+            self._at_hand.keep(asked.request(seen.key), ended)
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event. It may not make calls through this transport."""

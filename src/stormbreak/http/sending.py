@@ -1,0 +1,93 @@
+"""How the attempts of one call are sent to wherever the engine says: to be answered whole, or as they come."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from stormbreak.core.flow import Send
+from stormbreak.core.policy import Policy
+from stormbreak.http.exchange import Asked, attempt, if_cut_short
+from stormbreak.http.routes import Route, Routes
+from stormbreak.http.source import Source, begin
+from stormbreak.types import Outcome, Target
+
+
+class Sendable(Protocol):
+    """What is asked, as a sender has to know it."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether its first output can be told from its end."""
+
+    def to(self, route: Route, /) -> Asked:
+        """What is sent there."""
+
+
+class Sender:
+    """What all senders know. `idle_timeout`, in seconds, is that of the policy unless something else is said.
+
+    Where answers are handed over as they come, the `source` of the last is there to be read on, at its `target`.
+    """
+
+    target: Target | None = None
+    source: Source | None = None
+
+    def __init__(
+        self, asked: Sendable, routes: Routes, policy: Policy, *, idle_timeout: float | None = None
+    ) -> None:
+        self._asked = asked
+        self._routes = routes
+        self._policy = policy
+        self._idle = policy.idle_timeout if idle_timeout is None else idle_timeout
+
+
+class WholeSender(Sender):
+    """Waits for the end of each answer. `first` hears of the first output, where that can be told."""
+
+    def __init__(
+        self,
+        asked: Sendable,
+        routes: Routes,
+        policy: Policy,
+        first: Callable[[Send], None],
+        *,
+        idle_timeout: float | None = None,
+    ) -> None:
+        super().__init__(asked, routes, policy, idle_timeout=idle_timeout)
+        self._first = first
+
+    async def __call__(self, command: Send) -> Outcome:
+        """Send once."""
+        policy, timeout = self._policy, command.timeout
+        route = self._routes.route(command.target)
+        outcome = await attempt(
+            route.wire,
+            route.origin,
+            self._asked.to(route),
+            idle_timeout=self._idle,
+            stall_timeout=policy.stall_timeout,
+            within=timeout,
+            first=partial(self._first, command) if self._asked.begins else None,
+            learn=policy.quota.learn,
+        )
+        return if_cut_short(outcome, timeout, policy.attempt_timeout)
+
+
+class StreamSender(Sender):
+    """Waits for the first output of each answer."""
+
+    async def __call__(self, command: Send) -> Outcome:
+        """Send once."""
+        policy, timeout = self._policy, command.timeout
+        route = self._routes.route(command.target)
+        self.target = command.target
+        outcome, self.source = await begin(
+            route.wire,
+            route.origin,
+            self._asked.to(route),
+            idle_timeout=self._idle,
+            stall_timeout=policy.stall_timeout,
+            within=timeout,
+            learn=policy.quota.learn,
+        )
+        return if_cut_short(outcome, timeout, policy.attempt_timeout)
