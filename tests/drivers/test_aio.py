@@ -4,16 +4,15 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from loop_bench import Bench
 from stage import INVALID, OK, SERVER_ERROR, TARGET, policy, told
-from virtual_loop import now, run
+from virtual_loop import now, on_virtual_loop, run
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.types import Call, Verdict
 
 ONE = policy(
@@ -25,72 +24,24 @@ ONE = policy(
 )
 
 
-class Bench:
-    """A driver on the virtual loop, and a target that answers as told."""
-
-    def __init__(self, rules=ONE):
-        self.engine = Engine(rules)
-        self.driver = AsyncioDriver(
-            self.engine, clock=asyncio.get_running_loop().time, chance=lambda: 0.0
-        )
-        self.lane = self.engine.lane(TARGET)
-        self.sent = []
-
-    def call(self, *outcomes, takes=1.0, within=None, **call):
-        """Start a call whose attempts end in `outcomes`, each after `takes` seconds."""
-        answers = iter(outcomes or (OK,))
-
-        async def sender(send):
-            self.sent.append((round(now(), 6), send.attempt))
-            await asyncio.sleep(takes)
-            return next(answers)
-
-        return self.run(sender, within=within, **call)
-
-    def run(self, sender, *, within=None, **call):
-        deadline_at = None if within is None else now() + within
-        numbered = Call(self.engine.number(), TARGET, deadline_at=deadline_at, **call)
-        return asyncio.create_task(self.driver.run(numbered, sender))
-
-    async def assert_at_rest(self):
-        """Nothing is held, nobody waits, and the next call goes through."""
-        breaker = self.lane.breaker
-        assert (self.lane.slots.in_flight, self.lane.admission.queued) == (0, 0)
-        assert breaker is None or breaker.trial is None or not breaker.trial.probes
-        assert self.engine.woken == []
-        last = await self.call(OK, fail_fast=False)
-        assert last.outcome == OK
-        assert (self.lane.slots.in_flight, self.lane.admission.queued) == (0, 0)
-
-
 async def cancelled(task):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-def scene(test):
-    """Run an async test on the virtual loop."""
-
-    def wrapped():
-        run(test)
-
-    wrapped.__name__ = test.__name__
-    return wrapped
-
-
 # ------------------------------------------------------------------ carrying out
 
 
-@scene
+@on_virtual_loop
 async def test_answers():
-    bench = Bench()
+    bench = Bench(ONE)
     ended = await bench.call(OK)
 
     assert (ended.outcome, ended.attempts, ended.waited) == (OK, 1, 0.0)
 
 
-@scene
+@on_virtual_loop
 async def test_retries_after_the_backoff():
     bench = Bench(policy(retry=RetryPolicy(backoff=Constant(seconds=5.0))))
     ended = await bench.call(SERVER_ERROR, SERVER_ERROR, OK)
@@ -99,17 +50,17 @@ async def test_retries_after_the_backoff():
     assert ended.waited == pytest.approx(10.0)
 
 
-@scene
+@on_virtual_loop
 async def test_queues_for_a_slot():
-    bench = Bench()
+    bench = Bench(ONE)
     await asyncio.gather(*[bench.call(OK) for _ in range(3)])
 
     assert [at for at, _ in bench.sent] == [0.0, 1.0, 2.0]
 
 
-@scene
+@on_virtual_loop
 async def test_one_of_the_queue_keeps_time_for_a_cooldown():
-    bench = Bench()
+    bench = Bench(ONE)
     told_to_wait = bench.call(told(30.0), OK)
     await asyncio.sleep(2.0)
     waiting = bench.call(OK)
@@ -119,7 +70,7 @@ async def test_one_of_the_queue_keeps_time_for_a_cooldown():
     assert len(bench.sent) == 3
 
 
-@scene
+@on_virtual_loop
 async def test_an_attempt_that_takes_too_long_is_given_up():
     bench = Bench(policy(attempt_timeout=3.0, retry=RetryPolicy(attempts=1)))
     ended = await bench.call(OK, takes=10.0)
@@ -130,9 +81,9 @@ async def test_an_attempt_that_takes_too_long_is_given_up():
     assert isinstance(ended.outcome.error, TimeoutError)
 
 
-@scene
+@on_virtual_loop
 async def test_the_deadline_ends_a_wait_in_the_queue():
-    bench = Bench()
+    bench = Bench(ONE)
     blocker = bench.call(OK, takes=100.0)
     ended = await bench.call(OK, within=7.0)
 
@@ -141,9 +92,9 @@ async def test_the_deadline_ends_a_wait_in_the_queue():
     await cancelled(blocker)
 
 
-@scene
+@on_virtual_loop
 async def test_a_sender_that_breaks_its_word_and_raises_leaves_nothing_behind():
-    bench = Bench()
+    bench = Bench(ONE)
 
     async def broken(send):
         raise LookupError("a bug")
@@ -156,17 +107,17 @@ async def test_a_sender_that_breaks_its_word_and_raises_leaves_nothing_behind():
 # ------------------------------------------------------------------ cancelling at each suspension point
 
 
-@scene
+@on_virtual_loop
 async def test_cancelled_before_it_ever_ran():
-    bench = Bench()
+    bench = Bench(ONE)
     await cancelled(bench.call(OK))
     await bench.assert_at_rest()
     assert len(bench.sent) == 1
 
 
-@scene
+@on_virtual_loop
 async def test_cancelled_in_the_queue():
-    bench = Bench()
+    bench = Bench(ONE)
     blocker = bench.call(OK, takes=10.0)
     waiting, next_one = bench.call(OK), bench.call(OK)
     await asyncio.sleep(1.0)
@@ -177,9 +128,9 @@ async def test_cancelled_in_the_queue():
     await bench.assert_at_rest()
 
 
-@scene
+@on_virtual_loop
 async def test_cancelled_when_granted_but_not_resumed_yet():
-    bench = Bench()
+    bench = Bench(ONE)
     never = asyncio.Event()
 
     async def hangs(send):
@@ -200,9 +151,9 @@ async def test_cancelled_when_granted_but_not_resumed_yet():
     await bench.assert_at_rest()
 
 
-@scene
+@on_virtual_loop
 async def test_cancelled_while_sending():
-    bench = Bench()
+    bench = Bench(ONE)
     sending, waiting = bench.call(OK, takes=10.0), bench.call(OK)
     await asyncio.sleep(1.0)
     await cancelled(sending)
@@ -211,7 +162,7 @@ async def test_cancelled_while_sending():
     await bench.assert_at_rest()
 
 
-@scene
+@on_virtual_loop
 async def test_cancelled_while_backing_off():
     bench = Bench(policy(limit=FixedLimit(in_flight=1)))
     backing_off = bench.call(told(30.0))
@@ -221,9 +172,9 @@ async def test_cancelled_while_backing_off():
     assert [at for at, _ in bench.sent] == [0.0, 31.0]  # the cooldown outlives who was told
 
 
-@scene
+@on_virtual_loop
 async def test_cancelled_in_a_cooldown_while_keeping_time():
-    bench = Bench()
+    bench = Bench(ONE)
     blocker = bench.call(told(30.0))
     await asyncio.sleep(2.0)
     await cancelled(blocker)
@@ -235,9 +186,9 @@ async def test_cancelled_in_a_cooldown_while_keeping_time():
     await bench.assert_at_rest()
 
 
-@scene
+@on_virtual_loop
 async def test_cancelled_while_the_probe_is_out():
-    bench = Bench()
+    bench = Bench(ONE)
     assert (await bench.call(INVALID._replace(verdict=Verdict.BROKEN))).stopped == "breaker"
     probe = bench.call(OK, takes=30.0, fail_fast=False)
     waiting = bench.call(OK, fail_fast=False)
@@ -256,7 +207,7 @@ def test_cancelled_at_any_turn_of_the_loop_around_a_grant(turns):
     """The blocker answers, the queue moves, a retry follows; the cancel comes some turns of the loop later."""
 
     async def main():
-        bench = Bench()
+        bench = Bench(ONE)
         blocker = bench.call(OK, takes=2.0)
         victim, next_one = bench.call(OK, takes=0.0), bench.call(OK)
         await asyncio.sleep(2.0 - 1e-12)
@@ -291,7 +242,7 @@ def test_the_callers_own_wait_for_leaves_nothing_behind(impatience):
     run(main)
 
 
-@scene
+@on_virtual_loop
 async def test_the_callers_own_timeout_is_theirs_and_not_the_attempts():
     bench = Bench(policy(attempt_timeout=5.0))
 
@@ -325,7 +276,7 @@ def test_a_cancel_at_the_very_tick_of_the_attempt_timeout_wins(earlier):
     run(main)
 
 
-@scene
+@on_virtual_loop
 async def test_the_callers_timeout_at_the_very_tick_of_the_attempt_timeout():
     bench = Bench(policy(attempt_timeout=5.0))
 
@@ -340,7 +291,7 @@ async def test_the_callers_timeout_at_the_very_tick_of_the_attempt_timeout():
     await bench.assert_at_rest()
 
 
-@scene
+@on_virtual_loop
 async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
     bench = Bench(
         policy(limit=FixedLimit(in_flight=1), attempt_timeout=5.0, retry=RetryPolicy(attempts=1))
@@ -361,7 +312,7 @@ async def test_a_sender_that_is_slow_to_let_go_keeps_its_slot_until_it_has():
     await bench.assert_at_rest()
 
 
-@scene
+@on_virtual_loop
 async def test_a_sender_that_answers_after_all_when_given_up_is_heard():
     bench = Bench(policy(attempt_timeout=5.0))
 
@@ -374,7 +325,7 @@ async def test_a_sender_that_answers_after_all_when_given_up_is_heard():
     await bench.assert_at_rest()
 
 
-@scene
+@on_virtual_loop
 async def test_a_timeout_inside_the_sender_is_a_timeout():
     bench = Bench(policy(retry=RetryPolicy(attempts=1), attempt_timeout=50.0))
 

@@ -4,8 +4,9 @@ import asyncio
 import gc
 
 import pytest
+from loop_bench import Bench
 from stage import OK, SERVER_ERROR, TARGET, policy
-from virtual_loop import now, run
+from virtual_loop import now, on_virtual_loop, run
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
@@ -13,7 +14,6 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.types import Call, Ended, Outcome, Verdict
@@ -28,40 +28,9 @@ RULES = policy(
 )
 
 
-class Bench:
-    def __init__(self):
-        self.engine = Engine(RULES)
-        loop = asyncio.get_running_loop()
-        self.driver = AsyncioDriver(self.engine, clock=loop.time, chance=lambda: 0.0)
-        self.lane = self.engine.lane(TARGET)
-
-    async def open(self, *outcomes, takes=1.0, within=None):
-        answers = iter(outcomes)
-
-        async def sender(_):
-            await asyncio.sleep(takes)
-            return next(answers)
-
-        deadline_at = None if within is None else now() + within
-        call = Call(self.engine.number(), TARGET, deadline_at, delivers=True, streams=True)
-        return await self.driver.open(call, sender)
-
-    @property
-    def in_flight(self):
-        return self.lane.slots.in_flight
-
-
-def scene(test):
-    def wrapped():
-        run(test)
-
-    wrapped.__name__ = test.__name__
-    return wrapped
-
-
-@scene
+@on_virtual_loop
 async def test_it_opens_at_the_first_output_and_ends_once():
-    bench = Bench()
+    bench = Bench(RULES)
     delivery = await bench.open(BEGUN)
     assert isinstance(delivery, LoopDelivery)
     assert (delivery.command.outcome, bench.in_flight, delivery.over) == (BEGUN, 1, False)
@@ -74,27 +43,27 @@ async def test_it_opens_at_the_first_output_and_ends_once():
     assert bench.lane.breaker.state is State.CLOSED
 
 
-@scene
+@on_virtual_loop
 async def test_what_fails_before_the_first_output_is_tried_again():
-    bench = Bench()
+    bench = Bench(RULES)
     delivery = await bench.open(SERVER_ERROR, BEGUN)
     assert delivery.command[2:] == (2, pytest.approx(1.0), 0)
 
     assert delivery.end(BROKEN).stopped == "committed"
 
 
-@scene
+@on_virtual_loop
 async def test_what_ends_before_it_has_ended():
-    bench = Bench()
+    bench = Bench(RULES)
     ended = await bench.open(OK)
 
     assert isinstance(ended, Ended)
     assert bench.in_flight == 0
 
 
-@scene
+@on_virtual_loop
 async def test_the_attempt_timeout_is_one_to_the_first_output():
-    bench = Bench()
+    bench = Bench(RULES)
     delivery = await bench.open(SERVER_ERROR, BEGUN, takes=9.0)
     await asyncio.sleep(100.0)
     assert not delivery.over
@@ -104,9 +73,9 @@ async def test_the_attempt_timeout_is_one_to_the_first_output():
     assert ended.outcome.verdict is Verdict.TIMEOUT
 
 
-@scene
+@on_virtual_loop
 async def test_the_deadline_ends_it():
-    bench = Bench()
+    bench = Bench(RULES)
     delivery = await bench.open(BEGUN, within=20.0)
     cut = []
     delivery.cut = lambda: cut.append(now())
@@ -117,9 +86,9 @@ async def test_the_deadline_ends_it():
     assert (delivery.ended.stopped, bench.in_flight) == ("committed", 0)
 
 
-@scene
+@on_virtual_loop
 async def test_no_timer_outlives_it():
-    bench = Bench()
+    bench = Bench(RULES)
     delivery = await bench.open(BEGUN, within=20.0)
     cut = []
     delivery.cut = lambda: cut.append(now())
@@ -132,7 +101,7 @@ async def test_no_timer_outlives_it():
 @pytest.mark.parametrize("way", ["close", "drop"])
 def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
     async def main():
-        bench = Bench()
+        bench = Bench(RULES)
         delivery = await bench.open(BEGUN, within=50.0)
         waiting = asyncio.create_task(bench.open(OK))
         await asyncio.sleep(5.0)
@@ -147,9 +116,9 @@ def test_whoever_waits_gets_what_a_stream_held_that_was_given_up(way):
     run(main)
 
 
-@scene
+@on_virtual_loop
 async def test_the_collector_may_come_in_the_middle_of_a_step():
-    bench = Bench()
+    bench = Bench(RULES)
     kept = [await bench.open(BEGUN)]
     bench.driver.by_hand(lambda *_: (kept.clear(), gc.collect()))
 
@@ -161,7 +130,7 @@ def test_one_that_outlives_its_loop_can_still_be_given_up():
         return bench, await bench.open(BEGUN, within=5.0)
 
     async def make():
-        return Bench()
+        return Bench(RULES)
 
     bench = run(make)
     _, delivery = run(main)
@@ -170,9 +139,9 @@ def test_one_that_outlives_its_loop_can_still_be_given_up():
     assert bench.in_flight == 0
 
 
-@scene
+@on_virtual_loop
 async def test_a_drained_driver_lets_it_end():
-    bench = Bench()
+    bench = Bench(RULES)
     delivery = await bench.open(BEGUN)
     bench.driver.drain()
 

@@ -47,6 +47,14 @@ class Scene:
 
         return ended
 
+    def hold_a_slot(self):
+        """One call on another thread keeps a slot until it is told to leave: what tells it, and how it ended."""
+        leave = threading.Event()
+        ended = self.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
+        while not self.in_flight:
+            time.sleep(0.001)
+        return leave.set, ended
+
     def wait_for(self, queued):
         until = time.monotonic() + PATIENCE
         while self.engine.lane(TARGET).admission.queued != queued:
@@ -67,13 +75,10 @@ def test_a_failure_is_tried_again_after_its_backoff():
 
 def test_who_waits_for_a_slot_is_woken_by_whoever_leaves_it():
     scene = Scene(limit=FixedLimit(in_flight=1))
-    leave = threading.Event()
-    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
-    while not scene.in_flight:
-        time.sleep(0.001)
+    leave, first = scene.hold_a_slot()
     second = scene.elsewhere()
     scene.wait_for(queued=1)
-    leave.set()
+    leave()
 
     assert (first().outcome, second().outcome) == (OK, OK)
     assert second().queued > 0
@@ -81,10 +86,7 @@ def test_who_waits_for_a_slot_is_woken_by_whoever_leaves_it():
 
 def test_threads_and_loops_share_an_engine():
     scene = Scene(limit=FixedLimit(in_flight=1))
-    leave = threading.Event()
-    waits = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
-    while not scene.in_flight:
-        time.sleep(0.001)
+    leave, waits = scene.hold_a_slot()
 
     async def main():
         async def sender(_):
@@ -92,7 +94,7 @@ def test_threads_and_loops_share_an_engine():
 
         task = asyncio.create_task(AsyncioDriver(scene.engine).run(scene.call(), sender))
         await asyncio.to_thread(scene.wait_for, 1)
-        leave.set()
+        leave()
         return await task
 
     assert asyncio.run(main()).outcome == OK
@@ -114,14 +116,11 @@ def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
 
 def test_an_interrupt_in_the_queue_takes_the_ticket_back():
     scene = Scene(limit=FixedLimit(in_flight=1))
-    leave = threading.Event()
-    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
-    while not scene.in_flight:
-        time.sleep(0.001)
+    leave, first = scene.hold_a_slot()
     with interrupted(), pytest.raises(KeyboardInterrupt):
         scene.run()
     assert scene.engine.lane(TARGET).admission.queued == 0
-    leave.set()
+    leave()
     assert first().outcome == OK
     assert scene.in_flight == 0
 
@@ -136,30 +135,24 @@ def test_an_interrupt_ends_a_backoff():
 
 def test_a_drained_driver_lets_go_whoever_waits():
     scene = Scene(limit=FixedLimit(in_flight=1))
-    leave = threading.Event()
-    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
-    while not scene.in_flight:
-        time.sleep(0.001)
+    leave, first = scene.hold_a_slot()
     waiting = scene.elsewhere()
     scene.wait_for(queued=1)
     scene.driver.drain()
 
     assert waiting().stopped == "drained"
-    leave.set()
+    leave()
     assert first().outcome == OK
     assert scene.elsewhere(lambda _: told(60.0))().stopped == "drained"
 
 
 def test_patience_ends_in_the_queue():
     scene = Scene(limit=FixedLimit(in_flight=1))
-    leave = threading.Event()
-    first = scene.elsewhere(lambda _: (leave.wait(PATIENCE), OK)[1])
-    while not scene.in_flight:
-        time.sleep(0.001)
+    leave, first = scene.hold_a_slot()
     ended = scene.run(patience=0.05)
 
     assert ended.outcome.verdict is Verdict.REJECTED
-    leave.set()
+    leave()
     first()
 
 

@@ -2,6 +2,7 @@ import gc
 import os
 
 import pytest
+from stream_scene import StreamScene
 
 from stormbreak.http.aiohttp_wire import AiohttpWire
 from stormbreak.http.wire import HttpRequest
@@ -35,3 +36,12 @@ def ask(wire):
         )
 
     return ask
+
+
+@pytest.fixture
+async def scene():
+    """Streams of scripts to a client, of which nothing may stay behind."""
+    scene = StreamScene()
+    yield scene
+    gc.collect()
+    await scene.leave()

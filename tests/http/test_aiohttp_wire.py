@@ -1,37 +1,20 @@
-"""What the wire says about everything that can happen on a socket."""
+"""What the wire says about an answer: whole, broken, silent or too large."""
 
 import asyncio
-import errno
-import gc
 import gzip
-import os
 import socket
-import threading
 import time
-import traceback
 import zlib
-from pathlib import Path
 
 import pytest
-from sockets import BODY, End, answer, free_port, served
+from sockets import BODY, CHUNKED, HALF, End, answer, served
 
 from stormbreak.http import aiohttp_wire
-from stormbreak.http.aiohttp_wire import AiohttpWire
 from stormbreak.http.wire import HttpRequest
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
-HALF = answer()[:-10]
-CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 ZIPPED = gzip.compress(BODY)
-
-
-def open_files():
-    return len(list(Path("/dev/fd").iterdir()))
-
-
-def url_of(port, host="127.0.0.1"):
-    return HttpRequest(f"http://{host}:{port}/v1/x", {}, b"{}")
 
 
 async def test_a_whole_answer(ask):
@@ -99,43 +82,6 @@ async def test_ways_to_say_it_right(ask, script):
     assert (got.status, got.body) == (200, BODY)
 
 
-# ------------------------------------------------------------ no connection
-
-
-async def test_a_refused_connection(wire):
-    got = await wire.exchange(url_of(free_port()))
-    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection refused")
-    assert isinstance(got.error, ConnectionRefusedError)
-    assert not got.maybe_processed
-
-
-async def test_a_host_that_does_not_exist(wire, monkeypatch):
-    def unknown(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    got = await wire.exchange(url_of(80, "no-such-host.example"))
-    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "host not found")
-    assert isinstance(got.error, socket.gaierror)
-    assert not got.maybe_processed
-
-
-async def test_a_connection_that_never_comes(wire, full_port):
-    got = await wire.exchange(url_of(full_port)._replace(connect_timeout=0.1))
-    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
-    assert not got.maybe_processed
-
-
-async def test_another_error_of_the_network_is_named(wire, monkeypatch):
-    async def unreachable(*_, **__):
-        raise OSError(errno.ENETUNREACH, "Network is unreachable")
-
-    monkeypatch.setattr("aiohappyeyeballs.start_connection", unreachable)
-    got = await wire.exchange(url_of(80))
-    assert got.verdict is Verdict.CONNECT_FAILED
-    assert "unreachable" in got.detail
-
-
 # ------------------------------------------------------------ time
 
 
@@ -156,34 +102,6 @@ async def test_a_slow_answer_is_no_silence(ask):
     async with served([answer()[:-8], *pieces]) as server:
         got = await ask(server, idle_timeout=0.1)
     assert got.body == BODY
-
-
-@pytest.mark.parametrize("script", [End.HANG, [b"HTTP/1.1 200 OK\r\n", End.HANG], [HALF, End.HANG]])
-async def test_cancelling_closes_the_connection(ask, script):
-    async with served(script) as server:
-        task = asyncio.create_task(ask(server))
-        await server.asked()
-        await asyncio.sleep(0.02)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await server.all_closed()
-
-
-async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
-    async with served(answer(), End.HANG) as server:
-        await ask(server)
-        files = open_files()
-        tasks = [asyncio.create_task(ask(server)) for _ in range(200)]
-        await server.asked(201)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.all_closed()
-        gc.collect()
-        connector = (await wire._session()).connector
-        assert not connector._acquired
-        assert open_files() <= files
 
 
 # ------------------------------------------------------------ size
@@ -251,183 +169,3 @@ async def test_a_large_body_is_sent_without_a_warning(wire):
 
 def test_the_bound_is_64_mib():
     assert aiohttp_wire.BODY_LIMIT == 64 * 2**20
-
-
-# ------------------------------------------------------------ connections
-
-
-async def test_a_connection_is_used_again(ask):
-    async with served(answer(), answer(status=429), CHUNKED + b"0\r\n\r\n", answer()) as server:
-        for _ in range(4):
-            await ask(server)
-    assert [request.connection for request in server.requests] == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        [HALF, End.CLOSE],
-        [HALF, End.HANG],
-        answer(connection="close"),
-        answer() + b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale",
-        answer() + b"tail",
-    ],
-)
-async def test_a_connection_is_not_used_again_after_trouble(ask, script):
-    async with served(script, answer()) as server:
-        await ask(server, idle_timeout=0.1)
-        got = await ask(server)
-        assert got.body == BODY
-        assert [request.connection for request in server.requests] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    "late", [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale", b"HTTP/1.1 2", b"tail"]
-)
-async def test_bytes_nobody_asked_for_are_never_the_next_answer(ask, late):
-    """Found: an answer that came to an idle connection was taken for the answer to the next request."""
-    async with served([answer(), 0.02, late], answer()) as server:
-        await ask(server)
-        await asyncio.sleep(0.06)
-        got = await ask(server)
-        assert isinstance(got, HttpAnswer)
-        assert got.body == BODY
-        assert [request.connection for request in server.requests] == [1, 2]
-
-
-async def test_a_dead_connection_is_an_outcome_and_no_second_try(ask):
-    async with served(answer(), End.CLOSE, answer()) as server:
-        await ask(server)
-        got = await ask(server)  # on the connection that the server then closes
-        assert got.verdict is Verdict.RESET
-        assert len(server.requests) == 2
-
-
-async def test_the_pool_is_as_wide_as_its_limit():
-    wire = AiohttpWire(limit=2)
-    async with served([0.01, answer()]) as server:
-        await asyncio.gather(*(wire.exchange(url_of(server.port)) for _ in range(6)))
-        assert (server.opened, len(server.requests)) == (2, 6)
-    await wire.close()
-
-
-async def test_cookies_are_neither_kept_nor_sent(ask):
-    async with served(answer(set_cookie="id=canary; Path=/")) as server:
-        await ask(server)
-        await ask(server)
-    assert "cookie" not in server.requests[1].headers
-
-
-async def test_no_netrc_speaks_for_the_user(ask, monkeypatch, tmp_path):
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    async with served() as server:
-        await ask(server)
-    assert server.requests[0].headers["authorization"] == "Bearer key-canary"
-
-
-# ------------------------------------------------------------ loops
-
-
-def test_each_loop_has_its_own_pool_which_ends_with_it():
-    """Found: a pool that was not closed by hand outlived its loop, and complained."""
-    wire = AiohttpWire(limit=2)
-
-    async def main():
-        async with served() as server:
-            got = [await wire.exchange(url_of(server.port)) for _ in range(2)]
-            return [one.status for one in got], server.opened, server
-
-    for _ in range(3):
-        assert asyncio.run(main())[:2] == ([200, 200], 1)
-    assert len(wire._pools) == 1
-    assert next(iter(wire._pools.values())).session.closed
-    gc.collect()
-
-
-def test_two_loops_in_two_threads():
-    wire = AiohttpWire(limit=4)
-    seen = []
-
-    async def main():
-        async with served([0.01, answer()]) as server:
-            got = await asyncio.gather(*(wire.exchange(url_of(server.port)) for _ in range(20)))
-            seen.append(({one.status for one in got}, server.opened))
-            await wire.close()
-
-    threads = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == [({200}, 4)] * 2
-    assert not wire._pools
-
-
-async def test_a_wire_that_is_dropped_closes_its_connections():
-    async with served() as server:
-        await AiohttpWire(limit=2).exchange(url_of(server.port))
-        gc.collect()
-        await server.all_closed()
-
-
-async def test_a_closed_wire_opens_again(wire):
-    async with served() as server:
-        for _ in range(2):
-            assert (await wire.exchange(url_of(server.port))).status == 200
-            await wire.close()
-            await wire.close()
-            await server.all_closed()
-
-
-# ------------------------------------------------------------ what is kept of an exception
-
-
-def reachable(thing):
-    """Every object that can be got at from an exception or outcome, frames excluded."""
-    seen, left = {}, [thing]
-    while left:
-        each = left.pop()
-        if id(each) in seen or isinstance(each, type | type(os)):
-            continue
-        seen[id(each)] = each
-        if isinstance(each, BaseException):
-            left += [each.args, each.__cause__, each.__context__]
-            assert each.__traceback__ is None or not isinstance(thing, Outcome)
-        if isinstance(each, dict):
-            left += [*each, *each.values()]
-        elif isinstance(each, list | tuple | set | frozenset):
-            left += each
-        left.append(getattr(each, "__dict__", None))
-    return seen.values()
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        End.CLOSE,
-        End.RESET,
-        [HALF, End.CLOSE],
-        [answer(x_echo="key-canary")[:-10], End.RESET],
-        [b"key-canary key-canary\r\n\r\n", End.CLOSE],
-        [b"HTTP/1.1 200 OK\r\nx-echo: key-canary\r\n", End.CLOSE],
-        [b"HTTP/1.1 200 OK\r\nkey-canary\r\n\r\n", End.CLOSE],
-        [CHUNKED, b"key-canary\r\n", End.CLOSE],
-        answer(b"key-canary", content_encoding="gzip"),
-        End.HANG,
-    ],
-)
-async def test_no_outcome_holds_the_key(ask, script):
-    async with served(script) as server:
-        got = await ask(server, idle_timeout=0.1)
-    assert isinstance(got, Outcome)
-    for each in reachable(got):
-        assert "canary" not in repr(each)
-    if got.error is not None:
-        assert "canary" not in "".join(traceback.format_exception(got.error))
-
-
-async def test_a_request_and_an_answer_show_neither_key_nor_text():
-    request = HttpRequest("http://h/v1", {"Authorization": "canary"}, b"canary")
-    assert repr(request) == "HttpRequest('http://h/v1', 6 bytes)"
-    assert repr(HttpAnswer(200, {"x": "canary"}, b"canary", 0)) == "HttpAnswer(200, 6 bytes)"

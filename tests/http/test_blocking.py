@@ -1,6 +1,5 @@
 """The client for code that blocks, against real sockets: calls, streams, interrupts, threads, forks."""
 
-import json
 import os
 import signal
 import threading
@@ -9,36 +8,20 @@ import warnings
 from contextlib import contextmanager
 
 import pytest
+from chat_stream import CUT, HELLO, WHOLE, WHOLE_ANSWER
+from clients import PAYLOAD, SAY, THRICE, lane_of
 from interrupts import interrupted
 from sockets import End, answer, failing, served
 
-from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.background import Background
 from stormbreak.errors import InvalidRequestError, RejectedError, StreamBrokenError
 from stormbreak.http.blocking import Client
 from stormbreak.types import Usage
 
-SAY = [{"role": "user", "content": "hello"}]
-PAYLOAD = {"messages": SAY}
-QUICK = Policy(budget=None, retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.01)))
 NARROW = Policy(budget=None, limit=FixedLimit(in_flight=1))
 PATIENCE = 20.0  # seconds
-EVENTS = {"content_type": "text/event-stream"}
-
-
-def chunk(content=None, finish=None, **more):
-    delta = {"role": "assistant"} if content is None else {"content": content}
-    said = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
-    return b"data: " + json.dumps(said).encode() + b"\n\n"
-
-
-STOP = chunk("", "stop", usage={"prompt_tokens": 3, "completion_tokens": 2})
-WHOLE = chunk() + chunk("hello") + chunk(" there") + STOP + b"data: [DONE]\n\n"
-STREAMED = answer(WHOLE, **EVENTS)
-ENDLESS = answer(b"", **EVENTS | {"content_length": 10**7}) + chunk() + chunk("hello")
 
 
 @pytest.fixture
@@ -51,7 +34,7 @@ def serve():
         scripts_served = served(*scripts)
         server = host.run(scripts_served.__aenter__())
         servings.append(scripts_served)
-        with Client(base_url=server.base_url, model="m", **{"policy": QUICK} | settings) as client:
+        with Client(base_url=server.base_url, model="m", **{"policy": THRICE} | settings) as client:
             yield client, server
         host.run(server.all_closed())
 
@@ -62,7 +45,7 @@ def serve():
 
 
 def in_flight(client):
-    return client.engine.lane(client.target("m")).slots.in_flight
+    return lane_of(client).slots.in_flight
 
 
 def until(is_so):
@@ -111,7 +94,7 @@ def test_errors_are_those_of_the_other_client(serve):
 
 
 def test_a_stream_in_each_way(serve):
-    with serve([STREAMED]) as (client, _):
+    with serve([WHOLE_ANSWER]) as (client, _):
         with client.stream("chat/completions", PAYLOAD) as stream:
             assert [event.json()["choices"][0]["delta"] for event in stream] == [
                 {"role": "assistant"}, {"content": "hello"}, {"content": " there"}, {"content": ""},
@@ -128,19 +111,19 @@ def test_a_stream_in_each_way(serve):
 
 
 def test_a_stream_that_breaks_raises_after_what_came(serve):
-    with serve([ENDLESS, End.CLOSE]) as (client, server):
+    with serve([CUT, End.CLOSE]) as (client, server):
         got = []
         with (
             client.stream("chat/completions", PAYLOAD) as stream,
             pytest.raises(StreamBrokenError) as raised,
         ):
             got.extend(iter(stream.texts()))
-        assert raised.value.received.endswith(chunk("hello"))
+        assert raised.value.received.endswith(HELLO)
         assert (len(server.requests), in_flight(client)) == (1, 0)
 
 
 def test_texts_come_as_they_are_sent(serve):
-    with serve([ENDLESS, End.HANG]) as (client, _), client.stream("chat/completions", PAYLOAD) as s:
+    with serve([CUT, End.HANG]) as (client, _), client.stream("chat/completions", PAYLOAD) as s:
         assert next(s.texts()) == "hello"
 
 
@@ -153,7 +136,7 @@ def test_an_interrupt_closes_the_connection_of_a_call(serve):
 
 
 def test_an_interrupt_closes_a_stream_that_is_read(serve):
-    with serve([ENDLESS, End.HANG]) as (client, server):
+    with serve([CUT, End.HANG]) as (client, server):
         stream = client.stream("chat/completions", PAYLOAD)
         texts = stream.texts()
         assert next(texts) == "hello"
@@ -164,7 +147,7 @@ def test_an_interrupt_closes_a_stream_that_is_read(serve):
 
 
 def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve):
-    with serve([ENDLESS, End.HANG]) as (client, _):
+    with serve([CUT, End.HANG]) as (client, _):
         stream = client.stream("chat/completions", PAYLOAD)
         texts = stream.texts()
         assert next(texts) == "hello"
@@ -177,7 +160,7 @@ def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve):
 
 
 def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
-    with serve([ENDLESS, End.HANG]) as (client, _):
+    with serve([CUT, End.HANG]) as (client, _):
         stream = client.stream("chat/completions", PAYLOAD)
         with pytest.warns(ResourceWarning, match="was never closed"):
             del stream
@@ -189,7 +172,7 @@ def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(ser
         sent = elsewhere(lambda: client.chat(SAY))
         until(lambda: in_flight(client) == 1)
         waits = elsewhere(lambda: client.chat(SAY))
-        until(lambda: client.engine.lane(client.target("m")).admission.queued == 1)
+        until(lambda: lane_of(client).admission.queued == 1)
         client.close()
 
         assert isinstance(waits(), RejectedError)

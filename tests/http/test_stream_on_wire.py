@@ -4,14 +4,13 @@ import asyncio
 import json
 
 import pytest
-from sockets import answer, served
+from clients import SAY, lane_of, sent_by
+from sockets import EVENTS, answer, served
 
 from stormbreak.http.client import AsyncClient
 from stormbreak.testing import answer_text
 from stormbreak.types import Usage
 
-SAY = [{"role": "user", "content": "hello"}]
-EVENTS = {"content_type": "text/event-stream"}
 OPENING = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
 OUTPUT = b'data: {"choices":[{"index":0,"delta":{"content":"fine"},"finish_reason":"stop"}]}\n\n'
 
@@ -21,11 +20,7 @@ def client_of(base_url, **more):
 
 
 def slots_of(client):
-    return client.engine.lane(client.target("m")).slots
-
-
-def sent_to(server):
-    return [json.loads(request.body) for request in server.requests]
+    return lane_of(client).slots
 
 
 async def test_the_answer_is_the_same_as_unstreamed(stormbreak_provider):
@@ -47,7 +42,7 @@ async def test_on_the_wire_it_is_a_stream_with_its_usage():
     ):
         await client.chat(SAY, temperature=0.5)
 
-    assert sent_to(server) == [
+    assert sent_by(server) == [
         {
             "model": "m",
             "messages": SAY,
@@ -69,8 +64,8 @@ async def test_what_stays_plain(on_wire, asked):
     ):
         assert (await client.chat(SAY, **asked)).text == "fine"
 
-    assert "stream_options" not in sent_to(server)[0]
-    assert sent_to(server)[0].get("stream", False) is False
+    assert "stream_options" not in sent_by(server)[0]
+    assert sent_by(server)[0].get("stream", False) is False
 
 
 async def test_embeddings_stay_plain(stormbreak_provider):

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from clients import QUICK, SAY, client_of
 from hypothesis import given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, free_port, served
@@ -14,17 +15,12 @@ from stage import OK, OTHER, THROTTLED, Stage, policy
 from stormbreak.batch.job import Job, run_job
 from stormbreak.core.backoff import Constant
 from stormbreak.core.fallback import TRANSIENT, Place, Step, ToTargets
-from stormbreak.core.policy import Policy
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import CallEnded, FellBack, RetryPlanned
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Outcome, Verdict
 
-SAY = [{"role": "user", "content": "hello"}]
-QUICK = Policy(
-    retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.01)), breaker=None, budget=None
-)
 HALF = answer()[:-20]  # all of the head, and a part of the body
 
 MARKED = {
@@ -50,10 +46,6 @@ UNMARKED = {
     "no_capacity": failing(529),
     "no_origin": failing(522),
 }
-
-
-def client_of(server, chosen=QUICK, **more):
-    return AsyncClient(**{"base_url": server.base_url, "model": "m", "policy": chosen} | more)
 
 
 def heard_by(client):

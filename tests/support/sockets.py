@@ -13,6 +13,12 @@ BODY = json.dumps(
 ).encode()
 
 
+EVENTS = {"content_type": "text/event-stream"}
+"""Headers of an answer that is a stream."""
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
 class End(Enum):
     CLOSE = "close"
     RESET = "reset"
@@ -24,6 +30,9 @@ def answer(body=BODY, status=200, **headers):
     named = {"content_type": "application/json", "content_length": len(body)} | headers
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in named.items()]
     return "\r\n".join([f"HTTP/1.1 {status} So", *lines, "", ""]).encode() + body
+
+
+HALF = answer()[:-10]  # the whole head, and a part of the body
 
 
 def failing(status, error=None, **headers):

@@ -42,6 +42,16 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
         return runner.run(main())
 
 
+def on_virtual_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    """A test that runs to its end in virtual time."""
+
+    def wrapped() -> None:
+        run(test)
+
+    wrapped.__name__ = test.__name__
+    return wrapped
+
+
 def now() -> float:
     """The time of the running loop."""
     return asyncio.get_running_loop().time()

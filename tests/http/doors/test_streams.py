@@ -11,11 +11,10 @@ import httpx2
 import openai
 import pytest
 from doors import QUICK, SAY, SDKS, door, in_flight, until
-from sockets import End, answer, failing, served
+from sockets import EVENTS, End, answer, failing, served
 
 from stormbreak import explain
 
-EVENTS = {"content_type": "text/event-stream"}
 HEAD = answer(b"", **EVENTS | {"content_length": 10**7})
 each_sdk = pytest.mark.parametrize("sdk", SDKS, ids=str)
 

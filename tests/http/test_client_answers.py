@@ -1,0 +1,148 @@
+"""What the client is asked, and what it answers."""
+
+import json
+
+import pytest
+from clients import KEY, ONCE, SAY, client_of, sent_by
+from sockets import BODY, answer, failing, served
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
+from stormbreak.testing import answer_text
+from stormbreak.types import Answer, Usage, Verdict
+
+
+async def test_a_chat_and_its_answer(stormbreak_provider):
+    provider = stormbreak_provider(speed=50)
+    payload = {"model": "storm-1", "messages": SAY, "temperature": 0.5}
+    async with AsyncClient(base_url=provider.base_url, api_key=KEY) as client:
+        got = await client.chat(SAY, model="storm-1", temperature=0.5)
+        again = await client.request("chat/completions", payload)
+    assert isinstance(got, Answer)
+    assert got.text == again.text == answer_text(payload)
+    assert json.loads(got.raw)["choices"][0]["message"]["content"] == got.text
+    assert (got.usage.input_tokens > 0, got.usage.output_tokens) == (True, 14)
+    assert (got.attempts, got.waited, got.status, got.cost) == (1, 0.0, 200, None)
+    assert got.request_id.startswith("req_")
+    assert (got.target.provider, got.target.model) == (f"127.0.0.1:{provider.port}", "storm-1")
+    assert got.target == client.target("storm-1")
+    assert got.text not in repr(got)
+    assert KEY not in f"{got!r} {got.target}"
+
+
+async def test_a_stream_is_assembled_into_the_very_same_answer(stormbreak_provider):
+    provider = stormbreak_provider(speed=50)
+    async with AsyncClient(base_url=provider.base_url, model="storm-1") as client:
+        plain = await client.chat(SAY)
+        stream = await client.chat(SAY, stream=True, stream_options={"include_usage": True})
+    assert stream.text == plain.text
+    assert stream.usage == plain.usage != Usage()
+    one, other = json.loads(stream.raw), json.loads(plain.raw)
+    assert one["object"] == other["object"] == "chat.completion"
+    assert one["choices"][0]["message"] == other["choices"][0]["message"]
+
+
+async def test_embeddings(stormbreak_provider):
+    provider = stormbreak_provider(speed=50)
+    async with AsyncClient(base_url=provider.base_url) as client:
+        got = await client.request("embeddings", {"model": "storm-1", "input": ["a", "b"]})
+    assert got.text == ""
+    assert len(json.loads(got.raw)["data"]) == 2
+    assert got.usage.input_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "inputs"),
+    [
+        ("text", 1),
+        (["a", "b", "c"], 3),
+        ([[1, 2], [3]], 2),
+        ([1, 2, 3], 1),
+    ],
+)
+async def test_every_input_must_get_its_embedding(given, inputs):
+    """Found: one vector for three inputs was accepted."""
+    for vectors in (1, 2, 3):
+        body = json.dumps({"data": [{"embedding": [0.1]}] * vectors}).encode()
+        async with served(answer(body)) as server, client_of(server, ONCE) as client:
+            ended = await client.ask(
+                "embeddings", json.dumps({"model": "m", "input": given}).encode()
+            )
+        found = (ended.outcome.verdict, ended.outcome.detail)
+        broken = (Verdict.BROKEN, f"{vectors} of {inputs} embeddings")
+        assert found == ((Verdict.OK, None) if vectors == inputs else broken)
+
+
+@pytest.mark.parametrize("given", [None, [], {"a": 1}, [{"text": "a"}, {"image": "b"}], 5, [None]])
+async def test_inputs_that_nobody_can_count_are_not_counted(given):
+    body = json.dumps({"data": [{"embedding": [0.1]}] * 3}).encode()
+    async with served(answer(body)) as server, client_of(server, ONCE) as client:
+        ended = await client.ask("embeddings", json.dumps({"model": "m", "input": given}).encode())
+        again = await client.ask("embeddings", b'{"model":"m"}')
+        await client.ask("embeddings", b'{"model":"m","input":"\xff"}')
+    assert (ended.outcome.verdict, again.outcome.verdict) == (Verdict.OK, Verdict.OK)
+
+
+async def test_every_choice_that_was_asked_for_must_come():
+    async with served() as server, client_of(server, ONCE) as client:
+        ended = await client.ask("chat/completions", b'{"model":"m","n":2}')
+        assert (ended.outcome.verdict, ended.outcome.detail) == (Verdict.BROKEN, "1 of 2 choices")
+        ended = await client.ask("chat/completions", b'{"model":"m","n":2,"stream":true}')
+        assert (ended.outcome.verdict, ended.outcome.detail) == (Verdict.BROKEN, "1 of 2 choices")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "shown"),
+    [
+        ("rate_limit_exceeded", 429, "rate_limit_exceeded"),
+        ("RESOURCE_EXHAUSTED", 429, "RESOURCE_EXHAUSTED"),
+        ("invalid_request_error", 400, "invalid_request_error"),
+        (429, 200, "429"),
+        ("our_plan", 400, None),
+    ],
+)
+async def test_a_code_that_everyone_knows_is_no_echo(code, status, shown):
+    """Found: a prompt about an error hid that very error."""
+    body = json.dumps({"model": "m", "prompt": f"What is {code}?"}).encode()
+    async with served(failing(status, {"code": code})) as server, client_of(server, ONCE) as client:
+        ended = await client.ask("chat/completions", body)
+    assert ended.outcome.code == ended.outcome.value.reading.code == shown
+
+
+async def test_which_model_is_asked():
+    async with served() as server, client_of(server) as client:
+        await client.chat(SAY)
+        await client.chat(SAY, model="other")
+        await client.request("chat/completions", {"model": "third"})
+        await client.request("chat/completions", {"model": None})
+    assert [body["model"] for body in sent_by(server)] == ["m", "other", "third", "m"]
+    assert [request.line.split()[1] for request in server.requests] == ["/v1/chat/completions"] * 4
+
+
+async def test_what_cannot_be_sent_is_refused_before_it_is_sent():
+    secret = "canary\ud800"
+    async with served() as server:
+        async with client_of(server, model=None) as client:
+            with pytest.raises(ConfigurationError, match="model is missing"):
+                await client.chat(SAY)
+        async with client_of(server) as client:
+            for payload in ({"x": object()}, {"x": secret}, {"n": "x"}, {"stream": "canary"}):
+                with pytest.raises(ConfigurationError) as caught:
+                    await client.request("chat/completions", payload)
+                assert "canary" not in f"{caught.value} {caught.value.__context__!r}"
+            for body in (b"", b"[]", b"{", b'{"model":1}', b"{}", b'{"model":"canary\xff"}'):
+                with pytest.raises(ConfigurationError) as caught:
+                    await client.ask("chat/completions", body)
+                assert "canary" not in f"{caught.value} {caught.value.__context__!r}"
+            with pytest.raises(ConfigurationError, match="endpoint"):
+                await client.request("https://evil.com/x", {})
+        assert not server.requests
+
+
+async def test_ask_gives_every_end_as_a_value():
+    async with served(answer(), failing(400)) as server, client_of(server) as client:
+        good = await client.ask("chat/completions", b'{"model":"m"}')
+        bad = await client.ask("chat/completions", b'{"model":"m"}')
+    assert (good.outcome.verdict, good.outcome.value.body) == (Verdict.OK, BODY)
+    assert (bad.outcome.verdict, bad.outcome.status) == (Verdict.INVALID, 400)
+    assert sent_by(server)[0] == {"model": "m"}

@@ -1,0 +1,142 @@
+"""What the policies of a client do to its calls: retries, deadlines, turns, presets."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from clients import QUICK, SAY, client_of, sent_by
+from sockets import End, answer, failing, served
+
+from stormbreak import errors
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import ARTICLE
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import Priority
+
+
+async def test_one_idempotency_key_per_call_and_the_same_on_every_attempt():
+    scripts = [failing(500), End.CLOSE, answer(), failing(500), answer()]
+    async with served(*scripts) as server, client_of(server) as client:
+        first = await client.chat(SAY)
+        second = await client.chat(SAY)
+    assert (first.attempts, second.attempts) == (3, 2)
+    keys = [request.headers["idempotency-key"] for request in server.requests]
+    assert len(set(keys[:3])) == len(set(keys[3:])) == 1
+    assert keys[0] != keys[3]
+    assert len({request.body for request in server.requests}) == 1
+
+
+@pytest.mark.parametrize("form", ["seconds", "date", "ms"])
+async def test_nobody_comes_back_before_the_named_time(stormbreak_provider, form):
+    """On the wire, in every form, with the provider's own count of those who came too early."""
+    ms = form == "ms"
+    provider = stormbreak_provider(
+        f"""
+        [[trouble]]
+        kind = "429"
+        until = {1.0 if ms else 3.0}
+        retry_after = {0.2 if ms else 1.0}
+        form = "{form}"
+        """,
+        speed=10,
+    )
+    policy = Policy(retry=RetryPolicy(attempts=20), budget=None)
+    async with AsyncClient(base_url=provider.base_url, model="m", policy=policy) as client:
+        asked = (client.chat([{"role": "user", "content": str(n)}]) for n in range(10))
+        got = await asyncio.gather(*asked)
+    stats = provider.stats()
+    assert stats["early"] == 0
+    assert sum(stats["retry_after"].values()) >= 10
+    assert {one.status for one in got} == {200}
+    assert max(one.waited for one in got) > 0
+
+
+async def test_a_throttle_that_must_not_be_repeated_is_not():
+    never = failing(429, x_should_retry="false")
+    async with served(never, answer()) as server, client_of(server) as client:
+        with pytest.raises(errors.ThrottledError) as caught:
+            await client.chat(SAY)
+        assert caught.value.ended.stopped == "forbidden"
+        assert len(server.requests) == 1
+    told = failing(429, x_should_retry="false", retry_after_ms=1)
+    async with served(told, answer()) as server, client_of(server) as client:
+        assert (await client.chat(SAY)).attempts == 2
+
+
+async def test_a_deadline_bounds_the_whole_call():
+    async with served(failing(500)) as server:
+        policy = replace(
+            QUICK, retry=RetryPolicy(attempts=99, backoff=Constant(seconds=0.05), min_useful=0)
+        )
+        async with client_of(server, policy) as client:
+            began = time.monotonic()
+            with pytest.raises(errors.ServerError, match="no further retry: deadline"):
+                await client.request("chat/completions", {}, deadline=0.2)
+            assert time.monotonic() - began < 0.3
+
+
+async def test_our_own_deadline_is_no_evidence_against_the_target():
+    async with served(End.HANG) as server, client_of(server) as client:
+        with pytest.raises(errors.AttemptTimeoutError) as caught:
+            await client.request("chat/completions", {}, deadline=0.05)
+    assert caught.value.ended.outcome.own_deadline
+
+
+async def test_priorities_go_first():
+    policy = replace(QUICK, limit=FixedLimit(in_flight=1))
+    async with served([0.02, answer()]) as server, client_of(server, policy) as client:
+        calls = [
+            asyncio.create_task(client.request("x", {"n": n}, priority=priority))
+            for n, priority in enumerate(
+                [Priority.BATCH, Priority.BACKGROUND, Priority.INTERACTIVE]
+            )
+        ]
+        await asyncio.gather(*calls)
+    assert [body["n"] for body in sent_by(server)] == [0, 2, 1]
+
+
+@pytest.mark.parametrize("priority", ["batch", 7, 1])
+async def test_a_priority_that_is_none_is_refused_before_anything_is_sent(priority):
+    async with served() as server, client_of(server) as client:
+        with pytest.raises(ConfigurationError, match=rf"Priority.BACKGROUND, got '{priority}'"):
+            await client.request("chat/completions", {"n": 1}, priority=priority)
+        assert not server.requests
+
+
+async def test_tenants_get_fair_shares():
+    policy = replace(QUICK, limit=FixedLimit(in_flight=1))
+    async with served([0.02, answer()]) as server, client_of(server, policy) as client:
+        calls = [
+            asyncio.create_task(client.request("x", {"n": n}, tenant=tenant))
+            for n, tenant in enumerate(["many", "many", "many", "few"])
+        ]
+        await asyncio.gather(*calls)
+    assert [body["n"] for body in sent_by(server)] == [0, 1, 3, 2]
+
+
+async def test_the_article_preset():
+    assert AsyncClient(base_url="http://127.0.0.1/v1", policy="article").policy == ARTICLE
+    policy = replace(ARTICLE, retry=replace(ARTICLE.retry, backoff=Constant(seconds=0.01)))
+    async with served(failing(500)) as server, client_of(server, policy) as client:
+        with pytest.raises(errors.ServerError):
+            await client.chat(SAY)
+        assert client.snapshot()["targets"][str(client.target("m"))]["circuit"] == "open"
+        with pytest.raises(errors.CircuitOpenError) as refused:
+            await client.chat(SAY)
+        assert len(server.requests) == 5
+    assert 29 < refused.value.retry_at - time.monotonic() <= 30
+
+
+async def test_disabled_means_one_attempt_and_nothing_held(monkeypatch):
+    """Found: a cooldown held the second call all the same."""
+    monkeypatch.setenv("STORMBREAK_DISABLED", "1")
+    async with served(failing(429, retry_after="60")) as server, client_of(server) as client:
+        for _ in range(2):
+            with pytest.raises(errors.ThrottledError):
+                await client.chat(SAY)
+        assert len(server.requests) == 2

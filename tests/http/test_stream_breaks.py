@@ -1,0 +1,206 @@
+"""Streams that fail: unseen before the first output, raised after it, and never sent again then."""
+
+import asyncio
+import traceback
+
+import pytest
+from chat_stream import (
+    CUT,
+    DONE,
+    ENDLESS,
+    HEAD,
+    HELLO,
+    OPENING,
+    STOP,
+    THERE,
+    WHOLE,
+    WHOLE_ANSWER,
+    chunk,
+)
+from clients import PAYLOAD, THRICE
+from sockets import EVENTS, End, answer, failing
+from stream_scene import pieces_of
+
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import (
+    AttemptTimeoutError,
+    InvalidRequestError,
+    RejectedError,
+    StreamBrokenError,
+)
+from stormbreak.http.source import KEPT
+from stormbreak.types import Verdict
+
+# ------------------------------------------------------------------ before the first output
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        failing(500),
+        failing(429, retry_after="0"),
+        (ENDLESS + OPENING, End.CLOSE),
+        (ENDLESS, End.RESET),
+        (ENDLESS + OPENING + b"data: {no json}\n\n", End.HANG),
+        (
+            ENDLESS + OPENING + HELLO + b"data: {no json}\n\n",
+            End.HANG,
+        ),  # nobody has seen the output
+        (ENDLESS + OPENING + b'data: {"error": {"message": "no", "code": 500}}\n\n', End.HANG),
+        answer(b"", **EVENTS),
+        (End.CLOSE,),
+    ],
+)
+async def test_what_fails_before_the_first_output_is_repeated_unseen(scene, bad):
+    await scene.of(bad, WHOLE_ANSWER)
+    async with scene.stream() as stream:
+        assert b"".join(await pieces_of(stream.raw())) == WHOLE
+
+    assert stream.attempts == 2
+    keys = {request.headers["idempotency-key"] for request in scene.server.requests}
+    assert (len(scene.server.requests), len(keys)) == (2, 1)
+
+
+async def test_a_final_error_is_raised_as_ever(scene):
+    await scene.of(failing(400))
+    with pytest.raises(InvalidRequestError):
+        await scene.stream()
+    with pytest.raises(InvalidRequestError):
+        async with scene.stream():
+            pass
+
+
+async def test_the_attempt_timeout_is_one_to_the_first_output(scene):
+    policy = Policy(attempt_timeout=0.5, retry=RetryPolicy(attempts=1))
+    slow = (ENDLESS + OPENING, 1.0, HELLO, End.HANG)
+    steady = (HEAD + OPENING + HELLO, 0.6, THERE + STOP + DONE)
+    await scene.of(steady, slow, policy=policy)
+    async with scene.stream() as stream:
+        assert len(await pieces_of(stream.texts())) == 2
+    with pytest.raises(AttemptTimeoutError):
+        await scene.stream()
+
+
+async def test_a_head_that_does_not_come_is_silence(scene):
+    policy = Policy(idle_timeout=0.1, retry=RetryPolicy(attempts=1))
+    await scene.of((End.HANG,), (ENDLESS, End.HANG), policy=policy)
+    for _ in range(2):
+        with pytest.raises(AttemptTimeoutError) as raised:
+            await scene.stream()
+        assert raised.value.ended.outcome.detail == "went silent"
+
+
+async def test_who_was_never_sent_is_told_so(scene):
+    await scene.of(WHOLE_ANSWER)
+    with pytest.raises(RejectedError):
+        await scene.client.stream("chat/completions", PAYLOAD, deadline=1e-9)
+
+
+# ------------------------------------------------------------------ after it
+
+
+BREAKS = {
+    "cut": ((CUT, End.CLOSE), Verdict.BROKEN, "body was cut"),
+    "reset": ((CUT, End.RESET), Verdict.BROKEN, "body was cut"),
+    "silent": ((CUT, End.HANG), Verdict.TIMEOUT, "went silent"),
+    "ends early": (
+        (answer(OPENING + HELLO, **EVENTS),), Verdict.BROKEN, "stream ended without finish_reason",
+    ),
+    "no json": ((CUT, 0.02, b"data: {no json}\n\n", End.HANG), Verdict.BROKEN, "invalid json in an event"),
+    "no utf-8": (
+        (CUT, 0.02, b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', End.HANG), Verdict.BROKEN, "invalid json in an event",
+    ),
+    "error event": (
+        (CUT, 0.02, b'data: {"error":{"message":"secret","code":"overloaded_error"}}\n\n', End.HANG), Verdict.OVERLOADED, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        (name, way)
+        for name in BREAKS
+        for way in ("events", "texts", "raw", "answer")
+        if way != "raw" or not name.startswith("no ")  # who reads raw bytes has to decode them
+    ],
+)
+async def test_what_breaks_is_raised_and_not_sent_again(scene, name, way):
+    script, verdict, detail = BREAKS[name]
+    await scene.of(
+        script,
+        WHOLE_ANSWER,
+        policy=Policy(idle_timeout=0.4 if name == "silent" else 10.0, retry=THRICE.retry),
+    )
+    got = []
+
+    async def read(stream):
+        if way == "answer":
+            await stream.answer()
+        iterator = {"events": stream.__aiter__, "texts": stream.texts, "raw": stream.raw}[way]()
+        async for each in iterator:
+            got.append(each)  # noqa: PERF401 - what comes before it breaks counts
+
+    async with scene.stream() as stream:
+        with pytest.raises(StreamBrokenError) as raised:
+            await read(stream)
+    error = raised.value
+
+    assert (error.verdict, error.attempts, error.ended.stopped) == (verdict, 1, "committed")
+    if detail is not None:
+        assert error.ended.outcome.detail == detail
+    assert error.received.startswith(OPENING + HELLO)
+    assert "hello" not in f"{error}{error!r}{stream!r}"
+    assert "secret" not in "".join(traceback.format_exception(error))
+    assert len(scene.server.requests) == 1
+    if way == "texts":
+        assert got == ["hello"]
+    elif way == "events":
+        assert all("choices" in event.json() for event in got)
+    elif way == "raw":
+        assert b"".join(got) == error.received
+    with pytest.raises(StreamBrokenError):  # once more, if it is asked again
+        await stream.piece()
+
+
+async def test_the_deadline_bounds_the_whole(scene):
+    await scene.of((ENDLESS + OPENING, *[HELLO, 0.05] * 100))
+    with pytest.raises(StreamBrokenError) as raised:
+        async with scene.client.stream("chat/completions", PAYLOAD, deadline=1.2) as stream:
+            await pieces_of(stream)
+
+    assert raised.value.ended.outcome.own_deadline
+    assert len(scene.server.requests) == 1
+
+
+async def test_the_deadline_ends_one_that_nobody_reads(scene):
+    await scene.of((CUT, End.HANG))
+    stream = await scene.client.stream("chat/completions", PAYLOAD, deadline=1.2)
+    await scene.server.all_closed()
+    assert scene.in_flight == 0
+    assert await pieces_of(stream.texts(), upto=1) == ["hello"]
+    with pytest.raises(StreamBrokenError):
+        await pieces_of(stream.texts())
+
+
+async def test_a_caller_who_takes_his_time_is_not_silence(scene):
+    await scene.of(
+        (HEAD, OPENING + HELLO, 0.05, THERE + STOP + DONE), policy=Policy(idle_timeout=0.6)
+    )
+    async with scene.stream() as stream:
+        texts = stream.texts()
+        assert await anext(texts) == "hello"
+        await asyncio.sleep(0.9)
+        assert await pieces_of(texts) == [" there"]
+
+
+async def test_of_a_long_stream_the_end_is_kept(scene):
+    long = chunk("x" * 10_000)
+    await scene.of((ENDLESS + OPENING + HELLO, *[long] * 60, End.CLOSE))
+    with pytest.raises(StreamBrokenError) as raised:
+        async with scene.stream() as stream:
+            await pieces_of(stream)
+
+    assert KEPT <= len(raised.value.received) < KEPT + 2**18
+    assert (OPENING + HELLO + long * 60).endswith(raised.value.received)

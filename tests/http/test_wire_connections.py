@@ -1,0 +1,219 @@
+"""The connections of the wire: when there is none, which are used again, and that all are closed."""
+
+import asyncio
+import errno
+import gc
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
+
+from stormbreak.http.aiohttp_wire import AiohttpWire
+from stormbreak.http.wire import HttpRequest
+from stormbreak.llm.reading import HttpAnswer
+from stormbreak.types import Verdict
+
+
+def open_files():
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def request_to(port, host="127.0.0.1"):
+    return HttpRequest(f"http://{host}:{port}/v1/x", {}, b"{}")
+
+
+# ------------------------------------------------------------ no connection
+
+
+async def test_a_refused_connection(wire):
+    got = await wire.exchange(request_to(free_port()))
+    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection refused")
+    assert isinstance(got.error, ConnectionRefusedError)
+    assert not got.maybe_processed
+
+
+async def test_a_host_that_does_not_exist(wire, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    got = await wire.exchange(request_to(80, "no-such-host.example"))
+    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "host not found")
+    assert isinstance(got.error, socket.gaierror)
+    assert not got.maybe_processed
+
+
+async def test_a_connection_that_never_comes(wire, full_port):
+    got = await wire.exchange(request_to(full_port)._replace(connect_timeout=0.1))
+    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")
+    assert not got.maybe_processed
+
+
+async def test_another_error_of_the_network_is_named(wire, monkeypatch):
+    async def unreachable(*_, **__):
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr("aiohappyeyeballs.start_connection", unreachable)
+    got = await wire.exchange(request_to(80))
+    assert got.verdict is Verdict.CONNECT_FAILED
+    assert "unreachable" in got.detail
+
+
+# ------------------------------------------------------------ connections
+
+
+async def test_a_connection_is_used_again(ask):
+    async with served(answer(), answer(status=429), CHUNKED + b"0\r\n\r\n", answer()) as server:
+        for _ in range(4):
+            await ask(server)
+    assert [request.connection for request in server.requests] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [HALF, End.CLOSE],
+        [HALF, End.HANG],
+        answer(connection="close"),
+        answer() + b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale",
+        answer() + b"tail",
+    ],
+)
+async def test_a_connection_is_not_used_again_after_trouble(ask, script):
+    async with served(script, answer()) as server:
+        await ask(server, idle_timeout=0.1)
+        got = await ask(server)
+        assert got.body == BODY
+        assert [request.connection for request in server.requests] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "late", [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale", b"HTTP/1.1 2", b"tail"]
+)
+async def test_bytes_nobody_asked_for_are_never_the_next_answer(ask, late):
+    """Found: an answer that came to an idle connection was taken for the answer to the next request."""
+    async with served([answer(), 0.02, late], answer()) as server:
+        await ask(server)
+        await asyncio.sleep(0.06)
+        got = await ask(server)
+        assert isinstance(got, HttpAnswer)
+        assert got.body == BODY
+        assert [request.connection for request in server.requests] == [1, 2]
+
+
+async def test_a_dead_connection_is_an_outcome_and_no_second_try(ask):
+    async with served(answer(), End.CLOSE, answer()) as server:
+        await ask(server)
+        got = await ask(server)  # on the connection that the server then closes
+        assert got.verdict is Verdict.RESET
+        assert len(server.requests) == 2
+
+
+async def test_the_pool_is_as_wide_as_its_limit():
+    wire = AiohttpWire(limit=2)
+    async with served([0.01, answer()]) as server:
+        await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(6)))
+        assert (server.opened, len(server.requests)) == (2, 6)
+    await wire.close()
+
+
+async def test_cookies_are_neither_kept_nor_sent(ask):
+    async with served(answer(set_cookie="id=canary; Path=/")) as server:
+        await ask(server)
+        await ask(server)
+    assert "cookie" not in server.requests[1].headers
+
+
+async def test_no_netrc_speaks_for_the_user(ask, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    async with served() as server:
+        await ask(server)
+    assert server.requests[0].headers["authorization"] == "Bearer key-canary"
+
+
+# ------------------------------------------------------------ loops
+
+
+def test_each_loop_has_its_own_pool_which_ends_with_it():
+    """Found: a pool that was not closed by hand outlived its loop, and complained."""
+    wire = AiohttpWire(limit=2)
+
+    async def main():
+        async with served() as server:
+            got = [await wire.exchange(request_to(server.port)) for _ in range(2)]
+            return [one.status for one in got], server.opened, server
+
+    for _ in range(3):
+        assert asyncio.run(main())[:2] == ([200, 200], 1)
+    assert len(wire._pools) == 1
+    assert next(iter(wire._pools.values())).session.closed
+    gc.collect()
+
+
+def test_two_loops_in_two_threads():
+    wire = AiohttpWire(limit=4)
+    seen = []
+
+    async def main():
+        async with served([0.01, answer()]) as server:
+            got = await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(20)))
+            seen.append(({one.status for one in got}, server.opened))
+            await wire.close()
+
+    threads = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [({200}, 4)] * 2
+    assert not wire._pools
+
+
+async def test_a_wire_that_is_dropped_closes_its_connections():
+    async with served() as server:
+        await AiohttpWire(limit=2).exchange(request_to(server.port))
+        gc.collect()
+        await server.all_closed()
+
+
+async def test_a_closed_wire_opens_again(wire):
+    async with served() as server:
+        for _ in range(2):
+            assert (await wire.exchange(request_to(server.port))).status == 200
+            await wire.close()
+            await wire.close()
+            await server.all_closed()
+
+
+# ------------------------------------------------------------ cancelled
+
+
+@pytest.mark.parametrize("script", [End.HANG, [b"HTTP/1.1 200 OK\r\n", End.HANG], [HALF, End.HANG]])
+async def test_cancelling_closes_the_connection(ask, script):
+    async with served(script) as server:
+        task = asyncio.create_task(ask(server))
+        await server.asked()
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.all_closed()
+
+
+async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
+    async with served(answer(), End.HANG) as server:
+        await ask(server)
+        files = open_files()
+        tasks = [asyncio.create_task(ask(server)) for _ in range(200)]
+        await server.asked(201)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.all_closed()
+        gc.collect()
+        connector = (await wire._session()).connector
+        assert not connector._acquired
+        assert open_files() <= files

@@ -1,0 +1,30 @@
+"""A client of a server that plays scripts, policies that are quick to try again, and something to say."""
+
+import json
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.http.client import AsyncClient
+
+KEY = "sk-canary-0123456789"
+SAY = [{"role": "user", "content": "hello"}]
+PAYLOAD = {"messages": SAY}
+ONCE = Policy(retry=RetryPolicy(attempts=1))
+THRICE = Policy(budget=None, retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.01)))
+QUICK = Policy(
+    retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.01)), breaker=None, budget=None
+)
+
+
+def client_of(server, policy=QUICK, **more):
+    return AsyncClient(**{"base_url": server.base_url, "model": "m", "policy": policy} | more)
+
+
+def lane_of(client):
+    return client.engine.lane(client.target("m"))
+
+
+def sent_by(server):
+    """The bodies that came to a server."""
+    return [json.loads(request.body) for request in server.requests]

@@ -1,0 +1,36 @@
+"""A client that reads streams of a server that plays scripts; and that nothing of them stays behind."""
+
+from clients import PAYLOAD, THRICE, client_of, lane_of
+from sockets import served
+
+
+class StreamScene:
+    """Serves scripts to a client; when it is left nothing may be in flight, and no connection be open."""
+
+    async def of(self, *scripts, policy=THRICE):
+        self.serving = served(*scripts)
+        self.server = await self.serving.__aenter__()
+        self.client = client_of(self.server, policy)
+
+    async def leave(self):
+        assert self.in_flight == 0
+        await self.client.close()
+        await self.server.all_closed()
+        await self.serving.__aexit__(None, None, None)
+
+    def stream(self, **more):
+        return self.client.stream("chat/completions", PAYLOAD | more)
+
+    @property
+    def in_flight(self):
+        return lane_of(self.client).slots.in_flight
+
+
+async def pieces_of(iterator, upto=None):
+    """All that comes, or the first so many."""
+    got = []
+    async for each in iterator:
+        got.append(each)
+        if len(got) == upto:
+            break
+    return got
