@@ -5,11 +5,13 @@ import errno
 import gc
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
+from stormbreak.drivers.background import Background
 from stormbreak.http.aiohttp_wire import AiohttpWire
 from stormbreak.http.wire import HttpRequest
 from stormbreak.llm.reading import HttpAnswer
@@ -101,6 +103,22 @@ async def test_bytes_nobody_asked_for_are_never_the_next_answer(ask, late):
         assert isinstance(got, HttpAnswer)
         assert got.body == BODY
         assert [request.connection for request in server.requests] == [1, 2]
+
+
+async def test_bytes_that_the_loop_has_not_read_yet_are_not_the_next_answer_either(ask):
+    """The loop is busy while they come, and sends the next request before it looks."""
+    host, serving = Background(), served([answer(), 0.02, answer(b"{}")], answer())
+    server = await asyncio.to_thread(host.run, serving.__aenter__())
+    try:
+        await ask(server)
+        time.sleep(0.1)  # noqa: ASYNC251 - that is what keeps the loop busy
+        got = await ask(server)
+    finally:
+        await asyncio.to_thread(host.run, serving.__aexit__(None, None, None))
+        await asyncio.to_thread(host.stop)
+
+    assert got.body == BODY
+    assert [request.connection for request in server.requests] == [1, 2]
 
 
 async def test_a_dead_connection_is_an_outcome_and_no_second_try(ask):
