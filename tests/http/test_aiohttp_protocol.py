@@ -37,11 +37,3 @@ async def test_a_failure_is_told_although_the_end_has_come(content):
     content.set_exception(CUT)
     with pytest.raises(aiohttp.ClientPayloadError):
         await next_bytes(content)
-
-
-async def test_who_waits_is_told_of_a_failure(content):
-    waiting = asyncio.create_task(next_bytes(content))
-    await asyncio.sleep(0)
-    content.set_exception(CUT)
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await waiting
