@@ -43,7 +43,10 @@ def make_rows(tmp_path):
 
 @pytest.fixture
 def run_rows(tmp_path):
-    """Run rows against a provider; return the summary. `within` changes the policy; `limit` is what may be in flight."""
+    """Run rows against a provider; return the summary.
+
+    At most `limit` are in flight; `within` changes the policy, other options are the job's.
+    """
 
     def run(rows, provider, *, tick=lambda _: None, listeners=(), limit=16, **options):
         source = tmp_path / "in.jsonl"
