@@ -1,14 +1,24 @@
 """Settings and fixtures of the whole suite."""
 
+import os
 import resource
 import socket
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from batches import OWN
 from hypothesis import settings
 
 settings.register_profile("stormbreak", deadline=None)  # a busy machine is no failure
 settings.load_profile("stormbreak")
+
+
+@pytest.fixture
+def no_words_about_providers(monkeypatch):
+    """Take what names a provider or sets a policy out of this environment."""
+    for name in list(os.environ):
+        if name.startswith(OWN):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

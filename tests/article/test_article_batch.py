@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import os
 import signal
 
 import aiohttp
 import pytest
 from article_models import Batch, retrying
 from batches import (
-    OWN,
     assert_answered,
     chat_row,
     chat_rows,
@@ -33,15 +31,10 @@ from stormbreak.core.presets import ARTICLE, ARTICLE_BODY, for_batch
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.types import Call
 
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
 DAY = 86_400.0
 SAY = [{"role": "user", "content": "hello"}]
-
-
-@pytest.fixture(autouse=True)
-def no_words_about_providers(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(OWN):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture

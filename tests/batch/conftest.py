@@ -1,16 +1,26 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
+from batches import write
 
 from stormbreak.batch.files import Files
+from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.rows import Rows
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import BATCH, for_batch
 
 
 @pytest.fixture
 def files(tmp_path):
     return Files.of(tmp_path / "out.jsonl")
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.jsonl"
 
 
 @pytest.fixture
@@ -29,6 +39,33 @@ def make_rows(tmp_path):
     yield make
     for rows in opened:
         rows.close()
+
+
+@pytest.fixture
+def run_rows(tmp_path):
+    """Run rows against a provider; return the summary.
+
+    At most `limit` are in flight; `within` changes the policy, other options are the job's.
+    """
+
+    def run(rows, provider, *, tick=lambda _: None, listeners=(), limit=16, **options):
+        source = tmp_path / "in.jsonl"
+        if not source.exists():
+            write(source, rows)
+        policy = options.pop("policy", BATCH)
+        policy = replace(
+            for_batch(policy), limit=FixedLimit(in_flight=limit), **options.pop("within", {})
+        )
+        job = Job(
+            source=source,
+            output=tmp_path / "out.jsonl",
+            base_url=provider.base_url,
+            policy=policy,
+            **options,
+        )
+        return run_job(job, tick, listeners=listeners)
+
+    return run
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """A batch whose provider fails, with another beside it."""
 
-import os
-
 import pytest
-from batches import OWN, chat_rows, read, write
+from batches import chat_rows, read, write
 
 from stormbreak.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 FAILS = """
 [provider]
@@ -15,13 +15,6 @@ service = 0.01
 kind = "{kind}"
 share = {share}
 """
-
-
-@pytest.fixture(autouse=True)
-def no_words_about_providers(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(OWN):
-            monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(("kind", "share"), [("quota", 1.0), ("401", 0.5), ("404", 1.0)])

@@ -10,6 +10,7 @@ import pytest
 from batches import (
     assert_answered,
     chat_rows,
+    provider_process,
     read,
     run,
     scenario,
@@ -31,9 +32,8 @@ STORM = (
 def provider(path, text, seed=0):
     """The provider in a process of its own; gives its base URL."""
     path.write_text(text)
-    args = ("provider", "serve", "--port", "0", "--scenario", path, "--seed", seed)
-    with started(*args) as process:
-        yield process.stdout.readline().split()[-1]
+    with provider_process("--scenario", path, "--seed", seed) as url:
+        yield url
 
 
 def stats(url):

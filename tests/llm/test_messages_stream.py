@@ -1,30 +1,16 @@
 """Anthropic's Messages API, plain and streamed: complete means a stop_reason and, streamed, message_stop."""
 
-import json
-
 import pytest
-from streamed import DONE, MESSAGE_USAGE, PING, event, message, typed, whole_message
+from readings import Reader
+from streamed import MESSAGE_USAGE, PING, event, message, typed, whole_message
 
-from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape
-from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.reading import Shape
 from stormbreak.types import Usage, Verdict
 
 TEXTS = ["Hé", "llo"]
 STREAM = message(TEXTS)
+READER = Reader(Shape.MESSAGES)
 COUNTED = Usage(input_tokens=9, output_tokens=2, cached_input_tokens=4)
-
-
-def read(*events, shape=Shape.MESSAGES):
-    assembler = StreamAssembler(shape)
-    for one in events:
-        assembler.feed(one)
-    reading, body = assembler.end()
-    return reading, json.loads(body) if body else None
-
-
-def plain(body):
-    return read_answer(HttpAnswer(200, {}, json.dumps(body).encode(), 0.0), Shape.MESSAGES)
 
 
 def block(index, start, *deltas):
@@ -36,25 +22,17 @@ def block(index, start, *deltas):
 
 
 def test_a_plain_message_is_read():
-    reading = plain(whole_message(TEXTS))
-    assert (reading.verdict, reading.text, reading.finish_reason) == (
-        Verdict.OK,
-        "Héllo",
-        "end_turn",
-    )
-    assert reading.usage == COUNTED
+    READER.check_plain(whole_message(TEXTS), "Héllo", "end_turn", COUNTED)
 
 
 def test_a_stream_becomes_the_message_it_would_have_been():
-    reading, body = read(*STREAM)
-    assert reading == plain(body)
-    assert (reading.verdict, body) == (Verdict.OK, whole_message(TEXTS))
+    READER.check_becomes(STREAM, whole_message(TEXTS))
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "tool_use", "refusal", "pause_turn"])
 def test_an_answer_that_stopped_early_is_an_answer(reason):
-    assert plain(whole_message(TEXTS, reason)).finish_reason == reason
-    assert read(*message(TEXTS, reason))[0].finish_reason == reason
+    assert READER.plain(whole_message(TEXTS, reason)).finish_reason == reason
+    assert READER.streamed(*message(TEXTS, reason))[0].finish_reason == reason
 
 
 @pytest.mark.parametrize(
@@ -68,8 +46,7 @@ def test_an_answer_that_stopped_early_is_an_answer(reason):
     ],
 )
 def test_a_plain_message_that_is_none(change, detail):
-    reading = plain(whole_message(TEXTS) | change)
-    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
+    READER.check_none(whole_message(TEXTS) | change, detail)
 
 
 def test_thinking_tools_and_citations_are_put_together():
@@ -99,7 +76,7 @@ def test_thinking_tools_and_citations_are_put_together():
         *block(3, tool),
         *block(4, tool, {"type": "input_json_delta", "partial_json": '{"a'}),
     ]
-    _, body = read(STREAM[0], *blocks, *STREAM[-2:])
+    _, body = READER.streamed(STREAM[0], *blocks, *STREAM[-2:])
     assert body["content"] == [
         {"type": "thinking", "thinking": "Hmm", "signature": "c2ln"},
         {"type": "text", "text": "See", "citations": [{"cited_text": "a"}, {"cited_text": "b"}]},
@@ -111,9 +88,7 @@ def test_thinking_tools_and_citations_are_put_together():
 
 @pytest.mark.parametrize("left", range(len(STREAM)))
 def test_a_stream_without_its_end_is_broken(left):
-    reading, body = read(*STREAM[:left])
-    assert (reading.verdict, body) == (Verdict.BROKEN, None)
-    assert read(*STREAM[:left], DONE)[0].verdict is Verdict.BROKEN
+    READER.check_cut(STREAM[:left])
 
 
 @pytest.mark.parametrize(
@@ -130,30 +105,24 @@ def test_a_stream_without_its_end_is_broken(left):
     ],
 )
 def test_what_is_missing_or_too_much_is_told(events, detail):
-    assert read(*events)[0].detail == detail
+    assert READER.streamed(*events)[0].detail == detail
 
 
 @pytest.mark.parametrize("before", range(len(STREAM) - 1))
 def test_an_error_event_counts_as_the_error_it_names(before):
     said = {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}
-    reading, body = read(*STREAM[:before], event(said, "error"))
+    reading, body = READER.streamed(*STREAM[:before], event(said, "error"))
     assert (reading.verdict, reading.code) == (Verdict.OVERLOADED, "overloaded_error")
     assert body == said
 
 
 def test_what_comes_after_the_end_changes_nothing():
     error = event({"type": "error", "error": {"type": "overloaded_error"}}, "error")
-    assert read(*STREAM, error) == read(*STREAM)
+    assert READER.streamed(*STREAM, error) == READER.streamed(*STREAM)
 
 
 def test_the_first_output_is_content():
-    assembler = StreamAssembler(Shape.MESSAGES)
-    seen = []
-    for one in STREAM:
-        assembler.feed(one)
-        seen.append(assembler.first_output)
-    assert seen == [False] * 3 + [True] * 5
-    assert assembler.over
+    READER.check_first_output(STREAM, before=3, after=5)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +135,8 @@ def test_the_first_output_is_content():
     ],
 )
 def test_a_block_that_begins_with_something_is_output(start, output):
-    assembler = StreamAssembler(Shape.MESSAGES)
-    assembler.feed(STREAM[0])
-    assembler.feed(typed("content_block_start", index=0, content_block=start))
-    assert assembler.first_output is output
+    begun = typed("content_block_start", index=0, content_block=start)
+    assert READER.fed(STREAM[0], begun)[0].first_output is output
 
 
 @pytest.mark.parametrize(
@@ -185,14 +152,14 @@ def test_a_block_that_begins_with_something_is_output(start, output):
     ],
 )
 def test_a_malformed_event_breaks_the_stream(odd):
-    reading, _ = read(*STREAM[:4], odd, *STREAM[4:])
-    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, "not a part of a message")
+    READER.check_malformed([*STREAM[:4], odd, *STREAM[4:]], "not a part of a message")
 
 
 def test_events_of_new_kinds_are_passed_over():
-    assert read(*STREAM[:4], typed("new_kind", x=1), *STREAM[4:]) == read(*STREAM)
+    new = typed("new_kind", x=1)
+    assert READER.streamed(*STREAM[:4], new, *STREAM[4:]) == READER.streamed(*STREAM)
 
 
 def test_usage_is_of_the_whole():
-    assert read(*STREAM)[1]["usage"] == MESSAGE_USAGE
-    assert read(*STREAM)[0].usage == COUNTED
+    assert READER.streamed(*STREAM)[1]["usage"] == MESSAGE_USAGE
+    assert READER.streamed(*STREAM)[0].usage == COUNTED

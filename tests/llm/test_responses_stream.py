@@ -3,38 +3,21 @@
 import json
 
 import pytest
-from streamed import DONE, event, response, typed, whole_response
+from readings import Reader
+from streamed import event, response, typed, whole_response
 
-from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape, shape_of
-from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.types import TREATMENTS, Usage, Verdict
 
 TEXTS = ["Hé", "llo"]
 STREAM = response(TEXTS)
+READER = Reader(Shape.RESPONSES)
 CUT = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
 
 
-def read(*events):
-    assembler = StreamAssembler(Shape.RESPONSES)
-    for one in events:
-        assembler.feed(one)
-    reading, body = assembler.end()
-    return reading, json.loads(body) if body else None
-
-
-def plain(body):
-    return read_answer(HttpAnswer(200, {}, json.dumps(body).encode(), 0.0), Shape.RESPONSES)
-
-
 def test_a_plain_response_is_read():
-    reading = plain(whole_response(TEXTS))
-    assert (reading.verdict, reading.text, reading.finish_reason) == (
-        Verdict.OK,
-        "Héllo",
-        "completed",
-    )
-    assert reading.usage == Usage(input_tokens=9, output_tokens=2, cached_input_tokens=4)
+    counted = Usage(input_tokens=9, output_tokens=2, cached_input_tokens=4)
+    READER.check_plain(whole_response(TEXTS), "Héllo", "completed", counted)
 
 
 def test_only_the_text_of_messages_is_the_answer():
@@ -45,13 +28,13 @@ def test_only_the_text_of_messages_is_the_answer():
         {"type": "function_call", "name": "f", "arguments": "{}"},
         {"type": "message", "content": [{"type": "output_text", "text": "b"}]},
     ]
-    assert plain(whole_response([]) | {"output": output}).text == "ab"
+    assert READER.plain(whole_response([]) | {"output": output}).text == "ab"
 
 
 def test_an_answer_that_ended_early_is_an_answer():
-    reading = plain(whole_response(TEXTS) | CUT)
+    reading = READER.plain(whole_response(TEXTS) | CUT)
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, "max_output_tokens")
-    reading, _ = read(*response(TEXTS, **CUT))
+    reading, _ = READER.streamed(*response(TEXTS, **CUT))
     assert (reading.verdict, reading.finish_reason) == (Verdict.OK, "max_output_tokens")
 
 
@@ -66,44 +49,39 @@ def test_an_answer_that_ended_early_is_an_answer():
     ],
 )
 def test_a_plain_response_that_is_none(change, detail):
-    reading = plain(whole_response(TEXTS) | change)
-    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
+    READER.check_none(whole_response(TEXTS) | change, detail)
 
 
 @pytest.mark.parametrize("status", ["queued", "in_progress"])
 def test_a_response_for_the_background_is_not_asked_for_twice(status):
-    reading = plain(whole_response([], status))
+    reading = READER.plain(whole_response([], status))
     assert not TREATMENTS[reading.verdict].retry
     assert reading.maybe_processed
 
 
 def test_a_response_that_failed_is_the_error_it_names():
     error = {"code": "rate_limit_exceeded", "message": "try again in 2s"}
-    reading = plain(whole_response([], "failed", error=error))
+    reading = READER.plain(whole_response([], "failed", error=error))
     assert (reading.verdict, reading.retry_after) == (Verdict.THROTTLED, 2.0)
-    assert plain(whole_response([], "failed")).verdict is Verdict.SERVER_ERROR
-    reading, _ = read(*response([], "failed", error=error))
+    assert READER.plain(whole_response([], "failed")).verdict is Verdict.SERVER_ERROR
+    reading, _ = READER.streamed(*response([], "failed", error=error))
     assert (reading.verdict, reading.retry_after) == (Verdict.THROTTLED, 2.0)
-    assert read(*response([], "failed"))[0].verdict is Verdict.SERVER_ERROR
+    assert READER.streamed(*response([], "failed"))[0].verdict is Verdict.SERVER_ERROR
 
 
 def test_a_stream_becomes_the_response_it_would_have_been():
-    reading, body = read(*STREAM)
-    assert reading == plain(body)
-    assert (reading.verdict, body) == (Verdict.OK, whole_response(TEXTS))
+    READER.check_becomes(STREAM, whole_response(TEXTS))
 
 
 def test_an_output_that_the_end_leaves_out_is_what_came():
     emptied = typed("response.completed", response=whole_response(TEXTS) | {"output": []})
-    assert read(*STREAM[:-1], emptied)[1] == whole_response(TEXTS)
-    assert read(STREAM[0], emptied)[1]["output"] == []
+    assert READER.streamed(*STREAM[:-1], emptied)[1] == whole_response(TEXTS)
+    assert READER.streamed(STREAM[0], emptied)[1]["output"] == []
 
 
 @pytest.mark.parametrize("left", range(len(STREAM)))
 def test_a_stream_without_its_end_is_broken(left):
-    reading, body = read(*STREAM[:left])
-    assert (reading.verdict, body) == (Verdict.BROKEN, None)
-    assert read(*STREAM[:left], DONE)[0].verdict is Verdict.BROKEN
+    READER.check_cut(STREAM[:left])
 
 
 @pytest.mark.parametrize(
@@ -116,9 +94,7 @@ def test_a_stream_without_its_end_is_broken(left):
 @pytest.mark.parametrize("before", range(len(STREAM) - 1))
 def test_an_error_event_counts_as_the_error_it_names(said, before):
     """`response.created` comes first, then the error: nothing is lost yet, and a fallback may follow."""
-    assembler = StreamAssembler(Shape.RESPONSES)
-    for one in [*STREAM[:before], event(said, "error")]:
-        assembler.feed(one)
+    assembler, _ = READER.fed(*STREAM[:before], event(said, "error"))
     reading, body = assembler.end()
     assert (reading.verdict, reading.code) == (Verdict.BILLING, "insufficient_quota")
     assert json.loads(body) == said
@@ -126,13 +102,7 @@ def test_an_error_event_counts_as_the_error_it_names(said, before):
 
 
 def test_the_first_output_is_a_delta():
-    assembler = StreamAssembler(Shape.RESPONSES)
-    seen = []
-    for one in STREAM:
-        assembler.feed(one)
-        seen.append(assembler.first_output)
-    assert seen == [False] * 4 + [True] * 5
-    assert assembler.over
+    READER.check_first_output(STREAM, before=4, after=5)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +119,7 @@ def test_the_first_output_is_a_delta():
     ],
 )
 def test_a_malformed_event_breaks_the_stream(odd):
-    reading, _ = read(*STREAM[:5], odd, *STREAM[5:])
-    assert (reading.verdict, reading.detail) == (Verdict.BROKEN, "not a part of a response")
+    READER.check_malformed([*STREAM[:5], odd, *STREAM[5:]], "not a part of a response")
 
 
 @pytest.mark.parametrize(

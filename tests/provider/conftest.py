@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "tell me"}]}
+STREAM = {**CHAT, "stream": True}
 
 
 class Heard(NamedTuple):
@@ -34,6 +35,26 @@ def unchunk(data: bytes) -> bytes:
         whole += data[: int(size, 16)]
         data = data[int(size, 16) + 2 :]
     return whole
+
+
+def body_of(data):
+    """What stands behind the head; unframed where it is in chunks."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    return unchunk(body) if b"transfer-encoding: chunked" in head else body
+
+
+def said_in(data):
+    """The text of a plain answer."""
+    return json.loads(body_of(data))["choices"][0]["message"]["content"]
+
+
+def words_in(events):
+    """The text of the events of a chat completion, whatever ends their lines."""
+    text = ""
+    for line in events.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
+        if line.startswith(b"data: {"):
+            text += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+    return text
 
 
 def request_bytes(method="POST", path="/v1/chat/completions", payload=CHAT, headers=()) -> bytes:
@@ -136,6 +157,23 @@ def trouble(stormbreak_provider):
         )
 
     return start
+
+
+@pytest.fixture
+def played(trouble, dial):
+    """Play a kind to one request; return all bytes and how the connection ended."""
+
+    def play(kind, payload=CHAT, *, extra="", patience=0.3, most=1 << 40, **more):
+        client = dial(trouble(kind, extra))
+        client.send(request_bytes(payload=payload, **more))
+        return client.everything(patience, most)
+
+    return play
+
+
+def plays(kind):
+    """Say that a test plays this kind of fault: `test_every_fault_is_tested` reads it in the text."""
+    return lambda test: test
 
 
 @pytest.fixture

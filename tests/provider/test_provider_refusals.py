@@ -4,9 +4,8 @@ import pytest
 
 from stormbreak.provider.kinds import REFUSALS, Kind
 
-from .conftest import CHAT
+from .conftest import CHAT, STREAM
 
-STREAM = {**CHAT, "stream": True}
 CLAUDE = {**CHAT, "max_tokens": 100}
 VERSION = ["anthropic-version: 2023-06-01", "x-api-key: any"]
 WORDS = [  # kind, status, type and code as OpenAI has them, type as Anthropic has it

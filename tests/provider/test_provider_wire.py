@@ -8,10 +8,7 @@ import pytest
 
 from stormbreak.testing import answer_text
 
-from .conftest import CHAT
-
-STREAM = {**CHAT, "stream": True}
-
+from .conftest import CHAT, STREAM, plays
 
 # ---------------------------------------------------------------- refusals
 
@@ -50,6 +47,7 @@ def test_a_hang_says_nothing(trouble, dial):
 # ---------------------------------------------------------------- spoilt plain answers
 
 
+@plays("slow_headers")
 def test_slow_headers_come_late_but_the_answer_is_good(trouble, dial):
     heard = dial(trouble("slow_headers", "seconds = 0.2")).ask()
     assert heard.json["choices"]
@@ -57,6 +55,7 @@ def test_slow_headers_come_late_but_the_answer_is_good(trouble, dial):
     assert heard.times[-1] > 0.18
 
 
+@plays("slow_body")
 def test_a_slow_body_dribbles(trouble, dial):
     provider = trouble("slow_body", "seconds = 0.3")
     heard = dial(provider).ask()
@@ -66,6 +65,7 @@ def test_a_slow_body_dribbles(trouble, dial):
     assert provider.stats()["keys"]["answered"] == 1
 
 
+@plays("cut_body")
 def test_a_cut_body_promises_more_than_it_sends(trouble, dial):
     provider = trouble("cut_body")
     heard = dial(provider).ask()
@@ -74,11 +74,13 @@ def test_a_cut_body_promises_more_than_it_sends(trouble, dial):
     assert provider.stats()["keys"]["answered"] == 0
 
 
+@plays("empty_body")
 def test_an_empty_body(trouble, dial):
     heard = dial(trouble("empty_body")).ask()
     assert (heard.status, heard.body, heard.headers["content-length"]) == (200, b"", "0")
 
 
+@plays("invalid_json")
 def test_invalid_json_is_complete_by_its_length(trouble, dial):
     heard = dial(trouble("invalid_json")).ask()
     assert len(heard.body) == int(heard.headers["content-length"])
@@ -86,6 +88,7 @@ def test_invalid_json_is_complete_by_its_length(trouble, dial):
         json.loads(heard.body)
 
 
+@plays("error_in_200")
 def test_an_error_in_a_200(trouble, dial):
     heard = dial(trouble("error_in_200")).ask()
     assert heard.status == 200
@@ -131,6 +134,7 @@ def test_a_stream_tells_its_usage_where_it_is_asked_to(stormbreak_provider, dial
     assert last["usage"]["completion_tokens"] > 0
 
 
+@plays("cut_stream")
 def test_a_cut_stream_ends_cleanly_without_an_end(trouble, dial):
     heard = dial(trouble("cut_stream")).ask(payload=STREAM)
     assert (heard.status, heard.ending) == (200, "open")
@@ -140,6 +144,7 @@ def test_a_cut_stream_ends_cleanly_without_an_end(trouble, dial):
     assert b'"stop"' not in heard.body
 
 
+@plays("stream_reset")
 @pytest.mark.parametrize("service", [0.0, 0.1])
 def test_a_stream_is_reset_midway(trouble, dial, service):
     heard = dial(trouble("stream_reset", service=service)).ask(payload=STREAM)

@@ -111,3 +111,23 @@ def wait_until(fact, what="it"):
 
 def size_of(path):
     return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def provider_process(*args):
+    """The embedded provider in a process of its own; gives its base URL."""
+    with started("provider", "serve", "--port", "0", *args) as process:
+        yield process.stdout.readline().split()[-1]
+
+
+def run_args(source, output, url):
+    """The words of a run, for `run` and `started`."""
+    return ("batch", "run", source, "--output", output, "--base-url", url)
+
+
+def one_line(errors):
+    """The complaint of a command; fails if it is not just one clear line."""
+    assert errors.startswith("stormbreak: ")
+    assert errors.count("\n") == 1
+    assert errors.endswith("\n")
+    return errors[len("stormbreak: ") : -1]

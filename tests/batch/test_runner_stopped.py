@@ -1,0 +1,95 @@
+"""What stops a run under way (a full disk, a changed input, a signal), and that it keeps its answers."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+from batches import (
+    assert_answered,
+    chat_rows,
+    read,
+    run_args,
+    scenario,
+    size_of,
+    started,
+    wait_until,
+    write,
+)
+
+from stormbreak.errors import ConfigurationError
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(
+    run_rows, output, stormbreak_provider, file_limit
+):
+    provider = stormbreak_provider(scenario())
+    rows = chat_rows(200)
+    write(output.parent / "in.jsonl", rows)
+    with file_limit(20_000), pytest.raises(ConfigurationError, match=r"out\.jsonl: cannot write"):
+        run_rows(rows, provider)
+    kept = read(output)
+    assert 10 < len(kept) < 60
+    summary = run_rows(rows, provider)
+    assert read(output)[: len(kept)] == kept
+    assert summary.successful == 200
+    assert_answered(rows, output)
+
+
+def test_an_input_that_changes_under_way_stops_the_run_and_keeps_what_was_answered(
+    run_rows, output, stormbreak_provider, tmp_path
+):
+    provider = stormbreak_provider(scenario(service=0.05))
+    source = tmp_path / "in.jsonl"
+
+    def tick(runner):
+        if runner.journal.done > 20 and source.read_bytes()[:1] != b" ":
+            source.write_bytes(b" " * source.stat().st_size)
+
+    with pytest.raises(ConfigurationError, match="was changed while the run was at work"):
+        run_rows(chat_rows(200), provider, limit=4, tick=tick)
+    asked = provider.stats()["keys"]
+    assert len(read(output)) == asked["answered"] == asked["asked"]
+
+
+# ------------------------------------------------------------ signals, to a process of its own
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_drains_and_the_same_command_goes_on(
+    tmp_path, output, stormbreak_provider, number
+):
+    provider = stormbreak_provider(scenario(service=0.3))
+    rows = chat_rows(100)
+    args = run_args(write(tmp_path / "in.jsonl", rows), output, provider.base_url)
+    with started(*args, "--concurrency", 20, "--json") as process:
+        wait_until(lambda: size_of(output), "a first answer")
+        process.send_signal(number)
+        said, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    summary = json.loads(said)
+    assert summary["end"] == "interrupted"
+    assert 0 < summary["successful"] < 100
+    asked = provider.stats()["keys"]
+    assert asked["asked"] == asked["answered"] == summary["successful"] == len(read(output))
+    with started(*args, "--concurrency", 50) as process:
+        assert process.wait(20) == 0
+    assert_answered(rows, output)
+    assert provider.stats()["keys"]["answered_twice"] == 0
+
+
+def test_a_second_signal_stops_at_once(tmp_path, output, stormbreak_provider):
+    provider = stormbreak_provider(scenario({"kind": "slow_headers", "seconds": 30, "share": 0.5}))
+    args = run_args(write(tmp_path / "in.jsonl", chat_rows(100)), output, provider.base_url)
+    with started(*args, "--concurrency", 10, "--json") as process:
+        wait_until(
+            lambda: size_of(output) and not provider.stats()["in_service"], "answers, and a hang"
+        )
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.7)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=10)
+    assert process.returncode == 130, errors
+    assert json.loads(said)["successful"] == len(read(output))
+    assert "answers are still to come; Ctrl-C again stops at once" in errors

@@ -1,0 +1,124 @@
+"""How wide a run is: what it has in flight, in tasks, in connections and in memory."""
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from batches import chat_rows, environment, read, run_args, scenario, write
+
+from stormbreak.batch.job import WIDEST
+from stormbreak.core.backoff import Constant
+from stormbreak.core.presets import BATCH
+from stormbreak.core.retry import RetryPolicy
+
+
+def test_so_many_are_in_flight_and_no_more(run_rows, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.05))
+    seen = []
+    run_rows(
+        chat_rows(100),
+        provider,
+        limit=10,
+        tick=lambda _: seen.append(provider.stats()["in_service"]),
+    )
+    stats = provider.stats()
+    assert max(seen) <= 10
+    assert stats["connections"]["opened"] <= 10
+
+
+def test_there_is_no_task_per_row(run_rows, stormbreak_provider):
+    tasks = []
+    provider = stormbreak_provider(scenario())
+    run_rows(
+        chat_rows(1000),
+        provider,
+        limit=8,
+        listeners=[lambda _: tasks.append(len(asyncio.all_tasks()))],
+    )
+    assert max(tasks) <= 2 * 8 + 8  # a call, what aiohttp starts for it, and the runner's own
+
+
+def test_no_policy_makes_a_run_wider_than_it_can_bear(run_rows, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.4))
+    open_at_once = []
+    run_rows(
+        chat_rows(600),
+        provider,
+        limit=1_000_000_000,
+        listeners=[lambda _: open_at_once.append(len(asyncio.all_tasks()))],
+    )
+    assert provider.stats()["connections"]["opened"] <= WIDEST
+    assert max(open_at_once) < 2 * WIDEST + 8
+
+
+def test_concurrency_says_more_than_that(run_rows, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.4))
+    run_rows(chat_rows(600), provider, concurrency=WIDEST + 40)
+    assert provider.stats()["connections"]["opened"] == WIDEST + 40
+
+
+def test_a_call_that_backs_off_makes_room(run_rows, stormbreak_provider):
+    """There is one slot only, and yet the pauses of all rows pass at the same time."""
+    patient = RetryPolicy(attempts=20, backoff=Constant(seconds=0.3))
+    policy = replace(BATCH, budget=None, breaker=None, retry=patient)
+    provider = stormbreak_provider(scenario({"kind": "500", "share": 0.4}))
+    summary = run_rows(chat_rows(30), provider, limit=1, policy=policy)
+    assert summary.successful == 30
+    assert summary.retries > 10
+    assert summary.elapsed < summary.retries * 0.3 / 2
+
+
+def test_calls_that_back_off_are_bounded_too(run_rows, stormbreak_provider):
+    """One slot, and four more that back off: everyone is told to come back late."""
+    under_way = []
+    slow = RetryPolicy(attempts=2, backoff=Constant(seconds=0.3))
+    policy = replace(BATCH, budget=None, breaker=None, retry=slow)
+    provider = stormbreak_provider(scenario({"kind": "500", "until": 0.8}))
+    runners = []
+
+    def tick(runner):
+        runners.append(runner)
+
+    def look(_):
+        if runners:
+            under_way.append(runners[0].under_way)
+
+    summary = run_rows(chat_rows(60), provider, limit=2, policy=policy, tick=tick, listeners=[look])
+    assert summary.successful == 60
+    assert max(under_way) == 5 * 2
+
+
+# ------------------------------------------------------------ memory
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from types import SimpleNamespace
+from stormbreak.cli.main import main
+code = main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize("count", [3_000, pytest.param(50_000, marks=pytest.mark.prove)])
+def test_memory_is_bounded(tmp_path, output, stormbreak_provider, count):
+    """Peak memory of the process, which needs some 50 MB for itself; the input is 2 kB a row."""
+    provider = stormbreak_provider(scenario())
+    source = write(tmp_path / "in.jsonl", chat_rows(count, user="x" * 2_000))
+    args = [*run_args(source, output, provider.base_url), "--concurrency", "32", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *map(str, args)],
+        check=True,
+        env=environment(),
+        timeout=180,
+        capture_output=True,
+        text=True,
+    )
+    assert len(read(output)) == count
+    assert int(done.stdout.split()[-1]) < 80_000, "kilobytes"

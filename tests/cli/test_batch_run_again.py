@@ -1,0 +1,132 @@
+"""`stormbreak batch run`, run again: what is sent once more, what is not, and what stops it early."""
+
+import json
+
+import pytest
+from batches import assert_answered, chat_rows, read, scenario, size_of, write
+from sockets import BODY
+from strangers import posted_to
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+
+def test_again_after_the_end_sends_nothing(batch_run, output, stormbreak_provider):
+    provider = stormbreak_provider(scenario())
+    assert batch_run(provider=provider)[0] == 0
+    before = output.read_bytes()
+    assert batch_run(provider=provider)[0] == 0
+    assert provider.stats()["arrivals"] == 30
+    assert output.read_bytes() == before
+
+
+def test_a_later_run_tries_again_what_was_transient_and_not_what_was_final(
+    batch_run, source, output, failed, stormbreak_provider
+):
+    write(source, chat_rows(60))
+    troubles = (
+        {"kind": "400", "share": 0.2, "until": 2},
+        {"kind": "slow_headers", "share": 0.3, "seconds": 60, "until": 2},
+    )
+    provider = stormbreak_provider(scenario(*troubles), seed=1)
+    code, said, _ = batch_run("--deadline", "1", "--json", provider=provider)
+    first = json.loads(said)
+    verdicts = [line["error"]["verdict"] for line in read(failed)]
+    assert code == 1
+    assert set(verdicts) == {"invalid", "timeout"}
+    final = verdicts.count("invalid")
+    provider = stormbreak_provider(scenario())
+    code, said, _ = batch_run("--json", provider=provider)
+    second = json.loads(said)
+    assert code == 1
+    assert provider.stats()["arrivals"] == second["attempts"] == 60 - first["successful"] - final
+    assert (second["successful"], second["failed"]) == (60 - final, final)
+    assert [line["error"]["verdict"] for line in read(failed)] == ["invalid"] * final
+    assert len(read(output)) == 60 - final
+
+
+def test_after_a_power_cut_a_torn_line_is_mended(batch_run, output, stormbreak_provider):
+    assert batch_run(provider=stormbreak_provider(scenario()))[0] == 0
+    whole = output.read_bytes()
+    cut = whole.index(b"\n", len(whole) // 2) + 40
+    output.write_bytes(whole[:cut])
+    assert batch_run(provider=stormbreak_provider(scenario()))[0] == 0
+    assert_answered(chat_rows(30), output)
+    assert output.read_bytes().startswith(whole[: cut - 39])
+
+
+# ------------------------------------------------------------ refused, and mended
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "why"),
+    [
+        ("401", "auth", "the key was refused"),
+        ("404", "not_found", "no such model or address"),
+        ("quota", "billing", "no credit or quota left"),
+    ],
+)
+def test_the_same_refusal_for_everyone_stops_early_and_after_mending_all_rows_run(
+    batch_run, source, output, failed, stormbreak_provider, kind, verdict, why
+):
+    write(source, chat_rows(100))
+    provider = stormbreak_provider(scenario({"kind": kind}))
+    code, said, _ = batch_run("--concurrency", "50", provider=provider)
+    assert code == 1
+    assert why in said
+    assert provider.stats()["arrivals"] == 20
+    assert size_of(output) == 0
+    assert not failed.exists()
+    code, said, _ = batch_run("--json", provider=provider)
+    summary = json.loads(said)
+    assert (code, summary["end"], summary["refused_by"]) == (1, "refused", verdict)
+    assert (summary["left"], summary["failed"]) == (100, 0)
+    assert batch_run(provider=stormbreak_provider(scenario()))[0] == 0
+    assert_answered(chat_rows(100), output)
+
+
+def test_fewer_rows_than_that_are_explained_one_by_one_and_not_sent_again(
+    batch_run, source, output, failed, stormbreak_provider
+):
+    write(source, chat_rows(5))
+    code, said, _ = batch_run(provider=stormbreak_provider(scenario({"kind": "401"})))
+    assert code == 1
+    assert str(failed) in said
+    assert [line["error"]["verdict"] for line in read(failed)] == ["auth"] * 5
+    mended = stormbreak_provider(scenario())
+    assert batch_run(provider=mended)[0] == 1
+    assert mended.stats()["arrivals"] == 0
+    failed.unlink()
+    assert batch_run(provider=mended)[0] == 0
+    assert_answered(chat_rows(5), output)
+    assert not failed.exists()
+
+
+def misplaced(status):
+    """An API under /v1, and `status` everywhere else."""
+
+    def answer(path, _):
+        return (200, BODY) if path.startswith("/v1/") else (status, b"")
+
+    return posted_to(answer, location="https://elsewhere.example/login")
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "why"),
+    [
+        (301, "redirected", "another address is meant"),
+        (307, "redirected", "another address is meant"),
+        (405, "not_found", "no such model or address"),
+    ],
+)
+def test_a_wrong_base_url_costs_no_row(batch_run, source, failed, status, verdict, why):
+    write(source, chat_rows(100))
+    with misplaced(status) as url:
+        code, said, _ = batch_run("--base-url", url)
+        assert code == 1
+        assert why in said
+        assert not failed.exists()
+        summary = json.loads(batch_run("--base-url", url, "--json")[1])
+        assert (summary["end"], summary["refused_by"]) == ("refused", verdict)
+        assert (summary["attempts"], summary["left"]) == (20, 100)
+        code, said, _ = batch_run("--base-url", f"{url}/v1", "--json")
+    assert (code, json.loads(said)["successful"]) == (0, 100)

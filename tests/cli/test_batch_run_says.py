@@ -1,0 +1,106 @@
+"""`stormbreak batch run`: exit codes, and what is said where."""
+
+import json
+
+import pytest
+from batches import (
+    assert_answered,
+    chat_rows,
+    provider_process,
+    read,
+    run,
+    run_args,
+    scenario,
+    size_of,
+    started,
+    wait_until,
+    write,
+)
+
+from stormbreak.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+
+def test_all_done_is_0(batch_run, output, stormbreak_provider):
+    code, said, errors = batch_run(provider=stormbreak_provider(scenario()))
+    assert code == 0
+    assert_answered(chat_rows(30), output)
+    lines = dict(line.split(maxsplit=1) for line in said.splitlines())
+    assert lines["answered"] == "30 of 30 rows"
+    assert lines["failed"] == "0"
+    assert lines["answers"] == str(output)
+    assert errors.splitlines()[-1].startswith("30 done, 0 failed, 0 left, ")
+
+
+def test_some_rows_failed_is_1_and_each_is_explained(
+    batch_run, output, failed, stormbreak_provider
+):
+    provider = stormbreak_provider(scenario({"kind": "400", "share": 0.3}), seed=2)
+    code, said, _ = batch_run("--json", "--quiet", provider=provider)
+    summary = json.loads(said)
+    assert code == 1
+    assert summary["successful"] + summary["failed"] == 30
+    assert summary["failed"] == summary["verdicts"]["invalid"] > 0
+    explained = read(failed)
+    assert {line["custom_id"] for line in explained}.isdisjoint(
+        line["custom_id"] for line in read(output)
+    )
+    assert len(explained) == summary["failed"]
+    for line in explained:
+        assert line["response"]["status_code"] == 400
+        assert line["error"]["verdict"] == "invalid"
+        assert line["error"]["attempts"] == 1
+
+
+def test_json_is_the_only_thing_on_stdout_and_progress_stays_on_stderr(source, output):
+    with provider_process() as url:
+        done = run(*run_args(source, output, url), "--json")
+    assert done.returncode == 0
+    summary = json.loads(done.stdout)
+    assert summary.keys() >= {
+        "total", "successful", "failed", "elapsed", "throughput", "attempts", "verdicts",
+    }  # fmt: skip
+    assert (summary["total"], summary["successful"], summary["failed"]) == (30, 30, 0)
+    assert summary["throughput"] == pytest.approx(30 / summary["elapsed"], rel=0.1)
+    assert "30 done" in done.stderr
+
+
+def test_quiet_shows_no_progress(batch_run, stormbreak_provider):
+    code, said, errors = batch_run("--quiet", provider=stormbreak_provider(scenario()))
+    assert (code, errors) == (0, "")
+    assert "30 of 30" in said
+
+
+def test_no_words_of_ours_are_wider_than_a_terminal(batch_run, stormbreak_provider):
+    provider = stormbreak_provider(scenario({"kind": "400", "share": 0.3}))
+    _, said, errors = batch_run(provider=provider)
+    lines = [line for line in said.splitlines() if "/" not in line] + errors.splitlines()
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_key_goes_to_the_provider_and_nowhere_else(
+    batch_run, tmp_path, stormbreak_provider, monkeypatch
+):
+    monkeypatch.setenv("MY_KEY", "sk-canary-1234567890")
+    provider = stormbreak_provider(scenario(require_key=True))
+    code, said, errors = batch_run("--api-key-env", "MY_KEY", provider=provider)
+    assert code == 0
+    texts = [said, errors, *(path.read_text() for path in tmp_path.iterdir() if path.is_file())]
+    assert not any("sk-canary" in text for text in texts)
+
+
+def test_status_during_and_after(source, output, stormbreak_provider, capsys):
+    write(source, chat_rows(60))
+    provider = stormbreak_provider(scenario(service=0.2))
+    args = run_args(source, output, provider.base_url)
+    with started(*args, "--concurrency", "5") as process:
+        wait_until(lambda: size_of(output), "a first answer")
+        assert main(["batch", "status", str(output), "--json"]) == 0
+        during = json.loads(capsys.readouterr().out)
+        assert during["active"]
+        assert 0 < during["done"] < 60
+        assert process.wait(30) == 0
+    assert main(["batch", "status", str(output), "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert (after["active"], after["done"], after["left"], after["failed"]) == (False, 60, 0, {})

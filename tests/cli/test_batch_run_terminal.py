@@ -1,0 +1,78 @@
+"""`stormbreak batch run` on a terminal: a panel, and nothing that a stranger would have it do."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import termios
+from contextlib import suppress
+
+import pytest
+from batches import chat_row, one_line, run, run_args, scenario, started, write
+from strangers import talked_to
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+HOSTILE = "\x1b[31mcanary\x1b]0;canary\x07[bold]canary[/bold]\r\n"
+
+
+def on_a_terminal(*args, columns=100):
+    """Run the command with stderr on a terminal; return its exit code and all that reached the screen."""
+    screen, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    seen = []
+    with started(*args, stdout=end, stderr=end) as process:
+        os.close(end)
+        with suppress(OSError):  # the other end is closed when the process is gone
+            while piece := os.read(screen, 1 << 16):
+                seen.append(piece)
+        code = process.wait(10)
+    os.close(screen)
+    return code, b"".join(seen).decode()
+
+
+def test_a_panel_is_redrawn_and_the_last_words_stay(source, output, stormbreak_provider):
+    provider = stormbreak_provider(scenario({"kind": "400", "share": 0.1}, service=0.2))
+    args = run_args(source, output, provider.base_url)
+    _, screen = on_a_terminal(*args, "--concurrency", "5")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
+    for word in ("done", "failed", "left", "rows/s", "in flight", "of 5", "waiting", "retries",
+                 "circuit", "closed", "tokens", "to go", "answered"):  # fmt: skip
+        assert word in plain
+    widths = [len(line) for line in re.split(r"[\r\n]+", plain) if "/" not in line]
+    assert max(widths) <= 100
+
+
+def test_nothing_of_a_stranger_reaches_the_terminal(source, tmp_path, output, stormbreak_provider):
+    """Ids, models and what a provider says, with escapes and markup in them."""
+    rows = [chat_row(n) | {"custom_id": f"{n}{HOSTILE}"} for n in range(30)]
+    for row in rows[::2]:
+        row["body"]["model"] = HOSTILE
+    write(source, rows)
+    with hostile_server() as url:
+        args = run_args(source, output, url)
+        code, screen = on_a_terminal(*args)
+    assert code == 1
+    assert "canary" not in screen
+    with_lines = run(*args)
+    assert "canary" not in with_lines.stdout + with_lines.stderr
+    twice = write(tmp_path / "twice.jsonl", [rows[1], rows[1]])
+    done = run("batch", "run", twice, "--output", tmp_path / "o.jsonl", "--base-url", url)
+    assert done.returncode == 2
+    assert "\x1b" not in one_line(done.stderr)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", done.stderr)
+
+
+def hostile_server():
+    """Refuses every request in words that a terminal might obey."""
+    error = {"message": HOSTILE, "type": HOSTILE, "code": HOSTILE}
+    body = json.dumps({"error": error}).encode()
+    head = f"HTTP/1.1 400 Bad\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+
+    def refuse(peer):
+        peer.recv(1 << 16)
+        peer.sendall(head.encode() + body)
+
+    return talked_to(refuse)

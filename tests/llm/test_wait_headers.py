@@ -1,0 +1,78 @@
+"""Whatever stands in any header that may name a wait: no wait, a long one, and never an error."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.durations import LONGEST
+from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.waits import retry_after
+from stormbreak.types import Verdict
+
+NOW = 1795557600.0  # 2026-11-24T22:00:00Z
+
+NAMED_WAITS = ("retry-after", "retry-after-ms", "x-ms-retry-after-ms")
+
+RESETS = {
+    "x-ratelimit-reset-requests": {"x-ratelimit-remaining-requests": "0"},
+    "x-ratelimit-reset-tokens": {"x-ratelimit-remaining-tokens": "0"},
+    "x-ratelimit-reset-tokens-minute": {"x-ratelimit-remaining-tokens-minute": "0"},
+    "x-ratelimit-reset": {"x-ratelimit-remaining": "0"},
+    "ratelimit-reset": {"ratelimit-remaining": "0"},
+    "anthropic-ratelimit-requests-reset": {"anthropic-ratelimit-requests-remaining": "0"},
+    "anthropic-ratelimit-input-tokens-reset": {"anthropic-ratelimit-input-tokens-remaining": "0"},
+    "anthropic-ratelimit-unified-reset": {"anthropic-ratelimit-unified-status": "rejected"},
+}
+
+NO_WAIT = [
+    "-1",
+    "-5.5",
+    "0",
+    "0.0",
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    "",
+    " ",
+    "soon",
+    "0x10",
+    "5,6",
+    "\x00",
+]
+
+PAST = [
+    "Tue, 24 Nov 2026 21:59:59 GMT",
+    "Tuesday, 24-Nov-26 21:59:59 GMT",
+    "Tue Nov 24 21:59:59 2026",
+    "1795557599",
+    "1795557599000",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMED_WAITS, *RESETS])
+@pytest.mark.parametrize("value", [*NO_WAIT, *PAST, "2026-11-24T21:59:59Z"])
+def test_what_is_no_wait_in_any_header(name, value):
+    headers = {name: value, **RESETS.get(name, {})}
+    assert retry_after(headers, status=429, received_at=NOW) is None
+
+
+@pytest.mark.parametrize("name", [*NAMED_WAITS, *RESETS])
+@pytest.mark.parametrize("value", ["1e300", "1" + "0" * 400, "9" * 5000])
+def test_a_huge_wait_is_long_and_not_absent(name, value):
+    headers = {name: value, **RESETS.get(name, {})}
+    assert retry_after(headers, status=429, received_at=NOW) == LONGEST
+
+
+@given(
+    st.sampled_from([*NAMED_WAITS, *RESETS, "ratelimit", "date"]),
+    st.text() | st.floats().map(str) | st.integers().map(str),
+    st.binary(),
+    st.integers(100, 599),
+)
+def test_no_header_raises_or_names_a_wait_out_of_bounds(name, value, body, status):
+    headers = {name: value, **RESETS.get(name, {})}
+    reading = read_answer(HttpAnswer(status, headers, body, NOW), Shape.CHAT)
+    assert reading.retry_after is None or 0 < reading.retry_after <= LONGEST
+    assert reading.verdict is not Verdict.OK

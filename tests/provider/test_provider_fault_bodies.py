@@ -1,0 +1,55 @@
+"""Every fault of bodies, as its bytes come: seen by a client that reads no HTTP."""
+
+import json
+
+import pytest
+
+from stormbreak.testing import answer_text
+
+from .conftest import CHAT, STREAM, body_of, plays, said_in, words_in
+
+
+@plays("stall")
+def test_half_an_answer_and_silence(played):
+    data, ending = played("stall")
+    assert ending == "silent"
+    assert b" 200 " in data
+    assert len(body_of(data)) > 0
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(body_of(data))
+
+
+@plays("stall_early")
+def test_a_head_and_silence(played):
+    data, ending = played("stall_early")
+    assert (body_of(data), ending) == (b"", "silent")
+    assert b"content-length: " in data
+
+
+@plays("html_200")
+@pytest.mark.parametrize("payload", [CHAT, STREAM])
+def test_a_page_in_place_of_an_answer(played, payload):
+    data, _ = played("html_200", payload)
+    assert data.startswith(b"HTTP/1.1 200 ")
+    assert b"content-type: text/html" in data
+    assert body_of(data).startswith(b"<!doctype html>")
+
+
+@plays("big_body")
+def test_four_megabytes_are_good(played):
+    data, _ = played("big_body")
+    assert said_in(data) == answer_text(CHAT)
+    assert len(data) > 4 * 1024 * 1024
+    data, _ = played("big_body", STREAM)
+    assert words_in(body_of(data)) == answer_text(CHAT)
+    assert len(data) > 4 * 1024 * 1024
+
+
+@plays("tiny_chunks")
+def test_seven_bytes_at_a_time_are_good(played):
+    data, _ = played("tiny_chunks")
+    assert said_in(data) == answer_text(CHAT)
+    assert b"\r\n7\r\n" in data
+    data, _ = played("tiny_chunks", STREAM)
+    assert words_in(body_of(data)) == answer_text(CHAT)
+    assert body_of(data).endswith(b"data: [DONE]\n\n")

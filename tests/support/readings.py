@@ -1,0 +1,67 @@
+"""Answers of one format as the client reads them, plain and streamed, and what must be so in every format."""
+
+import json
+from typing import NamedTuple
+
+from streamed import DONE
+
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.stream import StreamAssembler
+from stormbreak.types import Verdict
+
+
+class Reader(NamedTuple):
+    """Reads one shape; the checks are about what was read."""
+
+    shape: Shape
+
+    def plain(self, body):
+        return read_answer(HttpAnswer(200, {}, json.dumps(body).encode(), 0.0), self.shape)
+
+    def fed(self, *events):
+        """The assembler that was given them, and of each event whether the first output had come with it."""
+        assembler = StreamAssembler(self.shape)
+        seen = []
+        for one in events:
+            assembler.feed(one)
+            seen.append(assembler.first_output)
+        return assembler, seen
+
+    def streamed(self, *events):
+        """The reading of a stream, and the answer that was put together from it."""
+        reading, body = self.fed(*events)[0].end()
+        return reading, json.loads(body) if body else None
+
+    def check_plain(self, body, text, finish_reason, usage):
+        reading = self.plain(body)
+        told = (reading.verdict, reading.text, reading.finish_reason)
+        assert told == (Verdict.OK, text, finish_reason)
+        assert reading.usage == usage
+
+    def check_none(self, body, detail):
+        """A plain answer that is none, and says why."""
+        reading = self.plain(body)
+        assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
+
+    def check_becomes(self, stream, whole):
+        """A stream is read as the plain answer that it would have been."""
+        reading, body = self.streamed(*stream)
+        assert reading == self.plain(body)
+        assert (reading.verdict, body) == (Verdict.OK, whole)
+
+    def check_cut(self, events):
+        """What lacks its end is broken, and the end of another format is none."""
+        reading, body = self.streamed(*events)
+        assert (reading.verdict, body) == (Verdict.BROKEN, None)
+        assert self.streamed(*events, DONE)[0].verdict is Verdict.BROKEN
+
+    def check_malformed(self, events, detail):
+        reading, _ = self.streamed(*events)
+        assert (reading.verdict, reading.detail) == (Verdict.BROKEN, detail)
+
+    def check_first_output(self, stream, before, after):
+        """So many events come before the first output, and so many with it and after; then all is over."""
+        assembler, seen = self.fed(*stream)
+        assert seen == [False] * before + [True] * after
+        assert assembler.over
