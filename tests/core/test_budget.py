@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.budget import UNKNOWN, Budget, BudgetPolicy, Load
+from stormbreak.core.budget import BRIEF, UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, TREATMENTS
 
@@ -95,6 +95,10 @@ FREE = [
     ([OK] * 8, THROTTLED, True),
     ([OK] * 9, THROTTLED, False),
     ([TIMEOUT] * 50, told(3.0), True),
+    ([told(BRIEF)] * 5, SERVER_ERROR, True),  # who comes when asked has used up nothing
+    ([told(BRIEF)] * 5 + [SERVER_ERROR], SERVER_ERROR, True),
+    ([SERVER_ERROR, told(BRIEF), SERVER_ERROR], SERVER_ERROR, False),  # nor has that ended a row
+    ([told(0.9 * BRIEF)] * 2, SERVER_ERROR, False),
 ]
 
 

@@ -4,6 +4,8 @@ succeed, nothing is late and this was no bare 429; and in a process with fewer t
 two 429s, server errors or failed connections in a row. Everything else, timeouts first, is paid.
 """
 
+from itertools import permutations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,6 +125,17 @@ def test_a_success_ends_the_row():
         stage.pass_time(0.01)
         run.step(OK)
         assert run.ended.attempts == 2
+
+
+@pytest.mark.parametrize("failures", sorted({*permutations(["told", "told", "503"])}))
+def test_a_lone_script_comes_through_two_named_times_and_a_503_in_any_order(failures):
+    stage = scene()
+    run = stage.start()
+    for failure in failures:
+        run.step(told(1.0) if failure == "told" else SERVER_ERROR)
+        stage.pass_time(2.0)
+
+    assert run.step(OK).ended.attempts == 4
 
 
 def test_a_wrong_request_in_between_takes_no_retry_from_a_lone_script():

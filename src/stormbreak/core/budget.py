@@ -20,6 +20,7 @@ that its own retry does no harm, are what keeps an overload alive.
 
 A row is of failures that may be retried. Timeouts count in it although they are never free themselves: they
 are the strongest sign of an overload, and if one ended the row, errors between timeouts would be free for ever.
+Failures that named the time to come back do not lengthen it: whoever comes when asked has used up nothing (ADR 23).
 Final verdicts (a wrong request, a wrong key) neither lengthen a row nor end it: they say nothing about how the
 target bears its load.
 """
@@ -97,14 +98,14 @@ class Budget:
         self._recent.add(now, failed=failed)
         if not failed:
             self._in_a_row = 0
-        elif TREATMENTS[outcome.verdict].retry:
+        elif TREATMENTS[outcome.verdict].retry and not _is_invited(outcome):
             self._in_a_row += 1
 
     def is_free(
         self, outcome: Outcome, treatment: Treatment, now: float, load: Load = UNKNOWN
     ) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
-        if outcome.retry_after is not None and outcome.retry_after >= BRIEF:
+        if _is_invited(outcome):
             return True
         self._recent.roll(now)
         calls = self._recent.calls
@@ -123,3 +124,8 @@ class Budget:
         self._tokens = balance - 1.0
         self._since = now
         return True
+
+
+def _is_invited(outcome: Outcome) -> bool:
+    """Whether the server itself named the time to come back, late enough to keep anybody away."""
+    return outcome.retry_after is not None and outcome.retry_after >= BRIEF
