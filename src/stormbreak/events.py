@@ -51,6 +51,36 @@ class Committed(NamedTuple):
     took: float
 
 
+class Hedged(NamedTuple):
+    """Another attempt is sent beside one that is unanswered after so many seconds; `attempt` is its number."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+    after: float
+
+
+class HedgeRefused(NamedTuple):
+    """An attempt takes long, and none was sent beside it: `gate` refused."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+    gate: str
+
+
+class Overtaken(NamedTuple):
+    """An attempt was given up unanswered, for another was answered first. It may have been processed, and billed."""
+
+    at: float
+    call: int
+    target: Target
+    attempt: int
+    took: float
+
+
 class RetryPlanned(NamedTuple):
     """A further attempt was allowed; `free` says whether the budget was spared.
 
@@ -153,6 +183,9 @@ Event = (
     | Sent
     | Returned
     | Committed
+    | Hedged
+    | HedgeRefused
+    | Overtaken
     | RetryPlanned
     | RetryRefused
     | FellBack

@@ -121,6 +121,7 @@ class Call(NamedTuple):
     end_at: float | None = (
         None  # of a delivery, where `deadline_at` is only that of its first output
     )
+    races: bool = False  # whoever carries it out can give up one attempt for another
 
 
 class Rejection(NamedTuple):

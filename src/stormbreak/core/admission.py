@@ -92,6 +92,12 @@ class Admission:
         self.pump(now)
         return ticket.permit or ticket.rejection or ticket
 
+    def slip_in(self, call: Call, now: float) -> Permit | None:
+        """Leave at once if every gate agrees and nobody waits; else not at all."""
+        if self._queue.size or self._ready_at(call, now) > now:
+            return None
+        return self._grant(call, now)
+
     def check(self, ticket: Ticket, now: float) -> None:
         """Look again for `ticket`, because it was woken or its time has come."""
         if ticket is self._keeper:

@@ -1,45 +1,28 @@
-"""The life of a call at one target: queue, send, settle, and perhaps back off and queue again.
+"""The life of a call at one target: an attempt, and perhaps back off and another. How one is made is `attempt`."""
 
-An answer that is delivered as it comes is settled like any other, at its end: the permit stays with the frame of the
-attempt while the caller reads.
-"""
-
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TypeAlias
 
-from stormbreak.core.engine import Engine, Lane
-from stormbreak.core.flow import Closed, Command, Deliver, Flow, Resume, Send, Wait, WaitFor
-from stormbreak.core.permit import Permit
+from stormbreak.core.attempt import attempted
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Flow, Wait
+from stormbreak.core.race import raced
 from stormbreak.core.retry import Retry, Stop, TimeLeft, decide
 from stormbreak.core.shadow import ShadowGate
-from stormbreak.core.ticket import Ticket
 from stormbreak.core.trail import Trail
-from stormbreak.events import (
-    CallRejected,
-    Committed,
-    Queued,
-    RetryPlanned,
-    RetryRefused,
-    Returned,
-    Sent,
-)
-from stormbreak.types import CANCELLED, GIVEN_UP, Call, Ended, Outcome, Rejection, Verdict
-
-EARLY = 0.001  # seconds; a timer may run this much before its time
-
-Moment: TypeAlias = tuple[float, float]
-Attempt: TypeAlias = Generator[Command, Resume, tuple[Outcome, float, float]]
+from stormbreak.events import CallRejected, RetryPlanned, RetryRefused
+from stormbreak.types import Ended, Outcome, Rejection, Verdict
 
 
 def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
     """Carry the call of `trail` to its end at its target. Nothing is held while backing off."""
     call = trail.call
     lane = engine.lane(call.target)
+    attempt = raced if call.races and lane.hedging is not None else attempted
     failure: Outcome | None = None
     while True:
-        outcome, now, uniform = yield from _attempt(engine, lane, trail, now, uniform)
+        outcome, now, uniform = yield from attempt(engine, lane, trail, now, uniform)
         if outcome.verdict is Verdict.OK:
             return trail.end(outcome, now)
         if outcome.rejection is not None:
@@ -91,120 +74,12 @@ def _decide_beside(
         shadow.decided(now, decision, deciding(retry, budget=engine.shadow_budget))
 
 
-def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) -> Attempt:
-    """Queue, send once and settle. Whatever was taken here is settled here, however the frame is left."""
-    call = trail.call
-    place = lane.admission.enter(call, now, _expires_at(call, trail, now))
-    if isinstance(place, Rejection):
-        return Outcome(Verdict.REJECTED, rejection=place), now, uniform
-    outcome = CANCELLED
-    try:
-        if isinstance(place, Ticket):
-            now, uniform = yield from _queue(lane, trail, place, now)
-            if place.rejection is not None:
-                outcome = Outcome(Verdict.REJECTED, rejection=place.rejection)
-                return outcome, now, uniform
-        trail.attempts += 1
-        if call.span is not None:
-            call = trail.call = call._replace(deadline_at=now + call.span, span=None)
-        timeout = _attempt_timeout(engine, call, now)
-        if engine.listeners:
-            trail.note(Sent(now, call.number, call.target, trail.attempts))
-        began = now
-        permit = place.permit if isinstance(place, Ticket) else place
-        outcome = GIVEN_UP
-        answered, now, uniform = yield Send(call.target, trail.attempts, timeout, permit)
-        outcome = answered or GIVEN_UP
-        if call.delivers and outcome.committed:
-            delivery = _delivery(engine, trail, permit, outcome, now, took=now - began)
-            outcome = GIVEN_UP
-            answered, now, uniform = yield delivery
-            outcome = (answered or GIVEN_UP)._replace(committed=True)
-        if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(
-            engine, call, outcome, began, now
-        ):
-            outcome = outcome._replace(own_deadline=True)
-        _take_note(engine, trail, outcome, now, took=now - began)
-    except Closed as closed:
-        now, uniform = closed.moment
-        raise
-    finally:
-        place.settle(outcome, now, uniform)
-    return outcome, now, uniform
-
-
-def _delivery(
-    engine: Engine,
-    trail: Trail,
-    permit: Permit | None,
-    outcome: Outcome,
-    now: float,
-    *,
-    took: float,
-) -> Deliver:
-    """Commit: the caller gets the first output, and with it all that follows."""
-    call = trail.call
-    if permit is not None:
-        permit.first(now)
-    if engine.listeners:
-        trail.note(Committed(now, call.number, call.target, trail.attempts, took))
-    until = call.deadline_at if call.end_at is None else call.end_at
-    return Deliver(
-        outcome,
-        None if until == inf else until,
-        trail.attempts,
-        trail.waited,
-        trail.maybe_processed,
-    )
-
-
-def _queue(
-    lane: Lane, trail: Trail, ticket: Ticket, now: float
-) -> Generator[Command, Resume, Moment]:
-    """Wait until the queue has decided about `ticket`."""
-    call, began = trail.call, now
-    trail.note(Queued(now, call.number, call.target, lane.admission.held_by(now)))
-    while True:
-        _, now, uniform = yield WaitFor(ticket, ticket.wake_at)
-        lane.admission.check(ticket, now)
-        if ticket.decided:
-            trail.waited += now - began
-            trail.queued += now - began
-            return now, uniform
-
-
-def _take_note(engine: Engine, trail: Trail, outcome: Outcome, now: float, *, took: float) -> None:
-    if engine.budget is not None and not outcome.own_deadline:
-        engine.budget.record(outcome, now)
-    if engine.listeners or outcome.verdict is not Verdict.OK:
-        call = trail.call
-        trail.note(
-            Returned(
-                now,
-                call.number,
-                call.target,
-                trail.attempts,
-                outcome.verdict,
-                outcome.status,
-                outcome.code,
-                took,
-                outcome.detail,
-            )
-        )
-
-
 def _rejected(trail: Trail, rejection: Rejection, failure: Outcome | None, now: float) -> Ended:
     """End a call that was refused here. What an earlier attempt met at the target is told first."""
     call = trail.call
     trail.note(CallRejected(now, call.number, call.target, *rejection))
     outcome = failure or Outcome(Verdict.REJECTED, rejection=rejection)
     return trail.end(outcome, now, stopped=rejection.policy, retry_at=rejection.retry_at)
-
-
-def _expires_at(call: Call, trail: Trail, now: float) -> float:
-    deadline_at = inf if call.deadline_at is None else call.deadline_at
-    patience = inf if call.patience is None else call.patience - trail.waited
-    return min(deadline_at, now + patience)
 
 
 def _time_left(trail: Trail, now: float) -> TimeLeft:
@@ -214,24 +89,3 @@ def _time_left(trail: Trail, now: float) -> TimeLeft:
         patience=inf if call.patience is None else call.patience - trail.waited,
         attempts=inf if call.most is None else call.most - trail.attempts,
     )
-
-
-def _attempt_timeout(engine: Engine, call: Call, now: float) -> float | None:
-    timeout = engine.policy.attempt_timeout
-    if call.deadline_at is None:
-        return timeout
-    left = call.deadline_at - now
-    return left if timeout is None else min(timeout, left)
-
-
-def _by_own_deadline(
-    engine: Engine, call: Call, outcome: Outcome, began: float, now: float
-) -> bool:
-    """Whether it was the call's deadline, and nothing shorter, that ended an attempt.
-
-    Beyond the first output an attempt has no time of its own.
-    """
-    if call.deadline_at is None or now < call.deadline_at - EARLY or outcome.status is not None:
-        return False
-    timeout = engine.policy.attempt_timeout
-    return outcome.committed or timeout is None or call.deadline_at - began < timeout

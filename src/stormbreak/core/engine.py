@@ -14,6 +14,7 @@ from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.gate import OPEN, Gate, Spacing
+from stormbreak.core.hedge import Hedging
 from stormbreak.core.limit import limiter
 from stormbreak.core.policy import Policy
 from stormbreak.core.rate import LearnedRate
@@ -45,6 +46,7 @@ class Lane:
         "breaker",
         "cooldown",
         "failed_in_a_row",
+        "hedging",
         "openings",
         "pace",
         "quota",
@@ -76,6 +78,7 @@ class Lane:
         if self.rate is not None:
             gates.append(self.rate)
             spacings.append(self.rate)
+        self.hedging = None if policy.hedge is None else Hedging(policy.hedge)
         self.quota: Quota | None = None
         if policy.quota.acts:
             self.quota = Quota(policy.quota, longest=policy.retry.longest_wait)

@@ -8,6 +8,7 @@ carries the commands out; it alone sleeps, locks, draws chance and reads the clo
     WaitFor(ticket, until) when the ticket is woken, or at `until`, whichever comes first
     Send(...)              with the outcome of one attempt; TIMEOUT when `timeout` has passed.
                            If the call delivers: at its first output, with an outcome that is `committed`
+    Race(...)              with the outcome of the first of several attempts that ends, or at `until`
     Ask(...)               with an answer, or None where there is none
     Deliver(...)           once, when the stream that the caller now reads has ended, with the outcome of
                            it all; TIMEOUT at `until`
@@ -18,7 +19,7 @@ The flow returns `Ended`.
 
 from collections.abc import Generator
 from contextlib import suppress
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.core.fallback import Step
 from stormbreak.core.permit import Permit
@@ -51,6 +52,22 @@ class Send(NamedTuple):
     permit: Permit | None = None
 
 
+class Race:
+    """Have all of `sends` under way until the first of them ends, or until `until` (inf: however long it takes).
+
+    Those that are under way go on, the others begin now. Once another command follows, whoever is under way that it
+    does not name has lost: a driver gives it up. It is resumed with the outcome of the one that it puts into `first`,
+    in the order in which they end; at `until` with None. Only for calls that say that their driver can do this.
+    """
+
+    __slots__ = ("first", "sends", "until")
+
+    def __init__(self, sends: tuple[Send, ...], until: float) -> None:
+        self.sends = sends
+        self.until = until
+        self.first: Send | None = None
+
+
 class Deliver(NamedTuple):
     """Hand the stream of the committed `outcome` to the caller; end it at `until` (None: never)."""
 
@@ -69,9 +86,11 @@ class Ask(NamedTuple):
     until: float | None
 
 
-Command: TypeAlias = Wait | WaitFor | Send | Deliver | Ask
+Command: TypeAlias = Wait | WaitFor | Send | Race | Deliver | Ask
 Resume: TypeAlias = tuple[Outcome | None, float, float]
-Flow: TypeAlias = Generator[Command, Resume, Ended]
+Ends = TypeVar("Ends")
+Steps: TypeAlias = Generator[Command, Resume, Ends]
+Flow: TypeAlias = Steps[Ended]
 
 
 class Closed(BaseException):
@@ -85,7 +104,7 @@ class Closed(BaseException):
         self.moment = (now, uniform)
 
 
-def close(flow: Flow, now: float, uniform: float) -> None:
-    """Close `flow`: its permits settle as CANCELLED at `now`. Closing an ended flow does nothing."""
+def close(flow: Steps[Any], now: float, uniform: float) -> None:
+    """Close `flow`, or a part of one: its permits settle as CANCELLED at `now`. Closing an ended flow does nothing."""
     with suppress(Closed):
         flow.throw(Closed(now, uniform))

@@ -8,6 +8,7 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import require
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import CachePolicy, Fallback
+from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
@@ -28,7 +29,7 @@ class Policy:
     rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
     failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`,
-    429s that pile up teach a send rate. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
+    429s that pile up teach a send rate. With `hedge`, an attempt that takes long gets another beside it. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
     their order, for calls that their target cannot answer; `cache` is for those of them that give answers of before.
     """
 
@@ -49,6 +50,7 @@ class Policy:
     learn_rate: bool = True
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
+    hedge: HedgePolicy | None = None
     fallback: tuple[Fallback, ...] = ()
     cache: CachePolicy = field(default_factory=CachePolicy)
     shadow: ShadowPolicy | None = None

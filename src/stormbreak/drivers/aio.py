@@ -9,12 +9,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Ask, Deliver, Flow, Send, Wait, WaitFor
+from stormbreak.core.flow import Ask, Deliver, Flow, Race, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.racing import Racing
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
 from stormbreak.drivers.timeouts import Timeout
@@ -26,6 +28,7 @@ R = TypeVar("R")
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
+_LAST = (Ended, Deliver)
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 
 
@@ -65,23 +68,28 @@ class AsyncioDriver:
 
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
         """
-        stepper = self._stepper
+        stepper: Stepper | Racing = self._stepper
+        if self.engine.policy.hedge is not None:
+            stepper = Racing(self._stepper, partial(self._send, sender))
         flow, command = stepper.start(call)
         try:
-            while not isinstance(command, Ended):
+            while not isinstance(command, _LAST):
                 outcome: Outcome | None = None
                 if isinstance(command, Send):
                     outcome = await self._send(sender, command)
                 elif isinstance(command, Ask):
                     outcome = await self._ask(asker, command)
-                elif isinstance(command, Deliver):
-                    return LoopDelivery(stepper, flow, command)
+                elif isinstance(command, Race):
+                    assert isinstance(stepper, Racing), "who does not say so does not race"
+                    outcome = await stepper.until_first(command)
                 elif self._draining or not await self._wait(flow, command):
                     return DRAINED
                 command = stepper.step(flow, outcome)
         finally:
-            if not isinstance(command, Ended | Deliver):
+            if not isinstance(command, _LAST):
                 stepper.close(flow)
+        if isinstance(command, Deliver):
+            return LoopDelivery(self._stepper, flow, command)
         return command
 
     def first(self, send: Send) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Ask, Deliver, Send, Wait, WaitFor
+from stormbreak.core.flow import Ask, Deliver, Race, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.drivers.sharing import stepper_of
@@ -99,8 +99,9 @@ class ThreadDriver:
     def _forget(self) -> None:
         self._waits.clear()
 
-    def _wait(self, command: Wait | WaitFor) -> bool:
+    def _wait(self, command: Wait | WaitFor | Race) -> bool:
         """Wait as told; False if the driver is drained meanwhile."""
+        assert not isinstance(command, Race), "who cannot stop an attempt does not race"
         parking, seconds = self._parking(), command.until - self.clock()
         if isinstance(command, WaitFor):
             if not self._stepper.arm(command.ticket, parking.set):

@@ -1,0 +1,85 @@
+"""When an attempt has taken so long that another is sent beside it: a hedge.
+
+Dean and Barroso, "The Tail at Scale" (2013): who waits for the slowest tenth of a server's answers gets most of them
+sooner by asking again. It is worth its price where slowness is chance, and ruinous where it is load. So a hedge is
+always paid from the budget, of which a call earns a tenth, and is not sent while anything holds the traffic.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+
+from stormbreak.core.checks import require
+
+KEPT = 128  # attempts whose times say what is usual
+ENOUGH = 20  # of them, for an opinion
+FRESH = 8  # attempts until it is formed anew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgePolicy:
+    """Send again beside an attempt that is unanswered after a time, `most` times in all.
+
+    The time is `after` seconds, or what `percentile` (a share) of the recent attempts at this target took if that
+    is longer; None leaves that bound out. Where the first output of an answer is told, it is the time to that.
+    """
+
+    after: float | None = None
+    percentile: float | None = 0.95
+    most: int = 1
+
+    def __post_init__(self) -> None:
+        after, share = self.after, self.percentile
+        require(after is None or after >= 0, "after must not be negative", after)
+        require(share is None or 0 < share < 1, "percentile must be between 0 and 1", share)
+        require(after is not None or share is not None, "after or percentile must be given", None)
+        require(self.most >= 1, "most must be at least 1", self.most)
+
+
+class _Times:
+    """What recent attempts took."""
+
+    __slots__ = ("_new", "_taken", "_usual")
+
+    def __init__(self) -> None:
+        self._taken: deque[float] = deque(maxlen=KEPT)
+        self._usual = inf
+        self._new = 0
+
+    def add(self, took: float) -> None:
+        self._taken.append(took)
+        self._new += 1
+
+    def quantile(self, share: float) -> float:
+        if len(self._taken) >= ENOUGH and (self._new >= FRESH or self._usual == inf):
+            ordered = sorted(self._taken)
+            self._usual = ordered[int(share * len(ordered))]
+            self._new = 0
+        return self._usual
+
+
+class Hedging:
+    """Knows of one target when an attempt is slow. Times to first outputs and to whole answers are kept apart."""
+
+    __slots__ = ("_policy", "_times")
+
+    def __init__(self, policy: HedgePolicy) -> None:
+        self._policy = policy
+        self._times = (_Times(), _Times())
+
+    @property
+    def most(self) -> int:
+        """Hedges of one attempt."""
+        return self._policy.most
+
+    def delay(self, *, begins: bool) -> float:
+        """Seconds after which an attempt is slow, where its first output is told if it `begins`; inf while unknown."""
+        policy = self._policy
+        after = policy.after or 0.0
+        if policy.percentile is None:
+            return after
+        return max(after, self._times[begins].quantile(policy.percentile))
+
+    def took(self, seconds: float, *, begins: bool) -> None:
+        """Learn from an attempt that was answered, or that another has overtaken."""
+        self._times[begins].add(seconds)
