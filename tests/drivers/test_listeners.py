@@ -6,7 +6,7 @@ import threading
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
 
-from stormbreak.core import call as call_module
+from stormbreak.core import attempt as attempt_module
 from stormbreak.core import trail as trail_module
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
@@ -111,8 +111,8 @@ def test_no_event_is_built_when_nobody_listens(monkeypatch):
         raise AssertionError("built an event")
 
     for module, name in [
-        (call_module, "Sent"),
-        (call_module, "Returned"),
+        (attempt_module, "Sent"),
+        (attempt_module, "Returned"),
         (trail_module, "CallEnded"),
     ]:
         monkeypatch.setattr(module, name, never)

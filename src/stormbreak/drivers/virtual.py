@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Ask, Command, Deliver, Flow, Send, WaitFor
+from stormbreak.core.flow import Ask, Command, Deliver, Flow, Race, Send, WaitFor
 from stormbreak.drivers.steps import Stepper
 from stormbreak.types import Call, Ended, Outcome, Verdict
 
@@ -106,11 +106,25 @@ class VirtualDriver:
         self.stepper.first(send)
 
 
+class _Rival:
+    """One of several attempts of a call that are under way at the same time."""
+
+    __slots__ = ("give_up", "timer")
+
+    def __init__(self) -> None:
+        self.give_up: Callable[[], None] | None = None
+        self.timer: Timer | None = None
+
+
 class _Run:
-    """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for."""
+    """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for.
+
+    In a `_race` the `_rivals` are under way; the `_winner` may have more to say.
+    """
 
     __slots__ = (
-        "_delivering", "_done", "_driver", "_ended", "_flow", "_give_up", "_sender", "_timer", "_turn",
+        "_delivering", "_done", "_driver", "_ended", "_flow", "_give_up", "_race", "_rivals", "_sender",
+        "_timer", "_turn", "_winner",
     )  # fmt: skip
 
     def __init__(
@@ -125,8 +139,13 @@ class _Run:
         self._flow: Flow | None = None
         self._give_up: Callable[[], None] | None = None
         self._timer: Timer | None = None
+        self._race: Race | None = None
+        self._rivals: dict[Send, _Rival] = {}
+        self._winner: Send | None = None
 
     def begin(self, call: Call) -> None:
+        if self._driver.engine.policy.hedge is not None:
+            call = call._replace(races=True)
         self._flow, command = self._driver.stepper.start(call)
         self._obey(command)
 
@@ -138,6 +157,7 @@ class _Run:
         self._delivering = None
         self._drop_timer()
         self._abandon()
+        self._lose()
         self._driver.stepper.close(self._flow)
 
     def _resume(self, turn: int, outcome: Outcome | None) -> None:
@@ -163,6 +183,8 @@ class _Run:
             self._timer = None
 
     def _obey(self, command: Command | Ended) -> None:
+        if self._rivals and not isinstance(command, Race):
+            self._lose()
         if isinstance(command, Send):
             self._send(command, self._turn)
         elif isinstance(command, Ended):
@@ -172,6 +194,8 @@ class _Run:
             self._wait_for(command, self._turn)
         elif isinstance(command, Ask):  # there is nobody to ask in virtual time
             self._resume(self._turn, None)
+        elif isinstance(command, Race):
+            self._start_race(command, self._turn)
         elif isinstance(command, Deliver):
             self._delivering = self._turn - 1
             if command.until is not None:
@@ -188,6 +212,48 @@ class _Run:
         self._give_up = give_up
         if command.timeout is not None:
             self._set_timer(self._driver.timeline.now + command.timeout, _TIMED_OUT)
+
+    def _start_race(self, race: Race, turn: int) -> None:
+        self._race = race
+        timeline = self._driver.timeline
+        for send in race.sends:
+            if send in self._rivals:
+                continue
+            rival = self._rivals[send] = _Rival()
+            crossed = partial(self._crossed, send)
+            if send.timeout is not None:
+                at = timeline.now + send.timeout
+                rival.timer = timeline.at(at, partial(crossed, _TIMED_OUT))
+            rival.give_up = self._sender(send, crossed)
+            if turn != self._turn:  # answered at once
+                if self._delivering is not None and send is self._winner:
+                    self._give_up = rival.give_up
+                return
+        if race.until != inf:
+            self._set_timer(race.until, None)
+
+    def _crossed(self, send: Send, outcome: Outcome) -> None:
+        """One of several attempts has ended, or the winner has more to say."""
+        rival = self._rivals.pop(send, None)
+        if rival is None:
+            if send is self._winner and self._delivering is not None:
+                self._resume(self._delivering, outcome)
+            return
+        if rival.timer is not None:
+            self._driver.timeline.cancel(rival.timer)
+        assert self._race is not None, "whoever crosses has started"
+        self._race.first = self._winner = send
+        self._give_up = rival.give_up
+        self._resume(self._turn, outcome)
+
+    def _lose(self) -> None:
+        """Give up all that are under way."""
+        rivals, self._rivals = self._rivals, {}
+        for rival in rivals.values():
+            if rival.timer is not None:
+                self._driver.timeline.cancel(rival.timer)
+            if rival.give_up is not None:
+                rival.give_up()
 
     def _wait_for(self, command: WaitFor, turn: int) -> None:
         timeline = self._driver.timeline

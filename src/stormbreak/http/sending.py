@@ -9,7 +9,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.http.exchange import Asked, attempt, if_cut_short
 from stormbreak.http.routes import Route, Routes
 from stormbreak.http.source import Source, begin
-from stormbreak.types import Outcome, Target
+from stormbreak.types import Outcome, Target, Verdict
 
 
 class Sendable(Protocol):
@@ -26,7 +26,8 @@ class Sendable(Protocol):
 class Sender:
     """What all senders know. `idle_timeout`, in seconds, is that of the policy unless something else is said.
 
-    Where answers are handed over as they come, the `source` of the last is there to be read on, at its `target`.
+    Where answers are handed over as they come, the `source` of the one that was good, or else of the last, is there to be
+    read on, at its `target`.
     """
 
     target: Target | None = None
@@ -76,12 +77,13 @@ class WholeSender(Sender):
 class StreamSender(Sender):
     """Waits for the first output of each answer."""
 
+    _is_good = False
+
     async def __call__(self, command: Send) -> Outcome:
         """Send once."""
         policy, timeout = self._policy, command.timeout
         route = self._routes.route(command.target)
-        self.target = command.target
-        outcome, self.source = await begin(
+        outcome, source = await begin(
             route.wire,
             route.origin,
             self._asked.to(route),
@@ -90,4 +92,7 @@ class StreamSender(Sender):
             within=timeout,
             learn=policy.quota.learn,
         )
+        if not self._is_good:  # attempts may race: one that comes too late changes nothing
+            self.target, self.source = command.target, source
+            self._is_good = outcome.verdict is Verdict.OK
         return if_cut_short(outcome, timeout, policy.attempt_timeout)
