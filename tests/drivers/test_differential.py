@@ -17,6 +17,7 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
+from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import ARTICLE
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
@@ -24,6 +25,7 @@ from stormbreak.core.trip import ConsecutiveFailures, FailureRate
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.threads import ThreadDriver
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.events import Hedged, HedgeRefused, Overtaken
 from stormbreak.types import Call, Outcome, Priority, Verdict
 
 TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
@@ -55,6 +57,14 @@ POLICIES = {
         retry=RetryPolicy(attempts=4, backoff=FullJitter(base=0.2)),
     ),
     "article": ARTICLE,
+    "hedged": policy(
+        limit=FixedLimit(in_flight=30),
+        cooldown=False,  # calls that leave together after one would bid for the budget in the same instant
+        attempt_timeout=5.0,
+        budget=BudgetPolicy(ratio=0.5),
+        hedge=HedgePolicy(after=0.3, percentile=0.6, most=2),
+        retry=RetryPolicy(attempts=5, backoff=FullJitter(base=0.2)),
+    ),
 }
 
 
@@ -65,8 +75,11 @@ class Arrival:
     cancelled_at: float
 
 
-def arrivals(seed):
-    """Calls with all kinds of patience, a few of which are cancelled."""
+def arrivals(rules, seed):
+    """Calls with all kinds of patience, a few of which are cancelled.
+
+    Where attempts race there are no deadlines: all would end in the same instant, in whichever order.
+    """
     chance = Random(seed)
     at = 0.0
     for number in range(1, CALLS + 1):
@@ -74,7 +87,9 @@ def arrivals(seed):
         call = Call(
             number,
             chance.choice([TARGET, TARGET, TARGET, OTHER]),
-            deadline_at=chance.choice([None, at + 10.0 * chance.random() + 0.1]),
+            deadline_at=chance.choice([None, at + 10.0 * chance.random() + 0.1])
+            if rules.hedge is None
+            else None,
             patience=chance.choice([None, 8.0 * chance.random() + 0.1]),
             priority=chance.choice(list(Priority)),
             fail_fast=chance.random() < 0.5,
@@ -119,7 +134,7 @@ def under_asyncio(rules, seed):
             ends[arrival.call.number] = await driver.run(arrival.call, sender)
 
         tasks = []
-        for arrival in arrivals(seed):
+        for arrival in arrivals(rules, seed):
             task = asyncio.create_task(one(arrival))
             if arrival.cancelled_at != math.inf:
                 loop.call_at(arrival.cancelled_at, task.cancel)
@@ -147,7 +162,7 @@ def in_virtual_time(rules, seed):
         if arrival.cancelled_at != math.inf:
             timeline.at(arrival.cancelled_at, cancel)
 
-    for arrival in arrivals(seed):
+    for arrival in arrivals(rules, seed):
         timeline.at(arrival.at, lambda arrival=arrival: begin(arrival))
     timeline.run()
     return events, ends
@@ -174,7 +189,7 @@ def in_threads(rules, seed):
 
         ends[number] = driver.run(arrival.call, sender)
 
-    for arrival in arrivals(seed):
+    for arrival in arrivals(rules, seed):
         thread = threads.spawn(arrival.at, lambda arrival=arrival: one(arrival))
         if arrival.cancelled_at != math.inf:
             threads.at(arrival.cancelled_at, lambda thread=thread: threads.cancel(thread))
@@ -195,9 +210,12 @@ def by_subject(events):
     return facts, times
 
 
-@pytest.mark.parametrize("name", POLICIES)
+CASES = [(name, driven) for name in POLICIES for driven in (under_asyncio, in_threads)]
+CASES.remove(("hedged", in_threads))  # threads cannot race: see the next test
+
+
+@pytest.mark.parametrize(("name", "driven"), CASES)
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("driven", [under_asyncio, in_threads])
 def test_same_events(name, seed, driven):
     virtual, virtual_ends = in_virtual_time(POLICIES[name], seed)
     real, real_ends = driven(POLICIES[name], seed)
@@ -210,6 +228,13 @@ def test_same_events(name, seed, driven):
     assert {n: e.outcome.verdict for n, e in virtual_ends.items()} == {
         n: e.outcome.verdict for n, e in real_ends.items()
     }
+
+
+def test_threads_which_can_stop_no_attempt_send_no_hedges():
+    events, ends = in_threads(POLICIES["hedged"], 0)
+
+    assert len(ends) > 0.8 * CALLS
+    assert not {Hedged, HedgeRefused, Overtaken} & {type(event) for event in events}
 
 
 def test_the_scenarios_are_worth_their_name():
@@ -225,7 +250,7 @@ def test_the_scenarios_are_worth_their_name():
                 circuits.add(getattr(event, "after", None))
 
     assert all(count > 20 for count in kinds.values())
-    assert len(kinds) == 9
+    assert len(kinds) == 12
     assert gates >= {"verdict", "attempts", "deadline", "patience", "budget"}
     assert verdicts >= {Verdict.OK, Verdict.TIMEOUT, Verdict.THROTTLED, Verdict.SERVER_ERROR}
     assert rejected >= {"breaker", "cooldown", "shed", "queue"}

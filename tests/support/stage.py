@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine, Lane
-from stormbreak.core.flow import Command, Deliver, Send, Wait, WaitFor, close
+from stormbreak.core.flow import Command, Deliver, Race, Send, Wait, WaitFor, close
 from stormbreak.core.plan import run_call
 from stormbreak.core.policy import Policy
 from stormbreak.events import Event
@@ -69,6 +69,12 @@ class Run:
             self.command = self._flow.send((outcome, self.stage.now, self.stage.chance))
         return self
 
+    def cross(self, attempt: int, outcome: Outcome) -> "Run":
+        """Resume a race with what came of one of its attempts."""
+        assert isinstance(self.command, Race)
+        self.command.first = next(send for send in self.command.sends if send.attempt == attempt)
+        return self.step(outcome)
+
     def close(self) -> None:
         """Close as a driver does."""
         self.command, self.closed = None, True
@@ -94,6 +100,12 @@ class Run:
         return isinstance(self.command, Deliver)
 
     @property
+    def racing(self) -> list[int]:
+        """The numbers of the attempts that are under way at the same time."""
+        race = self.command
+        return [send.attempt for send in race.sends] if isinstance(race, Race) else []
+
+    @property
     def queued(self) -> bool:
         return isinstance(self.command, WaitFor)
 
@@ -104,7 +116,7 @@ class Run:
     @property
     def due(self) -> bool:
         """Whether a driver would resume this flow now."""
-        if isinstance(self.command, Wait):
+        if isinstance(self.command, Wait | Race):
             return self.stage.now >= self.command.until
         if isinstance(self.command, WaitFor):
             return self.command.ticket.due or self.stage.now >= self.command.until
@@ -164,7 +176,11 @@ class Stage:
         self.now = until
 
     def _due_at(self) -> float:
-        waits = (run.command.until for run in self.runs if run.backing_off or run.queued)
+        waits = (
+            run.command.until
+            for run in self.runs
+            if run.backing_off or run.queued or isinstance(run.command, Race)
+        )
         return min(waits, default=float("inf"))
 
     def fail_until_open(self) -> None:

@@ -1,0 +1,81 @@
+"""When an attempt is slow."""
+
+from math import inf
+
+import pytest
+
+from stormbreak.core.hedge import ENOUGH, FRESH, KEPT, HedgePolicy, Hedging
+from stormbreak.errors import ConfigurationError
+
+
+def taught(policy, seconds, *, begins=False):
+    hedging = Hedging(policy)
+    for one in seconds:
+        hedging.took(one, begins=begins)
+    return hedging
+
+
+def test_after_a_fixed_time():
+    assert Hedging(HedgePolicy(after=0.7, percentile=None)).delay(begins=False) == 0.7
+
+
+def test_at_once_is_a_time_too():
+    assert Hedging(HedgePolicy(after=0.0, percentile=None)).delay(begins=False) == 0.0
+
+
+def test_never_while_nothing_is_known_of_the_percentile():
+    assert taught(HedgePolicy(after=0.1), [1.0] * (ENOUGH - 1)).delay(begins=False) == inf
+    assert taught(HedgePolicy(after=0.1), [1.0] * ENOUGH).delay(begins=False) == 1.0
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 51.0), (0.95, 96.0), (0.999, 100.0)])
+def test_the_percentile_of_what_attempts_took(share, expected):
+    seconds = [float(second) for second in range(100, 0, -1)]
+
+    assert taught(HedgePolicy(percentile=share), seconds).delay(begins=False) == expected
+
+
+@pytest.mark.parametrize(("after", "expected"), [(0.5, 1.0), (3.0, 3.0)])
+def test_the_later_of_both(after, expected):
+    policy = HedgePolicy(after=after, percentile=0.9)
+
+    assert taught(policy, [1.0] * ENOUGH).delay(begins=False) == expected
+
+
+def test_first_outputs_and_whole_answers_are_different_things():
+    hedging = taught(HedgePolicy(), [0.2] * ENOUGH, begins=True)
+
+    assert hedging.delay(begins=True) == 0.2
+    assert hedging.delay(begins=False) == inf
+
+
+def test_what_is_long_ago_is_forgotten():
+    hedging = taught(HedgePolicy(), [9.0] * KEPT + [1.0] * KEPT)
+
+    assert hedging.delay(begins=False) == 1.0
+
+
+def test_an_opinion_is_formed_anew_after_a_few_attempts():
+    hedging = taught(HedgePolicy(percentile=0.5), [1.0] * ENOUGH)
+    assert hedging.delay(begins=False) == 1.0
+    taken = 0
+    while hedging.delay(begins=False) == 1.0:
+        hedging.took(5.0, begins=False)
+        taken += 1
+
+    assert ENOUGH <= taken < ENOUGH + FRESH
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"after": -1.0}, "after must not be negative, got -1"),
+        ({"percentile": 0.0}, "percentile must be between 0 and 1, got 0"),
+        ({"percentile": 1.0}, "percentile must be between 0 and 1, got 1"),
+        ({"percentile": None}, "after or percentile must be given"),
+        ({"most": 0}, "most must be at least 1, got 0"),
+    ],
+)
+def test_impossible_values_are_named(changes, said):
+    with pytest.raises(ConfigurationError, match=said):
+        HedgePolicy(**changes)

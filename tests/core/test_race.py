@@ -1,0 +1,334 @@
+"""Races: an attempt that takes long gets another beside it, and the first answer counts."""
+
+from dataclasses import replace
+
+import pytest
+from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import BudgetPolicy, Load
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Lane
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Returned, Sent
+from stormbreak.types import Outcome, Verdict
+
+FIRST = Outcome(Verdict.OK, committed=True)
+AFTER = 0.5
+
+
+def scene(*, most=1, **changes):
+    """A stage on which an attempt is slow after half a second, and one call has been answered."""
+    hedge = HedgePolicy(after=AFTER, percentile=None, most=most)
+    retry = RetryPolicy(attempts=5, backoff=Constant(seconds=0.1))
+    return Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
+
+
+def slow(stage, **call):
+    """A call that has been unanswered for long enough."""
+    run = stage.start(races=True, **call)
+    stage.pass_time(AFTER)
+    return run
+
+
+def heard(stage, *kinds):
+    return [event for event in stage.events if isinstance(event, kinds)]
+
+
+def test_an_attempt_that_is_answered_in_time_stays_alone():
+    stage = scene()
+    run = stage.start(races=True)
+    stage.pass_time(0.9 * AFTER)
+    run.cross(1, OK)
+
+    assert run.ended.attempts == 1
+    assert not heard(stage, Hedged, HedgeRefused, Overtaken)
+
+
+def test_one_that_takes_long_gets_another_beside_it():
+    stage = scene()
+    run = slow(stage)
+
+    assert run.racing == [1, 2]
+    assert stage.lane.slots.in_flight == 2
+    (hedged,) = heard(stage, Hedged)
+    assert (hedged.attempt, hedged.after) == (2, pytest.approx(AFTER))
+    assert [sent.attempt for sent in heard(stage, Sent)] == [1, 2]
+
+
+@pytest.mark.parametrize("winner", [1, 2])
+def test_the_first_answer_counts_and_the_other_is_given_up(winner):
+    stage = scene()
+    run = slow(stage)
+    stage.now += 0.25
+    run.cross(winner, OK)
+
+    assert run.ended.outcome is OK
+    assert (run.ended.attempts, run.ended.maybe_processed) == (2, 1)
+    assert stage.lane.slots.in_flight == 0
+    (overtaken,) = heard(stage, Overtaken)
+    assert overtaken.attempt == 3 - winner
+    assert overtaken.took == pytest.approx(0.25 + AFTER * (winner == 2))
+    assert [returned.attempt for returned in heard(stage, Returned)] == [winner]
+
+
+@pytest.mark.parametrize("failed", [1, 2])
+@pytest.mark.parametrize("failure", [SERVER_ERROR, INVALID, TIMEOUT])
+def test_a_failure_leaves_it_to_the_other(failed, failure):
+    stage = scene()
+    run = slow(stage)
+    run.cross(failed, failure)
+    assert run.racing == [3 - failed]
+    run.cross(3 - failed, OK)
+
+    assert run.ended.outcome is OK
+    assert not heard(stage, Overtaken)
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_when_all_have_failed_the_call_backs_off(order):
+    stage = scene()
+    run = slow(stage)
+    for attempt in order:
+        run.cross(attempt, SERVER_ERROR)
+    assert run.backing_off
+    stage.pass_time(0.1)
+
+    assert run.racing == [3]
+
+
+@pytest.mark.parametrize("last", [SERVER_ERROR, INVALID])
+def test_a_failure_that_is_final_is_told_rather_than_one_that_is_not(last):
+    first = INVALID if last is SERVER_ERROR else SERVER_ERROR
+    run = slow(scene())
+    run.cross(1, first)
+    run.cross(2, last)
+
+    assert run.ended.outcome is INVALID
+
+
+def test_an_attempt_that_fails_before_it_is_slow_is_retried_as_ever():
+    stage = scene()
+    run = stage.start(races=True)
+    run.cross(1, SERVER_ERROR)
+
+    assert run.backing_off
+    assert not heard(stage, Hedged)
+
+
+def test_as_many_as_the_policy_says():
+    stage = scene(most=2)
+    run = slow(stage)
+    stage.pass_time(AFTER)
+    assert run.racing == [1, 2, 3]
+    stage.pass_time(100.0)
+    assert run.racing == [1, 2, 3]
+    run.cross(2, OK)
+
+    assert run.ended.maybe_processed == 2
+    assert [event.attempt for event in heard(stage, Overtaken)] == [1, 3]
+
+
+def test_whoever_cannot_stop_an_attempt_does_not_race():
+    stage = scene()
+    run = stage.start()
+    stage.pass_time(10.0)
+
+    assert run.sending
+
+
+def test_one_that_begins_to_put_out_is_not_slow():
+    stage = scene()
+    run = stage.start(races=True, streams=True)
+    run.command.sends[0].permit.first(stage.now)
+    stage.pass_time(10.0)
+
+    assert run.racing == [1]
+    assert not heard(stage, Hedged, HedgeRefused)
+
+
+def test_a_stream_is_delivered_by_whoever_begins_first():
+    stage = scene()
+    run = slow(stage, delivers=True)
+    run.cross(2, FIRST)
+    assert run.delivering
+    assert stage.lane.slots.in_flight == 1
+    assert [event.attempt for event in heard(stage, Committed)] == [2]
+    run.step(OK)
+
+    assert run.ended.outcome.committed
+    assert run.ended.maybe_processed == 1
+    assert stage.lane.slots.in_flight == 0
+
+
+def test_a_stream_that_breaks_after_its_first_output_is_not_taken_up_by_another():
+    run = slow(scene(), delivers=True)
+    run.cross(1, FIRST)
+    run.step(SERVER_ERROR)
+
+    assert run.ended.outcome.verdict is Verdict.SERVER_ERROR
+    assert run.ended.attempts == 2
+
+
+class TestWhatKeepsAHedgeFromBeingSent:
+    def refused(self, stage, gate, **call):
+        run = slow(stage, **call)
+        assert run.racing == [1]
+        assert [event.gate for event in heard(stage, HedgeRefused)] == [gate]
+        stage.pass_time(100.0)
+        assert len(heard(stage, HedgeRefused)) == 1  # it is not asked again and again
+        return run
+
+    def test_the_attempts_are_used_up(self):
+        self.refused(scene(retry=RetryPolicy(attempts=1)), "attempts")
+        self.refused(scene(), "attempts", most=1)
+
+    def test_too_little_time_is_left(self):
+        self.refused(scene(), "deadline", within=AFTER + 0.4)
+
+    def test_the_limit_is_reached(self):
+        self.refused(scene(limit=FixedLimit(in_flight=1)), "load")
+
+    def test_somebody_waits(self):
+        stage = scene(limit=FixedLimit(in_flight=1))
+        run = stage.start(races=True)
+        stage.start()
+        stage.pass_time(AFTER)
+
+        assert run.racing == [1]
+
+    def test_the_target_asked_to_be_left_alone(self):
+        stage = scene()
+        run = stage.start(races=True)
+        stage.start(most=1).step(told(60.0))
+        stage.pass_time(AFTER)
+
+        assert run.racing == [1]
+        assert [event.gate for event in heard(stage, HedgeRefused)] == ["cooldown"]
+
+    def test_the_circuit_is_not_closed(self):
+        stage = scene(breaker=BreakerPolicy())
+        run = stage.start(races=True)
+        stage.lane.isolate(stage.now)
+        stage.pass_time(AFTER)
+
+        assert run.racing == [1]
+
+    def test_answers_are_late(self, monkeypatch):
+        monkeypatch.setattr(Lane, "load", lambda *_: Load(late=True))
+
+        self.refused(scene(), "load")
+
+    def test_requests_per_minute_are_used_up(self):
+        stage = scene(quota=QuotaPolicy(rpm=1.0))
+        run = slow(stage)
+
+        assert run.racing == [1]
+        assert [event.gate for event in heard(stage, HedgeRefused)] == ["quota"]
+
+    def test_the_budget_which_is_charged_last(self):
+        stage = scene(budget=BudgetPolicy())
+        self.refused(stage, "budget")
+        assert stage.lane.slots.in_flight == 1
+
+        for _ in range(9):
+            stage.start().step(OK)
+        run = slow(stage)
+        assert run.racing == [1, 2]
+        assert stage.engine.budget.balance(stage.now) < 1.0
+
+
+def test_a_hedge_is_never_free():
+    """Most calls succeed: a retry would be free. A hedge is not."""
+    stage = scene(budget=BudgetPolicy(ratio=0.01))
+    for _ in range(50):
+        stage.start().step(OK)
+
+    assert slow(stage).racing == [1]
+
+
+@pytest.mark.parametrize("leave", ["close", "drop"])
+@pytest.mark.parametrize("hedged", [False, True])
+def test_whoever_gives_the_call_up_gives_all_of_its_attempts_up(leave, hedged):
+    stage = scene()
+    run = slow(stage) if hedged else stage.start(races=True)
+    getattr(run, leave)()
+
+    assert stage.lane.slots.in_flight == 0
+
+
+@pytest.mark.parametrize("leave", ["close", "drop"])
+def test_a_call_may_be_given_up_in_the_queue_and_while_it_delivers(leave):
+    stage = scene(limit=FixedLimit(in_flight=2))
+    first, second = stage.start(), stage.start(races=True, delivers=True)
+    queued = stage.start(races=True)
+    assert queued.queued
+    getattr(queued, leave)()
+    second.cross(1, FIRST)
+    getattr(second, leave)()
+    first.step(OK)
+
+    assert (stage.lane.slots.in_flight, stage.lane.admission.queued) == (0, 0)
+
+
+def test_a_call_that_queues_is_slow_from_when_it_was_sent():
+    stage = scene(limit=FixedLimit(in_flight=2))
+    others = [stage.start(), stage.start()]
+    run = stage.start(races=True)
+    stage.pass_time(10.0)
+    assert run.queued
+    for other in others:
+        other.step(OK)
+    stage.settle()
+    assert run.racing == [1]
+    stage.pass_time(0.9 * AFTER)
+    assert run.racing == [1]
+    stage.pass_time(0.1 * AFTER + 0.01)
+
+    assert run.racing == [1, 2]
+
+
+def test_a_call_that_is_rejected_does_not_start():
+    stage = scene(breaker=BreakerPolicy())
+    stage.lane.isolate(stage.now)
+    run = stage.start(races=True, fail_fast=True)
+
+    assert run.ended.outcome.verdict is Verdict.REJECTED
+
+
+def test_what_was_overtaken_counts_as_that_slow():
+    """Or the percentile would only know of winners, and become a time that nobody keeps."""
+    stage = scene(hedge=HedgePolicy(after=AFTER, percentile=0.5))
+    for _ in range(20):
+        stage.start(races=True).cross(1, OK)
+    for _ in range(40):
+        run = slow(stage)
+        stage.now += 1.5
+        run.cross(run.racing[0], OK)
+
+    assert stage.lane.hedging.delay(begins=False) == pytest.approx(1.5 + AFTER)
+
+
+def test_each_target_of_a_call_is_slow_by_its_own_times():
+    stage = scene()
+    stage.start(races=True, target=OTHER)
+
+    assert stage.engine.lane(OTHER).hedging is not stage.lane.hedging
+
+
+def test_a_throttled_hedge_holds_back_nobody_but_by_its_own_gates():
+    stage = scene()
+    run = slow(stage)
+    run.cross(2, THROTTLED)
+    run.cross(1, OK)
+
+    assert run.ended.outcome is OK
+
+
+def test_without_a_policy_for_it_nobody_races():
+    stage = Stage(replace(scene().engine.policy, hedge=None))
+
+    assert stage.start(races=True).sending
