@@ -34,6 +34,7 @@ from stormbreak.core.fallback import (
     ToDegraded,
     ToTargets,
 )
+from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
@@ -157,6 +158,12 @@ quotas = built(
     burst=not_negative,
     learn=st.booleans(),
 )
+hedges = st.one_of(
+    built(HedgePolicy, after=not_negative, percentile=st.none(), most=counting),
+    built(
+        HedgePolicy, after=st.none() | not_negative, percentile=st.floats(0.01, 0.99), most=counting
+    ),
+)
 verdicts = st.lists(st.sampled_from(COUNTABLE), max_size=3).map(tuple)
 shadows = built(
     ShadowPolicy,
@@ -215,6 +222,7 @@ policies = built(
     learn_rate=st.booleans(),
     shadow=st.none() | shadows,
     quota=quotas,
+    hedge=st.none() | hedges,
     queue=built(
         QueuePolicy,
         size=from_zero,

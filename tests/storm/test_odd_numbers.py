@@ -11,6 +11,7 @@ from stormbreak.core.backoff import Backoff
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import CachePolicy
+from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
@@ -76,6 +77,7 @@ def policy_with(part):
         BreakerPolicy: lambda: Policy(breaker=part),
         BudgetPolicy: lambda: Policy(budget=part),
         CachePolicy: lambda: Policy(cache=part),
+        HedgePolicy: lambda: Policy(hedge=part),
         QueuePolicy: lambda: Policy(queue=part),
         QuotaPolicy: lambda: Policy(quota=part),
         RetryPolicy: lambda: Policy(retry=part),

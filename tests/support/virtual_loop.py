@@ -3,6 +3,7 @@
 import asyncio
 import selectors
 from collections.abc import Awaitable, Callable
+from functools import partial, wraps
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -42,13 +43,13 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
         return runner.run(main())
 
 
-def on_virtual_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+def on_virtual_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """A test that runs to its end in virtual time."""
 
-    def wrapped() -> None:
-        run(test)
+    @wraps(test)
+    def wrapped(*args: object, **kwargs: object) -> None:
+        run(partial(test, *args, **kwargs))
 
-    wrapped.__name__ = test.__name__
     return wrapped
 
 

@@ -8,6 +8,7 @@ from stormbreak.events import (
     CircuitChanged,
     CooldownStarted,
     Event,
+    Hedged,
     Queued,
     RetryPlanned,
     Returned,
@@ -51,6 +52,8 @@ class Counts:
             self.attempts += 1
             self.retries += event.attempt > 1
             self._backing_off.discard(event.call)
+        elif isinstance(event, Hedged):
+            self.retries -= 1  # what is sent next is none
         elif isinstance(event, Returned):
             self._returned(event)
         elif isinstance(event, CallEnded):

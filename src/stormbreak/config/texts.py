@@ -18,6 +18,7 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
@@ -49,6 +50,7 @@ A time that the server names keeps {cooldown:either every call away|only that ca
 429s that pile up {learn_rate:either teach a send rate|teach no send rate}.
 {quota:part}
 {queue:part}
+{hedge:part No attempt gets another beside it.}
 {fallback:parts There is no fallback.}
 {cache:part}
 {shadow:part Nothing decides in the shadow.}""",
@@ -105,6 +107,9 @@ What the headers of answers say of limits is {learn:either obeyed|not heard}."""
         QueuePolicy: """\
 At most {size:times call} wait for one target; a pause of more than {longest_pause:seconds} rejects.
 Each priority that waits gets {least_share:share} of what is served. Turns of tenants, where not 1: {weights:weights}.""",
+        HedgePolicy: """\
+An attempt that takes longer than {after:seconds|no fixed time}, and than {percentile:share|no part} of the recent ones, gets another \
+beside it, {most:times time} at most; the budget pays.""",
         ToTargets: """\
 A call that ends as {on:several}, or would wait for more than {after:seconds|any time at all}, goes to these targets, {choose:word}:
 {targets:parts}""",

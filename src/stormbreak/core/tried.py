@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from stormbreak.errors import CallError
-from stormbreak.events import CallRejected, FallbackRefused, FellBack, RetryPlanned, Returned
+from stormbreak.events import (
+    CallRejected,
+    FallbackRefused,
+    FellBack,
+    Hedged,
+    Overtaken,
+    RetryPlanned,
+    Returned,
+)
 from stormbreak.types import Ended
 
 MOST = 12  # lines
@@ -50,11 +58,8 @@ def lines_of(history: Iterable[object]) -> Iterator[str]:
 
 
 def _line(event: object) -> str:
-    if isinstance(event, Returned):
-        status = f", status {event.status}" if event.status else ""
-        more = "".join(f", {said}" for said in (event.code, event.detail) if said)
-        what = f"{event.verdict}{status}{more}"
-        return f"attempt {event.attempt} at {event.target}: {what} after {event.took:.1f} s"
+    if isinstance(event, Returned | Hedged | Overtaken):
+        return f"attempt {event.attempt} at {event.target}: {_fate(event)}"
     if isinstance(event, FellBack):
         return f"fell back to {event.to}"
     if isinstance(event, FallbackRefused):
@@ -62,3 +67,13 @@ def _line(event: object) -> str:
     if isinstance(event, CallRejected):
         return f"rejected by {event.policy} at {event.target}: {event.reason}"
     return ""
+
+
+def _fate(event: Returned | Hedged | Overtaken) -> str:
+    if isinstance(event, Hedged):
+        return f"beside the one before, unanswered after {event.after:.1f} s"
+    if isinstance(event, Overtaken):
+        return f"overtaken after {event.took:.1f} s"
+    status = f", status {event.status}" if event.status else ""
+    more = "".join(f", {said}" for said in (event.code, event.detail) if said)
+    return f"{event.verdict}{status}{more} after {event.took:.1f} s"

@@ -1,0 +1,116 @@
+"""Hedges on real sockets: a request that nobody answers is overtaken, and its connection closed."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from chat_stream import CUT, ENDLESS, OPENING, WHOLE_ANSWER
+from clients import KEY, PAYLOAD, QUICK, client_of, lane_of
+from sockets import HALF, End, answer, served
+
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.errors import ServerError, StreamBrokenError
+from stormbreak.http.blocking import Client
+
+HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.1, percentile=None))
+SILENT = (End.HANG,)
+"""A server that is never going to answer this request."""
+
+
+async def test_an_answer_comes_from_the_second_and_the_first_is_closed():
+    async with served(SILENT, (answer(),)) as server, client_of(server, HEDGED) as client:
+        said = await client.request("chat/completions", PAYLOAD)
+        await asyncio.sleep(0.05)
+
+        assert said.text == "fine"
+        assert (said.attempts, said.maybe_processed) == (2, 1)
+        assert lane_of(client).slots.in_flight == 0
+        assert (server.opened, server.closed) == (2, 1)
+
+
+async def test_both_are_the_same_request():
+    async with (
+        served(SILENT, (answer(),)) as server,
+        client_of(server, HEDGED, api_key=KEY) as client,
+    ):
+        await client.request("chat/completions", PAYLOAD)
+
+    first, second = server.requests
+    assert first.body == second.body
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert first.connection != second.connection
+
+
+@pytest.mark.parametrize("head", [(), (ENDLESS + OPENING,)])
+async def test_a_stream_comes_from_whoever_begins_first(head):
+    async with (
+        served((*head, End.HANG), (WHOLE_ANSWER,)) as server,
+        client_of(server, HEDGED) as client,
+    ):
+        async with client.stream("chat/completions", PAYLOAD) as stream:
+            text = "".join([piece async for piece in stream.texts()])
+        await asyncio.sleep(0.05)
+
+        assert text == "hello there"
+        assert (stream.attempts, lane_of(client).slots.in_flight) == (2, 0)
+        assert (server.opened, server.closed) == (2, 1)
+
+
+async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_asked():
+    async with (
+        served((CUT, 0.3, End.CLOSE), (WHOLE_ANSWER,)) as server,
+        client_of(server, HEDGED) as client,
+    ):
+        with pytest.raises(StreamBrokenError):
+            async with client.stream("chat/completions", PAYLOAD) as stream:
+                _ = [piece async for piece in stream.texts()]
+
+        assert len(server.requests) == 1
+
+
+async def test_a_cancel_closes_both():
+    async with served(SILENT) as server, client_of(server, HEDGED) as client:
+        asking = asyncio.ensure_future(client.request("chat/completions", PAYLOAD))
+        await server.asked(2)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await server.all_closed()
+
+        assert lane_of(client).slots.in_flight == 0
+
+
+async def test_what_both_failed_with_says_so():
+    rules = replace(HEDGED, retry=replace(HEDGED.retry, attempts=2))
+    async with (
+        served((0.2, answer(b"{}", 500)), (0.3, answer(b"{}", 500))) as server,
+        client_of(server, rules) as client,
+    ):
+        with pytest.raises(ServerError) as caught:
+            await client.request("chat/completions", PAYLOAD)
+
+    notes = "\n".join(caught.value.__notes__)
+    assert "beside the one before, unanswered after 0.1 s" in notes
+    assert notes.count("server_error, status 500") == 2
+
+
+async def test_half_an_answer_is_no_answer():
+    async with served((HALF, End.HANG), (answer(),)) as server, client_of(server, HEDGED) as client:
+        said = await client.request("chat/completions", PAYLOAD)
+
+        assert said.text == "fine"
+        assert len(server.requests) == 2
+
+
+def test_a_client_that_blocks_hedges_too(stormbreak_provider):
+    provider = stormbreak_provider("""
+        [provider]
+        service = 0.01
+        [[trouble]]
+        kind = "hang"
+        requests = [1]
+    """)
+    with Client(base_url=provider.base_url, model="m", policy=HEDGED) as client:
+        said = client.request("chat/completions", PAYLOAD)
+
+    assert said.attempts == 2
