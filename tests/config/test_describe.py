@@ -222,6 +222,7 @@ policies = built(
     learn_rate=st.booleans(),
     shadow=st.none() | shadows,
     quota=quotas,
+    share=st.floats(0.01, 1.0),
     hedge=st.none() | hedges,
     queue=built(
         QueuePolicy,

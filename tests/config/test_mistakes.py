@@ -78,7 +78,7 @@ TABLE = {
     "a = " + 5000 * "[": "nested too deeply",
     "a." * 2000 + "a = 1": "nested too deeply",
     "a = '" + 1024 * 1024 * "x" + "'": "too large for a policy: more than 1048576 bytes",
-    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, stall_timeout, fail_fast, cooldown, priority, failures, uncounted, retry, budget, breaker, limit, learn_rate, quota, queue, hedge, fallback, cache, shadow',
+    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, stall_timeout, fail_fast, cooldown, priority, failures, uncounted, retry, budget, breaker, limit, learn_rate, quota, share, queue, hedge, fallback, cache, shadow',
     "priority = '"
     + 300 * "long "
     + "'": 'priority must be one of interactive, batch, background, got "'

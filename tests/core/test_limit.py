@@ -15,3 +15,19 @@ KINDS = [
 @pytest.mark.parametrize(("policy", "machine"), KINDS)
 def test_each_kind_of_limit_has_its_machine(policy, machine):
     assert isinstance(limiter(policy, paused=lambda _: False), machine)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "share", "limit"), [(10, 1.0, 10), (10, 0.25, 2), (3, 0.25, 1), (8, 1 / 8, 1)]
+)
+def test_a_process_has_its_share_of_a_fixed_limit_and_one_slot_at_least(in_flight, share, limit):
+    policy = FixedLimit(in_flight=in_flight)
+
+    assert limiter(policy, paused=lambda _: False, share=share).limit == limit
+
+
+@pytest.mark.parametrize("policy", [AimdLimit(), AutomaticLimit()])
+def test_limits_that_find_themselves_are_left_alone(policy):
+    alone, beside = (limiter(policy, paused=lambda _: False, share=share) for share in (1.0, 0.1))
+
+    assert alone.limit == beside.limit

@@ -232,3 +232,21 @@ def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
     assert other.queued
     assert heavy.backing_off
     assert heavy.command.until == stage.now + 30.0
+
+
+def test_of_what_is_configured_a_process_uses_its_share():
+    gate = Quota(QuotaPolicy(rpm=120.0, tpm=1200.0, burst=0.0), longest=900.0, share=0.25)
+    take(gate)
+    assert ask(gate) == pytest.approx(NOW + 2.0)  # thirty a minute
+    take(gate, 100, NOW + 2.0)
+
+    assert ask(gate, 1, NOW + 4.0) == pytest.approx(NOW + 2.0 + 20.0)  # three hundred a minute
+
+
+def test_of_what_the_server_told_a_process_uses_its_share():
+    gate = Quota(QuotaPolicy(learn=True), longest=900.0, share=0.25)
+    said = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
+    gate.settle(take(gate, 100), told(**said), NOW, 0.5)
+
+    assert ask(gate, 50) == OPEN
+    assert ask(gate, 60) == pytest.approx(NOW + 10 / (600 * 0.25 / 60))

@@ -1,8 +1,9 @@
 import pytest
 
+from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.environment import find_endpoint, is_disabled, proxy_for, tls_context
+from stormbreak.http.environment import find_endpoint, in_force, is_disabled, proxy_for, tls_context
 from stormbreak.http.origin import origin_of
 from stormbreak.llm.presets import PRESETS
 
@@ -210,6 +211,31 @@ def test_one_variable_turns_every_policy_off(value, off, monkeypatch):
     assert is_disabled() is off
     policy = AsyncClient(base_url="http://127.0.0.1/v1").policy
     assert (policy.retry.attempts == 1, policy.breaker is None, policy.budget is None) == (off,) * 3
+
+
+@pytest.mark.parametrize(("said", "part"), [("1/4", 0.25), ("0.5", 0.5), ("1", 1.0), ("", 1.0)])
+def test_the_environment_says_which_share_a_process_has(said, part, monkeypatch):
+    monkeypatch.setenv("STORMBREAK_SHARE", said)
+
+    assert AsyncClient(base_url="http://127.0.0.1/v1").policy.share == part
+
+
+def test_a_share_that_a_policy_names_is_not_changed(monkeypatch):
+    monkeypatch.setenv("STORMBREAK_SHARE", "1/4")
+
+    assert in_force(Policy(share=0.5)).share == 0.5
+    assert in_force("off").share == 0.25
+
+
+@pytest.mark.parametrize("said", ["4", "0", "-1/4", "1/0", "a quarter", "nan", "1/4/4", "1e999"])
+def test_a_share_that_is_none_is_refused(said, monkeypatch):
+    monkeypatch.setenv("STORMBREAK_SHARE", said)
+    with pytest.raises(ConfigurationError) as caught:
+        in_force("interactive")
+
+    assert (
+        str(caught.value) == f"STORMBREAK_SHARE must be a part, such as 1/4 or 0.25, got {said!r}"
+    )
 
 
 def test_nothing_is_turned_off_unasked():

@@ -75,6 +75,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "quota.tpm": "tokens per minute, prompts and answers together",
         "quota.burst": "seconds of them that may leave at once",
         "quota.learn": "what the headers of answers say of limits is obeyed",
+        "share": "of quotas, and of a fixed limit, that this process may use",
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
         "queue.least_share": "of what is served, for each priority that waits",

@@ -49,6 +49,7 @@ A time that the server names keeps {cooldown:either every call away|only that ca
 {limit:part}
 429s that pile up {learn_rate:either teach a send rate|teach no send rate}.
 {quota:part}
+Of quotas and a fixed limit, this process may use {share:share}.
 {queue:part}
 {hedge:part No attempt gets another beside it.}
 {fallback:parts There is no fallback.}

@@ -71,7 +71,9 @@ class Lane:
             spared=self._is_spared,
         )
         self.rate = LearnedRate(on_lot=self.cooldown.lift) if policy.learn_rate else None
-        self.slots = limiter(policy.limit, paused=lambda now: self.cooldown.until > now)
+        self.slots = limiter(
+            policy.limit, paused=lambda now: self.cooldown.until > now, share=policy.share
+        )
         self.breaker: Breaker | None = None
         gates: list[Gate] = [self.cooldown, self.pace]
         spacings: list[Spacing] = []
@@ -81,7 +83,8 @@ class Lane:
         self.hedging = None if policy.hedge is None else Hedging(policy.hedge)
         self.quota: Quota | None = None
         if policy.quota.acts:
-            self.quota = Quota(policy.quota, longest=policy.retry.longest_wait)
+            longest = policy.retry.longest_wait
+            self.quota = Quota(policy.quota, longest=longest, share=policy.share)
             gates.append(self.quota)
             spacings.append(self.quota)
         gates.append(self.slots)
@@ -148,6 +151,7 @@ class Lane:
             self._on_shadow,
             fail_fast=real.fail_fast if policy.fail_fast is None else policy.fail_fast,
             longest=real.retry.longest_wait,
+            share=real.share,
             paused=lambda now: self.cooldown.until > now,
             budget=self._engine.shadow_budget,
         )

@@ -11,11 +11,14 @@ Limit: TypeAlias = FixedLimit | AimdLimit | AutomaticLimit
 Limiter: TypeAlias = Concurrency | AimdConcurrency | AutomaticConcurrency
 
 
-def limiter(policy: Limit, *, paused: Callable[[float], bool]) -> Limiter:
-    """Make the machine. `paused(now)` says whether the target asked to be left alone."""
+def limiter(policy: Limit, *, paused: Callable[[float], bool], share: float = 1.0) -> Limiter:
+    """Make the machine. `paused(now)` says whether the target asked to be left alone.
+
+    Of a fixed limit it gets its `share`, rounded down, and one slot at least; the others find their own.
+    """
     match policy:
         case FixedLimit():
-            return Concurrency(policy)
+            return Concurrency(FixedLimit(in_flight=max(1, int(policy.in_flight * share))))
         case AimdLimit():
             return AimdConcurrency(policy)
         case AutomaticLimit():

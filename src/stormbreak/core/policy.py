@@ -29,7 +29,8 @@ class Policy:
     rejected by an open circuit, others wait for it. With `cooldown`, a time named by the server keeps every
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
     failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`,
-    429s that pile up teach a send rate. With `hedge`, an attempt that takes long gets another beside it. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
+    429s that pile up teach a send rate. `share` is this process's part, with others beside it, of what is counted for a target: `quota`,
+    what the target told of its quotas, and a fixed `limit`; what finds itself needs none. With `hedge`, an attempt that takes long gets another beside it. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
     their order, for calls that their target cannot answer; `cache` is for those of them that give answers of before.
     """
 
@@ -49,6 +50,7 @@ class Policy:
     limit: Limit = field(default_factory=AutomaticLimit)
     learn_rate: bool = True
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
+    share: float = 1.0
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     hedge: HedgePolicy | None = None
     fallback: tuple[Fallback, ...] = ()
@@ -59,6 +61,7 @@ class Policy:
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)
+        require(0 < self.share <= 1, "share must be above 0 and at most 1", self.share)
         urgency = self.priority
         require(isinstance(urgency, Priority), "priority must be a Priority", repr(urgency))
         check_sizes(self)

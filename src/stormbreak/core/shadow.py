@@ -83,8 +83,9 @@ class ShadowGate:
         paused: Callable[[float], bool],
         budget: Budget | None,
         longest: float,
+        share: float = 1.0,
     ) -> None:
-        """`paused` as for the real limit, `longest` as for the real quota; `budget` is the shadow's own, of all targets."""
+        """`paused`, `longest` and `share` as for the real limits; `budget` is the shadow's own, of all targets."""
         self.counts: Counter[str] = Counter()
         self.budget = budget
         self.slots: Limiter | None = None
@@ -96,10 +97,10 @@ class ShadowGate:
         if policy.learn_rate:
             self._gates.append(LearnedRate())
         if policy.quota is not None:
-            self.quota = Quota(policy.quota, longest=longest)
+            self.quota = Quota(policy.quota, longest=longest, share=share)
             self._gates.append(self.quota)
         if policy.limit is not None:
-            self.slots = limiter(policy.limit, paused=paused)
+            self.slots = limiter(policy.limit, paused=paused, share=share)
             self._gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = Breaker(policy.breaker, treatments, self._on_circuit)

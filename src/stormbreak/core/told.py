@@ -36,12 +36,15 @@ class Told:
         "_limit",
         "_longest",
         "_remaining",
+        "_share",
         "_taken",
         "until",
     )
 
-    def __init__(self, longest: float) -> None:
+    def __init__(self, longest: float, share: float = 1.0) -> None:
+        """Nothing holds for longer than `longest` seconds; of what is told to all, `share` is for this process."""
         self._longest = longest
+        self._share = share
         self._limit = inf
         self._remaining = inf  # at `_at`
         self._at = 0.0
@@ -85,8 +88,9 @@ class Told:
         """Believe what the answer to the attempt with that receipt said; `served` if it was no refusal."""
         if said.remaining is None or not self._believed:
             return
-        limit = inf if said.limit is None else max(said.limit, said.remaining)
-        missing = limit - said.remaining
+        remaining = self._share * said.remaining
+        limit = inf if said.limit is None else max(self._share * said.limit, remaining)
+        missing = limit - remaining
         reset = said.reset
         if reset is None:
             if said.window is None or limit in (0.0, inf):
@@ -99,7 +103,7 @@ class Told:
             return
         self._heard = receipt
         self._limit = limit
-        self._remaining = said.remaining - (self._taken - receipt)
+        self._remaining = remaining - (self._taken - receipt)
         self._at = now
         self._flow = flow
         # Once it is whole again, what flows is still bounded by how it flows.

@@ -9,16 +9,19 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from stormbreak.core.checks import require
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
 from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
-from stormbreak.keylike import holds_token, is_constant, is_familiar
+from stormbreak.keylike import holds_token, is_constant, is_familiar, quoted
 from stormbreak.llm.presets import PRESETS, Preset, preset
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -162,7 +165,30 @@ def is_disabled(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("STORMBREAK_DISABLED", "") not in ("", "0")
 
 
+def share(environ: Mapping[str, str] = os.environ) -> float | None:
+    """The part of what a target allows that STORMBREAK_SHARE leaves to this process: `1/4`, or `0.25`; None if unset.
+
+    Raises:
+        ConfigurationError: it is no such part; says what it is.
+    """
+    said = environ.get("STORMBREAK_SHARE")
+    if not said:
+        return None
+    try:
+        part = float(Fraction(said))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        part = 0.0
+    require(0 < part <= 1, "STORMBREAK_SHARE must be a part, such as 1/4 or 0.25", quoted(said))
+    return part
+
+
 def in_force(policy: Policy | str) -> Policy:
-    """The policy that a client goes by: the one it was given, or named by a preset; none where all are turned off."""
+    """The policy that a client goes by: the one it was given, or named by a preset, with its share; none where all are turned off.
+
+    The environment's share is for policies that name none.
+    """
     chosen = preset_policy(policy) if isinstance(policy, str) else policy
-    return OFF if is_disabled() and not is_off(chosen) else chosen
+    if is_disabled():
+        return chosen if is_off(chosen) else OFF
+    part = share() if chosen.share == 1.0 else None
+    return chosen if part is None else replace(chosen, share=part)

@@ -1,0 +1,64 @@
+"""Processes that know nothing of each other, at a target that counts them all: what their shares are for."""
+
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import INTERACTIVE
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.events import Returned, Sent
+from stormbreak.provider.scenario import Limit, LimitKind, Load, Provider, Scenario
+from stormbreak.storm import simulate
+from stormbreak.types import Verdict
+
+RPM = 600.0
+WORKERS = 4
+
+
+def counted(**load):
+    """Four workers at a target that serves ten requests a second in all."""
+    return Scenario(
+        name="counted",
+        duration=60.0,
+        provider=Provider(slots=1000, service=0.5),
+        limit=Limit(kind=LimitKind.BUCKET, requests=RPM, burst=10.0),
+        load=Load(processes=WORKERS, deadline=30.0, timeout=10.0, **load),
+    )
+
+
+def refused(policy, scenario):
+    """Which share of what was sent came back as a 429."""
+    events = []
+    simulate(scenario, policy, seed=1, listener=events.append)
+    returned = [event for event in events if isinstance(event, Returned)]
+    throttled = sum(event.verdict is Verdict.THROTTLED for event in returned)
+    return throttled / sum(isinstance(event, Sent) for event in events)
+
+
+@pytest.mark.parametrize("rate", [8.0, 14.0])
+def test_workers_with_their_shares_of_a_limit_are_not_refused(rate):
+    scenario = counted(rate=rate)
+    quota = QuotaPolicy(rpm=0.95 * RPM, burst=1.0)
+    shared = replace(INTERACTIVE, quota=quota, share=1 / WORKERS)
+
+    assert refused(shared, scenario) < 0.01
+
+
+def test_each_with_the_whole_limit_they_are():
+    quota = QuotaPolicy(rpm=0.95 * RPM, burst=1.0)
+    whole = replace(INTERACTIVE, quota=quota, learn_rate=False)
+
+    assert refused(whole, counted(rate=14.0)) > 0.1
+
+
+def test_shares_of_a_fixed_limit_add_up_to_it():
+    events = []
+    policy = replace(INTERACTIVE, limit=FixedLimit(in_flight=12), share=1 / WORKERS)
+    simulate(counted(rate=8.0), policy, seed=1, listener=events.append)
+    in_flight = most = 0
+    for event in events:
+        in_flight += isinstance(event, Sent) - isinstance(event, Returned)
+        most = max(most, in_flight)
+
+    assert most <= 12
