@@ -60,7 +60,7 @@ class StreamReader(ABC):
         self._head = HttpAnswer(status, headers or {}, b"", received_at)
         self._choices = choices
         self._inputs = inputs
-        self._form = _Form.UNKNOWN if 200 <= status <= 299 else _Form.PLAIN
+        self._form = _Form.UNKNOWN if self._head.succeeded else _Form.PLAIN
         self._plain = bytearray()  # a plain body, or the start of one that is not known yet
         self._size = 0
         self._events = EventReader()

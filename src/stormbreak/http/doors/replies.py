@@ -69,7 +69,7 @@ def reply_to(shape: Shape, story: Story, ended: Ended, now: float) -> Reply | Fa
         return failure_of(outcome, story)
     sent = received.sent or HttpAnswer(received.status, {}, received.body, now)
     headers = headers_of(sent, story)
-    if outcome.verdict is Verdict.OK or not 200 <= sent.status <= 299:
+    if outcome.verdict is Verdict.OK or not sent.succeeded:
         if sent.headers.get("content-type", "").startswith("text/event-stream"):
             headers["content-type"] = _JSON  # it was put together
         return Reply(sent.status, headers, sent.body)
