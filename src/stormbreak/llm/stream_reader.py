@@ -20,11 +20,10 @@ from stormbreak.llm.formats import FORMATS, Format
 from stormbreak.llm.halves import decoded
 from stormbreak.llm.pieces import MalformedChunkError
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
-from stormbreak.llm.sse import Event, EventReader, LineTooLongError
+from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
 
 TOTAL_LIMIT = 64 * 1024 * 1024
-_INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # white space and the bytes of a byte order mark
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, MalformedChunkError)
 
 
@@ -128,7 +127,7 @@ class StreamReader(ABC):
         """Decide by the first visible character."""
         if self._form is _Form.PLAIN:
             return
-        self._plain = self._plain.lstrip(_INVISIBLE)
+        self._plain = self._plain.lstrip(INVISIBLE)
         if not self._plain:
             return
         if self._plain.startswith((b"{", b"[", b"<")):
