@@ -19,6 +19,7 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     index: Any = 0
     delta: _Delta | None = None
+    message: Any = None
 
 
 class _Chunk(msgspec.Struct):
@@ -52,16 +53,22 @@ def ends(data: bytes, lasts: frozenset[str]) -> bool:
         return False
 
 
-def text_of(data: bytes) -> str:
-    """Read the text that an event adds to the first choice; empty where it adds none, or is no such event."""
+def text_of(data: bytes, *, begun: bool = False) -> str:
+    """Read the text that an event adds to the first choice; empty where it adds none, or is no such event.
+
+    A whole message in a chunk is the text of a choice that has not `begun`, and else a repetition.
+    """
     try:
         chunk = decoded(data, _CHUNK.decode)
     except _UNREADABLE:
         return ""
-    text = None
+    text: Any = None
     if chunk.choices:
         first = next((each for each in chunk.choices if not each.index), None)
-        text = first.delta.content if first is not None and first.delta is not None else None
+        if first is not None and first.delta is not None:
+            text = first.delta.content
+        elif first is not None and isinstance(first.message, dict) and not begun:
+            text = first.message.get("content")
     elif chunk.type == "response.output_text.delta":
         text = chunk.delta
     elif chunk.type == "content_block_delta" and isinstance(chunk.delta, dict):
