@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from chat_stream import DONE, HEAD, HELLO, STOP, THERE
+from chat_stream import DONE, HELLO, STOP, THERE
 from clients import PAYLOAD, client_of
-from sockets import End, served
+from sockets import EVENTS, answer, served
 from streamed import event
 
 MESSAGE = {"role": "assistant", "content": "hello there"}
@@ -16,10 +16,10 @@ PIECES = HELLO + THERE
 @pytest.mark.parametrize(
     "stream",
     [WHOLE + DONE, PIECES + WHOLE + DONE, PIECES + STOP + WHOLE + DONE],
-    ids=["alone", "at the end", "behind the end"],
+    ids=["alone", "at the end", "behind its reason to finish"],
 )
 async def test_is_the_answer_once(stream):
-    async with served([HEAD + stream, End.CLOSE]) as server, client_of(server) as client:
+    async with served(answer(stream, **EVENTS)) as server, client_of(server) as client:
         assembled = await client.request("chat/completions", PAYLOAD | {"stream": True})
         async with client.stream("chat/completions", PAYLOAD) as open_:
             texts = [text async for text in open_.texts()]
