@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.halves import decoded
+from stormbreak.llm.responses import read_response
+from stormbreak.llm.responses_stream import ENDS
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
@@ -26,6 +28,8 @@ class _Chunk(msgspec.Struct):
     type: Any = None
     choices: list[_Choice] | None = None
     delta: Any = None
+    content_block: Any = None
+    response: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -56,21 +60,31 @@ def ends(data: bytes, lasts: frozenset[str]) -> bool:
 def text_of(data: bytes, *, begun: bool = False) -> str:
     """Read the text that an event adds to the first choice; empty where it adds none, or is no such event.
 
-    A whole message in a chunk is the text of a choice that has not `begun`, and else a repetition.
+    The whole of an answer in one event is the text of one that has not `begun`, and else a repetition.
     """
     try:
-        chunk = decoded(data, _CHUNK.decode)
-    except _UNREADABLE:
+        text = _text_of(decoded(data, _CHUNK.decode), begun=begun)
+    except (*_UNREADABLE, TypeError):  # a type may be anything
         return ""
-    text: Any = None
+    return text if isinstance(text, str) else ""
+
+
+def _text_of(chunk: _Chunk, *, begun: bool) -> Any:
     if chunk.choices:
         first = next((each for each in chunk.choices if not each.index), None)
-        if first is not None and first.delta is not None:
-            text = first.delta.content
-        elif first is not None and isinstance(first.message, dict) and not begun:
-            text = first.message.get("content")
-    elif chunk.type == "response.output_text.delta":
-        text = chunk.delta
-    elif chunk.type == "content_block_delta" and isinstance(chunk.delta, dict):
-        text = chunk.delta.get("text")
-    return text if isinstance(text, str) else ""
+        if first is None:
+            return None
+        if first.delta is not None:
+            return first.delta.content
+        return None if begun else _field(first.message, "content")
+    if chunk.type == "response.output_text.delta":
+        return chunk.delta
+    if chunk.type in ENDS and not begun:
+        return read_response(bytes(chunk.response), None, None).text
+    if chunk.type == "content_block_start":
+        return _field(chunk.content_block, "text")
+    return _field(chunk.delta, "text") if chunk.type == "content_block_delta" else None
+
+
+def _field(value: object, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
