@@ -71,12 +71,7 @@ def text_of(data: bytes, *, begun: bool = False) -> str:
 
 def _text_of(chunk: _Chunk, *, begun: bool) -> Any:
     if chunk.choices:
-        first = next((each for each in chunk.choices if not each.index), None)
-        if first is None:
-            return None
-        if first.delta is not None:
-            return first.delta.content
-        return None if begun else _field(first.message, "content")
+        return _text_of_choice(chunk.choices, begun=begun)
     if chunk.type == "response.output_text.delta":
         return chunk.delta
     if chunk.type in ENDS and not begun:
@@ -84,6 +79,15 @@ def _text_of(chunk: _Chunk, *, begun: bool) -> Any:
     if chunk.type == "content_block_start":
         return _field(chunk.content_block, "text")
     return _field(chunk.delta, "text") if chunk.type == "content_block_delta" else None
+
+
+def _text_of_choice(choices: list[_Choice], *, begun: bool) -> Any:
+    first = next((each for each in choices if not each.index), None)
+    if first is None:
+        return None
+    if first.delta is not None:
+        return first.delta.content
+    return None if begun else _field(first.message, "content")
 
 
 def _field(value: object, name: str) -> Any:
