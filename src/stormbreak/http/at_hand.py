@@ -116,7 +116,9 @@ class AtHand:
                 return None
         if isinstance(said, Mapping):
             return msgspec.json.encode(said)
-        return None if said is None else written(request.shape, str(said), request.model)
+        if said is None:
+            return None
+        return written(request.shape, str(said), request.model, choices=request.choices)
 
     def _complain_once(self, error: Exception) -> None:
         if not self._complained:
