@@ -10,10 +10,11 @@ from hashlib import blake2b
 
 import msgspec
 
+from stormbreak.llm.halves import UNREADABLE
+
 SECRET_BYTES = 32
 _DELIVERY = frozenset({"stream", "stream_options"})
 _encode = msgspec.json.Encoder(order="sorted").encode
-_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 def key_of(
@@ -22,7 +23,7 @@ def key_of(
     """The key of an answer to `body`, 32 bytes; None for a body that is no JSON object."""
     try:
         said = msgspec.json.decode(body)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     if not isinstance(said, dict):
         return None

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from stormbreak.llm.pieces import MalformedChunkError
-
-_SAID = frozenset({"id", "type", "role"})  # as `pieces` has it: said, not told
+from stormbreak.llm.pieces import SAID, MalformedChunkError
 
 
 def as_object(value: object) -> dict[str, Any]:
@@ -51,5 +49,5 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
 def brings_output(delta: dict[str, Any]) -> bool:
     """Whether a delta brings anything but who speaks, and of what kind it is."""
     return any(
-        value and not (name in _SAID and isinstance(value, str)) for name, value in delta.items()
+        value and not (name in SAID and isinstance(value, str)) for name, value in delta.items()
     )

@@ -7,11 +7,9 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.halves import decoded
+from stormbreak.llm.halves import UNREADABLE, decoded
 from stormbreak.llm.responses import read_response
 from stormbreak.llm.responses_stream import ENDS
-
-_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class _Delta(msgspec.Struct):
@@ -42,7 +40,7 @@ def is_sound(data: bytes) -> bool:
         decoded(data, _ANYTHING.decode)
         if not data.isascii():
             data.decode()
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return True
 
@@ -53,7 +51,7 @@ def ends(data: bytes, lasts: frozenset[str]) -> bool:
         return False
     try:
         return decoded(data, _CHUNK.decode).type in lasts
-    except (*_UNREADABLE, TypeError):  # a type may be anything
+    except (*UNREADABLE, TypeError):  # a type may be anything
         return False
 
 
@@ -64,7 +62,7 @@ def text_of(data: bytes, *, begun: bool = False) -> str:
     """
     try:
         text = _text_of(decoded(data, _CHUNK.decode), begun=begun)
-    except (*_UNREADABLE, TypeError):  # a type may be anything
+    except (*UNREADABLE, TypeError):  # a type may be anything
         return ""
     return text if isinstance(text, str) else ""
 

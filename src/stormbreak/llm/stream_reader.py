@@ -10,21 +10,19 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-import msgspec
-
 from stormbreak.llm.chunk import as_object
 from stormbreak.llm.classify import read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint
 from stormbreak.llm.followers import Follower
 from stormbreak.llm.formats import FORMATS, Format
-from stormbreak.llm.halves import decoded
+from stormbreak.llm.halves import UNREADABLE, decoded
 from stormbreak.llm.pieces import MalformedChunkError
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
 from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
 
 TOTAL_LIMIT = 64 * 1024 * 1024
-UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, MalformedChunkError)
+UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
 class _Form(Enum):
@@ -172,7 +170,7 @@ class StreamReader(ABC):
                 self._done = self._follower.ended
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
-        except UNREADABLE:
+        except UNREADABLE_EVENT:
             self._break("invalid json in an event")
 
     def _complain(self, event: Event, complaint: Complaint) -> None:

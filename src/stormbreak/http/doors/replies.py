@@ -12,6 +12,7 @@ import msgspec
 from stormbreak.http.doors.request import without_hops
 from stormbreak.http.doors.story import Story
 from stormbreak.http.exchange import Received
+from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.types import Ended, Outcome, Rejection, Verdict
 
@@ -124,7 +125,7 @@ def _kind_of(outcome: Outcome) -> str:
 def _is_error(body: bytes) -> bool:
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except UNREADABLE:
         return False
     return isinstance(said, dict) and bool(said.get("error"))
 
