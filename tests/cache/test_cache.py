@@ -233,6 +233,25 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "DELETE FROM secret",
+        "DELETE FROM size",
+        "UPDATE secret SET bytes = 'text'",
+        "UPDATE secret SET bytes = x''",
+        "UPDATE secret SET bytes = zeroblob(70)",
+        "DROP TABLE secret",
+    ],
+)
+def test_a_cache_that_has_lost_a_part_is_refused(path, lost):
+    SqliteCache(path, CachePolicy()).close()
+    with sqlite3.connect(path) as other:
+        other.execute(lost)
+    with pytest.raises(ConfigurationError, match="no cache of answers"):
+        SqliteCache(path, CachePolicy())
+
+
 def test_a_place_that_is_none_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="no cache of answers: No such file or directory"):
         SqliteCache(tmp_path / "none" / "answers.db", CachePolicy())

@@ -10,8 +10,11 @@ SECRET = b"s" * 32
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.7}
 
 
-def key(body=BODY, *, secret=SECRET, endpoint="chat/completions", api_key="k"):
-    return key_of(secret, endpoint, json.dumps(body).encode(), api_key)
+URL = "https://here.example/v1"
+
+
+def key(body=BODY, *, secret=SECRET, base_url=URL, endpoint="chat/completions", api_key="k"):
+    return key_of(secret, base_url, endpoint, json.dumps(body).encode(), api_key)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,7 @@ def key(body=BODY, *, secret=SECRET, endpoint="chat/completions", api_key="k"):
         key(api_key="l"),
         key(api_key=None),
         key(endpoint="responses"),
+        key(base_url="https://there.example/v1"),
         key(secret=b"t" * 32),
     ],
 )
@@ -36,6 +40,7 @@ def test_whatever_an_answer_depends_on_makes_another_key(other):
         key(dict(reversed(BODY.items()))),
         key({**BODY, "stream": True, "stream_options": {"include_usage": True}}),
         key(endpoint="/chat/completions"),
+        key(base_url=f"{URL}/"),
     ],
 )
 def test_how_it_is_written_and_delivered_does_not(same):
@@ -48,5 +53,5 @@ def test_no_part_can_pass_for_the_next():
 
 @given(body=st.binary() | st.from_regex(rb'[\[{"0-9a-z:,\]}]*', fullmatch=True))
 def test_no_body_raises(body):
-    made = key_of(SECRET, "chat/completions", body, None)
+    made = key_of(SECRET, URL, "chat/completions", body, None)
     assert made is None or len(made) == 32

@@ -128,7 +128,7 @@ async def test_a_body_is_bounded_after_decompression(ask, monkeypatch):
 
 @pytest.mark.parametrize(
     ("status", "verdict"),
-    [(200, Verdict.BROKEN), (413, None)],
+    [(200, Verdict.BROKEN), (307, None), (413, None)],
 )
 async def test_a_good_answer_before_the_request_was_sent_whole_is_none(wire, status, verdict):
     """The server reads no more than the head, so that most of the body is still here when it answers."""

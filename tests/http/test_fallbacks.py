@@ -202,6 +202,22 @@ async def test_the_cache_outlives_the_process_and_keeps_keys_apart(tmp_path):
     assert b"canary" not in held
 
 
+async def test_a_file_for_two_servers_keeps_their_answers_apart(tmp_path):
+    """Found by review: local servers take no key, and answer for any model."""
+    cache = CachePolicy(path=str(tmp_path / "answers.db"))
+    async with served(answer(), ERROR) as first, served(ERROR) as second:
+        client = client_of(first, ToCache(), cache=cache)
+        await client.chat(SAY)
+        await client.close()
+        other = client_of(second, ToCache(), cache=cache)
+        with pytest.raises(errors.ServerError):
+            await other.chat(SAY)
+        await other.close()
+        again = client_of(first, ToCache(), cache=cache)
+        assert (await again.chat(SAY)).source == "cache"
+        await again.close()
+
+
 async def test_answers_of_other_targets_are_not_kept():
     async with served(ERROR) as first, served(answer(), ERROR) as second:
         client = client_of(first, to(second), ToCache())

@@ -18,6 +18,7 @@ from stormbreak.types import Verdict
 SAY = {"messages": [{"role": "user", "content": "hello"}]}
 BODY = b'{"model":"m","messages":[]}'
 POLICY = Policy(
+    deadline=5.0,
     stall_timeout=0.15,
     retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.01)),
     breaker=None,

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamed import whole_response
 
 from stormbreak.llm.deltas import is_sound, text_of
 from stormbreak.llm.halves import decoded
@@ -25,10 +26,19 @@ def chat(content, index=0):
         ({"choices": [], "usage": {}}, ""),
         ({"choices": [{"delta": {"content": 3}}]}, ""),
         ({"choices": [{"delta": None}]}, ""),
+        ({"choices": [{"message": {"content": "whole"}}]}, "whole"),
+        ({"choices": [{"message": "odd"}]}, ""),
+        ({"choices": [{"delta": {"content": "piece"}, "message": {"content": "whole"}}]}, "piece"),
+        ({"choices": [{"delta": {"content": "piece"}, "message": "odd"}]}, "piece"),
         ({"type": "response.output_text.delta", "delta": "well"}, "well"),
         ({"type": "response.reasoning_text.delta", "delta": "hm"}, ""),
         ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "well"}}, "well"),
         ({"type": "content_block_delta", "delta": {"partial_json": "{"}}, ""),
+        ({"type": "content_block_start", "content_block": {"type": "text", "text": "we"}}, "we"),
+        ({"type": "content_block_start", "content_block": {"type": "tool_use", "input": {}}}, ""),
+        ({"type": "response.completed", "response": whole_response(["we", "ll"])}, "well"),
+        ({"type": "response.completed", "response": {"output": 3}}, ""),
+        ({"type": ["odd"], "delta": "x"}, ""),
         ({"type": "message_stop"}, ""),
         ([1, 2], ""),
         ("text", ""),
@@ -36,6 +46,18 @@ def chat(content, index=0):
 )
 def test_texts_of_all_formats(said, text):
     assert text_of(json.dumps(said).encode()) == text
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"choices": [{"message": {"content": "well"}}]},
+        {"type": "response.completed", "response": whole_response(["well"])},
+    ],
+)
+def test_what_repeats_the_whole_adds_nothing(whole):
+    assert text_of(json.dumps(whole).encode()) == "well"
+    assert text_of(json.dumps(whole).encode(), begun=True) == ""
 
 
 def test_half_a_character_is_replaced():

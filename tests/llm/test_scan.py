@@ -178,6 +178,14 @@ def test_a_choice_that_ended_in_an_error_is_one():
     assert told(reading) == told(assembled(Shape.CHAT, *chat(["a"], "error")))
 
 
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_response_that_ended_with_an_error_in_it_is_one(status):
+    stream = response(["a"], status, error={"code": "rate_limit_exceeded", "message": "x"})
+    reading = scan(Shape.RESPONSES, *stream)
+    assert reading.verdict is Verdict.THROTTLED
+    assert told(reading) == told(assembled(Shape.RESPONSES, *stream))
+
+
 @pytest.mark.parametrize("size", [7, 1 << 22])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 def test_a_line_without_end_is_bounded(size, newline):

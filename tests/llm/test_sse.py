@@ -30,6 +30,7 @@ def events(*chunks, end=True):
             [Event(b"", b"a")],
         ),
         ([b"\xef\xbb\xbfdata: a", b""], [Event(b"", b"a")]),
+        ([b"", b" ", b"\t\xef\xbb\xbf\xef\xbb\xbf data: a", b""], [Event(b"", b"a")]),
         ([b"data: a", b"", b"\xef\xbb\xbfdata: b", b""], [Event(b"", b"a")]),
         ([b"", b"", b"data", b"", b"event: x", b""], []),
         ([b"data: a:b\tc", b""], [Event(b"", b"a:b\tc")]),

@@ -18,6 +18,17 @@ def test_it_is_a_whole_answer_without_tokens(shape, text):
     assert ID.encode() in body
 
 
+@pytest.mark.parametrize(
+    ("choices", "verdict"), [(1, Verdict.OK), (3, Verdict.OK), (10**9, Verdict.BROKEN)]
+)
+def test_it_has_as_many_choices_as_were_asked_for(choices, verdict):
+    """Found by review: who asked for two choices got no degraded answer."""
+    body = written(Shape.CHAT, "later", "m", choices=choices)
+    reading = read_answer(HttpAnswer(200, {}, body, 0.0), Shape.CHAT, choices=choices)
+
+    assert reading.verdict is verdict
+
+
 @pytest.mark.parametrize("shape", [Shape.EMBEDDINGS, Shape.JSON])
 def test_what_is_no_text_is_not_written(shape):
     assert written(shape, "later", "m") is None

@@ -176,8 +176,11 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
             connection.execute("INSERT INTO secret VALUES (?)", (fresh,))
         elif version != VERSION:
             raise ValueError(f"its tables are of version {version}, not {VERSION}")
-        (secret,) = connection.execute("SELECT bytes FROM secret").fetchone()
-    return bytes(secret)
+        found = connection.execute("SELECT secret.bytes FROM secret, size").fetchone()
+    secret = None if found is None else found[0]
+    if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
+        raise ValueError("a part of it is gone")
+    return secret
 
 
 def _make_room(connection: sqlite3.Connection, most: int) -> None:

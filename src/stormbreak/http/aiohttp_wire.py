@@ -20,9 +20,9 @@ import aiohttp
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
 from stormbreak.http.aiohttp_protocol import next_bytes, protocol
-from stormbreak.http.decoding import ACCEPTED, Decoder, UndecodableError, decoder_of
+from stormbreak.http.decoding import ACCEPTED, Decoder, decoder_of
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
-from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult
+from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult, collected
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
@@ -62,6 +62,8 @@ class AiohttpWire:
         try:
             response = await self._post(session, request, sock_read=request.idle_timeout)
             head = _head_of(response)
+            if not head.succeeded:
+                return await collected(self._incoming_of(response, head, request))
             body = await _read(response, _decoder(head))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
@@ -85,18 +87,19 @@ class AiohttpWire:
             response = await self._post(session, request, sock_read=request.idle_timeout)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, None)
+        return self._incoming_of(response, _head_of(response), request)
+
+    def _incoming_of(
+        self, response: aiohttp.ClientResponse, head: HttpAnswer, request: HttpRequest
+    ) -> AiohttpIncoming:
         connection = response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = (
                 None  # a timer for each piece; from here on there is our own
             )
-        head = _head_of(response)
-        try:
-            decoder = _decoder(head)
-        except UndecodableError as error:
-            response.close()
-            return outcome_of(error, head.status)
-        incoming = AiohttpIncoming(response, head, decoder, request.idle_timeout, most=request.most)
+        incoming = AiohttpIncoming(
+            response, head, _decoder(head), request.idle_timeout, most=request.most
+        )
         self._incoming.add(incoming)
         return incoming
 
@@ -127,7 +130,7 @@ class AiohttpWire:
             timeout=_timeout(request.connect_timeout, sock_read),
         )
         writing = response._writer  # noqa: SLF001 - the task that sends a large body
-        if writing is not None and not writing.done() and response.ok:
+        if writing is not None and not writing.done() and _head_of(response).succeeded:
             response.close()
             raise EarlyAnswerError
         return response

@@ -85,9 +85,10 @@ class Asking:
         bound = self.wanted.bound
         return estimate(self._body, bound=bound, choices=self._choices, answers=answers)
 
-    def request(self, api_key: str | None) -> Request:
+    def request(self, base_url: str, api_key: str | None) -> Request:
         """What an answer depends on, however it comes."""
         return Request(
+            base_url,
             self.endpoint,
             self.shape,
             self._given,

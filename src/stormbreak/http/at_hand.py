@@ -32,6 +32,7 @@ _log = logging.getLogger("stormbreak")
 class Request(NamedTuple):
     """What was asked, as far as an answer depends on it. Its repr shows neither key nor prompt."""
 
+    base_url: str
     endpoint: str
     shape: Shape
     body: bytes
@@ -39,6 +40,10 @@ class Request(NamedTuple):
     api_key: str | None
     choices: int = 1
     inputs: int | None = None
+
+    def key(self, secret: bytes) -> bytes | None:
+        """Under which its answer is kept; None: it is not."""
+        return key_of(secret, self.base_url, self.endpoint, self.body, self.api_key)
 
     def __repr__(self) -> str:
         return f"Request({self.endpoint!r}, {len(self.body)} bytes)"
@@ -71,7 +76,7 @@ class AtHand:
         if self._cache is None or ended.outcome.verdict is not Verdict.OK or ended.source != TARGET:
             return
         body = ended.outcome.value.body
-        key = key_of(self._cache.secret, request.endpoint, request.body, request.api_key)
+        key = request.key(self._cache.secret)
         if key is None:
             return
         if not self._cache.blocks:
@@ -92,7 +97,7 @@ class AtHand:
     async def _kept(self, request: Request) -> bytes | None:
         if self._cache is None:
             return None
-        key = key_of(self._cache.secret, request.endpoint, request.body, request.api_key)
+        key = request.key(self._cache.secret)
         if key is None:
             return None
         get = self._cache.get
@@ -111,7 +116,9 @@ class AtHand:
                 return None
         if isinstance(said, Mapping):
             return msgspec.json.encode(said)
-        return None if said is None else written(request.shape, str(said), request.model)
+        if said is None:
+            return None
+        return written(request.shape, str(said), request.model, choices=request.choices)
 
     def _complain_once(self, error: Exception) -> None:
         if not self._complained:

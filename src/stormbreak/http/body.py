@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.errors import ConfigurationError
-
-_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+from stormbreak.llm.halves import UNREADABLE
 
 
 class Wants(msgspec.Struct):
@@ -68,7 +67,7 @@ def wants(body: bytes) -> Wants:
         return _WANTS.decode(body)
     except msgspec.ValidationError as error:
         wrong = str(error)  # it names a type and a path, no value
-    except _UNREADABLE:
+    except UNREADABLE:
         wrong = "it is no JSON object"
     # Raised out here, since a UnicodeError would carry the whole body along.
     raise ConfigurationError(f"the body cannot be sent: {wrong}")
@@ -100,7 +99,7 @@ def inputs(body: bytes) -> int | None:
     """Count what is to be embedded: a text, its tokens, or a list of either; None if it is no such thing."""
     try:
         given = _EMBEDDED.decode(body).input
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     if isinstance(given, str):
         return 1

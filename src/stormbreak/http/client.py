@@ -213,14 +213,14 @@ class AsyncClient:
         sender = WholeSender(asking, self._routes, policy, self._driver.first)
         ended = await self._driver.run(call, sender, self._asker(call, asking))
         if self._at_hand.keeps:
-            self._at_hand.keep(asking.request(self._origin.api_key), ended)
+            self._at_hand.keep(asking.request(self.base_url, self._origin.api_key), ended)
         return ended
 
     def _asker(self, call: Call, asking: Asking) -> Asker | None:
         """Who finds the answers at hand, where a fallback may ask for one."""
         if not call.fallbacks:
             return None
-        request = asking.request(self._origin.api_key)
+        request = asking.request(self.base_url, self._origin.api_key)
         return lambda ask: self._at_hand.find(ask, request)
 
     def _encoded(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -76,8 +76,7 @@ class Decoder:
 def decoder_of(encoding: str) -> Decoder | None:
     """Make what unpacks a body with this ``Content-Encoding``; None where there is nothing to unpack.
 
-    Raises:
-        UndecodableError: it is none of the `ACCEPTED`.
+    Of one that is none of the `ACCEPTED`, nothing can be unpacked.
     """
     name = encoding.strip().lower()
     if name in {"", "identity"}:
@@ -86,9 +85,13 @@ def decoder_of(encoding: str) -> Decoder | None:
         return Decoder(lambda _: _GZIP, several=True)
     if name == "deflate":
         return Decoder(_deflate, several=False)
-    raise UndecodableError("body cannot be decompressed")
+    return Decoder(_unknown, several=False)
 
 
 def _deflate(first: int) -> int:
     """The window of what is called deflate: that with a zlib header, as it should be, or the bare form."""
     return zlib.MAX_WBITS if first & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
+
+
+def _unknown(_: int) -> int:
+    raise UndecodableError("body cannot be decompressed")

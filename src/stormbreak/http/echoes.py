@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.reading import Reading
 from stormbreak.llm.tables import is_known
 from stormbreak.types import Verdict
@@ -88,7 +89,7 @@ def _texts(asked: bytes) -> Iterator[str]:
     """Every text of a request that is long enough to be one; its model is none."""
     try:
         request = msgspec.json.decode(asked)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except UNREADABLE:
         return
     if isinstance(request, dict):
         request.pop("model", None)

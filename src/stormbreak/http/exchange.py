@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Wire
+from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Incoming, Wire, WireResult, collected
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.limits import limits_of
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
@@ -78,16 +78,25 @@ async def attempt(
     if asked.streamed:
         came = await _assembled(wire, request, asked, stall_timeout, first)
     else:
-        came = await _whole(wire, request, asked)
+        came = _plain(await wire.exchange(request), asked)
     if isinstance(came, Outcome):
         return came
+    return _judged(origin, asked, came, learn=learn)
+
+
+async def refused(incoming: Incoming, origin: Origin, asked: Asked, *, learn: bool) -> Outcome:
+    """Read an answer that is no success, and say what it means."""
+    came = _plain(await collected(incoming), asked)
+    return came if isinstance(came, Outcome) else _judged(origin, asked, came, learn=learn)
+
+
+def _judged(origin: Origin, asked: Asked, came: _Came, *, learn: bool) -> Outcome:
     sent, reading = came
     reading, body = without_echoes(reading, sent.body, api_key=origin.api_key, asked=asked.body)
     return outcome_of(sent, reading, body, learn=learn)
 
 
-async def _whole(wire: Wire, request: HttpRequest, asked: Asked) -> _Came | Outcome:
-    answer = await wire.exchange(request)
+def _plain(answer: WireResult, asked: Asked) -> _Came | Outcome:
     if isinstance(answer, Outcome):
         return answer
     return answer, read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
@@ -103,6 +112,8 @@ async def _assembled(
     incoming = await wire.open(request)
     if isinstance(incoming, Outcome):
         return incoming
+    if not incoming.head.succeeded:
+        return _plain(await collected(incoming), asked)
     assembler = reader_of(StreamAssembler, asked, incoming.head)
     begun = False
     try:

@@ -8,7 +8,7 @@ from collections import deque
 from math import inf
 
 from stormbreak.http.echoes import without_echoes
-from stormbreak.http.exchange import Asked, Received, outcome_of, reader_of, request_of
+from stormbreak.http.exchange import Asked, Received, outcome_of, reader_of, refused, request_of
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Incoming, Wire
 from stormbreak.llm.classify import request_id_of
@@ -216,6 +216,8 @@ async def begin(
     incoming = await wire.open(request_of(origin, asked, idle_timeout, within))
     if isinstance(incoming, Outcome):
         return incoming, None
+    if not incoming.head.succeeded:
+        return await refused(incoming, origin, asked, learn=learn), None
     source = Source(incoming, asked, origin, stall_timeout=stall_timeout, learn=learn)
     outcome: Outcome | None = None
     try:

@@ -73,6 +73,7 @@ class Stream:
         self._reading = False
         self._spoilt = False
         self._at_end = False
+        self._told = False  # some of its text
         self._as: _As | None = None
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
@@ -166,9 +167,11 @@ class Stream:
         return None
 
     def text_in(self, event: StreamEvent) -> str:
-        """The piece of text in one of its events; empty where it has none."""
+        """The piece of text in the next of its events; empty where it has none."""
         if not self._source.is_plain:
-            return text_of(event.data)
+            text = text_of(event.data, begun=self._told)
+            self._told = self._told or bool(text)
+            return text
         assert self._ended is not None
         return str(self._ended.outcome.value.reading.text)
 

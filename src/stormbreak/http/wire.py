@@ -13,6 +13,7 @@ from stormbreak.types import Outcome
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
 CONNECT_TIMEOUT = 10.0  # seconds
 POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
+EXPLAINED = 5.0  # seconds of silence in the body of an error: its head has said what it is
 
 
 class HttpRequest(NamedTuple):
@@ -56,6 +57,28 @@ class Incoming(Protocol):
     def close(self) -> None:
         """Close the connection, unless the body was read to its end; whoever reads is woken."""
         ...
+
+
+async def collected(incoming: Incoming) -> WireResult:
+    """Read an answer to its end; the connection is closed if that did not come.
+
+    An error is what its head says, however its body ends: cut, silent or garbled, it stays final, or keeps its time to
+    come back.
+    """
+    parts: list[bytes] = []
+    if not incoming.head.succeeded:
+        incoming.hurry(EXPLAINED)
+    try:
+        while got := await incoming.read():
+            if isinstance(got, bytes):
+                parts.append(got)
+            elif incoming.head.succeeded:
+                return got
+            else:
+                break
+    finally:
+        incoming.close()
+    return incoming.head._replace(body=b"".join(parts))
 
 
 class Wire(Protocol):

@@ -1,18 +1,20 @@
 """A chat completion, put together from the chunks of its stream.
 
 Chunks carry deltas, which are joined as `pieces` says; tool calls are joined by their index. What stands
-beside the delta of a choice is no delta: there, text replaces the text before. What comes out has the form
+beside the delta of a choice is no delta: there, text replaces the text before. A whole message stands for the deltas
+of a choice that had none. What comes out has the form
 of the answer that the same call would have got unstreamed; fields that nobody knows here pass through.
 Around the choices, the first real value wins: some streams begin with a chunk that knows nothing yet.
 """
 
 from typing import Any
 
-from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason
+from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, delta_of
 from stormbreak.llm.pieces import Pieces
 
 UNFINISHED = "stream ended without finish_reason"
 _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
+_TAKEN = frozenset({"index", "delta", "message"})
 
 
 class ChatAssembly:
@@ -99,6 +101,7 @@ class _Choice:
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
+        self._begun = False
         self._message = Pieces()
         self._calls = _ToolCalls()
         self._logprobs = Pieces()
@@ -106,13 +109,15 @@ class _Choice:
 
     def add(self, part: dict[str, Any]) -> bool:
         """Take this choice's part of a chunk and tell whether it brought output."""
-        rest = {name: value for name, value in part.items() if name != "index"}
-        delta = dict(as_object(rest.pop("delta", None) or {}))
+        rest = {name: value for name, value in part.items() if name not in _TAKEN}
+        delta = dict(delta_of(part, begun=self._begun))
         self.finish_reason = as_reason(rest.pop("finish_reason", None)) or self.finish_reason
         self._logprobs.add(as_object(rest.pop("logprobs", None) or {}))
         self._rest.add({name: value for name, value in rest.items() if value is not None})
         called = self._calls.add(as_list(delta.pop("tool_calls", None)))
-        return self._message.add(delta) or called
+        brought = self._message.add(delta) or called
+        self._begun |= brought
+        return brought
 
     def result(self, index: int) -> dict[str, Any]:
         message = {"role": "assistant", "content": None}

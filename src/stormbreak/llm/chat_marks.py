@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from stormbreak.llm.assembly import UNFINISHED, usage_in
-from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, brings_output
+from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, brings_output, delta_of
 from stormbreak.llm.whole import ERROR_INSIDE
 
 _KEY = b'"finish_reason"'
@@ -47,7 +47,7 @@ class ChatMarks:
         self.usage = self.usage_in(chunk) or self.usage
         for part in map(as_object, as_list(chunk.get("choices"))):
             index, reason = as_index(part.get("index", 0)), as_reason(part.get("finish_reason"))
-            delta = as_object(part.get("delta") or {})
+            delta = delta_of(part, begun=self.has_output)
             self.has_output = self.has_output or brings_output(delta)
             self._reasons[index] = reason or self._reasons.get(index)
         self.finish_reason = self._reasons[min(self._reasons)] if self._reasons else None

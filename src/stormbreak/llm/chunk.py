@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from stormbreak.llm.pieces import MalformedChunkError
-
-_SAID = frozenset({"id", "type", "role"})  # as `pieces` has it: said, not told
+from stormbreak.llm.pieces import SAID, MalformedChunkError
 
 
 def as_object(value: object) -> dict[str, Any]:
@@ -37,8 +35,19 @@ def as_reason(value: object) -> str | None:
     return value
 
 
+def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
+    """What a choice of a chunk brings: its delta, or else its message; raise MalformedChunkError.
+
+    Some servers give the whole message in one event. Others repeat it at the end: once a choice has `begun`, it is none.
+    """
+    delta = choice.get("delta")
+    if delta is None and not begun:
+        delta = choice.get("message")
+    return as_object(delta or {})
+
+
 def brings_output(delta: dict[str, Any]) -> bool:
     """Whether a delta brings anything but who speaks, and of what kind it is."""
     return any(
-        value and not (name in _SAID and isinstance(value, str)) for name, value in delta.items()
+        value and not (name in SAID and isinstance(value, str)) for name, value in delta.items()
     )

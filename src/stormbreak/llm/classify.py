@@ -53,7 +53,7 @@ def read_answer(
         choices: how many choices it asked for (`n`).
         inputs: how many inputs it gave to be embedded; None if that is not known.
     """
-    if not 200 <= answer.status <= 299:
+    if not answer.succeeded:
         return read_error(answer, complaint_of(answer.body, is_error=True))
     wanted = inputs if shape is Shape.EMBEDDINGS else choices
     reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
@@ -67,7 +67,7 @@ def read_answer(
 
 def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
     """Tell what an error means; inside a success, `complaint` is the error that was found there."""
-    inside = 200 <= answer.status <= 299
+    inside = answer.succeeded
     said = _with_header(complaint or _NOTHING_SAID, answer.headers)
     status = said.status if inside else answer.status
     verdict = _verdict(status, said, answer.headers)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stormbreak.llm.durations import GO_DURATION, duration
+from stormbreak.llm.halves import UNREADABLE
 
 _MESSAGE_LIMIT = 4_096
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
@@ -25,7 +26,6 @@ _HINT = re.compile(
     rf"(?:try again|retry) (?:in|after) ((?:{GO_DURATION}(?![a-z0-9]))|\d+(?:\.\d+)? ?[a-z]{{3,12}})",
     re.ASCII,
 )
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Complaint(NamedTuple):
@@ -67,7 +67,7 @@ def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
     """
     try:
         said = msgspec.json.decode(body)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return complaint_in(said, is_error=is_error)
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.complaint import speaks
-from stormbreak.llm.halves import mended
+from stormbreak.llm.halves import UNREADABLE, mended
 from stormbreak.llm.messages import read_message
 from stormbreak.llm.reading import Reading, Shape
 from stormbreak.llm.responses import read_response
@@ -59,7 +59,7 @@ def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | N
         return _READERS[shape](body, request_id, wanted)
     except msgspec.ValidationError:
         return broken(f"not a {shape.value}", request_id)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         whole = mended(body)
         if whole != body:
             return read_body(whole, shape, request_id, wanted)

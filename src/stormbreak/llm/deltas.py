@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.halves import decoded
-
-_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+from stormbreak.llm.halves import UNREADABLE, decoded
+from stormbreak.llm.responses import read_response
+from stormbreak.llm.responses_stream import ENDS
 
 
 class _Delta(msgspec.Struct):
@@ -19,12 +19,15 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     index: Any = 0
     delta: _Delta | None = None
+    message: Any = None
 
 
 class _Chunk(msgspec.Struct):
     type: Any = None
     choices: list[_Choice] | None = None
     delta: Any = None
+    content_block: Any = None
+    response: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -37,7 +40,7 @@ def is_sound(data: bytes) -> bool:
         decoded(data, _ANYTHING.decode)
         if not data.isascii():
             data.decode()
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return True
 
@@ -48,22 +51,42 @@ def ends(data: bytes, lasts: frozenset[str]) -> bool:
         return False
     try:
         return decoded(data, _CHUNK.decode).type in lasts
-    except (*_UNREADABLE, TypeError):  # a type may be anything
+    except (*UNREADABLE, TypeError):  # a type may be anything
         return False
 
 
-def text_of(data: bytes) -> str:
-    """Read the text that an event adds to the first choice; empty where it adds none, or is no such event."""
+def text_of(data: bytes, *, begun: bool = False) -> str:
+    """Read the text that an event adds to the first choice; empty where it adds none, or is no such event.
+
+    The whole of an answer in one event is the text of one that has not `begun`, and else a repetition.
+    """
     try:
-        chunk = decoded(data, _CHUNK.decode)
-    except _UNREADABLE:
+        text = _text_of(decoded(data, _CHUNK.decode), begun=begun)
+    except (*UNREADABLE, TypeError):  # a type may be anything
         return ""
-    text = None
-    if chunk.choices:
-        first = next((each for each in chunk.choices if not each.index), None)
-        text = first.delta.content if first is not None and first.delta is not None else None
-    elif chunk.type == "response.output_text.delta":
-        text = chunk.delta
-    elif chunk.type == "content_block_delta" and isinstance(chunk.delta, dict):
-        text = chunk.delta.get("text")
     return text if isinstance(text, str) else ""
+
+
+def _text_of(chunk: _Chunk, *, begun: bool) -> Any:
+    if chunk.choices:
+        return _text_of_choice(chunk.choices, begun=begun)
+    if chunk.type == "response.output_text.delta":
+        return chunk.delta
+    if chunk.type in ENDS and not begun:
+        return read_response(bytes(chunk.response), None, None).text
+    if chunk.type == "content_block_start":
+        return _field(chunk.content_block, "text")
+    return _field(chunk.delta, "text") if chunk.type == "content_block_delta" else None
+
+
+def _text_of_choice(choices: list[_Choice], *, begun: bool) -> Any:
+    first = next((each for each in choices if not each.index), None)
+    if first is None:
+        return None
+    if first.delta is not None:
+        return first.delta.content
+    return None if begun else _field(first.message, "content")
+
+
+def _field(value: object, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None

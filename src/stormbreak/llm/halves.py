@@ -8,6 +8,9 @@ import msgspec
 
 T = TypeVar("T")
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What decoding JSON raises, whatever the bytes."""
+
 _ESCAPES = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole character in two halves
     rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"

@@ -11,6 +11,7 @@ import msgspec
 
 from stormbreak.llm.chunk import as_index, as_object, as_reason, brings_output
 from stormbreak.llm.followers import Marked
+from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.pieces import MalformedChunkError, Pieces
 
 END = "message_stop"
@@ -144,5 +145,5 @@ def _parsed(text: str) -> Any:
     """
     try:
         return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except UNREADABLE:
         return {"INVALID_JSON": text}

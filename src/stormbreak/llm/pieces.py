@@ -11,7 +11,7 @@ way, and anything else is refused: nothing that a provider sent may get lost in 
 
 from typing import Any
 
-_SAID = frozenset({"id", "type", "role"})
+SAID = frozenset({"id", "type", "role"})
 _MIXED = {str, list}
 
 
@@ -105,10 +105,10 @@ class _Field:
         return self._kind is not float and not self._so_far
 
     def _join(self, piece: str) -> bool:
-        if not self._joins or self._name in _SAID:
+        if not self._joins or self._name in SAID:
             if piece or not self._so_far:
                 self._so_far = [piece]
-            return bool(piece) and self._name not in _SAID
+            return bool(piece) and self._name not in SAID
         if self._name != "name" or piece != self.result():
             self._so_far.append(piece)
         return bool(piece)

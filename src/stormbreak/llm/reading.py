@@ -53,6 +53,11 @@ class HttpAnswer(NamedTuple):
     body: bytes
     received_at: float
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether its status says so; no other answer needs its body to be known for what it is."""
+        return 200 <= self.status <= 299
+
     def __repr__(self) -> str:
         return f"HttpAnswer({self.status}, {len(self.body)} bytes)"
 

@@ -13,14 +13,17 @@ from stormbreak.llm.followers import Marked
 from stormbreak.llm.pieces import MalformedChunkError
 
 ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
+_FAILED = "response.failed"
+_LASTS = (*ENDS, _FAILED)
 _ITEM = "response.output_item.done"
 _TELLS = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
 
 
 def complaint_in_event(said: object, *, is_error: bool) -> Complaint | None:
-    """Find the error in an event, also the one inside a response that failed."""
-    if isinstance(said, dict) and said.get("type") == "response.failed":
-        return complaint_in(said.get("response"), is_error=False) or Complaint()
+    """Find the error in an event, also the one inside a response that failed, or says that it has not."""
+    if isinstance(said, dict) and said.get("type") in _LASTS:
+        found = complaint_in(said.get("response"), is_error=False)
+        return found or (Complaint() if said["type"] == _FAILED else None)
     return complaint_in(said, is_error=is_error)
 
 

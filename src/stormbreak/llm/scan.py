@@ -19,7 +19,7 @@ from stormbreak.llm.formats import Format, Marks
 from stormbreak.llm.halves import decoded
 from stormbreak.llm.reading import Reading
 from stormbreak.llm.sse import LINE_LIMIT, Event, EventReader
-from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE, StreamReader
+from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE_EVENT, StreamReader
 from stormbreak.llm.usage import usage_of
 from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import Verdict
@@ -129,6 +129,6 @@ class StreamScanner(StreamReader):
         for event in EventReader().feed(self._counted):
             try:
                 usage = self._marks.usage_in(as_object(decoded(event.data))) or usage
-            except UNREADABLE:
+            except UNREADABLE_EVENT:
                 continue
         return usage

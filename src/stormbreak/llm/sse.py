@@ -1,9 +1,9 @@
 """Server-sent events out of bytes that come in any pieces (WHATWG HTML, 9.2).
 
-Lines end with LF, CR or CRLF, also when CR and LF arrive apart; a byte order mark and comments are skipped;
-the `data` lines of an event are joined with LF. One difference from browsers: an event that the end of the
-stream left without its blank line is still handed out, for whoever reads it to judge, and an event that
-ends before its data is remembered as `cut`.
+Lines end with LF, CR or CRLF, also when CR and LF arrive apart; comments are skipped; the `data` lines of an event
+are joined with LF. Two differences from browsers: all that is invisible before the first line is skipped, not only one
+byte order mark; and an event that the end of the stream left without its blank line is still handed out, for whoever
+reads it to judge, while one that ends before its data is remembered as `cut`.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 LINE_LIMIT = 1024 * 1024
 _FIELD = len(b"data: ")
-_BOM = b"\xef\xbb\xbf"
+INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # the bytes of a byte order mark, and white space
 
 
 class Event(NamedTuple):
@@ -56,7 +56,7 @@ class EventReader:
 
     def end(self) -> Iterator[Event]:
         """Yield the event that the end of the stream left open, if there is one."""
-        line = self._without_bom(bytes(self._pending))
+        line = self._visible(bytes(self._pending))
         self._pending.clear()
         if line:
             self._take(line)
@@ -78,12 +78,15 @@ class EventReader:
             self._pending = bytearray() if ended else lines.pop()
             for line in lines:
                 _check(line)
-                yield self._without_bom(bytes(line.rstrip(b"\r\n")))
+                yield self._visible(bytes(line.rstrip(b"\r\n")))
         _check(self._pending)
 
-    def _without_bom(self, line: bytes) -> bytes:
-        first, self._at_start = self._at_start, False
-        return line.removeprefix(_BOM) if first else line
+    def _visible(self, line: bytes) -> bytes:
+        if not self._at_start:
+            return line
+        line = line.lstrip(INVISIBLE)
+        self._at_start = not line
+        return line
 
     def _take(self, line: bytes) -> None:
         field, _, value = line.partition(b":")

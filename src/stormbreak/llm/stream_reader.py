@@ -10,22 +10,19 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-import msgspec
-
 from stormbreak.llm.chunk import as_object
 from stormbreak.llm.classify import read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint
 from stormbreak.llm.followers import Follower
 from stormbreak.llm.formats import FORMATS, Format
-from stormbreak.llm.halves import decoded
+from stormbreak.llm.halves import UNREADABLE, decoded
 from stormbreak.llm.pieces import MalformedChunkError
 from stormbreak.llm.reading import HttpAnswer, Reading, Shape
-from stormbreak.llm.sse import Event, EventReader, LineTooLongError
+from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
 
 TOTAL_LIMIT = 64 * 1024 * 1024
-_INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # white space and the bytes of a byte order mark
-UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, MalformedChunkError)
+UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
 class _Form(Enum):
@@ -60,7 +57,7 @@ class StreamReader(ABC):
         self._head = HttpAnswer(status, headers or {}, b"", received_at)
         self._choices = choices
         self._inputs = inputs
-        self._form = _Form.UNKNOWN if 200 <= status <= 299 else _Form.PLAIN
+        self._form = _Form.UNKNOWN if self._head.succeeded else _Form.PLAIN
         self._plain = bytearray()  # a plain body, or the start of one that is not known yet
         self._size = 0
         self._events = EventReader()
@@ -128,7 +125,7 @@ class StreamReader(ABC):
         """Decide by the first visible character."""
         if self._form is _Form.PLAIN:
             return
-        self._plain = self._plain.lstrip(_INVISIBLE)
+        self._plain = self._plain.lstrip(INVISIBLE)
         if not self._plain:
             return
         if self._plain.startswith((b"{", b"[", b"<")):
@@ -173,7 +170,7 @@ class StreamReader(ABC):
                 self._done = self._follower.ended
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
-        except UNREADABLE:
+        except UNREADABLE_EVENT:
             self._break("invalid json in an event")
 
     def _complain(self, event: Event, complaint: Complaint) -> None:

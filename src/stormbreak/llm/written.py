@@ -11,26 +11,31 @@ from stormbreak.llm.reading import Shape
 ID = "stormbreak-degraded"
 """The `id` of such an answer: nobody has to take it for a model's."""
 
+MOST = 128  # choices; no provider gives more, and who asks for more gets none here
 
-def written(shape: Shape, text: str, model: str) -> bytes | None:
-    """The body of an answer that says `text`, no tokens used; None where an answer is no text."""
+
+def written(shape: Shape, text: str, model: str, *, choices: int = 1) -> bytes | None:
+    """The body of an answer that says `text` in each of its choices, no tokens used; None where an answer is no text."""
     write = _WRITERS.get(shape)
-    return None if write is None else msgspec.json.encode(write(text, model))
+    return None if write is None else msgspec.json.encode(write(text, model, choices))
 
 
-def _chat(text: str, model: str) -> dict[str, Any]:
+def _chat(text: str, model: str, choices: int) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {
         "id": ID,
         "object": "chat.completion",
         "created": 0,
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [
+            {"index": index, "message": message, "finish_reason": "stop"}
+            for index in range(min(choices, MOST))
+        ],
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     }
 
 
-def _response(text: str, model: str) -> dict[str, Any]:
+def _response(text: str, model: str, _: int) -> dict[str, Any]:
     content = [{"type": "output_text", "text": text, "annotations": []}]
     message = {"id": f"{ID}-1", "type": "message", "role": "assistant", "status": "completed"}
     return {
@@ -46,7 +51,7 @@ def _response(text: str, model: str) -> dict[str, Any]:
     }
 
 
-def _message(text: str, model: str) -> dict[str, Any]:
+def _message(text: str, model: str, _: int) -> dict[str, Any]:
     return {
         "id": ID,
         "type": "message",
@@ -59,6 +64,6 @@ def _message(text: str, model: str) -> dict[str, Any]:
     }
 
 
-_WRITERS: Mapping[Shape, Callable[[str, str], dict[str, Any]]] = MappingProxyType(
+_WRITERS: Mapping[Shape, Callable[[str, str, int], dict[str, Any]]] = MappingProxyType(
     {Shape.CHAT: _chat, Shape.RESPONSES: _response, Shape.MESSAGES: _message}
 )

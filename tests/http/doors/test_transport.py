@@ -219,6 +219,19 @@ async def test_an_inner_transport_is_given_up_and_closed(lib, transport):
         assert in_flight(http._transport) == 0
 
 
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("own", [True, False])
+async def test_an_error_that_was_cut_is_that_error(lib, transport, own, streams):
+    more = {} if own else {"inner": lib.AsyncHTTPTransport()}
+    async with (
+        served([failing(401, content_length=500), End.CLOSE]) as server,
+        lib.AsyncClient(transport=transport(**more), headers=AUTH) as http,
+    ):
+        url = f"{server.base_url}/chat/completions"
+        said = await http.post(url, json=PAYLOAD | {"stream": streams})
+    assert (said.status_code, len(server.requests)) == (401, 1)
+
+
 async def test_nobody_listens_inside(lib, transport):
     inner = lib.AsyncHTTPTransport()
     async with lib.AsyncClient(transport=transport(ONCE, inner=inner)) as http:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from stormbreak.http.doors.library import Library
-from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult
+from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult, collected
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
@@ -27,15 +27,7 @@ class InnerWire:
         incoming = await self.open(request)
         if isinstance(incoming, Outcome):
             return incoming
-        parts: list[bytes] = []
-        try:
-            while chunk := await incoming.read():
-                if isinstance(chunk, Outcome):
-                    return chunk
-                parts.append(chunk)
-        finally:
-            incoming.close()
-        return incoming.head._replace(body=b"".join(parts))
+        return await collected(incoming)
 
     async def open(self, request: HttpRequest) -> "InnerIncoming | Outcome":
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""

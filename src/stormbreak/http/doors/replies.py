@@ -12,6 +12,7 @@ import msgspec
 from stormbreak.http.doors.request import without_hops
 from stormbreak.http.doors.story import Story
 from stormbreak.http.exchange import Received
+from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.types import Ended, Outcome, Rejection, Verdict
 
@@ -69,7 +70,7 @@ def reply_to(shape: Shape, story: Story, ended: Ended, now: float) -> Reply | Fa
         return failure_of(outcome, story)
     sent = received.sent or HttpAnswer(received.status, {}, received.body, now)
     headers = headers_of(sent, story)
-    if outcome.verdict is Verdict.OK or not 200 <= sent.status <= 299:
+    if outcome.verdict is Verdict.OK or not sent.succeeded:
         if sent.headers.get("content-type", "").startswith("text/event-stream"):
             headers["content-type"] = _JSON  # it was put together
         return Reply(sent.status, headers, sent.body)
@@ -124,7 +125,7 @@ def _kind_of(outcome: Outcome) -> str:
 def _is_error(body: bytes) -> bool:
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except UNREADABLE:
         return False
     return isinstance(said, dict) and bool(said.get("error"))
 

@@ -156,12 +156,12 @@ class AsyncDoor:
     def _asker(self, asked: Ask | Look, seen: DoorRequest) -> Asker | None:
         if not self.policy.fallback or not isinstance(asked, Ask):
             return None
-        wanted = asked.request(seen.key)
+        wanted = asked.request(seen.place[0], seen.key)
         return lambda ask: self._at_hand.find(ask, wanted)
 
     def _keep(self, asked: Ask | Look, seen: DoorRequest, ended: Ended) -> None:
         if self._at_hand.keeps and isinstance(asked, Ask):
-            self._at_hand.keep(asked.request(seen.key), ended)
+            self._at_hand.keep(asked.request(seen.place[0], seen.key), ended)
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event. It may not make calls through this transport."""

@@ -1,0 +1,24 @@
+"""Found by review: blanks before the first event were skipped by what judges a stream, and not by what hands it out: the
+stream was complete, and its caller got all but the first piece of its text.
+"""
+
+import pytest
+from chat_stream import DONE, HELLO, STOP, THERE
+from clients import PAYLOAD, client_of
+from sockets import EVENTS, answer, served
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("blanks", [b" ", b"\t", MARK, MARK * 2, b"\r\n \n" + MARK])
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_cost_no_text(blanks, size):
+    whole = blanks + HELLO + THERE + STOP + DONE
+    pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+    script = (answer(b"", **EVENTS | {"content_length": len(whole)}), *pieces)
+    async with served(script) as server, client_of(server) as client:
+        async with client.stream("chat/completions", PAYLOAD) as stream:
+            texts = [text async for text in stream.texts()]
+        assembled = await client.request("chat/completions", PAYLOAD | {"stream": True})
+
+    assert "".join(texts) == assembled.text == "hello there"
