@@ -15,6 +15,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Deliver, Flow, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.handed import Handed
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
 from stormbreak.drivers.timeouts import Timeout
@@ -82,6 +83,25 @@ class AsyncioDriver:
         finally:
             if not isinstance(command, Ended | Deliver):
                 stepper.close(flow)
+        return command
+
+    def hand(self, call: Call) -> Handed:
+        """Begin `call`, whose attempts the holder makes; `leave` says when."""
+        return Handed(self._stepper, call)
+
+    async def leave(self, handed: Handed) -> Send | Ended:
+        """Wait until an attempt may leave, or there is none to come; its timeout is the holder's. A cancel closes the call."""
+        try:
+            while isinstance(command := handed.command, Wait | WaitFor):
+                assert handed.flow is not None
+                if self._draining or not await self._wait(handed.flow, command):
+                    handed.close()
+                    return DRAINED
+                handed.answer(None)
+        except BaseException:
+            handed.close()
+            raise
+        assert isinstance(command, Send | Ended), "nobody is asked, and nothing delivered"
         return command
 
     def first(self, send: Send) -> None:

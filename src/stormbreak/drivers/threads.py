@@ -14,6 +14,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Deliver, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.handed import Handed
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.waiting import DRAINED, look_again
 from stormbreak.types import Call, Ended, Outcome
@@ -88,6 +89,27 @@ class ThreadDriver:
         finally:
             if not isinstance(command, Ended | Deliver):
                 stepper.close(flow)
+        return command
+
+    def hand(self, call: Call) -> Handed:
+        """Begin `call`, whose attempts the holder makes; `leave` says when."""
+        return Handed(self._stepper, call)
+
+    def leave(self, handed: Handed) -> Send | Ended:
+        """Wait until an attempt may leave, or there is none to come.
+
+        An exception, KeyboardInterrupt above all, closes the call.
+        """
+        try:
+            while isinstance(command := handed.command, Wait | WaitFor):
+                if self._draining or not self._wait(command):
+                    handed.close()
+                    return DRAINED
+                handed.answer(None)
+        except BaseException:
+            handed.close()
+            raise
+        assert isinstance(command, Send | Ended), "nobody is asked, and nothing delivered"
         return command
 
     def drain(self) -> None:

@@ -1,0 +1,36 @@
+"""How a call says what was tried when it ends with the user's own exception: notes, and a story for `explain`."""
+
+from contextlib import suppress
+
+from stormbreak.around.nesting import gave_up, innermost
+from stormbreak.core.tried import notes_of
+from stormbreak.http.doors.story import KEPT_AS, Story
+from stormbreak.types import Ended, Target
+
+_MOST_NOTES = 64  # on one exception: some raise the same object again and again
+
+
+class FunctionStory(Story):
+    """That of a call around a function."""
+
+
+def give_up(error: BaseException, target: Target, ended: Ended) -> None:
+    """Have `error`, with which a call ends, tell what was tried, where a retry was made or refused by a gate.
+
+    Calls outside are told that it was retried for as long as it could be.
+    """
+    refused = gave_up(ended)
+    if ended.attempts > 1 or refused:
+        if len(getattr(error, "__notes__", ())) < _MOST_NOTES:
+            for line in notes_of(ended):
+                error.add_note(line)
+            if refused:
+                error.add_note(f"no further retry: {ended.stopped}")
+        # Without what came of it: an exception that holds itself is freed late.
+        bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
+        with suppress(AttributeError, TypeError):  # one that takes no attributes
+            setattr(error, KEPT_AS, FunctionStory(target, bare))
+    if refused:
+        outer = innermost()
+        if outer is not None:
+            outer.given_up = error
