@@ -210,19 +210,13 @@ class Resilient:
         """Begin a call, unless it is a part of one that is under way here."""
         if self._rides():
             return None
-        engine, policy, target = self.engine, self.policy, self.target
-        deadline = policy.deadline
+        engine, target = self.engine, self.target
+        policy = engine.policy
+        deadline_at = None if policy.deadline is None else self._clock() + policy.deadline
         call = Call(
-            engine.number(),
-            target,
-            None if deadline is None else self._clock() + deadline,
-            policy.patience,
-            self._priority,
-            policy.fail_fast,
-            tenant=self._tenant,
-            streams=streams,
-            delivers=True,
-        )
+            engine.number(), target, deadline_at, policy.patience, self._priority, policy.fail_fast,
+            None, None, self._tenant, streams, 0, True,
+        )  # fmt: skip
         return Course(
             engine,
             target,

@@ -91,6 +91,9 @@ class AsyncioDriver:
 
     async def leave(self, handed: Handed) -> Send | Ended:
         """Wait until an attempt may leave, or there is none to come; its timeout is the holder's. A cancel closes the call."""
+        command = handed.command
+        if isinstance(command, Send):  # at once, as nearly always
+            return command
         try:
             while isinstance(command := handed.command, Wait | WaitFor):
                 assert handed.flow is not None

@@ -100,6 +100,9 @@ class ThreadDriver:
 
         An exception, KeyboardInterrupt above all, closes the call.
         """
+        command = handed.command
+        if isinstance(command, Send):  # at once, as nearly always
+            return command
         try:
             while isinstance(command := handed.command, Wait | WaitFor):
                 if self._draining or not self._wait(command):
