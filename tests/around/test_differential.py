@@ -5,7 +5,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from guarding import Down, Script, in_threads, on_a_loop
+from guarding import DownError, Script, in_threads, on_a_loop
 from stage import policy
 
 from stormbreak import Verdict
@@ -26,13 +26,13 @@ RULES = policy(
 )
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """Names a time to come back."""
 
     after = 2.0
 
 
-ON = {Down: True, TimeoutError: Verdict.TIMEOUT, Busy: Verdict.THROTTLED}
+ON = {DownError: True, TimeoutError: Verdict.TIMEOUT, BusyError: Verdict.THROTTLED}
 MORE = {
     "on": ON,
     "failed_result": lambda result: result is None,
@@ -45,7 +45,8 @@ def steps_of(seed):
     while True:
         ill = chance.random() < 0.5
         kind = chance.choices(
-            ["fine", None, Down, TimeoutError, Busy, ValueError], [9, 2, 6 * ill + 1, 2, 1, 1]
+            ["fine", None, DownError, TimeoutError, BusyError, ValueError],
+            [9, 2, 6 * ill + 1, 2, 1, 1],
         )[0]
         what = kind(f"step {chance.random():.3f}") if isinstance(kind, type) else kind
         yield what, chance.expovariate(2.0)
@@ -117,7 +118,7 @@ def blocking(way, seed):
             sleep(0.1937)
             try:
                 ends.append(way(guard, function))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is
                 ends.append(end_of(error))
         return ends
 
@@ -133,7 +134,7 @@ def asynchronous(way, seed):
             await asyncio.sleep(0.1937)
             try:
                 ends.append(await way(guard, script.later))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is
                 ends.append(end_of(error))
         return ends
 
@@ -171,5 +172,7 @@ def test_the_script_is_worth_its_name():
         ends, events = blocking(by_call, seed)
         kinds.update(end[0] if isinstance(end, tuple) else end for end in ends)
         gates |= {getattr(event, "gate", None) for event in events}
-    assert {"fine", None, "Down", "TimeoutError", "ValueError", "CircuitOpenError"} <= set(kinds)
+    assert {"fine", None, "DownError", "TimeoutError", "ValueError", "CircuitOpenError"} <= set(
+        kinds
+    )
     assert {"verdict", "attempts", "budget"} <= gates

@@ -6,12 +6,14 @@ import gc
 import inspect
 import traceback
 import weakref
+from contextlib import suppress
 
 import pytest
-from guarding import QUICK, Down, Script, at_rest, made
+from guarding import QUICK, DownError, Script, at_rest, in_threads, made
 from stage import policy
 
 from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, explain, resilient
+from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.quota import QuotaPolicy
@@ -83,18 +85,18 @@ async def test_methods_partials_and_callable_objects_can_be_decorated():
 
 
 def test_what_is_told_is_retried_and_nothing_else():
-    for on, attempts in [(None, 1), (ValueError, 1), (Down, 3), (Exception, 3)]:
-        script = Script(*[Down("down")] * 3)
-        with pytest.raises(Down):
+    for on, attempts in [(None, 1), (ValueError, 1), (DownError, 3), (Exception, 3)]:
+        script = Script(*[DownError("down")] * 3)
+        with pytest.raises(DownError):
             made(on=on).call(script)
         assert script.made == attempts
 
 
 def test_with_nothing_told_the_circuit_holds_all_the_same():
     guard = made(FRAGILE, on=None)
-    script = Script(Down(), Down())
+    script = Script(DownError(), DownError())
     for _ in range(2):
-        with pytest.raises(Down):
+        with pytest.raises(DownError):
             guard.call(script)
     with pytest.raises(CircuitOpenError, match=r"^prices: the circuit is open$"):
         guard.call(script)
@@ -112,28 +114,34 @@ def test_the_last_failed_result_is_returned():
 
 
 def test_results_that_fail_are_retried_although_exceptions_are_not():
-    script = Script(None, Down(), 3)
-    with pytest.raises(Down):
+    script = Script(None, DownError(), 3)
+    with pytest.raises(DownError):
         made(on=None, failed_result=lambda result: result is None).call(script)
     assert script.made == 2
 
 
 def test_the_exception_is_that_very_object_and_tells_what_was_tried():
-    raised, cause = Down("the last"), LookupError("why")
+    raised, cause = DownError("the last"), LookupError("why")
     raised.__cause__ = cause
-    with pytest.raises(Down) as caught:
-        made().call(Script(Down(), Down(), raised))
-    assert caught.value is raised
+    script = Script(DownError(), DownError(), raised)
+
+    def main(guard, sleep):
+        with pytest.raises(DownError) as caught:
+            guard.call(script)
+        return caught.value
+
+    rules = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))
+    assert in_threads(main, rules)[0] is raised
     assert raised.__cause__ is cause
-    first, *lines, last = raised.__notes__
-    assert first == "tried: 3 attempt(s), 0.0 s unserved"
-    assert [line.split(" after")[0] for line in lines] == [
-        f"attempt {number} at prices: server_error" for number in (1, 2, 3)
+    assert raised.__notes__ == [
+        "tried: 3 attempt(s), 2.0 s unserved",
+        "attempt 1 at prices: server_error after 0.0 s; again after 1.0 s",
+        "attempt 2 at prices: server_error after 0.0 s; again after 1.0 s",
+        "attempt 3 at prices: server_error after 0.0 s",
+        "no further retry: attempts",
     ]
-    assert last == "no further retry: attempts"
-    assert explain(raised).endswith(
-        "server_error after 3 attempt(s), 0.00 s waited; no further retry: attempts"
-    )
+    last = "prices: server_error after 3 attempt(s), 2.00 s waited; no further retry: attempts"
+    assert explain(raised).splitlines()[-1] == last
 
 
 def test_an_exception_that_nothing_was_tried_for_stays_as_it_is():
@@ -145,19 +153,19 @@ def test_an_exception_that_nothing_was_tried_for_stays_as_it_is():
 
 
 def test_an_object_that_is_raised_again_and_again_does_not_collect_notes_without_end():
-    raised = Down()
+    raised = DownError()
     for _ in range(40):
-        with pytest.raises(Down):
+        with pytest.raises(DownError):
             made().call(Script(raised, raised, raised))
     assert len(raised.__notes__) < 100
 
 
 def test_the_traceback_leads_from_the_caller_to_the_function():
     def fail():
-        raise Down
+        raise DownError
 
     guarded = made()(fail)
-    with pytest.raises(Down) as caught:
+    with pytest.raises(DownError) as caught:
         guarded()
     frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert frames[1:] == ["guarded", "call", "fail"]
@@ -168,17 +176,17 @@ def test_the_traceback_leads_from_the_caller_to_the_function():
 def test_an_exception_is_freed_when_its_handler_is_done_with_it(attempts):
     guard = made(policy(retry=RetryPolicy(attempts=attempts), fail_fast=True))
 
-    class Large(Exception):
+    class LargeError(Exception):
         """What holds much."""
 
     def fail():
-        raise Large
+        raise LargeError
 
     gc.disable()
     try:
         try:
             guard.call(fail)
-        except Large as error:
+        except LargeError as error:
             held = weakref.ref(error)
         assert held() is None
     finally:
@@ -191,8 +199,8 @@ def test_what_an_earlier_attempt_raised_is_raised_when_no_further_one_may_leave(
         retry=QUICK.retry,
         breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=10.0),
     )
-    guard, raised = made(rules), Down("first")
-    with pytest.raises(Down) as caught:
+    guard, raised = made(rules), DownError("first")
+    with pytest.raises(DownError) as caught:
         guard.call(Script(raised, 1))
     assert caught.value is raised
     assert raised.__notes__[-2:] == [
@@ -221,11 +229,8 @@ def test_a_failure_that_the_block_keeps_to_itself_is_none():
     guard = made(FRAGILE)
     for _ in range(3):
         for attempt in guard:
-            with attempt:
-                try:
-                    raise Down
-                except Down:
-                    pass
+            with attempt, suppress(DownError):
+                raise DownError
     assert guard.snapshot()["targets"]["prices"]["circuit"] == "closed"
 
 
@@ -243,11 +248,10 @@ def test_an_attempt_that_is_not_made_is_a_mistake():
 def test_a_cancelled_attempt_counts_nothing_and_ends_the_call():
     guard = made(FRAGILE)
     for _ in range(3):
-        with pytest.raises(Down):
-            for attempt in guard:
-                with attempt:
-                    attempt.cancel()
-                    raise Down
+        for attempt in guard:
+            with suppress(DownError), attempt:
+                attempt.cancel()
+                raise DownError
     assert guard.call(plain, 1) == 2
     assert at_rest(guard)
 
@@ -280,9 +284,9 @@ def test_a_target_without_a_name_is_called_as_its_first_function():
 
 def test_turned_off_it_calls_once(monkeypatch):
     monkeypatch.setenv("STORMBREAK_DISABLED", "1")
-    script = Script(Down(), 1)
-    with pytest.raises(Down):
-        resilient(on=Down).call(script)
+    script = Script(DownError(), 1)
+    with pytest.raises(DownError):
+        resilient(on=DownError).call(script)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +296,10 @@ def test_turned_off_it_calls_once(monkeypatch):
         ({"policy": "gentle"}, r"no preset is called 'gentle'"),
         ({"policy": 3}, r"policy must be a Policy or a preset, got 3"),
         ({"on": "ConnectionError"}, r"on must be an exception class.*, got ConnectionError"),
-        ({"on": (Down, 3)}, r"on must be .*, got 3"),
+        ({"on": (DownError, 3)}, r"on must be .*, got 3"),
         ({"on": int}, r"on must be .*, got <class 'int'>"),
         ({"on": {"Down": True}}, r"on must name exception classes, got Down"),
-        ({"on": {Down: "ok"}}, r"a rule must say a bool, or the verdict of a failure, got ok"),
+        ({"on": {DownError: "ok"}}, r"a rule must say a bool, or the verdict of a failure, got ok"),
         ({"failed_result": 3}, r"failed_result must be a function, got 3"),
         ({"retry_after": 3}, r"retry_after must be a function, got 3"),
         ({"priority": 1}, r"priority must be a Priority, got '1'"),
@@ -315,7 +319,7 @@ def test_only_functions_are_decorated():
 
 
 async def test_several_loops_and_threads_share_one_object():
-    guard = made(policy(), on=Down)
+    guard = made(policy(), on=DownError)
 
     def elsewhere():
         return asyncio.run(guard.async_call(asynchronous, 1))

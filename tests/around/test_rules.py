@@ -11,13 +11,13 @@ from stormbreak.errors import CircuitOpenError, error_of
 from stormbreak.types import Ended, Outcome, Rejection, Target
 
 
-class Refused(ConnectionError):
+class RefusedError(ConnectionError):
     """Says when to come back."""
 
     after = 3.0
 
 
-class Status(Exception):
+class StatusError(Exception):
     """As SDKs raise them."""
 
     def __init__(self, status_code):
@@ -49,22 +49,22 @@ def test_forms_of_the_same_rule(on):
 
 def test_no_rule_counts_failures_and_retries_none():
     assert said(None, ValueError()) == FAILED._replace(forbidden=True)
-    assert said(None, Status(429)).verdict is Verdict.THROTTLED
+    assert said(None, StatusError(429)).verdict is Verdict.THROTTLED
 
 
 def test_what_an_exception_carries_decides_unless_a_verdict_is_said():
-    assert said(Status, Status(429)) == Outcome(Verdict.THROTTLED, status=429)
-    assert said(Status, Status(401)).verdict is Verdict.AUTH
-    assert said({Status: Verdict.OVERLOADED}, Status(401)) == Outcome(
+    assert said(StatusError, StatusError(429)) == Outcome(Verdict.THROTTLED, status=429)
+    assert said(StatusError, StatusError(401)).verdict is Verdict.AUTH
+    assert said({StatusError: Verdict.OVERLOADED}, StatusError(401)) == Outcome(
         Verdict.OVERLOADED, status=401
     )
     told = Outcome(Verdict.THROTTLED, retry_after=2.0)
-    assert said({Status: told}, Status(401)) == told
+    assert said({StatusError: told}, StatusError(401)) == told
 
 
 def test_the_nearest_class_speaks():
-    on = {Exception: Verdict.INVALID, OSError: Verdict.RESET, Refused: Verdict.THROTTLED}
-    kinds = {ValueError: "invalid", ConnectionError: "reset", Refused: "throttled"}
+    on = {Exception: Verdict.INVALID, OSError: Verdict.RESET, RefusedError: Verdict.THROTTLED}
+    kinds = {ValueError: "invalid", ConnectionError: "reset", RefusedError: "throttled"}
     assert kinds == {kind: said(on, kind()).verdict for kind in kinds}
 
 
@@ -72,7 +72,7 @@ def test_the_nearest_class_speaks():
     ("named", "wait"), [(2.0, 2.0), (-1.0, 0.0), (None, None), (nan, None), (inf, None)]
 )
 def test_a_named_time_is_heeded_if_it_is_one(named, wait):
-    assert said(OSError, Refused(), retry_after=lambda _: named).retry_after == wait
+    assert said(OSError, RefusedError(), retry_after=lambda _: named).retry_after == wait
 
 
 def test_nobody_is_asked_for_the_time_of_what_is_not_retried():
@@ -80,7 +80,7 @@ def test_nobody_is_asked_for_the_time_of_what_is_not_retried():
 
 
 def test_results_are_judged():
-    rules = Rules(None, lambda result: {1: True, 2: Verdict.THROTTLED}.get(result))
+    rules = Rules(None, {1: True, 2: Verdict.THROTTLED}.get)
     assert [rules.of_result(value).verdict for value in (0, 1, 2)] == [
         "ok", "server_error", "throttled",
     ]  # fmt: skip

@@ -18,7 +18,7 @@ QUICK = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.001), mi
 """Three attempts, next to no backoff, and nothing else: for real time."""
 
 
-class Down(Exception):
+class DownError(Exception):
     """What is worth a retry in most tests."""
 
 
@@ -48,7 +48,7 @@ class Script:
         return self.come_to(what)
 
 
-def made(rules=QUICK, *, on=Down, failed_result=None, retry_after=None, engine=None, **more):
+def made(rules=QUICK, *, on=DownError, failed_result=None, retry_after=None, engine=None, **more):
     """A `Resilient` whose calls can be counted."""
     how = Rules(on, failed_result, retry_after)
     return Resilient(engine or Engine(rules), how, **{"target": PRICES, **more})

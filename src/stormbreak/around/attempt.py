@@ -3,8 +3,8 @@
 from types import TracebackType
 from typing import Any, Self
 
-from stormbreak.around.giving_up import give_up
-from stormbreak.around.nesting import HELD, Held, innermost, is_given_up
+from stormbreak.around.giving_up import give_up, tell
+from stormbreak.around.nesting import HELD, Held, gave_up, innermost, is_given_up
 from stormbreak.around.rules import Rules
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Deliver, Send
@@ -21,7 +21,9 @@ _COMMITTED = Outcome(Verdict.OK, committed=True)
 class Course:
     """What all attempts of one call share. `cut` is what the last one ended with, if we cut it."""
 
-    __slots__ = ("cut", "engine", "handed", "retries_given_up", "rules", "target")
+    __slots__ = (
+        "_given_up_within", "cut", "engine", "handed", "retries_given_up", "rules", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Course:
         self.rules = rules
         self.retries_given_up = retries_given_up
         self.cut: TimeoutError | None = None
+        self._given_up_within = False  # what the last attempt raised
 
     def outcome_of(self, error: Exception, held: Held) -> Outcome:
         """Judge what an attempt raised. One that we cut is retried where the rules retry a TimeoutError."""
@@ -45,9 +48,8 @@ class Course:
         if error is self.cut:
             forbidden = outcome.forbidden or not self.engine.treatments[outcome.verdict].retry
             return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True, forbidden=forbidden)
-        if not self.retries_given_up and is_given_up(error, held):
-            return outcome._replace(forbidden=True)
-        return outcome
+        self._given_up_within = not self.retries_given_up and is_given_up(error, held)
+        return outcome._replace(forbidden=True) if self._given_up_within else outcome
 
     def final(self, ended: Ended) -> BaseException | None:
         """With what the call ends that ended so: the user's own exception, or one of ours; None where it was a result."""
@@ -56,7 +58,9 @@ class Course:
             return None
         error = outcome.error
         if error is not None and error is not self.cut:
-            give_up(error, self.target, ended)
+            tell(error, self.target, ended)
+            if self._given_up_within or gave_up(ended):
+                give_up(error)
             return error
         if error is None and outcome.rejection is None:
             return None

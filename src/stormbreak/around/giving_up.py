@@ -1,4 +1,4 @@
-"""How a call says what was tried when it ends with the user's own exception: notes, and a story for `explain`."""
+"""How a call says what was tried when it ends with the user's own exception: notes, a story for `explain`, and a word to calls outside."""
 
 from contextlib import suppress
 
@@ -14,23 +14,24 @@ class FunctionStory(Story):
     """That of a call around a function."""
 
 
-def give_up(error: BaseException, target: Target, ended: Ended) -> None:
-    """Have `error`, with which a call ends, tell what was tried, where a retry was made or refused by a gate.
-
-    Calls outside are told that it was retried for as long as it could be.
-    """
+def tell(error: BaseException, target: Target, ended: Ended) -> None:
+    """Have `error`, with which a call ends, tell what was tried, if a retry was made or refused by a gate."""
     refused = gave_up(ended)
-    if ended.attempts > 1 or refused:
-        if len(getattr(error, "__notes__", ())) < _MOST_NOTES:
-            for line in notes_of(ended):
-                error.add_note(line)
-            if refused:
-                error.add_note(f"no further retry: {ended.stopped}")
-        # Without what came of it: an exception that holds itself is freed late.
-        bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
-        with suppress(AttributeError, TypeError):  # one that takes no attributes
-            setattr(error, KEPT_AS, FunctionStory(target, bare))
-    if refused:
-        outer = innermost()
-        if outer is not None:
-            outer.given_up = error
+    if ended.attempts == 1 and not refused:
+        return
+    if len(getattr(error, "__notes__", ())) < _MOST_NOTES:
+        for line in notes_of(ended):
+            error.add_note(line)
+        if refused:
+            error.add_note(f"no further retry: {ended.stopped}")
+    # Without what came of it: an exception that holds itself is freed late.
+    bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
+    with suppress(AttributeError, TypeError):  # one that takes no attributes
+        setattr(error, KEPT_AS, FunctionStory(target, bare))
+
+
+def give_up(error: BaseException) -> None:
+    """Tell the attempt that is under way around this call that `error` was retried for as long as it could be."""
+    outer = innermost()
+    if outer is not None:
+        outer.given_up = error
