@@ -121,6 +121,20 @@ def test_the_consumer_of_a_stream_is_outside_of_it():
     assert seen == [2, 2]
 
 
+async def test_so_is_that_of_an_asynchronous_one():
+    guard = made(policy(limit=FixedLimit(in_flight=2)))
+
+    async def items():
+        for item in (1, 2):
+            yield item
+
+    async def in_flight():
+        return guard.snapshot()["targets"]["prices"]["in_flight"]
+
+    seen = [await guard.async_call(in_flight) async for _ in guard.async_stream(items)]
+    assert seen == [2, 2]
+
+
 def test_a_bare_thread_is_outside_of_it():
     guard, seen = made(policy(limit=FixedLimit(in_flight=2))), []
 

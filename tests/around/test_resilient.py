@@ -7,6 +7,7 @@ import inspect
 import traceback
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from guarding import QUICK, DownError, Script, at_rest, in_threads, made
@@ -19,6 +20,7 @@ from stormbreak.core.fallback import ToDegraded
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import AttemptTimeoutError
 
 FRAGILE = policy(
     fail_fast=True,
@@ -172,21 +174,56 @@ def test_the_traceback_leads_from_the_caller_to_the_function():
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("attempts", [1, 3])
-def test_an_exception_is_freed_when_its_handler_is_done_with_it(attempts):
-    guard = made(policy(retry=RetryPolicy(attempts=attempts), fail_fast=True))
+class LargeError(Exception):
+    """What holds much."""
 
-    class LargeError(Exception):
-        """What holds much."""
 
-    def fail():
-        raise LargeError
+def fail_large():
+    raise LargeError
 
+
+async def fail_later():
+    fail_large()
+
+
+async def hang():
+    await asyncio.sleep(9.0)
+
+
+async def by_call(guard):
+    guard.call(fail_large)
+
+
+async def by_async_call(guard):
+    await guard.async_call(fail_later)
+
+
+async def by_block(guard):
+    for attempt in guard:
+        with attempt:
+            raise LargeError
+
+
+async def by_cut(guard):
+    await guard.async_call(hang)
+
+
+OPENING = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=10.0)
+
+
+@pytest.mark.parametrize("way", [by_call, by_async_call, by_block, by_cut])
+@pytest.mark.parametrize(
+    "changes",
+    [{"retry": RetryPolicy(attempts=1)}, {}, {"breaker": OPENING, "fail_fast": True}],
+    ids=["at once", "after retries", "rejected at last"],
+)
+async def test_an_exception_is_freed_when_its_handler_is_done_with_it(way, changes):
+    guard = made(replace(QUICK, attempt_timeout=0.001, **changes), on=Exception)
     gc.disable()
     try:
         try:
-            guard.call(fail)
-        except LargeError as error:
+            await way(guard)
+        except (LargeError, AttemptTimeoutError) as error:
             held = weakref.ref(error)
         assert held() is None
     finally:

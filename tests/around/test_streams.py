@@ -95,16 +95,18 @@ def test_before_the_first_item_it_is_made_again(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_after_it_a_failure_is_raised_and_counted_and_nothing_is_made_again(way):
-    rules = policy(
-        retry=QUICK.retry,
-        fail_fast=True,
-        breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)),
-    )
-    guard, source = made(rules), Source([1, DownError()], [1, 2])
+def test_after_it_a_failure_is_raised_and_nothing_is_made_again(way):
+    guard, source = made(), Source([1, DownError()], [1, 2])
     assert way(guard, source) == ([1], DownError)
-    assert (source.made, at_rest(guard)) == (1, True)
-    assert way(guard, source) == ([], CircuitOpenError)
+    assert (source.made, source.closed, at_rest(guard)) == (1, 1, True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_counts(way):
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1))
+    guard = made(policy(fail_fast=True, breaker=breaker))
+    assert way(guard, Source([1, DownError()])) == ([1], DownError)
+    assert way(guard, Source([1, 2])) == ([], CircuitOpenError)
 
 
 @pytest.mark.parametrize("way", WAYS)

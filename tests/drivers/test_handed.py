@@ -6,13 +6,14 @@ import threading
 
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
+from virtual_threads import Threads
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.threads import ThreadDriver
-from stormbreak.drivers.waiting import DRAINED
+from stormbreak.drivers.waiting import DRAINED, LOOK_AGAIN
 from stormbreak.types import Call, Ended, Outcome, Verdict
 
 ONE = policy(limit=FixedLimit(in_flight=1))
@@ -40,7 +41,8 @@ def test_it_is_answered_until_it_ends():
     assert isinstance(bench.threads.leave(handed), Send)
     assert isinstance(handed.answer(OK), Ended)
     assert handed.answer(SERVER_ERROR) == handed.command  # that changes nothing
-    assert bench.threads.leave(handed).outcome == OK
+    assert bench.threads.leave(handed) is None
+    assert handed.command.outcome == OK
     assert bench.in_flight == 0
 
 
@@ -53,13 +55,28 @@ def test_a_closed_one_changes_nothing():
     assert isinstance(handed.answer(OK), Send)
 
 
-def test_a_dropped_one_is_closed():
+async def test_a_dropped_one_is_closed_and_whoever_waits_for_its_place_is_woken():
     bench = Bench()
-    handed = bench.hand()
-    assert bench.in_flight == 1
-    del handed
+    first, second = bench.hand(), bench.hand()
+    waits = asyncio.create_task(bench.loops.leave(second))
+    await asyncio.sleep(0)
+    del first
     gc.collect()
+    assert isinstance(await asyncio.wait_for(waits, LOOK_AGAIN / 2), Send)
+    second.close()
     assert bench.in_flight == 0
+
+
+def test_what_ends_a_wait_on_a_thread_closes_it():
+    threads, engine = Threads(), Engine(ONE)
+    driver = ThreadDriver(engine, clock=threads.time, parking=threads.parking)
+    first, second = (driver.hand(Call(engine.number(), TARGET)) for _ in range(2))
+    thread = threads.spawn(0.0, lambda: driver.leave(second))
+    threads.at(1.0, lambda: threads.cancel(thread))
+    threads.run()
+    assert second.flow is None
+    assert engine.lane(TARGET).admission.queued == 0
+    first.close()
 
 
 def test_what_came_of_it_can_be_forgotten():
@@ -105,8 +122,8 @@ async def test_draining_ends_who_waits():
     waits = asyncio.create_task(bench.loops.leave(second))
     await asyncio.sleep(0)
     bench.loops.drain()
-    assert await waits == DRAINED
+    assert (await waits, second.command) == (None, DRAINED)
     threading.Timer(0.01, bench.threads.drain).start()
-    assert bench.threads.leave(third) == DRAINED
+    assert (bench.threads.leave(third), third.command) == (None, DRAINED)
     first.close()
     assert bench.in_flight == 0

@@ -51,8 +51,10 @@ class Course:
         self._given_up_within = not self.retries_given_up and is_given_up(error, held)
         return outcome._replace(forbidden=True) if self._given_up_within else outcome
 
-    def final(self, ended: Ended) -> BaseException | None:
-        """With what the call ends that ended so: the user's own exception, or one of ours; None where it was a result."""
+    def final(self) -> BaseException | None:
+        """What the call ends with: the user's own exception, or one of ours; None where it was a result."""
+        ended = self.handed.command
+        assert isinstance(ended, Ended), "it has ended"
         outcome = ended.outcome
         if outcome.verdict is Verdict.OK:
             return None
@@ -152,20 +154,18 @@ class Attempt:
             raise
         finally:
             held.given_up = None
-        if not isinstance(command, Ended):
-            return True
-        return self._end(command, error)
+        return not isinstance(command, Ended) or self._end(error)
 
-    def _end(self, ended: Ended, error: Exception) -> bool:
+    def _end(self, error: Exception) -> bool:
         """End the call, with the exception that is under way unless we cut it."""
-        final = self._course.final(ended)
+        final = self._course.final()
         self._course.handed.forget()
         try:
             if final is None or final is error:
                 return False
             raise final
         finally:  # its traceback holds this frame
-            del ended, error, final
+            del final
 
     def step_in(self) -> None:
         """From here on it is this attempt that runs, in the present context."""

@@ -9,7 +9,6 @@ from typing import Self, TypeAlias
 from stormbreak.around.attempt import Attempt, Course, Riding
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.threads import ThreadDriver
-from stormbreak.types import Ended
 
 Begin: TypeAlias = Callable[[], Course | None]
 """Begins a call; None where it rides along."""
@@ -44,15 +43,15 @@ class _Loop:
         attempt = self._attempt
         return attempt if isinstance(attempt, Riding) and not attempt.over else None
 
-    def _end(self, course: Course, ended: Ended) -> None:
+    def _end(self, course: Course) -> None:
         """End the loop, if it was not a result, by an exception: no further attempt may leave."""
-        final = course.final(ended)
+        final = course.final()
         course.handed.forget()
         try:
             if final is not None:
                 raise final
         finally:  # its traceback holds this frame
-            del final, ended
+            del final
 
 
 class Attempts(_Loop):
@@ -74,11 +73,11 @@ class Attempts(_Loop):
             if riding is None:
                 raise StopIteration
             return riding
-        command = self._driver.leave(course.handed)
-        if isinstance(command, Ended):
-            self._end(course, command)
+        send = self._driver.leave(course.handed)
+        if send is None:
+            self._end(course)
             raise StopIteration
-        self._attempt = attempt = Attempt(course, command, cuts=False)
+        self._attempt = attempt = Attempt(course, send, cuts=False)
         return attempt
 
 
@@ -101,9 +100,9 @@ class AsyncAttempts(_Loop):
             if riding is None:
                 raise StopAsyncIteration
             return riding
-        command = await self._driver.leave(course.handed)
-        if isinstance(command, Ended):
-            self._end(course, command)
+        send = await self._driver.leave(course.handed)
+        if send is None:
+            self._end(course)
             raise StopAsyncIteration
-        self._attempt = attempt = Attempt(course, command, cuts=True)
+        self._attempt = attempt = Attempt(course, send, cuts=True)
         return attempt

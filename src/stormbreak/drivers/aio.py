@@ -89,8 +89,11 @@ class AsyncioDriver:
         """Begin `call`, whose attempts the holder makes; `leave` says when."""
         return Handed(self._stepper, call)
 
-    async def leave(self, handed: Handed) -> Send | Ended:
-        """Wait until an attempt may leave, or there is none to come; its timeout is the holder's. A cancel closes the call."""
+    async def leave(self, handed: Handed) -> Send | None:
+        """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
+
+        The timeout of the attempt is the holder's. A cancel closes the call.
+        """
         command = handed.command
         if isinstance(command, Send):  # at once, as nearly always
             return command
@@ -99,13 +102,13 @@ class AsyncioDriver:
                 assert handed.flow is not None
                 if self._draining or not await self._wait(handed.flow, command):
                     handed.close()
-                    return DRAINED
+                    handed.command = DRAINED
+                    return None
                 handed.answer(None)
         except BaseException:
             handed.close()
             raise
-        assert isinstance(command, Send | Ended), "nobody is asked, and nothing delivered"
-        return command
+        return command if isinstance(command, Send) else None
 
     def first(self, send: Send) -> None:
         """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""

@@ -95,8 +95,8 @@ class ThreadDriver:
         """Begin `call`, whose attempts the holder makes; `leave` says when."""
         return Handed(self._stepper, call)
 
-    def leave(self, handed: Handed) -> Send | Ended:
-        """Wait until an attempt may leave, or there is none to come.
+    def leave(self, handed: Handed) -> Send | None:
+        """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
 
         An exception, KeyboardInterrupt above all, closes the call.
         """
@@ -107,13 +107,13 @@ class ThreadDriver:
             while isinstance(command := handed.command, Wait | WaitFor):
                 if self._draining or not self._wait(command):
                     handed.close()
-                    return DRAINED
+                    handed.command = DRAINED
+                    return None
                 handed.answer(None)
         except BaseException:
             handed.close()
             raise
-        assert isinstance(command, Send | Ended), "nobody is asked, and nothing delivered"
-        return command
+        return command if isinstance(command, Send) else None
 
     def drain(self) -> None:
         """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
