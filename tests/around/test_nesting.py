@@ -1,7 +1,9 @@
 """Guarded functions that call guarded functions neither wait for themselves nor multiply retries."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import httpx2
 import pytest
@@ -269,8 +271,53 @@ async def test_what_went_through_a_door_is_not_retried():
         assert len(server.requests) == 2
 
 
+# ---------------------------------------------------------------- what is left behind
+
+
 def test_the_same_target_of_another_engine_is_another():
     outer, inner = made(ONE), made(ONE)
     assert outer.target == inner.target == PRICES
-    assert outer.call(inner.call, Script(1)) == 1
+    seen = outer.call(inner.call, lambda: inner.snapshot()["targets"]["prices"]["in_flight"])
+    assert seen == 1
     assert at_rest(inner)
+
+
+async def test_a_task_that_outlives_an_inner_attempt_is_still_within_the_outer_one():
+    outer, middle, inner = made(), made(target=STOCK), made(target=Target("shelf", ""))
+    script = Script(*[DownError()] * 9)
+
+    async def start():
+        return asyncio.create_task(later())
+
+    async def later():
+        await asyncio.sleep(0)  # by then the attempt that started it has ended
+        await inner.async_call(script.later)
+
+    async def outermost():
+        await (await middle.async_call(start))
+
+    with pytest.raises(DownError):
+        await outer.async_call(outermost)
+    assert script.made == 3
+
+
+async def test_a_task_that_lives_on_keeps_no_exception_alive():
+    outer, inner, tasks = made(), made(target=STOCK), []
+
+    async def fail():
+        raise DownError
+
+    async def outermost():
+        tasks.append(asyncio.create_task(asyncio.sleep(60.0)))
+        await inner.async_call(fail)
+
+    gc.disable()
+    try:
+        try:
+            await outer.async_call(outermost)
+        except DownError as error:
+            held = weakref.ref(error)
+        assert held() is None
+    finally:
+        gc.enable()
+        tasks[0].cancel()
