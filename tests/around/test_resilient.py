@@ -293,10 +293,16 @@ def test_a_cancelled_attempt_counts_nothing_and_ends_the_call():
     assert at_rest(guard)
 
 
-async def test_an_asynchronous_function_needs_async_call():
-    guard = made()
+def test_an_asynchronous_function_needs_async_call():
+    guard, calls = made(on=Exception), []
+
+    def begun():
+        calls.append(1)
+        return asynchronous(1)
+
     with pytest.raises(TypeError, match="an asynchronous function needs async_call"):
-        guard.call(asynchronous, 1)
+        guard.call(begun)
+    assert len(calls) == 1
     assert at_rest(guard)
 
 
