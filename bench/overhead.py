@@ -18,7 +18,7 @@ import uvloop
 
 import cores
 from rounds import Figure, Section, alternate, minus
-from stormbreak import Policy, Target
+from stormbreak import Policy, Target, resilient
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
@@ -73,6 +73,16 @@ def _engine(policy: Policy, tokens: int = 0) -> Calls:
         for _ in range(count):
             call = Call(engine.number(), _TARGET, clock() + SPAN, 20.0, tokens=tokens)
             await driver.run(call, _sender)
+
+    return calls
+
+
+def _resilient() -> Calls:
+    send = resilient(on=OSError, target=_TARGET)(_sender)
+
+    async def calls(count: int) -> None:
+        for _ in range(count):
+            await send(_COMMAND)
 
     return calls
 
@@ -145,6 +155,7 @@ def _subjects() -> list[_Subject]:
         _Subject("bare await", _bare, note="subtracted from the others"),
         _Subject("stormbreak", _engine(Policy()), "<= 10", "the default policy"),
         _Subject("stormbreak, everything on", _engine(_EVERYTHING, _TOKENS), note=_ON),
+        _Subject("stormbreak, resilient", _resilient(), note="the same around any function"),
         _Subject("timeout + semaphore", _by_hand(), note="written by hand: no retry, no breaker"),
         _Subject("tenacity", _tenacity(), note="retry only"),
         _Subject("stamina", _stamina(), note="retry only"),
@@ -175,6 +186,41 @@ def _on_loop(name: str, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Se
         for place, (one, taken) in enumerate(zip(subjects, samples, strict=True))
     ]
     return Section(f"Overhead per successful call, {name}", figures)
+
+
+def _nothing(_: Send) -> Outcome:
+    return _OK
+
+
+def _blocking() -> Section:
+    """The same of functions that block, decorated."""
+    retrying = tenacity.retry(
+        stop=tenacity.stop_after_attempt(5) | tenacity.stop_after_delay(SPAN),
+        wait=tenacity.wait_random_exponential(max=60),
+        retry=tenacity.retry_if_exception_type(OSError),
+    )
+    functions = {
+        "bare call": _nothing,
+        "stormbreak, resilient": resilient(on=OSError, target=_TARGET)(_nothing),
+        "tenacity": retrying(_nothing),
+        "stamina": stamina.retry(on=OSError, attempts=5, timeout=SPAN)(_nothing),
+        "circuitbreaker": circuitbreaker.circuit(expected_exception=OSError)(_nothing),
+    }
+
+    def measure(name: str) -> float:
+        function = functions[name]
+        gc.collect()
+        began = time.perf_counter()
+        for _ in range(CALLS):
+            function(_COMMAND)
+        return (time.perf_counter() - began) / CALLS * 1e6
+
+    bare, *others = alternate(list(functions), measure, rounds=ROUNDS)
+    notes = ("the default policy", "retry only", "retry only", "breaker only")
+    figures = [Figure("bare call", "us", bare, note="subtracted from the others")]
+    for name, taken, note in zip(list(functions)[1:], others, notes, strict=True):
+        figures.append(Figure(name, "us", minus(taken, bare), note=note))
+    return Section("Overhead per successful call, functions that block", figures)
 
 
 def _done(_: Ended) -> None:
@@ -258,6 +304,7 @@ def sections() -> list[Section]:
         return [
             _on_loop("uvloop", uvloop.new_event_loop),
             _on_loop("asyncio", asyncio.new_event_loop),
+            _blocking(),
             _in_virtual_time(),
         ]
     finally:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stormbreak.around.resilient import Resilient as Resilient
+    from stormbreak.around.resilient import resilient as resilient
     from stormbreak.core.circuit import BreakerPolicy as BreakerPolicy
     from stormbreak.core.policy import Policy as Policy
     from stormbreak.drivers.circuit_breaker import CircuitBreaker as CircuitBreaker
@@ -45,6 +47,7 @@ _HOMES = {
     "Policy": "stormbreak.core.policy",
     "Priority": "stormbreak.types",
     "RejectedError": "stormbreak.errors",
+    "Resilient": "stormbreak.around.resilient",
     "StormbreakError": "stormbreak.errors",
     "Stream": "stormbreak.http.stream",
     "StreamBrokenError": "stormbreak.errors",
@@ -53,6 +56,7 @@ _HOMES = {
     "Usage": "stormbreak.types",
     "Verdict": "stormbreak.types",
     "explain": "stormbreak.http.doors.story",
+    "resilient": "stormbreak.around.resilient",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

@@ -92,14 +92,18 @@ class Priority(IntEnum):
 
 
 class Target(NamedTuple):
-    """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them."""
+    """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them.
+
+    What is no LLM API has a name, as its provider, and no model.
+    """
 
     provider: str
     model: str
     key: str = ""
 
     def __str__(self) -> str:
-        return f"{self.provider}/{self.model}" + (f"#{self.key}" if self.key else "")
+        where = f"{self.provider}/{self.model}" if self.model else self.provider
+        return where + (f"#{self.key}" if self.key else "")
 
 
 class Call(NamedTuple):
@@ -162,7 +166,7 @@ class Outcome(NamedTuple):
     )
     retry_after: float | None = None  # seconds from now, named by the server
     maybe_processed: bool = False  # the server may have done (and billed) the work
-    forbidden: bool = False  # the server says that it must not be sent again
+    forbidden: bool = False  # the server, or the user, says that it must not be sent again
     own_deadline: bool = False  # ended by our own deadline: no evidence against the target
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None

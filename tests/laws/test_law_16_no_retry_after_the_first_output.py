@@ -1,6 +1,9 @@
 """Law 16. After the first output reached the caller there is no retry: the call ends with what it came to."""
 
+import asyncio
+
 import pytest
+from guarding import DownError, made
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
@@ -16,6 +19,9 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.events import Committed, Returned, Sent
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
+EAGER_FUNCTION = policy(
+    retry=RetryPolicy(attempts=5, backoff=Constant(seconds=0.0), min_useful=0.0)
+)
 BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)
 EAGER = policy(retry=RetryPolicy(attempts=5, backoff=Constant(seconds=1.0)))
@@ -182,3 +188,37 @@ def test_nothing_is_sent_after_the_first_output(steps):
     if not run.over:
         run.close()
     assert stage.lane.slots.in_flight == 0
+
+
+# ---------------------------------------------------------------- generators around which there is an engine
+
+
+@given(st.lists(st.integers(min_value=0, max_value=3), min_size=1, max_size=5), st.booleans())
+def test_a_generator_is_made_again_only_while_nothing_has_come_of_it(items, asynchronous):
+    """Each attempt yields so many items and fails: the first that yields any is the last."""
+    guard, attempts = made(EAGER_FUNCTION), iter(items)
+
+    def source():
+        yield from range(next(attempts))
+        raise DownError
+
+    async def later():
+        for item in source():
+            yield item
+
+    came = []
+
+    async def main():
+        async for item in guard.async_stream(later):
+            came.append(item)  # noqa: PERF401 - what came before it failed counts
+
+    def consume():
+        came.extend(guard.stream(source))
+
+    with pytest.raises((DownError, RuntimeError)):  # the latter where the list is at its end
+        asyncio.run(main()) if asynchronous else consume()
+
+    begun = next((count for count in items if count), 0)
+    assert came == list(range(begun))
+    if begun:
+        assert list(attempts) == items[items.index(begun) + 1 :]

@@ -1,5 +1,5 @@
 """Law 18. Users' own `except` clauses keep working: an upstream error stays that very object, with notes of what was
-tried. What this holds today: the circuit breaker around any function, and the client's own errors.
+tried. What this holds today: the circuit breaker and the engine around any function, and the client's own errors.
 """
 
 import asyncio
@@ -7,6 +7,7 @@ import re
 
 import pytest
 from fakewire import FakeIncoming, FakeWire
+from guarding import at_rest, made
 from hypothesis import given
 from hypothesis import strategies as st
 from sockets import End, answer, failing, free_port, served
@@ -80,6 +81,44 @@ def by_decorator(breaker, raised):
 
 
 WAYS = [by_call, by_async_call, by_attempt, by_decorator]
+
+
+def by_engine(guard, raising):
+    guard.call(raising)
+
+
+def by_engine_async(guard, raising):
+    async def function():
+        raising()
+
+    asyncio.run(guard.async_call(function))
+
+
+def by_engine_block(guard, raising):
+    for attempt in guard:
+        with attempt:
+            raising()
+
+
+def by_engine_generator(guard, raising):
+    def function():
+        raising()
+        yield
+
+    next(guard.stream(function))
+
+
+def by_engine_consumed(guard, raising):
+    def function():
+        yield 1
+        raising()
+
+    list(guard.stream(function))
+
+
+ENGINE_WAYS = [
+    by_engine, by_engine_async, by_engine_block, by_engine_generator, by_engine_consumed,
+]  # fmt: skip
 BEYOND = [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
 
 
@@ -97,6 +136,31 @@ def test_what_a_function_raises_is_raised_as_that_very_object(way, kind):
     assert raised.__cause__ is cause
     assert raised.args == ("mine",)
     assert (kind not in BEYOND) == (breaker.trips == 1)
+
+
+@pytest.mark.parametrize("on", [None, Exception, LookupError], ids=str)
+@pytest.mark.parametrize("way", ENGINE_WAYS)
+@pytest.mark.parametrize(
+    "kind", [TheirError, ValueError, KeyboardInterrupt, asyncio.CancelledError]
+)
+def test_so_is_what_a_function_in_an_engine_raises_at_last(way, kind, on):
+    guard, cause, raised = made(on=on), LookupError("why"), []
+
+    def raising():
+        raised.append(kind("mine"))
+        raised[-1].__cause__ = cause
+        raise raised[-1]
+
+    with pytest.raises(kind) as caught:
+        way(guard, raising)
+
+    retried = on is Exception and kind not in BEYOND and way is not by_engine_consumed
+    assert len(raised) == (3 if retried else 1)
+    assert caught.value is raised[-1]
+    assert caught.value.__cause__ is cause
+    assert caught.value.args == ("mine",)
+    assert bool(getattr(caught.value, "__notes__", ())) == retried
+    assert at_rest(guard)
 
 
 def test_only_what_the_breaker_itself_refuses_has_its_own_exception():

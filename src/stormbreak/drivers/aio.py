@@ -16,6 +16,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Deliver, Flow, Race, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.handed import Handed
 from stormbreak.drivers.racing import Racing
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
@@ -91,6 +92,31 @@ class AsyncioDriver:
         if isinstance(command, Deliver):
             return LoopDelivery(self._stepper, flow, command)
         return command
+
+    def hand(self, call: Call) -> Handed:
+        """Begin `call`, whose attempts the holder makes; `leave` says when."""
+        return Handed(self._stepper, call)
+
+    async def leave(self, handed: Handed) -> Send | None:
+        """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
+
+        The timeout of the attempt is the holder's. A cancel closes the call.
+        """
+        command = handed.command
+        if isinstance(command, Send):  # at once, as nearly always
+            return command
+        try:
+            while isinstance(command := handed.command, Wait | WaitFor):
+                assert handed.flow is not None
+                if self._draining or not await self._wait(handed.flow, command):
+                    handed.close()
+                    handed.command = DRAINED
+                    return None
+                handed.answer(None)
+        except BaseException:
+            handed.close()
+            raise
+        return command if isinstance(command, Send) else None
 
     def first(self, send: Send) -> None:
         """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""

@@ -14,6 +14,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Deliver, Race, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.handed import Handed
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.waiting import DRAINED, look_again
 from stormbreak.types import Call, Ended, Outcome
@@ -89,6 +90,30 @@ class ThreadDriver:
             if not isinstance(command, Ended | Deliver):
                 stepper.close(flow)
         return command
+
+    def hand(self, call: Call) -> Handed:
+        """Begin `call`, whose attempts the holder makes; `leave` says when."""
+        return Handed(self._stepper, call)
+
+    def leave(self, handed: Handed) -> Send | None:
+        """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
+
+        An exception, KeyboardInterrupt above all, closes the call.
+        """
+        command = handed.command
+        if isinstance(command, Send):  # at once, as nearly always
+            return command
+        try:
+            while isinstance(command := handed.command, Wait | WaitFor):
+                if self._draining or not self._wait(command):
+                    handed.close()
+                    handed.command = DRAINED
+                    return None
+                handed.answer(None)
+        except BaseException:
+            handed.close()
+            raise
+        return command if isinstance(command, Send) else None
 
     def drain(self) -> None:
         """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""

@@ -27,6 +27,11 @@ class Story:
         """How often something was sent."""
         return self._told.attempts
 
+    @property
+    def ended(self) -> Ended | None:
+        """How it ended; None while its answer is on its way."""
+        return self._told if isinstance(self._told, Ended) else None
+
     def end(self, ended: Ended) -> None:
         """Note how it ended."""
         self._told = ended
@@ -53,7 +58,7 @@ def explain(what: object) -> str:
     Empty where nothing is known of it.
     """
     for place, link in enumerate(_chain(what)):
-        story = _story_of(link)
+        story = story_of(link)
         if story is not None:
             return "\n".join(story.lines())
         if place == _DEEPEST:
@@ -72,7 +77,8 @@ def _chain(what: object) -> Iterator[object]:
         waiting += [getattr(each, name, None) for name in _LINKS]
 
 
-def _story_of(what: object) -> Story | None:
+def story_of(what: object) -> Story | None:
+    """The story that this very object carries, if any."""
     if isinstance(what, CallError):
         return Story(what.target, what.ended)
     story: Any = getattr(what, KEPT_AS, None)

@@ -1,0 +1,1 @@
+"""The engine around any function: not only an LLM API has storms."""

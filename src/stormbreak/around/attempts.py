@@ -1,0 +1,108 @@
+"""The attempts of one call, one after the other: what `for attempt in ...` and `async for attempt in ...` go through.
+
+The engine decides between two of them. The call begins with the first.
+"""
+
+from collections.abc import Callable
+from typing import Self, TypeAlias
+
+from stormbreak.around.attempt import Attempt, Course, Riding
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.threads import ThreadDriver
+
+Begin: TypeAlias = Callable[[], Course | None]
+"""Begins a call; None where it rides along."""
+
+
+class _Loop:
+    """What both kinds share."""
+
+    __slots__ = ("_attempt", "_begin", "_course")
+
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
+        self._course: Course | None = None
+        self._attempt: Attempt | Riding | None = None
+
+    def _next(self) -> Course | None:
+        """The call, if a further attempt may be expected; it is begun if need be. None: then `_attempt` says why."""
+        if self._attempt is None:
+            self._course = self._begin()
+            if self._course is None:
+                self._attempt = Riding()
+            return self._course
+        if not self._attempt.over:
+            if self._course is not None:
+                self._course.handed.close()
+            raise RuntimeError("the attempt was not made: write `with attempt:` in the loop")
+        course = self._course
+        return None if course is None or course.handed.flow is None else course
+
+    def _riding(self) -> Riding | None:
+        """The one attempt of a block that rides along; None once it was made."""
+        attempt = self._attempt
+        return attempt if isinstance(attempt, Riding) and not attempt.over else None
+
+    def _end(self, course: Course) -> None:
+        """End the loop, if it was not a result, by an exception: no further attempt may leave."""
+        final = course.final()
+        course.handed.forget()
+        try:
+            if final is not None:
+                raise final
+        finally:  # its traceback holds this frame
+            del final
+
+
+class Attempts(_Loop):
+    """For code that blocks."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: ThreadDriver, begin: Begin) -> None:
+        super().__init__(begin)
+        self._driver = driver
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Attempt | Riding:
+        course = self._next()
+        if course is None:
+            riding = self._riding()
+            if riding is None:
+                raise StopIteration
+            return riding
+        send = self._driver.leave(course.handed)
+        if send is None:
+            self._end(course)
+            raise StopIteration
+        self._attempt = attempt = Attempt(course, send, cuts=False)
+        return attempt
+
+
+class AsyncAttempts(_Loop):
+    """For asynchronous code: each may be cut by its timeout."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: AsyncioDriver, begin: Begin) -> None:
+        super().__init__(begin)
+        self._driver = driver
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Attempt | Riding:
+        course = self._next()
+        if course is None:
+            riding = self._riding()
+            if riding is None:
+                raise StopAsyncIteration
+            return riding
+        send = await self._driver.leave(course.handed)
+        if send is None:
+            self._end(course)
+            raise StopAsyncIteration
+        self._attempt = attempt = Attempt(course, send, cuts=True)
+        return attempt

@@ -1,0 +1,37 @@
+"""How a call says what was tried when it ends with the user's own exception: notes, a story for `explain`, and a word to calls outside."""
+
+from contextlib import suppress
+
+from stormbreak.around.nesting import gave_up, innermost
+from stormbreak.core.tried import notes_of
+from stormbreak.http.doors.story import KEPT_AS, Story
+from stormbreak.types import Ended, Target
+
+_MOST_NOTES = 64  # on one exception: some raise the same object again and again
+
+
+class FunctionStory(Story):
+    """That of a call around a function."""
+
+
+def tell(error: BaseException, target: Target, ended: Ended) -> None:
+    """Have `error`, with which a call ends, tell what was tried, if a retry was made or refused by a gate."""
+    refused = gave_up(ended)
+    if ended.attempts == 1 and not refused:
+        return
+    if len(getattr(error, "__notes__", ())) < _MOST_NOTES:
+        for line in notes_of(ended):
+            error.add_note(line)
+        if refused:
+            error.add_note(f"no further retry: {ended.stopped}")
+    # Without what came of it: an exception that holds itself is freed late.
+    bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
+    with suppress(AttributeError, TypeError):  # one that takes no attributes
+        setattr(error, KEPT_AS, FunctionStory(target, bare))
+
+
+def give_up(error: BaseException) -> None:
+    """Tell the attempt that is under way around this call that `error` was retried for as long as it could be."""
+    outer = innermost()
+    if outer is not None:
+        outer.given_up = error

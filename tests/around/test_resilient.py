@@ -1,0 +1,376 @@
+"""A guarded function stays itself: its kind, its name, its results and its exceptions."""
+
+import asyncio
+import functools
+import gc
+import inspect
+import traceback
+import weakref
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from guarding import QUICK, DownError, Script, at_rest, in_threads, made
+from stage import policy
+
+from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, explain, resilient
+from stormbreak.core.backoff import Constant
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.fallback import ToDegraded
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import AttemptTimeoutError
+
+FRAGILE = policy(
+    fail_fast=True,
+    retry=RetryPolicy(attempts=1),
+    breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0),
+)
+
+
+def plain(left: int, right: int = 1) -> int:
+    """Add."""
+    return left + right
+
+
+async def asynchronous(left: int, right: int = 1) -> int:
+    """Add."""
+    return left + right
+
+
+def generator(left: int, right: int = 1):
+    """Add."""
+    yield left + right
+
+
+async def async_generator(left: int, right: int = 1):
+    """Add."""
+    yield left + right
+
+
+KINDS = [inspect.isgeneratorfunction, inspect.isasyncgenfunction, inspect.iscoroutinefunction]
+
+
+@pytest.mark.parametrize("function", [plain, asynchronous, generator, async_generator])
+def test_a_decorated_function_keeps_its_kind_name_and_signature(function):
+    decorated = made()(function)
+    assert (decorated.__name__, decorated.__doc__) == (function.__name__, "Add.")
+    assert inspect.signature(decorated) == inspect.signature(function)
+    assert [kind(decorated) for kind in KINDS] == [kind(function) for kind in KINDS]
+
+
+async def test_arguments_pass_through():
+    guard = made()
+    assert guard(plain)(1, right=2) == 3
+    assert await guard(asynchronous)(1, right=2) == 3
+    assert list(guard(generator)(1, right=2)) == [3]
+    assert [item async for item in guard(async_generator)(1, right=2)] == [3]
+    assert guard.call(plain, 1, right=2) == 3
+    assert await guard.async_call(asynchronous, 1, right=2) == 3
+
+
+async def test_methods_partials_and_callable_objects_can_be_decorated():
+    guard = made()
+
+    class Shop:
+        @guard
+        def price(self, of):
+            return of * 2
+
+        async def __call__(self, of):
+            return of * 3
+
+    assert Shop().price(2) == 4
+    assert await guard(Shop())(2) == 6
+    assert await guard(functools.partial(asynchronous, 1))(2) == 3
+
+
+def test_what_is_told_is_retried_and_nothing_else():
+    for on, attempts in [(None, 1), (ValueError, 1), (DownError, 3), (Exception, 3)]:
+        script = Script(*[DownError("down")] * 3)
+        with pytest.raises(DownError):
+            made(on=on).call(script)
+        assert script.made == attempts
+
+
+def test_with_nothing_told_the_circuit_holds_all_the_same():
+    guard = made(FRAGILE, on=None)
+    script = Script(DownError(), DownError())
+    for _ in range(2):
+        with pytest.raises(DownError):
+            guard.call(script)
+    with pytest.raises(CircuitOpenError, match=r"^prices: the circuit is open$"):
+        guard.call(script)
+    guard.reset()
+    assert guard.call(plain, 1) == 2
+    guard.isolate()
+    with pytest.raises(CircuitOpenError):
+        guard.call(plain, 1)
+
+
+def test_the_last_failed_result_is_returned():
+    script = Script(None, 0, None)
+    assert made(on=None, failed_result=lambda result: not result).call(script) is None
+    assert script.made == 3
+
+
+def test_results_that_fail_are_retried_although_exceptions_are_not():
+    script = Script(None, DownError(), 3)
+    with pytest.raises(DownError):
+        made(on=None, failed_result=lambda result: result is None).call(script)
+    assert script.made == 2
+
+
+def test_the_exception_is_that_very_object_and_tells_what_was_tried():
+    raised, cause = DownError("the last"), LookupError("why")
+    raised.__cause__ = cause
+    script = Script(DownError(), DownError(), raised)
+
+    def main(guard, sleep):
+        with pytest.raises(DownError) as caught:
+            guard.call(script)
+        return caught.value
+
+    rules = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))
+    assert in_threads(main, rules)[0] is raised
+    assert raised.__cause__ is cause
+    assert raised.__notes__ == [
+        "tried: 3 attempt(s), 2.0 s unserved",
+        "attempt 1 at prices: server_error after 0.0 s; again after 1.0 s",
+        "attempt 2 at prices: server_error after 0.0 s; again after 1.0 s",
+        "attempt 3 at prices: server_error after 0.0 s",
+        "no further retry: attempts",
+    ]
+    last = "prices: server_error after 3 attempt(s), 2.00 s waited; no further retry: attempts"
+    assert explain(raised).splitlines()[-1] == last
+
+
+def test_an_exception_that_nothing_was_tried_for_stays_as_it_is():
+    raised = ValueError("mine")
+    with pytest.raises(ValueError):
+        made().call(Script(raised))
+    assert not hasattr(raised, "__notes__")
+    assert explain(raised) == ""
+
+
+def test_an_object_that_is_raised_again_and_again_does_not_collect_notes_without_end():
+    raised = DownError()
+    for _ in range(40):
+        with pytest.raises(DownError):
+            made().call(Script(raised, raised, raised))
+    assert len(raised.__notes__) < 100
+
+
+def test_the_traceback_leads_from_the_caller_to_the_function():
+    def fail():
+        raise DownError
+
+    guarded = made()(fail)
+    with pytest.raises(DownError) as caught:
+        guarded()
+    frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert frames[1:] == ["guarded", "call", "fail"]
+    assert caught.value.__context__ is None
+
+
+class LargeError(Exception):
+    """What holds much."""
+
+
+def fail_large():
+    raise LargeError
+
+
+async def fail_later():
+    fail_large()
+
+
+async def hang():
+    await asyncio.sleep(9.0)
+
+
+async def by_call(guard):
+    guard.call(fail_large)
+
+
+async def by_async_call(guard):
+    await guard.async_call(fail_later)
+
+
+async def by_block(guard):
+    for attempt in guard:
+        with attempt:
+            raise LargeError
+
+
+async def by_cut(guard):
+    await guard.async_call(hang)
+
+
+OPENING = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=10.0)
+
+
+@pytest.mark.parametrize("way", [by_call, by_async_call, by_block, by_cut])
+@pytest.mark.parametrize(
+    "changes",
+    [{"retry": RetryPolicy(attempts=1)}, {}, {"breaker": OPENING, "fail_fast": True}],
+    ids=["at once", "after retries", "rejected at last"],
+)
+async def test_an_exception_is_freed_when_its_handler_is_done_with_it(way, changes):
+    guard = made(replace(QUICK, attempt_timeout=0.001, **changes), on=Exception)
+    gc.disable()
+    try:
+        try:
+            await way(guard)
+        except (LargeError, AttemptTimeoutError) as error:
+            held = weakref.ref(error)
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_what_an_earlier_attempt_raised_is_raised_when_no_further_one_may_leave():
+    rules = policy(
+        fail_fast=True,
+        retry=QUICK.retry,
+        breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=10.0),
+    )
+    guard, raised = made(rules), DownError("first")
+    with pytest.raises(DownError) as caught:
+        guard.call(Script(raised, 1))
+    assert caught.value is raised
+    assert raised.__notes__[-2:] == [
+        "rejected by breaker at prices: the circuit is open",
+        "no further retry: breaker",
+    ]
+
+
+def test_blocks_may_be_left_by_return_and_by_break():
+    guard = made()
+
+    def returned():
+        for attempt in guard:
+            with attempt:
+                return attempt.number
+        return None
+
+    assert returned() == 1
+    for attempt in guard:
+        with attempt:
+            break
+    assert at_rest(guard)
+
+
+def test_a_failure_that_the_block_keeps_to_itself_is_none():
+    guard = made(FRAGILE)
+    for _ in range(3):
+        for attempt in guard:
+            with attempt, suppress(DownError):
+                raise DownError
+    assert guard.snapshot()["targets"]["prices"]["circuit"] == "closed"
+
+
+def test_an_attempt_that_is_not_made_is_a_mistake():
+    guard = made()
+    with pytest.raises(RuntimeError, match="write `with attempt:` in the loop"):
+        for _ in guard:
+            pass
+    assert at_rest(guard)
+    for attempt in guard:
+        with attempt, pytest.raises(RuntimeError, match="is entered once"), attempt:
+            pass
+
+
+def test_a_cancelled_attempt_counts_nothing_and_ends_the_call():
+    guard = made(FRAGILE)
+    for _ in range(3):
+        for attempt in guard:
+            with suppress(DownError), attempt:
+                attempt.cancel()
+                raise DownError
+    assert guard.call(plain, 1) == 2
+    assert at_rest(guard)
+
+
+def test_an_asynchronous_function_needs_async_call():
+    guard, calls = made(on=Exception), []
+
+    def begun():
+        calls.append(1)
+        return asynchronous(1)
+
+    with pytest.raises(TypeError, match="an asynchronous function needs async_call"):
+        guard.call(begun)
+    assert len(calls) == 1
+    assert at_rest(guard)
+
+
+def test_several_share_an_engine():
+    first = made(FRAGILE)
+    second = resilient(on=ValueError, engine=first.engine, target=Target("prices", ""))
+    third = resilient(on=ValueError, engine=first.engine, target="stock")
+    first.isolate()
+    with pytest.raises(CircuitOpenError):
+        second.call(plain, 1)
+    assert third.call(plain, 1) == 2
+    assert set(first.snapshot()["targets"]) == {"prices", "stock"}
+
+
+def test_a_target_without_a_name_is_called_as_its_first_function():
+    guard = resilient()
+    guard(plain)
+    guard(generator)
+    assert str(guard.target) == "plain"
+    assert str(resilient().target) == "function"
+
+
+def test_turned_off_it_calls_once(monkeypatch):
+    monkeypatch.setenv("STORMBREAK_DISABLED", "1")
+    script = Script(DownError(), 1)
+    with pytest.raises(DownError):
+        resilient(on=DownError).call(script)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"policy": plain}, r"resilient takes a policy, no function: write @resilient\(\.\.\.\)"),
+        ({"policy": "gentle"}, r"no preset is called 'gentle'"),
+        ({"policy": 3}, r"policy must be a Policy or a preset, got 3"),
+        ({"on": "ConnectionError"}, r"on must be an exception class.*, got ConnectionError"),
+        ({"on": (DownError, 3)}, r"on must be .*, got 3"),
+        ({"on": int}, r"on must be .*, got <class 'int'>"),
+        ({"on": {"Down": True}}, r"on must name exception classes, got Down"),
+        ({"on": {DownError: "ok"}}, r"a rule must say a bool, or the verdict of a failure, got ok"),
+        ({"failed_result": 3}, r"failed_result must be a function, got 3"),
+        ({"retry_after": 3}, r"retry_after must be a function, got 3"),
+        ({"priority": 1}, r"priority must be a Priority, got '1'"),
+        ({"policy": Policy(fallback=(ToDegraded(),))}, r"fallback must be empty"),
+        ({"policy": Policy(quota=QuotaPolicy(tpm=9.0))}, r"quota\.tpm must be absent .*, got 9"),
+        ({"policy": Policy(), "engine": made().engine}, r"name one of engine and policy"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_at_once(wrong, said):
+    with pytest.raises(ConfigurationError, match=said):
+        resilient(**wrong)
+
+
+def test_only_functions_are_decorated():
+    with pytest.raises(ConfigurationError, match="only a function can be decorated, got 3"):
+        made()(3)
+
+
+async def test_several_loops_and_threads_share_one_object():
+    guard = made(policy(), on=DownError)
+
+    def elsewhere():
+        return asyncio.run(guard.async_call(asynchronous, 1))
+
+    results = await asyncio.gather(
+        *(asyncio.to_thread(elsewhere) for _ in range(4)),
+        *(asyncio.to_thread(guard.call, plain, 1) for _ in range(4)),
+        *(guard.async_call(asynchronous, 1) for _ in range(4)),
+    )
+    assert results == [2] * 12
+    assert at_rest(guard)

@@ -1,0 +1,129 @@
+"""A call that is handed to whoever makes its attempts: nothing of it is left, however it ends."""
+
+import asyncio
+import gc
+import threading
+
+import pytest
+from stage import OK, SERVER_ERROR, TARGET, policy
+from virtual_threads import Threads
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Send
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.drivers.waiting import DRAINED, LOOK_AGAIN
+from stormbreak.types import Call, Ended, Outcome, Verdict
+
+ONE = policy(limit=FixedLimit(in_flight=1))
+
+
+class Bench:
+    """Both drivers on one engine."""
+
+    def __init__(self):
+        self.engine = Engine(ONE)
+        self.threads = ThreadDriver(self.engine)
+        self.loops = AsyncioDriver(self.engine)
+
+    def hand(self):
+        return self.threads.hand(Call(self.engine.number(), TARGET))
+
+    @property
+    def in_flight(self):
+        return self.engine.lane(TARGET).slots.in_flight
+
+
+def test_it_is_answered_until_it_ends():
+    bench = Bench()
+    handed = bench.hand()
+    assert isinstance(bench.threads.leave(handed), Send)
+    assert isinstance(handed.answer(OK), Ended)
+    assert handed.answer(SERVER_ERROR) == handed.command  # that changes nothing
+    assert bench.threads.leave(handed) is None
+    assert handed.command.outcome == OK
+    assert bench.in_flight == 0
+
+
+def test_a_closed_one_changes_nothing():
+    bench = Bench()
+    handed = bench.hand()
+    handed.close()
+    handed.close()
+    assert bench.in_flight == 0
+    assert isinstance(handed.answer(OK), Send)
+
+
+async def test_a_dropped_one_is_closed_and_whoever_waits_for_its_place_is_woken():
+    bench = Bench()
+    first, second = bench.hand(), bench.hand()
+    waits = asyncio.create_task(bench.loops.leave(second))
+    await asyncio.sleep(0)
+    del first
+    gc.collect()
+    assert isinstance(await asyncio.wait_for(waits, LOOK_AGAIN / 2), Send)
+    second.close()
+    assert bench.in_flight == 0
+
+
+def test_what_ends_a_wait_on_a_thread_closes_it():
+    threads, engine = Threads(), Engine(ONE)
+    driver = ThreadDriver(engine, clock=threads.time, parking=threads.parking)
+    first, second = (driver.hand(Call(engine.number(), TARGET)) for _ in range(2))
+    thread = threads.spawn(0.0, lambda: driver.leave(second))
+    threads.at(1.0, lambda: threads.cancel(thread))
+    threads.run()
+    assert second.flow is None
+    assert engine.lane(TARGET).admission.queued == 0
+    first.close()
+
+
+def test_what_came_of_it_can_be_forgotten():
+    handed = Bench().hand()
+    handed.answer(Outcome(Verdict.INVALID, value=1, error=ValueError()))
+    handed.forget()
+    assert (handed.command.outcome.value, handed.command.outcome.error) == (None, None)
+    assert handed.command.outcome.verdict is Verdict.INVALID
+
+
+async def test_it_waits_for_its_place_on_a_thread_and_on_a_loop():
+    bench = Bench()
+    first, second, third = bench.hand(), bench.hand(), bench.hand()
+    blocked = asyncio.create_task(asyncio.to_thread(bench.threads.leave, second))
+    waits = asyncio.create_task(bench.loops.leave(third))
+    await asyncio.sleep(0.01)
+    assert not blocked.done()
+    first.answer(OK)
+    assert isinstance(await blocked, Send)
+    assert not waits.done()
+    second.answer(OK)
+    assert isinstance(await waits, Send)
+    third.close()
+    assert bench.in_flight == 0
+
+
+async def test_a_cancel_while_it_waits_closes_it():
+    bench = Bench()
+    first, second = bench.hand(), bench.hand()
+    waits = asyncio.create_task(bench.loops.leave(second))
+    await asyncio.sleep(0)
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert second.flow is None
+    assert bench.engine.lane(TARGET).admission.queued == 0
+    first.close()
+
+
+async def test_draining_ends_who_waits():
+    bench = Bench()
+    first, second, third = bench.hand(), bench.hand(), bench.hand()
+    waits = asyncio.create_task(bench.loops.leave(second))
+    await asyncio.sleep(0)
+    bench.loops.drain()
+    assert (await waits, second.command) == (None, DRAINED)
+    threading.Timer(0.01, bench.threads.drain).start()
+    assert (bench.threads.leave(third), third.command) == (None, DRAINED)
+    first.close()
+    assert bench.in_flight == 0

@@ -1,0 +1,88 @@
+"""`Resilient` in virtual time, in threads and on a loop, around functions that do what a script says."""
+
+import asyncio
+
+from stage import policy
+from virtual_loop import run
+from virtual_threads import Threads
+
+from stormbreak.around.resilient import Resilient
+from stormbreak.around.rules import Rules
+from stormbreak.core.backoff import Constant
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.types import Target
+
+PRICES = Target("prices", "")
+QUICK = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=0.001), min_useful=0.0))
+"""Three attempts, next to no backoff, and nothing else: for real time."""
+
+
+class DownError(Exception):
+    """What is worth a retry in most tests."""
+
+
+class Script:
+    """Steps, one for each attempt: what it returns, or raises, and after how many seconds."""
+
+    def __init__(self, *steps):
+        self.left = list(steps)
+        self.made = 0
+
+    def step(self):
+        self.made += 1
+        what = self.left.pop(0)
+        return what if isinstance(what, tuple) else (what, 0.0)
+
+    def come_to(self, what):
+        if isinstance(what, BaseException):
+            raise what
+        return what
+
+    def __call__(self):
+        return self.come_to(self.step()[0])
+
+    async def later(self):
+        what, takes = self.step()
+        await asyncio.sleep(takes)
+        return self.come_to(what)
+
+
+def made(rules=QUICK, *, on=DownError, failed_result=None, retry_after=None, engine=None, **more):
+    """A `Resilient` whose calls can be counted."""
+    how = Rules(on, failed_result, retry_after)
+    return Resilient(engine or Engine(rules), how, **{"target": PRICES, **more})
+
+
+def in_threads(main, rules, **more):
+    """Run `main(guard, sleep)` on a thread of virtual time; what it returned, and the events."""
+    threads, events, results = Threads(), [], []
+    guard = made(rules, clock=threads.time, chance=_odd, parking=threads.parking, **more)
+    guard.subscribe(events.append)
+    threads.spawn(0.0, lambda: results.append(main(guard, threads.sleep)))
+    threads.run()
+    return results[0], events
+
+
+def on_a_loop(main, rules, **more):
+    """Run `await main(guard)` on a loop of virtual time; what it returned, and the events."""
+    events = []
+
+    async def body():
+        clock = asyncio.get_running_loop().time
+        guard = made(rules, clock=clock, chance=_odd, **more)
+        guard.subscribe(events.append)
+        return await main(guard)
+
+    return run(body), events
+
+
+def _odd():
+    """A chance that lets nothing happen at the very edge of something else: worlds round differently."""
+    return 0.4871
+
+
+def at_rest(guard):
+    """Whether nothing is held, and nobody waits."""
+    state = guard.snapshot()["targets"].values()
+    return all((one["in_flight"], one["queued"]) == (0, 0) for one in state)
