@@ -80,6 +80,21 @@ def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
     raise AssertionError("N probes did not decide")
 
 
+def test_twenty_callers_send_a_dead_target_no_more_than_its_probes():
+    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), jitter=0.0)))
+    stage.fail_until_open()
+    crowd = [stage.start(fail_fast=False) for _ in range(20)]
+    for trial in (1, 2, 3):
+        stage.pass_time(5.0)
+        sent = 0
+        while waiting := sending(crowd):
+            sent += 1
+            waiting[0].step(SERVER_ERROR).close()
+            stage.settle()
+        assert sent <= 3, f"in trial {trial}"
+        assert stage.lane.breaker.state is State.OPEN
+
+
 def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
     stage, crowd = half_open(1, 1)
     (hung,) = sending(crowd)
