@@ -42,7 +42,7 @@ FILES = (
     "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
     "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "line", "queueing", "cooldown", "saved",
     "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
-    "checks", "sizes", "policy", "trail", "automatic", "admission", "call", "engine",
+    "checks", "sizes", "policy", "presets", "trail", "automatic", "admission", "call", "engine",
     "plan", "fallback",
 )  # fmt: skip
 BESIDE = {
@@ -102,7 +102,12 @@ BESIDE = {
     "tally": ["config/test_mistakes.py", "laws/test_law_09_throttling_is_not_ill_health.py"],
     "gate": ["core/test_breaker.py"],
     "concurrency": ["core/test_call.py"],
-    "policy": ["config/test_mistakes.py", "config/test_describe.py", "core/test_presets.py"],
+    "policy": [
+        "config/test_mistakes.py",
+        "config/test_describe.py",
+        "core/test_presets.py",
+        "core/test_shadow.py",
+    ],
     "trail": [
         "core/test_plan.py",
         "core/test_call.py",
