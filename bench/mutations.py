@@ -42,7 +42,7 @@ FILES = (
     "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
     "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "line", "queueing", "cooldown", "saved",
     "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
-    "checks", "sizes", "policy", "presets", "trail", "automatic", "admission", "call", "engine",
+    "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "call", "engine",
     "plan", "fallback",
 )  # fmt: skip
 BESIDE = {
@@ -115,6 +115,7 @@ BESIDE = {
         "laws/test_law_01_gates_before_a_retry.py",
         "laws/test_law_17_fallbacks.py",
     ],
+    "tried": ["laws/test_law_18_errors_stay_themselves.py"],
     "plan": ["core/test_fallback.py", "laws/test_law_17_fallbacks.py"],
     "fallback": ["core/test_plan.py", "laws/test_law_17_fallbacks.py", "config/test_mistakes.py"],
     "automatic": [
