@@ -40,7 +40,7 @@ UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads 
 
 FILES = (
     "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
-    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "line", "queueing", "cooldown", "saved",
+    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
     "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
     "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "call", "engine",
     "plan", "fallback",
