@@ -45,7 +45,9 @@ def test_an_attempt_is_a_line_and_its_retry_belongs_to_it():
 
 def test_a_move_and_a_refusal_are_lines_too():
     history = [
-        RetryPlanned(3.0, 1, TARGET, 1, until=5.5, free=True),  # of an attempt that is not remembered
+        RetryPlanned(
+            3.0, 1, TARGET, 1, until=5.5, free=True
+        ),  # of an attempt that is not remembered
         FellBack(1.0, 1, TARGET, str(OTHER), Verdict.OVERLOADED),
         FallbackRefused(1.0, 1, TARGET, "cache", "nothing found"),
         CallRejected(1.0, 1, TARGET, "shed", "could not be served in time", None),
