@@ -40,9 +40,9 @@ UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads 
 
 FILES = (
     "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
-    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "line", "queueing", "cooldown", "saved",
+    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
     "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
-    "checks", "sizes", "policy", "trail", "automatic", "admission", "call", "engine",
+    "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "call", "engine",
     "plan", "fallback",
 )  # fmt: skip
 BESIDE = {
@@ -102,7 +102,12 @@ BESIDE = {
     "tally": ["config/test_mistakes.py", "laws/test_law_09_throttling_is_not_ill_health.py"],
     "gate": ["core/test_breaker.py"],
     "concurrency": ["core/test_call.py"],
-    "policy": ["config/test_mistakes.py", "config/test_describe.py", "core/test_presets.py"],
+    "policy": [
+        "config/test_mistakes.py",
+        "config/test_describe.py",
+        "core/test_presets.py",
+        "core/test_shadow.py",
+    ],
     "trail": [
         "core/test_plan.py",
         "core/test_call.py",
@@ -110,6 +115,7 @@ BESIDE = {
         "laws/test_law_01_gates_before_a_retry.py",
         "laws/test_law_17_fallbacks.py",
     ],
+    "tried": ["laws/test_law_18_errors_stay_themselves.py"],
     "plan": ["core/test_fallback.py", "laws/test_law_17_fallbacks.py"],
     "fallback": ["core/test_plan.py", "laws/test_law_17_fallbacks.py", "config/test_mistakes.py"],
     "automatic": [

@@ -37,6 +37,7 @@ from stormbreak.errors import ConfigurationError
 LEFT_OUT = {
     "call.EARLY": "of the clocks of event loops, which virtual time does not have",
     "fair.MANY": "of bookkeeping: when idle tenants are cleared away",
+    "heaviest.MANY": "of bookkeeping: when loads of before are cleared away",
     "queueing.ROUNDING": "of floating point",
     "trail.REMEMBERED": "of what a call can tell afterwards",
     "window.LONG_AGO": "no quantity",

@@ -114,6 +114,7 @@ def test_what_is_not_there_is_not_said_to_be():
     )
     for name in PRESETS:
         assert " 0 %" not in " ".join(account(PRESETS[name]))
+        assert "e+" not in " ".join(account(PRESETS[name]))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,8 @@ def test_counts_and_lists():
     assert quantities.times(1, "retry") == "1 retry"
     assert quantities.times(2, "retry") == "2 retries"
     assert quantities.times(1_000_000, "call") == "1,000,000 calls"
+    assert quantities.times(2e6, "token") == "2,000,000 tokens"
+    assert (quantities.plain(2**28), quantities.plain(0.1)) == ("268,435,456", "0.1")
     assert quantities.several([]) == "none"
     assert quantities.several([1, 2, 3]) == "1, 2 and 3"
 

@@ -1,9 +1,26 @@
+from dataclasses import replace
+
 import pytest
 
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.backoff import ProportionalJitter
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, for_batch, preset
+from stormbreak.core.presets import (
+    ARTICLE,
+    BATCH,
+    INTERACTIVE,
+    OFF,
+    body_defaults,
+    for_batch,
+    is_off,
+    preset,
+)
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
-from stormbreak.types import TREATMENTS, Tally, Verdict
+from stormbreak.types import TREATMENTS, Priority, Tally, Verdict
 
 
 def test_by_name():
@@ -15,6 +32,74 @@ def test_by_name():
 def test_an_unknown_name_is_told_with_those_that_exist():
     with pytest.raises(ConfigurationError, match="'speedy'; there are: interactive, batch"):
         preset("speedy")
+
+
+def test_the_default_is_for_people_who_wait():
+    spans = INTERACTIVE.deadline, INTERACTIVE.patience, INTERACTIVE.attempt_timeout
+    silence = INTERACTIVE.idle_timeout, INTERACTIVE.stall_timeout
+
+    assert (spans, silence) == ((600.0, 20.0, 600.0), (None, 120.0))
+    assert (INTERACTIVE.fail_fast, INTERACTIVE.cooldown, INTERACTIVE.learn_rate) == (
+        False,
+        True,
+        True,
+    )
+    assert INTERACTIVE.priority is Priority.INTERACTIVE
+    assert not INTERACTIVE.quota.acts
+
+
+def test_batch_is_the_same_without_a_deadline():
+    changed = {
+        "deadline": None,
+        "patience": None,
+        "priority": Priority.BATCH,
+        "quota": QuotaPolicy(learn=True),
+        "queue": replace(INTERACTIVE.queue, size=1_000_000),
+    }
+
+    assert replace(INTERACTIVE, **changed) == BATCH
+
+
+def test_the_article_has_exactly_its_numbers():
+    assert (ARTICLE.patience, ARTICLE.attempt_timeout, ARTICLE.fail_fast) == (300.0, 30.0, True)
+    assert ARTICLE.retry.attempts == 1 + 5
+    assert ARTICLE.retry.one_step_longer == (504,)
+    assert ARTICLE.retry.backoff == ProportionalJitter(
+        base=1.0, factor=2.0, cap=60.0, share=0.3, floor=0.1
+    )
+    assert ARTICLE.breaker == BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=5),
+        open_for=30.0,
+        jitter=0.0,
+        probes=3,
+        at_once=3,
+        close_at=0.5,
+        any_failure_reopens=True,
+    )
+    assert ARTICLE.failures == (Verdict.THROTTLED,)
+    assert ARTICLE.limit == FixedLimit(in_flight=10)
+    assert (ARTICLE.budget, ARTICLE.learn_rate) == (None, False)
+
+
+def test_only_the_article_has_words_for_bodies():
+    assert body_defaults(ARTICLE) == {"temperature": 0.7, "max_tokens": 1000}
+    assert body_defaults(INTERACTIVE) == {}
+
+
+def test_off_sends_once_and_holds_nothing():
+    spans = OFF.deadline, OFF.patience, OFF.attempt_timeout, OFF.stall_timeout
+
+    assert (OFF.retry.attempts, spans) == (1, (None, None, None, None))
+    assert (OFF.budget, OFF.breaker, OFF.learn_rate, OFF.quota.acts) == (None, None, False, False)
+    assert OFF.limit.ceiling >= 1_000_000_000
+
+
+def test_it_is_off_with_bounds_of_time_and_limits_beside_it_too():
+    bounded = {"deadline": 5.0, "attempt_timeout": 5.0, "idle_timeout": 5.0, "stall_timeout": 5.0}
+
+    assert is_off(replace(OFF, limit=AutomaticLimit(), quota=QuotaPolicy(rpm=60), **bounded))
+    assert not is_off(replace(OFF, patience=5.0))
+    assert not is_off(INTERACTIVE)
 
 
 def test_a_batch_waits_where_a_caller_fails():
@@ -37,6 +122,13 @@ def test_verdicts_may_be_counted_as_failures():
 def test_impossible_values_are_named(name):
     with pytest.raises(ConfigurationError, match=f"{name} must be positive, got 0"):
         Policy(**{name: 0})
+
+
+def test_so_are_numbers_that_nobody_means_and_words_for_a_priority():
+    with pytest.raises(ConfigurationError, match="patience must be at least 1e-06 and at most"):
+        Policy(patience=1e300)
+    with pytest.raises(ConfigurationError, match="priority must be a Priority, got 0"):
+        Policy(priority=0)
 
 
 def test_off_holds_nobody_back():

@@ -327,3 +327,14 @@ def test_the_utmost_values_are_possible_and_the_defaults():
     assert QueuePolicy() == QueuePolicy(
         size=10_000, longest_pause=900.0, least_share=0.05, weights={}
     )
+
+
+def test_a_tenant_that_has_come_to_have_the_most_is_the_next_to_make_room():
+    queue = queue_of(ticket(0, tenant="a"), ticket(1, tenant="a"), ticket(2, tenant="b"))
+    newcomer = Call(9, TARGET, tenant="new")
+    assert queue.displaced_by(newcomer, stands=False).call.tenant == "a"
+    more = [ticket(number, tenant="b") for number in (3, 4)]
+    for one in more:
+        queue.push(one)
+
+    assert queue.displaced_by(newcomer, stands=False) is more[1]

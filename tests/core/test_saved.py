@@ -164,6 +164,10 @@ GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
     [
         ("state", "half_open", "state must be one of closed, open, isolated, got 'half_open'"),
         ("state", [], r"state must be one of closed, open, isolated, got \[\]"),
+        ("state", 999 * "x", f"isolated, got '{59 * 'x'}[.]{{3}}$"),
+        pytest.param(
+            "state", 10**5000, "isolated, got a number of thousands of digits$", id="a digit state"
+        ),
         ("open_left", -1, "open_left must not be negative, got -1"),
         ("open_left", nan, "open_left must be a finite number, got nan"),
         ("open_left", 1e300, "open_left must be at most 31622400 s, got 1e\\+300"),

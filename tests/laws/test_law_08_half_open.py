@@ -80,6 +80,21 @@ def test_decided_as_soon_as_the_outcome_is_certain_and_not_before(
     raise AssertionError("N probes did not decide")
 
 
+def test_twenty_callers_send_a_dead_target_no_more_than_its_probes():
+    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), jitter=0.0)))
+    stage.fail_until_open()
+    crowd = [stage.start(fail_fast=False) for _ in range(20)]
+    for trial in (1, 2, 3):
+        stage.pass_time(5.0)
+        sent = 0
+        while waiting := sending(crowd):
+            sent += 1
+            waiting[0].step(SERVER_ERROR).close()
+            stage.settle()
+        assert sent <= 3, f"in trial {trial}"
+        assert stage.lane.breaker.state is State.OPEN
+
+
 def test_a_hung_probe_holds_the_circuit_for_its_lease_only():
     stage, crowd = half_open(1, 1)
     (hung,) = sending(crowd)
@@ -125,21 +140,29 @@ def test_a_target_that_is_well_is_let_back_in_however_slow_it_is(
 
 @given(late=st.lists(st.booleans(), max_size=10))
 def test_late_results_move_nothing(late):
-    """Attempts that left while closed come back when the circuit is open and half-open."""
-    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0)
+    """Attempts that left while closed come back when the circuit is open, half-open, and closed again."""
+    breaker = BreakerPolicy(
+        trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+    )
     stage = Stage(policy(breaker=breaker))
     old = [stage.start() for _ in late]
     stage.fail_until_open()
     epoch = stage.lane.breaker._epoch
-    for run, well in zip(old[::2], late[::2], strict=True):
-        run.step(OK if well else SERVER_ERROR).close()
+
+    def come_back(place):
+        for run, well in zip(old[place::3], late[place::3], strict=True):
+            run.step(OK if well else SERVER_ERROR).close()
+
+    come_back(0)
     assert (stage.lane.breaker.state, stage.lane.breaker._epoch) == (State.OPEN, epoch)
     stage.pass_time(5.0)
-    stage.start()
-    for run, well in zip(old[1::2], late[1::2], strict=True):
-        run.step(OK if well else SERVER_ERROR).close()
+    probe = stage.start()
+    come_back(1)
     trial = stage.lane.breaker.trial
     assert (trial.succeeded, trial.failed, len(trial.probes)) == (0, 0, 1)
+    probe.step(OK)
+    come_back(2)
+    assert stage.lane.breaker.state is State.CLOSED
 
 
 @given(cancelled=st.integers(1, 19))
@@ -209,3 +232,18 @@ def test_probes_of_a_trial_that_is_over_move_nothing(late):
 
     assert stage.lane.breaker.state is State.OPEN
     assert stage.lane.breaker.until == stage.now + 5.0
+
+
+@given(late=st.lists(st.booleans(), min_size=1, max_size=5))
+def test_probes_of_a_trial_move_nothing_in_the_next(late):
+    """All probes of the first trial hang beyond its end; some come back during the second."""
+    stage, _ = half_open(5, 5, crowd=10, longest_half_open=20.0)
+    hung = [run for run in stage.runs if run.sending]
+    stage.pass_time(25.0)  # the rest of the trial, and the open time after it
+    trial = stage.lane.breaker.trial
+    assert len(trial.probes) == 5
+    for run, well in zip(hung, late, strict=False):
+        run.step(OK if well else SERVER_ERROR).close()
+
+    assert stage.lane.breaker.trial is trial
+    assert (trial.succeeded, trial.failed, len(trial.probes)) == (0, 0, 5)

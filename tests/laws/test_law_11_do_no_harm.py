@@ -90,7 +90,7 @@ def test_it_grows_again_with_what_is_served():
     assert limits[59] > 10  # it grew again
 
 
-def test_whoever_waits_is_let_go_by_the_fade_alone():
+def test_an_answer_lets_go_whoever_waits():
     stage = scene()
     for _ in range(5):
         stage.start().step(SERVER_ERROR)
@@ -101,5 +101,23 @@ def test_whoever_waits_is_let_go_by_the_fade_alone():
     assert late.queued
     hung[0].step(OK)
     stage.settle()
+
+    assert late.sending
+
+
+def test_whoever_waits_is_let_go_by_the_fade_alone():
+    """The limit is full of attempts that all hang; nothing but time passes."""
+    stage = scene()
+    for _ in range(3):
+        served = [stage.start() for _ in range(60)]
+        stage.tick(1.0)
+        for run in served:
+            run.step(OK)
+    while stage.lane.slots.limit >= 256:
+        stage.start().step(SERVER_ERROR)
+    stage.tick(5.5)  # the hold is over, and the fade has begun
+    while not (late := stage.start()).queued:
+        pass
+    stage.pass_time(0.9)
 
     assert late.sending

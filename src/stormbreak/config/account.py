@@ -61,11 +61,11 @@ _SAID: Mapping[str, Any] = MappingProxyType(
         "times": quantities.times,
         "several": lambda value, _: quantities.several(value),
         "word": lambda value, _: word_for(value),
-        "plain": lambda value, _: f"{value:g}",
+        "plain": lambda value, _: quantities.plain(value),
         "name": lambda value, _: value,
         "parts": lambda value, none: "\n".join(told(part) for part in value) or none,
         "weights": lambda value, _: quantities.several(
-            f"{tenant} {weight:g}" for tenant, weight in value.items()
+            f"{tenant} {quantities.plain(weight)}" for tenant, weight in value.items()
         ),
     }
 )

@@ -36,8 +36,13 @@ def times(count: float, name: str) -> str:
     """Say how many: "1 minute", "3 minutes"."""
     if count == 1:
         return f"1 {name}"
-    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    number = plain(count)
     return f"{number} {name[:-1]}ies" if name.endswith("ry") else f"{number} {name}s"
+
+
+def plain(number: float) -> str:
+    """Say a number: "268,435,456" if it is whole, "0.1" if not."""
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def several(items: Iterable[object]) -> str:

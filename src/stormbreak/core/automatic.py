@@ -3,8 +3,9 @@
 Without evidence of congestion it does not bind, up to a ceiling: a calm burst from idle is sent at once, and
 long and short answers side by side are no congestion. With evidence (`evidence`), the limit is a little above
 what was just proven to be served (`proven`), less so while answers are late, and not below the floor of the
-`guard`. After the last evidence it is held for `HOLD` seconds, then doubles every `DOUBLING`, and after `FADE` it
-is gone. It is at least 1 and can always grow again.
+`guard`. For `HOLD` seconds after the last evidence it goes on following what is proven, so in silence it falls. Then it
+doubles every `DOUBLING`, from what it was when that evidence came (or from what is proven by now, where that is
+more): silence has proven nothing. After `FADE` it is gone. It is at least 1 and can always grow again.
 
 Attempts that stream tell more than others: when they begin to put out. They and the others have baselines of
 their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for

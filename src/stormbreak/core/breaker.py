@@ -35,7 +35,7 @@ from stormbreak.core.trial import Decision, Probe, Trial
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 LONGEST_NAMED = 900.0
-"""Seconds that a server may keep a circuit open, at the most."""
+"""Seconds that count of a time named by a server, at the most; then it is spread."""
 
 Pass: TypeAlias = tuple[int, float, int]  # epoch, time it left, number in the cold start
 BreakerToken: TypeAlias = Pass | Probe

@@ -10,8 +10,8 @@ no earlier than the one that was told to wait, and was served, lifts the cooldow
 still waits (its retry obeys by itself). Without this, a provider that turns away three in ten at random
 would be approached by one call at a time.
 
-Nor can one answer close the target for longer than `longest`: the call that was told ends with its own time,
-the others come back then, a few at first, and are told again if it was meant.
+Nor can one answer close the target for longer than `longest`, and its spread: the call that was told ends with its own
+time, the others come back then, a few at first, and are told again if it was meant.
 """
 
 from collections.abc import Callable, Mapping

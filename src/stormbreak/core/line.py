@@ -8,18 +8,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
 from stormbreak.core.fair import FairShares
+from stormbreak.core.heaviest import Heaviest
 from stormbreak.core.ticket import Ticket
 
 
 class Line:
     """Tickets by tenant. `credit` belongs to the queue."""
 
-    __slots__ = ("_all", "_by_tenant", "_shares", "credit")
+    __slots__ = ("_all", "_by_tenant", "_heaviest", "_shares", "credit")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._all: OrderedDict[Ticket, None] = OrderedDict()
         self._by_tenant: dict[str, OrderedDict[Ticket, None]] = {}
         self._shares = FairShares(weights)
+        self._heaviest = Heaviest(self._by_tenant.keys(), self.load_of)
         self.credit = 0.0
 
     def __len__(self) -> int:
@@ -41,6 +43,7 @@ class Line:
             self._shares.enter(tenant)
         calls[ticket] = None
         self._all[ticket] = None
+        self._heaviest.grew(tenant)
 
     def peek(self, *, newest_first: bool) -> Ticket:
         """Who is next: the oldest, or the newest, of the tenant whose turn it is."""
@@ -79,8 +82,8 @@ class Line:
         return (len(self._by_tenant.get(tenant, ())) + more) / self._shares.weight(tenant)
 
     def heaviest(self) -> str:
-        """The tenant that has the most waiting, by its weight. Looks at each tenant."""
-        return max(self._by_tenant, key=self.load_of)
+        """The tenant that has the most waiting, by its weight. Somebody must wait."""
+        return self._heaviest.find()
 
     def last_of(self, tenant: str, *, newest_first: bool) -> Ticket:
         """Whom of a tenant's calls it would be the turn of last."""

@@ -22,7 +22,7 @@ class RetryPolicy:
 
     `min_useful` seconds must be left for an attempt to be worth sending. A wait named by the server beyond
     `longest_wait` ends the call, which then says when to come back; other calls to that target are kept away
-    for no more than `longest_wait`. A named time of t seconds becomes anything within [t, (1 + spread) t].
+    as if `longest_wait` had been named. A named time of t seconds becomes anything within [t, (1 + spread) t].
     After a status in `one_step_longer` the backoff is that of one retry more.
     """
 

@@ -55,7 +55,7 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
     state = values.get("state")
     known = ", ".join(KEPT)
     if state not in [kept.value for kept in KEPT]:
-        raise ConfigurationError(f"state must be one of {known}, got {state!r}")
+        raise ConfigurationError(f"state must be one of {known}, got {_quoted(state)}")
     return Saved(
         state=State(state),
         open_left=_bounded(values, "open_left"),

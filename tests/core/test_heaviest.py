@@ -1,0 +1,102 @@
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.core.heaviest import MANY, Heaviest
+
+TENANTS = st.sampled_from(["", "a", "b", "big", "small"])
+WEIGHTS = {"big": 3.0, "small": 0.5}
+
+
+class Crowd:
+    """Who waits, and how often a load was looked at."""
+
+    def __init__(self):
+        self.calls = Counter()
+        self.looks = 0
+        self.heaviest = Heaviest(self.calls.keys(), self.load_of)
+
+    def load_of(self, tenant):
+        self.looks += 1
+        return self.calls.get(tenant, 0) / WEIGHTS.get(tenant, 1.0)
+
+    def come(self, tenant):
+        self.calls[tenant] += 1
+        self.heaviest.grew(tenant)
+
+    def go(self, tenant):
+        self.calls[tenant] -= 1
+        if not self.calls[tenant]:
+            del self.calls[tenant]
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from(["come", "go", "find"]), TENANTS)))
+def test_it_is_the_one_with_the_most(steps):
+    crowd = Crowd()
+    for step, tenant in steps:
+        if step == "come":
+            crowd.come(tenant)
+        elif step == "go" and tenant in crowd.calls:
+            crowd.go(tenant)
+        elif step == "find" and crowd.calls:
+            assert crowd.load_of(crowd.heaviest.find()) == max(map(crowd.load_of, crowd.calls))
+
+
+def test_of_two_it_is_the_one_that_had_as_much_first():
+    crowd = Crowd()
+    for tenant in ("b", "a"):
+        crowd.come(tenant)
+    assert crowd.heaviest.find() == "b"
+    for tenant in ("a", "b"):
+        crowd.come(tenant)
+    assert crowd.heaviest.find() == "a"
+
+
+def test_one_that_shrank_is_put_back_where_it_belongs():
+    crowd = Crowd()
+    for tenant in ("a", "a", "a", "b", "b"):
+        crowd.come(tenant)
+    assert crowd.heaviest.find() == "a"
+    crowd.go("a")
+    crowd.go("a")
+    assert crowd.heaviest.find() == "b"
+    crowd.go("b")
+    crowd.go("b")
+    assert crowd.heaviest.find() == "a"
+
+
+def test_a_full_queue_does_not_look_at_each_of_thousands():
+    crowd = Crowd()
+    for number in range(5_000):
+        crowd.come(str(number))
+    crowd.heaviest.find()
+    crowd.looks = 0
+    for number in range(100):
+        crowd.come(str(number))
+        crowd.go(crowd.heaviest.find())
+
+    assert crowd.looks <= 5 * 100
+
+
+def test_while_nobody_asks_loads_are_not_kept_without_end():
+    crowd = Crowd()
+    for _ in range(3):
+        crowd.come("a")
+    assert crowd.heaviest.find() == "a"
+    for _ in range(1_000):
+        crowd.come("b")
+        crowd.go("b")
+        assert len(crowd.heaviest._heap or ()) <= MANY + 2 * 3
+    for _ in range(4):
+        crowd.come("b")
+    assert crowd.heaviest.find() == "b"
+
+
+def test_the_heap_is_made_anew_without_losing_anybody():
+    crowd = Crowd()
+    crowd.come("a")
+    crowd.heaviest.find()
+    for number in range(2 * MANY):
+        crowd.come("b")
+        assert crowd.heaviest.find() == ("a" if number == 0 else "b")
