@@ -35,15 +35,25 @@ from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 
 LEFT_OUT = {
-    "call.EARLY": "of the clocks of event loops, which virtual time does not have",
+    "attempt.EARLY": "of the clocks of event loops, which virtual time does not have",
     "fair.MANY": "of bookkeeping: when idle tenants are cleared away",
+    "hedge.ENOUGH": "of hedges, which are off",
+    "hedge.FRESH": "of hedges, which are off",
+    "hedge.KEPT": "of hedges, which are off",
     "heaviest.MANY": "of bookkeeping: when loads of before are cleared away",
     "queueing.ROUNDING": "of floating point",
     "trail.REMEMBERED": "of what a call can tell afterwards",
     "window.LONG_AGO": "no quantity",
 }
-SCENARIOS_OWN = {"deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"}
-"""Parameters that the load of a scenario replaces, or that no simulation has."""
+SCENARIOS_OWN = {
+    "deadline",
+    "patience",
+    "attempt_timeout",
+    "idle_timeout",
+    "stall_timeout",
+    "share",
+}
+"""Parameters that the load of a scenario replaces, or that have no place in a simulation."""
 
 TOGETHER = {
     "breaker.jitter": (0.25, 0.95),  # must stay below 1
