@@ -65,7 +65,11 @@ def test_who_is_further_back_has_a_later_turn():
     [
         (200.0, 30.0, 170.0),  # what is given back is given back, however much is owed
         (200.0, 150.0, 50.0),
-        (200.0, -30.0, 200.0),  # a debt is not made longer than the latest, nor what was owed shorter
+        (
+            200.0,
+            -30.0,
+            200.0,
+        ),  # a debt is not made longer than the latest, nor what was owed shorter
         (20.0, -30.0, 50.0),
         (20.0, -1000.0, 100.0),
     ],
