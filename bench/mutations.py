@@ -100,6 +100,7 @@ BESIDE = {
         "drivers/test_threads.py",
     ],
     "tally": ["config/test_mistakes.py", "laws/test_law_09_throttling_is_not_ill_health.py"],
+    "saved": ["http/test_by_hand.py"],
     "gate": ["core/test_breaker.py"],
     "concurrency": ["core/test_call.py"],
     "policy": [
@@ -139,6 +140,7 @@ BESIDE = {
     "call": [
         "core/test_shadow.py",
         "laws/test_law_01_gates_before_a_retry.py",
+        "laws/test_law_05_marked_retries.py",
         "laws/test_law_04_never_before_the_named_time.py",
         "laws/test_law_06_one_deadline_and_patience.py",
         "laws/test_law_16_no_retry_after_the_first_output.py",

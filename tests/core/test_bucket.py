@@ -60,6 +60,28 @@ def test_who_is_further_back_has_a_later_turn():
     assert [bucket.turn_at(ahead) for ahead in (0, 1, 4)] == pytest.approx([100.5, 101.0, 102.5])
 
 
+@pytest.mark.parametrize(
+    ("owed", "amount", "left"),
+    [
+        (200.0, 30.0, 170.0),  # what is given back is given back, however much is owed
+        (200.0, 150.0, 50.0),
+        (
+            200.0,
+            -30.0,
+            200.0,
+        ),  # a debt is not made longer than the latest, nor what was owed shorter
+        (20.0, -30.0, 50.0),
+        (20.0, -1000.0, 100.0),
+    ],
+)
+def test_a_debt_is_bounded_and_what_comes_back_is_not(owed, amount, left):
+    bucket = Bucket(rate=1.0, depth=1.0)
+    bucket.take(owed, 1000.0)
+    bucket.settle(amount, latest=1100.0)
+
+    assert bucket.ready_at(1) == pytest.approx(1000.0 + left)
+
+
 def test_a_full_bucket_gains_nothing():
     bucket = Bucket(rate=1.0, depth=5.0)
     bucket.take(1, 100.0)

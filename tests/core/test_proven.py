@@ -44,6 +44,16 @@ def test_by_first_but_for_the_last_two_seconds_it_can_be_forgotten():
     assert proven.at(14.0) == 1
 
 
+def test_by_first_nothing_is_left_of_what_is_forgotten():
+    proven = ProvenByFirst()
+    proven.first(0.0)
+    proven.ended(0.5)
+    assert proven.at(3.0) == 1
+    proven.forget(3.0)
+
+    assert proven.at(3.0) == 0
+
+
 def test_by_first_what_goes_on_serving_stays_proven():
     proven = ProvenByFirst()
     proven.first(0.0)

@@ -19,6 +19,7 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.errors import ConfigurationError
 from stormbreak.events import WouldHave
 from stormbreak.types import Call, Outcome, Verdict
 
@@ -65,6 +66,13 @@ def test_who_would_wait_for_the_circuit_is_not_refused():
         once(stage, outcome)
 
     assert would(stage)[-1] == ("breaker", "wait", 110.0)
+
+
+def test_what_cannot_count_cannot_in_the_shadow_either():
+    with pytest.raises(ConfigurationError, match="failures must name only verdicts that can count"):
+        ShadowPolicy(failures=(Verdict.OK,))
+    with pytest.raises(ConfigurationError, match="uncounted must name none of failures"):
+        ShadowPolicy(failures=(Verdict.AUTH,), uncounted=(Verdict.AUTH,))
 
 
 def test_an_open_circuit_learns_from_its_probes_alone():

@@ -222,6 +222,27 @@ def test_whether_it_is_tokens_alone_that_lack(learn, usual, told, lacks):
     assert gate.is_what_lacks(outcome) is lacks
 
 
+@pytest.mark.parametrize(
+    ("remaining", "lacks"), [(1_900, True), (1_899, False), (None, False), (0, False)]
+)
+def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lacks):
+    """From 2,000 by one answer of 1,000."""
+    gate = quota(learn=True)
+    usually(gate, 2_000)
+    usually(gate, 1_000)
+    told = TOKENS_LACK._replace(tokens=Allowance(10_000, remaining, 48.0))
+
+    assert gate.is_what_lacks(THROTTLED._replace(told=told)) is lacks
+
+
+def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
+    gate = quota(learn=True)
+    usually(gate, 1)
+    told = TOKENS_LACK._replace(tokens=Allowance(10_000, None, 48.0))
+
+    assert gate.is_what_lacks(THROTTLED._replace(told=told)) is False
+
+
 def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
     stage = Stage(policy(quota=QuotaPolicy(learn=True), retry=RetryPolicy(attempts=2)))
     stage.start(tokens=10).step(OK)

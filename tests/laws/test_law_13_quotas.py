@@ -126,6 +126,15 @@ def test_usage_lets_the_next_one_leave_in_the_same_step():
     assert second.sending
 
 
+def test_the_rest_is_refunded_however_long_the_reservations_hold():
+    """An hour's tokens may leave at once, which is longer than any wait may be."""
+    stage = scene(tpm=6000, burst=3600)
+    for run in [stage.start(tokens=1000) for _ in range(360)]:
+        run.step(OK._replace(used=10))
+
+    assert [stage.start(tokens=1000).sending for _ in range(350)] == [True] * 350
+
+
 @pytest.mark.parametrize("outcome", [THROTTLED, SERVER_ERROR, UNCONNECTED])
 def test_tokens_of_what_was_not_served_come_back(outcome):
     stage = scene(tpm=6000, burst=10)

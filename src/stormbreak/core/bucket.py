@@ -49,7 +49,7 @@ class Bucket:
         The debt that makes is paid off at `latest`, whatever it is: one wrong count closes nothing for ever.
         """
         full_at = self._full_at - amount * self._seconds
-        self._full_at = full_at if full_at <= latest else max(self._full_at, latest)
+        self._full_at = min(full_at, max(self._full_at, latest))
 
     def refund(self, amount: float, receipt: float, now: float) -> None:
         """Give back an amount that was taken for nothing, as far as its time has not gone by.
