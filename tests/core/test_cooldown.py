@@ -1,16 +1,17 @@
 from math import inf
 
 import pytest
-from stage import OK, SERVER_ERROR, THROTTLED, told
+from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
 
 from stormbreak.core.cooldown import Cooldown, Pace
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import CANCELLED, TREATMENTS, Verdict
 
 
 class Rest:
-    def __init__(self):
+    def __init__(self, **values):
         self.told = []
-        self.cooldown = Cooldown(TREATMENTS, self.on_change, longest=900.0)
+        self.cooldown = Cooldown(TREATMENTS, self.on_change, longest=900.0, **values)
 
     def on_change(self, *, now, until):
         self.told.append((now, until))
@@ -26,6 +27,16 @@ def test_open_until_told():
 
     assert rest.cooldown.ready_at(1.0) == -inf
     assert rest.told == []
+
+
+def test_it_is_stretched_as_the_policy_says():
+    rest = Rest(spread=0.0)
+    rest.answer(told(10.0), left=0.0, now=1.0, chance=1.0)
+    assert rest.cooldown.ready_at(1.0) == 11.0
+
+    stage = Stage(policy(retry=RetryPolicy(spread=0.0)), chance=1.0)
+    stage.start(most=1).step(told(10.0))
+    assert stage.lane.cooldown.until == stage.now + 10.0
 
 
 @pytest.mark.parametrize(("chance", "until"), [(0.0, 11.0), (0.5, 13.5), (1.0, 16.0)])

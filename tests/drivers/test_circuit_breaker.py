@@ -335,3 +335,10 @@ def test_threads_share_the_probes():
         thread.join(10)
 
     assert (len(passed), len(rejected), circuit.state) == (2, 6, State.CLOSED)
+
+
+def test_numbers_that_nothing_sensible_comes_of_are_refused():
+    with pytest.raises(
+        ConfigurationError, match=r"open_for must be at least 1e-06 and at most 1e\+12"
+    ):
+        CircuitBreaker(BreakerPolicy(open_for=1e308))

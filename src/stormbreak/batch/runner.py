@@ -74,7 +74,9 @@ class Runner:
         self.rows = rows
         self.journal = journal
         self.counts = Counts()
-        self.schedule = Schedule(journal.left(), once=is_off(client.policy))
+        self.schedule = Schedule(
+            journal.left(), once=is_off(client.policy), spread=client.policy.retry.spread
+        )
         self.refused_by: Verdict | None = None
         self.width = width
         self._grace = grace

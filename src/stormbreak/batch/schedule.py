@@ -68,10 +68,12 @@ class Schedule:
         *,
         held_back: int = HELD_BACK,
         once: bool = False,
+        spread: float = SPREAD,
     ) -> None:
         self._pending = pending
         self._held_back = held_back
         self._once = once
+        self._spread = spread
         self._later: list[tuple[float, int, Turn]] = []
         self._drained = False
         self._scouts_out = 0
@@ -164,5 +166,5 @@ class Schedule:
 
     def _pause(self, ended: Ended, rounds: int, now: float, uniform: float) -> float:
         if ended.retry_at is not None and ended.retry_at > now:
-            return (ended.retry_at - now) * (1 + SPREAD * uniform)
+            return (ended.retry_at - now) * (1 + self._spread * uniform)
         return max(_LEAST, _BACKOFF.delay(rounds + 1, uniform))

@@ -94,7 +94,10 @@ def _own(storm: Scenario, scenario: str) -> Contender:
 
 
 def _names(compare: str) -> list[str]:
-    return [name.strip() for name in compare.split(",") if name.strip()]
+    names = [name.strip() for name in compare.split(",") if name.strip()]
+    if compare and not names:
+        raise click.UsageError(f"--compare names no policy, got {compare!r}")
+    return names
 
 
 def _simulate(

@@ -57,15 +57,22 @@ class Breaker:
 
     __slots__ = (
         "_at_rest", "_cold", "_counts", "_epoch", "_named_until", "_on_change", "_open_for", "_policy",
-        "_treatments", "_trip", "_uniform", "state", "trial", "trips", "until",
+        "_spread", "_treatments", "_trip", "_uniform", "state", "trial", "trips", "until",
     )  # fmt: skip
     name = "breaker"
     minds_success = True
 
     def __init__(
-        self, policy: BreakerPolicy, treatments: Mapping[Verdict, Treatment], on_change: OnChange
+        self,
+        policy: BreakerPolicy,
+        treatments: Mapping[Verdict, Treatment],
+        on_change: OnChange,
+        *,
+        spread: float = SPREAD,
     ) -> None:
+        """A time that a failure named is stretched by up to `spread` of itself."""
         self._policy = policy
+        self._spread = spread
         self._treatments = treatments
         self._on_change = on_change
         self._trip = policy.trip.machine()
@@ -177,7 +184,7 @@ class Breaker:
     def _open_until(self, at: float, seconds: float, uniform: float) -> float:
         until = at + seconds * (1 + self._policy.jitter * (2 * uniform - 1))
         named = self._named_until - at
-        return max(until, at + named * (1 + SPREAD * uniform)) if named > 0 else until
+        return max(until, at + named * (1 + self._spread * uniform)) if named > 0 else until
 
     def _after_trial(self, trial: Trial) -> float:
         """The open time after a trial without a decision: that nothing was told is no sign of illness."""
@@ -217,7 +224,7 @@ class Breaker:
         if saved.state is State.OPEN and self._policy.mode is Mode.NORMAL:
             policy = self._policy
             self._open_for = min(max(saved.open_for, policy.open_for), self._most())
-            named = LONGEST_NAMED * (1 + SPREAD) if policy.heed_server else 0.0
+            named = LONGEST_NAMED * (1 + self._spread) if policy.heed_server else 0.0
             longest = max(self._most() * (1 + policy.jitter), named)
             self.until = now + min(max(0.0, saved.open_left - elapsed), longest)
             self._move(State.OPEN, now)

@@ -21,7 +21,7 @@ from stormbreak.core.gate import OPEN
 from stormbreak.types import Outcome, Treatment, Verdict
 
 SPREAD = 0.5
-"""A named time t becomes anything within [t, (1 + SPREAD) t]."""
+"""A named time t becomes anything within [t, (1 + SPREAD) t], where nothing else is said."""
 
 
 SMALLEST_GROUP = 4
@@ -39,7 +39,7 @@ class OnCooldown(Protocol):
 class Cooldown:
     """The gate that keeps calls away until a named time. The token is the time an attempt left."""
 
-    __slots__ = ("_longest", "_on_change", "_spared", "_told_at", "_treatments", "until")
+    __slots__ = ("_longest", "_on_change", "_spared", "_spread", "_told_at", "_treatments", "until")
     name = "cooldown"
     minds_success = True
 
@@ -49,10 +49,12 @@ class Cooldown:
         on_change: OnCooldown,
         *,
         longest: float,
+        spread: float = SPREAD,
         spared: Callable[[Outcome, float], bool] = lambda *_: False,
     ) -> None:
         """`spared(outcome, now)` says that only the call that was told has to wait."""
         self._spared = spared
+        self._spread = spread
         self._longest = longest
         self._treatments = treatments
         self._on_change = on_change
@@ -79,7 +81,7 @@ class Cooldown:
         self._told_at = max(self._told_at, token)
         wait = min(wait, self._longest)
         if self.until < now + wait:
-            self.until = now + wait * (1 + SPREAD * uniform)
+            self.until = now + wait * (1 + self._spread * uniform)
             self._on_change(now=now, until=self.until)
 
     def lift(self, now: float) -> None:

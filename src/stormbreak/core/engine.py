@@ -68,6 +68,7 @@ class Lane:
             engine.treatments,
             self._on_cooldown,
             longest=policy.retry.longest_wait,
+            spread=policy.retry.spread,
             spared=self._is_spared,
         )
         self.rate = LearnedRate(on_lot=self.cooldown.lift) if policy.learn_rate else None
@@ -134,7 +135,8 @@ class Lane:
         return shut + (self.slots.in_flight + self.admission.queued) / max(1, self.slots.limit)
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
-        return Breaker(policy, self._engine.treatments, self._on_circuit)
+        spread = self._engine.policy.retry.spread
+        return Breaker(policy, self._engine.treatments, self._on_circuit, spread=spread)
 
     def _quotas(self) -> Iterator[Quota]:
         for quota in (self.quota, None if self.shadow is None else self.shadow.quota):
@@ -150,7 +152,7 @@ class Lane:
             tallied(failures, uncounted),
             self._on_shadow,
             fail_fast=real.fail_fast if policy.fail_fast is None else policy.fail_fast,
-            longest=real.retry.longest_wait,
+            retry=real.retry,
             share=real.share,
             paused=lambda now: self.cooldown.until > now,
             budget=self._engine.shadow_budget,

@@ -82,10 +82,10 @@ class ShadowGate:
         fail_fast: bool,
         paused: Callable[[float], bool],
         budget: Budget | None,
-        longest: float,
+        retry: RetryPolicy,
         share: float = 1.0,
     ) -> None:
-        """`paused`, `longest` and `share` as for the real limits; `budget` is the shadow's own, of all targets."""
+        """`paused`, `retry` and `share` as for the real gates; `budget` is the shadow's own, of all targets."""
         self.counts: Counter[str] = Counter()
         self.budget = budget
         self.slots: Limiter | None = None
@@ -97,13 +97,15 @@ class ShadowGate:
         if policy.learn_rate:
             self._gates.append(LearnedRate())
         if policy.quota is not None:
-            self.quota = Quota(policy.quota, longest=longest, share=share)
+            self.quota = Quota(policy.quota, longest=retry.longest_wait, share=share)
             self._gates.append(self.quota)
         if policy.limit is not None:
             self.slots = limiter(policy.limit, paused=paused, share=share)
             self._gates.append(self.slots)
         if policy.breaker is not None:
-            self.breaker = Breaker(policy.breaker, treatments, self._on_circuit)
+            self.breaker = Breaker(
+                policy.breaker, treatments, self._on_circuit, spread=retry.spread
+            )
             self._gates.append(self.breaker)
 
     def ready_at(self, now: float) -> float:  # noqa: ARG002

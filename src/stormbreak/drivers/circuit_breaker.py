@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 from stormbreak.core.breaker import Breaker, BreakerToken
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.saved import read_saved, span_in
+from stormbreak.core.sizes import check_sizes
 from stormbreak.drivers.judge import OK, Judge
 from stormbreak.drivers.turns import Turns
 from stormbreak.errors import CircuitOpenError
@@ -56,6 +57,7 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
         self._wall_clock = wall_clock
         self._chance = chance
         self._policy = policy or BreakerPolicy()
+        check_sizes(self._policy)
         super().__init__()
 
     def _begin(self) -> None:
