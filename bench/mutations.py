@@ -42,8 +42,8 @@ FILES = (
     "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
     "circuit", "coldstart", "told", "bucket", "weighed", "quota", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
     "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
-    "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "call", "engine",
-    "plan", "fallback",
+    "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "attempt", "race",
+    "hedge", "call", "engine", "plan", "fallback",
 )  # fmt: skip
 BESIDE = {
     "budget": ["laws/test_law_14_retry_budget.py"],
@@ -137,7 +137,19 @@ BESIDE = {
         "laws/test_law_16_no_retry_after_the_first_output.py",
         "drivers/test_first_output.py",
     ],
+    "hedge": ["core/test_race.py"],
+    "attempt": [
+        "core/test_call.py",
+        "core/test_race.py",
+        "core/test_engine.py",
+        "laws/test_law_01_gates_before_a_retry.py",
+        "laws/test_law_05_marked_retries.py",
+        "laws/test_law_06_one_deadline_and_patience.py",
+        "laws/test_law_16_no_retry_after_the_first_output.py",
+        "laws/test_law_17_fallbacks.py",
+    ],
     "call": [
+        "core/test_race.py",
         "core/test_shadow.py",
         "laws/test_law_01_gates_before_a_retry.py",
         "laws/test_law_05_marked_retries.py",

@@ -38,7 +38,6 @@ LEFT_OUT = {
     "attempt.EARLY": "of the clocks of event loops, which virtual time does not have",
     "fair.MANY": "of bookkeeping: when idle tenants are cleared away",
     "hedge.ENOUGH": "of hedges, which are off",
-    "hedge.FRESH": "of hedges, which are off",
     "hedge.KEPT": "of hedges, which are off",
     "heaviest.MANY": "of bookkeeping: when loads of before are cleared away",
     "queueing.ROUNDING": "of floating point",

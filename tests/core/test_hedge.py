@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from stormbreak.core.hedge import ENOUGH, FRESH, KEPT, HedgePolicy, Hedging
+from stormbreak.core.hedge import ENOUGH, KEPT, HedgePolicy, Hedging
 from stormbreak.errors import ConfigurationError
 
 
@@ -55,15 +55,18 @@ def test_what_is_long_ago_is_forgotten():
     assert hedging.delay(begins=False) == 1.0
 
 
-def test_an_opinion_is_formed_anew_after_a_few_attempts():
+def test_an_opinion_follows_what_is_new():
     hedging = taught(HedgePolicy(percentile=0.5), [1.0] * ENOUGH)
     assert hedging.delay(begins=False) == 1.0
-    taken = 0
-    while hedging.delay(begins=False) == 1.0:
+    for _ in range(ENOUGH):
         hedging.took(5.0, begins=False)
-        taken += 1
 
-    assert ENOUGH <= taken < ENOUGH + FRESH
+    assert hedging.delay(begins=False) == 5.0
+
+
+def test_the_numbers():
+    assert (ENOUGH, KEPT) == (20, 128)
+    assert HedgePolicy() == HedgePolicy(after=None, percentile=0.95, most=1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Races: an attempt that takes long gets another beside it, and the first answer counts."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
@@ -11,6 +12,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Lane
 from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.permit import Permit
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Returned, Sent
@@ -332,3 +334,43 @@ def test_without_a_policy_for_it_nobody_races():
     stage = Stage(replace(scene().engine.policy, hedge=None))
 
     assert stage.start(races=True).sending
+
+
+@pytest.mark.parametrize(
+    ("call", "begins"),
+    [({}, False), ({"streams": True}, True), ({"delivers": True}, True)],
+)
+def test_times_are_those_of_first_outputs_where_those_are_told(call, begins):
+    stage = scene(hedge=HedgePolicy())
+    for _ in range(20):
+        run = stage.start(races=True, **call)
+        stage.now += 0.25
+        if begins:
+            run.command.sends[0].permit.first(stage.now)
+        stage.now += 1.0
+        run.cross(1, FIRST if "delivers" in call else OK)
+        if run.delivering:
+            run.step(OK)
+    took = stage.lane.hedging.delay(begins=begins)
+
+    assert took == pytest.approx(0.25 if begins else 1.25)
+    assert stage.lane.hedging.delay(begins=not begins) == inf
+
+
+def test_what_is_given_up_is_settled_in_that_moment(monkeypatch):
+    settled = []
+    settle = Permit.settle
+    monkeypatch.setattr(
+        Permit,
+        "settle",
+        lambda permit, outcome, now, uniform: (
+            settled.append((outcome.verdict, now)),
+            settle(permit, outcome, now, uniform),
+        ),
+    )
+    stage = scene()
+    run = slow(stage)
+    stage.now += 3.0
+    run.close()
+
+    assert settled == [(Verdict.CANCELLED, stage.now)] * 2

@@ -13,7 +13,6 @@ from stormbreak.core.checks import require
 
 KEPT = 128  # attempts whose times say what is usual
 ENOUGH = 20  # of them, for an opinion
-FRESH = 8  # attempts until it is formed anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +38,17 @@ class HedgePolicy:
 class _Times:
     """What recent attempts took."""
 
-    __slots__ = ("_new", "_taken", "_usual")
+    __slots__ = ("_taken",)
 
     def __init__(self) -> None:
         self._taken: deque[float] = deque(maxlen=KEPT)
-        self._usual = inf
-        self._new = 0
 
     def add(self, took: float) -> None:
         self._taken.append(took)
-        self._new += 1
 
     def quantile(self, share: float) -> float:
-        if len(self._taken) >= ENOUGH and (self._new >= FRESH or self._usual == inf):
-            ordered = sorted(self._taken)
-            self._usual = ordered[int(share * len(ordered))]
-            self._new = 0
-        return self._usual
+        count = len(self._taken)
+        return sorted(self._taken)[int(share * count)] if count >= ENOUGH else inf
 
 
 class Hedging:

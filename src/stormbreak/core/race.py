@@ -29,11 +29,11 @@ class _Rival:
     """One attempt of a race; once it is `sent`, at `began`."""
 
     __slots__ = ("began", "flow", "sent")
+    began: float
 
     def __init__(self, flow: Attempt) -> None:
         self.flow = flow
         self.sent: Send | None = None
-        self.began = 0.0
 
     def step(self, resume: Resume | None = None) -> Command | _Came:
         """Go on to the next command, or to the end."""
