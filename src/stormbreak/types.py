@@ -92,14 +92,28 @@ class Priority(IntEnum):
 
 
 class Target(NamedTuple):
-    """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them."""
+    """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them.
+
+    What a settings file names has that `name`, too; under another name it is another target.
+    """
 
     provider: str
     model: str
     key: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.provider}/{self.model}" + (f"#{self.key}" if self.key else "")
+        named = f"{self.name}=" if self.name else ""
+        return f"{named}{self.provider}/{self.model}" + (f"#{self.key}" if self.key else "")
+
+    def __repr__(self) -> str:
+        named = f", name={self.name!r}" if self.name else ""
+        return f"Target(provider={self.provider!r}, model={self.model!r}, key={self.key!r}{named})"
+
+    @property
+    def account(self) -> "Target":
+        """Whatever its model."""
+        return self._replace(model="")
 
 
 class Call(NamedTuple):

@@ -49,7 +49,7 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
         trail.maybe_processed += outcome.maybe_processed
         deciding = partial(
             decide,
-            treatment=engine.treatments[outcome.verdict],
+            treatment=lane.treatments[outcome.verdict],
             outcome=outcome,
             attempt=trail.attempts - trail.before,
             left=_time_left(trail, now),
@@ -58,9 +58,9 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
             uniform=uniform,
             previous=trail.delay,
         )
-        decision = deciding(engine.policy.retry, budget=engine.budget)
+        decision = deciding(lane.policy.retry, budget=lane.budget)
         if lane.shadow is not None:
-            _decide_beside(engine, lane.shadow, decision, deciding, now)
+            _decide_beside(lane, lane.shadow, decision, deciding, now)
         if isinstance(decision, Stop):
             trail.note(RetryRefused(now, call.number, call.target, trail.attempts, decision.gate))
             return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
@@ -78,17 +78,17 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
 
 
 def _decide_beside(
-    engine: Engine,
+    lane: Lane,
     shadow: ShadowGate,
     decision: Retry | Stop,
     deciding: Callable[..., Retry | Stop],
     now: float,
 ) -> None:
     """Let the shadow decide about the same retry, and compare."""
-    policy = engine.policy.shadow
+    policy = lane.policy.shadow
     if policy is not None and policy.retries:
-        retry = policy.retry or engine.policy.retry
-        shadow.decided(now, decision, deciding(retry, budget=engine.shadow_budget))
+        retry = policy.retry or lane.policy.retry
+        shadow.decided(now, decision, deciding(retry, budget=lane.shadow_budget))
 
 
 def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) -> Attempt:
@@ -107,7 +107,7 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
         trail.attempts += 1
         if call.span is not None:
             call = trail.call = call._replace(deadline_at=now + call.span, span=None)
-        timeout = _attempt_timeout(engine, call, now)
+        timeout = _attempt_timeout(lane, call, now)
         if engine.listeners:
             trail.note(Sent(now, call.number, call.target, trail.attempts))
         began = now
@@ -120,11 +120,9 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
             outcome = GIVEN_UP
             answered, now, uniform = yield delivery
             outcome = (answered or GIVEN_UP)._replace(committed=True)
-        if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(
-            engine, call, outcome, began, now
-        ):
+        if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(lane, call, outcome, began, now):
             outcome = outcome._replace(own_deadline=True)
-        _take_note(engine, trail, outcome, now, took=now - began)
+        _take_note(engine, lane, trail, outcome, now, took=now - began)
     except Closed as closed:
         now, uniform = closed.moment
         raise
@@ -173,9 +171,11 @@ def _queue(
             return now, uniform
 
 
-def _take_note(engine: Engine, trail: Trail, outcome: Outcome, now: float, *, took: float) -> None:
-    if engine.budget is not None and not outcome.own_deadline:
-        engine.budget.record(outcome, now)
+def _take_note(
+    engine: Engine, lane: Lane, trail: Trail, outcome: Outcome, now: float, *, took: float
+) -> None:
+    if lane.budget is not None and not outcome.own_deadline:
+        lane.budget.record(outcome, now)
     if engine.listeners or outcome.verdict is not Verdict.OK:
         call = trail.call
         trail.note(
@@ -216,22 +216,20 @@ def _time_left(trail: Trail, now: float) -> TimeLeft:
     )
 
 
-def _attempt_timeout(engine: Engine, call: Call, now: float) -> float | None:
-    timeout = engine.policy.attempt_timeout
+def _attempt_timeout(lane: Lane, call: Call, now: float) -> float | None:
+    timeout = lane.policy.attempt_timeout
     if call.deadline_at is None:
         return timeout
     left = call.deadline_at - now
     return left if timeout is None else min(timeout, left)
 
 
-def _by_own_deadline(
-    engine: Engine, call: Call, outcome: Outcome, began: float, now: float
-) -> bool:
+def _by_own_deadline(lane: Lane, call: Call, outcome: Outcome, began: float, now: float) -> bool:
     """Whether it was the call's deadline, and nothing shorter, that ended an attempt.
 
     Beyond the first output an attempt has no time of its own.
     """
     if call.deadline_at is None or now < call.deadline_at - EARLY or outcome.status is not None:
         return False
-    timeout = engine.policy.attempt_timeout
+    timeout = lane.policy.attempt_timeout
     return outcome.committed or timeout is None or call.deadline_at - began < timeout
