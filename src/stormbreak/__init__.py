@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stormbreak.core.policy import Policy as Policy
     from stormbreak.drivers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from stormbreak.drivers.judge import Judge as Judge
+    from stormbreak.drivers.scope import scope as scope
     from stormbreak.errors import CallError as CallError
     from stormbreak.errors import CircuitOpenError as CircuitOpenError
     from stormbreak.errors import ConfigurationError as ConfigurationError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from stormbreak.http.blocking import Client as Client
     from stormbreak.http.client import AsyncClient as AsyncClient
     from stormbreak.http.doors.story import explain as explain
+    from stormbreak.http.settings import LiveSettings as LiveSettings
+    from stormbreak.http.settings import load as load
     from stormbreak.http.stream import Stream as Stream
     from stormbreak.types import Answer as Answer
     from stormbreak.types import Priority as Priority
@@ -41,6 +44,7 @@ _HOMES = {
     "CircuitOpenError": "stormbreak.errors",
     "Client": "stormbreak.http.blocking",
     "ConfigurationError": "stormbreak.errors",
+    "LiveSettings": "stormbreak.http.settings",
     "Judge": "stormbreak.drivers.judge",
     "Policy": "stormbreak.core.policy",
     "Priority": "stormbreak.types",
@@ -53,6 +57,8 @@ _HOMES = {
     "Usage": "stormbreak.types",
     "Verdict": "stormbreak.types",
     "explain": "stormbreak.http.doors.story",
+    "load": "stormbreak.http.settings",
+    "scope": "stormbreak.drivers.scope",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

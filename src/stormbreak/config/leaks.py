@@ -3,11 +3,12 @@
 It is shared, printed and put under version control; keys come from environment variables.
 """
 
+import re
 from typing import Any
 
 from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import is_constant, is_familiar, is_token, names_secret
+from stormbreak.keylike import is_constant, is_token, names_secret
 
 TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
 VARIABLE = "api_key_env"  # names the variable that holds a key
@@ -36,6 +37,8 @@ def _refuse_value(path: str, key: str, value: Any) -> None:
 
 
 def _looks_secret(key: str, value: str) -> bool:
-    if key in NAMES or (key == VARIABLE and is_constant(value)):
-        return is_familiar(value)
+    if key == VARIABLE and is_constant(value):
+        return False
+    if key in NAMES:
+        return any(map(is_token, re.split(r"[-./:]", value)))
     return is_token(value)

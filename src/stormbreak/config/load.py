@@ -62,9 +62,12 @@ def policy_in(table: Table) -> Policy:
     """The policy that a table says, which is used up by that."""
     base = base_of(table.pop("preset", "interactive"))
     try:
-        return reader(Policy).validate_python(overlay(plain(base), table, plain(Policy())))
+        policy: Policy = reader(Policy).validate_python(
+            overlay(plain(base), table, plain(Policy()))
+        )
     except ValidationError as error:
         raise ConfigurationError(mistakes.line_for(error)) from None
+    return policy
 
 
 def base_of(preset: object, path: str = "preset") -> Policy:

@@ -96,9 +96,10 @@ def _settings(table: Table) -> Settings:
         "pools": _each(named["pools"], _pool),
     }
     try:
-        return reader(Settings).validate_python(whole)
+        settings: Settings = reader(Settings).validate_python(whole)
     except ValidationError as error:
         raise ConfigurationError(mistakes.line_for(error, Settings)) from None
+    return settings
 
 
 def _check_names(named: Mapping[str, Any]) -> None:

@@ -106,7 +106,10 @@ def _attempt(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: floa
                 return outcome, now, uniform
         trail.attempts += 1
         if call.span is not None:
-            call = trail.call = call._replace(deadline_at=now + call.span, span=None)
+            ends_at = now + call.span
+            if call.deadline_at is not None:
+                ends_at = min(ends_at, call.deadline_at)
+            call = trail.call = call._replace(deadline_at=ends_at, span=None)
         timeout = _attempt_timeout(lane, call, now)
         if engine.listeners:
             trail.note(Sent(now, call.number, call.target, trail.attempts))

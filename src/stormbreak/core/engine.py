@@ -4,7 +4,7 @@ Pure and without locks: a driver holds its lock during each step and afterwards 
 behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, TypeVar
 
@@ -270,16 +270,24 @@ class Engine:
             budget = self._budgets[whose, policy] = Budget(policy)
         return budget
 
-    def govern(self, policy: Policy, accounts: Mapping[Target, Policy], now: float) -> None:
+    def govern(
+        self,
+        policy: Policy,
+        accounts: Mapping[Target, Policy],
+        now: float,
+        *,
+        anew: Collection[Target] = (),
+    ) -> None:
         """Go by other policies from now on; `accounts` are the named targets without their models.
 
         A lane whose policy stays as it was stays. Another one makes way for a new lane, to which it leaves its
-        circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone.
+        circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
+        `anew` know nothing of what was before.
         """
         self.policy, self._accounts = policy, accounts
         for target, lane in list(self._lanes.items()):
             lane.gone = bool(target.name) and target.account not in accounts
-            if lane.gone and lane.idle:
+            if (lane.gone and lane.idle) or target.account in anew:
                 del self._lanes[target]
             elif not lane.gone and lane.policy != self.policy_of(target):
                 self._lanes[target] = self._succeed(lane, now)

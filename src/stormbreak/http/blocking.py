@@ -26,6 +26,13 @@ class Client:
     def __init__(self, provider: str | None = None, **settings: Any) -> None:
         self._client = AsyncClient(provider, **settings)
 
+    @classmethod
+    def of(cls, client: AsyncClient) -> Self:
+        """Make a client that blocks of one that does not."""
+        blocking = cls.__new__(cls)
+        blocking._client = client
+        return blocking
+
     @property
     def policy(self) -> Policy:
         """What the engine goes by."""
