@@ -124,19 +124,22 @@ def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
     assert MAIN not in stage.engine._lanes
 
 
-def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone():
+@pytest.mark.parametrize("known", [False, True])
+def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
     once = policy(retry=RetryPolicy(attempts=1))
     stage = governed(main=once, spare=TIGHT)
-    stage.start(target=SPARE).step(OK)
-    busy = stage.start(target=SPARE)
+    busy = stage.start(target=SPARE) if known else None
     step = Step(frozenset(ELSEWHERE), None, "fallback", ((SPARE, 1.0),), Choose.IN_ORDER)
     run = stage.start(target=MAIN, fallbacks=(step,))
     govern(stage, main=once)
+    busy = busy or stage.start(target=SPARE)
 
     assert run.step(SERVER_ERROR).queued  # the limit of before holds
     busy.step(OK)
     stage.settle()
     assert (run.sending, run.command.target) == (True, SPARE)
+    run.step(OK)
+    assert str(SPARE) not in stage.engine.snapshot(stage.now)["targets"]
 
 
 def test_a_target_that_came_back_is_no_longer_gone():

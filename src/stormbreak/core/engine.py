@@ -67,7 +67,7 @@ class Lane:
         self.earn = _all(budget.earn for budget in budgets if budget is not None)
         self._engine = engine
         self.target = target
-        self.gone = False  # whoever comes now has begun before its target was taken away
+        self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from here, or to here
         self.pace = Pace()
@@ -237,7 +237,9 @@ class Engine:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._accounts: Mapping[Target, Policy] = {}
+        self._past: Mapping[Target, Policy] = {}  # those before
         self.listeners: list[Listener] = []
+        self.look: Callable[[], Callable[[], dict[str, Any]] | None] = _nobody  # of who steps it
         self._numbers = count(1)
         self.start_over()
 
@@ -255,7 +257,14 @@ class Engine:
 
     def policy_of(self, target: Target) -> Policy:
         """What the lane of `target` goes by, if it is made now."""
-        return self._accounts.get(target.account, self.policy) if target.name else self.policy
+        if not target.name:
+            return self.policy
+        account = target.account
+        return self._accounts.get(account) or self._past.get(account, self.policy)
+
+    def is_gone(self, target: Target) -> bool:
+        """Whether a target was named once, and is no longer: only who began before can ask for it."""
+        return bool(target.name) and target.account not in self._accounts
 
     def budgets_of(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
         """Who pays for retries under `policy`, and who would in its shadow."""
@@ -284,9 +293,9 @@ class Engine:
         circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
         `anew` know nothing of what was before.
         """
-        self.policy, self._accounts = policy, accounts
+        self.policy, self._accounts, self._past = policy, accounts, self._accounts
         for target, lane in list(self._lanes.items()):
-            lane.gone = bool(target.name) and target.account not in accounts
+            lane.gone = self.is_gone(target)
             if (lane.gone and lane.idle) or target.account in anew:
                 del self._lanes[target]
             elif not lane.gone and lane.policy != self.policy_of(target):
@@ -327,8 +336,16 @@ class Engine:
         for target, circuit in saved.items():
             self.lane(target).restore(circuit, now, elapsed=elapsed)
 
-    def snapshot(self, now: float) -> dict[str, Any]:
-        """Every target's state, and the retries that could be paid."""
+    def snapshot(self, now: float | None = None) -> dict[str, Any]:
+        """Every target's state, and the retries that could be paid; without `now` also what each call waits for.
+
+        That is for users, from any thread: whoever steps the engine is asked, and looks between two steps.
+        """
+        if now is None:
+            look = self.look()
+            if look is None:
+                raise RuntimeError("nobody steps this engine: it has no time of its own")
+            return look()
         return {
             "budget": None if self.budget is None else self.budget.balance(now),
             "targets": {
@@ -337,6 +354,10 @@ class Engine:
                 if not (lane.gone and lane.idle)
             },
         }
+
+
+def _nobody() -> None:
+    return None
 
 
 def _all(told: Iterable[Callable[[T], None]]) -> Callable[[T], None] | None:

@@ -118,7 +118,7 @@ class AsyncClient:
     @property
     def base_url(self) -> str:
         """Where calls go."""
-        return self._routes.endpoint.origin.base_url
+        return self._ground.first.base_url
 
     async def request(
         self,
@@ -282,9 +282,12 @@ class AsyncClient:
         """Have `listener` called with every event. It may not make calls on this client."""
         self.engine.listeners.append(listener)
 
-    def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
-        return self._driver.snapshot()
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget.
+
+        And what each call waits for that is `pending`, which is much where many are.
+        """
+        return self._driver.snapshot(pending=pending)
 
     def isolate(self, target: Target | str) -> None:
         """Open the circuit of a target, or of a model, by hand, until `reset`: nothing passes.

@@ -39,6 +39,11 @@ class Footing:
         return self.routes.endpoint.origin.api_key
 
     @property
+    def base_url(self) -> str:
+        """Where its calls go."""
+        return self.routes.endpoint.origin.base_url
+
+    @property
     def account(self) -> Target:
         """Its target, whatever the model."""
         endpoint = self.routes.endpoint
