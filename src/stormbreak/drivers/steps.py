@@ -57,8 +57,9 @@ class Stepper(Turns[Flow, _Left]):
             flow = run_call(engine, call, self.clock(), self.chance())
             self._busy = True
             try:
-                command: Command | Ended = next(flow)
-                self._pending[flow] = call, command
+                wanted = next(flow)
+                self._pending[flow] = call, wanted
+                command: Command | Ended = wanted
             except StopIteration as stop:
                 command = stop.value
             finally:
@@ -76,10 +77,11 @@ class Stepper(Turns[Flow, _Left]):
         with self._lock:
             self._busy = True
             try:
-                command: Command | Ended = flow.send((outcome, self.clock(), self.chance()))
+                wanted = flow.send((outcome, self.clock(), self.chance()))
+                command: Command | Ended = wanted
                 known = self._pending.get(flow)
                 if known is not None:  # it is, but for what a forked child has of its parent
-                    self._pending[flow] = known[0], command
+                    self._pending[flow] = known[0], wanted
             except StopIteration as stop:
                 command = stop.value
                 self._pending.pop(flow, None)
