@@ -41,6 +41,15 @@ def resolve_policy(name_or_path: str) -> Policy:
     Raises:
         ConfigurationError: there is neither, or the file is wrong.
     """
+    return preset_unless_file(name_or_path) or load_policy(name_or_path)
+
+
+def preset_unless_file(name_or_path: str) -> Policy | None:
+    """The preset of that name, None where it is that of a file.
+
+    Raises:
+        ConfigurationError: there is neither.
+    """
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     looks_like_a_file = "/" in name_or_path or name_or_path.endswith(".toml")
@@ -53,7 +62,7 @@ def resolve_policy(name_or_path: str) -> Policy:
             "the policy looks like a key, not like the name of a preset or a file"
         )
     if looks_like_a_file or exists:
-        return load_policy(name_or_path)
+        return None
     name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
     raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
 

@@ -10,7 +10,8 @@ from stormbreak.core.checks import require
 from stormbreak.core.fallback import AFTER, ELSEWHERE, Choose, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import quoted
+from stormbreak.keylike import VARIABLE, quoted
+from stormbreak.llm.presets import preset
 from stormbreak.types import Verdict
 
 
@@ -25,6 +26,14 @@ class TargetSettings:
     policy: Policy = field(default_factory=Policy)
     allow_http: bool = False
     stream_on_wire: bool = False
+
+    def __post_init__(self) -> None:
+        if self.provider is not None:
+            preset(self.provider)
+        if self.api_key_env is not None and not VARIABLE.fullmatch(self.api_key_env):
+            raise ConfigurationError(  # and is not repeated: it may be the key
+                "api_key_env must be the name of a variable: letters, digits and _, no digit first"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_
 """
 
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,10 +18,8 @@ from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.keys import AskedKey
 from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
-from stormbreak.keylike import holds_token, is_constant, is_familiar
+from stormbreak.keylike import VARIABLE, holds_token, is_constant, is_familiar
 from stormbreak.llm.presets import PRESETS, Preset, preset
-
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Endpoint(NamedTuple):
@@ -116,7 +113,7 @@ def _candidates(known: Preset | None, base_url: str, environ: Mapping[str, str])
 
 def _value_of(named: str, environ: Mapping[str, str]) -> str:
     """The variable of that name; whoever gave the key itself instead does not find it in an error."""
-    is_name = _VARIABLE.fullmatch(named) is not None
+    is_name = VARIABLE.fullmatch(named) is not None
     if is_name and environ.get(named):
         return environ[named]
     if is_familiar(named) or (holds_token(named) and not is_constant(named)):
