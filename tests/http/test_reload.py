@@ -229,3 +229,18 @@ async def test_many_reloads_under_load_drop_nothing(path):
             assert [one.text for one in await asyncio.gather(*calls)] == ["fine"] * 90
             targets = settings.snapshot()["targets"].values()
             assert all(lane["in_flight"] == lane["queued"] == 0 for lane in targets)
+
+
+async def test_answers_kept_in_memory_are_kept_over_a_reload(path):
+    text = BEFORE + '\n    [[fallback]]\n    kind = "cache"\n'
+    async with served([answer()], [failing(400)]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(text)
+        async with file.load() as settings:
+            main = settings.client("main")
+            await main.chat(SAY)
+            settings.reload()
+            main.isolate("large")
+            got = await main.request(
+                "chat/completions", {"messages": SAY, "model": "large"}, deadline=0.05
+            )
+            assert got.source == "cache"

@@ -152,6 +152,16 @@ async def test_an_attempt_has_the_timeouts_of_the_target_it_goes_to(scene):
     assert (got.target.name, len(first.requests), len(second.requests)) == ("spare", 1, 1)
 
 
+async def test_a_target_with_a_quota_hears_of_tokens_wherever_a_call_began(scene):
+    own = "[targets.spare.policy.quota]\n    tpm = 5000\n    burst = 60\n\n    [pools.chat]"
+    settings, _, second = await scene(TWO.replace("[pools.chat]", own), [[failing(500)]])
+    chat, payload = settings.client("chat"), {"messages": SAY, "max_tokens": 4000, "model": "m"}
+    assert (await chat.request("chat/completions", payload)).target.name == "spare"
+    with pytest.raises(ServerError):
+        await chat.request("chat/completions", payload, deadline=0.5)
+    assert len(second.requests) == 1
+
+
 async def test_a_stream_of_a_pool(scene):
     settings, *_ = await scene(TWO, [[failing(503)]])
     payload = {"messages": SAY, "model": "m"}
