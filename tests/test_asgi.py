@@ -11,7 +11,7 @@ import uvicorn
 from clients import ONCE, QUICK, SAY, client_of
 from sockets import End, answer, failing, served
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from stormbreak.asgi import HEADER, Rejections
@@ -130,16 +130,18 @@ async def test_a_response_that_has_begun_is_not_begun_again():
     async with served([answer()]) as server, client_of(server, HASTY) as client:
         client.isolate("m")
 
-        async def page(_request):
-            async def pieces():
-                yield "first"
-                await client.chat(SAY)
+        async def app(_scope, _receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await client.chat(SAY)
 
-            return StreamingResponse(pieces())
+        sent = []
 
-        async with serving(web(page)) as ask:
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await ask()
+        async def send(message):
+            sent.append(message["type"])
+
+        with pytest.raises(CircuitOpenError):
+            await Rejections(app)({"type": "http", "headers": []}, None, send)
+        assert sent == ["http.response.start"]
 
 
 async def test_a_plain_application_and_what_is_no_http():

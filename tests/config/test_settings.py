@@ -192,7 +192,7 @@ def test_one_that_is_not_there_is_told(path):
         ("STORMBREAK__targets__main__model", "small", "small"),
         ("STORMBREAK__TARGETS__MAIN__MODEL", '"4"', "4"),
         ("STORMBREAK__TARGETS__MAIN__MODEL", "a = 1\nb = 2", "a = 1\nb = 2"),
-        ("STORMBREAK__TARGETS__MAIN__MODEL", "x\nextra = 1", "x\nextra = 1"),
+        ("STORMBREAK__TARGETS__MAIN__MODEL", "1\nextra = 1", "1\nextra = 1"),
     ],
 )
 def test_a_variable_says_what_a_key_would(path, variable, text, found):
