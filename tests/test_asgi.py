@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from stormbreak import CircuitOpenError
 from stormbreak.asgi import HEADER, Rejections
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
