@@ -11,7 +11,7 @@ import click
 import pytest
 
 from stormbreak.cli.main import _COMMANDS
-from stormbreak.config import load_policy
+from stormbreak.config import load_policy, load_settings, profiles_in
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -47,8 +47,17 @@ def test_a_policy_loads(policy, tmp_path):
     load_policy(path)
 
 
+@pytest.mark.parametrize("settings", list(blocks("toml settings")))
+def test_settings_load_with_each_of_their_profiles(settings, tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(settings)
+    for profile in (None, *profiles_in(path)):
+        load_settings(path, profile=profile, environ={})
+
+
 def test_blocks_are_marked_in_a_known_way():
-    known = {"", "python", "python no-run", "toml", "toml policy", "json", "jsonl", "sh", "console"}
+    known = {"", "python", "python no-run", "json", "jsonl", "sh", "console"}
+    known |= {"toml", "toml policy", "toml settings"}
     assert known >= {
         match[1].strip() for page in PAGES for match in _FENCED.finditer(page.read_text())
     }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stormbreak.core.policy import Policy as Policy
     from stormbreak.drivers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from stormbreak.drivers.judge import Judge as Judge
+    from stormbreak.drivers.scope import scope as scope
     from stormbreak.errors import CallError as CallError
     from stormbreak.errors import CircuitOpenError as CircuitOpenError
     from stormbreak.errors import ConfigurationError as ConfigurationError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from stormbreak.http.blocking import Client as Client
     from stormbreak.http.client import AsyncClient as AsyncClient
     from stormbreak.http.doors.story import explain as explain
+    from stormbreak.http.settings import LiveSettings as LiveSettings
+    from stormbreak.http.settings import load as load
     from stormbreak.http.stream import Stream as Stream
     from stormbreak.types import Answer as Answer
     from stormbreak.types import Priority as Priority
@@ -44,6 +47,7 @@ _HOMES = {
     "Client": "stormbreak.http.blocking",
     "ConfigurationError": "stormbreak.errors",
     "Judge": "stormbreak.drivers.judge",
+    "LiveSettings": "stormbreak.http.settings",
     "Policy": "stormbreak.core.policy",
     "Priority": "stormbreak.types",
     "RejectedError": "stormbreak.errors",
@@ -57,6 +61,8 @@ _HOMES = {
     "Verdict": "stormbreak.types",
     "explain": "stormbreak.http.doors.story",
     "resilient": "stormbreak.around.resilient",
+    "load": "stormbreak.http.settings",
+    "scope": "stormbreak.drivers.scope",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

@@ -12,6 +12,9 @@ _FAMILIAR = re.compile(
 )
 _SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""What a shell takes for the name of a variable."""
+
 _LONGEST_SHOWN = 60  # characters of a name
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 

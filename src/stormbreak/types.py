@@ -94,16 +94,28 @@ class Priority(IntEnum):
 class Target(NamedTuple):
     """Where an attempt goes: a provider, a model, and a digest that tells keys apart without naming them.
 
-    What is no LLM API has a name, as its provider, and no model.
+    What a settings file names has that `name`, too; under another name it is another target. What is no LLM API has a
+    name, as its provider, and no model.
     """
 
     provider: str
     model: str
     key: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
+        named = f"{self.name}=" if self.name else ""
         where = f"{self.provider}/{self.model}" if self.model else self.provider
-        return where + (f"#{self.key}" if self.key else "")
+        return named + where + (f"#{self.key}" if self.key else "")
+
+    def __repr__(self) -> str:
+        named = f", name={self.name!r}" if self.name else ""
+        return f"Target(provider={self.provider!r}, model={self.model!r}, key={self.key!r}{named})"
+
+    @property
+    def account(self) -> "Target":
+        """Whatever its model."""
+        return self._replace(model="")
 
 
 class Call(NamedTuple):

@@ -70,3 +70,75 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys, argv):
 def test_without_a_command_it_shows_help(capsys):
     assert main(["config"]) == 2
     assert "check" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ settings
+
+SETTINGS = """
+[targets.main]
+provider = "openai"
+model = "large"
+api_key_env = "MAIN_KEY"
+[targets.spare]
+base_url = "https://spare.example.com/v1"
+policy = "article"
+[pools.chat]
+targets = ["main", "spare"]
+[profiles.staging.targets.main]
+model = "small"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAIN_KEY", "canary-key-0123456789")
+    path = tmp_path / "settings.toml"
+    path.write_text(SETTINGS)
+    return path
+
+
+def shown(capsys, *argv):
+    assert main(["config", "show", "settings.toml", *argv]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_show_says_what_each_target_is_and_where_its_key_comes_from(settings, capsys):
+    out = shown(capsys)
+    assert (
+        "# Target main: openai at https://api.openai.com/v1, large, its key from $MAIN_KEY (set).\n"
+        "# It goes by the policy above.\n"
+    ) in out
+    assert "# Pool chat: main (weight 1) and spare (weight 1), in_order.\n" in out
+    assert "canary" not in out
+
+
+def test_a_key_that_is_not_set_is_said_to_be_so(settings, capsys, monkeypatch):
+    monkeypatch.delenv("MAIN_KEY")
+    assert "its key from $MAIN_KEY (not set)." in shown(capsys)
+
+
+def test_show_with_a_profile_and_the_environment(settings, capsys, monkeypatch):
+    monkeypatch.setenv("STORMBREAK__TARGETS__SPARE__MODEL", "tiny")
+    out = shown(capsys, "--profile", "staging")
+    assert "at https://api.openai.com/v1, small," in out
+    assert "# Target spare: https://spare.example.com/v1, tiny," in out
+
+
+def test_what_is_shown_reads_back_and_is_shown_alike(settings, capsys):
+    first = shown(capsys)
+    settings.write_text(first)
+    assert shown(capsys) == first
+
+
+def test_check_looks_at_every_profile(settings, capsys):
+    assert main(["config", "check", "settings.toml"]) == 0
+    settings.write_text(SETTINGS + "modle = 'x'\n")
+    assert main(["config", "check", "settings.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "stormbreak: settings.toml: profiles.staging.targets.main.modle is no key of a target;"
+        " did you mean model?\n"
+    )
+    assert main(["config", "check", "settings.toml", "--profile", "staging"]) == 2

@@ -269,3 +269,9 @@ def test_a_call_may_have_fewer_attempts_than_its_policy(most, sent):
         stage.tick(1.0)
     assert (run.ended.attempts, run.ended.stopped) == (sent, "attempts")
     assert run.ended.unconnected == (sent > 1)
+
+
+def test_a_span_from_the_first_attempt_does_not_extend_a_deadline():
+    stage = Stage(policy())
+    assert stage.start(within=3.0, span=8.0).command.timeout == 3.0
+    assert stage.start(within=8.0, span=3.0).command.timeout == 3.0

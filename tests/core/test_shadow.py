@@ -257,10 +257,10 @@ def test_a_budget_has_an_account_of_its_own():
 
 
 def test_both_accounts_earn():
-    engine = Stage(policy(budget=BudgetPolicy(), shadow=ShadowPolicy(budget=BudgetPolicy()))).engine
-    engine.earn(1.0)
+    lane = Stage(policy(budget=BudgetPolicy(), shadow=ShadowPolicy(budget=BudgetPolicy()))).lane
+    lane.earn(1.0)
 
-    assert engine.budget.balance(1.0) == engine.shadow_budget.balance(1.0) == pytest.approx(0.1)
+    assert lane.budget.balance(1.0) == lane.shadow_budget.balance(1.0) == pytest.approx(0.1)
 
 
 def test_no_event_is_built_where_nobody_listens():

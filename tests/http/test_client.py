@@ -82,7 +82,7 @@ async def test_a_listener_hears_every_attempt():
 
 async def test_a_snapshot_shows_what_is_under_way():
     async with served(End.HANG) as server, client_of(server, api_key=KEY) as client:
-        assert client.snapshot() == {"budget": None, "targets": {}}
+        assert client.snapshot() == {"budget": None, "pending": [], "targets": {}}
         task = asyncio.create_task(client.chat(SAY))
         await server.asked()
         state = client.snapshot()["targets"][str(client.target("m"))]

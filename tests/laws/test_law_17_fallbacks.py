@@ -371,6 +371,6 @@ def test_nothing_is_held_when_it_is_over(outcomes, steps, leave, chance):
 
 def test_transient_verdicts_are_those_that_may_be_retried():
     stage = Stage()
-    retried = {verdict for verdict, row in stage.engine.treatments.items() if row.retry}
+    retried = {verdict for verdict, row in stage.lane.treatments.items() if row.retry}
 
     assert retried | {REJECTED} == set(TRANSIENT)

@@ -46,7 +46,10 @@ class Course:
         """Judge what an attempt raised. One that we cut is retried where the rules retry a TimeoutError."""
         outcome = self.rules.of_error(error)
         if error is self.cut:
-            forbidden = outcome.forbidden or not self.engine.treatments[outcome.verdict].retry
+            forbidden = (
+                outcome.forbidden
+                or not self.engine.lane(self.target).treatments[outcome.verdict].retry
+            )
             return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True, forbidden=forbidden)
         self._given_up_within = not self.retries_given_up and is_given_up(error, held)
         return outcome._replace(forbidden=True) if self._given_up_within else outcome

@@ -58,7 +58,7 @@ class View:
     @classmethod
     def of(cls, runner: Runner) -> "View":
         """Look at `runner`."""
-        counts, targets = runner.counts, runner.client.snapshot()["targets"].values()
+        counts, targets = runner.counts, runner.client.snapshot(pending=False)["targets"].values()
         in_flight = sum(each["in_flight"] for each in targets)
         return cls(
             total=len(runner.rows),

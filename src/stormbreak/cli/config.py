@@ -1,29 +1,43 @@
-"""`stormbreak config`: is a policy file right, and what does it come to."""
+"""`stormbreak config`: is a file of settings right, and what does it come to."""
 
 import click
 
+from stormbreak.cli.in_words import words_for
 from stormbreak.cli.say import say
-from stormbreak.config import account, delay_table, describe, load_policy, resolve_policy
+from stormbreak.config import (
+    Settings,
+    describe_settings,
+    load_settings,
+    preset_unless_file,
+    profiles_in,
+)
 
 
 @click.group()
 def command() -> None:
-    """Check a policy file, or show what a policy comes to."""
+    """Check a policy or settings file, or show what it comes to."""
 
 
 @command.command()
 @click.argument("file")
-def check(file: str) -> None:
-    """Say whether FILE is a policy; exit 2 with the first mistake if it is not."""
-    load_policy(file)
+@click.option("--profile", metavar="NAME", help="Check with this profile only.")
+def check(file: str, profile: str | None) -> None:
+    """Say whether FILE is right, with each of its profiles; exit 2 with the first mistake if it is not."""
+    for each in (profile,) if profile else (None, *profiles_in(file)):
+        load_settings(file, profile=each)
     say(f"{file}: ok")
 
 
 @command.command()
 @click.argument("policy", metavar="FILE|PRESET")
-def show(policy: str) -> None:
-    """Say what a policy does, and print every value of it, as the TOML file that would give it."""
-    resolved = resolve_policy(policy)
-    words = (*account(resolved), "", *delay_table(resolved.retry.backoff))
-    comment = "\n".join(f"# {line}".rstrip() for line in words)
-    say(f"{comment}\n\n{describe(resolved)}", end="")
+@click.option("--profile", metavar="NAME", help="With this profile of the file laid over it.")
+def show(policy: str, profile: str | None) -> None:
+    """Say what a policy does, and what each target is, and print every value, as the TOML file that would give it."""
+    settings = _settings(policy, profile)
+    comment = "\n".join(f"# {line}".rstrip() for line in words_for(settings))
+    say(f"{comment}\n\n{describe_settings(settings)}", end="")
+
+
+def _settings(named: str, profile: str | None) -> Settings:
+    preset = preset_unless_file(named)
+    return load_settings(named, profile=profile) if preset is None else Settings(policy=preset)

@@ -1,12 +1,26 @@
-"""Policies from presets and TOML files, with errors that name the key and the value.
+"""Policies and settings from presets and TOML files, with errors that name the key and the value.
 
-`load_policy` reads a file, `resolve_policy` takes a preset's name or a file, `describe` writes a policy as a
-file that reads back to the same policy, `account` tells it in words. A file is data: nothing in it is evaluated, imported or run.
+`load_policy` reads a policy, `load_settings` one with targets and pools, `resolve_policy` takes a preset's name or a file, `describe` and
+`describe_settings` write a file that reads back to the same, `account` tells a policy in words. A file is data: nothing in it
+is evaluated, imported or run.
 """
 
 from stormbreak.config.account import account
 from stormbreak.config.delays import table as delay_table
-from stormbreak.config.describe import describe
-from stormbreak.config.load import load_policy, resolve_policy
+from stormbreak.config.describe import describe, describe_settings
+from stormbreak.config.load import load_policy, preset_unless_file, resolve_policy
+from stormbreak.config.load_settings import load_settings, profiles_in
+from stormbreak.config.settings import Settings
 
-__all__ = ["account", "delay_table", "describe", "load_policy", "resolve_policy"]
+__all__ = [
+    "Settings",
+    "account",
+    "delay_table",
+    "describe",
+    "describe_settings",
+    "load_policy",
+    "load_settings",
+    "preset_unless_file",
+    "profiles_in",
+    "resolve_policy",
+]

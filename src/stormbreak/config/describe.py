@@ -1,16 +1,21 @@
-"""A policy as the TOML text that gives it: every value, with its unit.
+"""A policy, or all settings, as the TOML text that gives it: every value, with its unit.
 
 Written by hand: a policy needs four kinds of value and tables, and the units are the reason for the text.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from stormbreak.config.plain import plain
 from stormbreak.config.schema import BARE, join
+from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
+from stormbreak.core.presets import PRESETS
+
+_NAMED = re.compile(r"^(targets|pools)\.[^.]+")
 
 UNITS: Mapping[str, str] = MappingProxyType(
     {
@@ -102,10 +107,44 @@ UNITS: Mapping[str, str] = MappingProxyType(
 )
 """What the number behind a key counts."""
 
+SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "targets.provider": "by name",
+        "targets.base_url": "none: the provider's own",
+        "targets.api_key_env": "the variable that holds the key; none: the provider's own",
+        "targets.model": "of payloads that name none; in a pool of all",
+        "pools.targets": "each by its name",
+        "pools.targets.target": "its name",
+        "targets.policy": "where none is named, that of the file",
+        "targets.allow_http": "a key over plain http to another machine",
+        "targets.stream_on_wire": "plain chat completions are sent as streams, and assembled",
+        "pools.choose": "which of the targets comes first",
+        "pools.on": "verdicts for which the others are asked",
+        "pools.after": "seconds that a call waits at most where it is",
+        "pools.targets.weight": "parts, of a weighted choice",
+    }
+)
+"""What stands behind a key of a target or a pool."""
+
 
 def describe(policy: Policy) -> str:
     """Write the policy as a file that `load_policy` reads back to an equal one (infinite numbers apart)."""
     return "\n".join(_lines(plain(policy), "")) + "\n"
+
+
+def describe_settings(settings: Settings) -> str:
+    """Write all settings as a file that `load_settings` reads back to equal ones."""
+    lines = [*_lines(plain(settings.policy), "")]
+    for name, target in settings.targets.items():
+        table = plain(target)
+        policy = table.pop("policy")
+        if target.policy != settings.policy:
+            word = next((word for word, one in PRESETS.items() if one == target.policy), None)
+            table["policy"] = word or policy
+        lines += ["", f"[targets.{name}]", *_lines(table, f"targets.{name}")]
+    for name, pool in settings.pools.items():
+        lines += ["", f"[pools.{name}]", *_lines(plain(pool), f"pools.{name}")]
+    return "\n".join(lines) + "\n"
 
 
 def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -130,6 +169,10 @@ def _is_tables(value: object) -> bool:
 
 
 def _unit(path: str) -> str:
+    path = _NAMED.sub(r"\1", path)
+    if path in SETTINGS:
+        return f"  # {SETTINGS[path]}"
+    path = path.removeprefix("targets.policy.")
     path = path.removeprefix("shadow.")  # the same parts, decided beside the real ones
     path = path.replace(".rules.", ".")  # a rule counts the same in a list as on its own
     return f"  # {UNITS[path]}" if path in UNITS else ""

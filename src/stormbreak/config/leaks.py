@@ -1,8 +1,9 @@
-"""Refuses a policy that holds what looks like an API key, and never says what it was.
+"""Refuses a file that holds what looks like an API key, and never says what it was.
 
-A policy is shared, printed and put under version control; keys come from environment variables.
+It is shared, printed and put under version control; keys come from environment variables.
 """
 
+import re
 from typing import Any
 
 from stormbreak.config.schema import join
@@ -11,15 +12,18 @@ from stormbreak.keylike import is_constant, is_token, names_secret
 
 TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
 VARIABLE = "api_key_env"  # names the variable that holds a key
-_ADVICE = "a policy holds no keys, they come from environment variables"
+NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are names that people think of
+NAMES = frozenset({"model", "target", "targets"})  # "gpt-4.1-mini-2025-04-14" is no secret
+_ADVICE = "a file holds no keys, they come from environment variables"
 
 
 def refuse(table: dict[str, Any], path: str = "") -> None:
     """Refuse a table with a key that is named like a secret, or with a value that looks like one."""
     for key, value in table.items():
-        if is_token(key) and path != TENANTS:
+        named = f".{path}".endswith(f".{TENANTS}")
+        if is_token(key) and not (named or path.rpartition(".")[2] in NAMING):
             raise ConfigurationError(f"{path or 'the file'} has a key that looks like a secret")
-        _refuse_value(join(path, key), "" if path == TENANTS else key, value)
+        _refuse_value(join(path, key), "" if named else key, value)
 
 
 def _refuse_value(path: str, key: str, value: Any) -> None:
@@ -33,4 +37,8 @@ def _refuse_value(path: str, key: str, value: Any) -> None:
 
 
 def _looks_secret(key: str, value: str) -> bool:
-    return is_token(value) and not (key == VARIABLE and is_constant(value))
+    if key == VARIABLE and is_constant(value):
+        return False
+    if key in NAMES:
+        return any(map(is_token, re.split(r"[-./:]", value)))
+    return is_token(value)

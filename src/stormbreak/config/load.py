@@ -28,7 +28,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     try:
         table = tomlfile.parse(tomlfile.read_text(path, what=_WHAT), what=_WHAT)
         leaks.refuse(table)
-        return _policy(table)
+        return policy_in(table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
     except RecursionError:
@@ -40,6 +40,15 @@ def resolve_policy(name_or_path: str) -> Policy:
 
     Raises:
         ConfigurationError: there is neither, or the file is wrong.
+    """
+    return preset_unless_file(name_or_path) or load_policy(name_or_path)
+
+
+def preset_unless_file(name_or_path: str) -> Policy | None:
+    """The preset of that name, None where it is that of a file.
+
+    Raises:
+        ConfigurationError: there is neither.
     """
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
@@ -53,23 +62,28 @@ def resolve_policy(name_or_path: str) -> Policy:
             "the policy looks like a key, not like the name of a preset or a file"
         )
     if looks_like_a_file or exists:
-        return load_policy(name_or_path)
+        return None
     name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
     raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
 
 
-def _policy(table: Table) -> Policy:
-    base = _base(table.pop("preset", "interactive"))
+def policy_in(table: Table) -> Policy:
+    """The policy that a table says, which is used up by that."""
+    base = base_of(table.pop("preset", "interactive"))
     try:
-        return reader().validate_python(overlay(plain(base), table, plain(Policy())))
+        policy: Policy = reader(Policy).validate_python(
+            overlay(plain(base), table, plain(Policy()))
+        )
     except ValidationError as error:
         raise ConfigurationError(mistakes.line_for(error)) from None
+    return policy
 
 
-def _base(preset: object) -> Policy:
+def base_of(preset: object, path: str = "preset") -> Policy:
+    """The preset of that name, which stands at `path`."""
     if isinstance(preset, str) and preset in PRESETS:
         return PRESETS[preset]
-    raise ConfigurationError(mistakes.must("preset", mistakes.one_of(PRESETS), preset))
+    raise ConfigurationError(mistakes.must(path, mistakes.one_of(PRESETS), preset))
 
 
 def overlay(base: Mapping[str, Any], over: Table, fresh: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""One line for a mistake in a policy: the path of the key, what it must be, and what it is."""
+"""One line for a mistake in a file: the path of the key, what it must be, and what it is."""
 
 import json
 from collections.abc import Iterable
@@ -10,10 +10,12 @@ from pydantic_core import ErrorDetails
 
 from stormbreak.config.schema import NONE, Place, join, kinds_of, may_be_none, place_of, words_of
 from stormbreak.core import checks
+from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 
 LONGEST = 40  # characters of a value that are shown
 
+_KINDS = {"targets": "a target", "pools": "a pool"}
 _WANTED = {
     "float_type": "a number",
     "finite_number": "a finite number",
@@ -27,14 +29,15 @@ _WANTED = {
 }
 
 
-def line_for(error: ValidationError) -> str:
-    """Tell the first of the mistakes; the others are told when that one is mended."""
+def line_for(error: ValidationError, root: type = Policy) -> str:
+    """Tell the first of the mistakes in a `root`; the others are told when that one is mended."""
     first = error.errors(include_url=False)[0]
-    place = place_of(first["loc"])
+    place = place_of(first["loc"], root)
     kind = first["type"]
     if kind == "extra_forbidden":
-        known = place.keys if first["loc"][1:] else ("preset", *place.keys)
-        return unknown(place.path, str(first["loc"][-1]), known)
+        whole = "deadline" in place.keys  # a policy may begin with a preset
+        known = ("preset", *place.keys) if whole else place.keys
+        return unknown(place.path, str(first["loc"][-1]), known, _owner(place.path, root))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         given = first["input"].get("kind", "nothing")
         return must(join(place.path, "kind"), one_of(kinds_of(place.hint)), given)
@@ -44,11 +47,11 @@ def line_for(error: ValidationError) -> str:
     return must(place.path, _wanted(first, place), first["input"])
 
 
-def unknown(path: str, key: str, known: Iterable[str]) -> str:
-    """Say that there is no such key, and which was perhaps meant."""
+def unknown(path: str, key: str, known: Iterable[str], what: str = "a policy") -> str:
+    """Say that `what` has no such key, and which was perhaps meant."""
     nearest = get_close_matches(key, known, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
-    return f"{path} is no key of a policy; {hint}"
+    return f"{path} is no key of {what}; {hint}"
 
 
 def must(path: str, wanted: str, given: Any) -> str:
@@ -68,6 +71,12 @@ def shown(value: Any) -> str:
         return "a table" if isinstance(value, dict) else "a list"
     write = json.dumps if isinstance(value, str | bool) else str
     return checks.shown(value, longest=LONGEST, write=write)
+
+
+def _owner(path: str, root: type) -> str:
+    if root is Policy or ".policy." in path:
+        return "a policy"
+    return _KINDS[path.partition(".")[0]]
 
 
 def _wanted(error: ErrorDetails, place: Place) -> str:

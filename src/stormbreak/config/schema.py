@@ -1,4 +1,4 @@
-"""What a policy file may say, derived from the values of core.
+"""What a file may say, of a policy or of all settings, derived from the values of core.
 
 Their fields, types and defaults are the schema; there is no second list of keys. Unknown keys, coercion
 and NaN are refused at every level, parts with several kinds are told apart by `kind`, and the values check
@@ -13,13 +13,25 @@ from enum import Enum
 from functools import cache, partial, reduce
 from operator import or_
 from types import GenericAlias, NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from stormbreak.core.policy import Policy
+
+Root = TypeVar("Root")
 
 NONE = "none"
 """How a file says None: unbounded, or a part that is left out. TOML has no null."""
@@ -41,15 +53,15 @@ class Place(NamedTuple):
 
 
 @cache
-def reader() -> TypeAdapter[Policy]:
-    """What turns plain values into a Policy; built when first used."""
-    return TypeAdapter(_checked(Policy))
+def reader(root: type[Root]) -> TypeAdapter[Root]:
+    """What turns plain values into a `root`; built when first used."""
+    return TypeAdapter(_checked(root))
 
 
-def place_of(location: tuple[int | str, ...]) -> Place:
+def place_of(location: tuple[int | str, ...], root: type = Policy) -> Place:
     """Find the place that pydantic calls `location` (it also names the kind it has chosen on the way)."""
     path = ""
-    hint: Any = Policy
+    hint: Any = root
     keys: tuple[str, ...] = ()
     for step in location:
         kinds, parts = kinds_of(hint), parts_of(hint)

@@ -47,8 +47,11 @@ def attempted(
         trail.attempts += 1
         number = trail.attempts
         if call.span is not None:
-            call = trail.call = call._replace(deadline_at=now + call.span, span=None)
-        timeout = _attempt_timeout(engine, call, now)
+            ends_at = now + call.span
+            if call.deadline_at is not None:
+                ends_at = min(ends_at, call.deadline_at)
+            call = trail.call = call._replace(deadline_at=ends_at, span=None)
+        timeout = _attempt_timeout(lane, call, now)
         if engine.listeners:
             trail.note(Sent(now, call.number, call.target, number))
         began = now
@@ -61,11 +64,9 @@ def attempted(
             outcome = GIVEN_UP
             answered, now, uniform = yield delivery
             outcome = (answered or GIVEN_UP)._replace(committed=True)
-        if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(
-            engine, call, outcome, began, now
-        ):
+        if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(lane, call, outcome, began, now):
             outcome = outcome._replace(own_deadline=True)
-        _take_note(engine, trail, number, outcome, now, took=now - began)
+        _take_note(engine, lane, trail, number, outcome, now, took=now - began)
     except Closed as closed:
         now, uniform = closed.moment
         raise
@@ -114,10 +115,17 @@ def _queue(lane: Lane, trail: Trail, ticket: Ticket, now: float) -> Steps[Moment
 
 
 def _take_note(
-    engine: Engine, trail: Trail, number: int, outcome: Outcome, now: float, *, took: float
+    engine: Engine,
+    lane: Lane,
+    trail: Trail,
+    number: int,
+    outcome: Outcome,
+    now: float,
+    *,
+    took: float,
 ) -> None:
-    if engine.budget is not None and not outcome.own_deadline:
-        engine.budget.record(outcome, now)
+    if lane.budget is not None and not outcome.own_deadline:
+        lane.budget.record(outcome, now)
     if engine.listeners or outcome.verdict is not Verdict.OK:
         call = trail.call
         trail.note(
@@ -141,22 +149,20 @@ def _expires_at(call: Call, trail: Trail, now: float) -> float:
     return min(deadline_at, now + patience)
 
 
-def _attempt_timeout(engine: Engine, call: Call, now: float) -> float | None:
-    timeout = engine.policy.attempt_timeout
+def _attempt_timeout(lane: Lane, call: Call, now: float) -> float | None:
+    timeout = lane.policy.attempt_timeout
     if call.deadline_at is None:
         return timeout
     left = call.deadline_at - now
     return left if timeout is None else min(timeout, left)
 
 
-def _by_own_deadline(
-    engine: Engine, call: Call, outcome: Outcome, began: float, now: float
-) -> bool:
+def _by_own_deadline(lane: Lane, call: Call, outcome: Outcome, began: float, now: float) -> bool:
     """Whether it was the call's deadline, and nothing shorter, that ended an attempt.
 
     Beyond the first output an attempt has no time of its own.
     """
     if call.deadline_at is None or now < call.deadline_at - EARLY or outcome.status is not None:
         return False
-    timeout = engine.policy.attempt_timeout
+    timeout = lane.policy.attempt_timeout
     return outcome.committed or timeout is None or call.deadline_at - began < timeout

@@ -5,7 +5,7 @@ from functools import partial
 from math import inf
 
 from stormbreak.core.attempt import attempted
-from stormbreak.core.engine import Engine
+from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import Flow, Wait
 from stormbreak.core.race import raced
 from stormbreak.core.retry import Retry, Stop, TimeLeft, decide
@@ -32,7 +32,7 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
         trail.maybe_processed += outcome.maybe_processed
         deciding = partial(
             decide,
-            treatment=engine.treatments[outcome.verdict],
+            treatment=lane.treatments[outcome.verdict],
             outcome=outcome,
             attempt=trail.attempts - trail.before,
             left=_time_left(trail, now),
@@ -41,9 +41,9 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
             uniform=uniform,
             previous=trail.delay,
         )
-        decision = deciding(engine.policy.retry, budget=engine.budget)
+        decision = deciding(lane.policy.retry, budget=lane.budget)
         if lane.shadow is not None:
-            _decide_beside(engine, lane.shadow, decision, deciding, now)
+            _decide_beside(lane, lane.shadow, decision, deciding, now)
         if isinstance(decision, Stop):
             trail.note(RetryRefused(now, call.number, call.target, trail.attempts, decision.gate))
             return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
@@ -61,17 +61,17 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
 
 
 def _decide_beside(
-    engine: Engine,
+    lane: Lane,
     shadow: ShadowGate,
     decision: Retry | Stop,
     deciding: Callable[..., Retry | Stop],
     now: float,
 ) -> None:
     """Let the shadow decide about the same retry, and compare."""
-    policy = engine.policy.shadow
+    policy = lane.policy.shadow
     if policy is not None and policy.retries:
-        retry = policy.retry or engine.policy.retry
-        shadow.decided(now, decision, deciding(retry, budget=engine.shadow_budget))
+        retry = policy.retry or lane.policy.retry
+        shadow.decided(now, decision, deciding(retry, budget=lane.shadow_budget))
 
 
 def _rejected(trail: Trail, rejection: Rejection, failure: Outcome | None, now: float) -> Ended:

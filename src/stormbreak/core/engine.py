@@ -4,13 +4,13 @@ Pure and without locks: a driver holds its lock during each step and afterwards 
 behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, TypeVar
 
 from stormbreak.core.admission import Admission
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.budget import Budget, Load
+from stormbreak.core.budget import Budget, BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.gate import OPEN, Gate, Spacing
@@ -44,28 +44,38 @@ class Lane:
         "_engine",
         "admission",
         "breaker",
+        "budget",
         "cooldown",
+        "earn",
         "failed_in_a_row",
+        "gone",
         "hedging",
         "openings",
         "pace",
+        "policy",
         "quota",
         "rate",
         "shadow",
+        "shadow_budget",
         "slots",
         "target",
+        "treatments",
     )
 
     def __init__(self, engine: "Engine", target: Target) -> None:
-        policy = engine.policy
+        self.policy = policy = engine.policy_of(target)
+        self.treatments = policy.treatments
+        self.budget, self.shadow_budget = budgets = engine.budgets_of(policy)
+        self.earn = _all(budget.earn for budget in budgets if budget is not None)
         self._engine = engine
         self.target = target
+        self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from here, or to here
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(
-            engine.treatments,
+            self.treatments,
             self._on_cooldown,
             longest=policy.retry.longest_wait,
             spread=policy.retry.spread,
@@ -117,6 +127,11 @@ class Lane:
         """Whether others need not wait with the call that was told to: a lot, or tokens that only it needs."""
         return self.is_lot(now) or (self.quota is not None and self.quota.is_what_lacks(outcome))
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is in flight or waits."""
+        return not (self.slots.in_flight or self.admission.queued)
+
     def load(self, now: float) -> Load:
         """What the gates know of the load on this target."""
         gated = (
@@ -135,8 +150,8 @@ class Lane:
         return shut + (self.slots.in_flight + self.admission.queued) / max(1, self.slots.limit)
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
-        spread = self._engine.policy.retry.spread
-        return Breaker(policy, self._engine.treatments, self._on_circuit, spread=spread)
+        spread = self.policy.retry.spread
+        return Breaker(policy, self.treatments, self._on_circuit, spread=spread)
 
     def _quotas(self) -> Iterator[Quota]:
         for quota in (self.quota, None if self.shadow is None else self.shadow.quota):
@@ -144,7 +159,7 @@ class Lane:
                 yield quota
 
     def _shadow(self, policy: ShadowPolicy) -> ShadowGate:
-        real = self._engine.policy
+        real = self.policy
         failures = real.failures if policy.failures is None else policy.failures
         uncounted = real.uncounted if policy.uncounted is None else policy.uncounted
         return ShadowGate(
@@ -155,7 +170,7 @@ class Lane:
             retry=real.retry,
             share=real.share,
             paused=lambda now: self.cooldown.until > now,
-            budget=self._engine.shadow_budget,
+            budget=self.shadow_budget,
         )
 
     def _on_shadow(self, now: float, mechanism: str, what: str, until: float | None) -> None:
@@ -223,26 +238,85 @@ class Lane:
 
 
 class Engine:
-    """The shared state under one policy."""
+    """The shared state under one policy, and under those of targets that have their own.
+
+    Policies that say the same of their budget share one: it holds across targets.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.treatments = policy.treatments
+        self.races = policy.hedge is not None  # some attempts may get others beside them
+        self._accounts: Mapping[Target, Policy] = {}
+        self._past: Mapping[Target, Policy] = {}  # those before
         self.listeners: list[Listener] = []
+        self.look: Callable[[], Callable[[], dict[str, Any]] | None] = _nobody  # of who steps it
         self._numbers = count(1)
         self.start_over()
 
     def start_over(self) -> None:
         """Forget all that was learned, and all that is under way: in a child process it will never end."""
-        policy = self.policy
-        self.budget = None if policy.budget is None else Budget(policy.budget)
-        beside = None if policy.shadow is None else policy.shadow.budget
-        self.shadow_budget = None if beside is None else Budget(beside)
-        budgets = (self.budget, self.shadow_budget)
-        self.earn = _all(budget.earn for budget in budgets if budget is not None)
+        self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: dict[Target, Lane] = {}
+
+    @property
+    def budget(self) -> Budget | None:
+        """That of its own policy."""
+        return self.budgets_of(self.policy)[0]
+
+    def policy_of(self, target: Target) -> Policy:
+        """What the lane of `target` goes by, if it is made now."""
+        if not target.name:
+            return self.policy
+        account = target.account
+        return self._accounts.get(account) or self._past.get(account, self.policy)
+
+    def is_gone(self, target: Target) -> bool:
+        """Whether a target was named once, and is no longer: only who began before can ask for it."""
+        return bool(target.name) and target.account not in self._accounts
+
+    def budgets_of(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
+        """Who pays for retries under `policy`, and who would in its shadow."""
+        beside = None if policy.shadow is None else policy.shadow.budget
+        return self._budget("real", policy.budget), self._budget("shadow", beside)
+
+    def _budget(self, whose: str, policy: BudgetPolicy | None) -> Budget | None:
+        if policy is None:
+            return None
+        budget = self._budgets.get((whose, policy))
+        if budget is None:
+            budget = self._budgets[whose, policy] = Budget(policy)
+        return budget
+
+    def govern(
+        self,
+        policy: Policy,
+        accounts: Mapping[Target, Policy],
+        now: float,
+        *,
+        anew: Collection[Target] = (),
+    ) -> None:
+        """Go by other policies from now on; `accounts` are the named targets without their models.
+
+        A lane whose policy stays as it was stays. Another one makes way for a new lane, to which it leaves its
+        circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
+        `anew` know nothing of what was before.
+        """
+        self.policy, self._accounts, self._past = policy, accounts, self._accounts
+        self.races = any(each.hedge is not None for each in (policy, *accounts.values()))
+        for target, lane in list(self._lanes.items()):
+            lane.gone = self.is_gone(target)
+            if (lane.gone and lane.idle) or target.account in anew:
+                del self._lanes[target]
+            elif not lane.gone and lane.policy != self.policy_of(target):
+                self._lanes[target] = self._succeed(lane, now)
+
+    def _succeed(self, lane: Lane, now: float) -> Lane:
+        new = Lane(self, lane.target)
+        if lane.breaker is not None and lane.breaker.state is not State.CLOSED:
+            new.restore(lane.breaker.save(now), now, elapsed=0.0)
+        return new
 
     def lane(self, target: Target) -> Lane:
         """The lane of `target`, made when first asked for."""
@@ -273,12 +347,28 @@ class Engine:
         for target, circuit in saved.items():
             self.lane(target).restore(circuit, now, elapsed=elapsed)
 
-    def snapshot(self, now: float) -> dict[str, Any]:
-        """Every target's state, and the retries that could be paid."""
+    def snapshot(self, now: float | None = None) -> dict[str, Any]:
+        """Every target's state, and the retries that could be paid; without `now` also what each call waits for.
+
+        That is for users, from any thread: whoever steps the engine is asked, and looks between two steps.
+        """
+        if now is None:
+            look = self.look()
+            if look is None:
+                raise RuntimeError("nobody steps this engine: it has no time of its own")
+            return look()
         return {
             "budget": None if self.budget is None else self.budget.balance(now),
-            "targets": {str(target): lane.snapshot(now) for target, lane in self._lanes.items()},
+            "targets": {
+                str(target): lane.snapshot(now)
+                for target, lane in self._lanes.items()
+                if not (lane.gone and lane.idle)
+            },
         }
+
+
+def _nobody() -> None:
+    return None
 
 
 def _all(told: Iterable[Callable[[T], None]]) -> Callable[[T], None] | None:

@@ -23,6 +23,9 @@ from stormbreak.types import Target, Verdict
 DOUBTED = 3
 """Failures in a row, of those that may be retried, after which a move to a target has to be paid."""
 
+AFTER = 2.0
+"""Seconds that nobody waits longer than, who can be served at another target."""
+
 TRANSIENT = (
     Verdict.THROTTLED,
     Verdict.OVERLOADED,
@@ -73,12 +76,12 @@ class ToTargets:
 
     kind: Literal["targets"] = "targets"
     on: tuple[Verdict, ...] = ELSEWHERE
-    after: float | None = 2.0
+    after: float | None = AFTER
     targets: tuple[Place, ...] = ()
     choose: Choose = Choose.IN_ORDER
 
     def __post_init__(self) -> None:
-        _check(self.on, self.after)
+        check_rule(self.on, self.after)
         require(bool(self.targets), "targets must hold a target", "none")
 
 
@@ -91,7 +94,7 @@ class ToCache:
     after: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self.on, self.after)
+        check_rule(self.on, self.after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,7 @@ class ToDegraded:
     text: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self.on, self.after)
+        check_rule(self.on, self.after)
 
 
 Fallback: TypeAlias = ToTargets | ToCache | ToDegraded
@@ -126,7 +129,8 @@ class CachePolicy:
         require(self.max_bytes > 0, "max_bytes must be positive", self.max_bytes)
 
 
-def _check(on: Iterable[Verdict], after: float | None) -> None:
+def check_rule(on: Iterable[Verdict], after: float | None) -> None:
+    """Refuse what no rule can be for, or wait for."""
     odd = [str(verdict) for verdict in on if verdict not in POSSIBLE]
     require(not odd, "on must name only verdicts of calls that failed", ", ".join(odd))
     require(bool(tuple(on)), "on must name a verdict", "none")

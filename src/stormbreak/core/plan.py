@@ -24,8 +24,9 @@ _Taken: TypeAlias = Generator[Command, Resume, Outcome]
 
 def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
     """Carry `call` to its end, at its target and where its fallbacks lead."""
-    if engine.earn is not None:
-        engine.earn(now)
+    earn = engine.lane(call.target).earn
+    if earn is not None:
+        earn(now)
     if call.fallbacks:
         return _Falling(engine, LongTrail(engine, call), uniform).run(now)
     return carry(engine, Trail(engine, call), now, uniform)
@@ -107,7 +108,7 @@ class _Falling:
         lane = self._engine.lane(target)
         if outcome.verdict is Verdict.OK:
             lane.failed_in_a_row = 0
-        elif self._engine.treatments[outcome.verdict].retry:
+        elif lane.treatments[outcome.verdict].retry:
             lane.failed_in_a_row += 1
         return ended
 
@@ -129,11 +130,12 @@ class _Falling:
         if call.most is not None and attempts >= call.most:
             return "attempts"
         left = inf if call.deadline_at is None else call.deadline_at - now
-        if left < engine.policy.retry.min_useful:
+        lane = engine.lane(target)
+        if left < lane.policy.retry.min_useful:
             return "deadline"
-        is_load = engine.treatments[outcome.verdict].retry  # not so where it was rejected here
-        doubted = engine.lane(target).failed_in_a_row >= DOUBTED
-        if is_load and doubted and engine.budget is not None and not engine.budget.try_pay(now):
+        is_load = lane.treatments[outcome.verdict].retry  # not so where it was rejected here
+        doubted = lane.failed_in_a_row >= DOUBTED
+        if is_load and doubted and lane.budget is not None and not lane.budget.try_pay(now):
             return "budget"
         return None
 

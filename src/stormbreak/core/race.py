@@ -123,7 +123,7 @@ class _Running:
         permit = None if gate else self._lane.admission.slip_in(call, now)
         if permit is None:
             gate = gate or self._lane.admission.held_by(now)
-        elif self._engine.budget is not None and not self._engine.budget.try_pay(now):
+        elif self._lane.budget is not None and not self._lane.budget.try_pay(now):
             permit.settle(CANCELLED, now, uniform)
             gate = "budget"
         if permit is None or gate:
@@ -140,7 +140,7 @@ class _Running:
 
     def _refusal(self, now: float) -> str:
         """Which gate, of those that cost nothing to ask, keeps another from being sent; empty if none."""
-        call, retry = self._trail.call, self._engine.policy.retry
+        call, retry = self._trail.call, self._lane.policy.retry
         most = retry.attempts if call.most is None else min(call.most, retry.attempts)
         if self._trail.attempts >= most:
             return "attempts"
@@ -162,7 +162,7 @@ class _Running:
         assert isinstance(command, _Came), "an attempt is sent once"
         self._rivals.remove(rival)
         outcome = command.outcome
-        if self._failure is None or not self._engine.treatments[outcome.verdict].retry:
+        if self._failure is None or not self._lane.treatments[outcome.verdict].retry:
             self._failure = outcome
         return None if self._rivals else command._replace(outcome=self._failure)
 

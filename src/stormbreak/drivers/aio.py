@@ -70,7 +70,7 @@ class AsyncioDriver:
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
         """
         stepper: Stepper | Racing = self._stepper
-        if self.engine.policy.hedge is not None:
+        if self.engine.races:
             stepper = Racing(self._stepper, partial(self._send, sender))
         flow, command = stepper.start(call)
         try:
@@ -130,9 +130,9 @@ class AsyncioDriver:
         """
         return self._stepper.by_hand(do)
 
-    def snapshot(self) -> dict[str, Any]:
-        """What stands where, between two steps. From any thread."""
-        return self._stepper.snapshot()
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """What stands where, between two steps, and what each `pending` call waits for. From any thread."""
+        return self._stepper.snapshot(pending=pending)
 
     def drain(self) -> None:
         """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""

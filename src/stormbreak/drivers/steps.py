@@ -8,9 +8,11 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
+from weakref import WeakMethod
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, Flow, Send, close
+from stormbreak.core.pending import shown
 from stormbreak.core.plan import run_call
 from stormbreak.core.ticket import Ticket
 from stormbreak.drivers.turns import Turns
@@ -35,10 +37,12 @@ class Stepper(Turns[Flow, _Left]):
         self.chance = chance
         self._complained: set[int] = set()
         super().__init__()
+        engine.look = WeakMethod(self.snapshot)
 
     def _begin(self) -> None:
         super()._begin()
         self._delivering: set[int] = set()
+        self._pending: dict[Flow, tuple[Call, Command]] = {}
 
     def _start_over(self) -> None:
         super()._start_over()
@@ -53,7 +57,9 @@ class Stepper(Turns[Flow, _Left]):
             flow = run_call(engine, call, self.clock(), self.chance())
             self._busy = True
             try:
-                command: Command | Ended = next(flow)
+                wanted = next(flow)
+                self._pending[flow] = call, wanted
+                command: Command | Ended = wanted
             except StopIteration as stop:
                 command = stop.value
             finally:
@@ -71,9 +77,14 @@ class Stepper(Turns[Flow, _Left]):
         with self._lock:
             self._busy = True
             try:
-                command: Command | Ended = flow.send((outcome, self.clock(), self.chance()))
+                wanted = flow.send((outcome, self.clock(), self.chance()))
+                command: Command | Ended = wanted
+                known = self._pending.get(flow)
+                if known is not None:  # it is, but for what a forked child has of its parent
+                    self._pending[flow] = known[0], wanted
             except StopIteration as stop:
                 command = stop.value
+                self._pending.pop(flow, None)
             finally:
                 left = self._take_away() if engine.woken or engine.events else None
                 self._busy = False
@@ -100,9 +111,17 @@ class Stepper(Turns[Flow, _Left]):
             self._refuse_reentry()
         return self._turn(lambda: do(self.engine, self.clock()))
 
-    def snapshot(self) -> dict[str, Any]:
-        """What stands where, between two steps; listeners may look, too."""
-        return self._turn(lambda: self.engine.snapshot(self.clock()))
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """What stands where, between two steps, and what each `pending` call waits for; listeners may look, too."""
+        return self._turn(lambda: self._snapshot(pending=pending))
+
+    def _snapshot(self, *, pending: bool) -> dict[str, Any]:
+        now = self.clock()
+        calls = self._pending.values() if pending else ()
+        told = (
+            {"pending": [shown(call, command, now) for call, command in calls]} if pending else {}
+        )
+        return self.engine.snapshot(now) | told
 
     def close(self, flow: Flow) -> None:
         """Close `flow`; what it held is free, and goes to whoever waits for it.
@@ -137,6 +156,7 @@ class Stepper(Turns[Flow, _Left]):
         return wakers, events
 
     def _settle(self, held: Flow) -> None:
+        self._pending.pop(held, None)
         close(held, self.clock(), self.chance())
 
     def _see_to(self, left: _Left) -> None:

@@ -144,7 +144,7 @@ class _Run:
         self._winner: Send | None = None
 
     def begin(self, call: Call) -> None:
-        if self._driver.engine.policy.hedge is not None:
+        if self._driver.engine.races:
             call = call._replace(races=True)
         self._flow, command = self._driver.stepper.start(call)
         self._obey(command)

@@ -26,6 +26,13 @@ class Client:
     def __init__(self, provider: str | None = None, **settings: Any) -> None:
         self._client = AsyncClient(provider, **settings)
 
+    @classmethod
+    def of(cls, client: AsyncClient) -> Self:
+        """Make a client that blocks of one that does not."""
+        blocking = cls.__new__(cls)
+        blocking._client = client  # noqa: SLF001 - of this very class
+        return blocking
+
     @property
     def policy(self) -> Policy:
         """What the engine goes by."""
@@ -89,7 +96,7 @@ class Client:
         self._client.subscribe(listener)
 
     def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
+        """What stands where: every target's circuit, queue, limit and cooldown, the retry budget, and each call."""
         return self._client.snapshot()
 
     def isolate(self, target: Target | str) -> None:

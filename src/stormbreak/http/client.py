@@ -16,18 +16,20 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
+from stormbreak.drivers.scope import current
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.body import encoded
-from stormbreak.http.environment import find_endpoint, in_force, proxy_for, tls_context
+from stormbreak.http.connect import connect
+from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.exchange import answer_of
-from stormbreak.http.origin import Origin
+from stormbreak.http.footing import Alone, Footing, Ground, model_of
+from stormbreak.http.keys import AskedKey, KeyFunction
 from stormbreak.http.routes import Routes
 from stormbreak.http.sending import StreamSender, WholeSender
 from stormbreak.http.source import AtHandSource
 from stormbreak.http.stream import Opening, Stream
-from stormbreak.http.wire import POOL_LIMIT, Wire
 from stormbreak.keylike import quoted
 from stormbreak.types import (
     CACHE,
@@ -49,7 +51,8 @@ class AsyncClient:
     Args:
         provider: name of a preset, such as "openai" or "anthropic" (docs/client.md names them all).
         base_url: where to send instead, up to and including "/v1".
-        api_key: the key; by default it comes from the environment (see docs/client.md).
+        api_key: the key, or a function (a coroutine function, too) that is asked for it before each attempt; by default
+            it comes from the environment (see docs/client.md).
         api_key_env: name of the environment variable that holds the key.
         model: the model of payloads that name none.
         policy: a `Policy` or the name of a preset.
@@ -64,7 +67,7 @@ class AsyncClient:
         provider: str | None = None,
         *,
         base_url: str | None = None,
-        api_key: str | None = None,
+        api_key: str | KeyFunction | None = None,
         api_key_env: str | None = None,
         model: str | None = None,
         policy: Policy | str = "interactive",
@@ -72,32 +75,50 @@ class AsyncClient:
         stream_on_wire: bool = False,
         degraded: Degraded | None = None,
     ) -> None:
-        self.policy = in_force(policy)
-        self.engine = Engine(self.policy)
+        policy = in_force(policy)
         endpoint = find_endpoint(
             provider,
             base_url=base_url,
-            api_key=api_key,
+            api_key=AskedKey(api_key) if callable(api_key) else api_key,
             api_key_env=api_key_env,
             allow_http=allow_http,
         )
-        self._origin = endpoint.origin
-        self._routes = Routes(
+        routes = Routes(
             endpoint,
-            self.policy.fallback,
+            policy.fallback,
             allow_http=allow_http,
             environ=os.environ,
-            connect=partial(_aiohttp_wire, self.policy),
+            connect=partial(connect, policy.limit.ceiling),
         )
-        self._at_hand = AtHand(self.policy, degraded)
-        self._model = model
-        self._stream_on_wire = stream_on_wire
-        self._driver = AsyncioDriver(self.engine)
+        at_hand = AtHand(policy, degraded)
+        footing = Footing(policy, routes, at_hand, model, stream_on_wire, policy.quota.acts)
+        self._stand(Engine(policy), Alone(footing))
+
+    def _stand(self, engine: Engine, ground: Ground) -> None:
+        self.engine = engine
+        self._ground = ground
+        self._driver = AsyncioDriver(engine)
+
+    @classmethod
+    def on(cls, engine: Engine, ground: Ground) -> Self:
+        """Make a client of an engine that is there already, and may be shared."""
+        client = cls.__new__(cls)
+        client._stand(engine, ground)  # noqa: SLF001 - of this very class
+        return client
+
+    @property
+    def policy(self) -> Policy:
+        """What its calls go by; of a pool, that of its first target."""
+        return self._ground.first.policy
+
+    @property
+    def _routes(self) -> Routes:
+        return self._ground.first.routes
 
     @property
     def base_url(self) -> str:
         """Where calls go."""
-        return self._origin.base_url
+        return self._ground.first.base_url
 
     async def request(
         self,
@@ -129,7 +150,7 @@ class AsyncClient:
         self, messages: Sequence[Mapping[str, Any]], *, model: str | None = None, **options: Any
     ) -> Answer:
         """Ask for a chat completion; `options` go into the payload (temperature, max_tokens, ...)."""
-        payload = {"model": model or self._model, "messages": list(messages), **options}
+        payload = {"model": model, "messages": list(messages), **options}
         return await self.request("chat/completions", payload)
 
     def stream(
@@ -162,12 +183,12 @@ class AsyncClient:
         deadline: float | None,
         tenant: str,
     ) -> Stream:
-        policy = self.policy
         _, body = self._encoded(payload)
+        footing = self._ground.footing(body)
         asking = Asking(endpoint, body, delivers=True)
-        call = self._call(asking, priority, tenant, deadline, delivers=True)
-        sender = StreamSender(asking, self._routes, policy)
-        opened = await self._driver.open(call, sender, self._asker(call, asking))
+        call = self._call(footing, asking, priority, tenant, deadline, delivers=True)
+        sender = StreamSender(asking, footing.routes, self.engine.policy)
+        opened = await self._driver.open(call, sender, _asker(footing, call, asking))
         target, source = sender.target or call.target, sender.source
         if isinstance(opened, Ended):
             target = opened.target or target
@@ -204,33 +225,25 @@ class AsyncClient:
         Raises:
             ConfigurationError: the body is no JSON object, or names no model; or the priority is none.
         """
-        policy = self.policy
-        asking = Asking(endpoint, body, on_wire=self._stream_on_wire, key=idempotency_key)
+        footing = self._ground.footing(body)
+        asking = Asking(endpoint, body, on_wire=footing.stream_on_wire, key=idempotency_key)
         call = self._call(
-            asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
+            footing, asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
         )
 
-        sender = WholeSender(asking, self._routes, policy, self._driver.first)
-        ended = await self._driver.run(call, sender, self._asker(call, asking))
-        if self._at_hand.keeps:
-            self._at_hand.keep(asking.request(self.base_url, self._origin.api_key), ended)
+        sender = WholeSender(asking, footing.routes, self.engine.policy, self._driver.first)
+        ended = await self._driver.run(call, sender, _asker(footing, call, asking))
+        if footing.at_hand.keeps:
+            footing.at_hand.keep(asking.request(footing.base_url, footing.api_key), ended)
         return ended
 
-    def _asker(self, call: Call, asking: Asking) -> Asker | None:
-        """Who finds the answers at hand, where a fallback may ask for one."""
-        if not call.fallbacks:
-            return None
-        request = asking.request(self.base_url, self._origin.api_key)
-        return lambda ask: self._at_hand.find(ask, request)
-
     def _encoded(self, payload: Mapping[str, Any]) -> tuple[str, bytes]:
-        model = payload.get("model") or self._model
-        if not isinstance(model, str) or not model:
-            raise ConfigurationError("model is missing: name it in the payload or in the client")
+        model = model_of(payload.get("model"), self._ground.first)
         return model, encoded({**payload, "model": model})
 
     def _call(
         self,
+        footing: Footing,
         asking: Asking,
         priority: Priority | None,
         tenant: str,
@@ -240,14 +253,15 @@ class AsyncClient:
         most: int | None = None,
         delivers: bool = False,
     ) -> Call:
-        policy, model = self.policy, asking.wanted.model
-        target = self.target(model)
-        asking.to(self._routes.route(target))  # what cannot be sent is told before it waits
+        policy, model = footing.policy, asking.wanted.model
+        target = footing.target(model)
+        asking.to(footing.routes.route(target))  # what cannot be sent is told before it waits
         span = policy.deadline if deadline is None else deadline
+        own = None if span is None or queue_is_free else time.monotonic() + span
         return Call(
             self.engine.number(),
             target,
-            None if span is None or queue_is_free else time.monotonic() + span,
+            current().earlier(own),
             policy.patience,
             policy.priority if priority is None else _checked(priority),
             policy.fail_fast,
@@ -255,22 +269,25 @@ class AsyncClient:
             most,
             tenant,
             asking.begins,
-            asking.tokens() if policy.quota.acts else 0,
+            asking.tokens() if footing.weighs else 0,
             delivers,
-            self._routes.steps(model) if policy.fallback else (),
+            footing.steps(model),
         )
 
     def target(self, model: str) -> Target:
-        """The target that calls for `model` go to first."""
-        return self._routes.target(model)
+        """The target that calls for `model` go to first; of a pool, that of its first."""
+        return self._ground.first.target(model)
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event. It may not make calls on this client."""
         self.engine.listeners.append(listener)
 
-    def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
-        return self._driver.snapshot()
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget.
+
+        And what each call waits for that is `pending`, which is much where many are.
+        """
+        return self._driver.snapshot(pending=pending)
 
     def isolate(self, target: Target | str) -> None:
         """Open the circuit of a target, or of a model, by hand, until `reset`: nothing passes.
@@ -325,8 +342,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
-        await self._at_hand.close()
-        for wire in self._routes.wires():
+        await self._ground.first.at_hand.close()
+        for wire in self._ground.owned():
             await wire.close()
 
     async def __aenter__(self) -> Self:
@@ -341,14 +358,12 @@ class AsyncClient:
         await self.close()
 
 
-def _aiohttp_wire(policy: Policy, origin: Origin) -> Wire:
-    from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - aiohttp only when needed
-
-    return AiohttpWire(
-        limit=min(policy.limit.ceiling, POOL_LIMIT),
-        proxy=proxy_for(origin),
-        tls=tls_context() if origin.base_url.startswith("https:") else None,
-    )
+def _asker(footing: Footing, call: Call, asking: Asking) -> Asker | None:
+    """Who finds the answers at hand, where a fallback may ask for one."""
+    if not call.fallbacks:
+        return None
+    request = asking.request(footing.base_url, footing.api_key)
+    return lambda ask: footing.at_hand.find(ask, request)
 
 
 def _checked(priority: object) -> Priority:

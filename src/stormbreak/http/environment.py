@@ -6,7 +6,6 @@ address only; `STORMBREAK_API_KEY` together with `STORMBREAK_BASE_URL`; `OPENAI_
 """
 
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,25 +19,31 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
 from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.keys import AskedKey
 from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
-from stormbreak.keylike import holds_token, is_constant, is_familiar, quoted
+from stormbreak.keylike import VARIABLE, holds_token, is_constant, is_familiar, quoted
 from stormbreak.llm.presets import PRESETS, Preset, preset
-
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Endpoint(NamedTuple):
-    """A provider's name, as it appears in targets, and its origin."""
+    """A provider's name, as it appears in targets, and its origin.
+
+    In a settings file it has a `name`, and a `policy` of its own. Its `key` may have to be asked for.
+    """
 
     provider: str
     origin: Origin
+    name: str = ""
+    policy: Policy | None = None
+    key: AskedKey | None = None
+    allow_http: bool = False
 
 
 def find_endpoint(
     provider: str | None = None,
     *,
     base_url: str | None = None,
-    api_key: str | None = None,
+    api_key: str | AskedKey | None = None,
     api_key_env: str | None = None,
     allow_http: bool = False,
     environ: Mapping[str, str] = os.environ,
@@ -51,12 +56,16 @@ def find_endpoint(
     known = preset(provider) if provider else None
     if base_url is None:
         base_url = known.base_url if known else _base_url(environ)
-    if api_key is None:
+    asked = api_key if isinstance(api_key, AskedKey) else None
+    if isinstance(api_key, AskedKey):
+        api_key = api_key.stand_in
+    elif api_key is None:
         api_key = _key(known, base_url, api_key_env, environ)
     origin = origin_of(base_url, api_key, allow_http=allow_http)
     if api_key is None and known is not None and known.key_env is not None:
         raise ConfigurationError(_no_key(known, origin))
-    return Endpoint(known.name if known else _name_of(origin), origin)
+    name = known.name if known else _name_of(origin)
+    return Endpoint(name, origin, key=asked, allow_http=allow_http)
 
 
 def _base_url(environ: Mapping[str, str]) -> str:
@@ -75,6 +84,25 @@ def _key(
 ) -> str | None:
     if named is not None:
         return _value_of(named, environ)
+    candidates = _candidates(known, base_url, environ)
+    return next((environ[name] for name in candidates if environ.get(name)), None)
+
+
+def key_variables(
+    provider: str | None, base_url: str | None, environ: Mapping[str, str] = os.environ
+) -> list[str]:
+    """The variables that are looked at for a key where none is named, in their order.
+
+    Raises:
+        ConfigurationError: nothing says where to send.
+    """
+    known = preset(provider) if provider else None
+    if base_url is None:
+        base_url = known.base_url if known else _base_url(environ)
+    return _candidates(known, base_url, environ)
+
+
+def _candidates(known: Preset | None, base_url: str, environ: Mapping[str, str]) -> list[str]:
     candidates: list[str] = []
     if known is not None and known.key_env and same_origin(base_url, known.base_url):
         candidates.append(known.key_env)
@@ -83,12 +111,12 @@ def _key(
     openai = PRESETS["openai"].base_url
     if _is_that_of(environ.get("OPENAI_BASE_URL"), base_url) or same_origin(base_url, openai):
         candidates.append("OPENAI_API_KEY")
-    return next((environ[name] for name in candidates if environ.get(name)), None)
+    return [*dict.fromkeys(candidates)]
 
 
 def _value_of(named: str, environ: Mapping[str, str]) -> str:
     """The variable of that name; whoever gave the key itself instead does not find it in an error."""
-    is_name = _VARIABLE.fullmatch(named) is not None
+    is_name = VARIABLE.fullmatch(named) is not None
     if is_name and environ.get(named):
         return environ[named]
     if is_familiar(named) or (holds_token(named) and not is_constant(named)):

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stormbreak.core.fallback import Fallback, Place, Step, ToDegraded, ToTargets
+from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import Endpoint, find_endpoint
+from stormbreak.http.keys import AskedKey
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
-from stormbreak.types import CACHE, DEGRADED, FALLBACK, Target
+from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Target
 
 SOURCES = {"targets": FALLBACK, "cache": CACHE, "degraded": DEGRADED}
 """By kind of rule: where its answer comes from."""
@@ -25,10 +27,19 @@ class Route:
     target: Target
     origin: Origin
     wire: Wire
+    policy: Policy | None = None  # where it is not that of the client
+    key: AskedKey | None = None
+    allow_http: bool = False
+
+    async def keyed(self) -> Origin | Outcome:
+        """The origin with the key of now; or how an attempt fails that cannot have one."""
+        if self.key is None:
+            return self.origin
+        return await self.key.ask(self.origin, allow_http=self.allow_http)
 
 
 class Routes:
-    """The routes of one client. `connect` makes a wire to an origin."""
+    """The routes of one client. `connect` makes a wire to an origin; `known` are routes that several share."""
 
     def __init__(
         self,
@@ -38,9 +49,10 @@ class Routes:
         allow_http: bool,
         environ: Mapping[str, str],
         connect: Callable[[Origin], Wire],
+        known: dict[Target, Route] | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self._routes: dict[Target, Route] = {}
+        self._routes = {} if known is None else known
         self._own: dict[str, Target] = {}
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._rules = [
@@ -88,11 +100,13 @@ class Routes:
 
     def _route(self, endpoint: Endpoint, model: str) -> Route:
         origin = endpoint.origin
-        target = Target(endpoint.provider, model, origin.key_digest)
+        target = Target(endpoint.provider, model, origin.key_digest, endpoint.name)
         route = self._routes.get(target)
         if route is None:
             wire = self._wires[origin.base_url]
-            route = self._routes[target] = Route(target, origin, wire)
+            route = self._routes[target] = Route(
+                target, origin, wire, endpoint.policy, endpoint.key, endpoint.allow_http
+            )
         return route
 
 

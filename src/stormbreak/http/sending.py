@@ -39,7 +39,10 @@ class Sender:
         self._asked = asked
         self._routes = routes
         self._policy = policy
-        self._idle = policy.idle_timeout if idle_timeout is None else idle_timeout
+        self._idle = idle_timeout
+
+    def _idle_timeout(self, policy: Policy) -> float | None:
+        return policy.idle_timeout if self._idle is None else self._idle
 
 
 class WholeSender(Sender):
@@ -59,13 +62,16 @@ class WholeSender(Sender):
 
     async def __call__(self, command: Send) -> Outcome:
         """Send once."""
-        policy, timeout = self._policy, command.timeout
+        timeout = command.timeout
         route = self._routes.route(command.target)
+        policy, origin = route.policy or self._policy, await route.keyed()
+        if isinstance(origin, Outcome):
+            return origin
         outcome = await attempt(
             route.wire,
-            route.origin,
+            origin,
             self._asked.to(route),
-            idle_timeout=self._idle,
+            idle_timeout=self._idle_timeout(policy),
             stall_timeout=policy.stall_timeout,
             within=timeout,
             first=partial(self._first, command) if self._asked.begins else None,
@@ -81,13 +87,16 @@ class StreamSender(Sender):
 
     async def __call__(self, command: Send) -> Outcome:
         """Send once."""
-        policy, timeout = self._policy, command.timeout
+        timeout = command.timeout
         route = self._routes.route(command.target)
+        policy, origin = route.policy or self._policy, await route.keyed()
+        if isinstance(origin, Outcome):
+            return origin
         outcome, source = await begin(
             route.wire,
-            route.origin,
+            origin,
             self._asked.to(route),
-            idle_timeout=self._idle,
+            idle_timeout=self._idle_timeout(policy),
             stall_timeout=policy.stall_timeout,
             within=timeout,
             learn=policy.quota.learn,

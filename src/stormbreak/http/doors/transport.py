@@ -168,7 +168,7 @@ class AsyncDoor:
         self.engine.listeners.append(listener)
 
     def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
+        """What stands where: every target's circuit, queue, limit and cooldown, the retry budget, and each call."""
         return self._driver.snapshot()
 
     async def aclose(self) -> None:

@@ -1,0 +1,117 @@
+"""For web applications: a call that stormbreak refused becomes a 503 with `Retry-After`, and requests bring deadlines.
+
+`Rejections` is a middleware for whatever speaks ASGI, without a framework::
+
+    app.add_middleware(Rejections)                      # Starlette, FastAPI
+    application = Rejections(application)               # anything else
+
+What a call raised is taken for a refusal where nothing was sent, where the request's own deadline ended it, or where it is known
+when to come back. All else, and all that is raised after the response has begun, goes on as it is.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from math import ceil, inf
+from typing import Any, TypeAlias
+
+from stormbreak.drivers.scope import scope as within
+from stormbreak.errors import CallError, RejectedError
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+HEADER = "x-request-deadline-ms"
+
+_RATES = frozenset({"rate", "quota"})  # of this process, or told by headers: too many requests
+_LONGEST = 20  # characters of a deadline; more is no number that anybody means
+
+
+class Rejections:
+    """Wraps an ASGI application.
+
+    Args:
+        app: the application.
+        deadline_header: which header of a request says in how many milliseconds its caller stops waiting; all calls
+            end by then. None: no header does.
+    """
+
+    def __init__(self, app: App, *, deadline_header: str | None = HEADER) -> None:
+        self._app = app
+        self._header = (
+            None if deadline_header is None else deadline_header.lower().encode("latin-1")
+        )
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request; what is none of HTTP passes."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            deadline = self._deadline(scope.get("headers", ()))
+        except ValueError as error:
+            await _say(send, 400, f"{error}\n")
+            return
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            with within(deadline=deadline):
+                await self._app(scope, receive, sending)
+        except CallError as error:
+            if begun or not _is_refusal(error):
+                raise
+            await _refuse(send, error)
+
+    def _deadline(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+        """Seconds that the caller still waits, as the header says; of several the least."""
+        given = [value for name, value in headers if name.lower() == self._header]
+        return min((self._seconds(value) for value in given), default=None)
+
+    def _seconds(self, value: bytes) -> float:
+        try:
+            seconds = float(value) / 1000 if len(value) <= _LONGEST else -1.0
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < inf:
+            assert self._header is not None
+            name = self._header.decode("latin-1")
+            raise ValueError(f"{name} must be milliseconds from now, 0 or more")
+        return seconds
+
+
+def _is_refusal(error: CallError) -> bool:
+    return (
+        isinstance(error, RejectedError)
+        or error.retry_at is not None
+        or error.ended.outcome.own_deadline
+    )
+
+
+async def _refuse(send: Send, error: CallError) -> None:
+    """Say it without naming targets: this goes to whoever is outside."""
+    rejection = error.ended.outcome.rejection
+    status = 429 if rejection is not None and rejection.policy in _RATES else 503
+    more = []
+    if error.retry_at is not None:
+        seconds = max(1, ceil(error.retry_at - time.monotonic()))
+        more = [(b"retry-after", str(seconds).encode())]
+    await _say(send, status, "The service is busy. Please try again later.\n", more)
+
+
+async def _say(
+    send: Send, status: int, text: str, more: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    body = text.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

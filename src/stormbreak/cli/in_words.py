@@ -1,0 +1,66 @@
+"""Settings in words: the policy, and each target with where its key comes from, but never the key."""
+
+import os
+from collections.abc import Iterator, Mapping
+
+from stormbreak.config import Settings, account, delay_table
+from stormbreak.config.quantities import seconds, several
+from stormbreak.config.schema import word_for
+from stormbreak.config.settings import PoolSettings, TargetSettings
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.environment import key_variables
+from stormbreak.llm.presets import PRESETS
+
+
+def words_for(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Tell them, a line for each statement."""
+    yield from account(settings.policy)
+    yield ""
+    yield from delay_table(settings.policy.retry.backoff)
+    for name, target in settings.targets.items():
+        yield ""
+        yield from _target(name, target, settings, environ)
+    for name, pool in settings.pools.items():
+        yield ""
+        yield from _pool(name, pool)
+
+
+def _target(
+    name: str, target: TargetSettings, settings: Settings, environ: Mapping[str, str]
+) -> Iterator[str]:
+    model = target.model or "the model that each call names"
+    yield f"Target {name}: {_place(target)}, {model}, its key {_key(target, environ)}."
+    if target.stream_on_wire:
+        yield "Its chat completions are sent as streams."
+    if target.policy == settings.policy:
+        yield "It goes by the policy above."
+        return
+    yield "It goes by its own policy:"
+    yield from (f"  {line}" for line in account(target.policy))
+
+
+def _place(target: TargetSettings) -> str:
+    known = PRESETS.get(target.provider or "")
+    address = target.base_url or (known.base_url if known else "the address in the environment")
+    return f"{target.provider} at {address}" if target.provider else address
+
+
+def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
+    if target.api_key_env is not None:
+        variables = [target.api_key_env]
+    else:
+        try:
+            variables = key_variables(target.provider, target.base_url, environ)
+        except ConfigurationError:
+            return "not known: nothing says where to send"
+    said = [f"${name} ({'set' if environ.get(name) else 'not set'})" for name in variables]
+    return f"from {' or '.join(said)}" if said else "from nowhere, unless the program gives one"
+
+
+def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
+    members = several(f"{member.target} (weight {member.weight:g})" for member in pool.targets)
+    after = "any time at all" if pool.after is None else seconds(pool.after)
+    yield f"Pool {name}: {members}, {word_for(pool.choose)}."
+    yield (
+        f"A call that ends as {several(pool.on)}, or would wait for more than {after}, goes on to the others."
+    )

@@ -1,0 +1,143 @@
+"""What a call stands on: its policy, and where it may go. A call keeps what it began with.
+
+A client stands on one footing, or on one of those that a settings file gives at the time of the call.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from stormbreak.core.fallback import Choose, Step
+from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.at_hand import AtHand
+from stormbreak.http.body import wants
+from stormbreak.http.routes import Routes
+from stormbreak.http.wire import Wire
+from stormbreak.types import FALLBACK, Target, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """What calls to one target stand on. `model` is for payloads that name none, or in a pool for all of them.
+
+    `weighs` says whether anybody who may be asked counts tokens. Steps `ahead` come before those of the policy.
+    """
+
+    policy: Policy
+    routes: Routes
+    at_hand: AtHand
+    model: str | None = None
+    stream_on_wire: bool = False
+    weighs: bool = False
+    ahead: Callable[[str], Step] | None = None
+    weight: float = 1.0
+
+    @property
+    def api_key(self) -> str | None:
+        """What tells its answers from those of other keys."""
+        return self.routes.endpoint.origin.api_key
+
+    @property
+    def base_url(self) -> str:
+        """Where its calls go."""
+        return self.routes.endpoint.origin.base_url
+
+    @property
+    def account(self) -> Target:
+        """Its target, whatever the model."""
+        endpoint = self.routes.endpoint
+        return Target(endpoint.provider, "", endpoint.origin.key_digest, endpoint.name)
+
+    def target(self, model: str) -> Target:
+        """The target that calls for `model` go to first."""
+        wanted = self.model or model if self.ahead is not None else model
+        return self.routes.target(wanted)
+
+    def steps(self, model: str) -> tuple[Step, ...]:
+        """Where a call for `model` may go from there."""
+        own = self.routes.steps(model) if self.policy.fallback else ()
+        return own if self.ahead is None else (self.ahead(model), *own)
+
+
+class Ground(Protocol):
+    """Where a client stands."""
+
+    @property
+    def first(self) -> Footing:
+        """What is told of the client when nobody asks for a call."""
+        ...
+
+    def footing(self, body: bytes) -> Footing:
+        """What a call with this body is to stand on."""
+        ...
+
+    def owned(self) -> tuple[Wire, ...]:
+        """The wires that end with the client."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The ground of a client that was made by hand: always the same."""
+
+    first: Footing
+
+    def footing(self, _body: bytes) -> Footing:
+        """The one there is."""
+        return self.first
+
+    def owned(self) -> tuple[Wire, ...]:
+        """All it has."""
+        return self.first.routes.wires()
+
+
+class Pool:
+    """Footings of which one is chosen for each call; the others are its first fallback.
+
+    `order` puts the targets of a step into the order of their turns.
+    """
+
+    def __init__(
+        self,
+        members: tuple[Footing, ...],
+        on: tuple[Verdict, ...],
+        after: float | None,
+        choose: Choose,
+        order: Callable[[Step], tuple[Target, ...]],
+    ) -> None:
+        self.members = members
+        self._on = frozenset(on)
+        self._after = after
+        self._choose = choose
+        self._order = order
+        self._steps: dict[str, Step] = {}
+
+    def footing(self, body: bytes) -> Footing:
+        """That of the member whose turn it is."""
+        if self._choose is Choose.IN_ORDER:
+            return self.members[0]
+        model = wants(body).model
+        first = self._order(self.step(model))[0]
+        return next(member for member in self.members if member.target(model) == first)
+
+    def step(self, model: str) -> Step:
+        """All members, for a call for `model`; it leaves out where it was already."""
+        step = self._steps.get(model)
+        if step is None:
+            targets = tuple((member.target(model), member.weight) for member in self.members)
+            step = Step(self._on, self._after, FALLBACK, targets, self._choose)
+            self._steps[model] = step
+        return step
+
+
+def model_of(named: object, footing: Footing) -> str:
+    """The model of a payload, by the footing where it names none.
+
+    Raises:
+        ConfigurationError: neither names one.
+    """
+    model = named or footing.model
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError("model is missing: name it in the payload or in the client")
+    return model

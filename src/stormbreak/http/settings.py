@@ -1,0 +1,168 @@
+"""Settings in force: one engine for all targets and pools of a file, clients of them, and a reload that drops no call."""
+
+import os
+import random
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.fallback import Step, ordered
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.background import BACKGROUND
+from stormbreak.http.at_hand import Degraded
+from stormbreak.http.blocking import Client
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.footing import Footing
+from stormbreak.http.generation import Generation, Maker
+from stormbreak.http.keys import AskedKey, KeyFunction
+from stormbreak.http.wire import Wire
+from stormbreak.keylike import quoted
+from stormbreak.types import Target
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    profile: str | None = None,
+    keys: Mapping[str, KeyFunction] | None = None,
+    degraded: Degraded | None = None,
+) -> "LiveSettings":
+    """Read a settings file, and be ready to make clients of what it names (see docs/configuration.md).
+
+    `keys` are functions that give the keys of targets, by name, before each attempt. `profile` is by default what
+    STORMBREAK_PROFILE says. `degraded` makes answers for a `degraded` rule that has no text.
+
+    Raises:
+        ConfigurationError: one line that names the file, the key or the variable, and the value.
+    """
+    return LiveSettings(path, profile=profile, keys=keys or {}, degraded=degraded)
+
+
+class LiveSettings:
+    """What a settings file says, in force; `load` makes it. It may be used from any thread and event loop."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        profile: str | None,
+        keys: Mapping[str, KeyFunction],
+        degraded: Degraded | None,
+    ) -> None:
+        asked = {name: AskedKey(function) for name, function in keys.items()}
+        self._maker = maker = Maker(path, profile, asked, degraded, self._order, {})
+        self._now = maker.read()
+        unknown = next((name for name in keys if name not in self._now.footings), None)
+        if unknown is not None:
+            raise maker.wrong(f"keys names {quoted(unknown)}, which is no target")
+        self.engine = Engine(self._now.policy)
+        self._driver = AsyncioDriver(self.engine)
+        self._take(self._now)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The targets and pools there are."""
+        return self._now.settings.names
+
+    def client(self, name: str) -> AsyncClient:
+        """A client of a target or a pool, which goes along with every reload. Its connections are closed with the settings.
+
+        Raises:
+            ConfigurationError: there is none of that name.
+        """
+        self._now.find(name)
+        return AsyncClient.on(self.engine, _Named(self, name))
+
+    def blocking_client(self, name: str) -> Client:
+        """The same for code that blocks."""
+        return Client.of(self.client(name))
+
+    def reload(self) -> None:
+        """Read the file again. Calls that have begun end as they began; new ones go by what it says now.
+
+        A target that is as it was keeps its circuit, its limits and what was learned; one of which only the policy has
+        changed keeps its circuit.
+
+        Raises:
+            ConfigurationError: the file is wrong, or a key is missing; everything stays as it was.
+            RuntimeError: a listener asks for it, from within an event.
+        """
+        self._take(self._maker.read(self._now))
+
+    def snapshot(self) -> dict[str, Any]:
+        """What stands where: every target, and every call that is under way."""
+        return self._driver.snapshot()
+
+    @property
+    def now(self) -> Generation:
+        """What is in force."""
+        return self._now
+
+    async def close(self) -> None:
+        """Close the connections of the running loop."""
+        for footing in self._now.footings.values():
+            await footing.at_hand.close()
+        for wire in tuple(self._maker.wires.values()):
+            await wire.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Close the connections of clients that block."""
+        BACKGROUND.run(self.close())
+
+    def _take(self, made: Generation) -> None:
+        def take(engine: Engine, now: float) -> None:
+            moved = made.moved_since(self._now)
+            engine.govern(made.policy, made.accounts, now, anew=moved)
+            self._now = made
+
+        self._driver.by_hand(take)
+
+    def _order(self, step: Step) -> tuple[Target, ...]:
+        chance = random.random()  # noqa: S311 - not secret
+
+        def order(engine: Engine, now: float) -> tuple[Target, ...]:
+            return ordered(step, chance, lambda target: engine.lane(target).taken(now))
+
+        return self._driver.by_hand(order)
+
+
+class _Named:
+    """The ground of a client of a name: whatever that stands for at the time of a call."""
+
+    def __init__(self, settings: LiveSettings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+
+    @property
+    def first(self) -> Footing:
+        """The target, or the first of the pool."""
+        return self._settings.now.find(self._name)[0]
+
+    def footing(self, body: bytes) -> Footing:
+        """The target, or that of the pool whose turn it is."""
+        first, pool = self._settings.now.find(self._name)
+        return first if pool is None else pool.footing(body)
+
+    def owned(self) -> tuple[Wire, ...]:
+        """None: others use them, too."""
+        return ()

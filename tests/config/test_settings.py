@@ -1,0 +1,320 @@
+"""Settings files: targets, pools, profiles, and what the environment says over them."""
+
+import inspect
+from dataclasses import fields
+from textwrap import dedent
+
+import pytest
+
+from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
+from stormbreak.config.describe import SETTINGS
+from stormbreak.config.settings import Member, PoolSettings, TargetSettings
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.fallback import Choose, Place, ToTargets
+from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.client import AsyncClient
+from stormbreak.types import Verdict
+
+TOKEN = "Zk39fjA0qLm2Xw7RtY5b"
+FILE = """
+    deadline = 60
+
+    [limit]
+    kind = "fixed"
+    in_flight = 20
+
+    [targets.main]
+    provider = "openai"
+    model = "gpt-4.1-mini-2025-04-14"
+    api_key_env = "MAIN_KEY"
+
+    [targets.main.policy]
+    patience = 5
+
+    [targets.far-away]
+    base_url = "https://llm.example.com/v1"
+    policy = "article"
+
+    [targets.plain]
+    base_url = "http://127.0.0.1:8900/v1"
+
+    [pools.chat]
+    targets = ["main", { target = "far-away", weight = 3 }]
+    choose = "weighted"
+    on = ["timeout"]
+
+    [profiles.staging]
+    deadline = 10
+
+    [profiles.staging.targets.main]
+    model = "tiny"
+
+    [profiles.staging.targets.main.policy.limit]
+    in_flight = 2
+
+    [profiles.lab.targets.main]
+    policy = "batch"
+"""
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.toml").write_text(dedent(FILE))
+    return "s.toml"
+
+
+def read(path, profile=None, **environ):
+    return load_settings(path, profile=profile, environ=environ)
+
+
+def mistake(path, profile=None, **environ):
+    with pytest.raises(ConfigurationError) as caught:
+        read(path, profile, **environ)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------ the file
+
+
+def test_targets_and_pools_by_name(path):
+    settings = read(path)
+    assert settings.names == ("main", "far-away", "plain", "chat")
+    assert settings.targets["main"].model == "gpt-4.1-mini-2025-04-14"
+    assert settings.pools["chat"] == PoolSettings(
+        targets=(Member(target="main"), Member(target="far-away", weight=3)),
+        choose=Choose.WEIGHTED,
+        on=(Verdict.TIMEOUT,),
+    )
+
+
+def test_the_policy_of_the_file_is_that_of_all_who_name_none_of_their_own(path):
+    settings = read(path)
+    assert settings.targets["plain"].policy == settings.policy
+    assert (settings.policy.deadline, settings.policy.patience) == (60, 20)
+    assert settings.targets["far-away"].policy == ARTICLE
+
+
+def test_a_table_is_laid_over_the_policy_of_the_file(path):
+    main = read(path).targets["main"].policy
+    assert (main.deadline, main.patience, main.limit) == (60, 5, FixedLimit(in_flight=20))
+
+
+def test_or_over_the_preset_that_it_names(tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text('deadline = 9\n[targets.a]\npolicy = { preset = "batch", patience = 3 }')
+    policy = read(path).targets["a"].policy
+    assert (policy.deadline, policy.patience, policy.queue) == (None, 3, BATCH.queue)
+
+
+def test_a_policy_file_is_a_settings_file_without_targets(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text('preset = "batch"\n[retry]\nattempts = 3\n')
+    settings = read(path)
+    assert (settings.policy, settings.names) == (load_policy(path), ())
+
+
+def test_an_empty_file_is_the_interactive_policy(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text("")
+    assert read(path).policy == INTERACTIVE
+
+
+@pytest.mark.parametrize("profile", [None, "staging", "lab"])
+def test_described_settings_read_back_equal(path, tmp_path, profile):
+    settings = read(path, profile)
+    (tmp_path / "copy.toml").write_text(describe_settings(settings))
+    assert read("copy.toml") == settings
+
+
+# ------------------------------------------------------------------ no second list of keys
+
+
+def test_a_target_has_what_a_client_takes_apart_from_what_only_a_program_has():
+    taken = set(inspect.signature(AsyncClient.__init__).parameters)
+    assert {field.name for field in fields(TargetSettings)} == taken - {
+        "self",
+        "api_key",
+        "degraded",
+    }
+
+
+def test_a_pool_has_what_a_rule_for_targets_has():
+    def defaults(kind):
+        return {field.name: field.default for field in fields(kind) if field.name != "kind"}
+
+    assert defaults(PoolSettings) == defaults(ToTargets)
+    assert Member(target="a").weight == Place(model="a").weight
+
+
+def test_every_key_says_what_stands_behind_it():
+    names = {f"targets.{field.name}" for field in fields(TargetSettings)}
+    names |= {f"pools.{field.name}" for field in fields(PoolSettings)}
+    assert set(SETTINGS) == names | {f"pools.targets.{field.name}" for field in fields(Member)}
+
+
+# ------------------------------------------------------------------ profiles
+
+
+def test_a_profile_is_laid_over_the_rest(path):
+    settings = read(path, "staging")
+    main = settings.targets["main"]
+    assert (main.model, main.api_key_env, settings.policy.deadline) == ("tiny", "MAIN_KEY", 10)
+    assert (main.policy.patience, main.policy.limit) == (5, FixedLimit(in_flight=2))
+
+
+def test_a_variable_chooses_it_and_an_argument_goes_before_that(path):
+    chosen = {"STORMBREAK_PROFILE": "staging"}
+    assert read(path, **chosen).targets["main"].model == "tiny"
+    assert read(path, "lab", **chosen).targets["main"].policy == BATCH
+
+
+def test_the_names_of_profiles(path):
+    assert profiles_in(path) == ("staging", "lab")
+
+
+def test_one_that_is_not_there_is_told(path):
+    assert mistake(path, "prod") == (
+        "s.toml: the profile must be one of its profiles (staging, lab), got 'prod'"
+    )
+    assert mistake(path, STORMBREAK_PROFILE="prod") == (
+        "s.toml: STORMBREAK_PROFILE must be one of its profiles (staging, lab), got 'prod'"
+    )
+
+
+# ------------------------------------------------------------------ the environment
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "found"),
+    [
+        ("STORMBREAK__targets__main__model", "small", "small"),
+        ("STORMBREAK__TARGETS__MAIN__MODEL", '"4"', "4"),
+        ("STORMBREAK__TARGETS__MAIN__MODEL", "a = 1\nb = 2", "a = 1\nb = 2"),
+        ("STORMBREAK__TARGETS__MAIN__MODEL", "1\nextra = 1", "1\nextra = 1"),
+    ],
+)
+def test_a_variable_says_what_a_key_would(path, variable, text, found):
+    assert read(path, **{variable: text}).targets["main"].model == found
+
+
+def test_numbers_tables_and_lists_are_read_as_toml(path):
+    settings = read(
+        path,
+        STORMBREAK__DEADLINE="7.5",
+        STORMBREAK__TARGETS__FAR_AWAY__ALLOW_HTTP="true",
+        STORMBREAK__POOLS__CHAT__TARGETS='["plain"]',
+        STORMBREAK__TARGETS__MAIN__POLICY="{ patience = 1 }",
+        STORMBREAK__TARGETS__NEW__BASE_URL="https://new.example.com/v1",
+    )
+    assert settings.policy.deadline == 7.5
+    assert settings.targets["far-away"].allow_http is True
+    assert settings.pools["chat"].targets == (Member(target="plain"),)
+    assert settings.targets["main"].policy.patience == 1
+    assert settings.targets["new"].base_url == "https://new.example.com/v1"
+
+
+def test_it_goes_before_a_profile(path):
+    settings = read(path, "staging", STORMBREAK__TARGETS__MAIN__MODEL="mine")
+    assert settings.targets["main"].model == "mine"
+
+
+# ------------------------------------------------------------------ mistakes
+
+MISTAKES = {
+    "[targets.a]\nmodle = 'x'": "targets.a.modle is no key of a target; did you mean model?",
+    "[targets.a]\nmodel = 4": 'targets.a.model must be a word or "none", got 4',
+    "[targets.a]\nprovider = 'opnai'": "targets.a.provider must be one of openai, ",
+    "[targets.a]\nallow_http = 1": "targets.a.allow_http must be true or false, got 1",
+    "[targets.a]\npolicy = 'fast'": "targets.a.policy must be one of interactive, batch, article, off",
+    "[targets.a]\npolicy = 3": "targets.a.policy must be a table, got 3",
+    "[targets.a.policy]\npreset = 'x'": "targets.a.policy.preset must be one of interactive, ",
+    "[targets.a.policy]\ndeadlin = 3": "targets.a.policy.deadlin is no key of a policy; did you mean deadline?",
+    "[targets.a.policy.retry]\nattempts = 0": "targets.a.policy.retry.attempts must be at least 1, got 0",
+    "[targets]\na = 3": "targets.a must be a table, got 3",
+    "targets = 3": "targets must be a table, got 3",
+    "profiles = 3": "profiles must be a table, got 3",
+    "[targets.'a b']\nmodel = 'x'": 'targets."a b" must have a name of letters, digits',
+    "[pools.p]\ntargets = ['a']": "pools.p.targets[0] must be the name of a target (there is none), got 'a'",
+    "[pools.p]\ntargets = []": "pools.p.targets must name a target, got none",
+    "[pools.p]\n": "pools.p.targets must name a target, got none",
+    "[pools.p]\ntargets = [{ wait = 1 }]": "pools.p.targets[0].wait is no key of a pool; did you mean weight?",
+    "[pools.p]\ntargets = [{ target = 'a', weight = 0 }]": "pools.p.targets[0].weight must be positive, got 0",
+    "[targets.a]\n[pools.p]\ntargets = ['a', 'a']": "pools.p.targets names 'a' twice",
+    "[targets.a]\n[pools.a]\ntargets = ['a']": "pools.a has the name of a target",
+    "[targets.a]\n[pools.p]\ntargets = ['a']\non = ['ok']": "pools.p.on must name only verdicts of calls that failed",
+    "deadline = -3\n[targets.a]": "deadline must be positive, got -3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_is_one_line_with_file_key_and_value(path, tmp_path, text):
+    (tmp_path / "s.toml").write_text(text)
+    said = mistake(path)
+    assert said.startswith(f"s.toml: {MISTAKES[text]}")
+    assert "\n" not in said
+
+
+def test_a_mistake_in_a_profile_is_told_with_the_profile(path, tmp_path):
+    (tmp_path / "s.toml").write_text("[targets.a]\n[profiles.x.targets.a]\nmodle = 'x'")
+    read(path)
+    assert mistake(path, "x").startswith("s.toml: profiles.x.targets.a.modle is no key of a target")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("TARGETS__MAIN__MODEL", "4", 'targets.main.model must be a word or "none", got 4'),
+        ("TARGETS__MAIN__MODLE", "x", "targets.main.modle is no key of a target; did you mean model?"),
+        ("DEADLINE", "-3", "deadline must be positive, got -3"),
+        ("DEADLIN", "3", "deadlin is no key of a policy; did you mean deadline?"),
+        ("LIMIT__IN_FLIGHT", "x", 'limit.in_flight must be a whole number, got "x"'),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_environment_is_told_with_its_variable(path, name, text, said):
+    variable = f"STORMBREAK__{name}"
+    assert mistake(path, **{variable: text}) == f"s.toml: {variable}: {said}"
+
+
+def test_a_variable_that_names_no_key(path):
+    for name in ("STORMBREAK__", "STORMBREAK____DEADLINE", "STORMBREAK__TARGETS__"):
+        assert mistake(path, **{name: "1"}).startswith(f"s.toml: '{name}' names no key")
+
+
+# ------------------------------------------------------------------ keys
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[targets.a]\napi_key = 'hunter2'",
+        f"[targets.a]\nmodel = '{TOKEN}'",
+        f"[targets.a]\napi_key_env = '{TOKEN}'",
+        "[targets.a]\napi_key_env = 'sk-hunter2-hunter2'",
+        "[targets.a]\napi_key_env = 'hunter2 hunter2'",
+        "[profiles.x.targets.a]\ntoken = 'hunter2'",
+    ],
+)
+def test_a_literal_key_is_refused_and_not_repeated(path, tmp_path, text):
+    (tmp_path / "s.toml").write_text(text)
+    said = mistake(path)
+    assert "hunter2" not in said
+    assert TOKEN not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("API_KEY", "hunter2"), ("API_KEY_ENV", TOKEN), ("MODEL", TOKEN), ("X", "sk-hunter2-hunter2")],
+)
+def test_nor_may_it_stand_in_a_variable_that_says_something_else(path, name, text):
+    said = mistake(path, **{f"STORMBREAK__TARGETS__MAIN__{name}": text})
+    assert f"STORMBREAK__TARGETS__MAIN__{name}" in said
+    assert text not in said
+
+
+def test_names_of_models_and_targets_are_no_keys(path, tmp_path):
+    name = "openai-gpt-4o-mini-2024"
+    text = f"[targets.{name}]\nmodel = 'meta-llama/Llama-3.3-70B-Instruct-Turbo'\n[pools.p]\ntargets = ['{name}']"
+    (tmp_path / "s.toml").write_text(text)
+    assert read(path).names == (name, "p")

@@ -1,0 +1,155 @@
+"""Targets with policies of their own, and what becomes of their lanes when policies change."""
+
+from dataclasses import replace
+
+import pytest
+from stage import OK, SERVER_ERROR, Stage, policy
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.fallback import ELSEWHERE, Choose, Step
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.types import Target
+
+MAIN = Target("acme", "large", "k1", "main")
+SPARE = Target("acme", "small", "k2", "spare")
+PLAIN = Target("acme", "large", "k1")
+
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0)
+FILE = policy(limit=FixedLimit(in_flight=9))
+TIGHT = policy(limit=FixedLimit(in_flight=1), attempt_timeout=3.0)
+
+
+def governed(**named):
+    """A stage on which `main` and `spare` have the policies that are given."""
+    stage = Stage(FILE)
+    govern(stage, **named)
+    return stage
+
+
+def govern(stage, file=FILE, **named):
+    targets = {"main": MAIN, "spare": SPARE}
+    accounts = {targets[name].account: policy for name, policy in named.items()}
+    stage.engine.govern(file, accounts, stage.now)
+
+
+def test_a_named_target_goes_by_its_own_policy_and_any_other_by_that_of_the_engine():
+    stage = governed(main=TIGHT)
+    first, second = stage.start(target=MAIN), stage.start(target=MAIN)
+
+    assert (first.sending, first.command.timeout, second.queued) == (True, 3.0, True)
+    assert stage.engine.lane(MAIN._replace(model="tiny")).policy is TIGHT
+    assert stage.engine.lane(PLAIN).policy is FILE
+    assert all(stage.start(target=PLAIN).sending for _ in range(9))
+
+
+def test_retries_go_by_the_policy_of_the_target():
+    thrice = policy(retry=RetryPolicy(attempts=3, backoff=Constant(seconds=1.0)))
+    once = policy(retry=RetryPolicy(attempts=1))
+    stage = governed(main=thrice, spare=once)
+
+    assert stage.start(target=MAIN).step(SERVER_ERROR).backing_off
+    assert stage.start(target=SPARE).step(SERVER_ERROR).ended.stopped == "attempts"
+
+
+def test_policies_with_the_same_budget_share_it_and_others_do_not():
+    paying = policy(budget=BudgetPolicy())
+    stage = governed(main=paying, spare=replace(paying, attempt_timeout=1.0))
+    main, spare, other = map(stage.engine.lane, (MAIN, SPARE, PLAIN))
+
+    assert main.budget is spare.budget is not None
+    assert other.budget is None
+
+
+def test_what_did_not_change_keeps_its_lane():
+    stage = governed(main=TIGHT, spare=TIGHT)
+    kept, changed = stage.engine.lane(MAIN), stage.engine.lane(SPARE)
+    govern(stage, main=policy(limit=FixedLimit(in_flight=1), attempt_timeout=3.0), spare=FILE)
+
+    assert stage.engine.lane(MAIN) is kept
+    assert stage.engine.lane(SPARE) is not changed
+
+
+def test_an_unnamed_target_has_a_new_lane_when_the_policy_of_the_engine_changes():
+    stage = governed(main=TIGHT)
+    before = stage.engine.lane(PLAIN)
+    govern(stage, file=TIGHT, main=TIGHT)
+
+    assert stage.engine.lane(PLAIN) is not before
+    assert stage.engine.lane(PLAIN).policy is TIGHT
+
+
+def test_who_is_in_a_lane_ends_there():
+    stage = governed(main=TIGHT)
+    flying, waiting = stage.start(target=MAIN), stage.start(target=MAIN)
+    govern(stage, main=FILE)
+    new = stage.start(target=MAIN)
+    assert (waiting.queued, new.sending) == (True, True)
+
+    flying.step(OK)
+    stage.settle()
+    assert waiting.sending
+    waiting.step(OK)
+    assert waiting.ended.outcome is OK
+    assert stage.engine.lane(MAIN).slots.in_flight == 1  # that of the new one
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_changed_policy_does_not_close_a_circuit(isolated):
+    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    lane = stage.engine.lane(MAIN)
+    if isolated:
+        lane.isolate(stage.now)
+    else:
+        stage.start(target=MAIN).step(SERVER_ERROR)
+    govern(stage, main=replace(FILE, breaker=FRAGILE))
+
+    assert stage.engine.lane(MAIN).breaker.state is (State.ISOLATED if isolated else State.OPEN)
+    assert not stage.start(target=MAIN).sending
+
+
+def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
+    stage = governed(main=TIGHT, spare=TIGHT)
+    run = stage.start(target=MAIN)
+    stage.start(target=SPARE)
+    govern(stage, spare=TIGHT)
+    assert list(stage.engine.snapshot(stage.now)["targets"]) == [str(MAIN), str(SPARE)]
+
+    run.step(OK)
+    assert list(stage.engine.snapshot(stage.now)["targets"]) == [str(SPARE)]
+    govern(stage, spare=TIGHT)
+    assert MAIN not in stage.engine._lanes
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
+    once = policy(retry=RetryPolicy(attempts=1))
+    stage = governed(main=once, spare=TIGHT)
+    busy = stage.start(target=SPARE) if known else None
+    step = Step(frozenset(ELSEWHERE), None, "fallback", ((SPARE, 1.0),), Choose.IN_ORDER)
+    run = stage.start(target=MAIN, fallbacks=(step,))
+    govern(stage, main=once)
+    busy = busy or stage.start(target=SPARE)
+
+    assert run.step(SERVER_ERROR).queued  # the limit of before holds
+    busy.step(OK)
+    stage.settle()
+    assert (run.sending, run.command.target) == (True, SPARE)
+    run.step(OK)
+    assert str(SPARE) not in stage.engine.snapshot(stage.now)["targets"]
+
+
+def test_a_target_that_came_back_is_no_longer_gone():
+    stage = governed(main=TIGHT)
+    stage.start(target=MAIN)
+    govern(stage)
+    govern(stage, main=TIGHT)
+
+    assert not stage.engine.lane(MAIN).gone
+
+
+def test_a_name_stands_in_front():
+    assert [str(MAIN), str(PLAIN)] == ["main=acme/large#k1", "acme/large#k1"]

@@ -1,0 +1,124 @@
+"""What a snapshot tells of the calls that are under way: plain values, and none that has ended."""
+
+import asyncio
+import json
+from contextlib import suppress
+
+import pytest
+from stage import OK, SERVER_ERROR, TARGET, policy
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.fallback import ELSEWHERE, Step
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.types import Call, Outcome, Priority, Verdict
+
+COMMITTED = Outcome(Verdict.OK, committed=True)
+
+
+class Bench:
+    """One engine, and calls on it that are cancelled at the end."""
+
+    def __init__(self, **changes):
+        self.engine = Engine(policy(**changes))
+        self.driver = AsyncioDriver(self.engine)
+        self.tasks = []
+
+    async def start(self, sender, asker=None, **call):
+        call = Call(self.engine.number(), TARGET, **call)
+        self.tasks.append(asyncio.ensure_future(self.driver.open(call, sender, asker)))
+        await asyncio.sleep(0)
+
+    def pending(self):
+        told = self.engine.snapshot()
+        json.dumps(told, allow_nan=False)
+        return told["pending"]
+
+    async def leave(self):
+        for task in self.tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        assert self.pending() == []
+
+
+async def hang(_command):
+    await asyncio.Event().wait()
+
+
+def saying(outcome):
+    async def say(_command):
+        return outcome
+
+    return say
+
+
+async def test_a_call_that_was_sent_and_one_that_waits_for_it():
+    bench = Bench(limit=FixedLimit(in_flight=1), attempt_timeout=30.0)
+    await bench.start(hang)
+    await bench.start(hang, tenant="shop", priority=Priority.BATCH, patience=9.0)
+    sent, waits = bench.pending()
+
+    assert sent == {
+        "call": 1, "target": "acme/large", "priority": "interactive", "tenant": "", "deadline": None,
+        "command": "send", "attempt": 1, "timeout": 30.0,
+    }  # fmt: skip
+    assert waits.pop("until") == pytest.approx(9.0, abs=0.5)
+    assert 0.0 <= waits.pop("waited") < 0.5
+    assert waits == {
+        "call": 2, "target": "acme/large", "priority": "batch", "tenant": "shop", "deadline": None,
+        "command": "wait_for",
+    }  # fmt: skip
+    await bench.leave()
+
+
+async def test_one_that_backs_off():
+    bench = Bench(retry=RetryPolicy(backoff=Constant(seconds=8.0)))
+    await bench.start(saying(SERVER_ERROR))
+    (told,) = bench.pending()
+
+    assert told["command"] == "wait"
+    assert told["until"] == pytest.approx(8.0, abs=0.5)
+    await bench.leave()
+
+
+async def test_one_that_asks_for_an_answer_at_hand():
+    bench = Bench(retry=RetryPolicy(attempts=1))
+    step = Step(frozenset(ELSEWHERE), None, "cache")
+    await bench.start(saying(SERVER_ERROR), hang, fallbacks=(step,))
+    (told,) = bench.pending()
+
+    assert (told["command"], told["source"], told["until"]) == ("ask", "cache", None)
+    await bench.leave()
+
+
+async def test_a_stream_that_is_read_until_it_is_dropped():
+    bench = Bench()
+    delivery = await bench.driver.open(Call(1, TARGET, delivers=True), saying(COMMITTED))
+    (told,) = bench.pending()
+    assert (told["command"], told["attempts"], told["until"]) == ("deliver", 1, None)
+
+    del delivery
+    await bench.leave()
+
+
+async def test_calls_that_have_ended_are_not_there():
+    bench = Bench()
+    delivery = await bench.driver.open(Call(1, TARGET, delivers=True), saying(COMMITTED))
+    delivery.end(OK)
+    await bench.driver.run(Call(2, TARGET), saying(OK))
+    await bench.leave()
+
+
+async def test_it_may_be_left_out():
+    bench = Bench()
+    await bench.start(hang)
+    assert "pending" not in bench.driver.snapshot(pending=False)
+    await bench.leave()
+
+
+def test_an_engine_that_nobody_steps_has_no_time():
+    with pytest.raises(RuntimeError, match="nobody steps this engine"):
+        Engine(policy()).snapshot()

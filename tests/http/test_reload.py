@@ -1,0 +1,246 @@
+"""A settings file read again while calls are under way, on real sockets: nothing is dropped."""
+
+import asyncio
+import json
+import os
+import signal
+
+import pytest
+from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, key_of
+from sockets import EVENTS, answer, failing, served
+
+from stormbreak import ConfigurationError
+from stormbreak.core.circuit import State
+
+BEFORE = """
+    deadline = 20
+    [retry]
+    attempts = 2
+    [retry.backoff]
+    kind = "constant"
+    seconds = 0.05
+    [limit]
+    kind = "fixed"
+    in_flight = 3
+
+    [targets.main]
+    base_url = "{first}"
+    model = "large"
+    api_key_env = "FIRST_KEY"
+
+    [targets.spare]
+    base_url = "{second}"
+    model = "small"
+    api_key_env = "FIRST_KEY"
+
+    [targets.still]
+    base_url = "{second}"
+    model = "still"
+
+    [pools.chat]
+    targets = ["main", "spare"]
+"""
+AFTER = (
+    BEFORE.replace("FIRST_KEY", "SECOND_KEY")
+    .replace('"large"', '"larger"')
+    .replace(
+        "[targets.still]", "[targets.main.policy.limit]\n    in_flight = 1\n\n    [targets.still]"
+    )
+    .replace(
+        '[targets.spare]\n    base_url = "{second}"\n    model = "small"\n    api_key_env = "SECOND_KEY"\n',
+        "",
+    )
+    .replace('["main", "spare"]', '["main"]')
+)  # another key, another model, another limit, and one target less
+SLOW = 0.4  # seconds
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    monkeypatch.setenv("FIRST_KEY", FIRST_KEY)
+    monkeypatch.setenv("SECOND_KEY", SECOND_KEY)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "stormbreak.toml"
+
+
+def asked(server):
+    """With which key and for which model the requests came."""
+    return [(key_of(request), json.loads(request.body)["model"]) for request in server.requests]
+
+
+async def test_calls_in_flight_and_waiting_end_as_they_began_and_new_ones_go_by_the_new(path):
+    slow = [SLOW, answer()]
+    async with served(slow) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            chat = settings.client("chat")
+            begun = [asyncio.ensure_future(chat.chat(SAY)) for _ in range(5)]  # 3 sent, 2 wait
+            await first.asked(3)
+            file.write(AFTER)
+            settings.reload()
+            new = [asyncio.ensure_future(chat.chat(SAY)) for _ in range(2)]
+            await first.asked(4)
+
+            assert asked(first) == [(FIRST_KEY, "large")] * 3 + [(SECOND_KEY, "larger")]
+            answers = await asyncio.gather(*begun, *new)
+            assert [one.target.model for one in answers] == ["large"] * 5 + ["larger"] * 2
+            assert sorted(asked(first)) == sorted(
+                [(FIRST_KEY, "large")] * 5 + [(SECOND_KEY, "larger")] * 2
+            )
+            assert [one.attempts for one in answers] == [1] * 7
+            assert second.requests == []
+
+
+async def test_who_began_before_still_falls_back_to_a_target_that_is_gone(path):
+    sick = [SLOW, failing(500)]
+    async with served(sick) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            call = asyncio.ensure_future(settings.client("chat").chat(SAY))
+            await first.asked(1)
+            file.write(AFTER)
+            settings.reload()
+
+            got = await call
+            assert (got.source, got.target.name) == ("fallback", "spare")
+            assert asked(first) == [(FIRST_KEY, "large")] * 2  # a retry, too, as it began
+            assert asked(second) == [(FIRST_KEY, "small")]
+            assert "spare=" not in str(settings.snapshot())
+
+
+async def test_a_stream_is_read_to_its_end_over_a_reload(path):
+    event = b'data: {"choices": [{"index": 0, "delta": {"content": "fine"}}]}\n\n'
+    end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    whole = answer(event + end, **EVENTS)
+    half = len(whole) - len(end)
+    async with served([whole[:half], SLOW, whole[half:]]) as first, served() as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            payload = {"messages": SAY}
+            async with settings.client("chat").stream("chat/completions", payload) as stream:
+                texts = stream.texts()
+                got = [await anext(texts)]
+                file.write(AFTER)
+                settings.reload()
+                got += [text async for text in texts]
+            assert got == ["fine"]
+
+
+async def test_what_did_not_change_keeps_its_circuit_and_what_changed_does_not_close_it(path):
+    async with served([answer()]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            still, spare = settings.client("still"), settings.client("spare")
+            for client in (still, spare):
+                client.isolate(client.target(client._ground.first.model))
+            lane = settings.engine.lane(still.target("still"))
+            file.write(
+                BEFORE.replace("deadline = 20", "deadline = 21").replace(
+                    "[targets.still]", "[targets.still]\n    policy = { deadline = 20 }"
+                )
+            )
+            settings.reload()
+
+            assert settings.engine.lane(still.target("still")) is lane
+            changed = settings.engine.lane(spare.target("small"))
+            assert (changed.breaker.state, changed.policy.deadline) == (State.ISOLATED, 21)
+
+
+async def test_a_target_at_another_address_begins_anew(path):
+    async with served([answer()]) as first, served([answer()]) as second:
+        text = BEFORE.replace(
+            '"{second}"\n    model = "still"',
+            '"{second}"\n    model = "still"\n    provider = "local"',
+        )
+        file = SettingsFile(path, first=first, second=second).write(text)
+        async with file.load() as settings:
+            still = settings.client("still")
+            still.isolate("still")
+            file.write(
+                text.replace('"{second}"\n    model = "still"', '"{first}"\n    model = "still"')
+            )
+            settings.reload()
+            assert (await still.chat(SAY)).text == "fine"
+            assert (len(first.requests), len(second.requests)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("deadlin = 3", "deadlin is no key of a policy; did you mean deadline?"),
+        ("deadline = x", "broken TOML: Invalid value (at line 1, column 12)"),
+        ("", "it names no target, as in [targets.main]"),
+        ('[targets.main]\napi_key_env = "NOT_SET"\nbase_url = "{first}"',
+         "targets.main: no API key: the environment variable NOT_SET is not set"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_file_is_refused_and_the_old_stays_in_force(path, wrong, said):
+    async with served([answer()]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            client = settings.client("chat")
+            file.write(wrong)
+            with pytest.raises(ConfigurationError) as caught:
+                settings.reload()
+            assert str(caught.value) == f"{path}: {said}"
+            assert (await client.chat(SAY)).target.model == "large"
+
+
+async def test_calls_to_a_name_that_is_gone_are_told_so(path):
+    async with served([answer()]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            spare = settings.client("spare")
+            file.write(AFTER)
+            settings.reload()
+            with pytest.raises(ConfigurationError, match="no target or pool is called 'spare'"):
+                await spare.chat(SAY)
+
+
+async def test_a_signal_reloads(path):
+    async with served([answer()]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, settings.reload)
+            try:
+                file.write(AFTER)
+                os.kill(os.getpid(), signal.SIGHUP)
+                await asyncio.sleep(0.05)
+            finally:
+                loop.remove_signal_handler(signal.SIGHUP)
+            assert settings.names == ("main", "still", "chat")
+
+
+async def test_many_reloads_under_load_drop_nothing(path):
+    async with served([0.01, answer()]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            chat = settings.client("chat")
+            calls = [asyncio.ensure_future(chat.chat(SAY)) for _ in range(60)]
+            for text in [AFTER, BEFORE] * 5:
+                await asyncio.sleep(0.02)
+                file.write(text)
+                settings.reload()
+                calls += [asyncio.ensure_future(chat.chat(SAY)) for _ in range(3)]
+            assert [one.text for one in await asyncio.gather(*calls)] == ["fine"] * 90
+            targets = settings.snapshot()["targets"].values()
+            assert all(lane["in_flight"] == lane["queued"] == 0 for lane in targets)
+
+
+async def test_answers_kept_in_memory_are_kept_over_a_reload(path):
+    text = BEFORE + '\n    [[fallback]]\n    kind = "cache"\n'
+    async with served([answer()], [failing(400)]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(text)
+        async with file.load() as settings:
+            main = settings.client("main")
+            await main.chat(SAY)
+            settings.reload()
+            main.isolate("large")
+            got = await main.request(
+                "chat/completions", {"messages": SAY, "model": "large"}, deadline=0.05
+            )
+            assert got.source == "cache"

@@ -1,0 +1,296 @@
+"""Clients of a settings file: targets, pools, and keys that a function gives."""
+
+import asyncio
+import json
+
+import pytest
+from canary import everything_logged_to
+from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, key_of
+from sockets import End, answer, failing, served
+
+from stormbreak import ConfigurationError
+from stormbreak.errors import AuthenticationError, ServerError
+from stormbreak.http.client import AsyncClient
+
+TWO = """
+    [retry]
+    attempts = 1
+
+    [targets.main]
+    base_url = "{first}"
+    model = "large"
+    api_key_env = "FIRST_KEY"
+
+    [targets.spare]
+    base_url = "{second}"
+    api_key_env = "SECOND_KEY"
+
+    [pools.chat]
+    targets = ["main", "spare"]
+"""
+ROTATING = """
+    budget = "none"
+    [retry]
+    attempts = 3
+    [retry.backoff]
+    kind = "constant"
+    seconds = 0.01
+    [targets.main]
+    base_url = "{first}"
+    model = "large"
+"""
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    monkeypatch.setenv("FIRST_KEY", FIRST_KEY)
+    monkeypatch.setenv("SECOND_KEY", SECOND_KEY)
+
+
+@pytest.fixture
+async def scene(tmp_path):
+    """Two servers that play scripts, and the settings in which they are."""
+    opened = []
+
+    async def open_(text, first, second=None, **options):
+        servers = [served(*first), served(*(second or [[answer()]]))]
+        one, two = [await server.__aenter__() for server in servers]
+        file = SettingsFile(tmp_path / "s.toml", first=one, second=two).write(text)
+        settings = file.load(**options)
+        opened.extend([settings, *servers])
+        return settings, one, two
+
+    yield open_
+    for each in opened:
+        await each.__aexit__(None, None, None)
+
+
+def models(server):
+    return [json.loads(request.body)["model"] for request in server.requests]
+
+
+# ------------------------------------------------------------------ targets and pools
+
+
+async def test_a_client_of_a_target_has_its_address_key_and_model(scene):
+    settings, first, second = await scene(TWO, [[answer()]])
+    got = await settings.client("main").chat(SAY)
+    assert (got.target.name, got.target.model) == ("main", "large")
+    assert [key_of(request) for request in first.requests] == [FIRST_KEY]
+    with pytest.raises(ConfigurationError, match="model is missing"):
+        await settings.client("spare").chat(SAY)
+    await settings.client("spare").chat(SAY, model="mine")
+    assert models(second) == ["mine"]
+
+
+async def test_a_pool_goes_on_to_the_next_with_its_own_key(scene):
+    settings, first, second = await scene(TWO, [[failing(500)]])
+    got = await settings.client("chat").chat(SAY, model="asked")
+    assert (got.source, got.target.name) == ("fallback", "spare")
+    assert (models(first), models(second)) == (["large"], ["asked"])
+    assert [key_of(request) for request in second.requests] == [SECOND_KEY]
+
+
+async def test_only_for_the_verdicts_it_is_for(scene):
+    settings, _, second = await scene(TWO + '    on = ["timeout"]\n', [[failing(500)]])
+    with pytest.raises(ServerError):
+        await settings.client("chat").chat(SAY, model="asked")
+    assert second.requests == []
+
+
+async def test_by_weight_each_gets_its_part_of_the_calls(scene):
+    weighted = TWO.replace(
+        '["main", "spare"]', '[{ target = "main", weight = 3 }, "spare"]\n    choose = "weighted"'
+    )
+    settings, first, second = await scene(weighted, [[answer()]])
+    chat = settings.client("chat")
+    for _ in range(80):
+        assert (await chat.chat(SAY, model="m")).source == "target"
+    assert 40 <= len(first.requests) <= 75
+    assert len(first.requests) + len(second.requests) == 80
+
+
+async def test_the_least_loaded_is_asked_first(scene):
+    loaded = TWO + '    choose = "least_loaded"\n'
+    settings, first, _ = await scene(loaded, [[End.HANG]])
+    chat = settings.client("chat")
+    hanging = asyncio.ensure_future(chat.chat(SAY, model="m"))
+    await first.asked()
+    for _ in range(3):
+        assert (await chat.chat(SAY, model="m")).target.name == "spare"
+    hanging.cancel()
+    assert len(first.requests) == 1
+
+
+async def test_who_is_isolated_is_left_out_by_a_weighted_pool(scene):
+    settings, first, _ = await scene(TWO + '    choose = "weighted"\n', [[answer()]])
+    settings.client("main").isolate("large")
+    for _ in range(10):
+        assert (await settings.client("chat").chat(SAY, model="m")).source == "target"
+    assert first.requests == []
+
+
+async def test_pools_and_targets_share_circuits_and_each_has_its_own_policy(scene):
+    own = "[targets.spare.policy]\n    fail_fast = false\n\n    [pools.chat]"
+    text = "    fail_fast = true\n" + TWO.replace("[pools.chat]", own)
+    settings, _, second = await scene(text, [[failing(500)]])
+    spare = settings.client("spare")
+    spare.isolate("m")
+    with pytest.raises(ServerError):
+        await settings.client("chat").chat(SAY, model="m")
+    assert second.requests == []
+    assert not spare.policy.fail_fast
+    assert settings.client("chat").policy.fail_fast  # that of its first
+
+
+async def test_an_attempt_has_the_timeouts_of_the_target_it_goes_to(scene):
+    text = TWO.replace(
+        "[pools.chat]", "[targets.main.policy]\n    idle_timeout = 0.1\n\n    [pools.chat]"
+    )
+    settings, first, second = await scene(text, [[End.HANG]], [[0.4, answer()]])
+    async with asyncio.timeout(5):
+        got = await settings.client("chat").chat(SAY, model="m")
+    assert (got.target.name, len(first.requests), len(second.requests)) == ("spare", 1, 1)
+
+
+async def test_a_target_with_a_quota_hears_of_tokens_wherever_a_call_began(scene):
+    own = "[targets.spare.policy.quota]\n    tpm = 5000\n    burst = 60\n\n    [pools.chat]"
+    settings, _, second = await scene(TWO.replace("[pools.chat]", own), [[failing(500)]])
+    chat, payload = settings.client("chat"), {"messages": SAY, "max_tokens": 4000, "model": "m"}
+    assert (await chat.request("chat/completions", payload)).target.name == "spare"
+    with pytest.raises(ServerError):
+        await chat.request("chat/completions", payload, deadline=0.5)
+    assert len(second.requests) == 1
+
+
+async def test_a_stream_of_a_pool(scene):
+    settings, *_ = await scene(TWO, [[failing(503)]])
+    payload = {"messages": SAY, "model": "m"}
+    async with settings.client("chat").stream("chat/completions", payload) as stream:
+        assert stream.target.name == "spare"
+        assert (await stream.answer()).text == "fine"
+
+
+async def test_closing_a_client_leaves_the_connections_of_others(scene):
+    settings, first, _ = await scene(TWO, [[0.2, answer()]])
+    async with settings.client("main") as client:
+        call = asyncio.ensure_future(settings.client("main").chat(SAY))
+        await first.asked()
+        await client.close()
+    assert (await call).text == "fine"
+
+
+async def test_a_client_that_blocks_shares_the_engine(scene):
+    settings, *_ = await scene(TWO, [[answer()]])
+    blocking = settings.blocking_client("main")
+    assert (await asyncio.to_thread(blocking.chat, SAY)).text == "fine"
+    assert blocking.engine is settings.client("chat").engine is settings.engine
+    await asyncio.to_thread(settings.__exit__, None, None, None)
+
+
+async def test_a_name_that_is_none_is_told_at_once(scene):
+    settings, *_ = await scene(TWO, [[answer()]])
+    with pytest.raises(ConfigurationError) as caught:
+        settings.client("chta")
+    assert str(caught.value) == "no target or pool is called 'chta'; known: main, spare, chat"
+
+
+async def test_what_is_shown_holds_no_key_and_no_prompt(scene, tmp_path):
+    with everything_logged_to(tmp_path / "log"):
+        settings, *_ = await scene(TWO, [[0.1, answer()]])
+        call = asyncio.ensure_future(settings.client("chat").chat(SAY, model="m"))
+        await asyncio.sleep(0.05)
+        told = json.dumps(settings.engine.snapshot(), allow_nan=False)
+        await call
+        told += repr(settings) + repr(vars(settings)) + repr(settings.now)
+    told += (tmp_path / "log").read_text()
+    assert "main=" in told
+    for secret in (FIRST_KEY, SECOND_KEY, SAY[0]["content"]):
+        assert secret not in told
+
+
+# ------------------------------------------------------------------ keys that a function gives
+
+
+async def test_it_is_asked_for_each_attempt(scene):
+    given = iter(["key-one", "key-two", "key-three", "key-four"])
+    settings, first, _ = await scene(
+        ROTATING, [[failing(500)], [failing(500)], [answer()]], keys={"main": lambda: next(given)}
+    )
+    main = settings.client("main")
+    await main.chat(SAY)
+    await main.chat(SAY)
+    assert [key_of(request) for request in first.requests] == [
+        "key-one", "key-two", "key-three", "key-four",
+    ]  # fmt: skip
+    assert len(settings.snapshot()["targets"]) == 1  # whatever the key
+
+
+async def test_it_may_be_a_coroutine_function(scene):
+    async def give():
+        await asyncio.sleep(0.01)
+        return "key-from-afar"
+
+    settings, first, _ = await scene(ROTATING, [[answer()]], keys={"main": give})
+    payload = {"messages": SAY}
+    async with settings.client("main").stream("chat/completions", payload) as stream:
+        await stream.answer()
+    assert [key_of(request) for request in first.requests] == ["key-from-afar"]
+
+
+def leak():
+    raise LookupError("the key is hunter2")
+
+
+@pytest.mark.parametrize(
+    ("give", "said"),
+    [
+        (leak, "LookupError"),
+        (lambda: None, "it gave a NoneType"),
+        (lambda: "", "the API key is empty"),
+        (lambda: "hunter2\n", "the API key holds a blank, a line break or another odd character"),
+    ],
+)
+async def test_where_it_fails_nothing_is_sent_and_its_message_is_not_told(scene, give, said):
+    settings, first, _ = await scene(ROTATING, [[answer()]], keys={"main": give})
+    with pytest.raises(AuthenticationError) as caught:
+        await settings.client("main").chat(SAY)
+    told = "\n".join([str(caught.value), *caught.value.__notes__])
+    assert f"the function that gives the key failed: {said}" in told
+    assert "hunter2" not in told
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert first.requests == []
+
+
+async def test_a_slow_function_counts_as_time_of_the_attempt(scene):
+    async def never():
+        await asyncio.Event().wait()
+
+    text = ROTATING.replace("budget", "attempt_timeout = 0.05\n    budget")
+    settings, *_ = await scene(text, [[answer()]], keys={"main": never})
+    with pytest.raises(Exception, match="timeout after 3 attempt"):
+        await settings.client("main").chat(SAY)
+
+
+async def test_a_client_made_by_hand_takes_one_too():
+    async with served([answer()]) as server:
+        async with AsyncClient(
+            base_url=server.base_url, model="m", api_key=lambda: "key-by-hand"
+        ) as client:
+            await client.chat(SAY)
+        assert [key_of(request) for request in server.requests] == ["key-by-hand"]
+
+
+async def test_a_key_for_nobody_and_two_for_one_are_refused(scene):
+    with pytest.raises(ConfigurationError, match="keys names 'mian', which is no target"):
+        await scene(TWO, [[answer()]], keys={"mian": lambda: "key"})
+    with pytest.raises(ConfigurationError, match=r"targets\.main: it has an api_key_env, and a"):
+        await scene(TWO, [[answer()]], keys={"main": lambda: "key"})
+
+
+async def test_a_function_keeps_its_lane_over_a_reload(scene):
+    settings, *_ = await scene(ROTATING, [[answer()]], keys={"main": lambda: "key"})
+    main = settings.client("main")
+    lane = settings.engine.lane(main.target("large"))
+    settings.reload()
+    assert settings.engine.lane(main.target("large")) is lane

@@ -1,0 +1,31 @@
+"""A settings file that a test writes again and again, and the variables with the keys that it names."""
+
+from textwrap import dedent
+
+from stormbreak.http.settings import load
+
+SAY = [{"role": "user", "content": "hello"}]
+FIRST_KEY, SECOND_KEY = "first-canary-key-0123456789", "second-canary-key-9876543210"
+
+
+class SettingsFile:
+    """At `path`; `{first}` and `{second}` in a text stand for the addresses of two servers."""
+
+    def __init__(self, path, **servers):
+        self.path = path
+        self._addresses = {name: server.base_url for name, server in servers.items()}
+
+    def write(self, text):
+        text = dedent(text)
+        for name, address in self._addresses.items():
+            text = text.replace(f"{{{name}}}", address)
+        self.path.write_text(text)
+        return self
+
+    def load(self, **options):
+        return load(self.path, **options)
+
+
+def key_of(request):
+    """The key with which a request came."""
+    return request.headers["authorization"].removeprefix("Bearer ")
