@@ -175,6 +175,15 @@ def test_a_stream_that_breaks_after_its_first_output_is_not_taken_up_by_another(
     assert run.ended.attempts == 2
 
 
+def test_what_became_of_a_stream_is_told_and_not_what_failed_beside_it():
+    run = slow(scene(), delivers=True)
+    run.cross(1, SERVER_ERROR)
+    run.cross(2, FIRST)
+    run.step(TIMEOUT)
+
+    assert run.ended.outcome.verdict is Verdict.TIMEOUT
+
+
 class TestWhatKeepsAHedgeFromBeingSent:
     def refused(self, stage, gate, **call):
         run = slow(stage, **call)
@@ -190,6 +199,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
 
     def test_too_little_time_is_left(self):
         self.refused(scene(), "deadline", within=AFTER + 0.4)
+        assert slow(scene(), within=AFTER + 0.5).racing == [1, 2]
 
     def test_the_limit_is_reached(self):
         self.refused(scene(limit=FixedLimit(in_flight=1)), "load")
@@ -303,15 +313,15 @@ def test_a_call_that_is_rejected_does_not_start():
 
 def test_what_was_overtaken_counts_as_that_slow():
     """Or the percentile would only know of winners, and become a time that nobody keeps."""
-    stage = scene(hedge=HedgePolicy(after=AFTER, percentile=0.5))
+    stage = scene(hedge=HedgePolicy(after=AFTER, percentile=0.7))
     for _ in range(20):
         stage.start(races=True).cross(1, OK)
     for _ in range(40):
-        run = slow(stage)
-        stage.now += 1.5
-        run.cross(run.racing[0], OK)
+        run = stage.start(races=True)
+        stage.pass_time(2.0)
+        run.cross(run.racing[-1], OK)
 
-    assert stage.lane.hedging.delay(begins=False) == pytest.approx(1.5 + AFTER)
+    assert stage.lane.hedging.delay(begins=False) == pytest.approx(2.0)
 
 
 def test_each_target_of_a_call_is_slow_by_its_own_times():
