@@ -368,19 +368,20 @@ def test_times_are_those_of_first_outputs_where_those_are_told(call, begins):
 
 
 def test_what_is_given_up_is_settled_in_that_moment(monkeypatch):
-    settled = []
+    settled = {}
     settle = Permit.settle
     monkeypatch.setattr(
         Permit,
         "settle",
         lambda permit, outcome, now, uniform: (
-            settled.append((outcome.verdict, now)),
+            settled.setdefault(permit, (outcome.verdict, now)),
             settle(permit, outcome, now, uniform),
         ),
     )
     stage = scene()
     run = slow(stage)
+    permits = [send.permit for send in run.command.sends]
     stage.now += 3.0
     run.close()
 
-    assert settled == [(Verdict.CANCELLED, stage.now)] * 2
+    assert [settled[permit] for permit in permits] == [(Verdict.CANCELLED, stage.now)] * 2
