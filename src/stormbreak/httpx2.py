@@ -9,24 +9,41 @@ See docs/sdks.md.
 
 import httpx2
 
-from stormbreak.http.doors.bodies import PassedBody, StreamBody
+from stormbreak.http.doors.blocking import BlockingDoor
+from stormbreak.http.doors.bodies import OnLoop, OnThread, PassedBody, StreamBody
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.story import explain
 from stormbreak.http.doors.transport import AsyncDoor
 
-__all__ = ["AsyncTransport", "explain"]
+__all__ = ["AsyncTransport", "Transport", "explain"]
 
 
-class _StreamBody(StreamBody, httpx2.AsyncByteStream):
+class _AsyncStreamBody(StreamBody, OnLoop, httpx2.AsyncByteStream):
     pass
 
 
-class _PassedBody(PassedBody, httpx2.AsyncByteStream):
+class _AsyncPassedBody(PassedBody, OnLoop, httpx2.AsyncByteStream):
+    pass
+
+
+class _StreamBody(StreamBody, OnThread, httpx2.SyncByteStream):
+    pass
+
+
+class _PassedBody(PassedBody, OnThread, httpx2.SyncByteStream):
     pass
 
 
 class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
-    """An asynchronous transport for httpx2; `AsyncDoor` tells its arguments."""
+    """An asynchronous transport for httpx2; `Door` tells its arguments."""
+
+    library = Library(httpx2)
+    stream_body = _AsyncStreamBody
+    passed_body = _AsyncPassedBody
+
+
+class Transport(BlockingDoor, httpx2.BaseTransport):
+    """A synchronous transport for httpx2; `Door` tells its arguments."""
 
     library = Library(httpx2)
     stream_body = _StreamBody
