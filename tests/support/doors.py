@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 import anthropic
 import httpx2
 import openai
+import pytest
 from sockets import answer
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.httpx2 import AsyncTransport
+from stormbreak.httpx2 import AsyncTransport, Transport
 
 KEY = "sk-door-canary-0123456789"
 SAY = [{"role": "user", "content": "hello"}]
@@ -34,22 +35,57 @@ MESSAGE = answer(
 
 
 class Sdk:
-    """An SDK: how its client is made, how it is asked, and what it raises."""
+    """An SDK: how its client is made and asked, what it raises. One that blocks does so on threads of its own."""
 
-    def __init__(self, module, client, path):
+    def __init__(self, module, client, *, blocks=False):
         self.module = module
+        self.blocks = blocks
         self._client = client
-        self._path = path
+        self._http = httpx2.Client if blocks else httpx2.AsyncClient
+        self._transport = Transport if blocks else AsyncTransport
+
+    def transport(self, policy=QUICK, **more):
+        return self._transport(policy, **more)
 
     def client(self, base_url, transport, **more):
-        http = httpx2.AsyncClient(transport=transport)
+        return self.over(base_url, self._http(transport=transport), **more)
+
+    def over(self, base_url, http, **more):
         base_url = base_url.removesuffix("/v1") if self.module is anthropic else base_url
         return self._client(base_url=base_url, api_key=KEY, http_client=http, **more)
 
+    async def do(self, function, *args, **more):
+        """Call what blocks for one that blocks."""
+        if self.blocks:
+            return await asyncio.to_thread(function, *args, **more)
+        return await function(*args, **more)
+
     async def ask(self, client, **more):
         if self.module is anthropic:
-            return await client.messages.create(model="m", messages=SAY, max_tokens=9, **more)
-        return await client.chat.completions.create(model="m", messages=SAY, **more)
+            given = {"model": "m", "messages": SAY, "max_tokens": 9} | more
+            return await self.do(client.messages.create, **given)
+        return await self.do(
+            client.chat.completions.create, **{"model": "m", "messages": SAY} | more
+        )
+
+    async def read(self, stream):
+        """All the events of a stream."""
+        if self.blocks:
+            return await asyncio.to_thread(list, stream)
+        return [each async for each in stream]
+
+    async def give_up(self, asking, transport):
+        """Cancel a call or a reading that is under way; of one that blocks, from another thread."""
+        if self.blocks:
+            await asyncio.to_thread(transport.close)
+        else:
+            asking.cancel()
+        with pytest.raises((asyncio.CancelledError, self.module.APIError, httpx2.HTTPError)):
+            await asking
+
+    async def close(self, closed):
+        """Close a stream or a client."""
+        await self.do(closed.close)
 
     def text(self, said):
         if self.module is anthropic:
@@ -57,22 +93,28 @@ class Sdk:
         return said.choices[0].message.content
 
     def __str__(self):
-        return self.module.__name__
+        return self.module.__name__ + (", blocking" if self.blocks else "")
 
 
 SDKS = [
-    Sdk(openai, openai.AsyncOpenAI, "/chat/completions"),
-    Sdk(anthropic, anthropic.AsyncAnthropic, "/messages"),
+    Sdk(openai, openai.AsyncOpenAI),
+    Sdk(anthropic, anthropic.AsyncAnthropic),
+    Sdk(openai, openai.OpenAI, blocks=True),
+    Sdk(anthropic, anthropic.Anthropic, blocks=True),
 ]
+each_sdk = pytest.mark.parametrize("sdk", SDKS, ids=str)
 
 
 @asynccontextmanager
 async def door(sdk, base_url, policy=QUICK, **more):
     """A client of an SDK and the transport below it; in the end nothing may be in flight."""
     given = {name: more.pop(name) for name in ("timeout", "max_retries") if name in more}
-    transport = AsyncTransport(policy, **more)
-    async with sdk.client(base_url, transport, **given) as client:
+    transport = sdk.transport(policy, **more)
+    client = sdk.client(base_url, transport, **given)
+    try:
         yield client, transport
+    finally:
+        await sdk.close(client)
     assert in_flight(transport) == 0
 
 

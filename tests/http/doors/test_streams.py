@@ -10,13 +10,12 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from doors import QUICK, SAY, SDKS, door, in_flight, until
+from doors import QUICK, SAY, SDKS, door, each_sdk, in_flight, until
 from sockets import EVENTS, End, answer, failing, served
 
 from stormbreak import explain
 
 HEAD = answer(b"", **EVENTS | {"content_length": 10**7})
-each_sdk = pytest.mark.parametrize("sdk", SDKS, ids=str)
 
 
 def chunk(content, finish=None):
@@ -53,17 +52,13 @@ def early_error(sdk):
     return answer(b"data: " + json.dumps({"error": error}).encode() + b"\n\n", **EVENTS)
 
 
-async def read(stream):
-    return [each async for each in stream]
-
-
 @each_sdk
 async def test_a_stream_comes_whole(stormbreak_provider, sdk):
     provider = stormbreak_provider("calm", speed=20)
     async with door(sdk, provider.base_url) as (client, transport):
         stream = await sdk.ask(client, stream=True)
         assert in_flight(transport) == 1
-        assert len(await read(stream)) > 3
+        assert len(await sdk.read(stream)) > 3
         assert in_flight(transport) == 0
         assert stream.response.headers["x-stormbreak-attempts"] == "1"
     assert provider.stats()["arrivals"] == 1
@@ -90,7 +85,7 @@ async def test_a_cut_stream_raises(sdk, end):
     ):
         stream = await sdk.ask(client, stream=True)
         with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)) as caught:
-            await read(stream)
+            await sdk.read(stream)
         assert in_flight(transport) == 0
     assert len(server.requests) == 1
     assert "broken" in explain(caught.value)
@@ -102,7 +97,7 @@ async def test_a_stream_without_an_end_raises(sdk):
     async with served(head) as server, door(sdk, server.base_url) as (client, _):
         stream = await sdk.ask(client, stream=True)
         with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
-            await read(stream)
+            await sdk.read(stream)
     assert len(server.requests) == 1
 
 
@@ -112,7 +107,7 @@ async def test_until_the_first_output_attempts_are_repeated(sdk):
     async with served(*scripts) as server, door(sdk, server.base_url) as (client, _):
         stream = await sdk.ask(client, stream=True)
         assert stream.response.headers["x-stormbreak-attempts"] == "4"
-        await stream.close()
+        await sdk.close(stream)
         await server.all_closed()
     assert len(server.requests) == 4
 
@@ -150,7 +145,7 @@ async def test_and_then_only_silence(sdk):
         stream = await sdk.ask(client, stream=True)
         began = time.monotonic()
         with pytest.raises((openai.APITimeoutError, httpx2.ReadTimeout)):
-            await read(stream)
+            await sdk.read(stream)
         assert time.monotonic() - began > 1.2
         await server.all_closed()
 
@@ -162,12 +157,10 @@ async def test_a_cancel_while_it_is_read(sdk):
         door(sdk, server.base_url) as (client, transport),
     ):
         stream = await sdk.ask(client, stream=True)
-        reading = asyncio.create_task(read(stream))
+        reading = asyncio.create_task(sdk.read(stream))
         await asyncio.sleep(0.05)
         assert in_flight(transport) == 1
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
+        await sdk.give_up(reading, transport)
         await until(lambda: in_flight(transport) == 0)
         await server.all_closed()
 
@@ -180,7 +173,7 @@ async def test_closed_twice(sdk):
     ):
         stream = await sdk.ask(client, stream=True)
         for _ in range(2):
-            await stream.close()
+            await sdk.close(stream)
             assert in_flight(transport) == 0
         await server.all_closed()
 

@@ -4,8 +4,9 @@ A front door makes the byte streams of its HTTP library out of them: of one that
 read by a thread that blocks.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.errors import StreamBrokenError
@@ -16,19 +17,19 @@ from stormbreak.http.stream import Stream
 from stormbreak.http.wire import Incoming
 
 
-class Body(Protocol):
-    """What is read here and there."""
+class Body(ABC):
+    """What is read here or there."""
 
+    @abstractmethod
     async def piece(self) -> bytes | None:
         """Wait for the next bytes; None at the right end. Raises what the library has for another."""
-        ...
 
+    @abstractmethod
     async def free(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
-        ...
 
 
-class OnLoop(Body, Protocol):
+class OnLoop(Body):
     """Reads it on the running loop."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -40,7 +41,7 @@ class OnLoop(Body, Protocol):
         await self.free()
 
 
-class OnThread(Body, Protocol):
+class OnThread(Body):
     """Reads it on the thread that asks, which blocks. Another may close it."""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -52,7 +53,7 @@ class OnThread(Body, Protocol):
         BACKGROUND.run(self.free())
 
 
-class StreamBody:
+class StreamBody(Body):
     """A stream that has begun; its bytes are untouched. One that breaks raises what the library has for it."""
 
     def __init__(self, stream: Stream, story: Story, library: Library, request: Any) -> None:
@@ -78,7 +79,7 @@ class StreamBody:
         await self._stream.aclose()
 
 
-class PassedBody:
+class PassedBody(Body):
     """The body of an answer that only passes."""
 
     def __init__(self, incoming: Incoming, library: Library, request: Any) -> None:

@@ -174,5 +174,5 @@ class Door:
     async def _close(self) -> None:
         """Close the connections of the running loop."""
         await self._at_hand.close()
-        for wire in {*self._places.wires()}:
+        for wire in {*self._places.wires(), *self._connecting.wires()}:
             await wire.close()
