@@ -16,7 +16,6 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 
-
 FINE = json.dumps(
     {
         "id": "c",

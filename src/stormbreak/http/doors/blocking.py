@@ -18,6 +18,8 @@ class BlockingDoor(Door):
     may be a coroutine function.
     """
 
+    sends = "handle_request"
+
     def handle_request(self, request: Any) -> Any:
         """Answer a request of the library with its response, or raise its exception.
 

@@ -11,12 +11,13 @@ from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.doors.asks import Ask, Look, asked_in
 from stormbreak.http.doors.bodies import PassedBody, StreamBody
 from stormbreak.http.doors.calls import call_of, sender_of
 from stormbreak.http.doors.given_up import GivenUp
-from stormbreak.http.doors.inner import InnerWire
+from stormbreak.http.doors.inner import InnerWire, check_inner
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.passing import passed
 from stormbreak.http.doors.places import Places
@@ -49,6 +50,7 @@ class Door:
     """
 
     library: ClassVar[Library]
+    sends: ClassVar[str]  # the method by which a transport of its kind sends
     stream_body: ClassVar[Callable[..., StreamBody]]
     passed_body: ClassVar[Callable[..., PassedBody]]
 
@@ -82,6 +84,10 @@ class Door:
         self._places = Places(
             self.policy.fallback, allow_http=allow_http, connect=self._connecting.wire_to
         )
+        if isinstance(inner, Door):
+            raise ConfigurationError("inner is a transport of stormbreak's already")
+        if inner is not None:
+            check_inner(inner, self.library, self.sends)
         self._at_hand = AtHand(self.policy, degraded)
         self._driver = AsyncioDriver(self.engine)
         self._given_up = GivenUp(self._driver.clock)

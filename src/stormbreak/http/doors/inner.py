@@ -9,10 +9,33 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.library import Library
 from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
+
+_SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
+_LIBRARIES = frozenset({"httpx", "httpx2"})
+
+
+def check_inner(inner: Any, library: Library, sends: str) -> None:
+    """Refuse what cannot be sent through by its method `sends`, or would hide attempts from the policy.
+
+    Raises:
+        ConfigurationError: says what is wrong with it.
+    """
+    kind = type(inner)
+    homes = {base.__module__.partition(".")[0] for base in kind.__mro__} & _LIBRARIES
+    if homes and library.name not in homes:
+        raise ConfigurationError(f"inner is of {homes.pop()}, and this transport of {library.name}")
+    if not callable(getattr(inner, sends, None)):
+        raise ConfigurationError(f"inner must be {_SENDS[sends]} transport, got {kind.__name__}")
+    retries = getattr(getattr(inner, "_pool", None), "_retries", 0)
+    if retries:
+        raise ConfigurationError(
+            f"inner must not retry by itself, which hides attempts: retries must be 0, got {retries}"
+        )
 
 
 class InnerWire:

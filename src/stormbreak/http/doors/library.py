@@ -17,6 +17,7 @@ class Library:
 
     def __init__(self, module: ModuleType) -> None:
         self._module: Any = module
+        self.name = module.__name__
 
     def read(self, request: Any) -> DoorRequest:
         """Read all of a request but its body."""

@@ -8,6 +8,8 @@ from stormbreak.http.doors.door import Door
 class AsyncDoor(Door):
     """An asynchronous transport; `Door` tells its arguments. `inner` is one, too."""
 
+    sends = "handle_async_request"
+
     async def handle_async_request(self, request: Any) -> Any:
         """Answer a request of the library with its response, or raise its exception.
 
