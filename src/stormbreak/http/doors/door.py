@@ -70,6 +70,7 @@ class Door:
     ) -> None:
         self.engine = policy if isinstance(policy, Engine) else Engine(in_force(policy))
         self.policy = self.engine.policy
+        self._driver = driver = AsyncioDriver(self.engine)
         self._stream_on_wire = stream_on_wire
         self._connecting = Connecting(
             inner=inner,
@@ -82,14 +83,16 @@ class Door:
             http2=http2,
         )
         self._places = Places(
-            self.policy.fallback, allow_http=allow_http, connect=self._connecting.wire_to
+            self.policy.fallback,
+            allow_http=allow_http,
+            connect=self._connecting.wire_to,
+            forget=lambda targets: driver.by_hand(lambda engine, now: engine.forget(targets, now)),
         )
         if isinstance(inner, Door):
             raise ConfigurationError("inner is a transport of stormbreak's already")
         if inner is not None:
             check_inner(inner, self.library, self.sends)
         self._at_hand = AtHand(self.policy, degraded)
-        self._driver = AsyncioDriver(self.engine)
         self._given_up = GivenUp(self._driver.clock)
 
     def _as_async(self, inner: Any) -> Any:
@@ -109,8 +112,8 @@ class Door:
         known = self._given_up.find(seen, request.content)
         if known is not None:
             raise self.library.error(known, request) from known.cause
-        routes = self._places.routes(seen.place[0], seen.key)
-        told = await self._answer(asked, seen, routes, request)
+        with self._places.routes(seen.place[0], seen.key) as routes:
+            told = await self._answer(asked, seen, routes, request)
         if isinstance(told, Failure):
             self._given_up.keep(seen, request.content, told)
             raise self.library.error(told, request) from told.cause
