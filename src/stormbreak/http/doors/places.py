@@ -22,9 +22,9 @@ from stormbreak.http.wire import Wire
 from stormbreak.llm.presets import PRESETS
 from stormbreak.types import Target
 
-_SALT = secrets.token_bytes(16)
-
 MOST = 256  # routes that are kept; nobody uses so many keys at a time
+
+_SALT = secrets.token_bytes(16)
 _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.values()}
 
 
