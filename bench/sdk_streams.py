@@ -19,9 +19,9 @@ from rounds import Figure, Section, alternate
 from sdks import Subject, close, compared, subjects
 
 STREAMS = 1_000
-CHUNKS = 40
+CHUNKS = 30
 PERIOD = 0.25  # seconds
-ROUNDS = 3
+ROUNDS = 2
 STACK = 256 * 1024  # bytes of each thread
 
 
