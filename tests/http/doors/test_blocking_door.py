@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 from door_streams import HEAD, chunk
+from doors import KEY, ONCE, QUICK, SAY, in_flight
 from interrupts import interrupted
 from sockets import End, answer, failing, served
 
-from doors import KEY, ONCE, QUICK, SAY, in_flight
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.background import Background
@@ -39,10 +39,8 @@ def serve():
         server = host.run(scripts_served.__aenter__())
         servings.append(scripts_served)
         transport = Transport(policy, inner=inner and inner())
-        headers = {"authorization": f"Bearer {KEY}"}
-        with httpx2.Client(
-            transport=transport, base_url=server.base_url, headers=headers
-        ) as client:
+        given = {"base_url": server.base_url, "headers": {"authorization": f"Bearer {KEY}"}}
+        with httpx2.Client(transport=transport, timeout=60.0, **given) as client:
             yield client, server
         host.run(server.all_closed())
         assert in_flight(transport) == 0
@@ -147,6 +145,62 @@ def test_an_upload_that_is_made_as_it_goes_passes(serve, inner):
     assert threads == {threading.current_thread()}
 
 
+class Slow(httpx2.BaseTransport):
+    """A transport that knows no timeouts, and no sockets either: it goes on when it is told to."""
+
+    def __init__(self, *, before):
+        self.before = before
+        self.goes_on = threading.Event()
+        self.closed = threading.Event()
+        self.reads = threading.Event()
+
+    def handle_request(self, request):
+        if self.before:
+            assert self.goes_on.wait(PATIENCE)
+        headers = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=headers, stream=SlowStream(self))
+
+
+class SlowStream(httpx2.SyncByteStream):
+    def __init__(self, slow):
+        self._slow = slow
+
+    def __iter__(self):
+        yield chunk("hello")
+        self._slow.reads.set()
+        assert self._slow.goes_on.wait(PATIENCE)
+        yield chunk("late")
+
+    def close(self):
+        self._slow.closed.set()
+
+
+def test_what_comes_of_a_transport_when_nobody_wants_it_any_more_is_closed():
+    slow = Slow(before=True)
+    with httpx2.Client(transport=Transport(ONCE, inner=slow)) as client:
+        threading.Timer(0.3, slow.goes_on.set).start()
+        with pytest.raises(httpx2.ReadTimeout):
+            client.post("http://127.0.0.1/v1/chat/completions", json=ASK, timeout=0.1)
+        assert slow.closed.wait(PATIENCE)
+
+
+def test_a_stream_without_a_socket_is_closed_by_whoever_reads_it():
+    slow = Slow(before=False)
+    with httpx2.Client(transport=Transport(ONCE, inner=slow)) as client:
+        request = client.build_request("POST", "http://127.0.0.1/v1/chat/completions", json=STREAM)
+        got = client.send(request, stream=True)
+        with ThreadPoolExecutor(1) as elsewhere:
+            reading = elsewhere.submit(got.read)
+            assert slow.reads.wait(PATIENCE)
+            got.close()
+            assert in_flight(client._transport) == 0
+            assert not slow.closed.is_set()
+            slow.goes_on.set()
+            with pytest.raises((RuntimeError, httpx2.HTTPError)):
+                reading.result(PATIENCE)
+        assert slow.closed.wait(PATIENCE)
+
+
 def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
     with serve(OPEN) as (client, server):
         request = client.build_request("POST", "chat/completions", json=STREAM)
@@ -159,7 +213,7 @@ def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
 
 def test_closing_ends_all_that_is_under_way_and_nothing_later(serve):
     narrow = Policy(budget=None, limit=FixedLimit(in_flight=1))
-    with serve([End.HANG], answer(), policy=narrow) as (client, server):
+    with serve([End.HANG], failing(503), answer(), policy=narrow) as (client, server):
         transport = client._transport
         with ThreadPoolExecutor(2) as threads:
             ask = lambda: client.post("chat/completions", json=ASK)  # noqa: E731

@@ -1,10 +1,15 @@
 """Keys that rotate do not pile up, and nobody who is in use is forgotten."""
 
+import asyncio
+
 import httpx2
 import pytest
-from doors import ONCE, QUICK, SAY, in_flight
+from doors import ONCE, QUICK, SAY, in_flight, until
 from sockets import End, answer, failing, served
 
+from stormbreak.core.backoff import Constant
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.doors import places
 from stormbreak.httpx2 import AsyncTransport
 
@@ -72,6 +77,19 @@ async def test_a_call_in_flight_is_not_forgotten():
         assert "key-open-0123456789" in rotating.keys
         await rotating.ask(*range(20, 40))
         assert "key-open-0123456789" not in rotating.keys
+        await rotating.http.aclose()
+
+
+async def test_a_call_that_pauses_between_attempts_is_not_forgotten():
+    paused = Policy(budget=None, retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.5)))
+    async with served(failing(500), answer()) as server:
+        rotating = Rotating(server, AsyncTransport(paused))
+        asking = asyncio.create_task(rotating.ask("slow"))
+        await server.asked()
+        await until(lambda: in_flight(rotating.transport) == 0)
+        await rotating.ask(*range(20))
+        assert "key-slow-0123456789" in rotating.keys
+        assert await asking == [200]
         await rotating.http.aclose()
 
 
