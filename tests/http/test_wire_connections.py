@@ -233,6 +233,6 @@ async def test_200_cancelled_calls_leave_nothing_open(ask, wire):
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.all_closed()
         gc.collect()
-        connector = (await wire._session()).connector
+        connector = (await wire._pool()).session.connector
         assert not connector._acquired
         assert open_files() <= files

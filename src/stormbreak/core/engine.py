@@ -325,6 +325,15 @@ class Engine:
             lane = self._lanes[target] = Lane(self, target)
         return lane
 
+    def forget(self, targets: Iterable[Target], now: float) -> bool:
+        """Drop all that is known of `targets`, unless one of them is in use, or left alone: whether it is gone."""
+        lanes = [self._lanes[target] for target in targets if target in self._lanes]
+        if any(lane.taken(now) for lane in lanes):
+            return False
+        for lane in lanes:
+            del self._lanes[lane.target]
+        return True
+
     def number(self) -> int:
         """A number for a new call."""
         return next(self._numbers)

@@ -1,7 +1,8 @@
 """The event loop of all synchronous clients of a process: one, on a thread of its own.
 
 It starts when it is first used and ends with the process; a forked child starts its own. Who asks something of it
-blocks. uvloop is used where it is installed; the loop policy of the process is left alone.
+blocks, and does meanwhile what is asked of it in turn: work that blocks (`by_whoever_waits`). uvloop is used where it is
+installed; the loop policy of the process is left alone.
 """
 
 import asyncio
@@ -9,11 +10,14 @@ import atexit
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from contextvars import ContextVar
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from stormbreak.drivers.forks import forget_in_child
 
 T = TypeVar("T")
+_Errands: TypeAlias = "SimpleQueue[Callable[[], None] | None]"  # None: it is over
 
 LEAVING = 5.0  # seconds that a cancelled call has to close its connection, and the loop to end with the process
 
@@ -49,7 +53,7 @@ class Background:
         except BaseException:
             with suppress(RuntimeError):  # it is closed, and the job with it
                 loop.call_soon_threadsafe(job.cancel)
-            job.wait(LEAVING)
+            job.let_go(LEAVING)
             raise
         return job.result()
 
@@ -81,27 +85,71 @@ class _Job(Generic[T]):
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine = coroutine
         self._task: asyncio.Task[T] | None = None
-        self._runs = threading.Lock()
-        self._runs.acquire()
+        self._errands: _Errands = SimpleQueue()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        _ERRANDS.set(self._errands)  # in a context of its own, which the task inherits
         self._task = loop.create_task(self._coroutine)
-        self._task.add_done_callback(lambda _: self._runs.release())
+        self._task.add_done_callback(lambda _: self._errands.put(None))
 
     def cancel(self) -> None:
         assert self._task is not None
         self._task.cancel()
 
-    def wait(self, seconds: float = -1) -> None:
-        """Wait for its end; signals are dealt with meanwhile."""
-        if self._runs.acquire(timeout=seconds):
-            self._runs.release()
+    def wait(self) -> None:
+        """Wait for its end, and run its errands; signals are dealt with meanwhile."""
+        while (errand := self._errands.get()) is not None:
+            errand()
+
+    def let_go(self, seconds: float) -> None:
+        """Wait for its end, no longer than so many seconds, and run no errand any more."""
+        with suppress(Empty):
+            while not (self._task is not None and self._task.done()):
+                self._errands.get(timeout=seconds)
 
     def result(self) -> T:
         assert self._task is not None
         if self._task.cancelled():
             raise RuntimeError("the background loop has ended, and the call with it")
         return self._task.result()
+
+
+_ERRANDS: ContextVar[_Errands] = ContextVar("_ERRANDS")  # of the thread that waits
+
+
+async def by_whoever_waits(do: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+    """Have the thread that waits for this coroutine `do` what blocks; return what it does, or raise it.
+
+    Nothing can stop it there. Where nobody wants what came of it any more, since this was cancelled, `undo` gets it.
+    An interrupt of the thread goes to whoever asked it to wait.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(told: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # a loop that is closed
+            loop.call_soon_threadsafe(told)
+
+    def errand() -> None:
+        if done.cancelled():
+            return
+        try:
+            got = do()
+        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+            failed = error
+            tell(lambda: None if done.cancelled() else done.set_exception(failed))
+        else:
+            tell(lambda: _give(done, got, undo))
+
+    _ERRANDS.get().put(errand)
+    return await done
+
+
+def _give(done: "asyncio.Future[T]", got: T, undo: Callable[[T], None] | None) -> None:
+    if not done.cancelled():
+        done.set_result(got)
+    elif undo is not None:
+        undo(got)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -37,6 +37,7 @@ _PARENTS: list[object] = []  # what must not be collected, or it would be closed
 class _Pool(NamedTuple):
     session: aiohttp.ClientSession
     closer: AsyncGenerator[None, None]
+    incoming: "WeakSet[AiohttpIncoming]"
 
 
 class AiohttpWire:
@@ -52,18 +53,17 @@ class AiohttpWire:
         self._proxy = proxy
         self._tls = tls
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
-        self._incoming: WeakSet[AiohttpIncoming] = WeakSet()
         forget_in_child(self._leave_behind)
 
     async def exchange(self, request: HttpRequest) -> WireResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         response: aiohttp.ClientResponse | None = None
-        session = await self._session()
+        pool = await self._pool()
         try:
-            response = await self._post(session, request, sock_read=request.idle_timeout)
+            response = await self._post(pool.session, request, sock_read=request.idle_timeout)
             head = _head_of(response)
             if not head.succeeded:
-                return await collected(self._incoming_of(response, head, request))
+                return await collected(self._incoming_of(pool, response, head, request))
             body = await _read(response, _decoder(head))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
@@ -82,15 +82,16 @@ class AiohttpWire:
 
     async def open(self, request: HttpRequest) -> AiohttpIncoming | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
-        session = await self._session()
+        pool = await self._pool()
         try:
-            response = await self._post(session, request, sock_read=request.idle_timeout)
+            response = await self._post(pool.session, request, sock_read=request.idle_timeout)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, None)
-        return self._incoming_of(response, _head_of(response), request)
+        return self._incoming_of(pool, response, _head_of(response), request)
 
+    @staticmethod
     def _incoming_of(
-        self, response: aiohttp.ClientResponse, head: HttpAnswer, request: HttpRequest
+        pool: _Pool, response: aiohttp.ClientResponse, head: HttpAnswer, request: HttpRequest
     ) -> AiohttpIncoming:
         connection = response.connection
         if connection is not None and connection.protocol is not None:
@@ -100,21 +101,23 @@ class AiohttpWire:
         incoming = AiohttpIncoming(
             response, head, _decoder(head), request.idle_timeout, most=request.most
         )
-        self._incoming.add(incoming)
+        pool.incoming.add(incoming)
         return incoming
 
     async def close(self) -> None:
-        """Close the connections of the running loop."""
+        """Close the connections of the running loop; whoever reads there is woken, which aiohttp would not do."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
+            for incoming in tuple(pool.incoming):
+                incoming.close()
             await pool.closer.aclose()
 
     def _leave_behind(self) -> None:
         """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
-        _PARENTS.append((dict(self._pools), list(self._incoming)))
-        for incoming in self._incoming:
-            incoming.leave()
-        self._incoming = WeakSet()
+        _PARENTS.append([(loop, pool, list(pool.incoming)) for loop, pool in self._pools.items()])
+        for pool in self._pools.values():
+            for incoming in pool.incoming:
+                incoming.leave()
         self._pools = WeakKeyDictionary()
 
     async def _post(
@@ -135,16 +138,16 @@ class AiohttpWire:
             raise EarlyAnswerError
         return response
 
-    async def _session(self) -> aiohttp.ClientSession:
+    async def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.session.closed:
             for gone in [other for other in self._pools if other.is_closed()]:
                 del self._pools[gone]
             session = self._open()
-            pool = self._pools[loop] = _Pool(session, _closing(session))
+            pool = self._pools[loop] = _Pool(session, _closing(session), WeakSet())
             await anext(pool.closer)
-        return pool.session
+        return pool
 
     def _open(self) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(

@@ -81,6 +81,11 @@ class Routes:
             steps = self._steps[model] = tuple(self._made(model))
         return steps
 
+    def own(self) -> tuple[Target, ...]:
+        """The targets that have its own key, as far as they were asked for."""
+        key = self.endpoint.origin.key_digest
+        return tuple(target for target in tuple(self._routes) if target.key == key)
+
     def wires(self) -> tuple[Wire, ...]:
         """All there are."""
         return tuple(self._wires.values())

@@ -7,12 +7,37 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from math import inf
 from typing import Any
 
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.library import Library
 from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult, collected
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
+
+_SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
+_GRACE = 0.1  # seconds
+_LIBRARIES = frozenset({"httpx", "httpx2"})
+
+
+def check_inner(inner: Any, library: Library, sends: str) -> None:
+    """Refuse what cannot be sent through by its method `sends`, or would hide attempts from the policy.
+
+    Raises:
+        ConfigurationError: says what is wrong with it.
+    """
+    kind = type(inner)
+    homes = {base.__module__.partition(".")[0] for base in kind.__mro__} & _LIBRARIES
+    if homes and library.name not in homes:
+        raise ConfigurationError(f"inner is of {homes.pop()}, and this transport of {library.name}")
+    if not callable(getattr(inner, sends, None)):
+        raise ConfigurationError(f"inner must be {_SENDS[sends]} transport, got {kind.__name__}")
+    retries = getattr(getattr(inner, "_pool", None), "_retries", 0)
+    if retries:
+        raise ConfigurationError(
+            f"inner must not retry by itself, which hides attempts: retries must be 0, got {retries}"
+        )
 
 
 class InnerWire:
@@ -32,6 +57,8 @@ class InnerWire:
     async def open(self, request: HttpRequest) -> "InnerIncoming | Outcome":
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         idle = request.idle_timeout
+        if request.within is not None:  # what blocks cannot be ended by anybody else
+            idle = min(idle or inf, request.within + _GRACE)
         spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": None}
         made = self._library.request(
             request.method,
@@ -85,10 +112,14 @@ class InnerIncoming:
             async with asyncio.timeout(self._patience) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
-            return self._silent() if not self._cut else self._broken("body was cut")
+            if not self._cut:
+                return self._silent()
+            _start(self._loop, self._response.aclose())
+            return self._broken("body was cut")
         except self._library.errors as error:
             return self._library.outcome_of(error, self.head.status)
         except BaseException:
+            self._waiting = None
             self.close()
             raise
         finally:

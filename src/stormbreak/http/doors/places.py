@@ -1,21 +1,38 @@
-"""Where the requests at a door lead: routes by origin and key, wires by origin."""
+"""Where the requests at a door lead: routes by origin and key, wires by origin.
+
+Keys that rotate would pile up: beyond a bound, the routes that were not used for longest are forgotten, and what the
+engine knows of their targets, unless a call is under way there or they are to be left alone.
+"""
 
 import os
-from collections.abc import Callable
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from urllib.parse import urlsplit
 
 from stormbreak.core.fallback import Fallback
+from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.environment import Endpoint
 from stormbreak.http.origin import Origin, origin_of
 from stormbreak.http.routes import Routes
 from stormbreak.http.wire import Wire
 from stormbreak.llm.presets import PRESETS
+from stormbreak.types import Target
 
+MOST = 256  # routes that are kept; nobody uses so many keys at a time
+
+_SALT = secrets.token_bytes(16)
 _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.values()}
 
 
 class Places:
-    """The routes of one door, made as its requests come. `connect` makes a wire to an origin."""
+    """The routes of one door, made as its requests come.
+
+    `connect` makes a wire to an origin. `forget` drops what is known of targets, if they are idle.
+    """
 
     def __init__(
         self,
@@ -23,31 +40,61 @@ class Places:
         *,
         allow_http: bool,
         connect: Callable[[Origin], Wire],
+        forget: Callable[[tuple[Target, ...]], bool],
     ) -> None:
         self._rules = rules
         self._allow_http = allow_http
         self._connect = connect
-        self._routes: dict[tuple[str, str | None], Routes] = {}
+        self._forget = forget
+        self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
         self._wires: dict[tuple[str, str], Wire] = {}
+        self._start_over()
+        forget_in_child(self._start_over)
 
-    def routes(self, base_url: str, key: str | None) -> Routes:
-        """Where a request to this address may lead.
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()
+        for kept in self._kept.values():
+            kept.calls = 0  # of the parent
+
+    @contextmanager
+    def routes(self, base_url: str, key: str | None) -> Iterator[Routes]:
+        """Where a request to this address may lead; not forgotten within.
 
         Raises:
             ConfigurationError: the key would travel in the clear, or a fallback lacks its own.
         """
-        routes = self._routes.get((base_url, key))
-        if routes is None:
-            origin = self.origin(base_url, key)
-            netloc = urlsplit(origin.base_url).netloc
-            routes = self._routes[base_url, key] = Routes(
-                Endpoint(_NAMES.get(netloc, netloc), origin),
-                self._rules,
-                allow_http=self._allow_http,
-                environ=os.environ,
-                connect=self.wire,
-            )
-        return routes
+        where = base_url, _digest(key)
+        with self._lock:
+            kept = self._kept.get(where)
+            if kept is None:
+                kept = self._kept[where] = _Kept(self._made(base_url, key))
+            else:
+                self._kept.move_to_end(where)
+            kept.calls += 1
+            if len(self._kept) > MOST:
+                self._drop_one()
+        try:
+            yield kept.routes
+        finally:
+            with self._lock:
+                kept.calls -= 1
+
+    def _made(self, base_url: str, key: str | None) -> Routes:
+        origin = self.origin(base_url, key)
+        netloc = urlsplit(origin.base_url).netloc
+        return Routes(
+            Endpoint(_NAMES.get(netloc, netloc), origin),
+            self._rules,
+            allow_http=self._allow_http,
+            environ=os.environ,
+            connect=self.wire,
+        )
+
+    def _drop_one(self) -> None:
+        for where, kept in self._kept.items():
+            if not kept.calls and self._forget(kept.routes.own()):
+                del self._kept[where]
+                return
 
     def origin(self, base_url: str, key: str | None) -> Origin:
         """Tie the key to its address; raise ConfigurationError where it would travel in the clear."""
@@ -65,3 +112,18 @@ class Places:
     def wires(self) -> tuple[Wire, ...]:
         """All there are."""
         return tuple(self._wires.values())
+
+
+def _digest(key: str | None) -> bytes:
+    """What stands for a key where it might be shown."""
+    return b"" if key is None else blake2b(key.encode(), key=_SALT, digest_size=16).digest()
+
+
+class _Kept:
+    """Routes, and how many calls are under way there; changed under the lock of their places."""
+
+    __slots__ = ("calls", "routes")
+
+    def __init__(self, routes: Routes) -> None:
+        self.routes = routes
+        self.calls = 0

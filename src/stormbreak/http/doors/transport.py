@@ -1,89 +1,14 @@
-"""The asynchronous door: requests of an HTTP library in, its responses or exceptions out, an engine in between.
+"""The asynchronous door: whoever asks waits on a loop of their own, for an answer of that loop's pool."""
 
-It serves httpx2 and httpx alike, which differ in their classes only.
-"""
+from typing import Any
 
-from collections.abc import Callable
-from typing import Any, ClassVar
-
-from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.policy import Policy
-from stormbreak.drivers.aio import Asker, AsyncioDriver
-from stormbreak.drivers.delivery import LoopDelivery
-from stormbreak.http.at_hand import AtHand, Degraded
-from stormbreak.http.doors.asks import Ask, Look, asked_in
-from stormbreak.http.doors.bodies import PassedBody, StreamBody
-from stormbreak.http.doors.calls import call_of, sender_of
-from stormbreak.http.doors.given_up import GivenUp
-from stormbreak.http.doors.inner import InnerWire
-from stormbreak.http.doors.library import Library
-from stormbreak.http.doors.passing import passed
-from stormbreak.http.doors.places import Places
-from stormbreak.http.doors.replies import Failure, headers_of, reply_to
-from stormbreak.http.doors.request import DoorRequest
-from stormbreak.http.doors.story import Story
-from stormbreak.http.doors.wires import Cert, Connecting, Verify
-from stormbreak.http.environment import in_force
-from stormbreak.http.routes import Routes
-from stormbreak.http.source import Source
-from stormbreak.http.stream import Stream
-from stormbreak.http.wire import POOL_LIMIT
-from stormbreak.types import Ended, Verdict
+from stormbreak.http.doors.door import Door
 
 
-class AsyncDoor:
-    """An asynchronous transport: one engine for all the hosts, keys and models that are asked through it.
+class AsyncDoor(Door):
+    """An asynchronous transport; `Door` tells its arguments. `inner` is one, too."""
 
-    Args:
-        policy: a `Policy` or the name of a preset.
-        inner: another transport of the library to send through, instead of our own pools.
-        stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
-        degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.
-        allow_http: allow a key over plain http to another machine.
-        proxy: URL of an http or https proxy, for every host.
-        verify: whom to trust: a context, or False for whoever answers.
-        cert: files of a client certificate, as the library takes them.
-        trust_env: whether proxies and certificates in the environment count.
-        http2: refused, since our own pools do not speak it.
-    """
-
-    library: ClassVar[Library]
-    stream_body: ClassVar[Callable[..., StreamBody]]
-    passed_body: ClassVar[Callable[..., PassedBody]]
-
-    def __init__(  # noqa: PLR0913 - keywords are cheap to read
-        self,
-        policy: Policy | str = "interactive",
-        *,
-        inner: Any = None,
-        stream_on_wire: bool = False,
-        degraded: Degraded | None = None,
-        allow_http: bool = False,
-        proxy: str | None = None,
-        verify: Verify = True,
-        cert: Cert | None = None,
-        trust_env: bool = True,
-        http2: bool = False,
-    ) -> None:
-        self.policy = in_force(policy)
-        self.engine = Engine(self.policy)
-        self._stream_on_wire = stream_on_wire
-        self._connecting = Connecting(
-            inner=inner,
-            inner_wire=lambda inner: InnerWire(self.library, inner),
-            limit=min(self.policy.limit.ceiling, POOL_LIMIT),
-            proxy=proxy,
-            verify=verify,
-            cert=cert,
-            trust_env=trust_env,
-            http2=http2,
-        )
-        self._places = Places(
-            self.policy.fallback, allow_http=allow_http, connect=self._connecting.wire_to
-        )
-        self._at_hand = AtHand(self.policy, degraded)
-        self._driver = AsyncioDriver(self.engine)
-        self._given_up = GivenUp(self._driver.clock)
+    sends = "handle_async_request"
 
     async def handle_async_request(self, request: Any) -> Any:
         """Answer a request of the library with its response, or raise its exception.
@@ -92,87 +17,15 @@ class AsyncDoor:
             ConfigurationError: the key would travel in the clear to another machine, or a fallback has none.
         """
         seen = self.library.read(request)
-        if not (seen.is_ask or seen.is_look):
-            return await self._pass(seen, request)
-        body = await request.aread()
-        base_url, endpoint = seen.place
-        asked = asked_in(seen, endpoint, body, on_wire=self._stream_on_wire)
-        if asked is None:
-            return await self._pass(seen, request)
-        known = self._given_up.find(seen, body)
-        if known is not None:
-            raise self.library.error(known, request) from known.cause
-        routes = self._places.routes(base_url, seen.key)
-        told = await self._answer(asked, seen, routes, request)
-        if isinstance(told, Failure):
-            self._given_up.keep(seen, body, told)
-            raise self.library.error(told, request) from told.cause
-        return told
-
-    async def _answer(
-        self, asked: Ask | Look, seen: DoorRequest, routes: Routes, request: Any
-    ) -> Any:
-        """The response that a call ends with or begins to give; or how it failed without one."""
-        target = routes.target(asked.model)
-        asked.to(routes.route(target))  # its own target is the first
-        call = call_of(self.engine, asked, seen.spans, target, routes.steps(asked.model))
-        sender = sender_of(asked, routes, seen.spans, self.policy, self._driver.first)
-        opened = await self._driver.open(call, sender, self._asker(asked, seen))
-        source = sender.source
-        if isinstance(opened, LoopDelivery):
-            assert source is not None
-            story = Story(sender.target or target, opened.command)
-            return self._begun(source, story, opened, request)
-        story = Story(opened.target or target, opened)
-        if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
-            return self._begun(source, story, opened, request)
-        self._keep(asked, seen, opened)
-        told = reply_to(asked.shape, story, opened, self._driver.clock())
-        if isinstance(told, Failure):
-            return told
-        return self.library.response(told.status, told.headers, story=story, content=told.body)
-
-    def _begun(
-        self, source: Source, story: Story, opened: LoopDelivery | Ended, request: Any
-    ) -> Any:
-        """The response to a stream that has begun, or came whole."""
-        stream = Stream(story.target, source, opened)
-        body = self.stream_body(stream, story, self.library, request)
-        headers = headers_of(source.head, story)
-        return self.library.response(source.head.status, headers, story=story, stream=body)
-
-    async def _pass(self, seen: DoorRequest, request: Any) -> Any:
-        """Send once what is not known to be safe to repeat; the engine does not hear of it."""
+        asked = None
+        if seen.is_ask or seen.is_look:
+            asked = self._asked(seen, await request.aread())
+        if asked is not None:
+            return await self._answered(asked, seen, request)
         if self._connecting.inner is not None:
             return await self._connecting.inner.handle_async_request(request)
-        origin = self._places.origin(seen.place[0], seen.key)
-        got = await passed(self._places.wire(origin), seen, request.stream)
-        if isinstance(got, Failure):
-            raise self.library.error(got, request) from got.cause
-        head, incoming = got
-        body = self.passed_body(incoming, self.library, request)
-        return self.library.response(head.status, head.headers, stream=body)
-
-    def _asker(self, asked: Ask | Look, seen: DoorRequest) -> Asker | None:
-        if not self.policy.fallback or not isinstance(asked, Ask):
-            return None
-        wanted = asked.request(seen.place[0], seen.key)
-        return lambda ask: self._at_hand.find(ask, wanted)
-
-    def _keep(self, asked: Ask | Look, seen: DoorRequest, ended: Ended) -> None:
-        if self._at_hand.keeps and isinstance(asked, Ask):
-            self._at_hand.keep(asked.request(seen.place[0], seen.key), ended)
-
-    def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with every event. It may not make calls through this transport."""
-        self.engine.listeners.append(listener)
-
-    def snapshot(self) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, the retry budget, and each call."""
-        return self._driver.snapshot()
+        return await self._pass(seen, request.stream, request)
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
-        await self._at_hand.close()
-        for wire in {*self._places.wires()}:
-            await wire.close()
+        await self._close()

@@ -74,6 +74,10 @@ class Connecting:
         secure = origin.base_url.startswith("https:")
         return AiohttpWire(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
 
+    def wires(self) -> tuple[Wire, ...]:
+        """Those there are from the start: what only passes makes none."""
+        return () if self._inner_wire is None else (self._inner_wire,)
+
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         if isinstance(self._verify, ssl.SSLContext):

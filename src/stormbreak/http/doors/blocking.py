@@ -1,0 +1,49 @@
+"""The synchronous door: whoever asks blocks, while the background loop of the process answers.
+
+An interrupt of the thread that waits closes the connection of its call, and frees what it held.
+"""
+
+from typing import Any
+
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.background import BACKGROUND
+from stormbreak.http.doors.door import Door
+from stormbreak.http.doors.lent import LentTransport, lent_pieces
+
+
+class BlockingDoor(Door):
+    """A synchronous transport, for any number of threads; `Door` tells its arguments.
+
+    `inner` is synchronous as well; it does its work on the thread that asks. A function that makes degraded answers
+    may be a coroutine function.
+    """
+
+    sends = "handle_request"
+
+    def handle_request(self, request: Any) -> Any:
+        """Answer a request of the library with its response, or raise its exception.
+
+        Raises:
+            ConfigurationError: the key would travel in the clear to another machine, or a fallback has none.
+        """
+        seen = self.library.read(request)
+        asked = None
+        if seen.is_ask or seen.is_look:
+            asked = self._asked(seen, request.read())
+        if asked is not None:
+            return BACKGROUND.run(self._answered(asked, seen, request))
+        if self._connecting.inner is not None:
+            return self._connecting.inner.handle_request(request)
+        return BACKGROUND.run(self._pass(seen, lent_pieces(request.stream), request))
+
+    def close(self) -> None:
+        """End what is under way: calls that wait are rejected, those that were sent lose their connection.
+
+        From any thread. Whoever asks later finds it open.
+        """
+        ending, self._driver = self._driver, AsyncioDriver(self.engine)
+        ending.drain()
+        BACKGROUND.run(self._close())
+
+    def _as_async(self, inner: Any) -> Any:
+        return LentTransport(inner)
