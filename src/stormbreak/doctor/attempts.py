@@ -41,9 +41,10 @@ def _of_transport(transport: Any) -> float | None:
     config = getattr(transport, "config", None)
     if isinstance(config, dict):  # pydantic_ai.retries
         return _of_stop(config.get("stop"))
-    total = getattr(getattr(transport, "retry", None), "total", None)
+    told = getattr(transport, "retry", None)
+    total = getattr(told, "total", None)
     if isinstance(total, int):  # httpx-retries
-        return total + 1
+        return total + 1 if "POST" in getattr(told, "allowed_methods", ("POST",)) else 1
     return None if "retr" in type(transport).__name__.lower() else 1
 
 

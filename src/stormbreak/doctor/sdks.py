@@ -6,17 +6,23 @@ Facts are of the version in `checked`; what `file` and `name` point at is read a
 from typing import NamedTuple
 
 ENDLESS = "without end"
+NONE = "none"
+ITS_SDKS = "its SDK's"
+NEVER_SENDS = "-"
 
 
 class Default(NamedTuple):
-    """A default: its value in the version that was checked, and where the package writes it, if it does.
+    """A default: a number, or words, in the version that was checked, and where the package writes it, if it does.
 
-    A number, None for none at all, or words. `name` is a constant, `Class.field` or `function.argument`.
+    `name` is a constant, `Class.field` or `function.argument`; where None stands there, it means `none`.
+    Of retries, `counts_first` says that the number written there is that of all attempts.
     """
 
-    value: float | str | None
+    value: float | str
     file: str = ""
     name: str = ""
+    none: str = NONE
+    counts_first: bool = False
 
 
 class Sdk(NamedTuple):
@@ -59,7 +65,7 @@ SDKS: tuple[Sdk, ...] = (
         "google-genai",
         "3.6.1",
         Default(0),
-        Default(None),
+        Default(NONE),
         "HttpOptions(client_args={'transport': Transport()}, async_client_args={'transport': AsyncTransport()})",
         traps=(
             "Each request says timeout=None unless HttpOptions(timeout=milliseconds) is set, past the client's own.",
@@ -69,7 +75,7 @@ SDKS: tuple[Sdk, ...] = (
         "mistralai",
         "3.7.0",
         Default(0),
-        Default(None, "mistralai/client/sdkconfiguration.py", "SDKConfiguration.timeout_ms"),
+        Default(NONE, "mistralai/client/sdkconfiguration.py", "SDKConfiguration.timeout_ms"),
         "client=<library>.Client(transport=Transport()), async_client=<library>.AsyncClient(...)",
         traps=(
             "Each request says timeout=None unless timeout_ms is set; a retry_config is bounded by time only, an hour.",
@@ -88,8 +94,10 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "langchain-openai",
         "1.7.4",
-        Default(None, "langchain_openai/chat_models/base.py", "BaseChatOpenAI.max_retries"),
-        Default(None, "langchain_openai/chat_models/base.py", "BaseChatOpenAI.request_timeout"),
+        Default(
+            ITS_SDKS, "langchain_openai/chat_models/base.py", "BaseChatOpenAI.max_retries", ITS_SDKS
+        ),
+        Default(NONE, "langchain_openai/chat_models/base.py", "BaseChatOpenAI.request_timeout"),
         "ChatOpenAI(http_client=..., http_async_client=...), both",
         over="openai",
         traps=("timeout=None is handed to openai, whose 600 s are lost by it.",),
@@ -99,7 +107,7 @@ SDKS: tuple[Sdk, ...] = (
         "1.7.10",
         Default(2, "langchain_anthropic/chat_models.py", "ChatAnthropic.max_retries"),
         Default(
-            None, "langchain_anthropic/chat_models.py", "ChatAnthropic.default_request_timeout"
+            NONE, "langchain_anthropic/chat_models.py", "ChatAnthropic.default_request_timeout"
         ),
         "wrap(model._client) and wrap(model._async_client): it takes no HTTP client",
         over="anthropic",
@@ -108,7 +116,7 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "pydantic-ai-slim",
         "2.68.0",
-        Default("its SDK's"),
+        Default(ITS_SDKS),
         Default(600.0, "pydantic_ai/_http.py", "DEFAULT_HTTP_TIMEOUT"),
         "OpenAIProvider(http_client=<library>.AsyncClient(transport=AsyncTransport()))",
         traps=("The transports of pydantic_ai.retries multiply with the SDK's own retries.",),
@@ -116,16 +124,16 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "openai-agents",
         "0.24.0",
-        Default("its SDK's"),
-        Default("its SDK's"),
+        Default(ITS_SDKS),
+        Default(ITS_SDKS),
         "set_default_openai_client(AsyncOpenAI(http_client=...))",
         over="openai",
     ),
     Sdk(
         "instructor",
         "1.17.0",
-        Default("its SDK's"),
-        Default("its SDK's"),
+        Default(ITS_SDKS),
+        Default(ITS_SDKS),
         "from_openai(OpenAI(http_client=...))",
         over="openai",
         traps=("max_retries=3 asks again for answers that do not fit; each is a call of its own.",),
@@ -144,24 +152,28 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "tenacity",
         "9.2.1",
-        Default(ENDLESS, "tenacity/__init__.py", "retry.stop"),
-        Default("-"),
+        Default(ENDLESS, "tenacity/__init__.py", "retry.stop", ENDLESS),
+        Default(NEVER_SENDS),
         _OUTSIDE,
-        traps=("retry without stop= never ends, and around an SDK it multiplies with its retries.",),
+        traps=(
+            "retry without stop= never ends, and around an SDK it multiplies with its retries.",
+        ),
     ),
     Sdk(
         "stamina",
         "26.1.0",
-        Default(9, "stamina/_core.py", "retry.attempts"),
-        Default("-"),
+        Default(9, "stamina/_core.py", "retry.attempts", counts_first=True),
+        Default(NEVER_SENDS),
         _OUTSIDE,
         traps=("Around an SDK its ten attempts multiply with the SDK's retries: 30 by default.",),
     ),
     Sdk(
         "backoff",
         "2.2.1",
-        Default(ENDLESS, "backoff/_decorator.py", "on_exception.max_tries"),
-        Default("-"),
+        Default(
+            ENDLESS, "backoff/_decorator.py", "on_exception.max_tries", ENDLESS, counts_first=True
+        ),
+        Default(NEVER_SENDS),
         _OUTSIDE,
         traps=("on_exception without max_tries= never ends; around an SDK it multiplies.",),
     ),
@@ -169,8 +181,10 @@ SDKS: tuple[Sdk, ...] = (
         "httpx-retries",
         "0.6.0",
         Default(10, "httpx_retries/retry.py", "Retry.__init__.total"),
-        Default("-"),
+        Default(NEVER_SENDS),
         _OUTSIDE,
-        traps=("Under an SDK its retries multiply with the SDK's: 33 attempts by default.",),
+        traps=(
+            "Where it is told to retry POST, its retries multiply with the SDK's: 33 attempts by ten.",
+        ),
     ),
 )
