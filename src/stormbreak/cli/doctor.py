@@ -41,12 +41,13 @@ def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
 
 def _show(here: list[Installed], findings: list[Finding]) -> None:
     if here:
-        table = Table("SDK", "over", "retries", "timeout", box=SIMPLE, pad_edge=False)
+        table = Table("SDK", "version", "over", "retries", "timeout", box=SIMPLE, pad_edge=False)
         for one in here:
-            name = f"{one.name} {one.version}"
-            timeout = _told(one, one.timeout, " s")
-            table.add_row(*map(escape, (name, one.library, _told(one, one.retries), timeout)))
+            timeout = _told(one.timeout, " s")
+            row = (one.name, one.version, one.library, _told(one.retries), timeout)
+            table.add_row(*map(escape, row))
         draw(table)
+        say("* known of the version that was checked; all else was read from what is installed\n")
         for one in here:
             say(f"door of {one.name}: {one.door}")
         say("")
@@ -60,6 +61,6 @@ def _show(here: list[Installed], findings: list[Finding]) -> None:
     say(f"{counts}. A client of yours: stormbreak.doctor.examine(client), see docs/doctor.md.")
 
 
-def _told(one: Installed, setting: Setting, unit: str = "") -> str:
+def _told(setting: Setting, unit: str = "") -> str:
     said = setting.value if isinstance(setting.value, str) else f"{setting.value:g}{unit}"
-    return said if setting.read or said == NEVER_SENDS else f"{said} (of {one.checked})"
+    return said if setting.read or said == NEVER_SENDS else f"{said} *"

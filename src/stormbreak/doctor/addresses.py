@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stormbreak.doctor.findings import Finding, Severity
-from stormbreak.doctor.reaching import Layer
+from stormbreak.doctor.reaching import Layer, read
 from stormbreak.doctor.way import Way
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import origin_of
@@ -17,7 +17,7 @@ def addresses(way: Way) -> Iterator[Finding]:
     layer = way.sdk or way.http
     if layer is None:
         return
-    base_url = str(getattr(layer.thing, "base_url", ""))
+    base_url = str(read(layer.thing, "base_url") or "")
     if not base_url.strip("/"):
         return  # each request of an HTTP client may name its own
     try:
@@ -37,7 +37,7 @@ def _key(layer: Layer) -> str | None:
     """The key that goes along, if it can be told; of one that is made for each request, only that there is one."""
     thing = layer.thing
     for name in ("api_key", "auth_token"):
-        said: Any = getattr(thing, name, None)
+        said: Any = read(thing, name)
         if isinstance(said, str) and said:
             return said
         if said:

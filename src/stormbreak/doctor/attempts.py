@@ -5,7 +5,7 @@ from math import inf
 from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
-from stormbreak.doctor.reaching import Layer, is_transport, named, used_by
+from stormbreak.doctor.reaching import Layer, Unmade, is_transport, named, used_by
 from stormbreak.http.doors.door import Door
 
 SDKS = frozenset({"openai", "anthropic"})
@@ -21,6 +21,8 @@ def attempts_of(layer: Layer) -> float | None:
         return _of_transport(thing)
     if isinstance(thing, FunctionType | MethodType):
         return _of_function(thing)
+    if isinstance(thing, Unmade):
+        return _retries(thing)
     for package, count in _KNOWN.items():
         if package in layer.packages:
             return count(thing)
@@ -29,6 +31,8 @@ def attempts_of(layer: Layer) -> float | None:
 
 def retrier(layer: Layer) -> str:
     """What retries there, as its users know it: of a function, the library that decorates it."""
+    if isinstance(layer.thing, Unmade):
+        return "its openai client"
     if not isinstance(layer.thing, FunctionType | MethodType):
         return named(layer.thing)
     if hasattr(layer.thing, "retry"):

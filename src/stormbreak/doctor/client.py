@@ -4,10 +4,11 @@ import gc
 from collections.abc import Iterator
 
 from stormbreak.doctor.addresses import addresses
+from stormbreak.doctor.attempts import retrier
 from stormbreak.doctor.doorways import doorways, lead_past, leads_past
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.pools import pools
-from stormbreak.doctor.reaching import arrives, chains, named
+from stormbreak.doctor.reaching import arrives, chains, is_known, named, read
 from stormbreak.doctor.spans import spans
 from stormbreak.doctor.stacks import stacks
 from stormbreak.doctor.way import Way
@@ -26,7 +27,9 @@ def examine(client: object, *, name: str = "client") -> list[Finding]:
         ConfigurationError: no client can be found in it.
     """
     ways = [Way(chain) for chain in chains(client, name)]
-    known = [way for way in ways if arrives(way.chain) or len(way.chain) > 1 or way.sdk]
+    known = [
+        way for way in ways if arrives(way.chain) or any(is_known(each.thing) for each in way.chain)
+    ]
     if not known:
         raise ConfigurationError(
             f"no client of an SDK or an HTTP library is known to be in a {named(client)}"
@@ -50,7 +53,7 @@ def _lost(way: Way) -> Iterator[Finding]:
             severity=Severity.NOTE,
             name="not-reached",
             where=way.chain[-1].path,
-            what=f"the HTTP client of {named(way.chain[-1].thing)} cannot be reached from here",
+            what=f"the HTTP client of {retrier(way.chain[-1])} cannot be reached from here",
             why="It is made at the first call, for each call, or elsewhere, so only its settings could be looked at.",
             instead="examine the HTTP client or the SDK client that you give it",
         )
@@ -58,16 +61,24 @@ def _lost(way: Way) -> Iterator[Finding]:
 
 def _crowd(way: Way) -> Iterator[Finding]:
     """Clients that are made for each call stay open until they are collected, each with a pool of its own."""
+    for layer in way.chain:
+        if read(layer.thing, "reuse_client") is False:
+            yield _per_call(f"{layer.path}.reuse_client", "a client is made for each call")
     if way.http is None:
         return
     kind = type(way.http.thing)
     alive = sum(type(each) is kind and not each.is_closed for each in gc.get_objects())
     if alive > MANY:
-        yield Finding(
-            severity=Severity.RISK,
-            name="many-clients",
-            where=way.http.path,
-            what=f"{alive} open clients of {named(way.http.thing)} are in this process",
-            why="A client made for each call connects anew each time, and no engine sees what the others send.",
-            instead="one client per process, shared",
-        )
+        what = f"{alive} open clients of {named(way.http.thing)} are in this process"
+        yield _per_call(way.http.path, what)
+
+
+def _per_call(where: str, what: str) -> Finding:
+    return Finding(
+        severity=Severity.RISK,
+        name="many-clients",
+        where=where,
+        what=what,
+        why="A client made for each call connects anew each time, and no engine sees what the others send.",
+        instead="one client per process, shared",
+    )

@@ -28,7 +28,7 @@ _WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pydantic_ai": ("model", "models", "wrapped", "client"),
         "agents": ("model", "_client"),
         "instructor": ("client",),
-        "llama_index": ("_client", "_aclient", "_http_client", "_async_http_client"),
+        "llama_index": ("_client", "_aclient"),
         "google": ("_api_client", "_httpx_client", "_async_httpx_client"),
         "mistralai": ("sdk_configuration", "client", "async_client"),
         "litellm": ("client",),
@@ -60,6 +60,17 @@ class Layer(NamedTuple):
         return packages_of(self.thing)
 
 
+class Unmade:
+    """The SDK client that llama-index makes at its first call, by the settings that it will give it."""
+
+    def __init__(self, model: Any, http: Any) -> None:
+        self.max_retries = model.max_retries
+        self.timeout = model.timeout
+        self.base_url = read(model, "api_base") or ""
+        self.api_key = read(model, "api_key")
+        self._client = http
+
+
 Chain = tuple[Layer, ...]
 """The layers that a request passes, the outermost first."""
 
@@ -75,6 +86,12 @@ def named(thing: object) -> str:
     return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
 
 
+def is_known(thing: object) -> bool:
+    """Whether it is of an SDK or a framework, or sends by itself."""
+    ours = isinstance(thing, AsyncClient | Client | Door)
+    return ours or is_http_client(thing) or bool(packages_of(thing) & _WAYS.keys())
+
+
 def is_http_client(thing: object) -> bool:
     """Whether it is a client of httpx2 or httpx."""
     library = _LIBRARIES & packages_of(thing)
@@ -83,7 +100,7 @@ def is_http_client(thing: object) -> bool:
 
 def is_transport(thing: object) -> bool:
     """Whether requests of httpx2 or httpx can be sent through it."""
-    return not isinstance(thing, type) and any(callable(_read(thing, name)) for name in _SENDS)
+    return not isinstance(thing, type) and any(callable(read(thing, name)) for name in _SENDS)
 
 
 def chains(thing: object, name: str = "client") -> list[Chain]:
@@ -128,8 +145,19 @@ def _within(layer: Layer) -> Iterator[Layer]:
         yield from _known(layer, ":", used_by(thing))
     elif ways := _ways(layer):
         yield from _each(layer, ways)
+        yield from _unmade(layer)
     elif not is_transport(thing):  # of the user's own
         yield from _known(layer, ".", getattr(thing, "__dict__", {}))
+
+
+def _unmade(layer: Layer) -> Iterator[Layer]:
+    thing = layer.thing
+    for kept, made, given in (
+        ("_client", "_get_client()", "_http_client"),
+        ("_aclient", "_get_aclient()", "_async_http_client"),
+    ):
+        if "llama_index" in layer.packages and hasattr(thing, kept) and not read(thing, kept):
+            yield Layer(f"{layer.path}.{made}", Unmade(thing, read(thing, given)))
 
 
 def _ways(layer: Layer) -> tuple[str, ...]:
@@ -139,6 +167,8 @@ def _ways(layer: Layer) -> tuple[str, ...]:
     if is_transport(layer.thing):
         own = type(layer.thing).__module__.partition(".")[0] in _LIBRARIES
         return () if own else _UNDER
+    if isinstance(layer.thing, Unmade):
+        return ("_client",)
     ways = (_WAYS[package] for package in _WAYS if package in layer.packages)
     return tuple(dict.fromkeys(chain.from_iterable(ways)))
 
@@ -159,16 +189,13 @@ def used_by(function: object) -> dict[str, Any]:
 
 def _known(layer: Layer, join: str, things: Mapping[str, Any]) -> Iterator[Layer]:
     for name, thing in things.items():
-        if isinstance(thing, type):
-            continue
-        known = isinstance(thing, AsyncClient | Client | Door) or is_http_client(thing)
-        if known or packages_of(thing) & _WAYS.keys():
+        if not isinstance(thing, type) and is_known(thing):
             yield Layer(f"{layer.path}{join}{name}", thing)
 
 
 def _each(layer: Layer, names: tuple[str, ...]) -> Iterator[Layer]:
     for name in names:
-        found = _read(layer.thing, name)
+        found = read(layer.thing, name)
         path = f"{layer.path}.{name}"
         if isinstance(found, list | tuple):
             for place, one in enumerate(found):
@@ -177,7 +204,7 @@ def _each(layer: Layer, names: tuple[str, ...]) -> Iterator[Layer]:
             yield Layer(path, found)
 
 
-def _read(thing: object, name: str) -> Any:
+def read(thing: object, name: str) -> Any:
     """An attribute; None where there is none, or a property of somebody else's fails."""
     try:
         return getattr(thing, name, None)

@@ -89,6 +89,7 @@ SDKS: tuple[Sdk, ...] = (
         "client=openai.OpenAI(http_client=...) for what speaks OpenAI's format, else client=HTTPHandler(client=httpx.Client(...))",
         traps=(
             "num_retries=3 sends a permanent 429 seven times, and Retry-After beyond 60 s is not obeyed.",
+            "Its import fetches a list of prices from the network, unless LITELLM_LOCAL_MODEL_COST_MAP=True.",
         ),
     ),
     Sdk(

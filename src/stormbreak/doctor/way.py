@@ -6,7 +6,7 @@ from typing import Any
 
 from stormbreak.core.policy import Policy
 from stormbreak.doctor.attempts import SDKS
-from stormbreak.doctor.reaching import Chain, Layer, is_http_client
+from stormbreak.doctor.reaching import Chain, Layer, Unmade, is_http_client
 from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.doors.door import Door
@@ -63,6 +63,8 @@ class Way:
 
 def is_sdk(layer: Layer) -> bool:
     """Whether it is a client of an SDK whose own retries a door ends."""
+    if isinstance(layer.thing, Unmade):
+        return True
     return (
         bool(layer.packages & SDKS)
         and not is_http_client(layer.thing)

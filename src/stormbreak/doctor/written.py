@@ -38,11 +38,18 @@ def _value_of(body: list[ast.stmt], names: list[str]) -> ast.expr:
                 return _value_of(node.body, names[1:])
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == names[0]:
                 return _default_of(node.args, names[1])
-        elif (isinstance(node, ast.Assign) and names[0] in map(ast.unparse, node.targets)) or (
-            isinstance(node, ast.AnnAssign) and node.value and names[0] == ast.unparse(node.target)
-        ):
-            return node.value
+        elif names[0] in _set_by(node):
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.expr):  # an annotation alone has none
+                return value
     raise Unreadable
+
+
+def _set_by(node: ast.stmt) -> list[str]:
+    """The names that a statement sets."""
+    if isinstance(node, ast.Assign):
+        return [ast.unparse(target) for target in node.targets]
+    return [ast.unparse(node.target)] if isinstance(node, ast.AnnAssign) else []
 
 
 def _default_of(arguments: ast.arguments, name: str) -> ast.expr:
