@@ -8,7 +8,7 @@ from stormbreak.doctor.attempts import retrier
 from stormbreak.doctor.doorways import doorways, lead_past, leads_past
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.pools import pools
-from stormbreak.doctor.reaching import arrives, chains, is_known, named, read
+from stormbreak.doctor.reaching import arrives, chains, named, read
 from stormbreak.doctor.spans import spans
 from stormbreak.doctor.stacks import stacks
 from stormbreak.doctor.way import Way
@@ -27,14 +27,11 @@ def examine(client: object, *, name: str = "client") -> list[Finding]:
         ConfigurationError: no client can be found in it.
     """
     ways = [Way(chain) for chain in chains(client, name)]
-    known = [
-        way for way in ways if arrives(way.chain) or any(is_known(each.thing) for each in way.chain)
-    ]
-    if not known:
+    if not ways:
         raise ConfigurationError(
             f"no client of an SDK or an HTTP library is known to be in a {named(client)}"
         )
-    return sorted_by_severity(_examined(known))
+    return sorted_by_severity(_examined(ways))
 
 
 def _examined(ways: list[Way]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
-from types import FunctionType, MappingProxyType, MethodType
+from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from stormbreak.http.blocking import Client
@@ -100,16 +100,19 @@ def is_http_client(thing: object) -> bool:
 
 def is_transport(thing: object) -> bool:
     """Whether requests of httpx2 or httpx can be sent through it."""
-    return not isinstance(thing, type) and any(callable(read(thing, name)) for name in _SENDS)
+    return any(callable(getattr(type(thing), name, None)) for name in _SENDS)
 
 
 def chains(thing: object, name: str = "client") -> list[Chain]:
     """Every way that a request can take from `thing`, which is called `name`, out.
 
-    Ways that are lost end where they are; they are told only where no other is known.
+    Ways that are lost end where they are. They are told only where no other is known, and only from what we know: in
+    what is the user's own, anything may stand about.
     """
     found = list(islice(_follow((Layer(name, thing),)), _MOST))
-    return [one for one in found if arrives(one)] or found
+    return [one for one in found if arrives(one)] or [
+        one for one in found if is_known(one[0].thing)
+    ]
 
 
 def arrives(way: Chain) -> bool:
@@ -131,8 +134,8 @@ def _follow(way: Chain) -> Iterator[Chain]:
 def _within(layer: Layer) -> Iterator[Layer]:
     """What a request meets next; nothing where it leaves, or where nobody knows."""
     thing = layer.thing
-    if isinstance(thing, AsyncClient | Client):
-        return
+    if isinstance(thing, AsyncClient | Client | ModuleType):
+        return  # to look around in a module would import more of it
     if is_http_client(thing):
         yield Layer(f"{layer.path}._transport", thing._transport)  # noqa: SLF001 - there is no public way
         for pattern, transport in thing._mounts.items():  # noqa: SLF001
@@ -188,7 +191,7 @@ def used_by(function: object) -> dict[str, Any]:
 
 
 def _known(layer: Layer, join: str, things: Mapping[str, Any]) -> Iterator[Layer]:
-    for name, thing in things.items():
+    for name, thing in tuple(things.items()):  # of a module, they may grow when they are touched
         if not isinstance(thing, type) and is_known(thing):
             yield Layer(f"{layer.path}{join}{name}", thing)
 

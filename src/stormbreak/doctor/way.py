@@ -6,7 +6,7 @@ from typing import Any
 
 from stormbreak.core.policy import Policy
 from stormbreak.doctor.attempts import SDKS
-from stormbreak.doctor.reaching import Chain, Layer, Unmade, is_http_client
+from stormbreak.doctor.reaching import Chain, Layer, Unmade, is_http_client, read
 from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.doors.door import Door
@@ -68,5 +68,5 @@ def is_sdk(layer: Layer) -> bool:
     return (
         bool(layer.packages & SDKS)
         and not is_http_client(layer.thing)
-        and hasattr(layer.thing, "max_retries")
+        and isinstance(read(layer.thing, "max_retries"), int)
     )
