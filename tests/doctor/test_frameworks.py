@@ -125,4 +125,4 @@ def test_a_property_that_fails_is_passed_over():
 def test_a_ring_is_left():
     ring = of("pydantic_ai", client=sdk())
     ring.wrapped = ring
-    assert "client.client.timeout" in said(ring)
+    assert said(ring).keys() == {"client", "client.client.timeout"}

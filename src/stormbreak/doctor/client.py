@@ -64,7 +64,9 @@ def _crowd(way: Way) -> Iterator[Finding]:
     if way.http is None:
         return
     kind = type(way.http.thing)
-    alive = sum(type(each) is kind and not each.is_closed for each in gc.get_objects())
+    alive = sum(
+        type(each) is kind and read(each, "is_closed") is False for each in gc.get_objects()
+    )
     if alive > MANY:
         what = f"{alive} open clients of {named(way.http.thing)} are in this process"
         yield _per_call(way.http.path, what)

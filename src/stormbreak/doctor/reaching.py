@@ -77,7 +77,7 @@ Chain = tuple[Layer, ...]
 
 def packages_of(thing: object) -> frozenset[str]:
     """The packages that the classes of a thing come from."""
-    return frozenset(base.__module__.partition(".")[0] for base in type(thing).__mro__)
+    return frozenset(str(base.__module__).partition(".")[0] for base in type(thing).__mro__)
 
 
 def named(thing: object) -> str:
