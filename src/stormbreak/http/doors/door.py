@@ -172,6 +172,16 @@ class Door:
         if self._at_hand.keeps and isinstance(asked, Ask):
             self._at_hand.keep(asked.request(seen.place[0], seen.key), ended)
 
+    @property
+    def inner(self) -> Any:
+        """The transport that it sends through; None: our own pools."""
+        return self._connecting.inner
+
+    @property
+    def trust_env(self) -> bool:
+        """Whether proxies and certificates in the environment count."""
+        return self._connecting.trust_env
+
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event. It may not make calls through this transport."""
         self.engine.listeners.append(listener)

@@ -41,7 +41,7 @@ class Connecting:
         self._proxy = proxy
         self._verify = verify
         self._cert = cert
-        self._trust_env = trust_env
+        self.trust_env = trust_env
         given = [
             name
             for name, odd in {
@@ -69,7 +69,7 @@ class Connecting:
         if self._inner_wire is not None:
             return self._inner_wire
         proxy = self._proxy
-        if proxy is None and self._trust_env:
+        if proxy is None and self.trust_env:
             proxy = proxy_for(origin)
         secure = origin.base_url.startswith("https:")
         return AiohttpWire(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
@@ -82,7 +82,7 @@ class Connecting:
     def _tls(self) -> ssl.SSLContext:
         if isinstance(self._verify, ssl.SSLContext):
             return self._verify
-        context = tls_context() if self._trust_env else tls_context({})
+        context = tls_context() if self.trust_env else tls_context({})
         if not self._verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -1,0 +1,241 @@
+"""Real clients, examined: what is found, where, and nothing else."""
+
+import contextlib
+import ssl
+from dataclasses import replace
+
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+from canary import CANARIES, KEY, assert_clean
+
+import stormbreak.httpx
+from stormbreak import AsyncClient, Client, ConfigurationError
+from stormbreak.core.presets import BATCH
+from stormbreak.doctor import Finding, Severity, examine
+from stormbreak.httpx2 import AsyncTransport, Transport, wrap
+
+MAKERS = [openai.OpenAI, openai.AsyncOpenAI, anthropic.Anthropic, anthropic.AsyncAnthropic]
+UNBOUND = replace(BATCH, attempt_timeout=None)
+
+
+def found(client, **more):
+    """Severity, name and place of each finding."""
+    return [(str(each.severity), each.name, each.where) for each in examine(client, **more)]
+
+
+def over(transport, *, make=openai.OpenAI, sdk=None, **more):
+    """An SDK over a client of httpx2 with this transport."""
+    blocks = make in (openai.OpenAI, anthropic.Anthropic)
+    http = (httpx2.Client if blocks else httpx2.AsyncClient)(transport=transport, **more)
+    return make(api_key=KEY, http_client=http, **(sdk or {}))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_sdk_as_it_comes(make):
+    assert found(make(api_key=KEY)) == [
+        ("risk", "no-policy", "client"),
+        ("risk", "long-timeout", "client.timeout"),
+    ]
+    policy, long = examine(make(api_key=KEY), name="llm")
+    assert f"attempts per call: 3 ({make.__module__.partition('.')[0]}." in policy.what
+    assert policy.instead == "stormbreak.httpx2.wrap(llm)"
+    assert "600 s, 1800 s over 3 attempts" in long.what
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_wrap_leaves_to_say(make):
+    client = wrap(make(api_key=KEY))
+    assert found(client) == [("note", "sdk-retries-stopped", "client.max_retries")]
+    assert found(wrap(make(api_key=KEY, max_retries=0))) == []
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_no_timeout(make):
+    client = make(api_key=KEY, timeout=None)
+    assert ("wrong", "no-timeout", "client.timeout") in found(client)
+    assert found(wrap(client)) == [("note", "sdk-retries-stopped", "client.max_retries")]
+
+
+def test_the_timeout_of_the_sdk_counts_and_not_that_of_its_http_client():
+    http = httpx2.Client(timeout=None)
+    client = openai.OpenAI(api_key=KEY, http_client=http, timeout=20)
+    assert "no-timeout" not in str(found(client))
+    assert ("wrong", "no-timeout", "client.timeout") in found(http)
+
+
+def test_a_part_of_a_timeout():
+    http = httpx2.Client(timeout=httpx2.Timeout(20, pool=None))
+    assert ("risk", "no-timeout", "client.timeout") in found(http)
+    assert "no timeout for pool" in str(examine(http))
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [(m, make) for m in (httpx2, httpx) for make in ("Client", "AsyncClient")],
+)
+def test_a_client_of_an_http_library(module, make):
+    assert found(getattr(module, make)()) == [("risk", "no-policy", "client")]
+    (finding,) = examine(getattr(module, make)())
+    assert finding.instead == f"stormbreak.{module.__name__}.wrap(client)"
+
+
+@pytest.mark.parametrize("make", [AsyncClient, Client])
+def test_a_client_of_ours(make, monkeypatch):
+    assert found(make(base_url="http://127.0.0.1:1/v1")) == []
+    unbound = make(base_url="http://127.0.0.1:1/v1", policy=UNBOUND)
+    assert found(unbound) == [("wrong", "no-timeout", "client.policy")]
+    monkeypatch.setenv("STORMBREAK_DISABLED", "1")
+    (off, unbound) = examine(make(base_url="http://127.0.0.1:1/v1"))
+    assert (off.name, unbound.name) == ("policy-off", "no-timeout")
+    assert "STORMBREAK_DISABLED" in off.instead
+
+
+def test_a_policy_that_is_off_by_its_name():
+    (off, *_) = examine(over(Transport("off"), sdk={"max_retries": 0}))
+    assert (off.severity, off.name) == (Severity.WRONG, "policy-off")
+    assert off.where == "client._client._transport.policy"
+    assert "STORMBREAK_DISABLED" not in off.instead
+
+
+def test_no_bound_of_policy_and_sdk():
+    sdk = {"max_retries": 0, "timeout": None}
+    where = "client._client._transport.policy"
+    assert found(over(Transport(UNBOUND), sdk=sdk)) == [("wrong", "no-timeout", where)]
+    assert found(over(Transport(UNBOUND), sdk=sdk | {"timeout": 20})) == []
+
+
+@pytest.mark.parametrize(
+    ("transport", "better"),
+    [
+        (Transport, "stormbreak.httpx2.AsyncTransport"),
+        (stormbreak.httpx.AsyncTransport, "stormbreak.httpx2.AsyncTransport"),
+    ],
+)
+def test_a_door_of_another_kind_of_client(transport, better):
+    client = over(transport(), make=openai.AsyncOpenAI, sdk={"max_retries": 0})
+    (finding,) = examine(client)
+    assert (finding.severity, finding.name) == (Severity.WRONG, "wrong-door")
+    assert finding.instead == better
+
+
+def test_a_proxy_that_leads_past():
+    client = over(Transport(), proxy=f"http://me:{KEY}@127.0.0.1:9", sdk={"max_retries": 0})
+    assert ("wrong", "leads-past", "client._client._mounts['all://']") in found(client)
+    assert "no-policy" not in str(found(client))
+    proxied = wrap(httpx2.Client(proxy=f"http://me:{KEY}@127.0.0.1:9"))
+    assert {each.name for each in examine(proxied)} == {"small-pool"}
+    assert_clean(f"{examine(client)}", "findings", CANARIES)
+
+
+def test_a_client_that_is_closed():
+    client = over(Transport())
+    client.close()
+    assert ("wrong", "closed", "client._client") in found(client)
+
+
+def test_whom_to_trust():
+    assert ("wrong", "trusts-anybody", "client._transport._pool") in found(
+        httpx2.Client(verify=False)
+    )
+    context = ssl.create_default_context()
+    assert "trusts-anybody" not in str(found(httpx2.Client(verify=context)))
+    distrustful = over(Transport(), trust_env=False, sdk={"max_retries": 0})
+    assert found(distrustful) == [("risk", "trust-env", "client._client.trust_env")]
+    assert found(over(Transport(trust_env=False), trust_env=False, sdk={"max_retries": 0})) == []
+
+
+def limits(most):
+    return httpx2.HTTPTransport(limits=httpx2.Limits(max_connections=most))
+
+
+def test_the_size_of_a_pool():
+    pool = "client._client._transport._pool"
+    assert ("risk", "small-pool", pool) in found(over(limits(99)))
+    assert ("note", "small-pool", pool) in found(over(limits(100)))
+    assert "small-pool" not in str(found(over(limits(1000))))
+    inner = "client._client._transport.inner._pool"
+    assert ("risk", "small-pool", inner) in found(over(Transport(inner=limits(255))))
+    assert "small-pool" not in str(found(over(Transport(inner=limits(256)))))
+    assert "small-pool" not in str(found(over(Transport("off", inner=limits(None)))))
+
+
+class Http2Transport(httpx2.HTTPTransport):
+    """As `http2=True` makes it; the package h2 that this takes is not there."""
+
+    def __init__(self):
+        super().__init__()
+        self._pool._http2 = True
+
+
+def test_http2_and_connection_retries():
+    assert ("note", "http2", "client._transport._pool") in found(
+        httpx2.Client(transport=Http2Transport())
+    )
+    retrying = httpx2.Client(transport=httpx2.HTTPTransport(retries=3))
+    assert ("risk", "connection-retries", "client._transport._pool") in found(retrying)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "complaint"),
+    [
+        ("http://api.example.org/v1", "plain http to api.example.org"),
+        (f"https://me:{KEY}@api.example.org/v1", "must hold no user or password"),
+        ("http://127.0.0.1:9/v1", None),
+        ("https://api.example.org/v1", None),
+    ],
+)
+def test_where_a_key_goes(base_url, complaint):
+    client = wrap(openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0))
+    said = [each.what for each in examine(client) if each.name == "bad-address"]
+    assert len(said) == (complaint is not None)
+    assert complaint is None or complaint in said[0]
+    assert_clean(f"{examine(client)}", "findings", CANARIES)
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+def test_a_key_in_the_headers_of_an_http_client(header):
+    plain = httpx2.Client(base_url="http://api.example.org", headers={header: f"Bearer {KEY}"})
+    assert ("wrong", "bad-address", "client.base_url") in found(plain)
+    assert_clean(f"{examine(plain)}", "findings", CANARIES)
+    assert "bad-address" not in str(found(httpx2.Client(base_url="http://api.example.org")))
+
+
+def test_many_clients():
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(17):
+            last = open_ones.enter_context(openai.OpenAI(api_key=KEY))
+        assert ("risk", "many-clients", "client._client") in found(last)
+    assert "many-clients" not in str(found(last))
+
+
+async def test_nothing_is_changed_or_sent():
+    transport = AsyncTransport()
+    client = over(transport, make=openai.AsyncOpenAI)
+    before = (vars(client) | {}, vars(client._client) | {})
+    examine(client)
+    assert (vars(client), vars(client._client)) == before
+    assert transport.snapshot()["targets"] == {}
+
+
+@pytest.mark.parametrize("thing", [object(), 3, "client", None, openai, [openai], print])
+def test_what_is_no_client(thing):
+    with pytest.raises(ConfigurationError, match="no client of an SDK or an HTTP library"):
+        examine(thing)
+
+
+def test_how_a_finding_is_shown():
+    finding = Finding(
+        severity=Severity.RISK, name="n", where="w", what="fact", why="Because.", instead="this"
+    )
+    assert str(finding) == "risk: w: fact [n]\n  why: Because.\n  instead: this"
+
+
+def test_the_worst_comes_first():
+    client = openai.OpenAI(api_key=KEY, timeout=None, http_client=httpx2.Client(verify=False))
+    order = list(Severity)
+    said = [order.index(each.severity) for each in examine(client)]
+    assert said == sorted(said)
+    assert len(set(said)) == 3

@@ -1,0 +1,123 @@
+"""What is installed: read from metadata and source, of real packages and of ones that are put there for a test."""
+
+import subprocess
+import sys
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from stormbreak.doctor.findings import Severity
+from stormbreak.doctor.installed import Setting, installed, told_of
+from stormbreak.doctor.sdks import SDKS
+
+CONSTANTS = "DEFAULT_TIMEOUT = httpx2.Timeout(timeout={}, connect=5.0)\nDEFAULT_MAX_RETRIES = {}\n"
+
+
+def named(name):
+    return next(each for each in installed() if each.name == name)
+
+
+def names(everything):
+    return [(str(each.severity), each.name, each.where) for each in told_of(everything)]
+
+
+@pytest.mark.parametrize("sdk", [openai, anthropic], ids=lambda sdk: sdk.__name__)
+def test_an_sdk_that_is_really_there(sdk):
+    found = named(sdk.__name__)
+    constants = sdk._constants
+    assert found.version == sdk.__version__
+    assert found.library == f"httpx2 {httpx2.__version__}"
+    assert found.retries == Setting(value=constants.DEFAULT_MAX_RETRIES, read=True)
+    assert found.timeout == Setting(value=constants.DEFAULT_TIMEOUT.read, read=True)
+    assert (
+        found.door == "http_client=httpx2.AsyncClient(transport=stormbreak.httpx2.AsyncTransport())"
+    )
+
+
+def test_libraries_that_retry_are_really_there():
+    assert named("tenacity").retries == Setting(value="without end", read=False)
+    assert named("stamina").retries == Setting(value=9, read=True)
+    assert named("stamina").library == ""
+    assert "no-timeout" not in {each.name for each in told_of([named("stamina")])}
+
+
+def test_no_sdk_is_imported():
+    code = "import sys, stormbreak.doctor.installed as i; i.installed(); print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert "stormbreak.doctor.installed" in loaded
+    assert not {"openai", "anthropic", "httpx", "httpx2", "tenacity", "stamina"} & set(loaded)
+
+
+def test_nothing_is_installed(install):
+    assert installed() == []
+    assert list(told_of([])) == []
+
+
+def test_other_defaults_are_read(install):
+    install("httpx2", "2.0")
+    text = CONSTANTS.format("30 * 2", 7)
+    install("openai", "3.99", "httpx2>=2", files={"openai/_constants.py": text})
+    found = named("openai")
+    assert (found.retries.value, found.timeout.value) == (7, 60)
+    assert "long-timeout" not in str(names([found]))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "DEFAULT_TIMEOUT = httpx2.Timeout(", "\0", "DEFAULT_TIMEOUT = clock()", None]
+)
+def test_what_cannot_be_read_is_known_of_the_version_that_was_checked(install, text):
+    install("httpx2", "2.0")
+    files = {} if text is None else {"openai/_constants.py": text}
+    install("openai", "3.99", "httpx2", files=files)
+    found = named("openai")
+    assert found.retries == Setting(value=2, read=False)
+    assert found.timeout == Setting(value=600.0, read=False)
+
+
+def test_an_older_sdk_gets_the_door_for_httpx(install):
+    install("httpx", "0.28.1")
+    install("openai", "2.54.0", "httpx<1,>=0.23", 'httpx2; extra == "new"')
+    found = named("openai")
+    assert found.library == "httpx 0.28.1"
+    assert "stormbreak.httpx.AsyncTransport()" in found.door
+    assert ("note", "other-version", "openai 2.54.0") in names([found])
+
+
+def test_a_missing_part(install):
+    install("openai", "3.57.0", "httpx2")
+    found = named("openai")
+    assert ("wrong", "missing-library", "openai 3.57.0") in names([found])
+
+
+def test_what_stands_on_an_sdk(install):
+    install("httpx2", "2.0")
+    install("openai", "3.57.0", "httpx2")
+    file = "langchain_openai/chat_models/base.py"
+    text = """
+class BaseChatOpenAI(BaseChatModel):
+    request_timeout: float | None = Field(default=None, alias="timeout")
+    max_retries: int | None = None
+"""
+    install("langchain-openai", "1.7.4", "openai", files={file: text})
+    found = named("langchain-openai")
+    assert found.library == "httpx2 2.0"
+    assert found.retries == Setting(value="its SDK's", read=True)
+    assert found.timeout == Setting(value="none", read=True)
+    assert ("risk", "no-timeout", "langchain-openai 1.7.4") in names([found])
+
+
+def test_what_is_left_of_a_package_that_was_removed(install, tmp_path):
+    (tmp_path / "openai-1.0.dist-info").mkdir()
+    assert installed() == []
+
+
+def test_every_trap_is_told(install):
+    install("httpx2", "2.0")
+    for sdk in SDKS:
+        install(sdk.name, sdk.checked, "httpx2")
+    told = list(told_of(installed()))
+    assert {trap for sdk in SDKS for trap in sdk.traps} <= {each.what for each in told}
+    assert all(each.severity is not Severity.WRONG for each in told)
+    assert all(each.what and each.why and each.instead for each in told)

@@ -1,0 +1,175 @@
+"""Retries over retries: the number that is told is the number that is sent."""
+
+from dataclasses import replace
+from functools import partial
+
+import httpx
+import httpx2
+import openai
+import pytest
+import stamina
+import tenacity
+from canary import KEY
+from doors import QUICK
+from sockets import failing, served
+
+from stormbreak.doctor import examine
+from stormbreak.httpx2 import AsyncTransport, Transport
+
+AT_ONCE = failing(503, retry_after_ms=1, x_should_retry="true")
+QUICKLY = {"wait": tenacity.wait_none(), "reraise": True}
+
+
+def stacked(thing, name="ask"):
+    """What is said of retries that multiply; None where nothing is."""
+    said = [each for each in examine(thing, name=name) if each.name == "retries-multiply"]
+    return said[0].what if said else None
+
+
+def asking(client):
+    async def ask():
+        await client.chat.completions.create(model="m", messages=[])
+
+    return ask
+
+
+def under_tenacity(client):
+    stop = tenacity.stop_any(tenacity.stop_after_attempt(2), tenacity.stop_after_delay(60))
+    return tenacity.retry(stop=stop, **QUICKLY)(asking(client))
+
+
+def under_stamina(client):
+    twice = stamina.retry(on=openai.APIError, attempts=2, wait_initial=0, wait_max=0, wait_jitter=0)
+    return twice(asking(client))
+
+
+@pytest.mark.parametrize(
+    ("under", "by"), [(under_tenacity, "tenacity"), (under_stamina, "stamina")]
+)
+async def test_the_product_is_what_is_sent(under, by):
+    async with (
+        served(AT_ONCE) as server,
+        openai.AsyncOpenAI(api_key=KEY, base_url=server.base_url) as client,
+    ):
+        ask = under(client)
+        with pytest.raises(openai.InternalServerError):
+            await ask()
+    assert len(server.requests) == 6
+    assert f"up to 6 times: 2 ({by}) x 3 (openai.AsyncOpenAI)" in stacked(ask)
+
+
+async def test_a_door_ends_the_sdk_s_retries_and_no_others():
+    async with (
+        served(failing(503, retry_after_ms=1)) as server,
+        httpx2.AsyncClient(transport=AsyncTransport(replace(QUICK, breaker=None))) as http,
+    ):
+        client = openai.AsyncOpenAI(api_key=KEY, base_url=server.base_url, http_client=http)
+        assert stacked(client) is None
+        with pytest.raises(openai.InternalServerError):
+            await asking(client)()
+        assert len(server.requests) == QUICK.retry.attempts
+        ask = under_tenacity(client)
+        with pytest.raises(openai.InternalServerError):
+            await ask()
+    assert len(server.requests) == 3 * QUICK.retry.attempts
+    assert "up to 8 times: 2 (tenacity) x 4 (stormbreak.AsyncTransport)" in stacked(ask)
+
+
+class ConfiguredTransport(httpx2.BaseTransport):
+    """Keeps what it retries by as those of pydantic_ai.retries do."""
+
+    def __init__(self, wrapped, **config):
+        self.wrapped = wrapped
+        self.config = config
+
+
+class RetryTransport(httpx.BaseTransport):
+    """Keeps what it retries by as that of httpx-retries does."""
+
+    def __init__(self, total, *methods):
+        self.retry = type("Retry", (), {"total": total, "allowed_methods": frozenset(methods)})()
+        self._sync_transport = httpx.HTTPTransport()
+
+
+class SomeRetrying(httpx2.BaseTransport):
+    """Somebody's own."""
+
+    def __init__(self):
+        self._inner = httpx2.HTTPTransport()
+
+
+def test_transports_that_retry():
+    stop = tenacity.stop_after_attempt(5)
+    configured = ConfiguredTransport(httpx2.HTTPTransport(), stop=stop)
+    client = openai.OpenAI(api_key=KEY, http_client=httpx2.Client(transport=configured))
+    assert "up to 15 times" in stacked(client)
+    configured.config.clear()
+    assert "may be sent without end" in stacked(client)
+    client = openai.OpenAI(api_key=KEY, http_client=httpx2.Client(transport=SomeRetrying()))
+    assert "at least 3 times: 3 (openai.OpenAI) x an unknown number" in stacked(client)
+    legacy = httpx.Client(transport=RetryTransport(4, "POST"))
+    assert "up to 15 times" in stacked(openai.OpenAI(api_key=KEY, http_client=legacy))
+    for_gets = httpx.Client(transport=RetryTransport(4, "GET"))
+    assert stacked(openai.OpenAI(api_key=KEY, http_client=for_gets)) is None
+
+
+def test_a_door_on_either_side_of_a_transport_that_retries():
+    stop = tenacity.stop_after_attempt(5)
+    inner = stormbreak_over(ConfiguredTransport(httpx2.HTTPTransport(), stop=stop))
+    assert "up to 20 times: 4 (stormbreak.Transport) x 5" in stacked(inner)
+    outer = ConfiguredTransport(stormbreak_over(None)._transport, stop=stop)
+    assert "up to 20 times" in stacked(httpx2.Client(transport=outer))
+
+
+def stormbreak_over(inner):
+    return httpx2.Client(transport=Transport(QUICK, inner=inner))
+
+
+def test_retries_without_end():
+    client = openai.OpenAI(api_key=KEY, max_retries=0)
+
+    @tenacity.retry
+    def ask():
+        return client.models.list()
+
+    assert "retries-without-end" in {each.name for each in examine(ask)}
+
+
+def closed_over(max_tries, target):
+    """A function with the closure that backoff makes."""
+
+    def retry():
+        return max_tries, target()
+
+    retry.__wrapped__ = target
+    return retry
+
+
+def test_backoff():
+    client = openai.OpenAI(api_key=KEY)
+
+    def ask():
+        return client.models.list()
+
+    assert "up to 9 times: 3 (backoff) x 3" in stacked(closed_over(3, ask))
+    assert "without end" in stacked(closed_over(None, ask))
+
+
+class Agent:
+    """Somebody's own class with a client in it."""
+
+    def __init__(self):
+        self.llm = openai.OpenAI(api_key=KEY)
+
+    @tenacity.retry(stop=tenacity.stop_after_attempt(2))
+    def ask(self):
+        return self.llm.models.list()
+
+
+def test_methods_and_objects_that_hold_a_client():
+    assert "up to 6 times" in stacked(Agent().ask)
+    places = {each.where for each in examine(Agent(), name="agent")}
+    assert places == {"agent", "agent.llm.timeout"}
+    client = Agent().llm
+    for thing in (client.chat.completions, client.chat.completions.create, partial(client.get)):
+        assert {each.name for each in examine(thing)} == {"no-policy", "long-timeout"}
