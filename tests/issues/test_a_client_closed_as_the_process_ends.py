@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 CODE = """
+import asyncio
+from functools import lru_cache
 import httpx2
 from stormbreak.httpx2 import Transport
 
@@ -17,7 +19,12 @@ class Late(httpx2.Client):
         except RuntimeError as error:
             print(error)
 
-client = Late(transport=Transport())
+@lru_cache
+def client():
+    return Late(transport=Transport())
+
+client()
+asyncio.run(asyncio.sleep(0))  # as in any program that had a loop
 """
 
 
