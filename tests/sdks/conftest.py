@@ -3,9 +3,12 @@
 import os
 
 import pytest
-from recipes import KEY
+from recipes import KEY, RECIPES
 
 ENVIRONMENT = os.environ.get("STORMBREAK_SDKS")
+collect_ignore = [
+    f"test_{each.name.replace('-', '_')}.py" for each in RECIPES if each.environment != ENVIRONMENT
+]
 
 
 def pytest_collection_modifyitems(items):
@@ -23,6 +26,7 @@ def own_environment(monkeypatch):
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
             monkeypatch.delenv(name)
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
         monkeypatch.setenv(name, KEY)
-    monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
+    for name in ("OPENAI_AGENTS_DISABLE_TRACING", "LITELLM_LOCAL_MODEL_COST_MAP"):
+        monkeypatch.setenv(name, "true")

@@ -1,9 +1,10 @@
 """Every way of asking on every page: what comes, what is caught, and how often something is sent."""
 
 import pydoc
+import re
 
 import pytest
-from recipes import KEY, RECIPES
+from recipes import KEY, PLACE, RECIPES
 
 from stormbreak import explain
 
@@ -118,5 +119,14 @@ async def test_a_cut_stream_raises(stormbreak_provider, recipe, way):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_a_page_says_what_is_caught(recipe):
-    for name in (recipe.limited, recipe.used_up, *recipe.cut):
-        assert f"`{name.rpartition('.')[2]}`" in recipe.page.replace("openai.", "")
+    said = {name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", recipe.page)}
+    assert said >= {
+        each.rpartition(".")[2] for each in (recipe.limited, recipe.used_up, *recipe.cut)
+    }
+
+
+def test_each_page_is_run_and_in_the_index():
+    pages = {path.stem for path in PLACE.glob("*.md")}
+    assert pages == {each.name for each in RECIPES}
+    index = PLACE.with_suffix(".md").read_text()
+    assert pages == set(re.findall(r"\(sdks/([\w-]+)\.md\)", index))

@@ -12,6 +12,7 @@ from stormbreak.http.doors.door import Door
 from stormbreak.http.doors.transport import AsyncDoor
 
 PLACE = Path(__file__).parents[2] / "docs" / "sdks"
+GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"
 OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
 KEY = "sk-recipe-canary-0123456789"
 
@@ -45,7 +46,7 @@ class Recipe(NamedTuple):
     @asynccontextmanager
     async def over(self, base_url):
         """What the page defines, for a provider at this address; in the end nothing may be in flight."""
-        code = self.code.replace(OPENAI, base_url)
+        code = self.code.replace(OPENAI, base_url).replace(GEMINI, base_url)
         code = code.replace(ANTHROPIC, base_url.removesuffix("/v1"))
         names = {"__name__": "recipe"}
         exec(compile(code, f"docs/sdks/{self.name}.md", "exec"), names)
@@ -129,5 +130,34 @@ RECIPES = [
         limited="langchain_core.exceptions.ModelRateLimitError",
         used_up="langchain_core.exceptions.ModelRateLimitError",
         cut=("langchain_core.exceptions.ModelConnectionError", "httpx2.RemoteProtocolError"),
+    ),
+    Recipe(
+        "litellm",
+        "shared",
+        limited="litellm.RateLimitError",
+        used_up="litellm.RateLimitError",
+        cut=("litellm.exceptions.MidStreamFallbackError",),
+    ),
+    Recipe(
+        "google-genai",
+        "shared",
+        limited="openai.RateLimitError",
+        used_up="openai.RateLimitError",
+        cut=("openai.APIConnectionError",),
+    ),
+    Recipe(
+        "instructor",
+        "instructor",
+        limited="instructor.core.InstructorRetryException",
+        used_up="instructor.core.InstructorRetryException",
+        cut=("httpx2.RemoteProtocolError",),
+        parses=True,
+    ),
+    Recipe(
+        "llamaindex",
+        "llamaindex",
+        limited="openai.RateLimitError",
+        used_up="openai.RateLimitError",
+        cut=("httpx.RemoteProtocolError",),
     ),
 ]
