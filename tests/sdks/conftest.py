@@ -1,17 +1,25 @@
 """`make test-sdks` says to each environment which it is: it then runs the recipes that it holds, and no others."""
 
 import os
+from pathlib import Path
 
 import pytest
 from recipes import KEY, RECIPES
 
+HERE = Path(__file__).parent
 ENVIRONMENT = os.environ.get("STORMBREAK_SDKS")
 collect_ignore = [
     f"test_{each.name.replace('-', '_')}.py" for each in RECIPES if each.environment != ENVIRONMENT
 ]
 
 
+THEIRS = ("ignore::UserWarning", "ignore::DeprecationWarning")  # what frameworks say of themselves
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.filterwarnings(*THEIRS))
     if ENVIRONMENT is not None:
         items[:] = [item for item in items if ENVIRONMENT in environments(item)]
 

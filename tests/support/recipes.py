@@ -78,7 +78,7 @@ class Running:
         function = getattr(self, way)
         if isasyncgenfunction(function):
             async for piece in function(prompt):
-                pieces.append(piece)  # noqa: PERF401 - kept when it breaks
+                pieces.append(piece)
         else:
             await asyncio.to_thread(self._blocking, lambda: pieces.extend(function(prompt)))
 
