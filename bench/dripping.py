@@ -1,4 +1,7 @@
-"""A server that writes the same stream to everybody who asks, piece by piece, in a process and on a core of its own."""
+"""A server that writes the same stream to everybody who asks, piece by piece, in a process and on a core of its own.
+
+It speaks as OpenAI does, and at /messages as Anthropic.
+"""
 
 import asyncio
 import multiprocessing
@@ -25,19 +28,44 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_PIECES = [*[_chunk(_EVENT)] * (CHUNKS - 1), _chunk(_LAST + b"data: [DONE]\n\n") + b"0\r\n\r\n"]
+def _event(kind: bytes, more: bytes = b"") -> bytes:
+    return b'event: %b\ndata: {"type":"%b"%b}\n\n' % (kind, kind, more)
+
+
+_START = _event(
+    b"message_start",
+    b',"message":{"id":"msg_9f2c","type":"message","role":"assistant","model":"storm-1","content":[],'
+    b'"stop_reason":null,"usage":{"input_tokens":9,"output_tokens":1}}',
+) + _event(b"content_block_start", b',"index":0,"content_block":{"type":"text","text":""}')
+_DELTA = _event(b"content_block_delta", b',"index":0,"delta":{"type":"text_delta","text":" tides"}')
+_STOP = (
+    _event(b"content_block_stop", b',"index":0')
+    + _event(b"message_delta", b',"delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":200}')
+    + _event(b"message_stop")
+)
+
+
+def _pieces(first: bytes, middle: bytes, last: bytes, chunks: int) -> list[bytes]:
+    """A body of so many writes."""
+    all_ = [first, *[middle] * (chunks - 2), last]
+    return [*map(_chunk, all_[:-1]), _chunk(last) + b"0\r\n\r\n"]
 
 
 class _Writer(asyncio.Protocol):
     """Whoever asks anything gets the stream, with the next beats."""
 
-    def __init__(self, open_: "dict[_Writer, int]") -> None:
+    def __init__(self, open_: "dict[_Writer, int]", chunks: int) -> None:
         self._open = open_
+        self._chats = _pieces(_EVENT, _EVENT, _LAST + b"data: [DONE]\n\n", chunks)
+        self._messages = _pieces(_START, _DELTA, _STOP, chunks)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        if data.startswith(b"POST"):
+            path = data.partition(b" HTTP")[0]
+            self._said = self._messages if path.endswith(b"/messages") else self._chats
         if data.endswith(b"}"):
             self._transport.write(_HEAD)
             self._open[self] = 0
@@ -46,39 +74,39 @@ class _Writer(asyncio.Protocol):
         self._open.pop(self, None)
 
     def beat(self, number: int) -> None:
-        self._transport.write(_PIECES[number])
+        self._transport.write(self._said[number])
 
 
-async def _serve(pipe: Connection) -> None:
+async def _serve(pipe: Connection, chunks: int, period: float) -> None:
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     open_: dict[_Writer, int] = {}
-    server = await loop.create_server(lambda: _Writer(open_), "127.0.0.1", 0, backlog=2048)
+    server = await loop.create_server(lambda: _Writer(open_, chunks), "127.0.0.1", 0, backlog=2048)
     loop.add_reader(pipe.fileno(), stopped.set)
     pipe.send(server.sockets[0].getsockname()[1])
     while not stopped.is_set():
         began = loop.time()
         for writer, number in list(open_.items()):
             writer.beat(number)
-            if number + 1 < CHUNKS:
+            if number + 1 < chunks:
                 open_[writer] = number + 1
             else:
                 del open_[writer]
-        await asyncio.sleep(max(0.0, began + PERIOD - loop.time()))
+        await asyncio.sleep(max(0.0, began + period - loop.time()))
     loop.remove_reader(pipe.fileno())
 
 
-def _run(pipe: Connection) -> None:
+def _run(pipe: Connection, chunks: int, period: float) -> None:
     cores.pin(cores.PROVIDER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(pipe))
+        runner.run(_serve(pipe, chunks, period))
 
 
 @contextmanager
-def dripping() -> Iterator[str]:
-    """Serve until the block ends; its base URL."""
+def dripping(chunks: int = CHUNKS, period: float = PERIOD) -> Iterator[str]:
+    """Serve until the block ends, a piece every `period` seconds; its base URL."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(theirs,), daemon=True)
+    process = context.Process(target=_run, args=(theirs, chunks, period), daemon=True)
     process.start()
     try:
         yield f"http://127.0.0.1:{ours.recv()}/v1"

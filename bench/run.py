@@ -1,4 +1,4 @@
-"""Figures, measured in one run of a minute or two: see docs/benchmarks.md."""
+"""Figures, measured in one run of some minutes: see docs/benchmarks.md."""
 
 import argparse
 import sys
@@ -9,6 +9,8 @@ import imports
 import overhead
 import report
 import rows
+import sdk_calls
+import sdk_streams
 import streams
 import throughput
 from rounds import Section
@@ -18,6 +20,8 @@ PARTS: dict[str, Callable[[], Sequence[Section]]] = {
     "throughput": throughput.sections,
     "batch": rows.sections,
     "streams": streams.sections,
+    "sdk-calls": sdk_calls.sections,
+    "sdk-streams": sdk_streams.sections,
     "import": imports.sections,
 }
 

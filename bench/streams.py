@@ -8,11 +8,9 @@ first had come: whatever grows with the length of a stream shows there.
 import asyncio
 import gc
 import json
-import resource
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
@@ -20,6 +18,7 @@ import uvloop
 
 import cores
 from dripping import CHUNKS, dripping
+from held import Watch, allow_files
 from rounds import Figure, Section, alternate, share
 from stormbreak import AsyncClient, Policy
 from stormbreak.core.concurrency import FixedLimit
@@ -28,7 +27,6 @@ STREAMS = 1_000
 ROUNDS = 4
 PAYLOAD = {"model": "storm-1", "messages": [{"role": "user", "content": "Tides, please."}]}
 BODY = json.dumps(PAYLOAD | {"stream": True}).encode()
-EARLY, LATE = CHUNKS // 10, CHUNKS - CHUNKS // 10
 
 Read = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -46,7 +44,7 @@ class _Reader(NamedTuple):
 
 def sections() -> list[Section]:
     """Measure the readers."""
-    _allow_files(2 * STREAMS + 200)
+    allow_files(2 * STREAMS + 200)
     with dripping() as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         cores.pin(cores.CLIENT)
         try:
@@ -110,31 +108,10 @@ def _measure(runner: asyncio.Runner, reader: _Reader) -> _Round:
 
 
 async def _round(reader: _Reader) -> _Round:
-    began, seen = time.process_time(), 0
-    held: dict[int, float] = {}
-
-    def count() -> None:
-        nonlocal seen
-        seen += 1
-        if seen in (EARLY * STREAMS, LATE * STREAMS):
-            held[seen] = _held()
-
-    await asyncio.gather(*(reader.read(count) for _ in range(STREAMS)))
+    began, watch = time.process_time(), Watch(STREAMS, CHUNKS)
+    await asyncio.gather(*(reader.read(watch.count) for _ in range(STREAMS)))
     cpu = time.process_time() - began
-    early, late = (held.get(at * STREAMS, 0.0) for at in (EARLY, LATE))
-    return _Round(cpu / (STREAMS * CHUNKS) * 1e6, (late - early) / STREAMS)
-
-
-def _held() -> float:
-    """KiB of memory that this process has."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1024
-
-
-def _allow_files(count: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+    return _Round(cpu / (STREAMS * CHUNKS) * 1e6, watch.growth)
 
 
 def _section(readers: list[_Reader], rounds: list[tuple[_Round, ...]]) -> Section:

@@ -15,14 +15,18 @@ import threading
 import traceback
 from urllib.parse import quote
 
+import httpx2
+import openai
 import pytest
 from canary import KEY, PROMPT, SHOW_KEYS, WORD, assert_clean, everything_logged_to, shown_by
+from doors import SDKS
 from sockets import End, answer, served
 
-from stormbreak import AsyncClient, Policy
+from stormbreak import AsyncClient, Policy, explain
 from stormbreak.core.backoff import Constant
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import StormbreakError
+from stormbreak.httpx2 import wrap
 
 
 def hostile(form, status):
@@ -172,6 +176,58 @@ async def test_no_frame_that_is_kept_holds_the_key():
                 error = await caught_from(client)
                 found = traceback.TracebackException.from_exception(error, capture_locals=True)
                 assert KEY not in "".join(found.format())
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+async def test_nowhere_in_a_door(everything_logged, capfd, recwarn, blocks, inner):
+    """What openai and httpx2 say themselves is theirs: their loggers are left out."""
+    asyncio.get_running_loop().set_debug(True)
+    for theirs in ("openai", "httpx2", "httpcore2"):
+        logging.getLogger(theirs).setLevel(logging.WARNING)
+    policy = Policy(
+        retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)), breaker=None, budget=None
+    )
+    sdk = SDKS[2 if blocks else 0]
+    http = (httpx2.Client if blocks else httpx2.AsyncClient)()
+    under = wrap(http, policy)._transport if inner else sdk.transport(policy)
+    http._transport = under
+    seen = []
+    under.subscribe(lambda event: seen.append(repr(event)))
+    async with served(*SCRIPTS * 2) as server:
+        client = openai_over(sdk, server.base_url, http)
+        while len(server.requests) < len(SCRIPTS):
+            for more in ({}, {"stream": True}):
+                seen += await shown_by_door(sdk, client, more)
+        seen += [repr(under.snapshot()), repr(under), repr(vars(under))]
+        seen += [repr(vars(part)) for part in vars(under).values() if hasattr(part, "__dict__")]
+        await sdk.close(client)
+    seen += [str(warning.message) for warning in recwarn]
+    assert_clean("\n".join(seen), "what was shown")
+    assert_clean(everything_logged.read_text(), "the log")
+    assert_clean("".join(capfd.readouterr()), "the terminal")
+    assert len(seen) > 100
+
+
+def openai_over(sdk, base_url, http):
+    return sdk.over(base_url, http).with_options(api_key=KEY, max_retries=0)
+
+
+async def shown_by_door(sdk, client, more):
+    """What we say of how a call ended: an answer of the provider's, and so its words, are the caller's alone."""
+    log = logging.getLogger("app")
+    try:
+        got = await sdk.ask(client, messages=SAY, **more)
+        if more:
+            await sdk.read(got)
+    except openai.APIError as error:
+        shown = [explain(error)]
+        for link in (error.__cause__, error.__context__):
+            if type(link).__module__.startswith("httpx2") and not hasattr(link, "response"):
+                shown += [*traceback.format_exception(link, chain=False), *link.__notes__]
+        log.warning("%s", shown)
+        return shown
+    return [explain(getattr(got, "response", got))]
 
 
 async def caught_from(client):

@@ -60,6 +60,11 @@ class Sdk:
             return await asyncio.to_thread(function, *args, **more)
         return await function(*args, **more)
 
+    @property
+    def errors(self):
+        """What may be raised for a failure; a stream's of anthropic come as they are."""
+        return (getattr(self.module, "APIError", httpx2.HTTPError), httpx2.HTTPError)
+
     async def ask(self, client, **more):
         if self.module is anthropic:
             given = {"model": "m", "messages": SAY, "max_tokens": 9} | more
@@ -80,7 +85,7 @@ class Sdk:
             await asyncio.to_thread(transport.close)
         else:
             asking.cancel()
-        with pytest.raises((asyncio.CancelledError, self.module.APIError, httpx2.HTTPError)):
+        with pytest.raises((asyncio.CancelledError, *self.errors)):
             await asking
 
     async def close(self, closed):
@@ -103,6 +108,36 @@ SDKS = [
     Sdk(anthropic, anthropic.Anthropic, blocks=True),
 ]
 each_sdk = pytest.mark.parametrize("sdk", SDKS, ids=str)
+
+
+class Bare(Sdk):
+    """The HTTP library by itself, asked for the chat completions of openai."""
+
+    def __init__(self, *, blocks=False):
+        super().__init__(httpx2, None, blocks=blocks)
+
+    def over(self, base_url, http, **more):
+        http.base_url = base_url
+        http.headers["authorization"] = f"Bearer {KEY}"
+        return http
+
+    async def ask(self, client, *, stream=False):
+        payload = {"model": "m", "messages": SAY} | ({"stream": True} if stream else {})
+        request = client.build_request("POST", "chat/completions", json=payload)
+        return (await self.do(client.send, request, stream=stream)).raise_for_status()
+
+    async def read(self, stream):
+        return await self.do(stream.read if self.blocks else stream.aread)
+
+    async def close(self, closed):
+        await self.do(closed.close if self.blocks else closed.aclose)
+
+    def text(self, said):
+        return said.json()["choices"][0]["message"]["content"]
+
+
+WAYS = [*SDKS, Bare(), Bare(blocks=True)]
+each_way = pytest.mark.parametrize("sdk", WAYS, ids=str)
 
 
 @asynccontextmanager

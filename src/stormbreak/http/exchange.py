@@ -136,7 +136,9 @@ def request_of(
     if within is not None:
         connect = min(connect, CONNECT_SHARE * within)
     headers = _headers(origin, asked) if asked.headers is None else asked.headers
-    return HttpRequest(asked.url, headers, asked.body, idle_timeout, connect, asked.method)
+    return HttpRequest(
+        asked.url, headers, asked.body, idle_timeout, connect, asked.method, within=within
+    )
 
 
 def reader_of(kind: type[Reader], asked: Asked, head: HttpAnswer) -> Reader:

@@ -16,7 +16,10 @@ POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for t
 
 
 class HttpRequest(NamedTuple):
-    """A POST, unless `method` says otherwise; its answer may have `most` bytes, by default `BODY_LIMIT`. Its repr shows neither key nor prompt."""
+    """A POST, unless `method` says otherwise; its answer may have `most` bytes, by default `BODY_LIMIT`.
+
+    Somebody else ends the attempt `within` so many seconds, if need be. Its repr shows neither key nor prompt.
+    """
 
     url: str
     headers: Mapping[str, str]
@@ -25,6 +28,7 @@ class HttpRequest(NamedTuple):
     connect_timeout: float = CONNECT_TIMEOUT
     method: str = "POST"
     most: float | None = None
+    within: float | None = None
 
     def __repr__(self) -> str:
         size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "a stream"

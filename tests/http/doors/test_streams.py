@@ -1,6 +1,5 @@
 """Streams through the door: what of them comes, how they break, and that nothing of them stays behind."""
 
-import asyncio
 import gc
 import json
 import time
@@ -10,39 +9,10 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from doors import QUICK, SAY, SDKS, door, each_sdk, in_flight, until
+from door_streams import HEAD, event, hello
 from sockets import EVENTS, End, answer, failing, served
 
-from stormbreak import explain
-
-HEAD = answer(b"", **EVENTS | {"content_length": 10**7})
-
-
-def chunk(content, finish=None):
-    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
-    said = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return b"data: " + json.dumps(said | {"choices": [choice]}).encode() + b"\n\n"
-
-
-def event(kind, **more):
-    said = json.dumps({"type": kind, **more})
-    return f"event: {kind}\ndata: {said}\n\n".encode()
-
-
-MESSAGE = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}
-MESSAGE |= {"usage": {"input_tokens": 1, "output_tokens": 0}}
-START = event("message_start", message=MESSAGE) + event(
-    "content_block_start", index=0, content_block={"type": "text", "text": ""}
-)
-
-
-def hello(sdk):
-    """The start of a stream, and its first output."""
-    if sdk.module is openai:
-        return chunk("hello")
-    return START + event(
-        "content_block_delta", index=0, delta={"type": "text_delta", "text": "hello"}
-    )
+from doors import QUICK, SAY, SDKS, door, each_sdk, in_flight, until
 
 
 def early_error(sdk):
@@ -74,21 +44,6 @@ async def test_bytes_are_untouched(stormbreak_provider, kind):
         direct = await bare.post(url, json=payload)
     assert len(through.content) == len(direct.content)
     assert through.content[-14:] == direct.content[-14:]
-
-
-@each_sdk
-@pytest.mark.parametrize("end", [End.CLOSE, End.RESET])
-async def test_a_cut_stream_raises(sdk, end):
-    async with (
-        served([HEAD, hello(sdk), end]) as server,
-        door(sdk, server.base_url) as (client, transport),
-    ):
-        stream = await sdk.ask(client, stream=True)
-        with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)) as caught:
-            await sdk.read(stream)
-        assert in_flight(transport) == 0
-    assert len(server.requests) == 1
-    assert "broken" in explain(caught.value)
 
 
 @each_sdk
@@ -147,21 +102,6 @@ async def test_and_then_only_silence(sdk):
         with pytest.raises((openai.APITimeoutError, httpx2.ReadTimeout)):
             await sdk.read(stream)
         assert time.monotonic() - began > 1.2
-        await server.all_closed()
-
-
-@each_sdk
-async def test_a_cancel_while_it_is_read(sdk):
-    async with (
-        served([HEAD, hello(sdk), End.HANG]) as server,
-        door(sdk, server.base_url) as (client, transport),
-    ):
-        stream = await sdk.ask(client, stream=True)
-        reading = asyncio.create_task(sdk.read(stream))
-        await asyncio.sleep(0.05)
-        assert in_flight(transport) == 1
-        await sdk.give_up(reading, transport)
-        await until(lambda: in_flight(transport) == 0)
         await server.all_closed()
 
 

@@ -1,5 +1,6 @@
 """The door by itself, under each HTTP library: what passes, whose keys go where, inner transports, settings."""
 
+import asyncio
 import json
 import os
 import ssl
@@ -216,6 +217,22 @@ async def test_an_inner_transport_is_given_up_and_closed(lib, transport):
         with pytest.raises(lib.ReadTimeout):
             await http.post(url, json=PAYLOAD | {"stream": True}, timeout=0.2)
         await until(lambda: server.closed == 2)
+        assert in_flight(http._transport) == 0
+
+
+async def test_a_cancel_over_an_inner_transport_is_a_cancel(lib, transport):
+    async with (
+        served([answer(b"", **EVENTS), HELLO, End.HANG]) as server,
+        lib.AsyncClient(transport=transport(inner=lib.AsyncHTTPTransport())) as http,
+    ):
+        url = f"{server.base_url}/chat/completions"
+        async with http.stream("POST", url, json=PAYLOAD | {"stream": True}) as stream:
+            reading = asyncio.create_task(stream.aread())
+            await asyncio.sleep(0.05)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        await until(lambda: server.closed == 1)
         assert in_flight(http._transport) == 0
 
 

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from math import inf
 from typing import Any
 
 from stormbreak.errors import ConfigurationError
@@ -16,6 +17,7 @@ from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
+_GRACE = 0.1  # seconds
 _LIBRARIES = frozenset({"httpx", "httpx2"})
 
 
@@ -63,6 +65,8 @@ class InnerWire:
     async def open(self, request: HttpRequest) -> "InnerIncoming | Outcome":
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         idle = request.idle_timeout
+        if request.within is not None:  # what blocks cannot be ended by anybody else
+            idle = min(idle or inf, request.within + _GRACE)
         spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": None}
         made = self._library.request(
             request.method,
@@ -116,10 +120,14 @@ class InnerIncoming:
             async with asyncio.timeout(self._patience) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
-            return self._silent() if not self._cut else self._broken("body was cut")
+            if not self._cut:
+                return self._silent()
+            _start(self._loop, self._response.aclose())
+            return self._broken("body was cut")
         except self._library.errors as error:
             return self._library.outcome_of(error, self.head.status)
         except BaseException:
+            self._waiting = None
             self.close()
             raise
         finally:

@@ -44,7 +44,6 @@ class LentResponse:
         self.headers = response.headers
         self._response = response
         self._reads = False
-        self._closed = False
 
     async def aiter_bytes(self) -> AsyncIterator[bytes]:
         """The bytes of its body, unpacked."""
@@ -53,8 +52,7 @@ class LentResponse:
             yield piece
 
     async def aclose(self) -> None:
-        """Close it. Whoever reads is woken, where the connection can be found, and closes it then."""
-        self._closed = True
+        """Close it. Whoever reads is woken, where the connection can be found; what is left behind then closes itself."""
         if self._reads:
             with suppress(Exception):  # of other libraries: their connections are of many kinds
                 stream = self._response.extensions["network_stream"]
@@ -69,7 +67,5 @@ class LentResponse:
                 return next(left, b"")
             finally:
                 self._reads = False
-                if self._closed:
-                    self._response.close()
 
         return read

@@ -1,6 +1,6 @@
 """What differs between httpx2 and httpx: whose classes they are. Their names and what they do are the same."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -18,11 +18,12 @@ class Library:
     def __init__(self, module: ModuleType) -> None:
         self._module: Any = module
         self.name = module.__name__
+        self._kept_whole = hasattr(module.Response(200, content=b""), "_content")
 
     def read(self, request: Any) -> DoorRequest:
         """Read all of a request but its body."""
-        headers = {name.lower(): value for name, value in request.headers.items()}
         spans = spans_in(request.extensions)
+        headers = _headers_in(request.headers.raw)
         return DoorRequest(request.method.upper(), str(request.url), headers, spans)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
@@ -34,7 +35,16 @@ class Library:
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
         extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
-        return self._module.Response(status, headers=headers, extensions=dict(extensions), **body)
+        content = body.get("content")
+        if content is None or not self._kept_whole:
+            return self._module.Response(status, headers=headers, extensions=extensions, **body)
+        # As the library makes it out of `content`, without the many steps in which it would read that.
+        headers = {**headers, "content-length": str(len(content))}
+        stream = self._module.ByteStream(content)
+        made = self._module.Response(status, headers=headers, extensions=extensions, stream=stream)
+        made._content = content  # noqa: SLF001
+        made.is_closed = made.is_stream_consumed = True
+        return made
 
     def error(self, failure: Failure, request: Any) -> Exception:
         """Make the exception; its notes tell what was tried."""
@@ -64,3 +74,19 @@ class Library:
         elif status is not None:
             verdict, detail = Verdict.BROKEN, "body was cut"
         return Outcome(verdict, status=status, detail=detail, maybe_processed=True)
+
+
+def _headers_in(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by their lower-case names; those that come several times are one. The library's own way is a slow one."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), _text(value)
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -5,10 +5,12 @@ engine knows of their targets, unless a call is under way there or they are to b
 """
 
 import os
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from urllib.parse import urlsplit
 
 from stormbreak.core.fallback import Fallback
@@ -21,6 +23,8 @@ from stormbreak.llm.presets import PRESETS
 from stormbreak.types import Target
 
 MOST = 256  # routes that are kept; nobody uses so many keys at a time
+
+_SALT = secrets.token_bytes(16)
 _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.values()}
 
 
@@ -42,7 +46,7 @@ class Places:
         self._allow_http = allow_http
         self._connect = connect
         self._forget = forget
-        self._kept: OrderedDict[tuple[str, str | None], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
         self._wires: dict[tuple[str, str], Wire] = {}
         self._start_over()
         forget_in_child(self._start_over)
@@ -59,12 +63,13 @@ class Places:
         Raises:
             ConfigurationError: the key would travel in the clear, or a fallback lacks its own.
         """
+        where = base_url, _digest(key)
         with self._lock:
-            kept = self._kept.get((base_url, key))
+            kept = self._kept.get(where)
             if kept is None:
-                kept = self._kept[base_url, key] = _Kept(self._made(base_url, key))
+                kept = self._kept[where] = _Kept(self._made(base_url, key))
             else:
-                self._kept.move_to_end((base_url, key))
+                self._kept.move_to_end(where)
             kept.calls += 1
             if len(self._kept) > MOST:
                 self._drop_one()
@@ -107,6 +112,11 @@ class Places:
     def wires(self) -> tuple[Wire, ...]:
         """All there are."""
         return tuple(self._wires.values())
+
+
+def _digest(key: str | None) -> bytes:
+    """What stands for a key where it might be shown."""
+    return b"" if key is None else blake2b(key.encode(), key=_SALT, digest_size=16).digest()
 
 
 class _Kept:

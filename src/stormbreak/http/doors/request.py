@@ -4,6 +4,7 @@ Only what is known to be safe to repeat goes through an engine. All else passes.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -17,6 +18,7 @@ _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
 _OURS = "x-stormbreak-"
+_PLACES = 64  # addresses that are remembered
 _NOT_PASSED = frozenset(
     {
         "accept-encoding",  # whoever carries the request unpacks the answer, and says what it can
@@ -62,7 +64,7 @@ class DoorRequest(NamedTuple):
         """Whether it asks a model for something that may be asked for again; its body is still to be looked into."""
         return (
             self.method == "POST"
-            and _endpoint_in(self.url) is not None
+            and _endpoint_in(self.url.partition("?")[0]) is not None
             and _is_json(self.headers.get("content-type", ""))
         )
 
@@ -74,10 +76,7 @@ class DoorRequest(NamedTuple):
     @property
     def place(self) -> tuple[str, str]:
         """The base URL and the endpoint behind it; neither has a query."""
-        parts = urlsplit(self.url)
-        endpoint = _endpoint_in(self.url) or "/" + parts.path.rpartition("/")[2]
-        base = parts.path[: len(parts.path) - len(endpoint)]
-        return urlunsplit((parts.scheme, parts.netloc, base, "", "")), endpoint[1:]
+        return _place(self.url.partition("?")[0])
 
     def passed_on(self, *, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Its headers, without those of one hop and those that are meant for us; `more` where it has none of the name."""
@@ -110,6 +109,15 @@ def _is_json(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
+@lru_cache(_PLACES)
+def _place(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    endpoint = _endpoint_in(url) or "/" + parts.path.rpartition("/")[2]
+    base = parts.path[: len(parts.path) - len(endpoint)]
+    return urlunsplit((parts.scheme, parts.netloc, base, "", "")), endpoint[1:]
+
+
+@lru_cache(_PLACES)
 def _endpoint_in(url: str) -> str | None:
     """The end of the path, if it is an endpoint that is safe to repeat."""
     path = urlsplit(url).path

@@ -1,0 +1,296 @@
+"""The synchronous door by itself: inner transports, uploads, interrupts, threads, forks, and what is shared with loops."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+from door_streams import HEAD, chunk
+from doors import KEY, ONCE, QUICK, SAY, in_flight
+from interrupts import interrupted
+from sockets import End, answer, failing, served
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.drivers.background import Background
+from stormbreak.httpx2 import AsyncTransport, Transport
+
+ASK = {"model": "m", "messages": SAY}
+STREAM = ASK | {"stream": True}
+OPEN = [HEAD, chunk("hello"), End.HANG]
+PATIENCE = 10.0  # seconds
+own_and_inner = pytest.mark.parametrize("inner", [None, httpx2.HTTPTransport], ids=["own", "inner"])
+
+
+@pytest.fixture
+def serve():
+    """Play scripts on a loop of their own, to a client over a door; it must have left in the end."""
+    host, servings = Background(), []
+
+    @contextmanager
+    def serving(*scripts, inner=None, policy=QUICK):
+        scripts_served = served(*scripts)
+        server = host.run(scripts_served.__aenter__())
+        servings.append(scripts_served)
+        transport = Transport(policy, inner=inner and inner())
+        given = {"base_url": server.base_url, "headers": {"authorization": f"Bearer {KEY}"}}
+        with httpx2.Client(transport=transport, timeout=60.0, **given) as client:
+            yield client, server
+        host.run(server.all_closed())
+        assert in_flight(transport) == 0
+
+    yield serving
+    for each in servings:
+        host.run(each.__aexit__(None, None, None))
+    host.stop()
+
+
+def until(is_so):
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def stream(client):
+    return client.stream("POST", "chat/completions", json=STREAM)
+
+
+@own_and_inner
+def test_calls_and_streams(serve, inner):
+    whole = answer(chunk("hello") + b"data: [DONE]\n\n", content_type="text/event-stream")
+    whole = whole.replace(b"null", b'"stop"').replace(b"\r\ncontent-length: ", b"\r\nx: ")
+    with serve(failing(503), answer(), [whole, End.CLOSE], inner=inner) as (client, server):
+        said = client.post("chat/completions", json=ASK)
+        assert said.headers["x-stormbreak-attempts"] == "2"
+        assert said.is_closed
+        assert said.json()["choices"][0]["message"]["content"] == "fine"
+        with stream(client) as got:
+            assert b"hello" in got.read()
+        assert len(server.requests) == 3
+
+
+@own_and_inner
+def test_an_interrupt_closes_the_connection_of_a_call(serve, inner):
+    with serve([End.HANG], inner=inner) as (client, server):
+        with interrupted(), pytest.raises(KeyboardInterrupt):
+            client.post("chat/completions", json=ASK)
+        assert in_flight(client._transport) == 0
+        until(lambda: server.closed == server.opened == 1)
+
+
+@own_and_inner
+def test_an_interrupt_closes_a_stream_that_is_read(serve, inner):
+    with serve(OPEN, inner=inner) as (client, server):
+        with interrupted(), pytest.raises(KeyboardInterrupt), stream(client) as got:
+            got.read()
+        assert in_flight(client._transport) == 0
+        until(lambda: server.closed == 1)
+
+
+@own_and_inner
+def test_a_stream_that_is_closed_elsewhere_ends_for_its_reader(serve, inner):
+    with serve(OPEN, inner=inner) as (client, server), ThreadPoolExecutor(1) as elsewhere:
+        with stream(client) as got:
+            reading = elsewhere.submit(got.read)
+            time.sleep(0.05)
+            began = time.monotonic()
+        with pytest.raises((RuntimeError, httpx2.HTTPError)):
+            reading.result(PATIENCE)
+        assert time.monotonic() - began < 2
+        assert in_flight(client._transport) == 0
+        until(lambda: server.closed == 1)
+
+
+@own_and_inner
+def test_the_timeout_bounds_all_of_a_call(serve, inner):
+    dripping = [answer(b"", content_length=1000), *[0.1, b"x"] * 20, End.HANG]
+    with serve(dripping, inner=inner) as (client, server):
+        began = time.monotonic()
+        with pytest.raises(httpx2.ReadTimeout):
+            client.post("chat/completions", json=ASK, timeout=0.3)
+        assert time.monotonic() - began < 1.5
+        until(lambda: server.closed == 1)
+
+
+@own_and_inner
+def test_a_server_that_says_nothing_holds_nobody(serve, inner):
+    with serve([End.HANG], inner=inner) as (client, server):
+        began = time.monotonic()
+        with pytest.raises(httpx2.ReadTimeout):
+            client.post("chat/completions", json=ASK, timeout=0.3)
+        assert time.monotonic() - began < 1.5
+        until(lambda: server.closed == 1)
+
+
+@own_and_inner
+def test_an_upload_that_is_made_as_it_goes_passes(serve, inner):
+    threads = set()
+
+    def pieces():
+        for _ in range(3):
+            threads.add(threading.current_thread())
+            yield b"abc"
+
+    with serve(failing(500), inner=inner) as (client, server):
+        said = client.post("files", content=pieces(), headers={"content-length": "9"})
+        assert said.status_code == 500
+        assert [request.body for request in server.requests] == [b"abcabcabc"]
+    assert threads == {threading.current_thread()}
+
+
+class Slow(httpx2.BaseTransport):
+    """A transport that knows no timeouts, and no sockets either: it goes on when it is told to."""
+
+    def __init__(self, *, before):
+        self.before = before
+        self.goes_on = threading.Event()
+        self.closed = threading.Event()
+        self.reads = threading.Event()
+
+    def handle_request(self, request):
+        if self.before:
+            assert self.goes_on.wait(PATIENCE)
+        headers = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=headers, stream=SlowStream(self))
+
+
+class SlowStream(httpx2.SyncByteStream):
+    def __init__(self, slow):
+        self._slow = slow
+
+    def __iter__(self):
+        yield chunk("hello")
+        self._slow.reads.set()
+        assert self._slow.goes_on.wait(PATIENCE)
+        yield chunk("late")
+
+    def close(self):
+        self._slow.closed.set()
+
+
+def test_what_comes_of_a_transport_when_nobody_wants_it_any_more_is_closed():
+    slow = Slow(before=True)
+    with httpx2.Client(transport=Transport(ONCE, inner=slow)) as client:
+        threading.Timer(0.3, slow.goes_on.set).start()
+        with pytest.raises(httpx2.ReadTimeout):
+            client.post("http://127.0.0.1/v1/chat/completions", json=ASK, timeout=0.1)
+        assert slow.closed.wait(PATIENCE)
+
+
+def test_a_stream_without_a_socket_is_closed_by_whoever_reads_it():
+    slow = Slow(before=False)
+    with httpx2.Client(transport=Transport(ONCE, inner=slow)) as client:
+        request = client.build_request("POST", "http://127.0.0.1/v1/chat/completions", json=STREAM)
+        got = client.send(request, stream=True)
+        with ThreadPoolExecutor(1) as elsewhere:
+            reading = elsewhere.submit(got.read)
+            assert slow.reads.wait(PATIENCE)
+            got.close()
+            assert in_flight(client._transport) == 0
+            assert not slow.closed.is_set()
+            slow.goes_on.set()
+            with pytest.raises((RuntimeError, httpx2.HTTPError)):
+                reading.result(PATIENCE)
+        assert slow.closed.wait(PATIENCE)
+
+
+def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
+    with serve(OPEN) as (client, server):
+        request = client.build_request("POST", "chat/completions", json=STREAM)
+        got = client.send(request, stream=True)
+        with warnings.catch_warnings(action="ignore"):
+            del got
+        until(lambda: in_flight(client._transport) == 0)
+        until(lambda: server.closed == 1)
+
+
+def test_closing_ends_all_that_is_under_way_and_nothing_later(serve):
+    narrow = Policy(budget=None, limit=FixedLimit(in_flight=1))
+    with serve([End.HANG], failing(503), answer(), policy=narrow) as (client, server):
+        transport = client._transport
+        with ThreadPoolExecutor(2) as threads:
+            ask = lambda: client.post("chat/completions", json=ASK)  # noqa: E731
+            asking = [threads.submit(ask) for _ in range(2)]
+            until(lambda: in_flight(transport) == 1)
+            until(lambda: sum(each["queued"] for each in lanes(transport)) == 1)
+            transport.close()
+            ends = [each.exception(PATIENCE) or each.result() for each in asking]
+        assert not [each for each in ends if getattr(each, "status_code", 503) != 503]
+        assert len(server.requests) == 1
+        assert client.post("chat/completions", json=ASK).status_code == 200
+
+
+def lanes(transport):
+    return transport.snapshot()["targets"].values()
+
+
+def test_a_child_works_and_does_not_repeat_the_jitter_of_its_parent(serve):
+    with serve(failing(500), failing(500), answer(), failing(500), answer(), failing(500), answer()) as (client, _):  # fmt: skip
+        transport = client._transport
+        draw = transport._driver._stepper.chance
+        assert client.post("chat/completions", json=ASK).status_code == 200
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there are threads: that is tested
+            child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            well = False
+            try:
+                os.write(write, repr([draw() for _ in range(3)]).encode())
+                well = client.post("chat/completions", json=ASK).status_code == 200
+                well = well and in_flight(transport) == 0
+            finally:
+                os._exit(0 if well else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert os.read(read, 1000).decode() != repr([draw() for _ in range(3)])
+        assert client.post("chat/completions", json=ASK).status_code == 200
+        os.close(read)
+        os.close(write)
+
+
+def test_two_loops_and_four_threads_share_one_engine(serve):
+    one_at_a_time = Policy(budget=None, limit=FixedLimit(in_flight=1))
+    with serve([0.002, answer()], policy=one_at_a_time) as (client, server):
+        engine = client._transport.engine
+        shared = AsyncTransport(engine)
+        most, busy = [], []
+
+        async def play(request, writer):
+            busy.append(1)
+            most.append(len(busy))
+            await asyncio.sleep(0.002)
+            busy.pop()
+            writer.write(answer())
+
+        server._scripts = [[play]]
+
+        async def loop():
+            async with httpx2.AsyncClient(transport=shared, base_url=server.base_url) as http:
+                headers = {"authorization": f"Bearer {KEY}"}
+                asks = [http.post("chat/completions", json=ASK, headers=headers) for _ in range(8)]
+                return [each.status_code for each in await asyncio.gather(*asks)]
+
+        def thread():
+            return [client.post("chat/completions", json=ASK).status_code for _ in range(8)]
+
+        with ThreadPoolExecutor(6) as threads:
+            ends = [threads.submit(asyncio.run, loop()) for _ in range(2)]
+            ends += [threads.submit(thread) for _ in range(4)]
+            assert [end.result(PATIENCE) for end in ends] == [[200] * 8] * 6
+        assert max(most) == 1
+        assert len(server.requests) == 48
+        assert len(shared.snapshot()["targets"]) == 1
+        assert shared.snapshot() == client._transport.snapshot()
+
+
+def test_nobody_listens(serve):
+    with httpx2.Client(transport=Transport(ONCE)) as client, pytest.raises(httpx2.ConnectError):
+        client.post("http://127.0.0.1:9/v1/chat/completions", json=ASK)

@@ -1,0 +1,103 @@
+"""Keys that rotate do not pile up, and nobody who is in use is forgotten."""
+
+import asyncio
+
+import httpx2
+import pytest
+from doors import ONCE, QUICK, SAY, in_flight, until
+from sockets import End, answer, failing, served
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.http.doors import places
+from stormbreak.httpx2 import AsyncTransport
+
+FEW = 4
+ASK = {"model": "m", "messages": SAY}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(places, "MOST", FEW)
+
+
+class Rotating:
+    """Asks with one key after another."""
+
+    def __init__(self, server, transport):
+        self._url = f"{server.base_url}/chat/completions"
+        self.transport = transport
+        self.http = httpx2.AsyncClient(transport=transport)
+
+    def request(self, key, **more):
+        headers = {"authorization": f"Bearer key-{key}-0123456789"}
+        return self.http.build_request("POST", self._url, json=ASK | more, headers=headers)
+
+    async def ask(self, *keys):
+        return [(await self.http.send(self.request(key))).status_code for key in keys]
+
+    @property
+    def keys(self):
+        kept = self.transport._places._kept.values()
+        return [each.routes.endpoint.origin.api_key for each in kept]
+
+    @property
+    def targets(self):
+        return len(self.transport.snapshot()["targets"])
+
+
+async def test_a_thousand_keys_leave_no_more_than_the_bound():
+    async with served(answer()) as server:
+        rotating = Rotating(server, AsyncTransport(QUICK))
+        assert await rotating.ask(*range(300)) == [200] * 300
+        assert rotating.targets == FEW
+        assert len(rotating.transport._places._kept) == FEW
+        await rotating.http.aclose()
+
+
+async def test_the_one_that_was_used_last_stays():
+    async with served(answer()) as server:
+        rotating = Rotating(server, AsyncTransport(QUICK))
+        await rotating.ask(0, 1, 2, 3, 0, 4)
+        assert rotating.keys == [f"key-{key}-0123456789" for key in (2, 3, 0, 4)]
+        await rotating.http.aclose()
+
+
+async def test_a_call_in_flight_is_not_forgotten():
+    first = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
+    head = answer(b"", content_type="text/event-stream", content_length=10**7)
+    async with served([head, first, End.HANG], answer()) as server:
+        rotating = Rotating(server, AsyncTransport(QUICK))
+        stream = await rotating.http.send(rotating.request("open", stream=True), stream=True)
+        await rotating.ask(*range(20))
+        assert in_flight(rotating.transport) == 1
+        assert rotating.targets == FEW
+        await stream.aclose()
+        assert "key-open-0123456789" in rotating.keys
+        await rotating.ask(*range(20, 40))
+        assert "key-open-0123456789" not in rotating.keys
+        await rotating.http.aclose()
+
+
+async def test_a_call_that_pauses_between_attempts_is_not_forgotten():
+    paused = Policy(budget=None, retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.5)))
+    async with served(failing(500), answer()) as server:
+        rotating = Rotating(server, AsyncTransport(paused))
+        asking = asyncio.create_task(rotating.ask("slow"))
+        await server.asked()
+        await until(lambda: in_flight(rotating.transport) == 0)
+        await rotating.ask(*range(20))
+        assert "key-slow-0123456789" in rotating.keys
+        assert await asking == [200]
+        await rotating.http.aclose()
+
+
+async def test_a_target_that_is_left_alone_is_not_forgotten():
+    async with served(failing(429, retry_after=60), answer()) as server:
+        rotating = Rotating(server, AsyncTransport(ONCE))
+        await rotating.ask("hot", *range(20))
+        asked = len(server.requests)
+        assert await rotating.ask("hot") == [429]
+        assert len(server.requests) == asked
+        await rotating.http.aclose()

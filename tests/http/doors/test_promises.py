@@ -1,0 +1,147 @@
+"""What the doors promise, under each SDK and under none, for those who await and for those who block."""
+
+import asyncio
+from itertools import permutations
+
+import anthropic
+import openai
+import pytest
+from door_streams import HEAD, hello
+from sockets import End, failing, served
+
+from doors import KEY, QUICK, door, each_way, in_flight
+from stormbreak import explain
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+
+TRIPPED = Policy(
+    budget=None,
+    retry=RetryPolicy(attempts=1),
+    fail_fast=True,
+    breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=30.0),
+)
+ORDERS = sorted(set(permutations((429, 429, 503))))
+REFUSED = pytest.mark.xfail(reason="the budget refuses the third retry in a row", strict=False)
+
+
+def trouble(number, status):
+    told = "retry_after = 0.5\nform = 'ms'" if status == 429 else ""
+    return f"[[trouble]]\nkind = '{status}'\nrequests = [{number}]\n{told}\n"
+
+
+@each_way
+@pytest.mark.parametrize("order", [pytest.param(ORDERS[0], marks=REFUSED), *ORDERS[1:]], ids=str)
+async def test_through_two_429s_and_a_503_with_three_more_requests(stormbreak_provider, sdk, order):
+    scenario = "".join(trouble(number, status) for number, status in enumerate(order, 1))
+    provider = stormbreak_provider(f"[provider]\nservice = 0.01\n{scenario}")
+    async with door(sdk, provider.base_url, "interactive") as (client, _):
+        said = await sdk.ask(client)
+    assert sdk.text(said).startswith("Answer ")
+    stats = provider.stats()
+    assert (stats["arrivals"], stats["early"]) == (1 + 3, 0)
+
+
+@each_way
+async def test_a_permanent_429_costs_what_the_policy_says(sdk):
+    async with (
+        served(failing(429, retry_after=0)) as server,
+        door(sdk, server.base_url) as (client, _),
+    ):
+        with pytest.raises(sdk.errors) as caught:
+            await sdk.ask(client)
+    assert len(server.requests) == QUICK.retry.attempts
+    headers = caught.value.response.headers
+    assert headers["x-stormbreak-attempts"] == str(QUICK.retry.attempts)
+    assert headers["x-should-retry"] == "false"
+    assert explain(caught.value).count("throttled") == QUICK.retry.attempts + 1
+    assert KEY not in explain(caught.value)
+
+
+@each_way
+async def test_a_used_up_quota_is_asked_for_once(stormbreak_provider, sdk):
+    kind = "spend_limit" if sdk.module is anthropic else "quota"
+    provider = stormbreak_provider(f'[[trouble]]\nkind = "{kind}"\n')
+    async with door(sdk, provider.base_url, "interactive") as (client, _):
+        with pytest.raises(sdk.errors) as caught:
+            await sdk.ask(client)
+    assert provider.stats()["arrivals"] == 1
+    assert caught.value.response.status_code == 429
+    if sdk.module is openai:
+        assert caught.value.code == "insufficient_quota"
+
+
+@each_way
+async def test_an_open_circuit_sends_nothing(sdk):
+    async with (
+        served(failing(500)) as server,
+        door(sdk, server.base_url, TRIPPED) as (client, _),
+    ):
+        for _ in range(2):
+            with pytest.raises(sdk.errors) as caught:
+                await sdk.ask(client)
+    assert len(server.requests) == 1
+    response = caught.value.response
+    assert response.status_code == 503
+    assert "the circuit is open" in response.text
+    assert int(response.headers["retry-after"]) > 1
+    assert response.headers["x-stormbreak-attempts"] == "0"
+    assert "rejected by breaker" in explain(caught.value)
+
+
+@each_way
+@pytest.mark.parametrize("end", [End.CLOSE, End.RESET])
+async def test_a_cut_stream_raises(sdk, end):
+    async with (
+        served([HEAD, hello(sdk), end]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        with pytest.raises(sdk.errors) as caught:
+            await sdk.read(stream)
+        assert in_flight(transport) == 0
+    assert len(server.requests) == 1
+    assert "broken" in explain(caught.value)
+
+
+@each_way
+async def test_a_call_that_is_given_up_leaves_nothing_behind(sdk):
+    async with (
+        served([End.HANG]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        asking = asyncio.create_task(sdk.ask(client))
+        await server.asked()
+        assert in_flight(transport) == 1
+        await sdk.give_up(asking, transport)
+        assert in_flight(transport) == 0
+        await server.all_closed()
+
+
+@each_way
+async def test_a_stream_that_is_given_up_while_it_is_read_leaves_nothing_behind(sdk):
+    async with (
+        served([HEAD, hello(sdk), End.HANG]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        reading = asyncio.create_task(sdk.read(stream))
+        await asyncio.sleep(0.05)
+        assert in_flight(transport) == 1
+        await sdk.give_up(reading, transport)
+        assert in_flight(transport) == 0
+        await server.all_closed()
+
+
+@each_way
+async def test_a_stream_that_is_closed_leaves_nothing_behind(sdk):
+    async with (
+        served([HEAD, hello(sdk), End.HANG]) as server,
+        door(sdk, server.base_url) as (client, transport),
+    ):
+        stream = await sdk.ask(client, stream=True)
+        for _ in range(2):
+            await sdk.close(stream)
+            assert in_flight(transport) == 0
+        await server.all_closed()

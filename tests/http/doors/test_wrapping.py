@@ -1,0 +1,137 @@
+"""Clients that are there already: wrapped, they send through what they were set to; what would go past is refused."""
+
+from importlib import import_module
+
+import httpx
+import httpx2
+import openai
+import pytest
+from sockets import answer, failing, served
+
+from doors import KEY, ONCE, QUICK, SAY, each_way, in_flight
+from stormbreak import ConfigurationError
+from stormbreak.core.engine import Engine
+from stormbreak.httpx2 import AsyncTransport, Transport, wrap
+
+PAYLOAD = {"model": "m", "messages": SAY}
+
+
+@pytest.fixture(params=["httpx2", "httpx"])
+def lib(request):
+    return import_module(request.param)
+
+
+@pytest.fixture
+def ours(lib):
+    return import_module(f"stormbreak.{lib.__name__}")
+
+
+def transports(client):
+    return [client._transport, *(each for each in client._mounts.values() if each is not None)]
+
+
+@each_way
+async def test_an_sdk_s_client_is_wrapped(sdk):
+    async with served(failing(503), failing(429)) as server:
+        client = sdk.over(server.base_url, sdk._http())
+        assert wrap(client, QUICK) is client
+        http = getattr(client, "_client", client)
+        with pytest.raises(sdk.errors) as caught:
+            await sdk.ask(client)
+        assert caught.value.response.headers["x-stormbreak-attempts"] == "4"
+        assert len(server.requests) == QUICK.retry.attempts
+        assert in_flight(http._transport) == 0
+        await sdk.close(client)
+        await server.all_closed()
+
+
+@each_way
+async def test_the_proxy_of_a_client_is_used(sdk):
+    async with served(failing(503)) as proxy:
+        http = sdk._http(proxy=f"http://127.0.0.1:{proxy.port}")
+        client = sdk.over("http://api.invalid/v1", http)
+        wrap(client, QUICK, allow_http=True)
+        with pytest.raises(sdk.errors):
+            await sdk.ask(client)
+        await sdk.close(client)
+    assert len(proxy.requests) == QUICK.retry.attempts
+    assert {each.line.split("/v1")[0] for each in proxy.requests} == {"POST http://api.invalid"}
+
+
+async def test_mounts_are_wrapped_and_share_one_engine(lib, ours):
+    other = lib.AsyncHTTPTransport()
+    mounts = {"http://one.invalid": other, "http://two.invalid": other, "http://no.invalid": None}
+    async with lib.AsyncClient(mounts=mounts) as client:
+        engine = Engine(QUICK)
+        ours.wrap(client, engine)
+        doors = transports(client)
+        assert {type(door) for door in doors} == {ours.AsyncTransport}
+        assert {id(door.engine) for door in doors} == {id(engine)}
+        assert len({id(door) for door in doors}) == 2
+        assert None in client._mounts.values()
+
+
+async def test_what_it_is_set_to_goes_on(lib, ours):
+    async with served(failing(503), answer()) as server:
+        client = ours.wrap(lib.AsyncClient(base_url=server.base_url, headers={"x": "1"}), QUICK)
+        said = await client.post("/chat/completions", json=PAYLOAD)
+        await client.aclose()
+        await server.all_closed()
+    assert said.headers["x-stormbreak-attempts"] == "2"
+    assert {request.headers["x"] for request in server.requests} == {"1"}
+
+
+def closed():
+    client = httpx2.Client()
+    client.close()
+    return client
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (lambda: wrap(httpx2.Client()), "already"),
+        (lambda: httpx2.Client(transport=Transport()), "already"),
+        (lambda: httpx2.AsyncClient(transport=AsyncTransport()), "already"),
+        (
+            lambda: httpx2.Client(transport=Transport(), proxy="http://127.0.0.1:9"),
+            "leads past its transport",
+        ),
+        (
+            lambda: openai.OpenAI(
+                api_key=KEY,
+                http_client=httpx2.Client(
+                    transport=Transport(), mounts={"https://a": httpx2.HTTPTransport()}
+                ),
+            ),
+            "leads past its transport",
+        ),
+        (closed, "the client is closed"),
+        (httpx.Client, "got httpx.Client"),
+        (lambda: openai.OpenAI(api_key=KEY, http_client=httpx.Client()), "got httpx.Client"),
+        (object, "got builtins.object"),
+        (
+            lambda: httpx2.Client(transport=httpx2.HTTPTransport(retries=2)),
+            "retries must be 0, got 2",
+        ),
+    ],
+)
+def test_what_cannot_be_wrapped_is_told_at_once(make, wrong):
+    with pytest.raises(ConfigurationError, match=wrong) as caught:
+        wrap(make(), ONCE)
+    assert "\n" not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("door", "inner", "wrong"),
+    [
+        (Transport, httpx2.AsyncHTTPTransport, "a synchronous transport, got AsyncHTTPTransport"),
+        (AsyncTransport, httpx2.HTTPTransport, "an asynchronous transport, got HTTPTransport"),
+        (Transport, httpx.HTTPTransport, "inner is of httpx, and this transport of httpx2"),
+        (Transport, Transport, "stormbreak's already"),
+    ],
+)
+def test_what_cannot_be_inside(door, inner, wrong):
+    with pytest.raises(ConfigurationError, match=wrong):
+        door(inner=inner())
