@@ -4,10 +4,11 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 REAL   := .venv-real
+SDKS   := shared instructor llamaindex
 FUZZ   ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-real prove bench storms sensitivity mutations demo format clean
+.PHONY: help check test test-real test-sdks prove bench storms sensitivity mutations demo format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
@@ -37,6 +38,16 @@ $(REAL)/.ready: constraints-real.txt
 test-real: $(READY) $(REAL)/.ready  ## a real model on a real server, in a process of its own (docs/reality.md)
 	$(BIN)/pytest -m real -p no:xdist -v tests/real
 
+.venv-sdks/%/.ready: pyproject.toml constraints-sdks-%.txt
+	@echo "setting up .venv-sdks/$* (once)"
+	@$(PYTHON) -m venv .venv-sdks/$*
+	@.venv-sdks/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-sdks-$*.txt -e '.[sdks-$*]'
+	@touch $@
+
+test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## the recipes of docs/sdks, each with its framework (SDKS=instructor: one environment)
+	@for each in $(SDKS); do \
+	  STORMBREAK_SDKS=$$each .venv-sdks/$$each/bin/python -m pytest -m sdks -q tests/sdks || exit; done
+
 check: $(READY)  ## format, lint, types, import contracts, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -65,4 +76,4 @@ format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what was built
-	rm -rf $(VENV) $(REAL) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results
+	rm -rf $(VENV) $(REAL) .venv-sdks .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-results

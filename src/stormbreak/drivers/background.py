@@ -7,6 +7,7 @@ installed; the loop policy of the process is left alone.
 
 import asyncio
 import atexit
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -46,7 +47,11 @@ class Background:
             coroutine.close()
             raise RuntimeError("what runs on the background loop may not wait for it")
         job = _Job(coroutine)
-        loop = self.loop()
+        try:
+            loop = self.loop()
+        except RuntimeError:
+            coroutine.close()
+            raise
         loop.call_soon_threadsafe(job.begin, loop)
         try:
             job.wait()
@@ -58,9 +63,16 @@ class Background:
         return job.result()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, started if need be."""
+        """The loop, started if need be.
+
+        Raises:
+            RuntimeError: the process ends. What is cleared away then may still want to close its connections, but a
+                thread that starts so late never runs, and whoever starts it would wait for ever.
+        """
         with self._lock:
             if self._loop is None:
+                if sys.is_finalizing():
+                    raise RuntimeError("the process ends")
                 self._loop = _new_loop()
                 self._thread = threading.Thread(
                     target=_forever, args=(self._loop,), name="stormbreak", daemon=True

@@ -1,0 +1,40 @@
+"""`make test-sdks` says to each environment which it is: it then runs the recipes that it holds, and no others."""
+
+import os
+from pathlib import Path
+
+import pytest
+from recipes import KEY, RECIPES
+
+HERE = Path(__file__).parent
+ENVIRONMENT = os.environ.get("STORMBREAK_SDKS")
+collect_ignore = [
+    f"test_{each.name.replace('-', '_')}.py" for each in RECIPES if each.environment != ENVIRONMENT
+]
+
+
+THEIRS = ("ignore::UserWarning", "ignore::DeprecationWarning")  # what frameworks say of themselves
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.filterwarnings(*THEIRS))
+    if ENVIRONMENT is not None:
+        items[:] = [item for item in items if ENVIRONMENT in environments(item)]
+
+
+def environments(item):
+    return [name for mark in item.iter_markers("sdks") for name in mark.args]
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """No setting of this machine gets into a test; the keys are ours, and nothing is told to anybody else."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.endswith(("_API_KEY", "_BASE_URL")):
+            monkeypatch.delenv(name)
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    for name in ("OPENAI_AGENTS_DISABLE_TRACING", "LITELLM_LOCAL_MODEL_COST_MAP"):
+        monkeypatch.setenv(name, "true")

@@ -1,0 +1,41 @@
+"""OpenAI Agents: what its own retries cost, and what goes past the policy."""
+
+import openai
+import pytest
+from agents import ModelRetrySettings, ModelSettings, RunConfig, Runner, retry_policies
+from recipes import RECIPES
+
+pytestmark = pytest.mark.sdks("shared")
+RECIPE = next(each for each in RECIPES if each.name == "openai-agents")
+
+
+@pytest.mark.parametrize(
+    ("policy", "multiplies"),
+    [(retry_policies.http_status([429]), True), (retry_policies.provider_suggested(), False)],
+)
+async def test_its_retries_multiply_unless_they_listen(stormbreak_provider, policy, multiplies):
+    provider = stormbreak_provider('[[trouble]]\nkind = "quota"\n')
+    retry = ModelRetrySettings(max_retries=2, policy=policy, backoff={"initial_delay": 0.01})
+    config = RunConfig(model_settings=ModelSettings(retry=retry))
+    async with RECIPE.over(provider.base_url) as running:
+        with pytest.raises(openai.RateLimitError):
+            await Runner.run(running.agent, "Hello?", run_config=config)
+    assert provider.stats()["arrivals"] == (3 if multiplies else 1)
+
+
+async def test_a_conversation_passes(stormbreak_provider):
+    provider = stormbreak_provider("calm", speed=20)
+    async with RECIPE.over(provider.base_url) as running:
+        said = await Runner.run(running.agent, "Hello?", conversation_id="conv_1")
+        assert said.final_output.startswith("Answer ")
+        assert running.transport.snapshot()["targets"] == {}
+    assert provider.stats()["arrivals"] == 1
+
+
+async def test_every_agent_of_a_program(stormbreak_provider):
+    provider = stormbreak_provider("calm", speed=20)
+    async with RECIPE.over(provider.base_url) as running:
+        running.everywhere()
+        agent = running.Agent(name="other", model="gpt-4.1-mini")
+        assert (await Runner.run(agent, "Hello?")).final_output.startswith("Answer ")
+        assert len(running.transport.snapshot()["targets"]) == 1

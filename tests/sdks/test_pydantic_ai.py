@@ -1,0 +1,18 @@
+"""Pydantic AI: what its provider takes."""
+
+import httpx2
+import pytest
+from pydantic_ai.providers.openai import OpenAIProvider
+from recipes import OPENAI
+
+from stormbreak.httpx2 import Transport
+
+pytestmark = pytest.mark.sdks("shared")
+
+
+def test_a_client_that_blocks_is_refused():
+    with (
+        httpx2.Client(transport=Transport()) as http,
+        pytest.raises(TypeError, match="http_client"),
+    ):
+        OpenAIProvider(base_url=OPENAI, http_client=http)

@@ -1,0 +1,163 @@
+"""The recipes of docs/sdks: the code of a page, run as it stands there but for the addresses in it."""
+
+import ast
+import asyncio
+import re
+from contextlib import asynccontextmanager
+from inspect import isasyncgenfunction, iscoroutinefunction
+from pathlib import Path
+from typing import NamedTuple
+
+from stormbreak.http.doors.door import Door
+from stormbreak.http.doors.transport import AsyncDoor
+
+PLACE = Path(__file__).parents[2] / "docs" / "sdks"
+GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"
+OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
+KEY = "sk-recipe-canary-0123456789"
+
+_BLOCK = re.compile(r"^```python sdk\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+class Recipe(NamedTuple):
+    """A page: the environment it runs in, and what its users catch (by names that are on the page)."""
+
+    name: str
+    environment: str
+    limited: str  # when there are too many requests
+    used_up: str  # when the credit is used up
+    cut: tuple[str, ...]  # when a stream breaks
+    parses: bool = False  # wants answers that the embedded provider cannot give
+
+    @property
+    def page(self):
+        return (PLACE / f"{self.name}.md").read_text()
+
+    @property
+    def code(self):
+        return "\n\n".join(_BLOCK.findall(self.page))
+
+    def ways(self, kind):
+        """Names of the functions on the page that `ask`, or that `stream`."""
+        functions = ast.FunctionDef | ast.AsyncFunctionDef
+        named = [each.name for each in ast.parse(self.code).body if isinstance(each, functions)]
+        return [name for name in named if name.partition("_")[0] == kind]
+
+    @asynccontextmanager
+    async def over(self, base_url):
+        """What the page defines, for a provider at this address; in the end nothing may be in flight."""
+        code = self.code.replace(OPENAI, base_url).replace(GEMINI, base_url)
+        code = code.replace(ANTHROPIC, base_url.removesuffix("/v1"))
+        names = {"__name__": "recipe"}
+        exec(compile(code, f"docs/sdks/{self.name}.md", "exec"), names)
+        running = Running(names)
+        assert running.doors
+        try:
+            yield running
+        finally:
+            await running.close()
+        assert running.in_flight() == 0
+
+
+class Running:
+    """The names of a page whose code has run, as attributes, and the transports among them."""
+
+    def __init__(self, names):
+        self.__dict__.update(names)
+        self.doors = [each for each in names.values() if isinstance(each, Door)]
+
+    async def ask(self, way, prompt="Hello?"):
+        """Call a function of the page that asks."""
+        function = getattr(self, way)
+        if iscoroutinefunction(function):
+            return await function(prompt)
+        return await asyncio.to_thread(self._blocking, function, prompt)
+
+    async def read(self, way, pieces, prompt="Hello?"):
+        """Put what a function of the page streams into `pieces`: those of a stream that breaks, too."""
+        function = getattr(self, way)
+        if isasyncgenfunction(function):
+            async for piece in function(prompt):
+                pieces.append(piece)
+        else:
+            await asyncio.to_thread(self._blocking, lambda: pieces.extend(function(prompt)))
+
+    def _blocking(self, function, *args):
+        """On a thread that has a loop, as the first thread of a script does: some run asynchronous calls on it."""
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            return function(*args)
+        finally:
+            for door in self.doors:
+                if isinstance(door, AsyncDoor):
+                    loop.run_until_complete(door.aclose())
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def in_flight(self):
+        """Permits that are out."""
+        lanes = [lane for door in self.doors for lane in door.snapshot()["targets"].values()]
+        return sum(lane["in_flight"] for lane in lanes)
+
+    async def close(self):
+        """Close the connections of this loop, and those of the loop in the background."""
+        for door in self.doors:
+            if isinstance(door, AsyncDoor):
+                await door.aclose()
+            else:
+                await asyncio.to_thread(door.close)
+
+
+RECIPES = [
+    Recipe(
+        "openai-agents",
+        "shared",
+        limited="openai.RateLimitError",
+        used_up="openai.RateLimitError",
+        cut=("openai.APIConnectionError",),
+    ),
+    Recipe(
+        "pydantic-ai",
+        "shared",
+        limited="pydantic_ai.exceptions.ModelRateLimitError",
+        used_up="pydantic_ai.exceptions.ModelHTTPError",
+        cut=("pydantic_ai.exceptions.ModelConnectionError",),
+    ),
+    Recipe(
+        "langchain",
+        "shared",
+        limited="langchain_core.exceptions.ModelRateLimitError",
+        used_up="langchain_core.exceptions.ModelRateLimitError",
+        cut=("langchain_core.exceptions.ModelConnectionError", "httpx2.RemoteProtocolError"),
+    ),
+    Recipe(
+        "litellm",
+        "shared",
+        limited="litellm.RateLimitError",
+        used_up="litellm.RateLimitError",
+        cut=("litellm.exceptions.MidStreamFallbackError",),
+    ),
+    Recipe(
+        "google-genai",
+        "shared",
+        limited="openai.RateLimitError",
+        used_up="openai.RateLimitError",
+        cut=("openai.APIConnectionError",),
+    ),
+    Recipe(
+        "instructor",
+        "instructor",
+        limited="instructor.core.InstructorRetryException",
+        used_up="instructor.core.InstructorRetryException",
+        cut=("httpx2.RemoteProtocolError",),
+        parses=True,
+    ),
+    Recipe(
+        "llamaindex",
+        "llamaindex",
+        limited="openai.RateLimitError",
+        used_up="openai.RateLimitError",
+        cut=("httpx.RemoteProtocolError",),
+    ),
+]
