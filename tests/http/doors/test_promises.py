@@ -7,9 +7,9 @@ import anthropic
 import openai
 import pytest
 from door_streams import HEAD, hello
+from doors import KEY, QUICK, door, each_way, in_flight
 from sockets import End, failing, served
 
-from doors import KEY, QUICK, door, each_way, in_flight
 from stormbreak import explain
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.policy import Policy

@@ -5,9 +5,9 @@ import json
 import anthropic
 import openai
 import pytest
+from doors import KEY, MESSAGE, ONCE, QUICK, SDKS, door, each_sdk
 from sockets import End, answer, failing, free_port, served
 
-from doors import KEY, MESSAGE, ONCE, QUICK, SDKS, door, each_sdk
 from stormbreak import explain
 from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy

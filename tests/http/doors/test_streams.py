@@ -10,9 +10,8 @@ import httpx2
 import openai
 import pytest
 from door_streams import HEAD, event, hello
-from sockets import EVENTS, End, answer, failing, served
-
 from doors import QUICK, SAY, SDKS, door, each_sdk, in_flight, until
+from sockets import EVENTS, End, answer, failing, served
 
 
 def early_error(sdk):

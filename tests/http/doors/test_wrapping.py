@@ -6,9 +6,9 @@ import httpx
 import httpx2
 import openai
 import pytest
+from doors import KEY, ONCE, QUICK, SAY, each_way, in_flight
 from sockets import answer, failing, served
 
-from doors import KEY, ONCE, QUICK, SAY, each_way, in_flight
 from stormbreak import ConfigurationError
 from stormbreak.core.engine import Engine
 from stormbreak.httpx2 import AsyncTransport, Transport, wrap
