@@ -12,10 +12,17 @@ from stormbreak.drivers.background import by_whoever_waits
 
 
 async def lent_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of a body that an SDK sends."""
+    """The pieces of a body that an SDK sends.
+
+    Each waits for the one behind it: with the last it must be known that there is no more, since an answer that comes
+    before that is taken for one to another request.
+    """
     left = iter(pieces)
-    while (piece := await by_whoever_waits(lambda: next(left, None))) is not None:
+    piece = await by_whoever_waits(lambda: next(left, None))
+    while piece is not None:
+        behind = await by_whoever_waits(lambda: next(left, None))
         yield piece
+        piece = behind
 
 
 class LentTransport:
