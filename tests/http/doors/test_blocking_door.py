@@ -218,7 +218,7 @@ def test_closing_ends_all_that_is_under_way_and_nothing_later(serve):
         with ThreadPoolExecutor(2) as threads:
             ask = lambda: client.post("chat/completions", json=ASK)  # noqa: E731
             asking = [threads.submit(ask) for _ in range(2)]
-            until(lambda: in_flight(transport) == 1)
+            until(lambda: len(server.requests) == 1)
             until(lambda: sum(each["queued"] for each in lanes(transport)) == 1)
             transport.close()
             ends = [each.exception(PATIENCE) or each.result() for each in asking]
