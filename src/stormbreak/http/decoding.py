@@ -7,7 +7,7 @@ there could not be told from a good one (law 15). A piece is at most `PIECE` byt
 import zlib
 from collections.abc import Callable, Iterator
 
-from stormbreak.http.wire import BODY_LIMIT
+from stormbreak.http.wire import BODY_LIMIT, GARBLED
 
 ACCEPTED = "gzip, deflate"
 PIECE = 1024 * 1024
@@ -42,7 +42,7 @@ class Decoder:
             try:
                 piece = member.decompress(left, PIECE)
             except zlib.error:
-                raise UndecodableError("body cannot be decompressed") from None
+                raise UndecodableError(GARBLED) from None
             if piece:
                 yield piece
             if member.eof:
@@ -68,7 +68,7 @@ class Decoder:
     def _begin(self, first: int) -> "zlib._Decompress":
         self._members += 1
         if self._members > (MOST_MEMBERS if self._several else 1):
-            raise UndecodableError("body cannot be decompressed")
+            raise UndecodableError(GARBLED)
         member = self._member = zlib.decompressobj(wbits=self._windows(first))
         return member
 
@@ -94,4 +94,4 @@ def _deflate(first: int) -> int:
 
 
 def _unknown(_: int) -> int:
-    raise UndecodableError("body cannot be decompressed")
+    raise UndecodableError(GARBLED)

@@ -10,7 +10,7 @@ from math import inf
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.exchange import Asked, Received, outcome_of, reader_of, refused, request_of
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import Incoming, Wire
+from stormbreak.http.wire import GARBLED, Incoming, Wire
 from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.limits import limits_of
@@ -85,7 +85,8 @@ class Source:
             return self._judge()
         got = await self._incoming.read()
         if not isinstance(got, bytes):
-            return self._judge() if scanner.over else self._with_limits(got)
+            well = scanner.over and got.detail != GARBLED
+            return self._judge() if well else self._with_limits(got)
         if not got:
             return self._judge()
         self._keep(got)

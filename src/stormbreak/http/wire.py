@@ -39,6 +39,10 @@ class HttpRequest(NamedTuple):
 WireResult: TypeAlias = HttpAnswer | Outcome
 
 
+GARBLED = "body cannot be decompressed"
+"""Detail of an outcome: what came of the body may not be what was sent, even if it reads well."""
+
+
 class Incoming(Protocol):
     """An answer whose head has come, and whose body comes as it is read. It owns its connection.
 

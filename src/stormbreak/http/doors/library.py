@@ -7,6 +7,7 @@ from typing import Any
 from stormbreak.http.doors.replies import Failure
 from stormbreak.http.doors.request import DoorRequest, spans_in
 from stormbreak.http.doors.story import KEPT_AS, Story
+from stormbreak.http.wire import GARBLED
 from stormbreak.types import Outcome, Verdict
 
 _PROTOCOL = {"http_version": b"HTTP/1.1"}
@@ -70,7 +71,7 @@ class Library:
         if isinstance(error, kinds.TimeoutException):
             verdict, detail = Verdict.TIMEOUT, "went silent"
         elif isinstance(error, kinds.DecodingError):
-            verdict, detail = Verdict.BROKEN, "body cannot be decompressed"
+            verdict, detail = Verdict.BROKEN, GARBLED
         elif status is not None:
             verdict, detail = Verdict.BROKEN, "body was cut"
         return Outcome(verdict, status=status, detail=detail, maybe_processed=True)

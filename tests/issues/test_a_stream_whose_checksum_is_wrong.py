@@ -1,0 +1,48 @@
+"""Found by ten minutes of fuzz: a piece in the middle of a packed stream came twice. It could be unpacked, it read like a
+stream with a right end, and it was taken for an answer; only its checksum, behind that end, said that it was none.
+"""
+
+import gzip
+
+import httpx2
+import pytest
+from chat_stream import DONE, HELLO, STOP, THERE
+from clients import PAYLOAD, client_of
+from sockets import EVENTS, End, answer, served
+
+from stormbreak.errors import BrokenAnswerError, StreamBrokenError
+from stormbreak.httpx2 import AsyncTransport
+
+PACKED = gzip.compress(HELLO + THERE + STOP + DONE)
+WRONG = bytes([PACKED[-8] ^ 1])
+SPOILT = PACKED[:-8] + WRONG + PACKED[-7:]
+HEAD = answer(b"", **EVENTS | {"content_encoding": "gzip", "content_length": len(PACKED)})
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_is_broken(together):
+    script = (HEAD, SPOILT) if together else (HEAD, SPOILT[:-8], 0.05, SPOILT[-8:])
+    async with served(script) as server, client_of(server) as client:
+        with pytest.raises((StreamBrokenError, BrokenAnswerError)):
+            async with client.stream("chat/completions", PAYLOAD) as stream:
+                _ = [text async for text in stream.texts()]
+
+
+async def test_is_broken_over_an_inner_transport():
+    inner = AsyncTransport(inner=httpx2.AsyncHTTPTransport())
+    payload = PAYLOAD | {"model": "m", "stream": True}
+    async with served((HEAD, SPOILT)) as server, httpx2.AsyncClient(transport=inner) as http:
+        with pytest.raises(httpx2.HTTPError):
+            await http.post(f"{server.base_url}/chat/completions", json=payload)
+
+
+async def test_one_that_ends_behind_its_last_event_is_an_answer_as_it_is_without_packing():
+    script = (HEAD, PACKED[:-8], End.CLOSE)
+    async with (
+        served(script) as server,
+        client_of(server) as client,
+        client.stream("chat/completions", PAYLOAD) as stream,
+    ):
+        texts = [text async for text in stream.texts()]
+
+    assert "".join(texts) == "hello there"
