@@ -30,9 +30,9 @@ def scope_of(headers: Mapping[str, str]) -> Scope:
     Raises:
         ConfigurationError: names a header that is none of ours, or whose value cannot be right.
     """
-    said = {name[len(OURS) :]: value for name, value in headers.items() if name.startswith(OURS)}
-    if not said:
+    if OURS not in "\n".join(headers):  # quicker than to look at each name
         return current()
+    said = {name[len(OURS) :]: value for name, value in headers.items() if name.startswith(OURS)}
     labels = {name[len(_LABEL) :]: said.pop(name) for name in [*said] if name.startswith(_LABEL)}
     own = Scope(
         _taken(said, "deadline", _deadline_at),
