@@ -6,7 +6,16 @@ targets, verdicts and reasons; never a key, a prompt or an answer. `call` number
 
 from typing import NamedTuple
 
-from stormbreak.types import Target, Verdict
+from stormbreak.types import Labels, Target, Verdict
+
+
+class Labelled(NamedTuple):
+    """A call begins that has labels. One that has none begins without an event."""
+
+    at: float
+    call: int
+    target: Target
+    labels: Labels
 
 
 class Queued(NamedTuple):
@@ -179,7 +188,8 @@ class WouldHave(NamedTuple):
 
 
 Event = (
-    Queued
+    Labelled
+    | Queued
     | Sent
     | Returned
     | Committed

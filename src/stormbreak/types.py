@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 
 class Verdict(StrEnum):
@@ -118,6 +118,10 @@ class Target(NamedTuple):
         return self._replace(model="")
 
 
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+"""Names and what users say under them of their calls, in the order of the names; policies do not look at them."""
+
+
 class Call(NamedTuple):
     """What a caller asked for, as far as policies need to know. `number` is unique in one engine."""
 
@@ -138,6 +142,7 @@ class Call(NamedTuple):
         None  # of a delivery, where `deadline_at` is only that of its first output
     )
     races: bool = False  # whoever carries it out can give up one attempt for another
+    labels: Labels = ()
 
 
 class Rejection(NamedTuple):

@@ -62,13 +62,13 @@ async def test_a_call_that_was_sent_and_one_that_waits_for_it():
     sent, waits = bench.pending()
 
     assert sent == {
-        "call": 1, "target": "acme/large", "priority": "interactive", "tenant": "", "deadline": None,
+        "call": 1, "target": "acme/large", "priority": "interactive", "tenant": "", "labels": {}, "deadline": None,
         "command": "send", "attempt": 1, "timeout": 30.0,
     }  # fmt: skip
     assert waits.pop("until") == pytest.approx(9.0, abs=0.5)
     assert 0.0 <= waits.pop("waited") < 0.5
     assert waits == {
-        "call": 2, "target": "acme/large", "priority": "batch", "tenant": "shop", "deadline": None,
+        "call": 2, "target": "acme/large", "priority": "batch", "tenant": "shop", "labels": {}, "deadline": None,
         "command": "wait_for",
     }  # fmt: skip
     await bench.leave()

@@ -23,6 +23,7 @@ from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.scope import current
 from stormbreak.drivers.threads import Parking, ThreadDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
@@ -211,11 +212,12 @@ class Resilient:
         if self._rides():
             return None
         engine, target = self.engine, self.target
-        policy = engine.policy
+        policy, here = engine.policy, current()
         deadline_at = None if policy.deadline is None else self._clock() + policy.deadline
+        priority = self._priority if here.priority is None else here.priority
         call = Call(
-            engine.number(), target, deadline_at, policy.patience, self._priority, policy.fail_fast,
-            None, None, self._tenant, streams, 0, True,
+            engine.number(), target, here.earlier(deadline_at), policy.patience, priority, policy.fail_fast,
+            None, here.most, here.tenant or self._tenant, streams, 0, True, labels=here.labels,
         )  # fmt: skip
         return Course(
             engine,

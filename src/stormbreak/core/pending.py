@@ -19,6 +19,7 @@ def shown(call: Call, command: Command, now: float) -> dict[str, Any]:
         "target": str(target),
         "priority": call.priority.name.lower(),
         "tenant": call.tenant,
+        "labels": dict(call.labels),
         "deadline": _left(call.deadline_at, now),
         "command": _NAMES[type(command)],
         **_more(command, now),

@@ -13,7 +13,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import DOUBTED, Step, ordered
 from stormbreak.core.flow import Ask, Command, Flow, Resume
 from stormbreak.core.trail import LongTrail, Trail
-from stormbreak.events import FallbackRefused, FellBack
+from stormbreak.events import FallbackRefused, FellBack, Labelled
 from stormbreak.types import FALLBACK, Call, Ended, Outcome, Target, Verdict
 
 GRACE = 0.25
@@ -27,6 +27,8 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
     earn = engine.lane(call.target).earn
     if earn is not None:
         earn(now)
+    if call.labels and engine.listeners:
+        engine.events.append(Labelled(now, call.number, call.target, call.labels))
     if call.fallbacks:
         return _Falling(engine, LongTrail(engine, call), uniform).run(now)
     return carry(engine, Trail(engine, call), now, uniform)

@@ -1,21 +1,44 @@
 """What holds for every call that is made within a block, however far down: a context variable.
 
-It goes with tasks and with what is handed to the background loop, as context variables do.
+It goes with tasks, with `asyncio.to_thread` and with what is handed to the background loop, as context variables do. A
+task that is started in a block keeps what held there.
 """
 
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from math import inf
+from types import TracebackType
 from typing import NamedTuple
 
 from stormbreak.core.checks import require
+from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
+from stormbreak.types import Labels, Priority
+
+MOST_LABELS = 16
+LONGEST = 200  # characters of a tenant, or of the value of a label
+
+_LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
 class Scope(NamedTuple):
-    """What holds here. `deadline_at` is on the monotonic clock."""
+    """What holds here; None, or nothing, where the call itself or its policy decides.
+
+    `deadline_at` is on the monotonic clock. `retries` are the attempts that may follow the first.
+    """
 
     deadline_at: float | None = None
+    priority: Priority | None = None
+    tenant: str = ""
+    labels: Labels = ()
+    retries: int | None = None
+
+    @property
+    def most(self) -> int | None:
+        """Attempts at the most; None: as many as the policy allows."""
+        return None if self.retries is None else self.retries + 1
 
     def earlier(self, deadline_at: float | None) -> float | None:
         """Which deadline comes first: this one, or that of a call itself."""
@@ -23,31 +46,162 @@ class Scope(NamedTuple):
             return self.deadline_at if deadline_at is None else deadline_at
         return min(self.deadline_at, deadline_at)
 
+    def around(self, inner: "Scope") -> "Scope":
+        """What holds in a scope within this one: the inner decides, but never extends the deadline.
+
+        Raises:
+            ConfigurationError: there are too many labels in all.
+        """
+        return Scope(
+            self.earlier(inner.deadline_at),
+            self.priority if inner.priority is None else inner.priority,
+            inner.tenant or self.tenant,
+            _merged(self.labels, inner.labels),
+            self.retries if inner.retries is None else inner.retries,
+        )
+
+
+class _Frame:
+    """A scope that was entered; `ended` if it was left in another context than that which it was entered in."""
+
+    __slots__ = ("ended", "outer", "scope")
+
+    def __init__(self, scope: Scope, outer: "_Frame | None") -> None:
+        self.scope = scope
+        self.outer = outer
+        self.ended = False
+
 
 _NOTHING = Scope()
-_CURRENT: ContextVar[Scope] = ContextVar("stormbreak.scope", default=_NOTHING)
+_CURRENT: ContextVar[_Frame | None] = ContextVar("stormbreak.scope", default=None)
+
+
+def _frame() -> _Frame | None:
+    frame = _CURRENT.get()
+    while frame is not None and frame.ended:
+        frame = frame.outer
+    return frame
 
 
 def current() -> Scope:
     """What holds where this is called."""
-    return _CURRENT.get()
+    frame = _frame()
+    return _NOTHING if frame is None else frame.scope
 
 
-@contextmanager
-def scope(*, deadline: float | None = None) -> Iterator[Scope]:
-    """Have all calls in the block end within `deadline` seconds from now; no inner scope may extend that.
+class Block:
+    """A scope, for one `with`. It decorates nothing: around an asynchronous function it would end before that begins."""
+
+    def __init__(self, own: Scope, deadline: float) -> None:
+        self._own = own
+        self._deadline = deadline
+        self._entered: tuple[_Frame, Token[_Frame | None]] | None = None
+
+    def __enter__(self) -> Scope:
+        if self._entered is not None:
+            raise RuntimeError("a scope is entered once: write scope(...) again")
+        own = self._own
+        if self._deadline != inf:
+            own = own._replace(deadline_at=time.monotonic() + self._deadline)
+        frame = _Frame(current().around(own), _frame())
+        self._entered = frame, _CURRENT.set(frame)
+        return frame.scope
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        assert self._entered is not None
+        frame, token = self._entered
+        try:
+            if _CURRENT.get() is frame:
+                _CURRENT.reset(token)
+                return
+        except ValueError:
+            pass  # a generator that somebody else finishes
+        frame.ended = True
+
+
+def scope(
+    *,
+    priority: Priority | None = None,
+    deadline: float | None = None,
+    tenant: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    retries: int | None = None,
+) -> Block:
+    """Say in a `with` what holds for all calls in the block; see docs/scope.md.
+
+    Args:
+        priority: whose calls are served first when a queue stands.
+        deadline: all calls end within so many seconds from when the block is entered; no inner scope may extend that.
+        tenant: on whose behalf the calls are.
+        labels: what listeners and snapshots tell of the calls; added to those of the scope around.
+        retries: attempts that may follow the first, where the policy allows more.
 
     Raises:
-        ConfigurationError: the deadline is negative, or no number.
+        ConfigurationError: names what cannot be right, and the value.
     """
-    outer = current()
-    deadline_at = None
+    if priority is not None:
+        checked_priority(priority)
     if deadline is not None:
+        number = isinstance(deadline, int | float)
+        require(number, "deadline must be a number of seconds", type(deadline).__name__)
         require(deadline >= 0, "deadline must not be negative", deadline)
-        deadline_at = time.monotonic() + deadline
-    inner = outer._replace(deadline_at=outer.earlier(deadline_at))
-    token = _CURRENT.set(inner)
-    try:
-        yield inner
-    finally:
-        _CURRENT.reset(token)
+    if retries is not None:
+        require(type(retries) is int, "retries must be a whole number", type(retries).__name__)
+        require(retries >= 0, "retries must not be negative", retries)
+    own = Scope(
+        None,
+        priority,
+        "" if tenant is None else checked_text("tenant", tenant),
+        () if labels is None else checked_labels(labels),
+        retries,
+    )
+    return Block(own, inf if deadline is None else deadline)
+
+
+def checked_priority(priority: object) -> Priority:
+    """Refuse here what would be found out only when a queue stands."""
+    if not isinstance(priority, Priority):
+        known = ", ".join(f"Priority.{one.name}" for one in Priority)
+        raise ConfigurationError(f"priority must be one of {known}, got {quoted(str(priority))}")
+    return priority
+
+
+def checked_labels(labels: object) -> Labels:
+    """Make labels of a mapping, in the order of their names.
+
+    Raises:
+        ConfigurationError: names the one that cannot be, and what it can be.
+    """
+    if not isinstance(labels, Mapping):
+        raise ConfigurationError(
+            f"labels must be a mapping of names to texts, got {type(labels).__name__}"
+        )
+    for name, value in labels.items():
+        if not isinstance(name, str) or _LABEL.fullmatch(name) is None:
+            raise ConfigurationError(
+                f"the name of a label must be 1 to 64 of a-z, 0-9, _ . and -, got {quoted(str(name))}"
+            )
+        checked_text(f"label {quoted(name)}", value)
+    return _merged((), tuple(labels.items()))
+
+
+def checked_text(name: str, text: object) -> str:
+    """Refuse what is no text, or too long, or would break a line of a log."""
+    if not isinstance(text, str) or len(text) > LONGEST or not text.isprintable():
+        raise ConfigurationError(
+            f"{name} must be printable text of at most {LONGEST} characters, got {quoted(str(text))}"
+        )
+    return text
+
+
+def _merged(outer: Labels, inner: Labels) -> Labels:
+    if not inner:
+        return outer
+    merged = dict(outer) | dict(inner)
+    require(len(merged) <= MOST_LABELS, f"there may be {MOST_LABELS} labels", len(merged))
+    return tuple(sorted(merged.items()))

@@ -16,7 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
-from stormbreak.drivers.scope import current
+from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking
 from stormbreak.http.at_hand import AtHand, Degraded
@@ -30,7 +30,6 @@ from stormbreak.http.routes import Routes
 from stormbreak.http.sending import StreamSender, WholeSender
 from stormbreak.http.source import AtHandSource
 from stormbreak.http.stream import Opening, Stream
-from stormbreak.keylike import quoted
 from stormbreak.types import (
     CACHE,
     DEGRADED,
@@ -258,20 +257,23 @@ class AsyncClient:
         asking.to(footing.routes.route(target))  # what cannot be sent is told before it waits
         span = policy.deadline if deadline is None else deadline
         own = None if span is None or queue_is_free else time.monotonic() + span
+        here = current()
+        wanted = here.priority if priority is None else checked_priority(priority)
         return Call(
             self.engine.number(),
             target,
-            current().earlier(own),
+            here.earlier(own),
             policy.patience,
-            policy.priority if priority is None else _checked(priority),
+            policy.priority if wanted is None else wanted,
             policy.fail_fast,
             span if queue_is_free else None,
-            most,
-            tenant,
+            here.most if most is None else most,
+            tenant or here.tenant,
             asking.begins,
             asking.tokens() if footing.weighs else 0,
             delivers,
             footing.steps(model),
+            labels=here.labels,
         )
 
     def target(self, model: str) -> Target:
@@ -364,11 +366,3 @@ def _asker(footing: Footing, call: Call, asking: Asking) -> Asker | None:
         return None
     request = asking.request(footing.base_url, footing.api_key)
     return lambda ask: footing.at_hand.find(ask, request)
-
-
-def _checked(priority: object) -> Priority:
-    """Refuse here what would be found out only when a queue stands."""
-    if not isinstance(priority, Priority):
-        known = ", ".join(f"Priority.{one.name}" for one in Priority)
-        raise ConfigurationError(f"priority must be one of {known}, got {quoted(str(priority))}")
-    return priority

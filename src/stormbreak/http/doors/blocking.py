@@ -24,7 +24,8 @@ class BlockingDoor(Door):
         """Answer a request of the library with its response, or raise its exception.
 
         Raises:
-            ConfigurationError: the key would travel in the clear to another machine, or a fallback has none.
+            ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
+                of ours cannot be right.
         """
         seen = self.library.read(request)
         asked = None
@@ -33,7 +34,7 @@ class BlockingDoor(Door):
         if asked is not None:
             return BACKGROUND.run(self._answered(asked, seen, request))
         if self._connecting.inner is not None:
-            return self._connecting.inner.handle_request(request)
+            return self._connecting.inner.handle_request(self.library.without_ours(request))
         return BACKGROUND.run(self._pass(seen, lent_pieces(request.stream), request))
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
+from stormbreak.drivers.scope import Scope
 from stormbreak.http.doors.asks import Ask, Look
 from stormbreak.http.doors.request import Spans
 from stormbreak.http.routes import Routes
@@ -16,9 +17,18 @@ from stormbreak.types import Call, Target
 
 
 def call_of(
-    engine: Engine, asked: Ask | Look, spans: Spans, target: Target, steps: tuple[Step, ...]
+    engine: Engine,
+    asked: Ask | Look,
+    target: Target,
+    *,
+    spans: Spans,
+    steps: tuple[Step, ...],
+    here: Scope,
 ) -> Call:
-    """Make the call. The SDK's own timeout bounds all of a plain call, and of a stream the time to its first output."""
+    """Make the call. The SDK's own timeout bounds all of a plain call, and of a stream the time to its first output.
+
+    What holds `here` goes before the policy, and extends neither.
+    """
     policy, now = engine.policy, time.monotonic()
     whole, read = policy.deadline or inf, spans.read or inf
     deadline = min(whole, read)
@@ -27,15 +37,18 @@ def call_of(
     return Call(
         engine.number(),
         target,
-        None if deadline == inf else now + deadline,
+        here.earlier(None if deadline == inf else now + deadline),
         policy.patience,
-        policy.priority,
+        policy.priority if here.priority is None else here.priority,
         policy.fail_fast,
+        most=here.most,
+        tenant=here.tenant,
         streams=asked.begins,
         tokens=asked.tokens() if policy.quota.acts else 0,
         delivers=asked.delivers,
         fallbacks=steps,
-        end_at=now + whole if asked.delivers else None,
+        end_at=here.earlier(now + whole) if asked.delivers else None,
+        labels=here.labels,
     )
 
 

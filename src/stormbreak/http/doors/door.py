@@ -11,6 +11,7 @@ from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
+from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.doors.asks import Ask, Look, asked_in
@@ -23,6 +24,7 @@ from stormbreak.http.doors.passing import passed
 from stormbreak.http.doors.places import Places
 from stormbreak.http.doors.replies import Failure, headers_of, reply_to
 from stormbreak.http.doors.request import DoorRequest
+from stormbreak.http.doors.said import scope_of
 from stormbreak.http.doors.story import Story
 from stormbreak.http.doors.wires import Cert, Connecting, Verify
 from stormbreak.http.environment import in_force
@@ -107,25 +109,34 @@ class Door:
         """Carry a call to its end, or to the first output of a stream: its response, or an exception.
 
         Raises:
-            ConfigurationError: the key would travel in the clear to another machine, or a fallback has none.
+            ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
+                of ours cannot be right.
         """
+        here = scope_of(seen.headers)
         known = self._given_up.find(seen, request.content)
         if known is not None:
             raise self.library.error(known, request) from known.cause
         with self._places.routes(seen.place[0], seen.key) as routes:
-            told = await self._answer(asked, seen, routes, request)
+            told = await self._answer(asked, seen, routes, request, here)
         if isinstance(told, Failure):
             self._given_up.keep(seen, request.content, told)
             raise self.library.error(told, request) from told.cause
         return told
 
     async def _answer(
-        self, asked: Ask | Look, seen: DoorRequest, routes: Routes, request: Any
+        self, asked: Ask | Look, seen: DoorRequest, routes: Routes, request: Any, here: Scope
     ) -> Any:
         """The response that a call ends with or begins to give; or how it failed without one."""
         target = routes.target(asked.model)
         asked.to(routes.route(target))  # its own target is the first
-        call = call_of(self.engine, asked, seen.spans, target, routes.steps(asked.model))
+        call = call_of(
+            self.engine,
+            asked,
+            target,
+            spans=seen.spans,
+            steps=routes.steps(asked.model),
+            here=here,
+        )
         driver = self._driver
         sender = sender_of(asked, routes, seen.spans, self.policy, driver.first)
         opened = await driver.open(call, sender, self._asker(asked, seen))

@@ -5,12 +5,13 @@ from types import ModuleType
 from typing import Any
 
 from stormbreak.http.doors.replies import Failure
-from stormbreak.http.doors.request import DoorRequest, spans_in
+from stormbreak.http.doors.request import OURS, DoorRequest, spans_in
 from stormbreak.http.doors.story import KEPT_AS, Story
 from stormbreak.http.wire import GARBLED
 from stormbreak.types import Outcome, Verdict
 
 _PROTOCOL = {"http_version": b"HTTP/1.1"}
+_OURS = OURS.encode()
 
 
 class Library:
@@ -30,6 +31,15 @@ class Library:
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
         """Make a request for an inner transport."""
         return self._module.Request(method, url, headers=headers, **more)
+
+    def without_ours(self, request: Any) -> Any:
+        """The request, or a copy of it without the headers that are meant for us."""
+        headers = request.headers.raw
+        kept = [each for each in headers if not each[0].lower().startswith(_OURS)]
+        if len(kept) == len(headers):
+            return request
+        more = {"stream": request.stream, "extensions": request.extensions}
+        return self._module.Request(request.method, request.url, headers=kept, **more)
 
     def response(
         self, status: int, headers: Mapping[str, str], *, story: Story | None = None, **body: Any

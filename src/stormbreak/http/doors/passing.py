@@ -1,6 +1,6 @@
 """Requests that pass: sent once, as they are, and answered with what comes."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from math import inf
 
 from stormbreak.http.doors.replies import Failure, failure_of
@@ -16,8 +16,10 @@ async def passed(
 ) -> tuple[HttpAnswer, Incoming] | Failure:
     """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK."""
     headers = seen.passed_on()
-    if "content-length" in seen.headers:
-        headers["content-length"] = seen.headers["content-length"]
+    length = seen.headers.get("content-length")
+    if length is not None:
+        headers["content-length"] = length
+        body = _of_length(body, int(length)) if length.isdecimal() else body
     has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
     incoming = await wire.open(
         HttpRequest(
@@ -39,3 +41,13 @@ async def passed(
     if "//" in elsewhere and not same_origin(elsewhere, seen.url):
         del passing["location"]  # else the key would go there, too
     return head._replace(headers=passing), incoming
+
+
+async def _of_length(body: AsyncIterable[bytes], length: int) -> AsyncIterator[bytes]:
+    """The pieces until so many bytes have come, and no look for more: a server may answer before that has been taken."""
+    if length:
+        async for piece in body:
+            yield piece
+            length -= len(piece)
+            if length <= 0:
+                break

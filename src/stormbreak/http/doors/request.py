@@ -10,6 +10,9 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from stormbreak.llm.reading import Shape, shape_of
 
+OURS = "x-stormbreak-"
+"""How the headers begin that are meant for us."""
+
 NO_MODEL = "-"
 """The model of targets that are asked for lists and the like."""
 
@@ -17,7 +20,6 @@ _SAFE_JSON = ("/completions", "/moderations", "/messages/count_tokens", "/respon
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
-_OURS = "x-stormbreak-"
 _PLACES = 64  # addresses that are remembered
 _NOT_PASSED = frozenset(
     {
@@ -91,7 +93,7 @@ def without_hops(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {
         name: value
         for name, value in headers
-        if name not in _NOT_PASSED and not name.startswith(_OURS)
+        if name not in _NOT_PASSED and not name.startswith(OURS)
     }
 
 

@@ -14,7 +14,8 @@ class AsyncDoor(Door):
         """Answer a request of the library with its response, or raise its exception.
 
         Raises:
-            ConfigurationError: the key would travel in the clear to another machine, or a fallback has none.
+            ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
+                of ours cannot be right.
         """
         seen = self.library.read(request)
         asked = None
@@ -23,7 +24,9 @@ class AsyncDoor(Door):
         if asked is not None:
             return await self._answered(asked, seen, request)
         if self._connecting.inner is not None:
-            return await self._connecting.inner.handle_async_request(request)
+            return await self._connecting.inner.handle_async_request(
+                self.library.without_ours(request)
+            )
         return await self._pass(seen, request.stream, request)
 
     async def aclose(self) -> None:

@@ -1,0 +1,139 @@
+"""Headers that are meant for us: what they say, and that they are left out of all that is sent."""
+
+import time
+from importlib import import_module
+
+import pytest
+from doors import QUICK
+from sockets import answer, served
+
+from stormbreak import ConfigurationError, Priority, scope
+from stormbreak.drivers.background import Background
+from stormbreak.drivers.scope import Scope, current
+from stormbreak.http.doors.said import scope_of
+
+OURS = {
+    "X-Stormbreak-Priority": "batch",
+    "x-stormbreak-deadline": "30",
+    "x-stormbreak-tenant": "acme",
+    "x-stormbreak-label-feature": "search",
+    "x-stormbreak-retries": "1",
+}
+ASK = ("chat/completions", {"json": {"model": "m", "messages": []}})
+LOOK = ("models", {})
+UPLOAD = ("files", {"files": {"file": ("a.jsonl", b"{}")}})
+
+
+def said(**headers):
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return scope_of({f"x-stormbreak-{name}": value for name, value in named.items()})
+
+
+def test_without_headers_the_scope_around_holds():
+    assert scope_of({"accept": "application/json"}) is current()
+    with scope(tenant="acme") as here:
+        assert scope_of({"accept": "application/json"}) is here
+
+
+def test_all_that_can_be_said():
+    here = scope_of({name.lower(): value for name, value in OURS.items()})
+    assert here[1:] == (Priority.BATCH, "acme", (("feature", "search"),), 1)
+    assert 29 < here.deadline_at - time.monotonic() <= 30
+
+
+def test_they_go_before_the_scope_and_extend_no_deadline():
+    around = {"priority": Priority.BATCH, "tenant": "acme", "labels": {"a": "1", "b": "1"}}
+    with scope(**around, retries=0, deadline=5) as outer:
+        told = said(priority="Interactive", tenant="shop", retries="2", label_b="2", deadline="9.5")
+        assert told[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "2")), 2)
+        assert told.deadline_at == outer.deadline_at
+        assert said(deadline="1").deadline_at < outer.deadline_at
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("priority", "1", "x-stormbreak-priority must be one of interactive, batch, background"),
+        (
+            "deadline",
+            "soon",
+            "x-stormbreak-deadline must be seconds, such as 30 or 2.5, got 'soon'",
+        ),
+        ("deadline", "-1", "x-stormbreak-deadline must be seconds"),
+        ("deadline", "nan", "x-stormbreak-deadline must be seconds"),
+        ("deadline", "1, 2", "x-stormbreak-deadline must be seconds"),
+        ("deadline", "9" * 400, "x-stormbreak-deadline must be seconds"),
+        ("deadline", "\u0665", "x-stormbreak-deadline must be seconds"),
+        ("retries", "1.5", "x-stormbreak-retries must be a whole number, 0 or more, got '1.5'"),
+        ("retries", "-1", "x-stormbreak-retries must be a whole number"),
+        ("tenant", "x" * 201, "x-stormbreak-tenant must be printable text"),
+        ("label_a!", "x", "the name of a label must be .*, got 'a!'"),
+        ("label_a", "x" * 201, "label 'a' must be printable text"),
+        ("prioritty", "batch", "no header is called 'x-stormbreak-prioritty'; there are x-storm"),
+        ("label", "x", "no header is called 'x-stormbreak-label'"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(name, value, told):
+    with pytest.raises(ConfigurationError, match=told):
+        said(**{name: value})
+
+
+def test_a_refusal_shows_no_key():
+    with pytest.raises(ConfigurationError) as refused:
+        said(priority="sk-canary-0123456789")
+    assert "canary" not in str(refused.value)
+
+
+def test_an_empty_tenant_says_nothing():
+    with scope(tenant="acme") as here:
+        assert said(tenant="") == here
+    assert said(tenant="") == Scope()
+
+
+@pytest.mark.parametrize("what", [ASK, LOOK, UPLOAD], ids=["asked", "looked", "passed"])
+@pytest.mark.parametrize("inner", [False, True], ids=["own", "inner"])
+@pytest.mark.parametrize("name", ["httpx2", "httpx"])
+async def test_they_are_left_out_of_what_is_sent(name, inner, what):
+    lib, ours = import_module(name), import_module(f"stormbreak.{name}")
+    path, sent = what
+    async with served(answer()) as server:
+        transport = ours.AsyncTransport(QUICK, inner=lib.AsyncHTTPTransport() if inner else None)
+        async with lib.AsyncClient(transport=transport, base_url=server.base_url) as client:
+            method = "POST" if sent else "GET"
+            headers = OURS | {"accept": "application/json", "x-own": "kept"}
+            got = await client.request(method, path, headers=headers, **sent)
+        assert got.status_code == 200
+        assert (
+            got.request.headers["x-stormbreak-retries"] == "1"
+        )  # what the caller has is as it was
+        (request,) = server.requests
+    assert_ours_are_left_out(request)
+
+
+@pytest.mark.parametrize("what", [ASK, LOOK, UPLOAD], ids=["asked", "looked", "passed"])
+@pytest.mark.parametrize("inner", [False, True], ids=["own", "inner"])
+@pytest.mark.parametrize("name", ["httpx2", "httpx"])
+def test_they_are_left_out_of_what_is_sent_by_one_that_blocks(name, inner, what):
+    lib, ours = import_module(name), import_module(f"stormbreak.{name}")
+    path, sent = what
+    host, serving = Background(), served(answer())
+    server = host.run(serving.__aenter__())
+    try:
+        transport = ours.Transport(QUICK, inner=lib.HTTPTransport() if inner else None)
+        with lib.Client(transport=transport, base_url=server.base_url) as client:
+            method = "POST" if sent else "GET"
+            headers = OURS | {"accept": "application/json", "x-own": "kept"}
+            assert client.request(method, path, headers=headers, **sent).status_code == 200
+        (request,) = server.requests
+    finally:
+        host.run(serving.__aexit__(None, None, None))
+        host.stop()
+    assert_ours_are_left_out(request)
+
+
+def assert_ours_are_left_out(request):
+    assert request.headers["x-own"] == "kept"
+    assert not [name for name in request.headers if name.startswith("x-stormbreak-")]
+    length = int(request.headers.get("content-length", 0))
+    assert len(request.body) == length
+    assert (length > 0) == request.line.startswith("POST")
