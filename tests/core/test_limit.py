@@ -17,6 +17,10 @@ def test_each_kind_of_limit_has_its_machine(policy, machine):
     assert isinstance(limiter(policy, paused=lambda _: False), machine)
 
 
+def test_who_is_alone_has_all_of_a_fixed_limit():
+    assert limiter(FixedLimit(in_flight=7), paused=lambda _: False).limit == 7
+
+
 @pytest.mark.parametrize(
     ("in_flight", "share", "limit"), [(10, 1.0, 10), (10, 0.25, 2), (3, 0.25, 1), (8, 1 / 8, 1)]
 )
