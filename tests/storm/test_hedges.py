@@ -1,6 +1,7 @@
 """What hedges are worth: a short tail where slowness is chance, and no harm where it is load."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -32,7 +33,9 @@ CROWDED = Scenario(
 )
 
 
+@cache
 def told(scenario, policy, *, first_output=False, seed=1):
+    """What a simulation comes to, and its events, for tests that only look at them."""
     events = []
     result = simulate(
         scenario, policy, seed=seed, first_output=first_output, listener=events.append
@@ -56,11 +59,10 @@ def test_where_slowness_is_chance_the_tail_is_short_and_little_is_sent_for_it(fi
 
 
 @pytest.mark.parametrize("first_output", [False, True])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_where_slowness_is_load_they_soon_stop(seed, first_output):
+def test_where_slowness_is_load_they_soon_stop(first_output):
     """Those of the first second are sent in vain: the price, where capacity is scarce for everybody."""
-    plain, _ = told(CROWDED, INTERACTIVE, seed=seed, first_output=first_output)
-    hedged, _ = told(CROWDED, HEDGED, seed=seed, first_output=first_output)
+    plain, _ = told(CROWDED, INTERACTIVE, seed=2, first_output=first_output)
+    hedged, _ = told(CROWDED, HEDGED, seed=2, first_output=first_output)
 
     assert hedged.goodput > plain.goodput - 0.06
     assert hedged.attempts_per_sent_call < plain.attempts_per_sent_call + 0.04
@@ -76,4 +78,7 @@ def test_every_hedge_is_sent_and_every_attempt_ends_once():
 
 
 def test_deterministic():
-    assert told(LOST, HEDGED, seed=3)[1] == told(LOST, HEDGED, seed=3)[1]
+    first = told(CROWDED, HEDGED, seed=2)
+    told.cache_clear()
+
+    assert told(CROWDED, HEDGED, seed=2) == first

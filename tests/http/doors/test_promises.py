@@ -7,7 +7,7 @@ import anthropic
 import openai
 import pytest
 from door_streams import HEAD, hello
-from doors import KEY, QUICK, door, each_way, in_flight
+from doors import KEY, QUICK, WAYS, door, each_way, in_flight
 from sockets import End, failing, served
 
 from stormbreak import explain
@@ -22,7 +22,8 @@ TRIPPED = Policy(
     fail_fast=True,
     breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=30.0),
 )
-ORDERS = sorted(set(permutations((429, 429, 503))))
+ORDERS = sorted(set(permutations((429, 429, 503))))  # the first is the hardest: see ADR 23
+CASES = [(way, ORDERS[0]) for way in WAYS] + [(WAYS[0], order) for order in ORDERS[1:]]
 
 
 def trouble(number, status):
@@ -30,8 +31,7 @@ def trouble(number, status):
     return f"[[trouble]]\nkind = '{status}'\nrequests = [{number}]\n{told}\n"
 
 
-@each_way
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize(("sdk", "order"), CASES, ids=str)
 async def test_through_two_429s_and_a_503_with_three_more_requests(stormbreak_provider, sdk, order):
     scenario = "".join(trouble(number, status) for number, status in enumerate(order, 1))
     provider = stormbreak_provider(f"[provider]\nservice = 0.01\n{scenario}")
