@@ -36,6 +36,7 @@ from stormbreak.errors import ConfigurationError
 
 LEFT_OUT = {
     "attempt.EARLY": "of the clocks of event loops, which virtual time does not have",
+    "cooldown.SPREAD": "the default of `policy.retry.spread`",
     "fair.MANY": "of bookkeeping: when idle tenants are cleared away",
     "hedge.ENOUGH": "of hedges, which are off",
     "hedge.KEPT": "of hedges, which are off",
@@ -259,10 +260,5 @@ ABLATIONS = (
     Variant("no lone retries", "ablation", edit=_setting("budget.lone_retries", 0)),
     Variant("no retries", "ablation", edit=_setting("retry.attempts", 1)),
     Variant("no backoff jitter", "ablation", edit=_setting("retry.backoff", Exponential())),
-    Variant(
-        "no spread of named times",
-        "ablation",
-        (Patch(cooldown, "SPREAD", 0.0),),
-        _setting("retry.spread", 0.0),
-    ),
+    Variant("no spread of named times", "ablation", edit=_setting("retry.spread", 0.0)),
 )  # fmt: skip
