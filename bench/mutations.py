@@ -137,10 +137,12 @@ BESIDE = {
         "laws/test_law_16_no_retry_after_the_first_output.py",
         "drivers/test_first_output.py",
     ],
-    "hedge": ["core/test_race.py"],
+    "race": ["core/test_race_refused.py"],
+    "hedge": ["core/test_race.py", "core/test_race_refused.py"],
     "attempt": [
         "core/test_call.py",
         "core/test_race.py",
+        "core/test_race_refused.py",
         "core/test_engine.py",
         "laws/test_law_01_gates_before_a_retry.py",
         "laws/test_law_05_marked_retries.py",
@@ -150,6 +152,7 @@ BESIDE = {
     ],
     "call": [
         "core/test_race.py",
+        "core/test_race_refused.py",
         "core/test_shadow.py",
         "laws/test_law_01_gates_before_a_retry.py",
         "laws/test_law_05_marked_retries.py",

@@ -4,40 +4,17 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
+from races import AFTER, FIRST, heard, scene, slow
+from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
 
-from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.engine import Lane
+from stormbreak.core.fallback import Choose, Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.permit import Permit
-from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import Committed, Hedged, HedgeRefused, Overtaken, Returned, Sent
-from stormbreak.types import Outcome, Verdict
-
-FIRST = Outcome(Verdict.OK, committed=True)
-AFTER = 0.5
-
-
-def scene(*, most=1, **changes):
-    """A stage on which an attempt is slow after half a second, and one call has been answered."""
-    hedge = HedgePolicy(after=AFTER, percentile=None, most=most)
-    retry = RetryPolicy(attempts=5, backoff=Constant(seconds=0.1))
-    return Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
-
-
-def slow(stage, **call):
-    """A call that has been unanswered for long enough."""
-    run = stage.start(races=True, **call)
-    stage.pass_time(AFTER)
-    return run
-
-
-def heard(stage, *kinds):
-    return [event for event in stage.events if isinstance(event, kinds)]
+from stormbreak.types import FALLBACK, Outcome, Verdict
 
 
 def test_an_attempt_that_is_answered_in_time_stays_alone():
@@ -112,6 +89,28 @@ def test_a_failure_that_is_final_is_told_rather_than_one_that_is_not(last):
     assert run.ended.outcome is INVALID
 
 
+@pytest.mark.parametrize("wins", [True, False])
+def test_what_failed_beside_it_counts_as_what_it_was(wins):
+    """It may have been billed, and is told nowhere else."""
+    lost = TIMEOUT._replace(maybe_processed=True)
+    run = slow(scene(retry=RetryPolicy(attempts=2)))
+    run.cross(1, lost)
+    run.cross(2, OK if wins else Outcome(Verdict.CONNECT_FAILED))
+
+    assert run.ended.maybe_processed == 1
+    assert run.ended.unconnected == (not wins)
+
+
+def test_attempts_at_another_target_are_not_counted_against_this_one():
+    stage = scene(retry=RetryPolicy(attempts=2))
+    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),), Choose.IN_ORDER)
+    run = stage.start(races=True, fallbacks=(step,))
+    run.cross(1, INVALID)
+    stage.pass_time(AFTER)
+
+    assert run.racing == [2, 3]
+
+
 def test_an_attempt_that_fails_before_it_is_slow_is_retried_as_ever():
     stage = scene()
     run = stage.start(races=True)
@@ -182,84 +181,6 @@ def test_what_became_of_a_stream_is_told_and_not_what_failed_beside_it():
     run.step(TIMEOUT)
 
     assert run.ended.outcome.verdict is Verdict.TIMEOUT
-
-
-class TestWhatKeepsAHedgeFromBeingSent:
-    def refused(self, stage, gate, **call):
-        run = slow(stage, **call)
-        assert run.racing == [1]
-        assert [event.gate for event in heard(stage, HedgeRefused)] == [gate]
-        stage.pass_time(100.0)
-        assert len(heard(stage, HedgeRefused)) == 1  # it is not asked again and again
-        return run
-
-    def test_the_attempts_are_used_up(self):
-        self.refused(scene(retry=RetryPolicy(attempts=1)), "attempts")
-        self.refused(scene(), "attempts", most=1)
-
-    def test_too_little_time_is_left(self):
-        self.refused(scene(), "deadline", within=AFTER + 0.4)
-        assert slow(scene(), within=AFTER + 0.5).racing == [1, 2]
-
-    def test_the_limit_is_reached(self):
-        self.refused(scene(limit=FixedLimit(in_flight=1)), "load")
-
-    def test_somebody_waits(self):
-        stage = scene(limit=FixedLimit(in_flight=1))
-        run = stage.start(races=True)
-        stage.start()
-        stage.pass_time(AFTER)
-
-        assert run.racing == [1]
-
-    def test_the_target_asked_to_be_left_alone(self):
-        stage = scene()
-        run = stage.start(races=True)
-        stage.start(most=1).step(told(60.0))
-        stage.pass_time(AFTER)
-
-        assert run.racing == [1]
-        assert [event.gate for event in heard(stage, HedgeRefused)] == ["cooldown"]
-
-    def test_the_circuit_is_not_closed(self):
-        stage = scene(breaker=BreakerPolicy())
-        run = stage.start(races=True)
-        stage.lane.isolate(stage.now)
-        stage.pass_time(AFTER)
-
-        assert run.racing == [1]
-
-    def test_answers_are_late(self, monkeypatch):
-        monkeypatch.setattr(Lane, "load", lambda *_: Load(late=True))
-
-        self.refused(scene(), "load")
-
-    def test_requests_per_minute_are_used_up(self):
-        stage = scene(quota=QuotaPolicy(rpm=1.0))
-        run = slow(stage)
-
-        assert run.racing == [1]
-        assert [event.gate for event in heard(stage, HedgeRefused)] == ["quota"]
-
-    def test_the_budget_which_is_charged_last(self):
-        stage = scene(budget=BudgetPolicy())
-        self.refused(stage, "budget")
-        assert stage.lane.slots.in_flight == 1
-
-        for _ in range(9):
-            stage.start().step(OK)
-        run = slow(stage)
-        assert run.racing == [1, 2]
-        assert stage.engine.budget.balance(stage.now) < 1.0
-
-
-def test_a_hedge_is_never_free():
-    """Most calls succeed: a retry would be free. A hedge is not."""
-    stage = scene(budget=BudgetPolicy(ratio=0.01))
-    for _ in range(50):
-        stage.start().step(OK)
-
-    assert slow(stage).racing == [1]
 
 
 @pytest.mark.parametrize("leave", ["close", "drop"])

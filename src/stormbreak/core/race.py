@@ -63,7 +63,7 @@ def raced(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) 
 
 
 class _Running:
-    """A race under way; `failure` is what will be reported if nobody wins."""
+    """A race under way, and what has failed in it."""
 
     def __init__(self, engine: Engine, lane: Lane, hedging: Hedging, trail: Trail) -> None:
         self._engine = engine
@@ -73,7 +73,8 @@ class _Running:
         self._begins = trail.call.delivers or trail.call.streams
         self._rivals: list[_Rival] = []
         self._hedges = 0
-        self._failure: Outcome | None = None
+        self._winner: _Rival | None = None
+        self._failures: list[Outcome] = []
 
     def run(self, now: float, uniform: float) -> Attempt:
         """Run it to the end."""
@@ -140,9 +141,9 @@ class _Running:
 
     def _refusal(self, now: float) -> str:
         """Which gate, of those that cost nothing to ask, keeps another from being sent; empty if none."""
-        call, retry = self._trail.call, self._lane.policy.retry
-        most = retry.attempts if call.most is None else min(call.most, retry.attempts)
-        if self._trail.attempts >= most:
+        call, trail, retry = self._trail.call, self._trail, self._lane.policy.retry
+        here = trail.attempts - trail.before
+        if here >= retry.attempts or (call.most is not None and trail.attempts >= call.most):
             return "attempts"
         if call.deadline_at is not None and call.deadline_at - now < retry.min_useful:
             return "deadline"
@@ -161,10 +162,23 @@ class _Running:
             self._win(rival, took, came)
         assert isinstance(command, _Came), "an attempt is sent once"
         self._rivals.remove(rival)
-        outcome = command.outcome
-        if self._failure is None or not self._lane.treatments[outcome.verdict].retry:
-            self._failure = outcome
-        return None if self._rivals else command._replace(outcome=self._failure)
+        if rival is not self._winner:
+            self._failures.append(command.outcome)
+            if self._rivals:
+                return None
+        return command._replace(outcome=self._told(command.outcome))
+
+    def _told(self, last: Outcome) -> Outcome:
+        """What the race came to: a win, or else a failure that is final, or the last. The others have been, too."""
+        told, trail = last, self._trail
+        if self._winner is None:
+            retries = self._lane.treatments
+            told = next((each for each in self._failures if not retries[each.verdict].retry), last)
+        for each in self._failures:
+            if each is not told:
+                trail.unconnected += each.verdict is Verdict.CONNECT_FAILED
+                trail.maybe_processed += each.maybe_processed
+        return told
 
     def _win(self, winner: _Rival, took: float, came: _Came) -> None:
         """Give up all others."""
@@ -179,4 +193,4 @@ class _Running:
             trail.note(Overtaken(came.now, call.number, call.target, rival.sent.attempt, age))
             close(rival.flow, came.now, came.uniform)
         self._rivals[:] = [winner]
-        self._failure = None
+        self._winner = winner

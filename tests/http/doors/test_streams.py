@@ -104,19 +104,6 @@ async def test_and_then_only_silence(sdk):
         await server.all_closed()
 
 
-@each_sdk
-async def test_closed_twice(sdk):
-    async with (
-        served([HEAD, hello(sdk), End.HANG]) as server,
-        door(sdk, server.base_url) as (client, transport),
-    ):
-        stream = await sdk.ask(client, stream=True)
-        for _ in range(2):
-            await sdk.close(stream)
-            assert in_flight(transport) == 0
-        await server.all_closed()
-
-
 async def test_one_that_is_dropped_holds_nothing():
     sdk = SDKS[0]
     async with (

@@ -1,0 +1,90 @@
+"""What keeps a second attempt from being sent beside a slow one."""
+
+from races import AFTER, heard, scene, slow
+from stage import OK, told
+
+from stormbreak.core.budget import BudgetPolicy, Load
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Lane
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.events import HedgeRefused
+
+
+class TestWhatKeepsAHedgeFromBeingSent:
+    def refused(self, stage, gate, **call):
+        run = slow(stage, **call)
+        assert run.racing == [1]
+        assert [event.gate for event in heard(stage, HedgeRefused)] == [gate]
+        stage.pass_time(100.0)
+        assert len(heard(stage, HedgeRefused)) == 1  # it is not asked again and again
+        return run
+
+    def test_the_attempts_are_used_up(self):
+        self.refused(scene(retry=RetryPolicy(attempts=1)), "attempts")
+        self.refused(scene(), "attempts", most=1)
+
+    def test_too_little_time_is_left(self):
+        self.refused(scene(), "deadline", within=AFTER + 0.4)
+        assert slow(scene(), within=AFTER + 0.5).racing == [1, 2]
+
+    def test_the_limit_is_reached(self):
+        self.refused(scene(limit=FixedLimit(in_flight=1)), "load")
+
+    def test_somebody_waits(self):
+        stage = scene(limit=FixedLimit(in_flight=1))
+        run = stage.start(races=True)
+        stage.start()
+        stage.pass_time(AFTER)
+
+        assert run.racing == [1]
+
+    def test_the_target_asked_to_be_left_alone(self):
+        stage = scene()
+        run = stage.start(races=True)
+        stage.start(most=1).step(told(60.0))
+        stage.pass_time(AFTER)
+
+        assert run.racing == [1]
+        assert [event.gate for event in heard(stage, HedgeRefused)] == ["cooldown"]
+
+    def test_the_circuit_is_not_closed(self):
+        stage = scene(breaker=BreakerPolicy())
+        run = stage.start(races=True)
+        stage.lane.isolate(stage.now)
+        stage.pass_time(AFTER)
+
+        assert run.racing == [1]
+
+    def test_answers_are_late(self, monkeypatch):
+        monkeypatch.setattr(Lane, "load", lambda *_: Load(late=True))
+
+        self.refused(scene(), "load")
+
+    def test_requests_per_minute_are_used_up(self):
+        stage = scene(quota=QuotaPolicy(rpm=1.0))
+        run = slow(stage)
+
+        assert run.racing == [1]
+        assert [event.gate for event in heard(stage, HedgeRefused)] == ["quota"]
+
+    def test_the_budget_which_is_charged_last(self):
+        stage = scene(budget=BudgetPolicy())
+        self.refused(stage, "budget")
+        assert stage.lane.slots.in_flight == 1
+
+        for _ in range(9):
+            stage.start().step(OK)
+        run = slow(stage)
+        assert run.racing == [1, 2]
+        assert stage.engine.budget.balance(stage.now) < 1.0
+
+
+def test_a_hedge_is_never_free():
+    """Most calls succeed: a retry would be free. A hedge is not."""
+    stage = scene(budget=BudgetPolicy(ratio=0.01))
+    for _ in range(50):
+        stage.start().step(OK)
+
+    assert slow(stage).racing == [1]

@@ -1,0 +1,29 @@
+"""A stage on which attempts race."""
+
+from stage import Stage, policy
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.types import Outcome, Verdict
+
+FIRST = Outcome(Verdict.OK, committed=True)
+AFTER = 0.5
+
+
+def scene(*, most=1, **changes):
+    """A stage on which an attempt is slow after half a second, and one call has been answered."""
+    hedge = HedgePolicy(after=AFTER, percentile=None, most=most)
+    retry = RetryPolicy(attempts=5, backoff=Constant(seconds=0.1))
+    return Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
+
+
+def slow(stage, **call):
+    """A call that has been unanswered for long enough."""
+    run = stage.start(races=True, **call)
+    stage.pass_time(AFTER)
+    return run
+
+
+def heard(stage, *kinds):
+    return [event for event in stage.events if isinstance(event, kinds)]
