@@ -6,6 +6,9 @@ import time
 from contextlib import asynccontextmanager
 
 import aiohttp
+import anthropic
+import httpx2
+import openai
 import pytest
 import uvicorn
 from clients import ONCE, QUICK, SAY, client_of
@@ -20,7 +23,9 @@ from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.scope import current
+from stormbreak.httpx2 import AsyncTransport
 
 BUSY = "The service is busy. Please try again later.\n"
 HASTY = Policy(fail_fast=True, patience=0.2, breaker=BreakerPolicy(), retry=ONCE.retry)
@@ -165,6 +170,77 @@ async def test_what_is_told_outside_names_no_target():
         client.isolate("m")
         _, headers, text = await ask()
         assert str(server.port) not in text + str(headers)
+
+
+# ------------------------------------------------------------------ what an SDK raises of it
+
+
+async def by_openai(url, http):
+    async with openai.AsyncOpenAI(
+        base_url=url, api_key="any", http_client=http, max_retries=0
+    ) as sdk:
+        await sdk.chat.completions.create(model="m", messages=SAY)
+
+
+async def by_anthropic(url, http):
+    url = url.removesuffix("/v1")
+    async with anthropic.AsyncAnthropic(
+        base_url=url, api_key="any", http_client=http, max_retries=0
+    ) as sdk:
+        await sdk.messages.create(model="m", messages=SAY, max_tokens=9)
+
+
+@asynccontextmanager
+async def asked_by(sdk, script, policy=ONCE):
+    """An application that asks a model by an SDK over a transport of ours: who asks, and the model's server."""
+    async with served(script) as server:
+        first = AsyncTransport(policy)
+
+        async def page(_request):
+            await sdk(server.base_url, httpx2.AsyncClient(transport=AsyncTransport(first.engine)))
+            return PlainTextResponse("fine")
+
+        async with serving(web(page)) as ask:
+            yield ask, server
+
+
+@pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
+async def test_an_open_circuit_under_an_sdk_is_503(sdk):
+    frail = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=40.0, jitter=0.0)
+    policy = Policy(fail_fast=True, breaker=frail, retry=ONCE.retry)
+    async with asked_by(sdk, [failing(500)], policy) as (ask, server):
+        assert (await ask())[0] == 500  # what the provider said is the application's affair
+        status, headers, text = await ask()
+        assert (status, text) == (503, BUSY)
+        assert 30 < int(headers["retry-after"]) <= 40
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
+async def test_a_cooldown_under_an_sdk_is_503_and_says_when_to_come_back(sdk):
+    async with asked_by(sdk, [failing(429, retry_after=30)], HASTY) as (ask, server):
+        for _ in range(2):
+            status, headers, text = await ask()
+            assert (status, text) == (503, BUSY)
+            assert 25 < int(headers["retry-after"]) <= 45
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
+async def test_a_deadline_ends_the_call_of_an_sdk(sdk):
+    async with asked_by(sdk, [End.HANG]) as (ask, _):
+        assert (await ask(x_request_deadline_ms="300"))[::2] == (503, BUSY)
+
+
+async def test_what_an_application_makes_of_a_refusal_is_its_own():
+    async def translated(url, http):
+        try:
+            await by_openai(url, http)
+        except openai.APIError as error:
+            raise LookupError("nobody there") from error
+
+    async with asked_by(translated, [failing(429, retry_after=30)], HASTY) as (ask, _):
+        assert (await ask())[0] == 500
 
 
 # ------------------------------------------------------------------ deadlines

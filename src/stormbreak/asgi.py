@@ -5,8 +5,9 @@
     app.add_middleware(Rejections)                      # Starlette, FastAPI
     application = Rejections(application)               # anything else
 
-What a call raised is taken for a refusal where nothing was sent, where the request's own deadline ended it, or where it is known
-when to come back. All else, and all that is raised after the response has begun, goes on as it is.
+What a call raised, of a client or of an SDK over a transport of ours, is taken for a refusal where nothing was sent, where
+the request's own deadline ended it, or where it is known when to come back. All else, and all that is raised after the
+response has begun, goes on as it is.
 """
 
 import time
@@ -15,7 +16,9 @@ from math import ceil, inf
 from typing import Any, TypeAlias
 
 from stormbreak.drivers.scope import scope as within
-from stormbreak.errors import CallError, RejectedError
+from stormbreak.errors import CallError
+from stormbreak.http.doors.story import Story, story_of
+from stormbreak.types import Ended
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -63,10 +66,11 @@ class Rejections:
         try:
             with within(deadline=deadline):
                 await self._app(scope, receive, sending)
-        except CallError as error:
-            if begun or not _is_refusal(error):
+        except Exception as error:
+            ended = _ended(error)
+            if begun or ended is None or not _is_refusal(ended):
                 raise
-            await _refuse(send, error)
+            await _refuse(send, ended)
 
     def _deadline(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
         """Seconds that the caller still waits, as the header says; of several the least."""
@@ -85,21 +89,34 @@ class Rejections:
         return seconds
 
 
-def _is_refusal(error: CallError) -> bool:
-    return (
-        isinstance(error, RejectedError)
-        or error.retry_at is not None
-        or error.ended.outcome.own_deadline
-    )
+def _ended(error: Exception) -> Ended | None:
+    """How the call ended that raised `error`; None for what is somebody else's.
+
+    An SDK's error has our answer as its `response`, or the exception of an HTTP library, which tells it, as its cause.
+    """
+    if isinstance(error, CallError):
+        return error.ended
+    for place in (error, getattr(error, "response", None), error.__cause__):
+        story = None if isinstance(place, CallError) else story_of(place)
+        if (
+            type(story) is Story and story.ended is not None
+        ):  # no other: what a guarded function raises is its own
+            return story.ended
+    return None
 
 
-async def _refuse(send: Send, error: CallError) -> None:
+def _is_refusal(ended: Ended) -> bool:
+    outcome = ended.outcome
+    return outcome.rejection is not None or ended.retry_at is not None or outcome.own_deadline
+
+
+async def _refuse(send: Send, ended: Ended) -> None:
     """Say it without naming targets: this goes to whoever is outside."""
-    rejection = error.ended.outcome.rejection
+    rejection = ended.outcome.rejection
     status = 429 if rejection is not None and rejection.policy in _RATES else 503
     more = []
-    if error.retry_at is not None:
-        seconds = max(1, ceil(error.retry_at - time.monotonic()))
+    if ended.retry_at is not None:
+        seconds = max(1, ceil(ended.retry_at - time.monotonic()))
         more = [(b"retry-after", str(seconds).encode())]
     await _say(send, status, "The service is busy. Please try again later.\n", more)
 

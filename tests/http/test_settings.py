@@ -288,6 +288,15 @@ async def test_a_key_for_nobody_and_two_for_one_are_refused(scene):
         await scene(TWO, [[answer()]], keys={"main": lambda: "key"})
 
 
+@pytest.mark.parametrize("key", ["hunter2", None, b"hunter2"])
+async def test_a_key_instead_of_a_function_is_refused_and_not_repeated(scene, key):
+    with pytest.raises(
+        ConfigurationError, match="keys must be functions: that of 'main' is a"
+    ) as caught:
+        await scene(ROTATING, [[answer()]], keys={"main": key})
+    assert "hunter2" not in str(caught.value)
+
+
 async def test_a_function_keeps_its_lane_over_a_reload(scene):
     settings, *_ = await scene(ROTATING, [[answer()]], keys={"main": lambda: "key"})
     main = settings.client("main")

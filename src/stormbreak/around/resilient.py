@@ -85,6 +85,8 @@ class Resilient:
 
         A target without a name is called as the first function it decorates.
         """
+        if isinstance(function, staticmethod | classmethod):  # what it makes a method of is guarded
+            return cast("Function", type(function)(self(function.__func__)))
         if not callable(function):
             raise ConfigurationError(f"only a function can be decorated, got {shown(function)}")
         if self._target is None:
@@ -293,5 +295,6 @@ def _checked(policy: Policy) -> Policy:
 
 
 def _is(kind: Callable[[Any], bool], function: Callable[..., Any]) -> bool:
-    """Whether a function, or an object that is called like one, is of that kind."""
-    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004
+    """Whether a function, or an object that is called like one, is of that kind; a class makes an object, whatever that is."""
+    called = None if isinstance(function, type) else getattr(function, "__call__", None)  # noqa: B004
+    return kind(function) or kind(called)

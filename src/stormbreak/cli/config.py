@@ -4,13 +4,7 @@ import click
 
 from stormbreak.cli.in_words import words_for
 from stormbreak.cli.say import say
-from stormbreak.config import (
-    Settings,
-    describe_settings,
-    load_settings,
-    preset_unless_file,
-    profiles_in,
-)
+from stormbreak.config import describe_settings, load_settings, profiles_in, resolve_settings
 
 
 @click.group()
@@ -33,11 +27,6 @@ def check(file: str, profile: str | None) -> None:
 @click.option("--profile", metavar="NAME", help="With this profile of the file laid over it.")
 def show(policy: str, profile: str | None) -> None:
     """Say what a policy does, and what each target is, and print every value, as the TOML file that would give it."""
-    settings = _settings(policy, profile)
+    settings = resolve_settings(policy, profile=profile)
     comment = "\n".join(f"# {line}".rstrip() for line in words_for(settings))
     say(f"{comment}\n\n{describe_settings(settings)}", end="")
-
-
-def _settings(named: str, profile: str | None) -> Settings:
-    preset = preset_unless_file(named)
-    return load_settings(named, profile=profile) if preset is None else Settings(policy=preset)
