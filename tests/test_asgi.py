@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from stormbreak import CircuitOpenError
+from stormbreak import CircuitOpenError, ConfigurationError
 from stormbreak.asgi import HEADER, Rejections
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
@@ -265,6 +265,12 @@ async def test_the_name_of_the_header_may_be_another_or_none():
         assert (await ask(x_request_deadline_ms="5"))[2] == "none"
     async with serving(web(left, deadline_header=None)) as ask:
         assert (await ask(x_request_deadline_ms="x"))[2] == "none"
+
+
+@pytest.mark.parametrize("name", ["", "two words", "x-\u0434", 3])
+def test_a_header_that_cannot_be_is_refused_at_the_start(name):
+    with pytest.raises(ConfigurationError, match="deadline_header must be the name of a header"):
+        Rejections(None, deadline_header=name)
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400])

@@ -10,13 +10,15 @@ the request's own deadline ended it, or where it is known when to come back. All
 response has begun, goes on as it is.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from math import ceil, inf
 from typing import Any, TypeAlias
 
+from stormbreak.core.checks import shown
 from stormbreak.drivers.scope import scope as within
-from stormbreak.errors import CallError
+from stormbreak.errors import CallError, ConfigurationError
 from stormbreak.http.doors.story import Story, story_of
 from stormbreak.types import Ended
 
@@ -28,6 +30,7 @@ App: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[N
 HEADER = "x-request-deadline-ms"
 
 _RATES = frozenset({"rate", "quota"})  # of this process, or told by headers: too many requests
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _LONGEST = 20  # characters of a deadline; more is no number that anybody means
 
 
@@ -38,13 +41,14 @@ class Rejections:
         app: the application.
         deadline_header: which header of a request says in how many milliseconds its caller stops waiting; all calls
             end by then. None: no header does.
+
+    Raises:
+        ConfigurationError: no header can be called so.
     """
 
     def __init__(self, app: App, *, deadline_header: str | None = HEADER) -> None:
         self._app = app
-        self._header = (
-            None if deadline_header is None else deadline_header.lower().encode("latin-1")
-        )
+        self._header = None if deadline_header is None else _name(deadline_header)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request; what is none of HTTP passes."""
@@ -84,9 +88,18 @@ class Rejections:
             seconds = -1.0
         if not 0 <= seconds < inf:
             assert self._header is not None
-            name = self._header.decode("latin-1")
+            name = self._header.decode()
             raise ValueError(f"{name} must be milliseconds from now, 0 or more")
         return seconds
+
+
+def _name(header: object) -> bytes:
+    """The name of a header, as ASGI has it."""
+    if not isinstance(header, str) or _HEADER.fullmatch(header) is None:
+        raise ConfigurationError(
+            f"deadline_header must be the name of a header, got {shown(header)}"
+        )
+    return header.lower().encode()
 
 
 def _ended(error: Exception) -> Ended | None:

@@ -270,6 +270,11 @@ def test_a_mistake_in_a_profile_is_told_with_the_profile(path, tmp_path):
         ("DEADLINE", "-3", "deadline must be positive, got -3"),
         ("DEADLIN", "3", "deadlin is no key of a policy; did you mean deadline?"),
         ("LIMIT__IN_FLIGHT", "x", 'limit.in_flight must be a whole number, got "x"'),
+        ("RETRYY__ATTEMPTS", "3", "retryy is no key of a policy; did you mean retry?"),
+        ("DEADLINE__SECONDS", "3", 'deadline must be a number or "none", got a table'),
+        ("TARGETS__MAIN__POLICY__RETRYY__ATTEMPTS", "3",
+         "targets.main.policy.retryy is no key of a policy; did you mean retry?"),
+        ("TARGETS__MAIN__MODEL", "", 'targets.main.model must be the name of a model, got ""'),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_environment_is_told_with_its_variable(path, name, text, said):

@@ -284,6 +284,8 @@ async def test_a_client_made_by_hand_takes_one_too():
 async def test_a_key_for_nobody_and_two_for_one_are_refused(scene):
     with pytest.raises(ConfigurationError, match="keys names 'mian', which is no target"):
         await scene(TWO, [[answer()]], keys={"mian": lambda: "key"})
+    with pytest.raises(ConfigurationError, match="keys names '3', which is no target"):
+        await scene(TWO, [[answer()]], keys={3: lambda: "key"})
     with pytest.raises(ConfigurationError, match=r"targets\.main: it has an api_key_env, and a"):
         await scene(TWO, [[answer()]], keys={"main": lambda: "key"})
 

@@ -23,7 +23,7 @@ from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.scope import current
+from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.threads import Parking, ThreadDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
@@ -261,6 +261,8 @@ def resilient(  # noqa: PLR0913 - keywords are cheap to read
     """
     if engine is None:
         engine = Engine(_checked(in_force(_policy("interactive" if policy is None else policy))))
+    elif not isinstance(engine, Engine):
+        raise ConfigurationError(f"engine must be an engine, got {shown(engine)}")
     elif policy is not None:
         raise ConfigurationError("an engine has its policy: name one of engine and policy")
     if priority is not None and not isinstance(priority, Priority):
@@ -268,11 +270,19 @@ def resilient(  # noqa: PLR0913 - keywords are cheap to read
     return Resilient(
         engine,
         Rules(on, failed_result, retry_after),
-        target=Target(target, "") if isinstance(target, str) else target,
+        target=_target(target),
         priority=priority,
-        tenant=tenant,
+        tenant=checked_text("tenant", tenant),
         retry_given_up=retry_given_up,
     )
+
+
+def _target(target: object) -> Target | None:
+    if target is None or isinstance(target, Target):
+        return target
+    if not isinstance(target, str) or not target:
+        raise ConfigurationError(f"target must be a name or a Target, got {shown(target)}")
+    return Target(target, "")
 
 
 def _policy(policy: object) -> Policy | str:

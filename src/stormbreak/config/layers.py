@@ -45,8 +45,9 @@ class Layers:
                 leaks.refuse(over)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{variable}: {error}") from None
+            made = _made_by(path, self.table)
             self._lay(over)
-            self._from[_joined(path)] = f"{variable}: {_joined(path)}"
+            self._from |= {where: f"{variable}: {where}" for where in made}
 
     def placed(self, mistake: str) -> str:
         """The mistake, told of where it was made."""
@@ -86,6 +87,15 @@ def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
         keys.append(key)
         below = here.get(key)
     return keys
+
+
+def _made_by(path: list[str], table: Mapping[str, Any]) -> Iterator[str]:
+    """The paths that a value at `path` is the first to name, its own the last."""
+    below: Any = table
+    for depth, key in enumerate(path, 1):
+        below = below.get(key) if isinstance(below, dict) else None
+        if depth == len(path) or not isinstance(below, dict):
+            yield _joined(path[:depth])
 
 
 def _folded(key: str) -> str:

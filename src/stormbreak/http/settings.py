@@ -56,7 +56,7 @@ class LiveSettings:
         self._now = maker.read()
         unknown = next((name for name in keys if name not in self._now.footings), None)
         if unknown is not None:
-            raise maker.wrong(f"keys names {quoted(unknown)}, which is no target")
+            raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
         self.engine = Engine(self._now.policy)
         self._driver = AsyncioDriver(self.engine)
         self._take(self._now)
