@@ -9,6 +9,7 @@ import pytest
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
 from stormbreak.config.describe import SETTINGS
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
+from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import Choose, Place, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
@@ -213,6 +214,21 @@ def test_numbers_tables_and_lists_are_read_as_toml(path):
     assert settings.pools["chat"].targets == (Member(target="plain"),)
     assert settings.targets["main"].policy.patience == 1
     assert settings.targets["new"].base_url == "https://new.example.com/v1"
+
+
+def test_another_kind_begins_afresh_in_a_profile_and_in_the_environment(path, tmp_path):
+    text = dedent(FILE) + '\n[profiles.wide.limit]\nkind = "aimd"\n'
+    (tmp_path / "s.toml").write_text(text)
+    assert read(path, "wide").policy.limit == AimdLimit()
+    assert read(path, STORMBREAK__LIMIT__KIND="aimd").policy.limit == AimdLimit()
+
+
+def test_variables_are_laid_over_it_together(path):
+    several = {"STORMBREAK__LIMIT__CEILING": "50", "STORMBREAK__LIMIT__KIND": "aimd"}
+    assert read(path, **several).policy.limit == AimdLimit(ceiling=50)
+    assert mistake(path, STORMBREAK__LIMIT__CEILING="50").startswith(
+        "s.toml: STORMBREAK__LIMIT__CEILING: limit.ceiling is no key of a policy"
+    )
 
 
 def test_it_goes_before_a_profile(path):

@@ -34,7 +34,8 @@ class Layers:
         self._from |= {path: f"{where}.{path}" for path in _paths(profile)}
 
     def lay_environment(self, environ: Mapping[str, str]) -> None:
-        """Lay over it what the environment says."""
+        """Lay over it what the environment says, all at once: a `kind` takes nothing away that another variable says."""
+        together: Table = {}
         for variable in sorted(name for name in environ if name.startswith(PREFIX)):
             value = _value(variable, environ[variable])
             over: Any = value
@@ -45,9 +46,10 @@ class Layers:
                 leaks.refuse(over)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{variable}: {error}") from None
+            together = laid(together, over)
             made = _made_by(path, self.table)
-            self._lay(over)
             self._from |= {where: f"{variable}: {where}" for where in made}
+        self._lay(together)
 
     def placed(self, mistake: str) -> str:
         """The mistake, told of where it was made."""
