@@ -91,6 +91,17 @@ async def test_a_pool_goes_on_to_the_next_with_its_own_key(scene):
     assert [key_of(request) for request in second.requests] == [SECOND_KEY]
 
 
+async def test_the_others_of_a_pool_come_before_the_fallbacks_of_a_policy(scene):
+    rule = '[[fallback]]\n    kind = "degraded"\n    text = "later"\n\n    [targets.main]'
+    settings, _, second = await scene(
+        TWO.replace("[targets.main]", rule), [[failing(500)]], [[answer()], [failing(500)]]
+    )
+    chat = settings.client("chat")
+    assert (await chat.chat(SAY, model="m")).text == "fine"
+    assert (await chat.chat(SAY, model="m")).text == "later"
+    assert len(second.requests) == 2
+
+
 async def test_only_for_the_verdicts_it_is_for(scene):
     settings, _, second = await scene(TWO + '    on = ["timeout"]\n', [[failing(500)]])
     with pytest.raises(ServerError):
