@@ -232,6 +232,23 @@ async def test_a_deadline_ends_the_call_of_an_sdk(sdk):
         assert (await ask(x_request_deadline_ms="300"))[::2] == (503, BUSY)
 
 
+@pytest.mark.parametrize(("second", "status"), [("refused", 503), ("wrong", 500)])
+async def test_several_calls_at_once_are_refused_if_all_are(second, status):
+    async with served([answer()]) as server, client_of(server, HASTY) as client:
+        client.isolate("m")
+
+        async def wrong():
+            raise LookupError
+
+        async def page(_request):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(client.chat(SAY))
+                group.create_task(client.chat(SAY) if second == "refused" else wrong())
+
+        async with serving(web(page)) as ask:
+            assert (await ask())[0] == status
+
+
 async def test_what_an_application_makes_of_a_refusal_is_its_own():
     async def translated(url, http):
         try:

@@ -103,10 +103,14 @@ def _name(header: object) -> bytes:
 
 
 def _ended(error: Exception) -> Ended | None:
-    """How the call ended that raised `error`; None for what is somebody else's.
+    """How the call ended that raised `error`; None for what is somebody else's. Of several that were refused, the last to be due.
 
     An SDK's error has our answer as its `response`, or the exception of an HTTP library, which tells it, as its cause.
     """
+    if isinstance(error, ExceptionGroup):
+        ends = [_ended(each) for each in error.exceptions]
+        refused = [end for end in ends if end is not None and _is_refusal(end)]
+        return max(refused, key=lambda end: end.retry_at or 0.0) if refused == ends else None
     if isinstance(error, CallError):
         return error.ended
     for place in (error, getattr(error, "response", None), error.__cause__):
