@@ -4,7 +4,15 @@ import click
 
 from stormbreak.cli.in_words import words_for
 from stormbreak.cli.say import say
-from stormbreak.config import describe_settings, load_settings, profiles_in, resolve_settings
+from stormbreak.config import (
+    Settings,
+    describe_settings,
+    load_settings,
+    profiles_in,
+    resolve_settings,
+)
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.origin import origin_of
 
 
 @click.group()
@@ -18,8 +26,18 @@ def command() -> None:
 def check(file: str, profile: str | None) -> None:
     """Say whether FILE is right, with each of its profiles; exit 2 with the first mistake if it is not."""
     for each in (profile,) if profile else (None, *profiles_in(file)):
-        load_settings(file, profile=each)
+        _check_addresses(file, load_settings(file, profile=each))
     say(f"{file}: ok")
+
+
+def _check_addresses(file: str, settings: Settings) -> None:
+    """What `config` cannot know, and a client would refuse. Keys are not looked for: they may be set elsewhere."""
+    for name, target in settings.targets.items():
+        if target.base_url is not None:
+            try:
+                origin_of(target.base_url, None)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{file}: targets.{name}: {error}") from None
 
 
 @command.command()
