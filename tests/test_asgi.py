@@ -25,7 +25,9 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.scope import current
+from stormbreak.errors import error_of
 from stormbreak.httpx2 import AsyncTransport
+from stormbreak.types import Ended, Outcome, Target, Verdict
 
 BUSY = "The service is busy. Please try again later.\n"
 HASTY = Policy(fail_fast=True, patience=0.2, breaker=BreakerPolicy(), retry=ONCE.retry)
@@ -165,6 +167,27 @@ async def test_a_plain_application_and_what_is_no_http():
     assert seen == ["http", "lifespan"]
 
 
+async def raw(app, *headers):
+    """What an application that no server stands before sends, for a request with these headers."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await Rejections(app)({"type": "http", "headers": headers}, None, send)
+    return sent
+
+
+async def test_who_may_come_back_by_now_is_told_a_second():
+    ended = Ended(Outcome(Verdict.THROTTLED), retry_at=time.monotonic() - 5.0)
+
+    async def app(_scope, _receive, _send):
+        raise error_of(Target("there", "m"), ended)
+
+    start, _ = await raw(app)
+    assert (b"retry-after", b"1") in start["headers"]
+
+
 async def test_what_is_told_outside_names_no_target():
     async with asked([answer()], HASTY) as (ask, server, client):
         client.isolate("m")
@@ -290,7 +313,9 @@ def test_a_header_that_cannot_be_is_refused_at_the_start(name):
         Rejections(None, deadline_header=name)
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400])
+@pytest.mark.parametrize(
+    "value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400, "0" * 20 + "9"]
+)
 async def test_a_deadline_that_is_none_is_400_and_is_not_repeated(value):
     async with serving(web(left)) as ask:
         status, _, text = await ask(x_request_deadline_ms=value)
@@ -310,6 +335,17 @@ async def test_the_earlier_deadline_counts():
         began = time.monotonic()
         assert (await ask(x_request_deadline_ms="60000"))[0] == 503
         assert time.monotonic() - began < 2.0
+
+
+async def test_of_several_headers_the_least_counts():
+    seen = []
+
+    async def app(_scope, _receive, _send):
+        seen.append(current().deadline_at - time.monotonic())
+
+    for values in ((b"1000", b"9000"), (b"9000", b"1000")):
+        await raw(app, *((HEADER.encode(), value) for value in values))
+    assert all(0.5 < seconds <= 1.0 for seconds in seen)
 
 
 async def test_two_requests_have_each_its_own():
