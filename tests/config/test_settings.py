@@ -1,7 +1,7 @@
 """Settings files: targets, pools, profiles, and what the environment says over them."""
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 from textwrap import dedent
 
 import pytest
@@ -221,6 +221,17 @@ def test_another_kind_begins_afresh_in_a_profile_and_in_the_environment(path, tm
     (tmp_path / "s.toml").write_text(text)
     assert read(path, "wide").policy.limit == AimdLimit()
     assert read(path, STORMBREAK__LIMIT__KIND="aimd").policy.limit == AimdLimit()
+
+
+def test_what_is_laid_over_a_preset_of_a_target_keeps_the_preset(path, tmp_path):
+    more = "\n[profiles.calm.targets.far-away.policy]\npatience = 3\n"
+    (tmp_path / "s.toml").write_text(dedent(FILE) + more)
+    policy = replace(ARTICLE, patience=3)
+    assert read(path, "calm").targets["far-away"].policy == policy
+    variable = {"STORMBREAK__TARGETS__FAR_AWAY__POLICY__PATIENCE": "3"}
+    assert read(path, **variable).targets["far-away"].policy == policy
+    variable = {"STORMBREAK__TARGETS__FAR_AWAY__POLICY": '{ preset = "batch" }'}
+    assert read(path, **variable).targets["far-away"].policy == BATCH
 
 
 def test_variables_are_laid_over_it_together(path):

@@ -65,6 +65,8 @@ def laid(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if key == "policy" and isinstance(below, str):
+            below = {"preset": below}  # which that word is short for
         if isinstance(value, dict) and isinstance(below, dict) and _same_kind(below, value):
             merged[key] = laid(below, value)
         else:
