@@ -91,7 +91,9 @@ class Resilient:
             raise ConfigurationError(f"only a function can be decorated, got {shown(function)}")
         if self._target is None:
             self._target = Target(getattr(function, "__qualname__", FUNCTION.provider), "")
-        return cast("Function", wraps(function)(self._around(function)))
+        guarded = wraps(function)(self._around(function))
+        guarded.guarded_by = self  # type: ignore[attr-defined] # for whoever asks what is around it: the doctor
+        return cast("Function", guarded)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function`, again where the rules and the policy say so.
@@ -166,6 +168,11 @@ class Resilient:
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
         return self._loops.snapshot()
+
+    @property
+    def attempts(self) -> int:
+        """How often a call may be made: once where nothing is retried."""
+        return self.policy.retry.attempts if self._rules.retries else 1
 
     def isolate(self) -> None:
         """Open the circuit by hand, until `reset`; from any thread.
