@@ -345,8 +345,10 @@ def test_nor_may_it_stand_in_a_variable_that_says_something_else(path, name, tex
     assert text not in said
 
 
-def test_names_of_models_and_targets_are_no_keys(path, tmp_path):
-    name = "openai-gpt-4o-mini-2024"
+@pytest.mark.parametrize("name", ["openai-gpt-4o-mini-2024", "gpt4_turbo_production"])
+def test_names_of_models_and_targets_are_no_keys(path, tmp_path, name):
     text = f"[targets.{name}]\nmodel = 'meta-llama/Llama-3.3-70B-Instruct-Turbo'\n[pools.p]\ntargets = ['{name}']"
     (tmp_path / "s.toml").write_text(text)
     assert read(path).names == (name, "p")
+    (tmp_path / "s.toml").write_text(f"[targets.main]\nmodel = '{name}'")
+    assert read(path).targets["main"].model == name
