@@ -6,6 +6,9 @@ import time
 from contextlib import asynccontextmanager
 
 import aiohttp
+import anthropic
+import httpx2
+import openai
 import pytest
 import uvicorn
 from clients import ONCE, QUICK, SAY, client_of
@@ -14,13 +17,17 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from stormbreak import CircuitOpenError
+from stormbreak import CircuitOpenError, ConfigurationError
 from stormbreak.asgi import HEADER, Rejections
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.scope import current
+from stormbreak.errors import error_of
+from stormbreak.httpx2 import AsyncTransport
+from stormbreak.types import Ended, Outcome, Target, Verdict
 
 BUSY = "The service is busy. Please try again later.\n"
 HASTY = Policy(fail_fast=True, patience=0.2, breaker=BreakerPolicy(), retry=ONCE.retry)
@@ -160,11 +167,120 @@ async def test_a_plain_application_and_what_is_no_http():
     assert seen == ["http", "lifespan"]
 
 
+async def raw(app, *headers):
+    """What an application that no server stands before sends, for a request with these headers."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await Rejections(app)({"type": "http", "headers": headers}, None, send)
+    return sent
+
+
+async def test_who_may_come_back_by_now_is_told_a_second():
+    ended = Ended(Outcome(Verdict.THROTTLED), retry_at=time.monotonic() - 5.0)
+
+    async def app(_scope, _receive, _send):
+        raise error_of(Target("there", "m"), ended)
+
+    start, _ = await raw(app)
+    assert (b"retry-after", b"1") in start["headers"]
+
+
 async def test_what_is_told_outside_names_no_target():
     async with asked([answer()], HASTY) as (ask, server, client):
         client.isolate("m")
         _, headers, text = await ask()
         assert str(server.port) not in text + str(headers)
+
+
+# ------------------------------------------------------------------ what an SDK raises of it
+
+
+async def by_openai(url, http):
+    async with openai.AsyncOpenAI(
+        base_url=url, api_key="any", http_client=http, max_retries=0
+    ) as sdk:
+        await sdk.chat.completions.create(model="m", messages=SAY)
+
+
+async def by_anthropic(url, http):
+    url = url.removesuffix("/v1")
+    async with anthropic.AsyncAnthropic(
+        base_url=url, api_key="any", http_client=http, max_retries=0
+    ) as sdk:
+        await sdk.messages.create(model="m", messages=SAY, max_tokens=9)
+
+
+@asynccontextmanager
+async def asked_by(sdk, script, policy=ONCE):
+    """An application that asks a model by an SDK over a transport of ours: who asks, and the model's server."""
+    async with served(script) as server:
+        first = AsyncTransport(policy)
+
+        async def page(_request):
+            await sdk(server.base_url, httpx2.AsyncClient(transport=AsyncTransport(first.engine)))
+            return PlainTextResponse("fine")
+
+        async with serving(web(page)) as ask:
+            yield ask, server
+
+
+@pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
+async def test_an_open_circuit_under_an_sdk_is_503(sdk):
+    frail = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=40.0, jitter=0.0)
+    policy = Policy(fail_fast=True, breaker=frail, retry=ONCE.retry)
+    async with asked_by(sdk, [failing(500)], policy) as (ask, server):
+        assert (await ask())[0] == 500  # what the provider said is the application's affair
+        status, headers, text = await ask()
+        assert (status, text) == (503, BUSY)
+        assert 30 < int(headers["retry-after"]) <= 40
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
+async def test_a_cooldown_under_an_sdk_is_503_and_says_when_to_come_back(sdk):
+    async with asked_by(sdk, [failing(429, retry_after=30)], HASTY) as (ask, server):
+        for _ in range(2):
+            status, headers, text = await ask()
+            assert (status, text) == (503, BUSY)
+            assert 25 < int(headers["retry-after"]) <= 45
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("sdk", [by_openai, by_anthropic])
+async def test_a_deadline_ends_the_call_of_an_sdk(sdk):
+    async with asked_by(sdk, [End.HANG]) as (ask, _):
+        assert (await ask(x_request_deadline_ms="300"))[::2] == (503, BUSY)
+
+
+@pytest.mark.parametrize(("second", "status"), [("refused", 503), ("wrong", 500)])
+async def test_several_calls_at_once_are_refused_if_all_are(second, status):
+    async with served([answer()]) as server, client_of(server, HASTY) as client:
+        client.isolate("m")
+
+        async def wrong():
+            raise LookupError
+
+        async def page(_request):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(client.chat(SAY))
+                group.create_task(client.chat(SAY) if second == "refused" else wrong())
+
+        async with serving(web(page)) as ask:
+            assert (await ask())[0] == status
+
+
+async def test_what_an_application_makes_of_a_refusal_is_its_own():
+    async def translated(url, http):
+        try:
+            await by_openai(url, http)
+        except openai.APIError as error:
+            raise LookupError("nobody there") from error
+
+    async with asked_by(translated, [failing(429, retry_after=30)], HASTY) as (ask, _):
+        assert (await ask())[0] == 500
 
 
 # ------------------------------------------------------------------ deadlines
@@ -191,7 +307,15 @@ async def test_the_name_of_the_header_may_be_another_or_none():
         assert (await ask(x_request_deadline_ms="x"))[2] == "none"
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400])
+@pytest.mark.parametrize("name", ["", "two words", "x-\u0434", 3])
+def test_a_header_that_cannot_be_is_refused_at_the_start(name):
+    with pytest.raises(ConfigurationError, match="deadline_header must be the name of a header"):
+        Rejections(None, deadline_header=name)
+
+
+@pytest.mark.parametrize(
+    "value", ["soon", "-1", "nan", "inf", "", "1e999", "9" * 400, "0" * 20 + "9"]
+)
 async def test_a_deadline_that_is_none_is_400_and_is_not_repeated(value):
     async with serving(web(left)) as ask:
         status, _, text = await ask(x_request_deadline_ms=value)
@@ -211,6 +335,17 @@ async def test_the_earlier_deadline_counts():
         began = time.monotonic()
         assert (await ask(x_request_deadline_ms="60000"))[0] == 503
         assert time.monotonic() - began < 2.0
+
+
+async def test_of_several_headers_the_least_counts():
+    seen = []
+
+    async def app(_scope, _receive, _send):
+        seen.append(current().deadline_at - time.monotonic())
+
+    for values in ((b"1000", b"9000"), (b"9000", b"1000")):
+        await raw(app, *((HEADER.encode(), value) for value in values))
+    assert all(0.5 < seconds <= 1.0 for seconds in seen)
 
 
 async def test_two_requests_have_each_its_own():

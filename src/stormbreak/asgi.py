@@ -5,17 +5,22 @@
     app.add_middleware(Rejections)                      # Starlette, FastAPI
     application = Rejections(application)               # anything else
 
-What a call raised is taken for a refusal where nothing was sent, where the request's own deadline ended it, or where it is known
-when to come back. All else, and all that is raised after the response has begun, goes on as it is.
+What a call raised, of a client or of an SDK over a transport of ours, is taken for a refusal where nothing was sent, where
+the request's own deadline ended it, or where it is known when to come back. All else, and all that is raised after the
+response has begun, goes on as it is.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from math import ceil, inf
 from typing import Any, TypeAlias
 
+from stormbreak.core.checks import shown
 from stormbreak.drivers.scope import scope as within
-from stormbreak.errors import CallError, RejectedError
+from stormbreak.errors import CallError, ConfigurationError
+from stormbreak.http.doors.story import Story, story_of
+from stormbreak.types import Ended
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -25,6 +30,7 @@ App: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[N
 HEADER = "x-request-deadline-ms"
 
 _RATES = frozenset({"rate", "quota"})  # of this process, or told by headers: too many requests
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _LONGEST = 20  # characters of a deadline; more is no number that anybody means
 
 
@@ -35,13 +41,14 @@ class Rejections:
         app: the application.
         deadline_header: which header of a request says in how many milliseconds its caller stops waiting; all calls
             end by then. None: no header does.
+
+    Raises:
+        ConfigurationError: no header can be called so.
     """
 
     def __init__(self, app: App, *, deadline_header: str | None = HEADER) -> None:
         self._app = app
-        self._header = (
-            None if deadline_header is None else deadline_header.lower().encode("latin-1")
-        )
+        self._header = None if deadline_header is None else _name(deadline_header)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request; what is none of HTTP passes."""
@@ -63,10 +70,11 @@ class Rejections:
         try:
             with within(deadline=deadline):
                 await self._app(scope, receive, sending)
-        except CallError as error:
-            if begun or not _is_refusal(error):
+        except Exception as error:
+            ended = _ended(error)
+            if begun or ended is None or not _is_refusal(ended):
                 raise
-            await _refuse(send, error)
+            await _refuse(send, ended)
 
     def _deadline(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
         """Seconds that the caller still waits, as the header says; of several the least."""
@@ -80,26 +88,52 @@ class Rejections:
             seconds = -1.0
         if not 0 <= seconds < inf:
             assert self._header is not None
-            name = self._header.decode("latin-1")
+            name = self._header.decode()
             raise ValueError(f"{name} must be milliseconds from now, 0 or more")
         return seconds
 
 
-def _is_refusal(error: CallError) -> bool:
-    return (
-        isinstance(error, RejectedError)
-        or error.retry_at is not None
-        or error.ended.outcome.own_deadline
-    )
+def _name(header: object) -> bytes:
+    """The name of a header, as ASGI has it."""
+    if not isinstance(header, str) or _HEADER.fullmatch(header) is None:
+        raise ConfigurationError(
+            f"deadline_header must be the name of a header, got {shown(header)}"
+        )
+    return header.lower().encode()
 
 
-async def _refuse(send: Send, error: CallError) -> None:
+def _ended(error: Exception) -> Ended | None:
+    """How the call ended that raised `error`; None for what is somebody else's. Of several that were refused, the last to be due.
+
+    An SDK's error has our answer as its `response`, or the exception of an HTTP library, which tells it, as its cause.
+    """
+    if isinstance(error, ExceptionGroup):
+        ends = [_ended(each) for each in error.exceptions]
+        refused = [end for end in ends if end is not None and _is_refusal(end)]
+        return max(refused, key=lambda end: end.retry_at or 0.0) if refused == ends else None
+    if isinstance(error, CallError):
+        return error.ended
+    for place in (error, getattr(error, "response", None), error.__cause__):
+        story = None if isinstance(place, CallError) else story_of(place)
+        if (
+            type(story) is Story and story.ended is not None
+        ):  # no other: what a guarded function raises is its own
+            return story.ended
+    return None
+
+
+def _is_refusal(ended: Ended) -> bool:
+    outcome = ended.outcome
+    return outcome.rejection is not None or ended.retry_at is not None or outcome.own_deadline
+
+
+async def _refuse(send: Send, ended: Ended) -> None:
     """Say it without naming targets: this goes to whoever is outside."""
-    rejection = error.ended.outcome.rejection
+    rejection = ended.outcome.rejection
     status = 429 if rejection is not None and rejection.policy in _RATES else 503
     more = []
-    if error.retry_at is not None:
-        seconds = max(1, ceil(error.retry_at - time.monotonic()))
+    if ended.retry_at is not None:
+        seconds = max(1, ceil(ended.retry_at - time.monotonic()))
         more = [(b"retry-after", str(seconds).encode())]
     await _say(send, status, "The service is busy. Please try again later.\n", more)
 

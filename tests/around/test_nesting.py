@@ -197,6 +197,19 @@ def test_what_was_not_retried_within_may_be_retried_without():
         assert outer.call(made(target=STOCK, on=on).call, script) == 3
 
 
+def test_a_stream_that_broke_within_was_not_retried_and_may_be_without():
+    outer, inner, made_ = made(), made(target=STOCK), []
+
+    def source():
+        made_.append(1)
+        yield 1
+        raise DownError
+
+    with pytest.raises(DownError):
+        outer.call(lambda: list(inner.stream(source)))
+    assert len(made_) == 3
+
+
 def test_nor_is_it_through_three_of_them():
     outer, middle, inner = made(), made(target=STOCK), made(target=Target("shelf", ""))
     script = Script(*[DownError()] * 9)

@@ -7,7 +7,7 @@ import pytest
 from stormbreak import ConfigurationError, Judge, Verdict
 from stormbreak.around.rules import Rules
 from stormbreak.drivers.judge import FAILED, UNCOUNTED
-from stormbreak.errors import CircuitOpenError, error_of
+from stormbreak.errors import CircuitOpenError, broken_stream, error_of
 from stormbreak.types import Ended, Outcome, Rejection, Target
 
 
@@ -98,3 +98,9 @@ def test_a_rejection_elsewhere_is_none_of_this_call():
     error = error_of(Target("other", ""), ended)
     assert isinstance(error, CircuitOpenError)
     assert said(Exception, error) == Outcome(Verdict.REJECTED)
+
+
+def test_what_was_committed_elsewhere_is_not_committed_here():
+    ended = Ended(Outcome(Verdict.BROKEN, committed=True))
+    error = broken_stream(Target("other", ""), ended, size=3, received=b"one")
+    assert said(Exception, error) == Outcome(Verdict.BROKEN)

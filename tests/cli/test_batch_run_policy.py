@@ -58,6 +58,79 @@ def test_the_article_alone_fills_in_what_a_chat_does_not_say(
     assert defaults == seen[0].defaults
 
 
+TARGET = """
+preset = "batch"
+[targets.main]
+base_url = "{url}"
+model = "{model}"
+api_key_env = "BATCH_KEY"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """A settings file with a target at this address."""
+    monkeypatch.setenv("BATCH_KEY", "key-of-a-batch")
+    path = tmp_path / "settings.toml"
+
+    def write_(url, more="", model="large"):
+        path.write_text(TARGET.format(url=url, model=model) + more)
+        return str(path)
+
+    return write_
+
+
+@pytest.mark.parametrize(("flags", "model"), [((), "large"), (("--model", "tiny"), "tiny")])
+def test_a_settings_file_with_one_target_says_where_to_send(
+    batch_run, source, settings, flags, model
+):
+    write(source, [{"prompt": "one"}])
+    bodies = []
+    with echoing(bodies) as url:
+        code, _, errors = batch_run("--policy", settings(f"{url}/v1"), "--quiet", *flags)
+    assert (code, errors) == (0, "")
+    assert [body["model"] for body in bodies] == [model]
+
+
+def test_its_profile_and_the_environment_hold(batch_run, source, settings, monkeypatch):
+    write(source, [{"prompt": "one"}])
+    monkeypatch.setenv("STORMBREAK_PROFILE", "small")
+    monkeypatch.setenv("STORMBREAK__RETRY__ATTEMPTS", "0")
+    file = settings("http://127.0.0.1:9/v1", "[profiles.small.targets.main]\nmodel = 'small'\n")
+    code, _, errors = batch_run("--policy", file)
+    assert code == 2
+    assert one_line(errors).endswith(
+        "STORMBREAK__RETRY__ATTEMPTS: retry.attempts must be at least 1, got 0"
+    )
+
+    monkeypatch.delenv("STORMBREAK__RETRY__ATTEMPTS")
+    bodies = []
+    with echoing(bodies) as url:
+        monkeypatch.setenv("STORMBREAK__TARGETS__MAIN__BASE_URL", f"{url}/v1")
+        assert batch_run("--policy", file)[0] == 0
+    assert [body["model"] for body in bodies] == ["small"]
+
+
+def test_a_settings_file_with_two_targets_is_refused(batch_run, output, settings):
+    file = settings("http://127.0.0.1:9/v1", '[targets.spare]\nbase_url = "http://127.0.0.1:9/v1"')
+    code, _, errors = batch_run("--policy", file)
+    assert code == 2
+    assert one_line(errors) == f"{file}: a batch takes a file with one target, not with main, spare"
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--base-url", "http://127.0.0.1:9/v1"), ("--provider", "openai"), ("--api-key-env", "A_KEY")],
+)
+def test_a_flag_beside_a_target_is_refused(batch_run, output, settings, flags):
+    file = settings("http://127.0.0.1:9/v1")
+    code, _, errors = batch_run("--policy", file, *flags)
+    assert code == 2
+    assert f"{flags[0]}: the file of --policy has a target, which says that" in one_line(errors)
+    assert not output.exists()
+
+
 def echoing(bodies):
     """A server that answers everything, and keeps what it was asked."""
 

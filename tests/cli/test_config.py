@@ -133,6 +133,15 @@ def test_what_is_shown_reads_back_and_is_shown_alike(settings, capsys):
     assert shown(capsys) == first
 
 
+@pytest.mark.parametrize("address", ["nowhere", "ftp://host/v1", "https://me:hunter2@host/v1"])
+def test_check_looks_at_addresses(settings, capsys, address):
+    settings.write_text(f'[targets.main]\nbase_url = "{address}"\n')
+    assert main(["config", "check", "settings.toml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("stormbreak: settings.toml: targets.main: base_url must ")
+    assert "hunter2" not in said
+
+
 def test_check_looks_at_every_profile(settings, capsys):
     assert main(["config", "check", "settings.toml"]) == 0
     settings.write_text(SETTINGS + "modle = 'x'\n")

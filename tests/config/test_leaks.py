@@ -25,6 +25,7 @@ REFUSED = {
     f'priority = "{TOKEN}"': "priority looks like an API key",
     f'failures = ["{TOKEN}"]': "failures looks like an API key",
     f'preset = "{TOKEN}"': "preset looks like an API key",
+    f'[cache]\npath = "{TOKEN}"': "cache.path looks like an API key",
     f"[retry]\n{TOKEN} = 1": "retry has a key that looks like a secret",
     f"{TOKEN} = 1": "the file has a key that looks like a secret",
     f"a = {{{TOKEN} = 1, {TOKEN} = 2}}": "broken TOML: a key that looks like a secret",
@@ -56,6 +57,13 @@ def test_an_id_of_a_tenant_is_no_key(tenant, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(f'[queue.weights]\n"{tenant}" = 3')
     assert load_policy(path).queue.weights == {tenant: 3}
+
+
+@pytest.mark.parametrize("place", ["/var/lib/app1/answers.db", "shop-2026-answers.sqlite", "a/b"])
+def test_the_path_of_a_file_is_no_key(place, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(f'[cache]\npath = "{place}"')
+    assert load_policy(path).cache.path == place
 
 
 def test_a_comment_about_ordinary_things_is_no_key(tmp_path):

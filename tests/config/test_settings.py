@@ -1,7 +1,7 @@
 """Settings files: targets, pools, profiles, and what the environment says over them."""
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 from textwrap import dedent
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
 from stormbreak.config.describe import SETTINGS
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
+from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import Choose, Place, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
@@ -215,6 +216,32 @@ def test_numbers_tables_and_lists_are_read_as_toml(path):
     assert settings.targets["new"].base_url == "https://new.example.com/v1"
 
 
+def test_another_kind_begins_afresh_in_a_profile_and_in_the_environment(path, tmp_path):
+    text = dedent(FILE) + '\n[profiles.wide.limit]\nkind = "aimd"\n'
+    (tmp_path / "s.toml").write_text(text)
+    assert read(path, "wide").policy.limit == AimdLimit()
+    assert read(path, STORMBREAK__LIMIT__KIND="aimd").policy.limit == AimdLimit()
+
+
+def test_what_is_laid_over_a_preset_of_a_target_keeps_the_preset(path, tmp_path):
+    more = "\n[profiles.calm.targets.far-away.policy]\npatience = 3\n"
+    (tmp_path / "s.toml").write_text(dedent(FILE) + more)
+    policy = replace(ARTICLE, patience=3)
+    assert read(path, "calm").targets["far-away"].policy == policy
+    variable = {"STORMBREAK__TARGETS__FAR_AWAY__POLICY__PATIENCE": "3"}
+    assert read(path, **variable).targets["far-away"].policy == policy
+    variable = {"STORMBREAK__TARGETS__FAR_AWAY__POLICY": '{ preset = "batch" }'}
+    assert read(path, **variable).targets["far-away"].policy == BATCH
+
+
+def test_variables_are_laid_over_it_together(path):
+    several = {"STORMBREAK__LIMIT__CEILING": "50", "STORMBREAK__LIMIT__KIND": "aimd"}
+    assert read(path, **several).policy.limit == AimdLimit(ceiling=50)
+    assert mistake(path, STORMBREAK__LIMIT__CEILING="50").startswith(
+        "s.toml: STORMBREAK__LIMIT__CEILING: limit.ceiling is no key of a policy"
+    )
+
+
 def test_it_goes_before_a_profile(path):
     settings = read(path, "staging", STORMBREAK__TARGETS__MAIN__MODEL="mine")
     assert settings.targets["main"].model == "mine"
@@ -270,6 +297,11 @@ def test_a_mistake_in_a_profile_is_told_with_the_profile(path, tmp_path):
         ("DEADLINE", "-3", "deadline must be positive, got -3"),
         ("DEADLIN", "3", "deadlin is no key of a policy; did you mean deadline?"),
         ("LIMIT__IN_FLIGHT", "x", 'limit.in_flight must be a whole number, got "x"'),
+        ("RETRYY__ATTEMPTS", "3", "retryy is no key of a policy; did you mean retry?"),
+        ("DEADLINE__SECONDS", "3", 'deadline must be a number or "none", got a table'),
+        ("TARGETS__MAIN__POLICY__RETRYY__ATTEMPTS", "3",
+         "targets.main.policy.retryy is no key of a policy; did you mean retry?"),
+        ("TARGETS__MAIN__MODEL", "", 'targets.main.model must be the name of a model, got ""'),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_environment_is_told_with_its_variable(path, name, text, said):
@@ -313,8 +345,10 @@ def test_nor_may_it_stand_in_a_variable_that_says_something_else(path, name, tex
     assert text not in said
 
 
-def test_names_of_models_and_targets_are_no_keys(path, tmp_path):
-    name = "openai-gpt-4o-mini-2024"
+@pytest.mark.parametrize("name", ["openai-gpt-4o-mini-2024", "gpt4_turbo_production"])
+def test_names_of_models_and_targets_are_no_keys(path, tmp_path, name):
     text = f"[targets.{name}]\nmodel = 'meta-llama/Llama-3.3-70B-Instruct-Turbo'\n[pools.p]\ntargets = ['{name}']"
     (tmp_path / "s.toml").write_text(text)
     assert read(path).names == (name, "p")
+    (tmp_path / "s.toml").write_text(f"[targets.main]\nmodel = '{name}'")
+    assert read(path).targets["main"].model == name

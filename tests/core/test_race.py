@@ -101,6 +101,15 @@ def test_what_failed_beside_it_counts_as_what_it_was(wins):
     assert run.ended.unconnected == (not wins)
 
 
+@pytest.mark.parametrize("wins", [True, False])
+def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
+    run = slow(scene(retry=RetryPolicy(attempts=2)))
+    run.cross(1, Outcome(Verdict.CONNECT_FAILED))
+    run.cross(2, OK if wins else SERVER_ERROR)
+
+    assert run.ended.unconnected == 1
+
+
 def test_attempts_at_another_target_are_not_counted_against_this_one():
     stage = scene(retry=RetryPolicy(attempts=2))
     step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),), Choose.IN_ORDER)

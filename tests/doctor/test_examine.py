@@ -203,6 +203,17 @@ def test_a_key_in_the_headers_of_an_http_client(header):
     assert "bad-address" not in str(found(httpx2.Client(base_url="http://api.example.org")))
 
 
+def test_tokens_in_the_place_of_a_key():
+    azure = openai.AzureOpenAI(
+        azure_ad_token_provider=lambda: "token",
+        azure_endpoint="https://mine.openai.azure.com",
+        api_version="2024-06-01",
+    )
+    assert "bad-address" not in str(found(azure))
+    azure = azure.with_options(base_url="http://mine.openai.azure.com/openai")
+    assert ("wrong", "bad-address", "client.base_url") in found(azure)
+
+
 def test_many_clients():
     with contextlib.ExitStack() as open_ones:
         for _ in range(17):
@@ -224,6 +235,16 @@ async def test_nothing_is_changed_or_sent():
 def test_what_is_no_client(thing):
     with pytest.raises(ConfigurationError, match="no client of an SDK or an HTTP library"):
         examine(thing)
+
+
+def test_what_cannot_be_looked_at_is_no_client():
+    class Closed:
+        @property
+        def __dict__(self):
+            raise ValueError("nobody looks in here")
+
+    with pytest.raises(ConfigurationError, match="no client of an SDK or an HTTP library"):
+        examine(Closed())
 
 
 def test_how_a_finding_is_shown():

@@ -1,7 +1,7 @@
 """Retries over retries: the number that is told is the number that is sent."""
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 
 import httpx
 import httpx2
@@ -13,6 +13,9 @@ from canary import KEY
 from doors import QUICK
 from sockets import failing, served
 
+from stormbreak import resilient
+from stormbreak.core.backoff import Constant
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.doctor import examine
 from stormbreak.httpx2 import AsyncTransport, Transport
 
@@ -43,8 +46,14 @@ def under_stamina(client):
     return twice(asking(client))
 
 
+def guarded(client, on=openai.APIError):
+    twice = RetryPolicy(attempts=2, backoff=Constant(seconds=0.001))
+    return resilient(replace(QUICK, retry=twice), on=on)(asking(client))
+
+
 @pytest.mark.parametrize(
-    ("under", "by"), [(under_tenacity, "tenacity"), (under_stamina, "stamina")]
+    ("under", "by"),
+    [(under_tenacity, "tenacity"), (under_stamina, "stamina"), (guarded, "stormbreak.resilient")],
 )
 async def test_the_product_is_what_is_sent(under, by):
     async with (
@@ -123,6 +132,42 @@ def test_a_door_on_either_side_of_a_transport_that_retries():
 
 def stormbreak_over(inner):
     return httpx2.Client(transport=Transport(QUICK, inner=inner))
+
+
+def test_a_guarded_function_has_a_policy():
+    once = openai.AsyncOpenAI(api_key=KEY, max_retries=0)
+    assert {each.name for each in examine(guarded(once))} == {"long-timeout"}
+    assert (
+        stacked(guarded(openai.AsyncOpenAI(api_key=KEY), on=None)) is None
+    )  # which retries nothing
+    assert "up to 6 times: 2 (stormbreak.resilient) x 3" in stacked(
+        guarded(openai.AsyncOpenAI(api_key=KEY))
+    )
+
+
+async def test_what_a_door_gave_up_on_is_not_retried_by_a_guard():
+    async with served(AT_ONCE) as server:
+        http = httpx2.AsyncClient(transport=AsyncTransport(QUICK))
+        async with openai.AsyncOpenAI(
+            api_key=KEY, base_url=server.base_url, http_client=http
+        ) as client:
+            ask = guarded(client)
+            with pytest.raises(openai.InternalServerError):
+                await ask()
+    assert len(server.requests) == QUICK.retry.attempts
+    assert stacked(ask) is None
+
+
+def test_wrappers_around_a_guarded_function_count_for_themselves():
+    guard = guarded(openai.AsyncOpenAI(api_key=KEY, max_retries=0))
+
+    @wraps(guard)
+    async def logged():
+        return await guard()
+
+    assert stacked(logged) is None
+    twice = tenacity.retry(stop=tenacity.stop_after_attempt(2))(guard)
+    assert "up to 4 times: 2 (tenacity) x 2 (stormbreak.resilient)" in stacked(twice)
 
 
 def test_retries_without_end():

@@ -5,12 +5,15 @@ import json
 import os
 import signal
 
+import httpx2
+import openai
 import pytest
 from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, key_of
 from sockets import EVENTS, answer, failing, served
 
 from stormbreak import ConfigurationError
 from stormbreak.core.circuit import State
+from stormbreak.httpx2 import AsyncTransport
 
 BEFORE = """
     deadline = 20
@@ -229,6 +232,25 @@ async def test_many_reloads_under_load_drop_nothing(path):
             assert [one.text for one in await asyncio.gather(*calls)] == ["fine"] * 90
             targets = settings.snapshot()["targets"].values()
             assert all(lane["in_flight"] == lane["queued"] == 0 for lane in targets)
+
+
+async def test_a_transport_on_its_engine_goes_along(path):
+    async with served([answer()]) as first, served([answer()]) as second:
+        file = SettingsFile(path, first=first, second=second).write(BEFORE)
+        async with file.load() as settings:
+            transport = AsyncTransport(settings.engine)
+            async with openai.AsyncOpenAI(
+                base_url=first.base_url,
+                api_key="any",
+                http_client=httpx2.AsyncClient(transport=transport),
+            ) as client:
+                limits = []
+                for limit in (3, 2):
+                    file.write(BEFORE.replace("in_flight = 3", f"in_flight = {limit}"))
+                    settings.reload()
+                    await client.chat.completions.create(model="m", messages=SAY)
+                    limits += [lane["limit"] for lane in settings.snapshot()["targets"].values()]
+            assert limits == [3, 2]
 
 
 async def test_answers_kept_in_memory_are_kept_over_a_reload(path):

@@ -91,6 +91,17 @@ async def test_a_pool_goes_on_to_the_next_with_its_own_key(scene):
     assert [key_of(request) for request in second.requests] == [SECOND_KEY]
 
 
+async def test_the_others_of_a_pool_come_before_the_fallbacks_of_a_policy(scene):
+    rule = '[[fallback]]\n    kind = "degraded"\n    text = "later"\n\n    [targets.main]'
+    settings, _, second = await scene(
+        TWO.replace("[targets.main]", rule), [[failing(500)]], [[answer()], [failing(500)]]
+    )
+    chat = settings.client("chat")
+    assert (await chat.chat(SAY, model="m")).text == "fine"
+    assert (await chat.chat(SAY, model="m")).text == "later"
+    assert len(second.requests) == 2
+
+
 async def test_only_for_the_verdicts_it_is_for(scene):
     settings, _, second = await scene(TWO + '    on = ["timeout"]\n', [[failing(500)]])
     with pytest.raises(ServerError):
@@ -284,8 +295,19 @@ async def test_a_client_made_by_hand_takes_one_too():
 async def test_a_key_for_nobody_and_two_for_one_are_refused(scene):
     with pytest.raises(ConfigurationError, match="keys names 'mian', which is no target"):
         await scene(TWO, [[answer()]], keys={"mian": lambda: "key"})
+    with pytest.raises(ConfigurationError, match="keys names '3', which is no target"):
+        await scene(TWO, [[answer()]], keys={3: lambda: "key"})
     with pytest.raises(ConfigurationError, match=r"targets\.main: it has an api_key_env, and a"):
         await scene(TWO, [[answer()]], keys={"main": lambda: "key"})
+
+
+@pytest.mark.parametrize("key", ["hunter2", None, b"hunter2"])
+async def test_a_key_instead_of_a_function_is_refused_and_not_repeated(scene, key):
+    with pytest.raises(
+        ConfigurationError, match="keys must be functions: that of 'main' is a"
+    ) as caught:
+        await scene(ROTATING, [[answer()]], keys={"main": key})
+    assert "hunter2" not in str(caught.value)
 
 
 async def test_a_function_keeps_its_lane_over_a_reload(scene):

@@ -19,15 +19,23 @@ def tell(error: BaseException, target: Target, ended: Ended) -> None:
     refused = gave_up(ended)
     if ended.attempts == 1 and not refused:
         return
-    if len(getattr(error, "__notes__", ())) < _MOST_NOTES:
-        for line in notes_of(ended):
-            error.add_note(line)
-        if refused:
-            error.add_note(f"no further retry: {ended.stopped}")
+    with suppress(
+        Exception
+    ):  # one that takes no attributes, such as a frozen dataclass: it is to be raised, not ours
+        _note(error, ended, refused=refused)
     # Without what came of it: an exception that holds itself is freed late.
     bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
-    with suppress(AttributeError, TypeError):  # one that takes no attributes
+    with suppress(Exception):
         setattr(error, KEPT_AS, FunctionStory(target, bare))
+
+
+def _note(error: BaseException, ended: Ended, *, refused: bool) -> None:
+    if len(getattr(error, "__notes__", ())) >= _MOST_NOTES:
+        return
+    for line in notes_of(ended):
+        error.add_note(line)
+    if refused:
+        error.add_note(f"no further retry: {ended.stopped}")
 
 
 def give_up(error: BaseException) -> None:

@@ -23,7 +23,7 @@ from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.scope import current
+from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.threads import Parking, ThreadDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
@@ -85,11 +85,15 @@ class Resilient:
 
         A target without a name is called as the first function it decorates.
         """
+        if isinstance(function, staticmethod | classmethod):  # what it makes a method of is guarded
+            return cast("Function", type(function)(self(function.__func__)))
         if not callable(function):
             raise ConfigurationError(f"only a function can be decorated, got {shown(function)}")
         if self._target is None:
             self._target = Target(getattr(function, "__qualname__", FUNCTION.provider), "")
-        return cast("Function", wraps(function)(self._around(function)))
+        guarded = wraps(function)(self._around(function))
+        guarded.guarded_by = self  # type: ignore[attr-defined] # for whoever asks what is around it: the doctor
+        return cast("Function", guarded)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function`, again where the rules and the policy say so.
@@ -164,6 +168,11 @@ class Resilient:
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""
         return self._loops.snapshot()
+
+    @property
+    def attempts(self) -> int:
+        """How often a call may be made: once where nothing is retried."""
+        return self.policy.retry.attempts if self._rules.retries else 1
 
     def isolate(self) -> None:
         """Open the circuit by hand, until `reset`; from any thread.
@@ -259,6 +268,8 @@ def resilient(  # noqa: PLR0913 - keywords are cheap to read
     """
     if engine is None:
         engine = Engine(_checked(in_force(_policy("interactive" if policy is None else policy))))
+    elif not isinstance(engine, Engine):
+        raise ConfigurationError(f"engine must be an engine, got {shown(engine)}")
     elif policy is not None:
         raise ConfigurationError("an engine has its policy: name one of engine and policy")
     if priority is not None and not isinstance(priority, Priority):
@@ -266,11 +277,19 @@ def resilient(  # noqa: PLR0913 - keywords are cheap to read
     return Resilient(
         engine,
         Rules(on, failed_result, retry_after),
-        target=Target(target, "") if isinstance(target, str) else target,
+        target=_target(target),
         priority=priority,
-        tenant=tenant,
+        tenant=checked_text("tenant", tenant),
         retry_given_up=retry_given_up,
     )
+
+
+def _target(target: object) -> Target | None:
+    if target is None or isinstance(target, Target):
+        return target
+    if not isinstance(target, str) or not target:
+        raise ConfigurationError(f"target must be a name or a Target, got {shown(target)}")
+    return Target(target, "")
 
 
 def _policy(policy: object) -> Policy | str:
@@ -293,5 +312,6 @@ def _checked(policy: Policy) -> Policy:
 
 
 def _is(kind: Callable[[Any], bool], function: Callable[..., Any]) -> bool:
-    """Whether a function, or an object that is called like one, is of that kind."""
-    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004
+    """Whether a function, or an object that is called like one, is of that kind; a class makes an object, whatever that is."""
+    called = None if isinstance(function, type) else getattr(function, "__call__", None)  # noqa: B004
+    return kind(function) or kind(called)

@@ -48,6 +48,11 @@ class Rules:
         self._failed_result = failed_result
         self._retry_after = retry_after
 
+    @property
+    def retries(self) -> bool:
+        """Whether there is anything that they retry."""
+        return self._of_error is not _never_again or self._failed_result is not None
+
     def of_error(self, error: Exception) -> Outcome:
         """Judge what was raised; the outcome carries it."""
         outcome = self._of_error(error)

@@ -42,6 +42,8 @@ class Job:
     base_url: str | None = None
     api_key_env: str | None = None
     model: str | None = None
+    allow_http: bool = False
+    stream_on_wire: bool = False
     connect_grace: float = CONNECT_GRACE
     ordered: bool = False
     rpm: float | None = None
@@ -71,7 +73,12 @@ def run_job(
     with ExitStack() as stack:
         rows = stack.enter_context(Rows.read(job.source, model=job.model, defaults=job.defaults))
         client = AsyncClient(
-            job.provider, base_url=job.base_url, api_key_env=job.api_key_env, policy=_policy(job)
+            job.provider,
+            base_url=job.base_url,
+            api_key_env=job.api_key_env,
+            policy=_policy(job),
+            allow_http=job.allow_http,
+            stream_on_wire=job.stream_on_wire,
         )
         for listener in listeners:
             client.subscribe(listener)

@@ -1,7 +1,7 @@
 """`stormbreak batch run`: answer every row of a file."""
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.say import say
-from stormbreak.config import resolve_policy
+from stormbreak.config import Settings, resolve_settings
+from stormbreak.config.settings import TargetSettings
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.errors import ConfigurationError
@@ -146,7 +147,12 @@ def _job(
     **rest: Any,
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
-    named = resolve_policy(policy)
+    settings = resolve_settings(policy)
+    named = settings.policy
+    if settings.targets:
+        target = _only_target(policy, settings)
+        named = target.policy
+        rest = _at(target, rest)
     if is_disabled():
         named = OFF
     chosen = for_batch(named)
@@ -161,6 +167,25 @@ def _job(
         last = ToTargets(after=PATIENT, targets=(place,))
         chosen = replace(chosen, fallback=(*chosen.fallback, last))
     return Job(policy=chosen, defaults=body_defaults(named), **rest)
+
+
+def _only_target(file: str, settings: Settings) -> TargetSettings:
+    """The target of a settings file, which may have one here: a batch has one place to send to, and its fallbacks."""
+    if len(settings.targets) > 1:
+        names = ", ".join(settings.targets)
+        raise ConfigurationError(f"{file}: a batch takes a file with one target, not with {names}")
+    return next(iter(settings.targets.values()))
+
+
+def _at(target: TargetSettings, flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags, with the target for what they leave open; no flag may send its key to another address."""
+    for name in ("provider", "base_url", "api_key_env"):
+        if flags[name] is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag}: the file of --policy has a target, which says that")
+    told = {each.name: getattr(target, each.name) for each in fields(target)}
+    del told["policy"]
+    return flags | told | {"model": flags["model"] or target.model}
 
 
 def _exit_code(summary: Summary) -> int:

@@ -8,9 +8,11 @@ from stormbreak.config import (
     Settings,
     describe_settings,
     load_settings,
-    preset_unless_file,
     profiles_in,
+    resolve_settings,
 )
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.origin import origin_of
 
 
 @click.group()
@@ -24,8 +26,18 @@ def command() -> None:
 def check(file: str, profile: str | None) -> None:
     """Say whether FILE is right, with each of its profiles; exit 2 with the first mistake if it is not."""
     for each in (profile,) if profile else (None, *profiles_in(file)):
-        load_settings(file, profile=each)
+        _check_addresses(file, load_settings(file, profile=each))
     say(f"{file}: ok")
+
+
+def _check_addresses(file: str, settings: Settings) -> None:
+    """What `config` cannot know, and a client would refuse. Keys are not looked for: they may be set elsewhere."""
+    for name, target in settings.targets.items():
+        if target.base_url is not None:
+            try:
+                origin_of(target.base_url, None)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{file}: targets.{name}: {error}") from None
 
 
 @command.command()
@@ -33,11 +45,6 @@ def check(file: str, profile: str | None) -> None:
 @click.option("--profile", metavar="NAME", help="With this profile of the file laid over it.")
 def show(policy: str, profile: str | None) -> None:
     """Say what a policy does, and what each target is, and print every value, as the TOML file that would give it."""
-    settings = _settings(policy, profile)
+    settings = resolve_settings(policy, profile=profile)
     comment = "\n".join(f"# {line}".rstrip() for line in words_for(settings))
     say(f"{comment}\n\n{describe_settings(settings)}", end="")
-
-
-def _settings(named: str, profile: str | None) -> Settings:
-    preset = preset_unless_file(named)
-    return load_settings(named, profile=profile) if preset is None else Settings(policy=preset)

@@ -1,6 +1,7 @@
 """Policies and settings from presets and TOML files, with errors that name the key and the value.
 
-`load_policy` reads a policy, `load_settings` one with targets and pools, `resolve_policy` takes a preset's name or a file, `describe` and
+`load_policy` reads a policy, `load_settings` one with targets and pools, `resolve_policy` and `resolve_settings`
+take a preset's name or a file, `describe` and
 `describe_settings` write a file that reads back to the same, `account` tells a policy in words. A file is data: nothing in it
 is evaluated, imported or run.
 """
@@ -8,8 +9,8 @@ is evaluated, imported or run.
 from stormbreak.config.account import account
 from stormbreak.config.delays import table as delay_table
 from stormbreak.config.describe import describe, describe_settings
-from stormbreak.config.load import load_policy, preset_unless_file, resolve_policy
-from stormbreak.config.load_settings import load_settings, profiles_in
+from stormbreak.config.load import load_policy, resolve_policy
+from stormbreak.config.load_settings import load_settings, profiles_in, resolve_settings
 from stormbreak.config.settings import Settings
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
     "describe_settings",
     "load_policy",
     "load_settings",
-    "preset_unless_file",
     "profiles_in",
     "resolve_policy",
+    "resolve_settings",
 ]

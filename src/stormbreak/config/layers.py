@@ -34,7 +34,8 @@ class Layers:
         self._from |= {path: f"{where}.{path}" for path in _paths(profile)}
 
     def lay_environment(self, environ: Mapping[str, str]) -> None:
-        """Lay over it what the environment says."""
+        """Lay over it what the environment says, all at once: a `kind` takes nothing away that another variable says."""
+        together: Table = {}
         for variable in sorted(name for name in environ if name.startswith(PREFIX)):
             value = _value(variable, environ[variable])
             over: Any = value
@@ -45,8 +46,10 @@ class Layers:
                 leaks.refuse(over)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{variable}: {error}") from None
-            self._lay(over)
-            self._from[_joined(path)] = f"{variable}: {_joined(path)}"
+            together = laid(together, over)
+            made = _made_by(path, self.table)
+            self._from |= {where: f"{variable}: {where}" for where in made}
+        self._lay(together)
 
     def placed(self, mistake: str) -> str:
         """The mistake, told of where it was made."""
@@ -62,6 +65,8 @@ def laid(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if key == "policy" and isinstance(below, str):
+            below = {"preset": below}  # which that word is short for
         if isinstance(value, dict) and isinstance(below, dict) and _same_kind(below, value):
             merged[key] = laid(below, value)
         else:
@@ -86,6 +91,15 @@ def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
         keys.append(key)
         below = here.get(key)
     return keys
+
+
+def _made_by(path: list[str], table: Mapping[str, Any]) -> Iterator[str]:
+    """The paths that a value at `path` is the first to name, its own the last."""
+    below: Any = table
+    for depth, key in enumerate(path, 1):
+        below = below.get(key) if isinstance(below, dict) else None
+        if depth == len(path) or not isinstance(below, dict):
+            yield _joined(path[:depth])
 
 
 def _folded(key: str) -> str:

@@ -12,6 +12,7 @@ from stormbreak.keylike import is_constant, is_token, names_secret
 
 TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
 VARIABLE = "api_key_env"  # names the variable that holds a key
+PATH = "path"  # of a file; those with a number in them look like tokens
 NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are names that people think of
 NAMES = frozenset({"model", "target", "targets"})  # "gpt-4.1-mini-2025-04-14" is no secret
 _ADVICE = "a file holds no keys, they come from environment variables"
@@ -39,6 +40,8 @@ def _refuse_value(path: str, key: str, value: Any) -> None:
 def _looks_secret(key: str, value: str) -> bool:
     if key == VARIABLE and is_constant(value):
         return False
+    if key == PATH and ("/" in value or "." in value):
+        return False
     if key in NAMES:
-        return any(map(is_token, re.split(r"[-./:]", value)))
+        return any(map(is_token, re.split(r"[-./:_]", value)))
     return is_token(value)

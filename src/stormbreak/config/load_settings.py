@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from stormbreak import tomlfile
 from stormbreak.config import leaks, mistakes
 from stormbreak.config.layers import PROFILE, Layers
-from stormbreak.config.load import base_of, overlay, policy_in
+from stormbreak.config.load import base_of, overlay, policy_in, preset_unless_file
 from stormbreak.config.plain import plain
 from stormbreak.config.schema import BARE, join, reader
 from stormbreak.config.settings import Settings
@@ -53,6 +53,18 @@ def load_settings(
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"{path}: nested too deeply") from None
+
+
+def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settings:
+    """The preset of that name, as settings without targets; else the settings in the file of that name.
+
+    Raises:
+        ConfigurationError: there is neither, or the file is wrong.
+    """
+    preset = preset_unless_file(name_or_path)
+    if preset is not None:
+        return Settings(policy=preset)
+    return load_settings(name_or_path, profile=profile)
 
 
 def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class TargetSettings:
     def __post_init__(self) -> None:
         if self.provider is not None:
             preset(self.provider)
+        require(self.model != "", "model must be the name of a model", '""')
         if self.api_key_env is not None and not VARIABLE.fullmatch(self.api_key_env):
             raise ConfigurationError(  # and is not repeated: it may be the key
                 "api_key_env must be the name of a variable: letters, digits and _, no digit first"

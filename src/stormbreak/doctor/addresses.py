@@ -9,6 +9,7 @@ from stormbreak.doctor.way import Way
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import origin_of
 
+_NO_KEY = "<missing API key>"  # so openai's clients of Azure say that they have another credential
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
 
@@ -38,6 +39,8 @@ def _key(layer: Layer) -> str | None:
     thing = layer.thing
     for name in ("api_key", "auth_token"):
         said: Any = read(thing, name)
+        if said == _NO_KEY:
+            said = True  # tokens are asked for instead
         if isinstance(said, str) and said:
             return said
         if said:

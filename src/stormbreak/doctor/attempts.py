@@ -20,7 +20,8 @@ def attempts_of(layer: Layer) -> float | None:
     if is_transport(thing):
         return _of_transport(thing)
     if isinstance(thing, FunctionType | MethodType):
-        return _of_function(thing)
+        guard = guard_of(layer)
+        return _of_function(thing) if guard is None else guard.attempts
     if isinstance(thing, Unmade):
         return _retries(thing)
     for package, count in _KNOWN.items():
@@ -35,6 +36,8 @@ def retrier(layer: Layer) -> str:
         return "its openai client"
     if not isinstance(layer.thing, FunctionType | MethodType):
         return named(layer.thing)
+    if guard_of(layer) is not None:
+        return "stormbreak.resilient"
     if hasattr(layer.thing, "retry"):
         return "tenacity"
     return "stamina" if "retry_ctx" in used_by(layer.thing) else "backoff"
@@ -50,6 +53,13 @@ def _of_transport(transport: Any) -> float | None:
     if isinstance(total, int):  # httpx-retries
         return total + 1 if "POST" in getattr(told, "allowed_methods", ("POST",)) else 1
     return None if "retr" in type(transport).__name__.lower() else 1
+
+
+def guard_of(layer: Layer) -> Any:
+    """The `resilient` that this very function is decorated with; None where it only stands around one that is."""
+    guard = getattr(layer.thing, "guarded_by", None)
+    within = getattr(layer.thing, "__wrapped__", None)
+    return None if getattr(within, "guarded_by", None) is guard else guard
 
 
 def _of_function(function: Any) -> float | None:

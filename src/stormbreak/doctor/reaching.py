@@ -150,7 +150,7 @@ def _within(layer: Layer) -> Iterator[Layer]:
         yield from _each(layer, ways)
         yield from _unmade(layer)
     elif not is_transport(thing):  # of the user's own
-        yield from _known(layer, ".", getattr(thing, "__dict__", {}))
+        yield from _known(layer, ".", read(thing, "__dict__") or {})
 
 
 def _unmade(layer: Layer) -> Iterator[Layer]:

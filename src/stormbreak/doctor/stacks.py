@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import inf, prod
 
-from stormbreak.doctor.attempts import attempts_of, retrier
+from stormbreak.doctor.attempts import attempts_of, guard_of, retrier
 from stormbreak.doctor.findings import Finding, Severity
 from stormbreak.doctor.reaching import Layer
 from stormbreak.doctor.way import Way, is_sdk
@@ -14,11 +14,15 @@ def stacks(way: Way) -> Iterator[Finding]:
     counted = [(layer, attempts_of(layer)) for layer in way.chain]
     multiply = [(layer, count) for layer, count in counted if count is None or count > 1]
     guarded = way.policy is not None
+    guards = [layer for layer in way.chain if guard_of(layer) is not None]
+    # A guard does not retry what a door, or a guard within, gave up on.
+    idle = guards if guarded else guards[:-1]
+    multiply = [(layer, count) for layer, count in multiply if layer not in idle]
     if guarded:
         stopped = [layer for layer, _ in multiply if is_sdk(layer)]
         multiply = [(layer, count) for layer, count in multiply if not is_sdk(layer)]
         yield from map(_stopped, stopped)
-    else:
+    elif not guards:
         yield _unguarded(way, multiply)
     if len(multiply) > 1:
         yield _stacked(multiply, guarded=guarded)

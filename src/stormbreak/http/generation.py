@@ -65,7 +65,7 @@ class Generation:
             pool = self.pools[name]
             return pool.members[0], pool
         known = ", ".join(self.settings.names) or "there is none"
-        raise ConfigurationError(f"no target or pool is called {quoted(name)}; known: {known}")
+        raise ConfigurationError(f"no target or pool is called {quoted(str(name))}; known: {known}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import Degraded
 from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
@@ -50,12 +51,12 @@ class LiveSettings:
         keys: Mapping[str, KeyFunction],
         degraded: Degraded | None,
     ) -> None:
-        asked = {name: AskedKey(function) for name, function in keys.items()}
+        asked = {name: _asked(name, function) for name, function in keys.items()}
         self._maker = maker = Maker(path, profile, asked, degraded, self._order, {})
         self._now = maker.read()
         unknown = next((name for name in keys if name not in self._now.footings), None)
         if unknown is not None:
-            raise maker.wrong(f"keys names {quoted(unknown)}, which is no target")
+            raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
         self.engine = Engine(self._now.policy)
         self._driver = AsyncioDriver(self.engine)
         self._take(self._now)
@@ -144,6 +145,13 @@ class LiveSettings:
             return ordered(step, chance, lambda target: engine.lane(target).taken(now))
 
         return self._driver.by_hand(order)
+
+
+def _asked(name: object, function: Any) -> AskedKey:
+    if callable(function):
+        return AskedKey(function)
+    kind = type(function).__name__  # it is not repeated: it may be the key
+    raise ConfigurationError(f"keys must be functions: that of {quoted(str(name))} is a {kind}")
 
 
 class _Named:

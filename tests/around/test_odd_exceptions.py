@@ -1,0 +1,29 @@
+"""Exceptions that take no notes and no attributes: they are raised all the same, and not what they say to those."""
+
+from dataclasses import dataclass
+
+import pytest
+from guarding import Script, at_rest, made
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    number: int = 0
+
+
+class StubbornError(Exception):
+    def __setattr__(self, name, value):
+        raise RuntimeError("nothing is set here")
+
+
+class OddNotesError(Exception):
+    __notes__ = None
+
+
+@pytest.mark.parametrize("kind", [FrozenError, StubbornError, OddNotesError])
+def test_it_reaches_the_caller_as_itself(kind):
+    guard, raised = made(on=kind), kind()
+    with pytest.raises(kind) as caught:
+        guard.call(Script(raised, raised, raised))
+    assert caught.value is raised
+    assert at_rest(guard)
