@@ -197,7 +197,7 @@ def test_nothing_in_here_could_execute_what_it_reads():
 
 
 WORDS = {
-    "Place": {"provider", "base_url", "api_key_env", "model"},
+    "Place": {"provider", "base_url", "api_key_env", "model", "models"},
     "CachePolicy": {"path"},
     "ToDegraded": {"text"},
     "QueuePolicy": {"weights"},

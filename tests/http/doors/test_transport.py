@@ -1,6 +1,7 @@
 """The door by itself, under each HTTP library: what passes, whose keys go where, inner transports, settings."""
 
 import asyncio
+import gzip
 import json
 import os
 import ssl
@@ -130,6 +131,20 @@ async def test_a_download_is_no_answer(client):
     assert len(server.requests) == 2
 
 
+async def test_the_size_of_a_download_is_told(client):
+    packed = answer(b"", content_encoding="gzip", content_length=999)
+    async with (
+        served(answer(b"x" * 9), packed, answer(gzip.compress(b"y"), content_encoding="gzip")) as server,
+        client() as http,
+    ):
+        url = f"{server.base_url}/files/f/content"
+        whole, head, unpacked = await http.get(url), await http.head(url), await http.get(url)
+    assert whole.headers["content-length"] == "9"
+    assert (head.headers["content-length"], head.headers["content-encoding"]) == ("999", "gzip")
+    assert unpacked.content == b"y"
+    assert not {"content-length", "content-encoding"} & {name.lower() for name in unpacked.headers}
+
+
 async def test_what_passes_and_is_cut(lib, client):
     cut = [answer(b"abc", content_length=10), End.CLOSE]
     async with served(cut) as server, client() as http:
@@ -170,6 +185,16 @@ async def test_a_fallback_gets_its_own_key_and_model(client, monkeypatch):
     assert request.headers["authorization"] == "Bearer other-0123456789"
     assert "x-secret" not in request.headers
     assert json.loads(request.body)["model"] == "n"
+
+
+async def test_fallbacks_map_the_models_that_one_transport_serves(client):
+    async with served(failing(401)) as one, served(answer()) as other:
+        place = Place(base_url=other.base_url, models={"m": "large", "n": "small"})
+        async with client(Policy(budget=None, fallback=(ToTargets(targets=(place,)),))) as http:
+            url = f"{one.base_url}/chat/completions"
+            came = [await http.post(url, json=PAYLOAD | {"model": model}) for model in ("m", "n", "o")]
+    assert [said.status_code for said in came] == [200, 200, 401]
+    assert [json.loads(each.body)["model"] for each in other.requests] == ["large", "small"]
 
 
 async def test_answers_at_hand(client):
@@ -280,6 +305,8 @@ async def test_no_key_in_the_clear(client):
         ({"http2": True}, "http2"),
         ({"proxy": "socks5://here"}, "proxy must be"),
         ({"cert": "/nowhere.pem"}, "cert: No such file"),
+        ({"cert": "/nowhere.pem", "verify": ssl.create_default_context()}, "cert: No such file"),
+        ({"verify": "/nowhere.pem"}, "verify must be an ssl.SSLContext, True or False"),
         ({"inner": object(), "verify": False}, "verify goes to the inner transport"),
         ({"inner": object(), "http2": True}, "http2 goes to the inner transport"),
         ({"policy": "nonsense"}, "nonsense"),

@@ -59,6 +59,8 @@ class Connecting:
             raise ConfigurationError("http2 is not spoken: give an inner transport that does")
         if proxy is not None and not proxy.lower().startswith(_SCHEMES):
             raise ConfigurationError("proxy must be an http:// or https:// URL")
+        if not isinstance(verify, ssl.SSLContext | bool):
+            raise ConfigurationError("verify must be an ssl.SSLContext, True or False")
         if inner is None:
             _ = self._tls if cert is not None or verify is not True else None  # told at the start
 
@@ -80,12 +82,7 @@ class Connecting:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        if isinstance(self._verify, ssl.SSLContext):
-            return self._verify
-        context = tls_context() if self.trust_env else tls_context({})
-        if not self._verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+        context = self._trusting()
         if self._cert is not None:
             files = (self._cert,) if isinstance(self._cert, str) else self._cert
             try:
@@ -93,4 +90,13 @@ class Connecting:
             except OSError as error:
                 reason = error.strerror or "no certificate and key in it"
                 raise ConfigurationError(f"cert: {reason}") from None
+        return context
+
+    def _trusting(self) -> ssl.SSLContext:
+        if isinstance(self._verify, ssl.SSLContext):
+            return self._verify
+        context = tls_context() if self.trust_env else tls_context({})
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
         return context
