@@ -57,7 +57,10 @@ async def test_leads_on_where_it_came_from(client):
         said = await do(http.get, f"{server.base_url}/files/f/content")
         await do(http.aclose if hasattr(http, "aclose") else http.close)
     assert said.status_code == 200
-    assert [each.line.split()[1] for each in server.requests[1:]] == ["/v1//there", "/v1//there?again"]
+    assert [each.line.split()[1] for each in server.requests[1:]] == [
+        "/v1//there",
+        "/v1//there?again",
+    ]
 
 
 async def test_no_key_in_the_clear(client):

@@ -71,7 +71,9 @@ class Place:
     def __post_init__(self) -> None:
         words = (self.provider, self.base_url, self.api_key_env, self.model, self.models)
         require(
-            any(words), "a target must name a provider, base_url, api_key_env, model or models", "none"
+            any(words),
+            "a target must name a provider, base_url, api_key_env, model or models",
+            "none",
         )
         require(self.weight > 0, "weight must be positive", self.weight)
         object.__setattr__(self, "models", dict(self.models))  # the caller's own may change

@@ -159,6 +159,7 @@ class AiohttpWire:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": ACCEPTED},
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),  # nothing unasked
             auto_decompress=False,  # it would not miss the end of a gzip body
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see

@@ -9,7 +9,7 @@ from sockets import answer, served
 
 from stormbreak import ConfigurationError, Priority, scope
 from stormbreak.drivers.background import Background
-from stormbreak.drivers.scope import Scope, current
+from stormbreak.drivers.scope import current
 from stormbreak.http.doors.said import scope_of
 
 OURS = {

@@ -8,6 +8,7 @@ import ssl
 import traceback
 from importlib import import_module
 
+import httpx2
 import pytest
 from canary import KEY, PROMPT, assert_clean
 from doors import ONCE, QUICK, in_flight, until
@@ -134,7 +135,9 @@ async def test_a_download_is_no_answer(client):
 async def test_the_size_of_a_download_is_told(client):
     packed = answer(b"", content_encoding="gzip", content_length=999)
     async with (
-        served(answer(b"x" * 9), packed, answer(gzip.compress(b"y"), content_encoding="gzip")) as server,
+        served(
+            answer(b"x" * 9), packed, answer(gzip.compress(b"y"), content_encoding="gzip")
+        ) as server,
         client() as http,
     ):
         url = f"{server.base_url}/files/f/content"
@@ -143,6 +146,15 @@ async def test_the_size_of_a_download_is_told(client):
     assert (head.headers["content-length"], head.headers["content-encoding"]) == ("999", "gzip")
     assert unpacked.content == b"y"
     assert not {"content-length", "content-encoding"} & {name.lower() for name in unpacked.headers}
+
+
+async def test_what_passes_gets_no_header_that_nobody_gave(client):
+    async with served() as server, client() as http:
+        await http.put(f"{server.base_url}/parts/1", content=b"x")
+    (request,) = server.requests
+    assert set(request.headers) == {
+        "host", "accept", "accept-encoding", "authorization", "content-length", "user-agent"
+    }  # fmt: skip
 
 
 async def test_what_passes_and_is_cut(lib, client):
@@ -192,7 +204,9 @@ async def test_fallbacks_map_the_models_that_one_transport_serves(client):
         place = Place(base_url=other.base_url, models={"m": "large", "n": "small"})
         async with client(Policy(budget=None, fallback=(ToTargets(targets=(place,)),))) as http:
             url = f"{one.base_url}/chat/completions"
-            came = [await http.post(url, json=PAYLOAD | {"model": model}) for model in ("m", "n", "o")]
+            came = [
+                await http.post(url, json=PAYLOAD | {"model": model}) for model in ("m", "n", "o")
+            ]
     assert [said.status_code for said in came] == [200, 200, 401]
     assert [json.loads(each.body)["model"] for each in other.requests] == ["large", "small"]
 
@@ -304,6 +318,9 @@ async def test_no_key_in_the_clear(client):
     [
         ({"http2": True}, "http2"),
         ({"proxy": "socks5://here"}, "proxy must be"),
+        ({"proxy": "http://"}, "proxy must be"),
+        ({"proxy": "http://[here"}, "proxy must be"),
+        ({"proxy": httpx2.Proxy("http://here")}, "proxy must be"),
         ({"cert": "/nowhere.pem"}, "cert: No such file"),
         ({"cert": "/nowhere.pem", "verify": ssl.create_default_context()}, "cert: No such file"),
         ({"verify": "/nowhere.pem"}, "verify must be an ssl.SSLContext, True or False"),

@@ -36,7 +36,9 @@ class Library:
 
     def headers_of(self, response: Any) -> dict[str, str]:
         """The headers of a response of an inner transport; what is no UTF-8 is escaped, as our own wire does."""
-        return _headers_in(response.headers.raw, lambda value: value.decode(errors="surrogateescape"))
+        return _headers_in(
+            response.headers.raw, lambda value: value.decode(errors="surrogateescape")
+        )
 
     def without_ours(self, request: Any) -> Any:
         """The request, or a copy of it without the headers that are meant for us."""
@@ -99,9 +101,7 @@ def _as_sent(headers: Mapping[str, str]) -> Mapping[str, str | bytes]:
     return {name: value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
 
 
-def _headers_in(
-    raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]
-) -> dict[str, str]:
+def _headers_in(raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]) -> dict[str, str]:
     """Headers by their lower-case names; those that come several times are one. The library's own way is a slow one."""
     headers: dict[str, str] = {}
     for name, value in raw:

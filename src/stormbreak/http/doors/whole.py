@@ -16,7 +16,7 @@ class WholeBody:
         response: Any = self
         if self._takes(response):
             await response.aclose()
-        body: bytes = await super().aread()  # type: ignore[misc] - of the library
+        body: bytes = await super().aread()  # type: ignore[misc]  # of the library
         return body
 
     def read(self) -> bytes:
@@ -24,7 +24,7 @@ class WholeBody:
         response: Any = self
         if self._takes(response):
             response.close()
-        body: bytes = super().read()  # type: ignore[misc] - of the library
+        body: bytes = super().read()  # type: ignore[misc]  # of the library
         return body
 
     def _takes(self, response: Any) -> bool:

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import proxy_for, tls_context
@@ -13,7 +14,7 @@ from stormbreak.http.wire import Wire
 Verify: TypeAlias = ssl.SSLContext | bool
 Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
 
-_SCHEMES = ("http://", "https://")
+_SCHEMES = ("http", "https")
 
 
 class Connecting:
@@ -57,8 +58,8 @@ class Connecting:
             raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
         if http2:
             raise ConfigurationError("http2 is not spoken: give an inner transport that does")
-        if proxy is not None and not proxy.lower().startswith(_SCHEMES):
-            raise ConfigurationError("proxy must be an http:// or https:// URL")
+        if proxy is not None and not _is_proxy(proxy):
+            raise ConfigurationError("proxy must be an http:// or https:// URL, as a text")
         if not isinstance(verify, ssl.SSLContext | bool):
             raise ConfigurationError("verify must be an ssl.SSLContext, True or False")
         if inner is None:
@@ -100,3 +101,13 @@ class Connecting:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def _is_proxy(proxy: object) -> bool:
+    if not isinstance(proxy, str):
+        return False
+    try:
+        parts = urlsplit(proxy)
+    except ValueError:
+        return False
+    return parts.scheme in _SCHEMES and bool(parts.hostname)
