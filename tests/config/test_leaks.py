@@ -72,7 +72,9 @@ def test_names_of_models_are_no_keys(tmp_path):
 def test_a_key_among_names_of_models_is_refused(names, tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(MAPPED.format(*names))
-    with pytest.raises(ConfigurationError, match="targets.models looks like an API key") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"targets\.models looks like an API key"
+    ) as caught:
         load_policy(path)
     assert TOKEN not in str(caught.value)
 

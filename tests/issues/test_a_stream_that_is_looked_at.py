@@ -14,8 +14,10 @@ BEGUN = f"event: response.created\ndata: {json.dumps(CREATED)}\n\n".encode()
 
 
 async def test_comes_as_a_stream():
-    async with served(answer(BEGUN, **EVENTS)) as server:
-        async with door(SDKS[0], server.base_url) as (client, _):
-            stream = await client.responses.retrieve("resp_1", stream=True)
-            assert [event.type async for event in stream] == ["response.created"]
+    async with (
+        served(answer(BEGUN, **EVENTS)) as server,
+        door(SDKS[0], server.base_url) as (client, _),
+    ):
+        stream = await client.responses.retrieve("resp_1", stream=True)
+        assert [event.type async for event in stream] == ["response.created"]
     assert len(server.requests) == 1
