@@ -41,6 +41,27 @@ async def test_an_error_is_still_one():
     assert len(server.requests) == QUICK.retry.attempts
 
 
+async def test_a_file_that_is_asked_for_as_json_is_a_file():
+    lines = b'{"custom_id": "1"}\n{"custom_id": "2"}\n'
+    async with (
+        served(answer(lines, content_type="application/octet-stream")) as server,
+        door(SDKS[0], server.base_url) as (client, _),
+    ):
+        with pytest.warns(DeprecationWarning, match="content"):
+            assert await client.files.retrieve_content("f") == lines.decode()
+    assert len(server.requests) == 1
+
+
+async def test_a_page_of_a_proxy_is_no_file():
+    async with (
+        served(answer(b"<html>", content_type="text/html; charset=utf-8")) as server,
+        door(SDKS[0], server.base_url) as (client, _),
+    ):
+        with pytest.raises(openai.InternalServerError):
+            await client.models.list()
+    assert len(server.requests) == QUICK.retry.attempts
+
+
 @pytest.mark.parametrize(
     ("body", "status"), [(b"[]", 200), (b' [{"id": "m"}]', 200), (b"[", 502), (b"", 502)]
 )

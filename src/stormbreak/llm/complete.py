@@ -54,11 +54,8 @@ class _Resource(Whole):
 
     def is_error(self) -> bool:
         """Whether it is an error; a job that failed, and has an error to tell of, is none."""
-        is_one = any((self.object, self.id, self.status)) and "error" not in (
-            self.object,
-            self.type,
-        )
-        return not is_one and super().is_error()
+        named = any((self.object, self.id, self.status))
+        return super().is_error() and ("error" in (self.object, self.type) or not named)
 
 
 def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | None) -> Reading:

@@ -1,8 +1,10 @@
 """The SDKs over our door: what they get, what they raise, and how often something is sent."""
 
+import asyncio
 import json
 
 import anthropic
+import httpx2
 import openai
 import pytest
 from doors import KEY, MESSAGE, ONCE, QUICK, SDKS, door, each_sdk
@@ -95,6 +97,17 @@ async def test_the_timeout_of_a_plain_call_bounds_all_of_it(sdk):
         with pytest.raises(sdk.module.APITimeoutError):  # a call of its own, and no retry
             await sdk.ask(client)
     assert len(server.requests) == 2
+
+
+@each_sdk
+async def test_its_time_to_connect_is_obeyed(sdk, full_port):
+    spans = httpx2.Timeout(60, connect=0.2)
+    url = f"http://127.0.0.1:{full_port}/v1"
+    async with door(sdk, url, ONCE, timeout=spans, max_retries=0) as (client, _):
+        async with asyncio.timeout(5):
+            with pytest.raises(sdk.module.APITimeoutError) as caught:
+                await sdk.ask(client)
+    assert type(caught.value.__cause__).__name__ == "ConnectTimeout"
 
 
 @each_sdk
