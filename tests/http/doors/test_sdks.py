@@ -192,6 +192,18 @@ async def test_a_stream_is_plain_on_the_wire_only(stormbreak_provider):
     assert provider.stats()["arrivals"] == 1
 
 
+async def test_who_streams_on_the_wire_says_so():
+    async with (
+        served(failing(400)) as server,
+        door(SDKS[0], server.base_url, stream_on_wire=True) as (client, _),
+    ):
+        with pytest.raises(openai.BadRequestError):
+            await SDKS[0].ask(client)
+    (request,) = server.requests
+    assert request.headers["accept"] == "text/event-stream"
+    assert json.loads(request.body)["stream"] is True
+
+
 async def test_targets_are_told_apart():
     async with (
         served(answer(FINE)) as one,

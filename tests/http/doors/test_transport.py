@@ -18,6 +18,7 @@ from stormbreak import ConfigurationError, explain
 from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.http import aiohttp_incoming
 from stormbreak.httpx2 import AsyncTransport
 
 LIBRARIES = ["httpx2", "httpx"]
@@ -130,6 +131,20 @@ async def test_a_download_is_no_answer(client):
         async with http.stream("GET", f"{server.base_url}/files/f/content") as left:
             assert left.status_code == 200
     assert len(server.requests) == 2
+
+
+async def test_a_download_may_be_larger_than_an_answer(client, monkeypatch):
+    monkeypatch.setattr(aiohttp_incoming, "BODY_LIMIT", 1000)
+    async with served(answer(b"x" * 3000)) as server, client() as http:
+        assert len((await http.get(f"{server.base_url}/files/f/content")).content) == 3000
+
+
+@pytest.mark.parametrize("begun", [b"", answer(b"x", content_length=9)])
+async def test_what_passes_is_not_silent_for_longer_than_the_timeout(lib, client, begun):
+    async with served([begun, End.HANG]) as server, client() as http, asyncio.timeout(5):
+        with pytest.raises(lib.ReadTimeout):
+            await http.get(f"{server.base_url}/files/f/content", timeout=0.2)
+        await server.all_closed()
 
 
 async def test_the_size_of_a_download_is_told(client):
@@ -338,6 +353,13 @@ def test_verify():
     context = ssl.create_default_context()
     assert AsyncTransport(verify=context)._connecting._tls is context
     assert AsyncTransport(verify=False)._connecting._tls.verify_mode is ssl.CERT_NONE
+
+
+def test_certificates_of_the_environment_count_where_it_is_trusted(transport, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
+        transport(verify=False)
+    transport(verify=False, trust_env=False)
 
 
 async def test_off_is_off(client, monkeypatch):
