@@ -7,7 +7,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from doors import KEY, MESSAGE, ONCE, QUICK, SDKS, door, each_sdk
+from doors import KEY, MESSAGE, ONCE, QUICK, SAY, SDKS, door, each_sdk
 from sockets import End, answer, failing, free_port, served
 
 from stormbreak import explain
@@ -186,7 +186,9 @@ async def test_a_redirect_is_not_followed_by_anybody():
 async def test_a_stream_is_plain_on_the_wire_only(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=20)
     async with door(SDKS[0], provider.base_url, stream_on_wire=True) as (client, _):
-        said = await SDKS[0].ask(client)
+        raw = await client.chat.completions.with_raw_response.create(model="m", messages=SAY)
+        assert raw.headers["content-type"] == "application/json"
+        said = raw.parse()
         assert said.usage.completion_tokens > 0
         assert said.choices[0].message.content.startswith("Answer ")
     assert provider.stats()["arrivals"] == 1

@@ -89,6 +89,16 @@ async def test_a_key_in_a_url_is_sent_and_not_shown(lib, client):
         assert_clean(str(http._transport.snapshot()) + explain(caught.value), "what is shown")
 
 
+async def test_as_many_connections_as_the_limit_may_grow_to(client):
+    async with served([End.HANG]) as server, client() as http:
+        url = f"{server.base_url}/chat/completions"
+        asking = [asyncio.create_task(http.post(url, json=PAYLOAD)) for _ in range(150)]
+        await server.asked(150)
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
 async def test_no_redirect_is_followed(client):
     elsewhere = failing(307, location="/v1/elsewhere")
     async with served(elsewhere, answer()) as server, client() as http:
