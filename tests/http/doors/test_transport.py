@@ -19,6 +19,7 @@ from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http import aiohttp_incoming
+from stormbreak.http.doors import inner as inner_wire
 from stormbreak.httpx2 import AsyncTransport
 
 LIBRARIES = ["httpx2", "httpx"]
@@ -295,6 +296,14 @@ async def test_an_error_that_was_cut_is_that_error(lib, transport, own, streams)
         url = f"{server.base_url}/chat/completions"
         said = await http.post(url, json=PAYLOAD | {"stream": streams})
     assert (said.status_code, len(server.requests)) == (401, 1)
+
+
+async def test_an_answer_over_an_inner_transport_is_bounded(lib, transport, monkeypatch):
+    monkeypatch.setattr(inner_wire, "BODY_LIMIT", 1000)
+    one = transport(ONCE, inner=lib.AsyncHTTPTransport())
+    async with served(answer(b'"' + b"x" * 3000)) as server, lib.AsyncClient(transport=one) as http:
+        with pytest.raises(lib.RemoteProtocolError, match="larger than it may be"):
+            await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
 
 
 async def test_a_cancel_over_an_inner_transport_is_a_cancel(lib, transport):
