@@ -28,7 +28,7 @@
 Messages carry codes and types, never keys, prompts or provider bodies.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stormbreak.types import Ended, Outcome, Target, Verdict
 
@@ -48,6 +48,10 @@ class CallError(StormbreakError):
         super().__init__(message)
         self.target = target
         self.ended = ended
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Come out of another process as it went in: a pool of processes breaks with what does not."""
+        return _made_again, (type(self), self.args), self.__dict__
 
     @property
     def verdict(self) -> Verdict:
@@ -231,3 +235,7 @@ def broken_stream(target: Target, ended: Ended, *, size: int, received: bytes) -
 def _said(outcome: Outcome, after: str) -> str:
     said = " ".join(str(part) for part in (outcome.status, outcome.code, outcome.detail) if part)
     return f"{outcome.verdict} {after}" + (f" ({said})" if said else "")
+
+
+def _made_again(kind: type[CallError], args: tuple[object, ...]) -> CallError:
+    return kind.__new__(kind, *args)

@@ -15,11 +15,16 @@ from stormbreak.http.doors.bodies import OnLoop, OnThread, PassedBody, StreamBod
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.story import explain
 from stormbreak.http.doors.transport import AsyncDoor
+from stormbreak.http.doors.whole import WholeBody
 from stormbreak.http.doors.wrapping import put_under
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 
 _Client = TypeVar("_Client")
+
+
+class _WholeResponse(WholeBody, httpx.Response):
+    pass
 
 
 class _AsyncStreamBody(StreamBody, OnLoop, httpx.AsyncByteStream):
@@ -41,7 +46,7 @@ class _PassedBody(PassedBody, OnThread, httpx.SyncByteStream):
 class AsyncTransport(AsyncDoor, httpx.AsyncBaseTransport):
     """An asynchronous transport for httpx; `Door` tells its arguments."""
 
-    library = Library(httpx)
+    library = Library(httpx, _WholeResponse)
     stream_body = _AsyncStreamBody
     passed_body = _AsyncPassedBody
 
@@ -49,7 +54,7 @@ class AsyncTransport(AsyncDoor, httpx.AsyncBaseTransport):
 class Transport(BlockingDoor, httpx.BaseTransport):
     """A synchronous transport for httpx; `Door` tells its arguments."""
 
-    library = Library(httpx)
+    library = Library(httpx, _WholeResponse)
     stream_body = _StreamBody
     passed_body = _PassedBody
 

@@ -19,11 +19,16 @@ from stormbreak.http.doors.bodies import OnLoop, OnThread, PassedBody, StreamBod
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.story import explain
 from stormbreak.http.doors.transport import AsyncDoor
+from stormbreak.http.doors.whole import WholeBody
 from stormbreak.http.doors.wrapping import put_under
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 
 _Client = TypeVar("_Client")
+
+
+class _WholeResponse(WholeBody, httpx2.Response):
+    pass
 
 
 class _AsyncStreamBody(StreamBody, OnLoop, httpx2.AsyncByteStream):
@@ -45,7 +50,7 @@ class _PassedBody(PassedBody, OnThread, httpx2.SyncByteStream):
 class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
     """An asynchronous transport for httpx2; `Door` tells its arguments."""
 
-    library = Library(httpx2)
+    library = Library(httpx2, _WholeResponse)
     stream_body = _AsyncStreamBody
     passed_body = _AsyncPassedBody
 
@@ -53,7 +58,7 @@ class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
 class Transport(BlockingDoor, httpx2.BaseTransport):
     """A synchronous transport for httpx2; `Door` tells its arguments."""
 
-    library = Library(httpx2)
+    library = Library(httpx2, _WholeResponse)
     stream_body = _StreamBody
     passed_body = _PassedBody
 

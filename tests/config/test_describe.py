@@ -188,6 +188,7 @@ places = built(
     base_url=words,
     api_key_env=st.none() | st.just("A_KEY_OF_2026_AND_LATER"),
     model=st.just("m") | st.just("large"),
+    models=st.dictionaries(st.sampled_from(["gpt-4.1-mini-2025-04-14", "a b", "o3"]), st.just("m")),
     weight=positive,
 )
 fallbacks = st.one_of(

@@ -66,6 +66,27 @@ def test_the_path_of_a_file_is_no_key(place, tmp_path):
     assert load_policy(path).cache.path == place
 
 
+MAPPED = '[[fallback]]\nkind = "targets"\ntargets = [{{ models = {{ "{}" = "{}" }} }}]'
+
+
+def test_names_of_models_are_no_keys(tmp_path):
+    path = tmp_path / "policy.toml"
+    names = "gpt-4.1-mini-2025-04-14", "ft:gpt-4.1:acme::A1b2C3"
+    path.write_text(MAPPED.format(*names))
+    assert load_policy(path).fallback[0].targets[0].models == dict([names])
+
+
+@pytest.mark.parametrize("names", [(TOKEN, "m"), ("m", TOKEN)])
+def test_a_key_among_names_of_models_is_refused(names, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(MAPPED.format(*names))
+    with pytest.raises(
+        ConfigurationError, match=r"targets\.models looks like an API key"
+    ) as caught:
+        load_policy(path)
+    assert TOKEN not in str(caught.value)
+
+
 def test_a_comment_about_ordinary_things_is_no_key(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(

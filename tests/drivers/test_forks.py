@@ -4,17 +4,21 @@ import asyncio
 import os
 import signal
 import threading
+import time
 import warnings
 
 import pytest
 from sockets import answer, served
-from stage import OK, TARGET, policy, told
+from stage import OK, SERVER_ERROR, TARGET, policy, told
 
 from stormbreak import BreakerPolicy, CircuitBreaker
+from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.threads import ThreadDriver
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Call
 
@@ -71,6 +75,34 @@ def test_what_is_in_flight_in_the_parent_is_not_in_the_child():
     assert engine.lane(TARGET).slots.in_flight == 1  # here, it still is
     caller.close()
     assert engine.lane(TARGET).slots.in_flight == 0
+
+
+class Parked(threading.Event):
+    """Where a thread waits, and how often it was told to go."""
+
+    told = 0
+
+    def set(self):
+        Parked.told += 1
+        super().set()
+
+
+def test_a_child_wakes_no_thread_of_its_parent():
+    """There is none, and the lock to wake it by may be held for ever."""
+    driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Constant(seconds=60.0)))), parking=Parked)  # fmt: skip
+    waits = threading.Thread(target=driver.run, args=(Call(1, TARGET), lambda _: SERVER_ERROR))
+    waits.start()
+    while not driver._waits:
+        time.sleep(0.001)
+
+    def drained():
+        driver.drain()
+        return Parked.told == 0
+
+    assert in_child(drained)
+    driver.drain()
+    waits.join(20)
+    assert (Parked.told, waits.is_alive()) == (1, False)
 
 
 def test_what_the_parent_learned_is_forgotten_and_who_listens_is_not():

@@ -105,6 +105,8 @@ def test_the_inner_decides_and_adds_its_labels():
             assert added.retries == 0
         with scope(priority=Priority.INTERACTIVE, tenant="shop", retries=3) as inner:
             assert inner[1:] == (Priority.INTERACTIVE, "shop", (("a", "1"), ("b", "1")), 3)
+        with scope(tenant="") as nobody:
+            assert nobody.tenant == ""
 
 
 @pytest.mark.parametrize(

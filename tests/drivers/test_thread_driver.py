@@ -15,6 +15,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.delivery import Delivery
 from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.drivers.waiting import LOOK_AGAIN
 from stormbreak.types import Call, Outcome, Verdict
 
 PATIENCE = 20.0  # seconds
@@ -82,6 +83,27 @@ def test_who_waits_for_a_slot_is_woken_by_whoever_leaves_it():
 
     assert (first().outcome, second().outcome) == (OK, OK)
     assert second().queued > 0
+
+
+def test_who_waits_in_a_queue_looks_again_unasked():
+    """Whoever keeps the time for all may be on a loop that was closed without a word."""
+    spans = []
+
+    class Parked(threading.Event):
+        def wait(self, timeout=None):
+            spans.append(timeout)
+            return super().wait(timeout)
+
+    scene = Scene(limit=FixedLimit(in_flight=1), patience=600.0)
+    scene.driver = ThreadDriver(scene.engine, parking=Parked)
+    leave, first = scene.hold_a_slot()
+    second = scene.elsewhere(patience=600.0)
+    scene.wait_for(queued=1)
+    while not spans:
+        time.sleep(0.001)
+    leave()
+    assert (first().outcome, second().outcome) == (OK, OK)
+    assert LOOK_AGAIN <= spans[0] <= 2 * LOOK_AGAIN
 
 
 def test_threads_and_loops_share_an_engine():

@@ -1,13 +1,16 @@
 import json
+from base64 import b64encode
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stormbreak.http import echoes
 from stormbreak.http.echoes import without_echoes
 from stormbreak.llm.reading import Reading
 from stormbreak.types import Verdict
 
+IMAGE = "data:image/png;base64," + b64encode(bytes(range(256)) * 40).decode()
 KEY = "sk-canarykey123456789"
 PROMPT = 'our secret "plan"\nfor the élysée'
 ASKED = json.dumps(
@@ -54,15 +57,35 @@ def test_an_answer_may_quote_the_prompt_but_never_the_key():
     assert reading.text == f"{PROMPT} [...]"
 
 
-@given(st.text(min_size=8), st.booleans())
-@example('"000000Ä', False)  # found: what was left of it, a lone backslash, was no JSON
-def test_whatever_the_prompt_is(prompt, ascii_):
-    asked = json.dumps({"messages": [{"content": prompt}]}).encode(errors="surrogatepass")
+@given(st.text(min_size=8), st.booleans(), st.sampled_from(["", IMAGE]))
+@example('"000000Ä', False, "")  # found: what was left of it, a lone backslash, was no JSON
+@example("Straßenbahnhaltestelle", True, IMAGE)
+def test_whatever_the_prompt_is(prompt, ascii_, beside):
+    messages = [{"content": prompt}, {"content": beside}]
+    asked = json.dumps({"messages": messages}).encode(errors="surrogatepass")
     said = json.dumps({"error": f"<{prompt}>"}, ensure_ascii=ascii_)
     body = left_of(said.encode(errors="replace"), asked=asked)
 
     if "\\ud" not in json.dumps(prompt):
         assert json.loads(body) == {"error": "<[...]>"}
+
+
+@pytest.mark.parametrize("ascii_", [True, False])
+@pytest.mark.parametrize("word", ["Donaudampfschiff", "Straßenbahnhaltestelle", "незабываемыйдень"])
+@pytest.mark.parametrize("beside", ["", IMAGE])
+def test_a_long_word_of_a_text_is_its_own(word, beside, ascii_):
+    asked = json.dumps({"messages": [{"content": f"(so {word}) {beside}"}]}).encode()
+    body = json.dumps({"error": f"no {word}!"}, ensure_ascii=ascii_).encode()
+    assert json.loads(left_of(body, asked=asked)) == {"error": "no [...]!"}
+
+
+def test_what_cannot_stand_in_an_error_is_not_looked_for(monkeypatch):
+    """An image is a hundred thousand words: each attempt that failed held up its loop for a second."""
+    looked_for = []
+    monkeypatch.setattr(echoes, "_forms", lambda said: looked_for.append(said) or {said.encode()})
+    asked = json.dumps({"messages": [{"content": IMAGE}, {"content": PROMPT}]}).encode()
+    left_of(b'{"error": "the server is overloaded"}', asked=asked)
+    assert looked_for == []
 
 
 @given(st.binary(), st.binary())

@@ -77,6 +77,21 @@ def test_where_no_model_is_named_it_is_that_of_the_call():
     assert [only(made, model)[0].model for model in ("m", "n")] == ["m", "n"]
 
 
+def test_models_are_mapped_each_to_its_own():
+    models = {"m": "large", "n": "larger"}
+    made, _ = routes(to(provider="deepseek", models=models), ToDegraded(text="later"))
+
+    assert [made.steps(model)[0].targets[0][0].model for model in models] == ["large", "larger"]
+
+
+def test_a_model_that_is_not_mapped_goes_to_the_model_for_others_or_not_there_at_all():
+    mapped = {"provider": "deepseek", "models": {"m": "large"}}
+
+    assert only(routes(to(**mapped, model="rest"))[0], "vectors")[0].model == "rest"
+    (degraded,) = routes(to(**mapped), ToDegraded(text="later"))[0].steps("vectors")
+    assert degraded.source == "degraded"
+
+
 def test_an_address_without_a_key_of_its_own_gets_none():
     """Least of all that of the client."""
     made, _ = routes(to(base_url="https://spare.example/v1"))

@@ -32,7 +32,7 @@ async def test_is_broken_over_an_inner_transport():
     inner = AsyncTransport(inner=httpx2.AsyncHTTPTransport())
     payload = PAYLOAD | {"model": "m", "stream": True}
     async with served((HEAD, SPOILT)) as server, httpx2.AsyncClient(transport=inner) as http:
-        with pytest.raises(httpx2.HTTPError):
+        with pytest.raises(httpx2.HTTPError, match="body cannot be decompressed"):
             await http.post(f"{server.base_url}/chat/completions", json=payload)
 
 

@@ -31,7 +31,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http import aiohttp_incoming, aiohttp_wire
 from stormbreak.http.client import AsyncClient
-from stormbreak.llm import stream_reader
+from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.claims import parse_claim
 from stormbreak.types import Verdict
@@ -197,7 +197,7 @@ def test_nothing_in_here_could_execute_what_it_reads():
 
 
 WORDS = {
-    "Place": {"provider", "base_url", "api_key_env", "model"},
+    "Place": {"provider", "base_url", "api_key_env", "model", "models"},
     "CachePolicy": {"path"},
     "ToDegraded": {"text"},
     "QueuePolicy": {"weights"},
@@ -304,6 +304,7 @@ async def test_what_has_no_end_has_a_bound_and_a_verdict(
     """The bounds of bytes are lowered, so that the test is quick; the real ones are in `test_faults`."""
     for module in (aiohttp_wire, aiohttp_incoming):
         monkeypatch.setattr(module, "BODY_LIMIT", 2**22 if said == "line" else 2**20)
+    monkeypatch.setattr(sse, "LINE_LIMIT", 2**20)
     monkeypatch.setattr(stream_reader, "TOTAL_LIMIT", 2**16 if said == "longer than" else 2**22)
     async with (
         served(script) as server,

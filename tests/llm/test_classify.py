@@ -329,6 +329,8 @@ def test_nothing_raises_and_only_complete_answers_are_ok(status, headers, body, 
     if reading.verdict is not Verdict.OK:
         return
     assert 200 <= status <= 299
+    if shape is Shape.RESOURCE:  # a file, a list, a job that failed: see test_complete
+        return
     said = json.loads(body.decode())
     assert isinstance(said, dict)
     assert not said.get("error")

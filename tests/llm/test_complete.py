@@ -31,6 +31,7 @@ WHOLE = {
     Shape.RESPONSES: whole_response(["Hé!"]),
     Shape.MESSAGES: whole_message(["Hé!"]),
     Shape.JSON: MODELS,
+    Shape.RESOURCE: MODELS,
 }
 
 
@@ -173,6 +174,26 @@ def test_a_body_with_a_bad_byte_is_never_ok(shape, at, byte):
     body = bytearray(json.dumps(WHOLE[shape]).encode())
     body[at % len(body)] = byte
     assert read(bytes(body), shape).verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": {"message": "busy"}},
+        {"type": "error", "error": {"type": "overloaded_error"}, "request_id": "r"},
+        {"object": "error", "message": "busy", "id": "e"},
+    ],
+)
+def test_an_error_is_no_resource(said):
+    assert read(said, Shape.RESOURCE) == read(said, Shape.JSON)
+    assert read(said, Shape.RESOURCE).verdict is not Verdict.OK
+
+
+@pytest.mark.parametrize("name", ["object", "id", "status"])
+def test_a_resource_may_tell_of_an_error(name):
+    said = {name: "x", "error": {"code": "rate_limit_exceeded", "message": "no"}}
+    assert read(said, Shape.RESOURCE).verdict is Verdict.OK
+    assert read([said], Shape.RESOURCE).verdict is Verdict.OK
 
 
 NOTHING = [

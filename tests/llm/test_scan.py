@@ -7,14 +7,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from streamed import DONE, PING, chat, chunk, event, message, response
 
+from stormbreak.llm import sse
 from stormbreak.llm import stream_reader as module
 from stormbreak.llm.chat_marks import ChatMarks
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.messages_stream import MessageMarks
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.llm.responses_stream import ResponseMarks
-from stormbreak.llm.scan import StreamScanner
-from stormbreak.llm.sse import LINE_LIMIT
+from stormbreak.llm.scan import SKIMMED, StreamScanner
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Usage, Verdict
 
@@ -188,14 +188,25 @@ def test_a_response_that_ended_with_an_error_in_it_is_one(status):
 
 @pytest.mark.parametrize("size", [7, 1 << 22])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
-def test_a_line_without_end_is_bounded(size, newline):
+def test_a_line_without_end_is_bounded(size, newline, monkeypatch):
+    if size == 7:  # else it takes long
+        monkeypatch.setattr(sse, "LINE_LIMIT", 2**20)
     for before in (0, 3):
-        long = b"data: " + b"x" * LINE_LIMIT
+        long = b"data: " + b"x" * sse.LINE_LIMIT
         stream = b"".join([*chat(["a", "b"])[:before], long + b"\n\n"]).replace(b"\n", newline)
         reading = scan(Shape.CHAT, *split(stream, size))
         assert (reading.verdict, reading.detail) == (
             Verdict.BROKEN,
             "a line of the stream is too long",
+        )
+
+
+def test_an_image_comes_in_one_line():
+    """Of some MiB, among the output, and once more in the answer that the last event holds."""
+    first, second, *rest = chat(["a", "b", "x" * (5 * 2**20), "c"])
+    for size in (65_536, 1 << 24):
+        assert (
+            scan(Shape.CHAT, *split(b"".join([first, second, *rest]), size)).verdict is Verdict.OK
         )
 
 
@@ -206,7 +217,7 @@ def test_lines_that_end_oddly_are_bounded_and_read():
     scanner = fed(StreamScanner, Shape.CHAT, first, second)
     for piece in split(stream[len(first + second) :], 1000):
         scanner.feed(piece)
-        assert len(scanner._open) <= LINE_LIMIT
+        assert len(scanner._open) <= SKIMMED
     assert scanner.end()[0].verdict is Verdict.OK
     assert scan(Shape.CHAT, *split(stream[: len(stream) // 2], 1000)).verdict is Verdict.BROKEN
 

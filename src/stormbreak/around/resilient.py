@@ -224,9 +224,10 @@ class Resilient:
         policy, here = engine.policy, current()
         deadline_at = None if policy.deadline is None else self._clock() + policy.deadline
         priority = self._priority if here.priority is None else here.priority
+        tenant = self._tenant if here.tenant is None else here.tenant
         call = Call(
             engine.number(), target, here.earlier(deadline_at), policy.patience, priority, policy.fail_fast,
-            None, here.most, here.tenant or self._tenant, streams, 0, True, labels=here.labels,
+            None, here.most, tenant, streams, 0, True, labels=here.labels,
         )  # fmt: skip
         return Course(
             engine,

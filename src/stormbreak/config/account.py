@@ -64,6 +64,9 @@ _SAID: Mapping[str, Any] = MappingProxyType(
         "plain": lambda value, _: quantities.plain(value),
         "name": lambda value, _: value,
         "parts": lambda value, none: "\n".join(told(part) for part in value) or none,
+        "names": lambda value, _: quantities.several(
+            f"{there} for {asked}" for asked, there in value.items()
+        ),
         "weights": lambda value, _: quantities.several(
             f"{tenant} {quantities.plain(weight)}" for tenant, weight in value.items()
         ),

@@ -97,6 +97,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "fallback.targets.base_url": "none: the provider's own",
         "fallback.targets.api_key_env": "the variable that holds the key; none: the provider's own",
         "fallback.targets.model": "none: the model that was asked for",
+        "fallback.targets.models": "by the model that was asked for; another one: `model`, or not there at all",
         "fallback.targets.weight": "parts, of a weighted choice",
         "cache.path": "the file; none: in memory",
         "cache.max_age": "seconds that an answer is good for",

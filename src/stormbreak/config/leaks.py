@@ -11,6 +11,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import is_constant, is_token, names_secret
 
 TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
+MODELS = "models"  # names of models, by names of models
 VARIABLE = "api_key_env"  # names the variable that holds a key
 PATH = "path"  # of a file; those with a number in them look like tokens
 NAMING = frozenset({"targets", "pools", "profiles"})  # their keys are names that people think of
@@ -21,6 +22,10 @@ _ADVICE = "a file holds no keys, they come from environment variables"
 def refuse(table: dict[str, Any], path: str = "") -> None:
     """Refuse a table with a key that is named like a secret, or with a value that looks like one."""
     for key, value in table.items():
+        if path.rpartition(".")[2] == MODELS:
+            for name in (key, value):
+                _refuse_value(path, "model", name)
+            continue
         named = f".{path}".endswith(f".{TENANTS}")
         if is_token(key) and not (named or path.rpartition(".")[2] in NAMING):
             raise ConfigurationError(f"{path or 'the file'} has a key that looks like a secret")

@@ -116,7 +116,7 @@ A call that ends as {on:several}, or would wait for more than {after:seconds|any
 {targets:parts}""",
         Place: """\
 - {provider:name|the same provider}, {base_url:name|at its address}, with the key of {api_key_env:name|its own}, \
-{model:name|the same model}, weight {weight:plain};""",
+{model:name|the same model}, by the model of the call: {models:names}, weight {weight:plain};""",
         ToCache: """\
 A call that ends as {on:several}, or would wait for more than {after:seconds|any time at all}, gets the answer that the same \
 request got before, where there is one.""",

@@ -12,8 +12,8 @@ target seems well (fewer than `DOUBTED` failures in a row came back from it) or 
 budget pays, as for a retry: when everything is down, falling from one to the next must not double the traffic.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -56,18 +56,33 @@ class Place:
 
     A `provider` or `base_url` brings its own key, from `api_key_env` or the environment; `model` alone stays where it
     is. Of a weighted pool, a place gets `weight` parts.
+
+    `models` says by the model of the call which one is asked there; a call for another asks `model`, and where that is
+    None, too, it does not go there at all.
     """
 
     provider: str | None = None
     base_url: str | None = None
     api_key_env: str | None = None
     model: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict, hash=False)
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        words = (self.provider, self.base_url, self.api_key_env, self.model)
-        require(any(words), "a target must name a provider, base_url, api_key_env or model", "none")
+        words = (self.provider, self.base_url, self.api_key_env, self.model, self.models)
+        require(
+            any(words),
+            "a target must name a provider, base_url, api_key_env, model or models",
+            "none",
+        )
         require(self.weight > 0, "weight must be positive", self.weight)
+        object.__setattr__(self, "models", dict(self.models))  # the caller's own may change
+
+    def model_for(self, model: str) -> str | None:
+        """The model that a call for `model` asks here; None: it does not come here."""
+        if self.models:
+            return self.models.get(model, self.model)
+        return self.model or model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

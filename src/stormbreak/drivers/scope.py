@@ -26,12 +26,13 @@ _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
 class Scope(NamedTuple):
     """What holds here; None, or nothing, where the call itself or its policy decides.
 
-    `deadline_at` is on the monotonic clock. `retries` are the attempts that may follow the first.
+    `deadline_at` is on the monotonic clock. An empty `tenant` says that it is nobody's. `retries` are the attempts that
+    may follow the first.
     """
 
     deadline_at: float | None = None
     priority: Priority | None = None
-    tenant: str = ""
+    tenant: str | None = None
     labels: Labels = ()
     retries: int | None = None
 
@@ -55,7 +56,7 @@ class Scope(NamedTuple):
         return Scope(
             self.earlier(inner.deadline_at),
             self.priority if inner.priority is None else inner.priority,
-            inner.tenant or self.tenant,
+            self.tenant if inner.tenant is None else inner.tenant,
             _merged(self.labels, inner.labels),
             self.retries if inner.retries is None else inner.retries,
         )
@@ -137,7 +138,7 @@ def scope(
     Args:
         priority: whose calls are served first when a queue stands.
         deadline: all calls end within so many seconds from when the block is entered; no inner scope may extend that.
-        tenant: on whose behalf the calls are.
+        tenant: on whose behalf the calls are; empty: on nobody's, whatever the scope around says.
         labels: what listeners and snapshots tell of the calls; added to those of the scope around.
         retries: attempts that may follow the first, where the policy allows more.
 
@@ -156,7 +157,7 @@ def scope(
     own = Scope(
         None,
         priority,
-        "" if tenant is None else checked_text("tenant", tenant),
+        None if tenant is None else checked_text("tenant", tenant),
         () if labels is None else checked_labels(labels),
         retries,
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
+from yarl import URL
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
@@ -125,7 +126,7 @@ class AiohttpWire:
     ) -> aiohttp.ClientResponse:
         response = await session.request(
             request.method,
-            request.url,
+            _address(request.url),
             data=_data_of(request.body),
             headers=request.headers,
             proxy=self._proxy,
@@ -158,10 +159,16 @@ class AiohttpWire:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": ACCEPTED},
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),  # nothing unasked
             auto_decompress=False,  # it would not miss the end of a gzip body
         )
         session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
         return session
+
+
+def _address(url: str) -> URL:
+    """A URL as it is written, where whoever wrote it has escaped something: escaped anew, its signature would be wrong."""
+    return URL(url, encoded="%" in url and url.isascii() and " " not in url)
 
 
 def _data_of(body: bytes | AsyncIterable[bytes]) -> Any:

@@ -268,7 +268,7 @@ class AsyncClient:
             policy.fail_fast,
             span if queue_is_free else None,
             here.most if most is None else most,
-            tenant or here.tenant,
+            tenant or here.tenant or "",
             asking.begins,
             asking.tokens() if footing.weighs else 0,
             delivers,

@@ -6,7 +6,7 @@ Answers may well quote a prompt; they go to the caller, and to OUTPUT. Everythin
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,8 @@ TELLING = 12  # characters of a single word that may tell whose text it is from
 KEPT = (
     64 * 2**10
 )  # bytes of a failed answer; a longer one explains nothing and takes long to look through
+
+LONG = 4 * 2**10  # bytes of a request that holds many words
 
 _WORD = re.compile(rf"[\w-]{{{TELLING},}}")
 
@@ -68,11 +70,37 @@ def _without_words(body: bytes, asked: bytes) -> bytes:
     if len(body) > KEPT:
         return b""
     texts = set(_texts(asked))
-    words = {word for text in texts for word in _WORD.findall(text)}
-    for said in sorted(texts | words, key=len, reverse=True):
+    starts = _starts(body, many=len(asked) > LONG)
+    words = {
+        word
+        for text in texts
+        for word in _WORD.findall(text)
+        if word[:SECRET] in starts or not word.isascii()
+    }
+    found = [said for said in texts | words if _may_stand(said, body, starts)]
+    for said in sorted(found, key=len, reverse=True):
         for form in sorted(_forms(said), key=len, reverse=True):  # a bare one is a part of a quoted
             body = body.replace(form, GONE)
     return body
+
+
+def _starts(body: bytes, *, many: bool) -> Container[str]:
+    """What plain texts that stand in a body may start with; where `many` will be looked up, as a set."""
+    shown = body.decode("latin-1")
+    return {shown[at : at + SECRET] for at in range(len(shown))} if many else shown
+
+
+def _may_stand(said: str, body: bytes, starts: Container[str]) -> bool:
+    """Whether a text may stand in a body in any form, by how it starts: an image is a hundred thousand words.
+
+    No form is shorter than the text, and none but those with a backslash differs from it in what is plain.
+    """
+    if len(said) > len(body):
+        return False
+    start = said[:SECRET]
+    if start.isascii() and start.isprintable() and '"' not in start and "\\" not in start:
+        return start in starts
+    return b"\\" in body or start.encode(errors="replace") in body
 
 
 @lru_cache(maxsize=64)

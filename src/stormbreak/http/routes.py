@@ -95,10 +95,12 @@ class Routes:
             on, after, source = frozenset(rule.on), rule.after, SOURCES[rule.kind]
             if isinstance(rule, ToTargets):
                 targets = tuple(
-                    (self._route(endpoint, place.model or model).target, place.weight)
+                    (self._route(endpoint, there).target, place.weight)
                     for endpoint, place in zip(endpoints, rule.targets, strict=True)
+                    if (there := place.model_for(model)) is not None
                 )
-                yield Step(on, after, source, targets, rule.choose)
+                if targets:
+                    yield Step(on, after, source, targets, rule.choose)
             else:
                 text = rule.text if isinstance(rule, ToDegraded) else None
                 yield Step(on, after, source, text=text)

@@ -55,6 +55,8 @@ def read_answer(
     """
     if not answer.succeeded:
         return read_error(answer, complaint_of(answer.body, is_error=True))
+    if shape is Shape.RESOURCE and _is_file(answer.headers):
+        return Reading(Verdict.OK, request_id=request_id_of(answer.headers))
     wanted = inputs if shape is Shape.EMBEDDINGS else choices
     reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
     if reading.verdict is Verdict.OK:
@@ -89,6 +91,12 @@ def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
         maybe_processed=inside or may_be_processed(answer.status, verdict, refusal=refusal),
         forbidden=forbidden,
     )
+
+
+def _is_file(headers: Mapping[str, str]) -> bool:
+    """Whether something comes that is said to be neither JSON nor a page: SDKs accept JSON whatever they ask for."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return bool(kind) and not kind.endswith(("json", "html"))
 
 
 def verdict_of_status(status: int) -> Verdict:

@@ -48,6 +48,16 @@ class _Embeddings(Whole):
     data: list[_Item] | None = None
 
 
+class _Resource(Whole):
+    id: Any = None
+    status: Any = None
+
+    def is_error(self) -> bool:
+        """Whether it is an error; a job that failed, and has an error to tell of, is none."""
+        named = any((self.object, self.id, self.status))
+        return super().is_error() and ("error" in (self.object, self.type) or not named)
+
+
 def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | None) -> Reading:
     """Read the body of a success: OK if it is complete, else what is wrong with it.
 
@@ -75,6 +85,7 @@ def _unreadable(body: bytes) -> str:
 
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
+_decode_resource = msgspec.json.Decoder(_Resource).decode
 _decode_whole = msgspec.json.Decoder(Whole).decode
 
 
@@ -142,6 +153,16 @@ def _json(body: bytes, request_id: str | None, _: int | None) -> Reading:
     return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
 
 
+def _resource(body: bytes, request_id: str | None, _: int | None) -> Reading:
+    """Read what is there to be looked at: lists as well, and whatever became of a job."""
+    if not body.lstrip().startswith(b"{"):
+        msgspec.json.decode(body)
+        return Reading(Verdict.OK, request_id=request_id)
+    if _decode_resource(body).is_error():
+        return broken(ERROR_INSIDE, request_id)
+    return Reading(Verdict.OK, request_id=request_id)
+
+
 _READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], Reading]] = MappingProxyType(
     {
         Shape.CHAT: _chat,
@@ -149,5 +170,6 @@ _READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], Reading]] = M
         Shape.RESPONSES: read_response,
         Shape.MESSAGES: read_message,
         Shape.JSON: _json,
+        Shape.RESOURCE: _resource,
     }
 )

@@ -22,6 +22,7 @@ class Shape(Enum):
     RESPONSES = "response"
     MESSAGES = "message"
     JSON = "JSON object"
+    RESOURCE = "resource"
 
     __hash__ = object.__hash__  # for look-ups in every attempt: an Enum's own is written in Python
 

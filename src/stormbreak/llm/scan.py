@@ -18,11 +18,13 @@ from stormbreak.llm.complaint import Complaint
 from stormbreak.llm.formats import Format, Marks
 from stormbreak.llm.halves import decoded
 from stormbreak.llm.reading import Reading
-from stormbreak.llm.sse import LINE_LIMIT, Event, EventReader
+from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE_EVENT, StreamReader
 from stormbreak.llm.usage import usage_of
 from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import Verdict
+
+SKIMMED = 2**20  # bytes of events that are only looked through; longer ones are read
 
 _WHOLE = (b"}\n\n", b"}\r\n\r\n")  # how nearly every event ends
 _BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")  # the longest last
@@ -102,7 +104,7 @@ class StreamScanner(StreamReader):
         blanks = _BLANK if self._open.find(b"\r", start) >= 0 else _BLANK[:1]
         found = [(self._open.rfind(blank, start), len(blank)) for blank in blanks]
         at = max(end + size if end >= 0 else 0 for end, size in found)
-        if len(self._open) - at > LINE_LIMIT:  # no common event: whoever reads it bounds its lines
+        if len(self._open) - at > SKIMMED:  # no common event: whoever reads it bounds its lines
             at = len(self._open)
         block = bytes(self._open[:at])
         del self._open[:at]
@@ -111,7 +113,7 @@ class StreamScanner(StreamReader):
 
     def _is_quiet(self, block: bytes) -> bool:
         """Whether whole events are output only; their usage is kept."""
-        if not (block.endswith(_WHOLE) and len(block) <= LINE_LIMIT and self._marks.quiet(block)):
+        if not (block.endswith(_WHOLE) and len(block) <= SKIMMED and self._marks.quiet(block)):
             return not block
         if block.find(b'"usage"') >= 0 and _USAGE.search(block):
             self._counted = block

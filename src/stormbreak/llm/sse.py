@@ -9,7 +9,7 @@ reads it to judge, while one that ends before its data is remembered as `cut`.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-LINE_LIMIT = 1024 * 1024
+LINE_LIMIT = 16 * 2**20  # bytes; an image that a model makes comes in one line of some MiB
 _FIELD = len(b"data: ")
 INVISIBLE = b"\xef\xbb\xbf \t\r\n"  # the bytes of a byte order mark, and white space
 

@@ -11,6 +11,7 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.doors import places
+from stormbreak.http.origin import origin_of
 from stormbreak.httpx2 import AsyncTransport
 
 FEW = 4
@@ -101,3 +102,20 @@ async def test_a_target_that_is_left_alone_is_not_forgotten():
         assert await rotating.ask("hot") == [429]
         assert len(server.requests) == asked
         await rotating.http.aclose()
+
+
+def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
+    """Two that came at once made two, and each of them pools of its own."""
+    origin, made = origin_of("https://a.example/v1", None), []
+
+    def connect(_origin):
+        made.append(object())
+        wire = made[-1]
+        if len(made) == 1:
+            others.append(here.wire(origin))  # another comes before this one is done
+        return wire
+
+    others = []
+    here = places.Places((), allow_http=False, connect=connect, forget=lambda _: True)
+    assert here.wire(origin) is here.wire(origin) is others[0]
+    assert here.wires() == (others[0],)

@@ -1,11 +1,13 @@
 """The SDKs over our door: what they get, what they raise, and how often something is sent."""
 
+import asyncio
 import json
 
 import anthropic
+import httpx2
 import openai
 import pytest
-from doors import KEY, MESSAGE, ONCE, QUICK, SDKS, door, each_sdk
+from doors import KEY, MESSAGE, ONCE, QUICK, SAY, SDKS, door, each_sdk
 from sockets import End, answer, failing, free_port, served
 
 from stormbreak import explain
@@ -98,6 +100,17 @@ async def test_the_timeout_of_a_plain_call_bounds_all_of_it(sdk):
 
 
 @each_sdk
+async def test_its_time_to_connect_is_obeyed(sdk, full_port):
+    spans = httpx2.Timeout(60, connect=0.2)
+    url = f"http://127.0.0.1:{full_port}/v1"
+    async with door(sdk, url, ONCE, timeout=spans, max_retries=0) as (client, _):
+        async with asyncio.timeout(5):
+            with pytest.raises(sdk.module.APITimeoutError) as caught:
+                await sdk.ask(client)
+    assert type(caught.value.__cause__).__name__ == "ConnectTimeout"
+
+
+@each_sdk
 @pytest.mark.parametrize(
     ("inside", "raised"),
     [
@@ -173,10 +186,24 @@ async def test_a_redirect_is_not_followed_by_anybody():
 async def test_a_stream_is_plain_on_the_wire_only(stormbreak_provider):
     provider = stormbreak_provider("calm", speed=20)
     async with door(SDKS[0], provider.base_url, stream_on_wire=True) as (client, _):
-        said = await SDKS[0].ask(client)
+        raw = await client.chat.completions.with_raw_response.create(model="m", messages=SAY)
+        assert raw.headers["content-type"] == "application/json"
+        said = raw.parse()
         assert said.usage.completion_tokens > 0
         assert said.choices[0].message.content.startswith("Answer ")
     assert provider.stats()["arrivals"] == 1
+
+
+async def test_who_streams_on_the_wire_says_so():
+    async with (
+        served(failing(400)) as server,
+        door(SDKS[0], server.base_url, stream_on_wire=True) as (client, _),
+    ):
+        with pytest.raises(openai.BadRequestError):
+            await SDKS[0].ask(client)
+    (request,) = server.requests
+    assert request.headers["accept"] == "text/event-stream"
+    assert json.loads(request.body)["stream"] is True
 
 
 async def test_targets_are_told_apart():

@@ -1,12 +1,14 @@
 """The door by itself, under each HTTP library: what passes, whose keys go where, inner transports, settings."""
 
 import asyncio
+import gzip
 import json
 import os
 import ssl
 import traceback
 from importlib import import_module
 
+import httpx2
 import pytest
 from canary import KEY, PROMPT, assert_clean
 from doors import ONCE, QUICK, in_flight, until
@@ -16,6 +18,8 @@ from stormbreak import ConfigurationError, explain
 from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.http import aiohttp_incoming
+from stormbreak.http.doors import inner as inner_wire
 from stormbreak.httpx2 import AsyncTransport
 
 LIBRARIES = ["httpx2", "httpx"]
@@ -86,6 +90,16 @@ async def test_a_key_in_a_url_is_sent_and_not_shown(lib, client):
         assert_clean(str(http._transport.snapshot()) + explain(caught.value), "what is shown")
 
 
+async def test_as_many_connections_as_the_limit_may_grow_to(client):
+    async with served([End.HANG]) as server, client() as http:
+        url = f"{server.base_url}/chat/completions"
+        asking = [asyncio.create_task(http.post(url, json=PAYLOAD)) for _ in range(150)]
+        await server.asked(150)
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
 async def test_no_redirect_is_followed(client):
     elsewhere = failing(307, location="/v1/elsewhere")
     async with served(elsewhere, answer()) as server, client() as http:
@@ -130,6 +144,45 @@ async def test_a_download_is_no_answer(client):
     assert len(server.requests) == 2
 
 
+async def test_a_download_may_be_larger_than_an_answer(client, monkeypatch):
+    monkeypatch.setattr(aiohttp_incoming, "BODY_LIMIT", 1000)
+    async with served(answer(b"x" * 3000)) as server, client() as http:
+        assert len((await http.get(f"{server.base_url}/files/f/content")).content) == 3000
+
+
+@pytest.mark.parametrize("begun", [b"", answer(b"x", content_length=9)])
+async def test_what_passes_is_not_silent_for_longer_than_the_timeout(lib, client, begun):
+    async with served([begun, End.HANG]) as server, client() as http, asyncio.timeout(5):
+        with pytest.raises(lib.ReadTimeout):
+            await http.get(f"{server.base_url}/files/f/content", timeout=0.2)
+        await server.all_closed()
+
+
+async def test_the_size_of_a_download_is_told(client):
+    packed = answer(b"", content_encoding="gzip", content_length=999)
+    async with (
+        served(
+            answer(b"x" * 9), packed, answer(gzip.compress(b"y"), content_encoding="gzip")
+        ) as server,
+        client() as http,
+    ):
+        url = f"{server.base_url}/files/f/content"
+        whole, head, unpacked = await http.get(url), await http.head(url), await http.get(url)
+    assert whole.headers["content-length"] == "9"
+    assert (head.headers["content-length"], head.headers["content-encoding"]) == ("999", "gzip")
+    assert unpacked.content == b"y"
+    assert not {"content-length", "content-encoding"} & {name.lower() for name in unpacked.headers}
+
+
+async def test_what_passes_gets_no_header_that_nobody_gave(client):
+    async with served() as server, client() as http:
+        await http.put(f"{server.base_url}/parts/1", content=b"x")
+    (request,) = server.requests
+    assert set(request.headers) == {
+        "host", "accept", "accept-encoding", "authorization", "content-length", "user-agent"
+    }  # fmt: skip
+
+
 async def test_what_passes_and_is_cut(lib, client):
     cut = [answer(b"abc", content_length=10), End.CLOSE]
     async with served(cut) as server, client() as http:
@@ -170,6 +223,18 @@ async def test_a_fallback_gets_its_own_key_and_model(client, monkeypatch):
     assert request.headers["authorization"] == "Bearer other-0123456789"
     assert "x-secret" not in request.headers
     assert json.loads(request.body)["model"] == "n"
+
+
+async def test_fallbacks_map_the_models_that_one_transport_serves(client):
+    async with served(failing(401)) as one, served(answer()) as other:
+        place = Place(base_url=other.base_url, models={"m": "large", "n": "small"})
+        async with client(Policy(budget=None, fallback=(ToTargets(targets=(place,)),))) as http:
+            url = f"{one.base_url}/chat/completions"
+            came = [
+                await http.post(url, json=PAYLOAD | {"model": model}) for model in ("m", "n", "o")
+            ]
+    assert [said.status_code for said in came] == [200, 200, 401]
+    assert [json.loads(each.body)["model"] for each in other.requests] == ["large", "small"]
 
 
 async def test_answers_at_hand(client):
@@ -233,6 +298,14 @@ async def test_an_error_that_was_cut_is_that_error(lib, transport, own, streams)
     assert (said.status_code, len(server.requests)) == (401, 1)
 
 
+async def test_an_answer_over_an_inner_transport_is_bounded(lib, transport, monkeypatch):
+    monkeypatch.setattr(inner_wire, "BODY_LIMIT", 1000)
+    one = transport(ONCE, inner=lib.AsyncHTTPTransport())
+    async with served(answer(b'"' + b"x" * 3000)) as server, lib.AsyncClient(transport=one) as http:
+        with pytest.raises(lib.RemoteProtocolError, match="larger than it may be"):
+            await http.post(f"{server.base_url}/chat/completions", json=PAYLOAD)
+
+
 async def test_a_cancel_over_an_inner_transport_is_a_cancel(lib, transport):
     async with (
         served([answer(b"", **EVENTS), HELLO, End.HANG]) as server,
@@ -279,7 +352,12 @@ async def test_no_key_in_the_clear(client):
     [
         ({"http2": True}, "http2"),
         ({"proxy": "socks5://here"}, "proxy must be"),
+        ({"proxy": "http://"}, "proxy must be"),
+        ({"proxy": "http://[here"}, "proxy must be"),
+        ({"proxy": httpx2.Proxy("http://here")}, "proxy must be"),
         ({"cert": "/nowhere.pem"}, "cert: No such file"),
+        ({"cert": "/nowhere.pem", "verify": ssl.create_default_context()}, "cert: No such file"),
+        ({"verify": "/nowhere.pem"}, "verify must be an ssl.SSLContext, True or False"),
         ({"inner": object(), "verify": False}, "verify goes to the inner transport"),
         ({"inner": object(), "http2": True}, "http2 goes to the inner transport"),
         ({"policy": "nonsense"}, "nonsense"),
@@ -294,6 +372,13 @@ def test_verify():
     context = ssl.create_default_context()
     assert AsyncTransport(verify=context)._connecting._tls is context
     assert AsyncTransport(verify=False)._connecting._tls.verify_mode is ssl.CERT_NONE
+
+
+def test_certificates_of_the_environment_count_where_it_is_trusted(transport, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
+        transport(verify=False)
+    transport(verify=False, trust_env=False)
 
 
 async def test_off_is_off(client, monkeypatch):

@@ -135,3 +135,20 @@ def test_what_cannot_be_wrapped_is_told_at_once(make, wrong):
 def test_what_cannot_be_inside(door, inner, wrong):
     with pytest.raises(ConfigurationError, match=wrong):
         door(inner=inner())
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_the_proxy_of_the_environment_is_used_where_it_is_trusted(
+    lib, ours, trusted, monkeypatch
+):
+    async with served(answer()) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        transport = ours.AsyncTransport(ONCE, trust_env=trusted)
+        async with lib.AsyncClient(transport=transport) as client:
+            asking = client.post("http://api.invalid/v1/chat/completions", json=PAYLOAD)
+            if trusted:
+                assert (await asking).status_code == 200
+            else:
+                with pytest.raises(lib.ConnectError):
+                    await asking
+    assert len(proxy.requests) == trusted

@@ -59,10 +59,10 @@ class Look:
 
     model = NO_MODEL
     delivers = begins = streamed = False
-    shape = Shape.JSON
+    shape = Shape.RESOURCE
 
     def __init__(self, request: DoorRequest) -> None:
-        asked = Asked("", b"", Shape.JSON, streamed=False, choices=1, idempotency_key="")
+        asked = Asked("", b"", Shape.RESOURCE, streamed=False, choices=1, idempotency_key="")
         self._asked = _as_written(asked, request, request.passed_on())._replace(method="GET")
 
     def to(self, _route: Route) -> Asked:

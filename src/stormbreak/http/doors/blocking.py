@@ -33,8 +33,9 @@ class BlockingDoor(Door):
             asked = self._asked(seen, request.read())
         if asked is not None:
             return BACKGROUND.run(self._answered(asked, seen, request))
-        if self._connecting.inner is not None:
-            return self._connecting.inner.handle_request(self.library.without_ours(request))
+        if self.inner is not None:
+            ready = self._ready_to_pass(seen, request)
+            return self._kept_here(self.inner.handle_request(ready), seen)
         return BACKGROUND.run(self._pass(seen, lent_pieces(request.stream), request))
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def call_of(
         policy.priority if here.priority is None else here.priority,
         policy.fail_fast,
         most=here.most,
-        tenant=here.tenant,
+        tenant=here.tenant or "",
         streams=asked.begins,
         tokens=asked.tokens() if policy.quota.acts else 0,
         delivers=asked.delivers,

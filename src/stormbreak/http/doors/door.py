@@ -20,7 +20,7 @@ from stormbreak.http.doors.calls import call_of, sender_of
 from stormbreak.http.doors.given_up import GivenUp
 from stormbreak.http.doors.inner import InnerWire, check_inner
 from stormbreak.http.doors.library import Library
-from stormbreak.http.doors.passing import passed
+from stormbreak.http.doors.passing import leads_elsewhere, passed
 from stormbreak.http.doors.places import Places
 from stormbreak.http.doors.replies import Failure, headers_of, reply_to
 from stormbreak.http.doors.request import DoorRequest
@@ -172,6 +172,22 @@ class Door:
         head, incoming = got
         body = self.passed_body(incoming, self.library, request)
         return self.library.response(head.status, head.headers, stream=body)
+
+    def _ready_to_pass(self, seen: DoorRequest, request: Any) -> Any:
+        """The request as it passes through the inner transport, to be sent once.
+
+        Raises:
+            ConfigurationError: the key would travel in the clear to another machine.
+        """
+        self._places.origin(seen.place[0], seen.key)
+        return self.library.without_ours(request)
+
+    @staticmethod
+    def _kept_here(response: Any, seen: DoorRequest) -> Any:
+        """The response to it, which leads to no other origin."""
+        if leads_elsewhere(response.headers, seen.url):
+            del response.headers["location"]
+        return response
 
     def _asker(self, asked: Ask | Look, seen: DoorRequest) -> Asker | None:
         if not self.policy.fallback or not isinstance(asked, Ask):

@@ -82,7 +82,7 @@ class InnerIncoming:
     """The body of a response of an inner transport, as it comes; of the running loop."""
 
     def __init__(self, response: Any, library: Library, most: float | None) -> None:
-        headers = {name.lower(): value for name, value in response.headers.items()}
+        headers = library.headers_of(response)
         self.head = HttpAnswer(response.status_code, headers, b"", time.time())
         self._response = response
         self._library = library

@@ -1,12 +1,13 @@
 """What differs between httpx2 and httpx: whose classes they are. Their names and what they do are the same."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
 from stormbreak.http.doors.replies import Failure
 from stormbreak.http.doors.request import OURS, DoorRequest, spans_in
 from stormbreak.http.doors.story import KEPT_AS, Story
+from stormbreak.http.doors.whole import WholeBody
 from stormbreak.http.wire import GARBLED
 from stormbreak.types import Outcome, Verdict
 
@@ -17,20 +18,27 @@ _OURS = OURS.encode()
 class Library:
     """An HTTP library by its module."""
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: ModuleType, whole: type[WholeBody]) -> None:
+        """`whole` is its class of response, for a body that is there."""
         self._module: Any = module
+        self._whole: Any = whole
         self.name = module.__name__
-        self._kept_whole = hasattr(module.Response(200, content=b""), "_content")
 
     def read(self, request: Any) -> DoorRequest:
         """Read all of a request but its body."""
         spans = spans_in(request.extensions)
-        headers = _headers_in(request.headers.raw)
+        headers = _headers_in(request.headers.raw, _text)
         return DoorRequest(request.method.upper(), str(request.url), headers, spans)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
         """Make a request for an inner transport."""
-        return self._module.Request(method, url, headers=headers, **more)
+        return self._module.Request(method, url, headers=_as_sent(headers), **more)
+
+    def headers_of(self, response: Any) -> dict[str, str]:
+        """The headers of a response of an inner transport; what is no UTF-8 is escaped, as our own wire does."""
+        return _headers_in(
+            response.headers.raw, lambda value: value.decode(errors="surrogateescape")
+        )
 
     def without_ours(self, request: Any) -> Any:
         """The request, or a copy of it without the headers that are meant for us."""
@@ -47,14 +55,13 @@ class Library:
         """Make a response; its body is `content` or `stream`."""
         extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
         content = body.get("content")
-        if content is None or not self._kept_whole:
-            return self._module.Response(status, headers=headers, extensions=extensions, **body)
-        # As the library makes it out of `content`, without the many steps in which it would read that.
-        headers = {**headers, "content-length": str(len(content))}
+        if content is None:
+            sent = _as_sent(headers)
+            return self._module.Response(status, headers=sent, extensions=extensions, **body)
+        sent = _as_sent({**headers, "content-length": str(len(content))})
         stream = self._module.ByteStream(content)
-        made = self._module.Response(status, headers=headers, extensions=extensions, stream=stream)
-        made._content = content  # noqa: SLF001
-        made.is_closed = made.is_stream_consumed = True
+        made = self._whole(status, headers=sent, extensions=extensions, stream=stream)
+        made.ready = content
         return made
 
     def error(self, failure: Failure, request: Any) -> Exception:
@@ -87,11 +94,18 @@ class Library:
         return Outcome(verdict, status=status, detail=detail, maybe_processed=True)
 
 
-def _headers_in(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def _as_sent(headers: Mapping[str, str]) -> Mapping[str, str | bytes]:
+    """Headers as they are on the wire, where they hold more than ASCII, which is all that the library would encode."""
+    if "".join(headers.values()).isascii():
+        return headers
+    return {name: value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
+
+
+def _headers_in(raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]) -> dict[str, str]:
     """Headers by their lower-case names; those that come several times are one. The library's own way is a slow one."""
     headers: dict[str, str] = {}
     for name, value in raw:
-        key, text = name.decode("latin-1").lower(), _text(value)
+        key, text = name.decode("latin-1").lower(), read(value)
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
 

@@ -1,7 +1,8 @@
 """Requests that pass: sent once, as they are, and answered with what comes."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from math import inf
+from urllib.parse import urljoin
 
 from stormbreak.http.doors.replies import Failure, failure_of
 from stormbreak.http.doors.request import DoorRequest, without_hops
@@ -36,11 +37,24 @@ async def passed(
         return failure_of(incoming, None)
     head = incoming.head
     passing = without_hops(head.headers.items())
-    passing.pop("content-encoding", None)
-    elsewhere = passing.get("location", "")
-    if "//" in elsewhere and not same_origin(elsewhere, seen.url):
-        del passing["location"]  # else the key would go there, too
+    if "content-encoding" in passing and seen.method != "HEAD":
+        del passing["content-encoding"]  # it is unpacked
+    elif "content-length" in head.headers:
+        passing["content-length"] = head.headers["content-length"]
+    if leads_elsewhere(passing, seen.url):
+        del passing["location"]
     return head._replace(headers=passing), incoming
+
+
+def leads_elsewhere(headers: Mapping[str, str], url: str) -> bool:
+    """Whether an answer from `url` sends whoever follows to another origin: the key would go there, too."""
+    location = headers.get("location")
+    if location is None:
+        return False
+    try:
+        return not same_origin(urljoin(url, location), url)
+    except ValueError:  # it is no URL
+        return True
 
 
 async def _of_length(body: AsyncIterable[bytes], length: int) -> AsyncIterator[bytes]:

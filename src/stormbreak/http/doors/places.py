@@ -105,8 +105,8 @@ class Places:
         parts = urlsplit(origin.base_url)
         place = parts.scheme, parts.netloc
         wire = self._wires.get(place)
-        if wire is None:
-            wire = self._wires[place] = self._connect(origin)
+        if wire is None:  # several threads may find that: one wire is kept
+            wire = self._wires.setdefault(place, self._connect(origin))
         return wire
 
     def wires(self) -> tuple[Wire, ...]:

@@ -72,8 +72,12 @@ class DoorRequest(NamedTuple):
 
     @property
     def is_look(self) -> bool:
-        """Whether it reads something, as one piece of JSON."""
-        return self.method == "GET" and _is_json(self.headers.get("accept", ""))
+        """Whether it reads something, as one piece of JSON; openai asks for streams as if they were."""
+        return (
+            self.method == "GET"
+            and _is_json(self.headers.get("accept", ""))
+            and ("stream", "true") not in parse_qsl(urlsplit(self.url).query)
+        )
 
     @property
     def place(self) -> tuple[str, str]:

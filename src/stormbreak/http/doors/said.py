@@ -37,7 +37,7 @@ def scope_of(headers: Mapping[str, str]) -> Scope:
     own = Scope(
         _taken(said, "deadline", _deadline_at),
         _taken(said, "priority", _priority),
-        _taken(said, "tenant", lambda text: checked_text(f"{OURS}tenant", text)) or "",
+        _taken(said, "tenant", lambda text: checked_text(f"{OURS}tenant", text)),
         checked_labels(labels),
         _taken(said, "retries", _retries),
     )

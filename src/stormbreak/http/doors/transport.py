@@ -23,10 +23,9 @@ class AsyncDoor(Door):
             asked = self._asked(seen, await request.aread())
         if asked is not None:
             return await self._answered(asked, seen, request)
-        if self._connecting.inner is not None:
-            return await self._connecting.inner.handle_async_request(
-                self.library.without_ours(request)
-            )
+        if self.inner is not None:
+            ready = self._ready_to_pass(seen, request)
+            return self._kept_here(await self.inner.handle_async_request(ready), seen)
         return await self._pass(seen, request.stream, request)
 
     async def aclose(self) -> None:

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import proxy_for, tls_context
@@ -13,7 +14,7 @@ from stormbreak.http.wire import Wire
 Verify: TypeAlias = ssl.SSLContext | bool
 Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
 
-_SCHEMES = ("http://", "https://")
+_SCHEMES = ("http", "https")
 
 
 class Connecting:
@@ -57,8 +58,10 @@ class Connecting:
             raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
         if http2:
             raise ConfigurationError("http2 is not spoken: give an inner transport that does")
-        if proxy is not None and not proxy.lower().startswith(_SCHEMES):
-            raise ConfigurationError("proxy must be an http:// or https:// URL")
+        if proxy is not None and not _is_proxy(proxy):
+            raise ConfigurationError("proxy must be an http:// or https:// URL, as a text")
+        if not isinstance(verify, ssl.SSLContext | bool):
+            raise ConfigurationError("verify must be an ssl.SSLContext, True or False")
         if inner is None:
             _ = self._tls if cert is not None or verify is not True else None  # told at the start
 
@@ -80,12 +83,7 @@ class Connecting:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        if isinstance(self._verify, ssl.SSLContext):
-            return self._verify
-        context = tls_context() if self.trust_env else tls_context({})
-        if not self._verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+        context = self._trusting()
         if self._cert is not None:
             files = (self._cert,) if isinstance(self._cert, str) else self._cert
             try:
@@ -94,3 +92,22 @@ class Connecting:
                 reason = error.strerror or "no certificate and key in it"
                 raise ConfigurationError(f"cert: {reason}") from None
         return context
+
+    def _trusting(self) -> ssl.SSLContext:
+        if isinstance(self._verify, ssl.SSLContext):
+            return self._verify
+        context = tls_context() if self.trust_env else tls_context({})
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def _is_proxy(proxy: object) -> bool:
+    if not isinstance(proxy, str):
+        return False
+    try:
+        parts = urlsplit(proxy)
+    except ValueError:
+        return False
+    return parts.scheme in _SCHEMES and bool(parts.hostname)

@@ -1,0 +1,71 @@
+"""Whoever looked at a job that had failed was told that the server had: for the `error` in it, it was asked for again and
+again, and each time counted against the circuit.
+"""
+
+import json
+
+import httpx2
+import openai
+import pytest
+from doors import QUICK, SDKS, door
+from sockets import answer, served
+
+from stormbreak.httpx2 import AsyncTransport
+
+JOB = {"id": "ftjob-1", "object": "fine_tuning.job", "status": "failed"}
+JOB |= {"error": {"code": "invalid_training_file", "message": "no such thing"}}
+RESPONSE = {"id": "resp_1", "object": "response", "status": "failed", "output": [], "tools": []}
+RESPONSE |= {"error": {"code": "server_error", "message": "it failed"}}
+
+
+async def test_is_a_job_that_failed():
+    async with (
+        served(answer(json.dumps(JOB).encode()), answer(json.dumps(RESPONSE).encode())) as server,
+        door(SDKS[0], server.base_url) as (client, _),
+    ):
+        job = await client.fine_tuning.jobs.retrieve("ftjob-1")
+        response = await client.responses.retrieve("resp_1")
+    assert (job.status, job.error.message) == ("failed", "no such thing")
+    assert (response.status, response.error.code) == ("failed", "server_error")
+    assert len(server.requests) == 2
+
+
+async def test_an_error_is_still_one():
+    said = {"error": {"message": "busy", "type": "server_error", "code": 500}}
+    async with (
+        served(answer(json.dumps(said).encode())) as server,
+        door(SDKS[0], server.base_url) as (client, _),
+    ):
+        with pytest.raises(openai.InternalServerError, match="busy"):
+            await client.fine_tuning.jobs.retrieve("ftjob-1")
+    assert len(server.requests) == QUICK.retry.attempts
+
+
+async def test_a_file_that_is_asked_for_as_json_is_a_file():
+    lines = b'{"custom_id": "1"}\n{"custom_id": "2"}\n'
+    async with (
+        served(answer(lines, content_type="application/octet-stream")) as server,
+        door(SDKS[0], server.base_url) as (client, _),
+    ):
+        with pytest.warns(DeprecationWarning, match="content"):
+            assert await client.files.retrieve_content("f") == lines.decode()
+    assert len(server.requests) == 1
+
+
+async def test_a_page_of_a_proxy_is_no_file():
+    async with (
+        served(answer(b"<html>", content_type="text/html; charset=utf-8")) as server,
+        door(SDKS[0], server.base_url) as (client, _),
+    ):
+        with pytest.raises(openai.InternalServerError):
+            await client.models.list()
+    assert len(server.requests) == QUICK.retry.attempts
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"[]", 200), (b' [{"id": "m"}]', 200), (b"[", 502), (b"", 502)]
+)
+async def test_a_list_needs_no_object_around_it(body, status):
+    async with served(answer(body)) as server, httpx2.AsyncClient(transport=AsyncTransport(QUICK)) as client:  # fmt: skip
+        said = await client.get(f"{server.base_url}/models", headers={"accept": "application/json"})
+    assert said.status_code == status
