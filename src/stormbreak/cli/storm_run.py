@@ -18,6 +18,7 @@ from stormbreak.cli.storm_screen import sentence, table
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Scenario
+from stormbreak.report.write import Destination
 from stormbreak.storm import contenders
 from stormbreak.storm.baselines import Contender
 from stormbreak.storm.claims import NEVER, Claim, parse_claim
@@ -51,7 +52,7 @@ from stormbreak.storm.simulation import Result, simulate
 @click.option(
     "--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds: 'goodput >= 0.97'."
 )
-@click.option("--report", metavar="FILE", help="Not built yet.")
+@click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
 def command(  # noqa: PLR0913 - one parameter for each option
     *,
     scenario: str,
@@ -66,8 +67,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     report: str | None,
 ) -> int:
     """Say what a storm does to a policy."""
-    if report is not None:
-        raise click.UsageError("--report is not built yet")
+    destination = None if report is None else Destination.of(report)
     claimed = None if claim is None else parse_claim(claim)
     storm = load(scenario)
     first = contenders.find(policy) if policy else _own(storm, scenario)
@@ -75,6 +75,9 @@ def command(  # noqa: PLR0913 - one parameter for each option
     found = [first, *(other for other in others if other.name != first.name)]
     results = _simulate(storm, found, range(seed, seed + seeds), shared, first_output)
     means = {contender.name: average(_of(contender, results)) for contender in found}
+    if destination is not None:
+        told = sentence(storm, found[0].name, means[found[0].name])
+        destination.storm(storm, results, told)
     if as_json:
         head = {"scenario": storm.name, "policy": found[0].name, "seed": seed, "seeds": seeds}
         modes = {"shared": shared, "first_output": first_output}

@@ -1,1 +1,4 @@
-"""Reports: what a storm or a batch came to, as one page or picture that needs nothing from outside."""
+"""Reports for eyes: one HTML file that needs nothing else, or one picture, of a storm or of a batch.
+
+Start with `write.py`, which is all that a command needs to know. The extra `report` brings what draws and fills in.
+"""
