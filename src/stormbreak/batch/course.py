@@ -14,7 +14,7 @@ from stormbreak.events import CallEnded, Event, Hedged, Returned, Sent
 from stormbreak.types import Verdict
 
 SLICES = 240
-FIRST_WIDTH = 0.25
+FIRST_WIDTH = 0.5
 """Seconds of a slice, to begin with."""
 
 KINDS = 40

@@ -1,13 +1,15 @@
 """The course of a batch, as charts over time."""
 
-from collections.abc import Iterator, Sequence
-from math import nan
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from math import isnan, nan
 from typing import NamedTuple
 
 from stormbreak.batch.course import Course, Slice
 from stormbreak.report.panel import Line, Panel, clock_for
 from stormbreak.types import Verdict
 
+_MOST = frozenset({"open_circuits", "cooling"})  # of which a slice keeps the most, not the sum
 _KINDS = 4  # of outcomes that are drawn one by one, besides answers
 
 
@@ -26,9 +28,9 @@ def charts_of(course: Course) -> list[BatchChart]:
         _chart(course, "Seconds to an answer", "seconds", _latencies(course)),
         _chart(course, "In flight, against the limit", "attempts", _in_flight(course)),
     ]
-    waiting = [_mean(each, each.waiting) for each in course.slices]
-    open_circuits = _or_nan(course, "open_circuits")
-    cooling = _or_nan(course, "cooling")
+    waiting, open_circuits, cooling = (
+        _standing(course, name) for name in ("waiting", "open_circuits", "cooling")
+    )
     if any(value > 0 for value in waiting):
         lines = [Line(name="rows that wait", ys=waiting, stroke=0)]
         charts.append(_chart(course, "Waiting to leave, or to come back", "rows", lines))
@@ -54,6 +56,7 @@ def _chart(course: Course, title: str, unit: str, lines: Sequence[Line]) -> Batc
             x_label=clock.label("the run began"),
             y_label=unit,
             xs=middles or [0.0],
+            whole=unit == "targets",
             lines=lines if middles else [],
         ),
     )
@@ -68,15 +71,16 @@ def _rows(course: Course) -> list[Line]:
 
 
 def _rates(course: Course, total: str) -> Iterator[float]:
-    """How fast a total grew in each slice; NaN where nobody looked."""
-    before = course.first
+    """How fast a total grew in each slice. Where nobody looked, it is as fast as until the next look."""
+    before, unseen = course.first, 0
     for each in course.slices:
+        unseen += 1
         if each.last is None or before is None or each.last.at <= before.at:
-            yield nan
             continue
         grown = getattr(each.last, total) - getattr(before, total)
-        yield grown / (each.last.at - before.at)
-        before = each.last
+        yield from repeat(grown / (each.last.at - before.at), unseen)
+        before, unseen = each.last, 0
+    yield from repeat(nan, unseen)
 
 
 def _outcomes(course: Course) -> list[Line]:
@@ -112,33 +116,44 @@ def _latencies(course: Course) -> list[Line]:
 
 def _in_flight(course: Course) -> list[Line]:
     return [
-        Line(name="the limit", ys=[_mean(each, each.limit) for each in course.slices]),
-        Line(
-            name="in flight", ys=[_mean(each, each.in_flight) for each in course.slices], stroke=0
-        ),
+        Line(name="the limit", ys=_standing(course, "limit")),
+        Line(name="in flight", ys=_standing(course, "in_flight"), stroke=0),
     ]
 
 
 def _tokens(course: Course) -> list[Line]:
-    sights = [each.last for each in course.slices]
     return [
-        Line(
-            name=name,
-            ys=[nan if sight is None else getattr(sight, field) / 1000 for sight in sights],
-            stroke=stroke,
-        )
-        for stroke, (name, field) in enumerate(
+        Line(name=name, ys=_so_far(course, total), stroke=stroke)
+        for stroke, (name, total) in enumerate(
             (("prompts", "input_tokens"), ("answers", "output_tokens"))
         )
     ]
 
 
-def _mean(each: Slice, total: int) -> float:
-    return total / each.sights if each.sights else nan
+def _so_far(course: Course, total: str) -> list[float]:
+    """Thousands of a total at the end of each slice."""
+    sights = [each.last for each in course.slices]
+    return _held(nan if sight is None else getattr(sight, total) / 1000 for sight in sights)
 
 
-def _or_nan(course: Course, name: str) -> list[float]:
-    return [float(getattr(each, name)) if each.sights else nan for each in course.slices]
+def _standing(course: Course, name: str) -> list[float]:
+    """How things stood in each slice: the mean of what was seen, or the most where that was kept."""
+    return _held(_seen(each, name) for each in course.slices)
+
+
+def _seen(each: Slice, name: str) -> float:
+    if not each.sights:
+        return nan
+    value: int = getattr(each, name)
+    return value if name in _MOST else value / each.sights
+
+
+def _held(values: Iterable[float]) -> list[float]:
+    """Where nobody looked, all is as it was."""
+    held = []
+    for value in values:
+        held.append(held[-1] if isnan(value) and held else value)
+    return held
 
 
 def _known(value: float | None) -> float:

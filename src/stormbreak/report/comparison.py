@@ -73,6 +73,10 @@ class Comparison:
         """Those of all runs together."""
         return average(self.measures(policy))
 
+    def knows(self, pick: Pick) -> bool:
+        """Whether the quantity was looked at."""
+        return all(len(pick(result.series)) for runs in self.runs.values() for result in runs)
+
     def any(self, pick: Pick) -> bool:
         """Whether the quantity is ever more than nothing, under any policy."""
         return any(

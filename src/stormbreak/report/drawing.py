@@ -24,7 +24,10 @@ _SETTINGS = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a name may have a dollar in it
 }
-_HEADROOM = 1.08
+_HEADROOM, _HEADROOM_WITH_NAME = (
+    1.08,
+    1.2,
+)  # above the highest number; where something is shaded, its name is there
 _MARKERS = 5  # on each line, about
 _THIN, _THICK = 1.1, 1.9  # points
 
@@ -49,8 +52,8 @@ def draw(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
     for line in panel.lines:
         if line.drawn:
             _draw_line(panel, line, axes, paint)
-    top = panel.top
-    axes.set_ylim(0, top * _HEADROOM if top > 0 else 1)
+    headroom = _HEADROOM if panel.shaded is None else _HEADROOM_WITH_NAME
+    axes.set_ylim(0, panel.top * headroom or 1)
     axes.set_xlim(panel.xs[0], panel.xs[-1] if len(panel.xs) > 1 else panel.xs[0] + 1)
 
 
@@ -63,7 +66,9 @@ def _frame(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
     axes.tick_params(colors=paint("muted"), labelcolor=paint("muted"), labelsize=size, length=3)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
+    axes.yaxis.set_major_locator(
+        MaxNLocator(4, min_n_ticks=1 if panel.whole else 3, integer=panel.whole)
+    )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.set_xlabel(panel.x_label, color=paint("muted"), fontsize=size)

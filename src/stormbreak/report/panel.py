@@ -32,7 +32,7 @@ class Line:
 class Panel:
     """One chart: lines over `xs`, with a span that is shaded.
 
-    `about` tells it in words to those who cannot see it.
+    `about` tells it in words to those who cannot see it; with `whole`, there are whole numbers at the y axis only.
     """
 
     about: str
@@ -42,6 +42,7 @@ class Panel:
     lines: Sequence[Line]
     shaded: tuple[float, float] | None = None
     shaded_as: str = ""
+    whole: bool = False
 
     @property
     def top(self) -> float:

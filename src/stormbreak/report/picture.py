@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy import asarray
+from PIL import Image
 
 from stormbreak.report.drawing import draw, settings
 from stormbreak.report.page import Card, Key
@@ -20,14 +22,15 @@ from stormbreak.report.theme import Stroke, light
 # All in hundredths of an inch.
 _WIDTH, _MARGIN = 1200, 52
 _COLUMNS, _BETWEEN = 2, 72
-_PANEL, _BELOW, _HEADING = 205, 46, 46
+_PANEL, _BELOW, _HEADING = 196, 62, 46
 _LINE, _SMALL_LINE, _CARD, _KEYS, _BLOCK = 30, 20, 96, 30, 24
 _INCH = 100
 
 _SCALE = 140  # pixels to an inch
 _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
-_VERDICT, _NOTE = 98, 165  # characters of a line
+_VERDICT, _NOTE = 92, 160  # characters of a line
 _MOST_CARDS = 6
+_COLOURS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +137,12 @@ class _Sheet:
         )
 
     def png(self) -> bytes:
-        drawn = BytesIO()
-        FigureCanvasAgg(self._figure).print_png(drawn, metadata={"Software": None})
+        canvas, drawn = FigureCanvasAgg(self._figure), BytesIO()
+        canvas.draw()
+        # A chart has few colours: with a palette it is a third as large, and looks the same.
+        picture = Image.fromarray(asarray(canvas.buffer_rgba())).convert("RGB")
+        palette = picture.quantize(_COLOURS, dither=Image.Dither.NONE)
+        palette.save(drawn, format="png", optimize=True)
         return drawn.getvalue()
 
 
@@ -147,7 +154,7 @@ def _draw_cards(sheet: _Sheet, cards: Sequence[Card]) -> None:
         role = "ink" if card.stroke is None else card.stroke.role
         sheet.write(x, card.name, size=_TEXT, role=role, weight="bold")
         sheet.write(x, card.figure, size=_BIG, weight="bold", below=17)
-        told = wrap(card.about, int(width / 6.4))[:2]
+        told = wrap(card.about, int(width / 7.2))[:2]
         sheet.write(x, "\n".join(told), size=_SMALL, role="muted", below=41)
     sheet.down(_CARD - _BLOCK / 2)
 

@@ -1,61 +1,28 @@
 """The report of a storm: the verdict, what each policy gave and cost, and what happened second by second."""
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from stormbreak.provider.scenario import Load, Scenario
-from stormbreak.report.comparison import Comparison, Quantity, View, spread
+from stormbreak.report.comparison import Comparison, Quantity, View
+from stormbreak.report.costs import cost_cards, cost_section, span, story
 from stormbreak.report.figures import measures_table
-from stormbreak.report.page import Card, Chart, Key, Page, Section, keys_of
+from stormbreak.report.page import Chart, Key, Page, Section, keys_of
 from stormbreak.report.picture import Picture, Tile
+from stormbreak.report.quantities import (
+    ANSWERS,
+    ATTEMPTS,
+    IN_FLIGHT,
+    LOST,
+    OPEN,
+    QUEUED,
+    WASTED,
+)
 from stormbreak.report.svg import drawing_of
 from stormbreak.report.text import shown
-from stormbreak.report.theme import STROKES
 from stormbreak.storm import Result
-from stormbreak.storm.measures import Measures
-from stormbreak.storm.money import ARTICLE, Loss, loss, watched
 
+_OVER_TIME = (ATTEMPTS, LOST, WASTED, QUEUED, OPEN)
 _LONG = 400  # characters of what a scenario says about itself
-
-
-def _each(name):
-    return lambda series: getattr(series, name, ())
-
-
-ANSWERS = Quantity(
-    title="Answers in time",
-    unit="answers per second",
-    pick=lambda series: series.answers,
-    backdrop=("the ideal: what was possible", lambda series: series.ideal),
-)
-ATTEMPTS = Quantity(
-    title="Attempts",
-    unit="attempts per second",
-    pick=lambda series: series.attempts,
-    backdrop=("calls that arrive", lambda series: series.calls),
-)
-LOST = Quantity(
-    title="Calls lost",
-    unit="calls per second that end unanswered",
-    pick=lambda series: [a + b for a, b in zip(series.failed, series.shed, strict=True)],
-)
-WASTED = Quantity(
-    title="Wasted work",
-    unit="slots of the provider that work for nobody",
-    pick=_each("wasted"),
-)
-QUEUED = Quantity(title="Waiting in the clients' queues", unit="calls", pick=_each("queued"))
-OPEN = Quantity(
-    title="Circuits that are not closed",
-    unit="processes",
-    pick=_each("open_circuits"),
-)
-IN_FLIGHT = Quantity(
-    title="In flight, against the limit",
-    unit="attempts in flight",
-    pick=_each("in_flight"),
-    backdrop=("the limit", _each("limit")),
-)
 
 
 def storm_page(scenario: Scenario, results: Sequence[Result], verdict: str) -> Page:
@@ -63,7 +30,7 @@ def storm_page(scenario: Scenario, results: Sequence[Result], verdict: str) -> P
     comparison = Comparison(scenario, results)
     sections = [
         _answers(comparison),
-        _money(comparison),
+        cost_section(comparison),
         Section(
             title="Measures",
             lead=_measured(scenario, comparison),
@@ -71,7 +38,7 @@ def storm_page(scenario: Scenario, results: Sequence[Result], verdict: str) -> P
         ),
         _over_time(comparison),
         _limits(comparison),
-        _words(),
+        Section(title="The words", notes=_WORDS),
     ]
     return Page(
         kind="a storm, simulated",
@@ -99,8 +66,8 @@ def storm_picture(scenario: Scenario, results: Sequence[Result], verdict: str) -
         verdict=shown(verdict, _LONG),
         tiles=tiles,
         keys=_keys(comparison, ANSWERS),
-        cards=_cards(comparison),
-        note=_story(comparison) if watched(scenario) is not None else "",
+        cards=cost_cards(comparison),
+        note=story(comparison),
     )
 
 
@@ -109,7 +76,7 @@ def _facts(scenario: Scenario, comparison: Comparison) -> list[tuple[str, str]]:
     assert load is not None
     told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
     return [
-        ("simulated", _minutes(scenario.duration)),
+        ("simulated", span(scenario.duration)),
         ("trigger", _trigger(load)),
         ("processes", f"{load.processes:,}"),
         ("deadline", f"{load.deadline:g} s"),
@@ -158,76 +125,22 @@ def _measured(scenario: Scenario, comparison: Comparison) -> str:
     )
 
 
-def _money(comparison: Comparison) -> Section | None:
-    if watched(comparison.scenario) is None:
-        return None
-    return Section(title="What it would cost", lead=_story(comparison), cards=_cards(comparison))
-
-
-def _story(comparison: Comparison) -> str:
-    seconds = watched(comparison.scenario)
-    assert seconds is not None
-    return (
-        f"By the article's story: {ARTICLE.seconds / 60:.0f} minutes of downtime lost {ARTICLE.usd:,.0f} USD,"
-        f" {ARTICLE.usd_per_second:,.0f} USD a second. That figure is scaled here by the share of the possible answers that"
-        f" is lost in the {_minutes(seconds)} from the trigger on; it is no forecast for your own house."
-    )
-
-
-def _cards(comparison: Comparison) -> list[Card]:
-    cards = []
-    for place, policy in enumerate(comparison.runs):
-        seconds, mean = watched(comparison.scenario), comparison.mean(policy)
-        card = _answered(mean)
-        if seconds is not None:
-            card = _lost([loss(one.goodput, seconds) for one in comparison.measures(policy)])
-        stroke = STROKES[place] if place < len(STROKES) else None
-        cards.append(
-            Card(name=comparison.names[policy], figure=card[0], about=card[1], stroke=stroke)
-        )
-    return cards
-
-
-def _answered(mean: Measures) -> tuple[str, str]:
-    return f"{100 * mean.goodput:.1f} %", "of the possible answers came in time"
-
-
-def _lost(losses: Sequence[Loss]) -> tuple[str, str]:
-    usd, share = (fmean(getattr(one, name) for one in losses) for name in ("usd", "share"))
-    deviation = spread([one.usd for one in losses])
-    either = f" ±{_thousands(deviation)}" if deviation is not None else ""
-    down = _minutes(fmean(one.seconds for one in losses))
-    return (
-        f"{_thousands(usd)} USD",
-        f"{either} {100 * share:.1f} % of the possible answers lost: as good as {down} down".strip(),
-    )
-
-
-def _thousands(usd: float) -> str:
-    return f"{round(usd, -2):,.0f}" if usd >= 1000 else f"{usd:,.0f}"
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
 def _over_time(comparison: Comparison) -> Section:
-    quantities = [ATTEMPTS, LOST, WASTED, QUEUED, OPEN]
-    seen = [each for each in quantities if each is ATTEMPTS or comparison.any(each.pick)]
-    backdrop = "Grey in the charts of attempts: the calls that arrive."
-    never = [each.title.lower() for each in quantities if each not in seen]
+    known = [each for each in _OVER_TIME if comparison.knows(each.pick)]
+    seen = [each for each in known if comparison.any(each.pick)]
+    never = ", ".join(each.title.lower() for each in known if each not in seen)
     return Section(
         title="Second by second",
-        lead=backdrop
-        + (f" Never more than nothing, and left out: {', '.join(never)}." if never else ""),
+        lead="Grey in the charts of attempts: the calls that arrive."
+        + (f" Left out, for it never happened: {never}." if never else ""),
         keys=_keys(comparison, ATTEMPTS),
         charts=_charts(comparison, seen),
     )
 
 
-def _limits(comparison: Comparison) -> Section:
+def _limits(comparison: Comparison) -> Section | None:
+    if not comparison.knows(IN_FLIGHT.pick):
+        return None
     view = comparison.views[-1]
     charts = []
     for place, policy in enumerate(comparison.drawn):
@@ -265,27 +178,22 @@ def _keys(comparison: Comparison, quantity: Quantity) -> list[Key]:
     return keys_of(comparison.panel(comparison.views[0], quantity, comparison.drawn).lines)
 
 
-def _words() -> Section:
-    return Section(
-        title="The words",
-        notes=[
-            (
-                "The ideal",
-                "A fluid optimum that knows the capacity at every moment, keeps all calls in one queue, oldest first, and"
-                " drops only what cannot meet its deadline any more. No client can do better over time; some storms keep"
-                " every client below it.",
-            ),
-            (
-                "Trigger",
-                "What the storm begins with: more traffic, or less capacity. Recovery counts from its end.",
-            ),
-            (
-                "Wasted work",
-                "The provider goes on working for clients who have given up. That is what keeps a collapsed system down.",
-            ),
-            (
-                "Recovered",
-                "The first second after the trigger from which, for 30 s, 95 % of the calls that come are answered in time.",
-            ),
-        ],
-    )
+_IDEAL = (
+    "A fluid optimum that knows the capacity at every moment, keeps all calls in one queue, oldest first, and drops"
+    " only what cannot meet its deadline any more. No client can answer more, and some storms keep every client below it."
+)
+_WORDS = (
+    ("The ideal", _IDEAL),
+    (
+        "Trigger",
+        "What the storm begins with: more traffic, or less capacity. Recovery counts from its end.",
+    ),
+    (
+        "Recovered",
+        "The first second after the trigger from which, for 30 s, 95 % of the calls that come are answered in time.",
+    ),
+    (
+        "Wasted work",
+        "The provider goes on working for clients who have given up. That is what keeps a collapsed system down.",
+    ),
+)

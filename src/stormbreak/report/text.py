@@ -3,7 +3,7 @@
 from stormbreak.batch.plain import plain
 from stormbreak.keylike import hidden
 
-NAME = 48
+NAME = 64
 """Characters of a name that are shown."""
 
 
