@@ -41,15 +41,10 @@ class Histogram:
         for place in sorted(self._counts):
             seen += self._counts[place]
             if seen >= wanted:
-                return LEAST * GROWTH ** (place + 0.5)
+                return _middle(place)
         return None
 
-    def classes(self) -> list[tuple[float, float, int]]:
-        """From, to and how many, for each class between the shortest and the longest that were seen."""
-        if not self._counts:
-            return []
-        places = range(min(self._counts), max(self._counts) + 1)
-        return [
-            (LEAST * GROWTH**place, LEAST * GROWTH ** (place + 1), self._counts[place])
-            for place in places
-        ]
+
+def _middle(place: int) -> float:
+    """The seconds in the middle of a class."""
+    return LEAST * float(GROWTH ** (place + 0.5))

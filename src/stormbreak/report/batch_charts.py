@@ -150,7 +150,7 @@ def _seen(each: Slice, name: str) -> float:
 
 def _held(values: Iterable[float]) -> list[float]:
     """Where nobody looked, all is as it was."""
-    held = []
+    held: list[float] = []
     for value in values:
         held.append(held[-1] if isnan(value) and held else value)
     return held

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isnan
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ from stormbreak.report.panel import Line, Panel
 from stormbreak.report.theme import STROKES, Paint
 
 _LOCK = threading.Lock()
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "path.simplify_threshold": 0.2,
     "svg.fonttype": "none",  # text stays text

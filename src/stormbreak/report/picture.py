@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
 from textwrap import wrap
+from typing import Literal, TypeAlias
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from numpy import asarray
 from PIL import Image
 
 from stormbreak.report.drawing import draw, settings
@@ -29,6 +28,7 @@ _INCH = 100
 _SCALE = 140  # pixels to an inch
 _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
 _VERDICT, _NOTE = 92, 160  # characters of a line
+_Corner: TypeAlias = Literal["upper left", "upper right"]
 _MOST_CARDS = 6
 _COLOURS = 128
 
@@ -119,12 +119,12 @@ class _Sheet:
         bottom = 1 - (self._y + height) / self._height
         return self._figure.add_axes((x / _WIDTH, bottom, width / _WIDTH, height / self._height))
 
-    def legend(self, keys: Sequence[Key], x: float, *, to: str = "left") -> None:
+    def legend(self, keys: Sequence[Key], x: float, *, to: _Corner = "upper left") -> None:
         """Draw a legend whose top left, or top right, is here."""
         handles = [_handle(key) for key in keys]
         self._figure.legend(
             handles=handles,
-            loc=f"upper {to}",
+            loc=to,
             bbox_to_anchor=(x / _WIDTH, 1 - self._y / self._height),
             borderaxespad=0,
             borderpad=0,
@@ -137,13 +137,12 @@ class _Sheet:
         )
 
     def png(self) -> bytes:
-        canvas, drawn = FigureCanvasAgg(self._figure), BytesIO()
-        canvas.draw()
-        # A chart has few colours: with a palette it is a third as large, and looks the same.
-        picture = Image.fromarray(asarray(canvas.buffer_rgba())).convert("RGB")
-        palette = picture.quantize(_COLOURS, dither=Image.Dither.NONE)
-        palette.save(drawn, format="png", optimize=True)
-        return drawn.getvalue()
+        """The picture. A chart has few colours: with a palette it is a third as large, and looks the same."""
+        drawn, small = BytesIO(), BytesIO()
+        self._figure.savefig(drawn, format="png", metadata={"Software": None})
+        palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        palette.save(small, format="png", optimize=True)
+        return small.getvalue()
 
 
 def _draw_cards(sheet: _Sheet, cards: Sequence[Card]) -> None:
@@ -182,7 +181,7 @@ def _draw_row(sheet: _Sheet, tiles: Sequence[Tile]) -> None:
         x = _MARGIN + place * (width + _BETWEEN)
         sheet.write(x, tile.title, size=_TEXT, weight="bold")
         if len(tile.keys) > 1:
-            sheet.legend(tile.keys, x + width, to="right")
+            sheet.legend(tile.keys, x + width, to="upper right")
     sheet.down(_HEADING)
     for place, tile in enumerate(tiles):
         axes = sheet.axes(_MARGIN + place * (width + _BETWEEN) + 20, width - 20, _PANEL)

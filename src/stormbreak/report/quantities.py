@@ -1,10 +1,9 @@
 """What is drawn of a storm, second by second."""
 
+from stormbreak.report.comparison import Pick, Quantity
 
-from stormbreak.report.comparison import Quantity
 
-
-def _each(name):
+def _each(name: str) -> Pick:
     return lambda series: getattr(series, name, ())
 
 

@@ -5,7 +5,6 @@ from io import BytesIO
 from xml.etree.ElementTree import Element, fromstring, tostring
 
 from markupsafe import Markup
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from stormbreak.report.drawing import draw, settings
@@ -37,7 +36,7 @@ def drawing_of(panel: Panel, *, salt: str) -> Markup:
         )
         draw(panel, axes, stand_in, _TEXT)
         drawn = BytesIO()
-        FigureCanvasSVG(figure).print_svg(drawn, metadata={"Date": None})
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
     root = fromstring(drawn.getvalue())  # noqa: S314 - what matplotlib has just written
     _clean(root)
     root.attrib = {
