@@ -149,7 +149,7 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
     ("args", "complaint"),
     [
         (["--assert", "godput > 1"], "--assert: 'godput' is no measure; did you mean goodput?"),
-        (["--report", "x.html"], "--report is not built yet"),
+        (["--report", "x.pdf"], "--report must end in .html or .png, got 'x.pdf'"),
         (["--policy", "navie"], "no policy and no file is called 'navie'; did you mean naive?"),
         (["--compare", ", ,"], "--compare names no policy, got ', ,'"),
         (["--compare", "none,xyzzy"], "is called 'xyzzy'; there are: interactive, batch, article"),

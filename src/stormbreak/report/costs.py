@@ -78,10 +78,10 @@ def _answered(comparison: Comparison, policy: str) -> tuple[str, str]:
 def _lost(losses: list[Loss]) -> tuple[str, str]:
     deviation = spread([one.usd for one in losses])
     share, down = fmean(one.share for one in losses), span(fmean(one.seconds for one in losses))
-    about = f"{100 * share:.1f} % of the possible answers lost: as good as {down} down"
+    about = f"lost, with {100 * share:.1f} % of the possible answers: as good as {down} down"
     if deviation is not None:
         about += f"; ±{_dollars(deviation)} over seeds"
-    return f"{_dollars(fmean(one.usd for one in losses))} lost", about
+    return _dollars(fmean(one.usd for one in losses)), about
 
 
 def _dollars(usd: float) -> str:
