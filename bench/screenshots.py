@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
@@ -19,9 +20,10 @@ from stormbreak.testing import serve
 
 DOCS = Path(__file__).parent.parent / "docs"
 WIDE, NARROW = (1280, 1560), (390, 1560)  # what is shown of a page
+THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 COLOURS = 128
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
-INCIDENT = ["storm", "run", "incident", "--compare", "naive,article"]
+INCIDENT = ["storm", "run", "incident", "--compare", "naive,article", "--processes", "2"]
 
 ROWS = 2000
 STORM = """
@@ -63,11 +65,9 @@ def look(report: Path, name: str) -> None:
     """Take pictures of a report in each width and theme."""
     with chromium() as browser:
         for width, height in (WIDE, NARROW):
-            for theme in ("light", "dark"):
-                page = browser.new_page(
-                    viewport={"width": width, "height": height},
-                    color_scheme=theme,  # type: ignore[arg-type]
-                )
+            for theme in THEMES:
+                screen = {"width": width, "height": height}
+                page = browser.new_page(viewport=screen, color_scheme=theme)
                 page.goto(report.absolute().as_uri())
                 path = DOCS / f"report-{name}-{width}-{theme}.png"
                 page.screenshot(path=path)

@@ -63,7 +63,7 @@ def test_show_prints_a_file_that_can_be_changed_and_run(capsys, tmp_path):
     path.write_text(out.replace("duration = 340", "duration = 80"))
     code, out, _ = run(capsys, "run", str(path), "--policy", "none")
     assert code == 0
-    assert out.startswith("mine under none: ")
+    assert out.startswith("mine under none recovers ")
 
 
 def test_a_sentence_and_a_table(capsys, small):
@@ -71,8 +71,10 @@ def test_a_sentence_and_a_table(capsys, small):
     first, *rest = out.splitlines()
 
     assert (code, err) == (0, "")
-    assert first.startswith("small under interactive: ")
-    assert "% of the possible answers came in time, " in first
+    assert first.startswith(
+        "small under interactive (seeds 0-1) recovers 0 s after the trigger and "
+    )
+    assert " % of what was possible, " in first
     assert rest[1].split() == ["interactive", "naive", "none"]
     shown = [line.split()[0] for line in rest if line.split()]
     assert set(NAMES) <= set(shown)
@@ -101,7 +103,7 @@ def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
     assert code == 0
     assert json.loads(out)["recovery"] is None
     _, out, _ = run(capsys, "run", str(path), "--policy", "none")
-    assert "no recovery was seen." in out
+    assert out.startswith("dead under none does not recover in the 32 s after the trigger and ")
 
 
 def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
@@ -118,7 +120,7 @@ def test_a_scenario_names_its_preset(capsys, tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(SMALL.replace("rate = 3", "rate = 3\npreset = 'batch'"))
 
-    assert run(capsys, "run", str(path))[1].startswith("small under batch: ")
+    assert run(capsys, "run", str(path))[1].startswith("small under batch recovers ")
 
 
 def test_all_may_share_one_engine(capsys, small):

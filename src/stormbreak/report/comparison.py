@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
-from statistics import stdev
 
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.panel import Line, Panel, clock_for, mean, means, stride
@@ -117,11 +116,6 @@ class Comparison:
             high = [max(at) for at in zip(*runs, strict=True)]
         stroke = list(self.runs).index(policy)
         return Line(name=self.names[policy], ys=_mean_of(runs), stroke=stroke, low=low, high=high)
-
-
-def spread(values: Sequence[float]) -> float | None:
-    """The standard deviation over seeds; None for a single one."""
-    return stdev(values) if len(values) > 1 else None
 
 
 def _mean_of(runs: Sequence[Sequence[float]]) -> list[float]:

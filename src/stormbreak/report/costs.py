@@ -1,8 +1,8 @@
 """What each policy would cost in a storm, by the article's story."""
 
-from statistics import fmean
+from statistics import fmean, stdev
 
-from stormbreak.report.comparison import Comparison, spread
+from stormbreak.report.comparison import Comparison
 from stormbreak.report.page import Card, Section
 from stormbreak.report.theme import STROKES
 from stormbreak.storm.money import ARTICLE, Loss, loss, watched
@@ -76,11 +76,10 @@ def _answered(comparison: Comparison, policy: str) -> tuple[str, str]:
 
 
 def _lost(losses: list[Loss]) -> tuple[str, str]:
-    deviation = spread([one.usd for one in losses])
     share, down = fmean(one.share for one in losses), span(fmean(one.seconds for one in losses))
     about = f"lost, with {100 * share:.1f} % of the possible answers: as good as {down} down"
-    if deviation is not None:
-        about += f"; ±{_dollars(deviation)} over seeds"
+    if len(losses) > 1:
+        about += f"; ±{_dollars(stdev(one.usd for one in losses))} over seeds"
     return _dollars(fmean(one.usd for one in losses)), about
 
 

@@ -1,20 +1,17 @@
 """Measures of a storm, written for people: what each is called, and how its numbers look."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from stormbreak.report.comparison import Comparison, spread
+from stormbreak.report.comparison import Comparison
 from stormbreak.report.page import Table
-from stormbreak.storm.measures import Measures
+from stormbreak.storm.spread import Spread, spread
 
 
 class _Written(NamedTuple):
     number: Callable[[float], str]
     unit: str = ""
-
-    def mean(self, value: float) -> str:
-        return self.number(value) + self.unit
 
 
 def _percent(value: float) -> str:
@@ -60,22 +57,17 @@ _ROWS: Mapping[str, tuple[str, _Written]] = MappingProxyType(
 
 def measures_table(comparison: Comparison) -> Table:
     """Measures as rows, policies as columns; with several seeds each with its standard deviation."""
-    columns = {policy: comparison.measures(policy) for policy in comparison.runs}
+    columns = [spread(comparison.measures(policy)) for policy in comparison.runs]
     rows = [
-        [label, *(_cell(name, written, runs) for runs in columns.values())]
+        [label, *(_cell(column[name], written) for column in columns)]
         for name, (label, written) in _ROWS.items()
     ]
     return Table(heads=["", *comparison.names.values()], rows=rows)
 
 
-def _cell(name: str, written: _Written, runs: Sequence[Measures]) -> str:
-    values = [getattr(measures, name) for measures in runs]
-    known = [value for value in values if value is not None]
-    if not known:
-        return "never"
-    mean, deviation = sum(known) / len(known), spread(known)
-    said = written.mean(mean)
-    if deviation is not None and written.number(deviation) != written.number(0.0):
-        said = f"{written.number(mean)} ±{written.number(deviation)}{written.unit}"
-    never = len(values) - len(known)
-    return f"{said}; never in {never} of {len(values)}" if never else said
+def _cell(found: Spread, written: _Written) -> str:
+    if found.mean is None:
+        return "never" if found.never == found.seeds else f"never in {found.never} of {found.seeds}"
+    mean, deviation = written.number(found.mean), written.number(found.deviation or 0.0)
+    around = "" if deviation == written.number(0.0) else f" ±{deviation}"
+    return mean + around + written.unit

@@ -1,11 +1,6 @@
 """What is drawn of a storm, second by second."""
 
-from stormbreak.report.comparison import Pick, Quantity
-
-
-def _each(name: str) -> Pick:
-    return lambda series: getattr(series, name, ())
-
+from stormbreak.report.comparison import Quantity
 
 ANSWERS = Quantity(
     title="Answers in time",
@@ -26,18 +21,20 @@ LOST = Quantity(
 )
 WASTED = Quantity(
     title="Wasted work",
-    unit="slots of the provider that work for nobody",
-    pick=_each("wasted"),
+    unit="seconds of the provider's work, per second",
+    pick=lambda series: series.wasted,
 )
-QUEUED = Quantity(title="Waiting in the clients' queues", unit="calls", pick=_each("queued"))
+QUEUED = Quantity(
+    title="Waiting in the clients' queues", unit="calls", pick=lambda series: series.queued
+)
 OPEN = Quantity(
     title="Circuits that are not closed",
     unit="processes",
-    pick=_each("open_circuits"),
+    pick=lambda series: series.open_circuits,
 )
 IN_FLIGHT = Quantity(
     title="In flight, against the limit",
     unit="attempts in flight",
-    pick=_each("in_flight"),
-    backdrop=("the limit", _each("limit")),
+    pick=lambda series: series.in_flight,
+    backdrop=("the limit", lambda series: series.limit),
 )

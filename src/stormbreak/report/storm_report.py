@@ -20,13 +20,14 @@ from stormbreak.report.quantities import (
 from stormbreak.report.svg import drawing_of
 from stormbreak.report.text import shown
 from stormbreak.storm import Result
+from stormbreak.storm.verdict import verdict
 
 _OVER_TIME = (ATTEMPTS, LOST, WASTED, QUEUED, OPEN)
-_LONG = 400  # characters of what a scenario says about itself
+_LONG = 600  # characters of a sentence
 
 
-def storm_page(scenario: Scenario, results: Sequence[Result], verdict: str) -> Page:
-    """Make the page of one scenario and its runs; `verdict` is the one sentence that stands first."""
+def storm_page(scenario: Scenario, results: Sequence[Result]) -> Page:
+    """Make the page of one scenario and its runs; the verdict is on the policy of the first."""
     comparison = Comparison(scenario, results)
     sections = [
         _answers(comparison),
@@ -44,13 +45,13 @@ def storm_page(scenario: Scenario, results: Sequence[Result], verdict: str) -> P
         kind="a storm, simulated",
         title=shown(scenario.name),
         about=shown(scenario.about, _LONG),
-        verdict=shown(verdict, _LONG),
+        verdict=_verdict(comparison),
         facts=_facts(scenario, comparison),
         sections=[section for section in sections if section is not None],
     )
 
 
-def storm_picture(scenario: Scenario, results: Sequence[Result], verdict: str) -> Picture:
+def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
     """Make the picture: answers and attempts, and what each policy came to."""
     comparison = Comparison(scenario, results)
     tiles = [
@@ -63,12 +64,17 @@ def storm_picture(scenario: Scenario, results: Sequence[Result], verdict: str) -
     ]
     return Picture(
         title=f"{shown(scenario.name)}: {shown(scenario.about, 110)}",
-        verdict=shown(verdict, _LONG),
+        verdict=_verdict(comparison),
         tiles=tiles,
         keys=_keys(comparison, ANSWERS),
         cards=cost_cards(comparison),
         note=story(comparison),
     )
+
+
+def _verdict(comparison: Comparison) -> str:
+    policy = next(iter(comparison.runs))
+    return shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG)
 
 
 def _facts(scenario: Scenario, comparison: Comparison) -> list[tuple[str, str]]:

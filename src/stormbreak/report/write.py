@@ -52,13 +52,13 @@ class Destination:
         _try_out(path)
         return cls(path)
 
-    def storm(self, scenario: "Scenario", results: "Sequence[Result]", verdict: str) -> None:
-        """Write the report of a storm. Raises ConfigurationError if it cannot be written any more."""
+    def storm(self, scenario: "Scenario", results: "Sequence[Result]") -> None:
+        """Write the report of a storm, which is about the policy of the first result. Raises ConfigurationError if it cannot be written any more."""
         from stormbreak.report import storm_report as report  # noqa: PLC0415 - loads what draws
 
         self._write(
-            lambda: report.storm_page(scenario, results, verdict),
-            lambda: report.storm_picture(scenario, results, verdict),
+            lambda: report.storm_page(scenario, results),
+            lambda: report.storm_picture(scenario, results),
         )
 
     def batch(self, summary: "Summary", course: "Course") -> None:

@@ -7,6 +7,7 @@ from stormbreak.config import resolve_policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
+from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.baselines import BASELINES, Contender
 
 
@@ -26,6 +27,18 @@ def find(name: str) -> Contender:
             f"no policy and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
         )
     return Contender(name=name, policy=resolve_policy(name))
+
+
+def own(scenario: Scenario, *, source: str) -> Contender:
+    """Find the policy that the scenario itself names; `source` is what the user calls the scenario.
+
+    Raises:
+        ConfigurationError: it names none that exists.
+    """
+    try:
+        return find(scenario.load.preset if scenario.load else "interactive")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: load.preset: {error}") from None
 
 
 def _may_be_a_file(name: str) -> bool:
