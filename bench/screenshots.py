@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 from stormbreak.cli.main import main
 from stormbreak.testing import serve
@@ -66,7 +66,7 @@ def look(report: Path, name: str) -> None:
     with chromium() as browser:
         for width, height in (WIDE, NARROW):
             for theme in THEMES:
-                screen = {"width": width, "height": height}
+                screen = ViewportSize(width=width, height=height)
                 page = browser.new_page(viewport=screen, color_scheme=theme)
                 page.goto(report.absolute().as_uri())
                 path = DOCS / f"report-{name}-{width}-{theme}.png"

@@ -7,7 +7,7 @@ from stormbreak.report.panel import POINTS, Line, Panel, clock_for, means, strid
 
 @pytest.mark.parametrize(
     ("count", "step"),
-    [(1, 1), (POINTS, 1), (POINTS + 1, 2), (1457, 10), (5 * POINTS, 5), (86_400, 500)],
+    [(1, 1), (POINTS, 1), (POINTS + 1, 2), (1457, 20), (5 * POINTS, 5), (86_400, 1000)],
 )
 def test_no_line_has_more_points_than_can_be_seen(count, step):
     assert stride(count) == step

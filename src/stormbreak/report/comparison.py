@@ -31,12 +31,16 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """Something that is drawn over time; `backdrop` is what it is held against, and its name."""
+    """Something that is drawn over time; `backdrop` is what it is held against, and its name.
+
+    A `clipped` backdrop may be far above all else, and is then out of sight.
+    """
 
     title: str
     unit: str
     pick: Pick
     backdrop: tuple[str, Pick] | None = None
+    clipped: bool = False
 
 
 class Comparison:
@@ -106,6 +110,7 @@ class Comparison:
             lines=lines,
             shaded=shaded,
             shaded_as="trigger",
+            clipped=quantity.clipped,
         )
 
     def _line(self, view: View, step: int, policy: str, pick: Pick) -> Line:

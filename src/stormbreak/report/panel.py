@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 
-POINTS = 240
-"""Points of a line, at the most: more than a column of a page can show."""
+POINTS = 120
+"""Points of a line, at the most: with more, dashes cannot be told apart any more."""
+
+_CLIPPED_AT = 1.5  # times the highest number of the lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +45,14 @@ class Panel:
     shaded: tuple[float, float] | None = None
     shaded_as: str = ""
     whole: bool = False
+    clipped: bool = False
 
     @property
     def top(self) -> float:
-        """The highest number in it."""
-        heights = [y for line in self.lines for y in (*line.ys, *(line.high or ())) if not isnan(y)]
-        return max(heights, default=0.0)
+        """The highest number in it; of a `clipped` one, that of its lines, and the backdrop may go beyond."""
+        lines = [line for line in self.lines if not (self.clipped and line.stroke is None)]
+        heights = [y for line in lines for y in (*line.ys, *(line.high or ())) if not isnan(y)]
+        return max(heights, default=0.0) * (_CLIPPED_AT if self.clipped else 1.0)
 
 
 @dataclass(frozen=True, slots=True)

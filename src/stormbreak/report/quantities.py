@@ -37,4 +37,5 @@ IN_FLIGHT = Quantity(
     unit="attempts in flight",
     pick=lambda series: series.in_flight,
     backdrop=("the limit", lambda series: series.limit),
+    clipped=True,
 )

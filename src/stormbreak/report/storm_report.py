@@ -1,6 +1,8 @@
 """The report of a storm: the verdict, what each policy gave and cost, and what happened second by second."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.report.comparison import Comparison, Quantity, View
@@ -22,7 +24,9 @@ from stormbreak.report.text import shown
 from stormbreak.storm import Result
 from stormbreak.storm.verdict import verdict
 
+_BEFORE_A_UNIT = re.compile(r"(?<=\d) (?=%|s\b)")
 _OVER_TIME = (ATTEMPTS, LOST, WASTED, QUEUED, OPEN)
+_BOTH = replace(ANSWERS, backdrop=("what was possible, and the calls that arrived", ANSWERS.pick))
 _LONG = 600  # characters of a sentence
 
 
@@ -66,7 +70,7 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
         title=f"{shown(scenario.name)}: {shown(scenario.about, 110)}",
         verdict=_verdict(comparison),
         tiles=tiles,
-        keys=_keys(comparison, ANSWERS),
+        keys=_keys(comparison, _BOTH),
         cards=cost_cards(comparison),
         note=story(comparison),
     )
@@ -74,7 +78,8 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
 
 def _verdict(comparison: Comparison) -> str:
     policy = next(iter(comparison.runs))
-    return shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG)
+    said = shown(verdict(comparison.scenario, comparison.runs[policy]), _LONG)
+    return _BEFORE_A_UNIT.sub("\N{NO-BREAK SPACE}", said)
 
 
 def _facts(scenario: Scenario, comparison: Comparison) -> list[tuple[str, str]]:
@@ -98,13 +103,19 @@ def _trigger(load: Load) -> str:
 
 
 def _answers(comparison: Comparison) -> Section:
+    beside = _beside(comparison)
     lead = "Each second's answers that came before their deadline. Grey is the ideal: the most that any client could get."
     return Section(
         title="Answers in time",
         lead=lead + _left_out(comparison) + _band(comparison),
-        keys=_keys(comparison, ANSWERS),
-        charts=_charts(comparison, [ANSWERS]),
+        keys=_keys(comparison, _BOTH if beside else ANSWERS),
+        charts=_charts(comparison, [ANSWERS, *beside]),
     )
+
+
+def _beside(comparison: Comparison) -> list[Quantity]:
+    """What stands beside the answers: where there is one view only, its place would be empty."""
+    return [] if len(comparison.views) > 1 else [ATTEMPTS]
 
 
 def _left_out(comparison: Comparison) -> str:
@@ -132,14 +143,14 @@ def _measured(scenario: Scenario, comparison: Comparison) -> str:
 
 
 def _over_time(comparison: Comparison) -> Section:
-    known = [each for each in _OVER_TIME if comparison.knows(each.pick)]
+    beside = _beside(comparison)
+    known = [each for each in _OVER_TIME if comparison.knows(each.pick) and each not in beside]
     seen = [each for each in known if comparison.any(each.pick)]
     never = ", ".join(each.title.lower() for each in known if each not in seen)
     return Section(
         title="Second by second",
-        lead="Grey in the charts of attempts: the calls that arrive."
-        + (f" Left out, for it never happened: {never}." if never else ""),
-        keys=_keys(comparison, ATTEMPTS),
+        lead=f"Left out, for it never happened: {never}." if never else "",
+        keys=_keys(comparison, seen[0]) if seen else (),
         charts=_charts(comparison, seen),
     )
 
@@ -155,7 +166,8 @@ def _limits(comparison: Comparison) -> Section | None:
         charts.append(Chart(title=comparison.names[policy], drawing=drawing))
     return Section(
         title="In flight, against the limit",
-        lead=f"{view.name}, over all processes. Grey is the limit that each policy sets itself, where it sets one.",
+        lead=f"{view.name}, over all processes. Grey is the limit that each policy sets itself, where one is in force;"
+        " one far above what is in flight is out of sight.",
         charts=charts,
     )
 
