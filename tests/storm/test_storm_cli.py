@@ -63,7 +63,7 @@ def test_show_prints_a_file_that_can_be_changed_and_run(capsys, tmp_path):
     path.write_text(out.replace("duration = 340", "duration = 80"))
     code, out, _ = run(capsys, "run", str(path), "--policy", "none")
     assert code == 0
-    assert out.startswith("mine under none recovers ")
+    assert out.startswith("mine under none does not recover in the 40 s after the trigger ")
 
 
 def test_a_sentence_and_a_table(capsys, small):
