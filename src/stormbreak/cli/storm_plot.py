@@ -118,7 +118,7 @@ def _draw(plot: Any, lines: Sequence[_Line], view: _View, width: int) -> None:
     for line in lines:
         times, values = view.points(line)
         highest = max(highest, *values)
-        signal = plot.signal(times, values, marker=line.mark).lines(True)  # noqa: FBT003
+        signal = plot.signal(times, values, marker=line.mark).lines(True)
         plot.draw(signal)
     ticks = _ticks(0, highest or 1.0, _TICKS)
     plot.ruler("y").lim(0, highest or 1.0)
