@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from measured import MEASURES
 
 from stormbreak.cli.storm_plot import picture
 from stormbreak.provider.scenario import Load, Provider, Scenario
-from stormbreak.storm.measures import Measures
 from stormbreak.storm.result import NO_SERIES, Result
 
 STORM = Scenario(
@@ -15,11 +15,6 @@ STORM = Scenario(
     provider=Provider(),
     load=Load(rate=10.0, trigger_at=20.0, trigger_until=30.0),
 )
-MEASURES = Measures(
-    goodput=1.0, trigger_goodput=1.0, success=1.0, recovery=0.0, p50=1.0, p99=1.0, added_wait_p50=0.0,
-    added_wait_p99=0.0, makespan=70.0, amplification=1.0, attempts_per_sent_call=1.0, peak_attempts=40, shed=0,
-    wasted=0.0, openings=0, calls=700,
-)  # fmt: skip
 
 
 def result(*, length=70, answers=10, attempts=10):
