@@ -74,7 +74,9 @@ def test_an_automatic_limit_is_one_while_congestion_lasts():
 
 
 def test_a_share_of_the_processes_that_is_limited_makes_no_limit_of_all():
-    told = simulate(load("serverless"), INTERACTIVE, seed=1).series
+    storm = load("serverless")
+    storm = replace(storm, load=replace(storm.load, trigger_until=70.0))
+    told = simulate(replace(storm, duration=101.0), INTERACTIVE, seed=1).series
 
     assert 0 < max(told.limited) < 2000
     assert set(told.limit) == {None}
