@@ -14,6 +14,7 @@ from rich.progress import TaskID
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.say import draw, say
+from stormbreak.cli.storm_plot import picture
 from stormbreak.cli.storm_screen import table
 from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.provider.scenario import Scenario
@@ -115,6 +116,10 @@ def command(  # noqa: PLR0913 - one parameter for each option
     else:
         say(plain(verdict(storm, of[first.name]), _LONGEST))
         draw(table({name: _measures(several) for name, several in of.items()}))
+        if plot or sys.stdout.isatty():
+            console = Console()
+            colour = console.is_terminal and not console.no_color
+            say(picture(storm, of[first.name], width=console.width, colour=colour))
     mean = average(_measures(of[first.name]))
     return 0 if claimed is None else _judge(claimed, str(claim), mean)
 

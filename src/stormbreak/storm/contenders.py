@@ -1,9 +1,10 @@
-"""Finding a policy by what a user calls it: a baseline, a preset, or a file."""
+"""Finding a policy by what a user calls it: a baseline, a preset, or a file; or by what a program gives."""
 
 from difflib import get_close_matches
 from pathlib import Path
 
 from stormbreak.config import resolve_policy
+from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
@@ -39,6 +40,21 @@ def own(scenario: Scenario, *, source: str) -> Contender:
         return find(scenario.load.preset if scenario.load else "interactive")
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: load.preset: {error}") from None
+
+
+def meant(policy: str | Path | Policy | Contender | None, scenario: Scenario) -> Contender:
+    """Find what a program means: a name, a path, a value, or None for the scenario's own.
+
+    Raises:
+        ConfigurationError: there is none, or the file is wrong.
+    """
+    if policy is None:
+        return own(scenario, source=scenario.name)
+    if isinstance(policy, Contender):
+        return policy
+    if isinstance(policy, Policy):
+        return Contender(name="the policy", policy=policy)
+    return find(str(policy))
 
 
 def _may_be_a_file(name: str) -> bool:
