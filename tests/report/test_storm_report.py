@@ -7,7 +7,7 @@ import pytest
 
 from stormbreak.provider.loader import load
 from stormbreak.report.comparison import Comparison
-from stormbreak.report.quantities import ANSWERS, ATTEMPTS
+from stormbreak.report.quantities import ANSWERS, ATTEMPTS, IN_FLIGHT
 from stormbreak.report.storm_report import storm_page, storm_picture
 from stormbreak.report.theme import STROKES
 from stormbreak.storm import simulate
@@ -135,6 +135,22 @@ def test_without_a_trigger_there_is_no_downtime_to_compare_with(storm, results):
     page = storm_page(calm, results)
     assert section(page, "What it would cost") is None
     assert [card.figure[-1] for card in storm_picture(calm, results).cards] == ["%", "%"]
+
+
+def test_what_nobody_could_look_at_is_left_out(storm, results):
+    unseen = dict.fromkeys(("in_flight", "queued", "limit", "open_circuits", "wasted"), ())
+    live = [replace(each, series=replace(each.series, **unseen)) for each in results]
+    page = storm_page(storm, live, kind="a storm, live")
+    assert page.kind == "a storm, live"
+    assert section(page, "In flight, against the limit") is None
+    titles = [chart.title.partition(":")[0] for chart in section(page, "Second by second").charts]
+    assert set(titles) == {"Attempts", "Calls lost"}
+
+
+def test_a_limit_far_above_does_not_flatten_what_is_in_flight(storm, results):
+    comparison = Comparison(storm, results)
+    panel = comparison.panel(comparison.views[1], IN_FLIGHT, ["naive"])
+    assert panel.top == 1.5 * max(y for y in panel.lines[1].high)
 
 
 def test_more_policies_than_strokes_stand_in_the_table_only(storm, results):

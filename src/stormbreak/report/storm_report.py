@@ -30,7 +30,9 @@ _BOTH = replace(ANSWERS, backdrop=("what was possible, and the calls that arrive
 _LONG = 600  # characters of a sentence
 
 
-def storm_page(scenario: Scenario, results: Sequence[Result]) -> Page:
+def storm_page(
+    scenario: Scenario, results: Sequence[Result], *, kind: str = "a storm, simulated"
+) -> Page:
     """Make the page of one scenario and its runs; the verdict is on the policy of the first."""
     comparison = Comparison(scenario, results)
     sections = [
@@ -46,7 +48,7 @@ def storm_page(scenario: Scenario, results: Sequence[Result]) -> Page:
         Section(title="The words", notes=_WORDS),
     ]
     return Page(
-        kind="a storm, simulated",
+        kind=kind,
         title=shown(scenario.name),
         about=shown(scenario.about, _LONG),
         verdict=_verdict(comparison),

@@ -52,12 +52,22 @@ class Destination:
         _try_out(path)
         return cls(path)
 
-    def storm(self, scenario: "Scenario", results: "Sequence[Result]") -> None:
-        """Write the report of a storm, which is about the policy of the first result. Raises ConfigurationError if it cannot be written any more."""
+    def storm(
+        self,
+        scenario: "Scenario",
+        results: "Sequence[Result]",
+        *,
+        kind: str = "a storm, simulated",
+    ) -> None:
+        """Write the report of a storm; its verdict is on the policy of the first result.
+
+        Raises:
+            ConfigurationError: it cannot be written any more.
+        """
         from stormbreak.report import storm_report as report  # noqa: PLC0415 - loads what draws
 
         self._write(
-            lambda: report.storm_page(scenario, results),
+            lambda: report.storm_page(scenario, results, kind=kind),
             lambda: report.storm_picture(scenario, results),
         )
 
