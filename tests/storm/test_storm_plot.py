@@ -56,7 +56,7 @@ DRAWN = """\
  0┤         │                │                                                 │
   └─────────┼────────────────┼────────────────┬────────────────┬───────────────┘
             20               30               40               50
-            seconds, of 70; the trigger between the lines, 20 to 30"""
+         mine: seconds, of 70; the trigger between the lines, 20 to 30"""
 
 
 def test_every_line_has_a_mark_of_its_own_and_the_trigger_stands_between_two():
@@ -82,11 +82,11 @@ def test_it_needs_no_colour():
 def test_a_long_simulation_is_shown_around_its_trigger():
     long = replace(STORM, duration=2000.0)
     said = picture(long, [result(length=2000)], width=80).splitlines()[-1]
-    assert said.strip() == "seconds, of 2,000; the trigger between the lines, 20 to 30"
+    assert said.strip() == "mine: seconds, of 2,000; the trigger between the lines, 20 to 30"
 
     calm = replace(long, load=Load(rate=10.0))
     said = picture(calm, [result(length=2000)], width=80).splitlines()[-1]
-    assert said.strip() == "seconds, of 2,000; means of 29 s"
+    assert said.strip() == "mine: seconds, of 2,000; means of 29 s"
 
 
 def test_of_several_seeds_the_mean_is_drawn():

@@ -11,6 +11,7 @@ from statistics import fmean
 from textwrap import wrap
 from typing import Any, NamedTuple
 
+from stormbreak.batch.plain import plain
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.result import Result
@@ -72,9 +73,8 @@ def picture(
         for at in _trigger(scenario):
             plot.line(at, orientation=1)
     drawn = str(figure.build().string(colorless=not colour)).splitlines()
-    drawn += [
-        line.center(width) for line in wrap(_below(scenario, view, len(lines["calls"])), width)
-    ]
+    said = f"{plain(results[0].policy)}: {_below(scenario, view, len(lines['calls']))}"
+    drawn += [line.center(width) for line in wrap(said, width)]
     return "\n".join(line.rstrip() for line in drawn)
 
 
