@@ -32,7 +32,7 @@ def result(*, length=70, answers=10, attempts=10):
 
 DRAWN = """\
                 answers per second: o in time, - what was possible
-  ┌─────────┬────────────────┬─────────────────────────────────────────────────┐
+  ┌────────────────────────────────────────────────────────────────────────────┐
 10┤oooooooo------------------oooooooooooooooooooooooooooooooooooooooooooooooooo│
   │       o │               o│                                                 │
   │       o │               o│                                                 │
@@ -43,10 +43,10 @@ DRAWN = """\
   │        o│              o │                                                 │
   │        o│              o │                                                 │
  0┤         oooooooooooooooo │                                                 │
-  └─────────┼────────────────┼────────────────┬────────────────┬───────────────┘
+  └─────────┬────────────────┬────────────────┬────────────────┬───────────────┘
             20               30               40               50
                        sent per second: x attempts, . calls
-  ┌─────────┬────────────────┬─────────────────────────────────────────────────┐
+  ┌────────────────────────────────────────────────────────────────────────────┐
 40┤         xxxxxxxxxxxxxxxx │                                                 │
   │        x│              x │                                                 │
 30┤        x│               x│                                                 │
@@ -54,7 +54,7 @@ DRAWN = """\
 10┤............................................................................│
   │         │                │                                                 │
  0┤         │                │                                                 │
-  └─────────┼────────────────┼────────────────┬────────────────┬───────────────┘
+  └─────────┬────────────────┬────────────────┬────────────────┬───────────────┘
             20               30               40               50
          mine: seconds, of 70; the trigger between the lines, 20 to 30"""
 
@@ -74,9 +74,12 @@ def test_it_is_as_wide_as_it_may_be(width):
     assert max(map(len, drawn.splitlines())) == max(40, width)
 
 
-def test_it_needs_no_colour():
+def test_it_needs_no_colour_and_leaves_the_background_as_it_is():
+    coloured = picture(STORM, [result()], width=80, colour=True)
+
     assert "\x1b" not in picture(STORM, [result()], width=80)
-    assert "\x1b" in picture(STORM, [result()], width=80, colour=True)
+    assert "\x1b[38;" in coloured
+    assert "\x1b[48;" not in coloured
 
 
 def test_a_long_simulation_is_shown_around_its_trigger():
