@@ -71,33 +71,29 @@ deadline = 5
 
 
 @pytest.fixture
-def begun(tmp_path):
+def program(tmp_path):
     """A command that simulates for minutes in two processes; its group, so that whoever is left can be seen."""
     (tmp_path / "long.toml").write_text(LONG)
-    command = [
-        "storm",
-        "run",
-        "long.toml",
-        "--policy",
-        "none",
-        "--compare",
-        "naive",
-        "--processes",
-        "2",
-    ]
+    command = ["storm", "run", "long.toml", "--policy", "none", "--compare", "naive"]
     program = subprocess.Popen(
-        [sys.executable, "-m", "stormbreak.cli.main", *command],
+        [sys.executable, "-m", "stormbreak.cli.main", *command, "--processes", "2"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: len(workers(program.pid)) == 2, "two workers")
     yield program
     for process in group(program.pid):
         os.kill(process, signal.SIGKILL)
     program.communicate()
+
+
+@pytest.fixture
+def begun(program):
+    """The same when both simulate."""
+    wait_for(lambda: len(workers(program.pid, seconds=0.5)) == 2, "two workers")
+    return program
 
 
 def group(leader):
@@ -114,8 +110,8 @@ def group(leader):
     return found
 
 
-def workers(leader):
-    """Those that simulate: they have used more time than it takes to begin."""
+def workers(leader, *, seconds=0.0):
+    """Those that were started to simulate, and have used more than so many seconds: to begin takes less than half of one."""
     found = []
     for process in group(leader):
         try:
@@ -123,7 +119,7 @@ def workers(leader):
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if b"spawn_main" in line and int(fields[11]) > 100 * 0.5:
+        if b"spawn_main" in line and int(fields[11]) >= 100 * seconds:
             found.append(process)
     return found
 
@@ -145,6 +141,17 @@ def test_ctrl_c_ends_all_of_them_and_says_nothing(begun):
     out, err = begun.communicate(timeout=10)
     assert (begun.returncode, out, err.strip()) == (130, "", "")
     wait_for(lambda: not group(begun.pid), "nobody is left")
+
+
+@needs_proc
+def test_ctrl_c_while_they_begin(program):
+    """Nobody prints where it was interrupted."""
+    wait_for(lambda: workers(program.pid, seconds=0.1), "a worker that imports")
+    os.killpg(program.pid, signal.SIGINT)
+
+    out, err = program.communicate(timeout=10)
+    assert (program.returncode, out, err.strip()) == (130, "", "")
+    wait_for(lambda: not group(program.pid), "nobody is left")
 
 
 @needs_proc

@@ -164,7 +164,7 @@ def test_it_is_drawn_when_asked_for(capsys, small, monkeypatch):
     assert drawn.startswith(plain)
     picture = drawn.removeprefix(plain).splitlines()
     assert picture[0].strip() == "answers per second: o in time, - what was possible"
-    assert picture[-1].strip().startswith("seconds, of ")
+    assert picture[-1].strip().startswith("interactive: seconds, of ")
     assert max(map(len, picture)) == 70
 
 

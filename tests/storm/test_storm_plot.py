@@ -32,7 +32,7 @@ def result(*, length=70, answers=10, attempts=10):
 
 DRAWN = """\
                 answers per second: o in time, - what was possible
-  ┌─────────┬────────────────┬─────────────────────────────────────────────────┐
+  ┌────────────────────────────────────────────────────────────────────────────┐
 10┤oooooooo------------------oooooooooooooooooooooooooooooooooooooooooooooooooo│
   │       o │               o│                                                 │
   │       o │               o│                                                 │
@@ -43,10 +43,10 @@ DRAWN = """\
   │        o│              o │                                                 │
   │        o│              o │                                                 │
  0┤         oooooooooooooooo │                                                 │
-  └─────────┼────────────────┼────────────────┬────────────────┬───────────────┘
+  └─────────┬────────────────┬────────────────┬────────────────┬───────────────┘
             20               30               40               50
                        sent per second: x attempts, . calls
-  ┌─────────┬────────────────┬─────────────────────────────────────────────────┐
+  ┌────────────────────────────────────────────────────────────────────────────┐
 40┤         xxxxxxxxxxxxxxxx │                                                 │
   │        x│              x │                                                 │
 30┤        x│               x│                                                 │
@@ -54,9 +54,9 @@ DRAWN = """\
 10┤............................................................................│
   │         │                │                                                 │
  0┤         │                │                                                 │
-  └─────────┼────────────────┼────────────────┬────────────────┬───────────────┘
+  └─────────┬────────────────┬────────────────┬────────────────┬───────────────┘
             20               30               40               50
-            seconds, of 70; the trigger between the lines, 20 to 30"""
+         mine: seconds, of 70; the trigger between the lines, 20 to 30"""
 
 
 def test_every_line_has_a_mark_of_its_own_and_the_trigger_stands_between_two():
@@ -74,19 +74,22 @@ def test_it_is_as_wide_as_it_may_be(width):
     assert max(map(len, drawn.splitlines())) == max(40, width)
 
 
-def test_it_needs_no_colour():
+def test_it_needs_no_colour_and_leaves_the_background_as_it_is():
+    coloured = picture(STORM, [result()], width=80, colour=True)
+
     assert "\x1b" not in picture(STORM, [result()], width=80)
-    assert "\x1b" in picture(STORM, [result()], width=80, colour=True)
+    assert "\x1b[38;" in coloured
+    assert "\x1b[48;" not in coloured
 
 
 def test_a_long_simulation_is_shown_around_its_trigger():
     long = replace(STORM, duration=2000.0)
     said = picture(long, [result(length=2000)], width=80).splitlines()[-1]
-    assert said.strip() == "seconds, of 2,000; the trigger between the lines, 20 to 30"
+    assert said.strip() == "mine: seconds, of 2,000; the trigger between the lines, 20 to 30"
 
     calm = replace(long, load=Load(rate=10.0))
     said = picture(calm, [result(length=2000)], width=80).splitlines()[-1]
-    assert said.strip() == "seconds, of 2,000; means of 29 s"
+    assert said.strip() == "mine: seconds, of 2,000; means of 29 s"
 
 
 def test_of_several_seeds_the_mean_is_drawn():

@@ -11,6 +11,7 @@ from statistics import fmean
 from textwrap import wrap
 from typing import Any, NamedTuple
 
+from stormbreak.batch.plain import plain
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.result import Result
@@ -52,7 +53,8 @@ def picture(
     Raises:
         ConfigurationError: plotext cannot be used here.
     """
-    figure = _figure()
+    plotext = _plotext()
+    figure = plotext.figure
     width = max(width, NARROWEST)
     lines = {
         name: _mean([getattr(one.series, name) for one in results])
@@ -63,29 +65,28 @@ def picture(
     figure.subplots(2, 1)
     figure.plot_size(width, sum(_HEIGHTS))
     above, below = figure.subplot(1, 1), figure.subplot(2, 1)
-    above.title("answers per second: o in time, - what was possible")
-    _draw(above, [_Line("-", lines["ideal"]), _Line("o", lines["answers"])], view, width)
-    below.title("sent per second: x attempts, . calls")
-    _draw(below, [_Line("x", lines["attempts"]), _Line(".", lines["calls"])], view, width)
     for plot, height in zip((above, below), _HEIGHTS, strict=True):
+        plot.theme("simple")
+        plot.canvas("default")
         plot.plot_size(width, height)
-        for at in _trigger(scenario):
-            plot.line(at, orientation=1)
+    above.title("answers per second: o in time, - what was possible")
+    _draw(above, scenario, [_Line("-", lines["ideal"]), _Line("o", lines["answers"])], view)
+    below.title("sent per second: x attempts, . calls")
+    _draw(below, scenario, [_Line("x", lines["attempts"]), _Line(".", lines["calls"])], view)
     drawn = str(figure.build().string(colorless=not colour)).splitlines()
-    drawn += [
-        line.center(width) for line in wrap(_below(scenario, view, len(lines["calls"])), width)
-    ]
+    said = f"{plain(results[0].policy)}: {_below(scenario, view, len(lines['calls']))}"
+    drawn += [line.center(width) for line in wrap(said, width)]
     return "\n".join(line.rstrip() for line in drawn)
 
 
-def _figure() -> Any:
-    """The one that plotext has."""
+def _plotext() -> Any:
+    """What draws: the size is ours to choose."""
     try:
         import plotext  # type: ignore[import-untyped]  # noqa: PLC0415 - a quarter of a second
     except (ImportError, OSError) as error:
         raise ConfigurationError(f"--plot: plotext cannot be used here: {error}") from None
     plotext.terminal.limit(width=False, height=False)
-    return plotext.figure
+    return plotext
 
 
 def _mean(several: Sequence[Sequence[float]]) -> list[float]:
@@ -111,19 +112,18 @@ def _trigger(scenario: Scenario) -> tuple[float, ...]:
     return (load.trigger_at or 0.0, load.trigger_until)
 
 
-def _draw(plot: Any, lines: Sequence[_Line], view: _View, width: int) -> None:
-    plot.theme("simple")
-    plot.canvas("default")
-    highest = 0.0
-    for line in lines:
-        times, values = view.points(line)
-        highest = max(highest, *values)
-        signal = plot.signal(times, values, marker=line.mark).lines(True)
-        plot.draw(signal)
-    ticks = _ticks(0, highest or 1.0, _TICKS)
-    plot.ruler("y").lim(0, highest or 1.0)
+def _draw(plot: Any, scenario: Scenario, lines: Sequence[_Line], view: _View) -> None:
+    """The trigger behind, then the lines in their order."""
+    points = [view.points(line) for line in lines]
+    top = max(max(values) for _, values in points) or 1.0
+    for at in _trigger(scenario):
+        plot.draw(plot.segment((at, at), (0, top), marker="│"))
+    for line, (times, values) in zip(lines, points, strict=True):
+        plot.draw(plot.signal(times, values, marker=line.mark).lines(True))
+    ticks = _ticks(0, top, _TICKS)
+    plot.ruler("y").lim(0, top)
     plot.ruler("y").ticks(ticks, [f"{at:,g}" for at in ticks])
-    ticks = _ticks(view.start, view.end - 1, width // _TICK)
+    ticks = _ticks(view.start, view.end - 1, plot.size()[0] // _TICK)
     plot.ruler("x").lim(view.start, max(view.end - 1, view.start + 1))
     plot.ruler("x").ticks(ticks, [f"{at:,g}" for at in ticks])
 

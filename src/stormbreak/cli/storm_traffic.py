@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from stormbreak.batch.rows import Rows
-from stormbreak.http.asking import Asking
 from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.own import read_arrivals, with_arrivals, with_batch
@@ -29,6 +27,10 @@ def storm_of(
 
 def _tokens(path: str) -> list[int]:
     """What each row will use, as `batch run` estimates it."""
+    # Only who brings a batch pays for what it imports.
+    from stormbreak.batch.rows import Rows  # noqa: PLC0415
+    from stormbreak.http.asking import Asking  # noqa: PLC0415
+
     with Rows.read(Path(path), model=_MODEL) as rows:
         found = map(rows.row_at, range(len(rows)))
         return [Asking(row.endpoint, row.body).tokens() for row in found]
