@@ -30,7 +30,7 @@ _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
 _VERDICT, _NOTE = 92, 160  # characters of a line
 _Corner: TypeAlias = Literal["upper left", "upper right"]
 _MOST_CARDS = 6
-_COLOURS = 128
+_COLOURS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,9 @@ class _Sheet:
         """The picture. A chart has few colours: with a palette it is a third as large, and looks the same."""
         drawn, small = BytesIO(), BytesIO()
         self._figure.savefig(drawn, format="png", metadata={"Software": None})
-        palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        # MAXCOVERAGE keeps colours that are rare: those of thin lines.
+        method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+        palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, method, dither=dither)
         palette.save(small, format="png", optimize=True)
         return small.getvalue()
 
