@@ -292,7 +292,7 @@ def test_nowhere_in_a_batch_run(tmp_path, shape):
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-c", script, "batch", "run", "in.jsonl", "--output", "out.jsonl",
              "--base-url", base_url, "--api-key-env", "MY_KEY", "--model", "m", "--concurrency", "8",
-             "--policy", "policy.toml", *shape],
+             "--policy", "policy.toml", "--report", "report.html", *shape],
             env={**os.environ, "MY_KEY": KEY, "PYTHONASYNCIODEBUG": "1"},
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
@@ -300,7 +300,14 @@ def test_nowhere_in_a_batch_run(tmp_path, shape):
     assert_clean(done.stdout, "stdout")
     assert_clean(done.stderr, "stderr")
     files = {path.name for path in tmp_path.iterdir()}
-    assert {"in.jsonl", "out.jsonl", "out.failed.jsonl", "out.jsonl.run", "log.txt"} <= files
+    assert {
+        "in.jsonl",
+        "out.jsonl",
+        "out.failed.jsonl",
+        "out.jsonl.run",
+        "log.txt",
+        "report.html",
+    } <= files
     for name in files - {"in.jsonl", "out.jsonl"}:
         assert_clean((tmp_path / name).read_text(), name)
     assert KEY not in (tmp_path / "in.jsonl").read_text()

@@ -1,4 +1,4 @@
-"""For tests of applications on LLM APIs: the embedded provider, as a pytest fixture or a context manager.
+"""For tests of applications on LLM APIs: the embedded provider, as a pytest fixture or a context manager; and storms.
 
 pytest loads this module in every run of a project that has stormbreak installed; it therefore imports nothing
 else of it until it is used.
@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Any
 
+    from stormbreak.core.policy import Policy
     from stormbreak.provider.background import RunningProvider
     from stormbreak.provider.scenario import Scenario
+    from stormbreak.storm.baselines import Contender
+    from stormbreak.storm.result import Result
 
-__all__ = ["ProviderFactory", "answer_text", "serve", "stormbreak_provider"]
+__all__ = ["ProviderFactory", "answer_text", "serve", "storm", "stormbreak_provider"]
 
 
 class ProviderFactory(Protocol):
@@ -55,6 +58,66 @@ def answer_text(payload: Mapping[str, Any]) -> str:
     from stormbreak.provider.formats.understand import digest_of  # noqa: PLC0415
 
     return text_for(digest_of(payload))
+
+
+def storm(
+    scenario: str | Path | Scenario,
+    *,
+    policy: str | Path | Policy | Contender | None = None,
+    check: str | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    processes: int = 1,
+    shared: bool = False,
+    first_output: bool = False,
+) -> Sequence[Result]:
+    """Simulate what a storm does to a policy, and check it: what `stormbreak storm run` does, without the screen.
+
+    Args:
+        scenario: a name, a path, TOML text (anything with a line break in it) or a value.
+        policy: what `--policy` takes, or a value; by default the preset that the scenario names.
+        check: a claim as `--assert` takes it, 'goodput >= 0.95 and recovery <= 5', about the mean of all seeds.
+        seed: the first.
+        seeds: how many runs, one for each.
+        processes: how many of them at once.
+        shared: whether all processes of the scenario share one engine.
+        first_output: whether answers are streamed on the wire.
+
+    Returns:
+        The results, one for each seed.
+
+    Raises:
+        AssertionError: the claim does not hold; says what came of the storm, and the values.
+        ConfigurationError: the scenario, the policy or the claim cannot be right.
+    """
+    from stormbreak.provider.background import scenario_of  # noqa: PLC0415
+    from stormbreak.storm import contenders  # noqa: PLC0415
+    from stormbreak.storm.claims import parse_claim, values  # noqa: PLC0415
+    from stormbreak.storm.many import Run, simulate_all  # noqa: PLC0415
+    from stormbreak.storm.measures import average  # noqa: PLC0415
+    from stormbreak.storm.verdict import verdict  # noqa: PLC0415
+
+    __tracebackhide__ = True
+    claim = None if check is None else parse_claim(check, source="check")
+    played = scenario_of(scenario)
+    contender = contenders.meant(policy, played)
+    runs = [
+        Run(
+            scenario=played,
+            contender=contender,
+            seed=number,
+            shared=shared,
+            first_output=first_output,
+        )
+        for number in range(seed, seed + seeds)
+    ]
+    results = simulate_all(runs, processes=processes)
+    mean = average([result.measures for result in results])
+    if claim is not None and not claim.holds(mean):
+        raise AssertionError(
+            f"{verdict(played, results)}\n{check} does not hold: {values(claim, mean)}"
+        )
+    return results
 
 
 @pytest.fixture

@@ -1,12 +1,25 @@
 """`stormbreak storm`: what is printed, and the exit codes."""
 
+import io
 import json
+import os
+import re
+import subprocess
+import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
+from measured import MEASURES
+from rich.console import Console
 
+from stormbreak.batch.rows import Rows
 from stormbreak.cli.main import main
+from stormbreak.cli.storm_screen import table
+from stormbreak.cli.storm_traffic import storm_of
+from stormbreak.llm.tokens import estimate
 from stormbreak.storm.claims import NAMES
 
 SMALL = """
@@ -63,7 +76,7 @@ def test_show_prints_a_file_that_can_be_changed_and_run(capsys, tmp_path):
     path.write_text(out.replace("duration = 340", "duration = 80"))
     code, out, _ = run(capsys, "run", str(path), "--policy", "none")
     assert code == 0
-    assert out.startswith("mine under none: ")
+    assert out.startswith("mine under none does not recover in the 40 s after the trigger ")
 
 
 def test_a_sentence_and_a_table(capsys, small):
@@ -71,8 +84,10 @@ def test_a_sentence_and_a_table(capsys, small):
     first, *rest = out.splitlines()
 
     assert (code, err) == (0, "")
-    assert first.startswith("small under interactive: ")
-    assert "% of the possible answers came in time, " in first
+    assert first.startswith(
+        "small under interactive (seeds 0-1) recovers 0 s after the trigger and "
+    )
+    assert " % of what was possible, " in first
     assert rest[1].split() == ["interactive", "naive", "none"]
     shown = [line.split()[0] for line in rest if line.split()]
     assert set(NAMES) <= set(shown)
@@ -93,6 +108,115 @@ def test_json_has_the_measures_by_name_and_is_the_same_every_time(capsys, small)
     assert run(capsys, *args)[1] == out
 
 
+def test_over_several_seeds_the_spread_is_told(capsys, small):
+    code, out, _ = run(capsys, "run", small, "--seeds", "3")
+    assert code == 0
+    assert re.search(r"^ success +\d+\.\d ±\d+\.\d % $", out, re.MULTILINE), out
+    assert out.count("  the worst") == 4
+
+    document = json.loads(run(capsys, "run", small, "--seeds", "3", "--json")[1])
+    found = document["policies"]["interactive"]["measures"]["success"]
+    runs = [one["success"] for one in document["runs"]]
+    assert found["mean"] == pytest.approx(fmean(runs), abs=1e-6)
+    assert found["deviation"] == pytest.approx(stdev(runs), abs=1e-6)
+    assert (found["worst"], found["seeds"]) == (min(runs), 3)
+    assert f"±{100 * found['deviation']:.1f} %" in out
+
+
+def test_one_seed_has_no_spread(capsys, small):
+    _, out, _ = run(capsys, "run", small)
+
+    assert "±" not in out
+    assert "the worst" not in out
+
+
+def test_the_verdict_and_the_weakest_moment_are_in_the_document(capsys, small):
+    sentence = run(capsys, "run", small)[1].splitlines()[0]
+    document = json.loads(run(capsys, "run", small, "--compare", "none", "--json")[1])
+
+    assert document["verdict"] == document["policies"]["interactive"]["verdict"] == sentence
+    assert list(document["policies"]) == ["interactive", "none"]
+    weakest = document["policies"]["none"]["weakest"]
+    assert list(weakest) == ["start", "end", "missing", "possible", "seed"]
+
+
+def test_a_recovery_that_never_comes_in_some_seeds():
+    measures = [MEASURES, replace(MEASURES, recovery=None)]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table({"a": measures, "b": [replace(MEASURES, recovery=None)] * 2}))
+    lines = console.file.getvalue().splitlines()
+    recovery = next(place for place, line in enumerate(lines) if line.startswith(" recovery"))
+
+    assert lines[recovery].split() == ["recovery", "never", "in", "1", "of", "2", "never"]
+    assert lines[recovery + 1].split() == ["the", "worst", "never", "never"]
+
+
+def test_processes_side_by_side_print_the_same(capsys, small):
+    args = ("run", small, "--compare", "none", "--json", "--series")
+
+    assert run(capsys, *args, "--processes", "2") == run(capsys, *args)
+
+
+def test_it_is_drawn_when_asked_for(capsys, small, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    plain, drawn = (run(capsys, "run", small, *more)[1] for more in ([], ["--plot"]))
+
+    assert drawn.startswith(plain)
+    picture = drawn.removeprefix(plain).splitlines()
+    assert picture[0].strip() == "answers per second: o in time, - what was possible"
+    assert picture[-1].strip().startswith("interactive: seconds, of ")
+    assert max(map(len, picture)) == 70
+
+
+def test_it_is_drawn_on_a_terminal_unasked(small):
+    reader, writer = os.openpty()
+    command = [sys.executable, "-m", "stormbreak.cli.main", "storm", "run", small]
+    environ = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
+    subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, env=environ, check=True)
+    os.close(writer)
+    shown = os.read(reader, 100_000).decode()
+    os.close(reader)
+
+    assert "answers per second: o in time" in shown
+    assert "\x1b[38" not in shown
+
+
+# ------------------------------------------------------------ one's own calls
+
+
+def test_a_log_replaces_the_calls_of_the_scenario(capsys, small, tmp_path):
+    log = tmp_path / "peak.csv"
+    log.write_text("user,at\n" + "".join(f"x,{5 + place / 10}\n" for place in range(50)))
+    args = ("run", small, "--arrivals", str(log), "--arrivals-field", "at", "--json", "--series")
+    code, out, _ = run(capsys, *args, "--seeds", "2")
+    document = json.loads(out)
+
+    assert code == 0
+    for one in document["runs"]:
+        assert one["series"]["calls"][:6] == [10, 10, 10, 10, 10, 0]
+
+
+def test_a_batch_replaces_the_calls_of_the_scenario_under_its_own_preset(capsys, small, tmp_path):
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"prompt": "hello", "max_tokens": 10}\n{"prompt": "you", "model": "x"}\n')
+    code, out, _ = run(capsys, "run", small, "--rows", str(rows), "--json", "--series")
+    document = json.loads(out)
+
+    assert (code, document["policy"], document["calls"]) == (0, "batch", 2)
+    assert (document["trigger_at"], document["trigger_until"]) == (None, None)
+    assert document["runs"][0]["series"]["calls"][0] == 2
+
+
+def test_tokens_of_rows_are_those_that_a_batch_would_reserve(tmp_path):
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"prompt": "hello", "max_tokens": 10}\n{"prompt": "you", "n": 2}\n')
+    storm = storm_of("dip", arrivals=None, column=None, rows=str(rows))
+    with Rows.read(rows, model="storm-1") as read:
+        bodies = [read.row_at(0).body, read.row_at(1).body]
+
+    assert storm.load.sizes == (estimate(bodies[0], bound=10), estimate(bodies[1], choices=2))
+
+
 def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
     path = tmp_path / "dead.toml"
     path.write_text(SMALL.replace("until = 8\n[load]", "[load]"))
@@ -101,7 +225,7 @@ def test_json_says_null_for_a_time_that_never_came(capsys, tmp_path):
     assert code == 0
     assert json.loads(out)["recovery"] is None
     _, out, _ = run(capsys, "run", str(path), "--policy", "none")
-    assert "no recovery was seen." in out
+    assert out.startswith("dead under none does not recover in the 32 s after the trigger and ")
 
 
 def test_a_policy_may_be_a_file(capsys, small, tmp_path, monkeypatch):
@@ -118,7 +242,7 @@ def test_a_scenario_names_its_preset(capsys, tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(SMALL.replace("rate = 3", "rate = 3\npreset = 'batch'"))
 
-    assert run(capsys, "run", str(path))[1].startswith("small under batch: ")
+    assert run(capsys, "run", str(path))[1].startswith("small under batch recovers ")
 
 
 def test_all_may_share_one_engine(capsys, small):
@@ -149,12 +273,19 @@ def test_an_assert_that_does_not_hold_says_the_value(capsys, small):
     ("args", "complaint"),
     [
         (["--assert", "godput > 1"], "--assert: 'godput' is no measure; did you mean goodput?"),
-        (["--report", "x.html"], "--report is not built yet"),
+        (["--report", "x.pdf"], "--report must end in .html or .png, got 'x.pdf'"),
         (["--policy", "navie"], "no policy and no file is called 'navie'; did you mean naive?"),
         (["--compare", ", ,"], "--compare names no policy, got ', ,'"),
         (["--compare", "none,xyzzy"], "is called 'xyzzy'; there are: interactive, batch, article"),
         (["--policy", "./none.toml"], "./none.toml: cannot be read"),
         (["--seeds", "0"], "'--seeds'"),
+        (["--processes", "0"], "'--processes'"),
+        (["--plot", "--json"], "--plot and --json: give one of them, not both"),
+        (["--series"], "--series: give --json, too"),
+        (["--arrivals", "a", "--rows", "b"], "--arrivals and --rows: give one of them, not both"),
+        (["--arrivals-field", "at"], "--arrivals-field: give --arrivals, too"),
+        (["--arrivals", "none.log"], "none.log: cannot be read: No such file or directory"),
+        (["--rows", "none.jsonl"], "none.jsonl: cannot read the input: no such file"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, small, args, complaint):

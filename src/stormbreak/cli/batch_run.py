@@ -1,6 +1,7 @@
 """`stormbreak batch run`: answer every row of a file."""
 
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import click
 from msgspec.json import encode
 from msgspec.json import format as indented
 
+from stormbreak.batch.course import Course
 from stormbreak.batch.files import Files
 from stormbreak.batch.job import AUTO, CONNECT_GRACE, Job, run_job
-from stormbreak.batch.plain import path_of
+from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
+from stormbreak.batch.sight import watching
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.say import say
 from stormbreak.config import Settings, resolve_settings
@@ -23,12 +26,10 @@ from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
 from stormbreak.keylike import quoted
+from stormbreak.report.write import Destination
 from stormbreak.types import Verdict
 
-_PLANNED = (
-    "--max-cost",
-    "--report",
-)
+_PLANNED = ("--max-cost",)
 
 
 PATIENT = 60.0
@@ -114,17 +115,25 @@ _TOKENS = _Positive("tokens")
     help="Give up if nothing answers by then.",
 )
 @click.option("--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end.")
+@click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
+def command(*, as_json: bool, quiet: bool, report: str | None, **flags: Any) -> int:
     """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
     if flags["base_url"] and flags["provider"]:
         raise click.UsageError("--base-url and --provider: give one of them, not both")
     if flags["fallback_api_key_env"] and not flags["fallback_base_url"]:
         raise click.UsageError("--fallback-api-key-env: give --fallback-base-url, too")
     job = _job(**flags)
+    destination = None if report is None else _destination(report, job)
+    course = Course(began=time.monotonic())
     with progress_on(sys.stderr, quiet=quiet) as progress:
-        summary = run_job(job, progress.tick)
+        if destination is None:
+            summary = run_job(job, progress.tick)
+        else:
+            summary = run_job(job, watching(course, progress.tick), listeners=[course.hear])
+    if destination is not None:
+        _report(destination, summary, course)
     if as_json:
         say(indented(encode(summary)).decode())
     elif summary.end != End.UNREACHABLE.value:
@@ -134,6 +143,24 @@ def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
 
 for _flag in reversed(_PLANNED):
     command = click.option(_flag, hidden=True, expose_value=False, callback=_refuse)(command)
+
+
+def _destination(report: str, job: Job) -> Destination:
+    """Where the report goes, which may be none of the files of the batch."""
+    destination, files = Destination.of(report), Files.of(job.output)
+    taken = (job.source, files.output, files.failed, files.run, files.lock)
+    if destination.path.resolve() in [path.resolve() for path in taken]:
+        raise click.UsageError(f"--report {path_of(report)}: is a file of the batch itself")
+    return destination
+
+
+def _report(destination: Destination, summary: Summary, course: Course) -> None:
+    """Write the report. The run is over and its answers are safe, so that trouble is told, and changes nothing else."""
+    try:
+        destination.batch(summary, course)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run was not lost
+        why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        click.echo(f"stormbreak: no report: {plain(why, limit=1000)}", err=True)
 
 
 def _job(

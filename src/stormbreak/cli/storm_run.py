@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import click
@@ -13,16 +12,21 @@ from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
+from stormbreak.batch.plain import plain
 from stormbreak.cli.say import draw, say
-from stormbreak.cli.storm_screen import sentence, table
-from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import load
+from stormbreak.cli.storm_plot import picture
+from stormbreak.cli.storm_screen import table
+from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm import contenders
-from stormbreak.storm.baselines import Contender
-from stormbreak.storm.claims import NEVER, Claim, parse_claim
+from stormbreak.report.write import Destination
+from stormbreak.storm import contenders, result, spread
+from stormbreak.storm.claims import Claim, parse_claim, values
+from stormbreak.storm.many import Run, simulate_all
 from stormbreak.storm.measures import Measures, average
-from stormbreak.storm.simulation import Result, simulate
+from stormbreak.storm.result import Result
+from stormbreak.storm.verdict import verdict, weakest
+
+_LONGEST = 2000  # characters of a verdict
 
 
 @click.command("run")
@@ -33,13 +37,25 @@ from stormbreak.storm.simulation import Result, simulate
     help="How calls are treated; each scenario names a preset of its own.",
 )
 @click.option("--compare", metavar="A,B,...", default="", help="Other policies on the same calls.")
+@click.option("--arrivals", metavar="FILE", help="A log of times: calls arrive then.")
+@click.option(
+    "--arrivals-field", "column", metavar="NAME", help="Where they stand in JSON lines, or CSV."
+)
+@click.option("--rows", metavar="FILE", help="The input of a batch: all its rows are the calls.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="So many runs, from --seed on; what is shown is their mean.",
+    help="So many runs, from --seed on; shown are mean and standard deviation.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="So many runs at once.",
 )
 @click.option("--shared", is_flag=True, help="All processes share one engine.")
 @click.option(
@@ -47,50 +63,65 @@ from stormbreak.storm.simulation import Result, simulate
     is_flag=True,
     help="Answers are streamed on the wire: clients see when each begins.",
 )
+@click.option("--plot", is_flag=True, help="Draw it, also where this is no terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
+@click.option("--series", is_flag=True, help="With --json: and each second of each run.")
 @click.option(
     "--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds: 'goodput >= 0.97'."
 )
-@click.option("--report", metavar="FILE", help="Not built yet.")
+@click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
 def command(  # noqa: PLR0913 - one parameter for each option
     *,
     scenario: str,
     policy: str | None,
     compare: str,
+    arrivals: str | None,
+    column: str | None,
+    rows: str | None,
     seed: int,
     seeds: int,
+    processes: int,
     shared: bool,
     first_output: bool,
+    plot: bool,
     as_json: bool,
+    series: bool,
     claim: str | None,
     report: str | None,
 ) -> int:
     """Say what a storm does to a policy."""
-    if report is not None:
-        raise click.UsageError("--report is not built yet")
+    if plot and as_json:
+        raise click.UsageError("--plot and --json: give one of them, not both")
+    if series and not as_json:
+        raise click.UsageError("--series: give --json, too")
+    destination = None if report is None else Destination.of(report)
     claimed = None if claim is None else parse_claim(claim)
-    storm = load(scenario)
-    first = contenders.find(policy) if policy else _own(storm, scenario)
+    storm = storm_of(scenario, arrivals=arrivals, column=column, rows=rows)
+    first = contenders.find(policy) if policy else contenders.own(storm, source=scenario)
     others = [contenders.find(name) for name in dict.fromkeys(_names(compare))]
     found = [first, *(other for other in others if other.name != first.name)]
-    results = _simulate(storm, found, range(seed, seed + seeds), shared, first_output)
-    means = {contender.name: average(_of(contender, results)) for contender in found}
+    runs = [
+        Run(scenario=storm, contender=each, seed=number, shared=shared, first_output=first_output)
+        for each in found
+        for number in range(seed, seed + seeds)
+    ]
+    results = _simulate(runs, processes)
+    of = {each.name: [one for one in results if one.policy == each.name] for each in found}
+    if destination is not None:
+        destination.storm(storm, results)
     if as_json:
-        head = {"scenario": storm.name, "policy": found[0].name, "seed": seed, "seeds": seeds}
+        head = {"scenario": storm.name, "policy": first.name, "seed": seed, "seeds": seeds}
         modes = {"shared": shared, "first_output": first_output}
-        say(json.dumps(_document({**head, **modes}, means, results)))
+        say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
-        say(sentence(storm, found[0].name, means[found[0].name]))
-        draw(table(means))
-    return 0 if claimed is None else _judge(claimed, str(claim), means[found[0].name])
-
-
-def _own(storm: Scenario, scenario: str) -> Contender:
-    """The policy that the scenario itself names."""
-    try:
-        return contenders.find(storm.load.preset if storm.load else "interactive")
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{scenario}: load.preset: {error}") from None
+        say(plain(verdict(storm, of[first.name]), _LONGEST))
+        draw(table({name: _measures(several) for name, several in of.items()}))
+        if plot or sys.stdout.isatty():
+            console = Console()
+            colour = console.is_terminal and not console.no_color
+            say(picture(storm, of[first.name], width=console.width, colour=colour))
+    mean = average(_measures(of[first.name]))
+    return 0 if claimed is None else _judge(claimed, str(claim), mean)
 
 
 def _names(compare: str) -> list[str]:
@@ -100,35 +131,20 @@ def _names(compare: str) -> list[str]:
     return names
 
 
-def _simulate(
-    storm: Scenario,
-    found: Sequence[Contender],
-    seeds: range,
-    shared: bool,  # noqa: FBT001
-    first_output: bool,  # noqa: FBT001
-) -> list[Result]:
-    results = []
+def _simulate(runs: Sequence[Run], processes: int) -> list[Result]:
+    """Run them all, with a bar on the terminal for each that is under way."""
+    tasks: dict[int, TaskID] = {}
     with _bar() as bar:
-        for contender in found:
-            for seed in seeds:
-                task = bar.add_task(
-                    escape(f"{storm.name}, {contender.name}, seed {seed}"), total=1.0
-                )
-                result = simulate(
-                    storm,
-                    contender,
-                    seed=seed,
-                    shared=shared,
-                    first_output=first_output,
-                    progress=partial(_show, bar, task),
-                )
-                results.append(result)
-                bar.remove_task(task)
-    return results
 
+        def told(number: int, share: float) -> None:
+            if number not in tasks and share < 1.0:
+                run = runs[number]
+                name = f"{run.scenario.name}, {run.contender.name}, seed {run.seed}"
+                tasks[number] = bar.add_task(escape(name), total=1.0)
+            if number in tasks:
+                bar.update(tasks[number], completed=share, visible=share < 1.0)
 
-def _show(bar: Bar, task: TaskID, share: float) -> None:
-    bar.update(task, completed=share)
+        return simulate_all(runs, processes=processes, progress=told)
 
 
 @contextmanager
@@ -138,26 +154,35 @@ def _bar() -> Iterator[Bar]:
         yield bar
 
 
-def _of(contender: Contender, results: Sequence[Result]) -> list[Measures]:
-    return [result.measures for result in results if result.policy == contender.name]
+def _measures(results: Sequence[Result]) -> list[Measures]:
+    return [one.measures for one in results]
 
 
 def _document(
-    head: dict[str, Any], means: dict[str, Measures], results: Sequence[Result]
+    head: dict[str, Any], storm: Scenario, of: dict[str, list[Result]], *, series: bool
 ) -> dict[str, Any]:
-    """The measures of the policy asked for, and below them each run of each policy."""
-    runs = [
-        {"policy": result.policy, "seed": result.seed, **result.measures.plain()}
-        for result in results
-    ]
-    return {**head, **means[head["policy"]].plain(), "runs": runs}
+    """The measures of the policy asked for, and below them what each policy came to, and each run of it."""
+    policies = {}
+    for name, results in of.items():
+        moment = weakest(results, storm.load)
+        policies[name] = {
+            "verdict": verdict(storm, results),
+            "weakest": None if moment is None else moment._asdict(),
+            "measures": spread.plain(spread.spread(_measures(results))),
+        }
+    return {
+        **head,
+        **result.when(storm),
+        "verdict": policies[head["policy"]]["verdict"],
+        **average(_measures(of[head["policy"]])).plain(),
+        "policies": policies,
+        "runs": [one.plain(series=series) for results in of.values() for one in results],
+    }
 
 
 def _judge(claim: Claim, text: str, measures: Measures) -> int:
     if claim.holds(measures):
         return 0
-    plain = measures.plain()
-    said = ((name, plain[name]) for name in claim.names())
-    values = ", ".join(f"{name} is {NEVER if value is None else value}" for name, value in said)
-    click.echo(f"stormbreak: --assert does not hold: {text}; {values}", err=True)
+    said = values(claim, measures)
+    click.echo(f"stormbreak: --assert does not hold: {text}; {said}", err=True)
     return 1

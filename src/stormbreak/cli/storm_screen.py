@@ -1,16 +1,14 @@
-"""What a simulation came to, for people: a sentence, then a table."""
+"""What a simulation came to, for people: a table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.measures import Measures
-
-_Show = Callable[[float], str]
+from stormbreak.storm.spread import Spread, Value, spread
 
 
 def _percent(value: float) -> str:
@@ -29,6 +27,7 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}"
 
 
+_Show = Callable[[float], str]
 _SHOWN: Mapping[str, _Show] = MappingProxyType(
     {
         "goodput": _percent,
@@ -49,29 +48,33 @@ _SHOWN: Mapping[str, _Show] = MappingProxyType(
         "calls": _count,
     }
 )
+_WORST_SHOWN = frozenset({"goodput", "trigger_goodput", "recovery", "p99"})
 
 
-def sentence(scenario: Scenario, policy: str, measures: Measures) -> str:
-    """The result in words."""
-    answered = f"{scenario.name} under {policy}: {_percent(measures.goodput)} of the possible answers came in time"
-    if scenario.load is None or scenario.load.trigger_until is None:
-        return f"{answered}, the last after {_show('makespan', measures)}."
-    during = f"{_percent(measures.trigger_goodput)} while the trigger lasted"
-    if measures.recovery is None:
-        return f"{answered}, {during}; no recovery was seen."
-    return f"{answered}, {during}; it had recovered {measures.recovery:g} s after that."
-
-
-def table(policies: Mapping[str, Measures]) -> Table:
-    """Measures as rows, policies as columns."""
+def table(policies: Mapping[str, Sequence[Measures]]) -> Table:
+    """Measures as rows, policies as columns; of several runs the mean, the standard deviation, and some of the worst."""
     shown = Table("", *map(escape, policies), box=SIMPLE, pad_edge=False)
     for column in shown.columns[1:]:
         column.justify = "right"
-    for name in _SHOWN:
-        shown.add_row(name, *(_show(name, measures) for measures in policies.values()))
+    spreads = [spread(runs) for runs in policies.values()]
+    several = any(len(runs) > 1 for runs in policies.values())
+    for name, show in _SHOWN.items():
+        shown.add_row(name, *(_mean(each[name], show) for each in spreads))
+        if several and name in _WORST_SHOWN:
+            shown.add_row("  the worst", *(_one(each[name].worst, show) for each in spreads))
     return shown
 
 
-def _show(name: str, measures: Measures) -> str:
-    value = getattr(measures, name)
-    return "never" if value is None else _SHOWN[name](value)
+def _mean(found: Spread, show: _Show) -> str:
+    if found.mean is None:
+        return "never" if found.never == found.seeds else f"never in {found.never} of {found.seeds}"
+    around = show(found.deviation or 0.0)
+    if around == show(0.0):
+        return show(found.mean)
+    unit = around.partition(" ")[2]
+    number = show(found.mean).removesuffix(f" {unit}") if unit else show(found.mean)
+    return f"{number} ±{around}"
+
+
+def _one(value: Value, show: _Show) -> str:
+    return "never" if value is None else show(value)

@@ -205,12 +205,15 @@ class Load:
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
     bound what is measured as the trigger, which must end `WATCHED` seconds before the scenario does. A call has
     `tokens` on average, lognormal with the coefficient of variation `tokens_cv`, prompt and answer together; clients
-    estimate them right.
+    estimate them right. With `times`, calls arrive exactly then, in this order, instead of at a rate; `sizes` then may
+    say the tokens of each.
     """
 
     rate: Rate = 0.0
     steps: tuple[Step, ...] = ()
     herds: tuple[Herd, ...] = ()
+    times: tuple[Seconds, ...] = ()
+    sizes: tuple[Depth, ...] = ()
     arrivals: Literal["poisson", "even"] = "poisson"
     processes: Count = 1
     deadline: Span = 30.0
@@ -229,7 +232,10 @@ class Load:
                 f"trigger_until must be after trigger_at ({self.trigger_at or 0.0}),"
                 f" got {self.trigger_until}"
             )
-        if not (self.rate or self.herds or any(step.rate for step in self.steps)):
+        flows = bool(self.rate or self.herds or any(step.rate for step in self.steps))
+        if self.times or self.sizes:
+            _check_times(self, flows=flows)
+        elif not flows:
             raise ConfigurationError(f"rate must be positive where no herd comes, got {self.rate}")
 
 
@@ -251,6 +257,11 @@ class Scenario:
         check_ranges(self)
         if self.load is not None:
             _check_trigger(self.load, self.duration)
+            last = self.load.times[-1] if self.load.times else 0.0
+            if last >= self.duration:
+                raise ConfigurationError(
+                    f"load.times must lie before the end (duration {self.duration}), got {last}"
+                )
         for moment in sorted({trouble.at for trouble in self.trouble}):
             total = fsum(item.share for item in self.trouble if _draws(item) and _on(item, moment))
             if total > 1 + 1e-9:
@@ -278,6 +289,18 @@ def _draws(trouble: Trouble) -> bool:
 
 def _on(trouble: Trouble, moment: float) -> bool:
     return trouble.at <= moment and (trouble.until is None or moment < trouble.until)
+
+
+def _check_times(load: Load, *, flows: bool) -> None:
+    if flows:
+        raise ConfigurationError("times stand alone: no rate, steps or herds beside them")
+    if load.sizes and len(load.sizes) != len(load.times):
+        raise ConfigurationError(
+            f"sizes must be as many as times ({len(load.times)}), got {len(load.sizes)}"
+        )
+    for before, after in pairwise(load.times):
+        if after < before:
+            raise ConfigurationError(f"times must be in order, got {after} after {before}")
 
 
 def _check_order(steps: tuple[Step, ...]) -> None:

@@ -1,5 +1,6 @@
 """Storms simulated: real engines against the provider model, in virtual time."""
 
-from stormbreak.storm.simulation import Result, simulate
+from stormbreak.storm.result import Result
+from stormbreak.storm.simulation import simulate
 
 __all__ = ["Result", "simulate"]

@@ -1,4 +1,4 @@
-"""What `--assert` says about the measures: a small grammar, read by hand and never evaluated as code.
+"""What `--assert` (or a test's `check`) says about the measures: a small grammar, read by hand and never evaluated as code.
 
 ::
 
@@ -85,18 +85,29 @@ class Joined:
 Claim: TypeAlias = Comparison | Joined
 
 
-def parse_claim(text: str) -> Claim:
-    """Read a claim.
+def parse_claim(text: str, *, source: str = "--assert") -> Claim:
+    """Read a claim; `source` names where it was given.
 
     Raises:
         ConfigurationError: it is none; names what is wrong, and the nearest measure for a misspelt one.
     """
     try:
         return _Reader(text).read()
-    except ConfigurationError:
-        if any(map(looks_like_key, _WORD_BREAKS.split(text))):
-            raise _wrong("cannot be read, and holds what looks like a key") from None
-        raise
+    except _NoClaimError as error:
+        secret = any(map(looks_like_key, _WORD_BREAKS.split(text)))
+        why = "cannot be read, and holds what looks like a key" if secret else error
+        raise ConfigurationError(f"{source}: {why}") from None
+
+
+def values(claim: Claim, measures: Measures) -> str:
+    """What the measures are that a claim is about, in words."""
+    plain = measures.plain()
+    said = ((name, plain[name]) for name in claim.names())
+    return ", ".join(f"{name} is {NEVER if value is None else value}" for name, value in said)
+
+
+class _NoClaimError(ValueError):
+    """A text that is no claim."""
 
 
 class _Reader:
@@ -110,7 +121,7 @@ class _Reader:
     def read(self) -> Claim:
         claim = self._claim()
         if self._place < len(self._tokens):
-            raise _wrong(f"nothing more was expected at {self._tokens[self._place]!r}")
+            raise _NoClaimError(f"nothing more was expected at {self._tokens[self._place]!r}")
         return claim
 
     def _claim(self) -> Claim:
@@ -134,20 +145,22 @@ class _Reader:
         self._place += 1
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _wrong(f"more than {_DEEPEST} parentheses in each other")
+            raise _NoClaimError(f"more than {_DEEPEST} parentheses in each other")
         claim = self._claim()
         if self._next() != ")":
-            raise _wrong("a closing parenthesis is missing")
+            raise _NoClaimError("a closing parenthesis is missing")
         self._depth -= 1
         return claim
 
     def _comparison(self) -> Comparison:
         measure = self._next()
         if measure not in NAMES:
-            raise _wrong(_no_measure(measure))
+            raise _NoClaimError(_no_measure(measure))
         sign = self._next()
         if sign not in _COMPARISONS:
-            raise _wrong(f"after {measure} comes one of {' '.join(_COMPARISONS)}, got {sign!r}")
+            raise _NoClaimError(
+                f"after {measure} comes one of {' '.join(_COMPARISONS)}, got {sign!r}"
+            )
         return Comparison(measure=measure, sign=sign, value=self._value(measure))
 
     def _value(self, measure: str) -> float:
@@ -155,7 +168,7 @@ class _Reader:
         if word == NEVER and measure in _MAY_NEVER_COME:
             return inf
         if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
-            raise _wrong(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
+            raise _NoClaimError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
         return float(word)
 
     def _peek(self) -> str:
@@ -169,12 +182,12 @@ class _Reader:
 
 def _tokens(text: str) -> list[str]:
     if len(text) > _LONGEST:
-        raise _wrong(f"longer than {_LONGEST} characters")
+        raise _NoClaimError(f"longer than {_LONGEST} characters")
     tokens, place, end = [], 0, len(text.rstrip())
     while place < end:
         match = _TOKEN.match(text, place)
         if match is None:
-            raise _wrong(f"cannot be read from {text[place:].strip()[:20]!r} on")
+            raise _NoClaimError(f"cannot be read from {text[place:].strip()[:20]!r} on")
         tokens.append(match[0].strip())
         place = match.end()
     return tokens
@@ -185,7 +198,3 @@ def _no_measure(name: str) -> str:
         return "it ends too early"
     near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.0)
     return f"{name!r} is no measure; did you mean {near[0]}? There are: {', '.join(NAMES)}"
-
-
-def _wrong(reason: str) -> ConfigurationError:
-    return ConfigurationError(f"--assert: {reason}")

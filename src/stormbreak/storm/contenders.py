@@ -1,12 +1,14 @@
-"""Finding a policy by what a user calls it: a baseline, a preset, or a file."""
+"""Finding a policy by what a user calls it: a baseline, a preset, or a file; or by what a program gives."""
 
 from difflib import get_close_matches
 from pathlib import Path
 
 from stormbreak.config import resolve_policy
+from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
+from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.baselines import BASELINES, Contender
 
 
@@ -26,6 +28,33 @@ def find(name: str) -> Contender:
             f"no policy and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
         )
     return Contender(name=name, policy=resolve_policy(name))
+
+
+def own(scenario: Scenario, *, source: str) -> Contender:
+    """Find the policy that the scenario itself names; `source` is what the user calls the scenario.
+
+    Raises:
+        ConfigurationError: it names none that exists.
+    """
+    try:
+        return find(scenario.load.preset if scenario.load else "interactive")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: load.preset: {error}") from None
+
+
+def meant(policy: str | Path | Policy | Contender | None, scenario: Scenario) -> Contender:
+    """Find what a program means: a name, a path, a value, or None for the scenario's own.
+
+    Raises:
+        ConfigurationError: there is none, or the file is wrong.
+    """
+    if policy is None:
+        return own(scenario, source=scenario.name)
+    if isinstance(policy, Contender):
+        return policy
+    if isinstance(policy, Policy):
+        return Contender(name="the policy", policy=policy)
+    return find(str(policy))
 
 
 def _may_be_a_file(name: str) -> bool:

@@ -50,10 +50,7 @@ class Measures:
 
     def plain(self) -> dict[str, float | int | None]:
         """The same by name, rounded to what is meant."""
-        return {
-            name: round(value, _KEPT) if isinstance(value, float) else value
-            for name, value in asdict(self).items()
-        }
+        return {name: rounded(value) for name, value in asdict(self).items()}
 
 
 class Observed(NamedTuple):
@@ -116,6 +113,11 @@ def recovery(records: Sequence[Record], load: Load, duration: float) -> float | 
         if calls and good >= RECOVERED * calls:
             return float(second)
     return None
+
+
+def rounded(value: float | None) -> float | int | None:
+    """A number as it is written down."""
+    return round(value, _KEPT) if isinstance(value, float) else value
 
 
 def quantile(ordered: Sequence[float], share: float) -> float | None:

@@ -7,11 +7,13 @@ so that policies are compared on the same calls, which meet the same luck at the
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from math import ceil, nextafter
 
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
+from stormbreak.core.presets import OFF
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.chance import mix
@@ -19,10 +21,12 @@ from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.storm.baselines import Contender
 from stormbreak.storm.ideal import check_length, ideal_answers
-from stormbreak.storm.measures import Measures, Observed, Record, measure
+from stormbreak.storm.measures import Observed, Record, measure
 from stormbreak.storm.replies import check_playable
-from stormbreak.storm.series import Series, series
+from stormbreak.storm.result import Result
+from stormbreak.storm.series import Look, series
 from stormbreak.storm.traffic import Traffic, traffic
+from stormbreak.storm.watch import Watch
 from stormbreak.storm.world import Sent, World
 from stormbreak.types import Call, Ended, Target, Verdict
 
@@ -30,20 +34,9 @@ TARGET = Target("storm", "storm-1")
 
 _CHANCE = 0xC3  # key of the engines' streams
 _AFTERWARDS = 1.0  # seconds; the last call ends at its deadline
-_STRIDES = 100  # parts of a simulation in which its progress is told
+_STRIDE = 0.01  # of a simulation, after which its progress is told
 
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What came of a simulation."""
-
-    scenario: str
-    policy: str
-    seed: int
-    measures: Measures
-    series: Series
 
 
 def simulate(
@@ -89,7 +82,7 @@ def simulate(
         policy=contender.name,
         seed=seed,
         measures=measure(records, ideal, scenario.load, observed, duration=scenario.duration),
-        series=series(records, ideal, observed.attempts),
+        series=series(records, ideal, observed.attempts, fleet.looks),
     )
 
 
@@ -116,6 +109,9 @@ class _Fleet:
         self._world = World(self._model, self._timeline, deaf=contender.deaf, streamed=streamed)
         count = 1 if shared else load.processes
         self._drivers = [self._process(number, seed) for number in range(count)]
+        self._lanes = [driver.engine.lane(TARGET) for driver in self._drivers]
+        self._watch = Watch(self._lanes, self._model, limited=contender.policy.limit != OFF.limit)
+        self.looks: list[Look] = []  # at the end of each second
         self._ended: list[Record | None] = [None] * len(calls.times)
 
     def _process(self, number: int, seed: int) -> VirtualDriver:
@@ -131,17 +127,24 @@ class _Fleet:
         if self._calls.times:
             self._timeline.at(self._calls.times[0], partial(self._arrive, 0))
         until = duration + self._load.deadline + _AFTERWARDS
-        for stride in range(1, _STRIDES + 1):
-            self._timeline.run(until * stride / _STRIDES)
-            if progress is not None:
-                progress(stride / _STRIDES)
+        told = 0.0
+        for second in range(1, ceil(until) + 1):
+            self._timeline.run(
+                min(until, nextafter(second, 0.0))
+            )  # what is due then is of the next
+            self.looks.append(self._watch.look(self._timeline.now))
+            if progress is not None and second / until >= told + _STRIDE:
+                told = min(1.0, second / until)
+                progress(told)
+        self._timeline.run(until)
+        if progress is not None:
+            progress(1.0)
 
     @property
     def records(self) -> list[Record]:
         """Every call, in order of arrival. All have ended, and nothing of theirs is held any more."""
         records = [record for record in self._ended if record is not None]
-        lanes = [driver.engine.lane(TARGET) for driver in self._drivers]
-        held = sum(lane.slots.in_flight + lane.admission.queued for lane in lanes)
+        held = sum(lane.slots.in_flight + lane.admission.queued for lane in self._lanes)
         if len(records) < len(self._ended) or held:
             lost = len(self._ended) - len(records)
             raise RuntimeError(f"{lost} calls never ended, {held} permits and tickets are held")
@@ -150,7 +153,7 @@ class _Fleet:
     def observed(self) -> Observed:
         """What was seen of the provider and the circuits."""
         tally = self._model.clients
-        openings = sum(driver.engine.lane(TARGET).openings for driver in self._drivers)
+        openings = sum(lane.openings for lane in self._lanes)
         wasted = tally.wasted_work / tally.work if tally.work else 0.0
         return Observed(self._world.attempts, wasted, openings)
 
@@ -158,7 +161,9 @@ class _Fleet:
         calls, timeline = self._calls, self._timeline
         if number + 1 < len(calls.times):
             timeline.at(calls.times[number + 1], partial(self._arrive, number + 1))
-        driver = self._drivers[calls.processes[number] % len(self._drivers)]
+        process = calls.processes[number] % len(self._drivers)
+        self._watch.wake(process)
+        driver = self._drivers[process]
         driver.start(
             self._call(driver.engine, calls.tokens[number]),
             partial(self._world.send, Sent(number, calls.tokens[number]), driver.first),

@@ -29,21 +29,27 @@ class Traffic(NamedTuple):
 
 
 def traffic(load: Load, duration: float, seed: int) -> Traffic:
-    """Draw every call that arrives before `duration`, in order.
+    """Draw every call that arrives before `duration`, in order, or take them as the load names them.
 
     Raises:
         ConfigurationError: there would be more calls, or processes, than can be simulated.
     """
     _check(load, duration)
-    flow = takewhile(lambda at: at < duration, _flow(load, mix(mix(seed) ^ _ARRIVALS)))
-    herds = (at for at in _herds(load.herds) if at < duration)
-    times = list(merge(flow, herds))
+    times = list(load.times) or _drawn(load, duration, seed)
     salt = mix(mix(seed) ^ _PROCESSES)
     processes = [mix(salt + number) % load.processes for number in range(len(times))]
     return Traffic(times, processes, _tokens(load, len(times), mix(mix(seed) ^ _TOKENS)))
 
 
+def _drawn(load: Load, duration: float, seed: int) -> list[float]:
+    flow = takewhile(lambda at: at < duration, _flow(load, mix(mix(seed) ^ _ARRIVALS)))
+    herds = (at for at in _herds(load.herds) if at < duration)
+    return list(merge(flow, herds))
+
+
 def _tokens(load: Load, calls: int, salt: int) -> list[int]:
+    if load.sizes:
+        return list(load.sizes)
     if not load.tokens:
         return [0] * calls
     drawn = Lognormal.of(mean=load.tokens, cv=load.tokens_cv, least=1.0)
@@ -66,7 +72,7 @@ def _expected(load: Load, duration: float) -> float:
     rates = [part for part in laid_out(load.rate, load.steps) if part[0] < duration]
     ends = [*(at for at, _ in rates[1:]), duration]
     flow = fsum(rate * (end - at) for (at, rate), end in zip(rates, ends, strict=True))
-    return flow + sum(herd.calls * herd.times for herd in load.herds)
+    return flow + len(load.times) + sum(herd.calls * herd.times for herd in load.herds)
 
 
 def _flow(load: Load, salt: int) -> Iterator[float]:

@@ -1,0 +1,133 @@
+"""Draws panels with matplotlib: as a drawing for a page (`svg.py`), or together in one picture (`picture.py`).
+
+No pyplot. matplotlib reads some settings from one place for the whole process only; they are set for the time of a drawing,
+under a lock, and put back. Whatever the user's own settings file says does not matter.
+"""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isnan
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from stormbreak.report.panel import Line, Panel
+from stormbreak.report.theme import STROKES, Paint
+
+_LOCK = threading.Lock()
+_SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "path.simplify_threshold": 0.2,
+    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a name may have a dollar in it
+}
+_HEADROOM, _HEADROOM_WITH_NAME = (
+    1.08,
+    1.2,
+)  # above the highest number; where something is shaded, its name is there
+_MARKERS = 5  # on each line, about
+_THIN, _THICK = 1.1, 1.9  # points
+
+
+@contextmanager
+def settings(salt: str) -> Iterator[None]:
+    """Draw within this; with the same salt, the same drawing comes out the same."""
+    with _LOCK, warnings.catch_warnings(), mpl.rc_context():
+        # A name may have letters that the font lacks: a page shows them nevertheless, a picture shows boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        mpl.rcdefaults()
+        mpl.rcParams.update(_SETTINGS | {"svg.hashsalt": salt})
+        yield
+
+
+def draw(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
+    """Draw `panel` on `axes`, with text of `size` points."""
+    axes.set_facecolor("none")
+    _frame(panel, axes, paint, size)
+    if panel.shaded is not None:
+        _shade(panel, axes, paint, size)
+    for line in panel.lines:
+        if line.drawn:
+            _draw_line(panel, line, axes, paint)
+    headroom = _HEADROOM if panel.shaded is None else _HEADROOM_WITH_NAME
+    axes.set_ylim(0, panel.top * headroom or 1)
+    axes.set_xlim(panel.xs[0], panel.xs[-1] if len(panel.xs) > 1 else panel.xs[0] + 1)
+
+
+def _frame(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(paint("muted"))
+    axes.grid(axis="y", color=paint("rule"), linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=paint("muted"), labelcolor=paint("muted"), labelsize=size, length=3)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(
+        MaxNLocator(4, min_n_ticks=1 if panel.whole else 3, integer=panel.whole)
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.set_xlabel(panel.x_label, color=paint("muted"), fontsize=size)
+    axes.set_title(panel.y_label, loc="left", color=paint("muted"), fontsize=size, pad=8)
+
+
+def number(value: float) -> str:
+    """Write the number of a tick."""
+    return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:g}"
+
+
+def _shade(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
+    assert panel.shaded is not None
+    start, end = panel.shaded
+    axes.axvspan(start, end, color=paint("trigger"), alpha=0.14, linewidth=0)
+    for edge in (start, end):
+        axes.axvline(edge, color=paint("trigger"), linewidth=0.8, alpha=0.7, dashes=(2, 2))
+    first, last = panel.xs[0], panel.xs[-1]
+    wide = end - start > 0.25 * (last - first)
+    axes.annotate(
+        panel.shaded_as,
+        (start if wide else end, 1),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(4, -2),
+        textcoords="offset points",
+        va="top",
+        color=paint("trigger"),
+        fontsize=size,
+    )
+
+
+def _draw_line(panel: Panel, line: Line, axes: Axes, paint: Paint) -> None:
+    if line.stroke is None:
+        axes.fill_between(panel.xs, line.ys, color=paint("ideal"), alpha=0.22, linewidth=0)
+        axes.plot(panel.xs, line.ys, color=paint("ideal"), linewidth=_THIN)
+        return
+    stroke = STROKES[line.stroke]
+    if line.low is not None and line.high is not None:
+        axes.fill_between(
+            panel.xs, line.low, line.high, color=paint(stroke.role), alpha=0.18, linewidth=0
+        )
+    axes.plot(
+        panel.xs,
+        line.ys,
+        color=paint(stroke.role),
+        linewidth=_THICK,
+        dashes=stroke.dash or (None, None),
+        marker=stroke.marker,
+        markersize=5,
+        markevery=_marked(line),
+        markeredgewidth=0,
+        solid_capstyle="round",
+    )
+
+
+def _marked(line: Line) -> list[int]:
+    """Which points get a marker: some of those that are there, not where the other lines have theirs."""
+    there = [place for place, y in enumerate(line.ys) if not isnan(y)]
+    step = max(1, len(there) // _MARKERS)
+    offset = step * ((line.stroke or 0) + 1) // (len(STROKES) + 1)
+    return there[min(offset, len(there) - 1) :: step]

@@ -1,0 +1,98 @@
+"""Where a report goes: all that a command needs to know. Light to import; what draws is loaded when something is written.
+
+Everything that can be wrong with the place is found out before anything runs.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from stormbreak.batch.durable import replacing
+from stormbreak.batch.plain import path_of, quoted
+from stormbreak.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from stormbreak.batch.course import Course
+    from stormbreak.batch.summary import Summary
+    from stormbreak.provider.scenario import Scenario
+    from stormbreak.report.page import Page
+    from stormbreak.report.picture import Picture
+    from stormbreak.storm import Result
+
+PAGE, PICTURE = ".html", ".png"
+_NEEDED = ("jinja2", "matplotlib")
+
+
+class Destination:
+    """A file that a report will be written to: a page, or a picture, by its name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kind = path.suffix.lower()
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Find out whether a report can be written there; leaves nothing behind.
+
+        Raises:
+            ConfigurationError: it cannot, or what draws it is not installed.
+        """
+        path = Path(name)
+        if path.suffix.lower() not in (PAGE, PICTURE):
+            raise ConfigurationError(
+                f"--report must end in {PAGE} or {PICTURE}, got {quoted(name)}"
+            )
+        if any(find_spec(module) is None for module in _NEEDED):
+            needed = " and ".join(_NEEDED)
+            raise ConfigurationError(f"--report needs {needed}: pip install 'stormbreak[report]'")
+        if path.is_dir():
+            raise ConfigurationError(f"--report {path_of(path)}: is a directory")
+        _try_out(path)
+        return cls(path)
+
+    def storm(
+        self,
+        scenario: "Scenario",
+        results: "Sequence[Result]",
+        *,
+        kind: str = "a storm, simulated",
+    ) -> None:
+        """Write the report of a storm; its verdict is on the policy of the first result.
+
+        Raises:
+            ConfigurationError: it cannot be written any more.
+        """
+        from stormbreak.report import storm_report as report  # noqa: PLC0415 - loads what draws
+
+        self._write(
+            lambda: report.storm_page(scenario, results, kind=kind),
+            lambda: report.storm_picture(scenario, results),
+        )
+
+    def batch(self, summary: "Summary", course: "Course") -> None:
+        """Write the report of a batch run. Raises ConfigurationError if it cannot be written any more."""
+        from stormbreak.report import batch_report as report  # noqa: PLC0415 - loads what draws
+
+        self._write(
+            lambda: report.batch_page(summary, course),
+            lambda: report.batch_picture(summary, course),
+        )
+
+    def _write(self, page: "Callable[[], Page]", picture: "Callable[[], Picture]") -> None:
+        from stormbreak.report.page import fill_in  # noqa: PLC0415 - loads what draws
+        from stormbreak.report.picture import png_of  # noqa: PLC0415 - loads what draws
+
+        made = fill_in(page()).encode() if self._kind == PAGE else png_of(picture())
+        with replacing(self.path) as file:
+            file.write(made)
+
+
+class _JustLookedError(Exception):
+    """Nothing was to be written."""
+
+
+def _try_out(path: Path) -> None:
+    with suppress(_JustLookedError), replacing(path):
+        raise _JustLookedError

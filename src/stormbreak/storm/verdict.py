@@ -1,0 +1,144 @@
+"""What a storm does to a policy, in one sentence; and the moment at which the policy was weakest.
+
+The weakest moment are the `WINDOW` seconds in which most answers are missing, of those that the ideal gives. An answer
+that comes earlier or later than the ideal's by no more than an attempt may take (the scenario's timeout) stands for it:
+services take their time by chance, the ideal's do not.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from math import fsum
+from typing import NamedTuple
+
+from stormbreak.provider.scenario import Load, Scenario
+from stormbreak.storm.result import Result
+from stormbreak.storm.series import Series
+from stormbreak.storm.spread import Spread, spread
+
+WINDOW = 5  # seconds
+_NO_WAIT = 0.05  # seconds; not worth a word
+
+
+class Moment(NamedTuple):
+    """The seconds from `start` until before `end`, in which so many of the `possible` answers were `missing`."""
+
+    start: int
+    end: int
+    missing: float
+    possible: float
+    seed: int
+
+
+def verdict(scenario: Scenario, results: Sequence[Result]) -> str:
+    """Say what came of one policy, over one or more seeds."""
+    load = scenario.load
+    spreads = spread([result.measures for result in results])
+    who = f"{scenario.name} under {results[0].policy}"
+    if len(results) > 1:
+        who += f" (seeds {results[0].seed}-{results[-1].seed})"
+    if load is None or load.trigger_until is None:
+        said = f"{who} {_answers(spreads)}, {_last(spreads)}; it {_harm(spreads)}"
+    else:
+        watched = scenario.duration - load.trigger_until
+        during = f"{_percent(spreads['trigger_goodput'])} while the trigger lasts"
+        said = f"{who} {_recovery(spreads['recovery'], watched)} and {_answers(spreads)}, {during}"
+    known = any(result.series.ideal for result in results)
+    return f"{said}; {_weakness(weakest(results, load))}." if known else f"{said}."
+
+
+def weakest(results: Sequence[Result], load: Load | None) -> Moment | None:
+    """The moment at which most is missing, in whichever seed; None where not so much as one answer is."""
+    load = load or Load(rate=1.0)
+    moments = [_weakest(one.series, load, one.seed) for one in results]
+    worst = max(moments, key=lambda moment: round(moment.missing))
+    return worst if round(worst.missing) else None
+
+
+def missing(series: Series, near: float) -> list[float]:
+    """How many of the ideal's answers in each second have no answer of that second, nor another one `near` seconds off.
+
+    What is too much in a second stands for what is missing just before, or else for what will be.
+    """
+    lacks: deque[tuple[int, float]] = deque()  # second, how many
+    spare: deque[tuple[int, float]] = deque()
+    for second, (came, possible) in enumerate(zip(series.answers, series.ideal, strict=True)):
+        mine, others = (spare, lacks) if came > possible else (lacks, spare)
+        left = _offset(others, abs(came - possible), since=second - near)
+        if left:
+            mine.append((second, left))
+    found = [0.0] * len(series.ideal)
+    for second, amount in lacks:
+        found[second] = amount
+    return found
+
+
+def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) -> float:
+    """Take `amount` from the latest of the others, none from before `since`; return what is left of it."""
+    while amount and others and others[-1][0] >= since:
+        second, there = others.pop()
+        if there > amount:
+            others.append((second, there - amount))
+            return 0.0
+        amount -= there
+    return amount
+
+
+def _weakest(series: Series, load: Load, seed: int) -> Moment:
+    start, length = int(load.trigger_at or 0.0), len(series.ideal)
+    lacks = missing(series, load.timeout)
+    moments = [Moment(start, start, 0.0, 0.0, seed)]
+    for begin in range(start, max(start + 1, length - WINDOW + 1)):
+        end = min(begin + WINDOW, length)
+        possible = fsum(series.ideal[begin:end])
+        moments.append(Moment(begin, end, fsum(lacks[begin:end]), possible, seed))
+    return max(moments, key=lambda moment: round(moment.missing))
+
+
+def _recovery(found: Spread, watched: float) -> str:
+    if found.never == found.seeds:
+        return f"does not recover in the {watched:,.0f} s after the trigger"
+    if found.never:
+        return (
+            f"recovers from the trigger in only {found.seeds - found.never} of {found.seeds} runs"
+        )
+    worst = f"{found.worst:g} s"
+    if found.deviation:
+        around = f"{found.mean:.1f} ±{found.deviation:.1f} s"
+        return f"recovers {around} (at worst {worst}) after the trigger"
+    return f"recovers {worst} after the trigger"
+
+
+def _answers(spreads: Mapping[str, Spread]) -> str:
+    return f"answers {_percent(spreads['goodput'])} of what was possible"
+
+
+def _last(spreads: Mapping[str, Spread]) -> str:
+    makespan = spreads["makespan"]
+    if makespan.mean is None:
+        every = makespan.never == makespan.seeds
+        return "no answer came in time" if every else f"none came in {makespan.never} runs"
+    around = f" ±{makespan.deviation:.1f}" if makespan.deviation else ""
+    return f"the last after {makespan.mean:,.1f}{around} s"
+
+
+def _harm(spreads: Mapping[str, Spread]) -> str:
+    shed, wait = spreads["shed"].mean or 0.0, spreads["added_wait_p99"].mean or 0.0
+    sheds = f"sheds {shed:,.0f} calls" if shed else "sheds nothing"
+    return f"{sheds} and adds {f'up to {wait:,.1f} s of wait' if wait > _NO_WAIT else 'no wait'}"
+
+
+def _weakness(moment: Moment | None) -> str:
+    if moment is None:
+        return "no moment is weak"
+    possible = round(moment.possible)
+    came = max(0, round(moment.possible - moment.missing))
+    return (
+        f"the weakest moment is second {moment.start} to {moment.end}"
+        f" ({came:,} of {possible:,} possible answers)"
+    )
+
+
+def _percent(found: Spread) -> str:
+    mean, deviation = 100 * (found.mean or 0.0), 100 * (found.deviation or 0.0)
+    around = f" ±{deviation:.1f}" if round(deviation, 1) else ""
+    return f"{mean:.1f}{around} %"

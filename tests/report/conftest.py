@@ -1,0 +1,77 @@
+"""Reports to look at, and the browser to look at them with."""
+
+import pytest
+from batches import chat_row, chat_rows, scenario, write
+from chromium import chromium
+from evil import EVIL
+
+from stormbreak.cli.main import main
+from stormbreak.testing import serve
+
+STORM = """
+about = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''
+duration = 140
+[provider]
+slots = 5
+service = 1
+queue = 10
+[[trouble]]
+kind = "down"
+at = 5
+until = 8
+[load]
+rate = 3
+herds = [{ at = 5, calls = 20 }]
+processes = 2
+deadline = 10
+timeout = 4
+trigger_at = 5
+trigger_until = 8
+"""
+
+
+@pytest.fixture(scope="package")
+def browser():
+    """A real Chromium."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def places(tmp_path_factory):
+    """A directory for each kind of report."""
+    return {name: tmp_path_factory.mktemp(name) for name in ("storm", "batch")}
+
+
+@pytest.fixture(scope="package")
+def storm_report(places):
+    """The report of a storm under three policies, one of them with a hostile name, with two seeds."""
+    place = places["storm"]
+    policy = f"{EVIL}.toml"
+    (place / policy).write_text("preset = 'off'\n")
+    evil, report = place / "evil <b>storm.toml", place / "report.html"
+    evil.write_text(STORM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        args = ["--compare", f"{policy},article", "--seeds", "2", "--report", str(report)]
+        assert main(["storm", "run", str(evil), *args]) == 0
+    return report
+
+
+@pytest.fixture(scope="package")
+def batch_report(places):
+    """The report of a batch of which some rows fail, with hostile ids, models and error codes."""
+    place = places["batch"]
+    rows = [*chat_rows(40), {**chat_row(1), "custom_id": EVIL}]
+    rows += [{**chat_row(2, model="<script>boom()</script>" + "m" * 200), "custom_id": "second"}]
+    source = write(place / "in <script>boom()<script>.jsonl", rows)
+    troubles = [
+        {"kind": "503", "share": 0.2},
+        {"kind": "400", "match": "document 1"},
+    ]
+    report = place / "report.html"
+    with pytest.MonkeyPatch.context() as patch, serve(scenario(*troubles, service=0.05)) as there:
+        patch.delenv("STORMBREAK_BASE_URL", raising=False)
+        args = ["--output", str(place / "out.jsonl"), "--base-url", there.base_url, "--quiet"]
+        assert main(["batch", "run", str(source), *args, "--report", str(report)]) == 1
+    return report

@@ -1,0 +1,178 @@
+"""What a batch report says."""
+
+import re
+from math import isnan
+
+import pytest
+from batches import chat_rows, scenario, write
+
+from stormbreak.batch.course import Course, Sight
+from stormbreak.batch.summary import Summary
+from stormbreak.cli.main import main
+from stormbreak.events import CallEnded, Returned, Sent
+from stormbreak.report.batch_charts import charts_of
+from stormbreak.report.batch_report import batch_page
+from stormbreak.types import Target, Verdict
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+TARGET = Target("p", "m")
+
+
+def a_summary(tmp_path, **more):
+    fields = {
+        "input": "in.jsonl", "output": str(tmp_path / "out.jsonl"), "base_url": "https://a/v1",
+        "end": "finished", "refused_by": None, "trouble": "", "total": 10, "successful": 10,
+        "failed": 0, "left": 0, "answered": 10, "elapsed": 5.0, "throughput": 2.0, "attempts": 13,
+        "retries": 3, "maybe_processed": 1, "verdicts": {}, "circuits_opened": 0, "cooldowns": 0,
+        "waited": 0.0, "input_tokens": 100, "output_tokens": 50,
+    }  # fmt: skip
+    return Summary(**fields | more)
+
+
+def sight(at, **more):
+    return Sight(**dict.fromkeys(Sight._fields, 0) | {"at": at} | more)
+
+
+def a_course(seconds=5):
+    """A call is answered each second; the third attempt is throttled first."""
+    course = Course(began=0.0)
+    course.look(sight(0.0, limit=4))
+    for number in range(seconds):
+        course.hear(Sent(number, number, TARGET, 1))
+        if number == 2:
+            course.hear(Returned(number, number, TARGET, 1, Verdict.THROTTLED, 429, "slow", 0.1))
+            course.hear(Sent(number, number, TARGET, 2))
+        course.hear(Returned(number + 0.4, number, TARGET, 1, Verdict.OK, 200, None, 0.4))
+        course.hear(CallEnded(number + 0.4, number, TARGET, Verdict.OK, 1, 0.0))
+        course.look(sight(number + 1.0, answered=number + 1, in_flight=1, limit=4))
+    return course
+
+
+def section(page, title):
+    return next((each for each in page.sections if each.title == title), None)
+
+
+def test_retries_are_told_by_reason_and_those_of_later_rounds_apart(tmp_path):
+    page = batch_page(a_summary(tmp_path), a_course())
+    bars = section(page, "Retries, by reason").bars
+    assert [(bar.name, bar.figure) for bar in bars] == [
+        ("throttled", "1"),
+        ("came back in a later round", "2"),
+    ]
+    assert [bar.share for bar in bars] == [0.5, 1.0]
+
+
+def test_without_trouble_nothing_is_said_of_it(tmp_path):
+    page = batch_page(a_summary(tmp_path, retries=0), Course(began=0.0))
+    for title in ("Retries, by reason", "What came back in place of answers", "Rows that failed"):
+        assert section(page, title) is None
+
+
+def test_the_cost_has_its_place_and_says_that_prices_are_missing(tmp_path):
+    page = batch_page(a_summary(tmp_path), a_course())
+    assert "no prices yet" in section(page, "Cost").lead
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("finished", "2.0 a second."),
+        ("refused", "the first rows all failed for the same reason."),
+        ("unreachable", "nothing answered there."),
+        ("interrupted", "the same command goes on from there."),
+    ],
+)
+def test_the_verdict_says_how_it_ended(tmp_path, end, said):
+    page = batch_page(a_summary(tmp_path, end=end), a_course())
+    assert page.verdict.startswith("10 of 10 rows are answered.")
+    assert page.verdict.endswith(said)
+
+
+def lines(course, title):
+    panel = next(chart.panel for chart in charts_of(course) if chart.title == title)
+    return {line.name: list(line.ys) for line in panel.lines}
+
+
+def test_throughput_is_told_between_looks():
+    course = Course(began=0.0)
+    for at, answered in ((0.0, 5), (0.4, 5), (2.2, 23), (2.9, 23)):
+        course.look(sight(at, answered=answered))
+    course.hear(Sent(4.2, 1, TARGET, 1))  # nobody has looked since
+    rates = lines(course, "Rows")["answered"]
+    assert rates[:6] == pytest.approx([0.0, 10.0, 10.0, 10.0, 10.0, 0.0])
+    assert all(map(isnan, rates[6:]))
+
+
+def test_how_things_stood_holds_until_the_next_look():
+    course = Course(began=0.0)
+    for at, in_flight in ((0.1, 2), (0.2, 4), (2.2, 9)):
+        course.look(sight(at, in_flight=in_flight, limit=10))
+    shown = lines(course, "In flight, against the limit")
+    assert shown["in flight"] == [3.0, 3.0, 3.0, 3.0, 9.0]
+    assert shown["the limit"] == [10.0] * 5
+
+
+def test_outcomes_beyond_a_few_are_one_line():
+    course = Course(began=0.0)
+    kinds = [Verdict.OK, Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.RESET, Verdict.TIMEOUT]
+    kinds += [Verdict.SERVER_ERROR, Verdict.BROKEN]
+    for number, verdict in enumerate(kinds):
+        for _ in range(10 - number):
+            course.hear(Returned(0.0, number, TARGET, 1, verdict, None, None, 0.1))
+    shown = lines(course, "What came back")
+    assert list(shown) == ["answers", "throttled", "overloaded", "reset", "timeout", "all others"]
+    assert shown["all others"] == [9 / course.width]
+
+
+def test_percentiles_are_gaps_where_nothing_was_answered():
+    course = a_course(seconds=2)
+    p50 = lines(course, "Seconds to an answer")["p50"]
+    assert p50[0] == pytest.approx(0.4, rel=0.1)
+    assert isnan(p50[1])
+
+
+# ------------------------------------------------------------ the command
+
+
+def report_of(tmp_path, *more):
+    """Run the batch; give its exit code and the text of the report."""
+    report, source = tmp_path / "report.html", tmp_path / "in.jsonl"
+    if not source.exists():
+        write(source, chat_rows(20))
+    args = ["--output", str(tmp_path / "out.jsonl"), "--quiet", "--report", str(report)]
+    code = main(["batch", "run", str(source), *args, *more])
+    return code, re.sub(r"<style>.*?</style>|<[^>]+>", " ", report.read_text(), flags=re.DOTALL)
+
+
+def test_the_report_agrees_with_the_summary(tmp_path, capsys, stormbreak_provider):
+    provider = stormbreak_provider(scenario({"kind": "503", "share": 0.3}, service=0.02))
+    code, said = report_of(tmp_path, "--base-url", provider.base_url)
+    summary = capsys.readouterr().out
+
+    assert code == 0
+    attempts = re.search(r"sent +(\d+) attempts, (\d+) of them", summary)
+    assert f"of {attempts[1]} attempts" in said
+    assert "20 of 20 rows are answered." in said
+    assert re.search(r"overloaded\s+503\s+server_is_overloaded\s+\d+", said)
+    assert provider.base_url in said
+
+    code, said = report_of(tmp_path, "--base-url", provider.base_url)  # nothing is left to do
+    assert code == 0
+    assert "20 of 20 rows are answered. This run took 0." in said
+
+
+def test_a_run_that_reaches_nobody_has_a_report_and_its_exit_code(tmp_path, free_port):
+    url = f"http://127.0.0.1:{free_port}/v1"
+    code, said = report_of(tmp_path, "--base-url", url, "--connect-grace", "0.3")
+    assert code == 2
+    assert "0 of 20 rows are answered, 20 are left." in said
+    assert "nothing answered there." in said
+
+
+def test_a_report_may_be_a_picture(tmp_path, stormbreak_provider):
+    source, report = write(tmp_path / "in.jsonl", chat_rows(5)), tmp_path / "report.PNG"
+    provider = stormbreak_provider(scenario())
+    args = ["--output", str(tmp_path / "out.jsonl"), "--base-url", provider.base_url, "--quiet"]
+    assert main(["batch", "run", str(source), *args, "--report", str(report)]) == 0
+    assert report.read_bytes().startswith(b"\x89PNG")

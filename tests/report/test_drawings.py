@@ -1,0 +1,104 @@
+"""One panel as a drawing for a page, and several in a picture."""
+
+import re
+from dataclasses import replace
+from io import BytesIO
+from math import nan
+from xml.etree.ElementTree import fromstring
+
+import matplotlib as mpl
+import pytest
+from evil import EVIL
+from PIL import Image
+
+from stormbreak.report.page import Card, keys_of
+from stormbreak.report.panel import Line, Panel
+from stormbreak.report.picture import Picture, Tile, png_of
+from stormbreak.report.svg import drawing_of
+from stormbreak.report.theme import STROKES
+
+PANEL = Panel(
+    about="what it shows",
+    x_label="seconds since the start",
+    y_label="attempts",
+    xs=[0.0, 1.0, 2.0, 3.0],
+    lines=[
+        Line(name="possible", ys=[1.0, 2.0, 2.0, 1.0]),
+        Line(name="ours", ys=[1.0, nan, 3.0, 4.0], stroke=0, low=[0.0] * 4, high=[5.0] * 4),
+        Line(name="theirs", ys=[nan] * 4, stroke=1),
+    ],
+    shaded=(1.0, 2.0),
+    shaded_as="trigger",
+)
+
+
+def texts(drawing):
+    return [each.text for each in fromstring(drawing).iter("text")]
+
+
+def test_a_drawing_has_its_axes_and_the_trigger_as_text():
+    assert {"seconds since the start", "attempts", "trigger"} <= set(
+        texts(drawing_of(PANEL, salt=""))
+    )
+
+
+def test_all_colours_are_those_of_the_page():
+    drawing = drawing_of(PANEL, salt="")
+    assert "var(--line-1)" in drawing
+    assert not re.findall(
+        r"#[0-9a-f]{3,8}\b(?!\))", re.sub(r"url\(#\w+\)|href=\"#\w+\"", "", drawing)
+    )
+    assert "font-family" not in drawing
+
+
+def test_the_same_panel_is_the_same_drawing_and_no_names_are_shared():
+    first, again, other = (drawing_of(PANEL, salt=salt) for salt in ("a", "a", "b"))
+    names = [set(re.findall(r'\bid="(\w+)"', drawing)) for drawing in (first, other)]
+    assert first == again
+    assert names[0]
+    assert not names[0] & names[1]
+    used = set(re.findall(r"url\(#(\w+)\)|href=\"#(\w+)\"", first))
+    assert {one or two for one, two in used} <= names[0]
+
+
+@pytest.mark.parametrize("name", [EVIL, "$\\frac{1}{", "日本語 ☃ 😀", "a --> b", ""])
+def test_any_text_is_text(name):
+    hostile = replace(PANEL, about=name, x_label=name, y_label=name, shaded_as=name)
+    drawing = drawing_of(hostile, salt="")
+    assert not name or texts(drawing).count(name) == 3
+    assert fromstring(drawing).get("aria-label") == name
+
+
+def test_settings_of_the_process_are_left_alone(monkeypatch):
+    monkeypatch.setitem(mpl.rcParams, "lines.linewidth", 17.0)
+    before = dict(mpl.rcParams)
+    plain = drawing_of(PANEL, salt="")
+    assert dict(mpl.rcParams) == before
+    monkeypatch.undo()
+    assert drawing_of(PANEL, salt="") == plain
+
+
+@pytest.mark.parametrize("lines", [(), (Line(name="none", ys=[nan] * 4, stroke=0),)])
+def test_a_panel_with_nothing_in_it_can_be_drawn(lines):
+    assert "seconds since the start" in texts(drawing_of(replace(PANEL, lines=lines), salt=""))
+
+
+def test_a_single_point_can_be_drawn():
+    line = Line(name="one", ys=[1.0], stroke=0)
+    drawing_of(replace(PANEL, xs=[2.0], lines=[line], shaded=None), salt="")
+
+
+def test_a_picture():
+    cards = [Card(name=EVIL, figure="98 %", about="of all " * 30, stroke=STROKES[0])] * 9
+    keys = keys_of(PANEL.lines)
+    tiles = [Tile(title=EVIL, panel=PANEL, keys=keys)] * 3
+    picture = Picture(
+        title=EVIL, verdict="It goes on. " * 30, tiles=tiles, keys=keys, cards=cards, note="why"
+    )
+    drawn = png_of(picture)
+
+    assert drawn == png_of(picture)
+    image = Image.open(BytesIO(drawn))
+    assert (image.format, image.width) == ("PNG", 1680)
+    assert image.height > 1200
+    assert len(drawn) < 250_000

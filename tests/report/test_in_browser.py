@@ -1,0 +1,120 @@
+"""Reports in a real browser: nothing comes from elsewhere, nothing runs, nothing overflows, and all can be read."""
+
+import pytest
+from evil import EVIL
+
+SCREENS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
+KINDS = ["storm_report", "batch_report"]
+PLAIN, LARGE = 4.5, 3.0  # contrast that text needs (WCAG AA)
+SMALLEST = 9.0  # pixels of a letter in a chart
+
+# The contrast of every text with what lies behind it, and its size on the screen.
+TEXTS = """
+() => {
+  const rgb = (said) => said.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = rgb(colour).slice(0, 3).map((part) => {
+      part /= 255;
+      return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      if (colour !== "transparent" && rgb(colour)[3] !== 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const seen = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim();
+    const parent = walker.currentNode.parentElement;
+    if (!text || parent.tagName === "STYLE") continue;
+    const style = getComputedStyle(parent);
+    const drawn = parent.tagName.toLowerCase() === "text";
+    const scale = drawn ? parent.getScreenCTM().d : 1;
+    const tones = [light(drawn ? style.fill : style.color), light(behind(parent))];
+    seen.push({
+      text, drawn, size: parseFloat(style.fontSize) * Math.abs(scale),
+      contrast: (Math.max(...tones) + 0.05) / (Math.min(...tones) + 0.05),
+    });
+  }
+  return seen;
+}
+"""
+
+
+@pytest.fixture(params=KINDS)
+def report(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize(("width", "theme"), SCREENS)
+def test_a_page_stands_alone_fits_and_can_be_read(browser, report, width, theme):
+    seen = browser.visit(
+        report,
+        width,
+        theme,
+        texts=TEXTS,
+        wide="document.documentElement.scrollWidth",
+        page="getComputedStyle(document.body).backgroundColor",
+    )
+
+    assert [report.as_uri()] == seen.requests
+    assert seen.said == []
+    assert seen.found["wide"] <= width
+    assert seen.found["page"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 20, 25)"}[theme]
+    texts = seen.found["texts"]
+    assert len(texts) > 100
+    pale = [text for text in texts if text["contrast"] < (LARGE if text["size"] >= 24 else PLAIN)]
+    assert pale == []
+    assert [text for text in texts if text["drawn"] and text["size"] < SMALLEST] == []
+
+
+def test_hostile_names_stay_text(browser, report):
+    seen = browser.visit(
+        report,
+        1280,
+        "light",
+        elements="[...new Set([...document.querySelectorAll('*')].map((each) => each.localName))]",
+        text="document.body.textContent",
+    )
+
+    assert {"script", "img", "b", "iframe", "object"}.isdisjoint(seen.found["elements"])
+    assert EVIL.removesuffix("\u202e") in seen.found["text"]
+    assert "\\u202e" in seen.found["text"]
+    assert "\u202e" not in seen.found["text"]
+    assert seen.said == []
+
+
+def test_every_chart_has_a_name_and_its_axes(browser, report):
+    charts = """
+    [...document.querySelectorAll("svg.chart")].map((chart) => ({
+      name: chart.getAttribute("aria-label"),
+      texts: [...chart.querySelectorAll("text")].map((text) => text.textContent),
+    }))
+    """
+    names = "[...document.querySelectorAll('[id]')].map((each) => each.id)"
+    seen = browser.visit(report, 1280, "light", charts=charts, names=names)
+
+    assert len(seen.found["charts"]) >= 5
+    for chart in seen.found["charts"]:
+        assert chart["name"]
+        assert any(" since " in text for text in chart["texts"])
+    assert len(seen.found["names"]) == len(set(seen.found["names"]))
+
+
+def test_the_hostile_scenario_is_told_in_full(browser, storm_report):
+    text = "document.querySelector('header').innerText"
+    said = browser.visit(storm_report, 390, "light", text=text).found["text"]
+    assert "evil <b>storm" in said
+    assert '</style></svg><script>boom()</script>&amp; " $x^2$ ]]>' in said
+
+
+def test_failed_rows_are_named(browser, batch_report):
+    text = "document.body.textContent"
+    said = browser.visit(batch_report, 1280, "light", text=text).found["text"]
+    assert "Rows that failed" in said
+    assert "<script>boom()</script>mmm" in said

@@ -1,0 +1,161 @@
+"""What the report of a storm says."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.provider.loader import load
+from stormbreak.report.comparison import Comparison
+from stormbreak.report.quantities import ANSWERS, ATTEMPTS, IN_FLIGHT
+from stormbreak.report.storm_report import storm_page, storm_picture
+from stormbreak.report.theme import STROKES
+from stormbreak.storm import simulate
+from stormbreak.storm.contenders import find
+from stormbreak.storm.verdict import verdict
+
+STORM = """
+duration = 200
+[provider]
+slots = 5
+service = 1
+queue = 10
+[[trouble]]
+kind = "down"
+at = 20
+until = 25
+[load]
+rate = 3
+processes = 2
+deadline = 10
+timeout = 4
+trigger_at = 20
+trigger_until = 25
+"""
+
+
+@pytest.fixture(scope="module")
+def storm(tmp_path_factory):
+    path = tmp_path_factory.mktemp("storms") / "small.toml"
+    path.write_text(STORM)
+    return load(str(path))
+
+
+@pytest.fixture(scope="module")
+def results(storm):
+    """Two policies, each with the same two seeds."""
+    return [
+        simulate(storm, find(name), seed=seed)
+        for name in ("interactive", "naive")
+        for seed in (1, 2)
+    ]
+
+
+def section(page, title):
+    return next((each for each in page.sections if each.title == title), None)
+
+
+def test_the_verdict_stands_first(storm, results):
+    page = storm_page(storm, results)
+    assert page.verdict.replace("\xa0", " ") == verdict(storm, results[:2])
+    assert page.verdict.startswith("small under interactive (seeds 1-2) recovers ")
+    assert "\xa0% of what was possible" in page.verdict
+    assert dict(page.facts)["seeds"] == "1-2"
+    assert dict(page.facts)["trigger"] == "from 20 s to 25 s"
+
+
+def test_a_short_trigger_is_looked_at_closely(storm, results):
+    whole, near = Comparison(storm, results).views
+    assert (whole.start, whole.end) == (0, 200)
+    assert (near.start, near.end) == (10, 55)
+
+
+def test_a_long_one_is_not(storm, results):
+    long = replace(storm, load=replace(storm.load, trigger_until=100.0))
+    assert [view.name for view in Comparison(long, results).views] == ["The whole run"]
+
+
+def test_a_line_is_the_mean_of_seeds_between_the_lowest_and_the_highest(storm, results):
+    comparison = Comparison(storm, results)
+    panel = comparison.panel(comparison.views[1], ATTEMPTS, ["naive"])
+    calls, naive = panel.lines
+    runs = [result.series.attempts[10:55] for result in results if result.policy == "naive"]
+    assert list(naive.ys) == [(a + b) / 2 for a, b in zip(*runs, strict=True)]
+    assert list(naive.low) == [min(both) for both in zip(*runs, strict=True)]
+    assert list(naive.high) == [max(both) for both in zip(*runs, strict=True)]
+    assert calls.stroke is None
+    assert panel.xs[0] == 10
+    assert panel.shaded == (20, 25)
+
+
+def test_one_seed_has_no_band(storm, results):
+    comparison = Comparison(storm, results[::2])
+    lines = comparison.panel(comparison.views[0], ANSWERS, comparison.drawn).lines
+    assert [line.name for line in lines] == ["the ideal: what was possible", "interactive", "naive"]
+    assert all(line.low is None for line in lines)
+    page = storm_page(storm, results[::2])
+    assert dict(page.facts)["seed"] == "1"
+    assert "use --seeds" in section(page, "Measures").lead
+
+
+def test_the_table_has_each_policy_and_the_spread_over_seeds(storm, results):
+    table = section(storm_page(storm, results), "Measures").table
+    assert list(table.heads) == ["", "interactive", "naive"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    attempts = [result.measures.amplification for result in results if result.policy == "naive"]
+    assert rows["attempts per call"][1].startswith(f"{sum(attempts) / 2:.2f}")
+    assert re.fullmatch(r"\d+ ±\d+", rows["calls"][0])
+    assert len({row[0] for row in table.rows}) == 16
+
+
+def test_a_time_that_never_came_is_never(storm, results):
+    gone = [
+        replace(result, measures=replace(result.measures, recovery=None))
+        if result.policy == "naive" or result.seed == 1
+        else result
+        for result in results
+    ]
+    rows = section(storm_page(storm, gone), "Measures").table.rows
+    (row,) = [row for row in rows if row[0].startswith("recovered")]
+    assert row[1] == "never in 1 of 2"
+    assert row[2] == "never"
+
+
+def test_what_it_would_cost_is_scaled_from_the_article(storm, results):
+    half = [replace(each, measures=replace(each.measures, goodput=0.5)) for each in results]
+    costs = section(storm_page(storm, half), "What it would cost")
+    assert [card.figure for card in costs.cards] == ["11,700 USD", "11,700 USD"]  # 90 s of 130.4
+    assert "with 50.0 % of the possible answers: as good as 90 s down" in costs.cards[0].about
+    assert "it is no forecast" in costs.lead
+    assert costs.lead.endswith("naive loses 0 USD more than interactive.")
+
+
+def test_without_a_trigger_there_is_no_downtime_to_compare_with(storm, results):
+    calm = replace(storm, load=replace(storm.load, trigger_at=None, trigger_until=None))
+    page = storm_page(calm, results)
+    assert section(page, "What it would cost") is None
+    assert [card.figure[-1] for card in storm_picture(calm, results).cards] == ["%", "%"]
+
+
+def test_what_nobody_could_look_at_is_left_out(storm, results):
+    unseen = dict.fromkeys(("in_flight", "queued", "limit", "open_circuits", "wasted"), ())
+    live = [replace(each, series=replace(each.series, **unseen)) for each in results]
+    page = storm_page(storm, live, kind="a storm, live")
+    assert page.kind == "a storm, live"
+    assert section(page, "In flight, against the limit") is None
+    titles = [chart.title.partition(":")[0] for chart in section(page, "Second by second").charts]
+    assert set(titles) == {"Attempts", "Calls lost"}
+
+
+def test_a_limit_far_above_does_not_flatten_what_is_in_flight(storm, results):
+    comparison = Comparison(storm, results)
+    panel = comparison.panel(comparison.views[1], IN_FLIGHT, ["naive"])
+    assert panel.top == 1.5 * max(y for y in panel.lines[1].high)
+
+
+def test_more_policies_than_strokes_stand_in_the_table_only(storm, results):
+    many = [replace(results[0], policy=f"policy {number}") for number in range(9)]
+    page = storm_page(storm, many)
+    assert len(section(page, "Measures").table.heads) == 10
+    assert len(section(page, "Answers in time").keys) == 1 + len(STROKES)
+    assert "the other 3 stand in the tables" in section(page, "Answers in time").lead

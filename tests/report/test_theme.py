@@ -1,0 +1,42 @@
+"""Colours can be told apart from what is behind them, and lines without any colour."""
+
+import pytest
+
+from stormbreak.report.theme import STROKES, TONES, light, stand_in, themed
+
+NEEDED = {"ink": 7.0, "muted": 4.5, "trigger": 4.5, "ideal": 3.0} | {
+    stroke.role: 3.0 for stroke in STROKES
+}
+
+
+def luminance(colour):
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("role", NEEDED)
+@pytest.mark.parametrize("behind", ["page", "card"])
+def test_what_is_drawn_can_be_seen(theme, role, behind):
+    colour, ground = getattr(TONES[role], theme), getattr(TONES[behind], theme)
+    assert contrast(colour, ground) >= NEEDED[role]
+
+
+def test_no_two_lines_have_the_same_dash_or_marker_or_colour():
+    for part in ("dash", "marker", "outline", "role"):
+        assert len({getattr(stroke, part) for stroke in STROKES}) == len(STROKES)
+    assert len({light(stroke.role) for stroke in STROKES}) == len(STROKES)
+
+
+def test_stand_ins_become_variables():
+    style = f"fill: {stand_in('ink')}; stroke: {stand_in('line-1')}"
+    assert themed(style) == "fill: var(--ink); stroke: var(--line-1)"
+    assert len({stand_in(role) for role in TONES}) == len(TONES)

@@ -1,0 +1,110 @@
+"""`--report`: what is wrong with the place is said before anything runs, and a report that fails costs nothing else."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from batches import chat_rows, read, run_args, scenario, size_of, started, wait_until, write
+from evil import EVIL
+
+from stormbreak.cli import batch_run
+from stormbreak.cli.main import main
+from stormbreak.errors import ConfigurationError
+from stormbreak.report.write import Destination
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("report.pdf", "--report must end in .html or .png, got 'report.pdf'"),
+        ("report", "--report must end in .html or .png, got 'report'"),
+        (f"{EVIL}\n", "\\u202e\\n'"),
+        ("no/such/report.html", "no/such/report.html: cannot write: no such file or directory"),
+        ("taken.html", "--report taken.html: is a directory"),
+    ],
+)
+def test_a_wrong_place_is_one_line_before_anything_runs(
+    tmp_path, monkeypatch, capsys, name, complaint
+):
+    monkeypatch.chdir(tmp_path)
+    Path("taken.html").mkdir()
+    write(Path("in.jsonl"), chat_rows(1))
+    batch = ["batch", "run", "in.jsonl", "--output", "out.jsonl", "--base-url", "http://[::1]:1/v1"]
+    for args in (["storm", "run", "incident"], batch):
+        code = main([*args, "--report", name])
+        out, err = capsys.readouterr()
+
+        assert (code, out) == (2, "")
+        assert complaint in err
+        assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "taken.html"]
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, tmp_path, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'stormbreak\[report\]'"):
+        Destination.of(str(tmp_path / "report.html"))
+
+
+def test_looking_at_a_place_leaves_what_is_there(tmp_path):
+    path = tmp_path / "report.html"
+    Destination.of(str(path))
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("before")
+    Destination.of(str(path))
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("taken", ["out.html", "out.failed.html", "in.html", "link.html"])
+def test_a_report_may_not_replace_a_file_of_the_batch(tmp_path, monkeypatch, capsys, taken):
+    monkeypatch.chdir(tmp_path)
+    write(Path("in.html"), chat_rows(1))
+    Path("link.html").symlink_to("in.html")
+    args = ["in.html", "--output", "out.html", "--base-url", "http://127.0.0.1:1/v1"]
+
+    assert main(["batch", "run", *args, "--report", taken]) == 2
+    assert f"--report {taken}: is a file of the batch itself" in capsys.readouterr().err
+    assert not Path("out.html").exists()
+
+
+def test_a_report_that_cannot_be_written_at_the_end_loses_nothing(
+    tmp_path, monkeypatch, capsys, stormbreak_provider
+):
+    source = write(tmp_path / "in.jsonl", chat_rows(3))
+    place = tmp_path / "gone"
+    place.mkdir()
+    output = tmp_path / "out.jsonl"
+    provider = stormbreak_provider(scenario())
+    args = ["--output", str(output), "--base-url", provider.base_url, "--quiet", "--json"]
+    began = batch_run.progress_on
+
+    def begin(*args, **options):  # the place goes when the run has begun
+        place.rmdir()
+        return began(*args, **options)
+
+    monkeypatch.setattr(batch_run, "progress_on", begin)
+    code = main(["batch", "run", str(source), *args, "--report", str(place / "report.html")])
+    out, err = capsys.readouterr()
+
+    assert (code, json.loads(out)["successful"], len(read(output))) == (0, 3, 3)
+    assert err.startswith("stormbreak: no report: ")
+    assert err.count("\n") == 1
+
+
+def test_a_run_that_is_interrupted_has_its_report(tmp_path, stormbreak_provider):
+    source, output = write(tmp_path / "in.jsonl", chat_rows(500)), tmp_path / "out.jsonl"
+    report = tmp_path / "report.html"
+    provider = stormbreak_provider(scenario(service=0.2))
+    args = run_args(source, output, provider.base_url)
+    with started(*args, "--concurrency", "4", "--report", report) as run:
+        wait_until(lambda: size_of(output))
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 130
+
+    assert "The run was interrupted; the same command goes on from there." in report.read_text()

@@ -1,0 +1,172 @@
+"""Several simulations: the same side by side as one after another, and nobody left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stormbreak.core.presets import INTERACTIVE
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.scenario import Load, Provider, Scenario
+from stormbreak.storm.baselines import BASELINES, Contender
+from stormbreak.storm.many import Run, simulate_all
+
+STORM = Scenario(
+    name="small",
+    duration=40.0,
+    provider=Provider(slots=5, service=1.0, queue=10),
+    load=Load(rate=6.0, processes=3, deadline=10.0, timeout=4.0),
+)
+OURS = Contender(name="interactive", policy=INTERACTIVE)
+
+
+def runs(*seeds, scenario=STORM):
+    return [
+        Run(scenario=scenario, contender=contender, seed=seed, shared=True, first_output=True)
+        for contender in (OURS, BASELINES["naive"])
+        for seed in seeds
+    ]
+
+
+def test_processes_side_by_side_find_the_same():
+    alone = simulate_all(runs(1, 2))
+
+    assert simulate_all(runs(1, 2), processes=2) == alone
+    told = [(result.policy, result.seed) for result in alone]
+    assert told == [("interactive", 1), ("interactive", 2), ("naive", 1), ("naive", 2)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_progress_of_every_run_is_told(processes):
+    told = {}
+    simulate_all(runs(1), processes=processes, progress=told.__setitem__)
+
+    assert told == {0: 1.0, 1: 1.0}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_cannot_be_simulated_is_said_in_the_same_words(processes):
+    with pytest.raises(ConfigurationError, match=r"small: a simulation needs a \[load\], got none"):
+        simulate_all(runs(1, scenario=replace(STORM, load=None)), processes=processes)
+
+
+def test_nothing_to_do_is_soon_done():
+    assert simulate_all([], processes=2) == []
+
+
+# ------------------------------------------------------------ nobody is left
+
+LONG = """
+duration = 100000
+[provider]
+[load]
+rate = 90
+deadline = 5
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A command that simulates for minutes in two processes; its group, so that whoever is left can be seen."""
+    (tmp_path / "long.toml").write_text(LONG)
+    command = ["storm", "run", "long.toml", "--policy", "none", "--compare", "naive"]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "stormbreak.cli.main", *command, "--processes", "2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    yield program
+    for process in group(program.pid):
+        os.kill(process, signal.SIGKILL)
+    program.communicate()
+
+
+@pytest.fixture
+def begun(program):
+    """The same when both simulate."""
+    wait_for(lambda: len(workers(program.pid, seconds=0.5)) == 2, "two workers")
+    return program
+
+
+def group(leader):
+    """The living processes of a group."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            try:
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == leader and fields[0] != "Z":
+                found.append(int(path.name))
+    return found
+
+
+def workers(leader, *, seconds=0.0):
+    """Those that were started to simulate, and have used more than so many seconds: to begin takes less than half of one."""
+    found = []
+    for process in group(leader):
+        try:
+            line = Path(f"/proc/{process}/cmdline").read_bytes()
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if b"spawn_main" in line and int(fields[11]) >= 100 * seconds:
+            found.append(process)
+    return found
+
+
+def wait_for(condition, what):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+@needs_proc
+def test_ctrl_c_ends_all_of_them_and_says_nothing(begun):
+    os.killpg(begun.pid, signal.SIGINT)
+
+    out, err = begun.communicate(timeout=10)
+    assert (begun.returncode, out, err.strip()) == (130, "", "")
+    wait_for(lambda: not group(begun.pid), "nobody is left")
+
+
+@needs_proc
+def test_ctrl_c_while_they_begin(program):
+    """Nobody prints where it was interrupted."""
+    wait_for(lambda: workers(program.pid, seconds=0.1), "a worker that imports")
+    os.killpg(program.pid, signal.SIGINT)
+
+    out, err = program.communicate(timeout=10)
+    assert (program.returncode, out, err.strip()) == (130, "", "")
+    wait_for(lambda: not group(program.pid), "nobody is left")
+
+
+@needs_proc
+def test_workers_end_when_their_parent_was_killed(begun):
+    begun.kill()
+
+    wait_for(lambda: not group(begun.pid), "nobody is left")
+
+
+@needs_proc
+def test_a_worker_that_is_killed_is_one_clear_line(begun):
+    os.kill(workers(begun.pid)[0], signal.SIGKILL)
+
+    out, err = begun.communicate(timeout=10)
+    assert (begun.returncode, out) == (2, "")
+    assert "a process of the simulation was ended from outside" in err
+    assert err.count("\n") == 1
+    wait_for(lambda: not group(begun.pid), "nobody is left")

@@ -1,0 +1,113 @@
+"""What came of a simulation, written down and read again."""
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from stormbreak.cli.main import main
+from stormbreak.core.presets import INTERACTIVE
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.loader import parse
+from stormbreak.storm import simulate
+from stormbreak.storm.result import NO_SERIES, read, when
+from stormbreak.storm.series import Series
+
+SMALL = """
+name = "small"
+duration = 40
+[provider]
+slots = 5
+service = 1
+[load]
+rate = 4
+trigger_at = 5
+trigger_until = 8
+"""
+
+
+@pytest.fixture
+def printed(tmp_path, capsys):
+    """Prints a document into a file, and returns it."""
+
+    def run(*flags):
+        scenario, path = tmp_path / "small.toml", tmp_path / "small.json"
+        scenario.write_text(SMALL)
+        assert main(["storm", "run", str(scenario), "--json", *flags]) == 0
+        path.write_text(capsys.readouterr().out)
+        return path
+
+    return run
+
+
+def test_a_document_is_read_as_it_was_simulated(printed):
+    document, results = read(printed("--series", "--compare", "none", "--seeds", "2"))
+    simulated = simulate(parse(SMALL), INTERACTIVE, seed=1)
+
+    assert (document.scenario, document.policy, document.duration) == ("small", "interactive", 40.0)
+    assert (document.trigger_at, document.trigger_until) == (5.0, 8.0)
+    told = [(one.scenario, one.policy, one.seed) for one in results]
+    assert told[1:3] == [("small", "interactive", 1), ("small", "none", 0)]
+    assert results[1].measures.plain() == simulated.measures.plain()
+    assert results[1].series.plain() == simulated.series.plain()
+
+
+def test_each_second_is_only_told_when_asked_for(printed):
+    path = printed()
+
+    assert "series" not in json.loads(path.read_text())["runs"][0]
+    assert read(path)[1][0].series == NO_SERIES
+
+
+def test_a_series_is_told_by_its_names():
+    result = simulate(parse(SMALL), INTERACTIVE, seed=1)
+    told = result.plain(series=True)["series"]
+
+    assert list(told) == [field.name for field in fields(Series)]
+    assert {len(values) for values in told.values()} == {len(result.series.calls)}
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_when_it_happens():
+    assert when(parse(SMALL)) == {"duration": 40.0, "trigger_at": 5.0, "trigger_until": 8.0}
+    assert when(parse("duration = 7")) == {
+        "duration": 7.0,
+        "trigger_at": None,
+        "trigger_until": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "not what `storm run --json` prints"),
+        ("[]", "not what `storm run --json` prints: Expected `object`, got `array`"),
+        ('{"scenario": "x"}', "Object missing required field `policy`"),
+        (b"\xff", "not what `storm run --json` prints"),
+        ("[" * 100_000, "not what `storm run --json` prints"),
+    ],
+)
+def test_what_is_no_document(tmp_path, text, complaint):
+    path = tmp_path / "x.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    with pytest.raises(ConfigurationError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["goodput", "policy", "seed"])
+def test_a_run_that_lacks_something(printed, name):
+    path = printed()
+    document = json.loads(path.read_text())
+    del document["runs"][0][name]
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(ConfigurationError, match="not what `storm run --json` prints"):
+        read(path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"none\.json: cannot be read: No such file"):
+        read(tmp_path / "none.json")

@@ -1,0 +1,84 @@
+"""`stormbreak.testing.storm`: what users write into their own tests."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.core.presets import OFF
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.loader import parse
+from stormbreak.storm.baselines import BASELINES
+from stormbreak.testing import storm
+
+SMALL = """
+name = "small"
+duration = 40
+[provider]
+slots = 5
+service = 1
+[load]
+rate = 3
+preset = "off"
+"""
+
+
+def test_it_gives_a_result_for_each_seed():
+    results = storm(SMALL, policy="naive", seed=3, seeds=2)
+
+    assert [(one.scenario, one.policy, one.seed) for one in results] == [
+        ("small", "naive", 3),
+        ("small", "naive", 4),
+    ]
+    assert sum(results[0].series.answers) > 100
+
+
+def test_a_policy_is_named_or_given_or_that_of_the_scenario(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("preset = 'off'\n")
+    given = replace(OFF, retry=RetryPolicy(attempts=2))
+    scenario = parse(SMALL)
+
+    named = [storm(scenario, policy=each)[0].policy for each in (None, path, str(path), given)]
+    assert named == ["off", str(path), str(path), "the policy"]
+    assert storm(scenario, policy=BASELINES["fixed"])[0].policy == "fixed"
+
+
+def test_a_claim_that_holds_says_nothing():
+    assert storm(SMALL, check="goodput > 0.9 and openings == 0")
+
+
+def test_a_claim_that_does_not_hold_fails_the_test_with_the_verdict_and_the_values():
+    with pytest.raises(AssertionError) as caught:
+        storm(SMALL, seeds=2, check="amplification > 1 or shed > 0")
+
+    said, values = str(caught.value).splitlines()
+    assert said.startswith("small under off (seeds 0-1) answers ")
+    assert values == (
+        "amplification > 1 or shed > 0 does not hold: amplification is 1.0, shed is 0"
+    )
+
+
+def test_a_claim_is_read_before_anything_is_simulated():
+    with pytest.raises(ConfigurationError, match="check: 'godput' is no measure; did you mean"):
+        storm("incident", check="godput > 1")
+
+
+def test_in_a_test_of_a_user_it_fails_like_an_assert(tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        f"""
+from stormbreak.testing import storm
+
+def test_mine():
+    storm({SMALL!r}, check="shed > 0")
+"""
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 1
+    assert "AssertionError: small under off answers " in run.stdout
+    assert "does not hold: shed is 0" in run.stdout
+    assert "simulate_all" not in run.stdout  # our own lines are hidden

@@ -1,0 +1,151 @@
+"""The verdict in a sentence, and the weakest moment, against series that can be counted by hand."""
+
+from dataclasses import replace
+
+import pytest
+from measured import MEASURES
+
+from stormbreak.provider.scenario import Load, Provider, Scenario
+from stormbreak.storm.result import NO_SERIES, Result
+from stormbreak.storm.verdict import Moment, missing, verdict, weakest
+
+LOAD = Load(rate=10.0, timeout=3.0, trigger_at=10.0, trigger_until=20.0)
+STORM = Scenario(name="squall", duration=60.0, provider=Provider(), load=LOAD)
+CALM = replace(STORM, load=replace(LOAD, trigger_at=None, trigger_until=None))
+
+
+def result(answers, *, ideal=10.0, seed=0, **changes):
+    told = replace(NO_SERIES, answers=tuple(answers), ideal=(ideal,) * len(answers))
+    measures = replace(MEASURES, **changes)
+    return Result(scenario="squall", policy="mine", seed=seed, measures=measures, series=told)
+
+
+def flat(**at):
+    """Ten answers in each of sixty seconds, but for those named."""
+    return [at.get(f"s{second}", 10) for second in range(60)]
+
+
+# ------------------------------------------------------------ what is missing
+
+
+def test_what_is_never_made_up_for_is_missing_where_it_was():
+    lacks = missing(result(flat(s30=2, s31=0)).series, near=3.0)
+
+    assert {second: amount for second, amount in enumerate(lacks) if amount} == {30: 8.0, 31: 10.0}
+
+
+@pytest.mark.parametrize(
+    ("spare", "left"), [(27, {}), (33, {}), (26, {30: 10.0}), (34, {30: 10.0}), (30, {})]
+)
+def test_an_answer_that_is_a_little_early_or_late_is_not_missing(spare, left):
+    """Within the timeout of an attempt; here 3 s."""
+    answers = flat(s30=0)
+    answers[spare] += 10
+    lacks = missing(result(answers).series, near=3.0)
+
+    assert {second: amount for second, amount in enumerate(lacks) if amount} == left
+
+
+def test_one_answer_stands_for_one():
+    lacks = missing(result(flat(s29=0, s30=0, s31=15)).series, near=3.0)
+    assert (lacks[29], lacks[30]) == (10.0, 5.0)
+
+    lacks = missing(result(flat(s28=15, s29=0, s30=0)).series, near=3.0)
+    assert (lacks[29], lacks[30]) == (5.0, 10.0)
+
+
+def test_the_weakest_moment_is_that_in_which_most_is_missing():
+    gaps = flat(s30=2, s40=0, s42=5)
+
+    assert weakest([result(gaps)], LOAD) == Moment(38, 43, 15.0, 50.0, 0)
+
+
+def test_of_several_the_first_and_of_several_seeds_the_worst():
+    twice = result(flat(s30=2, s50=2))
+    worse = result(flat(s40=1), seed=7)
+
+    assert weakest([twice], LOAD) == Moment(26, 31, 8.0, 50.0, 0)
+    assert weakest([twice, worse], LOAD) == Moment(36, 41, 9.0, 50.0, 7)
+
+
+def test_what_came_before_the_trigger_is_not_looked_at():
+    assert weakest([result(flat(s5=0, s30=2))], LOAD).start == 26
+    assert weakest([result(flat(s5=0, s30=2))], CALM.load).start == 1
+    assert weakest([result([10] * 5)], LOAD) is None  # it was over before
+
+
+def test_less_than_one_answer_is_no_weakness():
+    assert weakest([result(flat(), ideal=10.005)], LOAD) is None
+    assert weakest([result([])], LOAD) is None
+
+
+# ------------------------------------------------------------ the sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "recovers 2 s after the trigger and answers 98.0 % of what was possible, "),
+        ({"recovery": 0.0}, "recovers 0 s after the trigger and answers"),
+        ({"recovery": None}, "does not recover in the 40 s after the trigger and answers"),
+    ],
+)
+def test_after_a_trigger(changes, said):
+    told = verdict(STORM, [result(flat(s15=0), **changes)])
+
+    assert told.startswith(f"squall under mine {said}")
+    assert told.endswith(
+        ", 90.0 % while the trigger lasts; the weakest moment is second 11 to 16"
+        " (40 of 50 possible answers)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "the last after 59.5 s; it sheds nothing and adds no wait; no moment is weak."),
+        ({"shed": 1200}, "it sheds 1,200 calls and adds no wait; "),
+        ({"added_wait_p99": 2.5}, "it sheds nothing and adds up to 2.5 s of wait; "),
+        ({"makespan": None}, "possible, no answer came in time; it sheds nothing"),
+    ],
+)
+def test_of_a_calm(changes, said):
+    told = verdict(CALM, [result(flat(), **changes)])
+
+    assert told.startswith("squall under mine answers 98.0 % of what was possible, ")
+    assert said in told
+
+
+@pytest.mark.parametrize(
+    ("recoveries", "said"),
+    [
+        ((2.0, 2.0), "recovers 2 s after the trigger"),
+        ((2.0, 5.0), "recovers 3.5 ±2.1 s (at worst 5 s) after the trigger"),
+        ((2.0, None), "recovers from the trigger in only 1 of 2 runs"),
+        ((None, None), "does not recover in the 40 s after the trigger"),
+    ],
+)
+def test_over_several_seeds(recoveries, said):
+    both = [
+        result(flat(), seed=3 + place, recovery=recovery, goodput=0.97 + place / 100)
+        for place, recovery in enumerate(recoveries)
+    ]
+    told = verdict(STORM, both)
+
+    assert told == (
+        f"squall under mine (seeds 3-4) {said} and answers 97.5 ±0.7 % of what was possible,"
+        " 90.0 % while the trigger lasts; no moment is weak."
+    )
+
+
+def test_a_makespan_over_several_seeds():
+    both = [result(flat(), makespan=50.0), result(flat(), makespan=52.0)]
+    assert "the last after 51.0 ±1.4 s; " in verdict(CALM, both)
+
+    both[1] = result(flat(), makespan=None)
+    assert "possible, none came in 1 runs; " in verdict(CALM, both)
+
+
+def test_of_runs_without_a_series_no_weakness_is_told():
+    told = verdict(STORM, [replace(result([]), series=NO_SERIES)])
+    assert told.endswith("90.0 % while the trigger lasts.")

@@ -1,0 +1,123 @@
+"""What is seen of the processes in every second, and that looking changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import INTERACTIVE, OFF
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.loader import load
+from stormbreak.provider.scenario import Herd, Load, Provider, Scenario, Trouble
+from stormbreak.storm import simulate
+from stormbreak.storm.series import Look
+from stormbreak.storm.watch import Watch
+
+
+def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):
+    """Calls in one instant to a provider that needs exactly two seconds for each."""
+    return Scenario(
+        name="herd",
+        duration=20.0,
+        provider=Provider(slots=slots, service=2.0, cv=0.0),
+        trouble=trouble,
+        load=Load(
+            herds=(Herd(at=at, calls=calls),), processes=processes, deadline=40.0, timeout=timeout
+        ),
+    )
+
+
+NOTHING = Look(0, 0, None, 0, 0, 0, 0.0)
+LIMITED = replace(OFF, limit=FixedLimit(in_flight=3))
+
+
+def test_what_is_in_flight_and_what_waits_and_where():
+    """Six calls, three may leave, two of those are worked on."""
+    told = simulate(herd(), LIMITED).series
+
+    assert told.in_flight == (0, 0, 3, 3, 3, 3, 2, 2, 0)
+    assert told.queued == (0, 0, 3, 3, 1, 1, 0, 0, 0)
+    assert told.waiting_there == (0, 0, 1, 1, 1, 1, 0, 0, 0)
+    assert sum(told.answers) == 6
+
+
+def test_a_second_is_over_just_before_the_next_one():
+    """Who comes at 2.0 is seen in second 2, not in second 1."""
+    told = simulate(herd(at=3.0), LIMITED).series
+
+    assert told.in_flight[:4] == (0, 0, 0, 3)
+
+
+def test_the_limit_is_the_sum_over_processes_also_of_those_that_have_nothing_to_do():
+    told = simulate(herd(processes=4), LIMITED).series
+
+    assert set(told.limit) == {12}
+    assert set(told.limited) == {4}
+
+
+@pytest.mark.parametrize("policy", [OFF, INTERACTIVE])
+def test_where_nothing_binds_there_is_no_limit(policy):
+    told = simulate(herd(calls=2), policy).series
+
+    assert set(told.limit) == {None}
+    assert set(told.limited) == {0}
+
+
+def test_an_automatic_limit_is_one_while_congestion_lasts():
+    told = simulate(replace(load("dip"), duration=120.0), INTERACTIVE, seed=1).series
+
+    assert set(told.limit[:30]) == {None}
+    assert max(told.limit[36:50]) < 256
+    assert set(told.limited[36:50]) == {1}
+
+
+def test_a_share_of_the_processes_that_is_limited_makes_no_limit_of_all():
+    storm = load("serverless")
+    storm = replace(storm, load=replace(storm.load, trigger_until=70.0))
+    told = simulate(replace(storm, duration=101.0), INTERACTIVE, seed=1).series
+
+    assert 0 < max(told.limited) < 2000
+    assert set(told.limit) == {None}
+
+
+def test_circuits_that_are_not_closed_are_counted_while_nobody_calls_too():
+    """Each of the processes that had a call opens at its first failure, and stays open for longer than this lasts."""
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=100.0, jitter=0.0)
+    policy = replace(OFF, breaker=breaker, fail_fast=True)
+    scenario = herd(calls=40, slots=40, processes=4, trouble=(Trouble(kind=Kind.S503),))
+    told = simulate(replace(scenario, duration=10.0), policy, seed=1).series
+    assert told.open_circuits[-1] == 4
+
+    later = replace(
+        scenario, load=replace(scenario.load, herds=(Herd(at=2.0, calls=40), Herd(at=9.0, calls=1)))
+    )
+    told = simulate(later, policy, seed=1).series
+    assert told.open_circuits == (0, 0, *(4,) * 8)
+
+
+def test_wasted_work_is_told_when_it_ends():
+    """Two of six are answered in time; the others have gone, and are worked on for two seconds each all the same."""
+    scenario = herd(timeout=3.0)
+    result = simulate(scenario, OFF)
+
+    assert result.series.wasted == (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # all are over by second 5
+    longer = replace(
+        scenario, load=replace(scenario.load, herds=(Herd(at=2.0, calls=6), Herd(at=15.0, calls=1)))
+    )
+    told = simulate(longer, OFF).series
+    assert {second: work for second, work in enumerate(told.wasted) if work} == {6: 4.0, 8: 4.0}
+
+
+def test_looking_changes_nothing(monkeypatch):
+    """The events that are stored in `test_simulation` are from before anybody looked, too."""
+    storm = replace(load("dip"), duration=90.0)
+    events = {True: [], False: []}
+    seen = simulate(storm, INTERACTIVE, seed=1, listener=events[True].append)
+    monkeypatch.setattr(Watch, "look", lambda *_: NOTHING)
+    unseen = simulate(storm, INTERACTIVE, seed=1, listener=events[False].append)
+
+    assert events[True] == events[False]
+    assert seen.measures == unseen.measures
+    assert set(unseen.series.in_flight) == {0}

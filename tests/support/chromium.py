@@ -1,0 +1,74 @@
+"""A real Chromium that looks at files. It lives in a thread of its own: Playwright keeps an event loop in its thread."""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+REQUIRED = os.environ.get("STORMBREAK_BROWSER") == "required"
+_QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@dataclass
+class Visit:
+    """What a page asked for, what it said on its console, and what scripts of the test found there."""
+
+    requests: list = field(default_factory=list)
+    said: list = field(default_factory=list)
+    found: dict = field(default_factory=dict)
+
+
+class Chromium:
+    """Opens files."""
+
+    def __init__(self, browser, thread):
+        self._browser = browser
+        self._thread = thread
+
+    def visit(self, path, width, theme, picture=None, **scripts):
+        """Open a file on a screen of that width, and run scripts in it; perhaps save a picture of the whole page."""
+        return self._thread.submit(self._visit, path, width, theme, picture, scripts).result()
+
+    def _visit(self, path, width, theme, picture, scripts):
+        seen = Visit()
+        page = self._browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
+        page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("console", lambda message: seen.said.append(message.text))
+        page.on("pageerror", lambda error: seen.said.append(str(error)))
+        page.add_init_script("window.boom = () => console.log('boom')")
+        page.goto(path.as_uri())
+        seen.found = {name: page.evaluate(script) for name, script in scripts.items()}
+        if picture is not None:
+            page.screenshot(path=picture, full_page=True)
+        page.close()
+        return seen
+
+
+@contextmanager
+def chromium():
+    """Start it. Where there is none, the test is skipped, unless STORMBREAK_BROWSER=required."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        assert not REQUIRED, "no chromium is installed"
+        pytest.skip("needs chromium")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - takes a while
+
+    with ThreadPoolExecutor(1) as thread:
+        playwright = thread.submit(lambda: sync_playwright().start()).result()
+        try:
+            options = {"executable_path": path, "args": _QUIET}
+            browser = thread.submit(lambda: playwright.chromium.launch(**options)).result()
+            yield Chromium(browser, thread)
+            thread.submit(browser.close).result()
+        finally:
+            thread.submit(playwright.stop).result()
