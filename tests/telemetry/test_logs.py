@@ -46,6 +46,7 @@ def test_decisions_have_lines_and_the_rest_has_none(caplog):
         logs(event)
 
     assert told(caplog.records) == [
+        ("INFO", "stormbreak.hedge", "attempt 2 at acme/large: beside the one before, unanswered after 1.5 s"),
         ("DEBUG", "stormbreak.hedge", "attempt 1 at acme/large: takes long, and gets none beside it: load"),
         ("INFO", "stormbreak.retry", "attempt 1 at acme/large: overloaded, again after 2.5 s, paid, may have been processed and billed"),
         ("WARNING", "stormbreak.retry", "attempt 1 at acme/large: overloaded, no retry: budget"),

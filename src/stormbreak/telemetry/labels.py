@@ -52,7 +52,7 @@ DIFFERENCES = frozenset(
 
 def one_of(known: Collection[str], word: str | None) -> str:
     """The word if it is one of the `known`, or else "other"."""
-    return word if word in known else OTHER
+    return word if word is not None and word in known else OTHER
 
 
 def kind_of(to: str) -> str:
