@@ -8,7 +8,7 @@ costs is measured by itself: how often a call asks whether somebody listens, tim
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 import uvloop
@@ -30,7 +30,7 @@ SPAN = 600.0  # seconds; the deadline of every call
 _OK = Outcome(Verdict.OK)
 _TARGET = Target("bench", "model")
 
-Calls = Callable[[int], Awaitable[None]]
+Calls = Callable[[int], Coroutine[Any, Any, None]]
 
 
 class _Subject(NamedTuple):
