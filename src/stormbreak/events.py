@@ -93,7 +93,7 @@ class Overtaken(NamedTuple):
 class RetryPlanned(NamedTuple):
     """A further attempt was allowed; `free` says whether the budget was spared.
 
-    `maybe_processed` marks it: what it repeats may have been processed, and billed.
+    `maybe_processed` marks it: what it repeats may have been processed, and billed. `verdict` is what the attempt came to.
     """
 
     at: float
@@ -103,16 +103,18 @@ class RetryPlanned(NamedTuple):
     until: float
     free: bool
     maybe_processed: bool = False
+    verdict: Verdict | None = None
 
 
 class RetryRefused(NamedTuple):
-    """A further attempt was refused by `gate`."""
+    """A further attempt was refused by `gate`; `verdict` is what the one before came to."""
 
     at: float
     call: int
     target: Target
     attempt: int
     gate: str
+    verdict: Verdict | None = None
 
 
 class FellBack(NamedTuple):
@@ -159,6 +161,15 @@ class CallEnded(NamedTuple):
     maybe_processed: int = 0
 
 
+class CallCancelled(NamedTuple):
+    """A call was given up by its caller, or by a drain, before it came to an end; with `sent`, an attempt was under way."""
+
+    at: float
+    call: int
+    target: Target
+    sent: bool
+
+
 class CircuitChanged(NamedTuple):
     """A circuit moved from one state to another."""
 
@@ -202,6 +213,7 @@ Event = (
     | FallbackRefused
     | CallRejected
     | CallEnded
+    | CallCancelled
     | CircuitChanged
     | CooldownStarted
     | WouldHave

@@ -171,10 +171,10 @@ def test_the_events_of_a_call_that_struggled():
         Queued(100.0, 2, TARGET, "limit"),
         Sent(101.0, 2, TARGET, 1),
         Returned(104.0, 2, TARGET, 1, Verdict.THROTTLED, 429, None, 3.0),
-        RetryPlanned(104.0, 2, TARGET, 1, 104.0, True),
+        RetryPlanned(104.0, 2, TARGET, 1, 104.0, True, False, Verdict.THROTTLED),
         Sent(104.0, 2, TARGET, 2),
         Returned(164.0, 2, TARGET, 2, Verdict.SERVER_ERROR, 500, None, 60.0),
-        RetryRefused(164.0, 2, TARGET, 2, "attempts"),
+        RetryRefused(164.0, 2, TARGET, 2, "attempts", Verdict.SERVER_ERROR),
         CallEnded(164.0, 2, TARGET, Verdict.SERVER_ERROR, 2, 1.0),
     ]
     assert list(run.ended.history) == mine

@@ -54,8 +54,8 @@ def test_a_move_and_a_refusal_are_lines_too():
     ]
 
     assert list(lines_of(history)) == [
-        "fell back to acme/small",
-        "no fallback to cache: nothing found",
+        "fell back from acme/large to acme/small: overloaded",
+        "no fallback from acme/large to cache: nothing found",
         "rejected by shed at acme/large: could not be served in time",
     ]
 

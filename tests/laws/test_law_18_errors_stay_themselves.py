@@ -215,9 +215,9 @@ def test_notes_tell_where_a_call_went():
 
     assert lines == [
         "attempt 1 at acme/large: server_error, status 500 after 0.0 s",
-        "fell back to acme/small",
+        "fell back from acme/large to acme/small: server_error",
         "attempt 2 at acme/small: server_error, status 500 after 0.0 s",
-        "no fallback to cache: nothing found",
+        "no fallback from acme/small to cache: nothing found",
     ]
 
 
@@ -259,7 +259,7 @@ async def test_the_notes_of_a_fallback_name_both_targets():
                 await client.chat(SAY)
     told = "\n".join(caught.value.__notes__)
 
-    assert f"fell back to 127.0.0.1:{two.port}/m" in told
+    assert f" to 127.0.0.1:{two.port}/m" in told
     assert told.count("server_error, status 500") == 2
 
 

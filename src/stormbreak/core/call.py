@@ -45,13 +45,23 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
         if lane.shadow is not None:
             _decide_beside(lane, lane.shadow, decision, deciding, now)
         if isinstance(decision, Stop):
-            trail.note(RetryRefused(now, call.number, call.target, trail.attempts, decision.gate))
+            trail.note(
+                RetryRefused(
+                    now, call.number, call.target, trail.attempts, decision.gate, outcome.verdict
+                )
+            )
             return trail.end(outcome, now, stopped=decision.gate, retry_at=decision.retry_at)
         until = decision.until
         trail.delay = until - now
         trail.note(
             RetryPlanned(
-                now, call.number, call.target, trail.attempts, *decision, outcome.maybe_processed
+                now,
+                call.number,
+                call.target,
+                trail.attempts,
+                *decision,
+                outcome.maybe_processed,
+                outcome.verdict,
             )
         )
         began = now

@@ -52,18 +52,19 @@ def lines_of(history: Iterable[object]) -> Iterator[str]:
             continue
         if line:
             yield line
-        line = _line(event)
+        line = line_for(event)
     if line:
         yield line
 
 
-def _line(event: object) -> str:
+def line_for(event: object) -> str:
+    """One line for an attempt, a move or a rejection; empty for what is none."""
     if isinstance(event, Returned | Hedged | Overtaken):
         return f"attempt {event.attempt} at {event.target}: {_fate(event)}"
     if isinstance(event, FellBack):
-        return f"fell back to {event.to}"
+        return f"fell back from {event.target} to {event.to}: {event.verdict}"
     if isinstance(event, FallbackRefused):
-        return f"no fallback to {event.to}: {event.gate}"
+        return f"no fallback from {event.target} to {event.to}: {event.gate}"
     if isinstance(event, CallRejected):
         return f"rejected by {event.policy} at {event.target}: {event.reason}"
     return ""
