@@ -4,7 +4,6 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
-import aiohttp
 import anthropic
 import httpx2
 import openai
