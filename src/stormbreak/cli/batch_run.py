@@ -15,6 +15,7 @@ from stormbreak.batch.plain import path_of
 from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
+from stormbreak.cli.batch_watched import Watched
 from stormbreak.cli.say import say
 from stormbreak.config import resolve_policy
 from stormbreak.core.fallback import Place, ToTargets
@@ -113,17 +114,25 @@ _TOKENS = _Positive("tokens")
     help="Give up if nothing answers by then.",
 )
 @click.option("--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Serve /metrics and /state on this port of 127.0.0.1; 0 takes a free one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
+def command(*, as_json: bool, quiet: bool, metrics_port: int | None, **flags: Any) -> int:
     """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
     if flags["base_url"] and flags["provider"]:
         raise click.UsageError("--base-url and --provider: give one of them, not both")
     if flags["fallback_api_key_env"] and not flags["fallback_base_url"]:
         raise click.UsageError("--fallback-api-key-env: give --fallback-base-url, too")
     job = _job(**flags)
-    with progress_on(sys.stderr, quiet=quiet) as progress:
-        summary = run_job(job, progress.tick)
+    with (
+        Watched(job.output, metrics_port) as watched,
+        progress_on(sys.stderr, quiet=quiet) as progress,
+    ):
+        summary = run_job(job, watched.beside(progress.tick), listeners=watched.listeners)
     if as_json:
         say(indented(encode(summary)).decode())
     elif summary.end != End.UNREACHABLE.value:
