@@ -1,18 +1,16 @@
 """The middleware for web applications, under a real server and asked by a real client."""
 
 import asyncio
-import socket
 import time
 from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
-import uvicorn
 from clients import ONCE, QUICK, SAY, client_of
 from sockets import End, answer, failing, served
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from web import serving
 
 from stormbreak import CircuitOpenError
 from stormbreak.asgi import HEADER, Rejections
@@ -24,29 +22,6 @@ from stormbreak.drivers.scope import current
 
 BUSY = "The service is busy. Please try again later.\n"
 HASTY = Policy(fail_fast=True, patience=0.2, breaker=BreakerPolicy(), retry=ONCE.retry)
-
-
-@asynccontextmanager
-async def serving(app):
-    """A real server that serves `app`, and somebody who asks it: gives the status, the headers and the text."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="off", http="h11")
-        server = uvicorn.Server(config)
-        running = asyncio.ensure_future(server.serve(sockets=[listening]))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-
-        async def ask(**headers):
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            async with session.get(url, headers=named) as response:
-                return response.status, response.headers, await response.text()
-
-        while not server.started:  # noqa: ASYNC110 - seldom more than once
-            await asyncio.sleep(0.005)
-        async with aiohttp.ClientSession() as session:
-            yield ask
-        server.should_exit = True
-        await running
 
 
 def web(endpoint, **options):

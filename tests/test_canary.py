@@ -20,6 +20,7 @@ import openai
 import pytest
 from canary import KEY, PROMPT, SHOW_KEYS, WORD, assert_clean, everything_logged_to, shown_by
 from doors import SDKS
+from exporters import Exporters
 from sockets import End, answer, served
 
 from stormbreak import AsyncClient, Policy, explain
@@ -126,14 +127,14 @@ async def test_nowhere_in_a_process(
     policy = Policy(
         retry=RetryPolicy(attempts=2, backoff=Constant(seconds=0.0)), breaker=None, budget=None
     )
-    seen = []
+    seen, exporters = [], Exporters()
     async with served(*SCRIPTS * 4) as server:
         if host:
             monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{server.port}")  # to every host
         base_url = f"http://{host}/v1" if host else server.base_url
         given = {"base_url": base_url, "api_key": KEY, "model": "m", "policy": policy}
         async with AsyncClient(**given, allow_http=True) as client:
-            client.subscribe(lambda event: seen.append(repr(event)))
+            exporters.attach(client)
             while len(server.requests) < 2 * len(SCRIPTS):
                 seen += [text async for text in shown_of(client, endpoint)]
             seen += [repr(client.snapshot()), repr(client), repr(vars(client))]
@@ -142,12 +143,13 @@ async def test_nowhere_in_a_process(
             ]
     provider = stormbreak_provider("chaos", speed=100)
     async with AsyncClient(**given | {"base_url": provider.base_url}) as client:
-        client.subscribe(lambda event: seen.append(repr(event)))
+        exporters.attach(client)
         for _ in range(8):
             seen += [text async for text in shown_of(client, endpoint)]
-    seen += [str(warning.message) for warning in recwarn]
+    seen += [*exporters.shown(), *(str(warning.message) for warning in recwarn)]
     assert_clean("\n".join(seen), "what was shown")
     assert_clean(everything_logged.read_text(), "the log")
+    assert "again after 0.0 s" in everything_logged.read_text()
     assert_clean("".join(capfd.readouterr()), "the terminal")
     assert len(seen) > 100
 
@@ -192,8 +194,8 @@ async def test_nowhere_in_a_door(everything_logged, capfd, recwarn, blocks, inne
     http = (httpx2.Client if blocks else httpx2.AsyncClient)()
     under = wrap(http, policy)._transport if inner else sdk.transport(policy)
     http._transport = under
-    seen = []
-    under.subscribe(lambda event: seen.append(repr(event)))
+    seen, exporters = [], Exporters()
+    exporters.attach(under)
     async with served(*SCRIPTS * 2) as server:
         client = openai_over(sdk, server.base_url, http)
         while len(server.requests) < len(SCRIPTS):
@@ -202,7 +204,7 @@ async def test_nowhere_in_a_door(everything_logged, capfd, recwarn, blocks, inne
         seen += [repr(under.snapshot()), repr(under), repr(vars(under))]
         seen += [repr(vars(part)) for part in vars(under).values() if hasattr(part, "__dict__")]
         await sdk.close(client)
-    seen += [str(warning.message) for warning in recwarn]
+    seen += [*exporters.shown(), *(str(warning.message) for warning in recwarn)]
     assert_clean("\n".join(seen), "what was shown")
     assert_clean(everything_logged.read_text(), "the log")
     assert_clean("".join(capfd.readouterr()), "the terminal")

@@ -104,13 +104,17 @@ class Target(NamedTuple):
     name: str = ""
 
     def __str__(self) -> str:
-        named = f"{self.name}=" if self.name else ""
-        where = f"{self.provider}/{self.model}" if self.model else self.provider
-        return named + where + (f"#{self.key}" if self.key else "")
+        return self.place + (f"#{self.key}" if self.key else "")
 
     def __repr__(self) -> str:
         named = f", name={self.name!r}" if self.name else ""
         return f"Target(provider={self.provider!r}, model={self.model!r}, key={self.key!r}{named})"
+
+    @property
+    def place(self) -> str:
+        """Where it is, whichever key is used there."""
+        named = f"{self.name}=" if self.name else ""
+        return named + (f"{self.provider}/{self.model}" if self.model else self.provider)
 
     @property
     def account(self) -> "Target":

@@ -23,6 +23,7 @@ def test_snapshot_says_what_stands_where():
         "budget": 0.2,
         "targets": {
             "acme/large": {
+                "place": "acme/large",
                 "in_flight": 0,
                 "limit": 2,
                 "queued": 1,
@@ -30,6 +31,7 @@ def test_snapshot_says_what_stands_where():
                 "trips": 0,
                 "cooldown": 8.0,
                 "service": 0.0,
+                "budget": 0.2,
             }
         },
     }

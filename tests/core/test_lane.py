@@ -204,6 +204,7 @@ def test_a_lane_without_breaker_and_pause_says_so():
 
     assert stage.lane.target == TARGET
     assert stage.lane.snapshot(stage.now) == {
+        "place": "acme/large",
         "in_flight": 0,
         "limit": 2,
         "queued": 0,
@@ -211,4 +212,5 @@ def test_a_lane_without_breaker_and_pause_says_so():
         "trips": 0,
         "cooldown": 0.0,
         "service": 0.0,
+        "budget": None,
     }

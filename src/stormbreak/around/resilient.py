@@ -21,6 +21,7 @@ from stormbreak.around.rules import Look, On, Rules
 from stormbreak.around.streams import async_streaming, streaming
 from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.scope import current
@@ -159,7 +160,7 @@ class Resilient:
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event of the engine. It may not make calls on it."""
-        self.engine.listeners.append(listener)
+        subscribe(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""

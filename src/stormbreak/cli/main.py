@@ -19,6 +19,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "top": ("stormbreak.cli.top", "Watch a batch or an application while it runs."),
         "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy, simulated."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
+        "telemetry": ("stormbreak.cli.telemetry", "What goes with logs and metrics."),
         "doctor": ("stormbreak.cli.doctor", "What is wrong with the SDKs installed here."),
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
     }

@@ -226,6 +226,7 @@ class Lane:
         until = self.cooldown.ready_at(now)
         shadow = {} if self.shadow is None else {"shadow": self.shadow.snapshot()}
         return {
+            "place": self.target.place,
             "in_flight": self.slots.in_flight,
             "limit": self.slots.limit,
             "queued": self.admission.queued,
@@ -233,6 +234,7 @@ class Lane:
             "trips": self.breaker.trips if self.breaker else 0,
             "cooldown": max(0.0, until - now),
             "service": self.admission.service,
+            "budget": None if self.budget is None else self.budget.balance(now),
             **shadow,
         }
 
@@ -249,7 +251,7 @@ class Engine:
         self._accounts: Mapping[Target, Policy] = {}
         self._past: Mapping[Target, Policy] = {}  # those before
         self.listeners: list[Listener] = []
-        self.look: Callable[[], Callable[[], dict[str, Any]] | None] = _nobody  # of who steps it
+        self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _nobody  # of who steps it
         self._numbers = count(1)
         self.start_over()
 
@@ -356,8 +358,8 @@ class Engine:
         for target, circuit in saved.items():
             self.lane(target).restore(circuit, now, elapsed=elapsed)
 
-    def snapshot(self, now: float | None = None) -> dict[str, Any]:
-        """Every target's state, and the retries that could be paid; without `now` also what each call waits for.
+    def snapshot(self, now: float | None = None, *, pending: bool = True) -> dict[str, Any]:
+        """Every target's state, and the retries that could be paid; without `now` also what each `pending` call waits for.
 
         That is for users, from any thread: whoever steps the engine is asked, and looks between two steps.
         """
@@ -365,7 +367,7 @@ class Engine:
             look = self.look()
             if look is None:
                 raise RuntimeError("nobody steps this engine: it has no time of its own")
-            return look()
+            return look(pending=pending)
         return {
             "budget": None if self.budget is None else self.budget.balance(now),
             "targets": {

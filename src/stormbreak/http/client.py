@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.core.tried import with_notes
@@ -282,7 +283,7 @@ class AsyncClient:
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event. It may not make calls on this client."""
-        self.engine.listeners.append(listener)
+        subscribe(self.engine, listener)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget.

@@ -1,1 +1,41 @@
-"""What the engine does, told to logs, metrics, traces and people: listeners of its events, and nothing more."""
+"""What the engine does, told to logs, metrics, traces and people: listeners of its events, and nothing more.
+
+The public names. Each is loaded when it is first used: metrics need an extra.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stormbreak.telemetry.attaching import attach as attach
+    from stormbreak.telemetry.attaching import log_to as log_to
+    from stormbreak.telemetry.grafana import dashboard as dashboard
+    from stormbreak.telemetry.logs import Logs as Logs
+    from stormbreak.telemetry.names import NAMES as NAMES
+    from stormbreak.telemetry.names import name_of as name_of
+    from stormbreak.telemetry.prometheus import Metrics as Metrics
+    from stormbreak.telemetry.words import words_for as words_for
+
+_HOMES = {
+    "Logs": "stormbreak.telemetry.logs",
+    "Metrics": "stormbreak.telemetry.prometheus",
+    "NAMES": "stormbreak.telemetry.names",
+    "attach": "stormbreak.telemetry.attaching",
+    "dashboard": "stormbreak.telemetry.grafana",
+    "log_to": "stormbreak.telemetry.attaching",
+    "name_of": "stormbreak.telemetry.names",
+    "words_for": "stormbreak.telemetry.words",
+}
+
+__all__ = [*_HOMES]  # noqa: PLE0604 - names only
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'stormbreak.telemetry' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

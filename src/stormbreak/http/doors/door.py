@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, Callable
 from typing import Any, ClassVar
 
 from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
@@ -195,7 +196,7 @@ class Door:
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called with every event. It may not make calls through this transport."""
-        self.engine.listeners.append(listener)
+        subscribe(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""

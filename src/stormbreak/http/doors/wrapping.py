@@ -43,6 +43,18 @@ def put_under(
         http._mounts[pattern] = made.get(id(inner))  # noqa: SLF001 - None: the transport
 
 
+def doors_under(client: Any) -> list[Door]:
+    """The doors that a client of the library sends through, or that of an SDK on one; none if it was not wrapped."""
+    for one in (client, getattr(client, "_client", None)):
+        mounts = getattr(one, "_mounts", None)
+        inners = mounts.values() if isinstance(mounts, Mapping) else ()
+        transports = (getattr(one, "_transport", None), *inners)
+        doors = [each for each in transports if isinstance(each, Door)]
+        if doors:
+            return doors
+    return []
+
+
 def _found(client: Any, doors: Mapping[type, type[Door]]) -> tuple[Any, type[Door]]:
     """The HTTP client in `client`, and what goes under it."""
     for one in (client, getattr(client, "_client", None)):

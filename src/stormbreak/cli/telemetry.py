@@ -1,0 +1,17 @@
+"""`stormbreak telemetry`: what goes with logs and metrics."""
+
+import click
+
+from stormbreak.cli.say import say
+from stormbreak.telemetry.grafana import dashboard
+
+
+@click.group()
+def command() -> None:
+    """What goes with logs and metrics: see docs/telemetry.md."""
+
+
+@command.command(name="dashboard")
+def show_dashboard() -> None:
+    """Print the dashboard for Grafana as JSON, to be imported there."""
+    say(dashboard(), end="")

@@ -1,0 +1,106 @@
+"""Metrics for Prometheus: counters and histograms made of events, gauges made of snapshots. Needs the extra `metrics`.
+
+::
+
+    metrics = Metrics()
+    attach(client, metrics)
+    app.mount("/metrics", metrics.asgi_app())
+
+One object serves any number of engines, threads and event loops. docs/telemetry.md tells what each metric means.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from stormbreak.core.engine import Engine
+from stormbreak.errors import ConfigurationError
+from stormbreak.events import Event
+from stormbreak.telemetry.labels import MOST_TARGETS, Targets
+from stormbreak.telemetry.measured import FAMILIES, Family, measured
+
+try:
+    import prometheus_client
+except ModuleNotFoundError as missing:
+    raise ConfigurationError(
+        "metrics need prometheus_client, which comes with stormbreak[metrics]"
+    ) from missing
+
+from stormbreak.telemetry.gauges import Gauges
+
+PREFIX = "stormbreak_"
+
+
+class Metrics:
+    """A listener that counts, and tells Prometheus.
+
+    Args:
+        registry: where the metrics are registered; by default a registry of their own. One object a registry: it may be
+            attached to any number of engines.
+        most_targets: distinct targets that get a label of their own; those that come later are "other".
+
+    Raises:
+        ConfigurationError: the registry has metrics of stormbreak's already.
+    """
+
+    def __init__(
+        self,
+        registry: prometheus_client.CollectorRegistry | None = None,
+        *,
+        most_targets: int = MOST_TARGETS,
+    ) -> None:
+        self.registry = prometheus_client.CollectorRegistry() if registry is None else registry
+        self._targets = Targets(most_targets)
+        self._gauges = Gauges(self._targets)
+        self._told: dict[tuple[str, str, tuple[str, ...]], Callable[[float], None]] = {}
+        try:
+            self.registry.register(self._gauges)
+        except ValueError as twice:
+            raise ConfigurationError(
+                "the registry has metrics of stormbreak's already: attach those to every client"
+            ) from twice
+        self._families = {name: self._made(name, family) for name, family in FAMILIES.items()}
+
+    def watch(self, engine: Engine) -> None:
+        """Tell what stands where in this engine, too, for as long as it lives."""
+        self._gauges.watch(engine)
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        measures = measured(event)
+        if not measures:
+            return
+        target = self._targets.label(event.target)
+        for name, labels, amount in measures:
+            tell = self._told.get((name, target, labels))
+            if tell is None:
+                tell = self._told[name, target, labels] = self._child(name, target, labels)
+            tell(amount)
+
+    def exposition(self) -> tuple[str, bytes]:
+        """Everything in the registry, as Prometheus reads it: the content type, and the text."""
+        text = prometheus_client.generate_latest(self.registry)
+        return prometheus_client.CONTENT_TYPE_LATEST, text
+
+    def asgi_app(self) -> Callable[..., Any]:
+        """An ASGI application that answers every path with the metrics."""
+        return prometheus_client.make_asgi_app(self.registry)
+
+    def wsgi_app(self) -> Callable[..., Any]:
+        """A WSGI application that answers every path with the metrics."""
+        return prometheus_client.make_wsgi_app(self.registry)
+
+    def _made(
+        self, name: str, family: Family
+    ) -> prometheus_client.Counter | prometheus_client.Histogram:
+        labels = ("target", *family.labels)
+        if not family.buckets:
+            return prometheus_client.Counter(
+                PREFIX + name, family.text, labels, registry=self.registry
+            )
+        return prometheus_client.Histogram(
+            PREFIX + name, family.text, labels, buckets=family.buckets, registry=self.registry
+        )
+
+    def _child(self, name: str, target: str, labels: tuple[str, ...]) -> Callable[[float], None]:
+        child = self._families[name].labels(target, *labels)
+        return child.inc if isinstance(child, prometheus_client.Counter) else child.observe

@@ -1,0 +1,113 @@
+"""Labels come from fixed sets, whatever users, tenants and providers say."""
+
+import ast
+import inspect
+
+import pytest
+from happenings import one_of_each
+from hypothesis import given
+from hypothesis import strategies as st
+from stage import TARGET, Stage
+
+from stormbreak.core import admission, race, retry, shadow
+from stormbreak.core.policy import Policy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.telemetry import labels
+from stormbreak.telemetry.labels import OTHER, Targets
+from stormbreak.telemetry.measured import FAMILIES, measured
+from stormbreak.types import Target
+
+
+def words_in(module, function):
+    """Every constant string in a function of a module."""
+    tree = ast.parse(inspect.getsource(module))
+    found = next(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == function
+    )
+    return {
+        node.value
+        for node in ast.walk(found)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def test_the_sets_are_those_of_the_core():
+    gates = Stage(Policy(quota=QuotaPolicy(rpm=60.0))).lane.admission._gates
+
+    assert {gate.name for gate in gates} | {"queue"} == labels.QUEUE_GATES
+    assert words_in(retry, "decide") & labels.RETRY_GATES == labels.RETRY_GATES
+    assert words_in(race, "_refusal") & labels.HEDGE_GATES == {"attempts", "deadline", "load"}
+    assert words_in(admission, "_policy_of") - {"pace"} <= labels.POLICIES
+    assert set(shadow._CIRCUIT.values()) <= labels.DIFFERENCES
+    assert words_in(shadow, "decided") - {"retry", "retry_later", "retry_sooner", "not_retry"} == {
+        inspect.getdoc(shadow.ShadowGate.decided)
+    }
+
+
+def test_every_event_has_as_many_labels_as_its_metric_and_none_is_other():
+    for event in one_of_each():
+        for name, values, amount in measured(event):
+            assert len(values) == len(FAMILIES[name].labels), name
+            assert OTHER not in values
+            assert amount > 0
+
+
+def test_every_metric_is_of_some_event():
+    assert {name for event in one_of_each() for name, _, _ in measured(event)} == set(FAMILIES)
+
+
+@given(st.text(max_size=30), st.sampled_from(one_of_each()))
+def test_a_word_that_nobody_knows_is_other(word, event):
+    changed = {
+        field: word
+        for field in ("gate", "policy", "held_by", "before", "after", "mechanism", "what", "to")
+        if hasattr(event, field)
+    }
+    known = {*labels.QUEUE_GATES, *labels.RETRY_GATES, *labels.HEDGE_GATES, *labels.POLICIES}
+    known |= {*labels.FALLBACK_GATES, *labels.STATES, *labels.MECHANISMS, *labels.DIFFERENCES}
+    known |= {*labels.VERDICTS, *labels.PLACES, "target", "true", "false", OTHER}
+
+    for _, values, _ in measured(event._replace(**changed)):
+        assert set(values) <= known
+
+
+def test_a_target_is_told_without_its_key():
+    targets = Targets()
+
+    assert targets.label(Target("acme", "large", "0a1b2c3d")) == "acme/large"
+    assert targets.label(Target("acme", "large", "0a1b2c3d", "fast")) == "fast=acme/large"
+    assert targets.label(Target("prices", "")) == "prices"
+
+
+def test_targets_beyond_the_most_are_other():
+    targets = Targets(most=3)
+    many = [Target("acme", f"model-{number}") for number in range(1000)]
+
+    assert [targets.label(target) for target in many[:5]] == [
+        "acme/model-0", "acme/model-1", "acme/model-2", OTHER, OTHER,
+    ]  # fmt: skip
+    assert {targets.label(target) for target in many} == {
+        "acme/model-0", "acme/model-1", "acme/model-2", OTHER,
+    }  # fmt: skip
+    assert targets.label(TARGET._replace(model="model-1")) == "acme/model-1"
+    assert len(targets._labels) <= 30
+
+
+def test_keys_that_rotate_use_up_no_targets():
+    targets = Targets(most=2)
+    for number in range(1000):
+        assert targets.label(Target("acme", "large", f"{number:08x}")) == "acme/large"
+
+    assert targets.label(Target("acme", "small")) == "acme/small"
+    assert len(targets._labels) <= 20
+
+
+@pytest.mark.parametrize("model", ["a\nb", "\x00", "\ud800", "m" * 10_000, 'x"} 1\n# HELP'])
+def test_a_hostile_name_is_made_fit(model):
+    label = Targets().label(Target("acme", model))
+
+    assert label.isprintable()
+    assert len(label) <= 80
+    label.encode()

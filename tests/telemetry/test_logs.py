@@ -1,0 +1,180 @@
+"""Lines of decisions: bounded in a storm, and nothing unless somebody asks for them."""
+
+import logging
+
+import pytest
+from happenings import one_of_each
+from stage import INVALID, OTHER, TARGET, Stage, policy
+
+from stormbreak.core.policy import Policy
+from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, RetryRefused, Sent
+from stormbreak.telemetry import Logs, log_to
+from stormbreak.telemetry.logs import LEVELS
+from stormbreak.telemetry.names import NAMES
+from stormbreak.types import Target, Verdict
+
+
+@pytest.fixture
+def lines(caplog, monkeypatch):
+    """Lines that are logged from INFO on, as they come."""
+    caplog.set_level(logging.INFO, "stormbreak")
+    heard = []
+    monkeypatch.setattr(caplog.handler, "emit", heard.append)
+    return heard
+
+
+def rejected(at, *, target=TARGET, policy="breaker"):
+    return CallRejected(at, 1, target, policy, "the circuit is open", at + 4.0)
+
+
+def told(lines):
+    return [(record.levelname, record.name, record.getMessage()) for record in lines]
+
+
+def test_nothing_is_logged_unless_it_is_attached(lines):
+    stage = Stage(Policy()).listen()
+    stage.fail_until_open()
+
+    assert stage.events
+    assert not lines
+
+
+def test_decisions_have_lines_and_the_rest_has_none(caplog):
+    caplog.set_level(logging.DEBUG, "stormbreak")
+    logs = Logs()
+    for event in one_of_each():
+        logs(event)
+
+    assert told(caplog.records) == [
+        ("DEBUG", "stormbreak.hedge", "attempt 1 at acme/large: takes long, and gets none beside it: load"),
+        ("INFO", "stormbreak.retry", "attempt 1 at acme/large: overloaded, again after 2.5 s, paid, may have been processed and billed"),
+        ("WARNING", "stormbreak.retry", "attempt 1 at acme/large: overloaded, no retry: budget"),
+        ("INFO", "stormbreak.fallback", "fell back from acme/large to acme/small: overloaded"),
+        ("WARNING", "stormbreak.fallback", "no fallback from acme/large to cache: nothing found"),
+        ("WARNING", "stormbreak.call", "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s"),
+        ("WARNING", "stormbreak.circuit", "circuit of acme/large: closed to open for 5.0 s"),
+        ("INFO", "stormbreak.cooldown", "cooldown of acme/large: left alone for 12.0 s"),
+        ("INFO", "stormbreak.shadow", "shadow of acme/large: breaker would open for 5.0 s"),
+    ]  # fmt: skip
+
+
+def test_what_is_routine_is_no_warning(lines):
+    logs = Logs()
+    logs(RetryRefused(3.0, 1, TARGET, 1, "verdict", Verdict.INVALID))
+    logs(CircuitChanged(3.0, TARGET, "half_open", "closed", None))
+
+    assert [record.levelname for record in lines] == ["INFO", "INFO"]
+
+
+def test_a_machine_finds_fields(lines):
+    logs = Logs()
+    logs(RetryPlanned(3.0, 7, TARGET, 2, 5.5, False, False, Verdict.OVERLOADED))
+    fields = {
+        name: value for name, value in vars(lines[0]).items() if name.startswith("stormbreak_")
+    }
+
+    assert fields == {
+        "stormbreak_event": "retry.planned",
+        "stormbreak_target": "acme/large",
+        "stormbreak_call": 7,
+        "stormbreak_attempt": 2,
+        "stormbreak_verdict": "overloaded",
+        "stormbreak_free": False,
+        "stormbreak_seconds": 2.5,
+    }
+
+
+def test_a_storm_of_calls_is_no_storm_of_lines(lines):
+    logs = Logs()
+    for step in range(10_000):
+        logs(rejected(100.0 + step / 5000.0))  # two seconds of it
+    logs.flush()
+
+    assert [record.getMessage() for record in lines] == [
+        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s",
+        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s (4999 such line(s) left out, this is the last)",
+        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s",
+        "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s (4999 such line(s) left out, this is the last)",
+    ]
+    assert [getattr(record, "stormbreak_left_out", 0) for record in lines] == [0, 4999, 0, 4999]
+
+
+def test_what_was_left_out_is_told_with_whatever_comes_next(lines):
+    logs = Logs()
+    for step in range(3):
+        logs(rejected(100.0 + step / 10))
+    logs(Sent(100.9, 2, TARGET, 1))
+    assert len(lines) == 1
+    logs(Sent(101.0, 2, TARGET, 1))
+
+    assert [getattr(record, "stormbreak_left_out", 0) for record in lines] == [0, 2]
+    logs(Sent(200.0, 3, TARGET, 1))
+    logs.flush()
+    assert len(lines) == 2
+
+
+def test_kinds_and_targets_are_counted_apart(lines):
+    logs = Logs()
+    for target in (TARGET, OTHER, TARGET, OTHER):
+        logs(rejected(100.0, target=target))
+        logs(RetryRefused(100.0, 1, target, 1, "budget", Verdict.TIMEOUT))
+
+    assert len(lines) == 4
+
+
+def test_circuits_always_have_their_line(lines):
+    logs = Logs()
+    for after in ("open", "half_open", "open", "half_open", "closed"):
+        logs(CircuitChanged(100.0, TARGET, "", after, None))
+
+    assert len(lines) == 5
+
+
+def test_made_up_targets_share_their_lines(lines):
+    logs = Logs(most_targets=3)
+    for number in range(1000):
+        logs(rejected(100.0, target=Target("acme", f"made-up-{number}")))
+
+    assert len(lines) == 4
+    assert len(logs._spells) == 4
+
+
+def test_all_may_be_wished_for(lines):
+    logs = Logs(every=0)
+    for _ in range(10):
+        logs(rejected(100.0))
+
+    assert len(lines) == 10
+
+
+def test_what_nobody_reads_is_not_put_into_words(caplog, monkeypatch):
+    monkeypatch.setattr("stormbreak.telemetry.logs.words_for", None)  # calling it would fail
+    caplog.set_level(logging.ERROR, "stormbreak")
+    logs = Logs()
+    for event in one_of_each():
+        logs(event)
+    logs.flush()
+
+    assert not caplog.records
+    assert not logs._spells
+
+
+def test_a_hostile_name_makes_no_second_line(lines):
+    logs = Logs()
+    logs(rejected(100.0, target=Target("acme", "x\nERROR root all is lost")))
+
+    assert "\n" not in lines[0].getMessage()
+    assert "\n" not in lines[0].stormbreak_target
+
+
+def test_log_to_attaches_to_whatever_has_an_engine(lines):
+    stage = Stage(policy())
+    logs = log_to(stage.engine, every=0)
+
+    assert stage.engine.listeners == [logs]
+    stage.start().step(INVALID)
+    assert [record.stormbreak_event for record in lines] == ["retry.refused"]
+
+
+def test_every_name_with_a_level_is_one():
+    assert set(LEVELS) <= set(NAMES.values())

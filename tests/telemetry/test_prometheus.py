@@ -1,0 +1,220 @@
+import gc
+
+import prometheus_client
+import pytest
+from happenings import one_of_each
+from scrapes import by, labels_of, read, value
+from stage import OK, SERVER_ERROR, TARGET, policy, told
+
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.policy import Policy
+from stormbreak.drivers.steps import Stepper
+from stormbreak.errors import ConfigurationError
+from stormbreak.events import CallEnded, Committed, Returned, Sent
+from stormbreak.telemetry import Metrics, attach
+from stormbreak.telemetry.measured import FAMILIES
+from stormbreak.types import Call, Target, Verdict
+
+FIRST, SECOND = Target("acme", "large", "00000001"), Target("acme", "large", "00000002")
+
+
+def scraped(metrics):
+    return read(metrics.exposition()[1])
+
+
+def stepper_on(metrics, chosen=None):
+    engine = Engine(chosen or policy(limit=FixedLimit(in_flight=2)))
+    attach(engine, metrics)
+    return Stepper(engine, clock=lambda: 100.0, chance=lambda: 0.5)
+
+
+def test_each_event_is_counted():
+    metrics = Metrics()
+    for event in one_of_each():
+        metrics(event)
+    samples = scraped(metrics)
+
+    assert {
+        (name, *sorted(dict(has).values())): amount
+        for (name, has), amount in samples.items()
+        if name.endswith("_total")
+    } == {
+        ("stormbreak_calls_total", "acme/large", "overloaded"): 1,
+        ("stormbreak_calls_queued_total", "acme/large", "limit"): 1,
+        ("stormbreak_rejected_total", "acme/large", "breaker"): 1,
+        ("stormbreak_maybe_processed_total", "acme/large"): 1,
+        ("stormbreak_attempts_sent_total", "acme/large"): 1,
+        ("stormbreak_attempts_total", "acme/large", "overloaded"): 1,
+        ("stormbreak_attempts_overtaken_total", "acme/large"): 1,
+        ("stormbreak_retries_total", "acme/large", "false", "overloaded"): 1,
+        ("stormbreak_retries_refused_total", "acme/large", "budget"): 1,
+        ("stormbreak_hedges_total", "acme/large"): 1,
+        ("stormbreak_hedges_refused_total", "acme/large", "load"): 1,
+        ("stormbreak_fallbacks_total", "acme/large", "overloaded", "target"): 1,
+        ("stormbreak_fallbacks_refused_total", "acme/large", "cache", "nothing found"): 1,
+        ("stormbreak_circuit_transitions_total", "acme/large", "closed", "open"): 1,
+        ("stormbreak_cooldowns_total", "acme/large"): 1,
+        ("stormbreak_shadow_total", "acme/large", "breaker", "open"): 1,
+    }
+
+
+def test_labels_are_as_promised():
+    metrics = Metrics()
+    for event in one_of_each():
+        metrics(event)
+    found = labels_of(scraped(metrics))
+
+    for name, family in FAMILIES.items():
+        if family.buckets:
+            assert found[f"stormbreak_{name}_count"] == {"target", *family.labels}
+            assert found[f"stormbreak_{name}_bucket"] == {"target", "le", *family.labels}
+        else:
+            assert found[f"stormbreak_{name}_total"] == {"target", *family.labels}
+
+
+def test_seconds_go_into_buckets():
+    metrics = Metrics()
+    metrics(Returned(1.0, 1, TARGET, 1, Verdict.OK, 200, None, 0.3))
+    metrics(Returned(1.0, 2, TARGET, 1, Verdict.TIMEOUT, None, None, 61.0))
+    metrics(Committed(1.0, 3, TARGET, 1, 0.07))
+    metrics(CallEnded(1.0, 1, TARGET, Verdict.OK, 1, 1.5))
+    samples = scraped(metrics)
+    taken = "stormbreak_attempt_duration_seconds"
+
+    assert value(samples, f"{taken}_bucket", ok="true", le="0.25") == 0
+    assert value(samples, f"{taken}_bucket", ok="true", le="0.5") == 1
+    assert value(samples, f"{taken}_sum", ok="false") == 61.0
+    assert value(samples, "stormbreak_first_output_seconds_sum") == 0.07
+    assert value(samples, "stormbreak_call_wait_seconds_sum") == 1.5
+
+
+def test_gauges_tell_what_stands_where():
+    metrics = Metrics()
+    stepper = stepper_on(metrics, Policy(limit=FixedLimit(in_flight=2)))
+    flows = [stepper.start(Call(number, FIRST))[0] for number in range(5)]
+    samples = scraped(metrics)
+
+    assert value(samples, "stormbreak_in_flight", target="acme/large") == 2
+    assert value(samples, "stormbreak_limit", target="acme/large") == 2
+    assert value(samples, "stormbreak_queued", target="acme/large") == 3
+    assert value(samples, "stormbreak_retry_budget", target="acme/large") == 0.5
+    assert value(samples, "stormbreak_cooldown_seconds", target="acme/large") == 0
+    assert by(samples, "stormbreak_circuits", "state") == {
+        "closed": 1, "half_open": 0, "isolated": 0, "open": 0,
+    }  # fmt: skip
+
+    stepper.step(flows[0], told(8.0))
+    stepper.by_hand(lambda engine, now: engine.lane(FIRST).isolate(now))
+    samples = scraped(metrics)
+
+    assert value(samples, "stormbreak_cooldown_seconds", target="acme/large") == 8
+    assert by(samples, "stormbreak_circuits", "state") == {
+        "closed": 0, "half_open": 0, "isolated": 1, "open": 0,
+    }  # fmt: skip
+    for flow in flows:
+        stepper.close(flow)
+
+
+def test_what_is_not_there_has_no_gauge():
+    metrics = Metrics()
+    stepper = stepper_on(metrics)
+    stepper.start(Call(1, TARGET))
+    names = {name for name, _ in scraped(metrics)}
+
+    assert "stormbreak_limit" in names
+    assert not {"stormbreak_circuits", "stormbreak_retry_budget"} & names
+
+
+def test_several_engines_and_keys_add_up_in_one_registry():
+    metrics = Metrics()
+    steppers = [stepper_on(metrics, Policy(limit=FixedLimit(in_flight=2))) for _ in range(3)]
+    flows = [
+        (stepper, stepper.start(Call(number, target))[0])
+        for stepper in steppers
+        for number, target in enumerate((FIRST, SECOND))
+    ]
+    samples = scraped(metrics)
+
+    assert value(samples, "stormbreak_in_flight", target="acme/large") == 6
+    assert value(samples, "stormbreak_limit", target="acme/large") == 12
+    assert value(samples, "stormbreak_circuits", target="acme/large", state="closed") == 6
+    for stepper, flow in flows:
+        stepper.step(flow, OK)
+    assert value(scraped(metrics), "stormbreak_calls_total", verdict="ok") == 6
+
+
+def test_an_engine_that_is_gone_has_no_gauges_and_is_not_kept():
+    metrics = Metrics()
+    stepper = stepper_on(metrics)
+    flow, _ = stepper.start(Call(1, TARGET))
+    stepper.step(flow, OK)
+    assert value(scraped(metrics), "stormbreak_limit") == 2
+    del stepper, flow
+    gc.collect()
+    samples = scraped(metrics)
+
+    assert not list(metrics._gauges._engines)
+    assert value(samples, "stormbreak_limit") == 0
+    assert value(samples, "stormbreak_calls_total") == 1  # what was counted stays
+
+
+def test_an_engine_that_nobody_steps_yet_says_nothing():
+    metrics, engine = Metrics(), Engine(policy())
+    attach(engine, metrics)
+
+    assert scraped(metrics) == {}
+
+
+def test_a_scrape_does_not_list_what_is_pending(monkeypatch):
+    metrics = Metrics()
+    stepper = stepper_on(metrics)
+    stepper.start(Call(1, TARGET))
+    monkeypatch.setattr("stormbreak.drivers.steps.shown", None)  # calling it would fail
+
+    assert value(scraped(metrics), "stormbreak_in_flight") == 1
+
+
+def test_a_registry_has_one_metrics_and_says_so():
+    registry = prometheus_client.CollectorRegistry()
+    Metrics(registry)
+
+    with pytest.raises(ConfigurationError, match="has metrics of stormbreak's already"):
+        Metrics(registry)
+
+
+def test_a_registry_of_others_shows_both():
+    registry = prometheus_client.CollectorRegistry(auto_describe=True)
+    prometheus_client.Counter("theirs", "Something else.", registry=registry).inc()
+    metrics = Metrics(registry)
+    metrics(Sent(1.0, 1, TARGET, 1))
+    kind, text = metrics.exposition()
+
+    assert kind.startswith("text/plain")
+    assert b"theirs_total 1.0" in text
+    assert b'stormbreak_attempts_sent_total{target="acme/large"} 1.0' in text
+
+
+def test_hostile_targets_fill_no_memory():
+    metrics = Metrics(most_targets=5)
+    for number in range(500):
+        for event in one_of_each(Target("acme", f"model\n{number}")):
+            metrics(event)
+    samples = scraped(metrics)
+    targets = by(samples, "stormbreak_attempts_sent_total", "target")
+
+    assert targets == {f"acme/model?{number}": 1 for number in range(5)} | {"other": 495}
+    assert len(metrics._told) < 6 * 25
+
+
+def test_what_a_call_that_failed_cost_is_counted():
+    metrics = Metrics()
+    stepper = stepper_on(metrics, policy(breaker=BreakerPolicy()))
+    flow, _ = stepper.start(Call(1, TARGET))
+    stepper.step(flow, SERVER_ERROR._replace(maybe_processed=True))
+    stepper.step(flow, OK)
+    samples = scraped(metrics)
+
+    assert value(samples, "stormbreak_retries_total", reason="server_error", free="true") == 1
+    assert value(samples, "stormbreak_attempts_sent_total") == 1  # the other one backs off
