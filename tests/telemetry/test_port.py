@@ -4,6 +4,7 @@ import http.client
 import json
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -240,8 +241,6 @@ def test_a_child_of_a_fork_does_not_serve_and_removes_nothing(tmp_path):
 
 
 def poll_until_gone(pidfd):
-    import select
-
     ready, _, _ = select.select([pidfd], [], [], 10)
     os.close(pidfd)
     assert ready, "the child is still there"

@@ -25,7 +25,7 @@ def _of_path(path: Path) -> Place:
         return Place(path=path)
     files = Files.of(path)
     if _is_socket(files.socket) and held(files):
-        return Place(path=files.socket)
+        return Place(path=files.socket, name=str(path))
     if held(files):
         said = "a run is at work on it, but has no socket here; give that run a --metrics-port"
     elif files.run.exists():
@@ -45,7 +45,7 @@ def _only_one(folder: Path) -> Place:
     if len(at_work) > 1:
         names = ", ".join(path_of(output) for output in at_work[:5])
         raise ConfigurationError(f"several batches are at work in this folder ({names}): name one")
-    return Place(path=Files.of(at_work[0]).socket)
+    return Place(path=Files.of(at_work[0]).socket, name=str(at_work[0]))
 
 
 def _is_socket(path: Path) -> bool:

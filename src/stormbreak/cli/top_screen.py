@@ -87,9 +87,9 @@ class Frame:
         over = max(0, batch.done) + max(0, batch.failed)
         share = over / batch.total if batch.total > 0 else 1.0
         to_go = f"{span(batch.to_go)} to go" if batch.left and batch.to_go is not None else ""
-        said = f" {int(100 * share):3} %   {short(over)} of {short(batch.total)}"
-        said += f"   {batch.rate:,.1f} rows/s   {to_go}"
-        line = Text(" rows      ", style="dim").append_text(
+        said = f" {int(100 * share):3} %  {short(over)} of {short(batch.total)}"
+        said += f"  {batch.rate:,.1f} rows/s  {to_go}"
+        line = Text(" rows ", style="dim").append_text(
             self._bar(share, 20 if self._columns < WIDE else 40)
         )
         yield line.append(said, style="not dim")
@@ -112,7 +112,7 @@ class Frame:
                 yield from self._card(target)
                 yield Text()
         else:
-            shown = targets[: free - 2]
+            shown = targets if len(targets) < free else targets[: free - 2]
             for target in shown:
                 yield self._row(target)
             more = len(targets) - len(shown)
@@ -146,17 +146,23 @@ class Frame:
 
     def _row(self, target: TargetState) -> Text:
         """A target in one line, where many have to fit."""
-        line = Text(" ").append_text(
-            self._bar(target.in_flight / target.limit if target.limit else 0.0, 6)
+        figures = Text(
+            f" {target.in_flight:>5,} in flight {target.queued:>6,} queued ", style="dim"
         )
-        line.append(f" {target.in_flight:>4,} in flight {target.queued:>5,} queued")
-        line.append(f" {_rate(target.ok):>7.1f} ok/s {_rate(target.not_ok):>6.1f} not ok/s  ")
-        line.append_text(_standing(target))
-        return line.append(tame(target.target, 120))
+        figures.append(f"{_rate(target.ok):>6.1f} ok/s {_rate(target.not_ok):>6.1f} not ok/s ")
+        if self._columns >= 90:
+            return _apart(
+                Text(f" {tame(target.target, 120)}"),
+                _standing(target).append_text(figures),
+                self._columns,
+            )
+        state = _standing(target)
+        state.pad_right(max(0, 11 - state.cell_len))
+        return Text(" ").append_text(state).append(tame(target.target, 120))
 
     def _curve(self, name: str, counts: Sequence[int], top: int, style: str) -> Text:
         counts = counts[-60 if self._columns >= WIDE else -30 :]
-        line = Text(f"   {name:<9} {_rate(counts):>8,.1f}/s ", style="dim")
+        line = Text(f"   {name:<6} {_rate(counts):>6.1f}/s ", style="dim")
         for count in counts:
             line.append(self._level(count, top), style=f"not dim {style}" if count > 0 else "dim")
         return line
@@ -179,10 +185,10 @@ class Frame:
     def _decisions(self, decisions: Sequence[Decision]) -> Iterator[Text]:
         if not decisions:
             return
-        yield Text(" decided of late, the last first", style="dim")
+        yield Text(" ago   decisions, alike ones counted", style="dim")
         for decision in decisions:
             times = f"{self.glyphs.times}{short(decision.times)}" if decision.times > 1 else ""
-            line = Text(f" {_ago(decision.ago):>9} {times:>7}  ", style="dim")
+            line = Text(f" {_ago(decision.ago):>5} {times:<6} ", style="dim")
             yield line.append(tame(decision.words, 300), style="not dim")
 
 
@@ -194,7 +200,7 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
             "answered": counts.answered,
             "attempts": counts.attempts,
             "retries": retries,
-            "not retried": counts.retries_refused,
+            "refused": counts.retries_refused,
         }
     )
     yield _figures(
@@ -211,7 +217,7 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
 def _figures(named: dict[str, int]) -> Text:
     line = Text(style="dim")
     for name, count in named.items():
-        line.append(f" {name} ").append(f"{short(count):<7}", style="not dim")
+        line.append(f" {name} ").append(f"{short(count):<6}", style="not dim")
     return line
 
 
@@ -220,7 +226,8 @@ def _standing(target: TargetState) -> Text:
     circuit = target.circuit or "no circuit"
     said = Text(f"{tame(circuit, 12).replace('_', '-')} ", style=_STYLES.get(circuit, "dim"))
     if target.cooldown > 0:
-        said.append(f"cooldown {target.cooldown:.0f} s ", style="yellow")
+        left = f"{target.cooldown:.0f}" if target.cooldown >= 10 else f"{target.cooldown:.1f}"
+        said.append(f"cooldown {left} s ", style="yellow")
     return said
 
 
@@ -243,4 +250,4 @@ def _rate(counts: Sequence[int]) -> float:
 def _ago(seconds: float) -> str:
     if seconds < 1:
         return "now"
-    return f"{seconds:.0f} s ago" if seconds < 100 else f"{seconds / 60:.0f} min ago"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

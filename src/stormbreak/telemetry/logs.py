@@ -130,9 +130,7 @@ def _level(event: Event, level: int) -> int:
     return level
 
 
-def _write(
-    logger: logging.Logger, level: int, event: Event, name: str, left_out: int = 0
-) -> None:
+def _write(logger: logging.Logger, level: int, event: Event, name: str, left_out: int = 0) -> None:
     fields = _fields(event, name)
     if left_out:
         line = f"{words_for(event)} ({left_out} such line(s) left out, this is the last)"

@@ -32,15 +32,16 @@ class StrangerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a state is served: a port of this machine, or a socket."""
+    """Where a state is served: a port of this machine, or a socket. `name` is what its user calls it."""
 
     host: str = HOST
     port: int = 0
     path: Path | None = None
+    name: str = ""
 
     def __str__(self) -> str:
-        if self.path is not None:
-            return tame(str(self.path), 200)
+        if self.name or self.path is not None:
+            return tame(self.name or str(self.path), 200)
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

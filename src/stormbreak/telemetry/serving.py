@@ -8,7 +8,7 @@ from typing import Any, Self
 from stormbreak.core.engine import Engine
 from stormbreak.core.listening import subscribe
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.attach import engine_of
+from stormbreak.telemetry.attaching import engine_of
 from stormbreak.telemetry.observed import Observed
 from stormbreak.telemetry.port import Port
 

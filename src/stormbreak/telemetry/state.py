@@ -78,7 +78,6 @@ class State:
     """A process at one moment. `watched` is how long it has been, in seconds."""
 
     format: int = FORMAT
-    version: str
     pid: int
     watched: float
     counts: Counts

@@ -11,7 +11,6 @@ from weakref import WeakSet
 
 import msgspec
 
-from stormbreak import __version__
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.events import (
@@ -106,7 +105,6 @@ class Watch:
             targets = sorted(self._targets(standing, now), key=_busy_first)
             kept = self._recent.kept()
         return State(
-            version=__version__,
             pid=os.getpid(),
             watched=round(watched, 3),
             counts=counts,
