@@ -12,6 +12,7 @@ import rows
 import sdk_calls
 import sdk_streams
 import streams
+import telemetry
 import throughput
 from rounds import Section
 
@@ -22,6 +23,7 @@ PARTS: dict[str, Callable[[], Sequence[Section]]] = {
     "streams": streams.sections,
     "sdk-calls": sdk_calls.sections,
     "sdk-streams": sdk_streams.sections,
+    "telemetry": telemetry.sections,
     "import": imports.sections,
 }
 

@@ -1,12 +1,11 @@
 """A child process starts with an engine of its own, and uses no connection of its parent."""
 
 import asyncio
-import os
-import signal
 import threading
 import warnings
 
 import pytest
+from forking import in_child
 from sockets import answer, served
 from stage import OK, TARGET, policy, told
 
@@ -19,24 +18,6 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.types import Call
 
 SAY = [{"role": "user", "content": "hello"}]
-
-
-def in_child(check):
-    """Run `check()` in a child process; whether it returned True."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # there are threads: that is what is tested
-        child = os.fork()
-    if child == 0:
-        well = False
-        signal.alarm(20)  # so that a deadlock is a failure
-        try:
-            well = check()
-        finally:
-            os._exit(0 if well else 1)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
 
 
 class Suspend:

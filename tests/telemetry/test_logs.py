@@ -1,8 +1,10 @@
 """Lines of decisions: bounded in a storm, and nothing unless somebody asks for them."""
 
 import logging
+import threading
 
 import pytest
+from forking import in_child
 from happenings import one_of_each
 from stage import INVALID, OTHER, TARGET, Stage, policy
 
@@ -46,6 +48,7 @@ def test_decisions_have_lines_and_the_rest_has_none(caplog):
         logs(event)
 
     assert told(caplog.records) == [
+        ("INFO", "stormbreak.hedge", "attempt 2 at acme/large: beside the one before, unanswered after 1.5 s"),
         ("DEBUG", "stormbreak.hedge", "attempt 1 at acme/large: takes long, and gets none beside it: load"),
         ("INFO", "stormbreak.retry", "attempt 1 at acme/large: overloaded, again after 2.5 s, paid, may have been processed and billed"),
         ("WARNING", "stormbreak.retry", "attempt 1 at acme/large: overloaded, no retry: budget"),
@@ -178,3 +181,52 @@ def test_log_to_attaches_to_whatever_has_an_engine(lines):
 
 def test_every_name_with_a_level_is_one():
     assert set(LEVELS) <= set(NAMES.values())
+
+
+def test_a_child_process_begins_anew_whoever_held_the_lock(lines):
+    logs = Logs()
+    logs(rejected(100.0))
+
+    def check():
+        logs(rejected(100.1))
+        return len(lines) == 2
+
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with logs._lock:
+            held.set()
+            over.wait(20.0)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(20.0)
+    assert in_child(check)
+    over.set()
+    holder.join()
+    assert len(lines) == 1
+
+
+def test_from_many_threads_no_line_is_lost_or_written_twice(lines):
+    logs = Logs()
+    threads = [
+        threading.Thread(target=lambda: [logs(rejected(100.0)) for _ in range(1000)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    logs.flush()
+
+    assert [getattr(record, "stormbreak_left_out", 0) for record in lines] == [0, 7999]
+
+
+def test_a_call_that_the_garbage_collector_ends_in_the_middle_stands_nothing_still(lines):
+    """As where a stream is dropped: its events come on the very thread that holds the lock."""
+    logs = Logs()
+    with logs._lock:
+        logs(rejected(100.0))
+    logs.flush()
+
+    assert len(lines) == 1

@@ -1,5 +1,6 @@
 """Names are a promise: who changes one here breaks the dashboards of others."""
 
+import logging
 import re
 from pathlib import Path
 from typing import get_args
@@ -7,6 +8,9 @@ from typing import get_args
 from happenings import one_of_each
 
 from stormbreak.events import Event
+from stormbreak.telemetry import Metrics
+from stormbreak.telemetry.logs import LEVELS
+from stormbreak.telemetry.measured import FAMILIES
 from stormbreak.telemetry.names import NAMES, name_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
@@ -42,3 +46,43 @@ def test_names_are_as_promised():
     assert [name_of(event) for event in one_of_each()] == [
         PROMISED[type(event).__name__] for event in one_of_each()
     ]
+
+
+def table(heading):
+    """The rows of the table under a heading of the page, without its own two lines."""
+    section = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1:]]
+
+
+def test_the_page_tells_all_of_them():
+    assert {row[1].strip("`"): row[0].strip("`") for row in table("Events")} == PROMISED
+
+
+def test_the_page_tells_who_has_a_line():
+    told = {row[0].strip("`"): row[3].partition(";")[0] for row in table("Events") if row[3]}
+
+    assert told == {name: logging.getLevelName(level) for name, level in LEVELS.items()}
+
+
+def test_the_page_tells_every_metric_with_its_labels():
+    metrics = Metrics()
+    kinds = {family.name: family.type for family in metrics._gauges.describe()}
+    kinds |= {
+        f"stormbreak_{name}{'' if family.buckets else '_total'}": (
+            "histogram" if family.buckets else "counter"
+        )
+        for name, family in FAMILIES.items()
+    }
+    told = {row[0].strip("`"): row[1] for row in table("Prometheus")}
+    labels = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in table("Prometheus")}
+
+    assert told == kinds
+    assert {name: labels[name] for name in labels if labels[name]} == {
+        **{
+            f"stormbreak_{name}{'' if family.buckets else '_total'}": list(family.labels)
+            for name, family in FAMILIES.items()
+            if family.labels
+        },
+        "stormbreak_circuits": ["state"],
+    }

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from stormbreak.core.engine import Engine
+from stormbreak.drivers.forks import forget_in_child
 from stormbreak.telemetry.labels import STATES, Targets
 
 
@@ -44,8 +45,12 @@ class Gauges(Collector):
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
-        self._lock = threading.Lock()
         self._engines: WeakSet[Engine] = WeakSet()
+        self._begin()
+        forget_in_child(self._begin)
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()
 
     def watch(self, engine: Engine) -> None:
         """Tell of this engine, too."""

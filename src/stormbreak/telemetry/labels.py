@@ -4,7 +4,6 @@ A label never holds what a user, a tenant or a provider wrote freely: each new v
 process lives, and whoever can make values up could fill the memory of whoever keeps them.
 """
 
-import threading
 from collections.abc import Collection
 
 from stormbreak.core.circuit import State
@@ -52,7 +51,7 @@ DIFFERENCES = frozenset(
 
 def one_of(known: Collection[str], word: str | None) -> str:
     """The word if it is one of the `known`, or else "other"."""
-    return word if word in known else OTHER
+    return word if word is not None and word in known else OTHER
 
 
 def kind_of(to: str) -> str:
@@ -63,12 +62,11 @@ def kind_of(to: str) -> str:
 class Targets:
     """Labels for targets: their provider and model, without the key; beyond the first so many, all are "other".
 
-    From any thread.
+    From any thread: there is no lock, for the worst that can happen is a label or two more.
     """
 
     def __init__(self, most: int = MOST_TARGETS) -> None:
         self._most = most
-        self._lock = threading.Lock()
         self._labels: dict[Target, str] = {}
         self._known: set[str] = set()
 
@@ -84,9 +82,8 @@ class Targets:
     def label_of(self, place: str) -> str:
         """The label of a target that is known by its place."""
         label = tame(place)
-        with self._lock:
-            if label not in self._known:
-                if len(self._known) >= self._most:
-                    return OTHER
-                self._known.add(label)
+        if label not in self._known:
+            if len(self._known) >= self._most:
+                return OTHER
+            self._known.add(label)
         return label

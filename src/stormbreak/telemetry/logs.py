@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from stormbreak.core.circuit import State
+from stormbreak.drivers.forks import forget_in_child
 from stormbreak.events import CircuitChanged, Event, RetryRefused
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
 from stormbreak.telemetry.names import name_of
@@ -71,7 +72,12 @@ class Logs:
     def __init__(self, *, every: float = EVERY, most_targets: int = MOST_TARGETS) -> None:
         self._every = every
         self._targets = Targets(most_targets)
-        self._lock = threading.Lock()
+        self._begin()
+        forget_in_child(self._begin)
+
+    def _begin(self) -> None:
+        # The garbage collector may end a call, and so come with events, in the middle of this.
+        self._lock = threading.RLock()
         self._spells: dict[_Kind, _Spell] = {}
         self._due = float("inf")  # when the first of those that left something out is over
 
@@ -93,13 +99,15 @@ class Logs:
     def flush(self, now: float = float("inf")) -> None:
         """Tell what was left out of the lines so far; by itself that is told with the first event a second later."""
         with self._lock:
-            over = {kind: one for kind, one in self._spells.items() if now >= one.until}
-            for kind in over:
-                del self._spells[kind]
+            spells = list(self._spells.items())
+            over = [(kind, one) for kind, one in spells if now >= one.until]
+            for kind, _ in over:
+                self._spells.pop(kind, None)
             self._due = min(
-                (one.until for one in self._spells.values() if one.left_out), default=float("inf")
+                (one.until for _, one in spells if now < one.until and one.left_out),
+                default=float("inf"),
             )
-        for kind, spell in over.items():
+        for kind, spell in over:
             if spell.last is not None:
                 level = _level(spell.last, LEVELS[kind.name])
                 _write(_logger(kind.name), level, spell.last, kind.name, spell.left_out)

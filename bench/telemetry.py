@@ -1,0 +1,144 @@
+"""What it costs per successful call that somebody may listen, and what it costs when somebody does.
+
+The sender returns at once and every subject makes the same calls one after the other, on the same loop, under the
+default policy; the calls of an engine to which nobody listens are subtracted round by round. What the possibility alone
+costs is measured by itself: how often a call asks whether somebody listens, times what it takes to ask.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+import uvloop
+
+import cores
+from rounds import Figure, Section, alternate, minus
+from stormbreak import Policy, Target
+from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.flow import Send
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.telemetry import Logs, Metrics, attach
+from stormbreak.types import Call, Outcome, Verdict
+
+CALLS = 4_000
+ROUNDS = 15
+ASKED = 200_000  # times in a round
+SPAN = 600.0  # seconds; the deadline of every call
+
+_OK = Outcome(Verdict.OK)
+_TARGET = Target("bench", "model")
+
+Calls = Callable[[int], Coroutine[Any, Any, None]]
+
+
+class _Subject(NamedTuple):
+    name: str
+    listeners: tuple[Listener, ...]
+    note: str = ""
+
+
+def _subjects() -> list[_Subject]:
+    """Who listens; more exporters are more lines here."""
+    return [
+        _Subject("nobody listens", (), "subtracted from the others"),
+        _Subject("somebody who does nothing", (_deaf,), "three events are built and told"),
+        _Subject("logs", (Logs(),), "a call that succeeds at once has no line"),
+        _Subject("Prometheus", (Metrics(),), "three counters, two histograms"),
+        _Subject("logs and Prometheus", (Logs(), Metrics())),
+    ]
+
+
+def _deaf(_: object) -> None:
+    pass
+
+
+async def _sender(_: Send) -> Outcome:
+    return _OK
+
+
+def _calls(engine: Engine) -> Calls:
+    driver = AsyncioDriver(engine)
+    clock = time.monotonic
+
+    async def calls(count: int) -> None:
+        for _ in range(count):
+            await driver.run(Call(engine.number(), _TARGET, clock() + SPAN, 20.0), _sender)
+
+    return calls
+
+
+def _listened_to() -> Section:
+    subjects = _subjects()
+    engines = [Engine(Policy()) for _ in subjects]
+    for engine, subject in zip(engines, subjects, strict=True):
+        attach(engine, *subject.listeners)
+    everybody = [_calls(engine) for engine in engines]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+
+        async def timed(calls: Calls) -> float:
+            began = time.perf_counter()
+            await calls(CALLS)
+            return (time.perf_counter() - began) / CALLS * 1e6
+
+        def measure(calls: Calls) -> float:
+            gc.collect()
+            return runner.run(timed(calls))
+
+        alone, *others = alternate(everybody, measure, rounds=ROUNDS)
+    figures = [Figure(subjects[0].name, "us", alone, note=subjects[0].note)]
+    for subject, taken in zip(subjects[1:], others, strict=True):
+        figures.append(Figure(subject.name, "us", minus(taken, alone), note=subject.note))
+    return Section("What listeners add to a successful call, uvloop", figures)
+
+
+class _Counted(list[Any]):
+    """Listeners that are none, and count how often somebody asks whether there are any."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        self.asked += 1
+        return 0
+
+
+def _asked_per_call() -> int:
+    engine = Engine(Policy())
+    calls = _calls(engine)
+    asyncio.run(calls(1))  # which makes the lane
+    counted = engine.listeners = _Counted()
+    asyncio.run(calls(1))
+    return counted.asked
+
+
+def _possibility() -> Section:
+    engine, times = Engine(Policy()), range(ASKED)
+
+    def asking() -> float:
+        began = time.perf_counter()
+        for _ in times:
+            if engine.listeners:
+                raise AssertionError
+        return (time.perf_counter() - began) / ASKED * 1e6
+
+    def passing() -> float:
+        began = time.perf_counter()
+        for _ in times:
+            pass
+        return (time.perf_counter() - began) / ASKED * 1e6
+
+    count = _asked_per_call()
+    asked, passed = alternate([asking, passing], lambda measure: measure(), rounds=ROUNDS)
+    samples = tuple(count * each for each in minus(asked, passed))
+    figure = Figure("that somebody may listen", "us", samples, "<= 0.2", f"asked {count} times")
+    return Section("What it costs a successful call that somebody may listen", [figure])
+
+
+def sections() -> list[Section]:
+    """Measure with and without listeners."""
+    cores.pin(cores.CLIENT)
+    try:
+        return [_possibility(), _listened_to()]
+    finally:
+        cores.unpin()

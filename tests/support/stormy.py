@@ -1,0 +1,103 @@
+"""Real clients against the embedded provider, for a few seconds, with every kind of decision in it.
+
+In a storm; against a provider so slow that attempts get others beside them; and with a circuit that is open.
+"""
+
+import asyncio
+from typing import Any, NamedTuple
+
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.fallback import ToCache, ToDegraded
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.errors import StormbreakError
+from stormbreak.http.client import AsyncClient
+from stormbreak.testing import serve
+
+CALLS, AT_ONCE, SLOTS = 120, 20, 12
+TROUBLES = {
+    "429": ("throttled", 'retry_after = 0.1\nform = "ms"'),
+    "500": ("server_error", ""),
+    "529": ("overloaded", ""),
+    "reset": ("reset", ""),
+    "cut_body": ("broken", ""),
+}
+"""Verdicts that they come to, and what else there is to say of them."""
+
+STORM = "duration = 3600\n[provider]\nservice = 0.01\ncv = 0.0\n" + "".join(
+    f'[[trouble]]\nkind = "{kind}"\nshare = 0.06\n{more}\n' for kind, (_, more) in TROUBLES.items()
+)
+SLOW = "duration = 3600\n[provider]\nservice = 0.3\ncv = 0.0\n"
+
+PATIENT = Policy(
+    retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.02)),
+    breaker=None,
+    limit=FixedLimit(in_flight=SLOTS),
+    shadow=ShadowPolicy(limit=AimdLimit(start=2)),
+)
+HEDGED = Policy(hedge=HedgePolicy(after=0.1, percentile=None), budget=None)
+ALONE = Policy(hedge=HedgePolicy(after=0.1, percentile=None), limit=FixedLimit(in_flight=1))
+FALLING = Policy(
+    fail_fast=True, fallback=(ToCache(on=("rejected",)), ToDegraded(on=("rejected",), text="later"))
+)
+
+
+class Told(NamedTuple):
+    """How the calls ended in the storm, and what the providers say of themselves."""
+
+    ends: list[Any]
+    storm: dict[str, Any]
+    slow: dict[str, Any]
+    targets: dict[str, str]  # their labels
+    clients: list[AsyncClient]  # for as long as they are kept, there is something to look at
+
+
+def played(*listeners, **said):
+    """Play it all to these listeners."""
+    with serve(STORM) as storm, serve(SLOW) as slow:
+        ends, clients = asyncio.run(_play(storm.base_url, slow.base_url, listeners, **said))
+        targets = {"storm": f"127.0.0.1:{storm.port}/m", "slow": f"127.0.0.1:{slow.port}/m"}
+        return Told(ends, storm.stats(), slow.stats(), targets, clients)
+
+
+async def _play(storm, slow, listeners, *, key="sk-canary-0123456789", prompt="hello"):
+    clients = []
+
+    def client(base_url, policy):
+        client = AsyncClient(base_url=base_url, api_key=key, model="m", policy=policy)
+        for listener in listeners:
+            client.subscribe(listener)
+        clients.append(client)
+        return client
+
+    async with client(storm, PATIENT) as patient:
+        ends = []
+        for start in range(0, CALLS, AT_ONCE):
+            numbers = range(start, start + AT_ONCE)
+            ends += await asyncio.gather(
+                *(_ask(patient, f"{prompt} {number}", streams=not number % 5) for number in numbers)
+            )
+    for policy in (HEDGED, ALONE):
+        async with client(slow, policy) as one:
+            await _ask(one, prompt)
+    async with client(storm, FALLING) as one:
+        one.isolate("m")
+        await _ask(one, prompt)
+        one.reset("m")
+    return ends, clients
+
+
+async def _ask(client, said, *, streams=False):
+    """How a call ended: its text, or its error."""
+    told = [{"role": "user", "content": said}]
+    try:
+        if not streams:
+            return (await client.chat(told)).text
+        async with client.stream("chat/completions", {"messages": told}) as stream:
+            return "".join([text async for text in stream.texts()])
+    except StormbreakError as error:
+        return error

@@ -1,0 +1,103 @@
+"""The dashboard asks for nothing that is not there: its queries, held against the scrape of a real run."""
+
+import json
+import re
+
+import pytest
+from scrapes import labels_of, read
+
+from stormbreak.cli.main import main
+from stormbreak.telemetry import dashboard
+from stormbreak.telemetry.measured import FAMILIES
+
+BOARD = json.loads(dashboard())
+PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+BY_PROMETHEUS = {"job", "instance"}  # labels that come with the scrape
+_SELECTOR = re.compile(r"(stormbreak_\w+)\{([^}]*)\}")
+_LABEL = re.compile(r'(\w+)\s*(=~|!=|!~|=)\s*"[^"]*"')
+_BY = re.compile(r"\b(?:by|without)\s*\(([^)]*)\)")
+_LEGEND = re.compile(r"\{\{(\w+)\}\}")
+_WORDS = {"sum", "min", "max", "by", "rate", "histogram_quantile", "le"}
+
+
+def selectors(query):
+    """The metrics in a query, each with the labels it is asked for."""
+    return [
+        (name, {label for label, _ in _LABEL.findall(said)})
+        for name, said in _SELECTOR.findall(query)
+    ]
+
+
+def grouped(query):
+    return {label.strip() for labels in _BY.findall(query) for label in labels.split(",")}
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    """The labels of each metric there is."""
+    _, metrics, _ = run
+    return labels_of(read(metrics.exposition()[1]))
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_query_asks_for_metrics_and_labels_that_are_there(query, found):
+    asked = selectors(query)
+    rest = _BY.sub("", _SELECTOR.sub("", query).replace("[$__rate_interval]", ""))
+
+    assert asked
+    assert set(re.findall(r"[a-z_]\w*", rest)) <= _WORDS, "something else is asked for"
+    for name, labels in asked:
+        assert name in found
+        assert labels <= found[name] | BY_PROMETHEUS
+        assert grouped(query) <= found[name]
+    assert query.count("(") == query.count(")")
+
+
+def test_legends_name_labels_that_are_left():
+    for panel in PANELS:
+        for target in panel["targets"]:
+            assert set(_LEGEND.findall(target["legendFormat"])) <= grouped(target["expr"])
+
+
+def test_variables_ask_for_what_is_there(found):
+    queries = [
+        each["definition"] for each in BOARD["templating"]["list"] if each["type"] == "query"
+    ]
+    asked = [
+        re.fullmatch(r"label_values\((\w+)(?:\{[^}]*\})?, (\w+)\)", query).groups()
+        for query in queries
+    ]
+
+    assert [label for _, label in asked] == ["job", "target"]
+    assert {name for name, _ in asked} <= set(found)
+
+
+def test_every_metric_is_on_it():
+    shown = {name for query in QUERIES for name, _ in selectors(query)}
+    stems = {re.sub(r"_(total|bucket)$", "", name.removeprefix("stormbreak_")) for name in shown}
+
+    assert set(FAMILIES) <= stems
+    assert stems - set(FAMILIES) == {
+        "in_flight", "limit", "queued", "circuits", "cooldown_seconds", "retry_budget",
+    }  # fmt: skip
+
+
+def test_panels_have_a_place_of_their_own():
+    taken = set()
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+
+
+def test_the_command_prints_it(capsys):
+    assert main(["telemetry", "dashboard"]) == 0
+    assert json.loads(capsys.readouterr().out) == BOARD

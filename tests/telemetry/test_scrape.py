@@ -1,0 +1,152 @@
+"""A real run, and real scrapes of it over HTTP, read by the official parser."""
+
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections import Counter
+from contextlib import contextmanager
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from scrapes import by, read, value
+from stormy import CALLS, TROUBLES
+from web import serving
+
+from stormbreak.events import CallEnded, Queued, Returned, Sent
+from stormbreak.telemetry.labels import OTHER
+from stormbreak.telemetry.measured import FAMILIES, measured
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def served_by_wsgi(app):
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+        thread.join()
+
+
+def scraped(metrics):
+    """The samples, as Prometheus would get them."""
+    with served_by_wsgi(metrics.wsgi_app()) as url, urllib.request.urlopen(url) as response:
+        assert response.headers["content-type"].startswith("text/plain; version=")
+        return read(response.read())
+
+
+def test_a_scrape_says_what_the_provider_says(run):
+    told, metrics, _ = run
+    samples = scraped(metrics)
+    target = told.targets["storm"]
+    sent = by(samples, "stormbreak_attempts_sent_total", "target")
+    ended = {
+        verdict: value(samples, "stormbreak_attempts_total", target=target, verdict=verdict)
+        for verdict, _ in TROUBLES.values()
+    }
+
+    assert sent == {
+        target: told.storm["arrivals"],
+        told.targets["slow"]: told.slow["arrivals"],
+    }
+    assert ended == {
+        verdict: told.storm["troubles"][kind] for kind, (verdict, _) in TROUBLES.items()
+    }
+    assert min(ended.values()) > 0
+    assert (
+        value(samples, "stormbreak_attempts_total", target=target, verdict="ok")
+        == told.storm["clients"]["outcomes"]["ok"]
+    )
+    assert value(samples, "stormbreak_cooldowns_total") > 0
+
+
+def test_a_scrape_says_what_the_callers_met(run):
+    told, metrics, _ = run
+    samples = scraped(metrics)
+    target, elsewhere = told.targets["storm"], 1  # the call that fell back is of the same target
+    ended = by(samples, "stormbreak_calls_total", "verdict")
+    answered = sum(isinstance(end, str) for end in told.ends)
+
+    assert ended["ok"] == answered + 2 + elsewhere
+    assert sum(ended.values()) == CALLS + 2 + elsewhere
+    assert value(samples, "stormbreak_call_wait_seconds_count", target=target) == CALLS + elsewhere
+    assert value(samples, "stormbreak_retries_total", target=target) == (
+        told.storm["arrivals"] - CALLS
+    )
+    assert by(samples, "stormbreak_fallbacks_total", "to") == {"degraded": 1}
+    assert by(samples, "stormbreak_fallbacks_refused_total", "to") == {"cache": 1}
+    assert by(samples, "stormbreak_rejected_total", "policy") == {"breaker": 1}
+    assert by(samples, "stormbreak_hedges_refused_total", "gate") == {"load": 1}
+    assert value(samples, "stormbreak_attempts_overtaken_total") == 1
+
+
+def test_a_scrape_says_what_the_events_say(run):
+    _, metrics, heard = run
+    counted = Counter(type(event) for event in heard)
+    samples = scraped(metrics)
+
+    for name, kind in [
+        ("attempts_sent_total", Sent),
+        ("attempts_total", Returned),
+        ("attempt_duration_seconds_count", Returned),
+        ("calls_total", CallEnded),
+        ("calls_queued_total", Queued),
+    ]:
+        assert value(samples, f"stormbreak_{name}") == counted[kind]
+    assert value(samples, "stormbreak_attempt_duration_seconds_sum") == sum(
+        event.took for event in heard if isinstance(event, Returned)
+    )
+
+
+def test_every_metric_is_in_it_and_no_label_is_other(run):
+    _, metrics, heard = run
+
+    assert {name for event in heard for name, _, _ in measured(event)} == set(FAMILIES)
+    assert not [labels for _, labels in scraped(metrics) if OTHER in dict(labels).values()]
+
+
+async def test_the_asgi_application_says_the_same(run):
+    _, metrics, _ = run
+    async with serving(metrics.asgi_app()) as ask:
+        status, headers, text = await ask(accept="text/plain")
+
+    assert (status, headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert without_budgets(read(text)) == without_budgets(scraped(metrics))
+
+
+def without_budgets(samples):
+    """All but what fades with time."""
+    return {
+        sample: value for sample, value in samples.items() if sample[0] != "stormbreak_retry_budget"
+    }
+
+
+WORKER = """
+import sys
+from stormbreak.events import Sent
+from stormbreak.telemetry import Metrics
+from stormbreak.types import Target
+metrics = Metrics()
+for _ in range(int(sys.argv[1])):
+    metrics(Sent(1.0, 1, Target("acme", "large"), 1))
+"""
+ALL = """
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+registry = CollectorRegistry()
+MultiProcessCollector(registry)
+print(generate_latest(registry).decode())
+"""
+
+
+def test_counters_of_many_processes_add_up_in_multi_process_mode(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    for count in ("3", "4"):
+        subprocess.run([sys.executable, "-c", WORKER, count], check=True)
+    text = subprocess.check_output([sys.executable, "-c", ALL], text=True)
+
+    assert by(read(text), "stormbreak_attempts_sent_total", "target") == {"acme/large": 7}
