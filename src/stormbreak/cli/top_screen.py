@@ -15,6 +15,7 @@ from stormbreak.telemetry.tame import tame
 
 WIDEST = 140
 WIDE = 112  # columns from which the whole minute is drawn, a column for each second
+_ROOMY = 60  # columns below which only the most needed is said
 _RATE_OVER = 5  # seconds
 _SHOWN_ONCE = 12  # decisions, where no height says how many
 _LEAST_DECISIONS = 4
@@ -75,6 +76,8 @@ class Frame:
     def _head(self, state: State) -> Iterator[Text]:
         name = Text.assemble((" stormbreak top", "bold"), f"  {self.where}")
         said = Text(f"process {state.pid}, watched for {span(state.watched)} ", style="dim")
+        if self._columns < _ROOMY:
+            said = Text()
         if self.silent:
             said = Text(f"no answer for {self.silent:.0f} s ", style="bold yellow")
         yield _apart(name, said, self._columns)

@@ -31,7 +31,7 @@ class Minute:
         """How many of each there were, the most frequent first."""
         whole: Counter[Verdict] = Counter()
         for second, counted in self._seconds:
-            if second > int(now) - SECONDS:
+            if second >= int(now) - SECONDS:
                 whole += counted
         return {verdict.value: count for verdict, count in whole.most_common()}
 

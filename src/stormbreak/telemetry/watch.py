@@ -33,7 +33,7 @@ from stormbreak.telemetry.state import SECONDS, BatchState, Counts, State, Targe
 from stormbreak.telemetry.tame import tame
 from stormbreak.types import Target, Verdict
 
-MOST_TARGETS = 100  # that are told apart
+MOST_TARGETS = 100  # with those that are not told apart, which are the last
 _LONGEST_NAME = 120  # characters of a target
 _OTHERS = Target("others", "")
 
@@ -128,9 +128,9 @@ class Watch:
         minute = self._minutes.get(event.target)
         if minute is not None:
             return minute
-        if len(self._minutes) >= MOST_TARGETS:
+        if len(self._minutes) >= MOST_TARGETS - 1:
             self._forget_silent(event.at)
-        target = event.target if len(self._minutes) < MOST_TARGETS else _OTHERS
+        target = event.target if len(self._minutes) < MOST_TARGETS - 1 else _OTHERS
         return self._minutes.setdefault(target, Minute())
 
     def _forget_silent(self, now: float) -> None:
