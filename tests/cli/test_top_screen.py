@@ -11,8 +11,7 @@ from stormbreak.telemetry.state import SECONDS, BatchState, Counts, Decision, St
 HOSTILE = "[red]x[/]\x1b[31m\x1b]0;t\x07\r\n\u202e" + "名" * 200
 TIMES = "\N{MULTIPLICATION SIGN}"
 OK = (0,) * 30 + tuple(range(30))
-NOT_TIMES = "\N{MULTIPLICATION SIGN}"
-OK = (0,) * 45 + (3,) * 15
+NOT_OK = (0,) * 45 + (3,) * 15
 
 
 def target(name="acme/large", **changes):
@@ -53,9 +52,9 @@ def test_a_frame():
         " calls 612    answered 600    attempts 800    retries 190    refused 12",
         " rejected 0      hedges 0      fallbacks 0      openings 0      cooldowns 0",
         "",
-        " acme/large                                             half-open cooldown 4.2 s",
+        " acme/large                                            half-open cooldown 4.2 s",
         "   in flight ████░░░░░░░░░░░░░░░░ 12 of 64   queue 1,234   retry budget 3.2",
-        "   ok       27.0/s ·▁▁▁▂▂▂▂▃▃▃▃▃▄▄▄▄▅▅▅▅▅▆▆▆▆▇▇▇█",
+        "   ok       27.0/s ·▁▁▁▂▂▂▂▃▃▃▃▄▄▄▅▅▅▅▆▆▆▆▇▇▇▇███",
         "   not ok    3.0/s ···············▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  throttled 180, timeout 3",
         "",
         " ago   decisions, alike ones counted",

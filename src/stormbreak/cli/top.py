@@ -129,13 +129,15 @@ def _last_seen(state: State) -> str:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the block, with the terminal as it was before; neither is a failure."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heard = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in heard]
     try:
         yield
     except KeyboardInterrupt:
         return
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(heard, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _save(state: State, place: Place, path: Path) -> None:

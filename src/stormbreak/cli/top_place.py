@@ -1,5 +1,6 @@
 """Finding what to watch: by what its user typed, or the one batch that runs here."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from stormbreak.batch.files import Files
@@ -21,14 +22,14 @@ def find(text: str | None) -> Place:
 
 
 def _of_path(path: Path) -> Place:
-    if _is_socket(path):
+    if _is(path.is_socket):
         return Place(path=path)
     files = Files.of(path)
-    if _is_socket(files.socket) and held(files):
+    if _is(files.socket.is_socket) and held(files):
         return Place(path=files.socket, name=str(path))
     if held(files):
         said = "a run is at work on it, but has no socket here; give that run a --metrics-port"
-    elif files.run.exists():
+    elif _is(files.run.is_file):
         said = "no run is at work on it"
     else:
         said = "neither the OUTPUT of a batch, nor a socket, nor a port"
@@ -36,7 +37,9 @@ def _of_path(path: Path) -> Place:
 
 
 def _only_one(folder: Path) -> Place:
-    outputs = [each.with_suffix("") for each in sorted(folder.glob("*.sock")) if _is_socket(each)]
+    outputs = [
+        each.with_suffix("") for each in sorted(folder.glob("*.sock")) if _is(each.is_socket)
+    ]
     at_work = [output for output in outputs if held(Files.of(output))]
     if not at_work:
         raise ConfigurationError(
@@ -48,8 +51,9 @@ def _only_one(folder: Path) -> Place:
     return Place(path=Files.of(at_work[0]).socket, name=str(at_work[0]))
 
 
-def _is_socket(path: Path) -> bool:
+def _is(fact: Callable[[], bool]) -> bool:
+    """Whether the file system says so; no, where it says nothing, such as of a folder that is not ours."""
     try:
-        return path.is_socket()
-    except OSError:  # such as a folder that is not ours
+        return fact()
+    except OSError:
         return False
