@@ -26,6 +26,7 @@ from canary import KEY, PROMPT, WORD, assert_clean
 from watching import STORM, asked, batch_at_work, on_terminal, port_of, state_at
 
 from stormbreak.cli import top_place
+from stormbreak.cli.main import main
 from stormbreak.telemetry.port import Port
 from stormbreak.telemetry.state import Counts, State, encoded
 from stormbreak.testing import serve
@@ -294,6 +295,20 @@ def run_in(folder, *args):
     )  # fmt: skip
 
 
+@pytest.fixture
+def refused(capsys, tmp_path, monkeypatch):
+    """Run it in this process, in an empty folder; the one line that it complains in."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args):
+        assert main(["top", *map(str, args)]) == 2
+        said, complaint = capsys.readouterr()
+        assert said == ""
+        return one_line(complaint)
+
+    return call
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -309,22 +324,14 @@ def run_in(folder, *args):
         ("x" * 5_000, None),
     ],
 )  # fmt: skip
-def test_what_is_no_place_is_said_in_one_line(tmp_path, target, said):
-    refused = run_in(tmp_path, "top", target)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    line = one_line(refused.stderr)
+def test_what_is_no_place_is_said_in_one_line(refused, target, said):
+    line = refused(target)
     assert said is None or line == said
 
 
-def test_nobody_is_there(tmp_path, free_port):
-    refused = run("top", free_port)
-    assert refused.returncode == 2
-    assert (
-        one_line(refused.stderr)
-        == f"127.0.0.1:{free_port}: nothing answers there: connection refused"
-    )
-    refused = run_in(tmp_path, "top")
-    assert one_line(refused.stderr).startswith("no batch is at work in this folder")
+def test_nobody_is_there(refused, free_port):
+    assert refused(free_port) == f"127.0.0.1:{free_port}: nothing answers there: connection refused"
+    assert refused().startswith("no batch is at work in this folder")
 
 
 def test_of_several_one_must_be_named(monkeypatch, tmp_path):
@@ -345,14 +352,13 @@ def test_of_several_one_must_be_named(monkeypatch, tmp_path):
         (None, "it answers /state with status 404"),
     ],
 )
-def test_a_stranger_is_there(page, said):
+def test_a_stranger_is_there(refused, page, said):
     with Port({} if page is None else {"/state": lambda: page}) as port:
-        refused = run("top", port.port)
-        assert refused.returncode == 2
-        assert one_line(refused.stderr) == f"127.0.0.1:{port.port}: no stormbreak is there: {said}"
+        line = refused(port.port)
+        assert line == f"127.0.0.1:{port.port}: no stormbreak is there: {said}"
 
 
-def test_what_speaks_no_http_is_there():
+def test_what_speaks_no_http_is_there(refused):
     def speak():
         connection, _ = server.accept()
         with connection:
@@ -362,7 +368,7 @@ def test_what_speaks_no_http_is_there():
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=speak, daemon=True).start()
         port = server.getsockname()[1]
-        assert "it does not speak HTTP" in one_line(run("top", port).stderr)
+        assert "it does not speak HTTP" in refused(port)
 
 
 def test_an_application_ends():
@@ -394,7 +400,10 @@ def test_no_key_and_no_prompt_anywhere(stormbreak_provider, tmp_path):
             terminal.press(b"q")
             terminal.wait_for_end()
         shown = [terminal.text, asked(port)[1], asked(port, "/metrics")[1], asked(sock(output))[1]]
-        shown += [run("top", output, *more).stdout for more in ("--once", "--json")]
+        for more in ("--once", "--json"):
+            done = run("top", output, more)
+            assert (done.returncode, done.stderr) == (0, "")
+            shown.append(done.stdout)
     for text in shown:
         assert f"{urlsplit(provider.base_url).netloc}/m" in text
         assert_clean(text, "what is shown")
