@@ -217,3 +217,16 @@ def test_what_a_call_that_failed_cost_is_counted():
 
     assert value(samples, "stormbreak_retries_total", reason="server_error", free="true") == 1
     assert value(samples, "stormbreak_attempts_sent_total") == 1  # the other one backs off
+
+
+def test_of_cooldowns_the_longest_is_told_and_of_budgets_the_poorest():
+    metrics, kept = Metrics(), []
+    for seconds in (8, 4):
+        stepper = stepper_on(metrics, Policy(limit=FixedLimit(in_flight=9)))
+        flows = [stepper.start(Call(number, TARGET))[0] for number in range(seconds)]
+        stepper.step(flows[0], told(float(seconds)))
+        kept += [stepper, flows]
+    samples = scraped(metrics)
+
+    assert value(samples, "stormbreak_cooldown_seconds") == 10.0
+    assert value(samples, "stormbreak_retry_budget") == pytest.approx(0.4)
