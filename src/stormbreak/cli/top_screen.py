@@ -19,6 +19,7 @@ _ROOMY = 60  # columns below which only the most needed is said
 _RATE_OVER = 5  # seconds
 _SHOWN_ONCE = 12  # decisions, where no height says how many
 _LEAST_DECISIONS = 4
+_CELL = 16  # columns of a count and its name
 _CARD = 4  # lines of a target that is shown whole
 
 _STYLES = {"open": "bold red", "isolated": "bold red", "half_open": "yellow", "closed": "green"}
@@ -218,9 +219,12 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
 
 
 def _figures(named: dict[str, int]) -> Text:
+    """Names and counts, in columns that are the same in every line."""
     line = Text(style="dim")
     for name, count in named.items():
-        line.append(f" {name} ").append(f"{short(count):<6}", style="not dim")
+        cell = Text(f" {name} ").append(short(count), style="not dim")
+        cell.pad_right(max(1, _CELL - cell.cell_len))
+        line.append_text(cell)
     return line
 
 
