@@ -161,6 +161,15 @@ class CallEnded(NamedTuple):
     maybe_processed: int = 0
 
 
+class CallCancelled(NamedTuple):
+    """A call was given up by its caller, or by a drain, before it came to an end; with `sent`, an attempt was under way."""
+
+    at: float
+    call: int
+    target: Target
+    sent: bool
+
+
 class CircuitChanged(NamedTuple):
     """A circuit moved from one state to another."""
 
@@ -204,6 +213,7 @@ Event = (
     | FallbackRefused
     | CallRejected
     | CallEnded
+    | CallCancelled
     | CircuitChanged
     | CooldownStarted
     | WouldHave

@@ -250,7 +250,7 @@ def test_the_scenarios_are_worth_their_name():
                 circuits.add(getattr(event, "after", None))
 
     assert all(count > 20 for count in kinds.values())
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     assert gates >= {"verdict", "attempts", "deadline", "patience", "budget"}
     assert verdicts >= {Verdict.OK, Verdict.TIMEOUT, Verdict.THROTTLED, Verdict.SERVER_ERROR}
     assert rejected >= {"breaker", "cooldown", "shed", "queue"}

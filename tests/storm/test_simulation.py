@@ -71,7 +71,7 @@ LEARNING = replace(INTERACTIVE, quota=QuotaPolicy(learn=True))
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "c11dd22a9df359eb"), (load("tokens"), LEARNING, "b5032fce7c00ee5e")],
+    [(STORM, FROZEN, "a94369f9aa9785de"), (load("tokens"), LEARNING, "1a021e4702c12bf6")],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):

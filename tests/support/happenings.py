@@ -3,6 +3,7 @@
 from stage import OTHER, TARGET
 
 from stormbreak.events import (
+    CallCancelled,
     CallEnded,
     CallRejected,
     CircuitChanged,
@@ -42,6 +43,7 @@ def one_of_each(target=TARGET, other=str(OTHER)):
         FallbackRefused(3.0, 1, target, "cache", "nothing found"),
         CallRejected(3.0, 1, target, "breaker", "the circuit is open", 7.0),
         CallEnded(3.0, 1, target, ill, 2, 2.5, 1),
+        CallCancelled(3.0, 1, target, True),
         CircuitChanged(3.0, target, "closed", "open", 8.0),
         CooldownStarted(3.0, target, 15.0),
         WouldHave(3.0, target, "breaker", "open", 8.0),

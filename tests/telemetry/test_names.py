@@ -19,6 +19,7 @@ PROMISED = {
     "Queued": "call.queued",
     "CallRejected": "call.rejected",
     "CallEnded": "call.ended",
+    "CallCancelled": "call.cancelled",
     "Sent": "attempt.sent",
     "Returned": "attempt.returned",
     "Committed": "attempt.committed",

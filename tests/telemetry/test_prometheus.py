@@ -42,6 +42,7 @@ def test_each_event_is_counted():
         if name.endswith("_total")
     } == {
         ("stormbreak_calls_total", "acme/large", "overloaded"): 1,
+        ("stormbreak_calls_total", "acme/large", "cancelled"): 1,
         ("stormbreak_calls_queued_total", "acme/large", "limit"): 1,
         ("stormbreak_rejected_total", "acme/large", "breaker"): 1,
         ("stormbreak_maybe_processed_total", "acme/large"): 1,

@@ -25,6 +25,7 @@ def test_each_event_has_its_line():
         "no fallback from acme/large to cache: nothing found",
         "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s",
         "call to acme/large: overloaded after 2 attempt(s), 2.5 s unserved, may have been processed and billed",
+        "call to acme/large: cancelled while an attempt was under way",
         "circuit of acme/large: closed to open for 5.0 s",
         "cooldown of acme/large: left alone for 12.0 s",
         "shadow of acme/large: breaker would open for 5.0 s",

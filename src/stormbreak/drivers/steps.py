@@ -11,12 +11,12 @@ from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Command, Flow, Send, close
+from stormbreak.core.flow import Command, Deliver, Flow, Race, Send, close
 from stormbreak.core.pending import shown
 from stormbreak.core.plan import run_call
 from stormbreak.core.ticket import Ticket
 from stormbreak.drivers.turns import Turns
-from stormbreak.events import Event
+from stormbreak.events import CallCancelled, Event
 from stormbreak.types import Call, Ended, Outcome
 
 R = TypeVar("R")
@@ -156,8 +156,12 @@ class Stepper(Turns[Flow, _Left]):
         return wakers, events
 
     def _settle(self, held: Flow) -> None:
-        self._pending.pop(held, None)
-        close(held, self.clock(), self.chance())
+        known, now = self._pending.pop(held, None), self.clock()
+        close(held, now, self.chance())
+        if known is not None and self.engine.listeners:
+            call, command = known
+            sent = isinstance(command, Send | Race | Deliver)
+            self.engine.events.append(CallCancelled(now, call.number, call.target, sent))
 
     def _see_to(self, left: _Left) -> None:
         wakers, events = left

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from stormbreak.events import (
+    CallCancelled,
     CallEnded,
     CallRejected,
     CircuitChanged,
@@ -155,6 +156,7 @@ _MEASURES: Mapping[type, Callable[[Any], tuple[Measure, ...]]] = MappingProxyTyp
         Sent: _sent,
         Returned: _returned,
         CallEnded: _ended,
+        CallCancelled: lambda _: (("calls", (Verdict.CANCELLED.value,), 1),),
         Queued: lambda event: (("calls_queued", (one_of(QUEUE_GATES, event.held_by),), 1),),
         CallRejected: lambda event: (("rejected", (one_of(POLICIES, event.policy),), 1),),
         Committed: lambda event: (("first_output_seconds", (), event.took),),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stormbreak.events import (
+    CallCancelled,
     CallEnded,
     CallRejected,
     CircuitChanged,
@@ -33,6 +34,7 @@ NAMES: Mapping[type, str] = MappingProxyType(
         Queued: "call.queued",
         CallRejected: "call.rejected",
         CallEnded: "call.ended",
+        CallCancelled: "call.cancelled",
         Sent: "attempt.sent",
         Returned: "attempt.returned",
         Committed: "attempt.committed",

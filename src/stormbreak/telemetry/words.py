@@ -6,6 +6,7 @@ made fit for one line. Words may get better from release to release: programs go
 
 from stormbreak.core.tried import line_for
 from stormbreak.events import (
+    CallCancelled,
     CallEnded,
     CallRejected,
     CircuitChanged,
@@ -40,6 +41,8 @@ def _of_a_call(event: Event) -> str:
         return f"call to {event.target}: waits for {event.held_by}"
     if isinstance(event, CallRejected):
         return line_for(event) + _come_back(event)
+    if isinstance(event, CallCancelled):
+        return f"call to {event.target}: cancelled{' while an attempt was under way' * event.sent}"
     if isinstance(event, CallEnded):
         said = f"{event.verdict} after {event.attempts} attempt(s), {event.waited:.1f} s unserved"
         return f"call to {event.target}: {said}{_billed(event.maybe_processed)}"

@@ -1,0 +1,113 @@
+"""A call that is given up is told, once, by every driver; one that ended is not given up."""
+
+import asyncio
+import contextlib
+
+import pytest
+from stage import OK, TARGET, THROTTLED, policy
+from virtual_threads import Threads
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.steps import Stepper
+from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.events import CallCancelled, CallEnded
+from stormbreak.types import Call
+
+RETRIED = policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=60.0)))
+HEDGED = policy(hedge=HedgePolicy(after=60.0, percentile=None))
+
+
+def under_asyncio(engine, outcome):
+    async def sender(send):
+        if outcome is None:
+            await asyncio.sleep(60.0)
+        return outcome
+
+    async def main():
+        call = Call(7, TARGET, races=engine.races)
+        calling = asyncio.ensure_future(AsyncioDriver(engine).run(call, sender))
+        await asyncio.sleep(0.02)
+        calling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await calling
+
+    asyncio.run(main())
+
+
+def in_virtual_time(engine, outcome):
+    timeline = Timeline()
+
+    def sender(send, reply):
+        if outcome is not None:
+            reply(outcome)
+
+    cancel = VirtualDriver(engine, timeline).start(Call(7, TARGET), sender, lambda _: None)
+    timeline.at(1.0, cancel)
+    timeline.run()
+
+
+def in_threads(engine, outcome):
+    threads = Threads()
+    driver = ThreadDriver(engine, clock=threads.time, parking=threads.parking)
+
+    def sender(send):
+        if outcome is None:
+            threads.sleep(60.0)
+        return outcome
+
+    thread = threads.spawn(0.0, lambda: driver.run(Call(7, TARGET), sender))
+    threads.at(1.0, lambda: threads.cancel(thread))
+    threads.run()
+
+
+@pytest.mark.parametrize(
+    ("drive", "chosen"),
+    [
+        (under_asyncio, RETRIED),
+        (under_asyncio, HEDGED),
+        (in_virtual_time, RETRIED),
+        (in_threads, RETRIED),
+    ],
+)
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (None, (CallCancelled, True)),  # while an attempt is under way
+        (THROTTLED, (CallCancelled, False)),  # while it backs off
+        (OK, (CallEnded, None)),  # it had ended
+    ],
+)
+def test_a_call_ends_in_one_event(drive, chosen, outcome, told):
+    heard = []
+    chosen = RETRIED if outcome is THROTTLED else chosen
+    engine = Engine(chosen)
+    engine.listeners.append(heard.append)
+    drive(engine, outcome)
+    ends = [event for event in heard if isinstance(event, CallCancelled | CallEnded)]
+
+    assert [(type(end), getattr(end, "sent", None)) for end in ends] == [told]
+    assert (ends[0].call, ends[0].target) == (7, TARGET)
+    assert engine.lane(TARGET).idle
+
+
+def test_a_call_that_waits_in_the_queue_was_not_sent():
+    heard = []
+    engine = Engine(policy(limit=FixedLimit(in_flight=1)))
+    engine.listeners.append(heard.append)
+    stepper = Stepper(engine, clock=lambda: 3.0, chance=lambda: 0.5)
+    first, _ = stepper.start(Call(1, TARGET))
+    second, _ = stepper.start(Call(2, TARGET))
+    stepper.close(second)
+    stepper.close(second)  # once more makes no difference
+    stepper.step(first, OK)
+    stepper.close(first)
+
+    assert [event for event in heard if isinstance(event, CallCancelled)] == [
+        CallCancelled(3.0, 2, TARGET, False)
+    ]
