@@ -21,6 +21,7 @@ from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.telemetry import Logs, Metrics, attach
+from stormbreak.telemetry.watch import Watch
 from stormbreak.types import Call, Outcome, Verdict
 
 CALLS = 4_000
@@ -48,6 +49,7 @@ def _subjects() -> list[_Subject]:
         _Subject("logs", (Logs(),), "a call that succeeds at once has no line"),
         _Subject("Prometheus", (Metrics(),), "three counters, two histograms"),
         _Subject("logs and Prometheus", (Logs(), Metrics())),
+        _Subject("the watch of a port", (Watch(),), "which a batch always has"),
     ]
 
 

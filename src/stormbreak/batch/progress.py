@@ -83,13 +83,14 @@ class View:
         return self.total - self.done - self.failed
 
 
-class _Rate:
+class Rate:
     """Rows per second of late, and the seconds they will still take."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
     def look(self, view: View) -> tuple[float, float | None]:
+        """Both; None where nothing says how long."""
         now, over = time.monotonic(), view.done + view.failed
         seen = self._seen
         seen.append((now, over))
@@ -105,7 +106,7 @@ class Lines:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._rate = _Rate()
+        self._rate = Rate()
         self._last = time.monotonic()
         self._shown: View | None = None
         self._told_stopping = False
@@ -123,7 +124,7 @@ class Lines:
         self._last = time.monotonic()
         said = f"{view.done:,} done, {view.failed:,} failed, {view.left:,} left, {rate:,.1f} rows/s"
         said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
-        self._write(f"{said}, {_span(eta)} to go" if view.left and eta is not None else said)
+        self._write(f"{said}, {span(eta)} to go" if view.left and eta is not None else said)
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -135,7 +136,7 @@ class Panel:
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._rate = _Rate()
+        self._rate = Rate()
 
     def tick(self, runner: Runner) -> None:
         """Redraw."""
@@ -172,7 +173,7 @@ def _bar(view: View, eta: float | None) -> Table:
     row.add_column(ratio=1)
     row.add_column(justify="right", min_width=5)
     row.add_column(justify="right", min_width=15)
-    left = f"{_span(eta)} to go" if view.left and eta is not None else ""
+    left = f"{span(eta)} to go" if view.left and eta is not None else ""
     share = f"{int(100 * over / view.total)} %" if view.total else ""
     row.add_row(ProgressBar(total=view.total, completed=over), share, left)
     return row
@@ -189,7 +190,7 @@ def _figures(view: View, rate: float) -> Table:
         {
             "retries": f"{view.retries:,}",
             "circuit": view.circuit,
-            "tokens": f"{_short(view.input_tokens)} in, {_short(view.output_tokens)} out",
+            "tokens": f"{short(view.input_tokens)} in, {short(view.output_tokens)} out",
         },
     )
     table = Table.grid(padding=(0, 1), expand=True)
@@ -218,7 +219,7 @@ def _circuit(states: set[str | None], pause: float) -> str:
     return f"closed, pause {pause:.0f} s" if pause >= 1 else "closed"
 
 
-def _short(count: int) -> str:
+def short(count: int) -> str:
     """Write a large count in four characters or so."""
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
@@ -226,7 +227,8 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Write seconds as minutes and seconds, or as hours, minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

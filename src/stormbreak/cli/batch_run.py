@@ -18,6 +18,7 @@ from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.sight import watching
 from stormbreak.batch.summary import Summary
+from stormbreak.cli.batch_watched import Watched
 from stormbreak.cli.say import say
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.settings import TargetSettings
@@ -116,9 +117,16 @@ _TOKENS = _Positive("tokens")
 )
 @click.option("--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end.")
 @click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Serve /metrics and /state on this port of 127.0.0.1; 0 takes a free one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def command(*, as_json: bool, quiet: bool, report: str | None, **flags: Any) -> int:
+def command(
+    *, as_json: bool, quiet: bool, report: str | None, metrics_port: int | None, **flags: Any
+) -> int:
     """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
     if flags["base_url"] and flags["provider"]:
         raise click.UsageError("--base-url and --provider: give one of them, not both")
@@ -127,11 +135,14 @@ def command(*, as_json: bool, quiet: bool, report: str | None, **flags: Any) -> 
     job = _job(**flags)
     destination = None if report is None else _destination(report, job)
     course = Course(began=time.monotonic())
-    with progress_on(sys.stderr, quiet=quiet) as progress:
-        if destination is None:
-            summary = run_job(job, progress.tick)
-        else:
-            summary = run_job(job, watching(course, progress.tick), listeners=[course.hear])
+    with (
+        Watched(job.output, metrics_port) as watched,
+        progress_on(sys.stderr, quiet=quiet) as progress,
+    ):
+        tick, listeners = watched.beside(progress.tick), watched.listeners
+        if destination is not None:
+            tick, listeners = watching(course, tick), (*listeners, course.hear)
+        summary = run_job(job, tick, listeners=listeners)
     if destination is not None:
         _report(destination, summary, course)
     if as_json:

@@ -16,6 +16,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
+        "top": ("stormbreak.cli.top", "Watch a batch or an application while it runs."),
         "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy, simulated."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
         "telemetry": ("stormbreak.cli.telemetry", "What goes with logs and metrics."),

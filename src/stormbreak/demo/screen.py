@@ -127,9 +127,9 @@ class Bar:
         self._progress.update(self._task, completed=answered)
 
 
-def save_picture(console: Console, path: Path) -> None:
+def save_picture(console: Console, path: Path, *, title: str = "stormbreak demo") -> None:
     """Save what `console` has printed as SVG, in fonts that every machine has."""
-    svg = console.export_svg(title="stormbreak demo")
+    svg = console.export_svg(title=title)
     own_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     own_fonts = own_fonts.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
     indented = own_fonts.replace("<text ", '<text xml:space="preserve" ')

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stormbreak.telemetry.names import NAMES as NAMES
     from stormbreak.telemetry.names import name_of as name_of
     from stormbreak.telemetry.prometheus import Metrics as Metrics
+    from stormbreak.telemetry.serving import serve as serve
     from stormbreak.telemetry.words import words_for as words_for
 
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "dashboard": "stormbreak.telemetry.grafana",
     "log_to": "stormbreak.telemetry.attaching",
     "name_of": "stormbreak.telemetry.names",
+    "serve": "stormbreak.telemetry.serving",
     "words_for": "stormbreak.telemetry.words",
 }
 

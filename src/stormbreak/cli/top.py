@@ -1,0 +1,151 @@
+"""`stormbreak top`: what a batch or an application does at this moment, on a terminal."""
+
+import io
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from msgspec.json import format as indented
+from rich.console import Console, Group
+from rich.live import Live
+
+from stormbreak.batch.plain import path_of, reason
+from stormbreak.batch.progress import short
+from stormbreak.cli.keys import pressed
+from stormbreak.cli.say import draw, say
+from stormbreak.cli.top_place import find
+from stormbreak.cli.top_screen import ASCII, Frame, Glyphs
+from stormbreak.demo.screen import save_picture
+from stormbreak.errors import ConfigurationError
+from stormbreak.telemetry.looking import GoneError, Place, SilentError, StrangerError, look
+from stormbreak.telemetry.state import State, encoded
+
+EVERY = 1.0  # seconds between two looks
+TICK = 0.2  # seconds after which a key, or another size of the terminal, is noticed
+FIRST = 5.0  # seconds that the first answer may take
+PICTURE_WIDTH = 100
+LEAVES = frozenset("qQ\x04")
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option("--once", is_flag=True, help="Print one frame and exit.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the state as one JSON object and exit."
+)
+@click.option(
+    "--svg", type=click.Path(path_type=Path), help="Save one frame as a picture and exit."
+)
+def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) -> int:
+    """Watch a running batch or application: its targets, circuits, queues, limits and decisions.
+
+    TARGET is the OUTPUT of a batch, a port of this machine, a URL of one, or a Unix socket; without it, the one batch that
+    runs in this folder. q or Ctrl-C leaves; what is watched does not notice.
+    """
+    place = find(target)
+    state = _first_look(place)
+    console = Console()
+    if as_json:
+        say(indented(encoded(state)).decode())
+    elif svg is not None:
+        _save(state, place, svg)
+    elif once or not console.is_terminal or console.is_dumb_terminal:
+        frame = Frame(where=str(place), width=console.width, glyphs=_glyphs(console))
+        draw(Group(*frame.lines(state)))
+    else:
+        ended = None
+        with _interruptible():
+            ended = _watch(console, place, state)
+        if ended is not None:
+            say(ended)
+    return 0
+
+
+def _first_look(place: Place) -> State:
+    try:
+        return look(place, FIRST)
+    except GoneError as gone:
+        raise ConfigurationError(f"{place}: nothing answers there: {gone}") from gone
+    except SilentError as silent:
+        raise ConfigurationError(f"{place}: no answer within {FIRST:g} s") from silent
+    except StrangerError as stranger:
+        raise ConfigurationError(f"{place}: no stormbreak is there: {stranger}") from stranger
+
+
+def _watch(console: Console, place: Place, state: State) -> str | None:
+    """Show it until its user leaves, or it ends; then what to say of that."""
+    answered_at = asked_at = time.monotonic()
+    drawn: object = None
+    with pressed() as wait, Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            silent = int(asked_at - answered_at)
+            now_drawn = console.size, id(state), silent
+            if now_drawn != drawn:
+                drawn = now_drawn
+                live.update(_group(console, place, state, silent), refresh=True)
+            if LEAVES.intersection(wait(TICK)):
+                return None
+            if time.monotonic() - asked_at < EVERY:
+                continue
+            asked_at = time.monotonic()
+            try:
+                state = look(place, EVERY)
+                answered_at = asked_at = time.monotonic()
+            except SilentError:
+                asked_at = time.monotonic()
+            except (GoneError, StrangerError):
+                break
+    return f"{place} has ended; last seen: {_last_seen(state)}"
+
+
+def _group(console: Console, place: Place, state: State, silent: float) -> Group:
+    width, height = console.size
+    frame = Frame(
+        where=str(place),
+        width=width,
+        height=height,
+        glyphs=_glyphs(console),
+        silent=silent,
+        live=True,
+    )
+    return Group(*frame.lines(state))
+
+
+def _glyphs(console: Console) -> Glyphs:
+    return Glyphs() if console.encoding.startswith("utf") else ASCII
+
+
+def _last_seen(state: State) -> str:
+    batch = state.batch
+    if batch is None:
+        return f"{short(state.counts.answered)} of {short(state.counts.calls)} calls answered"
+    said = f"{batch.done:,} of {batch.total:,} rows done"
+    return f"{said}, {batch.failed:,} failed" if batch.failed else said
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the block, with the terminal as it was before; neither is a failure."""
+    heard = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in heard]
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        for number, handler in zip(heard, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _save(state: State, place: Place, path: Path) -> None:
+    console = Console(
+        record=True, width=PICTURE_WIDTH, color_system="truecolor", file=io.StringIO()
+    )
+    console.print(Group(*Frame(where=str(place), width=PICTURE_WIDTH).lines(state)))
+    try:
+        save_picture(console, path, title="stormbreak top")
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error

@@ -1,0 +1,35 @@
+"""What engines say of one target, as one: several engines, such as those of two clients, may have the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stormbreak.core.engine import Engine
+
+_WORST_FIRST = ("isolated", "open", "half_open", "closed")
+
+
+def standing_in(engines: Iterable[Engine]) -> Mapping[str, Mapping[str, Any]]:
+    """What stands where, by the target as engines name it; an engine that nobody steps has nothing to say."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for engine in engines:
+        try:
+            targets = engine.snapshot(pending=False)["targets"]
+        except RuntimeError:  # nobody steps it yet, or any more
+            continue
+        for target, lane in targets.items():
+            found.setdefault(target, []).append(lane)
+    return {target: _together(lanes) for target, lanes in found.items()}
+
+
+def _together(lanes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Counts add up; of circuits the worst is told, of cooldowns the longest, of budgets the poorest."""
+    circuits = {lane["circuit"] for lane in lanes}
+    budgets = [lane["budget"] for lane in lanes if lane["budget"] is not None]
+    return {
+        "circuit": next((state for state in _WORST_FIRST if state in circuits), None),
+        "in_flight": sum(lane["in_flight"] for lane in lanes),
+        "limit": sum(lane["limit"] for lane in lanes),
+        "queued": sum(lane["queued"] for lane in lanes),
+        "cooldown": round(max(lane["cooldown"] for lane in lanes), 3),
+        "budget": round(min(budgets), 3) if budgets else None,
+    }

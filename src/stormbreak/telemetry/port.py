@@ -1,0 +1,253 @@
+"""A port for eyes: a small HTTP server on this machine that answers GET with what functions say at that moment.
+
+It listens on 127.0.0.1, or on a Unix socket that only its owner may open. Its threads end with the process, take a few
+requests at a time and give each a few seconds; whatever goes wrong in them stays in them. In a forked child nobody
+serves, and nothing of the parent's is closed or removed.
+
+A web page that is open in a browser of this machine can send requests here under a name of its own. So the header Host
+must name this machine, or nothing is told.
+"""
+
+import atexit
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, Self, TypeAlias
+
+from stormbreak.drivers.forks import forget_in_child
+from stormbreak.errors import ConfigurationError
+from stormbreak.telemetry.socketfile import SocketFile
+
+HOST = "127.0.0.1"
+PATIENCE = 5.0  # seconds that a client may be silent in the middle of a request
+ROOM = 16  # requests at a time; whoever comes beyond that is turned away
+LOOK_EVERY = 1.0  # seconds after which a closed port is noticed, if all else fails
+BREATH = 0.1  # seconds before the next try to accept, such as when no file is left to open
+
+_NAMES = frozenset({"localhost", HOST, "[::1]"})
+_TEXT = "text/plain; charset=utf-8"
+
+Page: TypeAlias = Callable[[], tuple[str, bytes]]
+"""What a path answers: the type of its content, and that. It is called in a thread of the port's."""
+
+_log = logging.getLogger("stormbreak")
+
+
+class NotServedError(Exception):
+    """Raised by a page that there is not: answered as 501, with the one line that says why."""
+
+
+class Port:
+    """Serves `pages`, by their paths, until it is closed; `pages` may change meanwhile.
+
+    On `port` of 127.0.0.1 (0 takes a free one), or on a socket at `path`.
+
+    Raises:
+        ConfigurationError: the port is in use, or no socket can be there.
+    """
+
+    def __init__(
+        self, pages: Mapping[str, Page], *, port: int = 0, path: Path | None = None
+    ) -> None:
+        self.path = path
+        self._file = None if path is None else SocketFile(path)
+        self._server = _Server(pages, unix=path is not None)
+        try:
+            self._bind(port)
+        except BaseException:
+            self._server.server_close()
+            raise
+        self.port: int | None = None if path is not None else self._server.server_address[1]
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(
+            target=self._server.serve, name="stormbreak port", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self.close)
+        forget_in_child(self._forget)
+
+    @property
+    def address(self) -> str:
+        """Where it is: a URL, or the path of its socket."""
+        return f"http://{HOST}:{self.port}" if self.path is None else str(self.path)
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket; a second time does nothing. Whoever is being answered still is."""
+        with self._lock:
+            if self._server.closed:
+                return
+            self._server.closed = True
+        atexit.unregister(self.close)
+        with suppress(OSError), self._connected():
+            pass  # it looks up, and sees that it is closed
+        self._thread.join(2 * LOOK_EVERY)
+        self._server.server_close()
+        if self._file is not None:
+            self._file.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _bind(self, port: int) -> None:
+        if self._file is not None:
+            self._file.bind(self._server.socket)
+        else:
+            try:
+                self._server.server_address = (HOST, port)
+                self._server.server_bind()
+            except (OSError, OverflowError) as error:
+                said = getattr(error, "strerror", None) or "a port is from 0 to 65535"
+                raise ConfigurationError(f"cannot listen on {HOST} port {port}: {said}") from error
+        self._server.server_activate()
+
+    def _connected(self) -> socket.socket:
+        if self._file is not None:
+            return self._file.connected(LOOK_EVERY)
+        return socket.create_connection((HOST, self.port or 0), LOOK_EVERY)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._server.closed = True
+        self._server.socket.close()
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    """Bound and activated by its owner, so that nobody connects to a socket before its mode is set."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = ROOM
+    timeout = LOOK_EVERY
+
+    def __init__(self, pages: Mapping[str, Page], *, unix: bool) -> None:
+        self.address_family = socket.AF_UNIX if unix else socket.AF_INET
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
+        self.allow_reuse_address = not unix
+        self.pages = pages
+        self.closed = False
+        self.complained: set[str] = set()
+        self._room = threading.BoundedSemaphore(ROOM)
+
+    def serve(self) -> None:
+        """Take requests until it is closed."""
+        while not self.closed:
+            self.handle_request()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept; where that fails, it is not tried again at once."""
+        try:
+            return self.socket.accept()
+        except OSError:
+            time.sleep(BREATH)
+            raise
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+        """Whether anybody is answered still."""
+        return not self.closed
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, if there is room for one more."""
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Say it to nobody but the log: most often the client has gone."""
+        _log.debug("a request to the port failed", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: _Server
+    timeout = PATIENCE
+    default_request_version = "HTTP/1.0"  # so that what cannot be read gets a status, too
+    error_message_format = "%(message)s\n"
+    error_content_type = _TEXT
+
+    def do_GET(self) -> None:
+        """Answer with the page, if Host and path are right."""
+        if not self._is_meant():
+            self._say(HTTPStatus.FORBIDDEN, "the header Host must be localhost or 127.0.0.1")
+            return
+        path = self.path.partition("?")[0]
+        page = self.server.pages.get(path)
+        if page is None:
+            there = ", ".join(sorted(self.server.pages))
+            self._say(HTTPStatus.NOT_FOUND, f"no such page; there are: {there}")
+            return
+        try:
+            kind, body = page()
+        except NotServedError as why:
+            self._say(HTTPStatus.NOT_IMPLEMENTED, str(why))
+        except Exception:  # noqa: BLE001 - a page's trouble is told, and goes no further
+            self._complain_once(path)
+            self._say(HTTPStatus.INTERNAL_SERVER_ERROR, "the page failed; the log says why")
+        else:
+            self._answer(HTTPStatus.OK, kind, body)
+
+    def _refuse(self) -> None:
+        self._say(HTTPStatus.METHOD_NOT_ALLOWED, "only GET", Allow="GET")
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
+
+    def version_string(self) -> str:
+        """What the header Server says."""
+        return "stormbreak"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the library
+        """Nothing: standard error belongs to the application."""
+
+    def _is_meant(self) -> bool:
+        hosts = self.headers.get_all("Host") or []
+        if len(hosts) != 1:
+            return False
+        name, _, port = str(hosts[0]).strip().lower().rpartition(":")
+        if not port.isdecimal():  # there is none
+            name = str(hosts[0]).strip().lower()
+        return name in _NAMES
+
+    def _say(self, status: HTTPStatus, line: str, **headers: str) -> None:
+        self._answer(status, _TEXT, f"{line}\n".encode(), **headers)
+
+    def _answer(self, status: HTTPStatus, kind: str, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        given = {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+        }
+        for name, value in (given | {"X-Content-Type-Options": "nosniff"} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _complain_once(self, path: str) -> None:
+        if path not in self.server.complained:
+            self.server.complained.add(path)
+            _log.warning(
+                "the page %s failed; its further failures are not reported", path, exc_info=True
+            )

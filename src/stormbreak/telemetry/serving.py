@@ -1,0 +1,58 @@
+"""A port for an application: `/state` for `stormbreak top`, and `/metrics` for Prometheus."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.listening import subscribe
+from stormbreak.errors import ConfigurationError
+from stormbreak.telemetry.attaching import engine_of
+from stormbreak.telemetry.observed import Observed
+from stormbreak.telemetry.port import Port
+
+
+class Serving:
+    """Serves what it sees of `engines` until it is closed. `address` is a URL, or the path of a socket."""
+
+    def __init__(self, engines: Sequence[Engine], *, port: int, path: Path | None) -> None:
+        self._observed = Observed.new(metrics=True)
+        self._port = Port(self._observed.pages, port=port, path=path)
+        self._engines = engines
+        self.address = self._port.address
+        self.port = self._port.port
+        for engine in engines:
+            for listener in self._observed.listeners:
+                subscribe(engine, listener)
+
+    def close(self) -> None:
+        """Serve and listen no more; a second time does nothing."""
+        self._port.close()
+        for engine in self._engines:
+            for listener in self._observed.listeners:
+                with suppress(ValueError):
+                    engine.listeners.remove(listener)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(*what: Any, port: int | None = None, path: str | Path | None = None) -> Serving:
+    """Serve `/state` and `/metrics` of clients, transports, settings or engines, to this machine only.
+
+    On `port` of 127.0.0.1, or on a Unix socket at `path` that only its owner may open; without either on a free port. In
+    a `with`, until its end; otherwise until `close()`, or the end of the process. `attach` tells what `what` may be.
+
+    Raises:
+        ConfigurationError: the port or the path cannot be taken; or there is no engine to look at.
+    """
+    if not what:
+        raise ConfigurationError("serve: give at least one client, transport or engine")
+    if port is not None and path is not None:
+        raise ConfigurationError("serve: give a port or a path, not both")
+    engines = [engine_of(each) for each in what]
+    return Serving(engines, port=port or 0, path=None if path is None else Path(path))

@@ -1,0 +1,154 @@
+"""One frame: what it says, that it fits, and that what is hostile stays text."""
+
+import io
+
+import pytest
+from rich.console import Console, Group
+
+from stormbreak.cli.top_screen import ASCII, Frame
+from stormbreak.telemetry.state import SECONDS, BatchState, Counts, Decision, State, TargetState
+
+HOSTILE = "[red]x[/]\x1b[31m\x1b]0;t\x07\r\n\u202e" + "名" * 200
+TIMES = "\N{MULTIPLICATION SIGN}"
+OK = (0,) * 30 + tuple(range(30))
+NOT_OK = (0,) * 45 + (3,) * 15
+
+
+def target(name="acme/large", **changes):
+    given = {
+        "target": name, "circuit": "half_open", "in_flight": 12, "limit": 64, "queued": 1_234, "cooldown": 4.2,
+        "budget": 3.25, "verdicts": {"ok": 900, "throttled": 180, "timeout": 3}, "ok": OK, "not_ok": NOT_OK,
+    }  # fmt: skip
+    return TargetState(**given | changes)
+
+
+def state(**changes):
+    counts = Counts(calls=612, answered=600, attempts=800, retries=188, retries_refused=12)
+    decisions = tuple(
+        Decision(ago=ago, name="retry.planned", words=f"decision number {n}", times=n)
+        for n, ago in enumerate((0.2, 3.0, 150.0), 1)
+    )
+    batch = BatchState(
+        total=1_000, done=600, failed=12, left=388, rate=12.3, to_go=32.0, retries=190, stopping=False
+    )  # fmt: skip
+    given = {"pid": 4711, "watched": 75.0, "counts": counts, "targets": (target(),), "decisions": decisions, "batch": batch}  # fmt: skip
+    return State(**given | changes)
+
+
+def drawn(state, width=80, height=None, **options):
+    frame = Frame(where="out.jsonl", width=width, height=height, **options)
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, color_system=None)
+    console.print(Group(*frame.lines(state)))
+    return stream.getvalue().splitlines()
+
+
+def test_a_frame():
+    assert [line.rstrip() for line in drawn(state())] == [
+        " stormbreak top  out.jsonl                       process 4711, watched for 1:15",
+        "",
+        " rows ████████████░░░░░░░░  61 %  612 of 1.0 k  12.3 rows/s  0:32 to go",
+        " done 600        failed 12       left 388",
+        " calls 612       answered 600    attempts 800    retries 190     refused 12",
+        " rejected 0      hedges 0        fallbacks 0     openings 0      cooldowns 0",
+        "",
+        " acme/large                                            half-open cooldown 4.2 s",
+        "   in flight ████░░░░░░░░░░░░░░░░ 12 of 64   queue 1,234   retry budget 3.2",
+        "   ok       27.0/s ·▁▁▁▂▂▂▂▃▃▃▃▄▄▄▅▅▅▅▆▆▆▆▇▇▇▇███",
+        "   not ok    3.0/s ···············▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  throttled 180, timeout 3",
+        "",
+        " ago   decisions, alike ones counted",
+        "   now        decision number 1",
+        f"   3 s {TIMES}2     decision number 2",
+        f" 2 min {TIMES}3     decision number 3",
+    ]
+
+
+def test_without_a_batch_and_without_targets():
+    lines = "\n".join(drawn(state(batch=None, targets=(), decisions=())))
+    assert "rows" not in lines
+    assert "retries 188" in lines
+    assert "no target has been asked yet" in lines
+
+
+def test_wide_the_whole_minute_is_drawn():
+    lines = drawn(state(), width=140)
+    (curve,) = [line for line in lines if line.startswith("   ok")]
+    assert curve.count("·") + sum(curve.count(level) for level in "▁▂▃▄▅▆▇█") == SECONDS
+
+
+def test_without_unicode():
+    said = "\n".join(drawn(state(), glyphs=ASCII))
+    assert said.isascii()
+    assert "####" in said
+    assert "x3" in said
+
+
+MANY = tuple(
+    target(f"acme/{n:02}", circuit="open" if n == 40 else "closed", cooldown=0.0) for n in range(50)
+)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 140, 300])
+@pytest.mark.parametrize("height", [3, 8, 12, 24, 50])
+@pytest.mark.parametrize("targets", [(), MANY[:1], MANY[:3], MANY])
+def test_it_fits_whatever_the_size(width, height, targets):
+    lines = drawn(state(targets=targets, more_targets=7), width, height, live=True)
+    assert len(lines) == height
+    assert max(len(line) for line in lines) <= min(width, 140)
+    assert lines[-1].rstrip() == " q leaves"
+    assert lines[0].startswith(" stormbreak")
+
+
+def test_of_many_targets_the_troubled_one_is_seen():
+    lines = drawn(state(targets=MANY), 100, 24, live=True)
+    said = "\n".join(lines)
+    assert "acme/40" in said
+    assert "open" in next(line for line in lines if "acme/40" in line)
+    assert " more" in said
+    assert "decision number 1" in said
+
+
+def test_silence_is_said():
+    assert drawn(state(), silent=7.0)[0].rstrip().endswith("no answer for 7 s")
+
+
+def test_a_batch_that_stops_says_so():
+    batch = BatchState(total=0, done=0, failed=0, left=0, rate=0.0, to_go=None, retries=0, stopping=True)  # fmt: skip
+    assert "stopping" in "\n".join(drawn(state(batch=batch)))
+
+
+def test_hostile_names_stay_text():
+    bad = target(HOSTILE, circuit=HOSTILE, verdicts={HOSTILE: 1})
+    decision = Decision(ago=1.0, name=HOSTILE, words=HOSTILE)
+    for height in (None, 10, 24):
+        lines = drawn(state(targets=(bad,) * 3, decisions=(decision,)), 100, height)
+        said = "".join(lines)
+        assert said.isprintable()
+        assert "[red]x[/]" in said
+        assert not any("\u202e" in line for line in lines)
+
+
+def test_odd_numbers_are_no_trouble():
+    """What answers at a port may be anyone."""
+    odd = target(
+        in_flight=-5, limit=-1, queued=10**30, cooldown=-1.0, ok=(), not_ok=(10**40,), budget=1e300
+    )
+    batch = BatchState(total=-1, done=-5, failed=10**30, left=-1, rate=-1e300, to_go=1e300, retries=-1, stopping=False)  # fmt: skip
+    counts = Counts(calls=-(10**30))
+    for height in (None, 12, 24):
+        assert drawn(
+            state(targets=(odd,) * 5, batch=batch, counts=counts, watched=1e300), 80, height
+        )
+
+
+def test_no_colour_is_needed_and_colours_are_there():
+    def shown(**more):
+        environ = {"TERM": "xterm-256color", **more}
+        stream = io.StringIO()
+        console = Console(file=stream, width=80, force_terminal=True, color_system="truecolor", _environ=environ)  # fmt: skip
+        console.print(Group(*Frame(where="x", width=80).lines(state())))
+        return stream.getvalue()
+
+    assert "33m" in shown()  # yellow
+    assert "33m" not in shown(NO_COLOR="1")

@@ -1,0 +1,271 @@
+"""The port, asked over real HTTP: what it serves, to whom, and that it holds nobody up."""
+
+import http.client
+import json
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.telemetry.port import ROOM, NotServedError, Port
+
+
+def hello():
+    return "text/plain", b"hello"
+
+
+def fails():
+    raise ValueError("of all things")
+
+
+def not_there():
+    raise NotServedError("install the extra")
+
+
+PAGES = {"/hello": hello, "/fails": fails, "/not-there": not_there}
+
+
+@pytest.fixture
+def port():
+    with Port(PAGES) as port:
+        yield port
+
+
+def ask(port, path="/hello", method="GET", **headers):
+    """One request; its status, headers and text."""
+    connection = http.client.HTTPConnection("127.0.0.1", port.port, timeout=5)
+    try:
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
+            for each in value if isinstance(value, list) else [value]:
+                connection.putheader(name, each)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read().decode()
+    finally:
+        connection.close()
+
+
+def raw(port, sent):
+    """All that comes back for these very bytes."""
+    with socket.create_connection(("127.0.0.1", port.port), 5) as connection:
+        connection.sendall(sent)
+        got = b""
+        while piece := connection.recv(1 << 16):
+            got += piece
+        return got
+
+
+def test_a_page_is_what_its_function_says_at_that_moment(port):
+    status, headers, text = ask(port, "/hello?and=more")
+    assert (status, text) == (200, "hello")
+    assert headers["Content-Type"] == "text/plain"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Server"] == "stormbreak"
+    assert port.address == f"http://127.0.0.1:{port.port}"
+
+
+def test_what_is_not_there_is_said_in_one_line(port):
+    assert ask(port, "/")[::2] == (404, "no such page; there are: /fails, /hello, /not-there\n")
+    assert ask(port, "/not-there")[::2] == (501, "install the extra\n")
+
+
+def test_only_get(port):
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        status, headers, text = ask(port, method=method)
+        assert (status, headers["Allow"], text) == (405, "GET", "only GET\n")
+    assert ask(port, method="HEAD")[::2] == (405, "")
+    assert ask(port, method="BREW")[0] == 501
+
+
+# ------------------------------------------------------------ who may ask
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:9100", "[::1]", "[::1]:9100"]
+)
+def test_names_of_this_machine(port, host):
+    assert ask(port, Host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "",
+     "evil.example:localhost", "localhost@evil.example", "0.0.0.0", "[::2]", ":80", "localhost:80:80",
+     ["localhost", "evil.example"], ["evil.example", "localhost"], []],
+)  # fmt: skip
+def test_another_name_is_a_web_page_that_was_led_here(port, host):
+    status, _, text = ask(port, Host=host)
+    assert status == 403
+    assert "hello" not in text
+
+
+def test_it_listens_to_this_machine_only(port):
+    assert port._server.socket.getsockname()[0] == "127.0.0.1"
+
+
+# ------------------------------------------------------------ what goes wrong stays here
+
+
+def test_a_page_that_fails_is_logged_once(port, caplog):
+    for _ in range(3):
+        assert ask(port, "/fails")[::2] == (500, "the page failed; the log says why\n")
+    assert len(caplog.records) == 1
+    assert "of all things" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"GET\r\n\r\n", b"GET /hello HTTP/9.9\r\n\r\n",
+     b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+     b"GET /<script> HTTP/\xff\r\n\r\n", b"GET /hello HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n"],
+)  # fmt: skip
+def test_nonsense_gets_an_error_and_nobody_hears_of_it(port, sent, capfd, caplog):
+    caplog.set_level(logging.INFO)
+    assert raw(port, sent).startswith(b"HTTP/1.0 4") or raw(port, sent).startswith(b"HTTP/1.0 5")
+    assert ask(port)[0] == 200
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_who_hangs_up_is_no_trouble(port, capfd):
+    for sent in (b"", b"GET /hel", b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port.port), 5) as connection:
+            connection.sendall(sent)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    assert ask(port)[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_crowd_that_keeps_silent_takes_no_more_threads_than_there_is_room_for(port):
+    crowd = [socket.create_connection(("127.0.0.1", port.port), 5) for _ in range(3 * ROOM)]
+    try:
+        turned_away = 0
+        for client in reversed(crowd):
+            client.settimeout(2.0)
+            if turned_away < ROOM and client.recv(1) == b"":
+                turned_away += 1
+        assert turned_away == ROOM
+        served = [thread for thread in threading.enumerate() if "process_request" in thread.name]
+        assert len(served) <= ROOM
+    finally:
+        for client in crowd:
+            client.close()
+
+
+# ------------------------------------------------------------ beginning and end
+
+
+def test_a_port_in_use_is_one_line(port):
+    with pytest.raises(ConfigurationError) as caught:
+        Port(PAGES, port=port.port)
+    said = str(caught.value)
+    assert said == f"cannot listen on 127.0.0.1 port {port.port}: Address already in use"
+
+
+@pytest.mark.parametrize("number", [-1, 65536, 1 << 40])
+def test_a_port_that_cannot_be(number):
+    with pytest.raises(ConfigurationError, match=f"port {number}: a port is from 0 to 65535"):
+        Port(PAGES, port=number)
+
+
+def test_it_closes_at_once_and_the_port_is_free():
+    began = time.monotonic()
+    with Port(PAGES) as port:
+        number = port.port
+    port.close()
+    assert time.monotonic() - began < 0.5
+    with pytest.raises(ConnectionRefusedError):
+        ask(port)
+    with Port(PAGES, port=number) as again:
+        assert ask(again)[0] == 200
+
+
+def test_no_thread_is_left():
+    before = threading.active_count()
+    with Port(PAGES) as port:
+        ask(port)
+    assert threading.active_count() == before
+
+
+def test_pages_may_change():
+    pages = {}
+    with Port(pages) as port:
+        assert ask(port)[0] == 404
+        pages["/hello"] = hello
+        assert ask(port)[0] == 200
+
+
+FORKED = """
+import os, socket, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
+from pathlib import Path
+from stormbreak.telemetry.port import Port
+path = Path(sys.argv[1])
+with Port({}, port=0) as port, Port({}, path=path) as beside:
+    child = os.fork()
+    if not child:
+        port.close()
+        beside.close()
+        assert path.is_socket(), "removed by the child"
+        sys.stdin.read()  # until the parent is gone
+        try:
+            socket.create_connection(("127.0.0.1", port.port), 1)
+        except ConnectionRefusedError:
+            os._exit(0)
+        os._exit(1)
+    print(child, port.port, flush=True)
+    socket.create_connection(("127.0.0.1", port.port), 1).close()
+assert not path.exists()
+"""
+
+
+def test_a_child_of_a_fork_does_not_serve_and_removes_nothing(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKED, str(tmp_path / "s")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as parent:  # fmt: skip
+        child = int(parent.stdout.readline().split()[0])
+        assert parent.wait(10) == 0, parent.stderr.read()
+        pidfd = os.pidfd_open(child)
+        parent.stdin.close()
+        poll_until_gone(pidfd)
+        assert parent.stderr.read() == ""
+
+
+def poll_until_gone(pidfd):
+    ready, _, _ = select.select([pidfd], [], [], 10)
+    os.close(pidfd)
+    assert ready, "the child is still there"
+
+
+LEFT_OPEN = """
+import sys
+from pathlib import Path
+from stormbreak.telemetry.port import Port
+Port({}, path=Path(sys.argv[1]))
+Port({})
+"""
+
+
+def test_the_end_of_the_process_closes_it(tmp_path):
+    path = tmp_path / "s"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LEFT_OPEN, str(path)],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not path.exists()
+
+
+def test_a_body_is_whole_however_large():
+    large = {"/large": lambda: ("application/json", json.dumps("x" * (4 << 20)).encode())}
+    with Port(large) as port:
+        assert len(json.loads(ask(port, "/large")[2])) == 4 << 20
