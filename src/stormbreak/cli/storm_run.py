@@ -82,7 +82,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     else:
         say(sentence(storm, found[0].name, means[found[0].name]))
         draw(table(means))
-    return 0 if claimed is None else _judge(claimed, str(claim), means[found[0].name])
+    return 0 if claimed is None else judge(claimed, str(claim), means[found[0].name])
 
 
 def _own(storm: Scenario, scenario: str) -> Contender:
@@ -153,7 +153,8 @@ def _document(
     return {**head, **means[head["policy"]].plain(), "runs": runs}
 
 
-def _judge(claim: Claim, text: str, measures: Measures) -> int:
+def judge(claim: Claim, text: str, measures: Measures) -> int:
+    """Exit code 1, and why, unless the claim holds."""
     if claim.holds(measures):
         return 0
     plain = measures.plain()

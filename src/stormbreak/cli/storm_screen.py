@@ -1,6 +1,6 @@
 """What a simulation came to, for people: a sentence, then a table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import MappingProxyType
 
 from rich.box import SIMPLE
@@ -62,12 +62,12 @@ def sentence(scenario: Scenario, policy: str, measures: Measures) -> str:
     return f"{answered}, {during}; it had recovered {measures.recovery:g} s after that."
 
 
-def table(policies: Mapping[str, Measures]) -> Table:
-    """Measures as rows, policies as columns."""
+def table(policies: Mapping[str, Measures], *, without: Container[str] = ()) -> Table:
+    """Measures as rows, policies as columns; `without` those that nobody knows."""
     shown = Table("", *map(escape, policies), box=SIMPLE, pad_edge=False)
     for column in shown.columns[1:]:
         column.justify = "right"
-    for name in _SHOWN:
+    for name in (name for name in _SHOWN if name not in without):
         shown.add_row(name, *(_show(name, measures) for measures in policies.values()))
     return shown
 
