@@ -33,7 +33,7 @@ from stormbreak.storm.live.scaled import staged
 UNKNOWN = ("openings",)
 """Measures that cannot be seen from outside a program."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)
 _MOST_COPIES = 1000
 _LONGEST_SAID = 300  # characters of what a program said last

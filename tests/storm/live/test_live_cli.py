@@ -1,12 +1,18 @@
 """`stormbreak storm live`: what is printed, and the exit codes."""
 
+import fcntl
 import json
 import os
+import pty
+import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -181,6 +187,26 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
     assert (run.returncode, out, err) == (130, "", "")
     with pytest.raises(ProcessLookupError):
         os.kill(int(path.read_text()), 0)
+
+
+def test_how_far_it_is_stands_on_a_terminal(small, asker, typed):
+    screen, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    cmd = [sys.executable, "-m", "stormbreak.cli.main", "storm", "live", small, *AT_SPEED]
+    seen = b""
+    with subprocess.Popen(
+        [*cmd, "--cmd", typed(asker())], stdout=subprocess.DEVNULL, stderr=end
+    ) as run:
+        os.close(end)
+        with suppress(OSError):  # the other end is closed when the process is gone
+            while piece := os.read(screen, 1 << 16):
+                seen += piece
+    os.close(screen)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+
+    assert run.returncode == 0
+    assert "small, asker" in plain
+    assert re.search(r"of 40 s: \d+ calls, \d+ attempts, \d+ answered", plain)
 
 
 def test_reasons_to_doubt_the_figures_are_said():
