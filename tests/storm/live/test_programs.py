@@ -8,7 +8,7 @@ import pytest
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import parse
-from stormbreak.storm.live import Program, play
+from stormbreak.storm.live import Program, ProgramError, play
 from stormbreak.storm.live.programs import name_of
 from stormbreak.storm.live.scaled import staged
 
@@ -64,6 +64,19 @@ async def test_who_does_not_end_with_the_storm_is_ended(script, tmp_path):
 
     assert played.exits == (None,)
     assert not is_alive(int(path.read_text()))
+
+
+async def test_who_left_the_group_holds_nothing_up(script):
+    """A daemon in a session of its own is not ours to end, and keeps standard error open."""
+    away = script(
+        "import subprocess\nsubprocess.Popen(['sleep', '3'], start_new_session=True)\nsys.exit('gone')"
+    )
+    began = time.monotonic()
+    with pytest.raises(ProgramError) as caught:
+        await play(LONG, away)
+
+    assert caught.value.said == "gone\n"
+    assert time.monotonic() - began < 2.5
 
 
 def test_a_program_is_called_after_its_script_or_itself(tmp_path):

@@ -254,9 +254,7 @@ class _Storm:
 
     def _failed(self, what: str, *, said: str = "") -> ProgramError:
         statuses = self._server.stats()["answers"]
-        refused = ", ".join(
-            sorted(status for status in statuses if status in {"400", "401"})
-        )
+        refused = ", ".join(sorted(status for status in statuses if status in {"400", "401"}))
         if refused and not self._seen.calls:
             what += f" (its requests were answered with {refused})"
         return ProgramError(f"{self._name}: {what}", said=said)

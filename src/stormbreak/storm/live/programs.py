@@ -8,12 +8,13 @@ the end is kept, for the case that it dies.
 import asyncio
 import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from shutil import which
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from stormbreak.errors import ConfigurationError, StormbreakError
 from stormbreak.keylike import quoted
@@ -22,7 +23,7 @@ KEY = "storm"
 """What every program gets for a key."""
 
 _KEPT = 4096  # bytes of standard error
-_READ = 65536
+_STDERR = 2
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _LOOK = 0.02  # seconds between looks at one that is to end
 _LAST_WORDS = 0.5  # seconds in which what a dead program wrote is still read
@@ -52,40 +53,66 @@ class ProgramError(StormbreakError):
         self.said = said
 
 
-class Copy:
-    """One running copy of a program."""
+class Copy(asyncio.SubprocessProtocol):
+    """One running copy of a program, and the leader of a process group."""
 
-    def __init__(self, process: Process, number: int) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number  # from 1 on
-        self._process = process
+        self._transport: asyncio.SubprocessTransport | None = None
         self._tail = b""
-        self._listening = asyncio.create_task(self._listen())
+        self._silent = asyncio.Event()
+
+    # ------------------------------------------------------------ what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It runs."""
+        self._transport = cast("asyncio.SubprocessTransport", transport)  # uvloop's is none by name
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
+        """It wrote to its standard error."""
+        self._tail = (self._tail + data)[-_KEPT:]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
+        """It, and whoever it gave it to, closed its standard error."""
+        if fd == _STDERR:
+            self._silent.set()
+
+    # ------------------------------------------------------------ what its owner calls
+
+    @property
+    def transport(self) -> asyncio.SubprocessTransport:
+        """The process; it must have been started."""
+        assert self._transport is not None
+        return self._transport
 
     @property
     def pid(self) -> int:
         """Its process, and its process group."""
-        return self._process.pid
+        pid = self.transport.get_pid()
+        assert pid is not None
+        return pid
 
     @property
     def code(self) -> int | None:
         """Its exit code; negative: the signal that ended it; None while it runs."""
-        return self._process.returncode
+        return self.transport.get_returncode()
 
     def feed(self, line: bytes) -> None:
         """Hand it a line; what it does not read waits, and one that has ended misses it."""
-        stdin = self._process.stdin
-        if stdin is not None and self.code is None and not stdin.is_closing():
-            stdin.write(line)
+        pipe = self._stdin
+        if pipe is not None and not pipe.is_closing():
+            pipe.write(line)
 
     def finish(self) -> None:
         """Tell it that nothing more comes."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        if self._stdin is not None:
+            self._stdin.close()
 
     async def last_words(self) -> str:
         """The end of its standard error."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._listening), _LAST_WORDS)
+            async with asyncio.timeout(_LAST_WORDS):
+                await self._silent.wait()
         return self._tail.decode(errors="replace")
 
     def send(self, number: signal.Signals) -> None:
@@ -93,24 +120,20 @@ class Copy:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def abandon(self) -> None:
-        """Listen no more."""
-        self._listening.cancel()
-
-    async def _listen(self) -> None:
-        stderr = self._process.stderr
-        assert stderr is not None
-        while data := await stderr.read(_READ):
-            self._tail = (self._tail + data)[-_KEPT:]
+    @property
+    def _stdin(self) -> asyncio.WriteTransport | None:
+        return cast("asyncio.WriteTransport | None", self.transport.get_pipe_transport(0))
 
 
 async def start(
     program: Program, running: list[Copy], copies: int, around: Mapping[str, str], *, fed: bool
 ) -> None:
     """Start so many copies, each put into `running` at once; with `fed`, lines can be handed to them."""
+    loop = asyncio.get_running_loop()
     for number in range(1, copies + 1):
         try:
-            process = await asyncio.create_subprocess_exec(
+            _, copy = await loop.subprocess_exec(
+                partial(Copy, number),
                 *program.words,
                 stdin=PIPE if fed else DEVNULL,
                 stdout=DEVNULL,
@@ -121,7 +144,7 @@ async def start(
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it cannot be started"
             raise ConfigurationError(f"--cmd: {quoted(program.words[0])}: {why.lower()}") from error
-        running.append(Copy(process, number))
+        running.append(copy)
 
 
 async def stop(copies: Sequence[Copy]) -> None:
@@ -135,9 +158,9 @@ async def stop(copies: Sequence[Copy]) -> None:
     finally:  # also where a second cancel comes
         for copy in copies:
             copy.send(signal.SIGKILL)
-            copy.finish()
-            copy.abandon()
     await _gone(copies)
+    for copy in copies:
+        copy.transport.close()
 
 
 async def _gone(copies: Sequence[Copy]) -> None:
