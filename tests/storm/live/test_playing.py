@@ -96,13 +96,23 @@ async def test_copies_share_the_calls(script, tmp_path):
 
 async def test_a_program_that_sees_only_some_lines_sheds_the_others(script):
     half = script(
-        "import live_asker, json\nfor line in sys.stdin:\n    call = json.loads(line)\n"
-        "    if call['call'] % 2 == 0:\n        live_asker.ask(call)\n"
+        "import live_asker, json, threading\nfor line in sys.stdin:\n    call = json.loads(line)\n"
+        "    if call['call'] % 2 == 0:\n"
+        "        threading.Timer(0.2, live_asker.ask, [call]).start()\n"
     )
     measures = (await play(short(), half)).result.measures
 
     assert (measures.calls, measures.shed) == (29, 15)
     assert measures.attempts_per_sent_call == 1.0
+    assert 0.2 <= measures.added_wait_p50 <= measures.added_wait_p99 < 1.0
+
+
+async def test_the_storm_begins_before_its_first_call(asker):
+    late = short("herds = [{ at = 0.5, calls = 1 }]\n", rate=0)
+    measures = (await play(late, asker())).result.measures
+
+    assert (measures.calls, measures.success) == (1, 1.0)
+    assert 0.05 <= measures.p50 < 0.5
 
 
 async def test_a_program_may_bring_its_own_traffic(script):
