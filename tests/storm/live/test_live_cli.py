@@ -95,6 +95,18 @@ def test_programs_meet_the_same_arrivals(capsys, small, asker, typed):
     assert runs[0]["calls"] == runs[1]["calls"] > 20
 
 
+def test_a_program_s_own_traffic_needs_no_load(capsys, script, typed):
+    own = script(
+        "import live_asker\nfor number in range(5):\n"
+        "    live_asker.ask({'call': 1, 'prompt': f'p{number}', 'model': 'm', 'timeout': 5})\n"
+    )
+    code, out, _ = live(capsys, "bench", "--own-traffic", "--cmd", typed(own), "--json")
+    document = json.loads(out)
+
+    assert code == 0
+    assert (document["own_traffic"], document["calls"], document["success"]) == (True, 5, 1.0)
+
+
 def test_an_assert_is_about_the_first(capsys, small, asker, typed):
     cmd = ("--cmd", typed(asker()), *AT_SPEED)
     assert live(capsys, small, *cmd, "--assert", "calls > 20 and amplification == 1")[0] == 0
