@@ -109,7 +109,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
         say(sentence(storm, first.policy, first.measures))
         measures = {one.result.policy: one.result.measures for one in played}
         draw(table(measures, without=UNKNOWN))
-        say("As the provider saw it; added wait is the time until a call was first asked for.")
+        say(f"As the provider saw it, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
+        say("Added wait is the time until a call was first asked for.")
     if failed:
         return 1
     return 0 if claimed is None else judge(claimed, str(claim), played[0].result.measures)

@@ -67,7 +67,7 @@ def test_a_sentence_and_a_table_of_programs_side_by_side(capsys, small, asker, t
     assert rest[1].split() == ["asker", "again"]
     shown = {line.split()[0] for line in rest[2:] if line.split()}
     assert set(NAMES) - shown == {"openings"}
-    assert rest[-1].startswith("As the provider saw it;")
+    assert rest[-2] == "As the provider saw it, at scale 1 and speed 25; copies: 1."
 
 
 def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, typed):
