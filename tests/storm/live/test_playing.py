@@ -216,6 +216,11 @@ async def test_a_program_that_stops_asking_is_named(script):
         await play(short(duration=0.3), once)
 
 
+async def test_a_storm_without_a_call_is_none(asker):
+    with pytest.raises(ConfigurationError, match=r"short: no call comes in 0.98 s"):
+        await play(short(rate=0.001), asker())
+
+
 async def test_what_cannot_be_started(tmp_path):
     with pytest.raises(ConfigurationError, match="no such file"):
         await play(short(), Program("x", (str(tmp_path / "nothing"),)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from stormbreak.errors import ConfigurationError
 from stormbreak.provider.chance import mix
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.provider.server import ProviderServer
@@ -82,7 +83,7 @@ async def play(
     load = scenario.load
     assert load is not None
     check_length(scenario)
-    calls = _NOTHING if own_traffic else traffic(load, scenario.duration, seed)
+    calls = _NOTHING if own_traffic else _calls(scenario, load, seed)
     server = ProviderServer(scenario, seed=seed, speed=speed)
     await server.start()
     running: list[Copy] = []
@@ -97,6 +98,13 @@ async def play(
     finally:
         await stop(running)
         await server.close()
+
+
+def _calls(scenario: Scenario, load: Load, seed: int) -> Traffic:
+    calls = traffic(load, scenario.duration, seed)
+    if not calls.times:
+        raise ConfigurationError(f"{scenario.name}: no call comes in {scenario.duration:g} s")
+    return calls
 
 
 class _Storm:
@@ -118,7 +126,7 @@ class _Storm:
         self._load = load
         self._progress = progress
         self._seen = Seen(lambda asked: asked.digest)
-        self._busy = Busy(copy.pid for copy in copies)
+        self._busiest = Busiest()
         self._handed = 0
         self._latest = 0.0
 
@@ -127,7 +135,7 @@ class _Storm:
     async def hand_over(self, calls: Traffic, name: str) -> None:
         """Rehearse, then hand over every call when it is due, until the last has ended."""
         bounds = Bounds(
-            model=self._scenario.provider.models[0],
+            model=next(iter(self._scenario.provider.models), "storm-1"),
             deadline=self._load.deadline / self._server.speed,
             timeout=self._load.timeout / self._server.speed,
         )
@@ -174,13 +182,15 @@ class _Storm:
     async def _watch(self, handing: asyncio.Task[None] | None = None) -> None:
         """Look on until all has ended, or the last deadline has passed."""
         end = self._scenario.duration + self._load.deadline + _AFTERWARDS
+        busy = Busy(copy.pid for copy in self._copies)
         while self._server.now < end:
             if handing is None or handing.done():
                 if all(copy.code is not None for copy in self._copies):
                     return
             else:
                 await self._check_alive(f"after {self._server.now:.1f} s of the storm")
-            self._busy.look()
+            busy.look()
+            self._busiest = busy.busiest
             self._tell()
             await asyncio.sleep(_LOOK)
 
@@ -229,7 +239,7 @@ class _Storm:
             strangers=seen.strangers,
             exits=tuple(copy.code for copy in self._copies),
             latest=self._latest,
-            busiest=self._busy.busiest,
+            busiest=self._busiest,
         )
 
     # ------------------------------------------------------------ on the way
