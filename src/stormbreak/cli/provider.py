@@ -1,35 +1,15 @@
 """`stormbreak provider`: the embedded provider on a port of this machine."""
 
 import asyncio
-import math
 import signal
 
 import click
 
+from stormbreak.cli.number import Number
 from stormbreak.cli.say import say
-from stormbreak.keylike import quoted
 from stormbreak.provider.bounds import FASTEST, SLOWEST
 from stormbreak.provider.loader import builtin_names, load
 from stormbreak.provider.server import ProviderServer, new_loop
-
-
-class _Speed(click.ParamType[float]):
-    name = "number"
-
-    def convert(
-        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            speed = float(value)
-        except ValueError:
-            speed = math.nan
-        if not SLOWEST <= speed <= FASTEST:
-            self.fail(
-                f"must be a positive number from {SLOWEST} to {FASTEST:,}, got {quoted(str(value))}",
-                param,
-                ctx,
-            )
-        return speed
 
 
 @click.group()
@@ -54,7 +34,7 @@ def command() -> None:
 )
 @click.option(
     "--speed",
-    type=_Speed(),
+    type=Number(SLOWEST, FASTEST),
     help="Scenario seconds in one real second; each scenario has its own default.",
 )
 @click.option(

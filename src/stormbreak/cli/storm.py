@@ -5,6 +5,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from stormbreak.cli.say import draw, say
+from stormbreak.cli.storm_live import command as live
 from stormbreak.cli.storm_run import command as run
 from stormbreak.provider.loader import builtin_names, load, text_of
 from stormbreak.provider.scenario import Load
@@ -12,10 +13,11 @@ from stormbreak.provider.scenario import Load
 
 @click.group()
 def command() -> None:
-    """Simulate a storm: real engines against a provider model, in virtual time."""
+    """Simulate a storm, real engines against a provider model in virtual time; or play it to any program, live."""
 
 
 command.add_command(run)
+command.add_command(live)
 
 
 @command.command("list")

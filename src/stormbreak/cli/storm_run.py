@@ -12,10 +12,9 @@ from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from stormbreak.batch.plain import plain
 from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_plot import picture
-from stormbreak.cli.storm_screen import table
+from stormbreak.cli.storm_screen import sentence, table
 from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.write import Destination
@@ -25,8 +24,6 @@ from stormbreak.storm.many import Run, simulate_all
 from stormbreak.storm.measures import Measures, average
 from stormbreak.storm.result import Result
 from stormbreak.storm.verdict import verdict, weakest
-
-_LONGEST = 2000  # characters of a verdict
 
 
 @click.command("run")
@@ -114,14 +111,14 @@ def command(  # noqa: PLR0913 - one parameter for each option
         modes = {"shared": shared, "first_output": first_output}
         say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
-        say(plain(verdict(storm, of[first.name]), _LONGEST))
+        say(sentence(storm, of[first.name]))
         draw(table({name: _measures(several) for name, several in of.items()}))
         if plot or sys.stdout.isatty():
             console = Console()
             colour = console.is_terminal and not console.no_color
             say(picture(storm, of[first.name], width=console.width, colour=colour))
     mean = average(_measures(of[first.name]))
-    return 0 if claimed is None else _judge(claimed, str(claim), mean)
+    return 0 if claimed is None else judge(claimed, str(claim), mean)
 
 
 def _names(compare: str) -> list[str]:
@@ -180,7 +177,8 @@ def _document(
     }
 
 
-def _judge(claim: Claim, text: str, measures: Measures) -> int:
+def judge(claim: Claim, text: str, measures: Measures) -> int:
+    """Exit code 1, and why, unless the claim holds."""
     if claim.holds(measures):
         return 0
     said = values(claim, measures)

@@ -1,14 +1,20 @@
-"""What a simulation came to, for people: a table."""
+"""What a storm came to, for people: a sentence, then a table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from stormbreak.batch.plain import plain
+from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.measures import Measures
+from stormbreak.storm.result import Result
 from stormbreak.storm.spread import Spread, Value, spread
+from stormbreak.storm.verdict import verdict
+
+_LONGEST = 2000  # characters of a sentence
 
 
 def _percent(value: float) -> str:
@@ -51,14 +57,24 @@ _SHOWN: Mapping[str, _Show] = MappingProxyType(
 _WORST_SHOWN = frozenset({"goodput", "trigger_goodput", "recovery", "p99"})
 
 
-def table(policies: Mapping[str, Sequence[Measures]]) -> Table:
-    """Measures as rows, policies as columns; of several runs the mean, the standard deviation, and some of the worst."""
+def sentence(scenario: Scenario, results: Sequence[Result]) -> str:
+    """The verdict on one policy, or program; its name may be anything."""
+    return plain(verdict(scenario, results), _LONGEST)
+
+
+def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()) -> Table:
+    """Measures as rows, policies as columns; of several runs the mean, the standard deviation, and some of the worst.
+
+    `without` those measures that nobody knows.
+    """
     shown = Table("", *map(escape, policies), box=SIMPLE, pad_edge=False)
     for column in shown.columns[1:]:
         column.justify = "right"
     spreads = [spread(runs) for runs in policies.values()]
     several = any(len(runs) > 1 for runs in policies.values())
     for name, show in _SHOWN.items():
+        if name in without:
+            continue
         shown.add_row(name, *(_mean(each[name], show) for each in spreads))
         if several and name in _WORST_SHOWN:
             shown.add_row("  the worst", *(_one(each[name].worst, show) for each in spreads))

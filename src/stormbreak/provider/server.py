@@ -28,6 +28,7 @@ from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
 from stormbreak.provider.tally import Tally, peak_arrivals
 from stormbreak.provider.told import limit_headers, wait_headers
+from stormbreak.provider.witness import Witness
 
 HOST = "127.0.0.1"
 
@@ -59,6 +60,7 @@ class ProviderServer:
         self._pace = Pace(self.speed, self._attend)
         self._waiting: dict[int, _Exchange] = {}
         self._numbers: dict[Connection, int] = {}
+        self._witness: Witness | None = None
         self._routes = Routes(scenario.provider, seed=seed, stats=self.stats, reset=self.reset)
         self._begin()
 
@@ -96,6 +98,21 @@ class ProviderServer:
         for exchange in tuple(self._waiting.values()):
             exchange.connection.drop()
         self._begin()
+
+    def play(self, scenario: Scenario, witness: Witness | None = None) -> None:
+        """Reset, with another scenario and before another witness; which models there are, and keys, stays."""
+        self.scenario = scenario
+        self._witness = witness
+        self.reset()
+
+    def begin(self) -> None:
+        """Let scenario time begin now, and not with the first request."""
+        self._pace.begin()
+
+    @property
+    def now(self) -> float:
+        """The scenario time; 0 before it begins."""
+        return self._pace.now()
 
     def stats(self) -> dict[str, Any]:
         """Tell what happened since the start or the last reset."""
@@ -182,6 +199,8 @@ class ProviderServer:
             connection.number,
             request.headers.get(b"idempotency-key"),
         )
+        if self._witness is not None:
+            self._witness.asked(asked, self._pace.now())
         key = asked.key + record.attempts
         number = self._model.arrive(
             self._pace.now(),
@@ -235,6 +254,8 @@ class ProviderServer:
             self._finish(exchange.connection, reply.request)
         if reply.trouble is None or reply.trouble.kind in HARMLESS:
             exchange.record.answers += 1
+            if self._witness is not None:
+                self._witness.answered(exchange.asked, self._pace.now())
 
     def _finish(self, connection: Connection, number: int) -> None:
         if (

@@ -1,0 +1,229 @@
+"""`stormbreak storm live`: a scenario on real sockets, against any program that asks the embedded provider."""
+
+import asyncio
+import json
+import re
+import shlex
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+import click
+
+from stormbreak.batch.plain import plain
+from stormbreak.cli.live_screen import progress_of, warnings_of
+from stormbreak.cli.number import Number
+from stormbreak.cli.say import draw, say
+from stormbreak.cli.storm_run import judge
+from stormbreak.cli.storm_screen import sentence, table
+from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import hidden, quoted
+from stormbreak.provider.bounds import FASTEST, LONGEST, SLOWEST
+from stormbreak.provider.loader import load
+from stormbreak.provider.scenario import Scenario
+from stormbreak.provider.server import new_loop
+from stormbreak.report.write import Destination
+from stormbreak.storm.claims import Claim, parse_claim
+from stormbreak.storm.live import Played, Program, ProgramError, play
+from stormbreak.storm.live.programs import name_of
+from stormbreak.storm.live.scaled import staged
+
+UNKNOWN = ("openings",)
+"""Measures that cannot be seen from outside a program."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)
+_MOST_COPIES = 1000
+_LONGEST_SAID = 300  # characters of what a program said last
+
+
+class _Show(NamedTuple):
+    """What is played, and how."""
+
+    scenario: Scenario
+    seed: int
+    copies: int
+    speed: float
+    own_traffic: bool
+
+
+@click.command("live")
+@click.argument("scenario", metavar="NAME|FILE")
+@click.option(
+    "--cmd",
+    "commands",
+    metavar="[NAME=]'PROGRAM ...'",
+    multiple=True,
+    required=True,
+    help="What to start; several are played one after another.",
+)
+@click.option("--copies", type=click.IntRange(1, _MOST_COPIES), default=1, show_default=True)
+@click.option("--own-traffic", is_flag=True, help="The program brings its own calls.")
+@click.option(
+    "--scale",
+    type=Number(1e-6, 1e6),
+    default=1.0,
+    show_default=True,
+    help="Capacity, limits and traffic, multiplied.",
+)
+@click.option("--until", type=Number(1e-6, LONGEST), help="Scenario seconds after which it ends.")
+@click.option(
+    "--speed",
+    type=Number(SLOWEST, FASTEST),
+    default=1.0,
+    show_default=True,
+    help="Scenario seconds in one real second; the program's own timers stay as they are.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
+@click.option("--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds of the first.")
+@click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
+def command(  # noqa: PLR0913 - one parameter for each option
+    *,
+    scenario: str,
+    commands: tuple[str, ...],
+    copies: int,
+    own_traffic: bool,
+    scale: float,
+    until: float | None,
+    speed: float,
+    seed: int,
+    as_json: bool,
+    claim: str | None,
+    report: str | None,
+) -> int:
+    """Say what a storm does to programs that ask the provider at OPENAI_BASE_URL."""
+    destination = None if report is None else Destination.of(report)
+    claimed = None if claim is None else _claim(claim)
+    programs = _programs(commands)
+    storm = staged(load(scenario), scale=scale, until=until, copies=copies, own_traffic=own_traffic)
+    show = _Show(storm, seed, copies, speed, own_traffic)
+    played, failed = _play(show, programs)
+    if destination is not None and played:
+        destination.storm(storm, [one.result for one in played], kind="a storm, played live")
+    if as_json:
+        say(json.dumps(_document(show, scale, played, failed)))
+    elif played:
+        say(sentence(storm, [played[0].result]))
+        measures = {one.result.policy: [one.result.measures] for one in played}
+        draw(table(measures, without=UNKNOWN))
+        say(f"As the provider saw it, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
+        say("Added wait is the time until a call was first asked for.")
+    if failed:
+        return 1
+    return 0 if claimed is None else judge(claimed, str(claim), played[0].result.measures)
+
+
+def _claim(text: str) -> Claim:
+    claim = parse_claim(text)
+    for name in claim.names():
+        if name in UNKNOWN:
+            raise ConfigurationError(f"--assert: {name} cannot be seen from outside a program")
+    return claim
+
+
+def _programs(commands: Sequence[str]) -> list[Program]:
+    """Read what to start, and see that it is there: nothing is worse than to hear of it after ten minutes."""
+    programs = [_program(text) for text in commands]
+    names = [program.name for program in programs]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.UsageError(
+                f"two programs are called {quoted(name)}: write --cmd NAME='...'"
+            )
+    for program in programs:
+        program.check()
+    return programs
+
+
+def _program(text: str) -> Program:
+    named = _NAMED.fullmatch(text)
+    name, line = named.groups() if named else ("", text)
+    try:
+        words = tuple(shlex.split(line))
+    except ValueError as error:
+        raise click.UsageError(f"--cmd cannot be read: {str(error).lower()}") from None
+    return Program(plain(hidden(name or name_of(words), tokens=True)), words)
+
+
+def _play(show: _Show, programs: Sequence[Program]) -> tuple[list[Played], dict[str, str]]:
+    """Play it to each; what came of them, and of which nothing did, and why."""
+    played: list[Played] = []
+    failed: dict[str, str] = {}
+    for program in programs:
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                one = runner.run(_played(show, program))
+        except asyncio.CancelledError:
+            raise click.Abort from None
+        except ProgramError as error:
+            failed[program.name] = str(error)
+            click.echo(f"stormbreak: {_in_a_line(error)}", err=True)
+            continue
+        played.append(one)
+        for warning in warnings_of(one):
+            click.echo(f"stormbreak: {program.name}: {warning}", err=True)
+    return played, failed
+
+
+async def _played(show: _Show, program: Program) -> Played:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    with suppress(ValueError, RuntimeError):  # not on the main thread
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, partial(task.cancel))
+    with progress_of(show.scenario, program.name) as tell:
+        return await play(
+            show.scenario,
+            program,
+            seed=show.seed,
+            copies=show.copies,
+            speed=show.speed,
+            own_traffic=show.own_traffic,
+            progress=tell,
+        )
+
+
+def _in_a_line(error: ProgramError) -> str:
+    """What a program did not do, and the last that it said of it."""
+    lines = [line.strip() for line in error.said.splitlines() if line.strip()]
+    if not lines:
+        return f"{error}, and said nothing of it"
+    return f"{error}; the last it said: {plain(hidden(lines[-1], tokens=True), _LONGEST_SAID)}"
+
+
+def _document(
+    show: _Show, scale: float, played: Sequence[Played], failed: dict[str, str]
+) -> dict[str, Any]:
+    """The measures of the first program, and below them each one's."""
+    runs = [
+        {
+            "program": one.result.policy,
+            **_measures(one),
+            "strangers": one.strangers,
+            "exits": one.exits,
+            "latest": round(one.latest, 3),
+            "busiest": asdict(one.busiest),
+        }
+        for one in played
+    ]
+    first = {"program": played[0].result.policy, **_measures(played[0])} if played else {}
+    return {
+        "scenario": show.scenario.name,
+        "seed": show.seed,
+        "scale": scale,
+        "until": show.scenario.duration,
+        "copies": show.copies,
+        "speed": show.speed,
+        "own_traffic": show.own_traffic,
+        **first,
+        "runs": runs,
+        "failed": failed,
+    }
+
+
+def _measures(one: Played) -> dict[str, float | int | None]:
+    return {**one.result.measures.plain(), **dict.fromkeys(UNKNOWN)}

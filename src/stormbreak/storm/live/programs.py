@@ -1,0 +1,198 @@
+"""The programs under test: copies of one command, each in a process group of its own, which ends with the storm.
+
+A program gets the environment it would have anyway, with the address of the provider and a key that opens nothing.
+What it writes to its standard output is not read: the provider saw all that counts. Of what it writes to standard error
+the end is kept, for the case that it dies.
+"""
+
+import asyncio
+import os
+import signal
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from shutil import which
+from typing import NamedTuple, cast
+
+from stormbreak.errors import ConfigurationError, StormbreakError
+from stormbreak.keylike import quoted
+
+KEY = "storm"
+"""What every program gets for a key."""
+
+_KEPT = 4096  # bytes of standard error
+_STDERR = 2
+_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_LOOK = 0.02  # seconds between looks at one that is to end
+_LAST_WORDS = 0.5  # seconds in which what a dead program wrote is still read
+
+
+class Program(NamedTuple):
+    """A command with a name."""
+
+    name: str
+    words: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise ConfigurationError if there is nothing to start."""
+        if not self.words:
+            raise ConfigurationError("--cmd names no program")
+        if which(self.words[0]) is None:
+            raise ConfigurationError(
+                f"--cmd: there is no program {quoted(self.words[0])} that can be started"
+            )
+
+
+class ProgramError(StormbreakError):
+    """A program did not play its part. `said` is the end of its standard error, as it wrote it."""
+
+    def __init__(self, what: str, *, said: str = "") -> None:
+        super().__init__(what)
+        self.said = said
+
+
+class Copy(asyncio.SubprocessProtocol):
+    """One running copy of a program, and the leader of a process group."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number  # from 1 on
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._tail = b""
+        self._silent = asyncio.Event()
+
+    # ------------------------------------------------------------ what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It runs."""
+        self._transport = cast("asyncio.SubprocessTransport", transport)  # uvloop's is none by name
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
+        """It wrote to its standard error."""
+        self._tail = (self._tail + data)[-_KEPT:]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
+        """It, and whoever it gave it to, closed its standard error."""
+        if fd == _STDERR:
+            self._silent.set()
+
+    # ------------------------------------------------------------ what its owner calls
+
+    @property
+    def transport(self) -> asyncio.SubprocessTransport:
+        """The process; it must have been started."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def pid(self) -> int:
+        """Its process, and its process group."""
+        pid = self.transport.get_pid()
+        assert pid is not None
+        return pid
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; negative: the signal that ended it; None while it runs."""
+        return self.transport.get_returncode()
+
+    def feed(self, line: bytes) -> None:
+        """Hand it a line; what it does not read waits, and one that has ended misses it."""
+        pipe = self._stdin
+        if pipe is not None and not pipe.is_closing():
+            pipe.write(line)
+
+    def finish(self) -> None:
+        """Tell it that nothing more comes."""
+        if self._stdin is not None:
+            self._stdin.close()
+
+    async def last_words(self) -> str:
+        """The end of its standard error."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                await self._silent.wait()
+        return self._tail.decode(errors="replace")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all that is left of its process group."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    @property
+    def _stdin(self) -> asyncio.WriteTransport | None:
+        return cast("asyncio.WriteTransport | None", self.transport.get_pipe_transport(0))
+
+
+async def start(
+    program: Program, running: list[Copy], copies: int, around: Mapping[str, str], *, fed: bool
+) -> None:
+    """Start so many copies, each put into `running` at once; with `fed`, lines can be handed to them."""
+    loop = asyncio.get_running_loop()
+    for number in range(1, copies + 1):
+        try:
+            _, copy = await loop.subprocess_exec(
+                partial(Copy, number),
+                *program.words,
+                stdin=PIPE if fed else DEVNULL,
+                stdout=DEVNULL,
+                stderr=PIPE,
+                env=around,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "it cannot be started"
+            raise ConfigurationError(f"--cmd: {quoted(program.words[0])}: {why.lower()}") from error
+        running.append(copy)
+
+
+async def stop(copies: Sequence[Copy]) -> None:
+    """End them and all that they started; whoever does not go is killed."""
+    for copy in copies:
+        copy.send(signal.SIGTERM)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                await _gone(copies)
+    finally:  # also where a second cancel comes
+        for copy in copies:
+            copy.send(signal.SIGKILL)
+    await _gone(copies)
+    for copy in copies:
+        copy.transport.close()
+
+
+async def _gone(copies: Sequence[Copy]) -> None:
+    """Wait until none of them runs; not, as asyncio's `wait` may, for whatever else holds their pipes."""
+    for copy in copies:
+        while copy.code is None:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+
+
+def environment(base_url: str) -> dict[str, str]:
+    """What a program finds around it."""
+    away = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    direct = ",".join(filter(None, ["127.0.0.1", away]))
+    return {
+        **os.environ,
+        "OPENAI_BASE_URL": base_url,
+        "OPENAI_API_KEY": KEY,
+        "ANTHROPIC_BASE_URL": base_url.removesuffix("/v1"),
+        "ANTHROPIC_API_KEY": KEY,
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+    }
+
+
+def name_of(words: Sequence[str]) -> str:
+    """What a command is called that was given no name: its script, else its program."""
+    scripts = [Path(word).stem for word in words if _is_file(word)]
+    return scripts[-1] if scripts else Path(words[0]).name if words else ""
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,101 @@
+"""A scenario made smaller, shorter, and fit for sockets: pure, from scenario to scenario."""
+
+from dataclasses import replace
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.scenario import WATCHED, Limit, Load, Provider, Scenario
+
+_LONGEST_REHEARSAL = 5.0  # seconds of service
+_ANY = Load(rate=1.0)  # its deadline and timeout hold where a scenario has no load
+
+
+def staged(
+    scenario: Scenario,
+    *,
+    scale: float = 1.0,
+    until: float | None = None,
+    copies: int = 1,
+    own_traffic: bool = False,
+) -> Scenario:
+    """Make it what is played: `scale` times everything that is counted, no crowd, a process for each copy.
+
+    Raises:
+        ConfigurationError: it has no load to play, is too short to be measured, or too small to exist.
+    """
+    load = scenario.load
+    if load is None:
+        if not own_traffic:
+            raise ConfigurationError(
+                f"{scenario.name}: a live storm needs a [load], or --own-traffic; got neither"
+            )
+        load = _ANY
+    duration = scenario.duration if until is None else _shorter(scenario, load, until)
+    try:
+        return replace(
+            scenario,
+            duration=duration,
+            provider=_provider(scenario.provider, scale),
+            limit=None if scenario.limit is None else _limit(scenario.limit, scale),
+            crowd=None,
+            load=_load(load, scale, copies),
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{scenario.name}, --scale {scale:g}: {error}") from None
+
+
+def rehearsal(scenario: Scenario) -> Scenario:
+    """The same provider on a good day, for a first call before the storm."""
+    provider = scenario.provider
+    service = min(provider.service, _LONGEST_REHEARSAL)
+    calm = replace(
+        provider, slots=None, queue=None, front_end=None, cv=0.0, service=service, least=0.0
+    )
+    return replace(scenario, provider=calm, limit=None, trouble=(), crowd=None)
+
+
+def _shorter(scenario: Scenario, load: Load, until: float) -> float:
+    if until > scenario.duration:
+        raise ConfigurationError(
+            f"--until must be at most the duration of {scenario.name}, {scenario.duration:g}, got {until:g}"
+        )
+    if load.trigger_until is not None and until < load.trigger_until + WATCHED:
+        raise ConfigurationError(
+            f"--until must be at least {load.trigger_until + WATCHED:g}, {WATCHED} s after the trigger of"
+            f" {scenario.name}, so that a recovery can be seen; got {until:g}"
+        )
+    return until
+
+
+def _provider(provider: Provider, scale: float) -> Provider:
+    return replace(
+        provider,
+        slots=None if provider.slots is None else _some(provider.slots, scale),
+        queue=provider.queue and round(provider.queue * scale),
+        front_end=provider.front_end and provider.front_end * scale,
+    )
+
+
+def _limit(limit: Limit, scale: float) -> Limit:
+    requests = limit.requests and limit.requests * scale
+    if requests is not None and requests < 1:
+        raise ConfigurationError(f"limit.requests would be {requests:g}, which lets nothing pass")
+    return replace(
+        limit,
+        requests=requests,
+        tokens=limit.tokens and limit.tokens * scale,
+        burst=limit.burst and limit.burst * scale,
+    )
+
+
+def _load(load: Load, scale: float, copies: int) -> Load:
+    return replace(
+        load,
+        rate=load.rate * scale,
+        steps=tuple(replace(step, rate=step.rate * scale) for step in load.steps),
+        herds=tuple(replace(herd, calls=_some(herd.calls, scale)) for herd in load.herds),
+        processes=copies,
+    )
+
+
+def _some(count: int, scale: float) -> int:
+    return max(1, round(count * scale))

@@ -1,0 +1,108 @@
+"""Whoever watches the provider is told what it saw: requests that came, and good answers that reached somebody."""
+
+import asyncio
+import json
+
+import pytest
+
+from stormbreak.provider.loader import parse
+from stormbreak.provider.server import ProviderServer
+
+from .conftest import request_bytes
+
+CALM = "[provider]\nservice = 0.1\ncv = 0\n"
+
+
+class Watching:
+    def __init__(self):
+        self.seen = []
+
+    def asked(self, asked, at):
+        self.seen.append(("asked", json.loads(asked.essence)["messages"][0]["content"], at))
+
+    def answered(self, asked, at):
+        self.seen.append(("answered", json.loads(asked.essence)["messages"][0]["content"], at))
+
+    @property
+    def words(self):
+        return [f"{what} {prompt}" for what, prompt, _ in self.seen]
+
+
+async def watched(trouble=""):
+    """A provider before a witness, in a storm that is not begun."""
+    server, witness = ProviderServer(parse(CALM), speed=2.0), Watching()
+    await server.start()
+    server.play(parse(CALM + trouble), witness)
+    return server, witness
+
+
+async def ask(server, prompt, *, patience=5.0, **more):
+    """Send a request, and read until the answer is whole or patience ends."""
+    payload = {"model": "m", "messages": [{"role": "user", "content": prompt}], **more}
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request_bytes(payload=payload, headers=["connection: close"]))
+    heard = b""
+    try:
+        async with asyncio.timeout(patience):
+            heard = await reader.read()
+    except TimeoutError:
+        pass
+    writer.close()
+    await writer.wait_closed()
+    return heard
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_answer_is_told_with_its_times(streamed):
+    server, witness = await watched()
+    await ask(server, "one", stream=streamed)
+    await server.close()
+
+    assert witness.words == ["asked one", "answered one"]
+    (_, _, came), (_, _, went) = witness.seen
+    assert came == pytest.approx(0.0, abs=0.05)  # scenario time begins with it
+    assert 0.1 <= went - came < 1.0  # in scenario seconds, at double speed
+
+
+@pytest.mark.parametrize("kind", ["503", "cut_body", "stale", "error_in_200"])
+async def test_what_is_no_good_answer_is_none(kind):
+    server, witness = await watched(f'[[trouble]]\nkind = "{kind}"\n')
+    assert b"HTTP/1.1" in await ask(server, "one")
+    await server.close()
+
+    assert witness.words == ["asked one"]
+
+
+async def test_an_answer_that_nobody_waits_for_is_none():
+    server, witness = await watched('[[trouble]]\nkind = "slow_body"\nseconds = 1\n')
+    await ask(server, "one", patience=0.2)
+    await ask(server, "two")
+    await server.close()
+
+    assert witness.words == ["asked one", "asked two", "answered two"]
+
+
+async def test_time_may_begin_before_the_first_request():
+    server, witness = await watched()
+    assert server.now == 0.0
+    server.begin()
+    await asyncio.sleep(0.1)
+    assert server.now > 0.1
+    await ask(server, "one")
+    await server.close()
+
+    assert witness.seen[0][2] > 0.2
+
+
+async def test_another_scenario_begins_anew_before_another_witness():
+    server, before = await watched()
+    await ask(server, "one")
+    now = Watching()
+    server.play(parse(CALM + '[[trouble]]\nkind = "503"\n'), now)
+    assert server.now == 0.0
+    assert b" 503 " in await ask(server, "two")
+    stats = server.stats()
+    await server.close()
+
+    assert (before.words, now.words) == (["asked one", "answered one"], ["asked two"])
+    assert stats["arrivals"] == 1

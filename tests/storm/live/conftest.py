@@ -1,0 +1,39 @@
+"""Programs for live storms."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from stormbreak.storm.live import Program
+
+ASKER = Path(__file__).parents[2] / "support" / "live_asker.py"
+
+
+def _python(*words):
+    return (sys.executable, "-S", *map(str, words))
+
+
+@pytest.fixture
+def asker():
+    """The program that asks for each line; its arguments are told there."""
+    return lambda *more: Program("asker", _python(ASKER, *more))
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A program from its source, which may import the asker."""
+
+    def write(source, name="script"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"import sys\nsys.path.insert(0, {str(ASKER.parent)!r})\n{source}")
+        return Program(name, _python(path))
+
+    return write
+
+
+@pytest.fixture
+def typed():
+    """A program as it is typed behind --cmd."""
+    return lambda program: f"{program.name}={shlex.join(program.words)}"

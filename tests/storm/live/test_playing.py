@@ -1,0 +1,238 @@
+"""A storm on real sockets against real programs: what is measured."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.loader import parse
+from stormbreak.storm.live import Program, ProgramError, play, playing
+from stormbreak.storm.live.scaled import staged
+
+SHORT = """
+name = "short"
+duration = 0.98
+[provider]
+slots = 20
+service = 0.05
+cv = 0
+[load]
+rate = 30
+arrivals = "even"
+deadline = 1.0
+timeout = 1.0
+"""
+CLIENTS = Path(__file__).parents[3] / "bench" / "live"
+
+
+def short(more="", *, copies=1, **changes):
+    text = SHORT
+    for name, value in changes.items():
+        line = next(line for line in SHORT.splitlines() if line.startswith(f"{name} ="))
+        text = text.replace(line, f"{name} = {value}")
+    return staged(parse(text + more), copies=copies)
+
+
+async def test_every_call_is_handed_over_when_it_is_due_and_answered(asker):
+    moments = []
+    played = await play(short(), asker(), progress=moments.append)
+    measures = played.result.measures
+
+    assert (played.result.scenario, played.result.policy) == ("short", "asker")
+    assert (measures.calls, measures.success, measures.amplification) == (29, 1.0, 1.0)
+    assert (measures.shed, measures.wasted, measures.recovery) == (0, 0.0, 0.0)
+    assert 0.05 <= measures.p50 < 0.5
+    assert measures.added_wait_p99 < 0.5
+    assert 0.9 < measures.goodput <= 1.1
+    assert sum(played.result.series.calls) == sum(played.result.series.attempts) == 29
+    assert (played.exits, played.strangers) == ((0,), 0)
+    assert played.latest < 0.5
+    assert moments[-1].answers == moments[-1].calls == 29
+    assert moments[0].until == 0.98
+
+
+async def test_retries_are_seen_by_the_provider(asker):
+    down = '[[trouble]]\nkind = "503"\nfirst = 2\nafter = 0\n'
+    played = await play(short(down), asker(3))
+
+    assert (played.result.measures.success, played.result.measures.amplification) == (1.0, 3.0)
+
+    measures = (await play(short(down), asker(2))).result.measures
+    assert (measures.success, measures.amplification, measures.p50) == (0.0, 2.0, None)
+
+
+async def test_an_answer_for_a_client_who_has_gone_is_none_but_work(asker):
+    measures = (await play(short(service=0.4), asker(1, 0.1))).result.measures
+
+    assert (measures.success, measures.amplification, measures.shed) == (0.0, 1.0, 0)
+    assert measures.wasted > 0.9
+
+
+async def test_an_answer_after_the_deadline_is_none(asker):
+    measures = (await play(short(deadline=0.2, service=0.4), asker())).result.measures
+
+    assert (measures.success, measures.amplification) == (0.0, 1.0)
+
+
+async def test_copies_share_the_calls(script, tmp_path):
+    counting = script(
+        f"import os, live_asker, json, threading\nnumber = 0\nfor line in sys.stdin:\n"
+        "    threading.Thread(target=live_asker.ask, args=[json.loads(line)]).start()\n"
+        "    number += 1\n"
+        f"open(os.path.join({str(tmp_path)!r}, f'{{os.getpid()}}.count'), 'w').write(str(number))\n"
+    )
+    played = await play(short(copies=3), counting, copies=3)
+    counts = [int(path.read_text()) for path in tmp_path.glob("*.count")]
+
+    assert played.exits == (0, 0, 0)
+    assert len(counts) == 3
+    assert sum(counts) == 3 + 29  # one each before the storm
+    assert min(counts) > 1
+    assert played.result.measures.success == 1.0
+
+
+async def test_a_program_that_sees_only_some_lines_sheds_the_others(script):
+    half = script(
+        "import live_asker, json, threading\nfor line in sys.stdin:\n    call = json.loads(line)\n"
+        "    if call['call'] % 2 == 0:\n"
+        "        threading.Timer(0.2, live_asker.ask, [call]).start()\n"
+    )
+    measures = (await play(short(), half)).result.measures
+
+    assert (measures.calls, measures.shed) == (29, 15)
+    assert measures.attempts_per_sent_call == 1.0
+    assert 0.2 <= measures.added_wait_p50 <= measures.added_wait_p99 < 1.0
+
+
+async def test_the_storm_begins_before_its_first_call(asker):
+    late = short("herds = [{ at = 0.5, calls = 1 }]\n", rate=0)
+    measures = (await play(late, asker())).result.measures
+
+    assert (measures.calls, measures.success) == (1, 1.0)
+    assert 0.05 <= measures.p50 < 0.5
+
+
+async def test_a_program_may_bring_its_own_traffic(script):
+    own = script(
+        "import live_asker, time\nfor number in range(10):\n"
+        "    live_asker.ask({'call': 1, 'prompt': f'p {number % 5}', 'model': 'm', 'timeout': 5})\n"
+        "sys.exit(3)\n"
+    )
+    scenario = staged(
+        parse('name = "bare"\nduration = 60\n[provider]\nservice = 0.02\n'), own_traffic=True
+    )
+    played = await play(scenario, own, own_traffic=True)
+    measures = played.result.measures
+
+    assert (measures.calls, measures.success, measures.amplification) == (5, 1.0, 2.0)
+    assert played.exits == (3,)  # a program may end as it likes
+
+
+async def test_what_a_program_finds_around_it(script, tmp_path, monkeypatch):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "a-real-one")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.setenv("MINE", "stays")
+    told = tmp_path / "told.json"
+    curious = script(
+        f"import os, json\njson.dump(dict(os.environ), open({str(told)!r}, 'w'))\n"
+        "import live_asker\nfor line in sys.stdin:\n    live_asker.ask(json.loads(line))\n"
+    )
+    await play(short(duration=0.2), curious)
+    around = json.loads(told.read_text())
+
+    assert around["OPENAI_BASE_URL"].startswith("http://127.0.0.1:")
+    assert around["OPENAI_BASE_URL"] == around["ANTHROPIC_BASE_URL"] + "/v1"
+    assert {around["OPENAI_API_KEY"], around["ANTHROPIC_API_KEY"]} == {"storm"}
+    assert (around["NO_PROXY"], around["MINE"]) == ("127.0.0.1,example.org", "stays")
+
+
+@pytest.mark.parametrize(
+    ("source", "what", "said"),
+    [
+        ("sys.exit('no luck')", "ended before the storm began, with exit code 1", "no luck"),
+        ("import os\nos.kill(os.getpid(), 9)", "before the storm began, with signal 9", ""),
+        (
+            "import live_asker, json\nlive_asker.ask(json.loads(input()))\ninput()\n1 / 0",
+            "of the storm, with exit code 1",
+            "ZeroDivisionError",
+        ),
+    ],
+)
+async def test_a_program_that_dies_early_is_named(script, source, what, said):
+    with pytest.raises(ProgramError) as caught:
+        await play(short(duration=20), script(source, "mortal"))
+
+    assert str(caught.value).startswith("mortal: ")
+    assert what in str(caught.value)
+    assert said in caught.value.said
+
+
+async def test_what_it_said_last_is_bounded(script):
+    loud = script("sys.stderr.write('x' * 1_000_000 + 'y')\nsys.exit(1)")
+    with pytest.raises(ProgramError) as caught:
+        await play(short(), loud)
+
+    assert len(caught.value.said) == 4096
+    assert caught.value.said.endswith("y")
+
+
+async def test_a_copy_that_dies_is_numbered(script, tmp_path):
+    mortal = script(
+        f"import os\nos.mkdir({str(tmp_path / 'first')!r})\nfor line in sys.stdin: pass"
+    )
+    with pytest.raises(ProgramError, match=r"script: copy \d of 2 ended before"):
+        await play(short(copies=2), mortal, copies=2)
+
+
+async def test_a_program_that_never_asks_is_named(script, monkeypatch):
+    monkeypatch.setattr(playing, "PATIENCE", 0.5)
+    with pytest.raises(ProgramError, match="0 of 1 copies asked for their first call"):
+        await play(short(), script("for line in sys.stdin: pass"))
+    with pytest.raises(ProgramError, match="it asked for nothing in"):
+        await play(short(), script("import time\ntime.sleep(60)"), own_traffic=True)
+    with pytest.raises(ProgramError, match="without having asked for anything, with exit code 0"):
+        await play(short(), script(""), own_traffic=True)
+
+
+async def test_why_nothing_was_understood_is_said(script, monkeypatch):
+    monkeypatch.setattr(playing, "PATIENCE", 1.0)
+    lost = script(
+        "import os, urllib.request\n"
+        "urllib.request.urlopen(os.environ['OPENAI_BASE_URL'] + '/embeddings', data=b'no JSON')"
+    )
+    with pytest.raises(ProgramError, match=r"\(its requests were answered with 400\)"):
+        await play(short(), lost)
+
+
+async def test_a_program_that_stops_asking_is_named(script):
+    once = script(
+        "import live_asker, json\nlive_asker.ask(json.loads(input()))\nfor line in sys.stdin: pass"
+    )
+    with pytest.raises(ProgramError, match="script: it asked for none of its calls"):
+        await play(short(duration=0.3), once)
+
+
+async def test_a_storm_without_a_call_is_none(asker):
+    with pytest.raises(ConfigurationError, match=r"short: no call comes in 0.98 s"):
+        await play(short(rate=0.001), asker())
+
+
+async def test_what_cannot_be_started(tmp_path):
+    with pytest.raises(ConfigurationError, match="no such file"):
+        await play(short(), Program("x", (str(tmp_path / "nothing"),)))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_a_program_in_any_language():
+    shell = Program("curl", ("sh", str(CLIENTS / "curl.sh")))
+    measures = (await play(short(rate=8, deadline=1.4), shell)).result.measures
+
+    assert (measures.calls, measures.success, measures.amplification) == (7, 1.0, 1.0)
+
+
+def test_the_shell_script_is_one():
+    subprocess.run(["sh", "-n", CLIENTS / "curl.sh"], check=True)

@@ -1,0 +1,95 @@
+"""Nothing that a storm started outlives it."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.loader import parse
+from stormbreak.storm.live import Program, ProgramError, play
+from stormbreak.storm.live.programs import name_of
+from stormbreak.storm.live.scaled import staged
+
+LONG = staged(parse("duration = 1000\n[provider]\nservice = 0.01\n[load]\nrate = 5\n"))
+FAMILY = """
+import json, signal, subprocess, live_asker
+{first}
+child = subprocess.Popen(["sleep", "1000"])
+open({path!r}, "w").write(str(child.pid))
+for line in sys.stdin:
+    live_asker.ask(json.loads(line))
+"""
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def started(path):
+    """The process that the program started, once it has."""
+    while not path.exists() or not path.read_text():  # noqa: ASYNC110 - another process writes it
+        await asyncio.sleep(0.02)
+    return int(path.read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize("first", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+async def test_a_cancel_ends_the_program_and_all_it_started(script, tmp_path, first):
+    path = tmp_path / "child"
+    program = script(FAMILY.format(first=first, path=str(path)))
+    storm = asyncio.create_task(play(LONG, program))
+    child = await started(path)
+    assert is_alive(child)
+
+    storm.cancel()
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await storm
+    while is_alive(child):
+        await asyncio.sleep(0.01)
+        assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+async def test_who_does_not_end_with_the_storm_is_ended(script, tmp_path):
+    brief = parse("duration = 0.3\n[provider]\nservice = 0\n[load]\nrate = 20\ndeadline = 0.1\n")
+    path = tmp_path / "child"
+    stays = "\nimport time\ntime.sleep(1000)\n"
+    played = await play(staged(brief), script(FAMILY.format(first="", path=str(path)) + stays))
+
+    assert played.exits == (None,)
+    assert not is_alive(int(path.read_text()))
+
+
+async def test_who_left_the_group_holds_nothing_up(script):
+    """A daemon in a session of its own is not ours to end, and keeps standard error open."""
+    away = script(
+        "import subprocess\nsubprocess.Popen(['sleep', '3'], start_new_session=True)\nsys.exit('gone')"
+    )
+    began = time.monotonic()
+    with pytest.raises(ProgramError) as caught:
+        await play(LONG, away)
+
+    assert caught.value.said == "gone\n"
+    assert time.monotonic() - began < 2.5
+
+
+def test_a_program_is_called_after_its_script_or_itself(tmp_path):
+    script = tmp_path / "asker.py"
+    script.touch()
+    assert name_of(["python", "-u", str(script), "--fast"]) == "asker"
+    assert name_of(["/usr/bin/env", "x\0y"]) == "env"
+    assert name_of(["node", "a" * 5000]) == "node"
+
+
+def test_what_is_no_program():
+    with pytest.raises(ConfigurationError, match="no program 'no-such-thing' that can be started"):
+        Program("x", ("no-such-thing",)).check()
+    with pytest.raises(ConfigurationError, match="names no program"):
+        Program("x", ()).check()
+    Program("x", ("sh",)).check()

@@ -1,0 +1,70 @@
+"""What is played: a scenario made smaller and shorter, without its crowd."""
+
+import pytest
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.loader import builtin_names, load, parse
+from stormbreak.storm.live.scaled import rehearsal, staged
+
+
+def test_everything_that_is_counted_is_scaled_and_no_time_is():
+    incident = load("incident")
+    small = staged(incident, scale=0.1, copies=3)
+
+    assert (small.provider.slots, small.provider.queue, small.provider.front_end) == (24, 200, 300)
+    assert [step.rate for step in small.load.steps] == [44, 10]
+    assert (small.load.rate, small.load.processes, small.crowd) == (10, 3, None)
+    assert (small.load.deadline, small.load.timeout) == (30, 10)
+    assert (small.duration, small.provider.service) == (1457, 2.0)
+
+
+def test_so_are_limits_and_herds():
+    bucket = staged(load("rpm-bucket"), scale=0.1)
+    assert bucket.limit.requests == pytest.approx(load("rpm-bucket").limit.requests / 10)
+    assert bucket.limit.reject_cost == load("rpm-bucket").limit.reject_cost
+    assert staged(load("tokens"), scale=0.1).limit.tokens == load("tokens").limit.tokens / 10
+    assert staged(load("herd"), scale=0.1).load.herds[0].calls == 120
+    assert staged(load("herd"), scale=0.0001).load.herds[0].calls == 1
+
+
+def test_what_has_no_bound_gets_none():
+    dip = staged(load("dip"), scale=0.1)
+    assert (dip.provider.queue, dip.limit) == (None, None)
+
+
+def test_every_scenario_with_a_load_can_be_scaled():
+    storms = [storm for storm in map(load, builtin_names()) if storm.load is not None]
+    assert len(storms) > 15
+    for storm in storms:
+        assert staged(storm, scale=0.1).crowd is None
+
+
+def test_it_may_end_early_but_not_too_early():
+    assert staged(load("incident"), until=107).duration == 107
+    with pytest.raises(ConfigurationError, match="--until must be at least 107, 30 s after the t"):
+        staged(load("incident"), until=106)
+    with pytest.raises(ConfigurationError, match="at most the duration of incident, 1457, got 20"):
+        staged(load("incident"), until=2e5)
+
+
+def test_a_limit_that_lets_nothing_pass_is_refused():
+    scarce = load("scarce")
+    with pytest.raises(ConfigurationError, match="scarce, --scale 1e-06: limit"):
+        staged(scarce, scale=1e-6)
+
+
+def test_without_a_load_only_a_program_s_own_traffic_can_be_played():
+    bare = load("bench")
+    with pytest.raises(ConfigurationError, match=r"bench: a live storm needs a \[load\]"):
+        staged(bare)
+    assert staged(bare, own_traffic=True).load.deadline == 30
+
+
+def test_before_the_storm_the_same_provider_has_a_good_day():
+    calm = rehearsal(staged(load("outage"), scale=0.1))
+    assert (calm.trouble, calm.limit, calm.provider.slots) == ((), None, None)
+    assert calm.provider.service == load("outage").provider.service
+
+    slow = parse("[provider]\nservice = 60\nleast = 30\nrequire_key = true\n[load]\nrate = 1\n")
+    assert rehearsal(slow).provider.service == 5.0
+    assert rehearsal(slow).provider.require_key

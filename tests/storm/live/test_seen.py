@@ -1,0 +1,107 @@
+"""What the provider saw becomes records; what a program says of itself plays no part."""
+
+import json
+
+import pytest
+
+from stormbreak.provider.formats.understand import FORMATS, understand
+from stormbreak.storm.live.prompts import Bounds, Prompts
+from stormbreak.storm.live.seen import Seen, waits
+from stormbreak.storm.measures import Record
+
+PROMPTS = Prompts("storm 3fa9c1")
+
+
+def asked(prompt, **more):
+    """A request, as the provider understands it."""
+    payload = {"model": "m", "messages": [{"role": "user", "content": prompt}], **more}
+    body = json.dumps(payload, indent=2).encode()
+    return understand(FORMATS["/v1/chat/completions"], {}, body)
+
+
+def given():
+    return Seen(lambda asked: PROMPTS.number_in(asked.essence))
+
+
+def test_a_call_is_known_by_its_prompt_whatever_is_around_it():
+    assert PROMPTS.number_in(asked(PROMPTS.prompt(17)).essence) == 17
+    more = asked(f"Be brief.\n{PROMPTS.prompt(4)} Thanks!", temperature=0.3, stream=True)
+    assert PROMPTS.number_in(more.essence) == 4
+    assert PROMPTS.number_in(asked("Hello?").essence) is None
+    assert PROMPTS.number_in(asked(Prompts("storm 000000").prompt(4)).essence) is None
+
+
+def test_of_a_conversation_the_last_prompt_counts():
+    said = [{"role": "user", "content": PROMPTS.prompt(number)} for number in (30, 4)]
+    assert PROMPTS.number_in(asked("", messages=said).essence) == 4
+
+
+def test_a_line_says_all_that_a_call_needs():
+    bounds = Bounds(model="storm-1", deadline=30.0, timeout=10.0)
+    line = PROMPTS.line(17, bounds, called=17, tokens=1000)
+
+    assert line.endswith(b"}\n")
+    assert json.loads(line) == {
+        "call": 17,
+        "prompt": "call 17 of storm 3fa9c1: say something about the weather.",
+        "model": "storm-1",
+        "deadline": 30.0,
+        "timeout": 10.0,
+        "max_tokens": 960,
+    }
+    assert "max_tokens" not in json.loads(PROMPTS.line(1, bounds, called=1))
+
+
+def test_records_of_calls_that_were_handed_over():
+    seen = given()
+    one, two, three = (asked(PROMPTS.prompt(number)) for number in (1, 2, 3))
+    seen.asked(one, 0.7)
+    seen.asked(two, 1.5)
+    seen.asked(two, 3.0)
+    seen.asked(three, 3.2)
+    seen.answered(one, 2.0)
+    seen.answered(two, 11.1)
+    seen.answered(three, 13.0)  # exactly in time
+    seen.answered(three, 13.5)
+
+    assert seen.of_given([0.5, 1.0, 3.0, 4.0], deadline=10.0) == [
+        Record(0.5, 2.0, True, 1, pytest.approx(0.2)),
+        Record(1.0, 11.0, False, 2, 0.5),  # too late
+        Record(3.0, 13.0, True, 1, pytest.approx(0.2)),
+        Record(4.0, 14.0, False, 0, 0.0),  # never asked for
+    ]
+    assert seen.attempts == [1, 1, 0, 2]
+    assert (seen.answers, seen.strangers) == (3, 0)
+
+
+def test_what_holds_no_prompt_is_a_stranger():
+    seen = given()
+    seen.asked(asked("Hello?"), 0.1)
+    seen.answered(asked("Hello?"), 0.2)
+
+    assert (seen.strangers, seen.answers, seen.attempts, seen.calls) == (1, 0, [1], {})
+
+
+def test_traffic_of_its_own_is_known_by_its_bodies():
+    seen = Seen(lambda asked: asked.digest)
+    seen.asked(asked("b"), 2.0)
+    seen.asked(asked("a"), 1.0)
+    seen.asked(asked("a", stream=True), 2.5)  # how an answer comes is not what is asked
+    seen.asked(asked("c"), 9.0)
+    seen.answered(asked("b"), 3.0)
+
+    assert seen.of_its_own(until=9.0, deadline=5.0) == [
+        Record(1.0, 6.0, False, 2, 0.0),
+        Record(2.0, 3.0, True, 1, 0.0),
+    ]
+
+
+def test_waits_are_those_of_calls_that_were_asked_for_in_the_measured_time():
+    records = [
+        Record(1.0, 2.0, True, 1, 9.0),
+        Record(5.0, 6.0, True, 1, 0.1),
+        Record(6.0, 7.0, True, 1, 0.3),
+        Record(7.0, 9.0, False, 0, 0.0),
+    ]
+    assert waits(records, 5.0) == (0.1, 0.3)
+    assert waits(records, 8.0) == (0.0, 0.0)
