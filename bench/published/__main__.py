@@ -1,0 +1,26 @@
+"""Play what others have published again, and write the tables and pictures of docs/published.md."""
+
+import argparse
+import os
+
+from kept import ROOT
+from marked import Block
+from published.page import page
+from published.plots import draw
+from published.study import study
+
+TABLES = Block(ROOT / "docs" / "published.md", "<!-- tables: begin -->", "<!-- tables: end -->")
+
+
+def main() -> None:
+    """Run, draw and write."""
+    parser = argparse.ArgumentParser(prog="published", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    done = study(options.jobs)
+    draw(done, ROOT / "docs" / "published")
+    TABLES.write(page(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Both sides of every published simulation, run often enough to compare means. Sides draw from chances of their own."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from multiprocessing import Pool
+from typing import Any, NamedTuple
+
+from published import (
+    bare_collapse,
+    bare_contention,
+    bare_retries,
+    collapse,
+    contention,
+    retries,
+)
+from published.bare_collapse import Second
+from published.means import Mean, mean
+
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
+"""Shares of requests that fail."""
+RUNS = {"contention": 100, "retries": 10, "collapse": 10}
+"""Of each side; the first is the published number."""
+
+_APART = 1_000_000  # between the seeds of the two sides
+
+
+class Pair(NamedTuple):
+    """Two measures of one case: what it took or how well it went, and the time or the load."""
+
+    first: Mean
+    second: Mean
+
+
+class Sides(NamedTuple):
+    """A case as our engine plays it, and as it was published; None where it was not."""
+
+    ours: Pair
+    bare: Pair | None
+
+
+def each_twice(run: Callable[[int], Iterable[float]], runs: int, *, bare: bool) -> Pair:
+    """The means of both measures over so many runs."""
+    first = 1 + _APART * bare
+    both = [tuple(run(seed)) for seed in range(first, first + runs)]
+    return Pair(*(mean(values) for values in zip(*both, strict=True)))
+
+
+def contended(strategy: str, clients: int, runs: int) -> Sides:
+    """Calls and milliseconds until everybody is done."""
+    return Sides(
+        each_twice(partial(contention.run, strategy, clients), runs, bare=False),
+        each_twice(partial(bare_contention.run, strategy, clients), runs, bare=True),
+    )
+
+
+def retried(strategy: str, failing: float, runs: int, clients: int = 100) -> Sides:
+    """Success and load, in percent."""
+
+    def ours(seed: int) -> tuple[float, float]:
+        tally = retries.run(strategy, failing, seed, clients=clients)
+        return tally.success, tally.load
+
+    def bare(seed: int) -> tuple[float, float]:
+        tally = bare_retries.run(strategy, failing, seed, clients=clients)
+        return tally.success, tally.load
+
+    known = strategy in bare_retries.STRATEGIES
+    return Sides(
+        each_twice(ours, runs, bare=False), each_twice(bare, runs, bare=True) if known else None
+    )
+
+
+class Courses(NamedTuple):
+    """Means of every second, ours and as published; None where it was not."""
+
+    ours: Sequence[Mapping[str, Mean]]
+    bare: Sequence[Mapping[str, Mean]] | None
+
+
+def collapsed(load: str, policy: str, runs: int) -> Courses:
+    """What happens in each second."""
+    ours = [collapse.run(load, policy, seed) for seed in range(1, runs + 1)]
+    if policy not in bare_collapse.BACKOFFS:
+        return Courses(_seconds(ours), None)
+    seeds = range(1 + _APART, 1 + _APART + runs)
+    return Courses(
+        _seconds(ours), _seconds([bare_collapse.run(load, policy, seed) for seed in seeds])
+    )
+
+
+def _seconds(runs: Sequence[Sequence[Second]]) -> list[Mapping[str, Mean]]:
+    return [
+        {name: mean(float(getattr(second, name)) for second in same) for name in Second._fields}
+        for same in zip(*runs, strict=True)
+    ]
+
+
+class Study(NamedTuple):
+    """All cases."""
+
+    contention: Mapping[tuple[str, int], Sides]
+    retries: Mapping[tuple[str, float], Sides]
+    clients: Mapping[tuple[str, int, float], Sides]
+    collapse: Mapping[tuple[str, str], Courses]
+
+
+def study(jobs: int) -> Study:
+    """Run everything: some minutes."""
+    crowds = [(name, n) for name in contention.STRATEGIES for n in contention.CLIENTS]
+    failing = [(name, f) for name in (*retries.STRATEGIES, *retries.MORE) for f in RATES]
+    buckets = ("token bucket", "breaker on retries", retries.EMPTY)
+    counts = [(name, n, f) for name in buckets for n in (10, 100, 1000) for f in RATES]
+    falls = [(load, name) for load in bare_collapse.LOADS for name in collapse.POLICIES]
+    with Pool(jobs) as pool:
+        return Study(
+            _all(pool, contended, crowds, RUNS["contention"]),
+            _all(pool, retried, failing, RUNS["retries"]),
+            {
+                (name, n, f): sides
+                for (name, f, n), sides in zip(
+                    ((name, f, n) for name, n, f in counts),
+                    pool.starmap(
+                        retried, [(name, f, RUNS["retries"], n) for name, n, f in counts]
+                    ),
+                    strict=True,
+                )
+            },
+            _all(pool, collapsed, falls, RUNS["collapse"]),
+        )
+
+
+def _all(pool: Any, one: Callable[..., Any], cases: Sequence[Any], runs: int) -> dict[Any, Any]:
+    done = pool.starmap(one, [(*case, runs) for case in cases], chunksize=1)
+    return dict(zip(cases, done, strict=True))
