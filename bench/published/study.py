@@ -47,9 +47,10 @@ def each_twice(run: Callable[[int], Iterable[float]], runs: int, *, bare: bool) 
 
 def contended(strategy: str, clients: int, runs: int) -> Sides:
     """Calls and milliseconds until everybody is done."""
+    published = "decorrelated" if strategy in contention.MORE else strategy
     return Sides(
         each_twice(partial(contention.run, strategy, clients), runs, bare=False),
-        each_twice(partial(bare_contention.run, strategy, clients), runs, bare=True),
+        each_twice(partial(bare_contention.run, published, clients), runs, bare=True),
     )
 
 
@@ -106,7 +107,8 @@ class Study(NamedTuple):
 
 def study(jobs: int) -> Study:
     """Run everything: some minutes."""
-    crowds = [(name, n) for name in contention.STRATEGIES for n in contention.CLIENTS]
+    backoffs = (*contention.STRATEGIES, *contention.MORE)
+    crowds = [(name, n) for name in backoffs for n in contention.CLIENTS]
     failing = [(name, f) for name in (*retries.STRATEGIES, *retries.MORE) for f in RATES]
     buckets = ("token bucket", "breaker on retries", retries.EMPTY)
     counts = [(name, n, f) for name in buckets for n in (10, 100, 1000) for f in RATES]

@@ -73,6 +73,25 @@ def test_the_means_of_a_hundred_runs_are_within_three_standard_errors(strategy, 
         assert apart(ours, bare) <= NEAR
 
 
+@pytest.mark.prove
+def test_our_cut_at_the_cap_takes_as_many_calls_and_less_time():
+    (calls, milliseconds), (published_calls, published) = contended(contention.OURS, 200, 100)
+
+    assert apart(calls, published_calls) <= NEAR
+    assert milliseconds.value < 0.95 * published.value
+
+
+@pytest.mark.parametrize("clients", [10, 50])
+def test_below_the_cap_our_decorrelated_jitter_is_the_published_one(monkeypatch, clients):
+    monkeypatch.setitem(
+        contention.MORE, contention.OURS, DecorrelatedJitter(base=contention.BASE, cap=1e6)
+    )
+    monkeypatch.setattr(bare_contention, "CAP", 1e9)
+
+    for ours, bare in both(contention.OURS, clients):
+        assert apart(ours, bare) <= NEAR
+
+
 @pytest.fixture(scope="module")
 def hundred():
     """Calls and milliseconds of 100 clients, by strategy."""
@@ -85,9 +104,11 @@ def test_what_is_published_of_a_hundred_clients(hundred):
     calls = {name: each[0] for name, each in hundred.items()}
     milliseconds = {name: each[1] for name, each in hundred.items()}
 
+    assert calls["none"] == pytest.approx(100**2 / 4, rel=0.05)
     assert calls["none"] == max(calls.values())
+    assert calls["none"] / calls["full"] == pytest.approx(3.0, abs=0.1)
     assert calls["full"] == min(calls.values())
     assert milliseconds["exponential"] == max(milliseconds.values())
-    assert calls["exponential"] / calls["full"] > 2  # "by more than half"
+    assert calls["exponential"] / calls["full"] > 2
     assert calls["full"] < calls["equal"]
     assert milliseconds["full"] < milliseconds["equal"]

@@ -26,10 +26,8 @@ def test_with_the_same_luck_both_sides_are_the_same(strategy, failing):
 @pytest.mark.parametrize("failing", [0.05, 0.1, 0.5])
 def test_with_the_same_luck_the_buckets_are_nearly_the_same(failing):
     """A tenth is no number of a computer: here and there one side has a token a call earlier."""
-    ours, bare = (
-        side.run("token bucket", failing, 1, clients=10, rate=100)
-        for side in (retries, bare_retries)
-    )
+    ours, bare = (side.run("token bucket", failing, 1) for side in (retries, bare_retries))
+
     assert ours.success == pytest.approx(bare.success, abs=POINT)
     assert ours.load == pytest.approx(bare.load, abs=POINT)
 
@@ -41,14 +39,14 @@ def test_in_the_long_run_it_is_what_can_be_worked_out(strategy, failing):
     success, load = retries.in_the_long_run(strategy, failing)
 
     assert tally.success == pytest.approx(success, abs=POINT)
-    assert tally.load == pytest.approx(load, abs=POINT)
+    assert tally.load == pytest.approx(load, abs=POINT * load / 100)
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("failing", RATES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_table_is_met_within_a_point(strategy, failing):
-    assert_near(retried(strategy, failing, runs=10))
+    assert_near(retried(strategy, failing, runs=20))
 
 
 @pytest.mark.prove
