@@ -8,7 +8,7 @@ SDKS   := shared instructor llamaindex
 FUZZ   ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-real test-sdks prove bench storms sensitivity mutations demo format clean
+.PHONY: help check test test-real test-sdks prove bench storms published sensitivity mutations demo format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
@@ -64,6 +64,9 @@ bench: $(READY)  ## figures: engine overhead, throughput, batch cost (WRITE=1: i
 
 storms: $(READY)  ## simulate every storm under every policy, and write the tables of docs/storms.md (long; can be stopped and resumed)
 	$(BIN)/python bench/storms.py
+
+published: $(READY)  ## play published simulations again, and write docs/published.md and the tables of docs/theory.md (some minutes)
+	PYTHONPATH=bench $(BIN)/python -m published
 
 sensitivity: $(READY)  ## vary every constant and take out every mechanism (very long; can be stopped and resumed)
 	$(BIN)/python bench/sensitivity.py $(if $(ONLY),--only '$(ONLY)')

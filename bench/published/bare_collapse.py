@@ -21,6 +21,7 @@ TIMEOUT = 3.0
 ATTEMPTS = 3
 FIRST_BACKOFF = 20.0  # the longest; then twice that
 SECONDS = 80
+SPIKE = (20.0, 25.0)
 
 Rate = Callable[[float], float]
 
@@ -32,7 +33,7 @@ def ramp(now: float) -> float:
 
 def spike(now: float) -> float:
     """A burst of five seconds."""
-    return 80.0 if 20 <= now <= 25 else 40.0
+    return 80.0 if SPIKE[0] <= now <= SPIKE[1] else 40.0
 
 
 LOADS: Mapping[str, Rate] = {"ramp": ramp, "spike": spike}

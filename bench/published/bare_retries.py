@@ -46,6 +46,7 @@ class Tally(NamedTuple):
 class Strategy(ABC):
     """What one client keeps in mind, and whether it sends a call again that has failed so often."""
 
+    @abstractmethod
     def begin(self) -> None:
         """A call begins."""
 
@@ -59,6 +60,9 @@ class UpTo(Strategy):
 
     def __init__(self, retries: int) -> None:
         self._retries = retries
+
+    def begin(self) -> None:
+        """Nothing to remember."""
 
     def again(self, failures: int) -> bool:
         return failures <= self._retries

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from published import contention, retries
 from published.means import Mean, apart
-from published.study import RATES, RUNS, Pair, Sides, Study
+from published.study import FEW_RATES, RATES, RUNS, Pair, Sides, Study
 
 
 def page(study: Study) -> str:
@@ -43,9 +43,9 @@ def _retried(study: Study, place: int) -> Iterator[str]:
 
 
 def _counted(study: Study) -> Iterator[str]:
-    yield from _head("strategy and clients", [f"{100 * rate:g} % fail" for rate in RATES])
-    for name, clients in dict.fromkeys((name, clients) for name, clients, _ in study.clients):
-        cells = (_percent(study.clients[name, clients, rate], 1) for rate in RATES)
+    yield from _head("strategy and clients", [f"{100 * rate:g} % fail" for rate in FEW_RATES])
+    for name, clients in dict.fromkeys((name, clients) for name, _, clients in study.clients):
+        cells = (_percent(study.clients[name, rate, clients], 1) for rate in FEW_RATES)
         yield _row(f"{name}, {clients:,}", cells)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from published import contention, retries
-from published.bare_collapse import LOADS, Second
+from published.bare_collapse import LOADS, SPIKE, Second
 from published.means import Mean
 from published.study import RATES, Courses, Sides, Study
 
@@ -23,7 +23,7 @@ class Look(NamedTuple):
 
     colour: str
     marker: str
-    line: str
+    line: Any
 
 
 _LOOKS = (
@@ -31,8 +31,8 @@ _LOOKS = (
     Look("#D55E00", "s", "--"),
     Look("#0072B2", "^", "-."),
     Look("#009E73", "D", ":"),
-    Look("#CC79A7", "v", (0, (5, 1, 1, 1, 1, 1))),  # type: ignore[arg-type]
-    Look("#E69F00", "P", (0, (1, 1))),  # type: ignore[arg-type]
+    Look("#CC79A7", "v", (0, (5, 1, 1, 1, 1, 1))),
+    Look("#E69F00", "P", (0, (1, 1))),
 )
 
 
@@ -100,15 +100,13 @@ def _collapse(cases: Mapping[tuple[str, str], Courses]) -> Figure:
             courses = cases[load, policy]
             for look, name in zip(_LOOKS, Second._fields, strict=False):
                 _course(axes, courses, name, look)
+            if load == "spike":
+                axes.axvspan(*SPIKE, color="0.85", zorder=0)
             axes.set_title(f"{load}: {policy}", fontsize=9)
             axes.grid(alpha=0.3)
         row[0].set_ylabel("per second")
     for axes in grid[-1]:
         axes.set_xlabel("simulated time (s)")
-    for axes, load in zip(grid[0], LOADS, strict=True):
-        if load == "spike":
-            for below in grid[:, list(LOADS).index(load)]:
-                below.axvspan(20, 25, color="0.85", zorder=0)
     _legend(grid[0][0], "", Second._fields)
     return figure
 
@@ -119,9 +117,7 @@ def _course(axes: Axes, courses: Courses, name: str, look: Look) -> None:
     if courses.bare is not None:
         every = range(0, len(courses.bare), 4)
         bare = [courses.bare[second][name].value for second in every]
-        axes.plot(
-            every, bare, look.marker, color=look.colour, markerfacecolor="none", markersize=4
-        )
+        axes.plot(every, bare, look.marker, color=look.colour, markerfacecolor="none", markersize=4)
 
 
 def _curve(axes: Axes, at: Sequence[float], means: Sequence[Mean], look: Look, name: str) -> None:

@@ -146,15 +146,11 @@ class _Service:
             return
         self.calls += 1
         driver.start(self._call(driver.engine), self._handle, self._end)
-        self.timeline.at(
-            now + self._chance.expovariate(rate), partial(self._arrive, driver, rate)
-        )
+        self.timeline.at(now + self._chance.expovariate(rate), partial(self._arrive, driver, rate))
 
     def _call(self, engine: Engine) -> Call:
         policy = engine.policy
-        return Call(
-            engine.number(), _TARGET, patience=policy.patience, fail_fast=policy.fail_fast
-        )
+        return Call(engine.number(), _TARGET, patience=policy.patience, fail_fast=policy.fail_fast)
 
     def _handle(self, _: Send, reply: Reply) -> None:
         self.attempts += 1

@@ -1,7 +1,9 @@
 """Both sides of every published simulation, run often enough to compare means. Sides draw from chances of their own."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from multiprocessing import Pool
 from typing import Any, NamedTuple
 
@@ -18,6 +20,8 @@ from published.means import Mean, mean
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 """Shares of requests that fail."""
+FEW_RATES = (0.02, 0.1, 0.5)
+"""Those with 10, 100 and 1,000 clients."""
 RUNS = {"contention": 100, "retries": 10, "collapse": 10}
 """Of each side; the first is the published number."""
 
@@ -38,7 +42,7 @@ class Sides(NamedTuple):
     bare: Pair | None
 
 
-def each_twice(run: Callable[[int], Iterable[float]], runs: int, *, bare: bool) -> Pair:
+def means_of(run: Callable[[int], Iterable[float]], runs: int, *, bare: bool) -> Pair:
     """The means of both measures over so many runs."""
     first = 1 + _APART * bare
     both = [tuple(run(seed)) for seed in range(first, first + runs)]
@@ -49,12 +53,12 @@ def contended(strategy: str, clients: int, runs: int) -> Sides:
     """Calls and milliseconds until everybody is done."""
     published = "decorrelated" if strategy in contention.MORE else strategy
     return Sides(
-        each_twice(partial(contention.run, strategy, clients), runs, bare=False),
-        each_twice(partial(bare_contention.run, published, clients), runs, bare=True),
+        means_of(partial(contention.run, strategy, clients), runs, bare=False),
+        means_of(partial(bare_contention.run, published, clients), runs, bare=True),
     )
 
 
-def retried(strategy: str, failing: float, runs: int, clients: int = 100) -> Sides:
+def retried(strategy: str, failing: float, clients: int = 100, *, runs: int) -> Sides:
     """Success and load, in percent."""
 
     def ours(seed: int) -> tuple[float, float]:
@@ -67,7 +71,7 @@ def retried(strategy: str, failing: float, runs: int, clients: int = 100) -> Sid
 
     known = strategy in bare_retries.STRATEGIES
     return Sides(
-        each_twice(ours, runs, bare=False), each_twice(bare, runs, bare=True) if known else None
+        means_of(ours, runs, bare=False), means_of(bare, runs, bare=True) if known else None
     )
 
 
@@ -101,36 +105,28 @@ class Study(NamedTuple):
 
     contention: Mapping[tuple[str, int], Sides]
     retries: Mapping[tuple[str, float], Sides]
-    clients: Mapping[tuple[str, int, float], Sides]
+    clients: Mapping[tuple[str, float, int], Sides]
     collapse: Mapping[tuple[str, str], Courses]
 
 
 def study(jobs: int) -> Study:
     """Run everything: some minutes."""
     backoffs = (*contention.STRATEGIES, *contention.MORE)
-    crowds = [(name, n) for name in backoffs for n in contention.CLIENTS]
-    failing = [(name, f) for name in (*retries.STRATEGIES, *retries.MORE) for f in RATES]
-    buckets = ("token bucket", "breaker on retries", retries.EMPTY)
-    counts = [(name, n, f) for name in buckets for n in (10, 100, 1000) for f in RATES]
-    falls = [(load, name) for load in bare_collapse.LOADS for name in collapse.POLICIES]
+    strategies = (*retries.STRATEGIES, *retries.MORE)
+    depending = ("token bucket", "breaker on retries", retries.EMPTY)
     with Pool(jobs) as pool:
+        all_of = partial(_all_of, pool)
         return Study(
-            _all(pool, contended, crowds, RUNS["contention"]),
-            _all(pool, retried, failing, RUNS["retries"]),
-            {
-                (name, n, f): sides
-                for (name, f, n), sides in zip(
-                    ((name, f, n) for name, n, f in counts),
-                    pool.starmap(
-                        retried, [(name, f, RUNS["retries"], n) for name, n, f in counts]
-                    ),
-                    strict=True,
-                )
-            },
-            _all(pool, collapsed, falls, RUNS["collapse"]),
+            all_of(contended, "contention", backoffs, contention.CLIENTS),
+            all_of(retried, "retries", strategies, RATES),
+            all_of(retried, "retries", depending, FEW_RATES, (10, 100, 1000)),
+            all_of(collapsed, "collapse", bare_collapse.LOADS, collapse.POLICIES),
         )
 
 
-def _all(pool: Any, one: Callable[..., Any], cases: Sequence[Any], runs: int) -> dict[Any, Any]:
-    done = pool.starmap(one, [(*case, runs) for case in cases], chunksize=1)
+def _all_of(pool: Any, one: Callable[..., Any], part: str, *choices: Iterable[Any]) -> Any:
+    """What `one` comes to for each combination, by it."""
+    cases = list(product(*choices))
+    done = pool.starmap(partial(one, runs=RUNS[part]), cases, chunksize=1)
+    print(f"{part}: {len(cases)} cases", file=sys.stderr, flush=True)
     return dict(zip(cases, done, strict=True))

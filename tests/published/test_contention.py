@@ -1,5 +1,7 @@
 """The contention of "Exponential Backoff And Jitter": our engine as the clients, beside the published model written anew."""
 
+from pathlib import Path
+
 import pytest
 
 from published import bare_contention, contention
@@ -20,9 +22,8 @@ def both(strategy, clients, runs=RUNS):
 
 def test_the_two_sides_share_no_code_of_ours():
     for module in ("bare", "bare_contention", "bare_retries", "bare_collapse"):
-        path = bare_contention.__file__.replace("bare_contention", module)
-        with open(path) as source:
-            assert "stormbreak" not in source.read()
+        source = Path(bare_contention.__file__).with_stem(module).read_text()
+        assert "stormbreak" not in source
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -49,7 +49,7 @@ def test_it_holds_of_a_storm(claim):
 
 def test_one_that_does_not_hold_fails():
     claim = next(claim for claim in CLAIMS if claim.scenario == "calm-burst")
-    wrong = claim.arguments[:-1] + ("shed > 0",)
+    wrong = (*claim.arguments[:-1], "shed > 0")
 
     assert theory.Claim(wrong).run().returncode == 1
 
