@@ -8,7 +8,7 @@ SDKS   := shared instructor llamaindex
 FUZZ   ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-real test-sdks prove bench storms screenshots sensitivity mutations demo format clean
+.PHONY: help check test test-real test-sdks prove bench storms published screenshots sensitivity mutations demo format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
@@ -67,6 +67,9 @@ storms: $(READY)  ## simulate every storm under every policy, and write the tabl
 
 screenshots: $(READY)  ## the pictures of README and docs/reports.md anew (needs chromium)
 	$(BIN)/python bench/screenshots.py
+
+published: $(READY)  ## play published simulations again, and write docs/published.md and the tables of docs/theory.md (some minutes)
+	PYTHONPATH=bench $(BIN)/python -m published
 
 sensitivity: $(READY)  ## vary every constant and take out every mechanism (very long; can be stopped and resumed)
 	$(BIN)/python bench/sensitivity.py $(if $(ONLY),--only '$(ONLY)')

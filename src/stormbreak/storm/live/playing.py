@@ -20,8 +20,8 @@ from stormbreak.storm.live.prompts import Bounds, Prompts
 from stormbreak.storm.live.scaled import rehearsal
 from stormbreak.storm.live.seen import Seen, waits
 from stormbreak.storm.measures import Measures, Observed, Record, measure
+from stormbreak.storm.result import Result
 from stormbreak.storm.series import series
-from stormbreak.storm.simulation import Result
 from stormbreak.storm.traffic import Traffic, traffic
 
 PATIENCE = 60.0

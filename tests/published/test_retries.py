@@ -1,0 +1,67 @@
+"""The retries of "Fixing retries with token buckets and circuit breakers": our engine beside the published program."""
+
+import pytest
+
+from published import bare_retries, retries
+from published.study import RATES, retried
+
+STRATEGIES = tuple(retries.STRATEGIES)
+POINT = 1.0  # percent
+
+
+def assert_near(sides):
+    for ours, bare in zip(sides.ours, sides.bare, strict=True):
+        assert ours.value == pytest.approx(bare.value, abs=POINT)
+
+
+@pytest.mark.parametrize("failing", [0.05, 0.1, 0.5])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "token bucket"])
+def test_with_the_same_luck_both_sides_are_the_same(strategy, failing):
+    ours, bare = (
+        side.run(strategy, failing, 1, clients=10, rate=100) for side in (retries, bare_retries)
+    )
+    assert ours == bare
+
+
+@pytest.mark.parametrize("failing", [0.05, 0.1, 0.5])
+def test_with_the_same_luck_the_buckets_are_nearly_the_same(failing):
+    """A tenth is no number of a computer: here and there one side has a token a call earlier."""
+    ours, bare = (side.run("token bucket", failing, 1) for side in (retries, bare_retries))
+
+    assert ours.success == pytest.approx(bare.success, abs=POINT)
+    assert ours.load == pytest.approx(bare.load, abs=POINT)
+
+
+@pytest.mark.parametrize("failing", [0.02, 0.2, 0.5, 0.75])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_in_the_long_run_it_is_what_can_be_worked_out(strategy, failing):
+    tally = retries.run(strategy, failing, 1, clients=1, rate=100, seconds=250)
+    success, load = retries.in_the_long_run(strategy, failing)
+
+    assert tally.success == pytest.approx(success, abs=POINT)
+    assert tally.load == pytest.approx(load, abs=POINT * load / 100)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("failing", RATES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_table_is_met_within_a_point(strategy, failing):
+    assert_near(retried(strategy, failing, runs=20))
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("failing", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("clients", [10, 1000])
+@pytest.mark.parametrize("strategy", ["token bucket", "breaker on retries"])
+def test_so_it_is_with_few_and_with_many_clients(strategy, clients, failing):
+    assert_near(retried(strategy, failing, runs=10, clients=clients))
+
+
+def test_many_clients_multiply_a_full_bucket_and_no_empty_one():
+    """Why our budget starts with nothing."""
+    many = {"clients": 500, "rate": 500.0}  # ten calls each
+    full = retries.run("token bucket", 0.5, 1, **many)
+    empty = retries.run(retries.EMPTY, 0.5, 1, **many)
+
+    assert full.load > 140
+    assert empty.load <= 110
