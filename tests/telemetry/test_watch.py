@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from happenings import one_of_each
@@ -50,7 +53,7 @@ def test_every_event_is_heard_and_counted(watch):
         watch(event)
     counts = watch.plain()["counts"]
     assert counts == {
-        "calls": 1, "answered": 0, "attempts": 1, "retries": 1, "retries_refused": 1, "rejected": 1,
+        "calls": 1, "answered": 0, "cancelled": 1, "attempts": 1, "retries": 1, "retries_refused": 1, "rejected": 1,
         "hedges": 1, "fallbacks": 1, "circuits_opened": 1, "cooldowns": 1,
     }  # fmt: skip
 
@@ -265,3 +268,39 @@ def test_an_event_within_an_event_is_counted_too(watch):
     with watch._lock:
         watch(Sent(1000.0, 1, TARGET, 1))
     assert watch.state().counts.attempts == 1
+
+
+FORKED = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
+from happenings import one_of_each
+from stormbreak.telemetry.watch import Watch
+watch = Watch()
+for event in one_of_each():
+    watch(event)
+held, go = threading.Event(), threading.Event()
+def hold():
+    with watch._lock:
+        held.set()
+        go.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if not child:
+    before = watch.state().counts.attempts
+    watch(one_of_each()[2])
+    os._exit(10 * before + watch.state().counts.attempts)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+go.set()
+assert watch.state().counts.attempts == 1
+"""
+
+
+def test_a_child_begins_anew_whoever_held_the_lock():
+    support = Path(__file__).parents[1] / "support"
+    environ = {
+        **os.environ,
+        "PYTHONPATH": f"{support}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    command = [sys.executable, "-c", FORKED]
+    subprocess.run(command, env=environ, timeout=30, check=True)

@@ -116,12 +116,7 @@ class Frame:
                 yield from self._card(target)
                 yield Text()
         else:
-            shown = targets if len(targets) < free else targets[: free - 2]
-            for target in shown:
-                yield self._row(target)
-            more = len(targets) - len(shown)
-            if more:
-                yield Text(f" and {more:,} more", style="dim")
+            yield from self._rows(targets, free)
             yield Text()
         if state.more_targets > 0:
             yield Text(
@@ -148,21 +143,21 @@ class Frame:
         said = ", ".join(f"{tame(name, 20)} {count:,}" for name, count in verdicts.items())
         yield ill.append(f"  {said}", style="not dim")
 
-    def _row(self, target: TargetState) -> Text:
-        """A target in one line, where many have to fit."""
-        figures = Text(
-            f" {target.in_flight:>5,} in flight {target.queued:>6,} queued ", style="dim"
-        )
-        figures.append(f"{_rate(target.ok):>6.1f} ok/s {_rate(target.not_ok):>6.1f} not ok/s ")
-        if self._columns >= 90:
-            return _apart(
-                Text(f" {tame(target.target, 120)}"),
-                _standing(target).append_text(figures),
-                self._columns,
-            )
-        state = _standing(target)
-        state.pad_right(max(0, 11 - state.cell_len))
-        return Text(" ").append_text(state).append(tame(target.target, 120))
+    def _rows(self, targets: Sequence[TargetState], room: int) -> Iterator[Text]:
+        """A line for each target, as many as there is room for."""
+        yield Text(" circuit    cooldown flight  queue   ok/s not ok  target", style="dim")
+        shown = targets if len(targets) < room else targets[: room - 2]
+        for target in shown:
+            line = Text(" ").append_text(_circuit(target))
+            line.pad_right(max(1, 12 - line.cell_len))
+            cooldown = f"{target.cooldown:.1f} s" if target.cooldown > 0 else ""
+            line.append(f"{cooldown:>8}", style="yellow")
+            line.append(f"{short(target.in_flight):>7}{short(target.queued):>7}")
+            line.append(f"{_rate(target.ok):>7.1f}{_rate(target.not_ok):>7.1f}  ")
+            yield line.append(tame(target.target, 120), style="bold")
+        more = len(targets) - len(shown)
+        if more:
+            yield Text(f" and {more:,} more", style="dim")
 
     def _curve(self, name: str, counts: Sequence[int], top: int, style: str) -> Text:
         counts = counts[-60 if self._columns >= WIDE else -30 :]
@@ -228,13 +223,19 @@ def _figures(named: dict[str, int]) -> Text:
     return line
 
 
+def _circuit(target: TargetState) -> Text:
+    """The state of the circuit in a word."""
+    circuit = target.circuit or "none"
+    return Text(tame(circuit, 12).replace("_", "-"), style=_STYLES.get(circuit, "dim"))
+
+
 def _standing(target: TargetState) -> Text:
     """The circuit, and the cooldown if there is one, in words."""
-    circuit = target.circuit or "no circuit"
-    said = Text(f"{tame(circuit, 12).replace('_', '-')} ", style=_STYLES.get(circuit, "dim"))
+    said = _circuit(target).append(" ")
+    if target.circuit is None:
+        said = Text("no circuit ", style="dim")
     if target.cooldown > 0:
-        left = f"{target.cooldown:.0f}" if target.cooldown >= 10 else f"{target.cooldown:.1f}"
-        said.append(f"cooldown {left} s ", style="yellow")
+        said.append(f"cooldown {target.cooldown:.1f} s ", style="yellow")
     return said
 
 

@@ -15,10 +15,11 @@ SECONDS = 60  # how far the series look back
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Since the watch began: `calls` that ended, `answered` of them, and what was decided on the way."""
+    """Since the watch began: `calls` that ended, `answered` of them, `cancelled` besides, and what was decided on the way."""
 
     calls: int = 0
     answered: int = 0
+    cancelled: int = 0
     attempts: int = 0
     retries: int = 0
     retries_refused: int = 0

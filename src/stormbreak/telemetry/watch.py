@@ -14,6 +14,7 @@ import msgspec
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.events import (
+    CallCancelled,
     CallEnded,
     CallRejected,
     CircuitChanged,
@@ -44,6 +45,7 @@ _COUNTED: Mapping[type, str] = MappingProxyType(
         RetryRefused: "retries_refused",
         CallRejected: "rejected",
         CallEnded: "calls",
+        CallCancelled: "cancelled",
         Hedged: "hedges",
         FellBack: "fallbacks",
         CooldownStarted: "cooldowns",

@@ -1,0 +1,88 @@
+"""`stormbreak top` where there is nothing to watch, or somebody else is: one line, and exit code 2."""
+
+import os
+import socket
+import threading
+
+import pytest
+from batches import one_line
+
+from stormbreak.cli import top_place
+from stormbreak.cli.main import main
+from stormbreak.telemetry.port import Port
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, monkeypatch):
+    """Run it in this process, in an empty folder; the one line that it complains in."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args):
+        assert main(["top", *map(str, args)]) == 2
+        said, complaint = capsys.readouterr()
+        assert said == ""
+        return one_line(complaint)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("nothing.jsonl", "nothing.jsonl: neither the OUTPUT of a batch, nor a socket, nor a port"),
+        ("0", "0: a port is from 1 to 65535"),
+        ("65536", "65536: a port is from 1 to 65535"),
+        ("example.com:80", "example.com:80: not this machine; a port is served on 127.0.0.1 only"),
+        ("http://10.0.0.1:80/x", "http://10.0.0.1:80/x: not this machine; a port is served on 127.0.0.1 only"),
+        ("https://localhost:80", "https://localhost:80: a port is served over http, without TLS"),
+        ("http://[::1", "http://[::1: not a URL"),
+        ("http://localhost:x/", "http://localhost:x/: not a URL"),
+        ("\x1b[31mx", "\\x1b[31mx: neither the OUTPUT of a batch, nor a socket, nor a port"),
+        ("x" * 5_000, None),
+    ],
+)  # fmt: skip
+def test_what_is_no_place_is_said_in_one_line(refused, target, said):
+    line = refused(target)
+    assert said is None or line == said
+
+
+def test_nobody_is_there(refused, free_port):
+    assert refused(free_port) == f"127.0.0.1:{free_port}: nothing answers there: connection refused"
+    assert refused().startswith("no batch is at work in this folder")
+
+
+def test_of_several_one_must_be_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(top_place, "held", lambda _: True)
+    for name in ("a.jsonl.sock", "b.jsonl.sock"):
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(os.path.relpath(tmp_path / name))
+    with pytest.raises(top_place.ConfigurationError, match=r"\(.*a\.jsonl, .*b\.jsonl\): name one"):
+        top_place._only_one(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (("text/html", b"<html>secret"), "it says what no stormbreak says"),
+        (("application/json", b'{"format": 7}'), "it is of another stormbreak (format 7, not 1)"),
+        (("application/json", b" " * (5 << 20)), "it says more than a state can be"),
+        (None, "it answers /state with status 404"),
+    ],
+)
+def test_a_stranger_is_there(refused, page, said):
+    with Port({} if page is None else {"/state": lambda: page}) as port:
+        line = refused(port.port)
+        assert line == f"127.0.0.1:{port.port}: no stormbreak is there: {said}"
+
+
+def test_what_speaks_no_http_is_there(refused):
+    def speak():
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"220 mail.example ESMTP\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=speak, daemon=True).start()
+        port = server.getsockname()[1]
+        assert "it does not speak HTTP" in refused(port)
