@@ -18,7 +18,7 @@ from stormbreak.types import Target, Verdict
 LARGE = Place(model="large")
 A, B, C = (Target(name, "m") for name in "abc")
 WRONG = [
-    (Place, "a target must name a provider, base_url, api_key_env or model, got none"),
+    (Place, "a target must name a provider, base_url, api_key_env, model or models, got none"),
     (lambda: Place(model="m", weight=0), "weight must be positive, got 0"),
     (ToTargets, "targets must hold a target, got none"),
     (
