@@ -46,7 +46,7 @@ def test_in_the_long_run_it_is_what_can_be_worked_out(strategy, failing):
 @pytest.mark.parametrize("failing", RATES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_table_is_met_within_a_point(strategy, failing):
-    assert_near(retried(strategy, failing, runs=20))
+    assert_near(retried(strategy, failing, runs=10))
 
 
 @pytest.mark.prove
