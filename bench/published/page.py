@@ -24,7 +24,7 @@ def page(study: Study) -> str:
 
 
 def _contended(study: Study, place: int) -> Iterator[str]:
-    yield from _head("backoff", [f"{clients} clients" for clients in contention.CLIENTS])
+    yield from _head("clients:", [str(clients) for clients in contention.CLIENTS])
     for name in (*contention.STRATEGIES, *contention.MORE):
         cells = (_beside(study.contention[name, n], place) for n in contention.CLIENTS)
         yield _row(name, cells)

@@ -47,12 +47,27 @@ def test_without_backoff_a_burst_of_five_seconds_is_never_over():
     assert total(seconds, "retries", 60) > 1.9 * total(seconds, "calls", 60)
 
 
-@pytest.mark.parametrize(
-    ("load", "policy"),
-    [("spike", "token bucket"), ("spike", "interactive"), ("ramp", "interactive")],
-)
-def test_with_a_budget_it_is_over(load, policy):
-    assert answered(collapse.run(load, policy, 1), 50) > 0.95
+@pytest.mark.parametrize("policy", ["backoff and jitter", "token bucket", "interactive"])
+def test_with_jitter_or_a_budget_it_is(policy):
+    assert answered(collapse.run("spike", policy, 1), 50) > 0.9
+
+
+def test_jitter_alone_does_not_get_over_the_ramp():
+    assert answered(collapse.run("ramp", "backoff and jitter", 1), 50) < 0.01
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_our_default_answers_most_of_the_ramp(seed):
+    assert answered(collapse.run("ramp", "interactive", seed), 0) > 0.5
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("side", [collapse, bare_collapse])
+def test_a_system_is_down_or_well_and_nothing_lies_between(side):
+    shares = [answered(side.run("spike", "no backoff", seed), 60) for seed in range(1, 31)]
+
+    assert 15 <= sum(share < 0.05 for share in shares) <= 27
+    assert all(share < 0.05 or share > 0.9 for share in shares)
 
 
 @pytest.mark.parametrize(("ratio", "recovers"), [(0.3, True), (1.0, False)])

@@ -32,7 +32,7 @@ def test_with_the_same_luck_the_buckets_are_nearly_the_same(failing):
     assert ours.load == pytest.approx(bare.load, abs=POINT)
 
 
-@pytest.mark.parametrize("failing", [0.02, 0.2, 0.5, 0.75])
+@pytest.mark.parametrize("failing", [0.02, 0.2, 0.5])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_in_the_long_run_it_is_what_can_be_worked_out(strategy, failing):
     tally = retries.run(strategy, failing, 1, clients=1, rate=100, seconds=250)
@@ -46,7 +46,7 @@ def test_in_the_long_run_it_is_what_can_be_worked_out(strategy, failing):
 @pytest.mark.parametrize("failing", RATES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_table_is_met_within_a_point(strategy, failing):
-    assert_near(retried(strategy, failing, runs=20))
+    assert_near(retried(strategy, failing, runs=10))
 
 
 @pytest.mark.prove
