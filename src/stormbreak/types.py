@@ -147,6 +147,9 @@ class Call(NamedTuple):
     )
     races: bool = False  # whoever carries it out can give up one attempt for another
     labels: Labels = ()
+    operation: str = (
+        ""  # what is asked for, such as "chat", where that is known; for those who trace
+    )
 
 
 class Rejection(NamedTuple):
