@@ -127,10 +127,12 @@ async def test_a_stream_lasts_until_its_end(stormbreak_provider, traces):
 
 
 async def test_a_stream_that_is_cut(stormbreak_provider, traces):
-    async with traced(stormbreak_provider(CUT, speed=100), traces) as client:
-        async with client.stream(CHAT, PAYLOAD) as stream:
-            with pytest.raises(errors.StreamBrokenError):
-                await stream.answer()
+    async with (
+        traced(stormbreak_provider(CUT, speed=100), traces) as client,
+        client.stream(CHAT, PAYLOAD) as stream,
+    ):
+        with pytest.raises(errors.StreamBrokenError):
+            await stream.answer()
     call, (attempt,) = traces.only()
 
     assert said(call, VERDICT, ERROR) == said(attempt, VERDICT, ERROR) == ("broken", "broken")
