@@ -1,5 +1,7 @@
 """Numbers as the SDK receives them: those of Prometheus, and those that the conventions ask for."""
 
+import json
+
 import pytest
 from clients import KEY, PAYLOAD, QUICK, SAY, client_of
 from scrapes import read
@@ -117,6 +119,25 @@ async def test_the_first_output_of_a_stream(stormbreak_provider):
     (point,) = traces.points(FIRST_CHUNK).values()
 
     assert (point.count, point.sum >= took) == (1, True)
+
+
+async def test_tokens_are_those_of_every_attempt_that_said_so():
+    traces = Traces()
+    usage = {"prompt_tokens": 9, "completion_tokens": 3}
+    body = {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}], "usage": usage}
+    whole = answer(json.dumps(body).encode())
+    scripts = [failing(503), whole], [whole], [answer()]  # the last does not say
+    async with served(*scripts) as server, client_of(server, QUICK, api_key=KEY) as client:
+        attach(client, traces.listener)
+        answers = [await client.chat(SAY) for _ in range(3)]
+    points = traces.points("gen_ai.client.token.usage")
+    told = {
+        dict(labels)["gen_ai.token.type"]: (point.count, point.sum)
+        for labels, point in points.items()
+    }
+
+    assert [said.attempts for said in answers] == [2, 1, 1]
+    assert told == {"input": (2, 18), "output": (2, 6)}
 
 
 def test_functions_are_no_operations_of_models():

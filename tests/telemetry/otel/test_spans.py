@@ -38,7 +38,7 @@ def traces():
 async def test_a_call_and_its_attempt(stormbreak_provider, traces):
     provider = stormbreak_provider("calm", speed=100)
     async with traced(provider, traces) as client:
-        await client.chat(SAY)
+        answered = await client.chat(SAY)
     call, (attempt,) = traces.only()
     where = {
         "gen_ai.provider.name": f"127.0.0.1:{provider.port}",
@@ -52,7 +52,16 @@ async def test_a_call_and_its_attempt(stormbreak_provider, traces):
     assert (call.name, attempt.name) == ("chat m", "attempt m")
     assert call.kind is attempt.kind is SpanKind.CLIENT
     assert call.status.status_code is attempt.status.status_code is StatusCode.UNSET
+    usage = {name: call.attributes[f"gen_ai.usage.{name}_tokens"] for name in ("input", "output")}
+
+    assert (usage["input"], usage["output"]) == (
+        answered.usage.input_tokens,
+        answered.usage.output_tokens,
+    )
+    assert usage["input"] > 0
     assert dict(call.attributes) == where | {
+        **{f"gen_ai.usage.{name}_tokens": count for name, count in usage.items()},
+        "gen_ai.usage.cache_read.input_tokens": 0,
         "gen_ai.operation.name": "chat",
         "stormbreak.attempts": 1,
         "stormbreak.maybe_processed": 0,

@@ -12,13 +12,17 @@ from urllib.parse import urlsplit
 
 from stormbreak.llm.presets import PRESETS
 from stormbreak.telemetry.tame import tame
-from stormbreak.types import Target
+from stormbreak.types import Target, Usage
 
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
 STREAM = "gen_ai.request.stream"
 FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - no secret
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
 RESENDS = "http.request.resend_count"
@@ -59,6 +63,15 @@ def where(target: Target) -> Attributes:
     if target.model:
         told |= {PROVIDER: provider_of(target), MODEL: tame(target.model), **_server_of(target)}
     return told
+
+
+def used(usage: Usage) -> Attributes:
+    """The tokens of an answer, as far as they were counted."""
+    return {
+        INPUT_TOKENS: usage.input_tokens,
+        OUTPUT_TOKENS: usage.output_tokens,
+        CACHED_TOKENS: usage.cached_input_tokens,
+    }
 
 
 def provider_of(target: Target) -> str:

@@ -111,6 +111,8 @@ class Spans:
         )
 
     def _returned(self, call: Traced, event: Returned) -> None:
+        if event.usage is not None:
+            self._measures.used(event.usage, event.target, call.operation)
         span = call.attempts.pop(event.attempt, None)
         if span is None:
             return
@@ -152,6 +154,8 @@ class Spans:
         )
         if verdict is Verdict.OK:
             span.set_attribute(names.SOURCE, call.source)
+        if event.usage is not None:
+            span.set_attributes(names.used(event.usage))
         _end(span, verdict)
         self._measures.ended(event.at - call.began, event.target, call.operation, verdict)
 
