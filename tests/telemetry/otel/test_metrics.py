@@ -126,7 +126,7 @@ async def test_tokens_are_those_of_every_attempt_that_said_so():
     usage = {"prompt_tokens": 9, "completion_tokens": 3}
     body = {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}], "usage": usage}
     whole = answer(json.dumps(body).encode())
-    scripts = [failing(503), whole], [whole], [answer()]  # the last does not say
+    scripts = failing(503), whole, whole, answer()  # the last does not say
     async with served(*scripts) as server, client_of(server, QUICK, api_key=KEY) as client:
         attach(client, traces.listener)
         answers = [await client.chat(SAY) for _ in range(3)]

@@ -57,6 +57,7 @@ class Tracing:
         self._targets = Targets(most_targets)
         self._genai = GenAi(meter, self._targets)
         self._tell = {name: teller(meter, name, family) for name, family in FAMILIES.items()}
+        self._labels_of: dict[tuple[str, str, tuple[str, ...]], dict[str, str]] = {}
         self._standing = Standing(self._targets)
         observe(meter, self._standing)
 
@@ -82,5 +83,8 @@ class Tracing:
             return
         target = self._targets.label(event.target)
         for name, values, amount in measures:
-            labels = zip(FAMILIES[name].labels, values, strict=True)
-            self._tell[name](amount, {"target": target, **dict(labels)})
+            labels = self._labels_of.get((name, target, values))
+            if labels is None:
+                named = zip(FAMILIES[name].labels, values, strict=True)
+                labels = self._labels_of[name, target, values] = {"target": target, **dict(named)}
+            self._tell[name](amount, labels)
