@@ -3,16 +3,24 @@
 The sender returns at once and every subject makes the same calls one after the other, on the same loop, under the
 default policy; the calls of an engine to which nobody listens are subtracted round by round. Time is that of the CPU, which
 neighbours disturb less. What the possibility alone costs is measured by itself: how often a call asks whether somebody
-listens, times what it takes to ask.
+listens or goes along, times what it takes to ask.
+
+OpenTelemetry is measured with its own SDK, whose spans go to a batch processor and there to an exporter that drops them,
+and without one.
 """
 
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import uvloop
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 import cores
 from rounds import Figure, Section, alternate, minus
@@ -20,7 +28,7 @@ from stormbreak import Policy, Target
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
 from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.telemetry import Logs, Metrics, attach
+from stormbreak.telemetry import Logs, Metrics, Tracing, attach
 from stormbreak.telemetry.watch import Watch
 from stormbreak.types import Call, Outcome, Verdict
 
@@ -50,7 +58,21 @@ def _subjects() -> list[_Subject]:
         _Subject("Prometheus", (Metrics(),), "three counters, two histograms"),
         _Subject("logs and Prometheus", (Logs(), Metrics())),
         _Subject("the watch of a port", (Watch(),), "which a batch always has"),
+        _Subject("OpenTelemetry without an SDK", (Tracing(),), "the global providers do nothing"),
+        _Subject("OpenTelemetry, not sampled", (_traced(ALWAYS_OFF),), "metrics only"),
+        _Subject("OpenTelemetry, all sampled", (_traced(ALWAYS_ON),), "two spans, and metrics"),
     ]
+
+
+class _Dropped(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
+        return SpanExportResult.SUCCESS
+
+
+def _traced(sampler: Sampler) -> Tracing:
+    spans = TracerProvider(sampler)
+    spans.add_span_processor(BatchSpanProcessor(_Dropped()))
+    return Tracing(spans, MeterProvider([InMemoryMetricReader()]))
 
 
 def _deaf(_: object) -> None:
@@ -67,7 +89,8 @@ def _calls(engine: Engine) -> Calls:
 
     async def calls(count: int) -> None:
         for _ in range(count):
-            await driver.run(Call(engine.number(), _TARGET, clock() + SPAN, 20.0), _sender)
+            number, until = engine.number(), clock() + SPAN
+            await driver.run(Call(number, _TARGET, until, 20.0, operation="chat"), _sender)
 
     return calls
 
@@ -96,23 +119,24 @@ def _listened_to() -> Section:
     return Section("What listeners add to a successful call, uvloop", figures)
 
 
-class _Counted(list[Any]):
-    """Listeners that are none, and count how often somebody asks whether there are any."""
+class _Counting(Engine):
+    """Has no listeners and no companion, and counts how often somebody asks whether it has."""
 
     asked = 0
 
-    def __len__(self) -> int:
-        self.asked += 1
-        return 0
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("listeners", "companion"):
+            _Counting.asked += 1
+        return super().__getattribute__(name)
 
 
 def _asked_per_call() -> int:
-    engine = Engine(Policy())
+    engine = _Counting(Policy())
     calls = _calls(engine)
     asyncio.run(calls(1))  # which makes the lane
-    counted = engine.listeners = _Counted()
+    _Counting.asked = 0
     asyncio.run(calls(1))
-    return counted.asked
+    return _Counting.asked
 
 
 def _possibility() -> Section:

@@ -6,7 +6,7 @@ targets, verdicts and reasons; never a key, a prompt or an answer. `call` number
 
 from typing import NamedTuple
 
-from stormbreak.types import Labels, Target, Verdict
+from stormbreak.types import Labels, Priority, Target, Usage, Verdict
 
 
 class Labelled(NamedTuple):
@@ -28,12 +28,15 @@ class Queued(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """An attempt left."""
+    """An attempt left. `bound` is the most tokens that it can use, where that can be told."""
 
     at: float
     call: int
     target: Target
     attempt: int
+    priority: Priority = Priority.INTERACTIVE
+    tenant: str = ""
+    bound: Usage | None = None
 
 
 class Returned(NamedTuple):
@@ -48,6 +51,8 @@ class Returned(NamedTuple):
     code: str | None
     took: float
     detail: str | None = None  # in our words
+    usage: Usage | None = None  # where the provider said
+    maybe_processed: bool = False  # and billed, although it is no answer
 
 
 class Committed(NamedTuple):
@@ -150,7 +155,7 @@ class CallRejected(NamedTuple):
 
 
 class CallEnded(NamedTuple):
-    """A call is over; `maybe_processed` as that of `Ended`."""
+    """A call is over; `maybe_processed` as that of `Ended`, `usage` is that of the answer, wherever it comes from."""
 
     at: float
     call: int
@@ -159,6 +164,7 @@ class CallEnded(NamedTuple):
     attempts: int
     waited: float
     maybe_processed: int = 0
+    usage: Usage | None = None
 
 
 class CallCancelled(NamedTuple):

@@ -126,6 +126,20 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 """Names and what users say under them of their calls, in the order of the names; policies do not look at them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens as the provider counted them, or as many as they can be; the cached ones are some of the input."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        """Prompt and answer together."""
+        return self.input_tokens + self.output_tokens
+
+
 class Call(NamedTuple):
     """What a caller asked for, as far as policies need to know. `number` is unique in one engine."""
 
@@ -147,6 +161,8 @@ class Call(NamedTuple):
     )
     races: bool = False  # whoever carries it out can give up one attempt for another
     labels: Labels = ()
+    bound: Usage | None = None  # the most tokens of one attempt, where that can be told
+    operation: str = ""  # what is asked for, such as "chat", where that is known; for tracing
 
 
 class Rejection(NamedTuple):
@@ -191,8 +207,13 @@ class Outcome(NamedTuple):
     own_deadline: bool = False  # ended by our own deadline: no evidence against the target
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None
-    used: int | None = None  # tokens, prompt and answer together, as the provider counted them
+    usage: Usage | None = None  # where the provider said
     told: Allowances | None = None  # what the headers said of limits
+
+    @property
+    def used(self) -> int | None:
+        """Tokens, prompt and answer together, where the provider said."""
+        return None if self.usage is None else self.usage.total
 
 
 CANCELLED = Outcome(Verdict.CANCELLED)
@@ -221,15 +242,6 @@ class Ended(NamedTuple):
     maybe_processed: int = (
         0  # attempts that may have been processed, and billed, besides the answer
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens as the provider counted them."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from stormbreak.types import (
     Allowances,
     Call,
     Outcome,
+    Usage,
     Verdict,
 )
 
@@ -43,11 +44,11 @@ def take(gate, tokens=0, now=NOW):
         (Outcome(Verdict.REJECTED), 0, 0),
         (GIVEN_UP, 600, 1),
         (OK, 600, 1),
-        (OK._replace(used=60), 60, 1),
-        (OK._replace(used=1200), 1200, 1),
+        (OK._replace(usage=Usage(output_tokens=60)), 60, 1),
+        (OK._replace(usage=Usage(output_tokens=1200)), 1200, 1),
         (TIMEOUT._replace(maybe_processed=True), 600, 1),
         (BROKEN, 600, 1),
-        (BROKEN._replace(used=60), 60, 1),
+        (BROKEN._replace(usage=Usage(output_tokens=60)), 60, 1),
         (THROTTLED, 0, 1),
         (SERVER_ERROR, 0, 1),
         (INVALID, 0, 1),
@@ -94,7 +95,7 @@ def test_what_was_told_gets_back_what_was_not_used():
     gate = quota(learn=True)
     first, second = take(gate, 100), take(gate, 100)
     gate.settle(first, told(limit=600.0, remaining=200.0, reset=40.0), NOW, 0.5)
-    gate.settle(second, OK._replace(used=30), NOW, 0.5)
+    gate.settle(second, OK._replace(usage=Usage(output_tokens=30)), NOW, 0.5)
 
     assert ask(gate, 170) == OPEN
     assert ask(gate, 171) == pytest.approx(NOW + 0.1)
@@ -184,7 +185,7 @@ def test_a_quota_acts_where_there_is_something_to_do():
 
 def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is_told():
     gate = quota(tpm=60_000.0)
-    gate.settle(take(gate, tokens=100), OK._replace(used=10**12), NOW, 0.5)
+    gate.settle(take(gate, tokens=100), OK._replace(usage=Usage(output_tokens=10**12)), NOW, 0.5)
 
     assert ask(gate, tokens=100, now=NOW + 899.0) > NOW + 899.0
     assert ask(gate, tokens=100, now=NOW + 901.0) == OPEN
@@ -192,7 +193,7 @@ def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is
 
 def usually(gate, tokens):
     """Have a call of so many tokens answered."""
-    gate.settle(take(gate, tokens), OK._replace(used=tokens), NOW, 0.5)
+    gate.settle(take(gate, tokens), OK._replace(usage=Usage(output_tokens=tokens)), NOW, 0.5)
     return gate
 
 

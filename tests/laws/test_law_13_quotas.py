@@ -10,7 +10,7 @@ from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.types import Allowance, Allowances, Outcome, Priority, Verdict
+from stormbreak.types import Allowance, Allowances, Outcome, Priority, Usage, Verdict
 
 UNCONNECTED = Outcome(Verdict.CONNECT_FAILED)
 ONCE = RetryPolicy(attempts=1)
@@ -120,7 +120,7 @@ def test_usage_lets_the_next_one_leave_in_the_same_step():
     stage = scene(tpm=6000, burst=10)
     first, second = stage.start(tokens=1000), stage.start(tokens=900)
     assert second.queued
-    first.step(OK._replace(used=100))
+    first.step(OK._replace(usage=Usage(output_tokens=100)))
     stage.settle()
 
     assert second.sending
@@ -130,7 +130,7 @@ def test_the_rest_is_refunded_however_long_the_reservations_hold():
     """An hour's tokens may leave at once, which is longer than any wait may be."""
     stage = scene(tpm=6000, burst=3600)
     for run in [stage.start(tokens=1000) for _ in range(360)]:
-        run.step(OK._replace(used=10))
+        run.step(OK._replace(usage=Usage(output_tokens=10)))
 
     assert [stage.start(tokens=1000).sending for _ in range(350)] == [True] * 350
 
@@ -298,7 +298,7 @@ def test_on_average_no_more_tokens_are_used_than_tpm(tpm, steps):
         for run in sending(stage):
             usage = int(run.call.tokens * share) or 1
             largest = max(largest, usage, run.call.tokens)
-            run.step(OK._replace(used=usage))
+            run.step(OK._replace(usage=Usage(output_tokens=usage)))
             used += usage
             stage.settle()
         assert used <= tpm / 60 * (stage.now - began + 1) + 2 * largest + 1
@@ -308,8 +308,8 @@ def test_on_average_no_more_tokens_are_used_than_tpm(tpm, steps):
 
 ends = st.sampled_from(
     [
-        (OK._replace(used=7), lambda _: 7),
-        (OK._replace(used=5000), lambda _: 5000),
+        (OK._replace(usage=Usage(output_tokens=7)), lambda _: 7),
+        (OK._replace(usage=Usage(output_tokens=5000)), lambda _: 5000),
         (OK, lambda tokens: tokens),
         (Outcome(Verdict.TIMEOUT, maybe_processed=True), lambda tokens: tokens),
         (THROTTLED, lambda _: 0),

@@ -1,5 +1,7 @@
 """All that tells others of events, at once."""
 
+from traces import Traces
+
 from stormbreak.telemetry import Logs, Metrics, attach
 
 
@@ -10,12 +12,16 @@ class Exporters:
         self._heard = []
         self._logs = Logs(every=0)
         self._metrics = Metrics()
+        self._traces = Traces()
 
     def attach(self, what):
-        attach(what, lambda event: self._heard.append(repr(event)), self._logs, self._metrics)
+        hear = lambda event: self._heard.append(repr(event))  # noqa: E731 - another each time
+        attach(what, hear, self._logs, self._metrics, self._traces.listener)
 
     def shown(self):
         """All that was told in another way than by lines of a log."""
         text = self._metrics.exposition()[1].decode()
         assert "stormbreak_attempts_sent_total{" in text
-        return [*self._heard, text]
+        traces = self._traces.shown()
+        assert any('"gen_ai.operation.name": "chat"' in span for span in traces)
+        return [*self._heard, text, *traces]

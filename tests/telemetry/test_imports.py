@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def said_by(code):
     return subprocess.check_output([sys.executable, "-c", code], text=True)
@@ -16,17 +18,41 @@ def test_logs_load_nothing_heavy():
     assert not loaded & {"aiohttp", "asyncio", "prometheus_client", "pydantic", "opentelemetry"}
 
 
-def test_without_the_extra_metrics_say_what_is_missing():
-    code = """
+@pytest.mark.parametrize(
+    ("name", "library", "said"),
+    [
+        (
+            "Metrics",
+            "prometheus_client",
+            "metrics need prometheus_client, which comes with stormbreak[metrics]\n",
+        ),
+        (
+            "Tracing",
+            "opentelemetry",
+            "traces need opentelemetry-api, which comes with stormbreak[otel]\n",
+        ),
+    ],
+)
+def test_without_the_extra_they_say_what_is_missing(name, library, said):
+    code = f"""
 import sys
-sys.modules["prometheus_client"] = None  # as if it were not installed
+sys.modules[{library!r}] = None  # as if it were not installed
 from stormbreak import ConfigurationError
 from stormbreak.telemetry import log_to
 try:
-    from stormbreak.telemetry import Metrics
+    from stormbreak.telemetry import {name}
 except ConfigurationError as error:
     print(error)
 """
-    assert said_by(code) == (
-        "metrics need prometheus_client, which comes with stormbreak[metrics]\n"
-    )
+    assert said_by(code) == said
+
+
+def test_traces_need_no_sdk():
+    code = """
+import sys
+sys.modules["opentelemetry.sdk"] = sys.modules["opentelemetry.semconv"] = None
+from stormbreak.telemetry import Tracing
+Tracing()
+print("prometheus_client" in sys.modules)
+"""
+    assert said_by(code) == "False\n"

@@ -9,6 +9,7 @@ from happenings import one_of_each
 
 from stormbreak.events import Event
 from stormbreak.telemetry import Metrics
+from stormbreak.telemetry.gauges import Gauges
 from stormbreak.telemetry.logs import LEVELS
 from stormbreak.telemetry.measured import FAMILIES
 from stormbreak.telemetry.names import NAMES, name_of
@@ -68,7 +69,7 @@ def test_the_page_tells_who_has_a_line():
 
 def test_the_page_tells_every_metric_with_its_labels():
     metrics = Metrics()
-    kinds = {family.name: family.type for family in metrics._gauges.describe()}
+    kinds = {family.name: family.type for family in Gauges(metrics._standing).describe()}
     kinds |= {
         f"stormbreak_{name}{'' if family.buckets else '_total'}": (
             "histogram" if family.buckets else "counter"

@@ -155,7 +155,7 @@ def test_an_engine_that_is_gone_has_no_gauges_and_is_not_kept():
     gc.collect()
     samples = scraped(metrics)
 
-    assert not list(metrics._gauges._engines)
+    assert not list(metrics._standing._engines)
     assert value(samples, "stormbreak_limit") == 0
     assert value(samples, "stormbreak_calls_total") == 1  # what was counted stays
 

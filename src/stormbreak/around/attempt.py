@@ -1,5 +1,6 @@
 """One attempt at whatever a user does, as a context: what it raises, or returns, is judged when it is left."""
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ class Course:
     """What all attempts of one call share. `cut` is what the last one ended with, if we cut it."""
 
     __slots__ = (
-        "_given_up_within", "cut", "engine", "handed", "retries_given_up", "rules", "target",
+        "_given_up_within", "cut", "engine", "handed", "number", "retries_given_up", "rules", "target",
     )  # fmt: skip
 
     def __init__(
@@ -32,8 +33,10 @@ class Course:
         handed: Handed,
         rules: Rules,
         *,
+        number: int,
         retries_given_up: bool,
     ) -> None:
+        self.number = number  # of the call
         self.engine = engine
         self.target = target
         self.handed = handed
@@ -82,8 +85,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "_armed", "_before", "_committed", "_course", "_cuts", "_held", "_outcome", "_seconds", "_send",
-        "_until", "over",
+        "_armed", "_around", "_before", "_committed", "_course", "_cuts", "_held", "_outcome", "_seconds",
+        "_send", "_until", "over",
     )  # fmt: skip
 
     def __init__(self, course: Course, send: Send, *, cuts: bool) -> None:
@@ -91,6 +94,7 @@ class Attempt:
         self._send = send
         self._cuts = cuts  # it runs in a task, which can be stopped in the middle
         self._armed: Timeout | None = None
+        self._around: AbstractContextManager[object] | None = None
         self._before: Held | None = None
         self._held: Held | None = None
         self._committed = False
@@ -174,9 +178,16 @@ class Attempt:
         """From here on it is this attempt that runs, in the present context."""
         self._before = HELD.get()
         HELD.set(self._held)
+        companion = self._course.engine.companion
+        if companion is not None:
+            self._around = companion.around(self._course.number, self._send)
+            self._around.__enter__()
 
     def step_out(self) -> None:
         """Somebody else runs, who may have calls of his own."""
+        around, self._around = self._around, None
+        if around is not None:
+            around.__exit__(None, None, None)
         HELD.set(self._before)
 
     def go_on(self, now: float, stall: float | None) -> None:

@@ -235,6 +235,7 @@ class Resilient:
             target,
             self._threads.hand(call),
             self._rules,
+            number=call.number,
             retries_given_up=self._retry_given_up,
         )
 

@@ -53,7 +53,8 @@ def attempted(
             call = trail.call = call._replace(deadline_at=ends_at, span=None)
         timeout = _attempt_timeout(lane, call, now)
         if engine.listeners:
-            trail.note(Sent(now, call.number, call.target, number))
+            whose = call.priority, call.tenant, call.bound
+            trail.note(Sent(now, call.number, call.target, number, *whose))
         began = now
         permit = place.permit if isinstance(place, Ticket) else place
         outcome = GIVEN_UP
@@ -139,6 +140,8 @@ def _take_note(
                 outcome.code,
                 took,
                 outcome.detail,
+                outcome.usage,
+                outcome.maybe_processed,
             )
         )
 

@@ -13,6 +13,7 @@ from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.cooldown import Cooldown, Pace
+from stormbreak.core.following import Companion
 from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.hedge import Hedging
 from stormbreak.core.limit import limiter
@@ -251,6 +252,7 @@ class Engine:
         self._accounts: Mapping[Target, Policy] = {}
         self._past: Mapping[Target, Policy] = {}  # those before
         self.listeners: list[Listener] = []
+        self.companion: Companion | None = None
         self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _nobody  # of who steps it
         self._numbers = count(1)
         self.start_over()

@@ -4,7 +4,7 @@ from collections import deque
 
 from stormbreak.core.engine import Engine
 from stormbreak.events import CallEnded, Event
-from stormbreak.types import TARGET, Call, Ended, Outcome, Target
+from stormbreak.types import TARGET, Call, Ended, Outcome, Target, Verdict
 
 REMEMBERED = 64  # events a call keeps of itself
 
@@ -65,6 +65,7 @@ class Trail:
                     self.attempts,
                     self.waited,
                     self.maybe_processed,
+                    outcome.usage if outcome.verdict is Verdict.OK else None,
                 )
             )
         return self._sum(outcome, stopped, retry_at)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Deliver, Flow, Race, Send, Wait, WaitFor
+from stormbreak.core.following import Companion
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.drivers.handed import Handed
@@ -70,6 +71,8 @@ class AsyncioDriver:
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
         """
         stepper: Stepper | Racing = self._stepper
+        if self.engine.companion is not None:
+            sender = _accompanied(sender, self.engine.companion, call.number)
         if self.engine.races:
             stepper = Racing(self._stepper, partial(self._send, sender))
         flow, command = stepper.start(call)
@@ -187,6 +190,14 @@ class AsyncioDriver:
             if timer is not None:
                 timer.cancel()
         return not self._draining
+
+
+def _accompanied(sender: Sender, companion: Companion, number: int) -> Sender:
+    async def send(command: Send) -> Outcome:
+        with companion.around(number, command):
+            return await sender(command)
+
+    return send
 
 
 class _Waker:

@@ -12,6 +12,7 @@ from weakref import WeakMethod
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, Deliver, Flow, Race, Send, close
+from stormbreak.core.following import Companion
 from stormbreak.core.pending import shown
 from stormbreak.core.plan import run_call
 from stormbreak.core.ticket import Ticket
@@ -53,6 +54,8 @@ class Stepper(Turns[Flow, _Left]):
         if self._delivering:
             self._refuse_reentry()
         engine = self.engine
+        if engine.companion is not None:
+            self._accompany(engine.companion, call)
         with self._lock:
             flow = run_call(engine, call, self.clock(), self.chance())
             self._busy = True
@@ -183,7 +186,13 @@ class Stepper(Turns[Flow, _Left]):
         finally:
             self._delivering.discard(here)
 
-    def _complain_once(self, listener: Callable[[Event], None]) -> None:
+    def _accompany(self, companion: Companion, call: Call) -> None:
+        try:
+            companion.begins(call, self.clock())
+        except Exception:  # noqa: BLE001 - as that of a listener
+            self._complain_once(companion)
+
+    def _complain_once(self, listener: object) -> None:
         if id(listener) not in self._complained:
             self._complained.add(id(listener))
             _log.exception("a listener failed; its further failures are not reported")

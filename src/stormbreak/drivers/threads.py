@@ -78,7 +78,7 @@ class ThreadDriver:
             while not isinstance(command, Ended):
                 outcome: Outcome | None = None
                 if isinstance(command, Send):
-                    outcome = sender(command)
+                    outcome = self._send(call, sender, command)
                 elif isinstance(command, Ask):
                     outcome = None if asker is None else asker(command)
                 elif isinstance(command, Deliver):
@@ -123,6 +123,13 @@ class ThreadDriver:
 
     def _forget(self) -> None:
         self._waits.clear()
+
+    def _send(self, call: Call, sender: Sender, command: Send) -> Outcome:
+        companion = self.engine.companion
+        if companion is None:
+            return sender(command)
+        with companion.around(call.number, command):
+            return sender(command)
 
     def _wait(self, command: Wait | WaitFor | Race) -> bool:
         """Wait as told; False if the driver is drained meanwhile."""

@@ -135,4 +135,5 @@ def _outcome(body: bytes, request: Request) -> Outcome | None:
     reading = read_answer(answer, request.shape, choices=request.choices, inputs=request.inputs)
     if reading.verdict is not Verdict.OK:
         return None
-    return Outcome(Verdict.OK, value=Received(200, body, reading), status=200)
+    usage = reading.usage if reading.usage.total else None
+    return Outcome(Verdict.OK, value=Received(200, body, reading), status=200, usage=usage)

@@ -31,6 +31,7 @@ from stormbreak.http.routes import Routes
 from stormbreak.http.sending import StreamSender, WholeSender
 from stormbreak.http.source import AtHandSource
 from stormbreak.http.stream import Opening, Stream
+from stormbreak.llm.reading import OPERATIONS
 from stormbreak.types import (
     CACHE,
     DEGRADED,
@@ -275,6 +276,7 @@ class AsyncClient:
             delivers,
             footing.steps(model),
             labels=here.labels,
+            operation=OPERATIONS.get(asking.shape, ""),
         )
 
     def target(self, model: str) -> Target:

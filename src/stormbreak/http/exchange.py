@@ -213,6 +213,6 @@ def outcome_of(answer: HttpAnswer, reading: Reading, body: bytes, *, learn: bool
         retry_after=reading.retry_after,
         maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
         forbidden=reading.forbidden,
-        used=(reading.usage.input_tokens + reading.usage.output_tokens) or None,
+        usage=reading.usage if reading.usage.total else None,
         told=limits_of(answer.headers, answer.received_at) if learn else None,
     )

@@ -7,6 +7,7 @@ answer, and nothing here reads a clock: the time of receipt is part of the input
 from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from stormbreak.types import Usage, Verdict
@@ -33,6 +34,16 @@ _SHAPES = {
     "/responses": Shape.RESPONSES,
     "/messages": Shape.MESSAGES,
 }
+OPERATIONS: Mapping[Shape, str] = MappingProxyType(
+    {
+        Shape.CHAT: "chat",
+        Shape.EMBEDDINGS: "embeddings",
+        Shape.RESPONSES: "chat",
+        Shape.MESSAGES: "chat",
+    }
+)
+"""What is asked for, in the words of OpenTelemetry (gen_ai.operation.name); of other shapes it is not known."""
+
 _ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 

@@ -13,7 +13,7 @@ from stormbreak.drivers.virtual import Reply as Answer
 from stormbreak.drivers.virtual import Timeline, Timer
 from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.storm.replies import delay_of, is_heard, outcome_of, told_of
-from stormbreak.types import Allowances, Verdict
+from stormbreak.types import Allowances, Usage, Verdict
 
 _TRIES = 16  # bits of a chance key that number the attempts of one call
 
@@ -22,7 +22,7 @@ class Sent(NamedTuple):
     """A call whose attempts are sent here."""
 
     number: int
-    tokens: int  # that each of them uses
+    tokens: int  # that each of them uses; here, prompt and answer are one number
 
 
 First: TypeAlias = Callable[[Send], None]
@@ -125,7 +125,7 @@ class World:
             return
         outcome = outcome_of(reply)
         if waiting.tokens and outcome.verdict is Verdict.OK:
-            outcome = outcome._replace(used=waiting.tokens)
+            outcome = outcome._replace(usage=Usage(input_tokens=waiting.tokens))
         if waiting.told is not None:
             outcome = outcome._replace(told=waiting.told)
         if self._deaf and outcome.retry_after is not None:

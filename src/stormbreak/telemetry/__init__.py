@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stormbreak.telemetry.logs import Logs as Logs
     from stormbreak.telemetry.names import NAMES as NAMES
     from stormbreak.telemetry.names import name_of as name_of
+    from stormbreak.telemetry.otel.tracing import Tracing as Tracing
     from stormbreak.telemetry.prometheus import Metrics as Metrics
     from stormbreak.telemetry.serving import serve as serve
     from stormbreak.telemetry.words import words_for as words_for
@@ -21,6 +22,7 @@ _HOMES = {
     "Logs": "stormbreak.telemetry.logs",
     "Metrics": "stormbreak.telemetry.prometheus",
     "NAMES": "stormbreak.telemetry.names",
+    "Tracing": "stormbreak.telemetry.otel.tracing",
     "attach": "stormbreak.telemetry.attaching",
     "dashboard": "stormbreak.telemetry.grafana",
     "log_to": "stormbreak.telemetry.attaching",

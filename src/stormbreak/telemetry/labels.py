@@ -51,7 +51,9 @@ DIFFERENCES = frozenset(
 
 def one_of(known: Collection[str], word: str | None) -> str:
     """The word if it is one of the `known`, or else "other"."""
-    return word if word is not None and word in known else OTHER
+    return (
+        str(word) if word is not None and word in known else OTHER
+    )  # a verdict is more than a text
 
 
 def kind_of(to: str) -> str:

@@ -1,7 +1,7 @@
 """What events come to in numbers: which metric, with which labels, and how much.
 
 Whoever exports metrics goes by this table, so that all of them say the same. Every metric has the label `target`, and
-those that are named here; what they may say is in `labels`. Tokens and money are in none: events do not carry them.
+those that are named here; what they may say is in `labels`. Tokens and money are in none.
 """
 
 from collections.abc import Callable, Mapping

@@ -17,6 +17,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
 from stormbreak.telemetry.measured import FAMILIES, Family, measured
+from stormbreak.telemetry.standing import Standing
 
 try:
     import prometheus_client
@@ -25,9 +26,7 @@ except ModuleNotFoundError as missing:
         "metrics need prometheus_client, which comes with stormbreak[metrics]"
     ) from missing
 
-from stormbreak.telemetry.gauges import Gauges
-
-PREFIX = "stormbreak_"
+from stormbreak.telemetry.gauges import PREFIX, Gauges
 
 
 class Metrics:
@@ -50,10 +49,10 @@ class Metrics:
     ) -> None:
         self.registry = prometheus_client.CollectorRegistry() if registry is None else registry
         self._targets = Targets(most_targets)
-        self._gauges = Gauges(self._targets)
+        self._standing = Standing(self._targets)
         self._told: dict[tuple[str, str, tuple[str, ...]], Callable[[float], None]] = {}
         try:
-            self.registry.register(self._gauges)
+            self.registry.register(Gauges(self._standing))
         except ValueError as twice:
             raise ConfigurationError(
                 "the registry has metrics of stormbreak's already: attach those to every client"
@@ -62,7 +61,7 @@ class Metrics:
 
     def watch(self, engine: Engine) -> None:
         """Tell what stands where in this engine, too, for as long as it lives."""
-        self._gauges.watch(engine)
+        self._standing.watch(engine)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""

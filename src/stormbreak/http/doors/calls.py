@@ -13,6 +13,7 @@ from stormbreak.http.doors.asks import Ask, Look
 from stormbreak.http.doors.request import Spans
 from stormbreak.http.routes import Routes
 from stormbreak.http.sending import StreamSender, WholeSender
+from stormbreak.llm.reading import OPERATIONS
 from stormbreak.types import Call, Target
 
 
@@ -49,6 +50,7 @@ def call_of(
         fallbacks=steps,
         end_at=here.earlier(now + whole) if asked.delivers else None,
         labels=here.labels,
+        operation=OPERATIONS.get(asked.shape, ""),
     )
 
 

@@ -6,6 +6,8 @@ So it can be interrupted, leaves no thread behind, and finds whatever it keeps b
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from stormbreak.drivers.background import by_whoever_waits
@@ -32,9 +34,10 @@ class LentTransport:
         self._inner = inner
 
     async def handle_async_request(self, request: Any) -> "LentResponse":
-        """Send once, and wait for the head of the answer."""
+        """Send once, and wait for the head of the answer; in the context of whoever waits for that."""
         response = await by_whoever_waits(
-            lambda: self._inner.handle_request(request), undo=lambda late: late.close()
+            partial(copy_context().run, self._inner.handle_request, request),
+            undo=lambda late: late.close(),
         )
         return LentResponse(response)
 

@@ -1,0 +1,114 @@
+"""What stands where at the moment somebody looks: the snapshots of engines, in numbers, for whoever exports gauges.
+
+Several engines, and several keys of one target, are one number each: what is counted adds up, of cooldowns the longest is
+told, of budgets the poorest. Engines are not kept alive; those that nobody steps any more have nothing to tell.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakSet
+
+from stormbreak.core.engine import Engine
+from stormbreak.drivers.forks import forget_in_child
+from stormbreak.telemetry.labels import STATES, Targets
+
+Lanes: TypeAlias = Mapping[str, list[Mapping[str, Any]]]
+"""The snapshots of lanes, by the label of their target."""
+
+Standings: TypeAlias = Iterator[tuple[Mapping[str, str], float]]
+"""Labels and values."""
+
+
+class Gauge(NamedTuple):
+    """One metric: what it means, its labels, and what it is made of."""
+
+    text: str
+    labels: tuple[str, ...]
+    values: Callable[[Lanes], Standings]
+
+
+def _together(
+    key: str, together: Callable[[Iterable[float]], float]
+) -> Callable[[Lanes], Standings]:
+    """One value for each target, of what the snapshots of its lanes have under `key`."""
+
+    def values(lanes: Lanes) -> Standings:
+        for label, snapshots in lanes.items():
+            known = [each[key] for each in snapshots if each[key] is not None]
+            if known:
+                yield {"target": label}, together(known)
+
+    return values
+
+
+def _circuits(lanes: Lanes) -> Standings:
+    for label, snapshots in lanes.items():
+        states = [each["circuit"] for each in snapshots if each["circuit"] is not None]
+        for state in STATES if states else ():
+            yield {"target": label, "state": state}, states.count(state)
+
+
+STANDING: Mapping[str, Gauge] = MappingProxyType(
+    {
+        "in_flight": Gauge(
+            "Attempts that are in flight.", ("target",), _together("in_flight", sum)
+        ),
+        "limit": Gauge("Attempts that may be in flight.", ("target",), _together("limit", sum)),
+        "queued": Gauge("Calls that wait in the queue.", ("target",), _together("queued", sum)),
+        "cooldown_seconds": Gauge(
+            "Seconds for which the target asked to be left alone.",
+            ("target",),
+            _together("cooldown", max),
+        ),
+        "retry_budget": Gauge(
+            "Retries that could be paid; targets may share a budget.",
+            ("target",),
+            _together("budget", min),
+        ),
+        "circuits": Gauge(
+            "Circuits in each state, one for each engine and key.", ("target", "state"), _circuits
+        ),
+    }
+)
+"""By name, which exporters put their own prefix before."""
+
+
+class Standing:
+    """Looks at the engines it watches whenever it is asked; from any thread."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        self._engines: WeakSet[Engine] = WeakSet()
+        self._begin()
+        forget_in_child(self._begin)
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()
+
+    def watch(self, engine: Engine) -> None:
+        """Tell of this engine, too."""
+        with self._lock:
+            self._engines.add(engine)
+
+    def of(self, name: str) -> Standings:
+        """The values of one gauge."""
+        return STANDING[name].values(self.lanes())
+
+    def lanes(self) -> Lanes:
+        """The snapshots of all lanes."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for snapshot in self._snapshots():
+            for lane in snapshot["targets"].values():
+                found.setdefault(self._targets.label_of(lane["place"]), []).append(lane)
+        return found
+
+    def _snapshots(self) -> Iterator[Mapping[str, Any]]:
+        with self._lock:
+            engines = list(self._engines)
+        for engine in engines:
+            try:
+                yield engine.snapshot(pending=False)
+            except RuntimeError:  # nobody steps it any more
+                continue

@@ -1,0 +1,177 @@
+"""What tracing keeps, and what it does when something else goes wrong."""
+
+import gc
+import logging
+import random
+import time
+import weakref
+
+import pytest
+from forking import in_child
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NoOpTracerProvider, get_current_span
+from stage import INVALID, OK, TARGET, policy
+from traces import Traces, events_of, said
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Send
+from stormbreak.drivers.sharing import stepper_of
+from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.errors import ConfigurationError
+from stormbreak.telemetry import Tracing, attach
+from stormbreak.types import Call
+
+
+@pytest.fixture
+def traces():
+    return Traces(most_calls=3)
+
+
+def engine_of(listener):
+    engine = Engine(policy())
+    attach(engine, listener)
+    return engine
+
+
+def stepper_on(engine):
+    return stepper_of(engine, clock=time.monotonic, chance=random.random)  # as drivers do
+
+
+def test_calls_that_never_end_are_not_kept_for_ever(traces):
+    stepper = stepper_on(engine_of(traces.listener))
+    flows = [stepper.start(Call(number, TARGET))[0] for number in range(1, 6)]
+    given_up = traces.below(None)
+
+    assert [call.attributes["stormbreak.unfinished"] for call in given_up] == [True] * 2
+    assert [len(traces.below(call)) for call in given_up] == [1, 1]
+    for flow in flows:
+        stepper.step(flow, OK)
+    assert len(traces.below(None)) == 5
+    assert len(traces.spans) == 2 + 2 + 3 * 2
+    assert not stepper.engine.companion._calls._calls
+
+
+def test_two_engines_number_their_calls_alike_and_are_told_apart(traces):
+    steppers = [stepper_on(engine_of(traces.listener)) for _ in range(2)]
+    flows = [stepper.start(Call(1, TARGET))[0] for stepper in steppers]
+    steppers[0].step(flows[0], OK)
+    steppers[1].step(flows[1], INVALID)
+
+    assert [said(call, "stormbreak.verdict") for call in traces.below(None)] == [
+        ("ok",), ("invalid",),
+    ]  # fmt: skip
+
+
+def test_an_engine_is_traced_once(traces):
+    engine = engine_of(traces.listener)
+    attach(engine, traces.listener)
+    with pytest.raises(ConfigurationError, match="traced already"):
+        attach(engine, Tracing())
+    ThreadDriver(engine).run(Call(1, TARGET), lambda _: OK)
+
+    assert len(traces.spans) == 2
+
+
+def test_an_engine_that_is_gone_is_not_kept(traces):
+    engine = engine_of(traces.listener)
+    ThreadDriver(engine).run(Call(1, TARGET), lambda _: OK)
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+
+    assert gone() is None
+
+
+def test_a_call_that_began_before_is_left_alone(traces):
+    engine = Engine(policy())
+    stepper = stepper_on(engine)
+    flow, command = stepper.start(Call(1, TARGET))
+    attach(engine, traces.listener)
+    with engine.companion.around(1, command):
+        assert not get_current_span().is_recording()
+    stepper.step(flow, OK)
+
+    assert traces.spans == []
+
+
+@pytest.mark.parametrize(
+    "provider", [NoOpTracerProvider(), TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)]
+)
+def test_what_is_not_sampled_costs_no_spans(provider):
+    started = []
+    tracing = Tracing(provider)
+    tracer = tracing._tracer
+    start = tracer.start_span
+    tracer.start_span = lambda *args: started.append(args[0]) or start(*args)
+    ThreadDriver(engine_of(tracing)).run(Call(1, TARGET), lambda _: OK)
+
+    assert started == ["call large"]
+
+
+def test_without_an_sdk_nothing_happens():
+    assert ThreadDriver(engine_of(Tracing())).run(Call(1, TARGET), lambda _: OK).outcome == OK
+
+
+def test_what_fails_is_logged_once_and_fails_no_call(caplog):
+    class Broken(TracerProvider):
+        def get_tracer(self, *args, **more):
+            tracer = super().get_tracer(*args, **more)
+            tracer.start_span = None
+            return tracer
+
+    engine = engine_of(Tracing(Broken(shutdown_on_exit=False)))
+    with caplog.at_level(logging.ERROR, "stormbreak"):
+        for number in (1, 2):
+            assert ThreadDriver(engine).run(Call(number, TARGET), lambda _: OK).outcome == OK
+
+    assert len(caplog.records) == 1
+
+
+def test_a_forked_child_has_calls_of_its_own(traces):
+    engine = engine_of(traces.listener)
+    stepper = stepper_on(engine)
+    flow, _ = stepper.start(Call(1, TARGET))
+
+    def child():
+        ThreadDriver(engine).run(Call(engine.number(), TARGET), lambda _: OK)
+        return len(traces.spans) == 2 and not engine.companion._calls._calls
+
+    assert in_child(child)
+    stepper.step(flow, OK)
+    assert len(traces.spans) == 2
+
+
+def test_labels_are_names_and_not_one_text():
+    with pytest.raises(ConfigurationError, match="several names"):
+        Tracing(labels="feature")
+
+
+def test_odd_targets_are_told_as_far_as_they_can_be(traces):
+    stepper = stepper_on(engine_of(traces.listener))
+    for number, provider in enumerate(["[::1]:8080", "host:99999", "", "openai", "gemini"], 1):
+        target = TARGET._replace(provider=provider)
+        stepper.step(stepper.start(Call(number, target))[0], OK)
+    told = [
+        said(call, "server.address", "server.port", "gen_ai.provider.name")
+        for call in traces.below(None)
+    ]
+
+    assert told == [
+        ("::1", 8080, "[::1]:8080"),
+        (None, None, "host:99999"),
+        (None, None, ""),
+        (None, None, "openai"),
+        (None, None, "gcp.gemini"),
+    ]
+
+
+def test_an_attempt_nobody_began_has_the_span_of_its_call(traces):
+    engine = engine_of(traces.listener)
+    stepper = stepper_on(engine)
+    flow, _ = stepper.start(Call(1, TARGET))
+    with engine.companion.around(1, Send(TARGET, 7, None)):
+        assert get_current_span().name == "call large"
+    stepper.step(flow, OK)
+
+    assert events_of(traces.only()[0]) == []

@@ -1,0 +1,177 @@
+"""Numbers as the SDK receives them: those of Prometheus, and those that the conventions ask for."""
+
+import json
+
+import pytest
+from clients import KEY, PAYLOAD, QUICK, SAY, client_of
+from scrapes import read
+from sockets import answer, failing, served
+from stage import OK, TARGET, policy
+from traces import Traces
+
+from stormbreak.core.engine import Engine
+from stormbreak.drivers.steps import Stepper
+from stormbreak.errors import InvalidRequestError
+from stormbreak.events import CallCancelled, CallEnded, Committed, Sent
+from stormbreak.telemetry import attach
+from stormbreak.telemetry.otel.genai import BOUNDS
+from stormbreak.types import Call, Target
+
+DURATION = "gen_ai.client.operation.duration"
+FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
+
+
+def as_prometheus(traces):
+    """What a collector tells Prometheus, by the rules of the OpenTelemetry specification."""
+    found = {}
+    for name, metric in traces.metrics().items():
+        if not name.startswith("stormbreak."):
+            continue
+        unit = {"s": "_seconds", "": ""}[metric.unit]
+        named = name.replace(".", "_") + unit
+        for point in metric.data.data_points:
+            labels = frozenset(point.attributes.items())
+            if hasattr(point, "bucket_counts"):
+                found[f"{named}_count", labels] = point.count
+                found[f"{named}_sum", labels] = point.sum
+                total = 0
+                for bound, count in zip(
+                    [*point.explicit_bounds, float("inf")], point.bucket_counts, strict=True
+                ):
+                    total += count
+                    le = "+Inf" if bound == float("inf") else str(float(bound))
+                    found[f"{named}_bucket", labels | {("le", le)}] = total
+            elif hasattr(metric.data, "is_monotonic"):
+                found[f"{named}_total", labels] = point.value
+            else:
+                found[named, labels] = point.value
+    return found
+
+
+def test_prometheus_is_told_the_same_either_way(play):
+    _, _, metrics, traces = play
+    direct, through = read(metrics.exposition()[1]), as_prometheus(traces)
+    moves = {"stormbreak_cooldown_seconds", "stormbreak_retry_budget"}  # while time passes
+
+    assert set(through) == set(direct)
+    assert {key: value for key, value in through.items() if key[0] not in moves} == {
+        key: pytest.approx(value) for key, value in direct.items() if key[0] not in moves
+    }
+    assert len(through) > 100
+
+
+def test_operations_are_calls_as_they_were_made(play):
+    _, heard, _, traces = play
+    points = traces.points(DURATION)
+    ended = [event for event in heard if isinstance(event, CallEnded)]
+    by_error = {dict(labels).get("error.type", "ok"): point for labels, point in points.items()}
+
+    assert sum(point.count for point in points.values()) == len(ended)
+    assert set(by_error) == {event.verdict.value for event in ended}
+    assert {point.explicit_bounds for point in points.values()} == {BOUNDS}
+
+
+def test_each_call_and_each_attempt_that_left_has_a_span(play):
+    _, heard, _, traces = play
+    over = [event for event in heard if isinstance(event, CallEnded | CallCancelled)]
+    sent = [event for event in heard if isinstance(event, Sent)]
+    calls = traces.below(None)
+    known = {span.context.span_id for span in calls}
+    attempts = [span for span in traces.spans if span.parent is not None]
+
+    assert (len(calls), len(attempts)) == (len(over), len(sent))
+    assert {span.parent.span_id for span in attempts} <= known
+    assert sum(event.attempts for event in over if isinstance(event, CallEnded)) == sum(
+        span.attributes["stormbreak.attempts"] for span in calls
+    )
+
+
+async def test_an_operation_takes_as_long_as_its_caller_waits():
+    traces = Traces()
+    scripts = [failing(503), 0.05, answer()], [answer()], [failing(400)]
+    async with served(*scripts) as server, client_of(server, QUICK, api_key=KEY) as client:
+        attach(client, traces.listener)
+        await client.chat(SAY)
+        with pytest.raises(InvalidRequestError):
+            await client.chat(SAY)
+    port, points = server.port, traces.points(DURATION)
+    common = {
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", f"127.0.0.1:{port}"),
+        ("gen_ai.request.model", "m"),
+        ("server.address", "127.0.0.1"),
+        ("server.port", port),
+    }
+
+    assert set(points) == {frozenset(common), frozenset({*common, ("error.type", "invalid")})}
+    (waited,) = [span.attributes["stormbreak.waited"] for span in traces.below(None)][:1]
+    assert points[frozenset(common)].sum >= waited > 0
+
+
+async def test_the_first_output_of_a_stream(stormbreak_provider):
+    traces, heard = Traces(), []
+    async with client_of(stormbreak_provider("calm", speed=100), api_key=KEY) as client:
+        attach(client, traces.listener, heard.append)
+        async with client.stream("chat/completions", PAYLOAD) as stream:
+            async for _ in stream:
+                pass
+    (took,) = [event.took for event in heard if isinstance(event, Committed)]
+    (point,) = traces.points(FIRST_CHUNK).values()
+
+    assert (point.count, point.sum >= took) == (1, True)
+
+
+async def test_tokens_are_those_of_every_attempt_that_said_so():
+    traces = Traces()
+    usage = {"prompt_tokens": 9, "completion_tokens": 3}
+    body = {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}], "usage": usage}
+    whole = answer(json.dumps(body).encode())
+    scripts = failing(503), whole, whole, answer()  # the last does not say
+    async with served(*scripts) as server, client_of(server, QUICK, api_key=KEY) as client:
+        attach(client, traces.listener)
+        answers = [await client.chat(SAY) for _ in range(3)]
+    points = traces.points("gen_ai.client.token.usage")
+    told = {
+        dict(labels)["gen_ai.token.type"]: (point.count, point.sum)
+        for labels, point in points.items()
+    }
+
+    assert [said.attempts for said in answers] == [2, 1, 1]
+    assert told == {"input": (2, 18), "output": (2, 6)}
+
+
+def test_functions_are_no_operations_of_models():
+    traces, engine = Traces(), Engine(policy())
+    attach(engine, traces.listener)
+    stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)
+    stepper.step(stepper.start(Call(1, Target("work", "")))[0], OK)
+
+    assert traces.points(DURATION) == {}
+    assert [dict(labels) for labels in traces.points("stormbreak.calls")] == [
+        {"target": "work", "verdict": "ok"}
+    ]
+
+
+def test_what_callers_give_up_has_no_duration():
+    traces, engine = Traces(), Engine(policy())
+    attach(engine, traces.listener)
+    stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)
+    stepper.close(stepper.start(Call(1, TARGET, operation="chat"))[0])
+
+    assert traces.points(DURATION) == {}
+    assert len(traces.points("stormbreak.calls")) == 1
+
+
+def test_hostile_models_fill_no_memory():
+    traces, engine = Traces(most_targets=3), Engine(policy())
+    attach(engine, traces.listener)
+    stepper = Stepper(engine, clock=lambda: 1.0, chance=lambda: 0.5)
+    for number in range(1, 20):
+        call = Call(number, Target("acme", f"model\n{number}" + "x" * 500), operation="chat")
+        stepper.step(stepper.start(call)[0], OK)
+    models = {dict(labels)["gen_ai.request.model"] for labels in traces.points(DURATION)}
+
+    assert len(models) == 4
+    assert "other" in models
+    assert all(len(model) <= 80 and model.isprintable() for model in models)
+    assert len(traces.points("stormbreak.calls")) == 4

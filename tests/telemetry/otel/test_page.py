@@ -1,0 +1,27 @@
+"""The page tells what is on spans, and nothing that is not."""
+
+import re
+from pathlib import Path
+
+from stormbreak.telemetry.names import NAMES
+from stormbreak.telemetry.otel import conventions, genai
+from stormbreak.telemetry.otel.told import TOLD
+
+PAGE = Path(__file__).parents[3] / "docs" / "telemetry.md"
+SECTION = PAGE.read_text().partition("\n## OpenTelemetry\n")[2].partition("\n## ")[0]
+CODE = re.compile(r"`([a-z_]+(?:\.[a-z_]+)+)`")
+
+
+def test_every_name_is_told_and_no_other():
+    told = {name for name in CODE.findall(SECTION) if not name.startswith("stormbreak.call")}
+    known = {
+        value
+        for name, value in vars(conventions).items()
+        if name.isupper() and isinstance(value, str) and not value.endswith(".")
+    }
+    events = {NAMES[kind] for kind in TOLD} | {"attempt.committed"}
+
+    assert told == known - {conventions.TOKEN_TYPE} | events | {
+        genai.DURATION, genai.FIRST_CHUNK, genai.TOKENS,
+    }  # fmt: skip
+    assert f"`{conventions.LABEL}NAME`" in SECTION
