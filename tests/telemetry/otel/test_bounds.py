@@ -131,7 +131,7 @@ def test_what_fails_is_logged_once_and_fails_no_call(caplog):
 def test_a_forked_child_has_calls_of_its_own(traces):
     engine = engine_of(traces.listener)
     stepper = stepper_on(engine)
-    flow, _ = stepper.start(Call(1, TARGET))
+    flow, _ = stepper.start(Call(77, TARGET))
 
     def child():
         ThreadDriver(engine).run(Call(engine.number(), TARGET), lambda _: OK)

@@ -4,9 +4,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from chat_stream import ENDLESS, HELLO, OPENING, STOP, THERE
 from clients import KEY, ONCE, PAYLOAD, QUICK, SAY, client_of
 from opentelemetry.trace import SpanKind, StatusCode
 from sockets import End, answer, served
+from streamed import DONE
 from traces import Traces, events_of, said
 
 from stormbreak import Policy, errors
@@ -200,6 +202,24 @@ async def test_a_hedge_is_two_attempts_at_once(traces):
     assert slow.start_time < quick.start_time < slow.end_time
     assert [name for name, _ in events_of(call)] == ["hedge.sent", "attempt.overtaken"]
     assert said(call, VERDICT, "stormbreak.maybe_processed") == ("ok", 1)
+
+
+async def test_who_is_overtaken_by_a_stream_ends_when_that_begins(traces):
+    policy = Policy(hedge=HedgePolicy(after=0.05, percentile=None), budget=None)
+    stream = (ENDLESS + OPENING + HELLO, 0.05, THERE + STOP + DONE, End.CLOSE)
+    async with (
+        served((End.HANG,), stream) as server,
+        traced(server, traces, policy) as client,
+        client.stream(CHAT, PAYLOAD) as coming,
+    ):
+        await anext(coming)
+        (slow,) = traces.spans
+        async for _ in coming:
+            pass
+    call, attempts = traces.only()
+
+    assert attempts[0] == slow
+    assert said(call, VERDICT) == said(attempts[1], VERDICT) == ("ok",)
 
 
 async def test_a_fallback_to_another_target(stormbreak_provider, traces, monkeypatch):
