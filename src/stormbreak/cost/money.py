@@ -37,6 +37,13 @@ _SMALLEST_RATE, _LARGEST_RATE = Decimal("0.000001"), Decimal(10_000_000)
 _KEPT = 6  # decimal places of an amount for programs
 
 
+def check_rate(name: str, per_usd: Decimal) -> None:
+    """Refuse what no currency's dollar can be worth. Raises ConfigurationError."""
+    if not (per_usd.is_finite() and _SMALLEST_RATE <= per_usd <= _LARGEST_RATE):
+        wanted = f"between {_SMALLEST_RATE} and {_LARGEST_RATE:,}"
+        raise ConfigurationError(f"{name} must be {wanted}, got {shown(per_usd)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Currency:
     """A currency: its code, and how much of it one dollar is."""
@@ -76,13 +83,6 @@ class Currency:
 
 
 USD = Currency()
-
-
-def check_rate(name: str, per_usd: Decimal) -> None:
-    """Refuse what no currency's dollar can be worth. Raises ConfigurationError."""
-    if not (per_usd.is_finite() and _SMALLEST_RATE <= per_usd <= _LARGEST_RATE):
-        wanted = f"between {_SMALLEST_RATE} and {_LARGEST_RATE:,}"
-        raise ConfigurationError(f"{name} must be {wanted}, got {shown(per_usd)}")
 
 
 def plain(number: Decimal) -> Decimal:
