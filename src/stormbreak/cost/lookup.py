@@ -107,30 +107,29 @@ class Lookup:
 
     def providers(self, source: str | None = None) -> list[str]:
         """Those that a source, or any, has prices of."""
-        names = [
-            prices.provider
-            for (file, _, _), prices in self._known.items()
-            if source in (None, file)
-        ]
+        names = [it.provider for it in self.filed() if source in (None, it.source.name)]
         return list(dict.fromkeys([*names, *self._of_market(source)]))
 
     def models(self, seller: Seller) -> list[str]:
         """What is known of a seller; nothing where it is not known itself."""
         names = [
-            prices.model
-            for (file, provider, _), prices in self._known.items()
-            if provider == seller.provider.lower() and seller.source in (None, file)
+            it.model
+            for it in self.filed()
+            if it.provider.lower() == seller.provider.lower()
+            and seller.source in (None, it.source.name)
         ]
         if seller.source in (None, MARKET):
             names += self.market.models(seller.provider)
         return list(dict.fromkeys(names))
 
+    def filed(self) -> list[Prices]:
+        """All that the files say."""
+        return list(self._known.values())
+
     def everywhere(self, model: str) -> Iterator[Prices]:
         """What anybody asks for a model, the files first."""
-        for (_, _, word), prices in self._known.items():
-            if word == _word(model):
-                yield prices
-        for provider in self.market.providers():
+        yield from (prices for prices in self.filed() if same(prices.model, model))
+        for provider in self.market.sellers(model):
             found = self.market.find(provider, model)
             if found is not None:
                 yield found
@@ -147,6 +146,11 @@ def price_of(provider: str, model: str) -> Prices | None:
 @lru_cache(maxsize=1024)
 def _list_price(provider: str, model: str, on: date) -> Prices | None:
     return Market(on).find(provider, model)
+
+
+def same(model: str, other: str) -> bool:
+    """Whether both are the name of one model."""
+    return _word(model) == _word(other)
 
 
 def _word(model: str) -> str:

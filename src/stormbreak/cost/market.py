@@ -57,6 +57,10 @@ class Market:
         found = self._provider(provider)
         return [model.id for model in found.models] if found else []
 
+    def sellers(self, model: str) -> list[str]:
+        """Who lists a model with a price."""
+        return [name for name in self.providers() if self.find(name, model)]
+
     def find(self, provider: str, model: str) -> Prices | None:
         """What `provider` asks for `model`; None where it is not known.
 
@@ -81,6 +85,11 @@ class Market:
             notes=tuple(self._notes(found)),
         )
 
+    @property
+    def installed(self) -> bool:
+        """Whether there are prices of the market here."""
+        return find_spec("genai_prices") is not None
+
     @cached_property
     def source(self) -> Source:
         """genai-prices, its version, and the day."""
@@ -97,7 +106,7 @@ class Market:
 
     @cached_property
     def _snapshot(self) -> Any:
-        if find_spec("genai_prices") is None:
+        if not self.installed:
             raise ConfigurationError(
                 "prices of the market need genai-prices: pip install 'stormbreak[cost]'"
             )
