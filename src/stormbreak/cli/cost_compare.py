@@ -24,7 +24,7 @@ _COLUMNS = (
     Column("saved_a_year", "saves a year", Kind.MONEY),
     Column("savings_share", "savings", Kind.SHARE),
     Column("claimed_latency", "latency claimed"),
-    Column("note", "note"),
+    Column("note", ""),
 )
 
 

@@ -17,6 +17,7 @@ from stormbreak.errors import ConfigurationError
 
 _JSON = Encoder(decimal_format="number")
 _LONGEST = 60  # characters of a cell
+_WIDTH = 120  # characters of a table in a file or a pipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Output:
             say(next(iter(sheets.values())).csv(), end="")
             return
         for sheet in sheets.values():
-            draw(table(sheet))
+            draw(table(sheet), width=_WIDTH)
         for sentence in said:
             say(sentence)
 
@@ -61,7 +62,9 @@ def table(sheet: Sheet) -> Table:
     for place in kept:
         column = sheet.columns[place]
         text = column.kind is Kind.TEXT
-        drawn.add_column(column.title, justify="left" if text else "right", no_wrap=not text)
+        drawn.add_column(
+            column.title, justify="left" if text else "right", no_wrap=not text, overflow="fold"
+        )
     for row in sheet.rows:
         cells = (sheet.shown(sheet.columns[place], row[place]) for place in kept)
         drawn.add_row(*(Text(plain(cell, _LONGEST)) for cell in cells))

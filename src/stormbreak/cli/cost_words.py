@@ -21,6 +21,7 @@ def assumed(
 
 def said_of(rows: Sequence[Row], lookup: Lookup) -> Iterator[str]:
     """Where the prices come from; which are claims, and of what age."""
+    yield from dict.fromkeys(sentence(row.why) for row in rows if row.why)
     sources = dict.fromkeys(row.prices.source for row in rows if row.prices)
     for source in sources:
         yield _whence(source)
@@ -29,6 +30,11 @@ def said_of(rows: Sequence[Row], lookup: Lookup) -> Iterator[str]:
             yield " ".join(file.note.split())
     if any(row.prices and row.prices.latency for row in rows):
         yield "Latencies are what the seller claims; nobody here has measured them."
+
+
+def sentence(text: str) -> str:
+    """A reason as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 
 def _whence(source: Source) -> str:

@@ -15,7 +15,7 @@ from stormbreak.cost.market import Market
 from stormbreak.cost.price_file import PriceFile
 from stormbreak.cost.prices import Prices
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import quoted
+from stormbreak.keylike import model_quoted
 
 
 class Seller(NamedTuple):
@@ -29,7 +29,9 @@ class Seller(NamedTuple):
         """Read `provider` or `provider@source`."""
         provider, _, source = text.strip().partition("@")
         if not provider or ("@" in text and not source):
-            raise ConfigurationError(f"must be PROVIDER or PROVIDER@SOURCE, got {quoted(text)}")
+            raise ConfigurationError(
+                f"must be PROVIDER or PROVIDER@SOURCE, got {model_quoted(text)}"
+            )
         return cls(provider, source or None)
 
     def __str__(self) -> str:
@@ -47,7 +49,7 @@ class Offer(NamedTuple):
         """Read `provider/model` or `provider@source/model`; the model may hold more slashes."""
         seller, _, model = text.strip().partition("/")
         if not seller or not model:
-            raise ConfigurationError(f"must be PROVIDER/MODEL, got {quoted(text)}")
+            raise ConfigurationError(f"must be PROVIDER/MODEL, got {model_quoted(text)}")
         return cls(Seller.parse(seller), model)
 
     def __str__(self) -> str:
@@ -91,7 +93,7 @@ class Lookup:
         self.check(offer.seller)
         near = _near(offer.model, self.models(offer.seller))
         raise UnknownPriceError(
-            f"no price is known for {quoted(offer.model)} at {offer.seller}{near}"
+            f"no price is known for {model_quoted(offer.model)} at {offer.seller}{near}"
         )
 
     def check(self, seller: Seller) -> None:
@@ -99,11 +101,11 @@ class Lookup:
         sources = [*self.files, MARKET]
         if seller.source is not None and seller.source not in sources:
             near = _near(seller.source, sources)
-            raise UnknownPriceError(f"no prices come from {quoted(seller.source)}{near}")
+            raise UnknownPriceError(f"no prices come from {model_quoted(seller.source)}{near}")
         known = self.providers(seller.source)
         if not self.models(seller):
             near = _near(seller.provider, known)
-            raise UnknownPriceError(f"no prices are known of {quoted(seller.provider)}{near}")
+            raise UnknownPriceError(f"no prices are known of {model_quoted(seller.provider)}{near}")
 
     def providers(self, source: str | None = None) -> list[str]:
         """Those that a source, or any, has prices of."""
