@@ -1,21 +1,24 @@
 """`stormbreak cost compare`: what the same traffic costs at several providers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 
 import click
 
-from stormbreak.cli.cost_options import Volume, currency_of, lookup_in, names_in, shared, traffic
+from stormbreak.cli.cost_options import Amount, Volume, currency_of, lookup_in, shared, traffic
 from stormbreak.cli.cost_output import Output
+from stormbreak.cli.cost_rows import Wanted, planned, real
 from stormbreak.cli.cost_words import assumed, said_of
-from stormbreak.cost.compare import Demand, Row, compare, offers_for
-from stormbreak.cost.lookup import Lookup, Offer, Seller
+from stormbreak.cost.compare import Demand, Row
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.traffic_file import read_traffic
 
 _COLUMNS = (
     Column("tokens", "tokens", Kind.VOLUME),
+    Column("used", "used"),
     Column("model", "model"),
     Column("provider", "provider"),
     Column("source", "price by"),
@@ -24,12 +27,25 @@ _COLUMNS = (
     Column("saved_a_year", "saves a year", Kind.MONEY),
     Column("savings_share", "savings", Kind.SHARE),
     Column("claimed_latency", "latency claimed"),
+    Column("service", ""),
+    Column("estimated_requests", ""),
     Column("note", ""),
+    Column("currency", ""),
 )
+_TIMES = Amount("a number between 0.0001 and 10,000", 10_000, least="0.0001", zero=False)
 
 
 @click.command("compare")
 @click.option("--tokens", "volumes", type=Volume(several=True), help="A month: 50M, or 1M,50M,2B.")
+@click.option(
+    "--from",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Real traffic in place of --tokens: OUTPUT of a batch, or OpenAI's export of usage.",
+)
+@click.option(
+    "--times", type=_TIMES, default="1", show_default=True, help="So often a month is --from."
+)
 @click.option("--models", metavar="A,B,...", default="", help="Which models.")
 @click.option("--providers", metavar="X,Y,...", default="", help="At which providers.")
 @traffic
@@ -37,6 +53,8 @@ _COLUMNS = (
 def command(  # noqa: PLR0913 - one parameter for each option
     *,
     volumes: tuple[int, ...] | None,
+    path: Path | None,
+    times: Decimal,
     models: str,
     providers: str,
     input_share: Decimal,
@@ -54,56 +72,47 @@ def command(  # noqa: PLR0913 - one parameter for each option
     output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
-    if volumes is None:
-        raise click.UsageError("--tokens is missing: how many in a month?")
-    wanted = names_in(models) or list(dict.fromkeys(it.model for it in lookup.filed()))
-    if not wanted:
-        raise click.UsageError("--models is missing, and no price file says which")
-    demands = [
-        Demand(
-            tokens=Tokens.split(volume, input_share=input_share, cache_rate=cache_rate),
-            service=Service(service or Service.STANDARD),
-            prompt=prompt[0],
-        )
-        for volume in volumes
-    ]
-    sellers = [Seller.parse(name) for name in names_in(providers)]
-    rows = [row for demand in demands for row in _rows(demand, wanted, sellers, lookup)]
-    said = [assumed(volumes, input_share, cache_rate, service), *said_of(rows, lookup)]
-    head = {"currency": shown_in.code, "input_share": input_share, "cache_rate": cache_rate}
-    output.answer({**head, "notes": said}, said, rows=_sheet(rows, shown_in))
-
-
-def _rows(
-    demand: Demand, models: Sequence[str], sellers: Sequence[Seller], lookup: Lookup
-) -> Iterator[Row]:
-    """Each model's offers against the first of them; with one provider alone, all models against the first."""
-    offers = [offers_for(model, sellers, lookup) for model in models]
-    if len(sellers) == 1:
-        offers = [[offer for of_model in offers for offer in of_model]]
-    for group in offers:
-        yield from compare(demand, group, lookup)
+    wanted = Wanted.parse(models, providers)
+    of = None if service is None else Service(service)
+    if (volumes is None) == (path is None):
+        raise click.UsageError("--tokens or --from: one of them is needed")
+    if path is not None:
+        rows, said = real(read_traffic(path), wanted, lookup, times=times, service=of)
+    else:
+        assert volumes is not None
+        said = [assumed(volumes, input_share, cache_rate, service)]
+        demands = [
+            Demand(
+                tokens=Tokens.split(volume, input_share=input_share, cache_rate=cache_rate),
+                service=of or Service.STANDARD,
+                prompt=prompt[0],
+            )
+            for volume in volumes
+        ]
+        rows = planned(demands, wanted, lookup)
+    said += said_of(rows, lookup)
+    output.answer({"currency": shown_in.code, "notes": said}, said, rows=_sheet(rows, shown_in))
 
 
 def _sheet(rows: Sequence[Row], currency: Currency) -> Sheet:
-    return Sheet(columns=_COLUMNS, rows=[_cells(row) for row in rows], currency=currency)
+    cells = [[*_cells(row), currency.code] for row in rows]
+    return Sheet(columns=_COLUMNS, rows=cells, currency=currency)
 
 
 def _cells(row: Row) -> list[Cell]:
-    prices = row.prices
+    seller = row.offer.seller
     return [
         row.demand.tokens.total,
+        row.demand.used,
         row.offer.model,
-        row.offer.seller.provider,
-        _source(row.offer, row),
+        seller.provider,
+        row.prices.source.name if row.prices else seller.source or "",
         row.monthly,
         row.yearly,
         row.saved_a_year,
         row.share,
-        prices.latency if prices else "",
+        row.prices.latency if row.prices else "",
+        row.demand.service.value,
+        row.demand.estimated,
         row.why,
     ]
-
-
-def _source(offer: Offer, row: Row) -> str:
-    return row.prices.source.name if row.prices else offer.seller.source or ""

@@ -62,8 +62,9 @@ def table(sheet: Sheet) -> Table:
     for place in kept:
         column = sheet.columns[place]
         text = column.kind is Kind.TEXT
+        title = column.title.format(sheet.currency.code)
         drawn.add_column(
-            column.title, justify="left" if text else "right", no_wrap=not text, overflow="fold"
+            title, justify="left" if text else "right", no_wrap=not text, overflow="fold"
         )
     for row in sheet.rows:
         cells = (sheet.shown(sheet.columns[place], row[place]) for place in kept)

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from stormbreak.cost.compare import Row
 from stormbreak.cost.lookup import Lookup
-from stormbreak.cost.prices import Source
+from stormbreak.cost.prices import Prices, Source
 from stormbreak.cost.sheet import percent, volume
 
 
@@ -20,15 +20,27 @@ def assumed(
 
 
 def said_of(rows: Sequence[Row], lookup: Lookup) -> Iterator[str]:
-    """Where the prices come from; which are claims, and of what age."""
+    """What has no price, and of whom the others are."""
     yield from dict.fromkeys(sentence(row.why) for row in rows if row.why)
-    sources = dict.fromkeys(row.prices.source for row in rows if row.prices)
-    for source in sources:
-        yield _whence(source)
+    yield from said_of_prices([row.prices for row in rows if row.prices], lookup)
+
+
+def said_of_prices(priced: Sequence[Prices], lookup: Lookup) -> Iterator[str]:
+    """Where prices come from, which of them are claims, and of when."""
+    for source in dict.fromkeys(prices.source for prices in priced):
+        yield whence(source)
         file = lookup.files.get(source.name)
         if file is not None and file.note:
             yield " ".join(file.note.split())
-    if any(row.prices and row.prices.latency for row in rows):
+    yield from notes_of(priced)
+
+
+def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
+    """What one should know of single prices."""
+    for prices in dict.fromkeys(priced):
+        if prices.notes:
+            yield f"{prices.provider}/{prices.model}: {'; '.join(prices.notes)}."
+    if any(prices.latency for prices in priced):
         yield "Latencies are what the seller claims; nobody here has measured them."
 
 
@@ -37,7 +49,8 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
 
 
-def _whence(source: Source) -> str:
+def whence(source: Source) -> str:
+    """Where prices come from, of when they are, and whether that is somebody's claim."""
     of = f", {source.as_of}" if source.as_of else ""
     about = f" ({source.about})" if source.about else ""
     if source.claim:

@@ -14,11 +14,15 @@ MONTHS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """The tokens of a month; a request's prompt has `prompt` of them. So many `requests` were estimated, where known."""
+    """The tokens of a month, of requests whose prompts have `prompt` of them each.
+
+    `used` is the model that they were counted of, and those of so many requests are `estimated`; of planned traffic neither is known.
+    """
 
     tokens: Tokens
     service: Service = Service.STANDARD
     prompt: Number = 0
+    used: str = ""
     estimated: int = 0
 
     def cost(self, prices: Prices) -> Decimal:
@@ -89,6 +93,11 @@ def compare(demand: Demand, offers: Sequence[Offer], lookup: Lookup) -> list[Row
     ]
 
 
+def unpriced(demand: Demand, offer: Offer, why: str) -> Row:
+    """The row of an offer without a price."""
+    return Row(demand=demand, offer=offer, why=why)
+
+
 def offers_for(model: str, sellers: Sequence[Seller], lookup: Lookup) -> list[Offer]:
     """Who is asked for `model`: the sellers named.
 
@@ -110,3 +119,13 @@ def at_list_price(maker: str) -> Offer:
     """The offer of the market that the `maker` of a price file names."""
     seller, model = Offer.parse(maker)
     return Offer(Seller(seller.provider, MARKET), model)
+
+
+def at_list(prices: Prices, demand: Demand, lookup: Lookup) -> Decimal | None:
+    """What the demand costs at the list price of the model's maker; None where that is not known, or not another."""
+    if not prices.maker or not lookup.market.installed:
+        return None
+    try:
+        return demand.cost(lookup.find(at_list_price(prices.maker)))
+    except UnknownPriceError:
+        return None

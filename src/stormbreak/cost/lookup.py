@@ -4,6 +4,7 @@ What nobody knows the price of is an error with the nearest names, and never fre
 whether a version is written with a point or a dash.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from stormbreak.cost.price_file import PriceFile
 from stormbreak.cost.prices import Prices
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import model_quoted
+
+_DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")  # gpt-4.1-2025-04-14 costs what gpt-4.1 costs
 
 
 class Seller(NamedTuple):
@@ -76,9 +79,10 @@ class Lookup:
     def price_of(self, provider: str, model: str, source: str | None = None) -> Prices | None:
         """What `provider` asks for `model`; None where that is not known."""
         for name in self.files if source is None else (source,):
-            found = self._known.get((name, provider.lower(), _word(model)))
-            if found is not None:
-                return found
+            for word in (_word(model), _DATE.sub("", _word(model))):
+                found = self._known.get((name, provider.lower(), word))
+                if found is not None:
+                    return found
         return self.market.find(provider, model) if source in (None, MARKET) else None
 
     def find(self, offer: Offer) -> Prices:
@@ -151,8 +155,8 @@ def _list_price(provider: str, model: str, on: date) -> Prices | None:
 
 
 def same(model: str, other: str) -> bool:
-    """Whether both are the name of one model."""
-    return _word(model) == _word(other)
+    """Whether both are the name of one model, or the second is one of a day."""
+    return _word(model) in (_word(other), _DATE.sub("", _word(other)))
 
 
 def _word(model: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from stormbreak.cost.compare import MONTHS
+from stormbreak.cost.prices import Number
 
 PRICE_STEP, VOLUME_STEP = Decimal("0.2"), Decimal("0.5")
 """How far prices and volume are moved to see what depends on them."""
@@ -18,8 +19,9 @@ PRICE_STEP, VOLUME_STEP = Decimal("0.2"), Decimal("0.5")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A month today, a month after the move, and what the move costs once; in dollars."""
+    """A month of so many tokens today, the same after the move, and what the move costs once; in dollars."""
 
+    tokens: Number
     current: Decimal
     candidate: Decimal
     migration: Decimal
@@ -58,8 +60,10 @@ class Case:
 
     @property
     def break_even(self) -> Decimal | None:
-        """The share of the volume at which twelve months just pay for the migration; None: at no volume."""
-        return self.migration / self.saving_a_year if self.saving > 0 else None
+        """The tokens a month at which twelve months just pay for the migration; None: no number of them does."""
+        if self.saving <= 0:
+            return None
+        return self.tokens * self.migration / self.saving_a_year
 
     @property
     def headroom(self) -> Decimal | None:
@@ -77,6 +81,7 @@ class Case:
     ) -> "Case":
         """The same with prices and volume so many times what they are."""
         return Case(
+            tokens=self.tokens * volume,
             current=self.current * current * volume,
             candidate=self.candidate * candidate * volume,
             migration=self.migration,

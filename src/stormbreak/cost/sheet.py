@@ -30,11 +30,15 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its name for programs, its title for eyes (none: not shown to them), and what it holds."""
+    """A column: its name for programs, its title for eyes (none: not shown to them), and what it holds.
+
+    A `{}` in the title stands for the currency. Eyes see `absent` where there is nothing.
+    """
 
     key: str
     title: str
     kind: Kind = Kind.TEXT
+    absent: str = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class Sheet:
     def shown(self, column: Column, cell: Cell) -> str:
         """A cell for eyes."""
         if cell is None or isinstance(cell, str):
-            return cell or "-"
+            return cell or column.absent
         match column.kind:
             case Kind.MONEY:
                 return self.currency.shown(Decimal(cell))
