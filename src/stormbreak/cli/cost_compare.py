@@ -28,7 +28,7 @@ _COLUMNS = (
     Column("savings_share", "savings", Kind.SHARE),
     Column("claimed_latency", "latency claimed"),
     Column("service", ""),
-    Column("estimated_requests", ""),
+    Column("estimated_requests", "estimated", Kind.COUNT),
     Column("note", ""),
     Column("currency", ""),
 )
@@ -77,7 +77,9 @@ def command(  # noqa: PLR0913 - one parameter for each option
     if (volumes is None) == (path is None):
         raise click.UsageError("--tokens or --from: one of them is needed")
     if path is not None:
-        rows, said = real(read_traffic(path), wanted, lookup, times=times, service=of)
+        rows, said = real(
+            read_traffic(path), wanted, lookup, times=times, service=of, currency=shown_in
+        )
     else:
         assert volumes is not None
         said = [assumed(volumes, input_share, cache_rate, service)]

@@ -17,7 +17,7 @@ from stormbreak.errors import ConfigurationError
 
 _JSON = Encoder(decimal_format="number")
 _LONGEST = 60  # characters of a cell
-_WIDTH = 120  # characters of a table in a file or a pipe
+_WIDTH = 140  # characters of a table in a file or a pipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,6 @@ def table(sheet: Sheet) -> Table:
 def _worth_a_column(sheet: Sheet, place: int) -> bool:
     column = sheet.columns[place]
     cells = {row[place] for row in sheet.rows}
-    if not column.title or not cells - {None, ""}:
+    if not column.title or not cells - ({0} if column.kind is Kind.COUNT else {None, ""}):
         return False
     return column.kind is not Kind.VOLUME or len(sheet.rows) == 1 or len(cells) > 1

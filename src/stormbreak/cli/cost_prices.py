@@ -17,7 +17,7 @@ _COLUMNS = (
     Column("provider", "provider"),
     Column("listed_as", ""),
     Column("source", "price by"),
-    Column("as_of", "of"),
+    Column("as_of", ""),
     Column("claim", ""),
     Column("service", "service"),
     Column("prompts_above", "prompts above", Kind.VOLUME),

@@ -9,6 +9,7 @@ import click
 from stormbreak.cli.cost_options import names_in
 from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
 from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
+from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.sheet import volume
 from stormbreak.cost.traffic import Traffic, Use
@@ -44,7 +45,13 @@ def planned(demands: Sequence[Demand], wanted: Wanted, lookup: Lookup) -> list[R
 
 
 def real(
-    traffic: Traffic, wanted: Wanted, lookup: Lookup, *, times: Decimal, service: Service | None
+    traffic: Traffic,
+    wanted: Wanted,
+    lookup: Lookup,
+    *,
+    times: Decimal,
+    service: Service | None,
+    currency: Currency,
 ) -> tuple[list[Row], list[str]]:
     """What was used, at the providers of its own models, and of those wanted; and what to say of it.
 
@@ -53,11 +60,10 @@ def real(
     """
     rows: list[Row] = []
     for use in traffic.uses:
-        demand = _demand(use, times, service)
-        rows += _priced(demand, list(_offers(use, wanted, lookup)), lookup)
+        rows += _rows(_demand(use, times, service), wanted, lookup)
     if all(row.monthly is None for row in rows):
         raise UnknownPriceError(rows[0].why)
-    return rows, list(_said(traffic, rows, times))
+    return rows, [*_said(traffic, times), *_total(rows, currency)]
 
 
 def _demand(use: Use, times: Decimal, service: Service | None) -> Demand:
@@ -70,43 +76,51 @@ def _demand(use: Use, times: Decimal, service: Service | None) -> Demand:
     )
 
 
-def _offers(use: Use, wanted: Wanted, lookup: Lookup) -> Iterator[Offer]:
-    """Those of the model used come first."""
-    for model in dict.fromkeys([use.kind.model, *wanted.models]):
-        yield from offers_for(model, wanted.sellers, lookup)
-
-
-def _priced(demand: Demand, offers: Sequence[Offer], lookup: Lookup) -> list[Row]:
-    """Rows with a price; where nobody has one, a row that says so."""
+def _rows(demand: Demand, wanted: Wanted, lookup: Lookup) -> list[Row]:
+    """The offers of the model that was used come first; where it has no price at all, a row says so."""
+    offers: list[Offer] = []
+    own = Offer(Seller(""), demand.used)
+    why = ""
+    for model in dict.fromkeys([demand.used, *wanted.models]):
+        try:
+            offers += offers_for(model, wanted.sellers, lookup)
+        except UnknownPriceError as error:
+            if model != demand.used:
+                raise
+            why = str(error)
+    lost = [unpriced(demand, own, why)] if why else []
     try:
-        rows = compare(demand, offers, lookup)
+        rows = compare(demand, offers, lookup) if offers else []
     except UnknownPriceError as error:
-        return [unpriced(demand, offers[0], str(error))]
-    return [row for row in rows if row.prices or same_model(row)]
+        return [unpriced(demand, own, str(error))]
+    return lost + [row for row in rows if row.prices]
 
 
-def same_model(row: Row) -> bool:
-    """Whether the row is of the model that was used."""
-    return row.offer.model == row.demand.used
-
-
-def _said(traffic: Traffic, rows: Sequence[Row], times: Decimal) -> Iterator[str]:
+def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
     yield from (_told(use) for use in traffic.uses)
     if traffic.since and traffic.until:
-        days = (traffic.until - traffic.since).days
-        yield f"Counted from {traffic.since} to {traffic.until}, {days} days."
+        yield f"Counted from {traffic.since} to {traffic.until}."
     yield from traffic.said
-    often = "as it is" if times == 1 else f"{times:f} times"
-    yield f"A month is what the file holds, {often}: --times says otherwise."
-    lost = dict.fromkeys(row.demand.used for row in rows if row.why)
-    if lost:
-        yield f"Left out of all amounts, since no price is known: {', '.join(lost)}."
+    often = "once" if times == 1 else f"{times:f} times"
+    yield f"A month is what the file holds, {often} (--times)."
 
 
 def _told(use: Use) -> str:
-    tokens = use.tokens
-    amounts = f"{volume(Decimal(tokens.input))} in ({volume(Decimal(tokens.cached_input))} cached)"
-    said = f"{use.kind.model}: {use.requests:,} requests, {amounts}, {volume(Decimal(tokens.output))} out"
+    entry, output, cached = map(Decimal, use.tokens)
+    amounts = f"{volume(entry)} tokens in ({volume(cached)} cached)"
+    said = f"{use.kind.model}: {use.requests:,} requests, {amounts}, {volume(output)} out"
     if use.estimated:
-        said += f"; {use.estimated:,} of them did not say what they used, and are estimated"
+        said += f"; {use.estimated:,} did not say what they used: estimated"
     return f"{said}."
+
+
+def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
+    """What all that was used costs, each model at its first seller."""
+    firsts: dict[Demand, Row] = {}
+    for row in rows:
+        firsts.setdefault(row.demand, row)
+    known = [row.monthly for row in firsts.values() if row.monthly is not None]
+    if len(firsts) > 1:
+        of = "" if len(known) == len(firsts) else ", without what has no price"
+        total = currency.shown(sum(known, Decimal(0)))
+        yield f"Together: {total} {currency.code} a month, each model at its first provider{of}."

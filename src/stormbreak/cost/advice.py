@@ -88,6 +88,8 @@ def _at_list_prices(move: Move, amount: Amount) -> Iterator[Reason]:
             f" {amount(case.current)}: against that the move {then}."
         )
         yield Reason(holds=saving <= 0, said=said)
+        if move.current.maker == move.candidate.maker:
+            return
     listed = move.listed_candidate
     if listed is not None and listed < case.candidate:
         said = (

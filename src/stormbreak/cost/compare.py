@@ -72,7 +72,7 @@ class Row:
 
 
 def compare(demand: Demand, offers: Sequence[Offer], lookup: Lookup) -> list[Row]:
-    """Price each offer against the first that has a price; one without any stays, and says why.
+    """Price each offer, one at least, against the first that has a price; one without any stays, and says why.
 
     Raises:
         UnknownPriceError: none of them has one.
@@ -86,7 +86,7 @@ def compare(demand: Demand, offers: Sequence[Offer], lookup: Lookup) -> list[Row
             found.append((offer, None, None, str(error)))
     against = next((monthly for *_, monthly, _ in found if monthly is not None), None)
     if against is None:
-        raise UnknownPriceError(found[0][-1] if found else "nothing to compare")
+        raise UnknownPriceError(found[0][-1])
     return [
         Row(demand=demand, offer=offer, prices=prices, why=why, monthly=monthly, against=against)
         for offer, prices, monthly, why in found
@@ -103,6 +103,9 @@ def offers_for(model: str, sellers: Sequence[Seller], lookup: Lookup) -> list[Of
 
     Without any, it is all in the price files who sell it, and their makers at the list price; without files, all of the
     market.
+
+    Raises:
+        UnknownPriceError: nobody sells it.
     """
     if sellers:
         return [Offer(seller, model) for seller in sellers]
@@ -112,7 +115,9 @@ def offers_for(model: str, sellers: Sequence[Seller], lookup: Lookup) -> list[Of
         offers += [at_list_price(prices.maker) for prices in filed if prices.maker]
     if not filed:
         offers = [Offer(Seller(name), model) for name in lookup.market.sellers(model)]
-    return list(dict.fromkeys(offers)) or [Offer(Seller("any provider"), model)]
+    if not offers:
+        raise lookup.nobody(model)
+    return list(dict.fromkeys(offers))
 
 
 def at_list_price(maker: str) -> Offer:

@@ -5,7 +5,7 @@ whether a version is written with a point or a dash.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from functools import lru_cache
@@ -128,17 +128,16 @@ class Lookup:
             names += self.market.models(seller.provider)
         return list(dict.fromkeys(names))
 
+    def nobody(self, model: str) -> UnknownPriceError:
+        """Say that nobody is known to sell a model, and which one was perhaps meant."""
+        sellers = (Seller(name) for name in self.providers())
+        known = dict.fromkeys(name for seller in sellers for name in self.models(seller))
+        near = _near(model, known)
+        return UnknownPriceError(f"nobody is known to sell {model_quoted(model)}{near}")
+
     def filed(self) -> list[Prices]:
         """All that the files say."""
         return list(self._known.values())
-
-    def everywhere(self, model: str) -> Iterator[Prices]:
-        """What anybody asks for a model, the files first."""
-        yield from (prices for prices in self.filed() if same(prices.model, model))
-        for provider in self.market.sellers(model):
-            found = self.market.find(provider, model)
-            if found is not None:
-                yield found
 
     def _of_market(self, source: str | None) -> list[str]:
         return self.market.providers() if source in (None, MARKET) else []

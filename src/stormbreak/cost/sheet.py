@@ -25,6 +25,7 @@ class Kind(Enum):
     PRICE = auto()  # dollars per million tokens
     SHARE = auto()  # 1 is all
     VOLUME = auto()  # tokens
+    COUNT = auto()
     NUMBER = auto()
 
 
@@ -106,8 +107,10 @@ def harmless(cell: Cell) -> Cell:
 def volume(tokens: Decimal) -> str:
     """A number of tokens as people write it, where it is a round one: 50M."""
     for suffix, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if tokens >= size and tokens * 100 % size == 0:
+        if tokens >= size and tokens % (size // 100) == 0:
             return f"{plain(tokens / size):,}{suffix}"
+        if tokens >= size:
+            break
     return f"{plain(rounded(tokens, 0)):,}"
 
 
