@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from stormbreak.cost.compare import MONTHS
 from stormbreak.cost.money import Currency, rounded
@@ -116,7 +116,6 @@ def _name(prices: Prices) -> str:
 
 
 def _in_short(number: Decimal) -> Decimal:
-    """Two digits that say enough, rounded up."""
+    """Three digits, which say enough; rounded up."""
     digits = max(0, number.adjusted() - 2)
-    step = Decimal(10) ** digits
-    return -(-number // step) * step
+    return number.quantize(Decimal(1).scaleb(digits), rounding=ROUND_CEILING)

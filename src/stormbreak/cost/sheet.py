@@ -1,6 +1,7 @@
 """Rows of typed cells, which can be written as CSV that is safe to open, or as plain values for JSON.
 
-Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers.
+Text that a spreadsheet would take for a formula gets an apostrophe in front, and control characters are escaped; numbers
+stay numbers.
 """
 
 import csv
@@ -97,11 +98,16 @@ class Sheet:
 
 def harmless(cell: Cell) -> Cell:
     """A cell that no spreadsheet takes for a formula; a number stays as it is."""
-    if isinstance(cell, str) and cell.startswith(_FORMULA):
-        return f"'{cell}"
+    if isinstance(cell, str):
+        apostrophe = "'" if cell.startswith(_FORMULA) else ""
+        return apostrophe + "".join(map(_printable, cell))
     if isinstance(cell, Decimal):
         return f"{cell:f}"
     return cell
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def volume(tokens: Decimal) -> str:
