@@ -22,7 +22,7 @@ _COLUMNS = (
     Column("model", "model"),
     Column("provider", "provider"),
     Column("source", "price by"),
-    Column("monthly", "a month", Kind.MONEY),
+    Column("monthly", "{} a month", Kind.MONEY),
     Column("yearly", "", Kind.MONEY),
     Column("saved_a_year", "saves a year", Kind.MONEY),
     Column("savings_share", "savings", Kind.SHARE),

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.say import draw, say
-from stormbreak.cost.sheet import Kind, Sheet, document
+from stormbreak.cost.sheet import NOTHING, Kind, Sheet, document
 from stormbreak.errors import ConfigurationError
 
 _JSON = Encoder(decimal_format="number")
@@ -75,6 +75,8 @@ def table(sheet: Sheet) -> Table:
 def _worth_a_column(sheet: Sheet, place: int) -> bool:
     column = sheet.columns[place]
     cells = {row[place] for row in sheet.rows}
+    if column.title and column.absent != NOTHING:
+        return True
     if not column.title or not cells - ({0} if column.kind is Kind.COUNT else {None, ""}):
         return False
     return column.kind is not Kind.VOLUME or len(sheet.rows) == 1 or len(cells) > 1

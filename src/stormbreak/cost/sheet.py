@@ -18,6 +18,10 @@ Cell = Decimal | int | str | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
+NOTHING = "-"
+"""How nothing is shown, unless a column has another word for it."""
+
+
 class Kind(Enum):
     """What a column holds."""
 
@@ -40,7 +44,7 @@ class Column:
     key: str
     title: str
     kind: Kind = Kind.TEXT
-    absent: str = "-"
+    absent: str = NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
