@@ -84,7 +84,19 @@ def test_the_articles_example(document, cost):
     assert said["migration"] == 2000
     out = cost("roi", *MOVE, "--tokens", "50M")
     row = next(line for line in out.splitlines() if line.startswith(" as given")).split()
-    assert row == ["as", "given", "3,000.00", "400.00", "2,600.00", "31,200.00", "86.7", "%", "0.8", "1,460.0", "%"]
+    assert row == [
+        "as",
+        "given",
+        "3,000.00",
+        "400.00",
+        "2,600.00",
+        "31,200.00",
+        "86.7",
+        "%",
+        "0.8",
+        "1,460.0",
+        "%",
+    ]
 
 
 def test_when_not_to_switch_is_told_from_the_figures(document):

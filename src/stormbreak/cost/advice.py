@@ -91,7 +91,7 @@ def _at_list_prices(move: Move, amount: Amount) -> Iterator[Reason]:
         if move.current.maker == move.candidate.maker:
             return
     listed = move.listed_candidate
-    if listed is not None and listed < case.candidate:
+    if listed is not None and listed < case.candidate and listed != case.current:
         said = (
             f"{move.candidate.maker} at the list price is {amount(listed)} a month:"
             f" {amount(case.candidate - listed)} less than {_name(move.candidate)}."
