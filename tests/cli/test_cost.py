@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -228,6 +231,29 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
     assert "1 did not say what they used: estimated" in out
     assert "Nobody is known to sell 'storm-1'" in out
     assert "Together: 126.12 USD a month" in out
+
+
+def test_hostile_names_reach_no_terminal(cost, tmp_path):
+    path = lines(
+        tmp_path,
+        body("gpt-4.1", prompt_tokens=1, completion_tokens=1),
+        body("\x1b[31m\u202eevil [bold]", prompt_tokens=1, completion_tokens=1),
+    )
+    out = cost("compare", "--from", path)
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "[bold]" in out
+
+
+def test_a_pipe_is_read_once(document, tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    answers = lines(tmp_path, *[body("gpt-4.1", prompt_tokens=10**6, completion_tokens=0)] * 3)
+    feed = Thread(target=lambda: path.write_bytes(Path(answers).read_bytes()))
+    feed.start()
+    row = document("compare", "--from", str(path), "--providers", "openai")["rows"][0]
+    feed.join()
+    assert row["tokens"] == 3_000_000
 
 
 def test_an_export_of_usage_is_priced_by_its_service(document, tmp_path):

@@ -17,6 +17,7 @@ from stormbreak.errors import ConfigurationError
 
 _JSON = Encoder(decimal_format="number")
 _LONGEST = 60  # characters of a cell
+_LONGEST_SENTENCE = 1000
 _WIDTH = 140  # characters of a table in a file or a pipe
 
 
@@ -47,7 +48,7 @@ class Output:
         for sheet in sheets.values():
             draw(table(sheet), width=_WIDTH)
         for sentence in said:
-            say(sentence)
+            say(plain(sentence, _LONGEST_SENTENCE))
 
 
 def refuse_report() -> None:
