@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from threading import Thread
@@ -86,7 +87,7 @@ def test_the_articles_example(document, cost):
     assert len(moved) == 6
     assert said["migration"] == 2000
     out = cost("roi", *MOVE, "--tokens", "50M")
-    row = next(line for line in out.splitlines() if line.startswith(" as given")).split()
+    row = next(line for line in out.splitlines() if line.startswith("as given")).split()
     assert row == [
         "as",
         "given",
@@ -100,6 +101,23 @@ def test_the_articles_example(document, cost):
         "1,460.0",
         "%",
     ]
+
+
+def test_a_contract_is_no_claim_about_the_list(document, tmp_path):
+    deal = tmp_path / "deal.toml"
+    maker = "maker = 'openai/gpt-4.1'"
+    deal.write_text(f"[[prices]]\nprovider = 'openai'\nmodel = 'gpt-4.1'\nflat = 1\n{maker}\n")
+    argv = [
+        "--prices",
+        str(deal),
+        "--current",
+        "openai/gpt-4.1",
+        "--candidate",
+        "openai/gpt-4.1-mini",
+    ]
+    said = document("roi", *argv, "--tokens", "1M")
+    assert [row["case"] for row in said["cases"]][1] == "current price +20%"
+    assert not any("list price of" in it["said"] for it in said["when_not_to_switch"])
 
 
 def test_when_not_to_switch_is_told_from_the_figures(document):
@@ -303,3 +321,26 @@ def test_files_alone_load_no_market():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
+@pytest.mark.parametrize("width", [200, 80, 40])
+def test_no_terminal_is_too_narrow_for_a_number(width):
+    out = in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B")
+    for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):
+        assert whole in out
+
+
+def in_terminal(width, *argv):
+    """What the command writes to a terminal that is so wide."""
+    main_end, end = os.openpty()
+    code = "import sys; from stormbreak.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    env = {**os.environ, "COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", code, *argv], stdout=end, env=env):
+        os.close(end)
+        said = b""
+        with suppress(OSError):  # its end
+            while piece := os.read(main_end, 65_536):
+                said += piece
+    os.close(main_end)
+    return said.decode()

@@ -32,7 +32,7 @@ def read_traffic(path: Path) -> Traffic:
 def _read(path: Path) -> Traffic:
     """Read it once, from its beginning: it may be a pipe."""
     with path.open("rb") as file:
-        first = file.readline()
+        first = file.readline(LARGEST)
         if is_line(first):
             return Traffic(uses=add_up(read_answers(chain([first], file))))
         raw = first + file.read(LARGEST + 1)
