@@ -7,10 +7,11 @@ from stormbreak.http.at_hand import Request
 from stormbreak.http.body import delivered, inputs, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
+from stormbreak.llm.bounds import bound_of
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.llm.tokens import estimate
-from stormbreak.types import Target
+from stormbreak.types import Target, Usage
 
 
 class Asking:
@@ -84,6 +85,12 @@ class Asking:
         answers = self.shape is not Shape.EMBEDDINGS
         bound = self.wanted.bound
         return estimate(self._body, bound=bound, choices=self._choices, answers=answers)
+
+    def bound(self) -> Usage | None:
+        """The most tokens of an attempt, where that can be told."""
+        answers = self.shape is not Shape.EMBEDDINGS
+        bound = self.wanted.bound
+        return bound_of(self._body, bound=bound, choices=self._choices, answers=answers)
 
     def request(self, base_url: str, api_key: str | None) -> Request:
         """What an answer depends on, however it comes."""

@@ -275,6 +275,7 @@ class AsyncClient:
             delivers,
             footing.steps(model),
             labels=here.labels,
+            bound=asking.bound() if self.engine.listeners else None,
         )
 
     def target(self, model: str) -> Target:

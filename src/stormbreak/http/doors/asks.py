@@ -12,7 +12,7 @@ from stormbreak.http.routes import Route
 from stormbreak.http.wire import CONNECT_TIMEOUT
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape
-from stormbreak.types import Target
+from stormbreak.types import Target, Usage
 
 _LASTING = ("background", "conversation")  # what such a response leaves behind would be there twice
 
@@ -72,6 +72,10 @@ class Look:
     def tokens(self) -> int:
         """It uses none."""
         return 0
+
+    def bound(self) -> Usage:
+        """It uses none."""
+        return Usage()
 
 
 def asked_in(

@@ -49,6 +49,7 @@ def call_of(
         fallbacks=steps,
         end_at=here.earlier(now + whole) if asked.delivers else None,
         labels=here.labels,
+        bound=asked.bound() if engine.listeners else None,
     )
 
 
