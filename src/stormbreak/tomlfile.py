@@ -6,6 +6,7 @@ holds a familiar API key is refused, and the key is never repeated: such files a
 
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ def read_text(path: str | os.PathLike[str], *, what: str) -> str:
         raise ConfigurationError(f"not UTF-8 text (line {line})") from None
 
 
-def parse(text: str, *, what: str) -> Table:
-    """The table that the text says."""
+def parse(text: str, *, what: str, parse_float: Callable[[str], Any] = float) -> Table:
+    """The table that the text says; `parse_float` makes a number of the digits of a fraction."""
     _refuse_familiar(text, what)
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text, parse_float=parse_float)
     except tomllib.TOMLDecodeError as error:
         reason = "a key that looks like a secret" if holds_token(str(error)) else error
         raise ConfigurationError(f"broken TOML: {reason}") from None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
+from stormbreak.tables import LONGEST_SHOWN
 
 SMALLEST = 1e-6
 """What is not 0 is no less: sums of smaller numbers stand still, quotients by them overflow."""
@@ -25,8 +26,6 @@ SLOWEST, FASTEST = 0.001, 1_000_000
 
 MOST = 1_000_000_000
 """Of whatever is counted."""
-
-LONGEST_SHOWN = 40  # digits
 
 
 class Range(NamedTuple):

@@ -1,0 +1,157 @@
+"""Today's list prices, by genai-prices: the data that came with its installation, and nothing fetched.
+
+Read are tokens of text. Where a price depends on the hour, the dearest of the day is meant. What is charged besides, by
+request or by search, stands in the notes. A model that is listed without a price by tokens has none here.
+
+The package is the extra `cost`, and takes 0.4 s to load: nothing of it is imported before a price of the market is asked for.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from functools import cached_property
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from stormbreak.cost.prices import Prices, Rate, Rates, Service, Source, Step
+from stormbreak.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, ModelPrice, PriceContext, Provider, TieredPrices
+
+NAME = "market"
+
+_ALIASES: Mapping[str, str] = MappingProxyType({"gemini": "google", "xai": "x-ai"})
+"""Names that stormbreak has for providers, where genai-prices has others."""
+
+_CONTEXTS: Mapping[Service, Mapping[str, str]] = MappingProxyType(
+    {
+        Service.BATCH: {"processing": "batch"},
+        Service.FLEX: {"service_tier": "flex"},
+        Service.PRIORITY: {"service_tier": "priority"},
+    }
+)
+_BESIDES: Mapping[str, str] = MappingProxyType(
+    {
+        "requests_kcount": "each request",
+        "web_searches_kcount": "web searches",
+        "cache_write_mtok": "writing to the cache",
+    }
+)
+
+
+class Market:
+    """The list prices of a day."""
+
+    def __init__(self, on: date | None = None) -> None:
+        """`on` which day; None: today."""
+        self.on = on or datetime.now(UTC).date()
+
+    def providers(self) -> list[str]:
+        """Those that are known, by name."""
+        return sorted(self._by_name)
+
+    def models(self, provider: str) -> list[str]:
+        """What a provider lists; nothing for one that is not known."""
+        found = self._provider(provider)
+        return [model.id for model in found.models] if found else []
+
+    def find(self, provider: str, model: str) -> Prices | None:
+        """What `provider` asks for `model`; None where it is not known.
+
+        Names of providers must be exact: who resells a model is not who makes it. A model may be called as in a request.
+        """
+        seller = self._provider(provider)
+        found = seller and seller.find_model(model, all_providers=self._snapshot.providers)
+        if not seller or not found:
+            return None
+        standard = self._rates(found)
+        if standard is None:
+            return None
+        return Prices(
+            provider=provider,
+            model=model,
+            listed_as=found.id,
+            standard=standard,
+            source=self.source,
+            batch=self._variant(found, Service.BATCH),
+            flex=self._variant(found, Service.FLEX),
+            priority=self._variant(found, Service.PRIORITY),
+            notes=tuple(self._notes(found)),
+        )
+
+    @cached_property
+    def source(self) -> Source:
+        """genai-prices, its version, and the day."""
+        from genai_prices import __version__  # noqa: PLC0415 - takes long
+
+        return Source(name=NAME, about=f"genai-prices {__version__}", as_of=self.on)
+
+    def _provider(self, name: str) -> "Provider | None":
+        return self._by_name.get(_ALIASES.get(name.lower(), name.lower()))
+
+    @cached_property
+    def _by_name(self) -> "dict[str, Provider]":
+        return {provider.id: provider for provider in self._snapshot.providers}
+
+    @cached_property
+    def _snapshot(self) -> Any:
+        if find_spec("genai_prices") is None:
+            raise ConfigurationError(
+                "prices of the market need genai-prices: pip install 'stormbreak[cost]'"
+            )
+        from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - takes long
+
+        return get_snapshot()
+
+    def _variant(self, model: "ModelInfo", service: Service) -> Rates | None:
+        context = _CONTEXTS[service]
+        noon = datetime.combine(self.on, time(12), UTC)
+        offered = any(
+            variant.when == context
+            and (variant.constraint is None or variant.constraint.active(noon))
+            for variant in model.price_variants or ()
+        )
+        return self._rates(model, context) if offered else None
+
+    def _rates(self, model: "ModelInfo", context: "PriceContext | None" = None) -> Rates | None:
+        known = (_rates(price) for price in self._of_the_day(model, context))
+        return max((rates for rates in known if rates), key=_height, default=None)
+
+    def _of_the_day(
+        self, model: "ModelInfo", context: "PriceContext | None" = None
+    ) -> "Iterable[ModelPrice]":
+        """The prices at each half hour of the day."""
+        for half_hour in range(48):
+            at = time(half_hour // 2, 30 * (half_hour % 2))
+            yield model.get_prices(datetime.combine(self.on, at, UTC), context)
+
+    def _notes(self, model: "ModelInfo") -> Iterable[str]:
+        prices = list(self._of_the_day(model))
+        if any(price != prices[0] for price in prices):
+            yield "cheaper at some hours of the day"
+        besides = [said for key, said in _BESIDES.items() if getattr(prices[0], key) is not None]
+        if besides:
+            yield f"has prices of their own for {', '.join(besides)}"
+        if model.deprecated:
+            yield "deprecated by its provider"
+
+
+def _rates(price: "ModelPrice") -> Rates | None:
+    entry = _rate(price.input_mtok)
+    if entry is None:
+        return None
+    return Rates(
+        input=entry, output=_rate(price.output_mtok), cached_input=_rate(price.cache_read_mtok)
+    )
+
+
+def _rate(price: "Decimal | TieredPrices | None") -> Rate | None:
+    if price is None or isinstance(price, Decimal):
+        return None if price is None else Rate(price)
+    return Rate(price.base, tuple(Step(tier.start, tier.price) for tier in price.tiers))
+
+
+def _height(rates: Rates) -> Decimal:
+    return rates.input.base + (rates.output.base if rates.output else 0)

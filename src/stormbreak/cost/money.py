@@ -1,0 +1,91 @@
+"""Money for eyes: in dollars, or in another currency at a rate that is given and never fetched.
+
+Amounts are exact until they are shown. Then they are rounded half up to the smallest coin, once and last; what is less than
+half a coin is shown as less than one, and not as nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from stormbreak.core.checks import shown
+from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
+
+_TWO = (
+    "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP CRC CUP CVE"
+    " CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS"
+    " KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR"
+    " NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS"
+    " TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD YER ZAR ZMW ZWG"
+)
+_NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
+_THREE = "BHD IQD JOD KWD LYD OMR TND"
+
+PLACES: Mapping[str, int] = MappingProxyType(
+    {
+        code: places
+        for places, codes in ((2, _TWO), (0, _NONE), (3, _THREE))
+        for code in codes.split()
+    }
+)
+"""Decimal places of the smallest coin, by the code of the currency (ISO 4217)."""
+
+_SMALLEST_RATE, _LARGEST_RATE = Decimal("0.000001"), Decimal(10_000_000)
+_KEPT = 6  # decimal places of an amount for programs
+
+
+def check_rate(name: str, per_usd: Decimal) -> None:
+    """Refuse what no currency's dollar can be worth. Raises ConfigurationError."""
+    if not (per_usd.is_finite() and _SMALLEST_RATE <= per_usd <= _LARGEST_RATE):
+        wanted = f"between {_SMALLEST_RATE} and {_LARGEST_RATE:,}"
+        raise ConfigurationError(f"{name} must be {wanted}, got {shown(per_usd)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Currency:
+    """A currency: its code, and how much of it one dollar is."""
+
+    code: str = "USD"
+    per_usd: Decimal = Decimal(1)
+
+    def __post_init__(self) -> None:
+        if self.code not in PLACES:
+            near = get_close_matches(self.code.upper(), PLACES, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "such as EUR, JPY or VND"
+            raise ConfigurationError(
+                f"currency must be a code of ISO 4217, got {quoted(self.code)}; {hint}"
+            )
+        check_rate("rate", self.per_usd)
+        if self.code == "USD" and self.per_usd != 1:
+            raise ConfigurationError(f"rate must be 1 for USD, got {shown(self.per_usd)}")
+
+    def of(self, usd: Decimal) -> Decimal:
+        """An amount of dollars in this currency, for programs: to a millionth."""
+        return plain((usd * self.per_usd).quantize(Decimal(1).scaleb(-_KEPT), ROUND_HALF_UP))
+
+    def shown(self, usd: Decimal) -> str:
+        """An amount of dollars in this currency, for eyes; without its code."""
+        coin = Decimal(1).scaleb(-PLACES[self.code])
+        amount = usd * self.per_usd
+        rounded = amount.quantize(coin, ROUND_HALF_UP)
+        if amount and not rounded:
+            return f"<{coin}" if amount > 0 else f">-{coin}"
+        return f"{rounded:,}"
+
+    def exact(self, usd: Decimal) -> str:
+        """A price in this currency, as exact as it is given, and with the places of its coin at least."""
+        price = plain(usd * self.per_usd)
+        places = max(PLACES[self.code], -int(price.as_tuple().exponent))
+        return f"{price:,.{min(places, _KEPT)}f}"
+
+
+USD = Currency()
+
+
+def plain(number: Decimal) -> Decimal:
+    """The number without zeros at its end, and without an exponent."""
+    whole = number.to_integral_value()
+    return whole.quantize(Decimal(1)) if number == whole else number.normalize()

@@ -1,0 +1,219 @@
+"""Price files: TOML for what resellers and private deals ask, and for what somebody claims.
+
+The format is in docs/cost.md. What is wrong with a file is one line with its name, the path of the key and the value.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import date
+from decimal import Decimal
+from importlib.resources import files
+from pathlib import Path
+
+from stormbreak import tables, tomlfile
+from stormbreak.core.checks import shown
+from stormbreak.cost.money import USD, Currency, check_rate
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
+from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import quoted
+
+CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
+"""Dollars per million tokens; the latter is ten cents a token. What is beyond them is a slip of the pen."""
+
+_WHAT = "a price file"
+_LONGEST = 200  # characters of a name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked per million tokens, in the currency of the file; `flat` stands for input and output alike."""
+
+    flat: Decimal | None = None
+    input: Decimal | None = None
+    cached_input: Decimal | None = None
+    output: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(Asked):
+            price = getattr(self, item.name)
+            if price is not None and not (price.is_finite() and (price == 0 or price >= CHEAPEST)):
+                wanted = f"0 or at least {CHEAPEST}"
+                raise ConfigurationError(f"{item.name} must be {wanted}, got {shown(price)}")
+        if (self.flat is None) == (self.input is None):
+            raise ConfigurationError(f"input, or flat in its place, must be given, got {self}")
+        if self.flat is not None and self.output is not None:
+            raise ConfigurationError(f"output must not be given beside flat, got {self.output}")
+
+    def __str__(self) -> str:
+        given = ((item.name, getattr(self, item.name)) for item in fields(Asked))
+        return (
+            ", ".join(f"{name} = {price}" for name, price in given if price is not None) or "none"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongPrompts(Asked):
+    """What is asked for requests whose prompts are longer than `above` tokens."""
+
+    above: int
+
+    def __post_init__(self) -> None:
+        Asked.__post_init__(self)
+        if not 0 < self.above <= 10**9:
+            raise ConfigurationError(f"above must be positive, got {self.above}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Asked):
+    """One model at one provider."""
+
+    provider: str
+    model: str
+    long_prompts: tuple[LongPrompts, ...] = ()
+    batch: Asked | None = None
+    flex: Asked | None = None
+    priority: Asked | None = None
+    latency: str = ""
+    maker: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        Asked.__post_init__(self)
+        for name in ("provider", "model"):
+            given = getattr(self, name)
+            if not given.strip() or len(given) > _LONGEST or not given.isprintable():
+                raise ConfigurationError(f"{name} must be a name, got {quoted(given)}")
+        if "/" in self.provider or "@" in self.provider:
+            raise ConfigurationError(f"provider must hold no / and no @, got {self.provider!r}")
+        if self.maker and "/" not in self.maker:
+            raise ConfigurationError(f"maker must be provider/model, got {quoted(self.maker)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceFile:
+    """A file as it was read. `per_usd` says how much of its currency one dollar is."""
+
+    name: str = ""
+    source: str = ""
+    as_of: date | None = None
+    claim: bool = False
+    note: str = ""
+    currency: str = "USD"
+    per_usd: Decimal = Decimal(1)
+    prices: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        check_rate("per_usd", self.per_usd)
+        Currency(self.currency, self.per_usd)
+        if self.currency != USD.code and self.per_usd == 1:
+            raise ConfigurationError(
+                f"per_usd must say how much {self.currency} one dollar is, got {self.per_usd}"
+            )
+        known = set()
+        for place, entry in enumerate(self.prices):
+            dearest = max(_asked(entry))
+            if dearest > DEAREST * self.per_usd:
+                wanted = f"at most {DEAREST:,} USD per million tokens"
+                raise ConfigurationError(f"prices[{place}] must be {wanted}, got {shown(dearest)}")
+            name = (entry.provider.lower(), entry.model.lower())
+            if name in known:
+                said = quoted(f"{entry.provider}/{entry.model}")
+                raise ConfigurationError(f"prices[{place}] must not say again what {said} costs")
+            known.add(name)
+
+    def offers(self) -> Iterator[Prices]:
+        """What it says, in dollars."""
+        about = " ".join(self.source.split())
+        source = Source(name=self.name, about=about, as_of=self.as_of, claim=self.claim)
+        for entry in self.prices:
+            yield Prices(
+                provider=entry.provider,
+                model=entry.model,
+                listed_as=entry.model,
+                standard=self._rates(entry, entry.long_prompts),
+                source=source,
+                batch=self._perhaps(entry.batch),
+                flex=self._perhaps(entry.flex),
+                priority=self._perhaps(entry.priority),
+                latency=entry.latency,
+                maker=entry.maker,
+                notes=(entry.note,) if entry.note else (),
+            )
+
+    def _perhaps(self, asked: Asked | None) -> Rates | None:
+        return None if asked is None else self._rates(asked)
+
+    def _rates(self, asked: Asked, longer: tuple[LongPrompts, ...] = ()) -> Rates:
+        steps = sorted(longer, key=lambda step: step.above)
+
+        def rate(*names: str) -> Rate | None:
+            base = _first(asked, names)
+            if base is None:
+                return None
+            dearer = ((step.above, _first(step, names)) for step in steps)
+            return Rate(
+                base / self.per_usd,
+                tuple(
+                    Step(above, price / self.per_usd)
+                    for above, price in dearer
+                    if price is not None
+                ),
+            )
+
+        entry = rate("input", "flat")
+        assert entry is not None
+        return Rates(input=entry, output=rate("output", "flat"), cached_input=rate("cached_input"))
+
+
+def builtin_names() -> list[str]:
+    """List the price files that come with the package."""
+    folder = files("stormbreak.cost") / "files"
+    return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load(name_or_path: str | Path) -> PriceFile:
+    """Find a price file by its name, or read it.
+
+    Raises:
+        ConfigurationError: there is none, or something in it cannot be right.
+    """
+    name = str(name_or_path)
+    if name in builtin_names():
+        text = (files("stormbreak.cost") / "files" / f"{name}.toml").read_text("utf-8")
+        return parse(text, source=f"{name}.toml")
+    if not os.path.isfile(name):  # noqa: PTH113 - Path raises for odd names
+        known = ", ".join(builtin_names())
+        raise ConfigurationError(
+            f"no price file is called {quoted(name)}; those that come along: {known}"
+        )
+    try:
+        text = tomlfile.read_text(name, what=_WHAT)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+    return parse(text, source=name)
+
+
+def parse(text: str, *, source: str) -> PriceFile:
+    """Read prices from TOML; `source` names it in messages, and gives it a name if it has none."""
+    try:
+        table = tomlfile.parse(text, what=_WHAT, parse_float=Decimal)
+        table.setdefault("name", Path(source).stem)
+        return tables.read(PriceFile, table)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: {error}") from None
+
+
+def _first(asked: Asked, names: tuple[str, ...]) -> Decimal | None:
+    given = (getattr(asked, name) for name in names)
+    return next((price for price in given if price is not None), None)
+
+
+def _asked(entry: Entry) -> Iterator[Decimal]:
+    """Every price that an entry holds."""
+    parts = (entry, *entry.long_prompts, entry.batch, entry.flex, entry.priority)
+    for part in parts:
+        for item in fields(Asked):
+            price = None if part is None else getattr(part, item.name)
+            if price is not None:
+                yield price

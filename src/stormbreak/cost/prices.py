@@ -1,0 +1,132 @@
+"""What a seller asks for a model: for input, cached input and output, now, in a batch, and for long prompts.
+
+US dollars per million tokens, as exact decimals. A price says where it comes from and of when it is. What is not known is
+None, and never zero.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Usage
+
+MILLION = Decimal(1_000_000)
+
+Number = Decimal | int
+
+
+class Service(StrEnum):
+    """How an answer is delivered, where a provider asks for different prices."""
+
+    STANDARD = "standard"
+    BATCH = "batch"
+    FLEX = "flex"
+    PRIORITY = "priority"
+
+
+class Tokens(NamedTuple):
+    """Amounts of tokens; of the input, so many were read from a cache."""
+
+    input: Number
+    output: Number
+    cached_input: Number = 0
+
+    @classmethod
+    def of(cls, usage: Usage) -> Self:
+        """Those of one call."""
+        return cls(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
+
+    @property
+    def total(self) -> Number:
+        """Input and output together."""
+        return self.input + self.output
+
+
+class Step(NamedTuple):
+    """Another price for a request whose prompt is longer than `above` tokens; it holds for all tokens of it."""
+
+    above: int
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A price per million tokens of one kind, with its steps, the shortest prompt first."""
+
+    base: Decimal
+    steps: tuple[Step, ...] = ()
+
+    def at(self, prompt: Number) -> Decimal:
+        """The price that holds for a request with so many input tokens."""
+        price = self.base
+        for step in self.steps:
+            if prompt > step.above:
+                price = step.price
+        return price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """The prices of one service. Without a price of its own, cached input costs what other input costs."""
+
+    input: Rate
+    output: Rate | None = None
+    cached_input: Rate | None = None
+
+    def cost(self, tokens: Tokens, *, prompt: Number = 0) -> Decimal:
+        """What the tokens of any number of requests cost, each with a prompt of so many tokens.
+
+        Raises:
+            ConfigurationError: there is output, and no price for it.
+        """
+        cached = min(tokens.cached_input, tokens.input)
+        read = self.cached_input or self.input
+        total = (tokens.input - cached) * self.input.at(prompt) + cached * read.at(prompt)
+        if tokens.output:
+            if self.output is None:
+                raise ConfigurationError("no price for output is known")
+            total += tokens.output * self.output.at(prompt)
+        return total / MILLION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where prices come from, and of when they are. A `claim` is what somebody says of others' prices, or of their own."""
+
+    name: str
+    about: str = ""
+    as_of: date | None = None
+    claim: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What `provider` asks for `model`, which it may list under another name.
+
+    `latency` is what the source says of it, in its own words: a claim, and nothing that was measured. `maker` names who
+    sells the model at the list price, as provider/model.
+    """
+
+    provider: str
+    model: str
+    listed_as: str
+    standard: Rates
+    source: Source
+    batch: Rates | None = None
+    flex: Rates | None = None
+    priority: Rates | None = None
+    latency: str = ""
+    maker: str = ""
+    notes: tuple[str, ...] = ()
+
+    def rates(self, service: Service = Service.STANDARD) -> Rates | None:
+        """Those of a service; None where no such prices are known."""
+        rates: Rates | None = getattr(self, service.value)
+        return rates
+
+    def cost_of(self, usage: Usage) -> Decimal:
+        """What one call costs, by the standard prices. Raises as `Rates.cost` does."""
+        return self.standard.cost(Tokens.of(usage), prompt=usage.input_tokens)
