@@ -1,18 +1,20 @@
 """The bills of a meter: one of all, and one for each thing that attempts were for, as long as there is room."""
 
 from collections.abc import Callable, Iterator
-from copy import copy
 from decimal import Decimal
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
-from stormbreak.cost.bill import NOTHING, Bill, Bills, Span
+from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
 
 OTHER = "other"
 _MOST_PRICES = 10_000  # that are remembered
 
-_KINDS = ("targets", "models", "priorities", "tenants", "labels")
+_KINDS = ("models", "priorities", "tenants", "labels", "waste")
+
+
+Name = TypeVar("Name")
 
 
 class Priced(Protocol):
@@ -28,12 +30,13 @@ PriceOf: TypeAlias = Callable[[str, str], Priced | None]
 
 
 class Purpose(NamedTuple):
-    """Where an attempt went, and for whom."""
+    """Where an attempt went, and for whom; what it was `wasted` for."""
 
     target: Target
     priority: Priority | None = None
     tenant: str = ""
     labels: Labels = ()
+    wasted: str = ""
 
 
 class Books:
@@ -45,8 +48,8 @@ class Books:
         self._most = most
         self._prices: dict[Target, Priced | None] = {}
         self._total = Bill()
+        self._targets: dict[Target, Bill] = {}
         self._by: dict[str, dict[str, Bill]] = {kind: {} for kind in _KINDS}
-        self._waste: dict[str, Span] = {}
 
     def cost(self, target: Target, usage: Usage) -> Decimal | None:
         """What an attempt with this usage costs there, where that is known."""
@@ -60,78 +63,68 @@ class Books:
         except ConfigurationError:  # one of its prices is missing
             return None
 
-    def useful(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> None:
-        """Put down an attempt that was answered."""
-        bill = Bill(attempts=1, answers=1, unreported=usage is None)
-        bill.useful, bill.useful_open = self._priced(purpose.target, usage, bound, bill)
-        if usage is not None and usage.cached_input_tokens and not bill.unpriced:
-            bill.saved_by_cache = self._discount(purpose.target, usage, bill.useful)
-        self._put(purpose, bill)
-
-    def wasted(self, purpose: Purpose, why: str, usage: Usage | None, bound: Usage | None) -> None:
-        """Put down an attempt that may have been billed for nothing."""
-        bill = Bill(attempts=1)
-        bill.wasted, bill.wasted_open = self._priced(purpose.target, usage, bound, bill)
-        least, most = self._waste.get(why, Span(NOTHING, NOTHING))
-        self._waste[why] = Span(least + bill.wasted, most + bill.for_nothing.most)
-        self._put(purpose, bill)
+    def billed(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> None:
+        """Put down an attempt by its usage; without it, the `bound` is the most that it may be billed for."""
+        known = usage or bound
+        usd = None if known is None else self.cost(purpose.target, known)
+        saved = NOTHING
+        if usage is not None and usage.cached_input_tokens and usd is not None:
+            uncached = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+            saved = (self.cost(purpose.target, uncached) or usd) - usd
+        for bill in self._bills(purpose):
+            _sum_in(bill, purpose, exact=usage is not None).put(known, usd)
+            bill.unbounded += known is None
+            bill.unpriced += known is not None and usd is None
+            bill.saved_by_cache += saved
 
     def free(self, purpose: Purpose) -> None:
         """Put down an attempt that cost nothing."""
-        self._put(purpose, Bill(attempts=1))
+        for bill in self._bills(purpose):
+            bill.free += 1
 
     def saved(
         self, purpose: Purpose, *, cache: Decimal = NOTHING, fallback: Decimal = NOTHING
     ) -> None:
         """Put down what was not spent at the target that was asked first."""
-        self._put(purpose, Bill(saved_by_cache=cache, saved_by_fallback=fallback))
+        for bill in self._bills(purpose):
+            bill.saved_by_cache += cache
+            bill.saved_by_fallback += fallback
 
     def shown(self, *, under_way: int) -> Bills:
         """All bills as they stand."""
-        by = {
-            kind: {name: copy(bill) for name, bill in bills.items()}
-            for kind, bills in self._by.items()
-        }
-        return Bills(total=copy(self._total), waste=dict(self._waste), under_way=under_way, **by)
+        by = {kind: _copied(bills) for kind, bills in self._by.items()}
+        return Bills(
+            total=self._total.copy(), targets=_copied(self._targets), under_way=under_way, **by
+        )
 
-    def _priced(
-        self, target: Target, usage: Usage | None, bound: Usage | None, bill: Bill
-    ) -> tuple[Decimal, Decimal]:
-        """What is known of the cost, and what it may be besides; the bill takes note of what is missing."""
-        if usage is not None:
-            bill.count(usage)
-        known = usage or bound
-        if known is None:
-            bill.unbounded = 1
-            return NOTHING, NOTHING
-        cost = self.cost(target, known)
-        if cost is None:
-            bill.unpriced = 1
-            return NOTHING, NOTHING
-        return (NOTHING, cost) if usage is None else (cost, NOTHING)
-
-    def _discount(self, target: Target, usage: Usage, cost: Decimal) -> Decimal:
-        """What it would have cost more if the provider had had nothing of the prompt in its cache."""
-        uncached = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
-        return (self.cost(target, uncached) or cost) - cost
-
-    def _put(self, purpose: Purpose, bill: Bill) -> None:
-        for each in self._places(purpose):
-            each.add(bill)
-
-    def _places(self, purpose: Purpose) -> Iterator[Bill]:
+    def _bills(self, purpose: Purpose) -> Iterator[Bill]:
         yield self._total
-        yield self._bill("targets", str(purpose.target))
-        yield self._bill("models", purpose.target.model)
+        yield self._bill(self._targets, purpose.target, Target(OTHER, OTHER))
+        yield self._named("models", purpose.target.model)
         if purpose.priority is not None:
-            yield self._bill("priorities", purpose.priority.name.lower())
+            yield self._named("priorities", purpose.priority.name.lower())
         if purpose.tenant:
-            yield self._bill("tenants", purpose.tenant)
+            yield self._named("tenants", purpose.tenant)
+        if purpose.wasted:
+            yield self._named("waste", purpose.wasted)
         for name, value in purpose.labels:
-            yield self._bill("labels", f"{name}={value}")
+            yield self._named("labels", f"{name}={value}")
 
-    def _bill(self, kind: str, name: str) -> Bill:
-        bills = self._by[kind]
-        if name not in bills and len(bills) >= self._most:
-            name = OTHER
-        return bills.setdefault(name, Bill())
+    def _named(self, kind: str, name: str) -> Bill:
+        return self._bill(self._by[kind], name, OTHER)
+
+    def _bill(self, bills: dict[Name, Bill], name: Name, other: Name) -> Bill:
+        bill = bills.get(name)
+        if bill is None:
+            bill = bills.setdefault(name if len(bills) < self._most else other, Bill())
+        return bill
+
+
+def _sum_in(bill: Bill, purpose: Purpose, *, exact: bool) -> Sum:
+    if purpose.wasted:
+        return bill.wasted if exact else bill.wasted_open
+    return bill.useful if exact else bill.useful_open
+
+
+def _copied(bills: dict[Name, Bill]) -> dict[Name, Bill]:
+    return {name: bill.copy() for name, bill in bills.items()}

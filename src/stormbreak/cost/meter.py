@@ -124,7 +124,7 @@ class Meter:
             return
         purpose, usage = attempt.purpose, event.usage
         if event.verdict is Verdict.OK:
-            self._books.useful(purpose, usage, attempt.bound)
+            self._books.billed(purpose, usage, attempt.bound)
             known = None if usage is None else self._books.cost(purpose.target, usage)
             self._calls[event.call].cost = known
         elif usage is not None or event.maybe_processed:
@@ -162,8 +162,8 @@ class Meter:
             self._waste(attempt, CANCELLED)
 
     def _waste(self, attempt: _Attempt, why: str, usage: Usage | None = None) -> None:
-        why = CUT if attempt.committed else why
-        self._books.wasted(attempt.purpose, why, usage, attempt.bound)
+        purpose = attempt.purpose._replace(wasted=CUT if attempt.committed else why)
+        self._books.billed(purpose, usage, attempt.bound)
 
     def _save(self, call: _Call, usage: Usage) -> None:
         """Put down what an answer from elsewhere saved."""
