@@ -18,6 +18,7 @@ from stormbreak.core.circuit import Mode
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Listener
 from stormbreak.core.policy import Policy
+from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 
@@ -77,6 +78,8 @@ def run_job(
             client.subscribe(listener)
         options = {"model": job.model, "base_url": client.base_url, "ordered": job.ordered}
         store = stack.enter_context(open_store(job.output, rows, options=options))
+        meter = Meter(lambda *_: None)  # tokens, whatever they cost
+        client.subscribe(meter)
         done_before, began = store.journal.done, time.monotonic()
         runner = Runner(
             client,
@@ -86,8 +89,10 @@ def run_job(
             width=_width(job),
             grace=job.connect_grace,
             tick=tick,
+            note=lambda: store.note(meter.snapshot(), at_work=True),
         )
         end = _loop(_run(runner, client))
+        store.note(meter.snapshot(), at_work=False)
         _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
         elapsed = time.monotonic() - began
         return summarise(

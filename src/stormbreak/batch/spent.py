@@ -1,0 +1,139 @@
+"""What the attempts of a batch used, by target, as its run file keeps it: tokens and counts, no prices and no keys.
+
+Prices change, and a price file may come later: what the tokens cost is worked out when somebody asks.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+from typing import TypeAlias
+
+from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.types import Target, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Some attempts, and their tokens."""
+
+    attempts: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+
+    @classmethod
+    def of(cls, some: Sum) -> "Tokens":
+        """Those of a sum, without its dollars."""
+        return cls(
+            attempts=some.attempts,
+            input_tokens=some.input_tokens,
+            cached_input_tokens=some.cached_input_tokens,
+            output_tokens=some.output_tokens,
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """All of them as if one attempt had used them."""
+        return Usage(
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cached_input_tokens=self.cached_input_tokens,
+        )
+
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(
+            attempts=self.attempts + other.attempts,
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )
+
+
+_NONE = Tokens()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """The attempts at one model of a provider; the kinds are those of a `Bill`."""
+
+    provider: str
+    model: str
+    useful: Tokens = _NONE
+    useful_open: Tokens = _NONE
+    wasted: Tokens = _NONE
+    wasted_open: Tokens = _NONE
+    free: int = 0
+    unbounded: int = 0
+
+    @classmethod
+    def of(cls, target: Target, bill: Bill) -> "Spent":
+        """What a bill says, without its dollars."""
+        return cls(
+            provider=target.provider,
+            model=target.model,
+            useful=Tokens.of(bill.useful),
+            useful_open=Tokens.of(bill.useful_open),
+            wasted=Tokens.of(bill.wasted),
+            wasted_open=Tokens.of(bill.wasted_open),
+            free=bill.free,
+            unbounded=bill.unbounded,
+        )
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return changed(
+            self,
+            useful=self.useful + other.useful,
+            useful_open=self.useful_open + other.useful_open,
+            wasted=self.wasted + other.wasted,
+            wasted_open=self.wasted_open + other.wasted_open,
+            free=self.free + other.free,
+            unbounded=self.unbounded + other.unbounded,
+        )
+
+
+Waste: TypeAlias = Mapping[str, Tokens]
+"""By reason: see `Bills.waste`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """All runs of a batch together.
+
+    `at_work` says that a run is writing, or was killed while it did; of the runs before so many as `killed` were, and what
+    they wasted in their last seconds is not in here.
+    """
+
+    spent: tuple[Spent, ...] = ()
+    waste: Waste = field(default_factory=dict)
+    at_work: bool = False
+    killed: int = 0
+
+    def begin(self) -> "Account":
+        """Another run begins."""
+        return changed(self, at_work=True, killed=self.killed + self.at_work)
+
+    def plus(self, bills: Bills, *, at_work: bool) -> "Account":
+        """With what a run has spent so far."""
+        new = [Spent.of(target, bill) for target, bill in bills.targets.items()]
+        waste = {
+            why: Tokens.of(bill.wasted) + Tokens.of(bill.wasted_open)
+            for why, bill in bills.waste.items()
+        }
+        return changed(
+            self,
+            spent=tuple(_together([*self.spent, *new])),
+            waste={
+                why: self.waste.get(why, _NONE) + waste.get(why, _NONE)
+                for why in sorted({*self.waste, *waste})
+            },
+            at_work=at_work,
+        )
+
+
+def _together(several: Iterable[Spent]) -> Iterable[Spent]:
+    """One for each model of a provider: keys are not told apart."""
+    found: dict[tuple[str, str], Spent] = {}
+    for each in several:
+        place = each.provider, each.model
+        found[place] = found[place] + each if place in found else each
+    return found.values()
