@@ -15,6 +15,7 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.sizes import check_sizes
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.tally import check_counted, tallied
 from stormbreak.types import Priority, Treatment, Verdict
 
@@ -51,6 +52,7 @@ class Policy:
     learn_rate: bool = True
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     share: float = 1.0
+    spend: SpendPolicy = field(default_factory=SpendPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     hedge: HedgePolicy | None = None
     fallback: tuple[Fallback, ...] = ()

@@ -1,9 +1,10 @@
 """The bills of a meter: one of all, and one for each thing that attempts were for, as long as there is room."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
+from stormbreak.core.spend import Priced, PriceOf
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
@@ -15,18 +16,6 @@ _KINDS = ("models", "priorities", "tenants", "labels", "waste")
 
 
 Name = TypeVar("Name")
-
-
-class Priced(Protocol):
-    """What a seller asks for a model."""
-
-    def cost_of(self, usage: Usage) -> Decimal:
-        """What one attempt with this usage costs, in US dollars; raises ConfigurationError where that is not known."""
-        ...
-
-
-PriceOf: TypeAlias = Callable[[str, str], Priced | None]
-"""By provider and model; None where the price is not known."""
 
 
 class Purpose(NamedTuple):

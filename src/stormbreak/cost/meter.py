@@ -10,8 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
 
+from stormbreak.core.spend import PriceOf
 from stormbreak.cost.bill import Bills
-from stormbreak.cost.books import Books, PriceOf, Purpose
+from stormbreak.cost.books import Books, Purpose
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import (
     CallCancelled,
