@@ -228,7 +228,7 @@ policies = built(
         SpendPolicy,
         usd=st.none() | positive,
         per=st.none() | positive,
-        answer_tokens=st.none() | counting,
+        longest_answer=st.none() | counting,
     ),
     hedge=st.none() | hedges,
     queue=built(

@@ -53,9 +53,9 @@ TABLE = {
     "[spend]\nusd = '5 USD'": 'spend.usd must be a number or "none", got "5 USD"',
     "[spend]\nusd = nan": 'spend.usd must be a finite number or "none", got nan',
     "[spend]\nper = 0": "spend.per must be positive, got 0",
-    "[spend]\nanswer_tokens = 0": "spend.answer_tokens must be at least 1, got 0",
-    "[spend]\nanswer_tokens = 1.5": 'spend.answer_tokens must be a whole number or "none", got 1.5',
-    "[spend]\nlimit = 5": "spend.limit is no key of a policy; known here: usd, per, answer_tokens",
+    "[spend]\nlongest_answer = 0": "spend.longest_answer must be at least 1, got 0",
+    "[spend]\nlongest_answer = 1.5": 'spend.longest_answer must be a whole number or "none", got 1.5',
+    "[spend]\nlimit = 5": "spend.limit is no key of a policy; known here: usd, per, longest_answer",
     # words
     "[retry.backoff]\nkind = 'x'": f'retry.backoff.kind must be one of {BACKOFFS}, got "x"',
     "[retry.backoff]\nkind = 3": f"retry.backoff.kind must be one of {BACKOFFS}, got 3",

@@ -10,7 +10,7 @@ missing. A place says how its value is said::
     {growth:grown}                2 times as long, as long again
     {rules:parts}                 the texts of several
     {fallback:parts none}         the same, or what is said where there are none
-    {text:name}                   a text as it is       {answer_tokens:bounded}  bounded to 512 tokens
+    {text:name}                   a text as it is       {longest_answer:bounded}  bounded to 512 tokens
     {budget:part no budget}       the text of that part, or what is said where there is none
     {deadline:seconds|no bound}   likewise after a |, for other values
 """

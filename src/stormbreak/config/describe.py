@@ -83,7 +83,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "share": "of quotas, and of a fixed limit, that this process may use",
         "spend.usd": "US dollars that all attempts may cost",
         "spend.per": "seconds that this is for; none: as long as the process lives",
-        "spend.answer_tokens": "of an answer that its request does not bound; none: it is refused",
+        "spend.longest_answer": "of an answer that its request does not bound; none: it is refused",
         "queue.size": "calls that wait for one target",
         "queue.longest_pause": "seconds; a longer pause named by the server rejects",
         "queue.least_share": "of what is served, for each priority that waits",

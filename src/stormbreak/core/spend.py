@@ -14,18 +14,18 @@ class SpendPolicy:
     """At most `usd` US dollars are spent in every `per` seconds (None: ever), per process. None: without a limit.
 
     It holds for all targets that have the same limit, together. Before an attempt leaves, the most that it can cost is set
-    aside. So its answer needs a bound: a request that names none is bounded to `answer_tokens`; None: it is refused.
+    aside. So its answer needs a bound: a request that names none is bounded to `longest_answer`; None: it is refused.
     """
 
     usd: float | None = None
     per: float | None = None
-    answer_tokens: int | None = None
+    longest_answer: int | None = None
 
     def __post_init__(self) -> None:
-        usd, per, answer = self.usd, self.per, self.answer_tokens
+        usd, per, answer = self.usd, self.per, self.longest_answer
         require(usd is None or usd > 0, "usd must be positive", usd)
         require(per is None or per > 0, "per must be positive", per)
-        require(answer is None or answer >= 1, "answer_tokens must be at least 1", answer)
+        require(answer is None or answer >= 1, "longest_answer must be at least 1", answer)
 
     @property
     def acts(self) -> bool:
