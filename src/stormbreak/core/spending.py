@@ -87,6 +87,8 @@ class Spending:
         self._tell(now)
 
     def _cost(self, usage: Usage) -> Decimal | None:
+        if not usage.total:  # a list of models has no price
+            return NOTHING
         try:
             return None if self._prices is None else self._prices.cost_of(usage)
         except ConfigurationError:  # one of its prices is missing

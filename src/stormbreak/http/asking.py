@@ -4,14 +4,17 @@ import secrets
 from hashlib import blake2b
 
 from stormbreak.http.at_hand import Request
-from stormbreak.http.body import delivered, inputs, renamed, streamed, wants
+from stormbreak.http.body import bounded, delivered, inputs, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
-from stormbreak.llm.bounds import bound_of
+from stormbreak.llm.bounds import bound_of, is_bound
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.types import Target, Usage
+
+_NEWER = frozenset({"openai", "azure"})
+"""Providers whose newer models refuse max_tokens."""
 
 
 class Asking:
@@ -85,6 +88,16 @@ class Asking:
         answers = self.shape is not Shape.EMBEDDINGS
         bound = self.wanted.bound
         return estimate(self._body, bound=bound, choices=self._choices, answers=answers)
+
+    def bind(self, tokens: int | None, provider: str) -> None:
+        """Bound the answer to so many tokens at the most, where the body says nothing of that; before it goes anywhere."""
+        if tokens is None or self.shape is Shape.EMBEDDINGS or is_bound(self.wanted.bound):
+            return
+        field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"
+        if self.shape is Shape.CHAT and provider in _NEWER:
+            field = "max_completion_tokens"
+        self._body = bounded(self._body, field, tokens)
+        self.wanted = wants(self._body)
 
     def bound(self) -> Usage | None:
         """The most tokens of an attempt, where that can be told."""

@@ -19,6 +19,7 @@ from stormbreak.http.environment import Endpoint, find_endpoint, in_force
 from stormbreak.http.footing import Footing, Pool
 from stormbreak.http.keys import AskedKey
 from stormbreak.http.origin import Origin
+from stormbreak.http.pricing import check_prices
 from stormbreak.http.routes import Route, Routes
 from stormbreak.http.wire import POOL_LIMIT, Wire
 from stormbreak.keylike import hidden, quoted
@@ -116,6 +117,7 @@ class Maker:
         before: Generation | None,
     ) -> Footing:
         policy = in_force(target.policy)
+        check_prices(policy)
         routes = Routes(
             self._endpoint(name, target)._replace(name=name, policy=policy),
             policy.fallback,
@@ -129,7 +131,7 @@ class Maker:
         else:
             at_hand = AtHand(policy, self.degraded)
         model, on_wire = target.model, target.stream_on_wire
-        return Footing(policy, routes, at_hand, model, on_wire, policy.quota.acts)
+        return Footing(policy, routes, at_hand, model, on_wire, policy.weighs)
 
     def _endpoint(self, name: str, target: TargetSettings) -> Endpoint:
         key = self.keys.get(name)

@@ -16,6 +16,7 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.http.footing import Footing
 from stormbreak.http.generation import Generation, Maker
 from stormbreak.http.keys import AskedKey, KeyFunction
+from stormbreak.http.pricing import list_price
 from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
 from stormbreak.types import Target
@@ -56,7 +57,7 @@ class LiveSettings:
         unknown = next((name for name in keys if name not in self._now.footings), None)
         if unknown is not None:
             raise maker.wrong(f"keys names {quoted(unknown)}, which is no target")
-        self.engine = Engine(self._now.policy)
+        self.engine = Engine(self._now.policy, list_price)
         self._driver = AsyncioDriver(self.engine)
         self._take(self._now)
 

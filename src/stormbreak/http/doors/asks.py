@@ -69,6 +69,9 @@ class Look:
         """What is sent."""
         return self._asked
 
+    def bind(self, _tokens: int | None, _provider: str) -> None:
+        """It has no answer of a model."""
+
     def tokens(self) -> int:
         """It uses none."""
         return 0

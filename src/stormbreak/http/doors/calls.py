@@ -30,6 +30,8 @@ def call_of(
     What holds `here` goes before the policy, and extends neither.
     """
     policy, now = engine.policy, time.monotonic()
+    if policy.spend.acts:
+        asked.bind(policy.spend.longest_answer, target.provider)
     whole, read = policy.deadline or inf, spans.read or inf
     deadline = min(whole, read)
     if asked.delivers:  # an answer at hand is no stream
@@ -44,12 +46,12 @@ def call_of(
         most=here.most,
         tenant=here.tenant,
         streams=asked.begins,
-        tokens=asked.tokens() if policy.quota.acts else 0,
+        tokens=asked.tokens() if policy.weighs else 0,
         delivers=asked.delivers,
         fallbacks=steps,
         end_at=here.earlier(now + whole) if asked.delivers else None,
         labels=here.labels,
-        bound=asked.bound() if engine.listeners else None,
+        bound=asked.bound() if policy.weighs or engine.listeners else None,
     )
 
 
