@@ -16,6 +16,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a shell takes for the name of a variable."""
 
 _LONGEST_SHOWN = 60  # characters of a name
+_UNQUOTED = "what looks like a key, not like a name"
+_PARTS = re.compile(r"[-./:@\s]")
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 
 
@@ -51,8 +53,16 @@ def names_secret(name: str) -> bool:
 
 def quoted(name: str) -> str:
     """A name in quotes, cut where it is long; of a key, only that it looks like one."""
-    if looks_like_key(name):
-        return "what looks like a key, not like a name"
+    return _UNQUOTED if looks_like_key(name) else _in_quotes(name)
+
+
+def model_quoted(name: str) -> str:
+    """The same for the name of a model, a provider or both: their parts look like keys only when put together."""
+    secret = is_familiar(name) or any(map(is_token, _PARTS.split(name)))
+    return _UNQUOTED if secret else _in_quotes(name)
+
+
+def _in_quotes(name: str) -> str:
     return repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]!r}..."
 
 

@@ -66,7 +66,8 @@ def _read_table(kind: Any, value: Any, path: str) -> Any:
     read = {key: _read(hints[key], given, f"{prefix}{key}") for key, given in value.items()}
     missing = [item.name for item in fields(kind) if _needed(item) and item.name not in read]
     if missing:
-        raise ConfigurationError(f"{path} lacks {', '.join(missing)}, got {_show(value)}")
+        lacks = f"{path} lacks" if path else "lacks"
+        raise ConfigurationError(f"{lacks} {', '.join(missing)}, got {_show(value)}")
     try:
         return kind(**read)
     except ConfigurationError as error:

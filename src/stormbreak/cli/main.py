@@ -17,17 +17,14 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
         "batch": ("stormbreak.cli.batch", "Push a file of prompts through an API; lose nothing."),
         "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy, simulated."),
+        "cost": ("stormbreak.cli.cost", "What providers cost, and what switching saves."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
         "telemetry": ("stormbreak.cli.telemetry", "What goes with logs and metrics."),
         "doctor": ("stormbreak.cli.doctor", "What is wrong with the SDKs installed here."),
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
     }
 )
-_PLANNED: Mapping[str, str] = MappingProxyType(
-    {
-        "cost": "What providers cost, what retries waste, what switching saves.",
-    }
-)
+_PLANNED: Mapping[str, str] = MappingProxyType({})
 
 
 @click.group(

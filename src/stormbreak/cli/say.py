@@ -24,9 +24,14 @@ def say(text: str, *, end: str = "\n") -> None:
         raise unwritable(error) from error
 
 
-def draw(picture: RenderableType) -> None:
-    """Write a table or the like, in colours where that is a terminal; as `say` does."""
+def draw(picture: RenderableType, *, width: int | None = None) -> None:
+    """Write a table or the like, in colours where that is a terminal; as `say` does.
+
+    It is as wide as the terminal; where there is none, `width` wide.
+    """
     console = Console()
+    if width is not None and not console.is_terminal:
+        console = Console(width=width)
     with console.capture() as captured:
         console.print(picture)
     say(captured.get(), end="")

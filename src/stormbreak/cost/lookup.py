@@ -4,7 +4,8 @@ What nobody knows the price of is an error with the nearest names, and never fre
 whether a version is written with a point or a dash.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from functools import lru_cache
@@ -15,7 +16,9 @@ from stormbreak.cost.market import Market
 from stormbreak.cost.price_file import PriceFile
 from stormbreak.cost.prices import Prices
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import quoted
+from stormbreak.keylike import model_quoted
+
+_DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")  # gpt-4.1-2025-04-14 costs what gpt-4.1 costs
 
 
 class Seller(NamedTuple):
@@ -29,7 +32,9 @@ class Seller(NamedTuple):
         """Read `provider` or `provider@source`."""
         provider, _, source = text.strip().partition("@")
         if not provider or ("@" in text and not source):
-            raise ConfigurationError(f"must be PROVIDER or PROVIDER@SOURCE, got {quoted(text)}")
+            raise ConfigurationError(
+                f"must be PROVIDER or PROVIDER@SOURCE, got {model_quoted(text)}"
+            )
         return cls(provider, source or None)
 
     def __str__(self) -> str:
@@ -47,7 +52,7 @@ class Offer(NamedTuple):
         """Read `provider/model` or `provider@source/model`; the model may hold more slashes."""
         seller, _, model = text.strip().partition("/")
         if not seller or not model:
-            raise ConfigurationError(f"must be PROVIDER/MODEL, got {quoted(text)}")
+            raise ConfigurationError(f"must be PROVIDER/MODEL, got {model_quoted(text)}")
         return cls(Seller.parse(seller), model)
 
     def __str__(self) -> str:
@@ -74,9 +79,10 @@ class Lookup:
     def price_of(self, provider: str, model: str, source: str | None = None) -> Prices | None:
         """What `provider` asks for `model`; None where that is not known."""
         for name in self.files if source is None else (source,):
-            found = self._known.get((name, provider.lower(), _word(model)))
-            if found is not None:
-                return found
+            for word in (_word(model), _DATE.sub("", _word(model))):
+                found = self._known.get((name, provider.lower(), word))
+                if found is not None:
+                    return found
         return self.market.find(provider, model) if source in (None, MARKET) else None
 
     def find(self, offer: Offer) -> Prices:
@@ -91,7 +97,7 @@ class Lookup:
         self.check(offer.seller)
         near = _near(offer.model, self.models(offer.seller))
         raise UnknownPriceError(
-            f"no price is known for {quoted(offer.model)} at {offer.seller}{near}"
+            f"no price is known for {model_quoted(offer.model)} at {offer.seller}{near}"
         )
 
     def check(self, seller: Seller) -> None:
@@ -99,41 +105,39 @@ class Lookup:
         sources = [*self.files, MARKET]
         if seller.source is not None and seller.source not in sources:
             near = _near(seller.source, sources)
-            raise UnknownPriceError(f"no prices come from {quoted(seller.source)}{near}")
+            raise UnknownPriceError(f"no prices come from {model_quoted(seller.source)}{near}")
         known = self.providers(seller.source)
         if not self.models(seller):
             near = _near(seller.provider, known)
-            raise UnknownPriceError(f"no prices are known of {quoted(seller.provider)}{near}")
+            raise UnknownPriceError(f"no prices are known of {model_quoted(seller.provider)}{near}")
 
     def providers(self, source: str | None = None) -> list[str]:
         """Those that a source, or any, has prices of."""
-        names = [
-            prices.provider
-            for (file, _, _), prices in self._known.items()
-            if source in (None, file)
-        ]
+        names = [it.provider for it in self.filed() if source in (None, it.source.name)]
         return list(dict.fromkeys([*names, *self._of_market(source)]))
 
     def models(self, seller: Seller) -> list[str]:
         """What is known of a seller; nothing where it is not known itself."""
         names = [
-            prices.model
-            for (file, provider, _), prices in self._known.items()
-            if provider == seller.provider.lower() and seller.source in (None, file)
+            it.model
+            for it in self.filed()
+            if it.provider.lower() == seller.provider.lower()
+            and seller.source in (None, it.source.name)
         ]
         if seller.source in (None, MARKET):
             names += self.market.models(seller.provider)
         return list(dict.fromkeys(names))
 
-    def everywhere(self, model: str) -> Iterator[Prices]:
-        """What anybody asks for a model, the files first."""
-        for (_, _, word), prices in self._known.items():
-            if word == _word(model):
-                yield prices
-        for provider in self.market.providers():
-            found = self.market.find(provider, model)
-            if found is not None:
-                yield found
+    def nobody(self, model: str) -> UnknownPriceError:
+        """Say that nobody is known to sell a model, and which one was perhaps meant."""
+        sellers = (Seller(name) for name in self.providers())
+        known = dict.fromkeys(name for seller in sellers for name in self.models(seller))
+        near = _near(model, known)
+        return UnknownPriceError(f"nobody is known to sell {model_quoted(model)}{near}")
+
+    def filed(self) -> list[Prices]:
+        """All that the files say."""
+        return list(self._known.values())
 
     def _of_market(self, source: str | None) -> list[str]:
         return self.market.providers() if source in (None, MARKET) else []
@@ -147,6 +151,11 @@ def price_of(provider: str, model: str) -> Prices | None:
 @lru_cache(maxsize=1024)
 def _list_price(provider: str, model: str, on: date) -> Prices | None:
     return Market(on).find(provider, model)
+
+
+def same(model: str, other: str) -> bool:
+    """Whether both are the name of one model, or the second is one of a day."""
+    return _word(model) in (_word(other), _DATE.sub("", _word(other)))
 
 
 def _word(model: str) -> str:

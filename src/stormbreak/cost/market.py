@@ -34,9 +34,8 @@ _CONTEXTS: Mapping[Service, Mapping[str, str]] = MappingProxyType(
 )
 _BESIDES: Mapping[str, str] = MappingProxyType(
     {
-        "requests_kcount": "each request",
-        "web_searches_kcount": "web searches",
-        "cache_write_mtok": "writing to the cache",
+        "requests_kcount": "each request has a price besides",
+        "cache_write_mtok": "what is written to the cache is dearer",
     }
 )
 
@@ -56,6 +55,12 @@ class Market:
         """What a provider lists; nothing for one that is not known."""
         found = self._provider(provider)
         return [model.id for model in found.models] if found else []
+
+    def sellers(self, model: str) -> list[str]:
+        """Who lists a model with a price; those first that do not only sell what others list."""
+        own = {name for name, seller in self._by_name.items() if seller.find_model(model)}
+        known = [name for name in self.providers() if self.find(name, model)]
+        return sorted(known, key=lambda name: name not in own)
 
     def find(self, provider: str, model: str) -> Prices | None:
         """What `provider` asks for `model`; None where it is not known.
@@ -81,6 +86,11 @@ class Market:
             notes=tuple(self._notes(found)),
         )
 
+    @property
+    def installed(self) -> bool:
+        """Whether there are prices of the market here."""
+        return find_spec("genai_prices") is not None
+
     @cached_property
     def source(self) -> Source:
         """genai-prices, its version, and the day."""
@@ -97,7 +107,7 @@ class Market:
 
     @cached_property
     def _snapshot(self) -> Any:
-        if find_spec("genai_prices") is None:
+        if not self.installed:
             raise ConfigurationError(
                 "prices of the market need genai-prices: pip install 'stormbreak[cost]'"
             )
@@ -131,9 +141,7 @@ class Market:
         prices = list(self._of_the_day(model))
         if any(price != prices[0] for price in prices):
             yield "cheaper at some hours of the day"
-        besides = [said for key, said in _BESIDES.items() if getattr(prices[0], key) is not None]
-        if besides:
-            yield f"has prices of their own for {', '.join(besides)}"
+        yield from (said for key, said in _BESIDES.items() if getattr(prices[0], key) is not None)
         if model.deprecated:
             yield "deprecated by its provider"
 

@@ -6,7 +6,7 @@ half a coin is shown as less than one, and not as nothing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from difflib import get_close_matches
 from types import MappingProxyType
 
@@ -34,7 +34,12 @@ PLACES: Mapping[str, int] = MappingProxyType(
 """Decimal places of the smallest coin, by the code of the currency (ISO 4217)."""
 
 _SMALLEST_RATE, _LARGEST_RATE = Decimal("0.000001"), Decimal(10_000_000)
-_KEPT = 6  # decimal places of an amount for programs
+KEPT = 6
+"""Decimal places of a number for programs."""
+
+_WIDE = Context(
+    prec=80, rounding=ROUND_HALF_UP
+)  # the usual one refuses to round what has too many digits
 
 
 def check_rate(name: str, per_usd: Decimal) -> None:
@@ -64,28 +69,33 @@ class Currency:
 
     def of(self, usd: Decimal) -> Decimal:
         """An amount of dollars in this currency, for programs: to a millionth."""
-        return plain((usd * self.per_usd).quantize(Decimal(1).scaleb(-_KEPT), ROUND_HALF_UP))
+        return plain(rounded(usd * self.per_usd, KEPT))
 
     def shown(self, usd: Decimal) -> str:
         """An amount of dollars in this currency, for eyes; without its code."""
-        coin = Decimal(1).scaleb(-PLACES[self.code])
         amount = usd * self.per_usd
-        rounded = amount.quantize(coin, ROUND_HALF_UP)
-        if amount and not rounded:
+        shown = rounded(amount, PLACES[self.code])
+        if amount and not shown:
+            coin = Decimal(1).scaleb(-PLACES[self.code])
             return f"<{coin}" if amount > 0 else f">-{coin}"
-        return f"{rounded:,}"
+        return f"{shown:,}"
 
     def exact(self, usd: Decimal) -> str:
         """A price in this currency, as exact as it is given, and with the places of its coin at least."""
         price = plain(usd * self.per_usd)
         places = max(PLACES[self.code], -int(price.as_tuple().exponent))
-        return f"{price:,.{min(places, _KEPT)}f}"
+        return f"{rounded(price, min(places, KEPT)):,f}"
 
 
 USD = Currency()
 
 
+def rounded(number: Decimal, places: int) -> Decimal:
+    """The number with so many decimal places, half of the last one rounded up."""
+    return number.quantize(Decimal(1).scaleb(-places), context=_WIDE)
+
+
 def plain(number: Decimal) -> Decimal:
     """The number without zeros at its end, and without an exponent."""
-    whole = number.to_integral_value()
-    return whole.quantize(Decimal(1)) if number == whole else number.normalize()
+    whole = number == number.to_integral_value()
+    return rounded(number, 0) if whole else number.normalize(_WIDE)

@@ -16,7 +16,7 @@ from stormbreak.core.checks import shown
 from stormbreak.cost.money import USD, Currency, check_rate
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import quoted
+from stormbreak.keylike import model_quoted
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
 """Dollars per million tokens; the latter is ten cents a token. What is beyond them is a slip of the pen."""
@@ -83,11 +83,13 @@ class Entry(Asked):
         for name in ("provider", "model"):
             given = getattr(self, name)
             if not given.strip() or len(given) > _LONGEST or not given.isprintable():
-                raise ConfigurationError(f"{name} must be a name, got {quoted(given)}")
+                raise ConfigurationError(f"{name} must be a name, got {model_quoted(given)}")
         if "/" in self.provider or "@" in self.provider:
             raise ConfigurationError(f"provider must hold no / and no @, got {self.provider!r}")
         if self.maker and "/" not in self.maker:
-            raise ConfigurationError(f"maker must be provider/model, got {quoted(self.maker)}")
+            raise ConfigurationError(
+                f"maker must be provider/model, got {model_quoted(self.maker)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,7 @@ class PriceFile:
                 raise ConfigurationError(f"prices[{place}] must be {wanted}, got {shown(dearest)}")
             name = (entry.provider.lower(), entry.model.lower())
             if name in known:
-                said = quoted(f"{entry.provider}/{entry.model}")
+                said = model_quoted(f"{entry.provider}/{entry.model}")
                 raise ConfigurationError(f"prices[{place}] must not say again what {said} costs")
             known.add(name)
 
@@ -185,7 +187,7 @@ def load(name_or_path: str | Path) -> PriceFile:
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for odd names
         known = ", ".join(builtin_names())
         raise ConfigurationError(
-            f"no price file is called {quoted(name)}; those that come along: {known}"
+            f"no price file is called {model_quoted(name)}; those that come along: {known}"
         )
     try:
         text = tomlfile.read_text(name, what=_WHAT)

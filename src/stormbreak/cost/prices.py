@@ -39,6 +39,12 @@ class Tokens(NamedTuple):
         """Those of one call."""
         return cls(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
 
+    @classmethod
+    def split(cls, total: int, *, input_share: Decimal, cache_rate: Decimal) -> Self:
+        """A total, by the share of it that is input, and the share of that which is read from a cache."""
+        entry = total * input_share
+        return cls(entry, total - entry, entry * cache_rate)
+
     @property
     def total(self) -> Number:
         """Input and output together."""

@@ -1,0 +1,22 @@
+"""`stormbreak cost`: what providers cost, and what switching saves."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import click
+
+from stormbreak.cli.lazy import LazyGroup
+
+_BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "prices": ("stormbreak.cli.cost_prices", "What is asked for a model, and by whom."),
+        "compare": ("stormbreak.cli.cost_compare", "The same traffic at several providers."),
+        "roi": ("stormbreak.cli.cost_roi", "What a move brings, and when it does not."),
+    }
+)
+_PLANNED: Mapping[str, str] = MappingProxyType({"report": "What a batch has cost."})
+
+
+@click.group(cls=LazyGroup, built=_BUILT, planned=_PLANNED)
+def command() -> None:
+    """Say what providers cost, and what switching saves."""

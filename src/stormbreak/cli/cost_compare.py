@@ -1,0 +1,120 @@
+"""`stormbreak cost compare`: what the same traffic costs at several providers."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import click
+
+from stormbreak.cli.cost_options import Amount, Volume, currency_of, lookup_in, shared, traffic
+from stormbreak.cli.cost_output import Output
+from stormbreak.cli.cost_rows import Wanted, planned, real
+from stormbreak.cli.cost_words import assumed, said_of
+from stormbreak.cost.compare import Demand, Row
+from stormbreak.cost.money import Currency
+from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.traffic_file import read_traffic
+
+_COLUMNS = (
+    Column("tokens", "tokens", Kind.VOLUME),
+    Column("used", "used"),
+    Column("model", "model"),
+    Column("provider", "provider"),
+    Column("source", "price by"),
+    Column("monthly", "{} a month", Kind.MONEY),
+    Column("yearly", "", Kind.MONEY),
+    Column("saved_a_year", "saves a year", Kind.MONEY),
+    Column("savings_share", "savings", Kind.SHARE),
+    Column("claimed_latency", "latency claimed"),
+    Column("service", ""),
+    Column("estimated_requests", "estimated", Kind.COUNT),
+    Column("note", ""),
+    Column("currency", ""),
+)
+_TIMES = Amount("a number between 0.0001 and 10,000", 10_000, least="0.0001", zero=False)
+
+
+@click.command("compare")
+@click.option("--tokens", "volumes", type=Volume(several=True), help="A month: 50M, or 1M,50M,2B.")
+@click.option(
+    "--from",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Real traffic in place of --tokens: OUTPUT of a batch, or OpenAI's export of usage.",
+)
+@click.option(
+    "--times", type=_TIMES, default="1", show_default=True, help="So often a month is --from."
+)
+@click.option("--models", metavar="A,B,...", default="", help="Which models.")
+@click.option("--providers", metavar="X,Y,...", default="", help="At which providers.")
+@traffic
+@shared
+def command(  # noqa: PLR0913 - one parameter for each option
+    *,
+    volumes: tuple[int, ...] | None,
+    path: Path | None,
+    times: Decimal,
+    models: str,
+    providers: str,
+    input_share: Decimal,
+    cache_rate: Decimal,
+    prompt: tuple[int, ...],
+    service: str | None,
+    files: tuple[str, ...],
+    currency: str,
+    rate: str | None,
+    as_json: bool,
+    as_csv: bool,
+    report: str | None,
+) -> None:
+    """Compare what the same traffic costs, against the first provider of each model."""
+    output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
+    shown_in = currency_of(currency, rate)
+    lookup = lookup_in(files)
+    wanted = Wanted.parse(models, providers)
+    of = None if service is None else Service(service)
+    if (volumes is None) == (path is None):
+        raise click.UsageError("--tokens or --from: one of them is needed")
+    if path is not None:
+        rows, said = real(
+            read_traffic(path), wanted, lookup, times=times, service=of, currency=shown_in
+        )
+    else:
+        assert volumes is not None
+        said = [assumed(volumes, input_share, cache_rate, service)]
+        demands = [
+            Demand(
+                tokens=Tokens.split(volume, input_share=input_share, cache_rate=cache_rate),
+                service=of or Service.STANDARD,
+                prompt=prompt[0],
+            )
+            for volume in volumes
+        ]
+        rows = planned(demands, wanted, lookup)
+    said += said_of(rows, lookup)
+    output.answer({"currency": shown_in.code, "notes": said}, said, rows=_sheet(rows, shown_in))
+
+
+def _sheet(rows: Sequence[Row], currency: Currency) -> Sheet:
+    cells = [[*_cells(row), currency.code] for row in rows]
+    return Sheet(columns=_COLUMNS, rows=cells, currency=currency)
+
+
+def _cells(row: Row) -> list[Cell]:
+    seller = row.offer.seller
+    return [
+        row.demand.tokens.total,
+        row.demand.used,
+        row.offer.model,
+        seller.provider,
+        row.prices.source.name if row.prices else seller.source or "",
+        row.monthly,
+        row.yearly,
+        row.saved_a_year,
+        row.share,
+        row.prices.latency if row.prices else "",
+        row.demand.service.value,
+        row.demand.estimated,
+        row.why,
+    ]

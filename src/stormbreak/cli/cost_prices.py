@@ -1,0 +1,108 @@
+"""`stormbreak cost prices`: what is asked for a model, by whom, and whose word that is."""
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from stormbreak.cli.cost_options import currency_of, lookup_in, names_in, shared
+from stormbreak.cli.cost_output import Output
+from stormbreak.cli.cost_words import said_of_prices
+from stormbreak.cost.compare import offers_for
+from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
+from stormbreak.cost.prices import Prices, Rate, Service
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+
+_COLUMNS = (
+    Column("model", "model"),
+    Column("provider", "provider"),
+    Column("listed_as", ""),
+    Column("source", "price by"),
+    Column("as_of", ""),
+    Column("claim", ""),
+    Column("service", "service"),
+    Column("prompts_above", "prompts above", Kind.VOLUME),
+    Column("input", "{} input", Kind.PRICE),
+    Column("cached_input", "cached", Kind.PRICE),
+    Column("output", "output", Kind.PRICE),
+    Column("claimed_latency", "latency claimed"),
+    Column("currency", ""),
+)
+
+
+@click.command("prices")
+@click.argument("models", metavar="MODEL...", nargs=-1)
+@click.option("--providers", metavar="X,Y,...", default="", help="Those of some providers only.")
+@shared
+def command(
+    *,
+    models: tuple[str, ...],
+    providers: str,
+    files: tuple[str, ...],
+    currency: str,
+    rate: str | None,
+    as_json: bool,
+    as_csv: bool,
+    report: str | None,
+) -> None:
+    """Show what is asked for a million tokens: of these models, of these providers, or of a price file."""
+    output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
+    shown_in = currency_of(currency, rate)
+    lookup = lookup_in(files)
+    sellers = [Seller.parse(name) for name in names_in(providers)]
+    found = list(dict.fromkeys(_found(models, sellers, lookup)))
+    rows = [[*cells, shown_in.code] for prices in found for cells in _rows(prices)]
+    sheet = Sheet(columns=_COLUMNS, rows=rows, currency=shown_in)
+    said = [f"{shown_in.code} per million tokens.", *said_of_prices(found, lookup)]
+    output.answer({"currency": shown_in.code, "notes": said}, said, prices=sheet)
+
+
+def _found(models: Sequence[str], sellers: Sequence[Seller], lookup: Lookup) -> Iterator[Prices]:
+    """The prices asked for. Raises UnknownPriceError for a model that nobody has a price of."""
+    if not models and not sellers and not lookup.files:
+        raise click.UsageError("which? a MODEL, --providers, or --prices FILE")
+    if not models and sellers:
+        for seller in sellers:
+            lookup.check(seller)
+            yield from _known([Offer(seller, model) for model in lookup.models(seller)], lookup)
+        return
+    for model in models or dict.fromkeys(prices.model for prices in lookup.filed()):
+        offers = offers_for(model, sellers, lookup)
+        known = list(_known(offers, lookup))
+        if not known:
+            lookup.find(offers[0])  # says why
+        yield from known
+
+
+def _known(offers: Sequence[Offer], lookup: Lookup) -> Iterator[Prices]:
+    for offer in offers:
+        try:
+            yield lookup.find(offer)
+        except UnknownPriceError:
+            continue
+
+
+def _rows(prices: Prices) -> Iterator[list[Cell]]:
+    """A row for each service, and one more for each length of prompt from which other prices hold."""
+    for service in Service:
+        rates = prices.rates(service)
+        if rates is None:
+            continue
+        kinds = (rates.input, rates.cached_input, rates.output)
+        lengths = {step.above for rate in kinds if rate for step in rate.steps}
+        for above in (0, *sorted(lengths)):
+            yield [
+                prices.model,
+                prices.provider,
+                prices.listed_as,
+                prices.source.name,
+                str(prices.source.as_of or ""),
+                "yes" if prices.source.claim else "no",
+                service.value,
+                above or None,
+                *(_price(rate, above) for rate in kinds),
+                prices.latency,
+            ]
+
+
+def _price(rate: Rate | None, above: int) -> Cell:
+    return None if rate is None else rate.at(above + 1)

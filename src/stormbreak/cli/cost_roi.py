@@ -1,0 +1,101 @@
+"""`stormbreak cost roi`: what a move from one offer to another brings, and what a storm costs."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import click
+
+from stormbreak.cli.cost_move import Offers, Told, tell_move
+from stormbreak.cli.cost_options import (
+    MONEY,
+    Amount,
+    Volume,
+    currency_of,
+    lookup_in,
+    shared,
+    traffic,
+)
+from stormbreak.cli.cost_output import Output
+from stormbreak.cli.cost_storm import storm_sheet
+from stormbreak.cli.cost_words import assumed
+from stormbreak.cost.compare import Demand
+from stormbreak.cost.outage import Downtime
+from stormbreak.cost.prices import Service, Tokens
+
+_HOURS = Amount("a number of hours up to 1,000,000", 1_000_000, least="0.01")
+_MINUTES = Amount("a number of minutes up to 1,000,000", 1_000_000, least="0.01", zero=False)
+
+
+@click.command("roi")
+@click.option("--current", metavar="PROVIDER/MODEL", help="What is used today.")
+@click.option("--candidate", metavar="PROVIDER/MODEL", help="What would be used instead.")
+@click.option("--tokens", "volume", type=Volume(), help="Tokens a month: 50M.")
+@click.option("--hours", type=_HOURS, default="40", show_default=True, help="Of work to migrate.")
+@click.option(
+    "--hourly", type=MONEY, default="50", show_default=True, help="Dollars an hour of it costs."
+)
+@click.option("--storm", type=click.Path(path_type=Path), help="What storm run --json printed.")
+@click.option("--scenario", metavar="NAME|FILE", help="That storm's, where it is a file of yours.")
+@click.option(
+    "--downtime-minutes", type=_MINUTES, help="A downtime that you know the cost of.  [default: 23]"
+)
+@click.option(
+    "--downtime-cost", type=MONEY, help="Dollars that it cost.  [default: 180,000, the article's]"
+)
+@traffic
+@shared
+def command(  # noqa: PLR0913 - one parameter for each option
+    *,
+    current: str | None,
+    candidate: str | None,
+    volume: tuple[int, ...] | None,
+    hours: Decimal,
+    hourly: Decimal,
+    storm: Path | None,
+    scenario: str | None,
+    downtime_minutes: Decimal | None,
+    downtime_cost: Decimal | None,
+    input_share: Decimal,
+    cache_rate: Decimal,
+    prompt: tuple[int, ...],
+    service: str | None,
+    files: tuple[str, ...],
+    currency: str,
+    rate: str | None,
+    as_json: bool,
+    as_csv: bool,
+    report: str | None,
+) -> None:
+    """Say what a move brings: savings, payback, return, and when not to. With --storm, what an outage costs."""
+    output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
+    shown_in = currency_of(currency, rate)
+    told = Told(head={"currency": shown_in.code}, said=[], sheets={})
+    if current and candidate and volume:
+        demand = Demand(
+            tokens=Tokens.split(volume[0], input_share=input_share, cache_rate=cache_rate),
+            service=Service(service or Service.STANDARD),
+            prompt=prompt[0],
+        )
+        lookup = lookup_in(files)
+        offers = Offers.parse(current, candidate)
+        move = offers.move(demand, hours * hourly, lookup, _known(downtime_minutes, downtime_cost))
+        told.said.append(assumed(volume, input_share, cache_rate, service))
+        tell_move(told, move, shown_in)
+    elif storm is None or current or candidate or volume:
+        raise click.UsageError("--current, --candidate and --tokens are needed, or --storm alone")
+    if storm is not None:
+        downtime = _known(downtime_minutes, downtime_cost) or Downtime()
+        told.sheets["storm"], said = storm_sheet(storm, scenario, downtime, shown_in)
+        told.said.extend(["", *said] if told.said else said)
+    output.answer(told.head, told.said, **told.sheets)
+
+
+def _known(minutes: Decimal | None, cost: Decimal | None) -> Downtime | None:
+    """The downtime that the user knows, with the article's figure for what is not said; None where nothing is."""
+    if minutes is None and cost is None:
+        return None
+    usual = Downtime()
+    return Downtime(
+        minutes=usual.minutes if minutes is None else minutes,
+        cost=usual.cost if cost is None else cost,
+    )

@@ -1,0 +1,74 @@
+"""What a simulated storm costs under each policy, for `stormbreak cost roi --storm`."""
+
+from decimal import Decimal
+from pathlib import Path
+
+from stormbreak.cost.money import Currency
+from stormbreak.cost.outage import Downtime, Loss, Storm, losses, read_storm
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.loader import load
+
+_COLUMNS = (
+    Column("policy", "policy"),
+    Column("lost_share", "answers lost", Kind.SHARE),
+    Column("downtime_minutes", "as good as minutes down", Kind.NUMBER),
+    Column("cost", "{} lost", Kind.MONEY),
+    Column("saved", "less than the worst", Kind.MONEY),
+)
+
+
+def storm_sheet(
+    path: Path, scenario: str | None, downtime: Downtime, currency: Currency
+) -> tuple[Sheet, list[str]]:
+    """The losses of each policy, and what to say of them."""
+    storm = read_storm(path)
+    seconds = _watched(storm, path, scenario)
+    found = losses(storm, seconds, downtime)
+    worst = max(loss.cost for loss in found)
+    rows: list[list[Cell]] = [
+        [it.policy, it.share, it.minutes, it.cost, worst - it.cost] for it in found
+    ]
+    sheet = Sheet(columns=_COLUMNS, rows=rows, currency=currency)
+    return sheet, _words(storm, found, downtime, currency)
+
+
+def _watched(storm: Storm, path: Path, scenario: str | None) -> Decimal:
+    """Seconds from the trigger on, over which goodput was measured."""
+    duration, begun, ended = storm.duration, storm.trigger_at, storm.trigger_until
+    if duration is None or scenario is not None:
+        try:
+            known = load(scenario or storm.scenario)
+        except ConfigurationError as error:
+            hint = "" if scenario else f"{path}: --scenario is needed: "
+            raise ConfigurationError(f"{hint}{error}") from None
+        duration = Decimal(str(known.duration))
+        times = (known.load.trigger_at, known.load.trigger_until) if known.load else (None, None)
+        begun, ended = (None if time is None else Decimal(str(time)) for time in times)
+    if ended is None:
+        raise ConfigurationError(
+            f"{path}: {storm.scenario} has no trigger, so no downtime to price"
+        )
+    return max(Decimal(0), duration - (begun or 0))
+
+
+def _words(storm: Storm, found: list[Loss], downtime: Downtime, currency: Currency) -> list[str]:
+    def amount(usd: Decimal) -> str:
+        return f"{currency.shown(usd)} {currency.code}"
+
+    whose = "the article's estimate, scaled" if downtime == Downtime() else "as you say"
+    cost, each = amount(downtime.cost), amount(downtime.per_minute)
+    said = [f"{downtime.minutes:f} minutes of downtime cost {cost} ({whose}): {each} a minute."]
+    first, *others = found
+    for other in others:
+        less = other.cost - first.cost
+        which = "less" if less >= 0 else "more"
+        said.append(
+            f"{storm.scenario} under {first.policy} costs {amount(abs(less))} {which} than under {other.policy}."
+        )
+    if not others:
+        said.append(
+            f"{storm.scenario} under {first.policy} loses {percent(first.share)} of the possible answers;"
+            " storm run --compare puts other policies beside it."
+        )
+    return said

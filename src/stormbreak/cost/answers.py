@@ -1,0 +1,86 @@
+"""The usage of each answer in a batch's OUTPUT, line by line, however long it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.traffic import Counted, Kind, Uncounted
+from stormbreak.errors import ConfigurationError
+from stormbreak.llm.complete import read_body
+from stormbreak.llm.reading import Shape
+from stormbreak.llm.usage import usage_of
+
+UNNAMED = "(no model named)"
+_SHAPES = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES)
+_SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
+
+
+class _Response(msgspec.Struct):
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Line(msgspec.Struct):
+    """A line of OUTPUT, as far as costs go."""
+
+    custom_id: str
+    response: _Response | None = None
+    error: Any = None
+
+
+class _Body(msgspec.Struct):
+    model: Any = None
+    usage: Any = None
+    service_tier: Any = None
+
+
+_LINE = msgspec.json.Decoder(Line)
+_BODY = msgspec.json.Decoder(_Body)
+_BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def is_line(raw: bytes) -> bool:
+    """Whether that is a line of OUTPUT."""
+    try:
+        _LINE.decode(raw)
+    except _BAD:
+        return False
+    return True
+
+
+def read_answers(path: Path) -> Iterator[Counted | Uncounted]:
+    """Read what each answer says that it used. A torn last line is left out, as are failures.
+
+    Raises:
+        ConfigurationError: a line is none of OUTPUT.
+    """
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = _LINE.decode(raw)
+            except _BAD:
+                if not raw.endswith(b"\n"):
+                    return
+                raise ConfigurationError(f"line {number} is no line of batch output") from None
+            if line.response is not None and line.error is None:
+                yield _record(bytes(line.response.body))
+
+
+def _record(body: bytes) -> Counted | Uncounted:
+    try:
+        said = _BODY.decode(body)
+    except _BAD:  # a body that is no object
+        return Uncounted(Kind(UNNAMED), len(body))
+    model = said.model if isinstance(said.model, str) and said.model else UNNAMED
+    kind = Kind(model, _SERVICES.get(str(said.service_tier), Service.STANDARD))
+    usage = usage_of(said.usage)
+    if usage.input_tokens or usage.output_tokens:
+        return Counted(kind, Tokens.of(usage))
+    return Uncounted(kind, len(_text(body).encode(errors="replace")))
+
+
+def _text(body: bytes) -> str:
+    texts = (read_body(body, shape, None, None).text for shape in _SHAPES)
+    return next((text for text in texts if text), "")

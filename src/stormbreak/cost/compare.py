@@ -1,0 +1,136 @@
+"""The same tokens at several providers: what a month of them costs, and what that is against the first of the rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, same
+from stormbreak.cost.market import NAME as MARKET
+from stormbreak.cost.prices import Number, Prices, Service, Tokens
+from stormbreak.errors import ConfigurationError
+
+MONTHS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """The tokens of a month, of requests whose prompts have `prompt` of them each.
+
+    `used` is the model that they were counted of, and those of so many requests are `estimated`; of planned traffic neither is known.
+    """
+
+    tokens: Tokens
+    service: Service = Service.STANDARD
+    prompt: Number = 0
+    used: str = ""
+    estimated: int = 0
+
+    def cost(self, prices: Prices) -> Decimal:
+        """What they cost. Raises UnknownPriceError where the service, or a price in it, is not known."""
+        rates = prices.rates(self.service)
+        name = f"{prices.provider}/{prices.model}"
+        if rates is None:
+            raise UnknownPriceError(f"no {self.service} prices are known of {name}")
+        try:
+            return rates.cost(self.tokens, prompt=self.prompt)
+        except ConfigurationError as error:
+            raise UnknownPriceError(f"{name}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One offer for a demand, in dollars. Without a price, `why` says so, and every amount is None."""
+
+    demand: Demand
+    offer: Offer
+    prices: Prices | None = None
+    why: str = ""
+    monthly: Decimal | None = None
+    against: Decimal | None = None  # what the first row costs a month
+
+    @property
+    def yearly(self) -> Decimal | None:
+        """What twelve such months cost."""
+        return None if self.monthly is None else self.monthly * MONTHS
+
+    @property
+    def saved(self) -> Decimal | None:
+        """What is saved in a month; less than nothing where it costs more."""
+        if self.monthly is None or self.against is None:
+            return None
+        return self.against - self.monthly
+
+    @property
+    def saved_a_year(self) -> Decimal | None:
+        """What is saved in twelve months."""
+        return None if self.saved is None else self.saved * MONTHS
+
+    @property
+    def share(self) -> Decimal | None:
+        """What is saved, as a share; None where nothing can be a share of it."""
+        return None if self.saved is None or not self.against else self.saved / self.against
+
+
+def compare(demand: Demand, offers: Sequence[Offer], lookup: Lookup) -> list[Row]:
+    """Price each offer, one at least, against the first that has a price; one without any stays, and says why.
+
+    Raises:
+        UnknownPriceError: none of them has one.
+    """
+    found: list[tuple[Offer, Prices | None, Decimal | None, str]] = []
+    for offer in offers:
+        try:
+            prices = lookup.find(offer)
+            found.append((offer, prices, demand.cost(prices), ""))
+        except UnknownPriceError as error:
+            found.append((offer, None, None, str(error)))
+    against = next((monthly for *_, monthly, _ in found if monthly is not None), None)
+    if against is None:
+        raise UnknownPriceError(found[0][-1])
+    return [
+        Row(demand=demand, offer=offer, prices=prices, why=why, monthly=monthly, against=against)
+        for offer, prices, monthly, why in found
+    ]
+
+
+def unpriced(demand: Demand, offer: Offer, why: str) -> Row:
+    """The row of an offer without a price."""
+    return Row(demand=demand, offer=offer, why=why)
+
+
+def offers_for(model: str, sellers: Sequence[Seller], lookup: Lookup) -> list[Offer]:
+    """Who is asked for `model`: the sellers named.
+
+    Without any, it is all in the price files who sell it, and their makers at the list price; without files, all of the
+    market.
+
+    Raises:
+        UnknownPriceError: nobody sells it.
+    """
+    if sellers:
+        return [Offer(seller, model) for seller in sellers]
+    filed = [prices for prices in lookup.filed() if same(prices.model, model)]
+    offers = [Offer(Seller(prices.provider, prices.source.name), prices.model) for prices in filed]
+    if filed and lookup.market.installed:
+        offers += [at_list_price(prices.maker) for prices in filed if prices.maker]
+    if not filed:
+        offers = [Offer(Seller(name), model) for name in lookup.market.sellers(model)]
+    if not offers:
+        raise lookup.nobody(model)
+    return list(dict.fromkeys(offers))
+
+
+def at_list_price(maker: str) -> Offer:
+    """The offer of the market that the `maker` of a price file names."""
+    seller, model = Offer.parse(maker)
+    return Offer(Seller(seller.provider, MARKET), model)
+
+
+def at_list(prices: Prices, demand: Demand, lookup: Lookup) -> Decimal | None:
+    """What the demand costs at the list price of the model's maker; None where that is not known, or not another."""
+    if not prices.maker or not lookup.market.installed:
+        return None
+    try:
+        return demand.cost(lookup.find(at_list_price(prices.maker)))
+    except UnknownPriceError:
+        return None

@@ -1,0 +1,88 @@
+"""What a storm costs, and what a policy changes: downtime in money.
+
+The rate is somebody's own downtime: so many minutes cost so much. Answers that did not come in time are worth as much downtime
+as it would have taken to lose them all at once. By default it is the article's estimate, 23 minutes and 180,000 dollars:
+scaled, and no forecast for anybody else.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+
+from stormbreak.errors import ConfigurationError
+
+MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downtime:
+    """A downtime that somebody has lived through, and what it cost, in dollars."""
+
+    minutes: Decimal = Decimal(23)
+    cost: Decimal = Decimal(180_000)
+
+    @property
+    def per_minute(self) -> Decimal:
+        """What a minute without any answer costs."""
+        return self.cost / self.minutes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What one policy loses in a storm: a share of the possible answers, worth so many minutes of downtime."""
+
+    policy: str
+    share: Decimal
+    minutes: Decimal
+    cost: Decimal
+
+
+class _Run(msgspec.Struct):
+    policy: str
+    goodput: Decimal
+
+
+class Storm(msgspec.Struct):
+    """What `storm run --json` has printed. Without its own times, they are those of the scenario."""
+
+    scenario: str
+    policy: str
+    runs: list[_Run]
+    duration: Decimal | None = None
+    trigger_at: Decimal | None = None
+    trigger_until: Decimal | None = None
+
+    def goodput(self) -> dict[str, Decimal]:
+        """The mean of each policy's runs; the policy asked for comes first."""
+        of: dict[str, list[Decimal]] = {self.policy: []}
+        for run in self.runs:
+            of.setdefault(run.policy, []).append(run.goodput)
+        return {policy: sum(all_, Decimal(0)) / len(all_) for policy, all_ in of.items() if all_}
+
+
+def read_storm(path: Path) -> Storm:
+    """Read a result. Raises ConfigurationError, which names the file."""
+    try:
+        storm = msgspec.json.decode(path.read_bytes(), type=Storm)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ConfigurationError(f"{path}: not what storm run --json prints") from None
+    if not storm.runs:
+        raise ConfigurationError(f"{path}: holds no run")
+    if not all(run.goodput.is_finite() and 0 <= run.goodput <= 10 for run in storm.runs):
+        raise ConfigurationError(f"{path}: runs[].goodput must be a share")
+    return storm
+
+
+def losses(storm: Storm, seconds: Decimal, downtime: Downtime) -> list[Loss]:
+    """What each policy loses in so many seconds, from the trigger on."""
+    found = []
+    for policy, goodput in storm.goodput().items():
+        share = min(Decimal(1), max(Decimal(0), 1 - goodput))
+        minutes = share * seconds / MINUTE
+        cost = minutes * downtime.per_minute
+        found.append(Loss(policy=policy, share=share, minutes=minutes, cost=cost))
+    return found

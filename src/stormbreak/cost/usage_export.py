@@ -1,0 +1,132 @@
+"""What OpenAI has counted: pages of its organization usage API (completions), or the CSV that its dashboard exports.
+
+The API tells models apart only where it was asked with `group_by=model`; `batch` and `service_tier` are told apart
+where it was asked for them, too. Days without any use are rows without a model.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from io import StringIO
+from typing import Any
+
+import msgspec
+
+from stormbreak.core.checks import shown
+from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.traffic import Counted, Kind, Traffic, add_up
+from stormbreak.errors import ConfigurationError
+
+_NEEDED = ("model", "input_tokens", "output_tokens")
+_RESULT = "organization.usage.completions.result"
+_SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
+_MOST = 10**15  # tokens in one row
+_MODELS = "models are not told apart: ask with group_by=model"
+
+
+class _Bucket(msgspec.Struct):
+    start_time: int
+    end_time: int
+    results: list[dict[str, Any]]
+
+
+class _Page(msgspec.Struct):
+    data: list[_Bucket]
+    has_more: bool = False
+
+
+def read_pages(raw: bytes) -> Traffic:
+    """Read a page of the API, or a list of pages. Raises ConfigurationError."""
+    try:
+        pages = msgspec.json.decode(raw, type=list[_Page] | _Page)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ConfigurationError(
+            "neither output of a batch, nor a page of OpenAI's usage API, nor its CSV"
+        ) from None
+    several = pages if isinstance(pages, list) else [pages]
+    buckets = [bucket for page in several for bucket in page.data]
+    more = bool(several) and several[-1].has_more
+    return Traffic(
+        uses=add_up(_of_buckets(buckets)),
+        since=_day(min((bucket.start_time for bucket in buckets), default=None)),
+        until=_day(max((bucket.end_time for bucket in buckets), default=None)),
+        said=("There are more pages of this export (has_more): they are not in it.",)
+        if more
+        else (),
+    )
+
+
+def read_csv(text: str) -> Traffic:
+    """Read the CSV of the dashboard. Raises ConfigurationError."""
+    rows = csv.DictReader(StringIO(text))
+    missing = [name for name in _NEEDED if name not in (rows.fieldnames or ())]
+    if missing:
+        raise ConfigurationError(f"no column {', '.join(missing)}: not OpenAI's export of usage")
+    days: list[int] = []
+    uses = add_up(_of_rows(rows, days))
+    return Traffic(
+        uses=uses, since=_day(min(days, default=None)), until=_day(max(days, default=None))
+    )
+
+
+def _of_buckets(buckets: list[_Bucket]) -> Iterator[Counted]:
+    for place, bucket in enumerate(buckets):
+        for number, result in enumerate(bucket.results):
+            where = f"data[{place}].results[{number}]"
+            if result.get("object", _RESULT) != _RESULT:
+                raise ConfigurationError(f"{where}.object must be {_RESULT}")
+            record = _counted(result, where)
+            if record is not None:
+                yield record
+
+
+def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
+    """Read each row; put the times that it says into `days`."""
+    try:
+        for row in rows:
+            where = f"line {rows.line_num}"
+            times = (row.get(name) for name in ("start_time", "end_time"))
+            days.extend(_whole(time, where) for time in times if time)
+            record = _counted(row, where)
+            if record is not None:
+                yield record
+    except csv.Error as error:
+        raise ConfigurationError(f"line {rows.line_num}: broken CSV: {error}") from None
+
+
+def _counted(row: Mapping[str, Any], where: str) -> Counted | None:
+    """One row, or nothing where nothing was used."""
+    entry, output, cached, requests = (
+        _whole(row.get(name), f"{where}: {name}")
+        for name in ("input_tokens", "output_tokens", "input_cached_tokens", "num_model_requests")
+    )
+    if not entry and not output:
+        return None
+    model = row.get("model")
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError(f"{where}: {_MODELS}")
+    batch = str(row.get("batch")).lower() == "true"
+    tier = _SERVICES.get(str(row.get("service_tier")), Service.STANDARD)
+    kind = Kind(model, Service.BATCH if batch else tier)
+    return Counted(kind, Tokens(entry, output, min(cached, entry)), requests or 1)
+
+
+def _whole(value: Any, where: str) -> int:
+    """A count, which the CSV writes as 10.0; nothing is 0."""
+    if value in (None, ""):
+        return 0
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not (number.is_finite() and 0 <= number <= _MOST and number == int(number)):
+        raise ConfigurationError(f"{where} must be a count, got {shown(value, longest=40)}")
+    return int(number)
+
+
+def _day(at: int | None) -> date | None:
+    try:
+        return None if at is None else datetime.fromtimestamp(at, UTC).date()
+    except (OverflowError, ValueError, OSError):
+        return None

@@ -1,0 +1,279 @@
+"""`stormbreak cost`, as its user types it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from decimal import Decimal
+
+import pytest
+
+from stormbreak.cli.main import main
+
+ARTICLE = ["--prices", "article-2025"]
+MOVE = [*ARTICLE, "--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1"]
+
+
+@pytest.fixture
+def cost(capsys):
+    """Run it in this process; return what it prints."""
+
+    def call(*argv):
+        code = main(["cost", *argv])
+        out, err = capsys.readouterr()
+        assert (code, err) == (0, "")
+        return out
+
+    return call
+
+
+@pytest.fixture
+def document(cost):
+    def call(*argv):
+        return json.loads(cost(*argv, "--json"), parse_float=Decimal)
+
+    return call
+
+
+def test_the_articles_table_of_volumes(document):
+    said = document("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "1M,50M,500M,2B")
+    told = [
+        (row["tokens"], row["provider"], row["monthly"], row["saved_a_year"], row["savings_share"])
+        for row in said["rows"]
+        if row["source"] == "article-2025"
+    ]
+    share = Decimal("0.866667")
+    assert told == [
+        (1_000_000, "openai", 60, 0, 0), (1_000_000, "holysheep", 8, 624, share),
+        (50_000_000, "openai", 3000, 0, 0), (50_000_000, "holysheep", 400, 31_200, share),
+        (500_000_000, "openai", 30_000, 0, 0), (500_000_000, "holysheep", 4000, 312_000, share),
+        (2_000_000_000, "openai", 120_000, 0, 0), (2_000_000_000, "holysheep", 16_000, 1_248_000, share),
+    ]  # fmt: skip
+
+
+def test_the_articles_table_of_prices_stands_beside_todays_lists(cost):
+    out = cost("compare", *ARTICLE, "--tokens", "1M")
+    lines = [line.split() for line in out.splitlines()]
+    for model, theirs, ours, savings, latency in (
+        ("gpt-4.1", "60.00", "8.00", "86.7", "<50"),
+        ("claude-sonnet-4.5", "90.00", "15.00", "83.3", "<50"),
+        ("gemini-2.5-flash", "15.00", "2.50", "83.3", "<30"),
+        ("deepseek-v3.2", "2.80", "0.42", "85.0", "<40"),
+    ):
+        assert [model, "openai", "article-2025", theirs, "0.00", "0.0", "%", "-"] in lines
+        row = next(line for line in lines if line[:2] == [model, "holysheep"])
+        assert (row[3], row[5], row[-2:]) == (ours, savings, [latency, "ms"])
+    assert sum("market" in line for line in lines) == 4
+    assert "are a claim" in out
+    assert "Only GPT-4.1 is OpenAI's" in out
+    assert "nobody here has measured them" in out
+
+
+def test_the_articles_example(document, cost):
+    said = document("roi", *MOVE, "--tokens", "50M")
+    given, listed, *moved = said["cases"]
+    assert given == {
+        "case": "as given", "current": 3000, "candidate": 400, "saved_a_month": 2600,
+        "saved_a_year": 31_200, "savings_share": Decimal("0.866667"),
+        "payback_months": Decimal("0.769231"), "return_12_months": Decimal("14.6"),
+        "break_even_tokens": Decimal("3205128.205128"),
+    }  # fmt: skip
+    assert (listed["case"], listed["payback_months"]) == ("current at its list price", None)
+    assert len(moved) == 6
+    assert said["migration"] == 2000
+    out = cost("roi", *MOVE, "--tokens", "50M")
+    row = next(line for line in out.splitlines() if line.startswith(" as given")).split()
+    assert row == [
+        "as",
+        "given",
+        "3,000.00",
+        "400.00",
+        "2,600.00",
+        "31,200.00",
+        "86.7",
+        "%",
+        "0.8",
+        "1,460.0",
+        "%",
+    ]
+
+
+def test_when_not_to_switch_is_told_from_the_figures(document):
+    said = document("roi", *MOVE, "--tokens", "50M")
+    first = said["when_not_to_switch"][0]
+    assert first["holds"]
+    assert first["said"].startswith("Today's list price of openai/gpt-4.1 makes ")
+
+
+def test_work_and_its_price_can_be_said(document):
+    said = document("roi", *MOVE, "--tokens", "1M", "--hours", "10", "--hourly", "80.5")
+    assert said["migration"] == 805
+    free = document("roi", *MOVE, "--tokens", "1M", "--hours", "0")
+    assert (free["cases"][0]["payback_months"], free["cases"][0]["return_12_months"]) == (0, None)
+
+
+def test_a_move_to_the_dearer_never_pays(cost, document):
+    back = [*ARTICLE, "--current", "holysheep/gpt-4.1", "--candidate", "openai/gpt-4.1"]
+    given = document("roi", *back, "--tokens", "50M")["cases"][0]
+    assert (given["saved_a_month"], given["payback_months"]) == (-2600, None)
+    out = cost("roi", *back, "--tokens", "50M")
+    assert "now: It costs 2,600.00 USD a month more." in out
+    assert "never" in out
+
+
+def test_amounts_are_in_the_currency_asked_for(document, cost):
+    vnd = ["--currency", "vnd", "--rate", "26000"]
+    said = document("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "50M", *vnd)
+    assert said["currency"] == "VND"
+    assert said["rows"][1]["monthly"] == 400 * 26_000
+    out = cost("compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "50M", *vnd)
+    assert "10,400,000" in out
+    assert "VND a month" in out
+
+
+def test_csv_is_numbers_and_harmless_text(cost, tmp_path):
+    deal = tmp_path / "deal.toml"
+    deal.write_text(
+        "[[prices]]\nprovider = '=HYPERLINK(1)'\nmodel = '+m'\nflat = 3\nlatency = '-1'\n"
+    )
+    out = cost("compare", "--prices", str(deal), "--tokens", "2M", "--csv")
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert (row["provider"], row["model"], row["claimed_latency"]) == (
+        "'=HYPERLINK(1)",
+        "'+m",
+        "'-1",
+    )
+    assert (row["monthly"], row["tokens"], row["currency"]) == ("6", "2000000", "USD")
+
+
+def test_kinds_of_tokens_have_their_prices(document, tmp_path):
+    deal = tmp_path / "deal.toml"
+    deal.write_text(
+        "[[prices]]\nprovider = 'x'\nmodel = 'm'\ninput = 2\ncached_input = 1\noutput = 10\n"
+        "batch = { input = 1, output = 5 }\nlong_prompts = [{ above = 1000, input = 4, output = 20 }]\n"
+    )
+    argv = ["compare", "--prices", str(deal), "--tokens", "1M", "--input-share", "0.8"]
+
+    def monthly(*more):
+        return document(*argv, *more)["rows"][0]["monthly"]
+
+    assert monthly() == Decimal("3.6")
+    assert monthly("--cache-rate", "0.5") == Decimal("3.2")
+    assert monthly("--service", "batch") == Decimal("1.8")
+    assert monthly("--prompt", "2k") == Decimal("7.2")
+
+
+def test_with_one_provider_models_are_held_against_the_first(document):
+    argv = ["compare", *ARTICLE, "--tokens", "1M", "--providers", "holysheep"]
+    rows = document(*argv, "--models", "gpt-4.1,deepseek-v3.2")["rows"]
+    assert [row["savings_share"] for row in rows] == [0, Decimal("0.9475")]
+
+
+def test_a_gap_in_the_cross_product_is_told_and_not_free(document, cost):
+    argv = ["compare", "--tokens", "1M", "--models", "gpt-4.1", "--providers", "openai,anthropic"]
+    _, row = document(*argv)["rows"]
+    assert (row["monthly"], row["saved_a_year"]) == (None, None)
+    assert row["note"] == "no price is known for 'gpt-4.1' at anthropic"
+    assert "No price is known for 'gpt-4.1' at anthropic." in cost(*argv)
+
+
+def test_prices_of_a_model_of_a_provider_and_of_a_file(document, cost):
+    rows = document("prices", "gpt-4.1", *ARTICLE)["prices"]
+    assert [(row["provider"], row["source"], row["claim"]) for row in rows][:2] == [
+        ("openai", "article-2025", "yes"),
+        ("holysheep", "article-2025", "yes"),
+    ]
+    assert {row["service"] for row in rows if row["source"] == "market"} >= {"standard", "batch"}
+    assert (rows[1]["input"], rows[1]["output"], rows[1]["cached_input"]) == (8, 8, None)
+    listed = document("prices", "--providers", "anthropic")["prices"]
+    assert {row["provider"] for row in listed} == {"anthropic"}
+    assert any(row["prompts_above"] for row in listed)
+    assert "USD input" in cost("prices", *ARTICLE)
+
+
+def lines(tmp_path, *bodies):
+    path = tmp_path / "out.jsonl"
+    rows = [
+        {"custom_id": f"{number}", "response": {"status_code": 200, "body": body}, "error": None}
+        for number, body in enumerate(bodies)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def body(model, text="hello", **usage):
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {"model": model, "choices": [choice], **({"usage": usage} if usage else {})}
+
+
+def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp_path):
+    path = lines(
+        tmp_path,
+        body("gpt-4.1-2025-04-14", prompt_tokens=1000, completion_tokens=100),
+        body("gpt-4.1-2025-04-14"),
+        body("storm-1", prompt_tokens=10, completion_tokens=10),
+    )
+    argv = ["compare", "--from", path, "--times", "1000", *ARTICLE]
+    rows = document(*argv)["rows"]
+    assert [(row["used"], row["provider"], row["estimated_requests"]) for row in rows] == [
+        ("gpt-4.1-2025-04-14", "openai", 1),
+        ("gpt-4.1-2025-04-14", "holysheep", 1),
+        ("gpt-4.1-2025-04-14", "openai", 1),
+        ("storm-1", "", 0),
+    ]
+    assert rows[1]["monthly"] == Decimal("16.816")  # 2,102 tokens, a thousand times, at 8
+    assert rows[3]["monthly"] is None
+    out = cost(*argv)
+    assert "1 did not say what they used: estimated" in out
+    assert "Nobody is known to sell 'storm-1'" in out
+    assert "Together: 126.12 USD a month" in out
+
+
+def test_an_export_of_usage_is_priced_by_its_service(document, tmp_path):
+    path = tmp_path / "usage.csv"
+    path.write_text("model,batch,input_tokens,output_tokens\ngpt-4.1,TRUE,1000000.0,1000000.0\n")
+    row = document("compare", "--from", str(path), "--providers", "openai")["rows"][0]
+    assert (row["service"], row["monthly"]) == ("batch", 5)
+
+
+def test_what_a_storm_costs_and_what_a_policy_changes(document, cost, tmp_path):
+    runs = [{"policy": "mine", "goodput": 0.95}, {"policy": "none", "goodput": 0.05}]
+    storm = {"scenario": "incident", "policy": "mine", "runs": runs}
+    path = tmp_path / "storm.json"
+    path.write_text(json.dumps(storm))
+    mine, none = document("roi", "--storm", str(path))["storm"]
+    assert (mine["policy"], mine["lost_share"]) == ("mine", Decimal("0.05"))
+    minutes = Decimal(1457 - 30) / 60  # of the incident, from its trigger on
+    assert abs(none["cost"] - minutes * Decimal("0.95") * 180_000 / 23) < Decimal("0.01")
+    assert abs(mine["saved"] - (none["cost"] - mine["cost"])) < Decimal("0.00001")
+    out = cost("roi", "--storm", str(path))
+    assert "23 minutes of downtime cost 180,000.00 USD (the article's estimate, scaled)" in out
+    own = ["--downtime-minutes", "10", "--downtime-cost", "500"]
+    assert "10 minutes of downtime cost 500.00 USD (as you say): 50.00 USD" in cost(
+        "roi", "--storm", str(path), *own
+    )
+    both = document("roi", "--storm", str(path), *MOVE, "--tokens", "50M", *own)
+    assert {"cases", "storm"} < set(both)
+    assert any("minutes more downtime" in it["said"] for it in both["when_not_to_switch"])
+
+
+def test_a_storm_that_tells_its_times_needs_no_scenario(document, tmp_path):
+    storm = {"scenario": "of mine", "policy": "p", "runs": [{"policy": "p", "goodput": 0}]}
+    path = tmp_path / "storm.json"
+    path.write_text(
+        json.dumps({**storm, "duration": 90.0, "trigger_at": 30.0, "trigger_until": 40})
+    )
+    (loss,) = document("roi", "--storm", str(path), "--downtime-minutes", "1")["storm"]
+    assert (loss["downtime_minutes"], loss["cost"]) == (1, 180_000)
+
+
+def test_files_alone_load_no_market():
+    code = (
+        "import sys; from stormbreak.cli.main import main;"
+        " main(['cost', 'roi', '--prices', 'article-2025', '--current', 'openai/gpt-4.1', '--candidate',"
+        " 'holysheep/gpt-5', '--tokens', '1M', '--report', 'x.html']);"
+        " print('genai_prices' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

@@ -1,0 +1,166 @@
+"""Bad input of `stormbreak cost`: one clear line, code 2, and never a key in it."""
+
+import pytest
+
+from stormbreak.cli.main import main
+
+CANARY = "sk-proj-c4n4ryAbCdEf1234567890"
+COMPARE = "compare --models gpt-4.1 --providers openai --tokens 1M"
+ROI = "roi --prices article-2025 --current openai/gpt-4.1 --candidate holysheep/gpt-4.1"
+
+
+def refused(capsys, argv):
+    assert main(["cost", *argv.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("stormbreak: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("stormbreak: ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        ("compare", "--tokens or --from: one of them is needed"),
+        ("compare --tokens 1M --from x", "--tokens or --from: one of them is needed"),
+        ("compare --tokens 1M", "--models is missing, and no price file says which"),
+        (
+            "compare --tokens 1M --models gtp-4.1",
+            "nobody is known to sell 'gtp-4.1'; did you mean gpt",
+        ),
+        (
+            "compare --tokens 1M --models gpt-4.1 --providers opanai",
+            "no prices are known of 'opanai'",
+        ),
+        (
+            "compare --tokens 1M --models gpt-4.1,gtp --providers openai",
+            "no price is known for 'gtp'",
+        ),
+        (f"{COMPARE} --providers @", "must be PROVIDER or PROVIDER@SOURCE, got '@'"),
+        (
+            "compare --tokens -5 --models m",
+            "Invalid value for '--tokens': must be a number of tokens",
+        ),
+        *(
+            (
+                f"compare --models m --tokens {given}",
+                "Invalid value for '--tokens': must be a number",
+            )
+            for given in (
+                "0",
+                "nan",
+                "inf",
+                "1e9",
+                "1.5",
+                "50T",
+                "1M,,2M",
+                "999999B",
+                "٣",
+                "1_000",
+                "M",
+            )
+        ),
+        *(
+            (
+                f"{COMPARE} --input-share {given}",
+                "Invalid value for '--input-share': must be a share",
+            )
+            for given in ("1.1", "-0.1", "nan", "inf", "70%", "1e-9", "x" * 200)
+        ),
+        (
+            f"{COMPARE} --cache-rate 2",
+            "Invalid value for '--cache-rate': must be a share between 0",
+        ),
+        (f"{COMPARE} --service gold", "Invalid value for '--service': 'gold' is not one of"),
+        (f"{COMPARE} --prices nope", "no price file is called 'nope'; those that come along: art"),
+        (f"{COMPARE} --currency VND", "--currency VND needs --rate, how much of it one dollar is"),
+        (f"{COMPARE} --currency VDN --rate 2", "--currency must be a code of ISO 4217, got 'VDN'"),
+        (f"{COMPARE} --currency VND --rate nan", "--rate must be a number, got 'nan'"),
+        (
+            f"{COMPARE} --currency VND --rate 0",
+            "--rate must be between 0.000001 and 10,000,000, got 0",
+        ),
+        (f"{COMPARE} --rate 2", "--rate must be 1 for USD, got 2"),
+        (f"{COMPARE} --json --csv", "--json and --csv: one of them"),
+        (f"{COMPARE} --report x.html", "--report is not built yet"),
+        ("compare --from nowhere.jsonl", "nowhere.jsonl: cannot be read: No such file"),
+        (
+            "compare --from x --times 0",
+            "Invalid value for '--times': must be a number between 0.0001",
+        ),
+        ("roi", "--current, --candidate and --tokens are needed, or --storm alone"),
+        (ROI, "--current, --candidate and --tokens are needed, or --storm alone"),
+        (f"{ROI} --tokens 1M --hours -4", "Invalid value for '--hours': must be a number of hours"),
+        (
+            f"{ROI} --tokens 1M --hourly nan",
+            "Invalid value for '--hourly': must be an amount between",
+        ),
+        (
+            f"{ROI} --tokens 1M --hourly 1000000001",
+            "Invalid value for '--hourly': must be an amount",
+        ),
+        (f"{ROI} --tokens 1M,2M", "Invalid value for '--tokens': must be a number of tokens"),
+        (
+            "roi --current gpt-4.1 --candidate a/b --tokens 1M",
+            "--current must be PROVIDER/MODEL, got",
+        ),
+        ("roi --current openai/o3 --candidate a/b --tokens 1M", "no prices are known of 'a'"),
+        ("roi --storm nowhere.json", "nowhere.json: cannot be read: No such file"),
+        (
+            "roi --storm x --downtime-minutes 0",
+            "Invalid value for '--downtime-minutes': must be a num",
+        ),
+        ("prices", "which? a MODEL, --providers, or --prices FILE"),
+        ("prices gtp-4.1", "nobody is known to sell 'gtp-4.1'; did you mean gpt-4.1"),
+        ("prices gpt-4.1 --providers anthropic", "no price is known for 'gpt-4.1' at anthropic"),
+        ("prices --providers nobody", "no prices are known of 'nobody'"),
+        ("report out.jsonl", "stormbreak cost report is not built yet"),
+    ],
+)
+def test_bad_input_is_one_line(argv, complaint, capsys):
+    assert refused(capsys, argv).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "compare --tokens {}",
+        "compare --tokens 1M --models {}",
+        "compare --tokens 1M --models gpt-4.1 --providers {}",
+        "compare --tokens 1M --models gpt-4.1 --providers openai@{}",
+        "compare --from {}",
+        f"{COMPARE} --prices {{}}",
+        f"{COMPARE} --currency {{}}",
+        f"{COMPARE} --currency VND --rate {{}}",
+        f"{COMPARE} --input-share {{}}",
+        f"{COMPARE} --report {{}}",
+        "roi --storm {}",
+        "roi --current {} --candidate {} --tokens 1M",
+        "roi --current openai/{} --candidate {} --tokens 1M",
+        "prices {}",
+    ],
+)
+def test_no_argument_that_is_a_key_is_repeated(argv, capsys):
+    said = refused(capsys, argv.format(CANARY, CANARY))
+    assert "c4n4ry" not in said
+
+
+def test_a_storm_without_a_trigger_has_no_price(tmp_path, capsys):
+    path = tmp_path / "storm.json"
+    path.write_text(
+        '{"scenario": "calm-burst", "policy": "p", "runs": [{"policy": "p", "goodput": 1}]}'
+    )
+    assert "calm-burst has no trigger" in refused(capsys, f"roi --storm {path}")
+
+
+def test_a_storm_of_a_file_needs_that_file(tmp_path, capsys):
+    path = tmp_path / "storm.json"
+    path.write_text('{"scenario": "mine", "policy": "p", "runs": [{"policy": "p", "goodput": 1}]}')
+    assert "--scenario is needed: no scenario and no file" in refused(capsys, f"roi --storm {path}")
+
+
+def test_a_typo_in_a_price_file_is_named(tmp_path, capsys):
+    path = tmp_path / "deal.toml"
+    path.write_text("[[prices]]\nprovider = 'x'\nmodel = 'm'\ninptu = 2.5\n")
+    said = refused(capsys, f"compare --tokens 1M --prices {path}")
+    assert said.startswith(f"{path}: unknown key prices[0].inptu = 2.5; known: ")

@@ -1,0 +1,88 @@
+"""When not to switch: from the figures, and nothing else."""
+
+from datetime import date
+from decimal import Decimal
+
+from stormbreak.cost.advice import Move, reasons
+from stormbreak.cost.money import USD, Currency
+from stormbreak.cost.prices import Prices, Rate, Rates, Source
+from stormbreak.cost.roi import Case
+
+DAY = date(2026, 11, 26)
+
+
+def prices(provider, *, maker="openai/m", source=None):
+    rates = Rates(input=Rate(Decimal(1)))
+    source = source or Source(name="market", as_of=DAY)
+    return Prices(
+        provider=provider, model="m", listed_as="m", standard=rates, source=source, maker=maker
+    )
+
+
+def move(now=3000, then=400, **more):
+    given = {"current": prices("openai"), "candidate": prices("acme"), "on": DAY, **more}
+    amounts = {"current": Decimal(now), "candidate": Decimal(then), "migration": Decimal(2000)}
+    return Move(case=Case(tokens=50_000_000, **amounts), **given)
+
+
+def said(of, currency=USD):
+    return [f"{'now: ' if it.holds else ''}{it.said}" for it in reasons(of, currency)]
+
+
+def test_a_move_that_saves_says_what_would_have_to_change():
+    assert said(move()) == [
+        "Below 3.21M tokens a month, 12 months do not pay for the migration.",
+        "Once the new price has risen by 608.3 %, twelve months bring nothing.",
+    ]
+
+
+def test_a_move_that_saves_nothing_says_so_first():
+    assert said(move(then=3000)) == ["now: It saves nothing."]
+    assert said(move(then=3200)) == ["now: It costs 200.00 USD a month more."]
+    dong = Currency("VND", Decimal(26_000))
+    assert said(move(then=3200), dong) == ["now: It costs 5,200,000 VND a month more."]
+
+
+def test_too_little_traffic_does_not_pay_for_the_work():
+    assert said(move(now=110, then=10)) == [
+        "now: Below 83.4M tokens a month, 12 months do not pay for the migration."
+    ]
+
+
+def test_a_claim_is_held_against_the_list_price():
+    first = said(move(listed_current=Decimal(190), listed_candidate=Decimal(190)))[0]
+    assert first == (
+        "now: Today's list price of openai/m makes 190.00 USD a month, not 3,000.00 USD:"
+        " against that the move costs 210.00 USD a month more."
+    )
+    assert said(move(listed_current=Decimal(1000)))[0].endswith(
+        "the move saves 600.00 USD a month."
+    )
+    assert said(move(listed_current=Decimal(400)))[0].endswith(
+        "against that the move saves nothing."
+    )
+    assert len(said(move(listed_current=Decimal(2990)))) == len(said(move()))  # as good as the same
+
+
+def test_a_reseller_dearer_than_the_maker_is_told():
+    told = said(move(listed_candidate=Decimal(300)))
+    assert (
+        told[0]
+        == "now: openai/m at the list price is 300.00 USD a month: 100.00 USD less than acme/m."
+    )
+    other = prices("acme", maker="google/g")
+    both = said(move(candidate=other, listed_current=Decimal(190), listed_candidate=Decimal(48)))
+    assert "google/g at the list price is 48.00 USD" in both[1]
+
+
+def test_downtime_eats_savings():
+    told = said(move(per_minute=Decimal(180_000) / 23))
+    assert "0.33 minutes more downtime a month, at 7,826.09 USD each, cost what it saves." in told
+
+
+def test_old_prices_are_told_with_their_age():
+    old = Source(name="article-2025", as_of=date(2025, 11, 11), claim=True)
+    told = said(move(current=prices("openai", source=old), candidate=prices("acme", source=old)))
+    assert told[-1] == (
+        "now: The prices of article-2025 are 380 days old: ask again before you move."
+    )

@@ -1,0 +1,85 @@
+from datetime import date
+
+import pytest
+
+from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, same
+from stormbreak.cost.market import Market
+from stormbreak.cost.price_file import load, parse
+from stormbreak.errors import ConfigurationError
+
+DAY = date(2026, 11, 26)
+
+
+@pytest.fixture(scope="module")
+def lookup():
+    deal = "[[prices]]\nprovider = 'acme'\nmodel = 'Acme-1.5'\nflat = 3\n"
+    return Lookup([load("article-2025"), parse(deal, source="deal.toml")], market=Market(DAY))
+
+
+def base(lookup, text):
+    return lookup.find(Offer.parse(text)).standard.input.base
+
+
+def test_files_come_before_the_market_and_a_source_can_be_named(lookup):
+    assert base(lookup, "openai/gpt-4.1") == 60
+    assert base(lookup, "openai@article-2025/gpt-4.1") == 60
+    assert base(lookup, "openai@market/gpt-4.1") == 2
+    assert base(lookup, "openai/gpt-4.1-mini") < 1  # of which the files say nothing
+
+
+@pytest.mark.parametrize("name", ["acme/acme-1.5", "ACME/ACME-1-5", "acme/acme-1-5-2026-05-04"])
+def test_a_model_is_found_however_it_is_written(lookup, name):
+    assert base(lookup, name) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("opanai/gpt-4.1", "no prices are known of 'opanai'; did you mean openai"),
+        ("openai/gtp-4.1", "no price is known for 'gtp-4.1' at openai; did you mean gpt-4.1"),
+        ("openai@artcle/gpt-4.1", "no prices come from 'artcle'; did you mean article-2025"),
+        ("acme/acme-2", "no price is known for 'acme-2' at acme; did you mean Acme-1.5?"),
+        ("acme@market/acme-1.5", "no prices are known of 'acme'"),
+        ("openai/claude-sonnet-4-5-x", "no price is known for 'claude-sonnet-4-5-x' at openai"),
+        ("openai/sk-proj-c4n4ryAbCdEf1234567890", "no price is known for what looks like a key"),
+    ],
+)
+def test_what_is_not_known_is_told_with_what_is_near(lookup, name, complaint):
+    with pytest.raises(UnknownPriceError) as caught:
+        lookup.find(Offer.parse(name))
+    assert str(caught.value).startswith(complaint)
+
+
+@pytest.mark.parametrize("text", ["", "openai", "/gpt", "openai/", "@x/gpt", "openai@/gpt"])
+def test_an_offer_is_a_provider_and_a_model(text):
+    with pytest.raises(ConfigurationError, match="must be PROVIDER"):
+        Offer.parse(text)
+
+
+def test_a_model_may_hold_slashes():
+    offer = Offer.parse("openrouter@market/deepseek/deepseek-v3.2")
+    assert offer == Offer(Seller("openrouter", "market"), "deepseek/deepseek-v3.2")
+    assert str(offer) == "openrouter@market/deepseek/deepseek-v3.2"
+
+
+def test_nobody_sells_what_nobody_knows(lookup):
+    assert "did you mean" in str(lookup.nobody("gtp-4.1"))
+
+
+def test_no_file_is_called_like_the_market():
+    file = parse("name = 'market'\n[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1", source="x")
+    with pytest.raises(ConfigurationError, match="must not be called 'market'"):
+        Lookup([file])
+
+
+def test_a_model_of_a_day_is_that_model():
+    assert same("gpt-4.1", "gpt-4-1-2025-04-14")
+    assert not same("gpt-4.1", "gpt-4.1-mini")
+
+
+def test_price_files_do_without_the_market(lookup, monkeypatch):
+    monkeypatch.setattr(Market, "installed", False)
+    alone = Lookup([load("article-2025")])
+    assert base(alone, "holysheep/gpt-4.1") == 8
+    with pytest.raises(ConfigurationError, match="pip install"):
+        base(alone, "holysheep/gpt-5")

@@ -1,0 +1,118 @@
+"""List prices of a fixed day, by the data that came with genai-prices: nothing is fetched."""
+
+import socket
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from stormbreak.cost import market as module
+from stormbreak.cost.lookup import price_of
+from stormbreak.cost.market import Market
+from stormbreak.cost.prices import Service, Step, Tokens
+from stormbreak.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@pytest.fixture(scope="module")
+def market():
+    return Market(date(2026, 11, 26))
+
+
+def test_a_model_has_prices_for_each_kind_of_token_and_service(market):
+    prices = market.find("openai", "gpt-4.1-2025-04-14")
+    assert (prices.provider, prices.listed_as) == ("openai", "gpt-4.1")
+    standard = prices.standard
+    assert (standard.input.base, standard.output.base) == (2, 8)
+    assert standard.cached_input.base == Decimal("0.5")
+    batch = prices.rates(Service.BATCH)
+    assert (batch.input.base, batch.output.base) == (1, 4)
+    assert prices.rates(Service.FLEX) is None
+    assert prices.source.name == "market"
+    assert prices.source.as_of == date(2026, 11, 26)
+    assert prices.source.about.startswith("genai-prices ")
+
+
+def test_before_a_variant_begins_there_is_none():
+    assert Market(date(2026, 1, 1)).find("openai", "gpt-4.1").batch is None
+
+
+def test_long_prompts_have_steps(market):
+    rates = market.find("anthropic", "claude-sonnet-4-5").standard
+    assert rates.input.steps == (Step(200_000, Decimal(6)),)
+    assert rates.output.at(200_001) == Decimal("22.5")
+
+
+def test_where_the_hour_counts_it_is_the_dearest_of_the_day(market):
+    prices = market.find("deepseek", "deepseek-chat")
+    assert prices.standard.output.base == Decimal("1.1")
+    assert "cheaper at some hours of the day" in prices.notes
+
+
+def test_a_request_that_costs_besides_is_noted(market):
+    assert "each request has a price besides" in market.find("perplexity", "sonar").notes
+
+
+def test_our_names_of_providers_are_known(market):
+    assert market.find("gemini", "gemini-2.5-flash").listed_as == "gemini-2.5-flash"
+    assert market.find("XAI", "grok-4") is not None
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("openai", "gtp-4.1"),
+        ("openai", ""),
+        ("openai", "gpt-4.1-of-mine"),
+        ("my-openai-reseller", "gpt-4.1"),  # who resells is not who makes
+        ("holysheep", "gpt-4.1"),
+        ("github-copilot", "gpt-4.1"),  # listed, but not sold by tokens
+        ("openai", "whisper-1"),
+        ("", "gpt-4.1"),
+    ],
+)
+def test_what_is_not_known_is_none_and_never_free(market, provider, model):
+    assert market.find(provider, model) is None
+
+
+def test_an_embedding_has_no_price_for_output(market):
+    rates = market.find("openai", "text-embedding-3-small").standard
+    assert rates.cost(Tokens(1_000_000, 0)) == Decimal("0.02")
+    assert rates.output is None
+
+
+def test_every_price_of_the_market_can_be_read(market):
+    seen = 0
+    for provider in market.providers():
+        for model in market.models(provider):
+            prices = market.find(provider, model)
+            if prices is not None:
+                seen += 1
+                assert prices.standard.input.base >= 0
+    assert seen > 500
+
+
+def test_who_makes_a_model_comes_before_who_only_sells_it(market):
+    assert market.sellers("gpt-4.1-2025-04-14")[0] == "openai"
+    assert market.sellers("nothing-like-it") == []
+
+
+def test_todays_list_price_is_a_function(monkeypatch):
+    assert price_of("openai", "gpt-4.1").standard.output.base > 0
+    assert price_of("openai", "gtp-4.1") is None
+
+
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    bare = Market(date(2026, 11, 26))
+    assert not bare.installed
+    with pytest.raises(ConfigurationError, match=r"pip install 'stormbreak\[cost\]'"):
+        bare.find("openai", "gpt-4.1")

@@ -1,0 +1,72 @@
+"""What downtime costs, by the article's estimate or one's own."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.cost.outage import Downtime, losses, read_storm
+from stormbreak.errors import ConfigurationError
+
+RUNS = [
+    {"policy": "none", "seed": 0, "goodput": 0.2},
+    {"policy": "mine", "seed": 0, "goodput": 0.9},
+    {"policy": "mine", "seed": 1, "goodput": 1.0},
+]
+
+
+def document(**more):
+    return {"scenario": "incident", "policy": "mine", "goodput": 0.95, "runs": RUNS, **more}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def call(given):
+        path = tmp_path / "storm.json"
+        path.write_text(given if isinstance(given, str) else json.dumps(given))
+        return read_storm(path)
+
+    return call
+
+
+def test_the_articles_outage_costs_what_it_says(read):
+    down = losses(
+        read(document(runs=[{"policy": "mine", "goodput": 0}])), Decimal(23 * 60), Downtime()
+    )
+    assert [(loss.share, loss.minutes, round(loss.cost, 10)) for loss in down] == [(1, 23, 180_000)]
+
+
+def test_each_policy_loses_its_share_and_the_one_asked_for_comes_first(read):
+    own = Downtime(minutes=Decimal(10), cost=Decimal(1000))
+    mine, none = losses(read(document()), Decimal(600), own)
+    assert (mine.policy, mine.share, mine.minutes, mine.cost) == (
+        "mine", Decimal("0.05"), Decimal("0.5"), 50,
+    )  # fmt: skip
+    assert (none.policy, none.share, none.minutes, none.cost) == ("none", Decimal("0.8"), 8, 800)
+
+
+@given(st.floats(min_value=0, max_value=2), st.integers(min_value=0, max_value=10**6))
+def test_nobody_loses_less_than_nothing_or_more_than_all(goodput, seconds):
+    storm = type("Storm", (), {"goodput": lambda _: {"p": Decimal(repr(goodput))}})()
+    (loss,) = losses(storm, Decimal(seconds), Downtime())
+    assert 0 <= loss.share <= 1
+    assert 0 <= loss.cost <= Decimal(seconds) / 60 * Downtime().per_minute
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("", "not what storm run --json prints"),
+        ("[]", "not what storm run --json prints"),
+        ("[" * 9000, "not what storm run --json prints"),
+        (document(runs=[]), "holds no run"),
+        (document(runs=[{"policy": "p"}]), "not what storm run --json prints"),
+        (document(runs=[{"policy": "p", "goodput": -0.1}]), r"runs\[\].goodput must be a share"),
+        (document(runs=[{"policy": "p", "goodput": "NaN"}]), r"runs\[\].goodput must be a share"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(read, given, complaint):
+    with pytest.raises(ConfigurationError, match=f"storm.json: {complaint}"):
+        read(given)

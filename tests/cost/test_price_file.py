@@ -1,0 +1,130 @@
+"""Price files: what they say is what is asked, and one line says what is wrong with them."""
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from stormbreak.cost.price_file import load, parse
+from stormbreak.cost.prices import Rate, Service, Step
+from stormbreak.errors import ConfigurationError
+
+DEAL = """
+source = "a contract"
+as_of = 2026-10-01
+
+[[prices]]
+provider = "openai"
+model = "gpt-4.1"
+input = 1.50
+cached_input = 0.375
+output = 6
+long_prompts = [{ above = 200000, input = 3, output = 9 }, { above = 100000, input = 2 }]
+batch = { input = 0.75, output = 3 }
+latency = "<1 s"
+maker = "openai/gpt-4.1"
+note = "until March"
+"""
+ONE = "[[prices]]\nprovider = 'x'\nmodel = 'm'\n"
+
+
+def test_a_file_says_what_is_asked(tmp_path):
+    path = tmp_path / "deal.toml"
+    path.write_text(DEAL)
+    (prices,) = load(path).offers()
+    assert prices.source.name == "deal"
+    assert prices.source.as_of == date(2026, 10, 1)
+    assert not prices.source.claim
+    steps = (Step(100_000, Decimal(2)), Step(200_000, Decimal(3)))
+    assert prices.standard.input == Rate(Decimal("1.50"), steps)
+    assert prices.standard.output == Rate(Decimal(6), (Step(200_000, Decimal(9)),))
+    assert prices.standard.cached_input == Rate(Decimal("0.375"))
+    assert prices.rates(Service.BATCH).output == Rate(Decimal(3))
+    assert prices.rates(Service.FLEX) is None
+    assert (prices.latency, prices.notes) == ("<1 s", ("until March",))
+
+
+def test_numbers_are_exact():
+    (prices,) = parse(f"{ONE}flat = 0.1", source="x.toml").offers()
+    assert prices.standard.input.base == Decimal("0.1")
+    assert prices.standard.output.base == Decimal("0.1")
+
+
+def test_another_currency_has_a_rate():
+    (prices,) = parse(f"currency = 'CNY'\nper_usd = 8\n{ONE}flat = 2", source="x").offers()
+    assert prices.standard.input.base == Decimal("0.25")
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        (f"{ONE}inptu = 2.5", "unknown key prices[0].inptu = 2.5; known: flat, input,"),
+        (f"{ONE}flat = 1\n{ONE}flat = '2'", "prices[1].flat must be a number, got '2'"),
+        (f"{ONE}flat = true", "prices[0].flat must be a number, got True"),
+        (f"{ONE}flat = -1", "prices[0].flat must be 0 or at least 0.000001, got -1"),
+        (f"{ONE}flat = nan", "prices[0].flat must be 0 or at least 0.000001, got NaN"),
+        (f"{ONE}flat = inf", "prices[0].flat must be 0 or at least 0.000001, got Infinity"),
+        (f"{ONE}flat = 1e-999999", "prices[0].flat must be 0 or at least 0.000001, got 1E-999999"),
+        (
+            f"{ONE}flat = 1e999999",
+            "prices[0] must be at most 100,000 USD per million tokens, got 1E+",
+        ),
+        (
+            f"{ONE}flat = 100001",
+            "prices[0] must be at most 100,000 USD per million tokens, got 1000",
+        ),
+        (ONE, "prices[0].input, or flat in its place, must be given, got none"),
+        (
+            f"{ONE}output = 2",
+            "prices[0].input, or flat in its place, must be given, got output = 2",
+        ),
+        (f"{ONE}flat = 1\ninput = 2", "prices[0].input, or flat in its place, must be given, got"),
+        (f"{ONE}flat = 1\noutput = 2", "prices[0].output must not be given beside flat, got 2"),
+        (f"{ONE}flat = 1\nbatch = {{ output = 1 }}", "prices[0].batch.input, or flat in its place"),
+        (f"{ONE}flat = 1\nbatch = 3", "prices[0].batch must be a table, got 3"),
+        (
+            f"{ONE}flat = 1\nlong_prompts = [{{ above = 0, flat = 1 }}]",
+            "prices[0].long_prompts[0].above must be positive, got 0",
+        ),
+        ("[[prices]]\nprovider = 'x'\nflat = 1", "prices[0] lacks model, got a table"),
+        (
+            "[[prices]]\nprovider = 'a/b'\nmodel = 'm'\nflat = 1",
+            "prices[0].provider must hold no /",
+        ),
+        ("[[prices]]\nprovider = ''\nmodel = 'm'\nflat = 1", "prices[0].provider must be a name"),
+        ("[[prices]]\nprovider = 'x'\nmodel = \"a\\u001b\"\nflat = 1", "prices[0].model must be a"),
+        (
+            f"{ONE}flat = 1\nmaker = 'openai'",
+            "prices[0].maker must be provider/model, got 'openai'",
+        ),
+        (f"{ONE}flat = 1\n{ONE}flat = 2", "prices[1] must not say again what 'x/m' costs"),
+        (f"as_of = 'May'\n{ONE}flat = 1", "as_of must be a date such as 2025-11-11, got 'May'"),
+        (f"as_of = 2025-11-11T10:00:00\n{ONE}flat = 1", "as_of must be a date such as"),
+        (f"claim = 'yes'\n{ONE}flat = 1", "claim must be true or false, got 'yes'"),
+        (f"currency = 'CNY'\n{ONE}flat = 1", "per_usd must say how much CNY one dollar is"),
+        (
+            f"currency = 'CNZ'\nper_usd = 7\n{ONE}flat = 1",
+            "currency must be a code of ISO 4217, got",
+        ),
+        (f"per_usd = 0\n{ONE}flat = 1", "per_usd must be between 0.000001 and 10,000,000, got 0"),
+        ("name = 'x'", "lacks prices, got a table"),
+        ("prices = [", "broken TOML: "),
+        ("api_key = 'hunter2'", "unknown key api_key = (not shown)"),
+        ("# sk-proj-c4n4ryAbCdEf1234567890", "line 1 looks like it holds an API key"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_file_path_and_value(toml, complaint, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(toml)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: {complaint}")
+    assert "\n" not in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("name", ["articel-2025", "/nowhere.toml", "a\0b", "."])
+def test_a_file_that_is_not_there_is_named(name):
+    with pytest.raises(ConfigurationError, match=r"no price file is called .*: article-2025"):
+        load(name)

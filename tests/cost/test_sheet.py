@@ -1,0 +1,82 @@
+import csv
+import io
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.cost.money import Currency
+from stormbreak.cost.sheet import Column, Kind, Sheet, harmless, percent, volume
+
+COLUMNS = (
+    Column("name", "name"),
+    Column("money", "{} a month", Kind.MONEY),
+    Column("share", "share", Kind.SHARE),
+    Column("tokens", "tokens", Kind.VOLUME),
+)
+
+
+def sheet(*rows, currency=None):
+    return Sheet(columns=COLUMNS, rows=rows, currency=currency or Currency())
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_text_is_a_formula(begin):
+    made = sheet((f"{begin}1+1", Decimal(-5), Decimal("-0.1"), 7)).csv()
+    _, row = csv.reader(io.StringIO(made))
+    escaped = begin.encode("unicode_escape").decode()
+    assert row == [f"'{escaped}1+1", "-5", "-0.1", "7"]  # numbers stay numbers
+
+
+@given(
+    st.text(),
+    st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12),
+)
+def test_whatever_is_in_a_cell_comes_back_harmless(text, number):
+    made = sheet((text, number, None, 1)).csv()
+    _, row = csv.reader(io.StringIO(made))
+    assert not row[0].startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert row[0].isprintable()
+    if text.isprintable():
+        assert row[0].removeprefix("'") == text.removeprefix("'")
+    assert abs(Decimal(row[1]) - number) <= Decimal("0.0000005")
+    assert row[2] == ""
+
+
+def test_amounts_are_in_the_currency_and_shares_are_not():
+    of = sheet(
+        ("x", Decimal("0.42"), Decimal("0.866666666"), 50_000_000),
+        currency=Currency("VND", Decimal(26_000)),
+    )
+    assert of.plain() == [
+        {"name": "x", "money": 10_920, "share": Decimal("0.866667"), "tokens": 50_000_000}
+    ]
+    shown = [of.shown(column, cell) for column, cell in zip(COLUMNS, of.rows[0], strict=True)]
+    assert shown == ["x", "10,920", "86.7 %", "50M"]
+
+
+def test_nothing_is_shown_as_nothing():
+    assert sheet().shown(COLUMNS[1], None) == "-"
+    assert sheet().shown(Column("a", "b", Kind.NUMBER, "never"), None) == "never"
+
+
+def test_numbers_are_written_without_an_exponent():
+    assert harmless(Decimal("1E+9")) == "1000000000"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (1, "1"), (999, "999"), (1000, "1k"), (1500, "1.5k"), (1234, "1,234"), (2_095_380, "2,095,380"),
+        (50_000_000, "50M"), (2_000_000_000, "2B"), (3_210_000, "3.21M"), (10**14, "100,000B"),
+    ],
+)  # fmt: skip
+def test_round_numbers_of_tokens_are_short(tokens, said):
+    assert volume(Decimal(tokens)) == said
+
+
+def test_a_share_has_one_digit_rounded_half_up():
+    assert percent(Decimal("0.86666")) == "86.7 %"
+    assert percent(Decimal("0.0005")) == "0.1 %"
+    assert percent(Decimal("14.6")) == "1,460.0 %"

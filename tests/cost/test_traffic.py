@@ -1,0 +1,213 @@
+"""Real traffic, out of the files that there are of it."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from stormbreak.cost.answers import UNNAMED
+from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.traffic import Kind
+from stormbreak.cost.traffic_file import read_traffic
+from stormbreak.errors import ConfigurationError
+
+HEAD = (
+    "start_time,end_time,start_time_iso,end_time_iso,project_id,num_model_requests,user_id,api_key_id,model,"
+    "batch,service_tier,input_tokens,output_tokens,input_cached_tokens,input_uncached_tokens\n"
+)  # as OpenAI's dashboard exports it
+
+
+def line(number, body, error=None):
+    response = {"status_code": 200, "request_id": None, "body": body}
+    return json.dumps({"id": "x", "custom_id": f"{number}", "response": response, "error": error})
+
+
+def chat(model="m", text="hello", usage=None, **more):
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": "stop",
+    }
+    body = {"object": "chat.completion", "model": model, "choices": [choice], **more}
+    return body if usage is None else {**body, "usage": usage}
+
+
+def used(entry, output, cached=0):
+    details = {"cached_tokens": cached}
+    return {"prompt_tokens": entry, "completion_tokens": output, "prompt_tokens_details": details}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def call(text):
+        path = tmp_path / "file"
+        path.write_text(text)
+        return read_traffic(path)
+
+    return call
+
+
+def test_answers_are_added_up_by_model_and_service(read):
+    traffic = read(
+        "\n".join(
+            [
+                line(1, chat("a", usage=used(100, 10, 40))),
+                line(2, chat("b", usage={"input_tokens": 7, "output_tokens": 3})),
+                line(3, chat("a", usage=used(200, 20))),
+                line(4, chat("a", usage=used(1, 1), service_tier="flex")),
+                line(5, chat("a", usage=used(1, 1)), {"verdict": "broken"}),
+                json.dumps({"custom_id": "6", "response": None, "error": {"verdict": "timeout"}}),
+            ]
+        )
+        + "\n"
+    )
+    assert {use.kind: (use.tokens, use.requests, use.estimated) for use in traffic.uses} == {
+        Kind("a"): (Tokens(300, 30, 40), 2, 0),
+        Kind("b"): (Tokens(7, 3, 0), 1, 0),
+        Kind("a", Service.FLEX): (Tokens(1, 1, 0), 1, 0),
+    }
+
+
+def test_an_answer_without_usage_is_estimated_and_marked(read):
+    (use,) = read(
+        "\n".join([line(1, chat(usage=used(100, 10))), line(2, chat(text="x" * 41))])
+    ).uses
+    assert use.tokens == Tokens(200, 10 + 11, 0)  # the mean prompt; a token for four bytes
+    assert (use.requests, use.estimated) == (2, 1)
+
+
+def test_a_model_of_which_nothing_is_counted_has_the_mean_prompt_of_all(read):
+    lines = [line(1, chat("a", usage=used(100, 10))), line(2, chat("b", text="four"))]
+    _, other = read("\n".join(lines)).uses
+    assert (other.kind.model, other.tokens, other.estimated) == ("b", Tokens(100, 1, 0), 1)
+
+
+def test_a_body_that_is_no_object_is_estimated_too(read):
+    _, other = read("\n".join([line(1, chat(usage=used(8, 8))), line(2, "<html>")])).uses
+    assert (other.kind.model, other.estimated) == (UNNAMED, 1)
+
+
+def test_where_nothing_is_counted_nothing_is_made_up(read):
+    with pytest.raises(ConfigurationError, match="file: no answer says what it used"):
+        read(line(1, chat()))
+
+
+def test_a_torn_last_line_is_left_out_and_another_is_an_error(read):
+    good = line(1, chat(usage=used(1, 1)))
+    assert read(f"{good}\n{good[:50]}").uses[0].requests == 1
+    with pytest.raises(ConfigurationError, match="line 2 is no line of batch output"):
+        read(f"{good}\n{good[:50]}\n{good}\n")
+
+
+def page(results, **more):
+    bucket = {
+        "object": "bucket",
+        "start_time": 1730419200,
+        "end_time": 1730505600,
+        "results": results,
+    }
+    return {"object": "page", "data": [bucket], "has_more": False, "next_page": None, **more}
+
+
+def result(**fields):
+    return {
+        "object": "organization.usage.completions.result", "input_tokens": 1000, "output_tokens": 500,
+        "input_cached_tokens": 800, "num_model_requests": 5, "project_id": None, "user_id": None,
+        "api_key_id": None, "model": "gpt-4o", "batch": None, **fields,
+    }  # fmt: skip
+
+
+def test_a_page_of_the_usage_api(read):
+    traffic = read(
+        json.dumps(page([result(), result(batch=True), result(service_tier="priority")]))
+    )
+    assert {use.kind: (use.tokens, use.requests) for use in traffic.uses} == {
+        Kind("gpt-4o"): (Tokens(1000, 500, 800), 5),
+        Kind("gpt-4o", Service.BATCH): (Tokens(1000, 500, 800), 5),
+        Kind("gpt-4o", Service.PRIORITY): (Tokens(1000, 500, 800), 5),
+    }
+    assert (str(traffic.since), str(traffic.until)) == ("2024-11-01", "2024-11-02")
+    assert not traffic.said
+
+
+def test_several_pages_and_one_that_is_not_the_last(read):
+    traffic = read(json.dumps([page([result()]), page([result()], has_more=True)], indent=1))
+    assert traffic.uses[0].tokens.input == 2000
+    assert "more pages" in traffic.said[0]
+
+
+@pytest.mark.parametrize(
+    ("results", "complaint"),
+    [
+        (
+            [result(model=None)],
+            r"data\[0\].results\[0\]: models are not told apart: ask with group_by",
+        ),
+        (
+            [result(), result(input_tokens=-1)],
+            r"results\[1\]: input_tokens must be a count, got -1",
+        ),
+        ([result(output_tokens=1.5)], "output_tokens must be a count, got 1.5"),
+        ([result(output_tokens="many")], "output_tokens must be a count, got many"),
+        ([result(input_tokens=10**16)], "input_tokens must be a count, got 1000"),
+        (
+            [result(object="organization.usage.images.result")],
+            "object must be organization.usage.comp",
+        ),
+    ],
+)
+def test_a_page_that_cannot_be_right(read, results, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        read(json.dumps(page(results)))
+
+
+def test_the_csv_of_the_dashboard(read):
+    empty = "1759708800,1759795200,2025-10-06T00:00:00+00:00,2025-10-07T00:00:00+00:00,,,,,,,,,,,\n"
+    rows = (
+        "1759622400,1759708800,a,b,proj_x,10.0,user-x,key_x,gpt-4o-2024-08-06,FALSE,default,59200.0,10646.0,5760.0,53440.0\n"
+        + empty
+        + "1759795200,1759881600,a,b,proj_x,8.0,user-x,key_x,gpt-5-2025-08-07,TRUE,default,46264.0,60000.0,8192.0,38072.0\n"
+    )
+    traffic = read(HEAD + rows)
+    assert {use.kind: (use.tokens, use.requests) for use in traffic.uses} == {
+        Kind("gpt-4o-2024-08-06"): (Tokens(59_200, 10_646, 5_760), 10),
+        Kind("gpt-5-2025-08-07", Service.BATCH): (Tokens(46_264, 60_000, 8_192), 8),
+    }
+    assert (str(traffic.since), str(traffic.until)) == ("2025-10-05", "2025-10-08")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no column model, input_tokens, output_tokens"),
+        ("model,input_tokens\nm,1\n", "no column output_tokens: not OpenAI's export of usage"),
+        (HEAD, "holds no answer, and no use"),
+        (
+            "model,input_tokens,output_tokens\nm,nan,1\n",
+            "line 2: input_tokens must be a count, got nan",
+        ),
+        ("model,input_tokens,output_tokens\n,5,1\n", "line 2: models are not told apart"),
+        ("{}", "neither output of a batch, nor a page"),
+        ("[1]", "neither output of a batch, nor a page"),
+        ("[" * 9000, "neither output of a batch, nor a page"),
+    ],
+)
+def test_a_file_of_another_kind(read, text, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        read(text)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_traffic(tmp_path / "nowhere")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_traffic(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ConfigurationError, match="not UTF-8 text"):
+        read_traffic(tmp_path / "binary")
+
+
+def test_amounts_are_whole(read):
+    (use,) = read(line(1, chat(usage=used(3, 2)))).uses
+    assert all(isinstance(amount, int) for amount in use.tokens)
+    assert Decimal(use.tokens.input) == 3
