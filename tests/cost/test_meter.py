@@ -73,13 +73,13 @@ def test_an_answer_without_usage_is_of_use_and_lies_below_its_bound():
 def test_a_call_that_is_given_up_may_be_billed():
     stage, meter = metered()
     run = stage.start(bound=BOUND)
-    assert meter.snapshot().under_way == 1
+    assert meter.snapshot().under_way[TARGET].usd == 2
     run.close()  # by hand: the driver would tell it
     meter(CallCancelled(stage.now, run.call.number, TARGET, sent=True))
 
     bills = meter.snapshot()
     assert bills.waste["cancelled"].for_nothing == (0, 2)
-    assert bills.under_way == 0
+    assert not bills.under_way
 
 
 def test_the_loser_of_a_race_may_be_billed():

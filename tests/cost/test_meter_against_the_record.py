@@ -139,7 +139,7 @@ async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbre
     record = all_billed(provider)
 
     bills = meter.snapshot()
-    assert bills.under_way == 0
+    assert not bills.under_way
     assert bills.total.is_whole
     known = [event.usage for event in heard if isinstance(event, Returned) and event.usage]
     assert len(known) > CALLS / 2

@@ -104,7 +104,7 @@ def test_all_that_was_billed_is_within_the_limit_and_within_what_the_meter_says(
     assert Decimal(purse["set_aside"]) == 0
     bill = meter.snapshot()
     assert bill.total.in_all.least <= billed <= bill.total.in_all.most
-    assert bill.under_way == 0
+    assert not bill.under_way
     assert bill.total.in_all.most == Decimal(purse["spent"])
 
 

@@ -32,6 +32,7 @@ PROMISED = {
     "FallbackRefused": "fallback.refused",
     "CircuitChanged": "circuit.changed",
     "CooldownStarted": "cooldown.started",
+    "SpendReached": "spend.reached",
     "WouldHave": "shadow.would_have",
 }
 

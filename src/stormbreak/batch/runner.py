@@ -48,6 +48,7 @@ class End(Enum):
 
     FINISHED = "finished"
     REFUSED = "refused"  # every scout met the same final verdict
+    SPENT = "spent"  # what is left of a limit of spending is too little for a row
     UNREACHABLE = "unreachable"  # nothing answered in HTTP
     INTERRUPTED = "interrupted"
 
@@ -176,7 +177,9 @@ class Runner:
             )
         except ConfigurationError as error:  # about this row alone
             ended = Ended(Outcome(Verdict.INVALID, detail=str(error)))
-        if ended.stopped != "drained":
+        if ended.stopped == "spend" and ended.retry_at is None:
+            self._stop(End.SPENT)
+        elif ended.stopped != "drained":
             self._settle(turn, row, ended)
 
     def _key_of(self, row: Row) -> str:

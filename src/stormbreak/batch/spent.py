@@ -6,9 +6,12 @@ Prices change, and a price file may come later: what the tokens cost is worked o
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
+from decimal import Decimal
 from typing import TypeAlias
 
+from stormbreak.core.spend import PriceOf
 from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 
 
@@ -38,6 +41,16 @@ class Tokens:
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
             cached_input_tokens=self.cached_input_tokens,
+        )
+
+    @property
+    def mean(self) -> Usage:
+        """What one of them used, rounded to what costs more."""
+        attempts = self.attempts or 1
+        return Usage(
+            input_tokens=-(-self.input_tokens // attempts),
+            output_tokens=-(-self.output_tokens // attempts),
+            cached_input_tokens=self.cached_input_tokens // attempts,
         )
 
     def __add__(self, other: "Tokens") -> "Tokens":
@@ -79,6 +92,17 @@ class Spent:
             unbounded=bill.unbounded,
         )
 
+    def most(self, price_of: PriceOf) -> Decimal:
+        """The most that it can have cost. Raises as that of an `Account`."""
+        some = (self.useful, self.useful_open, self.wasted, self.wasted_open)
+        if not any(each.attempts for each in some):
+            return Decimal(0)
+        prices = price_of(self.provider, self.model)
+        if prices is None:
+            where = f"{self.model} at {self.provider}"
+            raise ConfigurationError(f"no price is known of {where}, where this batch went before")
+        return sum((each.attempts * prices.cost_of(each.mean) for each in some), Decimal(0))
+
     def __add__(self, other: "Spent") -> "Spent":
         return changed(
             self,
@@ -99,8 +123,9 @@ Waste: TypeAlias = Mapping[str, Tokens]
 class Account:
     """All runs of a batch together.
 
-    `at_work` says that a run is writing, or was killed while it did; of the runs before so many as `killed` were, and what
-    they wasted in their last seconds is not in here.
+    `at_work` says that a run is writing, or was killed while it did; of the runs before so many as `killed` were. What was
+    under way when it was written down counts as wasted, until it is written again: what a killed run had sent may be
+    billed. What it sent in its last seconds is not in here.
     """
 
     spent: tuple[Spent, ...] = ()
@@ -115,6 +140,10 @@ class Account:
     def plus(self, bills: Bills, *, at_work: bool) -> "Account":
         """With what a run has spent so far."""
         new = [Spent.of(target, bill) for target, bill in bills.targets.items()]
+        new += [
+            Spent(provider=to.provider, model=to.model, wasted_open=Tokens.of(some))
+            for to, some in bills.under_way.items()
+        ]
         waste = {
             why: Tokens.of(bill.wasted) + Tokens.of(bill.wasted_open)
             for why, bill in bills.waste.items()
@@ -128,6 +157,14 @@ class Account:
             },
             at_work=at_work,
         )
+
+    def most(self, price_of: PriceOf) -> Decimal:
+        """The most that all of it can have cost, in US dollars.
+
+        Raises:
+            ConfigurationError: a price is not known.
+        """
+        return sum((each.most(price_of) for each in self.spent), Decimal(0))
 
 
 def _together(several: Iterable[Spent]) -> Iterable[Spent]:

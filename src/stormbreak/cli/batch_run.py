@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.json import encode
+from msgspec.json import Encoder
 from msgspec.json import format as indented
 
 from stormbreak.batch.files import Files
@@ -15,6 +15,7 @@ from stormbreak.batch.plain import path_of
 from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
+from stormbreak.cli.cost_options import lookup_in
 from stormbreak.cli.say import say
 from stormbreak.config import resolve_policy
 from stormbreak.core.fallback import Place, ToTargets
@@ -24,11 +25,10 @@ from stormbreak.http.environment import is_disabled
 from stormbreak.keylike import quoted
 from stormbreak.types import Verdict
 
-_PLANNED = (
-    "--max-cost",
-    "--report",
-)
+_PLANNED = ("--report",)
 
+
+_JSON = Encoder(decimal_format="number")
 
 PATIENT = 60.0
 """Seconds that a row waits where it is, before it goes to --fallback-base-url: a batch is in no hurry."""
@@ -82,6 +82,7 @@ def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> No
 _SECONDS = _Positive("seconds")
 _REQUESTS = _Positive("requests")
 _TOKENS = _Positive("tokens")
+_USD = _Positive("US dollars")
 
 
 @click.command()
@@ -103,6 +104,19 @@ _TOKENS = _Positive("tokens")
 )
 @click.option("--rpm", type=_REQUESTS, help="Requests per minute, at the most.")
 @click.option("--tpm", type=_TOKENS, help="Tokens per minute, prompts and answers together.")
+@click.option("--max-cost", type=_USD, help="US dollars that all runs on OUTPUT may cost together.")
+@click.option(
+    "--longest-answer",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens of an answer, under --max-cost, where a row does not bound it.",
+)
+@click.option(
+    "--prices",
+    metavar="FILE",
+    multiple=True,
+    help="A price file, for --max-cost; its word counts before the list prices.",
+)
 @click.option("--timeout", type=_SECONDS, help="Seconds that one attempt may take.")
 @click.option("--idle-timeout", type=_SECONDS, help="Seconds of silence within an attempt.")
 @click.option("--deadline", type=_SECONDS, help="Seconds that one row may take, all in all.")
@@ -125,7 +139,7 @@ def command(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     with progress_on(sys.stderr, quiet=quiet) as progress:
         summary = run_job(job, progress.tick)
     if as_json:
-        say(indented(encode(summary)).decode())
+        say(indented(_JSON.encode(summary)).decode())
     elif summary.end != End.UNREACHABLE.value:
         say(_told(summary))
     return _exit_code(summary)
@@ -143,6 +157,7 @@ def _job(
     deadline: float | None,
     fallback_base_url: str | None,
     fallback_api_key_env: str | None,
+    prices: tuple[str, ...],
     **rest: Any,
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
@@ -160,7 +175,8 @@ def _job(
         place = Place(base_url=fallback_base_url, api_key_env=fallback_api_key_env)
         last = ToTargets(after=PATIENT, targets=(place,))
         chosen = replace(chosen, fallback=(*chosen.fallback, last))
-    return Job(policy=chosen, defaults=body_defaults(named), **rest)
+    price_of = lookup_in(prices).price_of if prices else None
+    return Job(policy=chosen, defaults=body_defaults(named), price_of=price_of, **rest)
 
 
 def _exit_code(summary: Summary) -> int:
@@ -182,6 +198,7 @@ def _told(summary: Summary) -> str:
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
         "came back": back,
+        "cost": _cost(summary),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
@@ -189,10 +206,18 @@ def _told(summary: Summary) -> str:
     return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
 
 
+def _cost(summary: Summary) -> str:
+    if summary.max_cost is None:
+        return ""
+    return f"at most {summary.spent:,.6f} USD, of {summary.max_cost:,f} that it may"
+
+
 def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
         return f"the first rows all failed: {why}; mend it and run again"
+    if summary.end == End.SPENT.value:
+        return "what is left of --max-cost is too little for the next row; with more of it, the same command goes on"
     if summary.end == End.INTERRUPTED.value:
         return "interrupted; the same command goes on from here"
     return ""

@@ -17,11 +17,11 @@ class Payers:
     `freed(now)` is called when money is there again; `price_of` is asked where there is a limit of spending.
     """
 
-    __slots__ = ("_budgets", "_freed", "_price_of", "_purses")
+    __slots__ = ("_budgets", "_freed", "_purses", "price_of")
 
     def __init__(self, freed: Callable[[float], None], price_of: PriceOf | None = None) -> None:
         self._freed = freed
-        self._price_of = price_of
+        self.price_of = price_of
         self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
         self._purses: dict[SpendPolicy, Purse] = {}
 
@@ -45,7 +45,7 @@ class Payers:
         purse = self.purse(policy)
         if purse is None:
             return None
-        prices = self._price_of and self._price_of(target.provider, target.model)
+        prices = self.price_of and self.price_of(target.provider, target.model)
         return Spending(purse, prices, report)
 
     def succeed(self, before: Policy, after: Policy) -> None:

@@ -64,6 +64,11 @@ class Purse:
         return most > self.limit or (now < self._ends_at and self._spent + most > self.limit)
 
     @property
+    def spent(self) -> Decimal:
+        """US dollars, at the most, in the period that was begun last."""
+        return self._spent
+
+    @property
     def comes_back(self) -> bool:
         """Whether another period follows."""
         return self._per != inf

@@ -133,7 +133,8 @@ class Bill:
 class Bills:
     """A bill of all, and the same by what it was for. Values that came too late for a place of their own are "other".
 
-    `waste` says for which reason attempts were wasted: a verdict, or "overtaken", "cancelled", "cut".
+    `waste` says for which reason attempts were wasted: a verdict, or "overtaken", "cancelled", "cut". Attempts `under_way`
+    are in no bill yet; of those, these are the bounds.
     """
 
     total: Bill
@@ -143,4 +144,4 @@ class Bills:
     tenants: Mapping[str, Bill] = field(default_factory=dict)
     labels: Mapping[str, Bill] = field(default_factory=dict)
     waste: Mapping[str, Bill] = field(default_factory=dict)
-    under_way: int = 0  # attempts that are in no bill yet
+    under_way: Mapping[Target, Sum] = field(default_factory=dict)

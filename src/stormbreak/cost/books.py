@@ -1,6 +1,6 @@
 """The bills of a meter: one of all, and one for each thing that attempts were for, as long as there is room."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
@@ -79,8 +79,12 @@ class Books:
             bill.saved_by_cache += cache
             bill.saved_by_fallback += fallback
 
-    def shown(self, *, under_way: int) -> Bills:
-        """All bills as they stand."""
+    def shown(self, open_: Iterable[tuple[Target, Usage | None]]) -> Bills:
+        """All bills as they stand, and the bounds of attempts that are `open_`."""
+        under_way: dict[Target, Sum] = {}
+        for target, bound in open_:
+            usd = None if bound is None else self.cost(target, bound)
+            under_way.setdefault(target, Sum()).put(bound, usd)
         by = {kind: _copied(bills) for kind, bills in self._by.items()}
         return Bills(
             total=self._total.copy(), targets=_copied(self._targets), under_way=under_way, **by

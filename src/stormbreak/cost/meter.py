@@ -102,8 +102,11 @@ class Meter:
     def snapshot(self) -> Bills:
         """The bills so far."""
         with self._lock:
-            under_way = sum(len(call.attempts) for call in self._calls.values())
-            return self._books.shown(under_way=under_way)
+            return self._books.shown(
+                (attempt.purpose.target, attempt.bound)
+                for call in self._calls.values()
+                for attempt in call.attempts.values()
+            )
 
     def _labelled(self, event: Labelled) -> None:
         self._call(event.call, event.target).labels = event.labels
