@@ -16,6 +16,7 @@ from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.cost_options import lookup_in
+from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS, USD
 from stormbreak.cli.say import say
 from stormbreak.config import resolve_policy
 from stormbreak.core.fallback import Place, ToTargets
@@ -41,24 +42,6 @@ _REFUSED = {
 }
 
 
-class _Positive(click.ParamType[float]):
-    """A number of something, such as seconds."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"must be a number of {self.name}, got {quoted(str(value))}", param, ctx)
-        if not 0 < number < float("inf"):
-            self.fail(f"must be positive and finite, got {value}", param, ctx)
-        return number
-
-
 class _Concurrency(click.ParamType[int | str]):
     name = "N|auto"
 
@@ -79,12 +62,6 @@ def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> No
         raise click.UsageError(f"{param.opts[0]} {value}: not built yet")
 
 
-_SECONDS = _Positive("seconds")
-_REQUESTS = _Positive("requests")
-_TOKENS = _Positive("tokens")
-_USD = _Positive("US dollars")
-
-
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Where answers go.")
@@ -102,9 +79,9 @@ _USD = _Positive("US dollars")
     type=_Concurrency(),
     help="Attempts in flight at once: so many, or as many as the target bears.",
 )
-@click.option("--rpm", type=_REQUESTS, help="Requests per minute, at the most.")
-@click.option("--tpm", type=_TOKENS, help="Tokens per minute, prompts and answers together.")
-@click.option("--max-cost", type=_USD, help="US dollars that all runs on OUTPUT may cost together.")
+@click.option("--rpm", type=REQUESTS, help="Requests per minute, at the most.")
+@click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together.")
+@click.option("--max-cost", type=USD, help="US dollars that all runs on OUTPUT may cost together.")
 @click.option(
     "--longest-answer",
     type=click.IntRange(min=1),
@@ -117,12 +94,12 @@ _USD = _Positive("US dollars")
     multiple=True,
     help="A price file, for --max-cost; its word counts before the list prices.",
 )
-@click.option("--timeout", type=_SECONDS, help="Seconds that one attempt may take.")
-@click.option("--idle-timeout", type=_SECONDS, help="Seconds of silence within an attempt.")
-@click.option("--deadline", type=_SECONDS, help="Seconds that one row may take, all in all.")
+@click.option("--timeout", type=SECONDS, help="Seconds that one attempt may take.")
+@click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt.")
+@click.option("--deadline", type=SECONDS, help="Seconds that one row may take, all in all.")
 @click.option(
     "--connect-grace",
-    type=_SECONDS,
+    type=SECONDS,
     default=CONNECT_GRACE,
     help="Give up if nothing answers by then.",
 )

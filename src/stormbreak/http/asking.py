@@ -105,6 +105,16 @@ class Asking:
         bound = self.wanted.bound
         return bound_of(self._body, bound=bound, choices=self._choices, answers=answers)
 
+    def expected(self, answer: int) -> Usage:
+        """An estimate of what an attempt uses, if each of its answers has `answer` tokens, or as many as it may have."""
+        answers = self.shape is not Shape.EMBEDDINGS
+        bound = self.wanted.bound
+        length = min(bound, answer) if is_bound(bound) else answer
+        return Usage(
+            input_tokens=estimate(self._body, answers=False),
+            output_tokens=max(1, self._choices) * length if answers else 0,
+        )
+
     def request(self, base_url: str, api_key: str | None) -> Request:
         """What an answer depends on, however it comes."""
         return Request(
