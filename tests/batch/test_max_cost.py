@@ -97,7 +97,7 @@ def test_what_was_under_way_when_a_run_was_killed_counts(run, stormbreak_provide
 
 
 def test_rows_without_a_bound_get_one(run, stormbreak_provider):
-    provider = stormbreak_provider(FILLS)
+    provider = stormbreak_provider(scenario(service=0.01, fills=True))
     summary = run(provider, rows=chat_rows(20), longest_answer=100)
 
     assert summary.successful == 20

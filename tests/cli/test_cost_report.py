@@ -3,14 +3,14 @@
 import csv
 import io
 import json
+import shutil
 from decimal import Decimal
 
 import pytest
 from batches import chat_rows, scenario, write
 
 from stormbreak.cli.main import main
-
-pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+from stormbreak.testing import serve
 
 STORMY = scenario(
     {"kind": "cut_body", "share": 0.2},
@@ -21,9 +21,32 @@ STORMY = scenario(
 )
 
 
+ROWS = chat_rows(60, max_tokens=50)
+FILES = ("in.jsonl", "o.jsonl", "o.jsonl.run")
+
+
+@pytest.fixture(scope="module")
+def provider():
+    with serve(STORMY, seed=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ran(provider, tmp_path_factory):
+    """A batch that has run, once for all of these tests; each has its own copy."""
+    place = tmp_path_factory.mktemp("ran")
+    source = write(place / "in.jsonl", ROWS)
+    where = ["--output", str(place / "o.jsonl"), "--base-url", provider.base_url, "--quiet"]
+    assert main(["batch", "run", str(source), *where]) == 0
+    return place
+
+
 @pytest.fixture
-def provider(stormbreak_provider):
-    return stormbreak_provider(STORMY, seed=2)
+def batch(ran, tmp_path, capsys):
+    for name in FILES:
+        shutil.copy(ran / name, tmp_path / name)
+    capsys.readouterr()
+    return tmp_path / "o.jsonl"
 
 
 @pytest.fixture
@@ -33,19 +56,6 @@ def deal(provider, tmp_path):
         f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
     )
     return str(path)
-
-
-@pytest.fixture
-def batch(provider, tmp_path, capsys):
-    """A batch that has run."""
-    source, output = (
-        write(tmp_path / "in.jsonl", chat_rows(80, max_tokens=50)),
-        tmp_path / "o.jsonl",
-    )
-    where = ["--output", str(output), "--base-url", provider.base_url, "--quiet"]
-    assert main(["batch", "run", str(source), *where]) == 0
-    capsys.readouterr()
-    return output
 
 
 def report(capsys, *argv):
@@ -61,13 +71,13 @@ def test_the_bill_of_the_provider_lies_within_what_it_says(batch, provider, deal
     billed = provider.stats()["billed"]["storm-1"]
     cost = (3 * billed["input_tokens"] + Decimal(15) * billed["output_tokens"]) / 1_000_000
 
-    assert model["answers"] == 80
+    assert model["answers"] == len(ROWS)
     assert model["useful"] == model["total_least"] < cost < model["total_most"]
     assert (
         model["useful"]
         == (3 * model["input_tokens"] + Decimal(15) * model["output_tokens"]) / 1_000_000
     )
-    attempts = 80 + model["attempts_besides"] - model["attempts_free"]
+    attempts = len(ROWS) + model["attempts_besides"] - model["attempts_free"]
     assert billed["attempts"] <= attempts
     reasons = {row["reason"]: row["attempts"] for row in said["waste"]}
     assert {"broken", "server_error"} >= set(reasons)
@@ -130,7 +140,7 @@ def test_a_run_file_of_before_says_nothing_of_waste(batch, deal, capsys):
     path.write_text(json.dumps(run))
     said = json.loads(report(capsys, batch, "--json"))
 
-    assert said["models"][0]["answers"] == 80
+    assert said["models"][0]["answers"] == len(ROWS)
     assert any("only they are counted" in note for note in said["notes"])
 
 

@@ -91,6 +91,7 @@ class Asking:
 
     def bind(self, tokens: int | None, provider: str) -> None:
         """Bound the answer to so many tokens at the most, where the body says nothing of that; before it goes anywhere."""
+        assert not self._sent, "what was written is bound no more"
         if tokens is None or self.shape is Shape.EMBEDDINGS or is_bound(self.wanted.bound):
             return
         field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"

@@ -30,8 +30,6 @@ def call_of(
     What holds `here` goes before the policy, and extends neither.
     """
     policy, now = engine.policy, time.monotonic()
-    if policy.spend.acts:
-        asked.bind(policy.spend.longest_answer, target.provider)
     whole, read = policy.deadline or inf, spans.read or inf
     deadline = min(whole, read)
     if asked.delivers:  # an answer at hand is no stream

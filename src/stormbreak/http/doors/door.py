@@ -129,6 +129,8 @@ class Door:
     ) -> Any:
         """The response that a call ends with or begins to give; or how it failed without one."""
         target = routes.target(asked.model)
+        if self.policy.spend.acts:
+            asked.bind(self.policy.spend.longest_answer, target.provider)
         asked.to(routes.route(target))  # its own target is the first
         call = call_of(
             self.engine,
