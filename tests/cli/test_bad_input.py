@@ -130,6 +130,8 @@ def test_a_long_number_in_a_policy_is_not_told_at_length(tmp_path, monkeypatch, 
 COMMANDS = (
     "config show batch",
     "config check policy.toml",
+    "cost prices gpt-4.1",
+    "cost compare --prices article-2025 --tokens 1M --csv",
     "doctor",
     "doctor --json",
     "storm list",

@@ -3,9 +3,13 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -83,7 +87,7 @@ def test_the_articles_example(document, cost):
     assert len(moved) == 6
     assert said["migration"] == 2000
     out = cost("roi", *MOVE, "--tokens", "50M")
-    row = next(line for line in out.splitlines() if line.startswith(" as given")).split()
+    row = next(line for line in out.splitlines() if line.startswith("as given")).split()
     assert row == [
         "as",
         "given",
@@ -97,6 +101,23 @@ def test_the_articles_example(document, cost):
         "1,460.0",
         "%",
     ]
+
+
+def test_a_contract_is_no_claim_about_the_list(document, tmp_path):
+    deal = tmp_path / "deal.toml"
+    maker = "maker = 'openai/gpt-4.1'"
+    deal.write_text(f"[[prices]]\nprovider = 'openai'\nmodel = 'gpt-4.1'\nflat = 1\n{maker}\n")
+    argv = [
+        "--prices",
+        str(deal),
+        "--current",
+        "openai/gpt-4.1",
+        "--candidate",
+        "openai/gpt-4.1-mini",
+    ]
+    said = document("roi", *argv, "--tokens", "1M")
+    assert [row["case"] for row in said["cases"]][1] == "current price +20%"
+    assert not any("list price of" in it["said"] for it in said["when_not_to_switch"])
 
 
 def test_when_not_to_switch_is_told_from_the_figures(document):
@@ -230,6 +251,29 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
     assert "Together: 126.12 USD a month" in out
 
 
+def test_hostile_names_reach_no_terminal(cost, tmp_path):
+    path = lines(
+        tmp_path,
+        body("gpt-4.1", prompt_tokens=1, completion_tokens=1),
+        body("\x1b[31m\u202eevil [bold]", prompt_tokens=1, completion_tokens=1),
+    )
+    out = cost("compare", "--from", path)
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "[bold]" in out
+
+
+def test_a_pipe_is_read_once(document, tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    answers = lines(tmp_path, *[body("gpt-4.1", prompt_tokens=10**6, completion_tokens=0)] * 3)
+    feed = Thread(target=lambda: path.write_bytes(Path(answers).read_bytes()))
+    feed.start()
+    row = document("compare", "--from", str(path), "--providers", "openai")["rows"][0]
+    feed.join()
+    assert row["tokens"] == 3_000_000
+
+
 def test_an_export_of_usage_is_priced_by_its_service(document, tmp_path):
     path = tmp_path / "usage.csv"
     path.write_text("model,batch,input_tokens,output_tokens\ngpt-4.1,TRUE,1000000.0,1000000.0\n")
@@ -277,3 +321,26 @@ def test_files_alone_load_no_market():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
+@pytest.mark.parametrize("width", [200, 80, 40])
+def test_no_terminal_is_too_narrow_for_a_number(width):
+    out = in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B")
+    for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):
+        assert whole in out
+
+
+def in_terminal(width, *argv):
+    """What the command writes to a terminal that is so wide."""
+    main_end, end = os.openpty()
+    code = "import sys; from stormbreak.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    env = {**os.environ, "COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", code, *argv], stdout=end, env=env):
+        os.close(end)
+        said = b""
+        with suppress(OSError):  # its end
+            while piece := os.read(main_end, 65_536):
+                said += piece
+    os.close(main_end)
+    return said.decode()

@@ -7,17 +7,21 @@ import click
 from msgspec.json import Encoder
 from msgspec.json import format as indented
 from rich.box import SIMPLE
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.say import draw, say
-from stormbreak.cost.sheet import NOTHING, Kind, Sheet, document
+from stormbreak.cost.sheet import NOTHING, Column, Kind, Sheet, document
 from stormbreak.errors import ConfigurationError
 
 _JSON = Encoder(decimal_format="number")
 _LONGEST = 60  # characters of a cell
-_WIDTH = 140  # characters of a table in a file or a pipe
+_LONGEST_SENTENCE = 1000
+_LEAST = 9  # characters of text in a line
+_BETWEEN = 2  # characters between columns
+_ANY = 10_000  # characters: a width that bounds nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +49,11 @@ class Output:
             say(next(iter(sheets.values())).csv(), end="")
             return
         for sheet in sheets.values():
-            draw(table(sheet), width=_WIDTH)
+            console = Console()
+            table = _drawn(sheet, console.width if console.is_terminal else None)
+            draw(table, least=Console(width=_ANY).measure(table).maximum)
         for sentence in said:
-            say(sentence)
+            say(plain(sentence, _LONGEST_SENTENCE))
 
 
 def refuse_report() -> None:
@@ -55,21 +61,45 @@ def refuse_report() -> None:
     raise ConfigurationError("--report is not built yet")
 
 
-def table(sheet: Sheet) -> Table:
-    """Draw a sheet: without the columns that hold nothing, or the same in all of several rows."""
-    drawn = Table(box=SIMPLE, pad_edge=False)
+def _drawn(sheet: Sheet, room: int | None) -> Table:
+    """A table of the columns that say something. Numbers are never broken nor cut; text is, where there is little `room`."""
     kept = [place for place in range(len(sheet.columns)) if _worth_a_column(sheet, place)]
-    for place in kept:
-        column = sheet.columns[place]
-        text = column.kind is Kind.TEXT
-        title = column.title.format(sheet.currency.code)
-        drawn.add_column(
-            title, justify="left" if text else "right", no_wrap=not text, overflow="fold"
-        )
-    for row in sheet.rows:
-        cells = (sheet.shown(sheet.columns[place], row[place]) for place in kept)
-        drawn.add_row(*(Text(plain(cell, _LONGEST)) for cell in cells))
+    columns = [sheet.columns[place] for place in kept]
+    rows = [
+        [plain(sheet.shown(sheet.columns[place], row[place]), _LONGEST) for place in kept]
+        for row in sheet.rows
+    ]
+    titles = [column.title.format(sheet.currency.code) for column in columns]
+    widths = _widths(columns, titles, rows, room)
+    drawn = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    for column, title, width in zip(columns, titles, widths, strict=True):
+        justify: JustifyMethod = "left" if column.kind is Kind.TEXT else "right"
+        drawn.add_column(title, justify=justify, overflow="fold", width=width)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
     return drawn
+
+
+def _widths(
+    columns: Sequence[Column], titles: Sequence[str], rows: Sequence[list[str]], room: int | None
+) -> list[int]:
+    """How wide each column is: as it likes; else with its title in lines; else with its text in lines, too."""
+    cells = [max((len(row[place]) for row in rows), default=0) for place in range(len(titles))]
+    widths = [max(len(title), most) for title, most in zip(titles, cells, strict=True)]
+    if room is None or _fits(widths, room):
+        return widths
+    words = [max(map(len, title.split())) for title in titles]
+    widths = list(map(max, words, cells))
+    if _fits(widths, room):
+        return widths
+    texts = (column.kind is Kind.TEXT for column in columns)
+    return [
+        min(width, _LEAST) if text else width for width, text in zip(widths, texts, strict=True)
+    ]
+
+
+def _fits(widths: Sequence[int], room: int) -> bool:
+    return sum(widths) + _BETWEEN * len(widths) <= room
 
 
 def _worth_a_column(sheet: Sheet, place: int) -> bool:

@@ -12,7 +12,7 @@ from stormbreak.provider.loader import load
 _COLUMNS = (
     Column("policy", "policy"),
     Column("lost_share", "answers lost", Kind.SHARE),
-    Column("downtime_minutes", "as good as minutes down", Kind.NUMBER),
+    Column("downtime_minutes", "as minutes down", Kind.NUMBER),
     Column("cost", "{} lost", Kind.MONEY),
     Column("saved", "less than the worst", Kind.MONEY),
 )

@@ -24,14 +24,14 @@ def say(text: str, *, end: str = "\n") -> None:
         raise unwritable(error) from error
 
 
-def draw(picture: RenderableType, *, width: int | None = None) -> None:
+def draw(picture: RenderableType, *, least: int = 0) -> None:
     """Write a table or the like, in colours where that is a terminal; as `say` does.
 
-    It is as wide as the terminal; where there is none, `width` wide.
+    It is as wide as the terminal, but `least` wide at least: then the terminal breaks the lines, and nothing is cut off.
     """
     console = Console()
-    if width is not None and not console.is_terminal:
-        console = Console(width=width)
+    if console.width < least:
+        console = Console(width=least)
     with console.capture() as captured:
         console.print(picture)
     say(captured.get(), end="")

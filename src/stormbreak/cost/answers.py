@@ -1,7 +1,6 @@
 """The usage of each answer in a batch's OUTPUT, line by line, however long it is."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -50,22 +49,21 @@ def is_line(raw: bytes) -> bool:
     return True
 
 
-def read_answers(path: Path) -> Iterator[Counted | Uncounted]:
+def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
     """Read what each answer says that it used. A torn last line is left out, as are failures.
 
     Raises:
         ConfigurationError: a line is none of OUTPUT.
     """
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = _LINE.decode(raw)
-            except _BAD:
-                if not raw.endswith(b"\n"):
-                    return
-                raise ConfigurationError(f"line {number} is no line of batch output") from None
-            if line.response is not None and line.error is None:
-                yield _record(bytes(line.response.body))
+    for number, raw in enumerate(lines, 1):
+        try:
+            line = _LINE.decode(raw)
+        except _BAD:
+            if not raw.endswith(b"\n"):
+                return
+            raise ConfigurationError(f"line {number} is no line of batch output") from None
+        if line.response is not None and line.error is None:
+            yield _record(bytes(line.response.body))
 
 
 def _record(body: bytes) -> Counted | Uncounted:

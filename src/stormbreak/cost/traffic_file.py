@@ -1,5 +1,6 @@
 """Which kind of file real traffic is in: told by what it holds, not by its name."""
 
+from itertools import chain
 from pathlib import Path
 
 from stormbreak.cost.answers import is_line, read_answers
@@ -29,12 +30,12 @@ def read_traffic(path: Path) -> Traffic:
 
 
 def _read(path: Path) -> Traffic:
+    """Read it once, from its beginning: it may be a pipe."""
     with path.open("rb") as file:
-        first = file.readline()
-    if is_line(first):
-        return Traffic(uses=add_up(read_answers(path)))
-    with path.open("rb") as file:
-        raw = file.read(LARGEST + 1)
+        first = file.readline(LARGEST)
+        if is_line(first):
+            return Traffic(uses=add_up(read_answers(chain([first], file))))
+        raw = first + file.read(LARGEST + 1)
     if len(raw) > LARGEST:
         raise ConfigurationError(f"too large for an export of usage: more than {LARGEST:,} bytes")
     if raw.lstrip()[:1] in (b"{", b"["):
