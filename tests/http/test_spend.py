@@ -69,6 +69,15 @@ def engine(usd, **more):
     return Engine(policy, lambda provider, model: prices(provider, model, into="3", out="15"))
 
 
+async def test_an_sdk_is_told_what_its_request_lacks():
+    transport = AsyncTransport(engine(1.0))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:9/v1") as client:
+        answer = await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "stormbreak_unbound"
+
+
 async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
     provider = stormbreak_provider(CALM)
     transport = AsyncTransport(engine(0.01, longest_answer=300))
