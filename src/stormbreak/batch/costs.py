@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from stormbreak.batch.files import Files
-from stormbreak.batch.plain import path_of
+from stormbreak.batch.plain import path_of, reason
 from stormbreak.batch.runfile import read_run
 from stormbreak.batch.spent import Account, Spent
 from stormbreak.batch.spent import Tokens as Used
@@ -83,9 +83,12 @@ def read_cost(output: Path, lookup: Lookup) -> BatchCost:
 
 def _uses(output: Path) -> tuple[Use, ...]:
     try:
-        return add_up(read_answers(output))
+        with output.open("rb") as file:
+            return add_up(read_answers(file))
     except FileNotFoundError:
         return ()
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(output)}: {reason(error)}") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{path_of(output)}: {error}") from None
 
