@@ -23,7 +23,7 @@ from stormbreak.cli.main import main
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
 PLANNED = [
-    ("--max-cost", "3"), ("--report", "x.html"),
+    ("--report", "x.html"),
 ]  # fmt: skip
 
 WRONG = [

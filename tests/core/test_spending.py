@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 from metering import price_of, usage
-from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy
+from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
@@ -99,6 +99,17 @@ def test_what_one_target_gives_back_goes_to_who_waits_at_another():
     first.step(SERVER_ERROR)
     made.settle()
     assert second.sending
+
+
+def test_money_given_back_lets_nobody_leave_before_the_time_that_the_server_named():
+    made = stage(usd=1.0)
+    first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
+    first.step(told(10.0))
+    made.settle()
+    assert second.queued
+    made.pass_time(9.9)
+
+    assert second.queued
 
 
 def test_who_will_never_be_served_is_refused_at_once():

@@ -294,10 +294,10 @@ class Engine:
         """Whether a target was named once, and is no longer: only who began before can ask for it."""
         return bool(target.name) and target.account not in self._accounts
 
-    def _on_freed(self, now: float) -> None:
-        """Money is there again: let leave who waits for it, at whatever target."""
+    def _on_freed(self, now: float, gate: Spending) -> None:
+        """Money is there again through that gate: let leave who waits for it at other targets."""
         for lane in self._lanes.values():
-            if lane.spending is not None and lane.admission.queued:
+            if lane.spending not in (None, gate) and lane.admission.queued:
                 lane.admission.pump(now)
 
     def govern(

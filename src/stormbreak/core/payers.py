@@ -14,12 +14,15 @@ from stormbreak.types import Target
 class Payers:
     """The budgets and purses of one engine.
 
-    `freed(now)` is called when money is there again; `price_of` is asked where there is a limit of spending.
+    `freed(now, gate)` is called when money is there again through that gate; `price_of` is asked where there is a limit of
+    spending.
     """
 
     __slots__ = ("_budgets", "_freed", "_purses", "price_of")
 
-    def __init__(self, freed: Callable[[float], None], price_of: PriceOf | None = None) -> None:
+    def __init__(
+        self, freed: Callable[[float, Spending], None], price_of: PriceOf | None = None
+    ) -> None:
         self._freed = freed
         self.price_of = price_of
         self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
@@ -37,7 +40,7 @@ class Payers:
             return None
         purse = self._purses.get(spend)
         if purse is None:
-            purse = self._purses[spend] = Purse(spend, self._freed)
+            purse = self._purses[spend] = Purse(spend)
         return purse
 
     def spending(self, policy: Policy, target: Target, report: Report) -> Spending | None:
@@ -46,7 +49,7 @@ class Payers:
         if purse is None:
             return None
         prices = self.price_of and self.price_of(target.provider, target.model)
-        return Spending(purse, prices, report)
+        return Spending(purse, prices, report, self._freed)
 
     def succeed(self, before: Policy, after: Policy) -> None:
         """`after` takes the place of `before`: what was spent in a period goes on counting under another limit for it."""

@@ -8,7 +8,6 @@ A limit may be per period. The first begins with the first attempt, and what an 
 it left.
 """
 
-from collections.abc import Callable
 from decimal import Decimal
 from math import inf
 from typing import NamedTuple
@@ -32,14 +31,13 @@ class Share(NamedTuple):
 
 
 class Purse:
-    """The money of one policy. `freed(now)` is called when some of it is there again."""
+    """The money of one policy."""
 
-    __slots__ = ("_ends_at", "_freed", "_per", "_period", "_set_aside", "_spent", "_told", "limit")
+    __slots__ = ("_ends_at", "_per", "_period", "_set_aside", "_spent", "_told", "limit")
 
-    def __init__(self, policy: SpendPolicy, freed: Callable[[float], None]) -> None:
+    def __init__(self, policy: SpendPolicy) -> None:
         self.govern(policy)
         self._per = inf if policy.per is None else policy.per
-        self._freed = freed
         self._ends_at = inf
         self._period = 0
         self._spent = NOTHING
@@ -81,15 +79,14 @@ class Purse:
         self._set_aside += most
         return self._period
 
-    def settle(self, most: Decimal, cost: Decimal, period: int, now: float) -> None:
-        """Of `most`, set aside in that period, so much was spent."""
+    def settle(self, most: Decimal, cost: Decimal, period: int, now: float) -> bool:
+        """Of `most`, set aside in that period, so much was spent; whether some of it is there again."""
         self._turn(now)
         if period != self._period:
-            return
+            return False
         self._set_aside -= most
         self._spent += cost
-        if cost < most:
-            self._freed(now)
+        return cost < most
 
     def spend(self, cost: Decimal) -> None:
         """Spend what nothing was set aside for: it was spent before there was this purse."""

@@ -20,8 +20,8 @@ from stormbreak.core.spend import Priced
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Call, Outcome, Rejection, Usage, Verdict
 
-UNBOUND = "unbound"
-"""The policy that refuses a call of which nobody can tell what it costs at the most."""
+COST = "cost"
+"""The policy that refuses a call for what it alone may cost: more than the whole limit, or nobody can tell how much."""
 
 Report: TypeAlias = Callable[[float, Share], None]
 
@@ -36,13 +36,24 @@ class Reserved(NamedTuple):
 class Spending:
     """What one target may spend of a purse that it shares with others."""
 
-    __slots__ = ("_most", "_prices", "_report", "purse")
+    __slots__ = ("_freed", "_most", "_prices", "_report", "purse")
     name = "spend"
     minds_success = True
 
-    def __init__(self, purse: Purse, prices: Priced | None, report: Report) -> None:
-        """`report(now, share)` hears when a further part of the limit is reached."""
+    def __init__(
+        self,
+        purse: Purse,
+        prices: Priced | None,
+        report: Report,
+        freed: Callable[[float, "Spending"], None],
+    ) -> None:
+        """`report(now, share)` hears when a further part of the limit is reached.
+
+        `freed(now, self)` is called when money is there again, for those who wait elsewhere: here, somebody may leave when
+        all gates have been settled.
+        """
         self.purse = purse
+        self._freed = freed
         self._prices = prices
         self._report = report
         self._most: Decimal | None = None  # of the call that is asked about
@@ -56,12 +67,12 @@ class Spending:
         self.weigh(call)
         purse, most = self.purse, self._most
         if most is None:
-            return Rejection(UNBOUND, self._unknown(call))
+            return Rejection(COST, self._unknown(call))
         if not purse.lacks_for(most, now):
             return None
         if most > purse.limit:
             reason = f"it may cost {most:.6f} USD, and the limit is {purse.limit} USD"
-            return Rejection(self.name, reason)
+            return Rejection(COST, reason)
         self._tell(now, refused=True)
         if purse.comes_back:
             return None
@@ -83,8 +94,10 @@ class Spending:
         if cost is None:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
             cost = most if billed or outcome.usage is not None else NOTHING
-        self.purse.settle(most, cost, period, now)
+        freed = self.purse.settle(most, cost, period, now)
         self._tell(now)
+        if freed:
+            self._freed(now, self)
 
     def _cost(self, usage: Usage) -> Decimal | None:
         if not usage.total:  # a list of models has no price

@@ -31,7 +31,7 @@ RETRY_GATES = frozenset(
 HEDGE_GATES = QUEUE_GATES | {"attempts", "budget", "deadline", "load"}
 FALLBACK_GATES = frozenset({"attempts", "budget", "deadline", "nothing found"})
 POLICIES = frozenset(
-    {"breaker", "cooldown", "limit", "queue", "quota", "rate", "shed", "spend", "unbound"}
+    {"breaker", "cooldown", "cost", "limit", "queue", "quota", "rate", "shed", "spend"}
 )
 PLACES = (CACHE, DEGRADED)
 MECHANISMS = QUEUE_GATES | RETRY_GATES | {"retry"}
