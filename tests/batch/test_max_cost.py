@@ -141,7 +141,7 @@ def test_a_price_file_on_the_command_line(stormbreak_provider, tmp_path, capsys)
 
     assert code == 1
     assert "of 0.5 that it may" in out
-    assert "too little for the next row; with more of it, the same command goes on" in out
+    assert "too little for the next row; with more, the same command goes on" in out
 
     assert main(["batch", "run", str(source), *where, *limit, "--json"]) == 1
     said = json.loads(capsys.readouterr()[0])

@@ -149,6 +149,7 @@ def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
 def test_more_than_the_whole_limit_is_refused():
     made = stage(per=60.0)
     run = made.start(bound=usage(3_000_000))
+    assert run.ended.stopped == "cost"
 
     assert (
         run.ended.outcome.rejection.reason == "it may cost 3.000000 USD, and the limit is 2.0 USD"
@@ -168,7 +169,7 @@ def test_more_than_the_whole_limit_is_refused():
 def test_what_nobody_can_tell_the_most_of_is_refused(call, reason):
     run = stage().start(**call)
 
-    assert run.ended.outcome.rejection == ("unbound", reason, None)
+    assert run.ended.outcome.rejection == ("cost", reason, None)
 
 
 def test_what_uses_no_tokens_needs_no_price():

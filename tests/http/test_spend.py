@@ -75,7 +75,7 @@ async def test_an_sdk_is_told_what_its_request_lacks():
         answer = await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
 
     assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "stormbreak_unbound"
+    assert answer.json()["error"]["code"] == "stormbreak_cost"
 
 
 async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):

@@ -194,7 +194,7 @@ def _stopped(summary: Summary) -> str:
         why = _REFUSED[summary.refused_by]
         return f"the first rows all failed: {why}; mend it and run again"
     if summary.end == End.SPENT.value:
-        return "what is left of --max-cost is too little for the next row; with more of it, the same command goes on"
+        return "what is left of the limit of spending is too little for the next row; with more, the same command goes on"
     if summary.end == End.INTERRUPTED.value:
         return "interrupted; the same command goes on from here"
     return ""
