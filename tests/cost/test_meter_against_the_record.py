@@ -5,6 +5,7 @@ import random
 import time
 from contextlib import suppress
 
+import pytest
 from metering import prices, usage
 
 from stormbreak import AsyncClient, scope
@@ -154,3 +155,25 @@ async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbre
     in_all = sum(map(cost, record.values()))
     assert bills.total.in_all.least < in_all < bills.total.in_all.most
     assert {"cut", "cancelled", "overtaken", "timeout", "broken"} <= set(bills.waste)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
+async def test_every_format_says_what_it_used(endpoint, streamed, stormbreak_provider):
+    provider = stormbreak_provider("[provider]\nservice = 0.01\nfills = true\n")
+    asked = payload(1) | {"max_tokens": 40}
+    if endpoint == "responses":
+        asked = {"model": "m", "input": "hello", "max_output_tokens": 40}
+    meter = Meter(prices_of)
+    async with AsyncClient(base_url=provider.base_url, api_key="any") as client:
+        client.subscribe(meter)
+        if streamed:
+            async with client.stream(endpoint, asked) as stream:
+                async for _ in stream:
+                    pass
+        else:
+            await client.request(endpoint, asked)
+    (billed,) = all_billed(provider).values()
+
+    assert billed.output_tokens == 40
+    assert meter.snapshot().total.in_all == (cost(billed), cost(billed))

@@ -4,7 +4,7 @@ On a later run the input must be the same, byte for byte (it may have moved), an
 `PINNED`. Other options may change from run to run, and the change is kept: to go on somewhere else, slower or
 with another key is what a resume is for.
 
-The `account` is what the attempts of all these runs used: written every few seconds, and when a run ends.
+The `account` is what the attempts of all these runs used: written every second, and when a run ends.
 
 The `salt` is what the idempotency keys of all these runs are made with, so that a row which is sent again after a crash
 carries the key that it had.

@@ -36,7 +36,7 @@ from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
-NOTE_EVERY = 2.0  # seconds
+NOTE_EVERY = 1.0  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Held = tuple[Row, Failure, Response | None]
@@ -59,7 +59,7 @@ class Runner:
     With the same `salt`, a row that is sent as it was in an earlier run carries the idempotency key that it had.
     At most `width` calls are sent or about to be, and four times as many back off; something must answer
     within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run. `note` is called
-    every few seconds, in a thread, to write down what was spent.
+    every second, in a thread, to write down what was spent.
     """
 
     def __init__(

@@ -108,8 +108,8 @@ Per minute {rpm:times request|any number of requests} and {tpm:times token|any n
 where a number bounds them, that of {burst:seconds} may go at once.
 What the headers of answers say of limits is {learn:either obeyed|not heard}.""",
         SpendPolicy: """\
-Attempts may cost {usd:times US dollar|any sum}, in every {per:seconds|process, once and for all}. Where that is bounded, a request that \
-does not bound its answer is {longest_answer:bounded|refused}.""",
+All attempts together may cost {usd:times US dollar|any sum} within {per:seconds|the life of the process}.
+Under a limit, a request that does not bound its answer is {longest_answer:bounded|refused}.""",
         QueuePolicy: """\
 At most {size:times call} wait for one target; a pause of more than {longest_pause:seconds} rejects.
 Each priority that waits gets {least_share:share} of what is served. Turns of tenants, where not 1: {weights:weights}.""",

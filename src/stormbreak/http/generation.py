@@ -96,9 +96,10 @@ class Maker:
             raise self.wrong("it names no target, as in [targets.main]")
         known: dict[Target, Route] = {}
         footings = {}
+        weighs = in_force(settings.policy).weighs  # it holds where they fall back to
         for name, target in settings.targets.items():
             try:
-                footings[name] = self._footing(name, target, known, before)
+                footings[name] = self._footing(name, target, known, before, weighs=weighs)
             except ConfigurationError as error:
                 raise self.wrong(f"targets.{name}: {error}") from None
         weighs = any(footing.weighs for footing in footings.values())
@@ -117,6 +118,8 @@ class Maker:
         target: TargetSettings,
         known: dict[Target, Route],
         before: Generation | None,
+        *,
+        weighs: bool,
     ) -> Footing:
         policy = in_force(target.policy)
         if self.list_prices:
@@ -134,7 +137,7 @@ class Maker:
         else:
             at_hand = AtHand(policy, self.degraded)
         model, on_wire = target.model, target.stream_on_wire
-        return Footing(policy, routes, at_hand, model, on_wire, policy.weighs)
+        return Footing(policy, routes, at_hand, model, on_wire, weighs or policy.weighs)
 
     def _endpoint(self, name: str, target: TargetSettings) -> Endpoint:
         key = self.keys.get(name)
