@@ -17,7 +17,7 @@ from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 _COLUMNS = (
     Column("model", "model"),
     Column("provider", "provider"),
-    Column("source", "price by"),
+    Column("source", ""),
     Column("answers", "answers", Kind.COUNT),
     Column("estimated", "", Kind.COUNT),
     Column("input_tokens", "in", Kind.COUNT),
