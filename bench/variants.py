@@ -52,6 +52,7 @@ SCENARIOS_OWN = {
     "idle_timeout",
     "stall_timeout",
     "share",
+    "spend",
 }
 """Parameters that the load of a scenario replaces, or that have no place in a simulation."""
 

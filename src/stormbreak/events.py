@@ -4,6 +4,7 @@ Events are built only where somebody listens, or where a call has something to e
 targets, verdicts and reasons; never a key, a prompt or an answer. `call` numbers the calls of one engine.
 """
 
+from decimal import Decimal
 from typing import NamedTuple
 
 from stormbreak.types import Labels, Priority, Target, Usage, Verdict
@@ -194,6 +195,17 @@ class CooldownStarted(NamedTuple):
     until: float
 
 
+class SpendReached(NamedTuple):
+    """Of a limit of spending, so many per cent are spent; at 100 it holds calls. `target` is where the last of it went."""
+
+    at: float
+    target: Target
+    percent: int
+    spent: Decimal  # US dollars
+    limit: Decimal
+    until: float | None  # the end of the period
+
+
 class WouldHave(NamedTuple):
     """What a policy in the shadow would have done, and did not: see `docs/shadow.md`."""
 
@@ -222,5 +234,6 @@ Event = (
     | CallCancelled
     | CircuitChanged
     | CooldownStarted
+    | SpendReached
     | WouldHave
 )

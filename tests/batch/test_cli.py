@@ -63,7 +63,7 @@ def test_status_of_nothing(tmp_path, capsys):
     assert "is no output of a batch run" in said
 
 
-@pytest.mark.parametrize("name", ["estimate", "retry"])
+@pytest.mark.parametrize("name", ["retry"])
 @pytest.mark.parametrize("more", [[], ["x"], ["x", "--only", "timeout"]])
 def test_what_is_not_built_yet_says_so(name, more, capsys):
     assert main(["batch", name, *more]) == 2

@@ -22,13 +22,8 @@ from stormbreak.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
-PLANNED = [
-    ("--max-cost", "3"),
-]  # fmt: skip
-
 WRONG = [
     (["--no-such-flag"], "--no-such-flag"),
-    *((list(flag), f"{' '.join(flag)}: not built yet") for flag in PLANNED),
     (["--concurrency", "0"], "--concurrency"),
     (["--concurrency", "many"], "'many'"),
     (["--rpm", "0"], "--rpm"),

@@ -114,7 +114,7 @@ def refused(capsys, argv):
         ("prices gtp-4.1", "nobody is known to sell 'gtp-4.1'; did you mean gpt-4.1"),
         ("prices gpt-4.1 --providers anthropic", "no price is known for 'gpt-4.1' at anthropic"),
         ("prices --providers nobody", "no prices are known of 'nobody'"),
-        ("report out.jsonl", "stormbreak cost report is not built yet"),
+        ("report out.jsonl", "out.jsonl.run: not found; out.jsonl is no output of a batch run"),
     ],
 )
 def test_bad_input_is_one_line(argv, complaint, capsys):

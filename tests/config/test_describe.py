@@ -42,6 +42,7 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.sizes import LARGEST, SMALLEST
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import (
     AnyRule,
@@ -224,6 +225,12 @@ policies = built(
     shadow=st.none() | shadows,
     quota=quotas,
     share=st.floats(0.01, 1.0),
+    spend=built(
+        SpendPolicy,
+        usd=st.none() | positive,
+        per=st.none() | positive,
+        longest_answer=st.none() | counting,
+    ),
     hedge=st.none() | hedges,
     queue=built(
         QueuePolicy,

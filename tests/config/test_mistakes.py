@@ -49,6 +49,13 @@ TABLE = {
     "deadline = 1e999": 'deadline must be a finite number or "none", got inf',
     "deadline = 1" + 400 * "0": f'deadline must be a number or "none", got 1{39 * "0"}...',
     "deadline = " + 5000 * "9": "a number in it is too long",
+    "[spend]\nusd = -3": "spend.usd must be positive, got -3",
+    "[spend]\nusd = '5 USD'": 'spend.usd must be a number or "none", got "5 USD"',
+    "[spend]\nusd = nan": 'spend.usd must be a finite number or "none", got nan',
+    "[spend]\nper = 0": "spend.per must be positive, got 0",
+    "[spend]\nlongest_answer = 0": "spend.longest_answer must be at least 1, got 0",
+    "[spend]\nlongest_answer = 1.5": 'spend.longest_answer must be a whole number or "none", got 1.5',
+    "[spend]\nlimit = 5": "spend.limit is no key of a policy; known here: usd, per, longest_answer",
     # words
     "[retry.backoff]\nkind = 'x'": f'retry.backoff.kind must be one of {BACKOFFS}, got "x"',
     "[retry.backoff]\nkind = 3": f"retry.backoff.kind must be one of {BACKOFFS}, got 3",
@@ -78,7 +85,7 @@ TABLE = {
     "a = " + 5000 * "[": "nested too deeply",
     "a." * 2000 + "a = 1": "nested too deeply",
     "a = '" + 1024 * 1024 * "x" + "'": "too large for a policy: more than 1048576 bytes",
-    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, stall_timeout, fail_fast, cooldown, priority, failures, uncounted, retry, budget, breaker, limit, learn_rate, quota, share, queue, hedge, fallback, cache, shadow',
+    '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, stall_timeout, fail_fast, cooldown, priority, failures, uncounted, retry, budget, breaker, limit, learn_rate, quota, share, spend, queue, hedge, fallback, cache, shadow',
     "priority = '"
     + 300 * "long "
     + "'": 'priority must be one of interactive, batch, background, got "'

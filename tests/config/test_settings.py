@@ -138,6 +138,7 @@ def test_a_target_has_what_a_client_takes_apart_from_what_only_a_program_has():
         "self",
         "api_key",
         "degraded",
+        "prices",
     }
 
 

@@ -18,6 +18,7 @@ from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.sizes import LARGEST, SMALLEST
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.trip import AnyRule, TripRule
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Herd, Kind, Load, Provider, Scenario, Trouble
@@ -80,6 +81,7 @@ def policy_with(part):
         HedgePolicy: lambda: Policy(hedge=part),
         QueuePolicy: lambda: Policy(queue=part),
         QuotaPolicy: lambda: Policy(quota=part),
+        SpendPolicy: lambda: Policy(spend=part),
         RetryPolicy: lambda: Policy(retry=part),
         Policy: lambda: part,
     }

@@ -1,5 +1,7 @@
 """One event of each kind."""
 
+from decimal import Decimal
+
 from stage import OTHER, TARGET
 
 from stormbreak.events import (
@@ -20,6 +22,7 @@ from stormbreak.events import (
     RetryRefused,
     Returned,
     Sent,
+    SpendReached,
     WouldHave,
 )
 from stormbreak.types import Verdict
@@ -46,5 +49,6 @@ def one_of_each(target=TARGET, other=str(OTHER)):
         CallCancelled(3.0, 1, target, True),
         CircuitChanged(3.0, target, "closed", "open", 8.0),
         CooldownStarted(3.0, target, 15.0),
+        SpendReached(3.0, target, 80, Decimal("41.5"), Decimal(50), 63.0),
         WouldHave(3.0, target, "breaker", "open", 8.0),
     ]

@@ -12,6 +12,7 @@ from stage import TARGET, Stage
 from stormbreak.core import admission, race, retry, shadow
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.telemetry import labels
 from stormbreak.telemetry.labels import OTHER, Targets
 from stormbreak.telemetry.measured import FAMILIES, measured
@@ -34,7 +35,8 @@ def words_in(module, function):
 
 
 def test_the_sets_are_those_of_the_core():
-    gates = Stage(Policy(quota=QuotaPolicy(rpm=60.0))).lane.admission._gates
+    rules = Policy(quota=QuotaPolicy(rpm=60.0), spend=SpendPolicy(usd=1.0))
+    gates = Stage(rules).lane.admission._gates
 
     assert {gate.name for gate in gates} | {"queue"} == labels.QUEUE_GATES
     assert words_in(retry, "decide") & labels.RETRY_GATES == labels.RETRY_GATES

@@ -57,6 +57,7 @@ def test_decisions_have_lines_and_the_rest_has_none(caplog):
         ("WARNING", "stormbreak.call", "rejected by breaker at acme/large: the circuit is open; come back in 4.0 s"),
         ("WARNING", "stormbreak.circuit", "circuit of acme/large: closed to open for 5.0 s"),
         ("INFO", "stormbreak.cooldown", "cooldown of acme/large: left alone for 12.0 s"),
+        ("WARNING", "stormbreak.spend", "spending, last at acme/large: 80 % of 50 USD are spent; all of it is there again in 60 s"),
         ("INFO", "stormbreak.shadow", "shadow of acme/large: breaker would open for 5.0 s"),
     ]  # fmt: skip
 

@@ -33,6 +33,7 @@ PROMISED = {
     "FallbackRefused": "fallback.refused",
     "CircuitChanged": "circuit.changed",
     "CooldownStarted": "cooldown.started",
+    "SpendReached": "spend.reached",
     "WouldHave": "shadow.would_have",
 }
 

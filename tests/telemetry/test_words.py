@@ -28,6 +28,7 @@ def test_each_event_has_its_line():
         "call to acme/large: cancelled while an attempt was under way",
         "circuit of acme/large: closed to open for 5.0 s",
         "cooldown of acme/large: left alone for 12.0 s",
+        "spending, last at acme/large: 80 % of 50 USD are spent; all of it is there again in 60 s",
         "shadow of acme/large: breaker would open for 5.0 s",
     ]
 

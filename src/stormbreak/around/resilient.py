@@ -311,6 +311,10 @@ def _checked(policy: Policy) -> Policy:
         raise ConfigurationError(
             f"quota.tpm must be absent around a function: nobody counts tokens, got {policy.quota.tpm:g}"
         )
+    if policy.spend.acts:
+        raise ConfigurationError(
+            f"spend.usd must be absent around a function: nobody knows what it costs, got {policy.spend.usd:g}"
+        )
     return policy
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from stormbreak.batch.limits import check_costs, spent_before
 from stormbreak.batch.order import order_output
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.runner import End, Runner
@@ -18,8 +19,11 @@ from stormbreak.core.circuit import Mode
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Listener
 from stormbreak.core.policy import Policy
+from stormbreak.core.spend import PriceOf, SpendPolicy
+from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
+from stormbreak.http.pricing import list_price
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
 AUTO: Literal["auto"] = "auto"
@@ -32,6 +36,9 @@ class Job:
 
     `concurrency` stands in for the limit of the policy; a number may be more than `WIDEST`. So do `rpm` and `tpm`,
     requests and tokens per minute, for its quota. `defaults` are fields of chats that rows do not name.
+
+    `max_cost` is what all runs on OUTPUT may cost together, in US dollars, at the prices that `price_of` tells, by default
+    today's list prices; `longest_answer` bounds the answers of rows that do not.
     """
 
     source: Path
@@ -49,6 +56,9 @@ class Job:
     rpm: float | None = None
     tpm: float | None = None
     defaults: Mapping[str, float] | None = None
+    max_cost: float | None = None
+    longest_answer: int | None = None
+    price_of: PriceOf | None = None
 
     def __post_init__(self) -> None:
         breaker = self.policy.breaker
@@ -79,11 +89,18 @@ def run_job(
             policy=_policy(job),
             allow_http=job.allow_http,
             stream_on_wire=job.stream_on_wire,
+            prices=job.price_of,
         )
+        if job.max_cost is not None:
+            check_costs(rows, client)
         for listener in listeners:
             client.subscribe(listener)
         options = {"model": job.model, "base_url": client.base_url, "ordered": job.ordered}
         store = stack.enter_context(open_store(job.output, rows, options=options))
+        meter = Meter(lambda *_: None)  # tokens, whatever they cost
+        client.subscribe(meter)
+        if job.max_cost is not None:
+            spent_before(client, store.run.account, job.price_of or list_price)
         done_before, began = store.journal.done, time.monotonic()
         runner = Runner(
             client,
@@ -93,8 +110,10 @@ def run_job(
             width=_width(job),
             grace=job.connect_grace,
             tick=tick,
+            note=lambda: store.note(meter.snapshot(), at_work=True),
         )
         end = _loop(_run(runner, client))
+        store.note(meter.snapshot(), at_work=False)
         _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
         elapsed = time.monotonic() - began
         return summarise(
@@ -105,13 +124,22 @@ def run_job(
 def _policy(job: Job) -> Policy:
     quota = job.policy.quota
     policy = replace(
-        job.policy, quota=replace(quota, rpm=job.rpm or quota.rpm, tpm=job.tpm or quota.tpm)
+        job.policy,
+        quota=replace(quota, rpm=job.rpm or quota.rpm, tpm=job.tpm or quota.tpm),
+        spend=_spend(job),
     )
     if job.concurrency is None:
         return policy
     if job.concurrency == AUTO:
         return replace(policy, limit=AutomaticLimit())
     return replace(policy, limit=FixedLimit(in_flight=job.concurrency))
+
+
+def _spend(job: Job) -> SpendPolicy:
+    spend = job.policy.spend
+    if job.longest_answer is not None:
+        spend = replace(spend, longest_answer=job.longest_answer)
+    return spend if job.max_cost is None else replace(spend, usd=job.max_cost, per=None)
 
 
 def _width(job: Job) -> int:

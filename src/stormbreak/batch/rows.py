@@ -7,7 +7,7 @@ hash of its id. Rows are read again, by offset, when their turn comes; ten milli
 import os
 import stat
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -93,6 +93,10 @@ class Rows:
         if row is None or not self._ids.matches(index, row.custom_id):
             raise self._wrong(self._numbers[index], "was changed while the run was at work")
         return row
+
+    def __iter__(self) -> Iterator[Row]:
+        """Read them all again, in their order."""
+        return (self.row_at(index) for index in range(len(self)))
 
     def find(self, custom_id: str) -> int | None:
         """Return the index of the row called `custom_id`, or None."""

@@ -4,13 +4,15 @@ On a later run the input must be the same, byte for byte (it may have moved), an
 `PINNED`. Other options may change from run to run, and the change is kept: to go on somewhere else, slower or
 with another key is what a resume is for.
 
+The `account` is what the attempts of all these runs used: written every second, and when a run ends.
+
 The `salt` is what the idempotency keys of all these runs are made with, so that a row which is sent again after a crash
 carries the key that it had.
 """
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +23,7 @@ from msgspec.json import format as indented
 from stormbreak.batch.durable import replacing
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of, plain, reason
+from stormbreak.batch.spent import Account
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden
 
@@ -42,6 +45,7 @@ class Run:
     options: Mapping[str, Option]
     started_at: float
     salt: str = ""
+    account: Account = field(default_factory=Account)
 
 
 class Input(Protocol):
@@ -107,13 +111,23 @@ def record(
         options=dict(options),
         started_at=last.started_at if last else now,
         salt=(last.salt if last else "") or secrets.token_hex(16),
+        account=(last.account if last else Account()).begin(),
     )
-    with replacing(files.run) as file:
-        file.write(indented(encode(run)) + b"\n")
+    _write(files, run)
     if last is None:
         return run, ()
     names = sorted({*last.options, *options})
     return run, tuple(name for name in names if last.options.get(name) != options.get(name))
+
+
+def note_account(files: Files, run: Run, account: Account) -> None:
+    """Write the run file again, with what has been spent by now."""
+    _write(files, replace(run, account=account))
+
+
+def _write(files: Files, run: Run) -> None:
+    with replacing(files.run) as file:
+        file.write(indented(encode(run)) + b"\n")
 
 
 def _check_places(files: Files, rows: Input) -> None:

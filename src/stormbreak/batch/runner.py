@@ -36,6 +36,7 @@ from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
+NOTE_EVERY = 1.0  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Held = tuple[Row, Failure, Response | None]
@@ -47,6 +48,7 @@ class End(Enum):
 
     FINISHED = "finished"
     REFUSED = "refused"  # every scout met the same final verdict
+    SPENT = "spent"  # what is left of a limit of spending is too little for a row
     UNREACHABLE = "unreachable"  # nothing answered in HTTP
     INTERRUPTED = "interrupted"
 
@@ -56,7 +58,8 @@ class Runner:
 
     With the same `salt`, a row that is sent as it was in an earlier run carries the idempotency key that it had.
     At most `width` calls are sent or about to be, and four times as many back off; something must answer
-    within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run.
+    within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run. `note` is called
+    every second, in a thread, to write down what was spent.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Runner:
         width: int,
         grace: float,
         tick: Callable[["Runner"], None] = lambda _: None,
+        note: Callable[[], None] = lambda: None,
     ) -> None:
         self.client = client
         self.rows = rows
@@ -81,6 +85,7 @@ class Runner:
         self.width = width
         self._grace = grace
         self._tick = tick
+        self._note = note
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -102,7 +107,10 @@ class Runner:
 
     async def run(self) -> End:
         """Run to the end, whichever it is; raises what the journal raised, if it could not write."""
-        sitters = [asyncio.create_task(sit()) for sit in (self._flush_often, self._look_often)]
+        sitters = [
+            asyncio.create_task(sit())
+            for sit in (self._flush_often, self._look_often, self._note_often)
+        ]
         try:
             with self._signals():
                 await self._dispatch()
@@ -169,7 +177,9 @@ class Runner:
             )
         except ConfigurationError as error:  # about this row alone
             ended = Ended(Outcome(Verdict.INVALID, detail=str(error)))
-        if ended.stopped != "drained":
+        if ended.stopped == "spend" and ended.retry_at is None:
+            self._stop(End.SPENT)
+        elif ended.stopped != "drained":
             self._settle(turn, row, ended)
 
     def _key_of(self, row: Row) -> str:
@@ -262,6 +272,18 @@ class Runner:
             try:
                 if self.journal.pending:
                     await asyncio.to_thread(self.journal.flush)
+            except OutputError as error:
+                return self._give_up(error)
+
+    async def _note_often(self) -> None:
+        noted = self.counts.attempts
+        while True:
+            await asyncio.sleep(NOTE_EVERY)
+            if self.counts.attempts == noted:
+                continue
+            noted = self.counts.attempts
+            try:
+                await asyncio.to_thread(self._note)
             except OutputError as error:
                 return self._give_up(error)
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
+from stormbreak.core.spending import COST
 from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 
 ATTEMPTS = 20  # sends of one row over all its rounds, but for those that got no connection
@@ -157,6 +158,7 @@ class Schedule:
         if (
             turn.left < 1
             or (self._once and turn.attempts)
+            or ended.stopped == COST
             or (turn.deadline_at is not None and due >= turn.deadline_at)
         ):
             return False

@@ -10,17 +10,27 @@ from stormbreak.batch.files import Files
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.lock import locked
 from stormbreak.batch.rows import Rows
-from stormbreak.batch.runfile import Option, check, record
+from stormbreak.batch.runfile import Option, Run, check, note_account, record
+from stormbreak.cost.bill import Bills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """What a run writes to. `changed` names the options that differ from the run before; `salt` is as it was."""
+    """What a run writes to. `changed` names the options that differ from the run before."""
 
     files: Files
     journal: Journal
     changed: tuple[str, ...]
-    salt: str
+    run: Run
+
+    @property
+    def salt(self) -> str:
+        """What idempotency keys are made with; it is as it was."""
+        return self.run.salt
+
+    def note(self, bills: Bills, *, at_work: bool) -> None:
+        """Write down what this run has spent by now; blocks for as long as the disk takes."""
+        note_account(self.files, self.run, self.run.account.plus(bills, at_work=at_work))
 
 
 @contextlib.contextmanager
@@ -35,4 +45,4 @@ def open_store(output: Path, rows: Rows, *, options: Mapping[str, Option]) -> It
         last = check(files, rows, options)  # again: now nobody else can change it
         with contextlib.closing(Journal(files, rows)) as journal:
             run, changed = record(files, rows, options, last=last, now=time.time())
-            yield Store(files=files, journal=journal, changed=changed, salt=run.salt)
+            yield Store(files=files, journal=journal, changed=changed, run=run)

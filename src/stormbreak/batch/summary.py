@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from stormbreak.batch.runner import End, Runner
 from stormbreak.types import Verdict
@@ -14,7 +15,7 @@ class Summary:
     input: str
     output: str
     base_url: str
-    end: str  # finished, refused, unreachable or interrupted
+    end: str  # finished, refused, spent, unreachable or interrupted
     refused_by: Verdict | None  # the final verdict that stopped the run
     trouble: str  # of the last attempt that found no HTTP server
     total: int
@@ -33,6 +34,8 @@ class Summary:
     waited: float  # seconds spent in queues, cooldowns and backoff, over all calls
     input_tokens: int
     output_tokens: int
+    max_cost: Decimal | None  # US dollars that all runs may cost
+    spent: Decimal | None  # of these, at the most, where there is such a limit
 
 
 def summarise(
@@ -40,6 +43,7 @@ def summarise(
 ) -> Summary:
     """Sum up a run that has ended."""
     journal, counts, total = runner.journal, runner.counts, len(runner.rows)
+    purse = runner.client.engine.payers.purse(runner.client.policy)
     answered = journal.done - done_before
     return Summary(
         input=str(runner.rows.path),
@@ -64,4 +68,6 @@ def summarise(
         waited=round(counts.waited, 3),
         input_tokens=counts.input_tokens,
         output_tokens=counts.output_tokens,
+        max_cost=None if purse is None else purse.limit,
+        spent=None if purse is None else purse.spent,
     )

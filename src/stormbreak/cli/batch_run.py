@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.json import encode
+from msgspec.json import Encoder
 from msgspec.json import format as indented
 
 from stormbreak.batch.course import Course
@@ -19,6 +19,8 @@ from stormbreak.batch.runner import End
 from stormbreak.batch.sight import watching
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.batch_watched import Watched
+from stormbreak.cli.cost_options import lookup_in
+from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS, USD
 from stormbreak.cli.say import say
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.settings import TargetSettings
@@ -30,8 +32,7 @@ from stormbreak.keylike import quoted
 from stormbreak.report.write import Destination
 from stormbreak.types import Verdict
 
-_PLANNED = ("--max-cost",)
-
+_JSON = Encoder(decimal_format="number")
 
 PATIENT = 60.0
 """Seconds that a row waits where it is, before it goes to --fallback-base-url: a batch is in no hurry."""
@@ -42,24 +43,6 @@ _REFUSED = {
     Verdict.NOT_FOUND: "not_found, no such model or address",
     Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
 }
-
-
-class _Positive(click.ParamType[float]):
-    """A number of something, such as seconds."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"must be a number of {self.name}, got {quoted(str(value))}", param, ctx)
-        if not 0 < number < float("inf"):
-            self.fail(f"must be positive and finite, got {value}", param, ctx)
-        return number
 
 
 class _Concurrency(click.ParamType[int | str]):
@@ -75,16 +58,6 @@ class _Concurrency(click.ParamType[int | str]):
                 f"must be {AUTO} or a positive whole number, got {quoted(str(value))}", param, ctx
             )
         return int(value)
-
-
-def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
-    if value is not None:
-        raise click.UsageError(f"{param.opts[0]} {value}: not built yet")
-
-
-_SECONDS = _Positive("seconds")
-_REQUESTS = _Positive("requests")
-_TOKENS = _Positive("tokens")
 
 
 @click.command()
@@ -104,14 +77,27 @@ _TOKENS = _Positive("tokens")
     type=_Concurrency(),
     help="Attempts in flight at once: so many, or as many as the target bears.",
 )
-@click.option("--rpm", type=_REQUESTS, help="Requests per minute, at the most.")
-@click.option("--tpm", type=_TOKENS, help="Tokens per minute, prompts and answers together.")
-@click.option("--timeout", type=_SECONDS, help="Seconds that one attempt may take.")
-@click.option("--idle-timeout", type=_SECONDS, help="Seconds of silence within an attempt.")
-@click.option("--deadline", type=_SECONDS, help="Seconds that one row may take, all in all.")
+@click.option("--rpm", type=REQUESTS, help="Requests per minute, at the most.")
+@click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together.")
+@click.option("--max-cost", type=USD, help="US dollars that all runs on OUTPUT may cost together.")
+@click.option(
+    "--longest-answer",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens of an answer, under --max-cost, where a row does not bound it.",
+)
+@click.option(
+    "--prices",
+    metavar="FILE",
+    multiple=True,
+    help="A price file, for --max-cost; its word counts before the list prices.",
+)
+@click.option("--timeout", type=SECONDS, help="Seconds that one attempt may take.")
+@click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt.")
+@click.option("--deadline", type=SECONDS, help="Seconds that one row may take, all in all.")
 @click.option(
     "--connect-grace",
-    type=_SECONDS,
+    type=SECONDS,
     default=CONNECT_GRACE,
     help="Give up if nothing answers by then.",
 )
@@ -146,14 +132,10 @@ def command(
     if destination is not None:
         _report(destination, summary, course)
     if as_json:
-        say(indented(encode(summary)).decode())
+        say(indented(_JSON.encode(summary)).decode())
     elif summary.end != End.UNREACHABLE.value:
         say(_told(summary))
     return _exit_code(summary)
-
-
-for _flag in reversed(_PLANNED):
-    command = click.option(_flag, hidden=True, expose_value=False, callback=_refuse)(command)
 
 
 def _destination(report: str, job: Job) -> Destination:
@@ -182,6 +164,7 @@ def _job(
     deadline: float | None,
     fallback_base_url: str | None,
     fallback_api_key_env: str | None,
+    prices: tuple[str, ...],
     **rest: Any,
 ) -> Job:
     """Put the flags that belong there into the policy; what no flag names stays as it is."""
@@ -204,7 +187,8 @@ def _job(
         place = Place(base_url=fallback_base_url, api_key_env=fallback_api_key_env)
         last = ToTargets(after=PATIENT, targets=(place,))
         chosen = replace(chosen, fallback=(*chosen.fallback, last))
-    return Job(policy=chosen, defaults=body_defaults(named), **rest)
+    price_of = lookup_in(prices).price_of if prices else None
+    return Job(policy=chosen, defaults=body_defaults(named), price_of=price_of, **rest)
 
 
 def _only_target(file: str, settings: Settings) -> TargetSettings:
@@ -245,6 +229,7 @@ def _told(summary: Summary) -> str:
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
         "came back": back,
+        "cost": _cost(summary),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
@@ -252,10 +237,18 @@ def _told(summary: Summary) -> str:
     return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
 
 
+def _cost(summary: Summary) -> str:
+    if summary.max_cost is None:
+        return ""
+    return f"at most {summary.spent:,.6f} USD, of {summary.max_cost:,f} that it may"
+
+
 def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
         return f"the first rows all failed: {why}; mend it and run again"
+    if summary.end == End.SPENT.value:
+        return "what is left of the limit of spending is too little for the next row; with more, the same command goes on"
     if summary.end == End.INTERRUPTED.value:
         return "interrupted; the same command goes on from here"
     return ""

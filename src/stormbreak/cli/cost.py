@@ -1,4 +1,4 @@
-"""`stormbreak cost`: what providers cost, and what switching saves."""
+"""`stormbreak cost`: what providers cost, what switching saves, and what a batch has cost."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,11 +12,11 @@ _BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
         "prices": ("stormbreak.cli.cost_prices", "What is asked for a model, and by whom."),
         "compare": ("stormbreak.cli.cost_compare", "The same traffic at several providers."),
         "roi": ("stormbreak.cli.cost_roi", "What a move brings, and when it does not."),
+        "report": ("stormbreak.cli.cost_report", "What a batch has cost."),
     }
 )
-_PLANNED: Mapping[str, str] = MappingProxyType({"report": "What a batch has cost."})
 
 
-@click.group(cls=LazyGroup, built=_BUILT, planned=_PLANNED)
+@click.group(cls=LazyGroup, built=_BUILT, planned={})
 def command() -> None:
     """Say what providers cost, and what switching saves."""

@@ -10,7 +10,7 @@ missing. A place says how its value is said::
     {growth:grown}                2 times as long, as long again
     {rules:parts}                 the texts of several
     {fallback:parts none}         the same, or what is said where there are none
-    {text:name}                   a text as it is
+    {text:name}                   a text as it is       {longest_answer:bounded}  bounded to 512 tokens
     {budget:part no budget}       the text of that part, or what is said where there is none
     {deadline:seconds|no bound}   likewise after a |, for other values
 """
@@ -61,6 +61,7 @@ _SAID: Mapping[str, Any] = MappingProxyType(
         "times": quantities.times,
         "several": lambda value, _: quantities.several(value),
         "word": lambda value, _: word_for(value),
+        "bounded": lambda value, _: f"bounded to {quantities.times(value, 'token')}",
         "plain": lambda value, _: quantities.plain(value),
         "name": lambda value, _: value,
         "parts": lambda value, none: "\n".join(told(part) for part in value) or none,

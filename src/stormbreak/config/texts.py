@@ -24,6 +24,7 @@ from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
@@ -50,6 +51,7 @@ A time that the server names keeps {cooldown:either every call away|only that ca
 429s that pile up {learn_rate:either teach a send rate|teach no send rate}.
 {quota:part}
 Of quotas and a fixed limit, this process may use {share:share}.
+{spend:part}
 {queue:part}
 {hedge:part No attempt gets another beside it.}
 {fallback:parts There is no fallback.}
@@ -105,6 +107,9 @@ Up to {ceiling:times attempt} to one target may be in flight; under congestion {
 Per minute {rpm:times request|any number of requests} and {tpm:times token|any number of tokens} may go to one target; \
 where a number bounds them, that of {burst:seconds} may go at once.
 What the headers of answers say of limits is {learn:either obeyed|not heard}.""",
+        SpendPolicy: """\
+All attempts together may cost {usd:times US dollar|any sum} within {per:seconds|the life of the process}.
+Under a limit, a request that does not bound its answer is {longest_answer:bounded|refused}.""",
         QueuePolicy: """\
 At most {size:times call} wait for one target; a pause of more than {longest_pause:seconds} rejects.
 Each priority that waits gets {least_share:share} of what is served. Turns of tenants, where not 1: {weights:weights}.""",

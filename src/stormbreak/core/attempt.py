@@ -53,8 +53,7 @@ def attempted(
             call = trail.call = call._replace(deadline_at=ends_at, span=None)
         timeout = _attempt_timeout(lane, call, now)
         if engine.listeners:
-            whose = call.priority, call.tenant, call.bound
-            trail.note(Sent(now, call.number, call.target, number, *whose))
+            trail.note(_sent(call, number, now))
         began = now
         permit = place.permit if isinstance(place, Ticket) else place
         outcome = GIVEN_UP
@@ -74,6 +73,10 @@ def attempted(
     finally:
         place.settle(outcome, now, uniform)
     return outcome, now, uniform
+
+
+def _sent(call: Call, number: int, now: float) -> Sent:
+    return Sent(now, call.number, call.target, number, call.priority, call.tenant, call.bound)
 
 
 def _delivery(

@@ -6,33 +6,36 @@ behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from stormbreak.core.admission import Admission
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.budget import Budget, BudgetPolicy, Load
+from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.following import Companion
 from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.hedge import Hedging
 from stormbreak.core.limit import limiter
+from stormbreak.core.payers import Payers
 from stormbreak.core.policy import Policy
+from stormbreak.core.purse import Share
 from stormbreak.core.rate import LearnedRate
 from stormbreak.core.saved import Saved
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
+from stormbreak.core.spend import PriceOf
+from stormbreak.core.spending import Spending
 from stormbreak.core.tally import tallied
+from stormbreak.core.telling import tell_all
 from stormbreak.core.ticket import Ticket
 from stormbreak.core.weighed import Quota
-from stormbreak.events import CircuitChanged, CooldownStarted, Event, WouldHave
+from stormbreak.events import CircuitChanged, CooldownStarted, Event, SpendReached, WouldHave
 from stormbreak.types import Outcome, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
 LATE = 10.0  # seconds since answers were late
 PACED_CIRCUIT = 1.0  # after a circuit closed
-
-T = TypeVar("T")
 
 Listener = Callable[[Event], None]
 
@@ -59,6 +62,7 @@ class Lane:
         "shadow",
         "shadow_budget",
         "slots",
+        "spending",
         "target",
         "treatments",
     )
@@ -66,8 +70,8 @@ class Lane:
     def __init__(self, engine: "Engine", target: Target) -> None:
         self.policy = policy = engine.policy_of(target)
         self.treatments = policy.treatments
-        self.budget, self.shadow_budget = budgets = engine.budgets_of(policy)
-        self.earn = _all(budget.earn for budget in budgets if budget is not None)
+        self.budget, self.shadow_budget = budgets = engine.payers.budgets(policy)
+        self.earn = tell_all(budget.earn for budget in budgets if budget is not None)
         self._engine = engine
         self.target = target
         self.gone = engine.is_gone(target)
@@ -99,6 +103,9 @@ class Lane:
             self.quota = Quota(policy.quota, longest=longest, share=policy.share)
             gates.append(self.quota)
             spacings.append(self.quota)
+        self.spending = engine.payers.spending(policy, target, self._on_spend)
+        if self.spending is not None:
+            gates.append(self.spending)
         gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = self._breaker(policy.breaker)
@@ -113,7 +120,8 @@ class Lane:
             policy.queue,
             engine.wake,
             spacings=spacings,
-            weigh=_all(quota.weigh for quota in self._quotas()),
+            weigh=tell_all(gate.weigh for gate in self._weighing()),
+            veto=None if self.spending is None else self.spending.veto,
         )
 
     def is_spaced(self, now: float) -> bool:
@@ -154,10 +162,11 @@ class Lane:
         spread = self.policy.retry.spread
         return Breaker(policy, self.treatments, self._on_circuit, spread=spread)
 
-    def _quotas(self) -> Iterator[Quota]:
-        for quota in (self.quota, None if self.shadow is None else self.shadow.quota):
-            if quota is not None:
-                yield quota
+    def _weighing(self) -> Iterator[Quota | Spending]:
+        shadow = None if self.shadow is None else self.shadow.quota
+        for gate in (self.quota, self.spending, shadow):
+            if gate is not None:
+                yield gate
 
     def _shadow(self, policy: ShadowPolicy) -> ShadowGate:
         real = self.policy
@@ -190,6 +199,11 @@ class Lane:
         self.admission.sweep(now)
         if self._engine.listeners:
             self._engine.events.append(CooldownStarted(now, self.target, until))
+
+    def _on_spend(self, now: float, share: Share) -> None:
+        """Tell that a further part of the limit of spending is reached."""
+        if self._engine.listeners:
+            self._engine.events.append(SpendReached(now, self.target, *share))
 
     def _on_circuit(self, before: State, after: State, *, now: float, until: float | None) -> None:
         if after is State.CLOSED:
@@ -243,11 +257,13 @@ class Lane:
 class Engine:
     """The shared state under one policy, and under those of targets that have their own.
 
-    Policies that say the same of their budget share one: it holds across targets.
+    Policies that say the same of who pays share one that does, across targets.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, price_of: PriceOf | None = None) -> None:
+        """`price_of` is asked where a policy has a limit of spending."""
         self.policy = policy
+        self._price_of = price_of
         self.races = policy.hedge is not None  # some attempts may get others beside them
         self._accounts: Mapping[Target, Policy] = {}
         self._past: Mapping[Target, Policy] = {}  # those before
@@ -259,7 +275,7 @@ class Engine:
 
     def start_over(self) -> None:
         """Forget all that was learned, and all that is under way: in a child process it will never end."""
-        self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
+        self.payers = Payers(self._on_freed, self._price_of)
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: dict[Target, Lane] = {}
@@ -267,7 +283,7 @@ class Engine:
     @property
     def budget(self) -> Budget | None:
         """That of its own policy."""
-        return self.budgets_of(self.policy)[0]
+        return self.payers.budgets(self.policy)[0]
 
     def policy_of(self, target: Target) -> Policy:
         """What the lane of `target` goes by, if it is made now."""
@@ -280,18 +296,11 @@ class Engine:
         """Whether a target was named once, and is no longer: only who began before can ask for it."""
         return bool(target.name) and target.account not in self._accounts
 
-    def budgets_of(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
-        """Who pays for retries under `policy`, and who would in its shadow."""
-        beside = None if policy.shadow is None else policy.shadow.budget
-        return self._budget("real", policy.budget), self._budget("shadow", beside)
-
-    def _budget(self, whose: str, policy: BudgetPolicy | None) -> Budget | None:
-        if policy is None:
-            return None
-        budget = self._budgets.get((whose, policy))
-        if budget is None:
-            budget = self._budgets[whose, policy] = Budget(policy)
-        return budget
+    def _on_freed(self, now: float, gate: Spending) -> None:
+        """Money is there again through that gate: let leave who waits for it at other targets."""
+        for lane in self._lanes.values():
+            if lane.spending not in (None, gate) and lane.admission.queued:
+                lane.admission.pump(now)
 
     def govern(
         self,
@@ -307,6 +316,9 @@ class Engine:
         circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
         `anew` know nothing of what was before.
         """
+        for account in accounts:
+            self.payers.succeed(self.policy_of(account), accounts[account])
+        self.payers.succeed(self.policy, policy)
         self.policy, self._accounts, self._past = policy, accounts, self._accounts
         self.races = any(each.hedge is not None for each in (policy, *accounts.values()))
         for target, lane in list(self._lanes.items()):
@@ -377,21 +389,9 @@ class Engine:
                 for target, lane in self._lanes.items()
                 if not (lane.gone and lane.idle)
             },
+            **self.payers.snapshot(now),
         }
 
 
 def _nobody() -> None:
     return None
-
-
-def _all(told: Iterable[Callable[[T], None]]) -> Callable[[T], None] | None:
-    """One function that tells them all; None where there is nobody to tell."""
-    several = tuple(told)
-    if len(several) <= 1:
-        return several[0] if several else None
-
-    def tell(what: T) -> None:
-        for one in several:
-            one(what)
-
-    return tell

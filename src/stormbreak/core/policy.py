@@ -15,6 +15,7 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.sizes import check_sizes
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.tally import check_counted, tallied
 from stormbreak.types import Priority, Treatment, Verdict
 
@@ -30,7 +31,7 @@ class Policy:
     call away until then, and not only the one that was told. `failures` are verdicts that the breaker counts as
     failures beyond those of the verdict table, `uncounted` those that it does not count at all. With `learn_rate`,
     429s that pile up teach a send rate. `share` is this process's part, with others beside it, of what is counted for a target: `quota`,
-    what the target told of its quotas, and a fixed `limit`; what finds itself needs none. With `hedge`, an attempt that takes long gets another beside it. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
+    what the target told of its quotas, and a fixed `limit`; what finds itself needs none. `spend` bounds what all attempts cost. With `hedge`, an attempt that takes long gets another beside it. What is in `shadow` decides beside this policy, and is not obeyed. `fallback` are rules, asked in
     their order, for calls that their target cannot answer; `cache` is for those of them that give answers of before.
     """
 
@@ -51,6 +52,7 @@ class Policy:
     learn_rate: bool = True
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     share: float = 1.0
+    spend: SpendPolicy = field(default_factory=SpendPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     hedge: HedgePolicy | None = None
     fallback: tuple[Fallback, ...] = ()
@@ -80,6 +82,11 @@ class Policy:
             learn_rate=self.learn_rate,
             quota=self.quota if self.quota.acts else None,
         )
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it counts tokens, or what they cost, before a call is sent."""
+        return self.quota.acts or self.spend.acts
 
     @property
     def treatments(self) -> Mapping[Verdict, Treatment]:

@@ -102,6 +102,7 @@ def is_off(policy: Policy) -> bool:
         stall_timeout=None,
         limit=OFF.limit,
         quota=OFF.quota,
+        spend=OFF.spend,
     )
     return bare == OFF
 

@@ -4,13 +4,17 @@ import secrets
 from hashlib import blake2b
 
 from stormbreak.http.at_hand import Request
-from stormbreak.http.body import delivered, inputs, renamed, streamed, wants
+from stormbreak.http.body import bounded, delivered, inputs, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
+from stormbreak.llm.bounds import bound_of, is_bound
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.llm.tokens import estimate
-from stormbreak.types import Target
+from stormbreak.types import Target, Usage
+
+_NEWER = frozenset({"openai", "azure"})
+"""Providers whose newer models refuse max_tokens."""
 
 
 class Asking:
@@ -84,6 +88,33 @@ class Asking:
         answers = self.shape is not Shape.EMBEDDINGS
         bound = self.wanted.bound
         return estimate(self._body, bound=bound, choices=self._choices, answers=answers)
+
+    def bind(self, tokens: int | None, provider: str) -> None:
+        """Bound the answer to so many tokens at the most, where the body says nothing of that; before it goes anywhere."""
+        assert not self._sent, "what was written is bound no more"
+        if tokens is None or self.shape is Shape.EMBEDDINGS or is_bound(self.wanted.bound):
+            return
+        field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"
+        if self.shape is Shape.CHAT and provider in _NEWER:
+            field = "max_completion_tokens"
+        self._body = bounded(self._body, field, tokens)
+        self.wanted = wants(self._body)
+
+    def bound(self) -> Usage | None:
+        """The most tokens of an attempt, where that can be told."""
+        answers = self.shape is not Shape.EMBEDDINGS
+        bound = self.wanted.bound
+        return bound_of(self._body, bound=bound, choices=self._choices, answers=answers)
+
+    def expected(self, answer: int) -> Usage:
+        """An estimate of what an attempt uses, if each of its answers has `answer` tokens, or as many as it may have."""
+        answers = self.shape is not Shape.EMBEDDINGS
+        bound = self.wanted.bound
+        length = min(bound, answer) if is_bound(bound) else answer
+        return Usage(
+            input_tokens=estimate(self._body, answers=False),
+            output_tokens=max(1, self._choices) * length if answers else 0,
+        )
 
     def request(self, base_url: str, api_key: str | None) -> Request:
         """What an answer depends on, however it comes."""

@@ -90,6 +90,11 @@ def delivered(body: bytes, *, with_usage: bool) -> bytes:
     return msgspec.json.encode(fields | {"stream": msgspec.Raw(b"true")})
 
 
+def bounded(body: bytes, field: str, tokens: int) -> bytes:
+    """Bound the answer to so many tokens, by the `field` that says so."""
+    return msgspec.json.encode(_FIELDS.decode(body) | {field: tokens})
+
+
 def renamed(body: bytes, model: str) -> bytes:
     """Ask another model for the same."""
     return msgspec.json.encode(_FIELDS.decode(body) | {"model": model})

@@ -15,6 +15,7 @@ from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.core.saved import read_circuits, span_in
+from stormbreak.core.spend import PriceOf
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.scope import checked_priority, current
@@ -27,6 +28,7 @@ from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.exchange import answer_of
 from stormbreak.http.footing import Alone, Footing, Ground, model_of
 from stormbreak.http.keys import AskedKey, KeyFunction
+from stormbreak.http.pricing import check_prices, list_price
 from stormbreak.http.routes import Routes
 from stormbreak.http.sending import StreamSender, WholeSender
 from stormbreak.http.source import AtHandSource
@@ -61,6 +63,8 @@ class AsyncClient:
         stream_on_wire: have plain chat completions sent as streams and assemble them, so that the policy sees when
             each answer begins (see docs/client.md).
         degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text (see docs/fallbacks.md).
+        prices: says what a model costs, by provider and name, for a limit of spending (`policy.spend`); by default today's
+            list prices.
     """
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
@@ -75,8 +79,11 @@ class AsyncClient:
         allow_http: bool = False,
         stream_on_wire: bool = False,
         degraded: Degraded | None = None,
+        prices: PriceOf | None = None,
     ) -> None:
         policy = in_force(policy)
+        if prices is None:
+            check_prices(policy)
         endpoint = find_endpoint(
             provider,
             base_url=base_url,
@@ -92,8 +99,8 @@ class AsyncClient:
             connect=partial(connect, policy.limit.ceiling),
         )
         at_hand = AtHand(policy, degraded)
-        footing = Footing(policy, routes, at_hand, model, stream_on_wire, policy.quota.acts)
-        self._stand(Engine(policy), Alone(footing))
+        footing = Footing(policy, routes, at_hand, model, stream_on_wire, policy.weighs)
+        self._stand(Engine(policy, prices or list_price), Alone(footing))
 
     def _stand(self, engine: Engine, ground: Ground) -> None:
         self.engine = engine
@@ -256,6 +263,8 @@ class AsyncClient:
     ) -> Call:
         policy, model = footing.policy, asking.wanted.model
         target = footing.target(model)
+        if policy.spend.acts:
+            asking.bind(policy.spend.longest_answer, target.provider)
         asking.to(footing.routes.route(target))  # what cannot be sent is told before it waits
         span = policy.deadline if deadline is None else deadline
         own = None if span is None or queue_is_free else time.monotonic() + span
@@ -277,6 +286,7 @@ class AsyncClient:
             footing.steps(model),
             labels=here.labels,
             operation=OPERATIONS.get(asking.shape, ""),
+            bound=asking.bound() if footing.weighs or self.engine.listeners else None,
         )
 
     def target(self, model: str) -> Target:

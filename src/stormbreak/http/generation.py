@@ -19,6 +19,7 @@ from stormbreak.http.environment import Endpoint, find_endpoint, in_force
 from stormbreak.http.footing import Footing, Pool
 from stormbreak.http.keys import AskedKey
 from stormbreak.http.origin import Origin
+from stormbreak.http.pricing import check_prices
 from stormbreak.http.routes import Route, Routes
 from stormbreak.http.wire import POOL_LIMIT, Wire
 from stormbreak.keylike import hidden, quoted
@@ -72,7 +73,8 @@ class Generation:
 class Maker:
     """Makes the generations of one file. Wires outlive them: connections that are not used close by themselves.
 
-    `order` puts the targets of a step into the order of their turns.
+    `order` puts the targets of a step into the order of their turns. With `list_prices`, those are what limits of spending
+    go by.
     """
 
     path: str | os.PathLike[str]
@@ -81,6 +83,7 @@ class Maker:
     degraded: Degraded | None
     order: Callable[[Step], tuple[Target, ...]]
     wires: dict[tuple[str, str], Wire]
+    list_prices: bool = True
 
     def read(self, before: Generation | None = None) -> Generation:
         """Read the file.
@@ -93,9 +96,10 @@ class Maker:
             raise self.wrong("it names no target, as in [targets.main]")
         known: dict[Target, Route] = {}
         footings = {}
+        weighs = in_force(settings.policy).weighs  # it holds where they fall back to
         for name, target in settings.targets.items():
             try:
-                footings[name] = self._footing(name, target, known, before)
+                footings[name] = self._footing(name, target, known, before, weighs=weighs)
             except ConfigurationError as error:
                 raise self.wrong(f"targets.{name}: {error}") from None
         weighs = any(footing.weighs for footing in footings.values())
@@ -114,8 +118,12 @@ class Maker:
         target: TargetSettings,
         known: dict[Target, Route],
         before: Generation | None,
+        *,
+        weighs: bool,
     ) -> Footing:
         policy = in_force(target.policy)
+        if self.list_prices:
+            check_prices(policy)
         routes = Routes(
             self._endpoint(name, target)._replace(name=name, policy=policy),
             policy.fallback,
@@ -129,7 +137,7 @@ class Maker:
         else:
             at_hand = AtHand(policy, self.degraded)
         model, on_wire = target.model, target.stream_on_wire
-        return Footing(policy, routes, at_hand, model, on_wire, policy.quota.acts)
+        return Footing(policy, routes, at_hand, model, on_wire, weighs or policy.weighs)
 
     def _endpoint(self, name: str, target: TargetSettings) -> Endpoint:
         key = self.keys.get(name)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
+from stormbreak.core.spend import PriceOf
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.errors import ConfigurationError
@@ -17,6 +18,7 @@ from stormbreak.http.client import AsyncClient
 from stormbreak.http.footing import Footing
 from stormbreak.http.generation import Generation, Maker
 from stormbreak.http.keys import AskedKey, KeyFunction
+from stormbreak.http.pricing import list_price
 from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
 from stormbreak.types import Target
@@ -28,16 +30,18 @@ def load(
     profile: str | None = None,
     keys: Mapping[str, KeyFunction] | None = None,
     degraded: Degraded | None = None,
+    prices: PriceOf | None = None,
 ) -> "LiveSettings":
     """Read a settings file, and be ready to make clients of what it names (see docs/configuration.md).
 
     `keys` are functions that give the keys of targets, by name, before each attempt. `profile` is by default what
-    STORMBREAK_PROFILE says. `degraded` makes answers for a `degraded` rule that has no text.
+    STORMBREAK_PROFILE says. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for limits of
+    spending, as an `AsyncClient` has them.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.
     """
-    return LiveSettings(path, profile=profile, keys=keys or {}, degraded=degraded)
+    return LiveSettings(path, profile=profile, keys=keys or {}, degraded=degraded, prices=prices)
 
 
 class LiveSettings:
@@ -50,14 +54,15 @@ class LiveSettings:
         profile: str | None,
         keys: Mapping[str, KeyFunction],
         degraded: Degraded | None,
+        prices: PriceOf | None = None,
     ) -> None:
         asked = {name: _asked(name, function) for name, function in keys.items()}
-        self._maker = maker = Maker(path, profile, asked, degraded, self._order, {})
+        self._maker = maker = Maker(path, profile, asked, degraded, self._order, {}, prices is None)
         self._now = maker.read()
         unknown = next((name for name in keys if name not in self._now.footings), None)
         if unknown is not None:
             raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
-        self.engine = Engine(self._now.policy)
+        self.engine = Engine(self._now.policy, prices or list_price)
         self._driver = AsyncioDriver(self.engine)
         self._take(self._now)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stormbreak.provider.billing import Billed
 from stormbreak.provider.loader import load, parse
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.server import ProviderServer, new_loop
@@ -41,6 +42,10 @@ class RunningProvider:
     def stats(self) -> dict[str, Any]:
         """Tell what happened since the start or the last reset."""
         return self._ask(self._server.stats)
+
+    def billed(self) -> dict[str, Billed]:
+        """What was billed by now, by the digest of the request: see `digest_of` in `provider.formats.understand`."""
+        return self._ask(lambda: dict(self._server.billing.by_digest))
 
     def reset(self) -> None:
         """Begin the scenario anew, with the next request."""

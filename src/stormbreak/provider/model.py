@@ -99,13 +99,17 @@ class _Refusal(NamedTuple):
 class ProviderModel:
     """One provider living through one scenario."""
 
-    def __init__(self, scenario: Scenario, seed: int = 0) -> None:
+    def __init__(
+        self, scenario: Scenario, seed: int = 0, ended: Callable[..., None] | None = None
+    ) -> None:
+        """`ended(number, worked=...)` is told of every request that is through, and whether it was worked for."""
         provider = scenario.provider
         self.scenario = scenario
         self.clients = Tally()
         self.crowd = Tally()
         self.busy = 0
         self._salt = mix(seed)
+        self._ended = ended
         self._service = Lognormal.of(
             mean=provider.service,
             cv=provider.cv,
@@ -159,6 +163,10 @@ class ProviderModel:
         self._inside[job.number] = job
         self._enter(now, job)
         return job.number
+
+    def has(self, request: int) -> bool:
+        """Whether it is not through with a request."""
+        return request in self._inside
 
     def answers_early(self, now: float, key: int) -> bool:
         """Whether a request that has only begun to come is answered at once; it is no arrival."""
@@ -290,16 +298,18 @@ class ProviderModel:
         tally.work += span
         if self._late(now, job):
             tally.wasted_work += span
-            self._end(now, job, "wasted")
+            self._end(now, job, "wasted", worked=True)
         else:
-            self._end(now, job, job.trouble.kind.value if job.trouble else "ok")
+            self._end(now, job, job.trouble.kind.value if job.trouble else "ok", worked=True)
             if job.number:
                 self._replies.append(Reply(now, job.number, Part.WHOLE, job.trouble, now))
         self._fill(now)
 
-    def _end(self, now: float, job: _Job, outcome: str) -> None:
+    def _end(self, now: float, job: _Job, outcome: str, *, worked: bool = False) -> None:
         self._tally(job).ended(now, outcome)
         self._inside.pop(job.number, None)
+        if self._ended is not None and job.number:
+            self._ended(job.number, worked=worked)
 
     def _late(self, now: float, job: _Job) -> bool:
         if job.number:

@@ -35,7 +35,8 @@ class Provider:
     """Capacity. None means without a limit.
 
     `service` is the mean seconds of work of one answer, `cv` its coefficient of variation, `least` and `most`
-    cut it; the first token comes after the share `prefill` of it.
+    cut it; the first token comes after the share `prefill` of it. With `fills`, every answer uses, and bills, all the
+    tokens that its request allows.
     """
 
     slots: Count | None = None
@@ -48,6 +49,7 @@ class Provider:
     front_end: Positive | None = None
     backlog: Seconds = 5.0
     require_key: bool = False
+    fills: bool = False
     models: tuple[str, ...] = ("storm-1", "storm-1-mini")
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.provider.billing import Billing
 from stormbreak.provider.chance import mix
 from stormbreak.provider.connection import Connection
 from stormbreak.provider.faults.play import Play
@@ -126,6 +127,7 @@ class ProviderServer:
             "time": round(self._pace.now(), 3),
             "arrivals": model.clients.arrivals,
             **self._ledger.summary(),
+            "billed": self.billing.summary(),
             "troubles": self._ledger.troubles | _silent(model.clients),
             "in_service": model.busy,
             "queue": model.queued,
@@ -202,6 +204,7 @@ class ProviderServer:
         if self._witness is not None:
             self._witness.asked(asked, self._pace.now())
         key = asked.key + record.attempts
+        asked = asked._replace(fills=self.scenario.provider.fills)
         number = self._model.arrive(
             self._pace.now(),
             key,
@@ -210,6 +213,8 @@ class ProviderServer:
             attempt=record.attempts,
             text=asked.essence,
         )
+        if self._model.has(number):
+            self.billing.arrived(number, asked)
         other = self._other_than(asked)
         told = self._told()
         self._waiting[number] = _Exchange(
@@ -293,7 +298,8 @@ class ProviderServer:
 
     def _begin(self) -> None:
         self._pace.stop()
-        self._model = ProviderModel(self.scenario, self.seed)
+        self.billing = Billing()
+        self._model = ProviderModel(self.scenario, self.seed, self.billing.ended)
         self._ledger = Ledger()
         self._begun = 0
         self._previous = f"{mix(self.seed):016x}"

@@ -14,6 +14,7 @@ from math import ceil, nextafter
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.chance import mix
@@ -193,7 +194,11 @@ class _Fleet:
 
 
 def _under(policy: Policy, load: Load) -> Policy:
-    """The policy with the deadline, patience and attempt timeout of the scenario."""
+    """The policy with the deadline, patience and attempt timeout of the scenario; what is simulated has no price."""
     return replace(
-        policy, deadline=load.deadline, patience=load.deadline, attempt_timeout=load.timeout
+        policy,
+        deadline=load.deadline,
+        patience=load.deadline,
+        attempt_timeout=load.timeout,
+        spend=SpendPolicy(),
     )

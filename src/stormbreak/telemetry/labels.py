@@ -15,7 +15,7 @@ MOST_TARGETS = 100
 
 VERDICTS = frozenset(verdict.value for verdict in Verdict)
 STATES = tuple(state.value for state in State)
-QUEUE_GATES = frozenset({"breaker", "cooldown", "limit", "pace", "queue", "quota", "rate"})
+QUEUE_GATES = frozenset({"breaker", "cooldown", "limit", "pace", "queue", "quota", "rate", "spend"})
 RETRY_GATES = frozenset(
     {
         "attempts",
@@ -30,7 +30,9 @@ RETRY_GATES = frozenset(
 )
 HEDGE_GATES = QUEUE_GATES | {"attempts", "budget", "deadline", "load"}
 FALLBACK_GATES = frozenset({"attempts", "budget", "deadline", "nothing found"})
-POLICIES = frozenset({"breaker", "cooldown", "limit", "queue", "quota", "rate", "shed"})
+POLICIES = frozenset(
+    {"breaker", "cooldown", "cost", "limit", "queue", "quota", "rate", "shed", "spend"}
+)
 PLACES = (CACHE, DEGRADED)
 MECHANISMS = QUEUE_GATES | RETRY_GATES | {"retry"}
 DIFFERENCES = frozenset(

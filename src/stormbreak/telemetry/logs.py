@@ -34,6 +34,7 @@ LEVELS: Mapping[str, int] = MappingProxyType(
         "call.rejected": logging.WARNING,
         "circuit.changed": logging.INFO,  # but WARNING where it opens
         "cooldown.started": logging.INFO,
+        "spend.reached": logging.WARNING,
         "shadow.would_have": logging.INFO,
     }
 )

@@ -25,6 +25,7 @@ from stormbreak.events import (
     RetryRefused,
     Returned,
     Sent,
+    SpendReached,
     WouldHave,
 )
 
@@ -47,6 +48,7 @@ NAMES: Mapping[type, str] = MappingProxyType(
         FallbackRefused: "fallback.refused",
         CircuitChanged: "circuit.changed",
         CooldownStarted: "cooldown.started",
+        SpendReached: "spend.reached",
         WouldHave: "shadow.would_have",
     }
 )

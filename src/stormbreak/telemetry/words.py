@@ -21,6 +21,7 @@ from stormbreak.events import (
     RetryPlanned,
     RetryRefused,
     Sent,
+    SpendReached,
     WouldHave,
 )
 from stormbreak.telemetry.tame import tame, tamed
@@ -72,6 +73,9 @@ def _of_a_target(event: Event) -> str:
         return f"circuit of {event.target}: {event.before} to {event.after}{_for(event)}"
     if isinstance(event, CooldownStarted):
         return f"cooldown of {event.target}: left alone{_for(event)}"
+    if isinstance(event, SpendReached):
+        spent = f"{event.percent} % of {event.limit:f} USD are spent"
+        return f"spending, last at {event.target}: {spent}{_new(event)}"
     if isinstance(event, WouldHave):
         return f"shadow of {event.target}: {event.mechanism} would {event.what}{_for(event)}"
     return ""
@@ -89,6 +93,14 @@ def _come_back(event: CallRejected) -> str:
 
 def _for(event: CircuitChanged | CooldownStarted | WouldHave) -> str:
     return "" if event.until is None else f" for {max(0.0, event.until - event.at):.1f} s"
+
+
+def _new(event: SpendReached) -> str:
+    return (
+        ""
+        if event.until is None
+        else f"; all of it is there again in {max(0.0, event.until - event.at):.0f} s"
+    )
 
 
 def _billed(attempts: int) -> str:

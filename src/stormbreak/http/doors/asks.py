@@ -12,7 +12,7 @@ from stormbreak.http.routes import Route
 from stormbreak.http.wire import CONNECT_TIMEOUT
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape
-from stormbreak.types import Target
+from stormbreak.types import Target, Usage
 
 _LASTING = ("background", "conversation")  # what such a response leaves behind would be there twice
 
@@ -69,9 +69,16 @@ class Look:
         """What is sent."""
         return self._asked
 
+    def bind(self, _tokens: int | None, _provider: str) -> None:
+        """It has no answer of a model."""
+
     def tokens(self) -> int:
         """It uses none."""
         return 0
+
+    def bound(self) -> Usage:
+        """It uses none."""
+        return Usage()
 
 
 def asked_in(

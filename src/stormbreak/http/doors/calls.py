@@ -45,12 +45,13 @@ def call_of(
         most=here.most,
         tenant=here.tenant or "",
         streams=asked.begins,
-        tokens=asked.tokens() if policy.quota.acts else 0,
+        tokens=asked.tokens() if policy.weighs else 0,
         delivers=asked.delivers,
         fallbacks=steps,
         end_at=here.earlier(now + whole) if asked.delivers else None,
         labels=here.labels,
         operation=OPERATIONS.get(asked.shape, ""),
+        bound=asked.bound() if policy.weighs or engine.listeners else None,
     )
 
 

@@ -28,7 +28,7 @@ from stormbreak.http.doors.request import DoorRequest
 from stormbreak.http.doors.said import scope_of
 from stormbreak.http.doors.story import Story
 from stormbreak.http.doors.wires import Cert, Connecting, Verify
-from stormbreak.http.environment import in_force
+from stormbreak.http.pricing import engine_under
 from stormbreak.http.routes import Routes
 from stormbreak.http.source import Source
 from stormbreak.http.stream import Stream
@@ -71,7 +71,7 @@ class Door:
         trust_env: bool = True,
         http2: bool = False,
     ) -> None:
-        self.engine = policy if isinstance(policy, Engine) else Engine(in_force(policy))
+        self.engine = policy if isinstance(policy, Engine) else engine_under(policy)
         self.policy = self.engine.policy
         self._driver = driver = AsyncioDriver(self.engine)
         self._stream_on_wire = stream_on_wire
@@ -129,6 +129,8 @@ class Door:
     ) -> Any:
         """The response that a call ends with or begins to give; or how it failed without one."""
         target = routes.target(asked.model)
+        if self.policy.spend.acts:
+            asked.bind(self.policy.spend.longest_answer, target.provider)
         asked.to(routes.route(target))  # its own target is the first
         call = call_of(
             self.engine,

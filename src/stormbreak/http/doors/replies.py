@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from stormbreak.core.spending import COST
 from stormbreak.http.doors.request import without_hops
 from stormbreak.http.doors.story import Story
 from stormbreak.http.exchange import Received
@@ -101,6 +102,8 @@ def _is_plain(text: str) -> bool:
 
 def _rejected(shape: Shape, rejection: Rejection, story: Story, now: float) -> Reply:
     status = 503 if rejection.policy in _UNAVAILABLE else 429
+    if rejection.policy == COST:  # it is about the request itself
+        status = 400
     wait = 1 if rejection.retry_at is None else max(1, ceil(rejection.retry_at - now))
     message = f"stormbreak sent nothing to {story.target}: {rejection.reason} ({rejection.policy})"
     headers = {"content-type": _JSON, "retry-after": str(wait)} | FINAL | _told(story)

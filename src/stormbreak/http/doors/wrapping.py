@@ -7,7 +7,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.door import Door
-from stormbreak.http.environment import in_force
+from stormbreak.http.pricing import engine_under
 
 _OWN = ("_transport", "_mounts")
 """Where httpx2 and httpx keep what a client sends through."""
@@ -36,7 +36,7 @@ def put_under(
         )
     if http.is_closed:
         raise ConfigurationError("the client is closed")
-    engine = policy if isinstance(policy, Engine) else Engine(in_force(policy))
+    engine = policy if isinstance(policy, Engine) else engine_under(policy)
     made = {each: kind(engine, inner=inner, **settings) for each, inner in transports.items()}
     http._transport = made[id(http._transport)]  # noqa: SLF001
     for pattern, inner in http._mounts.items():  # noqa: SLF001

@@ -25,8 +25,8 @@ def _output_tokens(payload: Mapping[str, Any]) -> int:
 def _usage(asked: Asked) -> dict[str, Any]:
     return {
         "prompt_tokens": asked.input_tokens,
-        "total_tokens": asked.input_tokens + TOKENS,
-        "completion_tokens": TOKENS,
+        "total_tokens": asked.input_tokens + asked.answer_tokens,
+        "completion_tokens": asked.answer_tokens,
         "prompt_tokens_details": {"cached_tokens": 0},
     }
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stormbreak.provider.formats.text import TOKENS
+
 BORN = 1_700_000_000
 """A time of creation that is the same in every run."""
 
@@ -32,6 +34,7 @@ class Asked(NamedTuple):
     )
     payload: Mapping[str, Any]
     streamed: bool
+    fills: bool = False  # its answer uses all tokens that it may have
 
     @property
     def input_tokens(self) -> int:
@@ -42,6 +45,12 @@ class Asked(NamedTuple):
     def tokens(self) -> int:
         """What the request counts in a limit of tokens."""
         return self.input_tokens + self.format.output_tokens(self.payload)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer, as it reports and bills them; those that its text has not are thoughts."""
+        allowed = self.format.output_tokens(self.payload)
+        return allowed if self.fills else min(allowed, TOKENS)
 
     @property
     def key(self) -> int:

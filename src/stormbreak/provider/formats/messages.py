@@ -73,7 +73,7 @@ def _message(
 
 def _body(asked: Asked) -> bytes:
     content = [{"type": "text", "text": text_for(asked.digest)}]
-    return encode(_message(asked, content, "end_turn", TOKENS))
+    return encode(_message(asked, content, "end_turn", asked.answer_tokens))
 
 
 def _events(asked: Asked) -> Events:
@@ -95,7 +95,7 @@ def _events(asked: Asked) -> Events:
             event(
                 "message_delta",
                 delta={"stop_reason": "end_turn", "stop_sequence": None},
-                usage={"output_tokens": TOKENS},
+                usage={"output_tokens": asked.answer_tokens},
             ),
         ],
         end=[event("message_stop")],

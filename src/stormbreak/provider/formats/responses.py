@@ -32,9 +32,9 @@ def _response(asked: Asked, status: str) -> dict[str, Any]:
     usage = {
         "input_tokens": asked.input_tokens,
         "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": TOKENS,
+        "output_tokens": asked.answer_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": asked.input_tokens + TOKENS,
+        "total_tokens": asked.input_tokens + asked.answer_tokens,
     }
     return {
         "id": f"resp_{asked.digest}",

@@ -1,0 +1,97 @@
+"""What a batch will cost, and how long it will take, told from its input before anything is sent.
+
+Prompts are estimated from their bytes. Of an answer only its bound is known; it is taken to be as long as `answer` tokens,
+or as its bound where that is less. Beside what is expected stands the most that one attempt for each row can cost: retries
+come on top of both.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from math import ceil
+from typing import TypeAlias
+
+from stormbreak.batch.row import Row
+from stormbreak.cost.prices import Prices, Service, Tokens
+from stormbreak.http.asking import Asking
+from stormbreak.llm.tokens import ANSWER
+from stormbreak.types import Usage
+
+NOTHING = Decimal(0)
+
+PriceOfModel: TypeAlias = Callable[[str, str], Prices | None]
+"""By provider and model."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelEstimate:
+    """The rows for one model. What cannot be known is None: sums without `prices`, the most where a row has no bound."""
+
+    model: str
+    prices: Prices | None
+    rows: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    expected: Decimal | None = NOTHING
+    most: Decimal | None = NOTHING
+    batched: Decimal | None = NOTHING  # expected, at the prices of the provider's batch API
+    unbounded: int = 0  # rows whose answers nothing bounds
+
+    def add(self, expected: Usage, bound: Usage | None) -> None:
+        """Add a row."""
+        self.rows += 1
+        self.unbounded += bound is None
+        self.input_tokens += expected.input_tokens
+        self.output_tokens += expected.output_tokens
+        self.expected = _plus(self.expected, self._cost(expected))
+        self.most = _plus(self.most, None if bound is None else self._cost(bound))
+        self.batched = _plus(self.batched, self._cost(expected, Service.BATCH))
+
+    def _cost(self, usage: Usage, service: Service = Service.STANDARD) -> Decimal | None:
+        rates = None if self.prices is None else self.prices.rates(service)
+        if rates is None or (usage.output_tokens and rates.output is None):
+            return None
+        return rates.cost(Tokens.of(usage), prompt=usage.input_tokens)
+
+
+def _plus(total: Decimal | None, more: Decimal | None) -> Decimal | None:
+    return None if total is None or more is None else total + more
+
+
+def estimate(
+    rows: Iterable[Row],
+    provider: str,
+    price_of: PriceOfModel,
+    *,
+    answer: int | None = None,
+    longest: int | None = None,
+) -> tuple[ModelEstimate, ...]:
+    """Estimate by model. Answers have `answer` tokens, and `longest` at the most where their rows bound them not."""
+    models: dict[str, ModelEstimate] = {}
+    for row in rows:
+        asking = Asking(row.endpoint, row.body)
+        asking.bind(longest, provider)
+        name = asking.wanted.model
+        model = models.get(name)
+        if model is None:
+            model = models[name] = ModelEstimate(model=name, prices=price_of(provider, name))
+        model.add(asking.expected(ANSWER if answer is None else answer), asking.bound())
+    return tuple(models.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast a batch may go: requests and tokens per minute, and attempts at once that take `latency` seconds each."""
+
+    rpm: float | None = None
+    tpm: float | None = None
+    concurrency: int
+    latency: float
+
+    def spans(self, rows: int, tokens: int) -> Iterator[tuple[str, float]]:
+        """Seconds that each of the limits leaves it at least."""
+        if self.rpm is not None:
+            yield "rpm", 60 * rows / self.rpm
+        if self.tpm is not None:
+            yield "tpm", 60 * tokens / self.tpm
+        yield "concurrency", ceil(rows / self.concurrency) * self.latency

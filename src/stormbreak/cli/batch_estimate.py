@@ -1,0 +1,138 @@
+"""`stormbreak batch estimate`: what a run will cost, and how long it will take, before anything is sent."""
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
+from stormbreak.batch.job import WIDEST
+from stormbreak.batch.rows import Rows
+from stormbreak.cli.cost_options import currency_of, lookup_in, shared
+from stormbreak.cli.cost_output import Output
+from stormbreak.cli.cost_words import said_of_prices
+from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS
+from stormbreak.cost.lookup import Lookup
+from stormbreak.cost.money import Currency
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.http.environment import find_endpoint
+from stormbreak.llm.tokens import ANSWER
+
+LATENCY = 5.0
+"""Seconds of an answer, where nobody says."""
+
+_COLUMNS = (
+    Column("model", "model"),
+    Column("provider", "provider"),
+    Column("rows", "rows", Kind.COUNT),
+    Column("input_tokens", "in", Kind.COUNT),
+    Column("output_tokens", "out", Kind.COUNT),
+    Column("expected", "{} expected", Kind.MONEY, "not known"),
+    Column("most", "at most", Kind.MONEY, "not known"),
+    Column("batch_api", "by batch API", Kind.MONEY, "not known"),
+    Column("unbounded_rows", "", Kind.COUNT),
+    Column("currency", ""),
+)
+_TIMES = (Column("limit", "at this limit"), Column("seconds", "seconds at least", Kind.NUMBER))
+
+
+@click.command("estimate")
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option("--provider", help="Whose prices: openai, anthropic, deepseek, ...")
+@click.option("--base-url", help="Where it will be sent, up to and including /v1.")
+@click.option("--model", help="The model of rows that name none.")
+@click.option("--answer", type=click.IntRange(min=1), metavar="N", help="Tokens of an answer.")
+@click.option(
+    "--longest-answer",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens of an answer at the most, where its row does not bound it.",
+)
+@click.option("--rpm", type=REQUESTS, help="Requests per minute.")
+@click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together.")
+@click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Attempts at once.")
+@click.option("--latency", type=SECONDS, default=LATENCY, show_default=True, help="Of an answer.")
+@shared
+def command(  # noqa: PLR0913 - one parameter for each option
+    source: Path,
+    *,
+    provider: str | None,
+    base_url: str | None,
+    model: str | None,
+    answer: int | None,
+    longest_answer: int | None,
+    files: tuple[str, ...],
+    currency: str,
+    rate: str | None,
+    **rest: Any,
+) -> None:
+    """Estimate what a run over INPUT will cost, and how long it will take. Nothing is sent."""
+    pace = Pace(
+        rpm=rest.pop("rpm"),
+        tpm=rest.pop("tpm"),
+        concurrency=rest.pop("concurrency") or WIDEST,
+        latency=rest.pop("latency"),
+    )
+    output = Output.of(**rest)
+    shown_in = currency_of(currency, rate)
+    lookup = lookup_in(files)
+    seller = find_endpoint(provider, base_url=base_url, api_key="-", allow_http=True).provider
+    with Rows.read(source, model=model) as rows:
+        models = estimate(rows, seller, lookup.price_of, answer=answer, longest=longest_answer)
+    said = [*_said(models, seller, pace, answer), *_prices(models, lookup)]
+    head = {"input": str(source), "currency": shown_in.code, "notes": said}
+    output.answer(head, said, models=_sheet(models, seller, shown_in), times=_times(models, pace))
+
+
+def _sheet(models: Sequence[ModelEstimate], provider: str, currency: Currency) -> Sheet:
+    rows: list[list[Cell]] = [
+        [
+            each.model,
+            provider,
+            each.rows,
+            each.input_tokens,
+            each.output_tokens,
+            each.expected,
+            each.most,
+            each.batched,
+            each.unbounded,
+            currency.code,
+        ]
+        for each in models
+    ]
+    return Sheet(columns=_COLUMNS, rows=rows, currency=currency)
+
+
+def _times(models: Sequence[ModelEstimate], pace: Pace) -> Sheet:
+    rows = sum(each.rows for each in models)
+    tokens = sum(each.input_tokens + each.output_tokens for each in models)
+    spans = sorted(pace.spans(rows, tokens), key=lambda span: -span[1])
+    return Sheet(columns=_TIMES, rows=[[name, Decimal(str(span))] for name, span in spans])
+
+
+def _said(
+    models: Sequence[ModelEstimate], provider: str, pace: Pace, answer: int | None
+) -> Iterator[str]:
+    length = ANSWER if answer is None else answer
+    yield (
+        "Prompts are a token for each four bytes;"
+        f" answers {length:,} tokens{' (--answer)' if answer is None else ''}, or as many as they may have."
+    )
+    yield "The most is of one attempt for each row, with a token for each byte of its prompt and its longest answer."
+    if unbounded := sum(each.unbounded for each in models):
+        yield f"Nothing bounds the answers of {unbounded:,} rows, such as max_tokens: --longest-answer does."
+    for each in models:
+        if each.prices is None:
+            yield f"No price is known of {each.model} at {provider}: give a price file with --prices."
+        elif each.prices.batch is None:
+            yield f"{provider} has no batch prices of {each.model} that are known."
+    yield (
+        f"Times are of the slowest limit alone: {pace.concurrency:,} attempts at once take {pace.latency:g} s each;"
+        " refusals and retries come on top."
+    )
+
+
+def _prices(models: Sequence[ModelEstimate], lookup: Lookup) -> Iterator[str]:
+    return said_of_prices([each.prices for each in models if each.prices], lookup)

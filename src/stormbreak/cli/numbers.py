@@ -1,0 +1,32 @@
+"""Numbers of something that are given on the command line."""
+
+from typing import Any
+
+import click
+
+from stormbreak.keylike import quoted
+
+
+class Positive(click.ParamType[float]):
+    """A positive number of something, such as seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it; fail with what it must be."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"must be a number of {self.name}, got {quoted(str(value))}", param, ctx)
+        if not 0 < number < float("inf"):
+            self.fail(f"must be positive and finite, got {value}", param, ctx)
+        return number
+
+
+SECONDS = Positive("seconds")
+REQUESTS = Positive("requests")
+TOKENS = Positive("tokens")
+USD = Positive("US dollars")

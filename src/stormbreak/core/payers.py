@@ -1,0 +1,74 @@
+"""Who pays, for retries and for all attempts: policies that say the same of it share one payer, across targets."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.purse import Purse
+from stormbreak.core.spend import PriceOf, SpendPolicy
+from stormbreak.core.spending import Report, Spending
+from stormbreak.types import Target
+
+
+class Payers:
+    """The budgets and purses of one engine.
+
+    `freed(now, gate)` is called when money is there again through that gate; `price_of` is asked where there is a limit of
+    spending.
+    """
+
+    __slots__ = ("_budgets", "_freed", "_purses", "price_of")
+
+    def __init__(
+        self, freed: Callable[[float, Spending], None], price_of: PriceOf | None = None
+    ) -> None:
+        self._freed = freed
+        self.price_of = price_of
+        self._budgets: dict[tuple[str, BudgetPolicy], Budget] = {}
+        self._purses: dict[SpendPolicy, Purse] = {}
+
+    def budgets(self, policy: Policy) -> tuple[Budget | None, Budget | None]:
+        """Who pays for retries under `policy`, and who would in its shadow."""
+        beside = None if policy.shadow is None else policy.shadow.budget
+        return self._budget("real", policy.budget), self._budget("shadow", beside)
+
+    def purse(self, policy: Policy) -> Purse | None:
+        """Who pays for attempts under `policy`, where it has a limit of spending."""
+        spend = policy.spend
+        if not spend.acts:
+            return None
+        purse = self._purses.get(spend)
+        if purse is None:
+            purse = self._purses[spend] = Purse(spend)
+        return purse
+
+    def spending(self, policy: Policy, target: Target, report: Report) -> Spending | None:
+        """The gate of a target under `policy`, where that has a limit of spending; `report` as it has it."""
+        purse = self.purse(policy)
+        if purse is None:
+            return None
+        prices = self.price_of and self.price_of(target.provider, target.model)
+        return Spending(purse, prices, report, self._freed)
+
+    def succeed(self, before: Policy, after: Policy) -> None:
+        """`after` takes the place of `before`: what was spent in a period goes on counting under another limit for it."""
+        old, new = before.spend, after.spend
+        if old.acts and new.acts and old.per == new.per and new not in self._purses:
+            purse = self._purses.pop(old, None)
+            if purse is not None:
+                purse.govern(new)
+                self._purses[new] = purse
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """How each purse stands, where there is one."""
+        purses = [purse.snapshot(now) for purse in self._purses.values()]
+        return {"spend": purses} if purses else {}
+
+    def _budget(self, whose: str, policy: BudgetPolicy | None) -> Budget | None:
+        if policy is None:
+            return None
+        budget = self._budgets.get((whose, policy))
+        if budget is None:
+            budget = self._budgets[whose, policy] = Budget(policy)
+        return budget

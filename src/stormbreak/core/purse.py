@@ -1,0 +1,121 @@
+"""What may still be spent under one limit, whatever the target.
+
+The most that an attempt can cost is set aside before it leaves. When it has ended, what it did cost is spent, and the rest
+is there again; where nobody knows what it cost, all of it is spent. So what is spent and what is set aside never pass the
+limit together, as long as no attempt costs more than was taken for the most.
+
+A limit may be per period. The first begins with the first attempt, and what an attempt costs belongs to the one in which
+it left.
+"""
+
+from decimal import Decimal
+from math import inf
+from typing import NamedTuple
+
+from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.core.spend import SpendPolicy
+
+ALERTS = (50, 80, 100)
+"""Per cent of the limit that are told when they are reached."""
+
+NOTHING = Decimal(0)
+
+
+class Share(NamedTuple):
+    """How much of a limit has been reached, in per cent; `until` is the end of the period, where there is one."""
+
+    percent: int
+    spent: Decimal
+    limit: Decimal
+    until: float | None
+
+
+class Purse:
+    """The money of one policy."""
+
+    __slots__ = ("_ends_at", "_per", "_period", "_set_aside", "_spent", "_told", "limit")
+
+    def __init__(self, policy: SpendPolicy) -> None:
+        self.govern(policy)
+        self._per = inf if policy.per is None else policy.per
+        self._ends_at = inf
+        self._period = 0
+        self._spent = NOTHING
+        self._set_aside = NOTHING
+        self._told = 0  # per cent
+
+    def govern(self, policy: SpendPolicy) -> None:
+        """Go by another limit for the same period from now on."""
+        assert policy.usd is not None, "there is a limit"
+        self.limit = Decimal(str(policy.usd))
+
+    def ready_at(self, most: Decimal, now: float) -> float:
+        """OPEN; or the end of the period; or UNTIL_EVENT, where more may be there when others have ended."""
+        if now >= self._ends_at:
+            return OPEN if most <= self.limit else UNTIL_EVENT
+        if self._spent + self._set_aside + most <= self.limit:
+            return OPEN
+        return UNTIL_EVENT if self._spent + most <= self.limit else self._ends_at
+
+    def lacks_for(self, most: Decimal, now: float) -> bool:
+        """Whether so much cannot be had in this period, whatever others give back."""
+        return most > self.limit or (now < self._ends_at and self._spent + most > self.limit)
+
+    @property
+    def spent(self) -> Decimal:
+        """US dollars, at the most, in the period that was begun last."""
+        return self._spent
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether another period follows."""
+        return self._per != inf
+
+    def set_aside(self, most: Decimal, now: float) -> int:
+        """Take so much; returns the period that it is of."""
+        self._turn(now)
+        if self._ends_at == inf and self._per != inf:
+            self._ends_at = now + self._per
+        self._set_aside += most
+        return self._period
+
+    def settle(self, most: Decimal, cost: Decimal, period: int, now: float) -> bool:
+        """Of `most`, set aside in that period, so much was spent; whether some of it is there again."""
+        self._turn(now)
+        if period != self._period:
+            return False
+        self._set_aside -= most
+        self._spent += cost
+        return cost < most
+
+    def spend(self, cost: Decimal) -> None:
+        """Spend what nothing was set aside for: it was spent before there was this purse."""
+        self._spent += cost
+
+    def news(self, *, refused: bool = False) -> Share | None:
+        """The next of the `ALERTS`, once it is reached; the last also where a call was refused for want of money."""
+        percent = 100 if refused else int(100 * self._spent / self.limit)
+        reached = max((alert for alert in ALERTS if alert <= percent), default=0)
+        if reached <= self._told:
+            return None
+        self._told = reached
+        until = None if self._ends_at == inf else self._ends_at
+        return Share(reached, self._spent, self.limit, until)
+
+    def snapshot(self, now: float) -> dict[str, str | float | None]:
+        """What stands where: US dollars in digits, and seconds until the period ends."""
+        over = now >= self._ends_at
+        return {
+            "limit": str(self.limit),
+            "spent": str(NOTHING if over else self._spent),
+            "set_aside": str(NOTHING if over else self._set_aside),
+            "ends": None if over or self._ends_at == inf else self._ends_at - now,
+        }
+
+    def _turn(self, now: float) -> None:
+        """Begin another period, if the last one is over: what was spent and set aside then is none of it."""
+        if now >= self._ends_at:
+            self._period += 1
+            self._ends_at = inf
+            self._spent = self._set_aside = NOTHING
+            self._told = 0

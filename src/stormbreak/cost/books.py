@@ -1,0 +1,123 @@
+"""The bills of a meter: one of all, and one for each thing that attempts were for, as long as there is room."""
+
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import NamedTuple, TypeVar
+
+from stormbreak.core.spend import Priced, PriceOf
+from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Labels, Priority, Target, Usage
+
+OTHER = "other"
+_MOST_PRICES = 10_000  # that are remembered
+
+_KINDS = ("models", "priorities", "tenants", "labels", "waste")
+
+
+Name = TypeVar("Name")
+
+
+class Purpose(NamedTuple):
+    """Where an attempt went, and for whom; what it was `wasted` for."""
+
+    target: Target
+    priority: Priority | None = None
+    tenant: str = ""
+    labels: Labels = ()
+    wasted: str = ""
+
+
+class Books:
+    """Puts bills together. What is not known is counted, and never taken for nothing."""
+
+    def __init__(self, price_of: PriceOf, most: int) -> None:
+        """At most so many values of one kind have a bill of their own."""
+        self._price_of = price_of
+        self._most = most
+        self._prices: dict[Target, Priced | None] = {}
+        self._total = Bill()
+        self._targets: dict[Target, Bill] = {}
+        self._by: dict[str, dict[str, Bill]] = {kind: {} for kind in _KINDS}
+
+    def cost(self, target: Target, usage: Usage) -> Decimal | None:
+        """What an attempt with this usage costs there, where that is known."""
+        if target not in self._prices:
+            if len(self._prices) >= _MOST_PRICES:
+                self._prices.clear()
+            self._prices[target] = self._price_of(target.provider, target.model)
+        prices = self._prices[target]
+        try:
+            return None if prices is None else prices.cost_of(usage)
+        except ConfigurationError:  # one of its prices is missing
+            return None
+
+    def billed(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> None:
+        """Put down an attempt by its usage; without it, the `bound` is the most that it may be billed for."""
+        known = usage or bound
+        usd = None if known is None else self.cost(purpose.target, known)
+        saved = NOTHING
+        if usage is not None and usage.cached_input_tokens and usd is not None:
+            uncached = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+            saved = (self.cost(purpose.target, uncached) or usd) - usd
+        for bill in self._bills(purpose):
+            _sum_in(bill, purpose, exact=usage is not None).put(known, usd)
+            bill.unbounded += known is None
+            bill.unpriced += known is not None and usd is None
+            bill.saved_by_cache += saved
+
+    def free(self, purpose: Purpose) -> None:
+        """Put down an attempt that cost nothing."""
+        for bill in self._bills(purpose):
+            bill.free += 1
+
+    def saved(
+        self, purpose: Purpose, *, cache: Decimal = NOTHING, fallback: Decimal = NOTHING
+    ) -> None:
+        """Put down what was not spent at the target that was asked first."""
+        for bill in self._bills(purpose):
+            bill.saved_by_cache += cache
+            bill.saved_by_fallback += fallback
+
+    def shown(self, open_: Iterable[tuple[Target, Usage | None]]) -> Bills:
+        """All bills as they stand, and the bounds of attempts that are `open_`."""
+        under_way: dict[Target, Sum] = {}
+        for target, bound in open_:
+            usd = None if bound is None else self.cost(target, bound)
+            under_way.setdefault(target, Sum()).put(bound, usd)
+        by = {kind: _copied(bills) for kind, bills in self._by.items()}
+        return Bills(
+            total=self._total.copy(), targets=_copied(self._targets), under_way=under_way, **by
+        )
+
+    def _bills(self, purpose: Purpose) -> Iterator[Bill]:
+        yield self._total
+        yield self._bill(self._targets, purpose.target, Target(OTHER, OTHER))
+        yield self._named("models", purpose.target.model)
+        if purpose.priority is not None:
+            yield self._named("priorities", purpose.priority.name.lower())
+        if purpose.tenant:
+            yield self._named("tenants", purpose.tenant)
+        if purpose.wasted:
+            yield self._named("waste", purpose.wasted)
+        for name, value in purpose.labels:
+            yield self._named("labels", f"{name}={value}")
+
+    def _named(self, kind: str, name: str) -> Bill:
+        return self._bill(self._by[kind], name, OTHER)
+
+    def _bill(self, bills: dict[Name, Bill], name: Name, other: Name) -> Bill:
+        bill = bills.get(name)
+        if bill is None:
+            bill = bills.setdefault(name if len(bills) < self._most else other, Bill())
+        return bill
+
+
+def _sum_in(bill: Bill, purpose: Purpose, *, exact: bool) -> Sum:
+    if purpose.wasted:
+        return bill.wasted if exact else bill.wasted_open
+    return bill.useful if exact else bill.useful_open
+
+
+def _copied(bills: dict[Name, Bill]) -> dict[Name, Bill]:
+    return {name: bill.copy() for name, bill in bills.items()}

@@ -1,0 +1,156 @@
+"""A batch that may cost so much and no more."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from batches import chat_rows, read, scenario, write
+from metering import prices, usage
+
+from stormbreak.batch.runfile import read_run
+from stormbreak.batch.runner import End
+from stormbreak.cli.main import main
+from stormbreak.errors import ConfigurationError
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+FILLS = scenario(
+    {"kind": "cut_body", "share": 0.1},
+    {"kind": "500", "share": 0.1},
+    service=0.01,
+    slots=50,
+    fills=True,
+)
+ROWS = chat_rows(100, max_tokens=1000)  # each may cost 0.0156 dollars or so, and does
+SMALL = 1.1
+
+
+def price_of(provider, model):
+    return prices(provider, model, into="3", out="15")
+
+
+def billed(provider):
+    cost = price_of("", "").cost_of
+    return sum(
+        cost(usage(each["input_tokens"], each["output_tokens"]))
+        for each in provider.stats()["billed"].values()
+    )
+
+
+@pytest.fixture
+def run(run_rows):
+    def go(provider, rows=ROWS, **options):
+        return run_rows(rows, provider, **{"price_of": price_of, "max_cost": SMALL, **options})
+
+    return go
+
+
+def test_it_stops_before_the_limit_is_passed_and_more_of_it_goes_on(
+    run, stormbreak_provider, files
+):
+    provider = stormbreak_provider(FILLS)
+    first = run(provider)
+
+    assert first.end == End.SPENT.value
+    assert first.successful + first.left == 100
+    assert first.failed == 0
+    assert 20 < first.successful < 72
+    assert billed(provider) <= first.spent <= Decimal(str(SMALL))
+    assert first.spent > Decimal(str(SMALL)) - Decimal("0.1")
+
+    again = run(provider)
+    assert (again.end, again.answered) == (End.SPENT.value, 0)
+    assert billed(provider) <= Decimal(str(SMALL))
+
+    more = run(provider, max_cost=10.0)
+    assert (more.end, more.successful) == (End.FINISHED.value, 100)
+    assert billed(provider) <= more.spent
+    assert read_run(files).account.killed == 0
+
+
+def test_a_wide_limit_holds_nobody(run, stormbreak_provider):
+    summary = run(stormbreak_provider(FILLS), max_cost=100.0)
+
+    assert (summary.end, summary.successful) == (End.FINISHED.value, 100)
+    assert summary.max_cost == 100
+
+
+def test_without_a_limit_nothing_is_said_of_it(run, stormbreak_provider):
+    summary = run(stormbreak_provider(FILLS), max_cost=None, rows=ROWS[:3])
+
+    assert (summary.max_cost, summary.spent) == (None, None)
+
+
+def test_what_was_under_way_when_a_run_was_killed_counts(run, stormbreak_provider, files):
+    provider = stormbreak_provider(FILLS)
+    run(provider)
+    file = json.loads(files.run.read_bytes())
+    account = file["account"] | {"at_work": True}
+    lost = {"attempts": 10, "input_tokens": 2_000, "output_tokens": 100_000}
+    before = account["spent"][0]["wasted_open"]
+    before |= {name: before[name] + more for name, more in lost.items()}
+    files.run.write_text(json.dumps(file | {"account": account}))
+    summary = run(provider, max_cost=3.0)
+
+    assert read_run(files).account.killed == 1
+    assert billed(provider) + Decimal("1.5") <= summary.spent <= Decimal(3)
+
+
+def test_rows_without_a_bound_get_one(run, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.01, fills=True))
+    summary = run(provider, rows=chat_rows(20), longest_answer=100)
+
+    assert summary.successful == 20
+    assert summary.output_tokens == 2000
+
+
+def test_a_first_row_without_a_bound_is_told_before_anything_is_sent(run, stormbreak_provider):
+    provider = stormbreak_provider(FILLS)
+    with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing bounds what it costs"):
+        run(provider, rows=chat_rows(20))
+
+    assert provider.stats()["arrivals"] == 0
+
+
+def test_a_later_row_without_a_bound_fails_and_says_why(run, stormbreak_provider, tmp_path):
+    rows = [*chat_rows(3, max_tokens=10), {**chat_rows(1)[0], "custom_id": "open"}]
+    summary = run(stormbreak_provider(scenario(service=0.01)), rows=rows)
+    (failure,) = read(tmp_path / "out.failed.jsonl")
+
+    assert (summary.successful, summary.failed) == (3, 1)
+    assert failure["custom_id"] == "open"
+    assert "nothing in the request bounds what it costs" in failure["error"]["message"]
+
+
+def test_a_model_without_a_price_is_told_before_anything_is_sent(run, stormbreak_provider):
+    with pytest.raises(ConfigurationError, match="no price is known of storm-1 at 127"):
+        run(stormbreak_provider(FILLS), price_of=lambda *_: None)
+
+
+def test_a_price_file_on_the_command_line(stormbreak_provider, tmp_path, capsys):
+    provider = stormbreak_provider(FILLS)
+    file = tmp_path / "deal.toml"
+    file.write_text(
+        f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
+    )
+    source, output = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    where = ["--output", str(output), "--base-url", provider.base_url, "--quiet"]
+    limit = ["--max-cost", "0.5", "--prices", str(file)]
+    code = main(["batch", "run", str(source), *where, *limit])
+    out, _ = capsys.readouterr()
+
+    assert code == 1
+    assert "of 0.5 that it may" in out
+    assert "too little for the next row; with more, the same command goes on" in out
+
+    assert main(["batch", "run", str(source), *where, *limit, "--json"]) == 1
+    said = json.loads(capsys.readouterr()[0])
+    assert (said["end"], said["max_cost"], said["answered"]) == ("spent", 0.5, 0)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "5 USD"])
+def test_a_limit_that_is_none(value, tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", ROWS[:1])
+    flags = ["--output", str(tmp_path / "o.jsonl"), "--base-url", "http://127.0.0.1:9/v1"]
+    assert main(["batch", "run", str(source), *flags, "--max-cost", value]) == 2
+    assert "--max-cost" in capsys.readouterr()[1]

@@ -1,0 +1,93 @@
+"""What a run file keeps of what was spent."""
+
+import pytest
+from metering import price_of, usage, usd
+from stage import OTHER, TARGET
+
+from stormbreak.batch.spent import Account, Spent, Tokens
+from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Target
+
+
+def some(attempts=1, into=100, out=10):
+    return Sum(attempts=attempts, input_tokens=into, output_tokens=out, usd=usd("7"))
+
+
+def bills(targets, under_way=None, waste=None):
+    return Bills(total=Bill(), targets=targets, under_way=under_way or {}, waste=waste or {})
+
+
+def test_runs_add_up_and_keys_are_not_told_apart():
+    first = bills({TARGET: Bill(useful=some(), free=2), OTHER: Bill(wasted_open=some())})
+    second = bills({TARGET._replace(key="0a1b2c3d"): Bill(useful=some(2, 50, 5))})
+    account = Account().begin().plus(first, at_work=False).begin().plus(second, at_work=False)
+
+    assert account.spent == (
+        Spent(
+            provider="acme",
+            model="large",
+            useful=Tokens(attempts=3, input_tokens=150, output_tokens=15),
+            free=2,
+        ),
+        Spent(
+            provider="acme",
+            model="small",
+            wasted_open=Tokens(attempts=1, input_tokens=100, output_tokens=10),
+        ),
+    )
+    assert (account.at_work, account.killed) == (False, 0)
+
+
+def test_what_is_under_way_may_be_lost():
+    account = Account().begin().plus(bills({}, under_way={TARGET: some()}), at_work=True)
+
+    assert account.spent[0].wasted_open.output_tokens == 10
+    assert account.begin().killed == 1
+
+
+def test_a_run_that_is_written_down_again_counts_once():
+    account = Account().begin()
+    now = account.plus(bills({TARGET: Bill(useful=some())}), at_work=True)
+    later = account.plus(bills({TARGET: Bill(useful=some(3))}), at_work=True)
+
+    assert (now.spent[0].useful.attempts, later.spent[0].useful.attempts) == (1, 3)
+
+
+def test_waste_by_reason():
+    waste = {"timeout": Bill(wasted_open=some()), "broken": Bill(wasted=some(), wasted_open=some())}
+    account = Account().plus(bills({}, waste=waste), at_work=False)
+
+    assert {why: used.attempts for why, used in account.waste.items()} == {
+        "broken": 2,
+        "timeout": 1,
+    }
+
+
+def test_the_most_that_it_can_have_cost():
+    some_ = Tokens(attempts=2, input_tokens=3_000_000, output_tokens=200_000)
+    account = Account(spent=(Spent(provider="p", model="large", useful=some_, wasted_open=some_),))
+
+    assert account.most(price_of) == 10
+    assert some_.mean == usage(1_500_000, 100_000)
+
+
+def test_a_mean_is_rounded_to_what_costs_more():
+    some_ = Tokens(attempts=3, input_tokens=10, cached_input_tokens=5, output_tokens=1)
+
+    assert some_.mean == usage(4, 1, cached=1)
+
+
+def test_what_has_no_price_has_no_most():
+    used = Spent(provider="p", model="secret", wasted=Tokens(attempts=1))
+    free = Spent(provider="p", model="secret", free=3)
+
+    assert Account(spent=(free,)).most(price_of) == 0
+    with pytest.raises(ConfigurationError, match="no price is known of secret at p"):
+        Account(spent=(used,)).most(price_of)
+
+
+def test_it_holds_no_key():
+    target = Target("acme", "large", "0a1b2c3d")
+
+    assert "0a1b2c3d" not in repr(Account().plus(bills({target: Bill()}), at_work=False))

@@ -1,0 +1,156 @@
+"""`stormbreak batch estimate`: nothing is sent, and nothing is made up."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from batches import chat_rows, write
+
+from stormbreak.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+DEAL = """
+source = "deal"
+[[prices]]
+provider = "acme.example"
+model = "storm-1"
+input = 4
+output = 16
+batch = { input = 2, output = 8 }
+long_prompts = [{ above = 1000, input = 8, output = 32 }]
+[[prices]]
+provider = "acme.example"
+model = "plain"
+input = 1
+output = 1
+"""
+URL = ["--base-url", "https://acme.example/v1"]
+
+
+@pytest.fixture
+def deal(tmp_path):
+    path = tmp_path / "deal.toml"
+    path.write_text(DEAL)
+    return ["--prices", str(path)]
+
+
+@pytest.fixture
+def estimate(tmp_path, capsys):
+    """Estimate some rows; return the document."""
+
+    def call(rows, *flags):
+        source = write(tmp_path / "in.jsonl", rows)
+        assert main(["batch", "estimate", str(source), *flags, "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return json.loads(out, parse_float=Decimal)
+
+    return call
+
+
+def size(row):
+    return len(json.dumps(row["body"]))
+
+
+def test_rows_tokens_and_cost(estimate, deal):
+    rows = chat_rows(10, max_tokens=100)
+    (model,) = estimate(rows, *URL, *deal)["models"]
+    into = model["input_tokens"]
+
+    assert (model["model"], model["provider"], model["rows"]) == ("storm-1", "acme.example", 10)
+    assert into == sum(size(row) // 4 + 1 for row in rows)
+    assert model["output_tokens"] == 1000
+    assert model["expected"] == (4 * into + 16 * 1000) / Decimal(1_000_000)
+    assert model["batch_api"] == model["expected"] / 2
+    most = sum(size(row) + 64 for row in rows)
+    assert model["most"] == (4 * most + 16 * 1000) / Decimal(1_000_000)
+
+
+def test_each_model_has_its_row_and_long_prompts_have_their_price(estimate, deal):
+    long = chat_rows(1, model="storm-1", max_tokens=10)
+    long[0]["body"]["messages"][0]["content"] = "x" * 8000
+    rows = [*long, {**chat_rows(1, model="plain", max_tokens=10)[0], "custom_id": "other"}]
+    first, second = estimate(rows, *URL, *deal)["models"]
+
+    assert first["expected"] == (8 * first["input_tokens"] + 32 * 10) / Decimal(1_000_000)
+    assert (second["model"], second["batch_api"]) == ("plain", None)
+
+
+def test_answers_are_as_long_as_is_said_but_no_longer_than_they_may_be(estimate, deal):
+    bounded = estimate(chat_rows(2, max_tokens=50), *URL, *deal, "--answer", "80")
+    open_ = estimate(chat_rows(2), *URL, *deal, "--answer", "80")
+    given = estimate(chat_rows(2), *URL, *deal, "--longest-answer", "300")
+
+    assert bounded["models"][0]["output_tokens"] == 100
+    assert open_["models"][0]["output_tokens"] == 160
+    assert (open_["models"][0]["most"], open_["models"][0]["unbounded_rows"]) == (None, 2)
+    assert (given["models"][0]["output_tokens"], given["models"][0]["unbounded_rows"]) == (600, 0)
+
+
+def test_the_time_that_each_limit_leaves(estimate, deal):
+    said = estimate(
+        chat_rows(120, max_tokens=100), *URL, *deal, "--rpm", "60", "--tpm", "1200", "--concurrency", "10", "--latency", "2"
+    )  # fmt: skip
+    (model,) = said["models"]
+    times = {row["limit"]: row["seconds"] for row in said["times"]}
+
+    assert times["rpm"] == 120
+    assert times["concurrency"] == 24
+    tokens = model["input_tokens"] + model["output_tokens"]
+    assert float(times["tpm"]) == pytest.approx(tokens / 20, abs=0.001)
+    assert next(iter(times)) == "tpm"  # the slowest first
+
+
+def test_what_has_no_price_is_not_free(estimate):
+    said = estimate(chat_rows(2, max_tokens=5), *URL)
+    (model,) = said["models"]
+
+    assert [model[name] for name in ("expected", "most", "batch_api")] == [None, None, None]
+    assert any("No price is known of storm-1 at acme.example" in note for note in said["notes"])
+
+
+def test_a_list_price_and_its_batch_api(estimate):
+    (model,) = estimate(chat_rows(5, model="gpt-4.1", max_tokens=10), "--provider", "openai")[
+        "models"
+    ]
+
+    assert model["expected"] == 2 * model["batch_api"] > 0
+
+
+def test_no_key_is_needed_and_a_table_says_it_in_words(tmp_path, deal, capsys):
+    source = write(tmp_path / "in.jsonl", chat_rows(3))
+    assert main(["batch", "estimate", str(source), *URL, *deal]) == 0
+    out, _ = capsys.readouterr()
+
+    assert "Nothing bounds the answers of 3 rows" in out
+    assert "USD expected" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--rpm", "0"], "must be positive and finite"),
+        (["--rpm", "nan"], "must be positive and finite"),
+        (["--concurrency", "0"], "--concurrency"),
+        (["--answer", "-1"], "--answer"),
+        (["--latency", "soon"], "must be a number of seconds"),
+        (["--prices", "nowhere.toml"], "nowhere.toml"),
+        (["--currency", "XXX", "--rate", "2"], "currency"),
+        (["--json", "--csv"], "one of them"),
+    ],
+)
+def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", chat_rows(3))
+    assert main(["batch", "estimate", str(source), *URL, *flags]) == 2
+    out, err = capsys.readouterr()
+
+    assert (out, err.count("\n")) == ("", 1)
+    assert complaint in err
+
+
+def test_a_broken_row_is_named(tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": 3}\n')
+    assert main(["batch", "estimate", str(source), *URL, "--model", "m"]) == 2
+    assert "in.jsonl:1:" in capsys.readouterr()[1]

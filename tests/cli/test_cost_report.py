@@ -1,0 +1,159 @@
+"""`stormbreak cost report`, over a real batch."""
+
+import csv
+import io
+import json
+import shutil
+from decimal import Decimal
+
+import pytest
+from batches import chat_rows, scenario, write
+
+from stormbreak.cli.main import main
+from stormbreak.testing import serve
+
+STORMY = scenario(
+    {"kind": "cut_body", "share": 0.2},
+    {"kind": "500", "share": 0.1},
+    {"kind": "429", "share": 0.1, "retry_after": 0.05, "form": "ms"},
+    service=0.01,
+    slots=50,
+)
+
+
+ROWS = chat_rows(60, max_tokens=50)
+FILES = ("in.jsonl", "o.jsonl", "o.jsonl.run")
+
+
+@pytest.fixture(scope="module")
+def provider():
+    with serve(STORMY, seed=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ran(provider, tmp_path_factory):
+    """A batch that has run, once for all of these tests; each has its own copy."""
+    place = tmp_path_factory.mktemp("ran")
+    source = write(place / "in.jsonl", ROWS)
+    where = ["--output", str(place / "o.jsonl"), "--base-url", provider.base_url, "--quiet"]
+    assert main(["batch", "run", str(source), *where]) == 0
+    return place
+
+
+@pytest.fixture
+def batch(ran, tmp_path, capsys):
+    for name in FILES:
+        shutil.copy(ran / name, tmp_path / name)
+    capsys.readouterr()
+    return tmp_path / "o.jsonl"
+
+
+@pytest.fixture
+def deal(provider, tmp_path):
+    path = tmp_path / "deal.toml"
+    path.write_text(
+        f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
+    )
+    return str(path)
+
+
+def report(capsys, *argv):
+    code = main(["cost", "report", *map(str, argv)])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    return out
+
+
+def test_the_bill_of_the_provider_lies_within_what_it_says(batch, provider, deal, capsys):
+    said = json.loads(report(capsys, batch, "--prices", deal, "--json"), parse_float=Decimal)
+    (model,) = said["models"]
+    billed = provider.stats()["billed"]["storm-1"]
+    cost = (3 * billed["input_tokens"] + Decimal(15) * billed["output_tokens"]) / 1_000_000
+
+    assert model["answers"] == len(ROWS)
+    assert model["useful"] == model["total_least"] < cost < model["total_most"]
+    assert (
+        model["useful"]
+        == (3 * model["input_tokens"] + Decimal(15) * model["output_tokens"]) / 1_000_000
+    )
+    attempts = len(ROWS) + model["attempts_besides"] - model["attempts_free"]
+    assert billed["attempts"] <= attempts
+    reasons = {row["reason"]: row["attempts"] for row in said["waste"]}
+    assert {"broken", "server_error"} >= set(reasons)
+    assert sum(reasons.values()) == model["attempts_besides"] - model["attempts_free"]
+
+
+def test_a_second_run_adds_nothing(batch, provider, deal, tmp_path, capsys):
+    before = report(capsys, batch, "--prices", deal, "--csv")
+    where = ["--output", str(batch), "--base-url", provider.base_url, "--quiet"]
+    main(["batch", "run", str(tmp_path / "in.jsonl"), *where])
+    capsys.readouterr()
+
+    assert report(capsys, batch, "--prices", deal, "--csv") == before
+
+
+def test_without_a_price_it_says_so_and_no_sum(batch, provider, capsys):
+    out = report(capsys, batch)
+    said = json.loads(report(capsys, batch, "--json"))
+
+    assert f"No price is known of storm-1 at 127.0.0.1:{provider.port}" in " ".join(out.split())
+    assert said["models"][0]["useful"] is None
+    assert said["models"][0]["input_tokens"] > 0
+
+
+def test_a_table_and_csv(batch, deal, capsys):
+    out = report(capsys, batch, "--prices", deal)
+    (row,) = csv.DictReader(io.StringIO(report(capsys, batch, "--prices", deal, "--csv")))
+
+    assert "wasted for" in out
+    assert row["model"] == "storm-1"
+    assert Decimal(row["useful"]) > 0
+
+
+def test_answers_without_usage_are_estimated_and_said_to_be(batch, deal, capsys):
+    lines = batch.read_text().splitlines()
+    line = json.loads(lines[0])
+    del line["response"]["body"]["usage"]
+    batch.write_text("\n".join([json.dumps(line), *lines[1:]]) + "\n")
+    said = json.loads(report(capsys, batch, "--prices", deal, "--json"))
+
+    assert said["models"][0]["estimated"] == 1
+    assert "1 answers do not say what they used; that is estimated." in said["notes"]
+
+
+def test_a_run_that_was_killed_is_told(batch, deal, capsys):
+    path = batch.with_name("o.jsonl.run")
+    run = json.loads(path.read_text())
+    run["account"] |= {"killed": 1, "at_work": True}
+    path.write_text(json.dumps(run))
+    notes = json.loads(report(capsys, batch, "--prices", deal, "--json"))["notes"]
+
+    assert any("1 run(s) were killed" in note for note in notes)
+    assert any(note.startswith("A run is at work") for note in notes)
+
+
+def test_a_run_file_of_before_says_nothing_of_waste(batch, deal, capsys):
+    path = batch.with_name("o.jsonl.run")
+    run = json.loads(path.read_text())
+    del run["account"]
+    path.write_text(json.dumps(run))
+    said = json.loads(report(capsys, batch, "--json"))
+
+    assert said["models"][0]["answers"] == len(ROWS)
+    assert any("only they are counted" in note for note in said["notes"])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(None, "no output of a batch run"), ("not json\n", "line 1 is no line of batch output")],
+)
+def test_what_is_no_output(content, complaint, batch, capsys):
+    if content is None:
+        batch.with_name("o.jsonl.run").unlink()
+    else:
+        batch.write_text(content)
+    assert main(["cost", "report", str(batch)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert complaint in err

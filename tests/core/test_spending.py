@@ -1,0 +1,250 @@
+"""A limit of spending, call by call: who leaves, who waits, who is refused, and what is there again."""
+
+from decimal import Decimal
+
+import pytest
+from metering import price_of, usage
+from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.events import SpendReached
+from stormbreak.types import Outcome, Target, Verdict
+
+ONCE = RetryPolicy(attempts=1)
+DOLLAR = usage(1_000_000)
+CENT = usage(10_000)
+LOST = Outcome(Verdict.BROKEN, maybe_processed=True)
+
+
+def stage(usd=2.0, per=None, **changes):
+    made = Stage(policy(**{"retry": ONCE, "spend": SpendPolicy(usd=usd, per=per), **changes}))
+    made.engine = Engine(made.engine.policy, price_of)
+    return made
+
+
+def answered(used):
+    return OK._replace(usage=used)
+
+
+def standing(made):
+    (purse,) = made.engine.snapshot(made.now)["spend"]
+    return purse
+
+
+def money(made):
+    purse = standing(made)
+    return float(purse["spent"]), float(purse["set_aside"])
+
+
+def test_the_most_that_an_attempt_can_cost_is_set_aside_and_the_rest_given_back():
+    made = stage()
+    run = made.start(bound=DOLLAR)
+    assert money(made) == (0, 1)
+    run.step(answered(CENT))
+
+    assert money(made) == (0.01, 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "spent"),
+    [
+        (answered(CENT), 0.01),
+        (OK, 1),
+        (LOST, 1),
+        (LOST._replace(usage=CENT), 0.01),
+        (TIMEOUT._replace(maybe_processed=True), 1),
+        (SERVER_ERROR, 0),
+        (INVALID, 0),
+        (Outcome(Verdict.CONNECT_FAILED), 0),
+    ],
+)
+def test_what_came_of_it_decides_what_is_spent(outcome, spent):
+    made = stage()
+    made.start(bound=DOLLAR).step(outcome)
+
+    assert money(made) == (spent, 0)
+
+
+def test_who_was_given_up_may_be_billed():
+    made = stage()
+    made.start(bound=DOLLAR).close()
+    assert money(made) == (1, 0)
+
+    made.start(bound=DOLLAR).drop()
+    assert money(made) == (2, 0)
+
+
+def test_who_finds_too_little_left_waits_for_what_others_give_back():
+    made = stage()
+    first, second, third = (made.start(bound=DOLLAR) for _ in range(3))
+    assert (first.sending, second.sending, third.queued) == (True, True, True)
+
+    first.step(answered(CENT))
+    made.settle()
+    assert third.queued  # 0.01 spent, 1 set aside: there is no whole dollar
+    second.step(SERVER_ERROR)
+    made.settle()
+    assert third.sending
+
+
+def test_what_one_target_gives_back_goes_to_who_waits_at_another():
+    made = stage(usd=1.0)
+    first = made.start(bound=DOLLAR)
+    second = made.start(target=OTHER, bound=usage(10_000_000))
+    assert second.queued
+
+    first.step(SERVER_ERROR)
+    made.settle()
+    assert second.sending
+
+
+def test_money_given_back_lets_nobody_leave_before_the_time_that_the_server_named():
+    made = stage(usd=1.0)
+    first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
+    first.step(told(10.0))
+    made.settle()
+    assert second.queued
+    made.pass_time(9.9)
+
+    assert second.queued
+
+
+def test_who_will_never_be_served_is_refused_at_once():
+    made = stage()
+    made.start(bound=DOLLAR).step(answered(DOLLAR))
+    run = made.start(bound=usage(1_100_000))
+
+    assert run.ended.outcome.rejection == (
+        "spend", "the limit of 2.0 USD leaves no 1.100000 USD", None,
+    )  # fmt: skip
+    assert made.start(bound=DOLLAR).sending
+
+
+def test_who_waits_is_refused_when_the_others_have_spent_what_there_was():
+    made = stage()
+    runs = [made.start(bound=DOLLAR) for _ in range(4)]
+    runs[0].step(answered(DOLLAR))
+    made.settle()
+    assert [run.over for run in runs] == [True, False, False, False]
+    runs[1].step(OK)
+    made.settle()
+
+    assert [run.ended.stopped for run in runs[2:]] == ["spend", "spend"]
+
+
+def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
+    made = stage(usd=1.0)
+    first = made.start(bound=DOLLAR)
+    heavy, light = made.start(bound=DOLLAR), made.start(bound=CENT)
+    first.step(answered(CENT))
+    made.settle()
+
+    assert heavy.ended.stopped == "spend"
+    assert light.sending
+
+
+def test_more_than_the_whole_limit_is_refused():
+    made = stage(per=60.0)
+    run = made.start(bound=usage(3_000_000))
+    assert run.ended.stopped == "cost"
+
+    assert (
+        run.ended.outcome.rejection.reason == "it may cost 3.000000 USD, and the limit is 2.0 USD"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ({}, "nothing in the request bounds what it costs, such as max_tokens"),
+        (
+            {"target": Target("acme", "secret"), "bound": CENT},
+            "no price is known of secret at acme",
+        ),
+    ],
+)
+def test_what_nobody_can_tell_the_most_of_is_refused(call, reason):
+    run = stage().start(**call)
+
+    assert run.ended.outcome.rejection == ("cost", reason, None)
+
+
+def test_what_uses_no_tokens_needs_no_price():
+    assert stage().start(target=Target("acme", "secret"), bound=usage()).sending
+
+
+def test_a_period_begins_with_its_first_attempt_and_the_next_one_has_all_again():
+    made = stage(per=60.0)
+    made.start(bound=usage(2_000_000)).step(OK)
+    run = made.start(bound=DOLLAR)
+    assert run.queued
+    assert standing(made)["ends"] == 60.0
+    made.pass_time(59.0)
+    assert run.queued
+    made.pass_time(1.0)
+
+    assert run.sending
+    assert money(made) == (0, 1)
+
+
+def test_who_may_not_wait_for_the_next_period_is_told_when_it_begins():
+    made = stage(per=60.0)
+    made.start(bound=usage(2_000_000)).step(OK)
+    run = made.start(bound=DOLLAR, within=30.0)
+
+    assert run.ended.stopped == "spend"
+    assert run.ended.retry_at == made.now + 60.0
+
+
+def test_an_attempt_is_paid_in_the_period_in_which_it_left():
+    made = stage(per=60.0)
+    late = made.start(bound=DOLLAR)
+    made.pass_time(61.0)
+    made.start(bound=DOLLAR)
+    assert money(made) == (0, 1)
+    late.step(OK)
+
+    assert money(made) == (0, 1)
+
+
+def test_parts_of_the_limit_are_told_once():
+    made = stage().listen()
+    for _ in range(5):
+        made.start(bound=usage(400_000)).step(OK)
+    made.start(bound=CENT)
+
+    told = [event for event in made.events if isinstance(event, SpendReached)]
+    assert [event.percent for event in told] == [50, 80, 100]
+    assert told[0] == SpendReached(made.now, TARGET, 50, Decimal("1.2"), Decimal("2.0"), None)
+
+
+def test_a_call_that_is_refused_for_want_of_money_tells_that_the_limit_is_met():
+    made = stage().listen()
+    made.start(bound=usage(1_900_000)).step(OK)
+    made.start(bound=DOLLAR)
+
+    told = [event for event in made.events if isinstance(event, SpendReached)]
+    assert [event.percent for event in told] == [80, 100]
+
+
+def test_a_limit_that_is_changed_goes_on_from_what_was_spent():
+    made = stage()
+    made.start(bound=DOLLAR).step(OK)
+    made.engine.govern(policy(spend=SpendPolicy(usd=5.0)), {}, made.now)
+    made.start(bound=DOLLAR)
+
+    assert money(made) == (1, 1)
+    assert standing(made)["limit"] == "5.0"
+
+
+def test_without_a_limit_nothing_is_told_of_it():
+    assert "spend" not in Stage(policy()).engine.snapshot(0.0)
+
+
+@pytest.mark.parametrize("bad", [{"usd": 0}, {"usd": -1.0}, {"per": 0.0}, {"longest_answer": 0}])
+def test_a_limit_is_a_positive_number(bad):
+    with pytest.raises(ConfigurationError, match=f"{next(iter(bad))} must be"):
+        SpendPolicy(**bad)

@@ -1,0 +1,197 @@
+from dataclasses import fields
+
+import pytest
+from metering import answer, metered, price_of, usage, usd
+from races import FIRST, scene, slow
+from stage import OK, OTHER, SERVER_ERROR, TARGET
+
+from stormbreak.core.fallback import Step
+from stormbreak.cost.bill import Bill, Sum
+from stormbreak.cost.meter import Meter
+from stormbreak.errors import ConfigurationError
+from stormbreak.events import CallCancelled
+from stormbreak.types import CACHE, FALLBACK, Outcome, Priority, Target, Verdict
+
+BOUND = usage(1_000_000, 100_000)  # 2 dollars
+LOST = Outcome(Verdict.BROKEN, maybe_processed=True)
+SECRET = Target("acme", "secret")
+
+
+def test_an_answer_costs_what_its_usage_says():
+    stage, meter = metered()
+    stage.start(bound=BOUND).step(answer(1_000_000, 100_000, cached=500_000))
+
+    bill = meter.snapshot().total
+    assert bill.of_use == (usd("1.55"), usd("1.55"))
+    assert bill.for_nothing.most == 0
+    assert bill.saved_by_cache == usd("0.45")
+    assert (bill.attempts, bill.useful.input_tokens, bill.useful.cached_input_tokens) == (
+        1, 1_000_000, 500_000,
+    )  # fmt: skip
+
+
+def test_what_was_refused_costs_nothing():
+    stage, meter = metered()
+    run = stage.start(bound=BOUND).step(SERVER_ERROR)
+    stage.tick(0.1)
+    run.step(answer(10))
+
+    bill = meter.snapshot().total
+    assert bill.in_all == (usd("0.00001"), usd("0.00001"))
+    assert (bill.attempts, bill.free) == (2, 1)
+
+
+def test_what_may_have_been_processed_costs_anything_up_to_its_bound():
+    stage, meter = metered()
+    run = stage.start(bound=BOUND).step(LOST)
+    stage.tick(0.1)
+    run.step(answer(10))
+
+    bills = meter.snapshot()
+    assert bills.total.for_nothing == (0, 2)
+    assert bills.waste["broken"].for_nothing == (0, 2)
+    assert bills.total.useful.usd == usd("0.00001")
+
+
+def test_what_failed_with_its_usage_is_wasted_to_the_cent():
+    stage, meter = metered()
+    stage.start(bound=BOUND).step(LOST._replace(usage=usage(100_000)))
+
+    assert meter.snapshot().total.for_nothing == (usd("0.1"), usd("0.1"))
+
+
+def test_an_answer_without_usage_is_of_use_and_lies_below_its_bound():
+    stage, meter = metered()
+    stage.start(bound=BOUND).step(OK)
+
+    bill = meter.snapshot().total
+    assert bill.of_use == (0, 2)
+    assert bill.useful_open.attempts == 1
+    assert bill.is_whole
+
+
+def test_a_call_that_is_given_up_may_be_billed():
+    stage, meter = metered()
+    run = stage.start(bound=BOUND)
+    assert meter.snapshot().under_way[TARGET].usd == 2
+    run.close()  # by hand: the driver would tell it
+    meter(CallCancelled(stage.now, run.call.number, TARGET, sent=True))
+
+    bills = meter.snapshot()
+    assert bills.waste["cancelled"].for_nothing == (0, 2)
+    assert not bills.under_way
+
+
+def test_the_loser_of_a_race_may_be_billed():
+    stage = scene()
+    meter = Meter(price_of)
+    stage.engine.listeners.append(meter)
+    for _ in range(12):  # they earn a hedge
+        stage.start(races=True).cross(1, answer(1))
+    run = slow(stage, bound=BOUND)
+    assert run.racing == [1, 2]
+    run.cross(2, answer(1_000_000))
+
+    bills = meter.snapshot()
+    assert bills.waste["overtaken"].for_nothing == (0, 2)
+    assert bills.total.useful.usd == usd("1.000012")
+
+
+def test_a_stream_that_breaks_has_been_cut():
+    stage, meter = metered()
+    run = stage.start(bound=BOUND, delivers=True).step(FIRST)
+    assert run.delivering
+    run.step(LOST)
+
+    assert meter.snapshot().waste["cut"].for_nothing == (0, 2)
+
+
+def test_a_price_that_nobody_knows_is_not_zero():
+    stage, meter = metered()
+    stage.start(target=SECRET, bound=BOUND).step(answer(7, 3))
+    stage.start(target=SECRET).step(LOST._replace(verdict=Verdict.INVALID))
+
+    bill = meter.snapshot().total
+    assert not bill.is_whole
+    assert (bill.unpriced, bill.unbounded) == (1, 1)
+    assert (bill.useful.attempts, bill.useful.output_tokens) == (1, 3)
+
+
+def test_it_says_for_whom():
+    stage, meter = metered()
+    stage.start(tenant="a", priority=Priority.BATCH, labels=(("team", "search"),)).step(answer(1))
+    stage.start(target=OTHER, tenant="b").step(answer(1))
+
+    bills = meter.snapshot()
+    for kind in (
+        {name: bill.attempts for name, bill in bills.tenants.items()} == {"a": 1, "b": 1},
+        set(bills.priorities) == {"batch", "interactive"},
+        set(bills.labels) == {"team=search"},
+        set(bills.models) == {"large", "small"},
+        bills.targets[OTHER].useful.usd == usd("0.0000001"),
+    ):
+        assert kind
+
+
+def test_a_cheaper_fallback_saves_and_a_dearer_one_does_not():
+    stage, meter = metered()
+    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),))
+    run = stage.start(fallbacks=(step,)).step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((TARGET, 1.0),))
+    run = stage.start(target=OTHER, fallbacks=(step,)).step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+
+    bills = meter.snapshot()
+    assert bills.targets[TARGET].saved_by_fallback == usd("0.9")
+    assert bills.targets[OTHER].saved_by_fallback == usd("-0.9")
+    assert bills.total.saved_by_fallback == 0
+
+
+def test_an_answer_of_before_saves_what_it_would_cost_again():
+    stage, meter = metered()
+    step = Step(frozenset({Verdict.INVALID}), None, CACHE)
+    run = stage.start(fallbacks=(step,)).step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+
+    bill = meter.snapshot().total
+    assert bill.saved_by_cache == 1
+    assert bill.in_all.most == 0
+
+
+def test_many_tenants_share_a_bill():
+    stage, _ = metered()
+    meter = Meter(price_of, most=3)
+    stage.engine.listeners[:] = [meter]
+    for number in range(10):
+        stage.start(tenant=str(number)).step(answer(1))
+
+    tenants = meter.snapshot().tenants
+    assert {name: bill.attempts for name, bill in tenants.items()} == {
+        "0": 1, "1": 1, "2": 1, "other": 7,
+    }  # fmt: skip
+
+
+def test_nothing_is_kept_of_calls_that_are_over():
+    stage, meter = metered()
+    for _ in range(100):
+        run = stage.start(labels=(("a", "b"),)).step(SERVER_ERROR)
+        stage.tick(0.1)
+        run.step(OK)
+
+    assert not meter._calls
+
+
+def test_a_meter_counts_for_one_engine():
+    stage, meter = metered()
+    meter.watch(stage.engine)
+    meter.watch(stage.engine)
+    with pytest.raises(ConfigurationError, match="one engine"):
+        meter.watch(metered()[0].engine)
+
+
+@pytest.mark.parametrize("kind", [Bill, Sum])
+def test_a_copy_has_every_field(kind):
+    whole = kind(**{field.name: field.default_factory() if field.default_factory is Sum else 7 for field in fields(kind)})  # fmt: skip
+    assert whole.copy() == whole
+    assert whole.copy() is not whole

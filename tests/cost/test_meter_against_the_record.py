@@ -1,0 +1,179 @@
+"""The meter against what the embedded provider has billed, over a stormy run on real sockets."""
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+
+import pytest
+from metering import prices, usage
+
+from stormbreak import AsyncClient, scope
+from stormbreak.core.backoff import FullJitter
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.cost.bill import Bill
+from stormbreak.cost.meter import Meter
+from stormbreak.errors import CallError
+from stormbreak.events import Returned
+from stormbreak.provider.billing import Billed
+from stormbreak.provider.formats.understand import digest_of
+
+CALLS = 5_000
+AT_ONCE = 250
+STORM = """
+[provider]
+slots = 150
+service = 0.05
+cv = 0.6
+most = 0.4
+queue = 300
+
+[[trouble]]
+kind = "429"
+share = 0.05
+retry_after = 0.05
+form = "ms"
+
+[[trouble]]
+kind = "500"
+share = 0.04
+
+[[trouble]]
+kind = "reset"
+share = 0.02
+
+[[trouble]]
+kind = "hang"
+share = 0.005
+
+[[trouble]]
+kind = "stall"
+share = 0.01
+
+[[trouble]]
+kind = "cut_body"
+share = 0.04
+
+[[trouble]]
+kind = "error_in_200"
+share = 0.03
+
+[[trouble]]
+kind = "cut_stream"
+share = 0.06
+
+[[trouble]]
+kind = "stream_reset"
+share = 0.03
+"""
+POLICY = Policy(
+    attempt_timeout=1.0,
+    stall_timeout=1.0,
+    retry=RetryPolicy(attempts=5, backoff=FullJitter(base=0.02, cap=0.1)),
+    budget=BudgetPolicy(ratio=1.0, cap=1000.0),
+    breaker=None,
+    hedge=HedgePolicy(after=0.25, percentile=None),
+)
+
+
+def payload(number):
+    text = f"call {number} " + "word " * (number % 50)
+    message = {"role": "user", "content": text}
+    return {"model": "m", "messages": [message], "max_tokens": 20 + number % 7}
+
+
+async def call(client, number, chance):
+    """One of many: plain, streamed, read in part, or given up."""
+    kind = chance.choice(["plain", "plain", "stream", "part", "cancelled"])
+    with scope(labels={"n": str(number)}), suppress(CallError, TimeoutError):
+        if kind == "plain":
+            await client.request("chat/completions", payload(number))
+        elif kind == "cancelled":
+            async with asyncio.timeout(chance.uniform(0.0, 0.1)):
+                await client.request("chat/completions", payload(number))
+        else:
+            async with client.stream("chat/completions", payload(number)) as stream:
+                async for _ in stream:
+                    if kind == "part" and chance.random() < 0.3:
+                        break
+
+
+async def storm(client):
+    chance, numbers = random.Random(1), iter(range(CALLS))
+
+    async def work():
+        for number in numbers:
+            await call(client, number, chance)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(work())
+
+
+def all_billed(provider):
+    """What was billed, once the provider has done all its work, for whomever."""
+    while (stats := provider.stats())["in_service"] or stats["queue"]:
+        time.sleep(0.05)
+    return provider.billed()
+
+
+def prices_of(provider, model):
+    return prices(provider, model, into="3", out="15")
+
+
+def cost(billed):
+    used = usage(billed.input_tokens, billed.output_tokens)
+    return prices_of("", "").cost_of(used)
+
+
+async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbreak_provider):
+    provider = stormbreak_provider(STORM, seed=3)
+    meter = Meter(prices_of, most=CALLS)
+    heard = []
+    async with AsyncClient(base_url=provider.base_url, api_key="any", policy=POLICY) as client:
+        client.subscribe(meter)
+        client.subscribe(heard.append)
+        await storm(client)
+    record = all_billed(provider)
+
+    bills = meter.snapshot()
+    assert not bills.under_way
+    assert bills.total.is_whole
+    known = [event.usage for event in heard if isinstance(event, Returned) and event.usage]
+    assert len(known) > CALLS / 2
+    assert bills.total.useful.usd == sum(prices_of("", "").cost_of(used) for used in known)
+    exact = 0
+    for number in range(CALLS):
+        billed = cost(record.get(digest_of(payload(number)), Billed()))
+        span = bills.labels.get(f"n={number}", Bill()).in_all
+        assert span.least <= billed <= span.most
+        exact += span.is_exact and billed > 0
+    assert exact > CALLS / 3
+    in_all = sum(map(cost, record.values()))
+    assert bills.total.in_all.least < in_all < bills.total.in_all.most
+    assert {"cut", "cancelled", "overtaken", "timeout", "broken"} <= set(bills.waste)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
+async def test_every_format_says_what_it_used(endpoint, streamed, stormbreak_provider):
+    provider = stormbreak_provider("[provider]\nservice = 0.01\nfills = true\n")
+    asked = payload(1) | {"max_tokens": 40}
+    if endpoint == "responses":
+        asked = {"model": "m", "input": "hello", "max_output_tokens": 40}
+    meter = Meter(prices_of)
+    async with AsyncClient(base_url=provider.base_url, api_key="any") as client:
+        client.subscribe(meter)
+        if streamed:
+            async with client.stream(endpoint, asked) as stream:
+                async for _ in stream:
+                    pass
+        else:
+            await client.request(endpoint, asked)
+    (billed,) = all_billed(provider).values()
+
+    assert billed.output_tokens == 40
+    assert meter.snapshot().total.in_all == (cost(billed), cost(billed))

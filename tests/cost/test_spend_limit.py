@@ -1,0 +1,140 @@
+"""A limit of spending is never passed, whatever happens: hundreds of calls at once in virtual time, of any fate."""
+
+import random
+from decimal import Decimal
+from functools import partial
+from itertools import groupby
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metering import price_of, usage
+from stage import OTHER, TARGET, policy
+
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.backoff import FullJitter
+from stormbreak.core.engine import Engine
+from stormbreak.core.fallback import Step
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.cost.meter import Meter
+from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.types import FALLBACK, Call, Outcome, Verdict
+
+ELSEWHERE = Step(frozenset({Verdict.BROKEN, Verdict.SERVER_ERROR}), None, FALLBACK, ((OTHER, 1.0),))
+FATES = ("answer", "answer", "silent", "lost", "refused", "never", "cut")
+
+
+class Provider:
+    """Bills every attempt that it takes, whatever becomes of it, for as much as the attempt may use, or less."""
+
+    def __init__(self, timeline, chance, *, greedy):
+        self.timeline = timeline
+        self.chance = chance
+        self.greedy = greedy
+        self.billed = []  # when it left, and what was billed in the end
+
+    def send(self, bound, send, reply):
+        fate = self.chance.choice(FATES)
+        part = 1.0 if self.greedy else self.chance.random()
+        used = usage(int(part * bound.input_tokens), int(part * bound.output_tokens))
+        cost = price_of("", send.target.model).cost_of(used)
+        self.billed.append((self.timeline.now, Decimal(0) if fate == "refused" else cost))
+        if fate == "never":
+            return
+        at = self.timeline.now + self.chance.uniform(0.1, 8.0)
+        self.timeline.at(at, partial(reply, outcome(fate, used)))
+        return
+
+
+def outcome(fate, used):
+    return {
+        "answer": Outcome(Verdict.OK, usage=used),
+        "silent": Outcome(Verdict.OK),
+        "lost": Outcome(Verdict.BROKEN, maybe_processed=True),
+        "cut": Outcome(Verdict.RESET, maybe_processed=True, usage=used),
+        "refused": Outcome(Verdict.SERVER_ERROR, status=500),
+    }[fate]
+
+
+def play(seed, *, usd, per=None, calls=500, greedy=True):
+    """Start them all within a few seconds, and cancel some; returns what is left of it."""
+    chance, timeline = random.Random(seed), Timeline()
+    provider = Provider(timeline, chance, greedy=greedy)
+    rules = policy(
+        spend=SpendPolicy(usd=usd, per=per),
+        attempt_timeout=5.0,
+        retry=RetryPolicy(attempts=4, backoff=FullJitter(base=0.5, cap=4.0)),
+        hedge=HedgePolicy(after=3.0, percentile=None),
+        limit=AutomaticLimit(),
+    )
+    engine, ended = Engine(rules, price_of), []
+    meter = Meter(price_of)
+    engine.listeners.append(meter)
+    driver = VirtualDriver(engine, timeline, chance=chance.random)
+
+    def start(number):
+        bound = usage(chance.randrange(1, 20_000), chance.randrange(1, 5_000))
+        call = Call(
+            number,
+            chance.choice((TARGET, OTHER)),
+            bound=bound,
+            tenant=chance.choice("ab"),
+            deadline_at=timeline.now + chance.uniform(20.0, 90.0),
+            fallbacks=(ELSEWHERE,),
+        )
+        cancel = driver.start(call, partial(provider.send, bound), ended.append)
+        if chance.random() < 0.1:
+            timeline.at(timeline.now + chance.uniform(0.0, 10.0), cancel)
+
+    for number in range(calls):
+        timeline.at(chance.uniform(0.0, 5.0), partial(start, number))
+    timeline.run(200.0)
+    return provider, engine, meter, ended
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10**6), usd=st.floats(0.01, 40.0), greedy=st.booleans())
+def test_all_that_was_billed_is_within_the_limit_and_within_what_the_meter_says(seed, usd, greedy):
+    provider, engine, meter, _ = play(seed, usd=usd, greedy=greedy)
+
+    billed = sum((cost for _, cost in provider.billed), Decimal(0))
+    (purse,) = engine.snapshot(200.0)["spend"]
+    assert billed <= Decimal(purse["spent"]) <= Decimal(str(usd))
+    assert Decimal(purse["set_aside"]) == 0
+    bill = meter.snapshot()
+    assert bill.total.in_all.least <= billed <= bill.total.in_all.most
+    assert not bill.under_way
+    assert bill.total.in_all.most == Decimal(purse["spent"])
+
+
+@settings(max_examples=6)
+@given(seed=st.integers(0, 10**6), usd=st.floats(0.5, 5.0))
+def test_so_is_that_of_each_period(seed, usd):
+    provider, *_ = play(seed, usd=usd, per=20.0, calls=250)
+
+    begins = []
+    for at, _ in provider.billed:
+        if not begins or at >= begins[-1] + 20.0:
+            begins.append(at)
+
+    def period(sent):
+        return max(begin for begin in begins if begin <= sent[0])
+
+    for _, sent in groupby(provider.billed, key=period):
+        assert sum(cost for _, cost in sent) <= Decimal(str(usd))
+    assert len(begins) > 1
+
+
+def test_what_fits_is_served_and_a_limit_that_is_wide_enough_holds_nobody():
+    *_, ended = play(7, usd=10_000.0)
+
+    assert len(ended) > 440
+    assert not [each for each in ended if each.stopped == "spend"]
+
+
+def test_a_tight_limit_is_used_to_nearly_all_of_it():
+    provider, *_ = play(7, usd=5.0)
+
+    billed = sum(cost for _, cost in provider.billed)
+    assert Decimal("4.5") < billed <= 5

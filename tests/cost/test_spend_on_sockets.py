@@ -1,0 +1,126 @@
+"""Five hundred calls at once on real sockets, of answers as long as they may be: the provider never bills more than the limit."""
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+from metering import prices, usage
+
+from stormbreak import AsyncClient
+from stormbreak.core.backoff import FullJitter
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.errors import CallError, RejectedError
+
+AT_ONCE = 500
+LIMIT = 2.0  # of 0.0156 dollars or so for each
+LONG = """
+[provider]
+slots = 400
+service = 0.05
+fills = true
+
+[[trouble]]
+kind = "cut_stream"
+share = 0.1
+
+[[trouble]]
+kind = "stream_reset"
+share = 0.1
+
+[[trouble]]
+kind = "500"
+share = 0.1
+"""
+
+
+def price_of(provider, model):
+    return prices(provider, model, into="3", out="15")
+
+
+def payload(number, **more):
+    message = {"role": "user", "content": f"call {number}"}
+    return {"model": "m", "messages": [message], **more}
+
+
+def policy(**spend):
+    return Policy(
+        spend=SpendPolicy(**spend),
+        limit=FixedLimit(in_flight=AT_ONCE),
+        retry=RetryPolicy(attempts=5, backoff=FullJitter(base=0.02, cap=0.1)),
+        breaker=None,
+        patience=5.0,
+    )
+
+
+def billed(provider):
+    cost = price_of("", "").cost_of
+    return sum(
+        cost(usage(each.input_tokens, each.output_tokens)) for each in provider.billed().values()
+    )
+
+
+async def test_a_limit_is_never_passed(stormbreak_provider):
+    provider = stormbreak_provider(LONG)
+    seen = []
+
+    async def call(client, number):
+        asked = payload(number, max_tokens=1000)
+        try:
+            if number % 2:
+                await client.request("chat/completions", asked)
+            else:
+                async with client.stream("chat/completions", asked) as stream:
+                    await stream.answer()
+        except RejectedError as error:
+            return error.ended.stopped
+        except CallError:
+            return "failed"
+        finally:
+            seen.append(billed(provider))
+        return "answered"
+
+    rules = policy(usd=LIMIT)
+    async with AsyncClient(
+        base_url=provider.base_url, api_key="any", policy=rules, prices=price_of
+    ) as client:
+        fates = await asyncio.gather(*(call(client, number) for number in range(AT_ONCE)))
+        (purse,) = client.snapshot()["spend"]
+
+    assert max(seen) <= Decimal(str(LIMIT))
+    assert billed(provider) <= Decimal(purse["spent"]) <= Decimal(str(LIMIT))
+    assert billed(provider) > Decimal("1.5")  # and it was used
+    assert Decimal(purse["set_aside"]) == 0
+    assert fates.count("answered") > 80
+    assert fates.count("spend") > 250
+
+
+async def test_an_answer_gets_a_bound_where_its_request_has_none(stormbreak_provider):
+    provider = stormbreak_provider(LONG)
+    rules = policy(usd=LIMIT, longest_answer=50)
+    async with AsyncClient(
+        base_url=provider.base_url, api_key="any", policy=rules, prices=price_of
+    ) as client:
+        answer = await client.request("chat/completions", payload(1))
+        async with client.stream("chat/completions", payload(2)) as stream:
+            streamed = await stream.answer()
+
+    assert (answer.usage.output_tokens, streamed.usage.output_tokens) == (50, 50)
+
+
+async def test_a_request_without_a_bound_is_refused_where_there_is_none_for_it():
+    async with AsyncClient(
+        base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(usd=1.0), prices=price_of
+    ) as client:
+        with pytest.raises(RejectedError, match="nothing in the request bounds what it costs"):
+            await client.request("chat/completions", payload(1))
+
+
+async def test_a_model_without_a_price_is_refused():
+    async with AsyncClient(
+        base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy(usd=1.0)
+    ) as client:
+        with pytest.raises(RejectedError, match=r"no price is known of m at 127\.0\.0\.1:9"):
+            await client.request("chat/completions", payload(1, max_tokens=10))

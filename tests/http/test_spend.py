@@ -1,0 +1,126 @@
+"""Limits of spending, as clients, settings and doors heed them."""
+
+import json
+
+import httpx2
+import pytest
+from metering import prices
+
+import stormbreak
+from stormbreak import AsyncClient
+from stormbreak.core.engine import Engine
+from stormbreak.core.policy import Policy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.cost.market import Market
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.asking import Asking
+from stormbreak.httpx2 import AsyncTransport
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+CALM = """
+[provider]
+service = 0.01
+fills = true
+"""
+
+
+def body(**more):
+    return json.dumps({"model": "m", "messages": MESSAGES, **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "provider", "field"),
+    [
+        ("chat/completions", "acme", "max_tokens"),
+        ("chat/completions", "openai", "max_completion_tokens"),
+        ("responses", "openai", "max_output_tokens"),
+        ("messages", "anthropic", "max_tokens"),
+    ],
+)
+def test_an_answer_is_bound_in_the_words_of_its_endpoint(endpoint, provider, field):
+    asking = Asking(endpoint, body())
+    asking.bind(77, provider)
+
+    assert json.loads(asking._body)[field] == 77
+    assert asking.bound().output_tokens == 77
+
+
+@pytest.mark.parametrize("said", ["max_tokens", "max_completion_tokens"])
+def test_a_bound_that_is_there_stays(said):
+    asking = Asking("chat/completions", body(**{said: 5}))
+    asking.bind(77, "openai")
+
+    assert json.loads(asking._body) == json.loads(body(**{said: 5}))
+
+
+def test_null_is_no_bound():
+    asking = Asking("chat/completions", body(max_tokens=None))
+    asking.bind(77, "acme")
+
+    assert asking.bound().output_tokens == 77
+
+
+def test_without_a_limit_requests_stay_as_they_are():
+    assert json.loads(Asking("chat/completions", body())._body) == json.loads(body())
+
+
+def engine(usd, **more):
+    policy = Policy(spend=SpendPolicy(usd=usd, **more))
+    return Engine(policy, lambda provider, model: prices(provider, model, into="3", out="15"))
+
+
+async def test_an_sdk_is_told_what_its_request_lacks():
+    transport = AsyncTransport(engine(1.0))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:9/v1") as client:
+        answer = await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "stormbreak_cost"
+
+
+async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
+    provider = stormbreak_provider(CALM)
+    transport = AsyncTransport(engine(0.01, longest_answer=300))
+    async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
+        answers = [
+            await client.post("/chat/completions", json={"model": "m", "messages": MESSAGES})
+            for _ in range(4)
+        ]
+        listed = await client.get("/models", headers={"accept": "application/json"})
+
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == [200, 200, 429, 429]
+    assert answers[0].json()["usage"]["completion_tokens"] == 300
+    assert answers[2].json()["error"]["code"] == "stormbreak_spend"
+    assert listed.status_code == 200
+
+
+def test_prices_that_are_not_installed_are_told_when_a_client_is_made(monkeypatch):
+    monkeypatch.setattr("stormbreak.cost.market.find_spec", lambda _: None)
+    monkeypatch.setattr("stormbreak.cost.lookup._list_price", lambda *_: _market())
+    policy = Policy(spend=SpendPolicy(usd=1.0))
+    with pytest.raises(ConfigurationError, match="genai-prices"):
+        AsyncClient(base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy)
+
+
+def _market():
+    return Market().find("openai", "x")
+
+
+def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp_path):
+    path = tmp_path / "s.toml"
+    text = '[targets.a]\nbase_url = "http://127.0.0.1:9/v1"\n[spend]\nusd = {}\nper = 86400\n'
+    path.write_text(text.format("5"))
+    settings = stormbreak.load(path)
+    purse = settings.engine.payers.purse(settings.now.policy)
+    purse.spend(3)
+    path.write_text(text.format("8.5"))
+    settings.reload()
+
+    (standing,) = settings.engine.snapshot()["spend"]
+    assert (standing["limit"], standing["spent"]) == ("8.5", "3")
+
+
+def test_functions_have_no_price():
+    with pytest.raises(ConfigurationError, match=r"spend\.usd must be absent around a function"):
+        stormbreak.resilient(Policy(spend=SpendPolicy(usd=1.0)))

@@ -1,0 +1,92 @@
+"""The most that a request can be billed for. The tokenizers of models are not here, so what stands in for them is what any
+of them must heed: a token is one byte of text at least."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormbreak.llm.bounds import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound
+from stormbreak.types import Usage
+
+
+def body(**more):
+    message = {"role": "user", "content": "hello"}
+    return json.dumps({"model": "m", "messages": [message], **more}).encode()
+
+
+def test_a_bound_is_the_bytes_what_is_put_around_them_and_the_longest_answer():
+    asked = body(max_tokens=100)
+
+    assert bound_of(asked, bound=100) == Usage(
+        input_tokens=len(asked) + TEMPLATE, output_tokens=100
+    )
+    assert bound_of(asked, bound=100, choices=3).output_tokens == 300
+
+
+@given(st.lists(st.text(), min_size=1), st.booleans())
+def test_every_text_in_a_body_has_no_more_bytes_than_its_bound(texts, ascii_only):
+    messages = [{"role": "user", "content": text} for text in texts]
+    asked = json.dumps({"model": "m", "messages": messages}, ensure_ascii=ascii_only)
+    asked = asked.encode(errors="surrogatepass")
+    written = sum(len(text.encode(errors="surrogatepass")) for text in texts)
+    around = 10 * len(texts)  # tokens that a template puts around each message
+
+    assert written + around <= input_bound(asked)
+
+
+@pytest.mark.parametrize("bound", [None, 0, -1, True, "100", 1.5, 10**8])
+def test_without_a_bound_of_the_answer_there_is_none(bound):
+    assert bound_of(body(), bound=bound) is None
+
+
+def test_embeddings_have_no_answer():
+    assert bound_of(b'{"model":"m","input":"x"}', answers=False).output_tokens == 0
+
+
+def test_tools_are_written_out_by_providers():
+    tools = body(tools=[{"type": "function", "function": {"name": "f"}}])
+
+    assert input_bound(tools) == len(tools) + TEMPLATE + TOOLS
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}},
+        {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+        {"type": "image", "source": {"type": "base64", "data": "AAAA"}},
+    ],
+)
+def test_a_picture_is_no_text(part):
+    asked = body(messages=[{"role": "user", "content": [part]}])
+
+    assert input_bound(asked) >= len(asked) + PICTURE
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"input": [{"type": "input_file", "file_id": "file_1"}]},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"tools": [{"type": "web_search_preview"}]},
+        {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
+        {"tools": [{"type": "mcp", "server_url": "https://a.example"}]},
+        {"mcp_servers": [{"url": "https://a.example"}]},
+    ],
+)
+def test_what_lies_or_runs_on_the_server_has_no_bound(more):
+    assert bound_of(body(**more), bound=100) is None
+
+
+def test_null_refers_to_nothing():
+    assert input_bound(body(previous_response_id=None)) is not None
+
+
+def test_a_text_about_such_things_is_a_text():
+    told = 'they say {"file_id": "x"} and "type": "web_search"'
+
+    assert input_bound(body(messages=[{"role": "user", "content": told}])) is not None

@@ -1,0 +1,54 @@
+"""A stage with a meter, and prices that are easily reckoned: 1 dollar per million of input, 10 of output."""
+
+from decimal import Decimal
+
+from stage import Stage, policy
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.cost.meter import Meter
+from stormbreak.cost.prices import Prices, Rate, Rates, Source
+from stormbreak.types import Outcome, Usage, Verdict
+
+RETRIES = RetryPolicy(attempts=3, backoff=Constant(seconds=0.1))
+
+
+def prices(provider, model, *, into="1", out="10", cached="0.1"):
+    """What `provider` asks."""
+    rates = Rates(
+        input=Rate(Decimal(into)),
+        output=Rate(Decimal(out)),
+        cached_input=Rate(Decimal(cached)),
+    )
+    return Prices(
+        provider=provider, model=model, standard=rates, listed_as=model, source=Source(name="test")
+    )
+
+
+def price_of(provider, model):
+    """`small` costs a tenth, and of `secret` nobody knows."""
+    if model == "secret":
+        return None
+    if model == "small":
+        return prices(provider, model, into="0.1", out="1", cached="0.01")
+    return prices(provider, model)
+
+
+def usage(into=0, out=0, cached=0):
+    return Usage(input_tokens=into, output_tokens=out, cached_input_tokens=cached)
+
+
+def answer(into=0, out=0, cached=0):
+    return Outcome(Verdict.OK, usage=usage(into, out, cached))
+
+
+def usd(text):
+    return Decimal(text)
+
+
+def metered(**changes):
+    """A stage and its meter."""
+    stage = Stage(policy(**{"retry": RETRIES, **changes}))
+    meter = Meter(price_of)
+    stage.engine.listeners.append(meter)
+    return stage, meter
