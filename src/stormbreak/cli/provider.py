@@ -5,7 +5,7 @@ import signal
 
 import click
 
-from stormbreak.cli.number import Number
+from stormbreak.cli.numbers import Number
 from stormbreak.cli.say import say
 from stormbreak.provider.bounds import FASTEST, SLOWEST
 from stormbreak.provider.loader import builtin_names, load

@@ -15,7 +15,7 @@ import click
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.live_screen import progress_of, warnings_of
-from stormbreak.cli.number import Number
+from stormbreak.cli.numbers import Number
 from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_run import judge
 from stormbreak.cli.storm_screen import sentence, table
