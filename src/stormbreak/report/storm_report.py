@@ -28,6 +28,7 @@ _BEFORE_A_UNIT = re.compile(r"(?<=\d) (?=%|s\b)")
 _OVER_TIME = (ATTEMPTS, LOST, WASTED, QUEUED, OPEN)
 _BOTH = replace(ANSWERS, backdrop=("what was possible, and the calls that arrived", ANSWERS.pick))
 _LONG = 600  # characters of a sentence
+_A_PAGE = "a report as .html"
 
 
 def storm_page(
@@ -74,7 +75,7 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
         tiles=tiles,
         keys=_keys(comparison, _BOTH),
         cards=cost_cards(comparison),
-        note=story(comparison),
+        note=f"{story(comparison)}{_left_out(comparison, _A_PAGE)}".strip(),
     )
 
 
@@ -109,7 +110,7 @@ def _answers(comparison: Comparison) -> Section:
     lead = "Each second's answers that came before their deadline. Grey is the ideal: the most that any client could get."
     return Section(
         title="Answers in time",
-        lead=lead + _left_out(comparison) + _band(comparison),
+        lead=lead + _left_out(comparison, "the tables") + _band(comparison),
         keys=_keys(comparison, _BOTH if beside else ANSWERS),
         charts=_charts(comparison, [ANSWERS, *beside]),
     )
@@ -120,11 +121,11 @@ def _beside(comparison: Comparison) -> list[Quantity]:
     return [] if len(comparison.views) > 1 else [ATTEMPTS]
 
 
-def _left_out(comparison: Comparison) -> str:
+def _left_out(comparison: Comparison, where: str) -> str:
     rest = len(comparison.runs) - len(comparison.drawn)
     if not rest:
         return ""
-    return f" Only the first {len(comparison.drawn)} policies are drawn; the other {rest} stand in the tables."
+    return f" Only the first {len(comparison.drawn)} policies are drawn; the other {rest} stand in {where}."
 
 
 def _band(comparison: Comparison) -> str:
