@@ -11,7 +11,8 @@ from stormbreak.batch.summary import Summary
 from stormbreak.cli.main import main
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.report.batch_charts import charts_of
-from stormbreak.report.batch_report import batch_page
+from stormbreak.report.batch_report import batch_page, batch_picture
+from stormbreak.report.picture import png_of
 from stormbreak.types import Target, Verdict
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -176,3 +177,15 @@ def test_a_report_may_be_a_picture(tmp_path, stormbreak_provider):
     args = ["--output", str(tmp_path / "out.jsonl"), "--base-url", provider.base_url, "--quiet"]
     assert main(["batch", "run", str(source), *args, "--report", str(report)]) == 0
     assert report.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_sent_nothing_says_so_and_draws_nothing(tmp_path):
+    """As one does that goes on where nothing was left."""
+    nothing = dict.fromkeys(("answered", "attempts", "retries", "input_tokens", "output_tokens"), 0)
+    summary, course = a_summary(tmp_path, **nothing, elapsed=0.0, throughput=0.0), a_course(0)
+
+    page = batch_page(summary, course)
+    assert page.verdict == "10 of 10 rows are answered. This run sent nothing."
+    assert [each.title for each in page.sections] == ["In figures", "Cost"]
+    assert batch_picture(summary, course).tiles == []
+    assert png_of(batch_picture(summary, course))

@@ -7,7 +7,7 @@ import pytest
 from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import load, parse
-from stormbreak.provider.scenario import Load
+from stormbreak.provider.scenario import Load, Provider, Scenario
 from stormbreak.storm import own, simulate
 from stormbreak.storm.own import read_arrivals, with_arrivals, with_batch
 from stormbreak.storm.traffic import traffic
@@ -117,13 +117,25 @@ def test_more_than_can_be_simulated_is_refused_while_it_is_read(log, monkeypatch
 
 
 def test_calls_arrive_exactly_then_with_every_seed():
-    storm = with_arrivals(load("dip"), [0.0, 0.25, 0.25, 7.0])
+    storm = with_arrivals(load("dip"), [0.0, 0.25, 0.25, 70.0])
 
-    assert traffic(storm.load, storm.duration, seed=1).times == [0.0, 0.25, 0.25, 7.0]
-    assert traffic(storm.load, storm.duration, seed=2).times == [0.0, 0.25, 0.25, 7.0]
+    assert traffic(storm.load, storm.duration, seed=1).times == [0.0, 0.25, 0.25, 70.0]
+    assert traffic(storm.load, storm.duration, seed=2).times == [0.0, 0.25, 0.25, 70.0]
     result = simulate(storm, OFF, seed=1)
-    assert (result.series.calls[0], result.series.calls[7]) == (3, 1)
+    assert (result.series.calls[0], result.series.calls[70]) == (3, 1)
     assert sum(result.series.answers) == 4
+
+
+def test_calls_of_which_none_would_be_measured_are_refused():
+    """Or every measure would be perfect: nothing lost of nothing."""
+    short = with_arrivals(load("dip"), [0.0, 29.9])
+    with pytest.raises(ConfigurationError, match="dip: no call comes from the trigger at 30 s on"):
+        simulate(short, OFF)
+    assert simulate(with_arrivals(load("dip"), [0.0, 30.0]), OFF).measures.calls == 1
+
+    rare = Scenario(name="rare", duration=1.0, provider=Provider(), load=Load(rate=1e-6))
+    with pytest.raises(ConfigurationError, match="rare: no call comes in 1 s"):
+        simulate(rare, OFF)
 
 
 def test_all_else_of_the_scenario_stays_and_it_lasts_until_the_last_has_come():

@@ -47,9 +47,10 @@ class Destination:
         if any(find_spec(module) is None for module in _NEEDED):
             needed = " and ".join(_NEEDED)
             raise ConfigurationError(f"--report needs {needed}: pip install 'stormbreak[report]'")
-        if path.is_dir():
-            raise ConfigurationError(f"--report {path_of(path)}: is a directory")
         _try_out(path)
+        if path.exists() and not path.is_file():
+            what = "a directory" if path.is_dir() else "no file that can be replaced"
+            raise ConfigurationError(f"--report {path_of(path)}: is {what}")
         return cls(path)
 
     def storm(
