@@ -160,7 +160,7 @@ def test_the_report_agrees_with_the_summary(tmp_path, capsys, stormbreak_provide
 
     code, said = report_of(tmp_path, "--base-url", provider.base_url)  # nothing is left to do
     assert code == 0
-    assert "20 of 20 rows are answered. This run took 0." in said
+    assert "20 of 20 rows are answered. This run sent nothing." in said
 
 
 def test_a_run_that_reaches_nobody_has_a_report_and_its_exit_code(tmp_path, free_port):
