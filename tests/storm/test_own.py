@@ -1,5 +1,6 @@
 """One's own calls: logs of arrivals, and batches."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -124,6 +125,27 @@ def test_calls_arrive_exactly_then_with_every_seed():
     result = simulate(storm, OFF, seed=1)
     assert (result.series.calls[0], result.series.calls[70]) == (3, 1)
     assert sum(result.series.answers) == 4
+
+
+def test_no_calls_of_the_scenario_are_left():
+    storm = load("herd")
+    assert storm.load.herds
+    ours = with_arrivals(storm, [0.0, 90.0])
+    assert traffic(ours.load, ours.duration, seed=1).times == [0.0, 90.0]
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs time zones")
+def test_times_without_a_zone_know_no_summer(tmp_path, monkeypatch):
+    """Where this machine stands does not matter: an hour of the log is an hour."""
+    log = tmp_path / "arrivals.log"
+    log.write_text("2026-03-29T01:30:00\n2026-03-29T03:30:00\n")
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        assert read_arrivals(log) == [0.0, 7200.0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_calls_of_which_none_would_be_measured_are_refused():
