@@ -134,14 +134,23 @@ def test_without_a_trigger_there_is_no_downtime_to_compare_with(storm, results):
     calm = replace(storm, load=replace(storm.load, trigger_at=None, trigger_until=None))
     page = storm_page(calm, results)
     assert section(page, "What it would cost") is None
+    labels = [row[0] for row in section(page, "Measures").table.rows]
+    assert not any("trigger" in label for label in labels)
+    assert "openings of circuits" in labels
     assert [card.figure[-1] for card in storm_picture(calm, results).cards] == ["%", "%"]
 
 
 def test_what_nobody_could_look_at_is_left_out(storm, results):
     unseen = dict.fromkeys(("in_flight", "queued", "limit", "open_circuits", "wasted"), ())
     live = [replace(each, series=replace(each.series, **unseen)) for each in results]
-    page = storm_page(storm, live, kind="a storm, live")
-    assert page.kind == "a storm, live"
+    page = storm_page(storm, live, live=True)
+    assert page.kind == "a storm, played live"
+    measured = section(page, "Measures")
+    labels = [row[0] for row in measured.table.rows]
+    assert "openings of circuits" not in labels
+    assert "wait until a call was first asked for, median" in labels
+    assert "--seeds" not in measured.lead
+    assert {"played", "copies"} <= {name for name, _ in page.facts}
     assert section(page, "In flight, against the limit") is None
     titles = [chart.title.partition(":")[0] for chart in section(page, "Second by second").charts]
     assert set(titles) == {"Attempts", "Calls lost"}

@@ -112,7 +112,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         say(f"As the provider saw it, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
         say("Added wait is the time until a call was first asked for.")
     if destination is not None and played:  # last: whatever becomes of it, the rest has been told
-        destination.storm(storm, [one.result for one in played], kind="a storm, played live")
+        destination.storm(storm, [one.result for one in played], live=True)
     if failed:
         return 1
     return 0 if claimed is None else judge(claimed, str(claim), played[0].result.measures)

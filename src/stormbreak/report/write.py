@@ -58,9 +58,9 @@ class Destination:
         scenario: "Scenario",
         results: "Sequence[Result]",
         *,
-        kind: str = "a storm, simulated",
+        live: bool = False,
     ) -> None:
-        """Write the report of a storm; its verdict is on the policy of the first result.
+        """Write the report of a storm, simulated or `live`; its verdict is on the policy of the first result.
 
         Raises:
             ConfigurationError: it cannot be written any more.
@@ -68,7 +68,7 @@ class Destination:
         from stormbreak.report import storm_report as report  # noqa: PLC0415 - loads what draws
 
         self._write(
-            lambda: report.storm_page(scenario, results, kind=kind),
+            lambda: report.storm_page(scenario, results, live=live),
             lambda: report.storm_picture(scenario, results),
         )
 
