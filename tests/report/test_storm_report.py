@@ -168,3 +168,14 @@ def test_more_policies_than_strokes_stand_in_the_table_only(storm, results):
     assert len(section(page, "Measures").table.heads) == 10
     assert len(section(page, "Answers in time").keys) == 1 + len(STROKES)
     assert "the other 3 stand in the tables" in section(page, "Answers in time").lead
+
+
+def test_policies_whose_paths_are_long_are_told_apart(storm, results):
+    """By their ends: so they differ."""
+    paths = [f"/home/somebody/{'policies/' * 10}{name}.toml" for name in ("calm", "bold")]
+    renamed = [
+        replace(each, policy=paths[each.policy == "naive"]) for each in results if each.seed == 1
+    ]
+    heads = section(storm_page(storm, renamed), "Measures").table.heads[1:]
+    assert [head[-10:] for head in heads] == ["/calm.toml", "/bold.toml"]
+    assert {len(head) for head in heads} == {64}

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from stormbreak.batch.plain import plain
+from stormbreak.batch.plain import ending, plain
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.measures import Measures
 from stormbreak.storm.result import Result
@@ -86,7 +86,7 @@ def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str]
 
     `without` those measures that nobody knows.
     """
-    names = [escape(plain(name, _LONGEST_HEAD)) for name in policies]
+    names = [escape(ending(name, _LONGEST_HEAD)) for name in policies]
     shown = Table("", *names, box=SIMPLE, pad_edge=False)
     for column in shown.columns[1:]:
         column.justify = "right"

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
+from stormbreak.batch.plain import ending
 from stormbreak.report.drawing import draw, settings
 from stormbreak.report.page import Card, Key
 from stormbreak.report.panel import Panel
@@ -179,7 +180,7 @@ class _Cards:
         for place, (card, told) in enumerate(zip(self.cards, self.told, strict=True)):
             x = _MARGIN + place * self.width
             role = "ink" if card.stroke is None else card.stroke.role
-            name = _cut(card.name, int(self.width / _BOLD_LETTER))
+            name = ending(card.name, int(self.width / _BOLD_LETTER))
             sheet.write(x, name, size=_TEXT, role=role, weight="bold")
             sheet.write(x, card.figure, size=_BIG, weight="bold", below=17)
             sheet.write(x, "\n".join(told), size=_SMALL, role="muted", below=41)
@@ -199,7 +200,7 @@ def _in_rows(keys: Sequence[Key], room: float) -> Iterator[list[Key]]:
     """Keys of a legend, as many in a row as there is room for, with names that are not too long."""
     row, left = list[Key](), room
     for key in keys:
-        named = replace(key, name=_cut(key.name, _LONGEST_KEY))
+        named = replace(key, name=ending(key.name, _LONGEST_KEY))
         width = _KEY + _LETTER * len(named.name)
         if row and width > left:
             yield row
@@ -208,10 +209,6 @@ def _in_rows(keys: Sequence[Key], room: float) -> Iterator[list[Key]]:
         left -= width
     if row:
         yield row
-
-
-def _cut(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _handle(key: Key) -> Line2D | Patch:
