@@ -40,7 +40,7 @@ def test_a_full_disk_is_called_that():
         ("", ""),
         ("policies/a.toml", "policies/a.toml"),
         ("long/policies/a.toml", "…policies/a.toml"),
-        ("policies/a\x1b.toml", "…icies/a\\x1b.toml"),
+        ("policies/a\x1b.toml", "…cies/a\\x1b.toml"),
     ],
 )
 def test_of_a_path_the_end_is_kept(text, shown):

@@ -179,3 +179,15 @@ def test_policies_whose_paths_are_long_are_told_apart(storm, results):
     heads = section(storm_page(storm, renamed), "Measures").table.heads[1:]
     assert [head[-10:] for head in heads] == ["/calm.toml", "/bold.toml"]
     assert {len(head) for head in heads} == {64}
+
+
+def test_after_the_last_call_there_is_nothing(storm, results):
+    """A series ends with its last call, the run with its duration."""
+    ended = [
+        replace(each, series=replace(each.series, attempts=each.series.attempts[:20]))
+        for each in results
+    ]
+    comparison = Comparison(storm, ended)
+    _, naive = comparison.panel(comparison.views[1], ATTEMPTS, ["naive"]).lines
+    assert naive.ys[9] > 0
+    assert set(naive.ys[10:]) == {0.0}
