@@ -189,3 +189,29 @@ def test_a_run_that_sent_nothing_says_so_and_draws_nothing(tmp_path):
     assert [each.title for each in page.sections] == ["In figures", "Cost"]
     assert batch_picture(summary, course).tiles == []
     assert png_of(batch_picture(summary, course))
+
+
+def test_what_came_back_is_told_per_second():
+    """A slice is half a second wide to begin with, and becomes wider."""
+    course = Course(began=0.0)
+    for number in range(3):
+        course.hear(Returned(0.1, number, TARGET, 1, Verdict.OK, 200, None, 0.1))
+    chart = next(each for each in charts_of(course) if each.title == "What came back")
+    assert (chart.panel.y_label, chart.panel.lines[0].ys) == ("attempts per second", [6.0])
+    assert chart.panel.xs == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, r"\d{3} ms"), (3.0, r"[23]\.\d s"), (600.0, r"\d+ minutes")]
+)
+def test_times_are_told_in_the_unit_that_is_read_best(tmp_path, seconds, told):
+    course = Course(began=0.0)
+    course.hear(Returned(seconds, 1, TARGET, 1, Verdict.OK, 200, None, seconds))
+    cards = batch_page(a_summary(tmp_path), course).sections[0].cards
+    figure = next(card.figure for card in cards if card.name == "Time to an answer")
+    assert re.fullmatch(told, figure)
+
+
+def test_a_picture_has_the_first_figures_only(tmp_path):
+    names = [card.name for card in batch_picture(a_summary(tmp_path), a_course()).cards]
+    assert names == ["Answered", "Throughput", "Time to an answer", "Retries"]
