@@ -21,7 +21,7 @@ from stormbreak.testing import serve
 DOCS = Path(__file__).parent.parent / "docs"
 WIDE, NARROW = (1280, 1560), (390, 1560)  # what is shown of a page
 THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
-COLOURS = 256
+COLOURS, ROUNDS = 256, 3
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
 INCIDENT = ["storm", "run", "incident", "--compare", "naive,article", "--processes", "2"]
 
@@ -78,9 +78,9 @@ def look(report: Path, name: str) -> None:
 def shrink(path: Path) -> None:
     """Save a picture with a palette."""
     picture = Image.open(path).convert("RGB")
-    # MAXCOVERAGE keeps colours that are rare: those of thin lines.
+    # MAXCOVERAGE keeps colours that are rare: those of thin lines. The rounds keep those of large areas as they are.
     method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
-    picture.quantize(COLOURS, method, dither=dither).save(path, optimize=True)
+    picture.quantize(COLOURS, method, kmeans=ROUNDS, dither=dither).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 

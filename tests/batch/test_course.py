@@ -134,3 +134,14 @@ def test_nothing_is_kept_of_calls_that_have_ended():
         course.hear(ended(call))
     assert not course._before
     assert not course._hedges
+
+
+def test_slices_that_become_one_keep_the_most_of_both():
+    """A pause or an open circuit in the first of them does not go under."""
+    course = Course(began=0.0)
+    course.look(sight(0.1, cooling=3, open_circuits=1))
+    course.look(sight(0.6, cooling=1, open_circuits=2))
+    course.look(sight(SLICES * FIRST_WIDTH))
+
+    assert course.width == 2 * FIRST_WIDTH
+    assert (course.slices[0].cooling, course.slices[0].open_circuits) == (3, 2)

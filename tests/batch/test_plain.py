@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from stormbreak.batch.plain import path_of, plain, quoted, reason
+from stormbreak.batch.plain import ending, path_of, plain, quoted, reason
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,16 @@ def test_a_full_disk_is_called_that():
     assert reason(OSError(errno.ENOSPC, "No space left on device")) == "disk full"
     assert reason(OSError(errno.EACCES, "Permission denied")) == "permission denied"
     assert reason(OSError("odd")) == "oserror"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("policies/a.toml", "policies/a.toml"),
+        ("long/policies/a.toml", "…policies/a.toml"),
+        ("policies/a\x1b.toml", "…cies/a\\x1b.toml"),
+    ],
+)
+def test_of_a_path_the_end_is_kept(text, shown):
+    assert ending(text, 16) == shown

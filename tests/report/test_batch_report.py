@@ -11,7 +11,8 @@ from stormbreak.batch.summary import Summary
 from stormbreak.cli.main import main
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.report.batch_charts import charts_of
-from stormbreak.report.batch_report import batch_page
+from stormbreak.report.batch_report import batch_page, batch_picture
+from stormbreak.report.picture import png_of
 from stormbreak.types import Target, Verdict
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -159,7 +160,7 @@ def test_the_report_agrees_with_the_summary(tmp_path, capsys, stormbreak_provide
 
     code, said = report_of(tmp_path, "--base-url", provider.base_url)  # nothing is left to do
     assert code == 0
-    assert "20 of 20 rows are answered. This run took 0." in said
+    assert "20 of 20 rows are answered. This run sent nothing." in said
 
 
 def test_a_run_that_reaches_nobody_has_a_report_and_its_exit_code(tmp_path, free_port):
@@ -176,3 +177,41 @@ def test_a_report_may_be_a_picture(tmp_path, stormbreak_provider):
     args = ["--output", str(tmp_path / "out.jsonl"), "--base-url", provider.base_url, "--quiet"]
     assert main(["batch", "run", str(source), *args, "--report", str(report)]) == 0
     assert report.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_sent_nothing_says_so_and_draws_nothing(tmp_path):
+    """As one does that goes on where nothing was left."""
+    nothing = dict.fromkeys(("answered", "attempts", "retries", "input_tokens", "output_tokens"), 0)
+    summary, course = a_summary(tmp_path, **nothing, elapsed=0.0, throughput=0.0), a_course(0)
+
+    page = batch_page(summary, course)
+    assert page.verdict == "10 of 10 rows are answered. This run sent nothing."
+    assert [each.title for each in page.sections] == ["In figures", "Cost"]
+    assert batch_picture(summary, course).tiles == []
+    assert png_of(batch_picture(summary, course))
+
+
+def test_what_came_back_is_told_per_second():
+    """A slice is half a second wide to begin with, and becomes wider."""
+    course = Course(began=0.0)
+    for number in range(3):
+        course.hear(Returned(0.1, number, TARGET, 1, Verdict.OK, 200, None, 0.1))
+    chart = next(each for each in charts_of(course) if each.title == "What came back")
+    assert (chart.panel.y_label, chart.panel.lines[0].ys) == ("attempts per second", [6.0])
+    assert chart.panel.xs == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, r"\d{3} ms"), (3.0, r"[23]\.\d s"), (600.0, r"\d+ minutes")]
+)
+def test_times_are_told_in_the_unit_that_is_read_best(tmp_path, seconds, told):
+    course = Course(began=0.0)
+    course.hear(Returned(seconds, 1, TARGET, 1, Verdict.OK, 200, None, seconds))
+    cards = batch_page(a_summary(tmp_path), course).sections[0].cards
+    figure = next(card.figure for card in cards if card.name == "Time to an answer")
+    assert re.fullmatch(told, figure)
+
+
+def test_a_picture_has_the_first_figures_only(tmp_path):
+    names = [card.name for card in batch_picture(a_summary(tmp_path), a_course()).cards]
+    assert names == ["Answered", "Throughput", "Time to an answer", "Retries"]

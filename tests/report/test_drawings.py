@@ -3,15 +3,18 @@
 import re
 from dataclasses import replace
 from io import BytesIO
+from itertools import combinations
 from math import nan
 from xml.etree.ElementTree import fromstring
 
 import matplotlib as mpl
 import pytest
 from evil import EVIL
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from stormbreak.report.page import Card, keys_of
+from stormbreak.report.page import Card, Key, keys_of
 from stormbreak.report.panel import Line, Panel
 from stormbreak.report.picture import Picture, Tile, png_of
 from stormbreak.report.svg import drawing_of
@@ -102,3 +105,48 @@ def test_a_picture():
     assert (image.format, image.width) == ("PNG", 1680)
     assert image.height > 1200
     assert len(drawn) < 250_000
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure of a picture that is drawn."""
+    drawn = []
+
+    def figure(*args, **named):
+        drawn.append(Figure(*args, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr("stormbreak.report.picture.Figure", figure)
+    return drawn
+
+
+@pytest.mark.parametrize("cards", [1, 3, 4, 5, 6])
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_text_of_a_picture_lies_on_another_or_beyond_the_edge(figures, cards, shared):
+    long = "a policy with a name that goes on and on " * 2
+    names = [
+        "what was possible, and the calls that arrived",
+        long,
+        "none",
+        "naive",
+        "fixed",
+        "sdk",
+        "article",
+    ]
+    keys = [Key(name=name, stroke=STROKES[0]) for name in names]
+    about = "lost, with 82.0 % of the possible answers: as good as 57 s down; ±89 USD over seeds"
+    several = [Card(name=long, figure="7,500 USD", about=about, stroke=STROKES[0])] * cards
+    tiles = [Tile(title="What came back", panel=PANEL, keys=() if shared else keys)] * 2
+    png_of(Picture(title="t", verdict="v", tiles=tiles, keys=keys if shared else (), cards=several))
+
+    figure = figures[0]
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert {"naive", names[0]} <= {text.get_text() for text in texts}
+    boxes = [text.get_window_extent() for text in texts]
+    assert min(box.x0 for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+    assert not [
+        (one.get_text(), other.get_text())
+        for (one, box), (other, its) in combinations(zip(texts, boxes, strict=True), 2)
+        if box.overlaps(its)
+    ]

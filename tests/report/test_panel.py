@@ -31,3 +31,10 @@ def test_the_highest_number_is_that_of_the_band():
     line = Line(name="a", ys=[1.0, nan], low=[0.0, 0.0], high=[7.0, nan])
     panel = Panel(about="", x_label="", y_label="", xs=[0.0, 1.0], lines=[line])
     assert panel.top == 7.0
+
+
+@pytest.mark.parametrize(("clipped", "top"), [(False, 100.0), (True, 6.0)])
+def test_a_backdrop_that_is_clipped_does_not_flatten_the_lines(clipped, top):
+    lines = [Line(name="limit", ys=[100.0]), Line(name="in flight", ys=[4.0], stroke=0)]
+    panel = Panel(about="", x_label="", y_label="", xs=[0.0], lines=lines, clipped=clipped)
+    assert panel.top == top

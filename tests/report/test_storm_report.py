@@ -127,21 +127,30 @@ def test_what_it_would_cost_is_scaled_from_the_article(storm, results):
     assert [card.figure for card in costs.cards] == ["11,700 USD", "11,700 USD"]  # 90 s of 130.4
     assert "with 50.0 % of the possible answers: as good as 90 s down" in costs.cards[0].about
     assert "it is no forecast" in costs.lead
-    assert costs.lead.endswith("naive loses 0 USD more than interactive.")
+    assert costs.lead.endswith("naive loses as much as interactive.")
 
 
 def test_without_a_trigger_there_is_no_downtime_to_compare_with(storm, results):
     calm = replace(storm, load=replace(storm.load, trigger_at=None, trigger_until=None))
     page = storm_page(calm, results)
     assert section(page, "What it would cost") is None
+    labels = [row[0] for row in section(page, "Measures").table.rows]
+    assert not any("trigger" in label for label in labels)
+    assert "openings of circuits" in labels
     assert [card.figure[-1] for card in storm_picture(calm, results).cards] == ["%", "%"]
 
 
 def test_what_nobody_could_look_at_is_left_out(storm, results):
     unseen = dict.fromkeys(("in_flight", "queued", "limit", "open_circuits", "wasted"), ())
     live = [replace(each, series=replace(each.series, **unseen)) for each in results]
-    page = storm_page(storm, live, kind="a storm, live")
-    assert page.kind == "a storm, live"
+    page = storm_page(storm, live, live=True)
+    assert page.kind == "a storm, played live"
+    measured = section(page, "Measures")
+    labels = [row[0] for row in measured.table.rows]
+    assert "openings of circuits" not in labels
+    assert "wait until a call was first asked for, median" in labels
+    assert "--seeds" not in measured.lead
+    assert {"played", "copies"} <= {name for name, _ in page.facts}
     assert section(page, "In flight, against the limit") is None
     titles = [chart.title.partition(":")[0] for chart in section(page, "Second by second").charts]
     assert set(titles) == {"Attempts", "Calls lost"}
@@ -159,3 +168,26 @@ def test_more_policies_than_strokes_stand_in_the_table_only(storm, results):
     assert len(section(page, "Measures").table.heads) == 10
     assert len(section(page, "Answers in time").keys) == 1 + len(STROKES)
     assert "the other 3 stand in the tables" in section(page, "Answers in time").lead
+
+
+def test_policies_whose_paths_are_long_are_told_apart(storm, results):
+    """By their ends: so they differ."""
+    paths = [f"/home/somebody/{'policies/' * 10}{name}.toml" for name in ("calm", "bold")]
+    renamed = [
+        replace(each, policy=paths[each.policy == "naive"]) for each in results if each.seed == 1
+    ]
+    heads = section(storm_page(storm, renamed), "Measures").table.heads[1:]
+    assert [head[-10:] for head in heads] == ["/calm.toml", "/bold.toml"]
+    assert {len(head) for head in heads} == {64}
+
+
+def test_after_the_last_call_there_is_nothing(storm, results):
+    """A series ends with its last call, the run with its duration."""
+    ended = [
+        replace(each, series=replace(each.series, attempts=each.series.attempts[:20]))
+        for each in results
+    ]
+    comparison = Comparison(storm, ended)
+    _, naive = comparison.panel(comparison.views[1], ATTEMPTS, ["naive"]).lines
+    assert naive.ys[9] > 0
+    assert set(naive.ys[10:]) == {0.0}

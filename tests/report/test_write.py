@@ -1,6 +1,7 @@
 """`--report`: what is wrong with the place is said before anything runs, and a report that fails costs nothing else."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.usefixtures("no_words_about_providers")
         (f"{EVIL}\n", "\\u202e\\n'"),
         ("no/such/report.html", "no/such/report.html: cannot write: no such file or directory"),
         ("taken.html", "--report taken.html: is a directory"),
+        ("pipe.html", "--report pipe.html: is no file that can be replaced"),
+        (f"{'long' * 70}.html", "cannot write: file name too long"),
     ],
 )
 def test_a_wrong_place_is_one_line_before_anything_runs(
@@ -32,6 +35,7 @@ def test_a_wrong_place_is_one_line_before_anything_runs(
 ):
     monkeypatch.chdir(tmp_path)
     Path("taken.html").mkdir()
+    os.mkfifo("pipe.html")
     write(Path("in.jsonl"), chat_rows(1))
     batch = ["batch", "run", "in.jsonl", "--output", "out.jsonl", "--base-url", "http://[::1]:1/v1"]
     for args in (["storm", "run", "incident"], batch):
@@ -41,7 +45,11 @@ def test_a_wrong_place_is_one_line_before_anything_runs(
         assert (code, out) == (2, "")
         assert complaint in err
         assert err.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "taken.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "in.jsonl",
+        "pipe.html",
+        "taken.html",
+    ]
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])

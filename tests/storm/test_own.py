@@ -1,5 +1,6 @@
 """One's own calls: logs of arrivals, and batches."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import load, parse
-from stormbreak.provider.scenario import Load
+from stormbreak.provider.scenario import Load, Provider, Scenario
 from stormbreak.storm import own, simulate
 from stormbreak.storm.own import read_arrivals, with_arrivals, with_batch
 from stormbreak.storm.traffic import traffic
@@ -117,13 +118,46 @@ def test_more_than_can_be_simulated_is_refused_while_it_is_read(log, monkeypatch
 
 
 def test_calls_arrive_exactly_then_with_every_seed():
-    storm = with_arrivals(load("dip"), [0.0, 0.25, 0.25, 7.0])
+    storm = with_arrivals(load("dip"), [0.0, 0.25, 0.25, 70.0])
 
-    assert traffic(storm.load, storm.duration, seed=1).times == [0.0, 0.25, 0.25, 7.0]
-    assert traffic(storm.load, storm.duration, seed=2).times == [0.0, 0.25, 0.25, 7.0]
+    assert traffic(storm.load, storm.duration, seed=1).times == [0.0, 0.25, 0.25, 70.0]
+    assert traffic(storm.load, storm.duration, seed=2).times == [0.0, 0.25, 0.25, 70.0]
     result = simulate(storm, OFF, seed=1)
-    assert (result.series.calls[0], result.series.calls[7]) == (3, 1)
+    assert (result.series.calls[0], result.series.calls[70]) == (3, 1)
     assert sum(result.series.answers) == 4
+
+
+def test_no_calls_of_the_scenario_are_left():
+    storm = load("herd")
+    assert storm.load.herds
+    ours = with_arrivals(storm, [0.0, 90.0])
+    assert traffic(ours.load, ours.duration, seed=1).times == [0.0, 90.0]
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs time zones")
+def test_times_without_a_zone_know_no_summer(tmp_path, monkeypatch):
+    """Where this machine stands does not matter: an hour of the log is an hour."""
+    log = tmp_path / "arrivals.log"
+    log.write_text("2026-03-29T01:30:00\n2026-03-29T03:30:00\n")
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        assert read_arrivals(log) == [0.0, 7200.0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_calls_of_which_none_would_be_measured_are_refused():
+    """Or every measure would be perfect: nothing lost of nothing."""
+    short = with_arrivals(load("dip"), [0.0, 29.9])
+    with pytest.raises(ConfigurationError, match="dip: no call comes from the trigger at 30 s on"):
+        simulate(short, OFF)
+    assert simulate(with_arrivals(load("dip"), [0.0, 30.0]), OFF).measures.calls == 1
+
+    rare = Scenario(name="rare", duration=1.0, provider=Provider(), load=Load(rate=1e-6))
+    with pytest.raises(ConfigurationError, match="rare: no call comes in 1 s"):
+        simulate(rare, OFF)
 
 
 def test_all_else_of_the_scenario_stays_and_it_lasts_until_the_last_has_come():

@@ -84,6 +84,11 @@ def test_when_it_happens():
         ("[]", "not what `storm run --json` prints: Expected `object`, got `array`"),
         ('{"scenario": "x"}', "Object missing required field `policy`"),
         (b"\xff", "not what `storm run --json` prints"),
+        (
+            '{"scenario": "", "policy": "", "duration": 1, "trigger_at": null, "trigger_until": null,'
+            ' "runs": [{"series": ' + "[" * 100_000,
+            "not what `storm run --json` prints",
+        ),
         ("[" * 100_000, "not what `storm run --json` prints"),
     ],
 )

@@ -16,6 +16,7 @@ from measured import MEASURES
 from rich.console import Console
 
 from stormbreak.batch.rows import Rows
+from stormbreak.cli import storm_run
 from stormbreak.cli.main import main
 from stormbreak.cli.storm_screen import table
 from stormbreak.cli.storm_traffic import storm_of
@@ -186,14 +187,14 @@ def test_it_is_drawn_on_a_terminal_unasked(small):
 
 def test_a_log_replaces_the_calls_of_the_scenario(capsys, small, tmp_path):
     log = tmp_path / "peak.csv"
-    log.write_text("user,at\n" + "".join(f"x,{5 + place / 10}\n" for place in range(50)))
+    log.write_text("user,at\n" + "".join(f"x,{5 + place / 10}\n" for place in range(60)))
     args = ("run", small, "--arrivals", str(log), "--arrivals-field", "at", "--json", "--series")
     code, out, _ = run(capsys, *args, "--seeds", "2")
     document = json.loads(out)
 
     assert code == 0
     for one in document["runs"]:
-        assert one["series"]["calls"][:6] == [10, 10, 10, 10, 10, 0]
+        assert one["series"]["calls"][:6] == [10, 10, 10, 10, 10, 10]
 
 
 def test_a_batch_replaces_the_calls_of_the_scenario_under_its_own_preset(capsys, small, tmp_path):
@@ -302,3 +303,43 @@ def test_what_is_no_scenario(capsys):
     code, _, err = run(capsys, "run", "bench")
     assert code == 2
     assert "bench: a simulation needs a [load], got none" in err
+
+
+def test_more_policies_than_fit_stand_below_one_another_and_no_figure_is_cut(
+    capsys, small, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    long = tmp_path / ("a policy with a long name " * 4 + ".toml")
+    long.write_text("preset = 'off'\n")
+    names = ["none", "naive", "fixed", "exponential", "openai_sdk", "article", str(long)]
+    _, out, _ = run(capsys, "run", small, "--compare", ",".join(names), "--seeds", "2")
+
+    tables = out.partition("\n")[2]
+    heads = " ".join(line for line in tables.splitlines() if line.startswith("     ")).split()
+    assert heads[: len(names)] == ["interactive", *names[:-1]]
+    assert tables.count("\N{HORIZONTAL ELLIPSIS}") == 1  # of the last head the end is left
+    assert heads[-1] == ".toml"
+    rows = [line for line in tables.splitlines() if line.startswith(" attempts_per_sent_call")]
+    assert len(re.findall(r" \d\.\d\d", " ".join(rows))) == len(names) + 1
+    assert max(map(len, tables.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_report_that_fails_at_the_end_loses_nothing_of_the_rest(
+    capsys, small, tmp_path, monkeypatch, as_json
+):
+    report = tmp_path / "gone" / "report.html"
+    report.parent.mkdir()
+
+    def simulate_all(*args, **options):
+        report.parent.rmdir()
+        return simulated(*args, **options)
+
+    simulated = storm_run.simulate_all
+    monkeypatch.setattr(storm_run, "simulate_all", simulate_all)
+    more = ("--json",) if as_json else ()
+    code, out, err = run(capsys, "run", small, "--report", str(report), *more)
+
+    assert code == 2
+    assert "goodput" in out
+    assert "cannot write" in err

@@ -149,3 +149,19 @@ def test_a_makespan_over_several_seeds():
 def test_of_runs_without_a_series_no_weakness_is_told():
     told = verdict(STORM, [replace(result([]), series=NO_SERIES)])
     assert told.endswith("90.0 % while the trigger lasts.")
+
+
+@pytest.mark.parametrize("storm", [STORM, CALM])
+def test_where_nothing_was_possible_nothing_was_answered_of_it(storm):
+    """And not all of it."""
+    nothing = [result([0] * 60, ideal=0.0, goodput=1.0)]
+    assert (
+        verdict(storm, nothing)
+        == "squall under mine: no answer in time was possible, for any client."
+    )
+
+
+def test_what_was_possible_before_the_trigger_does_not_count():
+    told = replace(NO_SERIES, answers=(9,) * 60, ideal=(9.0,) * 10 + (0.0,) * 50)
+    assert "no answer in time was possible" in verdict(STORM, [replace(result([]), series=told)])
+    assert "no answer in time was possible" not in verdict(CALM, [replace(result([]), series=told)])

@@ -43,6 +43,15 @@ def test_what_is_in_flight_and_what_waits_and_where():
     assert sum(told.answers) == 6
 
 
+def test_processes_are_summed_up():
+    """Twelve calls come to four processes, of which each lets three leave at most, and no more than two are worked on."""
+    told = simulate(herd(calls=12, processes=4), LIMITED, seed=1).series
+
+    assert told.in_flight[2] + told.queued[2] == 12
+    assert told.in_flight[2] > 3
+    assert told.waiting_there[2] == told.in_flight[2] - 2
+
+
 def test_a_second_is_over_just_before_the_next_one():
     """Who comes at 2.0 is seen in second 2, not in second 1."""
     told = simulate(herd(at=3.0), LIMITED).series

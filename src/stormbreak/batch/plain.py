@@ -16,6 +16,13 @@ def plain(text: object, limit: int = 64) -> str:
     return said if len(said) <= limit else said[: limit - 1] + "…"
 
 
+def ending(text: object, limit: int = 64) -> str:
+    """Like `plain`, but the end is what is kept: names that are paths differ there."""
+    said = str(text)
+    whole = plain(said, 10 * len(said) + 1)  # an escape has ten characters at most
+    return whole if len(whole) <= limit else "…" + whole[1 - limit :]
+
+
 def quoted(text: object) -> str:
     """Like `plain`, in quotes; of a key of a familiar form, only that it looks like one."""
     return f"'{plain(hidden(str(text)))}'"

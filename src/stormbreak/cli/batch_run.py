@@ -129,12 +129,12 @@ def command(
         if destination is not None:
             tick, listeners = watching(course, tick), (*listeners, course.hear)
         summary = run_job(job, tick, listeners=listeners)
-    if destination is not None:
-        _report(destination, summary, course)
     if as_json:
         say(indented(_JSON.encode(summary)).decode())
     elif summary.end != End.UNREACHABLE.value:
         say(_told(summary))
+    if destination is not None:  # last: whatever becomes of it, what came of the rows has been told
+        _report(destination, summary, course)
     return _exit_code(summary)
 
 

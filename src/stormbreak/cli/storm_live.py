@@ -18,7 +18,7 @@ from stormbreak.cli.live_screen import progress_of, warnings_of
 from stormbreak.cli.numbers import Number
 from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_run import judge
-from stormbreak.cli.storm_screen import sentence, table
+from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden, quoted
 from stormbreak.provider.bounds import FASTEST, LONGEST, SLOWEST
@@ -102,16 +102,17 @@ def command(  # noqa: PLR0913 - one parameter for each option
     storm = staged(load(scenario), scale=scale, until=until, copies=copies, own_traffic=own_traffic)
     show = _Show(storm, seed, copies, speed, own_traffic)
     played, failed = _play(show, programs)
-    if destination is not None and played:
-        destination.storm(storm, [one.result for one in played], kind="a storm, played live")
     if as_json:
         say(json.dumps(_document(show, scale, played, failed)))
     elif played:
         say(sentence(storm, [played[0].result]))
         measures = {one.result.policy: [one.result.measures] for one in played}
-        draw(table(measures, without=UNKNOWN))
+        for part in tables(measures, without=UNKNOWN):
+            draw(part)
         say(f"As the provider saw it, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
         say("Added wait is the time until a call was first asked for.")
+    if destination is not None and played:  # last: whatever becomes of it, the rest has been told
+        destination.storm(storm, [one.result for one in played], live=True)
     if failed:
         return 1
     return 0 if claimed is None else judge(claimed, str(claim), played[0].result.measures)

@@ -14,7 +14,7 @@ from rich.progress import TaskID
 
 from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_plot import picture
-from stormbreak.cli.storm_screen import sentence, table
+from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.write import Destination
@@ -104,19 +104,22 @@ def command(  # noqa: PLR0913 - one parameter for each option
     ]
     results = _simulate(runs, processes)
     of = {each.name: [one for one in results if one.policy == each.name] for each in found}
-    if destination is not None:
-        destination.storm(storm, results)
     if as_json:
         head = {"scenario": storm.name, "policy": first.name, "seed": seed, "seeds": seeds}
         modes = {"shared": shared, "first_output": first_output}
         say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
         say(sentence(storm, of[first.name]))
-        draw(table({name: _measures(several) for name, several in of.items()}))
+        for part in tables({name: _measures(several) for name, several in of.items()}):
+            draw(part)
         if plot or sys.stdout.isatty():
             console = Console()
             colour = console.is_terminal and not console.no_color
             say(picture(storm, of[first.name], width=console.width, colour=colour))
+    if (
+        destination is not None
+    ):  # last: whatever becomes of it, what came of the storm has been told
+        destination.storm(storm, results)
     mean = average(_measures(of[first.name]))
     return 0 if claimed is None else judge(claimed, str(claim), mean)
 

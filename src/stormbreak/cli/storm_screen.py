@@ -4,10 +4,12 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
-from stormbreak.batch.plain import plain
+from stormbreak.batch.plain import ending, plain
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.measures import Measures
 from stormbreak.storm.result import Result
@@ -15,6 +17,8 @@ from stormbreak.storm.spread import Spread, Value, spread
 from stormbreak.storm.verdict import verdict
 
 _LONGEST = 2000  # characters of a sentence
+_LONGEST_HEAD = 32  # characters of a name above a column
+_BOUNDLESS = 10_000
 
 
 def _percent(value: float) -> str:
@@ -62,12 +66,28 @@ def sentence(scenario: Scenario, results: Sequence[Result]) -> str:
     return plain(verdict(scenario, results), _LONGEST)
 
 
+def tables(
+    policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()
+) -> list[Table]:
+    """As many policies side by side as there is room for with no figure cut; the others below them."""
+    console = Console()
+    boundless = console.options.update(max_width=_BOUNDLESS)
+    parts: list[dict[str, Sequence[Measures]]] = [{}]
+    for name, runs in policies.items():
+        wider = table({**parts[-1], name: runs}, without=without)
+        if parts[-1] and Measurement.get(console, boundless, wider).maximum > console.width:
+            parts.append({})
+        parts[-1][name] = runs
+    return [table(part, without=without) for part in parts]
+
+
 def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()) -> Table:
     """Measures as rows, policies as columns; of several runs the mean, the standard deviation, and some of the worst.
 
     `without` those measures that nobody knows.
     """
-    shown = Table("", *map(escape, policies), box=SIMPLE, pad_edge=False)
+    names = [escape(ending(name, _LONGEST_HEAD)) for name in policies]
+    shown = Table("", *names, box=SIMPLE, pad_edge=False)
     for column in shown.columns[1:]:
         column.justify = "right"
     spreads = [spread(runs) for runs in policies.values()]

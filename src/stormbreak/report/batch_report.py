@@ -30,10 +30,12 @@ _ENDS = {
 
 def batch_page(summary: Summary, course: Course) -> Page:
     """Make the page of a run that has ended."""
+    went: list[Section | None] = []
+    if summary.attempts:
+        went = [Section(title="Over time", charts=_charts(course)), _seconds(course)]
     sections = [
         Section(title="In figures", cards=_cards(summary, course)),
-        Section(title="Over time", charts=_charts(course)),
-        _seconds(course),
+        *went,
         _retries(summary, course),
         _trouble(course),
         _targets(course),
@@ -54,7 +56,7 @@ def batch_picture(summary: Summary, course: Course) -> Picture:
     """Make the picture: the charts, and the figures above them."""
     tiles = [
         Tile(title=title, panel=panel, keys=keys_of(panel.lines))
-        for title, panel in charts_of(course)
+        for title, panel in (charts_of(course) if summary.attempts else ())
     ]
     return Picture(
         title=f"{shown(Path(summary.input).name)} at {shown(summary.base_url, 80)}",
@@ -70,9 +72,14 @@ def _verdict(summary: Summary) -> str:
         f"{summary.successful:,} of {summary.total:,} rows are answered"
         f"{f', {summary.failed:,} failed' if summary.failed else ''}"
         f"{f', {summary.left:,} are left' if summary.left else ''}."
-        f" This run took {_span(summary.elapsed)} for {summary.answered:,} of them,"
-        f" {summary.throughput:,.1f} a second."
     )
+    if summary.attempts:
+        said += (
+            f" This run took {_span(summary.elapsed)} for {summary.answered:,} of them,"
+            f" {summary.throughput:,.1f} a second."
+        )
+    else:
+        said += " This run sent nothing."
     return said + _ENDS[summary.end]
 
 

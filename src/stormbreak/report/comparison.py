@@ -6,7 +6,7 @@ from math import nan
 
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.panel import Line, Panel, clock_for, mean, means, stride
-from stormbreak.report.text import shown
+from stormbreak.report.text import name_shown
 from stormbreak.report.theme import STROKES
 from stormbreak.storm import Result
 from stormbreak.storm.measures import Measures, average
@@ -51,7 +51,7 @@ class Comparison:
         self.runs: dict[str, list[Result]] = {}
         for result in results:
             self.runs.setdefault(result.policy, []).append(result)
-        self.names = {policy: shown(policy) for policy in self.runs}
+        self.names = {policy: name_shown(policy) for policy in self.runs}
         self.views = list(_views(scenario, results))
 
     @property

@@ -67,7 +67,9 @@ def _difference(comparison: Comparison) -> str:
         return ""
     worst = max(others, key=lambda policy: usd[policy])
     more, names = usd[worst] - usd[first], comparison.names
-    which = "more" if more >= 0 else "less"
+    if round(more) == 0:
+        return f"{names[worst]} loses as much as {names[first]}."
+    which = "more" if more > 0 else "less"
     return f"{names[worst]} loses {_dollars(abs(more))} {which} than {names[first]}."
 
 

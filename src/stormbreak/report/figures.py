@@ -55,12 +55,32 @@ _ROWS: Mapping[str, tuple[str, _Written]] = MappingProxyType(
 )
 
 
-def measures_table(comparison: Comparison) -> Table:
-    """Measures as rows, policies as columns; with several seeds each with its standard deviation."""
+_OF_TRIGGERS = frozenset({"trigger_goodput", "recovery"})
+_UNSEEN = frozenset({"openings"})  # from outside a program
+_SEEN: Mapping[str, str] = MappingProxyType(
+    {
+        "added_wait_p50": "wait until a call was first asked for, median",
+        "added_wait_p99": "wait until a call was first asked for, 99th percentile",
+    }
+)
+
+
+def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
+    """Measures as rows, policies as columns; with several seeds each with its standard deviation.
+
+    What is known only where there is a trigger, or from inside a program, is left out where it is not.
+    """
+    load = comparison.scenario.load
+    calm = load is None or load.trigger_until is None
+    unknown = (_OF_TRIGGERS if calm else frozenset()) | (_UNSEEN if live else frozenset())
     columns = [spread(comparison.measures(policy)) for policy in comparison.runs]
     rows = [
-        [label, *(_cell(column[name], written) for column in columns)]
+        [
+            _SEEN.get(name, label) if live else label,
+            *(_cell(column[name], written) for column in columns),
+        ]
         for name, (label, written) in _ROWS.items()
+        if name not in unknown
     ]
     return Table(heads=["", *comparison.names.values()], rows=rows)
 

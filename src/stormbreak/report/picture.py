@@ -1,9 +1,8 @@
 """Several panels in one picture (PNG): to be pasted where a page cannot go. Light, whatever the theme of who looks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
-from math import ceil
 from textwrap import wrap
 from typing import Literal, TypeAlias
 
@@ -13,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
+from stormbreak.batch.plain import ending
 from stormbreak.report.drawing import draw, settings
 from stormbreak.report.page import Card, Key
 from stormbreak.report.panel import Panel
@@ -22,7 +22,11 @@ from stormbreak.report.theme import Stroke, light
 _WIDTH, _MARGIN = 1200, 52
 _COLUMNS, _BETWEEN = 2, 72
 _PANEL, _BELOW, _HEADING = 196, 62, 46
-_LINE, _SMALL_LINE, _CARD, _KEYS, _BLOCK = 30, 20, 96, 30, 24
+_LINE, _SMALL_LINE, _CARD, _CARD_LINE, _KEYS, _BLOCK = 30, 20, 64, 16, 30, 24
+_LETTER, _BOLD_LETTER, _SMALL_LETTER = 8.0, 9.4, 7.2  # about as wide as most are
+_KEY = 72  # of a key, besides its name
+_KEY_LINE = 22
+_TILE = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _BETWEEN) / _COLUMNS
 _INCH = 100
 
 _SCALE = 140  # pixels to an inch
@@ -30,7 +34,10 @@ _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
 _VERDICT, _NOTE = 92, 160  # characters of a line
 _Corner: TypeAlias = Literal["upper left", "upper right"]
 _MOST_CARDS = 6
+_CARDS_IN_A_ROW = 3  # four stand in one, too
+_LONGEST_KEY = 48  # characters
 _COLOURS = 256
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +64,17 @@ class Picture:
 def png_of(picture: Picture) -> bytes:
     """Draw it."""
     verdict, note = wrap(picture.verdict, _VERDICT), wrap(picture.note, _NOTE)
-    rows = ceil(len(picture.tiles) / _COLUMNS)
+    cards = _cards(picture.cards[:_MOST_CARDS])
+    keys = list(_in_rows(picture.keys, _WIDTH - 2 * _MARGIN))
+    starts = range(0, len(picture.tiles), _COLUMNS)
+    rows = [_Row(picture.tiles[start : start + _COLUMNS]) for start in starts]
     height = (
         _MARGIN * 2
         + _SMALL_LINE
         + len(verdict) * _LINE
-        + _CARD * bool(picture.cards)
-        + _KEYS * bool(picture.keys)
-        + rows * (_HEADING + _PANEL + _BELOW)
+        + sum(row.height for row in cards)
+        + _KEYS * len(keys)
+        + sum(row.height for row in rows)
         + len(note) * _SMALL_LINE
     )
     with settings(""):
@@ -74,13 +84,13 @@ def png_of(picture: Picture) -> bytes:
         for line in verdict:
             sheet.write(_MARGIN, line, size=_BIG, weight="bold")
             sheet.down(_LINE)
-        if picture.cards:
-            _draw_cards(sheet, picture.cards[:_MOST_CARDS])
-        if picture.keys:
-            sheet.legend(picture.keys, _MARGIN)
+        for row in cards:
+            row.draw(sheet)
+        for line_of_keys in keys:
+            sheet.legend(line_of_keys, _MARGIN)
             sheet.down(_KEYS)
-        for start in range(0, len(picture.tiles), _COLUMNS):
-            _draw_row(sheet, picture.tiles[start : start + _COLUMNS])
+        for tiles in rows:
+            tiles.draw(sheet)
         for line in note:
             sheet.write(_MARGIN, line, size=_SMALL, role="muted")
             sheet.down(_SMALL_LINE)
@@ -119,13 +129,15 @@ class _Sheet:
         bottom = 1 - (self._y + height) / self._height
         return self._figure.add_axes((x / _WIDTH, bottom, width / _WIDTH, height / self._height))
 
-    def legend(self, keys: Sequence[Key], x: float, *, to: _Corner = "upper left") -> None:
-        """Draw a legend whose top left, or top right, is here."""
+    def legend(
+        self, keys: Sequence[Key], x: float, *, to: _Corner = "upper left", below: float = 0.0
+    ) -> None:
+        """Draw a legend whose top left, or top right, is here, or so much below."""
         handles = [_handle(key) for key in keys]
         self._figure.legend(
             handles=handles,
             loc=to,
-            bbox_to_anchor=(x / _WIDTH, 1 - self._y / self._height),
+            bbox_to_anchor=(x / _WIDTH, 1 - (self._y + below) / self._height),
             borderaxespad=0,
             borderpad=0,
             ncols=len(handles),
@@ -140,24 +152,63 @@ class _Sheet:
         """The picture. A chart has few colours: with a palette it is a third as large, and looks the same."""
         drawn, small = BytesIO(), BytesIO()
         self._figure.savefig(drawn, format="png", metadata={"Software": None})
-        # MAXCOVERAGE keeps colours that are rare: those of thin lines.
+        # MAXCOVERAGE keeps colours that are rare: those of thin lines. The rounds keep those of large areas as they are.
         method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
-        palette = Image.open(drawn).convert("RGB").quantize(_COLOURS, method, dither=dither)
+        palette = (
+            Image.open(drawn)
+            .convert("RGB")
+            .quantize(_COLOURS, method, kmeans=_ROUNDS, dither=dither)
+        )
         palette.save(small, format="png", optimize=True)
         return small.getvalue()
 
 
-def _draw_cards(sheet: _Sheet, cards: Sequence[Card]) -> None:
-    width = (_WIDTH - 2 * _MARGIN) / max(3, len(cards))
-    sheet.down(_BLOCK / 2)
-    for place, card in enumerate(cards):
-        x = _MARGIN + place * width
-        role = "ink" if card.stroke is None else card.stroke.role
-        sheet.write(x, card.name, size=_TEXT, role=role, weight="bold")
-        sheet.write(x, card.figure, size=_BIG, weight="bold", below=17)
-        told = wrap(card.about, int(width / 7.2))[:2]
-        sheet.write(x, "\n".join(told), size=_SMALL, role="muted", below=41)
-    sheet.down(_CARD - _BLOCK / 2)
+@dataclass(frozen=True, slots=True)
+class _Cards:
+    """Cards side by side, and what each of them says, in lines."""
+
+    cards: Sequence[Card]
+    told: Sequence[Sequence[str]]
+    width: float
+
+    @property
+    def height(self) -> float:
+        return _CARD + _CARD_LINE * max(map(len, self.told))
+
+    def draw(self, sheet: _Sheet) -> None:
+        sheet.down(_BLOCK / 2)
+        for place, (card, told) in enumerate(zip(self.cards, self.told, strict=True)):
+            x = _MARGIN + place * self.width
+            role = "ink" if card.stroke is None else card.stroke.role
+            name = ending(card.name, int(self.width / _BOLD_LETTER))
+            sheet.write(x, name, size=_TEXT, role=role, weight="bold")
+            sheet.write(x, card.figure, size=_BIG, weight="bold", below=17)
+            sheet.write(x, "\n".join(told), size=_SMALL, role="muted", below=41)
+        sheet.down(self.height - _BLOCK / 2)
+
+
+def _cards(cards: Sequence[Card]) -> list[_Cards]:
+    """Cards in rows that leave each of them its place."""
+    columns = len(cards) if len(cards) == _CARDS_IN_A_ROW + 1 else _CARDS_IN_A_ROW
+    width = (_WIDTH - 2 * _MARGIN) / columns
+    letters = int(width / _SMALL_LETTER)
+    rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
+    return [_Cards(row, [wrap(card.about, letters)[:3] for card in row], width) for row in rows]
+
+
+def _in_rows(keys: Sequence[Key], room: float) -> Iterator[list[Key]]:
+    """Keys of a legend, as many in a row as there is room for, with names that are not too long."""
+    row, left = list[Key](), room
+    for key in keys:
+        named = replace(key, name=ending(key.name, _LONGEST_KEY))
+        width = _KEY + _LETTER * len(named.name)
+        if row and width > left:
+            yield row
+            row, left = [], room
+        row.append(named)
+        left -= width
+    if row:
+        yield row
 
 
 def _handle(key: Key) -> Line2D | Patch:
@@ -177,15 +228,34 @@ def _handle(key: Key) -> Line2D | Patch:
     )
 
 
-def _draw_row(sheet: _Sheet, tiles: Sequence[Tile]) -> None:
-    width = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _BETWEEN) / _COLUMNS
-    for place, tile in enumerate(tiles):
-        x = _MARGIN + place * (width + _BETWEEN)
-        sheet.write(x, tile.title, size=_TEXT, weight="bold")
-        if len(tile.keys) > 1:
-            sheet.legend(tile.keys, x + width, to="upper right")
-    sheet.down(_HEADING)
-    for place, tile in enumerate(tiles):
-        axes = sheet.axes(_MARGIN + place * (width + _BETWEEN) + 20, width - 20, _PANEL)
-        draw(tile.panel, axes, light, _SMALL)
-    sheet.down(_PANEL + _BELOW)
+class _Row:
+    """Tiles side by side. Their legends stand beside the titles, or below them where one is too wide for that."""
+
+    def __init__(self, tiles: Sequence[Tile]) -> None:
+        self._tiles = tiles
+        legends = [tile.keys if len(tile.keys) > 1 else () for tile in tiles]
+        rooms = [_TILE - _BOLD_LETTER * len(tile.title) - _BLOCK for tile in tiles]
+        beside = [list(_in_rows(keys, room)) for keys, room in zip(legends, rooms, strict=True)]
+        self._beside = all(len(rows) <= 1 for rows in beside)
+        self._legends = (
+            beside if self._beside else [list(_in_rows(keys, _TILE)) for keys in legends]
+        )
+
+    @property
+    def _heading(self) -> float:
+        return _HEADING + (0 if self._beside else _KEY_LINE * max(map(len, self._legends)))
+
+    @property
+    def height(self) -> float:
+        return self._heading + _PANEL + _BELOW
+
+    def draw(self, sheet: _Sheet) -> None:
+        places = [_MARGIN + place * (_TILE + _BETWEEN) for place in range(len(self._tiles))]
+        for x, tile, legend in zip(places, self._tiles, self._legends, strict=True):
+            sheet.write(x, tile.title, size=_TEXT, weight="bold")
+            for number, keys in enumerate(legend, 0 if self._beside else 1):
+                sheet.legend(keys, x + _TILE, to="upper right", below=number * _KEY_LINE)
+        sheet.down(self._heading)
+        for x, tile in zip(places, self._tiles, strict=True):
+            draw(tile.panel, sheet.axes(x + 20, _TILE - 20, _PANEL), light, _SMALL)
+        sheet.down(_PANEL + _BELOW)

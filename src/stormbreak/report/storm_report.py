@@ -28,31 +28,30 @@ _BEFORE_A_UNIT = re.compile(r"(?<=\d) (?=%|s\b)")
 _OVER_TIME = (ATTEMPTS, LOST, WASTED, QUEUED, OPEN)
 _BOTH = replace(ANSWERS, backdrop=("what was possible, and the calls that arrived", ANSWERS.pick))
 _LONG = 600  # characters of a sentence
+_A_PAGE = "a report as .html"
 
 
-def storm_page(
-    scenario: Scenario, results: Sequence[Result], *, kind: str = "a storm, simulated"
-) -> Page:
-    """Make the page of one scenario and its runs; the verdict is on the policy of the first."""
+def storm_page(scenario: Scenario, results: Sequence[Result], *, live: bool = False) -> Page:
+    """Make the page of one scenario and its runs; the verdict is on the policy, or the program, of the first."""
     comparison = Comparison(scenario, results)
     sections = [
         _answers(comparison),
         cost_section(comparison),
         Section(
             title="Measures",
-            lead=_measured(scenario, comparison),
-            table=measures_table(comparison),
+            lead=_measured(scenario, comparison, live=live),
+            table=measures_table(comparison, live=live),
         ),
         _over_time(comparison),
         _limits(comparison),
         Section(title="The words", notes=_WORDS),
     ]
     return Page(
-        kind=kind,
+        kind="a storm, played live" if live else "a storm, simulated",
         title=shown(scenario.name),
         about=shown(scenario.about, _LONG),
         verdict=_verdict(comparison),
-        facts=_facts(scenario, comparison),
+        facts=_facts(scenario, comparison, live=live),
         sections=[section for section in sections if section is not None],
     )
 
@@ -74,7 +73,7 @@ def storm_picture(scenario: Scenario, results: Sequence[Result]) -> Picture:
         tiles=tiles,
         keys=_keys(comparison, _BOTH),
         cards=cost_cards(comparison),
-        note=story(comparison),
+        note=f"{story(comparison)}{_left_out(comparison, _A_PAGE)}".strip(),
     )
 
 
@@ -84,14 +83,14 @@ def _verdict(comparison: Comparison) -> str:
     return _BEFORE_A_UNIT.sub("\N{NO-BREAK SPACE}", said)
 
 
-def _facts(scenario: Scenario, comparison: Comparison) -> list[tuple[str, str]]:
+def _facts(scenario: Scenario, comparison: Comparison, *, live: bool) -> list[tuple[str, str]]:
     load, seeds = scenario.load, comparison.seeds
     assert load is not None
     told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
     return [
-        ("simulated", span(scenario.duration)),
+        ("played" if live else "simulated", span(scenario.duration)),
         ("trigger", _trigger(load)),
-        ("processes", f"{load.processes:,}"),
+        ("copies" if live else "processes", f"{load.processes:,}"),
         ("deadline", f"{load.deadline:g} s"),
         ("timeout of an attempt", f"{load.timeout:g} s"),
         ("seeds" if len(seeds) > 1 else "seed", told),
@@ -109,7 +108,7 @@ def _answers(comparison: Comparison) -> Section:
     lead = "Each second's answers that came before their deadline. Grey is the ideal: the most that any client could get."
     return Section(
         title="Answers in time",
-        lead=lead + _left_out(comparison) + _band(comparison),
+        lead=lead + _left_out(comparison, "the tables") + _band(comparison),
         keys=_keys(comparison, _BOTH if beside else ANSWERS),
         charts=_charts(comparison, [ANSWERS, *beside]),
     )
@@ -120,11 +119,11 @@ def _beside(comparison: Comparison) -> list[Quantity]:
     return [] if len(comparison.views) > 1 else [ATTEMPTS]
 
 
-def _left_out(comparison: Comparison) -> str:
+def _left_out(comparison: Comparison, where: str) -> str:
     rest = len(comparison.runs) - len(comparison.drawn)
     if not rest:
         return ""
-    return f" Only the first {len(comparison.drawn)} policies are drawn; the other {rest} stand in the tables."
+    return f" Only the first {len(comparison.drawn)} policies are drawn; the other {rest} stand in {where}."
 
 
 def _band(comparison: Comparison) -> str:
@@ -133,9 +132,11 @@ def _band(comparison: Comparison) -> str:
     return f" Lines are means of {len(comparison.seeds)} seeds; the band around a line goes from the lowest to the highest."
 
 
-def _measured(scenario: Scenario, comparison: Comparison) -> str:
+def _measured(scenario: Scenario, comparison: Comparison, *, live: bool) -> str:
     assert scenario.load is not None
     since = "over all of the run" if scenario.load.trigger_until is None else "from the trigger on"
+    if live:
+        return f"Taken {since}, from what the provider saw. One storm: another seed gives another, and how much is chance."
     several = len(comparison.seeds) > 1
     return f"Taken {since}." + (
         f" Means of {len(comparison.seeds)} seeds, with the standard deviation after ±."

@@ -47,9 +47,10 @@ class Destination:
         if any(find_spec(module) is None for module in _NEEDED):
             needed = " and ".join(_NEEDED)
             raise ConfigurationError(f"--report needs {needed}: pip install 'stormbreak[report]'")
-        if path.is_dir():
-            raise ConfigurationError(f"--report {path_of(path)}: is a directory")
         _try_out(path)
+        if path.exists() and not path.is_file():
+            what = "a directory" if path.is_dir() else "no file that can be replaced"
+            raise ConfigurationError(f"--report {path_of(path)}: is {what}")
         return cls(path)
 
     def storm(
@@ -57,9 +58,9 @@ class Destination:
         scenario: "Scenario",
         results: "Sequence[Result]",
         *,
-        kind: str = "a storm, simulated",
+        live: bool = False,
     ) -> None:
-        """Write the report of a storm; its verdict is on the policy of the first result.
+        """Write the report of a storm, simulated or `live`; its verdict is on the policy of the first result.
 
         Raises:
             ConfigurationError: it cannot be written any more.
@@ -67,7 +68,7 @@ class Destination:
         from stormbreak.report import storm_report as report  # noqa: PLC0415 - loads what draws
 
         self._write(
-            lambda: report.storm_page(scenario, results, kind=kind),
+            lambda: report.storm_page(scenario, results, live=live),
             lambda: report.storm_picture(scenario, results),
         )
 

@@ -26,7 +26,7 @@ from stormbreak.storm.measures import Observed, Record, measure
 from stormbreak.storm.replies import check_playable
 from stormbreak.storm.result import Result
 from stormbreak.storm.series import Look, series
-from stormbreak.storm.traffic import Traffic, traffic
+from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.storm.watch import Watch
 from stormbreak.storm.world import Sent, World
 from stormbreak.types import Call, Ended, Target, Verdict
@@ -62,7 +62,7 @@ def simulate(
         progress: is told from time to time which share of the time has passed.
 
     Raises:
-        ConfigurationError: the scenario has no load, or too much of it.
+        ConfigurationError: the scenario has no load, none that is measured, or too much of it.
     """
     if scenario.load is None:
         raise ConfigurationError(f"{scenario.name}: a simulation needs a [load], got none")
@@ -70,6 +70,7 @@ def simulate(
     check_playable(scenario)
     contender = policy if isinstance(policy, Contender) else Contender(name="", policy=policy)
     calls = traffic(scenario.load, scenario.duration, seed)
+    check_measured(scenario, calls)
     fleet = _Fleet(
         scenario, scenario.load, contender, calls, seed=seed, shared=shared, streamed=first_output
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.arrivals import Even, Poisson, laid_out
 from stormbreak.provider.chance import Lognormal, mix
-from stormbreak.provider.scenario import Herd, Load
+from stormbreak.provider.scenario import Herd, Load, Scenario
 
 MOST_CALLS = 10_000_000
 MOST_PROCESSES = 100_000
@@ -39,6 +39,15 @@ def traffic(load: Load, duration: float, seed: int) -> Traffic:
     salt = mix(mix(seed) ^ _PROCESSES)
     processes = [mix(salt + number) % load.processes for number in range(len(times))]
     return Traffic(times, processes, _tokens(load, len(times), mix(mix(seed) ^ _TOKENS)))
+
+
+def check_measured(scenario: Scenario, calls: Traffic) -> None:
+    """Refuse calls of which none would be measured, so that no measure is good for want of calls: ConfigurationError."""
+    assert scenario.load is not None
+    start = scenario.load.trigger_at or 0.0
+    if not calls.times or calls.times[-1] < start:
+        since = f"from the trigger at {start:g} s on" if start else f"in {scenario.duration:g} s"
+        raise ConfigurationError(f"{scenario.name}: no call comes {since}: nothing can be measured")
 
 
 def _drawn(load: Load, duration: float, seed: int) -> list[float]:

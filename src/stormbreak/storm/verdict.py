@@ -36,14 +36,25 @@ def verdict(scenario: Scenario, results: Sequence[Result]) -> str:
     who = f"{scenario.name} under {results[0].policy}"
     if len(results) > 1:
         who += f" (seeds {results[0].seed}-{results[-1].seed})"
+    known = any(result.series.ideal for result in results)
+    if known and not any(_possible(result, load) for result in results):
+        return f"{who}: no answer in time was possible, for any client."
     if load is None or load.trigger_until is None:
         said = f"{who} {_answers(spreads)}, {_last(spreads)}; it {_harm(spreads)}"
     else:
         watched = scenario.duration - load.trigger_until
         during = f"{_percent(spreads['trigger_goodput'])} while the trigger lasts"
         said = f"{who} {_recovery(spreads['recovery'], watched)} and {_answers(spreads)}, {during}"
-    known = any(result.series.ideal for result in results)
     return f"{said}; {_weakness(weakest(results, load))}." if known else f"{said}."
+
+
+def _possible(result: Result, load: Load | None) -> float:
+    """Answers that the ideal gives, in the seconds that are measured."""
+    return fsum(result.series.ideal[_start(load) :])
+
+
+def _start(load: Load | None) -> int:
+    return int(load.trigger_at or 0.0) if load else 0
 
 
 def weakest(results: Sequence[Result], load: Load | None) -> Moment | None:
@@ -84,7 +95,7 @@ def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) ->
 
 
 def _weakest(series: Series, load: Load, seed: int) -> Moment:
-    start, length = int(load.trigger_at or 0.0), len(series.ideal)
+    start, length = _start(load), len(series.ideal)
     lacks = missing(series, load.timeout)
     moments = [Moment(start, start, 0.0, 0.0, seed)]
     for begin in range(start, max(start + 1, length - WINDOW + 1)):

@@ -148,6 +148,8 @@ def test_one_that_dies_is_named_and_the_others_play_on(capsys, small, script, as
         (["--cmd", "no-such-program -x"], "there is no program 'no-such-program' that can be sta"),
         (["--cmd", "a=sh", "--cmd", "a=sh -x"], "two programs are called 'a': write --cmd NAME="),
         (["--cmd", "sh", "--cmd", "/bin/sh"], "two programs are called 'sh'"),
+        (["--cmd", "/no/venv311/bin/run2"], "there is no program '/no/venv311/bin/run2' that"),
+        (["--cmd", "/no/" + "abcd1234" * 4], "no program what looks like a key"),
         (["--cmd", ""], "--cmd names no program"),
         (["--cmd", "a="], "--cmd names no program"),
         (["--cmd", "sh -c 'echo"], "--cmd cannot be read: no closing quotation"),

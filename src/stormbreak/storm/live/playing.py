@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from stormbreak.errors import ConfigurationError
 from stormbreak.provider.chance import mix
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.provider.server import ProviderServer
@@ -22,7 +21,7 @@ from stormbreak.storm.live.seen import Seen, waits
 from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.result import Result
 from stormbreak.storm.series import series
-from stormbreak.storm.traffic import Traffic, traffic
+from stormbreak.storm.traffic import Traffic, check_measured, traffic
 
 PATIENCE = 60.0
 """Real seconds in which a program must have made its first call."""
@@ -102,8 +101,7 @@ async def play(
 
 def _calls(scenario: Scenario, load: Load, seed: int) -> Traffic:
     calls = traffic(load, scenario.duration, seed)
-    if not calls.times:
-        raise ConfigurationError(f"{scenario.name}: no call comes in {scenario.duration:g} s")
+    check_measured(scenario, calls)
     return calls
 
 

@@ -17,7 +17,7 @@ from shutil import which
 from typing import NamedTuple, cast
 
 from stormbreak.errors import ConfigurationError, StormbreakError
-from stormbreak.keylike import quoted
+from stormbreak.keylike import looks_like_key, quoted
 
 KEY = "storm"
 """What every program gets for a key."""
@@ -41,7 +41,7 @@ class Program(NamedTuple):
             raise ConfigurationError("--cmd names no program")
         if which(self.words[0]) is None:
             raise ConfigurationError(
-                f"--cmd: there is no program {quoted(self.words[0])} that can be started"
+                f"--cmd: there is no program {_named(self.words[0])} that can be started"
             )
 
 
@@ -143,7 +143,7 @@ async def start(
             )
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it cannot be started"
-            raise ConfigurationError(f"--cmd: {quoted(program.words[0])}: {why.lower()}") from error
+            raise ConfigurationError(f"--cmd: {_named(program.words[0])}: {why.lower()}") from error
         running.append(copy)
 
 
@@ -189,6 +189,12 @@ def name_of(words: Sequence[str]) -> str:
     """What a command is called that was given no name: its script, else its program."""
     scripts = [Path(word).stem for word in words if _is_file(word)]
     return scripts[-1] if scripts else Path(words[0]).name if words else ""
+
+
+def _named(word: str) -> str:
+    """A program in quotes. A path has letters and digits as a key has: its parts are looked at one by one."""
+    is_path = "/" in word and not any(map(looks_like_key, word.split("/")))
+    return repr(word) if is_path else quoted(word)
 
 
 def _is_file(word: str) -> bool:

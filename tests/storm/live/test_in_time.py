@@ -1,0 +1,47 @@
+"""Time in a live storm: what a program is told of it, and how far the storm itself was behind."""
+
+import json
+import time
+
+from stormbreak.provider.loader import parse
+from stormbreak.storm.live import play
+from stormbreak.storm.live.scaled import staged
+
+SCENARIO = """
+name = "short"
+duration = 2
+[provider]
+service = 0.02
+[load]
+rate = 10
+arrivals = "even"
+deadline = 4.0
+timeout = 1.0
+"""
+
+
+async def test_lines_tell_real_seconds(script, tmp_path):
+    """A program has its clock, and not the scenario's."""
+    told = tmp_path / "told"
+    program = script(
+        f"import json, live_asker\nfor line in sys.stdin:\n    open({str(told)!r}, 'a').write(line)\n"
+        "    live_asker.ask({**json.loads(line), 'timeout': 5})\n"
+    )
+    await play(staged(parse(SCENARIO)), program, speed=2.0)
+    lines = [json.loads(line) for line in told.read_text().splitlines()]
+
+    assert {(line["deadline"], line["timeout"]) for line in lines} == {(2.0, 0.5)}
+
+
+async def test_the_line_that_was_handed_over_latest_is_told(asker):
+    """Here the machine is busy with something else for a while, and then no more."""
+    held = []
+
+    def busy_once(moment):
+        if moment.now > 0.3 and not held:
+            held.append(moment)
+            time.sleep(0.4)
+
+    played = await play(staged(parse(SCENARIO)), asker(), progress=busy_once)
+
+    assert 0.25 < played.latest < 2.0
