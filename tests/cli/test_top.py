@@ -173,6 +173,17 @@ def test_without_colour(watched):
         assert "\x1b[3" not in terminal.text  # no colour of any kind
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_does_not_know_every_letter(watched, encoding):
+    _, output = watched
+    env = {"PYTHONIOENCODING": encoding, "COLUMNS": "30"}  # some lines are cut, with an ellipsis
+    with on_terminal("top", output, env=env) as terminal:
+        assert "?" in "".join(terminal.wait_for("q leaves"))
+        terminal.press(b"q")
+        assert terminal.wait_for_end() == 0
+        assert "Traceback" not in terminal.text
+
+
 def test_the_end_of_what_is_watched(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:

@@ -2,6 +2,7 @@
 
 import io
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) 
     """
     place = find(target)
     state = _first_look(place)
+    _forgive(sys.stdout)
     console = Console()
     if as_json:
         say(indented(encoded(state)).decode())
@@ -62,6 +64,12 @@ def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) 
         if ended is not None:
             say(ended)
     return 0
+
+
+def _forgive(output: object) -> None:
+    """Have letters that a terminal does not know shown as question marks: names are anybody's."""
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(errors="replace")
 
 
 def _first_look(place: Place) -> State:
