@@ -141,7 +141,7 @@ def test_without_a_working_directory_a_whole_path_is_enough(path, tmp_path, monk
     gone.rmdir()
     with Port(PAGES, path=path):
         assert ask(path) == b"hello"
-    with pytest.raises(ConfigurationError, match="^s: no such file or directory$"):
+    with pytest.raises(ConfigurationError, match=r"^s: no such file or directory$"):
         Port(PAGES, path=Path("s"))
 
 
@@ -150,5 +150,5 @@ def test_where_no_file_is_left_to_open_that_is_said(path, monkeypatch):
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(socket, "socket", none_left)
-    with pytest.raises(ConfigurationError, match="^cannot listen: Too many open files$"):
+    with pytest.raises(ConfigurationError, match=r"^cannot listen: Too many open files$"):
         Port(PAGES, path=path)
