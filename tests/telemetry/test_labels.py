@@ -67,7 +67,7 @@ def test_a_word_that_nobody_knows_is_other(word, event):
     }
     known = {*labels.QUEUE_GATES, *labels.RETRY_GATES, *labels.HEDGE_GATES, *labels.POLICIES}
     known |= {*labels.FALLBACK_GATES, *labels.STATES, *labels.MECHANISMS, *labels.DIFFERENCES}
-    known |= {*labels.VERDICTS, *labels.PLACES, "target", "true", "false", OTHER}
+    known |= {*labels.VERDICTS, *labels.PLACES, *labels.TOKENS, "target", "true", "false", OTHER}
 
     for _, values, _ in measured(event._replace(**changed)):
         assert set(values) <= known

@@ -31,6 +31,7 @@ RETRY_GATES = frozenset(
 HEDGE_GATES = QUEUE_GATES | {"attempts", "budget", "deadline", "load"}
 FALLBACK_GATES = frozenset({"attempts", "budget", "deadline", "nothing found"})
 POLICIES = frozenset({"breaker", "cooldown", "limit", "queue", "quota", "rate", "shed"})
+TOKENS = ("input", "output", "cached")
 PLACES = (CACHE, DEGRADED)
 MECHANISMS = QUEUE_GATES | RETRY_GATES | {"retry"}
 DIFFERENCES = frozenset(
