@@ -21,7 +21,14 @@ from stormbreak.cli.top_place import find
 from stormbreak.cli.top_screen import ASCII, Frame, Glyphs
 from stormbreak.demo.screen import save_picture
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.looking import GoneError, Place, SilentError, StrangerError, look
+from stormbreak.telemetry.looking import (
+    GoneError,
+    HungUpError,
+    Place,
+    SilentError,
+    StrangerError,
+    look,
+)
 from stormbreak.telemetry.state import State, encoded
 
 EVERY = 1.0  # seconds between two looks
@@ -102,7 +109,7 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
             try:
                 state = look(place, EVERY)
                 answered_at = asked_at = time.monotonic()
-            except SilentError:
+            except (SilentError, HungUpError):  # the next look tells whether it is the end
                 asked_at = time.monotonic()
             except (GoneError, StrangerError):
                 break
