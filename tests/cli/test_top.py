@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,7 +23,7 @@ from batches import (
 from canary import KEY, PROMPT, WORD, assert_clean
 from watching import STORM, asked, batch_at_work, on_terminal, port_of, state_at
 
-from stormbreak.telemetry.port import Port
+from stormbreak.telemetry.port import ROOM, Port
 from stormbreak.telemetry.state import Counts, State, encoded
 from stormbreak.testing import serve
 
@@ -173,6 +173,17 @@ def test_without_colour(watched):
         assert "\x1b[3" not in terminal.text  # no colour of any kind
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_does_not_know_every_letter(watched, encoding):
+    _, output = watched
+    env = {"PYTHONIOENCODING": encoding, "COLUMNS": "30"}  # some lines are cut, with an ellipsis
+    with on_terminal("top", output, env=env) as terminal:
+        assert "?" in "".join(terminal.wait_for("q leaves"))
+        terminal.press(b"q")
+        assert terminal.wait_for_end() == 0
+        assert "Traceback" not in terminal.text
+
+
 def test_the_end_of_what_is_watched(batch):
     process, output = batch
     with on_terminal("top", output) as terminal:
@@ -286,6 +297,20 @@ def test_without_the_extra_the_page_of_metrics_says_so(stormbreak_provider, tmp_
             wait_until(lambda: state_at(port)["batch"], "the first row")
         finally:
             batch.kill()
+
+
+def test_a_port_with_too_many_visitors_has_not_ended():
+    state = State(pid=1, watched=1.0, counts=Counts(calls=12, answered=11), targets=())
+    page = {"/state": lambda: ("application/json", encoded(state))}
+    with Port(page) as port, on_terminal("top", port.port) as terminal, ExitStack() as crowd:
+        terminal.wait_for("watched for")
+        for _ in range(2 * ROOM):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
+        terminal.wait_for("no answer for 1 s")
+        crowd.close()
+        terminal.wait_for("watched for")
+        terminal.press(b"q")
+        assert terminal.wait_for_end() == 0
 
 
 def test_an_application_ends():

@@ -25,17 +25,18 @@ from stormbreak.events import (
     SpendReached,
     WouldHave,
 )
-from stormbreak.types import Verdict
+from stormbreak.types import Usage, Verdict
 
 
 def one_of_each(target=TARGET, other=str(OTHER)):
     """One event of each kind, at second 3, that concerns `target`, or leads from there to `other`."""
     ill = Verdict.OVERLOADED
+    used = Usage(input_tokens=12, output_tokens=7, cached_input_tokens=5)
     return [
         Labelled(3.0, 1, target, (("team", "blue"),)),
         Queued(3.0, 1, target, "limit"),
         Sent(3.0, 1, target, 1),
-        Returned(3.0, 1, target, 1, ill, 503, "busy", 1.25, "cut after 812 bytes"),
+        Returned(3.0, 1, target, 1, ill, 503, "busy", 1.25, "cut after 812 bytes", used),
         Committed(3.0, 1, target, 1, 0.5),
         Hedged(3.0, 1, target, 2, 1.5),
         HedgeRefused(3.0, 1, target, 1, "load"),

@@ -39,7 +39,8 @@ def test_the_sets_are_those_of_the_core():
     gates = Stage(rules).lane.admission._gates
 
     assert {gate.name for gate in gates} | {"queue"} == labels.QUEUE_GATES
-    assert words_in(retry, "decide") & labels.RETRY_GATES == labels.RETRY_GATES
+    assert words_in(retry, "decide") - labels.RETRY_GATES == {retry.decide.__doc__}
+    assert words_in(retry, "decide") >= labels.RETRY_GATES
     assert words_in(race, "_refusal") & labels.HEDGE_GATES == {"attempts", "deadline", "load"}
     assert words_in(admission, "_policy_of") - {"pace"} <= labels.POLICIES
     assert set(shadow._CIRCUIT.values()) <= labels.DIFFERENCES
@@ -69,7 +70,7 @@ def test_a_word_that_nobody_knows_is_other(word, event):
     }
     known = {*labels.QUEUE_GATES, *labels.RETRY_GATES, *labels.HEDGE_GATES, *labels.POLICIES}
     known |= {*labels.FALLBACK_GATES, *labels.STATES, *labels.MECHANISMS, *labels.DIFFERENCES}
-    known |= {*labels.VERDICTS, *labels.PLACES, "target", "true", "false", OTHER}
+    known |= {*labels.VERDICTS, *labels.PLACES, *labels.TOKENS, "target", "true", "false", OTHER}
 
     for _, values, _ in measured(event._replace(**changed)):
         assert set(values) <= known

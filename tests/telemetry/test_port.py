@@ -160,6 +160,20 @@ def test_a_crowd_that_keeps_silent_takes_no_more_threads_than_there_is_room_for(
             client.close()
 
 
+def test_who_sends_a_byte_now_and_then_does_not_keep_a_place_for_ever(port, monkeypatch):
+    monkeypatch.setattr("stormbreak.telemetry.port.ENOUGH", 0.5)
+    with socket.create_connection(("127.0.0.1", port.port), 5) as slow:
+        cut_off, began = False, time.monotonic()
+        while not cut_off and time.monotonic() < began + 5:
+            try:
+                slow.sendall(b"G")
+            except OSError:
+                cut_off = True
+            time.sleep(0.1)
+    assert cut_off
+    assert ask(port)[0] == 200
+
+
 # ------------------------------------------------------------ beginning and end
 
 

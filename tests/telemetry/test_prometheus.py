@@ -15,7 +15,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Committed, Returned, Sent
 from stormbreak.telemetry import Metrics, attach
 from stormbreak.telemetry.measured import FAMILIES
-from stormbreak.types import Call, Target, Verdict
+from stormbreak.types import Call, Target, Usage, Verdict
 
 FIRST, SECOND = Target("acme", "large", "00000001"), Target("acme", "large", "00000002")
 
@@ -48,6 +48,9 @@ def test_each_event_is_counted():
         ("stormbreak_maybe_processed_total", "acme/large"): 1,
         ("stormbreak_attempts_sent_total", "acme/large"): 1,
         ("stormbreak_attempts_total", "acme/large", "overloaded"): 1,
+        ("stormbreak_tokens_total", "acme/large", "input"): 12,
+        ("stormbreak_tokens_total", "acme/large", "output"): 7,
+        ("stormbreak_tokens_total", "acme/large", "cached"): 5,
         ("stormbreak_attempts_overtaken_total", "acme/large"): 1,
         ("stormbreak_retries_total", "acme/large", "false", "overloaded"): 1,
         ("stormbreak_retries_refused_total", "acme/large", "budget"): 1,
@@ -59,6 +62,14 @@ def test_each_event_is_counted():
         ("stormbreak_cooldowns_total", "acme/large"): 1,
         ("stormbreak_shadow_total", "acme/large", "breaker", "open"): 1,
     }
+
+
+def test_tokens_that_nobody_counted_are_not_told():
+    metrics = Metrics()
+    metrics(Returned(3.0, 1, TARGET, 1, Verdict.OK, 200, None, 1.0, usage=Usage(output_tokens=7)))
+    metrics(Returned(3.0, 2, TARGET, 1, Verdict.OK, 200, None, 1.0))
+
+    assert by(scraped(metrics), "stormbreak_tokens_total", "kind") == {"output": 7}
 
 
 def test_labels_are_as_promised():

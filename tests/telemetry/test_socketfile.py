@@ -1,11 +1,14 @@
 """A port on a Unix socket: for its owner alone, stale ones are taken over, others' things are left alone."""
 
+import errno
 import http.client
 import os
 import socket
 import stat
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +121,34 @@ def test_in_the_working_directory_no_path_is_too_long(tmp_path, monkeypatch):
     with Port(PAGES, path=folder / "s"):
         assert ask(folder / "s") == b"hello"
     assert not (folder / "s").exists()
+
+
+def test_it_closes_where_its_path_has_become_too_long(tmp_path, monkeypatch):
+    folder = tmp_path / ("n" * 120)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    port = Port(PAGES, path=folder / "s")
+    monkeypatch.chdir("/")
+    port.close()
+    assert not (folder / "s").exists()
+    assert not [each for each in threading.enumerate() if each.name == "stormbreak port"]
+
+
+def test_without_a_working_directory_a_whole_path_is_enough(path, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with Port(PAGES, path=path):
+        assert ask(path) == b"hello"
+    with pytest.raises(ConfigurationError, match=r"^s: no such file or directory$"):
+        Port(PAGES, path=Path("s"))
+
+
+def test_where_no_file_is_left_to_open_that_is_said(path, monkeypatch):
+    def none_left(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    with pytest.raises(ConfigurationError, match=r"^cannot listen: Too many open files$"):
+        Port(PAGES, path=path)

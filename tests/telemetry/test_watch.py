@@ -15,6 +15,7 @@ from stage import OTHER, TARGET, Stage, policy, told
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.listening import subscribe
+from stormbreak.core.policy import Policy
 from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, Returned, Sent
 from stormbreak.telemetry.recent import MOST, TOGETHER
 from stormbreak.telemetry.state import FORMAT, SECONDS, decoded, encoded
@@ -130,6 +131,12 @@ def test_alike_and_close_together_they_are_one(watch, clock):
     assert of_many.ago == 1.0
 
 
+def test_a_circuit_that_closes_again_is_no_opening(watch):
+    for before, after in (("closed", "open"), ("open", "half_open"), ("half_open", "closed")):
+        watch(CircuitChanged(1000.0, TARGET, before, after, None))
+    assert watch.state().counts.circuits_opened == 1
+
+
 def test_later_they_are_something_new(watch, clock):
     watch(retry(1000.0))
     watch(retry(1000.0 + TOGETHER))
@@ -190,6 +197,19 @@ def test_engines_with_the_same_target_are_one_line(watch):
     assert (targets["acme/large"].in_flight, targets["acme/large"].limit) == (2, 4)
     assert targets["acme/small"].in_flight == 2
     assert targets["acme/large"].circuit is None
+
+
+def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest(watch):
+    stages = [Stepped(watch, Policy(limit=FixedLimit(in_flight=9))) for _ in range(2)]
+    for stage, asked in zip(stages, (8.0, 4.0), strict=True):
+        runs = [stage.start() for _ in range(int(asked))]
+        runs[0].step(told(asked))
+    lanes = [stage.engine.lane(TARGET).snapshot(1000.0) for stage in stages]
+    target = only(watch.state())
+    assert lanes[0]["cooldown"] > lanes[1]["cooldown"] > 0
+    assert lanes[0]["budget"] != lanes[1]["budget"]
+    assert target.cooldown == round(lanes[0]["cooldown"], 3)
+    assert target.budget == round(min(lane["budget"] for lane in lanes), 3)
 
 
 def test_an_engine_that_nobody_steps_has_nothing_to_say(watch):

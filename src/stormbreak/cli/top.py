@@ -2,6 +2,7 @@
 
 import io
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,14 @@ from stormbreak.cli.top_place import find
 from stormbreak.cli.top_screen import ASCII, Frame, Glyphs
 from stormbreak.demo.screen import save_picture
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.looking import GoneError, Place, SilentError, StrangerError, look
+from stormbreak.telemetry.looking import (
+    GoneError,
+    HungUpError,
+    Place,
+    SilentError,
+    StrangerError,
+    look,
+)
 from stormbreak.telemetry.state import State, encoded
 
 EVERY = 1.0  # seconds between two looks
@@ -47,6 +55,7 @@ def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) 
     """
     place = find(target)
     state = _first_look(place)
+    _forgive(sys.stdout)
     console = Console()
     if as_json:
         say(indented(encoded(state)).decode())
@@ -62,6 +71,12 @@ def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) 
         if ended is not None:
             say(ended)
     return 0
+
+
+def _forgive(output: object) -> None:
+    """Have letters that a terminal does not know shown as question marks: names are anybody's."""
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(errors="replace")
 
 
 def _first_look(place: Place) -> State:
@@ -94,7 +109,7 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
             try:
                 state = look(place, EVERY)
                 answered_at = asked_at = time.monotonic()
-            except SilentError:
+            except (SilentError, HungUpError):  # the next look tells whether it is the end
                 asked_at = time.monotonic()
             except (GoneError, StrangerError):
                 break

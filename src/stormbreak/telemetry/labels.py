@@ -33,6 +33,7 @@ FALLBACK_GATES = frozenset({"attempts", "budget", "deadline", "nothing found"})
 POLICIES = frozenset(
     {"breaker", "cooldown", "cost", "limit", "queue", "quota", "rate", "shed", "spend"}
 )
+TOKENS = ("input", "output", "cached")
 PLACES = (CACHE, DEGRADED)
 MECHANISMS = QUEUE_GATES | RETRY_GATES | {"retry"}
 DIFFERENCES = frozenset(

@@ -22,6 +22,10 @@ class GoneError(Exception):
     """Nobody listens there; the message says how that is known."""
 
 
+class HungUpError(GoneError):
+    """Somebody took the connection and hung up: the end, or a port with too many visitors at this moment."""
+
+
 class SilentError(Exception):
     """Whoever listens there did not answer in time."""
 
@@ -72,7 +76,7 @@ def look(place: Place, timeout: float) -> State:
     """Ask for the state there; each step of that may take `timeout` seconds.
 
     Raises:
-        GoneError, SilentError, StrangerError: there is none.
+        GoneError, HungUpError, SilentError, StrangerError: there is none.
     """
     connection = _Connection(place, timeout)
     try:
@@ -81,7 +85,9 @@ def look(place: Place, timeout: float) -> State:
         body = answer.read(LARGEST + 1)
     except TimeoutError as error:
         raise SilentError from error
-    except OSError as error:  # refused, reset, or no such file
+    except (ConnectionResetError, BrokenPipeError) as error:
+        raise HungUpError("the connection was closed") from error
+    except OSError as error:  # refused, or no such file
         raise GoneError((error.strerror or type(error).__name__).lower()) from error
     except (http.client.HTTPException, ValueError) as error:
         raise StrangerError("it does not speak HTTP") from error

@@ -1,10 +1,10 @@
 """What events come to in numbers: which metric, with which labels, and how much.
 
 Whoever exports metrics goes by this table, so that all of them say the same. Every metric has the label `target`, and
-those that are named here; what they may say is in `labels`. Tokens and money are in none.
+those that are named here; what they may say is in `labels`. Money is in none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -37,11 +37,12 @@ from stormbreak.telemetry.labels import (
     QUEUE_GATES,
     RETRY_GATES,
     STATES,
+    TOKENS,
     VERDICTS,
     kind_of,
     one_of,
 )
-from stormbreak.types import Verdict
+from stormbreak.types import Usage, Verdict
 
 ATTEMPTS_TAKE = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Upper bounds of buckets, in seconds: from an answer that was at hand to a model that thinks."""
@@ -70,6 +71,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "attempts_sent": Family("Attempts that left."),
         "attempts": Family("Attempts that ended, by what they came to.", ("verdict",)),
+        "tokens": Family(
+            "Tokens of attempts, as the provider counted them; those cached are some of the input.",
+            ("kind",),
+        ),
         "attempts_overtaken": Family("Attempts given up because another was answered first."),
         "attempt_duration_seconds": Family("How long attempts took.", ("ok",), ATTEMPTS_TAKE),
         "first_output_seconds": Family(
@@ -111,10 +116,18 @@ def _sent(_: Sent) -> tuple[Measure, ...]:
 
 def _returned(event: Returned) -> tuple[Measure, ...]:
     ok = "true" if event.verdict is Verdict.OK else "false"
-    return (
+    told = (
         ("attempts", (event.verdict.value,), 1),
         ("attempt_duration_seconds", (ok,), event.took),
     )
+    return told if event.usage is None else (*told, *_used(event.usage))
+
+
+def _used(usage: Usage) -> Iterator[Measure]:
+    counts = usage.input_tokens, usage.output_tokens, usage.cached_input_tokens
+    for kind, count in zip(TOKENS, counts, strict=True):
+        if count > 0:
+            yield "tokens", (kind,), count
 
 
 def _ended(event: CallEnded) -> tuple[Measure, ...]:

@@ -27,6 +27,7 @@ from stormbreak.telemetry.socketfile import SocketFile
 
 HOST = "127.0.0.1"
 PATIENCE = 5.0  # seconds that a client may be silent in the middle of a request
+ENOUGH = 10.0  # seconds that one may take for all of it, however little it is silent
 ROOM = 16  # requests at a time; whoever comes beyond that is turned away
 LOOK_EVERY = 1.0  # seconds after which a closed port is noticed, if all else fails
 BREATH = 0.1  # seconds before the next try to accept, such as when no file is left to open
@@ -58,7 +59,10 @@ class Port:
     ) -> None:
         self.path = path
         self._file = None if path is None else SocketFile(path)
-        self._server = _Server(pages, unix=path is not None)
+        try:
+            self._server = _Server(pages, unix=path is not None)
+        except OSError as error:  # such as no file left to open
+            raise ConfigurationError(f"cannot listen: {error.strerror}") from error
         try:
             self._bind(port)
         except BaseException:
@@ -85,8 +89,9 @@ class Port:
                 return
             self._server.closed = True
         atexit.unregister(self.close)
-        with suppress(OSError), self._connected():
-            pass  # it looks up, and sees that it is closed
+        # It looks up, and sees that it is closed; so it does by itself where the socket is out of reach.
+        with suppress(OSError, ConfigurationError), self._connected():
+            pass
         self._thread.join(2 * LOOK_EVERY)
         self._server.server_close()
         if self._file is not None:
@@ -136,12 +141,15 @@ class _Server(ThreadingMixIn, TCPServer):
         self.pages = pages
         self.closed = False
         self.complained: set[str] = set()
+        self._since: dict[socket.socket, float] = {}  # when each request began
+        self._watching = threading.Lock()
         self._room = threading.BoundedSemaphore(ROOM)
 
     def serve(self) -> None:
         """Take requests until it is closed."""
         while not self.closed:
             self.handle_request()
+            self._cut_off(time.monotonic() - ENOUGH)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept; where that fails, it is not tried again at once."""
@@ -172,6 +180,24 @@ class _Server(ThreadingMixIn, TCPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer, with an eye on the time."""
+        with self._watching:
+            self._since[request] = time.monotonic()
+        try:
+            super().finish_request(request, client_address)
+        finally:
+            with self._watching:
+                del self._since[request]
+
+    def _cut_off(self, late: float) -> None:
+        """Hang up on whoever began before `late`: a byte now and then would keep a place for ever."""
+        with self._watching:
+            for request, since in self._since.items():
+                if since < late:
+                    with suppress(OSError):
+                        request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Say it to nobody but the log: most often the client has gone."""

@@ -23,11 +23,15 @@ class SocketFile:
     """Where a socket is to be, or is.
 
     Raises:
-        ConfigurationError: the path is too long for a socket.
+        ConfigurationError: the path is too long for a socket, or leads nowhere.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        try:
+            self.path = path.absolute()
+        except OSError as error:  # the working directory is gone
+            said = (error.strerror or "cannot be found").lower()
+            raise ConfigurationError(f"{tame(str(path), _SHOWN)}: {said}") from error
         self._made: tuple[int, int] | None = None
         self._address()
 
@@ -83,9 +87,10 @@ class SocketFile:
             raise self._unfit("in use")
 
     def _address(self) -> str:
-        shortest = min(
-            (str(self.path), os.path.relpath(self.path)), key=lambda form: len(os.fsencode(form))
-        )
+        forms = [str(self.path)]
+        with suppress(OSError):  # the working directory is gone
+            forms.append(os.path.relpath(self.path))
+        shortest = min(forms, key=lambda form: len(os.fsencode(form)))
         if len(os.fsencode(shortest)) > LONGEST:
             raise self._unfit(f"too long for a socket: {LONGEST} bytes at the most")
         return shortest

@@ -175,3 +175,12 @@ def test_an_attempt_nobody_began_has_the_span_of_its_call(traces):
     stepper.step(flow, OK)
 
     assert events_of(traces.only()[0]) == []
+
+
+def test_a_code_that_others_chose_is_made_fit(traces):
+    stepper = stepper_on(engine_of(traces.listener))
+    outcome = INVALID._replace(code="a\nb" + "c" * 1_000)
+    stepper.step(stepper.start(Call(1, TARGET))[0], outcome)
+    (attempt,) = traces.only()[1]
+
+    assert attempt.attributes["stormbreak.code"] == "a?b" + "c" * 74 + "..."
