@@ -1,14 +1,18 @@
 """What a batch report says."""
 
 import re
+from decimal import Decimal
 from math import isnan
 
 import pytest
 from batches import chat_rows, scenario, write
 
+from stormbreak.batch.costs import BatchCost, ModelCost
 from stormbreak.batch.course import Course, Sight
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.main import main
+from stormbreak.cost.bill import Span
+from stormbreak.cost.prices import Tokens
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.report.batch_charts import charts_of
 from stormbreak.report.batch_report import batch_page, batch_picture
@@ -26,7 +30,7 @@ def a_summary(tmp_path, **more):
         "end": "finished", "refused_by": None, "trouble": "", "total": 10, "successful": 10,
         "failed": 0, "left": 0, "answered": 10, "elapsed": 5.0, "throughput": 2.0, "attempts": 13,
         "retries": 3, "maybe_processed": 1, "verdicts": {}, "circuits_opened": 0, "cooldowns": 0,
-        "waited": 0.0, "input_tokens": 100, "output_tokens": 50,
+        "waited": 0.0, "input_tokens": 100, "output_tokens": 50, "max_cost": None, "spent": None,
     }  # fmt: skip
     return Summary(**fields | more)
 
@@ -70,9 +74,24 @@ def test_without_trouble_nothing_is_said_of_it(tmp_path):
         assert section(page, title) is None
 
 
-def test_the_cost_has_its_place_and_says_that_prices_are_missing(tmp_path):
+def test_a_cost_that_nobody_can_tell_is_none(tmp_path):
     page = batch_page(a_summary(tmp_path), a_course())
-    assert "no prices yet" in section(page, "Cost").lead
+    assert section(page, "Cost").lead.startswith("Not known: ")
+
+
+def test_the_cost_is_told_by_model_and_waste_between_its_bounds(tmp_path):
+    of = {"provider": "p", "prices": None, "answers": 1_234}
+    known = ModelCost(
+        model="m", **of, tokens=Tokens(5_000, 700, 0), useful=Decimal("1.5"),
+        wasted=Span(Decimal(0), Decimal("0.25")),
+    )  # fmt: skip
+    cost = BatchCost(output="out", models=(known, ModelCost(model="<b>n", **of)), said=("as told",))
+    told = section(batch_page(a_summary(tmp_path), a_course(), cost), "Cost")
+    assert told.lead.endswith(" as told.")
+    assert [list(row) for row in told.table.rows] == [
+        ["m", "1,234", "5,000", "700", "1.50", "0.00 to 0.25", "1.50 to 1.75"],
+        ["<b>n", "1,234", "0", "0", "not known", "not known", "not known"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 from msgspec.json import Encoder
 from msgspec.json import format as indented
 
+from stormbreak.batch.costs import BatchCost, read_cost
 from stormbreak.batch.course import Course
 from stormbreak.batch.files import Files
 from stormbreak.batch.job import AUTO, CONNECT_GRACE, Job, run_job
@@ -134,7 +136,7 @@ def command(
     elif summary.end != End.UNREACHABLE.value:
         say(_told(summary))
     if destination is not None:  # last: whatever becomes of it, what came of the rows has been told
-        _report(destination, summary, course)
+        _report(destination, summary, course, _cost_of(job, flags["prices"]))
     return _exit_code(summary)
 
 
@@ -147,10 +149,20 @@ def _destination(report: str, job: Job) -> Destination:
     return destination
 
 
-def _report(destination: Destination, summary: Summary, course: Course) -> None:
+def _cost_of(job: Job, prices: Sequence[str]) -> BatchCost | None:
+    """What all runs on OUTPUT have cost, where its files and the price lists say so."""
+    try:
+        return read_cost(job.output, lookup_in(prices))
+    except ConfigurationError:
+        return None
+
+
+def _report(
+    destination: Destination, summary: Summary, course: Course, cost: BatchCost | None
+) -> None:
     """Write the report. The run is over and its answers are safe, so that trouble is told, and changes nothing else."""
     try:
-        destination.batch(summary, course)
+        destination.batch(summary, course, cost)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run was not lost
         why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
         click.echo(f"stormbreak: no report: {plain(why, limit=1000)}", err=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from stormbreak.batch.costs import BatchCost
 from stormbreak.batch.course import Course
 from stormbreak.batch.failures import first_failures
 from stormbreak.batch.files import Files
@@ -10,6 +11,7 @@ from stormbreak.batch.histogram import Histogram
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
 from stormbreak.report.batch_charts import charts_of
+from stormbreak.report.batch_cost import cost_section
 from stormbreak.report.page import Bar, Card, Chart, Page, Section, Table, keys_of
 from stormbreak.report.picture import Picture, Tile
 from stormbreak.report.svg import drawing_of
@@ -28,8 +30,8 @@ _ENDS = {
 }
 
 
-def batch_page(summary: Summary, course: Course) -> Page:
-    """Make the page of a run that has ended."""
+def batch_page(summary: Summary, course: Course, cost: BatchCost | None = None) -> Page:
+    """Make the page of a run that has ended; `cost` is what all runs on its OUTPUT cost, where that is known."""
     went: list[Section | None] = []
     if summary.attempts:
         went = [Section(title="Over time", charts=_charts(course)), _seconds(course)]
@@ -40,7 +42,7 @@ def batch_page(summary: Summary, course: Course) -> Page:
         _trouble(course),
         _targets(course),
         _failures(summary),
-        Section(title="Cost", lead=_cost()),
+        cost_section(cost),
     ]
     return Page(
         kind="a batch run",
@@ -126,14 +128,6 @@ def _cards(summary: Summary, course: Course) -> list[Card]:
             about="openings of circuits, and pauses that the provider asked for",
         ),
     ]
-
-
-def _cost() -> str:
-    """What it cost: here it will stand, once there are prices."""
-    return (
-        "Not known: stormbreak has no prices yet. Multiply the tokens above by those of your provider; attempts that may"
-        " have been processed without an answer are billed by some of them, too."
-    )
 
 
 def _charts(course: Course) -> list[Chart]:

@@ -14,6 +14,7 @@ from stormbreak.batch.plain import path_of, quoted
 from stormbreak.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from stormbreak.batch.costs import BatchCost
     from stormbreak.batch.course import Course
     from stormbreak.batch.summary import Summary
     from stormbreak.provider.scenario import Scenario
@@ -72,12 +73,12 @@ class Destination:
             lambda: report.storm_picture(scenario, results),
         )
 
-    def batch(self, summary: "Summary", course: "Course") -> None:
+    def batch(self, summary: "Summary", course: "Course", cost: "BatchCost | None" = None) -> None:
         """Write the report of a batch run. Raises ConfigurationError if it cannot be written any more."""
         from stormbreak.report import batch_report as report  # noqa: PLC0415 - loads what draws
 
         self._write(
-            lambda: report.batch_page(summary, course),
+            lambda: report.batch_page(summary, course, cost),
             lambda: report.batch_picture(summary, course),
         )
 

@@ -7,6 +7,7 @@ Whoever knows what a minute of downtime costs in their own house gives a rate of
 
 from dataclasses import dataclass
 
+from stormbreak.cost.outage import Downtime
 from stormbreak.provider.scenario import Scenario
 
 
@@ -23,7 +24,7 @@ class Story:
         return self.usd / self.seconds
 
 
-ARTICLE = Story(seconds=23 * 60.0, usd=180_000.0)
+ARTICLE = Story(seconds=60.0 * float(Downtime().minutes), usd=float(Downtime().cost))
 """The article's own estimate."""
 
 
