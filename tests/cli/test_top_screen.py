@@ -6,7 +6,15 @@ import pytest
 from rich.console import Console, Group
 
 from stormbreak.cli.top_screen import ASCII, Frame
-from stormbreak.telemetry.state import SECONDS, BatchState, Counts, Decision, State, TargetState
+from stormbreak.telemetry.state import (
+    SECONDS,
+    BatchState,
+    CostState,
+    Counts,
+    Decision,
+    State,
+    TargetState,
+)
 
 HOSTILE = "[red]x[/]\x1b[31m\x1b]0;t\x07\r\n\u202e" + "名" * 200
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -62,6 +70,20 @@ def test_a_frame():
         f"   3 s {TIMES}2     decision number 2",
         f" 2 min {TIMES}3     decision number 3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [
+        (CostState(least=1.5, most=1.5), "cost 1.50 USD"),
+        (CostState(least=0.001, most=2), "cost <0.01 to 2.00 USD"),
+        (CostState(least=1, most=2, unpriced=3), "cost 1.00 to 2.00 USD, and 3 attempts without a known price"),
+        (CostState(least=-1e300, most=1e300), "cost -1e+300 to 1e+300 USD"),
+        (CostState(least=0, most=0, unpriced=3), "cost 3 attempts without a known price"),
+    ],
+)  # fmt: skip
+def test_what_it_has_cost(cost, said):
+    assert f" {said}" in [line.rstrip() for line in drawn(state(cost=cost))]
 
 
 def test_without_a_batch_and_without_targets():

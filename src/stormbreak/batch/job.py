@@ -111,6 +111,7 @@ def run_job(
             grace=job.connect_grace,
             tick=tick,
             note=lambda: store.note(meter.snapshot(), at_work=True),
+            account=lambda: store.run.account.plus(meter.snapshot(), at_work=True),
         )
         end = _loop(_run(runner, client))
         store.note(meter.snapshot(), at_work=False)

@@ -27,6 +27,7 @@ from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.schedule import STOPPING, Final, Later, Schedule, Turn
+from stormbreak.batch.spent import Account
 from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
@@ -59,10 +60,10 @@ class Runner:
     With the same `salt`, a row that is sent as it was in an earlier run carries the idempotency key that it had.
     At most `width` calls are sent or about to be, and four times as many back off; something must answer
     within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run. `note` is called
-    every second, in a thread, to write down what was spent.
+    every second, in a thread, to write down what was spent; `account` says what that is by now, with earlier runs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
         client: AsyncClient,
         rows: Rows,
@@ -73,6 +74,7 @@ class Runner:
         grace: float,
         tick: Callable[["Runner"], None] = lambda _: None,
         note: Callable[[], None] = lambda: None,
+        account: Callable[[], Account] = Account,
     ) -> None:
         self.client = client
         self.rows = rows
@@ -86,6 +88,7 @@ class Runner:
         self._grace = grace
         self._tick = tick
         self._note = note
+        self.account = account
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()

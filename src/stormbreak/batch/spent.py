@@ -9,8 +9,8 @@ from dataclasses import replace as changed
 from decimal import Decimal
 from typing import TypeAlias
 
-from stormbreak.core.spend import PriceOf
-from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.core.spend import Priced, PriceOf
+from stormbreak.cost.bill import Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 
@@ -53,6 +53,10 @@ class Tokens:
             cached_input_tokens=self.cached_input_tokens // attempts,
         )
 
+    def usd(self, prices: Priced) -> Decimal:
+        """What they cost, each taken for the mean of them."""
+        return self.attempts * prices.cost_of(self.mean)
+
     def __add__(self, other: "Tokens") -> "Tokens":
         return Tokens(
             attempts=self.attempts + other.attempts,
@@ -92,16 +96,26 @@ class Spent:
             unbounded=bill.unbounded,
         )
 
+    @property
+    def attempts(self) -> int:
+        """Those that have cost something, or may have."""
+        some = (self.useful, self.useful_open, self.wasted, self.wasted_open)
+        return sum(each.attempts for each in some)
+
     def most(self, price_of: PriceOf) -> Decimal:
         """The most that it can have cost. Raises as that of an `Account`."""
-        some = (self.useful, self.useful_open, self.wasted, self.wasted_open)
-        if not any(each.attempts for each in some):
+        if not self.attempts:
             return Decimal(0)
         prices = price_of(self.provider, self.model)
         if prices is None:
             where = f"{self.model} at {self.provider}"
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
-        return sum((each.attempts * prices.cost_of(each.mean) for each in some), Decimal(0))
+        return self.bounds(prices).most
+
+    def bounds(self, prices: Priced) -> Span:
+        """What it has cost: what is known, and the most that it can be."""
+        least = self.useful.usd(prices) + self.wasted.usd(prices)
+        return Span(least, least + self.useful_open.usd(prices) + self.wasted_open.usd(prices))
 
     def __add__(self, other: "Spent") -> "Spent":
         return changed(

@@ -30,6 +30,7 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
+from stormbreak.http.pricing import list_price
 from stormbreak.keylike import quoted
 from stormbreak.report.write import Destination
 from stormbreak.types import Verdict
@@ -124,7 +125,7 @@ def command(
     destination = None if report is None else _destination(report, job)
     course = Course(began=time.monotonic())
     with (
-        Watched(job.output, metrics_port) as watched,
+        Watched(job.output, metrics_port, price_of=job.price_of or list_price) as watched,
         progress_on(sys.stderr, quiet=quiet) as progress,
     ):
         tick, listeners = watched.beside(progress.tick), watched.listeners

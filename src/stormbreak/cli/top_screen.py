@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from stormbreak.batch.progress import short, span
-from stormbreak.telemetry.state import BatchState, Counts, Decision, State, TargetState
+from stormbreak.telemetry.state import (
+    BatchState,
+    CostState,
+    Counts,
+    Decision,
+    State,
+    TargetState,
+)
 from stormbreak.telemetry.tame import tame
 
 WIDEST = 140
@@ -86,6 +93,8 @@ class Frame:
             yield Text()
             yield from self._batch(state.batch)
         yield from _counts(state.counts, None if state.batch is None else state.batch.retries)
+        if state.cost is not None:
+            yield Text(" cost ", style="dim").append(_cost(state.cost), style="not dim")
 
     def _batch(self, batch: BatchState) -> Iterator[Text]:
         over = max(0, batch.done) + max(0, batch.failed)
@@ -211,6 +220,22 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
             "cooldowns": counts.cooldowns,
         }
     )
+
+
+def _cost(cost: CostState) -> str:
+    """Dollars, between the bounds; nothing where nothing is known."""
+    least, most = _dollars(cost.least), _dollars(cost.most)
+    said = f"{least} USD" if least == most else f"{least} to {most} USD"
+    if not cost.unpriced:
+        return said
+    besides = f"{short(cost.unpriced)} attempts without a known price"
+    return f"{said}, and {besides}" if cost.most else besides
+
+
+def _dollars(usd: float) -> str:
+    if 0 < usd < 0.01:
+        return "<0.01"
+    return f"{usd:,.2f}" if abs(usd) < 1e12 else f"{usd:.3g}"
 
 
 def _figures(named: dict[str, int]) -> Text:

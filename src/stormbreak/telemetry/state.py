@@ -75,6 +75,18 @@ class BatchState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostState:
+    """US dollars that all attempts have cost, between what is known and the most that it can be.
+
+    Attempts at models without a known price, so many as are `unpriced`, are in neither.
+    """
+
+    least: float
+    most: float
+    unpriced: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """A process at one moment. `watched` is how long it has been, in seconds."""
 
@@ -86,6 +98,7 @@ class State:
     more_targets: int = 0
     decisions: tuple[Decision, ...] = ()
     batch: BatchState | None = None
+    cost: CostState | None = None
 
 
 _DECODER = msgspec.json.Decoder(State)

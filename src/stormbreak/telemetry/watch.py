@@ -30,7 +30,15 @@ from stormbreak.events import (
 from stormbreak.telemetry.lanes import standing_in
 from stormbreak.telemetry.minute import Minute
 from stormbreak.telemetry.recent import Recent, in_words
-from stormbreak.telemetry.state import SECONDS, BatchState, Counts, State, TargetState, encoded
+from stormbreak.telemetry.state import (
+    SECONDS,
+    BatchState,
+    CostState,
+    Counts,
+    State,
+    TargetState,
+    encoded,
+)
 from stormbreak.telemetry.tame import tame
 from stormbreak.types import Target, Verdict
 
@@ -53,14 +61,21 @@ _COUNTED: Mapping[type, str] = MappingProxyType(
 )
 
 
+def _nobody_knows() -> None:
+    return None
+
+
 class Watch:
-    """A listener, on any thread and of any number of engines. `batch` is what a batch says of its rows, if it is one.
+    """A listener, on any thread and of any number of engines.
+
+    `batch` is what a batch says of its rows, if it is one; `cost` is asked what all has cost, whenever somebody looks.
 
     The lock may be taken twice by one thread: the garbage collector may close a call, and so tell of it, at any point.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.batch: BatchState | None = None
+        self.cost: Callable[[], CostState | None] = _nobody_knows
         self._engines: WeakSet[Engine] = WeakSet()
         self._clock = clock
         self._begin()
@@ -114,6 +129,7 @@ class Watch:
             more_targets=max(0, len(targets) - MOST_TARGETS),
             decisions=in_words(kept, now),
             batch=self.batch,
+            cost=self.cost(),
         )
 
     def plain(self) -> dict[str, Any]:
