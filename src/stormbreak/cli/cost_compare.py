@@ -107,7 +107,7 @@ def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
     demands = dict.fromkeys(row.demand for row in rows)
     bars = [
         Costs(
-            title=f"{currency.code} a month, {_traffic(demand)}",
+            title=f"{currency.code} a month for {_traffic(demand)}",
             costs=[
                 Cost(
                     name=f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}",
@@ -124,7 +124,7 @@ def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
         kind="a comparison of costs",
         title=", ".join(dict.fromkeys(row.offer.model for row in rows)),
         verdict=_verdict(rows, currency),
-        facts=[("traffic", _traffic(demand)) for demand in demands],
+        facts=[("a month", _traffic(demand)) for demand in demands],
         bars=bars,
         currency=currency,
     )
@@ -135,7 +135,7 @@ def _source(row: Row) -> str:
 
 
 def _traffic(demand: Demand) -> str:
-    tokens = f"{volume(Decimal(demand.tokens.total))} tokens a month"
+    tokens = f"{volume(Decimal(demand.tokens.total))} tokens"
     return f"{tokens} of {demand.used}" if demand.used else tokens
 
 
@@ -145,10 +145,11 @@ def _verdict(rows: Sequence[Row], currency: Currency) -> str:
     if not best.share or best.monthly is None or best.against is None:
         return "No offer costs less than the first that it is held against."
     monthly, against = currency.shown(best.monthly), currency.shown(best.against)
-    offer = f"{best.offer.model} at {best.offer.seller.provider}"
+    claim = ", a claim" if best.prices and best.prices.source.claim else ""
     return (
-        f"The greatest share is saved by {offer}: {monthly} {currency.code} for {_traffic(best.demand)},"
-        f" {percent(best.share)} less than the {against} that it is held against."
+        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{claim},"
+        f" {_traffic(best.demand)} cost {monthly} {currency.code} a month,"
+        f" {percent(best.share)} less than the first offer's {against}."
     )
 
 

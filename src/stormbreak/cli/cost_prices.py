@@ -65,6 +65,7 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
     bars = [
         Costs(
             title=f"{kind.capitalize()}, {currency.code} per million tokens",
+            exact=True,
             costs=[
                 Cost(
                     name=f"{prices.model}, {prices.provider}, by {prices.source.name}",
@@ -80,7 +81,7 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
     return CostFacts(
         kind="prices",
         title=", ".join(models),
-        verdict=f"{len(found):,} prices: models {len(models):,}, providers {len(sellers):,}.",
+        verdict=f"Price lists: {len(found):,}; models: {len(models):,}; providers: {len(sellers):,}.",
         bars=bars,
         currency=currency,
     )

@@ -30,7 +30,7 @@ class Told:
         return CostFacts(
             kind="what a move brings" if self.move else "what an outage costs",
             title="; ".join(self.titles),
-            verdict=" ".join(self.verdicts),
+            verdict=self.verdicts[0],
             facts=self.about,
             bars=self.bars,
             move=self.move,

@@ -19,10 +19,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Costs that are held against each other, as bars."""
+    """Costs that are held against each other, as bars. `exact` ones, which are prices, are not rounded to a coin."""
 
     title: str
     costs: Sequence[Cost]
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

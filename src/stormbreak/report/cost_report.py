@@ -12,7 +12,7 @@ from stormbreak.report.savings import SAVINGS, savings_cards, savings_panel
 from stormbreak.report.svg import drawing_of
 from stormbreak.report.text import shown
 
-BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 8, 4
+BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 12, 4
 """Bars of a chart at the most; and how many of how many charts are in a picture. All amounts stand in the tables."""
 
 _LONG = 1000  # characters of a sentence
@@ -91,11 +91,12 @@ def _bars_section(each: Costs, facts: CostFacts) -> Section:
 def _bars(each: Costs, facts: CostFacts, most: int) -> list[Bar]:
     costs = each.costs[:most]
     longest = max(cost.usd for cost in costs) or 1
+    written = facts.currency.exact if each.exact else facts.currency.shown
     return [
         Bar(
             name=f"{shown(cost.name)}{' (a claim)' if cost.claim else ''}",
             share=max(0.0, float(cost.usd / longest)),
-            figure=facts.amount(cost.usd),
+            figure=f"{written(cost.usd)} {facts.currency.code}",
         )
         for cost in costs
     ]

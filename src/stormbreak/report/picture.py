@@ -95,10 +95,11 @@ def png_of(picture: Picture) -> bytes:
         for tiles in rows:
             tiles.draw(sheet)
         for block in picture.bars:
+            sheet.down(_BLOCK / 2)
             sheet.write(_MARGIN, block.title, size=_TEXT, weight="bold")
             sheet.down(_KEYS)
             draw_bars(block, sheet.axes(_MARGIN, _WIDTH - 2 * _MARGIN, block.height), light, _TEXT)
-            sheet.down(_heading_and(block) - _KEYS)
+            sheet.down(block.height + _BLOCK / 2)
         for line in note:
             sheet.write(_MARGIN, line, size=_SMALL, role="muted")
             sheet.down(_SMALL_LINE)
