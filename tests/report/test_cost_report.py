@@ -204,9 +204,17 @@ def test_a_picture_is_drawn_below_the_axis_and_of_many_bars():
     assert png_of(cost_picture(facts)).startswith(b"\x89PNG")
 
 
-def test_a_report_may_not_replace_what_is_read(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("argv", "taken"),
+    [
+        (["roi", "--storm", "storm.html"], "./storm.html"),
+        (["prices", "--prices", "storm.html"], "storm.html"),
+        (["report", "out.html"], "out.failed.html"),
+    ],
+)
+def test_a_report_may_not_replace_what_is_read(tmp_path, monkeypatch, capsys, argv, taken):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "storm.html").write_text("{}")
-    assert main(["cost", "roi", "--storm", "storm.html", "--report", "./storm.html"]) == 2
-    assert "--report ./storm.html: is a file that is read" in capsys.readouterr().err
-    assert (tmp_path / "storm.html").read_text() == "{}"
+    (tmp_path / taken).write_text("before")
+    assert main(["cost", *argv, "--report", taken]) == 2
+    assert f"--report {taken}: is a file of" in capsys.readouterr().err
+    assert (tmp_path / taken).read_text() == "before"

@@ -43,7 +43,7 @@ class Output:
         report: str | None,
         reads: Sequence[str | Path | None] = (),
     ) -> "Output":
-        """Refuse what cannot be done before anything is worked out; a report may replace none of what is read."""
+        """Refuse what cannot be done before anything is worked out; a report may replace none of `reads`."""
         if as_json and as_csv:
             raise click.UsageError("--json and --csv: one of them")
         destination = None if report is None else _destination(report, reads)
@@ -85,7 +85,7 @@ class Output:
 def _destination(report: str, reads: Sequence[str | Path | None]) -> Destination:
     destination = Destination.of(report)
     if destination.path.resolve() in [Path(name).resolve() for name in reads if name is not None]:
-        raise click.UsageError(f"--report {path_of(report)}: is a file that is read")
+        raise click.UsageError(f"--report {path_of(report)}: is a file of what is priced")
     return destination
 
 

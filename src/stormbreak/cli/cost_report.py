@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stormbreak.batch.costs import BatchCost, ModelCost, read_cost
+from stormbreak.batch.files import Files
 from stormbreak.batch.plain import plain
 from stormbreak.cli.cost_options import currency_of, lookup_in, shared
 from stormbreak.cli.cost_output import Output
@@ -56,7 +57,9 @@ def command(
     report: str | None,
 ) -> None:
     """Say what the batch that writes OUTPUT has cost: its answers, and what was sent for nothing."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=(path, *files))
+    output = Output.of(
+        as_json=as_json, as_csv=as_csv, report=report, reads=(path, Files.of(path).failed, *files)
+    )
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
     cost = read_cost(path, lookup)

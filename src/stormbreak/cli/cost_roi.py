@@ -68,7 +68,9 @@ def command(  # noqa: PLR0913 - one parameter for each option
     report: str | None,
 ) -> None:
     """Say what a move brings: savings, payback, return, and when not to. With --storm, what an outage costs."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=(storm, *files))
+    output = Output.of(
+        as_json=as_json, as_csv=as_csv, report=report, reads=(storm, scenario, *files)
+    )
     shown_in = currency_of(currency, rate)
     told = Told(currency=shown_in)
     if current and candidate and volume:
