@@ -60,7 +60,7 @@ def test_savings_are_drawn_over_a_year_against_what_the_move_costs():
     assert (saved.ys[0], saved.ys[12]) == (0.0, 31.2)
     assert set(price.ys) == {2.0}
     assert panel.shaded == pytest.approx((0.0, 0.769), abs=0.001)
-    assert panel.shaded_as == "paid back after 0.8 months"
+    assert panel.shaded_as == "payback: 0.8 months"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,21 @@ def test_a_payback_that_is_not_within_the_year_is_told_and_not_shaded(more, said
 def test_losses_go_below_the_axis():
     assert savings_panel(a_case(candidate=4_000), USD).bottom == -12.0
     assert savings_panel(a_case(), USD).bottom == 0.0
+
+
+@pytest.mark.parametrize(
+    ("current", "unit"),
+    [
+        (500, "USD"),
+        (1_300, "thousands of USD"),
+        (10**7, "millions of USD"),
+        (10**13, "trillions of USD"),
+    ],
+)
+def test_the_unit_keeps_the_ticks_short(current, unit):
+    panel = savings_panel(a_case(current=current, candidate=0, migration=1), USD)
+    assert panel.y_label == unit
+    assert panel.top < 10_000
 
 
 def test_savings_are_in_the_currency_asked_for():

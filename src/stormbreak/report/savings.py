@@ -12,7 +12,12 @@ from stormbreak.report.panel import Line, Panel
 
 SAVINGS = "Savings against the cost of the move"
 
-_SCALES = ((10**6, "millions of "), (10**3, "thousands of "))
+_SCALES = (
+    (10**12, "trillions of "),
+    (10**9, "billions of "),
+    (10**6, "millions of "),
+    (10**3, "thousands of "),
+)
 _LARGE = 10  # of a unit, from which a tick is easier to read in it
 
 
@@ -23,9 +28,9 @@ def savings_panel(case: Case, currency: Currency) -> Panel:
     costs = case.migration * currency.per_usd
     size, scale = _scale(max(map(abs, (*saved, costs))))
     unit = f"{scale}{currency.code}"
-    paid = payback(case)
+    paid = case.payback
     return Panel(
-        about=f"{SAVINGS}, in {unit}, over twelve months: {paid}.",
+        about=f"{SAVINGS}, in {unit}, over twelve months: {_told(paid)}.",
         x_label="months since the move",
         y_label=unit,
         xs=[float(month) for month in months],
@@ -33,8 +38,8 @@ def savings_panel(case: Case, currency: Currency) -> Panel:
             Line(name="saved so far", ys=[float(usd / size) for usd in saved], stroke=0),
             Line(name="the move costs", ys=[float(costs / size)] * len(months), stroke=1),
         ],
-        shaded=(0.0, float(case.payback)) if case.payback and case.payback <= MONTHS else None,
-        shaded_as=paid,
+        shaded=(0.0, float(paid)) if paid and paid <= MONTHS else None,
+        shaded_as=f"payback: {_months(paid)}" if paid else "",
     )
 
 
@@ -54,7 +59,7 @@ def savings_cards(case: Case, facts: CostFacts) -> list[Card]:
         ),
         Card(
             name="Payback",
-            figure="never" if case.payback is None else f"{_months(case.payback)} months",
+            figure="never" if case.payback is None else _months(case.payback),
             about=f"until the {facts.amount(case.migration)} of the migration are saved",
         ),
         Card(
@@ -65,15 +70,12 @@ def savings_cards(case: Case, facts: CostFacts) -> list[Card]:
     ]
 
 
-def payback(case: Case) -> str:
-    """Tell when the move is paid for."""
-    if case.payback is None:
-        return "never paid back"
-    return f"paid back after {_months(case.payback)} months"
+def _told(payback: Decimal | None) -> str:
+    return "never paid back" if payback is None else f"paid back after {_months(payback)}"
 
 
 def _months(months: Decimal) -> str:
-    return f"{rounded(months, 1):,}"
+    return f"{rounded(months, 1):,} months"
 
 
 def _scale(most: Decimal) -> tuple[int, str]:
