@@ -82,7 +82,7 @@ def refused(capsys, argv):
         ),
         (f"{COMPARE} --rate 2", "--rate must be 1 for USD, got 2"),
         (f"{COMPARE} --json --csv", "--json and --csv: one of them"),
-        (f"{COMPARE} --report x.html", "--report is not built yet"),
+        (f"{COMPARE} --report x.pdf", "--report must end in .html or .png, got 'x.pdf'"),
         ("compare --from nowhere.jsonl", "nowhere.jsonl: cannot be read: No such file"),
         (
             "compare --from x --times 0",

@@ -1,5 +1,7 @@
 """Reports to look at, and the browser to look at them with."""
 
+import json
+
 import pytest
 from batches import chat_row, chat_rows, scenario, write
 from chromium import chromium
@@ -40,7 +42,7 @@ def browser():
 @pytest.fixture(scope="package")
 def places(tmp_path_factory):
     """A directory for each kind of report."""
-    return {name: tmp_path_factory.mktemp(name) for name in ("storm", "batch")}
+    return {name: tmp_path_factory.mktemp(name) for name in ("storm", "batch", "cost")}
 
 
 @pytest.fixture(scope="package")
@@ -74,4 +76,18 @@ def batch_report(places):
         patch.delenv("STORMBREAK_BASE_URL", raising=False)
         args = ["--output", str(place / "out.jsonl"), "--base-url", there.base_url, "--quiet"]
         assert main(["batch", "run", str(source), *args, "--report", str(report)]) == 1
+    return report
+
+
+@pytest.fixture(scope="package")
+def cost_report(places):
+    """The report of a move and of an outage, under a policy with a hostile name."""
+    place = places["cost"]
+    report, storm = place / "report.html", place / "storm.json"
+    runs = [{"policy": EVIL, "goodput": 0.02}, {"policy": "interactive", "goodput": 0.97}]
+    times = {"duration": 90.0, "trigger_at": 30.0, "trigger_until": 40.0}
+    storm.write_text(json.dumps({"scenario": "<b>", "policy": EVIL, "runs": runs, **times}))
+    move = ["--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1", "--tokens", "50M"]
+    args = ["--prices", "article-2025", "--storm", str(storm), "--report", str(report)]
+    assert main(["cost", "roi", *move, *args]) == 0
     return report

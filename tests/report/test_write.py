@@ -38,7 +38,8 @@ def test_a_wrong_place_is_one_line_before_anything_runs(
     os.mkfifo("pipe.html")
     write(Path("in.jsonl"), chat_rows(1))
     batch = ["batch", "run", "in.jsonl", "--output", "out.jsonl", "--base-url", "http://[::1]:1/v1"]
-    for args in (["storm", "run", "incident"], batch):
+    cost = ["cost", "compare", "--models", "gpt-4.1", "--tokens", "1M"]
+    for args in (["storm", "run", "incident"], batch, cost):
         code = main([*args, "--report", name])
         out, err = capsys.readouterr()
 

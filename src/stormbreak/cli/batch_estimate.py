@@ -19,6 +19,7 @@ from stormbreak.cost.money import Currency
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.http.environment import find_endpoint
 from stormbreak.llm.tokens import ANSWER
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
 LATENCY = 5.0
 """Seconds of an answer, where nobody says."""
@@ -75,7 +76,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         concurrency=rest.pop("concurrency") or WIDEST,
         latency=rest.pop("latency"),
     )
-    output = Output.of(**rest)
+    output = Output.of(**rest, reads=(source, *files))
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
     seller = find_endpoint(provider, base_url=base_url, api_key="-", allow_http=True).provider
@@ -83,7 +84,35 @@ def command(  # noqa: PLR0913 - one parameter for each option
         models = estimate(rows, seller, lookup.price_of, answer=answer, longest=longest_answer)
     said = [*_said(models, seller, pace, answer), *_prices(models, lookup)]
     head = {"input": str(source), "currency": shown_in.code, "notes": said}
-    output.answer(head, said, models=_sheet(models, seller, shown_in), times=_times(models, pace))
+    sheets = {"models": _sheet(models, seller, shown_in), "times": _times(models, pace)}
+    output.answer(head, said, facts=_facts(source, models, shown_in), **sheets)
+
+
+def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) -> CostFacts:
+    rows = sum(each.rows for each in models)
+    expected = [each.expected for each in models if each.expected is not None]
+    without = "" if len(expected) == len(models) else ", without what has no price"
+    cost = f"{currency.shown(sum(expected, Decimal(0)))} {currency.code} are expected{without}"
+    return CostFacts(
+        kind="an estimate",
+        title=source.name,
+        verdict=f"{rows:,} rows: {cost if expected else 'no price is known'}.",
+        bars=[
+            Costs(
+                title=f"{currency.code} expected",
+                costs=[
+                    Cost(
+                        name=each.model,
+                        usd=each.expected,
+                        claim=each.prices is not None and each.prices.source.claim,
+                    )
+                    for each in models
+                    if each.expected is not None
+                ],
+            )
+        ],
+        currency=currency,
+    )
 
 
 def _sheet(models: Sequence[ModelEstimate], provider: str, currency: Currency) -> Sheet:

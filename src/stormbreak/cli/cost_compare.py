@@ -13,8 +13,9 @@ from stormbreak.cli.cost_words import assumed, said_of
 from stormbreak.cost.compare import Demand, Row
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Service, Tokens
-from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
 from stormbreak.cost.traffic_file import read_traffic
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
 _COLUMNS = (
     Column("tokens", "tokens", Kind.VOLUME),
@@ -69,7 +70,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     report: str | None,
 ) -> None:
     """Compare what the same traffic costs, against the first provider of each model."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
+    output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=(path, *files))
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
     wanted = Wanted.parse(models, providers)
@@ -93,12 +94,63 @@ def command(  # noqa: PLR0913 - one parameter for each option
         ]
         rows = planned(demands, wanted, lookup)
     said += said_of(rows, lookup)
-    output.answer({"currency": shown_in.code, "notes": said}, said, rows=_sheet(rows, shown_in))
+    head = {"currency": shown_in.code, "notes": said}
+    output.answer(head, said, facts=_facts(rows, shown_in), rows=_sheet(rows, shown_in))
 
 
 def _sheet(rows: Sequence[Row], currency: Currency) -> Sheet:
     cells = [[*_cells(row), currency.code] for row in rows]
     return Sheet(columns=_COLUMNS, rows=cells, currency=currency)
+
+
+def _facts(rows: Sequence[Row], currency: Currency) -> CostFacts:
+    demands = dict.fromkeys(row.demand for row in rows)
+    bars = [
+        Costs(
+            title=f"{currency.code} a month for {_traffic(demand)}",
+            costs=[
+                Cost(
+                    name=f"{row.offer.model}, {row.offer.seller.provider}, by {_source(row)}",
+                    usd=row.monthly,
+                    claim=row.prices is not None and row.prices.source.claim,
+                )
+                for row in rows
+                if row.demand is demand and row.monthly is not None
+            ],
+        )
+        for demand in demands
+    ]
+    return CostFacts(
+        kind="a comparison of costs",
+        title=", ".join(dict.fromkeys(row.offer.model for row in rows)),
+        verdict=_verdict(rows, currency),
+        facts=[("a month", _traffic(demand)) for demand in demands],
+        bars=bars,
+        currency=currency,
+    )
+
+
+def _source(row: Row) -> str:
+    return row.prices.source.name if row.prices else row.offer.seller.source or ""
+
+
+def _traffic(demand: Demand) -> str:
+    tokens = f"{volume(Decimal(demand.tokens.total))} tokens"
+    return f"{tokens} of {demand.used}" if demand.used else tokens
+
+
+def _verdict(rows: Sequence[Row], currency: Currency) -> str:
+    """Tell of the offer that saves the greatest share."""
+    best = max(rows, key=lambda row: row.share or 0)
+    if not best.share or best.monthly is None or best.against is None:
+        return "No offer costs less than the first that it is held against."
+    monthly, against = currency.shown(best.monthly), currency.shown(best.against)
+    claim = ", a claim" if best.prices and best.prices.source.claim else ""
+    return (
+        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{claim},"
+        f" {_traffic(best.demand)} cost {monthly} {currency.code} a month,"
+        f" {percent(best.share)} less than the first offer's {against}."
+    )
 
 
 def _cells(row: Row) -> list[Cell]:
@@ -108,7 +160,7 @@ def _cells(row: Row) -> list[Cell]:
         row.demand.used,
         row.offer.model,
         seller.provider,
-        row.prices.source.name if row.prices else seller.source or "",
+        _source(row),
         row.monthly,
         row.yearly,
         row.saved_a_year,

@@ -1,10 +1,11 @@
 """A move from one offer to another, for `stormbreak cost roi`: looked up, as a sheet of cases, and in words."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, Self
 
+from stormbreak.cli.cost_told import Told
 from stormbreak.cli.cost_words import notes_of, whence
 from stormbreak.cost.advice import Move, reasons
 from stormbreak.cost.compare import Demand, at_list
@@ -13,7 +14,7 @@ from stormbreak.cost.money import KEPT, Currency, rounded
 from stormbreak.cost.outage import Downtime
 from stormbreak.cost.prices import Prices
 from stormbreak.cost.roi import Case, sensitivity
-from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
 from stormbreak.errors import ConfigurationError
 
 _COLUMNS = (
@@ -27,15 +28,6 @@ _COLUMNS = (
     Column("return_12_months", "return, 12 months", Kind.SHARE),
     Column("break_even_tokens", "", Kind.VOLUME),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What will be printed: for programs, for people, and the sheets for both."""
-
-    head: dict[str, object]
-    said: list[str]
-    sheets: dict[str, Sheet]
 
 
 class Offers(NamedTuple):
@@ -71,9 +63,9 @@ class Offers(NamedTuple):
         )
 
 
-def tell_move(told: Told, move: Move, currency: Currency) -> None:
+def tell_move(told: Told, move: Move) -> None:
     """Add a move to what will be printed."""
-    case = move.case
+    case, currency = move.case, told.currency
     against = list(reasons(move, currency))
     told.sheets["cases"] = Sheet(columns=_COLUMNS, rows=list(_rows(move)), currency=currency)
     told.head.update(
@@ -92,6 +84,37 @@ def tell_move(told: Told, move: Move, currency: Currency) -> None:
     told.said.extend(notes_of((move.current, move.candidate)))
     told.said.extend(["", "When not to switch:"])
     told.said.extend(f"- {'now: ' if it.holds else ''}{it.said}" for it in against)
+
+    told.move = case
+    told.titles.append(f"{_name(move.current)} to {_name(move.candidate)}")
+    told.verdicts.append(_verdict(case, currency))
+    told.about.extend(
+        [
+            ("current", _priced(move.current)),
+            ("candidate", _priced(move.candidate)),
+            ("tokens a month", volume(Decimal(case.tokens))),
+        ]
+    )
+
+
+def _name(prices: Prices) -> str:
+    return f"{prices.provider}/{prices.model}"
+
+
+def _priced(prices: Prices) -> str:
+    claim = ", a claim" if prices.source.claim else ""
+    return f"{_name(prices)}, by {prices.source.name}{claim}"
+
+
+def _verdict(case: Case, currency: Currency) -> str:
+    """Tell what comes of it in one sentence."""
+    if case.saving <= 0:
+        more = f": it costs {currency.shown(-case.saving)} {currency.code} a month more"
+        return f"The move saves nothing{more if case.saving else ''}."
+    share = "" if case.share is None else f", {percent(case.share)} of what is paid now"
+    saved = f"The move saves {currency.shown(case.saving)} {currency.code} a month{share}"
+    assert case.payback is not None, "what saves is paid back"
+    return f"{saved}, and is paid back after {rounded(case.payback, 1):,} months."
 
 
 def _parse(option: str, text: str) -> Offer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 from msgspec.json import Encoder
@@ -11,10 +12,11 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from stormbreak.batch.plain import plain
+from stormbreak.batch.plain import path_of, plain
 from stormbreak.cli.say import draw, say
-from stormbreak.cost.sheet import NOTHING, Column, Kind, Sheet, document
-from stormbreak.errors import ConfigurationError
+from stormbreak.cost.sheet import Column, Kind, Sheet, document
+from stormbreak.report.cost_facts import CostFacts
+from stormbreak.report.write import Destination
 
 _JSON = Encoder(decimal_format="number")
 _LONGEST = 60  # characters of a cell
@@ -30,18 +32,42 @@ class Output:
 
     as_json: bool = False
     as_csv: bool = False
+    destination: Destination | None = None
 
     @classmethod
-    def of(cls, *, as_json: bool, as_csv: bool, report: str | None) -> "Output":
-        """Refuse what cannot be done before anything is worked out."""
+    def of(
+        cls,
+        *,
+        as_json: bool,
+        as_csv: bool,
+        report: str | None,
+        reads: Sequence[str | Path | None] = (),
+    ) -> "Output":
+        """Refuse what cannot be done before anything is worked out; a report may replace none of `reads`."""
         if as_json and as_csv:
             raise click.UsageError("--json and --csv: one of them")
-        if report is not None:
-            refuse_report()
-        return cls(as_json=as_json, as_csv=as_csv)
+        destination = None if report is None else _destination(report, reads)
+        return cls(as_json=as_json, as_csv=as_csv, destination=destination)
 
-    def answer(self, head: Mapping[str, object], said: Sequence[str] = (), **sheets: Sheet) -> None:
-        """Print the sheets; `head` is for programs, `said` for people. As CSV, the first sheet alone."""
+    def answer(
+        self,
+        head: Mapping[str, object],
+        said: Sequence[str] = (),
+        *,
+        facts: CostFacts,
+        **sheets: Sheet,
+    ) -> None:
+        """Print the sheets, then write the report, with `facts` above them.
+
+        `head` is for programs, `said` for people. As CSV, the first sheet alone is printed.
+        """
+        self._print(head, said, sheets)
+        if self.destination is not None:
+            self.destination.cost(facts, said, sheets)
+
+    def _print(
+        self, head: Mapping[str, object], said: Sequence[str], sheets: Mapping[str, Sheet]
+    ) -> None:
         if self.as_json:
             say(indented(_JSON.encode(document(head, **sheets))).decode())
             return
@@ -56,14 +82,16 @@ class Output:
             say(plain(sentence, _LONGEST_SENTENCE))
 
 
-def refuse_report() -> None:
-    """Reports of costs: the one place where they would be written."""
-    raise ConfigurationError("--report is not built yet")
+def _destination(report: str, reads: Sequence[str | Path | None]) -> Destination:
+    destination = Destination.of(report)
+    if destination.path.resolve() in [Path(name).resolve() for name in reads if name is not None]:
+        raise click.UsageError(f"--report {path_of(report)}: is a file of what is priced")
+    return destination
 
 
 def _drawn(sheet: Sheet, room: int | None) -> Table:
     """A table of the columns that say something. Numbers are never broken nor cut; text is, where there is little `room`."""
-    kept = [place for place in range(len(sheet.columns)) if _worth_a_column(sheet, place)]
+    kept = sheet.places_for_eyes()
     columns = [sheet.columns[place] for place in kept]
     rows = [
         [plain(sheet.shown(sheet.columns[place], row[place]), _LONGEST) for place in kept]
@@ -100,13 +128,3 @@ def _widths(
 
 def _fits(widths: Sequence[int], room: int) -> bool:
     return sum(widths) + _BETWEEN * len(widths) <= room
-
-
-def _worth_a_column(sheet: Sheet, place: int) -> bool:
-    column = sheet.columns[place]
-    cells = {row[place] for row in sheet.rows}
-    if column.title and column.absent != NOTHING:
-        return True
-    if not column.title or not cells - ({0} if column.kind is Kind.COUNT else {None, ""}):
-        return False
-    return column.kind is not Kind.VOLUME or len(sheet.rows) == 1 or len(cells) > 1

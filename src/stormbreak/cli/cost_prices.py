@@ -9,8 +9,10 @@ from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cost.compare import offers_for
 from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
+from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Prices, Rate, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
 _COLUMNS = (
     Column("model", "model"),
@@ -45,7 +47,7 @@ def command(
     report: str | None,
 ) -> None:
     """Show what is asked for a million tokens: of these models, of these providers, or of a price file."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
+    output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=files)
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
     sellers = [Seller.parse(name) for name in names_in(providers)]
@@ -53,7 +55,36 @@ def command(
     rows = [[*cells, shown_in.code] for prices in found for cells in _rows(prices)]
     sheet = Sheet(columns=_COLUMNS, rows=rows, currency=shown_in)
     said = [f"{shown_in.code} per million tokens.", *said_of_prices(found, lookup)]
-    output.answer({"currency": shown_in.code, "notes": said}, said, prices=sheet)
+    head = {"currency": shown_in.code, "notes": said}
+    output.answer(head, said, facts=_facts(found, shown_in), prices=sheet)
+
+
+def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
+    models = list(dict.fromkeys(prices.model for prices in found))
+    sellers = {prices.provider for prices in found}
+    bars = [
+        Costs(
+            title=f"{kind.capitalize()}, {currency.code} per million tokens",
+            exact=True,
+            costs=[
+                Cost(
+                    name=f"{prices.model}, {prices.provider}, by {prices.source.name}",
+                    usd=rate.at(1),
+                    claim=prices.source.claim,
+                )
+                for prices in found
+                if (rates := prices.rates(Service.STANDARD)) and (rate := getattr(rates, kind))
+            ],
+        )
+        for kind in ("input", "output")
+    ]
+    return CostFacts(
+        kind="prices",
+        title=", ".join(models),
+        verdict=f"Price lists: {len(found):,}; models: {len(models):,}; providers: {len(sellers):,}.",
+        bars=bars,
+        currency=currency,
+    )
 
 
 def _found(models: Sequence[str], sellers: Sequence[Seller], lookup: Lookup) -> Iterator[Prices]:

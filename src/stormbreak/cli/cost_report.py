@@ -7,12 +7,15 @@ from pathlib import Path
 import click
 
 from stormbreak.batch.costs import BatchCost, ModelCost, read_cost
+from stormbreak.batch.files import Files
 from stormbreak.batch.plain import plain
 from stormbreak.cli.cost_options import currency_of, lookup_in, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
+from stormbreak.cost.bill import Span
 from stormbreak.cost.money import Currency
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
 _COLUMNS = (
     Column("model", "model"),
@@ -54,14 +57,51 @@ def command(
     report: str | None,
 ) -> None:
     """Say what the batch that writes OUTPUT has cost: its answers, and what was sent for nothing."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
+    output = Output.of(
+        as_json=as_json, as_csv=as_csv, report=report, reads=(path, Files.of(path).failed, *files)
+    )
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
     cost = read_cost(path, lookup)
     priced = [each.prices for each in cost.models if each.prices]
     said = [*cost.said, *said_of_prices(priced, lookup)]
     head = {"output": cost.output, "currency": shown_in.code, "notes": said}
-    output.answer(head, said, models=_sheet(cost.models, shown_in), waste=_waste(cost))
+    sheets = {"models": _sheet(cost.models, shown_in), "waste": _waste(cost)}
+    output.answer(head, said, facts=_facts(cost, shown_in), **sheets)
+
+
+def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
+    known = [each.in_all for each in cost.models if each.in_all is not None]
+    least, most = (currency.shown(sum(ends, Decimal(0))) for ends in _ends(known))
+    span = least if least == most else f"{least} to {most}"
+    without = "" if len(known) == len(cost.models) else ", without what has no price"
+    return CostFacts(
+        kind="the cost of a batch",
+        title=Path(cost.output).name,
+        verdict=f"The batch has cost {span} {currency.code}{without}."
+        if known
+        else "What the batch has cost is not known: nothing in it has a price.",
+        facts=[("answers", f"{sum(each.answers for each in cost.models):,}")],
+        bars=[
+            Costs(
+                title=f"{currency.code} in all, at most",
+                costs=[
+                    Cost(
+                        name=f"{each.model}, {each.provider}",
+                        usd=each.in_all.most,
+                        claim=each.prices is not None and each.prices.source.claim,
+                    )
+                    for each in cost.models
+                    if each.in_all is not None
+                ],
+            )
+        ],
+        currency=currency,
+    )
+
+
+def _ends(spans: Sequence[Span]) -> tuple[list[Decimal], list[Decimal]]:
+    return [span.least for span in spans], [span.most for span in spans]
 
 
 def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:

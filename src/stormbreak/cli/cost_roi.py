@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stormbreak.cli.cost_move import Offers, Told, tell_move
+from stormbreak.cli.cost_move import Offers, tell_move
 from stormbreak.cli.cost_options import (
     MONEY,
     Amount,
@@ -16,7 +16,8 @@ from stormbreak.cli.cost_options import (
     traffic,
 )
 from stormbreak.cli.cost_output import Output
-from stormbreak.cli.cost_storm import storm_sheet
+from stormbreak.cli.cost_storm import tell_storm
+from stormbreak.cli.cost_told import Told
 from stormbreak.cli.cost_words import assumed
 from stormbreak.cost.compare import Demand
 from stormbreak.cost.outage import Downtime
@@ -67,9 +68,11 @@ def command(  # noqa: PLR0913 - one parameter for each option
     report: str | None,
 ) -> None:
     """Say what a move brings: savings, payback, return, and when not to. With --storm, what an outage costs."""
-    output = Output.of(as_json=as_json, as_csv=as_csv, report=report)
+    output = Output.of(
+        as_json=as_json, as_csv=as_csv, report=report, reads=(storm, scenario, *files)
+    )
     shown_in = currency_of(currency, rate)
-    told = Told(head={"currency": shown_in.code}, said=[], sheets={})
+    told = Told(currency=shown_in)
     if current and candidate and volume:
         demand = Demand(
             tokens=Tokens.split(volume[0], input_share=input_share, cache_rate=cache_rate),
@@ -80,14 +83,13 @@ def command(  # noqa: PLR0913 - one parameter for each option
         offers = Offers.parse(current, candidate)
         move = offers.move(demand, hours * hourly, lookup, _known(downtime_minutes, downtime_cost))
         told.said.append(assumed(volume, input_share, cache_rate, service))
-        tell_move(told, move, shown_in)
+        tell_move(told, move)
     elif storm is None or current or candidate or volume:
         raise click.UsageError("--current, --candidate and --tokens are needed, or --storm alone")
     if storm is not None:
         downtime = _known(downtime_minutes, downtime_cost) or Downtime()
-        told.sheets["storm"], said = storm_sheet(storm, scenario, downtime, shown_in)
-        told.said.extend(["", *said] if told.said else said)
-    output.answer(told.head, told.said, **told.sheets)
+        tell_storm(told, storm, scenario, downtime)
+    output.answer(told.head, told.said, facts=told.facts(), **told.sheets)
 
 
 def _known(minutes: Decimal | None, cost: Decimal | None) -> Downtime | None:

@@ -3,11 +3,13 @@
 from decimal import Decimal
 from pathlib import Path
 
+from stormbreak.cli.cost_told import Told
 from stormbreak.cost.money import Currency
 from stormbreak.cost.outage import Downtime, Loss, Storm, losses, read_storm
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import load
+from stormbreak.report.cost_facts import Cost, Costs
 
 _COLUMNS = (
     Column("policy", "policy"),
@@ -18,19 +20,26 @@ _COLUMNS = (
 )
 
 
-def storm_sheet(
-    path: Path, scenario: str | None, downtime: Downtime, currency: Currency
-) -> tuple[Sheet, list[str]]:
-    """The losses of each policy, and what to say of them."""
-    storm = read_storm(path)
+def tell_storm(told: Told, path: Path, scenario: str | None, downtime: Downtime) -> None:
+    """Add the losses of each policy to what will be printed."""
+    storm, currency = read_storm(path), told.currency
     seconds = _watched(storm, path, scenario)
     found = losses(storm, seconds, downtime)
     worst = max(loss.cost for loss in found)
     rows: list[list[Cell]] = [
         [it.policy, it.share, it.minutes, it.cost, worst - it.cost] for it in found
     ]
-    sheet = Sheet(columns=_COLUMNS, rows=rows, currency=currency)
-    return sheet, _words(storm, found, downtime, currency)
+    said = _words(storm, found, downtime, currency)
+    told.sheets["storm"] = Sheet(columns=_COLUMNS, rows=rows, currency=currency)
+    told.said.extend(["", *said] if told.said else said)
+    told.titles.append(storm.scenario)
+    told.verdicts.extend(said[1:2])
+    told.bars.append(
+        Costs(
+            title=f"{currency.code} lost in {storm.scenario}",
+            costs=[Cost(name=it.policy, usd=it.cost) for it in found],
+        )
+    )
 
 
 def _watched(storm: Storm, path: Path, scenario: str | None) -> Decimal:

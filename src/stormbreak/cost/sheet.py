@@ -72,6 +72,10 @@ class Sheet:
             writer.writerow(harmless(cell) for cell in cells)
         return file.getvalue()
 
+    def places_for_eyes(self) -> list[int]:
+        """Places of the columns that say something."""
+        return [place for place in range(len(self.columns)) if self._worth_a_column(place)]
+
     def shown(self, column: Column, cell: Cell) -> str:
         """A cell for eyes."""
         if cell is None or isinstance(cell, str):
@@ -90,6 +94,15 @@ class Sheet:
 
     def _cells(self, row: Sequence[Cell]) -> list[tuple[Column, Cell]]:
         return list(zip(self.columns, row, strict=True))
+
+    def _worth_a_column(self, place: int) -> bool:
+        column = self.columns[place]
+        cells = {row[place] for row in self.rows}
+        if column.title and column.absent != NOTHING:
+            return True
+        if not column.title or not cells - ({0} if column.kind is Kind.COUNT else {None, ""}):
+            return False
+        return column.kind is not Kind.VOLUME or len(self.rows) == 1 or len(cells) > 1
 
     def _plain(self, column: Column, cell: Cell) -> Cell:
         if cell is None or isinstance(cell, str):

@@ -54,7 +54,7 @@ def draw(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
         if line.drawn:
             _draw_line(panel, line, axes, paint)
     headroom = _HEADROOM if panel.shaded is None else _HEADROOM_WITH_NAME
-    axes.set_ylim(0, panel.top * headroom or 1)
+    axes.set_ylim(panel.bottom * _HEADROOM, panel.top * headroom or 1)
     axes.set_xlim(panel.xs[0], panel.xs[-1] if len(panel.xs) > 1 else panel.xs[0] + 1)
 
 

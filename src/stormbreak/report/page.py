@@ -71,6 +71,7 @@ class Section:
     bars: Sequence[Bar] = ()
     table: Table | None = None
     notes: Sequence[tuple[str, str]] = ()
+    said: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,11 @@ class Panel:
         heights = [y for line in lines for y in (*line.ys, *(line.high or ())) if not isnan(y)]
         return max(heights, default=0.0) * (_CLIPPED_AT if self.clipped else 1.0)
 
+    @property
+    def bottom(self) -> float:
+        """The lowest number of its lines, where that is below nothing."""
+        return min((y for line in self.lines for y in line.ys if y < 0), default=0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:

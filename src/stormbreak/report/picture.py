@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from stormbreak.batch.plain import ending
+from stormbreak.report.bars import BarBlock, draw_bars
 from stormbreak.report.drawing import draw, settings
 from stormbreak.report.page import Card, Key
 from stormbreak.report.panel import Panel
@@ -58,6 +59,7 @@ class Picture:
     tiles: Sequence[Tile]
     keys: Sequence[Key]
     cards: Sequence[Card]
+    bars: Sequence[BarBlock] = ()
     note: str = ""
 
 
@@ -75,6 +77,7 @@ def png_of(picture: Picture) -> bytes:
         + sum(row.height for row in cards)
         + _KEYS * len(keys)
         + sum(row.height for row in rows)
+        + sum(_heading_and(block) for block in picture.bars)
         + len(note) * _SMALL_LINE
     )
     with settings(""):
@@ -91,10 +94,20 @@ def png_of(picture: Picture) -> bytes:
             sheet.down(_KEYS)
         for tiles in rows:
             tiles.draw(sheet)
+        for block in picture.bars:
+            sheet.down(_BLOCK / 2)
+            sheet.write(_MARGIN, block.title, size=_TEXT, weight="bold")
+            sheet.down(_KEYS)
+            draw_bars(block, sheet.axes(_MARGIN, _WIDTH - 2 * _MARGIN, block.height), light, _TEXT)
+            sheet.down(block.height + _BLOCK / 2)
         for line in note:
             sheet.write(_MARGIN, line, size=_SMALL, role="muted")
             sheet.down(_SMALL_LINE)
         return sheet.png()
+
+
+def _heading_and(block: BarBlock) -> float:
+    return _KEYS + block.height + _BLOCK
 
 
 class _Sheet:

@@ -3,7 +3,7 @@
 Everything that can be wrong with the place is found out before anything runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from stormbreak.batch.costs import BatchCost
     from stormbreak.batch.course import Course
     from stormbreak.batch.summary import Summary
+    from stormbreak.cost.sheet import Sheet
     from stormbreak.provider.scenario import Scenario
+    from stormbreak.report.cost_facts import CostFacts
     from stormbreak.report.page import Page
     from stormbreak.report.picture import Picture
     from stormbreak.storm import Result
@@ -80,6 +82,14 @@ class Destination:
         self._write(
             lambda: report.batch_page(summary, course, cost),
             lambda: report.batch_picture(summary, course),
+        )
+
+    def cost(self, facts: "CostFacts", said: Sequence[str], sheets: "Mapping[str, Sheet]") -> None:
+        """Write the report of costs. Raises ConfigurationError if it cannot be written any more."""
+        from stormbreak.report import cost_report as report  # noqa: PLC0415 - loads what draws
+
+        self._write(
+            lambda: report.cost_page(facts, said, sheets), lambda: report.cost_picture(facts)
         )
 
     def _write(self, page: "Callable[[], Page]", picture: "Callable[[], Picture]") -> None:

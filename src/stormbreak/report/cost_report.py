@@ -1,0 +1,129 @@
+"""The report of `stormbreak cost` and of an estimate: what came of it, bars or savings, the tables, and what to know of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from stormbreak.cost.sheet import Kind, Sheet
+from stormbreak.report.bars import BarBlock
+from stormbreak.report.cost_facts import CostFacts, Costs
+from stormbreak.report.page import Bar, Chart, Page, Section, Table, keys_of
+from stormbreak.report.picture import Picture, Tile
+from stormbreak.report.savings import SAVINGS, savings_cards, savings_panel
+from stormbreak.report.svg import drawing_of
+from stormbreak.report.text import shown
+
+BARS, BARS_OF_PICTURE, BLOCKS_OF_PICTURE = 20, 12, 4
+"""Bars of a chart at the most; and how many of how many charts are in a picture. All amounts stand in the tables."""
+
+_LONG = 1000  # characters of a sentence
+_TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "rows": "Offers",
+        "prices": "Prices",
+        "models": "By model",
+        "waste": "Wasted, by reason",
+        "times": "Time, by limit",
+        "cases": "As given, and with other prices and volumes",
+        "storm": "The outage, by policy",
+    }
+)
+
+
+def cost_page(facts: CostFacts, said: Sequence[str], sheets: Mapping[str, Sheet]) -> Page:
+    """Make the page: all sheets, and all that is `said` of them."""
+    tables = [
+        Section(title=_TITLES.get(name, name), table=_table(sheet))
+        for name, sheet in sheets.items()
+        if sheet.rows
+    ]
+    bars = [_bars_section(each, facts) for each in facts.bars if each.costs]
+    return Page(
+        kind=facts.kind,
+        title=shown(facts.title, 120),
+        about="",
+        verdict=shown(facts.verdict, _LONG),
+        facts=[(name, shown(value, 200)) for name, value in facts.facts],
+        sections=[*_move(facts), *bars, *tables, *_said(said)],
+    )
+
+
+def cost_picture(facts: CostFacts) -> Picture:
+    """Make the picture: the charts, and the figures of a move above them."""
+    tiles, case = list[Tile](), facts.move
+    if case is not None:
+        panel = savings_panel(case, facts.currency)
+        tiles = [Tile(title=SAVINGS, panel=panel, keys=keys_of(panel.lines))]
+    blocks = [
+        BarBlock(title=shown(each.title, 120), bars=_bars(each, facts, BARS_OF_PICTURE))
+        for each in facts.bars[:BLOCKS_OF_PICTURE]
+        if each.costs
+    ]
+    left = any(len(each.costs) > BARS_OF_PICTURE for each in facts.bars)
+    return Picture(
+        title=f"{facts.kind}: {shown(facts.title, 100)}",
+        verdict=shown(facts.verdict, _LONG),
+        tiles=tiles,
+        keys=(),
+        cards=[] if case is None else savings_cards(case, facts),
+        bars=blocks,
+        note="Not all bars are shown; a page has more, and all tables."
+        if left or len(facts.bars) > BLOCKS_OF_PICTURE
+        else "",
+    )
+
+
+def _move(facts: CostFacts) -> Iterator[Section]:
+    case = facts.move
+    if case is None:
+        return
+    panel = savings_panel(case, facts.currency)
+    chart = Chart(title=SAVINGS, drawing=drawing_of(panel, salt=SAVINGS), keys=keys_of(panel.lines))
+    yield Section(title="In figures", cards=savings_cards(case, facts))
+    yield Section(title="Over twelve months", charts=[chart])
+
+
+def _bars_section(each: Costs, facts: CostFacts) -> Section:
+    count = len(each.costs)
+    lead = f"The first {BARS} of {count:,}; all stand in the table." if count > BARS else ""
+    return Section(title=shown(each.title, 120), lead=lead, bars=_bars(each, facts, BARS))
+
+
+def _bars(each: Costs, facts: CostFacts, most: int) -> list[Bar]:
+    costs = each.costs[:most]
+    longest = max(cost.usd for cost in costs) or 1
+    written = facts.currency.exact if each.exact else facts.currency.shown
+    return [
+        Bar(
+            name=f"{shown(cost.name)}{' (a claim)' if cost.claim else ''}",
+            share=max(0.0, float(cost.usd / longest)),
+            figure=f"{written(cost.usd)} {facts.currency.code}",
+        )
+        for cost in costs
+    ]
+
+
+def _table(sheet: Sheet) -> Table:
+    places = sheet.places_for_eyes()
+    columns = [sheet.columns[place] for place in places]
+    return Table(
+        heads=[column.title.format(sheet.currency.code) for column in columns],
+        rows=[
+            [shown(sheet.shown(sheet.columns[place], row[place])) for place in places]
+            for row in sheet.rows
+        ],
+        texts=[number for number, column in enumerate(columns) if column.kind is Kind.TEXT],
+    )
+
+
+def _said(said: Sequence[str]) -> Iterator[Section]:
+    """Sentences in groups, as empty lines part them; a first line that ends in a colon is the group's title."""
+    groups: list[list[str]] = [[]]
+    for sentence in said:
+        if sentence:
+            groups[-1].append(shown(sentence.removeprefix("- "), _LONG))
+        else:
+            groups.append([])
+    for group in filter(None, groups):
+        titled = group[0].endswith(":")
+        title = group[0].removesuffix(":") if titled else "What to know of it"
+        yield Section(title=title, said=group[1:] if titled else group)

@@ -1,0 +1,235 @@
+"""What a report of costs says."""
+
+import json
+import re
+from decimal import Decimal
+from html import unescape
+
+import pytest
+from batches import chat_rows, scenario, write
+from evil import EVIL
+from PIL import Image
+
+from stormbreak.cli.main import main
+from stormbreak.cost.money import USD, Currency
+from stormbreak.cost.roi import Case
+from stormbreak.cost.sheet import Column, Kind, Sheet
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+from stormbreak.report.cost_report import cost_page, cost_picture
+from stormbreak.report.picture import png_of
+from stormbreak.report.savings import savings_panel
+
+ARTICLE = ["--prices", "article-2025", "--tokens", "50M"]
+MOVE = ["roi", *ARTICLE, "--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1"]
+COMPARE = ["compare", *ARTICLE, "--models", "gpt-4.1", "--providers", "openai,holysheep"]
+
+
+def a_case(**more):
+    fields = {"tokens": 50_000_000, "current": 3_000, "candidate": 400, "migration": 2_000} | more
+    return Case(**{name: Decimal(value) for name, value in fields.items()})
+
+
+def some_facts(**more):
+    return CostFacts(**{"kind": "costs", "title": "t", "verdict": "v"} | more)
+
+
+def costs(count):
+    return Costs(title="USD", costs=[Cost(name=f"n{n}", usd=Decimal(n)) for n in range(count)])
+
+
+def section(page, title):
+    return next(each for each in page.sections if each.title == title)
+
+
+def report_of(tmp_path, *argv):
+    """The text of a page that the command writes."""
+    path = tmp_path / "report.html"
+    assert main([*argv, "--report", str(path)]) == 0
+    page = re.sub(r"<style>.*?</style>|<[^>]+>", " ", path.read_text(), flags=re.DOTALL)
+    return " ".join(unescape(page).split())
+
+
+# ------------------------------------------------------------ savings
+
+
+def test_savings_are_drawn_over_a_year_against_what_the_move_costs():
+    panel = savings_panel(a_case(), USD)
+    saved, price = panel.lines
+    assert panel.y_label == "thousands of USD"
+    assert list(panel.xs) == list(range(13))
+    assert (saved.ys[0], saved.ys[12]) == (0.0, 31.2)
+    assert set(price.ys) == {2.0}
+    assert panel.shaded == pytest.approx((0.0, 0.769), abs=0.001)
+    assert panel.shaded_as == "payback: 0.8 months"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"candidate": 4_000}, "never paid back"),
+        ({"candidate": 3_000}, "never paid back"),
+        ({"candidate": 2_900}, "paid back after 20.0 months"),
+        ({"migration": 0}, "paid back after 0.0 months"),
+    ],
+)
+def test_a_payback_that_is_not_within_the_year_is_told_and_not_shaded(more, said):
+    panel = savings_panel(a_case(**more), USD)
+    assert panel.shaded is None
+    assert panel.about.endswith(f"{said}.")
+
+
+def test_losses_go_below_the_axis():
+    assert savings_panel(a_case(candidate=4_000), USD).bottom == -12.0
+    assert savings_panel(a_case(), USD).bottom == 0.0
+
+
+@pytest.mark.parametrize(
+    ("current", "unit"),
+    [
+        (500, "USD"),
+        (1_300, "thousands of USD"),
+        (10**7, "millions of USD"),
+        (10**13, "trillions of USD"),
+    ],
+)
+def test_the_unit_keeps_the_ticks_short(current, unit):
+    panel = savings_panel(a_case(current=current, candidate=0, migration=1), USD)
+    assert panel.y_label == unit
+    assert panel.top < 10_000
+
+
+def test_savings_are_in_the_currency_asked_for():
+    panel = savings_panel(a_case(), Currency("VND", Decimal(26_000)))
+    assert panel.y_label == "millions of VND"
+    assert panel.lines[1].ys[0] == 52.0
+
+
+# ------------------------------------------------------------ bars and tables
+
+
+def test_bars_are_shares_of_the_longest_and_claims_are_marked():
+    bars = Costs(
+        title="USD",
+        costs=[
+            Cost(name="a", usd=Decimal(10), claim=True),
+            Cost(name=EVIL, usd=Decimal("2.5")),
+            Cost(name="free", usd=Decimal(0)),
+        ],
+    )
+    told = section(cost_page(some_facts(bars=[bars]), [], {}), "USD").bars
+    assert [(bar.share, bar.figure) for bar in told] == [
+        (1.0, "10.00 USD"),
+        (0.25, "2.50 USD"),
+        (0.0, "0.00 USD"),
+    ]
+    assert [bar.name for bar in told] == ["a (a claim)", EVIL.replace("\u202e", "\\u202e"), "free"]
+
+
+def test_prices_are_not_rounded_to_a_coin():
+    price = Costs(title="USD", costs=[Cost(name="m", usd=Decimal("0.075"))], exact=True)
+    assert section(cost_page(some_facts(bars=[price]), [], {}), "USD").bars[0].figure == "0.075 USD"
+
+
+def test_what_is_too_much_for_bars_is_told():
+    facts = some_facts(bars=[costs(25)])
+    told = section(cost_page(facts, [], {}), "USD")
+    assert len(told.bars) == 20
+    assert told.lead == "The first 20 of 25; all stand in the table."
+    picture = cost_picture(facts)
+    assert len(picture.bars[0].bars) == 12
+    assert picture.note
+    assert not cost_picture(some_facts(bars=[costs(12)])).note
+
+
+def test_tables_have_the_columns_for_eyes_and_empty_ones_are_left_out():
+    columns = (Column("a", "name"), Column("b", "{}", Kind.MONEY), Column("c", ""))
+    full = Sheet(columns=columns, rows=[["<b>", Decimal("1.5"), "hidden"]])
+    page = cost_page(some_facts(), [], {"rows": full, "waste": Sheet(columns=columns, rows=[])})
+    (offers,) = page.sections
+    assert (offers.title, list(offers.table.heads)) == ("Offers", ["name", "USD"])
+    assert [list(row) for row in offers.table.rows] == [["<b>", "1.50"]]
+
+
+def test_sentences_are_told_in_their_groups():
+    said = ["one", "", "When not to switch:", "- now: two", "- three"]
+    first, second = cost_page(some_facts(), said, {}).sections
+    assert list(first.said) == ["one"]
+    assert (second.title, list(second.said)) == ("When not to switch", ["now: two", "three"])
+
+
+# ------------------------------------------------------------ the commands
+
+
+def test_the_articles_example_as_a_report(tmp_path):
+    said = report_of(tmp_path, "cost", *MOVE)
+    assert "saves 2,600.00 USD a month, 86.7 % of what is paid now, and is paid back after" in said
+    for part in ("1,460.0 %", "volume -50%", "When not to switch", "months since the move"):
+        assert part in said
+    assert "openai/gpt-4.1, by article-2025, a claim" in said
+
+
+def test_the_articles_comparison_as_a_report(tmp_path):
+    said = report_of(tmp_path, "cost", *COMPARE)
+    assert "USD a month for 50M tokens" in said
+    assert "gpt-4.1, openai, by article-2025 (a claim) 3,000.00 USD" in said
+    assert "gpt-4.1, holysheep, by article-2025 (a claim) 400.00 USD" in said
+    assert "86.7 % less than the first offer's 3,000.00." in said
+
+
+def test_losses_in_a_storm_are_bars_by_policy(tmp_path):
+    runs = [{"policy": "mine", "goodput": 1}, {"policy": "none", "goodput": 0}]
+    storm = {"scenario": "of mine", "policy": "mine", "runs": runs, "duration": 90.0}
+    path = tmp_path / "storm.json"
+    path.write_text(json.dumps({**storm, "trigger_at": 30.0, "trigger_until": 40.0}))
+    said = report_of(tmp_path, "cost", "roi", "--storm", str(path))
+    assert "USD lost in of mine mine 0.00 USD none 7,826.09 USD" in said
+    assert "of mine under mine costs 7,826.09 USD less than under none." in said
+
+
+def test_prices_and_estimates_have_reports(tmp_path):
+    said = report_of(tmp_path, "cost", "prices", "gpt-4.1", "--prices", "article-2025")
+    assert "Output, USD per million tokens" in said
+    assert "gpt-4.1, holysheep, by article-2025 (a claim) 8.00 USD" in said
+    source = write(tmp_path / "in.jsonl", chat_rows(3, model="gpt-4.1"))
+    said = report_of(tmp_path, "batch", "estimate", str(source), "--provider", "openai")
+    assert re.search(r"3 rows: [<.\d]+ USD are expected\.", said)
+
+
+def test_a_batch_has_a_report_of_its_cost(tmp_path, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.01))
+    source, output = write(tmp_path / "in.jsonl", chat_rows(3)), str(tmp_path / "out.jsonl")
+    run = ["batch", "run", str(source), "--output", output, "--quiet"]
+    assert main([*run, "--base-url", provider.base_url]) == 0
+    said = report_of(tmp_path, "cost", "report", output)
+    assert "What the batch has cost is not known: nothing in it has a price." in said
+    assert "answers 3" in said
+
+
+@pytest.mark.parametrize("argv", [MOVE, COMPARE], ids=["roi", "compare"])
+def test_a_report_may_be_a_picture_and_json_is_printed_beside_it(tmp_path, capsys, argv):
+    path = tmp_path / "report.PNG"
+    assert main(["cost", *argv, "--json", "--report", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["currency"] == "USD"
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_picture_is_drawn_below_the_axis_and_of_many_bars():
+    facts = some_facts(move=a_case(candidate=4_000), bars=[costs(25)] * 6)
+    assert png_of(cost_picture(facts)).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("argv", "taken"),
+    [
+        (["roi", "--storm", "storm.html"], "./storm.html"),
+        (["prices", "--prices", "storm.html"], "storm.html"),
+        (["report", "out.html"], "out.failed.html"),
+    ],
+)
+def test_a_report_may_not_replace_what_is_read(tmp_path, monkeypatch, capsys, argv, taken):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / taken).write_text("before")
+    assert main(["cost", *argv, "--report", taken]) == 2
+    assert f"--report {taken}: is a file of" in capsys.readouterr().err
+    assert (tmp_path / taken).read_text() == "before"
