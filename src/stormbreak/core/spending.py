@@ -11,6 +11,7 @@ what will ever be left of it, and what nobody can tell the most of.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, TypeAlias
 
@@ -60,7 +61,7 @@ class Spending:
 
     def weigh(self, call: Call) -> None:
         """The next questions are about `call`."""
-        self._most = None if call.bound is None else self._cost(call.bound)
+        self._most = None if call.bound is None else self._most_of(call.bound)
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call` may never leave, if so."""
@@ -98,6 +99,12 @@ class Spending:
         self._tell(now)
         if freed:
             self._freed(now, self)
+
+    def _most_of(self, bound: Usage) -> Decimal | None:
+        """What it costs at the most; some sellers ask more for what they read from a cache."""
+        fresh = self._cost(bound)
+        cached = self._cost(replace(bound, cached_input_tokens=bound.input_tokens))
+        return None if fresh is None or cached is None else max(fresh, cached)
 
     def _cost(self, usage: Usage) -> Decimal | None:
         if not usage.total:  # a list of models has no price
