@@ -240,6 +240,15 @@ def test_a_limit_that_is_changed_goes_on_from_what_was_spent():
     assert standing(made)["limit"] == "5.0"
 
 
+def test_a_limit_for_another_period_begins_anew():
+    made = stage()
+    made.start(bound=DOLLAR).step(OK)
+    made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(usd=2.0, per=60.0)), {}, made.now)
+    made.start(bound=DOLLAR)
+
+    assert [purse["spent"] for purse in made.engine.snapshot(made.now)["spend"]] == ["1.0", "0"]
+
+
 def test_a_limit_that_is_raised_tells_its_own_parts():
     made = stage(usd=1.0).listen()
     made.start(bound=DOLLAR).step(OK)
@@ -251,6 +260,16 @@ def test_a_limit_that_is_raised_tells_its_own_parts():
     assert [(each.percent, each.limit) for each in told] == [(100, 1), (50, 4), (100, 4)]
 
 
+def test_each_period_tells_its_own_parts():
+    made = stage(per=60.0).listen()
+    for _ in range(2):
+        made.start(bound=DOLLAR).step(OK)
+        made.pass_time(61.0)
+
+    told = [event.percent for event in made.events if isinstance(event, SpendReached)]
+    assert told == [50, 50]
+
+
 def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
     main, spare = Target("a", "m", name="main"), Target("b", "m", name="spare")
     ours = policy(retry=ONCE, spend=SpendPolicy(usd=2.0))
@@ -260,10 +279,14 @@ def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
     made.start(target=main, bound=DOLLAR).step(OK)
     made.engine.govern(ours, {main.account: ours, spare.account: less}, made.now)
 
+    made.listen().start(target=spare, bound=usage(100_000)).step(OK)
+    assert [event.percent for event in made.events if isinstance(event, SpendReached)] == []
+    made.start(target=spare, bound=usage(100_000)).step(OK)
     purses = made.engine.snapshot(made.now)["spend"]
+    assert [event.percent for event in made.events if isinstance(event, SpendReached)] == [80]
     assert [(purse["limit"], purse["spent"]) for purse in purses] == [
         ("2.0", "1.0"),
-        ("1.5", "1.0"),
+        ("1.5", "1.2"),
     ]
 
 
