@@ -60,9 +60,9 @@ def test_tools_are_written_out_by_providers():
     ],
 )
 def test_a_picture_is_no_text(part):
-    asked = body(messages=[{"role": "user", "content": [part]}])
+    asked = body(messages=[{"role": "user", "content": [part, part, part]}])
 
-    assert input_bound(asked) >= len(asked) + PICTURE
+    assert input_bound(asked) >= len(asked) + 3 * PICTURE
 
 
 @pytest.mark.parametrize(

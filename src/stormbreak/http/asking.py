@@ -51,7 +51,6 @@ class Asking:
         self._body = self._unbound = body
         self._key = key
         self._choices = wanted.n or 1  # that are answered
-        self._bound = wanted.bound(shape)
         self._longest: int | None = None
         self._inputs = inputs(body) if shape is Shape.EMBEDDINGS else None
         self._sent: dict[Target, Asked] = {}
@@ -99,7 +98,7 @@ class Asking:
         assert not self._sent, "what was written is bound no more"
         if tokens is None or not self._answers or self._bound is not None:
             return
-        self._bound = self._longest = tokens
+        self._longest = tokens
         self._body = self._bounded(provider)
 
     def _bounded(self, provider: str) -> bytes:
@@ -109,6 +108,10 @@ class Asking:
         if self.shape is Shape.CHAT and provider in _NEWER:
             field = "max_completion_tokens"
         return bounded(self._unbound, field, self._longest)
+
+    @property
+    def _bound(self) -> int | None:
+        return self.wanted.bound(self.shape) if self._longest is None else self._longest
 
     @property
     def _answers(self) -> bool:
@@ -122,7 +125,8 @@ class Asking:
 
     def expected(self, answer: int) -> Usage:
         """An estimate of what an attempt uses, if each of its answers has `answer` tokens, or as many as it may have."""
-        length = answer if self._bound is None else min(self._bound, answer)
+        bound = self._bound
+        length = answer if bound is None else min(bound, answer)
         return Usage(
             input_tokens=estimate(self._body, answers=False),
             output_tokens=self.wanted.choices * length if self._answers else 0,
