@@ -298,6 +298,23 @@ def test_what_a_cache_makes_dearer_is_within_the_most():
     assert money(made) == (0, 1.5)
 
 
+def test_a_usage_without_a_price_spends_all_that_was_set_aside():
+    made = stage()
+    made.engine = Engine(made.engine.policy, lambda *_: Half())
+    made.start(bound=DOLLAR).step(SERVER_ERROR._replace(usage=usage(1, 1)))
+
+    assert money(made) == (1, 0)
+
+
+class Half:
+    """Has no price for output."""
+
+    def cost_of(self, used):
+        if used.output_tokens:
+            raise ConfigurationError("no price for output is known")
+        return used.input_tokens / Decimal(10**6)
+
+
 class Dearer:
     """Asks half as much again for what it has in its cache."""
 
