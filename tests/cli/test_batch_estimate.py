@@ -110,6 +110,16 @@ def test_what_has_no_price_is_not_free(estimate):
     assert any("No price is known of storm-1 at acme.example" in note for note in said["notes"])
 
 
+def test_half_a_price_is_none(estimate, tmp_path):
+    path = tmp_path / "half.toml"
+    path.write_text("[[prices]]\nprovider = 'acme.example'\nmodel = 'storm-1'\ninput = 4\n")
+    (model,) = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))["models"]
+
+    assert (model["rows"], model["expected"], model["most"], model["batch_api"]) == (
+        2, None, None, None,
+    )  # fmt: skip
+
+
 def test_a_list_price_and_its_batch_api(estimate):
     (model,) = estimate(chat_rows(5, model="gpt-4.1", max_tokens=10), "--provider", "openai")[
         "models"

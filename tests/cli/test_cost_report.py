@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from batches import chat_rows, scenario, write
@@ -63,6 +64,23 @@ def report(capsys, *argv):
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     return out
+
+
+def test_answers_of_the_flexible_service_have_its_prices(batch, deal, capsys):
+    with Path(deal).open("a") as file:
+        file.write("flex = { input = 1.5, output = 7.5 }\n")
+
+    def useful():
+        said = json.loads(report(capsys, batch, "--prices", deal, "--json"), parse_float=Decimal)
+        return said["models"][0]["useful"]
+
+    at_once = useful()
+    lines = [json.loads(line) for line in batch.read_text().splitlines()]
+    for line in lines:
+        line["response"]["body"]["service_tier"] = "flex"
+    batch.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert useful() == at_once / 2
 
 
 def test_the_bill_of_the_provider_lies_within_what_it_says(batch, provider, deal, capsys):

@@ -240,6 +240,88 @@ def test_a_limit_that_is_changed_goes_on_from_what_was_spent():
     assert standing(made)["limit"] == "5.0"
 
 
+def test_a_limit_for_another_period_begins_anew():
+    made = stage()
+    made.start(bound=DOLLAR).step(OK)
+    made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(usd=2.0, per=60.0)), {}, made.now)
+    made.start(bound=DOLLAR)
+
+    assert [purse["spent"] for purse in made.engine.snapshot(made.now)["spend"]] == ["1.0", "0"]
+
+
+def test_a_limit_that_is_raised_tells_its_own_parts():
+    made = stage(usd=1.0).listen()
+    made.start(bound=DOLLAR).step(OK)
+    made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(usd=4.0)), {}, made.now)
+    for _ in range(3):
+        made.start(bound=DOLLAR).step(OK)
+
+    told = [event for event in made.events if isinstance(event, SpendReached)]
+    assert [(each.percent, each.limit) for each in told] == [(100, 1), (50, 4), (100, 4)]
+
+
+def test_each_period_tells_its_own_parts():
+    made = stage(per=60.0).listen()
+    for _ in range(2):
+        made.start(bound=DOLLAR).step(OK)
+        made.pass_time(61.0)
+
+    told = [event.percent for event in made.events if isinstance(event, SpendReached)]
+    assert told == [50, 50]
+
+
+def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
+    main, spare = Target("a", "m", name="main"), Target("b", "m", name="spare")
+    ours = policy(retry=ONCE, spend=SpendPolicy(usd=2.0))
+    less = policy(retry=ONCE, spend=SpendPolicy(usd=1.5))
+    made = stage()
+    made.engine.govern(ours, {main.account: ours, spare.account: ours}, made.now)
+    made.start(target=main, bound=DOLLAR).step(OK)
+    made.engine.govern(ours, {main.account: ours, spare.account: less}, made.now)
+
+    made.listen().start(target=spare, bound=usage(100_000)).step(OK)
+    assert [event.percent for event in made.events if isinstance(event, SpendReached)] == []
+    made.start(target=spare, bound=usage(100_000)).step(OK)
+    purses = made.engine.snapshot(made.now)["spend"]
+    assert [event.percent for event in made.events if isinstance(event, SpendReached)] == [80]
+    assert [(purse["limit"], purse["spent"]) for purse in purses] == [
+        ("2.0", "1.0"),
+        ("1.5", "1.2"),
+    ]
+
+
+def test_what_a_cache_makes_dearer_is_within_the_most():
+    made = stage()
+    made.engine = Engine(made.engine.policy, lambda *_: Dearer())
+    made.start(bound=DOLLAR)
+
+    assert money(made) == (0, 1.5)
+
+
+def test_a_usage_without_a_price_spends_all_that_was_set_aside():
+    made = stage()
+    made.engine = Engine(made.engine.policy, lambda *_: Half())
+    made.start(bound=DOLLAR).step(SERVER_ERROR._replace(usage=usage(1, 1)))
+
+    assert money(made) == (1, 0)
+
+
+class Half:
+    """Has no price for output."""
+
+    def cost_of(self, used):
+        if used.output_tokens:
+            raise ConfigurationError("no price for output is known")
+        return used.input_tokens / Decimal(10**6)
+
+
+class Dearer:
+    """Asks half as much again for what it has in its cache."""
+
+    def cost_of(self, used):
+        return (used.input_tokens + used.cached_input_tokens / Decimal(2)) / 10**6
+
+
 def test_without_a_limit_nothing_is_told_of_it():
     assert "spend" not in Stage(policy()).engine.snapshot(0.0)
 

@@ -83,3 +83,12 @@ def test_price_files_do_without_the_market(lookup, monkeypatch):
     assert base(alone, "holysheep/gpt-4.1") == 8
     with pytest.raises(ConfigurationError, match="pip install"):
         base(alone, "holysheep/gpt-5")
+
+
+def test_two_files_of_one_name_are_not_taken_for_one():
+    files = [
+        parse(f"[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = {n}", source="deal.toml")
+        for n in (1, 2)
+    ]
+    with pytest.raises(ConfigurationError, match="two price files are called 'deal'"):
+        Lookup(files)

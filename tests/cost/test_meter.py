@@ -148,6 +148,15 @@ def test_a_cheaper_fallback_saves_and_a_dearer_one_does_not():
     assert bills.total.saved_by_fallback == 0
 
 
+def test_what_a_fallback_saves_is_saved_for_whom_it_was_sent():
+    stage, meter = metered()
+    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),))
+    run = stage.start(fallbacks=(step,), tenant="team").step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+
+    assert meter.snapshot().tenants["team"].saved_by_fallback == usd("0.9")
+
+
 def test_an_answer_of_before_saves_what_it_would_cost_again():
     stage, meter = metered()
     step = Step(frozenset({Verdict.INVALID}), None, CACHE)

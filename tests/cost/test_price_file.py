@@ -25,6 +25,8 @@ latency = "<1 s"
 maker = "openai/gpt-4.1"
 note = "until March"
 """
+DOTTED = "[[prices]]\nprovider = 'x'\nmodel = 'a.1'\n"
+DASHED = "[[prices]]\nprovider = 'X'\nmodel = 'A-1'\n"
 ONE = "[[prices]]\nprovider = 'x'\nmodel = 'm'\n"
 
 
@@ -72,6 +74,14 @@ def test_another_currency_has_a_rate():
         (
             f"{ONE}flat = 100001",
             "prices[0] must be at most 100,000 USD per million tokens, got 1000",
+        ),
+        (
+            f"{DOTTED}flat = 1\n{DASHED}flat = 2",
+            "prices[1] must not say again what 'X/A-1' costs",
+        ),
+        (
+            f"{ONE}input = 1\nlong_prompts = [{{ above = 9, input = 2 }}, {{ above = 9, input = 3 }}]",
+            "prices[0].long_prompts[1].above must not be said again, got 9",
         ),
         (ONE, "prices[0].input, or flat in its place, must be given, got none"),
         (

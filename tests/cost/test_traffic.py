@@ -179,7 +179,9 @@ def test_the_csv_of_the_dashboard(read):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "no column model, input_tokens, output_tokens"),
+        ("", "holds no answer, and no use"),
+        ("\n\n", "holds no answer, and no use"),
+        ("model", "no column input_tokens, output_tokens"),
         ("model,input_tokens\nm,1\n", "no column output_tokens: not OpenAI's export of usage"),
         (HEAD, "holds no answer, and no use"),
         (

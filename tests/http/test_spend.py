@@ -14,7 +14,10 @@ from stormbreak.core.spend import SpendPolicy
 from stormbreak.cost.market import Market
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.asking import Asking
+from stormbreak.http.origin import Origin
+from stormbreak.http.routes import Route
 from stormbreak.httpx2 import AsyncTransport
+from stormbreak.types import Target
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CALM = """
@@ -51,6 +54,37 @@ def test_a_bound_that_is_there_stays(said):
     asking.bind(77, "openai")
 
     assert json.loads(asking._body) == json.loads(body(**{said: 5}))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said", "most"),
+    [
+        ("chat/completions", {"max_completion_tokens": 5, "max_tokens": 900}, 900),
+        ("chat/completions", {"max_completion_tokens": 900, "max_tokens": 5}, 900),
+        ("chat/completions", {"max_output_tokens": 5}, None),
+        ("responses", {"max_tokens": 5}, None),
+        ("messages", {"max_completion_tokens": 5}, None),
+        ("completions", {"max_tokens": 5, "n": 2, "best_of": 4}, 20),
+        ("completions", {"max_tokens": 5, "n": 4, "best_of": 2}, 20),
+    ],
+)
+def test_what_a_server_may_pass_over_bounds_nothing(endpoint, said, most):
+    bound = Asking(endpoint, body(**said)).bound()
+
+    assert (bound and bound.output_tokens) == most
+
+
+def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
+    asking = Asking("chat/completions", body())
+    asking.bind(77, "openai")
+    origin = Origin("https://a.example/v1")
+    sent = [
+        json.loads(asking.to(Route(Target(provider, model), origin, None)).body)
+        for provider, model in (("openai", "m"), ("mistral", "other"))
+    ]
+
+    assert [each.get("max_completion_tokens") for each in sent] == [77, None]
+    assert [each.get("max_tokens") for each in sent] == [None, 77]
 
 
 def test_null_is_no_bound():

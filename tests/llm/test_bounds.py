@@ -60,9 +60,9 @@ def test_tools_are_written_out_by_providers():
     ],
 )
 def test_a_picture_is_no_text(part):
-    asked = body(messages=[{"role": "user", "content": [part]}])
+    asked = body(messages=[{"role": "user", "content": [part, part, part]}])
 
-    assert input_bound(asked) >= len(asked) + PICTURE
+    assert input_bound(asked) >= len(asked) + 3 * PICTURE
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,21 @@ def test_a_picture_is_no_text(part):
         {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
         {"tools": [{"type": "mcp", "server_url": "https://a.example"}]},
         {"mcp_servers": [{"url": "https://a.example"}]},
+        {
+            "messages": [
+                {"content": [{"type": "file", "file": {"file_data": "data:a/b;base64,AA"}}]}
+            ]
+        },
+        {"messages": [{"content": [{"type": "document", "source": {"type": "url", "url": "x"}}]}]},
+        {
+            "messages": [
+                {"content": [{"type": "document_url", "document_url": "https://a.example"}]}
+            ]
+        },
+        {"service_tier": "priority"},
     ],
 )
-def test_what_lies_or_runs_on_the_server_has_no_bound(more):
+def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(more):
     assert bound_of(body(**more), bound=100) is None
 
 

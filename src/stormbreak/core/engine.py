@@ -316,9 +316,10 @@ class Engine:
         circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
         `anew` know nothing of what was before.
         """
+        kept = {each.spend for each in (policy, *accounts.values())}
         for account in accounts:
-            self.payers.succeed(self.policy_of(account), accounts[account])
-        self.payers.succeed(self.policy, policy)
+            self.payers.succeed(self.policy_of(account), accounts[account], kept)
+        self.payers.succeed(self.policy, policy, kept)
         self.policy, self._accounts, self._past = policy, accounts, self._accounts
         self.races = any(each.hedge is not None for each in (policy, *accounts.values()))
         for target, lane in list(self._lanes.items()):

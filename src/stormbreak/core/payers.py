@@ -1,6 +1,6 @@
 """Who pays, for retries and for all attempts: policies that say the same of it share one payer, across targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from stormbreak.core.budget import Budget, BudgetPolicy
@@ -51,14 +51,20 @@ class Payers:
         prices = self.price_of and self.price_of(target.provider, target.model)
         return Spending(purse, prices, report, self._freed)
 
-    def succeed(self, before: Policy, after: Policy) -> None:
-        """`after` takes the place of `before`: what was spent in a period goes on counting under another limit for it."""
+    def succeed(self, before: Policy, after: Policy, kept: Collection[SpendPolicy] = ()) -> None:
+        """`after` takes the place of `before`: what was spent in a period goes on counting under another limit for it.
+
+        Limits that are `kept` stay with those who share them: who leaves begins with what all of them have spent.
+        """
         old, new = before.spend, after.spend
-        if old.acts and new.acts and old.per == new.per and new not in self._purses:
-            purse = self._purses.pop(old, None)
-            if purse is not None:
-                purse.govern(new)
-                self._purses[new] = purse
+        purse = self._purses.get(old)
+        if purse is None or not new.acts or old.per != new.per or new in self._purses:
+            return
+        if old in kept:
+            self._purses[new] = purse.branch(new)
+        else:
+            purse.govern(new)
+            self._purses[new] = self._purses.pop(old)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """How each purse stands, where there is one."""

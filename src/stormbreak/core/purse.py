@@ -36,18 +36,26 @@ class Purse:
     __slots__ = ("_ends_at", "_per", "_period", "_set_aside", "_spent", "_told", "limit")
 
     def __init__(self, policy: SpendPolicy) -> None:
-        self.govern(policy)
         self._per = inf if policy.per is None else policy.per
         self._ends_at = inf
         self._period = 0
         self._spent = NOTHING
         self._set_aside = NOTHING
         self._told = 0  # per cent
+        self.govern(policy)
 
     def govern(self, policy: SpendPolicy) -> None:
-        """Go by another limit for the same period from now on."""
+        """Go by another limit for the same period from now on; parts of it that are not reached yet will be told."""
         assert policy.usd is not None, "there is a limit"
         self.limit = Decimal(str(policy.usd))
+        self._told = min(self._told, self._reached())
+
+    def branch(self, policy: SpendPolicy) -> "Purse":
+        """Another purse with a limit of its own for the same period, of which as much is spent as of this one."""
+        purse = Purse(policy)
+        purse._ends_at, purse._period, purse._spent = self._ends_at, self._period, self._spent
+        purse._told = purse._reached()
+        return purse
 
     def ready_at(self, most: Decimal, now: float) -> float:
         """OPEN; or the end of the period; or UNTIL_EVENT, where more may be there when others have ended."""
@@ -94,13 +102,16 @@ class Purse:
 
     def news(self, *, refused: bool = False) -> Share | None:
         """The next of the `ALERTS`, once it is reached; the last also where a call was refused for want of money."""
-        percent = 100 if refused else int(100 * self._spent / self.limit)
-        reached = max((alert for alert in ALERTS if alert <= percent), default=0)
+        reached = 100 if refused else self._reached()
         if reached <= self._told:
             return None
         self._told = reached
         until = None if self._ends_at == inf else self._ends_at
         return Share(reached, self._spent, self.limit, until)
+
+    def _reached(self) -> int:
+        percent = int(100 * self._spent / self.limit)
+        return max((alert for alert in ALERTS if alert <= percent), default=0)
 
     def snapshot(self, now: float) -> dict[str, str | float | None]:
         """What stands where: US dollars in digits, and seconds until the period ends."""

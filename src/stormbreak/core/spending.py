@@ -36,7 +36,7 @@ class Reserved(NamedTuple):
 class Spending:
     """What one target may spend of a purse that it shares with others."""
 
-    __slots__ = ("_freed", "_most", "_prices", "_report", "purse")
+    __slots__ = ("_freed", "_most", "_prices", "_report", "_weighed", "purse")
     name = "spend"
     minds_success = True
 
@@ -56,11 +56,15 @@ class Spending:
         self._freed = freed
         self._prices = prices
         self._report = report
-        self._most: Decimal | None = None  # of the call that is asked about
+        self._weighed: Usage | None = None  # of the call that is asked about
+        self._most: Decimal | None = None
 
     def weigh(self, call: Call) -> None:
         """The next questions are about `call`."""
-        self._most = None if call.bound is None else self._cost(call.bound)
+        bound = call.bound
+        if bound is not self._weighed:  # it is asked about at every gate, and while it waits
+            self._weighed = bound
+            self._most = None if bound is None else self._most_of(bound)
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call` may never leave, if so."""
@@ -98,6 +102,15 @@ class Spending:
         self._tell(now)
         if freed:
             self._freed(now, self)
+
+    def _most_of(self, bound: Usage) -> Decimal | None:
+        """What it costs at the most; some sellers ask more for what they read from a cache."""
+        fresh = self._cost(bound)
+        entry, output = bound.input_tokens, bound.output_tokens
+        cached = self._cost(
+            Usage(input_tokens=entry, output_tokens=output, cached_input_tokens=entry)
+        )
+        return None if fresh is None or cached is None else max(fresh, cached)
 
     def _cost(self, usage: Usage) -> Decimal | None:
         if not usage.total:  # a list of models has no price

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 from stormbreak.cost.market import NAME as MARKET
 from stormbreak.cost.market import Market
 from stormbreak.cost.price_file import PriceFile
-from stormbreak.cost.prices import Prices
+from stormbreak.cost.prices import Prices, word_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import model_quoted
 
@@ -67,19 +67,23 @@ class Lookup:
     """Where prices are looked up."""
 
     def __init__(self, files: Sequence[PriceFile] = (), *, market: Market | None = None) -> None:
-        self.files = {file.name: file for file in files}
+        self.files: dict[str, PriceFile] = {}
         self.market = market or Market()
         self._known: dict[tuple[str, str, str], Prices] = {}
         for file in files:
             if file.name == MARKET:
                 raise ConfigurationError(f"a price file must not be called {MARKET!r}")
+            if file.name in self.files:
+                said = model_quoted(file.name)
+                raise ConfigurationError(f"two price files are called {said}: name = says another")
+            self.files[file.name] = file
             for prices in file.offers():
-                self._known[file.name, prices.provider.lower(), _word(prices.model)] = prices
+                self._known[file.name, prices.provider.lower(), word_of(prices.model)] = prices
 
     def price_of(self, provider: str, model: str, source: str | None = None) -> Prices | None:
         """What `provider` asks for `model`; None where that is not known."""
         for name in self.files if source is None else (source,):
-            for word in (_word(model), _DATE.sub("", _word(model))):
+            for word in (word_of(model), _DATE.sub("", word_of(model))):
                 found = self._known.get((name, provider.lower(), word))
                 if found is not None:
                     return found
@@ -155,11 +159,7 @@ def _list_price(provider: str, model: str, on: date) -> Prices | None:
 
 def same(model: str, other: str) -> bool:
     """Whether both are the name of one model, or the second is one of a day."""
-    return _word(model) in (_word(other), _DATE.sub("", _word(other)))
-
-
-def _word(model: str) -> str:
-    return model.strip().lower().replace(".", "-")
+    return word_of(model) in (word_of(other), _DATE.sub("", word_of(other)))
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from stormbreak import tables, tomlfile
 from stormbreak.core.checks import shown
 from stormbreak.cost.money import USD, Currency, check_rate
-from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, word_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import model_quoted
 
@@ -86,6 +86,12 @@ class Entry(Asked):
                 raise ConfigurationError(f"{name} must be a name, got {model_quoted(given)}")
         if "/" in self.provider or "@" in self.provider:
             raise ConfigurationError(f"provider must hold no / and no @, got {self.provider!r}")
+        steps = [step.above for step in self.long_prompts]
+        for place, above in enumerate(steps):
+            if above in steps[:place]:
+                raise ConfigurationError(
+                    f"long_prompts[{place}].above must not be said again, got {above}"
+                )
         if self.maker and "/" not in self.maker:
             raise ConfigurationError(
                 f"maker must be provider/model, got {model_quoted(self.maker)}"
@@ -118,7 +124,7 @@ class PriceFile:
             if dearest > DEAREST * self.per_usd:
                 wanted = f"at most {DEAREST:,} USD per million tokens"
                 raise ConfigurationError(f"prices[{place}] must be {wanted}, got {shown(dearest)}")
-            name = (entry.provider.lower(), entry.model.lower())
+            name = (entry.provider.lower(), word_of(entry.model))
             if name in known:
                 said = model_quoted(f"{entry.provider}/{entry.model}")
                 raise ConfigurationError(f"prices[{place}] must not say again what {said} costs")

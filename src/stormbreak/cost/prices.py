@@ -136,3 +136,8 @@ class Prices:
     def cost_of(self, usage: Usage) -> Decimal:
         """What one call costs, by the standard prices. Raises as `Rates.cost` does."""
         return self.standard.cost(Tokens.of(usage), prompt=usage.input_tokens)
+
+
+def word_of(model: str) -> str:
+    """A name as it is looked up: whatever its case, and whether a version is written with a point or a dash."""
+    return model.strip().lower().replace(".", "-")

@@ -36,6 +36,8 @@ def _read(path: Path) -> Traffic:
         if is_line(first):
             return Traffic(uses=add_up(read_answers(chain([first], file))))
         raw = first + file.read(LARGEST + 1)
+    if not raw.strip():
+        return Traffic(uses=())
     if len(raw) > LARGEST:
         raise ConfigurationError(f"too large for an export of usage: more than {LARGEST:,} bytes")
     if raw.lstrip()[:1] in (b"{", b"["):

@@ -7,7 +7,7 @@ from stormbreak.http.at_hand import Request
 from stormbreak.http.body import bounded, delivered, inputs, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
-from stormbreak.llm.bounds import bound_of, is_bound
+from stormbreak.llm.bounds import bound_of
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.reading import Shape, shape_of
 from stormbreak.llm.tokens import estimate
@@ -48,9 +48,10 @@ class Asking:
             self.streamed = True
         else:
             self.streamed = delivers or bool(wanted.stream)
-        self._body = body
+        self._body = self._unbound = body
         self._key = key
-        self._choices = wanted.n or 1
+        self._choices = wanted.n or 1  # that are answered
+        self._longest: int | None = None
         self._inputs = inputs(body) if shape is Shape.EMBEDDINGS else None
         self._sent: dict[Target, Asked] = {}
 
@@ -63,7 +64,7 @@ class Asking:
         """What is sent there; raises ConfigurationError where the endpoint is none."""
         asked = self._sent.get(route.target)
         if asked is None:
-            model, body = route.target.model, self._body
+            model, body = route.target.model, self._bounded(route.target.provider)
             asked = self._sent[route.target] = Asked(
                 route.origin.url_of(self.endpoint),
                 body if model == self.wanted.model else renamed(body, model),
@@ -85,35 +86,50 @@ class Asking:
 
     def tokens(self) -> int:
         """An estimate of what an attempt uses, prompt and answer together."""
-        answers = self.shape is not Shape.EMBEDDINGS
-        bound = self.wanted.bound
-        return estimate(self._body, bound=bound, choices=self._choices, answers=answers)
+        return estimate(
+            self._body, bound=self._bound, choices=self.wanted.choices, answers=self._answers
+        )
 
     def bind(self, tokens: int | None, provider: str) -> None:
-        """Bound the answer to so many tokens at the most, where the body says nothing of that; before it goes anywhere."""
+        """Bound the answer to so many tokens at the most, where the body says nothing of that; before it goes anywhere.
+
+        It goes to `provider` first; elsewhere, the bound is written as it is read there.
+        """
         assert not self._sent, "what was written is bound no more"
-        if tokens is None or self.shape is Shape.EMBEDDINGS or is_bound(self.wanted.bound):
+        if tokens is None or not self._answers or self._bound is not None:
             return
+        self._longest = tokens
+        self._body = self._bounded(provider)
+
+    def _bounded(self, provider: str) -> bytes:
+        if self._longest is None:
+            return self._body
         field = "max_output_tokens" if self.shape is Shape.RESPONSES else "max_tokens"
         if self.shape is Shape.CHAT and provider in _NEWER:
             field = "max_completion_tokens"
-        self._body = bounded(self._body, field, tokens)
-        self.wanted = wants(self._body)
+        return bounded(self._unbound, field, self._longest)
+
+    @property
+    def _bound(self) -> int | None:
+        return self.wanted.bound(self.shape) if self._longest is None else self._longest
+
+    @property
+    def _answers(self) -> bool:
+        return self.shape is not Shape.EMBEDDINGS
 
     def bound(self) -> Usage | None:
         """The most tokens of an attempt, where that can be told."""
-        answers = self.shape is not Shape.EMBEDDINGS
-        bound = self.wanted.bound
-        return bound_of(self._body, bound=bound, choices=self._choices, answers=answers)
+        return bound_of(
+            self._body, bound=self._bound, choices=self.wanted.choices, answers=self._answers
+        )
 
     def expected(self, answer: int) -> Usage:
         """An estimate of what an attempt uses, if each of its answers has `answer` tokens, or as many as it may have."""
-        answers = self.shape is not Shape.EMBEDDINGS
-        bound = self.wanted.bound
-        length = min(bound, answer) if is_bound(bound) else answer
+        bound = self._bound
+        length = answer if bound is None else min(bound, answer)
         return Usage(
             input_tokens=estimate(self._body, answers=False),
-            output_tokens=max(1, self._choices) * length if answers else 0,
+            output_tokens=self.wanted.choices * length if self._answers else 0,
         )
 
     def request(self, base_url: str, api_key: str | None) -> Request:

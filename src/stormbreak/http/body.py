@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 
 from stormbreak.errors import ConfigurationError
+from stormbreak.llm.bounds import is_bound
 from stormbreak.llm.halves import UNREADABLE
+from stormbreak.llm.reading import Shape
 
 
 class Wants(msgspec.Struct):
@@ -15,6 +17,7 @@ class Wants(msgspec.Struct):
     model: str
     stream: bool | None = None
     n: int | None = None
+    best_of: Any = None
     stream_options: Any = None
     modalities: Any = None
     audio: Any = None
@@ -22,10 +25,24 @@ class Wants(msgspec.Struct):
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
 
+    def bound(self, shape: Shape) -> int | None:
+        """The most tokens that an answer may have, as far as the body bounds it in words that the endpoint heeds.
+
+        Of two names for it the larger number counts: some servers know only one of them, and pass over the other.
+        """
+        match shape:
+            case Shape.RESPONSES:
+                said = [self.max_output_tokens]
+            case Shape.CHAT:
+                said = [self.max_completion_tokens, self.max_tokens]
+            case _:
+                said = [self.max_tokens]
+        return max(filter(is_bound, said), default=None)
+
     @property
-    def bound(self) -> Any:
-        """The most tokens that an answer may have, as the body says it; no type is promised."""
-        return self.max_completion_tokens or self.max_output_tokens or self.max_tokens
+    def choices(self) -> int:
+        """How many answers are written, and billed; of `best_of` only the best `n` are shown."""
+        return max(self.n or 1, self.best_of if is_bound(self.best_of) else 1)
 
     @property
     def may_stream(self) -> bool:

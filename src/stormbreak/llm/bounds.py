@@ -5,7 +5,8 @@ is less than the JSON around it. So the bytes of the body, and what templates pu
 The answer is bounded by what the body says (`max_tokens` and its other names, for each of `n` choices).
 
 Pictures are billed by their size, which no body tells: each counts as `PICTURE`. Of some requests nothing in the body
-tells the most: they refer to what lies on the server (files, earlier answers), or have tools run there.
+tells the most: they refer to what lies on the server (files, earlier answers), or have tools run there; they hold
+a document, such as a PDF, whose pages are billed however few bytes they have; they ask for the priority tier, which is dearer.
 """
 
 import re
@@ -23,9 +24,10 @@ PICTURE = 50_000
 _LARGEST = 10_000_000  # no model answers with more: a bound gone wrong
 _PICTURES = re.compile(rb'"(?:image_url|input_image|image)"\s*[:,}]')
 _ELSEWHERE = re.compile(
-    rb'"(?:previous_response_id|conversation|container|file_id|file_ids|file_url|video_url|mcp_servers|prediction)"'
+    rb'"(?:previous_response_id|conversation|container|file_id|file_ids|file_url|file_data|video_url|document_url|mcp_servers|prediction)"'
     rb"\s*:\s*[^n\s]"
-    rb'|"type"\s*:\s*"(?:web_search|file_search|code_interpreter|code_execution|computer|mcp|image_generation|web_fetch)'
+    rb'|"type"\s*:\s*"(?:web_search|file_search|code_interpreter|code_execution|computer|mcp|image_generation|web_fetch|document)'
+    rb'|"service_tier"\s*:\s*"priority"'
 )
 
 

@@ -12,7 +12,8 @@ _SANE = 10**7  # more than any call can use: a counter gone wrong
 def usage_of(usage: object) -> Usage:
     """Read a `usage` object, in the words of chat completions or of newer APIs; what is not a count is 0.
 
-    Anthropic counts what was written to a cache, or read from one, beside the other input: here it is part of it.
+    Anthropic counts what was written to a cache, or read from one, beside the other input: here it is part of it. Some
+    (xAI, Gemini) count what a model has thought beside its output, in the total alone: it is billed as output.
     """
     if not isinstance(usage, dict):
         return NO_USAGE
@@ -24,9 +25,13 @@ def usage_of(usage: object) -> Usage:
             cached_input_tokens=cached,
         )
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    entry = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    output = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    if entry:
+        output = max(output, _count(usage.get("total_tokens")) - entry)
     return Usage(
-        input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
+        input_tokens=entry,
+        output_tokens=output,
         cached_input_tokens=_count(details.get("cached_tokens")) if type(details) is dict else 0,
     )
 
