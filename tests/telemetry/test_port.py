@@ -206,7 +206,9 @@ def test_no_thread_is_left():
     before = {*threading.enumerate()}  # some of which may end meanwhile
     with Port(PAGES) as port:
         ask(port)
-    for thread in {*threading.enumerate()} - before:  # one that has answered may still be on its way out
+    for thread in {
+        *threading.enumerate()
+    } - before:  # one that has answered may still be on its way out
         thread.join(5)
         assert not thread.is_alive()
 
