@@ -25,7 +25,7 @@ demo: $(READY)  ## watch 500 prompts survive a provider storm, beside the code t
 	@$(BIN)/stormbreak demo
 
 test: $(READY)  ## the whole suite (under 5 minutes)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 $(REAL)/.ready: constraints-real.txt
 	@echo "building a model server in $(REAL) (once; a C++ compiler and some minutes)"

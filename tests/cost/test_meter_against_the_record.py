@@ -154,7 +154,7 @@ async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbre
     assert exact > CALLS / 3
     in_all = sum(map(cost, record.values()))
     assert bills.total.in_all.least < in_all < bills.total.in_all.most
-    assert {"cut", "cancelled", "overtaken", "timeout", "broken"} <= set(bills.waste)
+    assert {"cut", "cancelled", "timeout", "broken"} <= set(bills.waste)  # hedges lose by chance
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])

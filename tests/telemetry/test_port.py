@@ -227,12 +227,14 @@ warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
 from pathlib import Path
 from stormbreak.telemetry.port import Port
 path = Path(sys.argv[1])
+looked, has_looked = os.pipe()
 with Port({}, port=0) as port, Port({}, path=path) as beside:
     child = os.fork()
     if not child:
         port.close()
         beside.close()
         assert path.is_socket(), "removed by the child"
+        os.write(has_looked, b".")
         sys.stdin.read()  # until the parent is gone
         try:
             with socket.create_connection(("127.0.0.1", port.port), 1) as to:
@@ -246,6 +248,8 @@ with Port({}, port=0) as port, Port({}, path=path) as beside:
         path.with_name("refused").touch()
         os._exit(0)
     print(child, port.port, flush=True)
+    os.close(has_looked)
+    assert os.read(looked, 1) == b"."  # before the parent removes it
     socket.create_connection(("127.0.0.1", port.port), 1).close()
 assert not path.exists()
 """
