@@ -79,10 +79,11 @@ def read_storm(path: Path) -> Storm:
 
 def losses(storm: Storm, seconds: Decimal, downtime: Downtime) -> list[Loss]:
     """What each policy loses in so many seconds, from the trigger on."""
-    found = []
-    for policy, goodput in storm.goodput().items():
-        share = min(Decimal(1), max(Decimal(0), 1 - goodput))
-        minutes = share * seconds / MINUTE
-        cost = minutes * downtime.per_minute
-        found.append(Loss(policy=policy, share=share, minutes=minutes, cost=cost))
-    return found
+    return [lost(policy, goodput, seconds, downtime) for policy, goodput in storm.goodput().items()]
+
+
+def lost(policy: str, goodput: Decimal, seconds: Decimal, downtime: Downtime) -> Loss:
+    """What it costs to give `goodput` of the possible answers for so many seconds."""
+    share = min(Decimal(1), max(Decimal(0), 1 - goodput))
+    minutes = share * seconds / MINUTE
+    return Loss(policy=policy, share=share, minutes=minutes, cost=minutes * downtime.per_minute)

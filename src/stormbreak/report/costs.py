@@ -1,11 +1,24 @@
 """What each policy would cost in a storm, by the article's story."""
 
+from decimal import Decimal
 from statistics import fmean, stdev
 
+from stormbreak.cost.outage import MINUTE, Downtime, Loss, lost
+from stormbreak.provider.scenario import Scenario
 from stormbreak.report.comparison import Comparison
 from stormbreak.report.page import Card, Section
 from stormbreak.report.theme import STROKES
-from stormbreak.storm.money import ARTICLE, Loss, loss, watched
+
+ARTICLE = Downtime()
+"""The article's own estimate."""
+
+
+def watched(scenario: Scenario) -> float | None:
+    """Seconds that measures are taken over, from the trigger on; None where there is no trigger to speak of."""
+    load = scenario.load
+    if load is None or load.trigger_until is None:
+        return None
+    return scenario.duration - (load.trigger_at or 0.0)
 
 
 def cost_section(comparison: Comparison) -> Section | None:
@@ -37,8 +50,8 @@ def story(comparison: Comparison) -> str:
     if seconds is None:
         return ""
     return (
-        f"By the article's story: {ARTICLE.seconds / 60:.0f} minutes of downtime lost {ARTICLE.usd:,.0f} USD,"
-        f" {ARTICLE.usd_per_second:,.0f} USD a second. That figure is scaled here by the share of the possible answers that"
+        f"By the article's story: {ARTICLE.minutes} minutes of downtime lost {ARTICLE.cost:,} USD,"
+        f" {ARTICLE.per_minute / MINUTE:,.0f} USD a second. That figure is scaled here by the share of the possible answers that"
         f" is lost in the {span(seconds)} from the trigger on; it is no forecast for your own house."
     )
 
@@ -54,13 +67,16 @@ def _losses(comparison: Comparison, policy: str) -> list[Loss]:
     seconds = watched(comparison.scenario)
     if seconds is None:
         return []
-    return [loss(one.goodput, seconds) for one in comparison.measures(policy)]
+    return [
+        lost(policy, Decimal(str(one.goodput)), Decimal(str(seconds)), ARTICLE)
+        for one in comparison.measures(policy)
+    ]
 
 
 def _difference(comparison: Comparison) -> str:
     """What the policy asked for changes, against the worst of the others."""
     usd = {
-        policy: fmean(one.usd for one in _losses(comparison, policy)) for policy in comparison.runs
+        policy: fmean(one.cost for one in _losses(comparison, policy)) for policy in comparison.runs
     }
     first, *others = usd
     if not others:
@@ -78,11 +94,14 @@ def _answered(comparison: Comparison, policy: str) -> tuple[str, str]:
 
 
 def _lost(losses: list[Loss]) -> tuple[str, str]:
-    share, down = fmean(one.share for one in losses), span(fmean(one.seconds for one in losses))
+    share, down = (
+        fmean(one.share for one in losses),
+        span(fmean(MINUTE * one.minutes for one in losses)),
+    )
     about = f"lost, with {100 * share:.1f} % of the possible answers: as good as {down} down"
     if len(losses) > 1:
-        about += f"; ±{_dollars(stdev(one.usd for one in losses))} over seeds"
-    return _dollars(fmean(one.usd for one in losses)), about
+        about += f"; ±{_dollars(stdev(float(one.cost) for one in losses))} over seeds"
+    return _dollars(fmean(one.cost for one in losses)), about
 
 
 def _dollars(usd: float) -> str:

@@ -1,0 +1,16 @@
+"""What a storm costs: over which time, and at the rate of the article."""
+
+import pytest
+
+from stormbreak.cost.outage import MINUTE
+from stormbreak.provider.loader import load
+from stormbreak.report.costs import ARTICLE, watched
+
+
+def test_a_storm_is_watched_from_its_trigger_on():
+    assert watched(load("incident")) == 1457 - 30
+    assert watched(load("calm-burst")) is None
+
+
+def test_a_second_of_the_articles_downtime():
+    assert float(ARTICLE.per_minute / MINUTE) == pytest.approx(130.43, abs=0.01)
