@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of, reason
-from stormbreak.batch.runfile import read_run
+from stormbreak.batch.runfile import existing_run
 from stormbreak.batch.spent import Account, Spent
 from stormbreak.batch.spent import Tokens as Used
 from stormbreak.cost.answers import read_answers
@@ -69,10 +69,7 @@ def read_cost(output: Path, lookup: Lookup) -> BatchCost:
         ConfigurationError: there is no run file, or a line of OUTPUT is none.
     """
     files = Files.of(output)
-    run = read_run(files)
-    if run is None:
-        said = f"{path_of(output)} is no output of a batch run"
-        raise ConfigurationError(f"{path_of(files.run)}: not found; {said}")
+    run = existing_run(files)
     uses = _uses(files.output)
     account = run.account
     models = tuple(_models(uses, account.spent, lookup))

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.flags import Flags
 from stormbreak.batch.limits import check_costs, spent_before
 from stormbreak.batch.order import order_output
 from stormbreak.batch.rows import Rows
@@ -39,6 +41,9 @@ class Job:
 
     `max_cost` is what all runs on OUTPUT may cost together, in US dollars, at the prices that `price_of` tells, by default
     today's list prices; `longest_answer` bounds the answers of rows that do not.
+
+    `choice` says which rows are sent; `failed_rows()` are those that failed in earlier runs on this OUTPUT. `flags` are kept in
+    the run file for `batch retry`.
     """
 
     source: Path
@@ -59,6 +64,8 @@ class Job:
     max_cost: float | None = None
     longest_answer: int | None = None
     price_of: PriceOf | None = None
+    choice: Choice = GOING_ON
+    flags: Flags | None = None
 
     def __post_init__(self) -> None:
         breaker = self.policy.breaker
@@ -95,8 +102,7 @@ def run_job(
             check_costs(rows, client)
         for listener in listeners:
             client.subscribe(listener)
-        options = {"model": job.model, "base_url": client.base_url, "ordered": job.ordered}
-        store = stack.enter_context(open_store(job.output, rows, options=options))
+        store = stack.enter_context(_open(job, rows, client.base_url))
         meter = Meter(lambda *_: None)  # tokens, whatever they cost
         client.subscribe(meter)
         if job.max_cost is not None:
@@ -120,6 +126,12 @@ def run_job(
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
         )
+
+
+def _open(job: Job, rows: Rows, base_url: str) -> AbstractContextManager[Store]:
+    options = {"model": job.model, "base_url": base_url, "ordered": job.ordered}
+    flags = None if job.flags is None else job.flags.clean()
+    return open_store(job.output, rows, options=options, flags=flags, choice=job.choice)
 
 
 def _policy(job: Job) -> Policy:

@@ -1,8 +1,9 @@
-"""What became of every row, on disk and in one byte each: left, answered, failed, or refused for good.
+"""What became of every row, on disk and in one byte each: left, answered, failed, or failed and to be sent again.
 
 OUTPUT takes each answer once, the failed file takes every failure; both are only ever appended to. A line is
 written at once and counts when it is durable: `flush` syncs all that was written before, and then counts it.
-A crash can therefore cost the last line written, which the next run cuts off, and nothing else.
+A crash can therefore cost the last line written, which the next run cuts off, and nothing else. A row that is sent again
+keeps the line of its failure until it is answered, or has failed anew.
 """
 
 import contextlib
@@ -12,28 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from stormbreak.batch.choice import GOING_ON, Choice
 from stormbreak.batch.durable import AppendFile, OutputError, remove, replacing
 from stormbreak.batch.files import Files
 from stormbreak.batch.lines import (
+    NO_TRIES,
     Failure,
     Index,
     Response,
+    Tries,
     entries,
     failure_line,
     placed,
     success_line,
+    with_earlier,
 )
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
 from stormbreak.errors import ConfigurationError
-from stormbreak.types import TREATMENTS, Verdict
 
 _LEFT: Final = 0
 _DONE: Final = 1
-_FAILED: Final = 2  # but may be tried again
-_REFUSED: Final = 3  # for good: sent again, it would fail again
-
-_UNSENT = frozenset({Verdict.REJECTED, Verdict.CANCELLED})
+_FAILED: Final = 2
+_AGAIN: Final = 3  # failed in an earlier run, and is sent again by this one
 
 
 class Journal:
@@ -41,15 +43,19 @@ class Journal:
 
     `succeed` and `fail` belong to one thread, where they take some 10 us; `flush` blocks, belongs in another
     (`await asyncio.to_thread(journal.flush)`), and should be called at most 100 ms after a line was written.
+
+    Rows are counted in `done` and in `failed`, over all runs; of the failed ones this run will still send `again` so many.
+    It set out to send `retried` of them, of which so many as are `mended` are answered now.
     """
 
-    def __init__(self, files: Files, rows: Index) -> None:
-        """Read back what earlier runs wrote, and mend a torn last line.
+    def __init__(self, files: Files, rows: Index, choice: Choice = GOING_ON) -> None:
+        """Read back what earlier runs wrote, and mend a torn last line. `choice` says which rows this run sends.
 
         Raises ConfigurationError, and changes nothing, if a file holds anything else.
         """
         self._files = files
         self._rows = rows
+        self._choice = choice
         self._states = bytearray(len(rows))
         # The state before and after each line that is written but not durable yet.
         self._pending: list[tuple[int, int]] = []
@@ -59,7 +65,9 @@ class Journal:
         failed_end = self._replay(files.failed, _FAILED)
         output_end = self._replay(files.output, _DONE)
         self.done = self._states.count(_DONE)
-        self.failed = self._states.count(_FAILED) + self._states.count(_REFUSED)
+        self.retried = self.again = self._states.count(_AGAIN)
+        self.failed = self._states.count(_FAILED) + self.again
+        self.mended = 0
         self._output.mend(output_end)
         if files.failed.exists():
             self._failed.mend(failed_end)
@@ -70,12 +78,13 @@ class Journal:
         return len(self._pending)
 
     def left(self) -> Iterator[int]:
-        """Yield the rows without an answer, in input order, but for those that failed for good.
+        """Yield the rows that this run sends, in input order.
 
         Reads the states as they are when it gets there: one pass per run, or rows still under way come twice.
         """
+        sent = (_LEFT, _AGAIN) if self._choice.fresh else (_AGAIN,)
         for index, state in enumerate(self._states):
-            if state in (_LEFT, _FAILED):
+            if state in sent:
                 yield index
 
     def succeed(self, row: Row, response: Response) -> None:
@@ -88,7 +97,7 @@ class Journal:
         """Write that `row` failed, and what the provider said, if it did."""
         self._require_unanswered(row)
         self._failed.append(failure_line(row.custom_id, failure, response))
-        self._move(row.index, _failed_state(failure.verdict))
+        self._move(row.index, _FAILED)
 
     def flush(self) -> int:
         """Make durable and count what was written before the call; return the number of lines."""
@@ -99,24 +108,36 @@ class Journal:
             moves = self._pending[:count]
             self.done += sum(after == _DONE for _, after in moves)
             self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)
+            again = [after for before, after in moves if before == _AGAIN]
+            self.again -= len(again)
+            self.mended += again.count(_DONE)
             del self._pending[:count]
             return count
 
     def compact_failed(self) -> None:
-        """Leave in the failed file the last line of each row that is still unanswered; no line, no file."""
+        """Leave in the failed file the last line of each row that is still unanswered; no line, no file.
+
+        Each run wrote a line of its own for a row, so that the attempts of all of them are added up in the one that stays.
+        """
         self.flush()
         self._failed.close()
         path = self._files.failed
-        if _FAILED not in self._states and _REFUSED not in self._states:
+        if _FAILED not in self._states and _AGAIN not in self._states:
             self._drop_failed()
             return
         ends = array("Q", bytes(8 * len(self._states)))
         for index, entry in placed(path, self._rows):
             ends[index] = entry.end
+        earlier: dict[int, Tries] = {}  # of rows whose last line is still to come
         with replacing(path) as file:
             for index, entry in placed(path, self._rows):
-                if ends[index] == entry.end and self._states[index] >= _FAILED:
-                    file.write(entry.raw)
+                if self._states[index] < _FAILED:
+                    continue
+                tries = earlier.pop(index, NO_TRIES)
+                if entry.end < ends[index]:
+                    earlier[index] = tries.plus(entry.tries)
+                else:
+                    file.write(with_earlier(entry, tries))
 
     def close(self) -> None:
         """Flush, and let go of the files; more than once is fine."""
@@ -131,7 +152,8 @@ class Journal:
         for index, entry in placed(path, self._rows):
             if state == _DONE:
                 self._check_answer(path, entry.number, entry.custom_id, entry.verdict, index)
-            self._states[index] = _failed_state(entry.verdict) if state == _FAILED else state
+            again = state == _FAILED and self._choice.takes(entry.verdict)
+            self._states[index] = _AGAIN if again else state
             end = entry.end
         return end
 
@@ -161,11 +183,3 @@ class Journal:
             remove(self._files.failed)
         except OSError as error:
             raise OutputError(f"{path_of(self._files.failed)}: {reason(error)}") from error
-
-
-def _failed_state(verdict: str | None) -> int:
-    """Tell failures that another run may mend from those that it would only repeat."""
-    known = Verdict(verdict) if verdict in set(Verdict) else None
-    if known is None or known in _UNSENT:
-        return _FAILED
-    return _FAILED if TREATMENTS[known].retry else _REFUSED

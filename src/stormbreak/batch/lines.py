@@ -50,6 +50,22 @@ class Failure:
     retry_at: float | None = None
 
 
+class Tries(NamedTuple):
+    """Attempts at one row, and how many of them may have been processed, and billed."""
+
+    attempts: int
+    maybe_processed: int
+
+    def plus(self, more: "Tries") -> "Tries":
+        """Both together."""
+        return Tries(
+            self.attempts + more.attempts, self.maybe_processed + more.maybe_processed
+        )
+
+
+NO_TRIES = Tries(0, 0)
+
+
 class Entry(NamedTuple):
     """A complete line as it was read back."""
 
@@ -58,6 +74,7 @@ class Entry(NamedTuple):
     raw: bytes
     custom_id: str
     verdict: str | None  # of the failure; None for an answer
+    tries: Tries  # of the failure
 
     @property
     def end(self) -> int:
@@ -76,6 +93,8 @@ class Index(Protocol):
 
 class _Error(Struct):
     verdict: str = "unknown"
+    attempts: int = 0
+    maybe_processed: int = 0
 
 
 class _Line(Struct):
@@ -84,6 +103,7 @@ class _Line(Struct):
 
 
 _LINE = Decoder(_Line)
+_FIELDS = Decoder(dict[str, Raw])
 
 
 def success_line(custom_id: str, response: Response) -> bytes:
@@ -115,8 +135,8 @@ def entries(path: Path) -> Iterator[Entry]:
                         return
                     where = f"{path_of(path)}:{number}"
                     raise ConfigurationError(f"{where}: not a line of batch output") from None
-                verdict = line.error.verdict if line.error else None
-                yield Entry(number, offset, raw, line.custom_id, verdict)
+                verdict, tries = _failed_with(line.error)
+                yield Entry(number, offset, raw, line.custom_id, verdict, tries)
                 offset += len(raw)
     except FileNotFoundError:
         return
@@ -143,6 +163,23 @@ def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
             where = f"{path_of(path)}:{entry.number}"
             raise ConfigurationError(f"{where}: no row of the input is {quoted(entry.custom_id)}")
         yield index, entry
+
+
+def with_earlier(entry: Entry, tries: Tries) -> bytes:
+    """The line of a failure as it stands there, with the tries of earlier runs added to its own."""
+    if tries == NO_TRIES:
+        return entry.raw
+    line = _FIELDS.decode(entry.raw)
+    error = _FIELDS.decode(line["error"])
+    together = entry.tries.plus(tries)._asdict()
+    line["error"] = Raw(encode(error | together))
+    return encode(line) + b"\n"
+
+
+def _failed_with(error: _Error | None) -> tuple[str | None, Tries]:
+    if error is None:
+        return None, NO_TRIES
+    return error.verdict, Tries(error.attempts, error.maybe_processed)
 
 
 def _line(custom_id: str, response: Response | None, error: bytes, more: bytes = b"") -> bytes:

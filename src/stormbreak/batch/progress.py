@@ -63,7 +63,7 @@ class View:
         return cls(
             total=len(runner.rows),
             done=runner.journal.done,
-            failed=runner.journal.failed,
+            failed=runner.journal.failed - runner.journal.again,
             in_flight=in_flight,
             limit=runner.width,
             waiting=runner.under_way - in_flight + runner.schedule.waiting,

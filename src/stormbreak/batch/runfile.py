@@ -6,6 +6,8 @@ with another key is what a resume is for.
 
 The `account` is what the attempts of all these runs used: written every second, and when a run ends.
 
+The `flags` are what the last run was told, for `batch retry`, which may change even what is pinned: it is asked to.
+
 The `salt` is what the idempotency keys of all these runs are made with, so that a row which is sent again after a crash
 carries the key that it had.
 """
@@ -20,8 +22,10 @@ from msgspec import DecodeError
 from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
+from stormbreak.batch.choice import GOING_ON, Choice
 from stormbreak.batch.durable import replacing
 from stormbreak.batch.files import Files
+from stormbreak.batch.flags import Flags
 from stormbreak.batch.plain import path_of, plain, reason
 from stormbreak.batch.spent import Account
 from stormbreak.errors import ConfigurationError
@@ -36,7 +40,10 @@ Option = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What is known about the run that an OUTPUT belongs to; `started_at` is unix time."""
+    """What is known about the run that an OUTPUT belongs to; `started_at` is unix time.
+
+    There are no `flags` where no command line told them.
+    """
 
     version: int = VERSION
     input: str
@@ -46,6 +53,7 @@ class Run:
     started_at: float
     salt: str = ""
     account: Account = field(default_factory=Account)
+    flags: Flags | None = None
 
 
 class Input(Protocol):
@@ -76,10 +84,24 @@ def read_run(files: Files) -> Run | None:
     return run
 
 
-def check(files: Files, rows: Input, options: Mapping[str, Option]) -> Run | None:
-    """Refuse what may not go on here, touching nothing; return the run to go on with, or None for a new one."""
-    _check_places(files, rows)
+def existing_run(files: Files) -> Run:
+    """Return what stands in the run file. Raises ConfigurationError if there is none."""
     run = read_run(files)
+    if run is None:
+        said = f"{path_of(files.output)} is no output of a batch run"
+        raise ConfigurationError(f"{path_of(files.run)}: not found; {said}")
+    return run
+
+
+def check(
+    files: Files, rows: Input, options: Mapping[str, Option], choice: Choice = GOING_ON
+) -> Run | None:
+    """Refuse what may not go on here, touching nothing; return the run to go on with, or None for a new one.
+
+    Where no rows are fresh, there must be a run, and it may go on in another way than it was begun.
+    """
+    _check_places(files, rows)
+    run = read_run(files) if choice.fresh else existing_run(files)
     if run is None:
         for path in (files.output, files.failed):
             if path.exists() and path.stat().st_size:
@@ -89,35 +111,45 @@ def check(files: Files, rows: Input, options: Mapping[str, Option]) -> Run | Non
     if (run.fingerprint, run.rows) != (rows.fingerprint, len(rows)):
         here, there = f"{path_of(rows.path)} ({len(rows):,} rows)", path_of(run.input)
         said = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
-        raise ConfigurationError(f"{path_of(files.output)}: {said}; choose another --output")
-    for name in PINNED:
+        what = "choose another --output" if choice.fresh else "nothing is sent again"
+        raise ConfigurationError(f"{path_of(files.output)}: {said}; {what}")
+    for name in PINNED if choice.fresh else ():
         if options.get(name) != run.options.get(name):
             was, now = (_said(name, of.get(name)) for of in (run.options, options))
             raise ConfigurationError(f"{path_of(files.output)}: was begun {was}, now {now}")
     return run
 
 
-def record(
-    files: Files, rows: Input, options: Mapping[str, Option], *, last: Run | None, now: float
+def record(  # noqa: PLR0913 - keywords are cheap to read
+    files: Files,
+    rows: Input,
+    options: Mapping[str, Option],
+    *,
+    last: Run | None,
+    now: float,
+    flags: Flags | None = None,
 ) -> tuple[Run, tuple[str, ...]]:
     """Write the run file; return it, and the names of the options that differ from `last`, which `check` returned.
 
-    `options` holds no key and no prompt: it is stored as it is. `now` is unix time.
+    `options` and `flags` hold no key and no prompt: they are stored as they are, but for what is pinned, which stays as it
+    was. Without `flags` those of `last` stay. `now` is unix time.
     """
+    pinned = {name: last.options.get(name) for name in PINNED} if last else {}
     run = Run(
         input=str(rows.path.absolute()),
         fingerprint=rows.fingerprint,
         rows=len(rows),
-        options=dict(options),
+        options=dict(options) | pinned,
         started_at=last.started_at if last else now,
         salt=(last.salt if last else "") or secrets.token_hex(16),
         account=(last.account if last else Account()).begin(),
+        flags=flags or (last.flags if last else None),
     )
     _write(files, run)
     if last is None:
         return run, ()
-    names = sorted({*last.options, *options})
-    return run, tuple(name for name in names if last.options.get(name) != options.get(name))
+    names = sorted({*last.options, *run.options})
+    return run, tuple(name for name in names if last.options.get(name) != run.options.get(name))
 
 
 def note_account(files: Files, run: Run, account: Account) -> None:

@@ -32,7 +32,7 @@ def sight_of(runner: Runner) -> Sight:
         open_circuits=sum(each["circuit"] in _NOT_CLOSED for each in targets),
         cooling=sum(each["cooldown"] > 0 for each in targets),
         answered=runner.journal.done,
-        failed=runner.journal.failed,
+        failed=runner.journal.failed - runner.journal.again,
         input_tokens=runner.counts.input_tokens,
         output_tokens=runner.counts.output_tokens,
     )

@@ -9,9 +9,8 @@ from pathlib import Path
 from stormbreak.batch.files import Files
 from stormbreak.batch.lines import count_lines, entries
 from stormbreak.batch.lock import held
-from stormbreak.batch.plain import path_of, plain
-from stormbreak.batch.runfile import read_run
-from stormbreak.errors import ConfigurationError
+from stormbreak.batch.plain import plain
+from stormbreak.batch.runfile import existing_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +30,7 @@ class Status:
 def read_status(output: Path) -> Status:
     """Read how far the batch that writes `output` has come."""
     files = Files.of(output)
-    run = read_run(files)
-    if run is None:
-        said = f"{path_of(output)} is no output of a batch run"
-        raise ConfigurationError(f"{path_of(files.run)}: not found; {said}")
+    run = existing_run(files)
     active = held(files)
     done, failed = _count(files)
     return Status(

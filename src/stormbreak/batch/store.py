@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stormbreak.batch.choice import GOING_ON, Choice
 from stormbreak.batch.files import Files
+from stormbreak.batch.flags import Flags
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.lock import locked
 from stormbreak.batch.rows import Rows
@@ -34,15 +36,23 @@ class Store:
 
 
 @contextlib.contextmanager
-def open_store(output: Path, rows: Rows, *, options: Mapping[str, Option]) -> Iterator[Store]:
-    """Claim OUTPUT for a run over `rows`; flush and free everything at the end.
+def open_store(
+    output: Path,
+    rows: Rows,
+    *,
+    options: Mapping[str, Option],
+    flags: Flags | None = None,
+    choice: Choice = GOING_ON,
+) -> Iterator[Store]:
+    """Claim OUTPUT for a run over `rows` that sends those of `choice`; flush and free everything at the end.
 
     Raises ConfigurationError, with nothing touched, if OUTPUT belongs to another input or another run is at work.
     """
     files = Files.of(output)
-    check(files, rows, options)  # before the lock file is made: what is refused stays untouched
+    check(files, rows, options, choice)  # before the lock file is made: what is refused stays untouched
     with locked(files):
-        last = check(files, rows, options)  # again: now nobody else can change it
-        with contextlib.closing(Journal(files, rows)) as journal:
-            run, changed = record(files, rows, options, last=last, now=time.time())
+        last = check(files, rows, options, choice)  # again: now nobody else can change it
+        with contextlib.closing(Journal(files, rows, choice)) as journal:
+            now = time.time()
+            run, changed = record(files, rows, options, last=last, now=now, flags=flags)
             yield Store(files=files, journal=journal, changed=changed, run=run)

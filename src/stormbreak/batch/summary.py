@@ -22,6 +22,8 @@ class Summary:
     successful: int
     failed: int
     left: int
+    retried: int  # rows that had failed in earlier runs, and that this one was to send again
+    mended: int  # of these, answered now
     answered: int  # rows answered by this run
     elapsed: float
     throughput: float  # answered rows per second
@@ -56,6 +58,8 @@ def summarise(
         successful=journal.done,
         failed=journal.failed,
         left=total - journal.done - journal.failed,
+        retried=journal.retried,
+        mended=journal.mended,
         answered=answered,
         elapsed=round(elapsed, 3),
         throughput=round(answered / elapsed, 2) if elapsed > 0 else 0.0,
