@@ -58,9 +58,7 @@ class Tries(NamedTuple):
 
     def plus(self, more: "Tries") -> "Tries":
         """Both together."""
-        return Tries(
-            self.attempts + more.attempts, self.maybe_processed + more.maybe_processed
-        )
+        return Tries(self.attempts + more.attempts, self.maybe_processed + more.maybe_processed)
 
 
 NO_TRIES = Tries(0, 0)

@@ -120,7 +120,7 @@ def check(
     return run
 
 
-def record(  # noqa: PLR0913 - keywords are cheap to read
+def record(
     files: Files,
     rows: Input,
     options: Mapping[str, Option],

@@ -49,7 +49,9 @@ def open_store(
     Raises ConfigurationError, with nothing touched, if OUTPUT belongs to another input or another run is at work.
     """
     files = Files.of(output)
-    check(files, rows, options, choice)  # before the lock file is made: what is refused stays untouched
+    check(
+        files, rows, options, choice
+    )  # before the lock file is made: what is refused stays untouched
     with locked(files):
         last = check(files, rows, options, choice)  # again: now nobody else can change it
         with contextlib.closing(Journal(files, rows, choice)) as journal:

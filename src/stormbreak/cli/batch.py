@@ -12,11 +12,11 @@ _BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
         "run": ("stormbreak.cli.batch_run", "Answer every row of a file; resume where it stopped."),
         "estimate": ("stormbreak.cli.batch_estimate", "Say what a run will cost."),
         "status": ("stormbreak.cli.batch_status", "Show how far a run has come."),
+        "retry": ("stormbreak.cli.batch_retry", "Send the rows that failed once more."),
     }
 )
-_PLANNED: Mapping[str, str] = MappingProxyType({"retry": "Try the failed rows again."})
 
 
-@click.group(cls=LazyGroup, built=_BUILT, planned=_PLANNED)
+@click.group(cls=LazyGroup, built=_BUILT)
 def command() -> None:
     """Push a file of prompts through an API; lose nothing."""

@@ -9,6 +9,7 @@ from msgspec.json import format as indented
 
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.status import Status, read_status
+from stormbreak.cli.batch_told import retry_command
 from stormbreak.cli.say import say
 
 
@@ -21,7 +22,7 @@ def command(output: Path, *, as_json: bool) -> None:
     if as_json:
         say(indented(encode(status)).decode())
         return
-    say("\n".join(f"{name:<8} {said}" for name, said in _told(status)))
+    say("\n".join(f"{name:<8} {said}" for name, said in _told(status) if said))
 
 
 def _told(status: Status) -> list[tuple[str, str]]:
@@ -38,7 +39,14 @@ def _told(status: Status) -> list[tuple[str, str]]:
         ("done", f"{status.done:,}{share}"),
         ("failed", _counted(status)),
         ("left", f"{status.left:,}"),
+        ("next", _next(status)),
     ]
+
+
+def _next(status: Status) -> str:
+    if status.active or not status.failed:
+        return ""
+    return f"{retry_command(status.output)}: send the failed rows once more"
 
 
 def _counted(status: Status) -> str:

@@ -17,6 +17,6 @@ _BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-@click.group(cls=LazyGroup, built=_BUILT, planned={})
+@click.group(cls=LazyGroup, built=_BUILT)
 def command() -> None:
     """Say what providers cost, and what switching saves."""

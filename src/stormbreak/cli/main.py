@@ -25,13 +25,11 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
     }
 )
-_PLANNED: Mapping[str, str] = MappingProxyType({})
 
 
 @click.group(
     cls=LazyGroup,
     built=_COMMANDS,
-    planned=_PLANNED,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="stormbreak")

@@ -1,0 +1,72 @@
+"""What came of a run over a batch, in words."""
+
+import shlex
+from pathlib import Path
+
+from stormbreak.batch.files import Files
+from stormbreak.batch.plain import path_of
+from stormbreak.batch.runner import End
+from stormbreak.batch.summary import Summary
+from stormbreak.types import Verdict
+
+_REFUSED = {
+    Verdict.AUTH: "auth, the key was refused",
+    Verdict.BILLING: "billing, the account has no credit or quota left",
+    Verdict.NOT_FOUND: "not_found, no such model or address",
+    Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
+}
+
+
+def told(summary: Summary) -> str:
+    """Say what came of the run, a line each."""
+    back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
+    failed_file = path_of(Files.of(Path(summary.output)).failed)
+    lines = {
+        "answered": f"{summary.successful:,} of {summary.total:,} rows",
+        "failed": f"{summary.failed:,}" + (f"; why: {failed_file}" if summary.failed else ""),
+        "left": f"{summary.left:,}" if summary.left else "",
+        "retried": _retried(summary),
+        "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
+        "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
+        "came back": back,
+        "cost": _cost(summary),
+        "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
+        "answers": path_of(summary.output) if summary.successful else "",
+        "stopped": _stopped(summary),
+        "next": _next(summary),
+    }
+    return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
+
+
+def retry_command(output: str) -> str:
+    """What to type to have failed rows sent again."""
+    return f"stormbreak batch retry {shlex.quote(path_of(output))}"
+
+
+def _retried(summary: Summary) -> str:
+    if not summary.retried:
+        return ""
+    return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are answered now"
+
+
+def _next(summary: Summary) -> str:
+    if not summary.failed or summary.end != End.FINISHED.value:
+        return ""
+    return f"{retry_command(summary.output)}: once more, whatever they failed with"
+
+
+def _cost(summary: Summary) -> str:
+    if summary.max_cost is None:
+        return ""
+    return f"at most {summary.spent:,.6f} USD, of {summary.max_cost:,f} that it may"
+
+
+def _stopped(summary: Summary) -> str:
+    if summary.refused_by is not None:
+        why = _REFUSED[summary.refused_by]
+        return f"the first rows all failed: {why}; mend it and run again"
+    if summary.end == End.SPENT.value:
+        return "what is left of the limit of spending is too little for the next row; with more, the same command goes on"
+    if summary.end == End.INTERRUPTED.value:
+        return "interrupted; the same command goes on from here"
+    return ""

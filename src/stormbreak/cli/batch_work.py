@@ -1,0 +1,88 @@
+"""Carries out a job of the command line: progress, a socket for `top`, the summary, a report, the exit code."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import click
+from msgspec.json import Encoder
+from msgspec.json import format as indented
+
+from stormbreak.batch.costs import BatchCost, read_cost
+from stormbreak.batch.course import Course
+from stormbreak.batch.files import Files
+from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.plain import path_of, plain
+from stormbreak.batch.progress import progress_on
+from stormbreak.batch.runner import End
+from stormbreak.batch.sight import watching
+from stormbreak.batch.summary import Summary
+from stormbreak.cli.batch_told import told
+from stormbreak.cli.batch_watched import Watched
+from stormbreak.cli.cost_options import lookup_in
+from stormbreak.cli.say import say
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.pricing import list_price
+from stormbreak.report.write import Destination
+
+_JSON = Encoder(decimal_format="number")
+
+
+def work(
+    job: Job, *, as_json: bool, quiet: bool, report: str | None, metrics_port: int | None
+) -> int:
+    """Run `job`, say what came of it, and return the exit code. Raises as `run_job` does."""
+    destination = None if report is None else _destination(report, job)
+    course = Course(began=time.monotonic())
+    with (
+        Watched(job.output, metrics_port, price_of=job.price_of or list_price) as watched,
+        progress_on(sys.stderr, quiet=quiet) as progress,
+    ):
+        tick, listeners = watched.beside(progress.tick), watched.listeners
+        if destination is not None:
+            tick, listeners = watching(course, tick), (*listeners, course.hear)
+        summary = run_job(job, tick, listeners=listeners)
+    if as_json:
+        say(indented(_JSON.encode(summary)).decode())
+    elif summary.end != End.UNREACHABLE.value:
+        say(told(summary))
+    if destination is not None:  # last: whatever becomes of it, what came of the rows has been told
+        _report(destination, summary, course, _cost_of(job))
+    return _exit_code(summary)
+
+
+def _destination(report: str, job: Job) -> Destination:
+    """Where the report goes, which may be none of the files of the batch."""
+    destination, files = Destination.of(report), Files.of(job.output)
+    taken = (job.source, files.output, files.failed, files.run, files.lock)
+    if destination.path.resolve() in [path.resolve() for path in taken]:
+        raise click.UsageError(f"--report {path_of(report)}: is a file of the batch itself")
+    return destination
+
+
+def _cost_of(job: Job) -> BatchCost | None:
+    """What all runs on OUTPUT have cost, where its files and the price lists say so."""
+    prices: Sequence[str] = job.flags.prices if job.flags else ()
+    try:
+        return read_cost(job.output, lookup_in(prices))
+    except ConfigurationError:
+        return None
+
+
+def _report(
+    destination: Destination, summary: Summary, course: Course, cost: BatchCost | None
+) -> None:
+    """Write the report. The run is over and its answers are safe, so that trouble is told, and changes nothing else."""
+    try:
+        destination.batch(summary, course, cost)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run was not lost
+        why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        click.echo(f"stormbreak: no report: {plain(why, limit=1000)}", err=True)
+
+
+def _exit_code(summary: Summary) -> int:
+    if summary.end == End.UNREACHABLE.value:
+        raise ConfigurationError(f"{summary.base_url}: nothing answers there: {summary.trouble}")
+    if summary.end == End.INTERRUPTED.value:
+        return 130
+    return 1 if summary.failed or summary.left else 0
