@@ -33,12 +33,21 @@ def test_status_for_eyes(half_done, capsys):
         "done",
         "failed",
         "left",
+        "next",
     ]
     shown = dict(words)
     assert shown["run"].startswith("not active, begun 2")
     assert shown["done"] == "1 (25.0%)"
     assert shown["failed"] == r"2 (\x1b[31mred 1, invalid 1)"
     assert shown["left"] == "1"
+    assert shown["next"] == f"stormbreak batch retry {half_done}: send the failed rows once more"
+
+
+def test_status_of_what_has_not_failed_names_no_command(files, make_rows, capsys):
+    with open_store(files.output, make_rows("a"), options={"model": "m"}):
+        pass
+    assert main(["batch", "status", str(files.output)]) == 0
+    assert "retry" not in capsys.readouterr().out
 
 
 def test_status_for_scripts(half_done, capsys):
@@ -61,13 +70,6 @@ def test_status_of_nothing(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "is no output of a batch run" in said
-
-
-@pytest.mark.parametrize("name", ["retry"])
-@pytest.mark.parametrize("more", [[], ["x"], ["x", "--only", "timeout"]])
-def test_what_is_not_built_yet_says_so(name, more, capsys):
-    assert main(["batch", name, *more]) == 2
-    assert capsys.readouterr().err == f"stormbreak: stormbreak batch {name} is not built yet\n"
 
 
 def test_the_help_names_every_subcommand(capsys):

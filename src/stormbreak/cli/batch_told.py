@@ -17,15 +17,15 @@ _REFUSED = {
 }
 
 
-def told(summary: Summary) -> str:
-    """Say what came of the run, a line each."""
+def told(summary: Summary, *, retry: bool = False) -> str:
+    """Say what came of the run, or of a retry, a line each."""
     back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
     failed_file = path_of(Files.of(Path(summary.output)).failed)
     lines = {
         "answered": f"{summary.successful:,} of {summary.total:,} rows",
         "failed": f"{summary.failed:,}" + (f"; why: {failed_file}" if summary.failed else ""),
-        "left": f"{summary.left:,}" if summary.left else "",
-        "retried": _retried(summary),
+        "left": _left(summary, retry=retry),
+        "retried": _retried(summary, retry=retry),
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
         "came back": back,
@@ -43,8 +43,14 @@ def retry_command(output: str) -> str:
     return f"stormbreak batch retry {shlex.quote(path_of(output))}"
 
 
-def _retried(summary: Summary) -> str:
-    if not summary.retried:
+def _left(summary: Summary, *, retry: bool) -> str:
+    if not summary.left:
+        return ""
+    return f"{summary.left:,}" + ("; batch run goes on with them" if retry else "")
+
+
+def _retried(summary: Summary, *, retry: bool) -> str:
+    if not (summary.retried or retry):
         return ""
     return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are answered now"
 

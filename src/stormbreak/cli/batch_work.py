@@ -45,7 +45,7 @@ def work(
     if as_json:
         say(indented(_JSON.encode(summary)).decode())
     elif summary.end != End.UNREACHABLE.value:
-        say(told(summary))
+        say(told(summary, retry=not job.choice.fresh))
     if destination is not None:  # last: whatever becomes of it, what came of the rows has been told
         _report(destination, summary, course, _cost_of(job))
     return _exit_code(summary)

@@ -1,0 +1,57 @@
+import pytest
+from msgspec.json import decode, encode
+from msgspec.structs import replace
+
+from stormbreak.batch.flags import Flags
+from stormbreak.errors import ConfigurationError
+
+LAST = Flags(
+    provider="openai",
+    api_key_env="KEY",
+    fallback_base_url="https://b/v1",
+    fallback_api_key_env="OTHER",
+    model="m",
+    concurrency=4,
+    prices=("/a.toml",),
+    ordered=True,
+)
+
+
+def test_what_is_given_counts_and_the_rest_is_that_of_the_last_run():
+    now = Flags(concurrency="auto", prices=("/b.toml",), max_cost=5.0)
+    assert now.over(LAST) == replace(LAST, concurrency="auto", prices=("/b.toml",), max_cost=5.0)
+    assert Flags().over(LAST) == LAST
+
+
+@pytest.mark.parametrize("there", [{"provider": "groq"}, {"base_url": "https://c/v1"}])
+def test_another_address_does_not_get_the_key_of_the_old_one(there):
+    merged = Flags(**there).over(LAST)
+    assert merged.api_key_env is None
+    assert {merged.provider, merged.base_url} == {*there.values(), None}
+    assert merged.fallback_api_key_env == "OTHER"
+    assert Flags(**there, api_key_env="NEW").over(LAST).api_key_env == "NEW"
+
+
+def test_another_fallback_does_not_get_the_key_of_the_old_one():
+    merged = Flags(fallback_base_url="https://c/v1").over(LAST)
+    assert (merged.fallback_api_key_env, merged.api_key_env) == (None, "KEY")
+
+
+def test_another_key_for_the_same_address():
+    assert Flags(api_key_env="NEW").over(LAST) == replace(LAST, api_key_env="NEW")
+
+
+def test_without_a_place():
+    assert LAST.without_place() == replace(LAST, provider=None, api_key_env=None)
+
+
+def test_a_key_in_a_url_is_not_kept():
+    flags = Flags(base_url="https://a/v1/?key=s", fallback_base_url="https://b/v1?api-key=s#s")
+    assert flags.clean() == Flags(base_url="https://a/v1", fallback_base_url="https://b/v1")
+    with pytest.raises(ConfigurationError, match="no user or password"):
+        Flags(fallback_base_url="https://me:s@b/v1").clean()
+
+
+def test_only_what_was_given_is_written_and_it_reads_back():
+    assert encode(Flags(rpm=5.0)) == b'{"rpm":5.0}'
+    assert decode(encode(LAST), type=Flags) == LAST

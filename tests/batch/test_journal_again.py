@@ -1,0 +1,103 @@
+"""The journal of a run that takes up what failed in earlier ones."""
+
+import json
+from contextlib import closing
+
+import pytest
+from journals import OK, Ids, failure, ids_in, lines
+
+from stormbreak.batch.choice import GOING_ON, failed_rows
+from stormbreak.batch.journal import Journal
+from stormbreak.batch.lines import Response
+from stormbreak.types import Verdict
+
+
+@pytest.fixture
+def ids():
+    return Ids("abcdef")
+
+
+@pytest.fixture
+def begun(files, ids):
+    """One row is answered, three have failed, two are left."""
+    with closing(Journal(files, ids)) as journal:
+        journal.succeed(ids.row(0), OK)
+        journal.fail(ids.row(1), failure(Verdict.TIMEOUT, attempts=20))
+        journal.fail(ids.row(2), failure(Verdict.AUTH))
+        journal.fail(ids.row(3), failure(Verdict.INVALID))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        (GOING_ON, [1, 4, 5]),
+        (failed_rows(), [1, 2, 3]),
+        (failed_rows([Verdict.AUTH]), [2]),
+        (failed_rows([Verdict.AUTH, Verdict.TIMEOUT]), [1, 2]),
+        (failed_rows([Verdict.FILTERED]), []),
+    ],
+)
+def test_which_rows_are_sent(begun, ids, choice, sent):
+    with closing(Journal(begun, ids, choice)) as journal:
+        assert list(journal.left()) == sent
+        again = len(set(sent) & {1, 2, 3})
+        assert (journal.retried, journal.again, journal.failed, journal.done) == (
+            again,
+            again,
+            3,
+            1,
+        )
+
+
+def test_the_last_line_of_a_row_decides(begun, ids):
+    with closing(Journal(begun, ids)) as journal:
+        journal.fail(ids.row(1), failure(Verdict.AUTH))
+    with closing(Journal(begun, ids, failed_rows([Verdict.TIMEOUT]))) as journal:
+        assert list(journal.left()) == []
+
+
+def test_what_becomes_of_them_counts_when_it_is_durable(begun, ids):
+    with closing(Journal(begun, ids, failed_rows())) as journal:
+        journal.succeed(ids.row(1), OK)
+        journal.fail(ids.row(2), failure(Verdict.AUTH))
+        assert (journal.again, journal.mended, journal.failed, journal.done) == (3, 0, 3, 1)
+        journal.flush()
+        assert (journal.again, journal.mended, journal.failed, journal.done) == (1, 1, 2, 2)
+        assert journal.retried == 3
+
+
+def test_a_row_is_taken_up_once(begun, ids):
+    with closing(Journal(begun, ids, failed_rows())) as journal:
+        left = journal.left()
+        assert next(left) == 1
+        journal.fail(ids.row(1), failure())
+        journal.fail(ids.row(2), failure())
+        assert list(left) == [3]
+
+
+def test_what_was_not_come_to_keeps_its_line(begun, ids):
+    before = lines(begun.failed)
+    with closing(Journal(begun, ids, failed_rows([Verdict.AUTH, Verdict.INVALID]))) as journal:
+        journal.succeed(ids.row(3), OK)
+        journal.compact_failed()
+    assert lines(begun.failed) == before[:2]
+    assert ids_in(begun.output) == ["a", "d"]
+
+
+def test_attempts_are_added_up_and_the_rest_is_that_of_the_last_failure(begun, ids):
+    body = b'{"n": 1.50, "u":"\\u00e9"}'
+    with closing(Journal(begun, ids, failed_rows())) as journal:
+        journal.fail(
+            ids.row(1), failure(Verdict.AUTH, attempts=3), Response(status_code=401, body=body)
+        )
+        assert [line["error"]["attempts"] for line in lines(begun.failed)] == [20, 1, 1, 3]
+        journal.compact_failed()
+    assert body in begun.failed.read_bytes()
+    last = next(line for line in lines(begun.failed) if line["custom_id"] == "b")
+    assert (last["error"]["attempts"], last["error"]["verdict"]) == (23, "auth")
+    assert last["response"]["body"] == json.loads(body)
+    before = begun.failed.read_bytes()
+    with closing(Journal(begun, ids, failed_rows())) as journal:
+        journal.compact_failed()
+    assert before == begun.failed.read_bytes()
