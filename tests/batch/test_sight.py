@@ -17,7 +17,7 @@ def a_runner(*targets, width=50):
         width=width,
         under_way=10,
         schedule=SimpleNamespace(waiting=5),
-        journal=SimpleNamespace(done=7, failed=2),
+        journal=SimpleNamespace(done=7, failed=3, again=1),
         counts=SimpleNamespace(input_tokens=11, output_tokens=13),
     )
 

@@ -58,10 +58,11 @@ def elsewhere(provider):
 
 def test_all_that_failed_is_sent_again_and_nothing_else(provider, well, retry, output, failed):
     before = output.read_bytes()
-    code, said, _ = retry(*elsewhere(well))
+    code, said, progress = retry(*elsewhere(well))
     lines = dict(line.split(maxsplit=1) for line in said.splitlines())
 
     assert code == 0
+    assert progress.splitlines()[-1].startswith("30 done, 0 failed, 0 left, ")
     assert lines["answered"] == "30 of 30 rows"
     assert lines["retried"] == "11 rows that had failed; 11 of them are answered now"
     assert "next" not in lines

@@ -1,0 +1,299 @@
+"""`stormbreak batch retry`: it goes by the flags of the last run, and by those that are given."""
+
+import json
+import signal
+
+import pytest
+from batches import assert_answered, one_line, read, run_args, scenario, started, wait_until, write
+from failing import ill, rows_that_fail
+from metering import prices
+
+from stormbreak.batch.files import Files
+from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.runfile import read_run
+from stormbreak.cli.main import main
+from stormbreak.core.presets import BATCH, for_batch
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+KEY = "sk-canary-1234567890"
+ROWS = rows_that_fail(12, _400=range(3))
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write(tmp_path / "in.jsonl", ROWS)
+
+
+@pytest.fixture
+def retry(output, capsys):
+    def call(*flags, code=0):
+        got = main(["batch", "retry", str(output), *map(str, flags)])
+        said, errors = capsys.readouterr()
+        assert code == got, said + errors
+        return said if code != 2 else one_line(errors)
+
+    return call
+
+
+@pytest.fixture
+def begun(batch_run, stormbreak_provider):
+    """Run it where three rows fail, with these flags; gives the provider."""
+
+    def call(*flags, **more):
+        provider = stormbreak_provider(ill(**more))
+        assert batch_run("--quiet", *flags, provider=provider)[0] == 1
+        return provider
+
+    return call
+
+
+@pytest.fixture
+def well(stormbreak_provider):
+    return stormbreak_provider(scenario())
+
+
+def kept(output):
+    return read_run(Files.of(output)).flags
+
+
+def no_file_holds(tmp_path, secret):
+    return not any(secret in path.read_text() for path in tmp_path.iterdir() if path.is_file())
+
+
+# ------------------------------------------------------------ of the last run
+
+
+def test_the_variable_of_the_key_is_kept_and_never_the_key(
+    begun, retry, output, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MY_KEY", KEY)
+    provider = begun("--api-key-env", "MY_KEY", require_key=True)
+    assert kept(output).api_key_env == "MY_KEY"
+    said = json.loads(retry("--json", code=1))
+    assert said["verdicts"] == {"invalid": 3}
+    assert provider.stats()["arrivals"] == 15
+    assert no_file_holds(tmp_path, KEY)
+    monkeypatch.delenv("MY_KEY")
+    assert "variable MY_KEY is not set" in retry(code=2)
+
+
+def test_a_key_in_a_url_reaches_no_file(batch_run, output, tmp_path, stormbreak_provider):
+    url = stormbreak_provider(ill()).base_url
+    flags = ("--base-url", f"{url}?key={KEY}", "--fallback-base-url", f"{url}?api-key={KEY}")
+    assert batch_run(*flags)[0] == 1
+    assert (kept(output).base_url, kept(output).fallback_base_url) == (url, url)
+    assert no_file_holds(tmp_path, KEY)
+
+
+def test_a_key_instead_of_a_variable_reaches_no_file(batch_run, output, tmp_path, well):
+    for flag in ("--api-key-env", "--fallback-api-key-env"):
+        urls = ("--fallback-base-url", well.base_url)
+        assert batch_run(flag, KEY, *urls, provider=well)[0] == 2
+    assert no_file_holds(tmp_path, KEY)
+    assert not output.with_name("out.jsonl.run").exists()
+
+
+def test_every_flag_is_kept(begun, output, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text('[limit]\nkind = "fixed"\nin_flight = 2\n')
+    flags = {
+        "policy": str(file), "concurrency": 5, "rpm": 9e5, "tpm": 9e7, "timeout": 20.0,
+        "idle_timeout": 10.0, "deadline": 30.0, "connect_grace": 9.0, "longest_answer": 50,
+    }  # fmt: skip
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    provider = begun(*words, "--ordered")
+    assert kept(output).given == flags | {"base_url": provider.base_url, "ordered": True}
+
+
+def test_a_settings_file_says_where_and_is_found_from_another_folder(
+    source, output, tmp_path, retry, stormbreak_provider, monkeypatch
+):
+    provider = stormbreak_provider(ill())
+    target = f'[targets.main]\nbase_url = "{provider.base_url}"\nmodel = "storm-1"\n'
+    (tmp_path / "settings.toml").write_text(target)
+    monkeypatch.chdir(tmp_path)
+    args = ["batch", "run", source.name, "--output", output.name, "--policy", "settings.toml"]
+    assert main(args) == 1
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    retry(code=1)
+    assert provider.stats()["arrivals"] == 15
+    assert "has a target, which says that" in retry("--base-url", provider.base_url, code=2)
+
+
+def test_what_the_environment_told_is_kept_as_an_address(
+    source, output, retry, stormbreak_provider, monkeypatch
+):
+    provider = stormbreak_provider(ill())
+    monkeypatch.setenv("STORMBREAK_BASE_URL", provider.base_url)
+    assert main(["batch", "run", str(source), "--output", str(output)]) == 1
+    monkeypatch.delenv("STORMBREAK_BASE_URL")
+    retry(code=1)
+    assert provider.stats()["arrivals"] == 15
+
+
+# ------------------------------------------------------------ given again
+
+
+def test_what_is_given_counts_from_then_on(begun, retry, output, well):
+    provider = begun("--concurrency", "2", "--timeout", "9")
+    retry("--timeout", "7", code=1)
+    assert kept(output).given == {
+        "base_url": provider.base_url, "concurrency": 2, "timeout": 7.0,
+    }  # fmt: skip
+    retry("--base-url", well.base_url)
+    assert kept(output).given == {"base_url": well.base_url, "concurrency": 2, "timeout": 7.0}
+    assert_answered(ROWS, output)
+
+
+def test_another_address_does_not_get_the_key_of_the_last_run(begun, retry, well, monkeypatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    begun("--api-key-env", "MY_KEY")
+    monkeypatch.delenv("MY_KEY")
+    retry("--base-url", well.base_url)
+
+
+def test_another_model_for_rows_that_name_none_where_it_is_asked_for(
+    source, output, failed, batch_run, retry, stormbreak_provider
+):
+    rows = [{"prompt": f"document {n}" + " (meets 404)" * (n < 2)} for n in range(5)]
+    write(source, rows)
+    provider = stormbreak_provider(ill())
+    assert batch_run("--model", "storm-1", provider=provider)[0] == 1
+    well = stormbreak_provider(scenario())
+    retry("--model", "storm-1-mini", "--base-url", well.base_url)
+    models = {line["custom_id"]: line["response"]["body"]["model"] for line in read(output)}
+    assert [models[f"row-{n}"] for n in range(1, 6)] == ["storm-1-mini"] * 2 + ["storm-1"] * 3
+    assert batch_run("--model", "storm-1", provider=well)[0] == 0
+    assert batch_run("--model", "storm-1-mini", provider=well)[0] == 2
+
+
+def test_max_cost_counts_over_all_runs(
+    source, output, batch_run, retry, tmp_path, stormbreak_provider
+):
+    rows = rows_that_fail(60, _400=range(30))
+    for row in rows:
+        row["body"]["max_tokens"] = 1000
+    write(source, rows)
+    provider = stormbreak_provider(ill(fills=True))
+    file = tmp_path / "deal.toml"
+    file.write_text(
+        f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
+    )
+    assert batch_run("--max-cost", "0.5", "--prices", str(file), provider=provider)[0] == 1
+    first = read_run(Files.of(output)).account.most(lambda *_: prices("p", "m", into="3", out="15"))
+    assert first > 0.3
+    summary = json.loads(retry("--json", "--max-cost", float(first) + 0.001, code=1))
+    assert (summary["end"], summary["attempts"]) == ("spent", 0)
+    assert summary["spent"] == pytest.approx(float(first))
+    assert kept(output).prices == (str(file),)
+    assert json.loads(retry("--json", "--max-cost", "9", code=1))["attempts"] == 30
+
+
+# ------------------------------------------------------------ run files that say too little
+
+
+def forget(output, *names):
+    path = Files.of(output).run
+    run = json.loads(path.read_bytes())
+    path.write_text(json.dumps({name: run[name] for name in run if name not in names}))
+
+
+def test_a_run_file_of_an_earlier_version_says_what_to_give(
+    source, output, batch_run, retry, well, stormbreak_provider
+):
+    rows = [{"prompt": f"document {n}" + " (meets 404)" * (n < 2)} for n in range(5)]
+    write(source, rows)
+    provider = stormbreak_provider(ill())
+    assert batch_run("--model", "storm-1", provider=provider)[0] == 1
+    forget(output, "flags")
+    said = retry(code=2)
+    assert said.startswith(
+        f"{output}.run: does not say how the last run was called; give --provider"
+    )
+    assert f"(it was {provider.base_url})" in said
+    retry("--base-url", well.base_url)
+    assert kept(output).given == {"base_url": well.base_url, "model": "storm-1"}
+
+
+def test_a_run_file_with_flags_that_are_none(begun, retry, output):
+    begun()
+    path = Files.of(output).run
+    path.write_text(path.read_text().replace('"base_url": "http', '"rpm": "http'))
+    assert "not a run file of stormbreak" in retry(code=2)
+
+
+def test_a_run_from_python_keeps_no_flags_but_those_that_are_there(source, output, well):
+    job = Job(source=source, output=output, policy=for_batch(BATCH), base_url=well.base_url)
+    run_job(job)
+    assert kept(output) is None
+    assert main([*map(str, run_args(source, output, well.base_url))]) == 0
+    run_job(job)
+    assert kept(output).given == {"base_url": well.base_url}
+
+
+def test_no_output_of_a_batch(retry, output):
+    assert retry(code=2) == f"{output}.run: not found; {output} is no output of a batch run"
+    assert not output.exists()
+
+
+# ------------------------------------------------------------ INPUT
+
+
+def test_an_input_that_moved(begun, retry, source, output, tmp_path, well):
+    begun()
+    moved = source.rename(tmp_path / "moved.jsonl")
+    said = retry(code=2)
+    assert said.startswith(f"{source}: the input of this batch is not there any more; --input says")
+    retry("--input", moved, "--base-url", well.base_url)
+    assert read_run(Files.of(output)).input == str(moved)
+
+
+def test_an_input_that_changed(begun, retry, source, failed):
+    begun()
+    before = failed.read_bytes()
+    write(source, rows_that_fail(12, _400=range(4)))
+    said = retry(code=2)
+    assert "has other content; nothing is sent again" in said
+    assert failed.read_bytes() == before
+
+
+# ------------------------------------------------------------ while it is at work
+
+
+def test_what_a_run_can_a_retry_can_too(
+    source, output, failed, retry, tmp_path, batch_run, stormbreak_provider, capsys
+):
+    rows = rows_that_fail(40, _400=range(40))
+    write(source, rows)
+    assert batch_run("--quiet", provider=stormbreak_provider(ill()))[0] == 1
+    slow = stormbreak_provider(scenario(service=0.6))
+    flags = ("--base-url", slow.base_url, "--concurrency", "4", "--report", tmp_path / "r.html")
+    with started("batch", "retry", output, *flags) as process:
+        wait_until(lambda: len(read(output)) >= 4, "a first answer")
+        assert "another run is writing to" in retry(code=2)
+        assert "another run is writing to" in one_line(batch_run(provider=slow)[2])
+        assert main(["batch", "status", str(output), "--json"]) == 0
+        status = json.loads(capsys.readouterr().out)
+        assert (status["active"], status["left"]) == (True, 0)
+        assert main(["top", str(output), "--json"]) == 0
+        top = json.loads(capsys.readouterr().out)["batch"]
+        assert (top["total"], top["failed"]) == (40, 0)
+        assert 0 < top["left"] <= 36
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=30)
+        assert process.returncode == 130
+    assert "interrupted; the same command goes on from here" in said
+    assert "40 rows that had failed" in said
+    assert (tmp_path / "r.html").stat().st_size > 1000
+    done = len(read(output))
+    assert len(read(failed)) == 40 - done
+    well = stormbreak_provider(scenario())
+    retry("--base-url", well.base_url, "--quiet")
+    assert well.stats()["arrivals"] == 40 - done
+    assert_answered(rows, output)
