@@ -9,6 +9,7 @@ from journals import OK, Ids, failure, ids_in, lines
 from stormbreak.batch.choice import GOING_ON, failed_rows
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.lines import Response
+from stormbreak.batch.schedule import SCOUTS
 from stormbreak.types import Verdict
 
 
@@ -40,7 +41,7 @@ def begun(files, ids):
 )
 def test_which_rows_are_sent(begun, ids, choice, sent):
     with closing(Journal(begun, ids, choice)) as journal:
-        assert list(journal.left()) == sent
+        assert sorted(journal.left()) == sent
         again = len(set(sent) & {1, 2, 3})
         assert (journal.retried, journal.again, journal.failed, journal.done) == (
             again,
@@ -70,10 +71,21 @@ def test_what_becomes_of_them_counts_when_it_is_durable(begun, ids):
 def test_a_row_is_taken_up_once(begun, ids):
     with closing(Journal(begun, ids, failed_rows())) as journal:
         left = journal.left()
-        assert next(left) == 1
-        journal.fail(ids.row(1), failure())
-        journal.fail(ids.row(2), failure())
-        assert list(left) == [3]
+        first = next(left)
+        journal.fail(ids.row(first), failure())
+        assert {first, *left} == {1, 2, 3}
+
+
+def test_the_first_rows_of_a_retry_are_drawn_from_all(files):
+    ids = Ids(f"id {number}" for number in range(1000))
+    with closing(Journal(files, ids)) as journal:
+        for index in range(1000):
+            journal.fail(ids.row(index), failure(Verdict.AUTH))
+    with closing(Journal(files, ids, failed_rows())) as journal:
+        rows = [*journal.left()]
+    assert sorted(rows) == [*range(1000)]
+    assert rows[SCOUTS:] == sorted(rows[SCOUTS:])
+    assert max(rows[:SCOUTS]) > 500 > min(rows[:SCOUTS])  # each fails once in a million times
 
 
 def test_what_was_not_come_to_keeps_its_line(begun, ids):

@@ -19,6 +19,7 @@ from batches import (
     wait_until,
     write,
 )
+from failing import ids, ill, named, rows_that_fail
 
 STORM = (
     {"kind": "429", "share": 0.30, "retry_after": 1},
@@ -128,6 +129,56 @@ def line_size(output):
         return float("inf")
     with output.open("rb") as file:
         return len(file.readline())
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"),
+    [(2_000, 1), *(pytest.param(10_000, seed, marks=pytest.mark.prove) for seed in (2, 3, 4))],
+)
+def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed):
+    """Half of the rows have failed for good; a twentieth of these will fail once more."""
+    width, chance = 50, random.Random(seed)
+    bad, worse = range(0, count, 2), range(0, count, 40)
+    rows = rows_that_fail(count, _400=bad)
+    source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    failed = tmp_path / "out.failed.jsonl"
+    with provider(tmp_path / "ill.toml", ill()) as url:
+        assert run("batch", "run", source, "--output", output, "--base-url", url).returncode == 1
+    assert named(read(failed)) == ids(bad)
+    still_bad = [{"kind": "404", "match": f"document {number} (meets"} for number in worse]
+    moments = sorted(chance.uniform(0.05, 0.9) for _ in range(3))
+    print(f"seed {seed}: killed at {', '.join(f'{moment:.1%}' for moment in moments)}")
+    with provider(tmp_path / "calm.toml", scenario(*still_bad, service=0.05, cv=0.3)) as url:
+        args = ("batch", "retry", output, "--base-url", url, "--concurrency", width, "--quiet")
+        for moment in moments:
+            before = output.read_bytes()
+            goal = (0.5 + moment / 2) * count * line_size(output)
+            with started(*args) as process:
+                wait_until(lambda: size_of(output) >= goal, f"{moment:.1%} of the rows")  # noqa: B023
+                process.kill()
+                assert process.wait() == -9
+            assert output.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+            unanswered = set(ids(range(count))) - named(whole_lines(output))
+            assert named(whole_lines(failed)) >= unanswered
+        with started(*args) as process:
+            assert process.wait(60) == 1, process.stderr.read()
+        keys = stats(url)["keys"]
+    worse_ids = ids(worse)
+    assert_answered([row for row in rows if row["custom_id"] not in worse_ids], output)
+    assert {(it["custom_id"], it["error"]["verdict"]) for it in read(failed)} == {
+        (name, "not_found") for name in worse_ids
+    }
+    assert len(read(failed)) == len(worse)
+    paid_twice = keys["answers"] - (len(bad) - len(worse))
+    print(f"answers paid twice: {paid_twice}")
+    assert keys["answered"] == len(bad) - len(worse)
+    assert paid_twice <= 3 * width
+
+
+def whole_lines(path):
+    """The lines of a file that a killed process has left, but for one that is torn."""
+    whole = path.read_bytes()
+    return [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
 
 
 # ------------------------------------------------------------ the power goes

@@ -7,9 +7,11 @@ keeps the line of its failure until it is answered, or has failed anew.
 """
 
 import contextlib
+import random
 import threading
 from array import array
 from collections.abc import Iterator
+from heapq import nsmallest
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +32,7 @@ from stormbreak.batch.lines import (
 )
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
+from stormbreak.batch.schedule import SCOUTS
 from stormbreak.errors import ConfigurationError
 
 _LEFT: Final = 0
@@ -78,14 +81,24 @@ class Journal:
         return len(self._pending)
 
     def left(self) -> Iterator[int]:
-        """Yield the rows that this run sends, in input order.
+        """Yield the rows that this run sends, in input order; of those that have failed, some drawn by chance first.
+
+        Rows that can never be answered pile up at the front of what has failed. By what they meet, the first rows decide
+        whether a run makes sense, so that they have to speak for all.
 
         Reads the states as they are when it gets there: one pass per run, or rows still under way come twice.
         """
-        sent = (_LEFT, _AGAIN) if self._choice.fresh else (_AGAIN,)
-        for index, state in enumerate(self._states):
-            if state in sent:
+        drawn: list[int] = []
+        if not self._choice.fresh:
+            drawn = nsmallest(SCOUTS, self._sent(), key=lambda _: random.random())  # noqa: S311 - no secret
+        yield from drawn
+        for index in self._sent():
+            if index not in drawn:
                 yield index
+
+    def _sent(self) -> Iterator[int]:
+        sent = (_LEFT, _AGAIN) if self._choice.fresh else (_AGAIN,)
+        return (index for index, state in enumerate(self._states) if state in sent)
 
     def succeed(self, row: Row, response: Response) -> None:
         """Write the answer to `row`. A second answer is a mistake of the caller's (ValueError)."""
