@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from batches import environment, read
 
-from stormbreak.cli.batch_run import command
+from stormbreak.cli import batch_retry, batch_run
 from stormbreak.types import Verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
@@ -45,10 +45,21 @@ def test_the_first_two_minutes(tmp_path):
     }
 
 
-def test_its_flags_are_those_of_the_command():
-    documented = re.findall(r"^\| `(--[a-z-]+)", PAGE, re.MULTILINE)
-    shown = [it for it in command.params if it.opts[0].startswith("--") and not it.hidden]
-    assert sorted(documented) == sorted(it.opts[0] for it in shown)
+def documented(heading):
+    """The flags in the table of a section."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE))
+
+
+def flags(command):
+    return {it.opts[0] for it in command.params if it.opts[0].startswith("--") and not it.hidden}
+
+
+def test_its_flags_are_those_of_the_commands():
+    shared, own = documented("Flags"), documented("Once more, what failed")
+    assert shared == flags(batch_run.command)
+    assert own == flags(batch_retry.command) - flags(batch_run.command)
+    assert flags(batch_run.command) - flags(batch_retry.command) == {"--output"}
 
 
 @pytest.mark.parametrize(
