@@ -88,13 +88,12 @@ class Journal:
 
         Reads the states as they are when it gets there: one pass per run, or rows still under way come twice.
         """
-        drawn: list[int] = []
+        drawn: tuple[int, ...] = ()
         if not self._choice.fresh:
-            drawn = nsmallest(SCOUTS, self._sent(), key=lambda _: random.random())  # noqa: S311 - no secret
+            drawn = tuple(nsmallest(SCOUTS, self._sent(), key=_chance))
         yield from drawn
-        for index in self._sent():
-            if index not in drawn:
-                yield index
+        seen = frozenset(drawn)
+        yield from (index for index in self._sent() if index not in seen)
 
     def _sent(self) -> Iterator[int]:
         sent = (_LEFT, _AGAIN) if self._choice.fresh else (_AGAIN,)
@@ -196,3 +195,7 @@ class Journal:
             remove(self._files.failed)
         except OSError as error:
             raise OutputError(f"{path_of(self._files.failed)}: {reason(error)}") from error
+
+
+def _chance(_: int) -> float:
+    return random.random()  # noqa: S311 - no secret

@@ -1,0 +1,65 @@
+"""Failed rows once more, from Python."""
+
+import pytest
+from batches import assert_answered, read, scenario, write
+from failing import ids, ill, named, rows_that_fail
+
+from stormbreak.batch.choice import failed_rows
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+
+def test_a_job_with_the_rows_that_failed(run_rows, stormbreak_provider, files):
+    rows = rows_that_fail(40, _400=range(5), _404=range(5, 15))
+    assert run_rows(rows, stormbreak_provider(ill())).failed == 15
+    well = stormbreak_provider(scenario())
+    some = run_rows(rows, well, choice=failed_rows([Verdict.NOT_FOUND]))
+    assert (some.retried, some.mended, some.answered, some.failed) == (10, 10, 10, 5)
+    assert named(read(files.failed)) == ids(range(5))
+    rest = run_rows(rows, well, choice=failed_rows())
+    assert (rest.retried, rest.mended, rest.failed, rest.left) == (5, 5, 0, 0)
+    assert well.stats()["arrivals"] == 15
+    assert_answered(rows, files.output)
+
+
+def test_where_nothing_was_begun_nothing_is_to_be_sent_again(
+    run_rows, stormbreak_provider, files, tmp_path
+):
+    write(tmp_path / "in.jsonl", rows_that_fail(3))
+    with pytest.raises(ConfigurationError, match="is no output of a batch run"):
+        run_rows([], stormbreak_provider(scenario()), choice=failed_rows())
+    assert not files.output.exists()
+    assert not files.lock.exists()
+
+
+def test_rows_that_can_never_be_answered_do_not_stand_in_the_way(
+    run_rows, stormbreak_provider, files
+):
+    """They are the first that failed, and as many as decide whether a run makes sense."""
+    rows = rows_that_fail(500, _404=range(1, 500))
+    assert run_rows(rows, stormbreak_provider(ill())).failed == 499
+    hopeless = [{"kind": "404", "match": f"document {number} (meets"} for number in range(1, 26)]
+    summary = run_rows(rows, stormbreak_provider(scenario(*hopeless)), choice=failed_rows())
+    assert (summary.end, summary.mended, summary.failed) == ("finished", 474, 25)
+
+
+def test_a_row_that_comes_back_is_in_the_failed_file_until_it_is_answered(
+    run_rows, stormbreak_provider, files
+):
+    rows = rows_that_fail(3, _400=range(1, 3))
+    assert run_rows(rows, stormbreak_provider(ill())).failed == 2
+    seen = []
+    flaky = stormbreak_provider(scenario({"kind": "503", "until": 1.0}))
+
+    def look(runner):
+        seen.append((len(read(files.output)), len(read(files.failed)), runner.journal.again))
+
+    summary = run_rows(rows, flaky, tick=look, choice=failed_rows())
+    assert (summary.mended, summary.failed) == (2, 0)
+    assert summary.attempts > 2
+    assert seen[0] == (1, 2, 2)
+    assert {answers + again for answers, _, again in seen} == {3}
+    assert all(failures == 2 for _, failures, again in seen if again)
+    assert not files.failed.exists()
