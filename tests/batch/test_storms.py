@@ -160,6 +160,10 @@ def test_kill_9_of_a_retry_at_three_moments_loses_nothing(tmp_path, count, seed)
             assert output.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
             unanswered = set(ids(range(count))) - named(whole_lines(output))
             assert named(whole_lines(failed)) >= unanswered
+        arrived = stats(url)["arrivals"]
+        again = ("batch", "run", source, "--output", output, "--base-url", url)
+        assert run(*again).returncode == 1  # it goes on with what failed for good: with nothing
+        assert (stats(url)["arrivals"], named(read(failed))) == (arrived, unanswered)
         with started(*args) as process:
             assert process.wait(60) == 1, process.stderr.read()
         keys = stats(url)["keys"]
