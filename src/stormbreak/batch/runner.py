@@ -27,7 +27,7 @@ from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.schedule import STOPPING, Final, Later, Schedule, Turn
-from stormbreak.batch.spent import Account
+from stormbreak.batch.spent import Account, Cost, Limit
 from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
@@ -38,6 +38,7 @@ from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
 NOTE_EVERY = 1.0  # seconds
+PRICE_EVERY = 1.0  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Held = tuple[Row, Failure, Response | None]
@@ -89,6 +90,8 @@ class Runner:
         self._tick = tick
         self._note = note
         self.account = account
+        self.cost: Cost | None = None  # of all runs, as of a second ago
+        self._price_of = client.engine.payers.price_of or _nobody_knows
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -104,6 +107,12 @@ class Runner:
         return self._end is not None
 
     @property
+    def limit_of_cost(self) -> Limit | None:
+        """What may be spent, and how much of that was, where there is a limit."""
+        purse = self.client.engine.payers.purse(self.client.policy)
+        return None if purse is None else Limit(purse.limit, purse.spent)
+
+    @property
     def under_way(self) -> int:
         """Calls that have not ended: sent, about to be, or backing off."""
         return len(self._calls)
@@ -112,7 +121,7 @@ class Runner:
         """Run to the end, whichever it is; raises what the journal raised, if it could not write."""
         sitters = [
             asyncio.create_task(sit())
-            for sit in (self._flush_often, self._look_often, self._note_often)
+            for sit in (self._flush_often, self._look_often, self._note_often, self._price_often)
         ]
         try:
             with self._signals():
@@ -130,6 +139,7 @@ class Runner:
         if self._end not in (End.REFUSED, End.UNREACHABLE):
             self._write_held()
         await asyncio.to_thread(self.journal.flush)
+        await asyncio.to_thread(self._price)
         self._show()
         return self._end or End.FINISHED
 
@@ -290,6 +300,19 @@ class Runner:
             except OutputError as error:
                 return self._give_up(error)
 
+    async def _price_often(self) -> None:
+        """Work out what it costs by now, in a thread: price lists take long to load."""
+        while True:
+            await asyncio.sleep(PRICE_EVERY)
+            await asyncio.to_thread(self._price)
+
+    def _price(self) -> None:
+        try:
+            self.cost = self.account().cost(self._price_of)
+        except Exception:  # noqa: BLE001 - such as a price list that is broken
+            _log.warning("what it costs cannot be told", exc_info=True)
+            self._price_of = _nobody_knows
+
     async def _look_often(self) -> None:
         """Show progress; give up when the grace is over and nothing was reached."""
         give_up_at = time.monotonic() + self._grace
@@ -306,6 +329,10 @@ class Runner:
         except Exception:  # noqa: BLE001 - such as a terminal that is gone
             _log.warning("progress cannot be shown any more", exc_info=True)
             self._tick = lambda _: None
+
+
+def _nobody_knows(_provider: str, _model: str) -> None:
+    """Price nothing."""
 
 
 def _who(ended: Ended) -> str | None:

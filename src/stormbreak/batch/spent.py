@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from decimal import Decimal
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.spend import Priced, PriceOf
 from stormbreak.cost.bill import Bill, Bills, Span, Sum
@@ -67,6 +67,7 @@ class Tokens:
 
 
 _NONE = Tokens()
+_NOTHING = Span(Decimal(0), Decimal(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,18 @@ class Spent:
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
         return self.bounds(prices).most
 
+    def span(self, price_of: PriceOf) -> Span | None:
+        """What it has cost; None where the price, or a part of it, is not known.
+
+        Raises:
+            ConfigurationError: there is no price list.
+        """
+        prices = price_of(self.provider, self.model)
+        try:
+            return None if prices is None else self.bounds(prices)
+        except ConfigurationError:
+            return None
+
     def bounds(self, prices: Priced) -> Span:
         """What it has cost: what is known, and the most that it can be."""
         least = self.useful.usd(prices) + self.wasted.usd(prices)
@@ -127,6 +140,33 @@ class Spent:
             free=self.free + other.free,
             unbounded=self.unbounded + other.unbounded,
         )
+
+
+class Limit(NamedTuple):
+    """US dollars that may be spent, and those that were."""
+
+    usd: Decimal
+    spent: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """US dollars that attempts have cost, between what is known and the most that it can be.
+
+    So many attempts as are `priced` are in there. Those that are `unpriced` went to models without a known price, and of the
+    `unbounded` nothing says what they can cost at the most.
+    """
+
+    least: Decimal
+    most: Decimal
+    priced: int
+    unpriced: int
+    unbounded: int
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything of it is."""
+        return self.priced > 0
 
 
 Waste: TypeAlias = Mapping[str, Tokens]
@@ -171,6 +211,23 @@ class Account:
             },
             at_work=at_work,
         )
+
+    def cost(self, price_of: PriceOf) -> Cost | None:
+        """What all of it has cost; None where there is no price list."""
+        least = most = Decimal(0)
+        priced = unpriced = unbounded = 0
+        for each in self.spent:
+            try:
+                span = each.span(price_of) if each.attempts else _NOTHING
+            except ConfigurationError:
+                return None
+            if span is None:
+                unpriced += each.attempts
+                continue
+            least, most = least + span.least, most + span.most
+            priced += each.attempts
+            unbounded += each.unbounded
+        return Cost(least=least, most=most, priced=priced, unpriced=unpriced, unbounded=unbounded)
 
     def most(self, price_of: PriceOf) -> Decimal:
         """The most that all of it can have cost, in US dollars.

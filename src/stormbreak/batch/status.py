@@ -11,12 +11,17 @@ from stormbreak.batch.lines import count_lines, entries
 from stormbreak.batch.lock import held
 from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.runfile import read_run
+from stormbreak.batch.spent import Cost
+from stormbreak.core.spend import PriceOf
 from stormbreak.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Counts of rows, `failed` by verdict; `active` says that a run is writing now; `started_at` is unix time."""
+    """Counts of rows, `failed` by verdict; `active` says that a run is writing now; `started_at` is unix time.
+
+    `cost` is None where there is no price list.
+    """
 
     input: str
     output: str
@@ -26,10 +31,11 @@ class Status:
     done: int
     failed: Mapping[str, int]
     left: int
+    cost: Cost | None
 
 
-def read_status(output: Path) -> Status:
-    """Read how far the batch that writes `output` has come."""
+def read_status(output: Path, price_of: PriceOf) -> Status:
+    """Read how far the batch that writes `output` has come, and what it has cost at these prices."""
     files = Files.of(output)
     run = read_run(files)
     if run is None:
@@ -46,6 +52,7 @@ def read_status(output: Path) -> Status:
         done=done,
         failed=failed,
         left=max(0, run.rows - done - sum(failed.values())),
+        cost=run.account.cost(price_of),
     )
 
 

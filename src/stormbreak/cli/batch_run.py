@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.json import Encoder
-from msgspec.json import format as indented
 
 from stormbreak.batch.costs import BatchCost, read_cost
 from stormbreak.batch.course import Course
+from stormbreak.batch.figures import cost_in_words
 from stormbreak.batch.files import Files
 from stormbreak.batch.job import AUTO, CONNECT_GRACE, Job, run_job
 from stormbreak.batch.plain import path_of, plain
@@ -23,19 +22,16 @@ from stormbreak.batch.summary import Summary
 from stormbreak.cli.batch_watched import Watched
 from stormbreak.cli.cost_options import lookup_in
 from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS, USD
-from stormbreak.cli.say import say
+from stormbreak.cli.say import in_json, say
 from stormbreak.config import Settings, resolve_settings
 from stormbreak.config.settings import TargetSettings
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
-from stormbreak.http.pricing import list_price
 from stormbreak.keylike import quoted
 from stormbreak.report.write import Destination
 from stormbreak.types import Verdict
-
-_JSON = Encoder(decimal_format="number")
 
 PATIENT = 60.0
 """Seconds that a row waits where it is, before it goes to --fallback-base-url: a batch is in no hurry."""
@@ -93,7 +89,7 @@ class _Concurrency(click.ParamType[int | str]):
     "--prices",
     metavar="FILE",
     multiple=True,
-    help="A price file, for --max-cost; its word counts before the list prices.",
+    help="A price file, for what it costs; its word counts before the list prices.",
 )
 @click.option("--timeout", type=SECONDS, help="Seconds that one attempt may take.")
 @click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt.")
@@ -125,7 +121,7 @@ def command(
     destination = None if report is None else _destination(report, job)
     course = Course(began=time.monotonic())
     with (
-        Watched(job.output, metrics_port, price_of=job.price_of or list_price) as watched,
+        Watched(job.output, metrics_port) as watched,
         progress_on(sys.stderr, quiet=quiet) as progress,
     ):
         tick, listeners = watched.beside(progress.tick), watched.listeners
@@ -133,7 +129,7 @@ def command(
             tick, listeners = watching(course, tick), (*listeners, course.hear)
         summary = run_job(job, tick, listeners=listeners)
     if as_json:
-        say(indented(_JSON.encode(summary)).decode())
+        say(in_json(summary))
     elif summary.end != End.UNREACHABLE.value:
         say(_told(summary))
     if destination is not None:  # last: whatever becomes of it, what came of the rows has been told
@@ -242,18 +238,12 @@ def _told(summary: Summary) -> str:
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
         "came back": back,
-        "cost": _cost(summary),
+        "cost": cost_in_words(summary.cost, summary.limit_of_cost),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
     }
     return "\n".join(f"{name:<10} {said}" for name, said in lines.items() if said)
-
-
-def _cost(summary: Summary) -> str:
-    if summary.max_cost is None:
-        return ""
-    return f"at most {summary.spent:,.6f} USD, of {summary.max_cost:,f} that it may"
 
 
 def _stopped(summary: Summary) -> str:
