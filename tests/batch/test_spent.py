@@ -1,10 +1,12 @@
 """What a run file keeps of what was spent."""
 
+from dataclasses import replace
+
 import pytest
-from metering import price_of, usage, usd
+from metering import price_of, prices, usage, usd
 from stage import OTHER, TARGET
 
-from stormbreak.batch.spent import Account, Spent, Tokens
+from stormbreak.batch.spent import Account, Cost, Spent, Tokens
 from stormbreak.cost.bill import Bill, Bills, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target
@@ -85,6 +87,44 @@ def test_what_has_no_price_has_no_most():
     assert Account(spent=(free,)).most(price_of) == 0
     with pytest.raises(ConfigurationError, match="no price is known of secret at p"):
         Account(spent=(used,)).most(price_of)
+
+
+PRICED = Spent(
+    provider="p",
+    model="m",
+    useful=Tokens(attempts=2, input_tokens=200_000, output_tokens=20_000),
+    wasted=Tokens(attempts=1, input_tokens=50_000),
+    useful_open=Tokens(attempts=1, input_tokens=10_000),
+    wasted_open=Tokens(attempts=4, input_tokens=400_000),
+    unbounded=1,
+)
+SECRET = Spent(provider="p", model="secret", useful=Tokens(attempts=7), unbounded=7)
+
+
+def test_what_it_has_cost_is_known_and_what_it_can_be():
+    free = Spent(provider="p", model="secret", free=3)
+    cost = Account(spent=(PRICED, SECRET, free)).cost(price_of)
+
+    assert cost == Cost(least=usd("0.45"), most=usd("0.86"), priced=8, unpriced=7, unbounded=1)
+    assert cost.is_known
+    assert not Account(spent=(SECRET,)).cost(price_of).is_known
+    assert not Account().cost(price_of).is_known
+
+
+def test_half_a_price_is_none():
+    def half(provider, model):
+        whole = prices(provider, model)
+        return replace(whole, standard=replace(whole.standard, output=None))
+
+    assert Account(spent=(PRICED,)).cost(half).unpriced == 8
+
+
+def test_without_a_price_list_nobody_knows():
+    def refuse(*_):
+        raise ConfigurationError("no price list")
+
+    assert Account(spent=(PRICED,)).cost(refuse) is None
+    assert Account().cost(refuse) is not None  # it was not asked
 
 
 def test_it_holds_no_key():

@@ -30,7 +30,7 @@ def a_summary(tmp_path, **more):
         "end": "finished", "refused_by": None, "trouble": "", "total": 10, "successful": 10,
         "failed": 0, "left": 0, "answered": 10, "elapsed": 5.0, "throughput": 2.0, "attempts": 13,
         "retries": 3, "maybe_processed": 1, "verdicts": {}, "circuits_opened": 0, "cooldowns": 0,
-        "waited": 0.0, "input_tokens": 100, "output_tokens": 50, "max_cost": None, "spent": None,
+        "waited": 0.0, "input_tokens": 100, "output_tokens": 50, "max_cost": None, "spent": None, "cost": None,
     }  # fmt: skip
     return Summary(**fields | more)
 

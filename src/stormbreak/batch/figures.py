@@ -40,5 +40,5 @@ def cost_in_words(cost: Cost | None, limit: Limit | None) -> str:
         said.append(dollars(least, most, unpriced=cost.unpriced, unbounded=cost.unbounded))
     if limit is not None:
         share = int(100 * limit.spent / limit.usd)
-        said.append(f"{share} % of the {limit.usd:,f} USD that it may cost")
+        said.append(f"{share} % of the {USD.exact(limit.usd)} USD that it may cost")
     return "; ".join(said)

@@ -90,7 +90,8 @@ class Runner:
         self._tick = tick
         self._note = note
         self.account = account
-        self.cost: Cost | None = None  # of all runs, as of a second ago
+        self.cost: Cost | None = None  # of all runs; this and its limit are as of a second ago
+        self.limit_of_cost: Limit | None = None
         self._price_of = client.engine.payers.price_of or _nobody_knows
         self._end: End | None = None
         self._error: BaseException | None = None
@@ -105,12 +106,6 @@ class Runner:
     def stopping(self) -> bool:
         """Whether nothing new is sent any more."""
         return self._end is not None
-
-    @property
-    def limit_of_cost(self) -> Limit | None:
-        """What may be spent, and how much of that was, where there is a limit."""
-        purse = self.client.engine.payers.purse(self.client.policy)
-        return None if purse is None else Limit(purse.limit, purse.spent)
 
     @property
     def under_way(self) -> int:
@@ -303,10 +298,12 @@ class Runner:
     async def _price_often(self) -> None:
         """Work out what it costs by now, in a thread: price lists take long to load."""
         while True:
-            await asyncio.sleep(PRICE_EVERY)
             await asyncio.to_thread(self._price)
+            await asyncio.sleep(PRICE_EVERY)
 
     def _price(self) -> None:
+        purse = self.client.engine.payers.purse(self.client.policy)
+        self.limit_of_cost = None if purse is None else Limit(purse.limit, purse.spent)
         try:
             self.cost = self.account().cost(self._price_of)
         except Exception:  # noqa: BLE001 - such as a price list that is broken
