@@ -1,13 +1,17 @@
 """What a run file keeps of what was spent."""
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from metering import price_of, prices, usage, usd
 from stage import OTHER, TARGET
 
 from stormbreak.batch.spent import Account, Cost, Spent, Tokens
 from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.cost.prices import Rate, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target
 
@@ -71,13 +75,36 @@ def test_the_most_that_it_can_have_cost():
     account = Account(spent=(Spent(provider="p", model="large", useful=some_, wasted_open=some_),))
 
     assert account.most(price_of) == 10
-    assert some_.mean == usage(1_500_000, 100_000)
 
 
-def test_a_mean_is_rounded_to_what_costs_more():
-    some_ = Tokens(attempts=3, input_tokens=10, cached_input_tokens=5, output_tokens=1)
+@given(
+    attempts=st.integers(1, 50),
+    into=st.integers(0, 10_000),
+    out=st.integers(0, 10_000),
+    read=st.floats(0, 1),
+)
+def test_tokens_are_priced_to_the_last_one(attempts, into, out, read):
+    cached = int(into * read)
+    some_ = Tokens(
+        attempts=attempts, input_tokens=into, output_tokens=out, cached_input_tokens=cached
+    )
+    once = Tokens(attempts=1, input_tokens=into, output_tokens=out, cached_input_tokens=cached)
 
-    assert some_.mean == usage(4, 1, cached=1)
+    asked = prices("p", "m")
+    assert some_.usd(asked) == once.usd(asked) == asked.cost_of(usage(into, out, cached))
+    assert Tokens().usd(asked) == 0
+
+
+def test_long_prompts_pay_by_their_mean():
+    def stepped(into):
+        rates = prices("p", "m").standard
+        steps = (Step(1_000, Decimal(2)),)
+        long = replace(rates, input=Rate(Decimal(1), steps))
+        some_ = Tokens(attempts=10, input_tokens=into)
+        return some_.usd(replace(prices("p", "m"), standard=long))
+
+    assert stepped(10_000) == usd("0.01")
+    assert stepped(20_000) == usd("0.04")
 
 
 def test_what_has_no_price_has_no_most():

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.spend import Priced, PriceOf
@@ -43,19 +44,25 @@ class Tokens:
             cached_input_tokens=self.cached_input_tokens,
         )
 
-    @property
-    def mean(self) -> Usage:
-        """What one of them used, rounded to what costs more."""
-        attempts = self.attempts or 1
-        return Usage(
-            input_tokens=-(-self.input_tokens // attempts),
-            output_tokens=-(-self.output_tokens // attempts),
-            cached_input_tokens=self.cached_input_tokens // attempts,
+    def usd(self, prices: Priced) -> Decimal:
+        """What they cost, if the tokens are spread over them evenly: exact, but for prices that go by the prompt."""
+        counts = (self.input_tokens, self.output_tokens, self.cached_input_tokens)
+        cuts = {0, self.attempts, *(count % self.attempts for count in counts if self.attempts)}
+        return sum(
+            (
+                (end - begin) * prices.cost_of(self._share_of(begin))
+                for begin, end in pairwise(sorted(cuts))
+            ),
+            Decimal(0),
         )
 
-    def usd(self, prices: Priced) -> Decimal:
-        """What they cost, each taken for the mean of them."""
-        return self.attempts * prices.cost_of(self.mean)
+    def _share_of(self, number: int) -> Usage:
+        """The tokens of one attempt, which are whole: the first few have one more."""
+        return Usage(
+            input_tokens=_share(self.input_tokens, self.attempts, number),
+            output_tokens=_share(self.output_tokens, self.attempts, number),
+            cached_input_tokens=_share(self.cached_input_tokens, self.attempts, number),
+        )
 
     def __add__(self, other: "Tokens") -> "Tokens":
         return Tokens(
@@ -64,6 +71,11 @@ class Tokens:
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
         )
+
+
+def _share(count: int, attempts: int, number: int) -> int:
+    each, more = divmod(count, attempts)
+    return each + (number < more)
 
 
 _NONE = Tokens()
