@@ -8,22 +8,27 @@ from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from decimal import Decimal
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
+
+from msgspec import Meta
 
 from stormbreak.core.spend import Priced, PriceOf
 from stormbreak.cost.bill import Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**18)]
+"""What a run file may say; no sum of more could be shown."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """Some attempts, and their tokens."""
 
-    attempts: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
+    attempts: Count = 0
+    input_tokens: Count = 0
+    cached_input_tokens: Count = 0
+    output_tokens: Count = 0
 
     @classmethod
     def of(cls, some: Sum) -> "Tokens":
@@ -92,8 +97,8 @@ class Spent:
     useful_open: Tokens = _NONE
     wasted: Tokens = _NONE
     wasted_open: Tokens = _NONE
-    free: int = 0
-    unbounded: int = 0
+    free: Count = 0
+    unbounded: Count = 0
 
     @classmethod
     def of(cls, target: Target, bill: Bill) -> "Spent":
@@ -197,7 +202,7 @@ class Account:
     spent: tuple[Spent, ...] = ()
     waste: Waste = field(default_factory=dict)
     at_work: bool = False
-    killed: int = 0
+    killed: Count = 0
 
     def begin(self) -> "Account":
         """Another run begins."""
