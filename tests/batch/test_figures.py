@@ -19,7 +19,7 @@ LIMIT = Limit(Decimal(20), Decimal("4.5"))
 @pytest.mark.parametrize(
     ("cost", "limit", "said"),
     [
-        (None, None, ""),
+        (Cost(), None, ""),
         (cost(priced=0), None, ""),
         (cost(priced=0, unpriced=9), None, ""),
         (cost("1.5", "1.5"), None, "1.50 USD"),
@@ -30,7 +30,7 @@ LIMIT = Limit(Decimal(20), Decimal("4.5"))
         (cost("0", "0", unpriced=2), None, "2 attempts without a known price"),
         (cost("4", "4.5"), LIMIT, "4.00 to 4.50 USD; 22 % of the 20.00 USD that it may cost"),
         (cost(priced=0), LIMIT, "22 % of the 20.00 USD that it may cost"),
-        (None, Limit(Decimal("0.5"), Decimal(0)), "0 % of the 0.50 USD that it may cost"),
+        (Cost(), Limit(Decimal("0.5"), Decimal(0)), "0 % of the 0.50 USD that it may cost"),
     ],
 )  # fmt: skip
 def test_cost(cost, limit, said):

@@ -11,7 +11,7 @@ from stormbreak.batch.spent import Cost, Limit
 VIEW = {
     "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "limit": 256, "waiting": 1_024,
     "retries": 123_456, "circuit": "half-open", "input_tokens": 1_234_567_890, "output_tokens": 9_876_543,
-    "stopping": False, "cost": None, "limit_of_cost": None,
+    "stopping": False, "cost": Cost(), "limit_of_cost": None,
 }  # fmt: skip
 
 

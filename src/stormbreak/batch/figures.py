@@ -32,10 +32,10 @@ def dollars(least: str, most: str, *, unpriced: int, unbounded: int) -> str:
     return besides if most == _NOTHING else f"{said}, and {besides}"
 
 
-def cost_in_words(cost: Cost | None, limit: Limit | None) -> str:
+def cost_in_words(cost: Cost, limit: Limit | None) -> str:
     """Write what a batch has cost, and how much of its limit that is; nothing of what is not known."""
     said = []
-    if cost is not None and cost.is_known:
+    if cost.is_known:
         least, most = USD.shown(cost.least), USD.shown(cost.most)
         said.append(dollars(least, most, unpriced=cost.unpriced, unbounded=cost.unbounded))
     if limit is not None:

@@ -57,7 +57,7 @@ class View:
     input_tokens: int
     output_tokens: int
     stopping: bool
-    cost: Cost | None
+    cost: Cost
     limit_of_cost: Limit | None
 
     @classmethod

@@ -90,9 +90,14 @@ class Runner:
         self._tick = tick
         self._note = note
         self.account = account
-        self.cost: Cost | None = None  # of all runs; this and its limit are as of a second ago
+        self.cost = Cost()  # of all runs; this and its limit are as of a second ago
         self.limit_of_cost: Limit | None = None
-        self._price_of = client.engine.payers.price_of or _nobody_knows
+        payers = client.engine.payers
+        self._price_of = payers.price_of or _nobody_knows
+        self._purse = payers.purse(client.policy)
+        self._pricing = (
+            threading.Lock()
+        )  # or an earlier look, which took long, might have the last word
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -302,13 +307,14 @@ class Runner:
             await asyncio.sleep(PRICE_EVERY)
 
     def _price(self) -> None:
-        purse = self.client.engine.payers.purse(self.client.policy)
-        self.limit_of_cost = None if purse is None else Limit(purse.limit, purse.spent)
-        try:
-            self.cost = self.account().cost(self._price_of)
-        except Exception:  # noqa: BLE001 - such as a price list that is broken
-            _log.warning("what it costs cannot be told", exc_info=True)
-            self._price_of = _nobody_knows
+        purse = self._purse
+        with self._pricing:
+            self.limit_of_cost = None if purse is None else Limit(purse.limit, purse.spent)
+            try:
+                self.cost = self.account().cost(self._price_of)
+            except Exception:  # noqa: BLE001 - such as a price list that is broken
+                _log.warning("what it costs cannot be told", exc_info=True)
+                self._price_of = _nobody_knows
 
     async def _look_often(self) -> None:
         """Show progress; give up when the grace is over and nothing was reached."""

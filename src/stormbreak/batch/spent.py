@@ -84,7 +84,6 @@ def _share(count: int, attempts: int, number: int) -> int:
 
 
 _NONE = Tokens()
-_NOTHING = Span(Decimal(0), Decimal(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,15 +130,11 @@ class Spent:
         return self.bounds(prices).most
 
     def span(self, price_of: PriceOf) -> Span | None:
-        """What it has cost; None where the price, or a part of it, is not known.
-
-        Raises:
-            ConfigurationError: there is no price list.
-        """
-        prices = price_of(self.provider, self.model)
+        """What it has cost; None where the price, or a part of it, is not known."""
         try:
+            prices = price_of(self.provider, self.model)
             return None if prices is None else self.bounds(prices)
-        except ConfigurationError:
+        except ConfigurationError:  # such as that there is no price list
             return None
 
     def bounds(self, prices: Priced) -> Span:
@@ -174,11 +169,11 @@ class Cost:
     `unbounded` nothing says what they can cost at the most.
     """
 
-    least: Decimal
-    most: Decimal
-    priced: int
-    unpriced: int
-    unbounded: int
+    least: Decimal = Decimal(0)
+    most: Decimal = Decimal(0)
+    priced: int = 0
+    unpriced: int = 0
+    unbounded: int = 0
 
     @property
     def is_known(self) -> bool:
@@ -229,22 +224,18 @@ class Account:
             at_work=at_work,
         )
 
-    def cost(self, price_of: PriceOf) -> Cost | None:
-        """What all of it has cost; None where there is no price list."""
-        least = most = Decimal(0)
-        priced = unpriced = unbounded = 0
-        for each in self.spent:
-            try:
-                span = each.span(price_of) if each.attempts else _NOTHING
-            except ConfigurationError:
-                return None
-            if span is None:
-                unpriced += each.attempts
-                continue
-            least, most = least + span.least, most + span.most
-            priced += each.attempts
-            unbounded += each.unbounded
-        return Cost(least=least, most=most, priced=priced, unpriced=unpriced, unbounded=unbounded)
+    def cost(self, price_of: PriceOf) -> Cost:
+        """What all of it has cost, as far as prices are known."""
+        known = [(each, each.span(price_of)) for each in self.spent if each.attempts]
+        spans = [span for _, span in known if span is not None]
+        priced = [each for each, span in known if span is not None]
+        return Cost(
+            least=sum((span.least for span in spans), Decimal(0)),
+            most=sum((span.most for span in spans), Decimal(0)),
+            priced=sum(each.attempts for each in priced),
+            unpriced=sum(each.attempts for each, span in known if span is None),
+            unbounded=sum(each.unbounded for each in priced),
+        )
 
     def most(self, price_of: PriceOf) -> Decimal:
         """The most that all of it can have cost, in US dollars.

@@ -18,10 +18,7 @@ from stormbreak.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Counts of rows, `failed` by verdict; `active` says that a run is writing now; `started_at` is unix time.
-
-    `cost` is None where there is no price list.
-    """
+    """Counts of rows, `failed` by verdict; `active` says that a run is writing now; `started_at` is unix time."""
 
     input: str
     output: str
@@ -31,7 +28,7 @@ class Status:
     done: int
     failed: Mapping[str, int]
     left: int
-    cost: Cost | None
+    cost: Cost
 
 
 def read_status(output: Path, price_of: PriceOf) -> Status:

@@ -37,7 +37,7 @@ class Summary:
     output_tokens: int
     max_cost: Decimal | None  # US dollars that all runs may cost
     spent: Decimal | None  # of these, at the most, where there is such a limit
-    cost: Cost | None  # of all runs on this OUTPUT; None where there is no price list
+    cost: Cost  # of all runs on this OUTPUT
 
     @property
     def limit_of_cost(self) -> Limit | None:

@@ -84,9 +84,7 @@ class Watched:
         self._stack.enter_context(port)
 
 
-def _state_of(cost: Cost | None) -> CostState | None:
-    if cost is None:
-        return None
+def _state_of(cost: Cost) -> CostState:
     return CostState(
         least=float(cost.least),
         most=float(cost.most),
