@@ -7,9 +7,10 @@ monotonic clock; all spans are seconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 
 class Verdict(StrEnum):
@@ -244,6 +245,21 @@ class Ended(NamedTuple):
     )
 
 
+class Cost(Protocol):
+    """What an answer costs."""
+
+    @property
+    def usd(self) -> Decimal | None:
+        """In US dollars; None where that is not known."""
+        ...
+
+
+class KnownCost(NamedTuple):
+    """What an answer costs, as far as that is known."""
+
+    usd: Decimal | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A complete, well-formed answer to one call.
@@ -265,5 +281,14 @@ class Answer:
     source: str = (
         TARGET  # where it comes from: "target", "fallback" (another target), "cache", "degraded"
     )
-    cost: None = None  # money comes with the price tables; never a guess
     maybe_processed: int = 0
+    costs: Cost = field(default=KnownCost(), repr=False, compare=False)
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What its own usage costs in US dollars, at the prices of its client; worked out when asked for, and never a guess.
+
+        Nothing for an answer that no target gave. None where the usage is not known, or the price at the target that
+        answered: it is not listed, or the list prices (the extra `cost`) are not installed. Other attempts are not in it.
+        """
+        return self.costs.usd

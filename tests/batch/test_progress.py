@@ -1,15 +1,17 @@
 import io
+from decimal import Decimal
 
 import pytest
 from rich.console import Console
 
 from stormbreak.batch import progress
 from stormbreak.batch.progress import Lines, Quiet, View, panel, progress_on
+from stormbreak.batch.spent import Cost, Limit
 
 VIEW = {
     "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "limit": 256, "waiting": 1_024,
     "retries": 123_456, "circuit": "half-open", "input_tokens": 1_234_567_890, "output_tokens": 9_876_543,
-    "stopping": False,
+    "stopping": False, "cost": Cost(), "limit_of_cost": None,
 }  # fmt: skip
 
 
@@ -40,6 +42,25 @@ def test_a_run_that_stops_says_what_it_waits_for():
         "stopping: 250 answers are still to come; Ctrl-C again stops at once"
     )
     assert len(drawn(100, stopping=True, in_flight=0)) == 4
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_what_it_costs_has_a_line_of_its_own(width):
+    cost = Cost(least=Decimal("1234.5"), most=Decimal("2345.6"), priced=9, unpriced=0, unbounded=0)
+    limit = Limit(Decimal(5_000), Decimal(2000))
+    lines = drawn(width, cost=cost, limit_of_cost=limit)
+    assert lines[:-1] == drawn(width)
+    assert lines[-1].rstrip() == (
+        "cost     1,234.50 to 2,345.60 USD; 40 % of the 5,000.00 USD that it may cost"
+    )
+
+
+def test_what_is_too_long_is_cut():
+    cost = Cost(least=Decimal(10**9), most=Decimal(10**10), priced=1, unpriced=999, unbounded=1)
+    lines = drawn(80, cost=cost)
+    assert len(lines) == 5
+    assert lines[-1].rstrip().endswith("…")
+    assert len(lines[-1].rstrip()) <= 78
 
 
 def test_at_the_end_there_is_nothing_to_go():
@@ -75,6 +96,11 @@ def test_a_line_every_five_seconds_and_one_at_the_end(lines):
     assert "9,998,766 done, 1,234 failed, 0 left" in last
     assert "to go" not in last
     assert lines(9.2, done=9_998_766, in_flight=0) == ""
+
+
+def test_a_line_says_what_it_has_cost(lines):
+    cost = Cost(least=Decimal(1), most=Decimal(2), priced=1, unpriced=0, unbounded=0)
+    assert lines(5.1, cost=cost).endswith(" circuit half-open, cost 1.00 to 2.00 USD\n")
 
 
 def test_a_signal_is_answered_at_once_and_once(lines):

@@ -144,6 +144,17 @@ def test_a_run_file_that_is_none(files, make_rows, tree, content):
     assert "out.jsonl.run: not a run file of stormbreak" in refused(files, make_rows("a"), tree)
 
 
+@pytest.mark.parametrize("count", [-1, 10**19, 10**100])
+def test_a_count_that_cannot_be(files, make_rows, tree, count):
+    rows = make_rows("a")
+    record(files, rows, {}, last=None, now=1.0)
+    run = json.loads(files.run.read_bytes())
+    used = {"attempts": 1, "input_tokens": count}
+    run["account"]["spent"] = [{"provider": "p", "model": "m", "useful": used}]
+    files.run.write_text(json.dumps(run))
+    assert "out.jsonl.run: not a run file of stormbreak" in refused(files, rows, tree)
+
+
 def test_a_run_file_of_another_time(files, make_rows, tree):
     rows = make_rows("a")
     begin(files, rows)

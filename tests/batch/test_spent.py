@@ -1,11 +1,17 @@
 """What a run file keeps of what was spent."""
 
+from dataclasses import replace
+from decimal import Decimal
+
 import pytest
-from metering import price_of, usage, usd
+from hypothesis import given
+from hypothesis import strategies as st
+from metering import price_of, prices, usage, usd
 from stage import OTHER, TARGET
 
-from stormbreak.batch.spent import Account, Spent, Tokens
+from stormbreak.batch.spent import Account, Cost, Spent, Tokens
 from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.cost.prices import Rate, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target
 
@@ -69,13 +75,36 @@ def test_the_most_that_it_can_have_cost():
     account = Account(spent=(Spent(provider="p", model="large", useful=some_, wasted_open=some_),))
 
     assert account.most(price_of) == 10
-    assert some_.mean == usage(1_500_000, 100_000)
 
 
-def test_a_mean_is_rounded_to_what_costs_more():
-    some_ = Tokens(attempts=3, input_tokens=10, cached_input_tokens=5, output_tokens=1)
+@given(
+    attempts=st.integers(1, 50),
+    into=st.integers(0, 10_000),
+    out=st.integers(0, 10_000),
+    read=st.floats(0, 1),
+)
+def test_tokens_are_priced_to_the_last_one(attempts, into, out, read):
+    cached = int(into * read)
+    some_ = Tokens(
+        attempts=attempts, input_tokens=into, output_tokens=out, cached_input_tokens=cached
+    )
+    once = Tokens(attempts=1, input_tokens=into, output_tokens=out, cached_input_tokens=cached)
 
-    assert some_.mean == usage(4, 1, cached=1)
+    asked = prices("p", "m")
+    assert some_.usd(asked) == once.usd(asked) == asked.cost_of(usage(into, out, cached))
+    assert Tokens().usd(asked) == 0
+
+
+def test_long_prompts_pay_by_their_mean():
+    def stepped(into):
+        rates = prices("p", "m").standard
+        steps = (Step(1_000, Decimal(2)),)
+        long = replace(rates, input=Rate(Decimal(1), steps))
+        some_ = Tokens(attempts=10, input_tokens=into)
+        return some_.usd(replace(prices("p", "m"), standard=long))
+
+    assert stepped(10_000) == usd("0.01")
+    assert stepped(20_000) == usd("0.04")
 
 
 def test_what_has_no_price_has_no_most():
@@ -85,6 +114,43 @@ def test_what_has_no_price_has_no_most():
     assert Account(spent=(free,)).most(price_of) == 0
     with pytest.raises(ConfigurationError, match="no price is known of secret at p"):
         Account(spent=(used,)).most(price_of)
+
+
+PRICED = Spent(
+    provider="p",
+    model="m",
+    useful=Tokens(attempts=2, input_tokens=200_000, output_tokens=20_000),
+    wasted=Tokens(attempts=1, input_tokens=50_000),
+    useful_open=Tokens(attempts=1, input_tokens=10_000),
+    wasted_open=Tokens(attempts=4, input_tokens=400_000),
+    unbounded=1,
+)
+SECRET = Spent(provider="p", model="secret", useful=Tokens(attempts=7), unbounded=7)
+
+
+def test_what_it_has_cost_is_known_and_what_it_can_be():
+    free = Spent(provider="p", model="secret", free=3)
+    cost = Account(spent=(PRICED, SECRET, free)).cost(price_of)
+
+    assert cost == Cost(least=usd("0.45"), most=usd("0.86"), priced=8, unpriced=7, unbounded=1)
+    assert cost.is_known
+    assert not Account(spent=(SECRET,)).cost(price_of).is_known
+    assert not Account().cost(price_of).is_known
+
+
+def test_half_a_price_is_none():
+    def half(provider, model):
+        whole = prices(provider, model)
+        return replace(whole, standard=replace(whole.standard, output=None))
+
+    assert Account(spent=(PRICED,)).cost(half).unpriced == 8
+
+
+def test_without_a_price_list_nobody_knows():
+    def refuse(*_):
+        raise ConfigurationError("no price list")
+
+    assert Account(spent=(PRICED,)).cost(refuse) == Cost(unpriced=8)
 
 
 def test_it_holds_no_key():

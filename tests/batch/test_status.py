@@ -1,4 +1,5 @@
 import pytest
+from metering import price_of
 
 from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.status import read_status
@@ -14,7 +15,7 @@ def failure(verdict):
 
 
 def counts(files):
-    status = read_status(files.output)
+    status = read_status(files.output, price_of)
     return status.total, status.done, dict(status.failed), status.left
 
 
@@ -32,11 +33,11 @@ def test_status_while_a_run_is_active_and_after(files, make_rows, tree):
         store.journal.succeed(rows.row_at(1), OK)
         before = tree()
         assert counts(files) == (6, 2, {"invalid": 2}, 2)
-        assert read_status(files.output).active
+        assert read_status(files.output, price_of).active
         assert tree() == before
         store.journal.compact_failed()
         assert counts(files) == (6, 2, {"invalid": 2}, 2)
-    status = read_status(files.output)
+    status = read_status(files.output, price_of)
     assert not status.active
     assert (status.input, status.output) == (str(rows.path), str(files.output))
     assert status.started_at > 1e9
@@ -55,4 +56,4 @@ def test_a_line_being_written_is_not_counted(files, make_rows):
 
 def test_what_is_no_batch_output(tmp_path):
     with pytest.raises(ConfigurationError, match=r"x\.jsonl is no output of a batch run"):
-        read_status(tmp_path / "x.jsonl")
+        read_status(tmp_path / "x.jsonl", price_of)

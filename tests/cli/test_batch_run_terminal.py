@@ -23,7 +23,7 @@ def on_a_terminal(*args, columns=100):
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     seen = []
-    with started(*args, stdout=end, stderr=end) as process:
+    with started(*args, stdout=end, stderr=end, env={"COLUMNS": str(columns)}) as process:
         os.close(end)
         with suppress(OSError):  # the other end is closed when the process is gone
             while piece := os.read(screen, 1 << 16):
@@ -41,8 +41,52 @@ def test_a_panel_is_redrawn_and_the_last_words_stay(source, output, stormbreak_p
     for word in ("done", "failed", "left", "rows/s", "in flight", "of 5", "waiting", "retries",
                  "circuit", "closed", "tokens", "to go", "answered"):  # fmt: skip
         assert word in plain
-    widths = [len(line) for line in re.split(r"[\r\n]+", plain) if "/" not in line]
-    assert max(widths) <= 100
+    assert max(len(line) for line in plain_lines(screen)) <= 100
+
+
+def plain_lines(screen):
+    """What was drawn, line by line, without paths, which may be of any length."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
+    return [line for line in re.split(r"[\r\n]+", plain) if "out.jsonl" not in line]
+
+
+def price_file(folder, provider, *, model="storm-1"):
+    path = folder / "deal.toml"
+    path.write_text(
+        f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "{model}"\ninput = 3000\noutput = 15000\n'
+    )
+    return path
+
+
+def test_it_says_what_it_has_cost_so_far(source, output, tmp_path, stormbreak_provider):
+    """Each row may cost some 1.50 dollars; the panel stays in 80 columns, and ends where the summary does."""
+    write(source, [chat_row(n, max_tokens=100) for n in range(30)])
+    provider = stormbreak_provider(scenario(service=0.5, fills=True))
+    prices = price_file(tmp_path, provider)
+    args = run_args(source, output, provider.base_url)
+    flags = ("--concurrency", "5", "--prices", prices, "--max-cost", "100")
+    code, screen = on_a_terminal(*args, *flags, columns=80)
+    lines = plain_lines(screen)
+
+    told = re.compile(
+        r"cost +([0-9.]+)(?: to ([0-9.]+))? USD; ([0-9]+) % of the 100.00 USD that it may cost"
+    )
+    seen = [found.groups() for line in lines if (found := told.fullmatch(line.rstrip()))]
+    assert code == 0
+    assert max(len(line) for line in lines) <= 78
+    spans = [(float(least), float(most or least), int(share)) for least, most, share in seen]
+    assert spans == sorted(spans, key=lambda span: span[0])
+    assert any(0 < least < most for least, most, _ in spans)  # with what is under way
+    least, most, share = spans[-1]
+    assert least == most == pytest.approx(47, abs=3)
+    assert share == int(least)
+
+
+def test_what_has_no_price_is_not_spoken_of(source, output, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.5))
+    args = run_args(source, output, provider.base_url)
+    _, screen = on_a_terminal(*args, "--concurrency", "10", columns=80)
+    assert "cost" not in "".join(plain_lines(screen))
 
 
 def test_nothing_of_a_stranger_reaches_the_terminal(source, tmp_path, output, stormbreak_provider):

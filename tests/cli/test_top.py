@@ -90,6 +90,7 @@ def test_it_is_found_in_its_folder_and_printed_where_there_is_no_terminal(watche
 
 def test_the_state_as_json(watched):
     process, output = watched
+    wait_until(lambda: state_at(sock(output))["cost"]["unpriced"], "a look at what it costs")
     done = run("top", output, "--json")
     state = json.loads(done.stdout)
     assert (done.returncode, state["format"], state["pid"]) == (0, 1, process.pid)

@@ -78,6 +78,7 @@ def test_a_frame():
         (CostState(least=1.5, most=1.5), "cost 1.50 USD"),
         (CostState(least=0.001, most=2), "cost <0.01 to 2.00 USD"),
         (CostState(least=1, most=2, unpriced=3), "cost 1.00 to 2.00 USD, and 3 attempts without a known price"),
+        (CostState(least=1, most=2, unbounded=3), "cost 1.00 to 2.00 USD or more"),
         (CostState(least=-1e300, most=1e300), "cost -1e+300 to 1e+300 USD"),
         (CostState(least=0, most=0, unpriced=3), "cost 3 attempts without a known price"),
     ],

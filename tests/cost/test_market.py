@@ -41,6 +41,14 @@ def test_a_model_has_prices_for_each_kind_of_token_and_service(market):
     assert prices.source.about.startswith("genai-prices ")
 
 
+def test_an_address_is_no_provider_and_loads_nothing(market, monkeypatch):
+    assert not [name for name in market.providers() if module._ADDRESS.search(name)]
+    monkeypatch.setattr(module, "find_spec", None)  # whoever loads the list asks it
+    fresh = Market()
+    assert fresh.find("127.0.0.1:8000", "gpt-4.1") is None
+    assert fresh.models("llm.example.com") == []
+
+
 def test_before_a_variant_begins_there_is_none():
     assert Market(date(2026, 1, 1)).find("openai", "gpt-4.1").batch is None
 

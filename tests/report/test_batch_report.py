@@ -9,6 +9,7 @@ from batches import chat_rows, scenario, write
 
 from stormbreak.batch.costs import BatchCost, ModelCost
 from stormbreak.batch.course import Course, Sight
+from stormbreak.batch.spent import Cost
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.main import main
 from stormbreak.cost.bill import Span
@@ -30,7 +31,7 @@ def a_summary(tmp_path, **more):
         "end": "finished", "refused_by": None, "trouble": "", "total": 10, "successful": 10,
         "failed": 0, "left": 0, "retried": 0, "mended": 0, "answered": 10, "elapsed": 5.0, "throughput": 2.0, "attempts": 13,
         "retries": 3, "maybe_processed": 1, "verdicts": {}, "circuits_opened": 0, "cooldowns": 0,
-        "waited": 0.0, "input_tokens": 100, "output_tokens": 50, "max_cost": None, "spent": None,
+        "waited": 0.0, "input_tokens": 100, "output_tokens": 50, "max_cost": None, "spent": None, "cost": Cost(),
     }  # fmt: skip
     return Summary(**fields | more)
 

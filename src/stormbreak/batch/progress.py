@@ -16,10 +16,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stormbreak.batch.figures import cost_in_words, short, span
 from stormbreak.batch.runner import Runner
+from stormbreak.batch.spent import Cost, Limit
 
 LINE_EVERY = 5.0  # seconds between plain lines
 WIDEST = 100  # columns of the panel
+_NAME = 8  # columns of a name
 _RATE_OVER = 30.0  # seconds that the shown rate looks back
 _KINDS = {"failed": "red", "circuit": "yellow"}  # what is worth a colour where it is not as usual
 
@@ -54,6 +57,8 @@ class View:
     input_tokens: int
     output_tokens: int
     stopping: bool
+    cost: Cost
+    limit_of_cost: Limit | None
 
     @classmethod
     def of(cls, runner: Runner) -> "View":
@@ -75,6 +80,8 @@ class View:
             input_tokens=counts.input_tokens,
             output_tokens=counts.output_tokens,
             stopping=runner.stopping,
+            cost=runner.cost,
+            limit_of_cost=runner.limit_of_cost,
         )
 
     @property
@@ -124,7 +131,9 @@ class Lines:
         self._last = time.monotonic()
         said = f"{view.done:,} done, {view.failed:,} failed, {view.left:,} left, {rate:,.1f} rows/s"
         said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
-        self._write(f"{said}, {span(eta)} to go" if view.left and eta is not None else said)
+        said += f", {span(eta)} to go" if view.left and eta is not None else ""
+        cost = cost_in_words(view.cost, view.limit_of_cost)
+        self._write(f"{said}, cost {cost}" if cost else said)
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -150,6 +159,9 @@ def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableT
     whole.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
     whole.add_row(_bar(view, eta))
     whole.add_row(_figures(view, rate))
+    cost = cost_in_words(view.cost, view.limit_of_cost)
+    if cost:
+        whole.add_row(_cost(cost))
     if view.stopping and view.in_flight:
         whole.add_row(Text(_stopping(view), style="yellow"))
     return whole
@@ -195,7 +207,7 @@ def _figures(view: View, rate: float) -> Table:
     )
     table = Table.grid(padding=(0, 1), expand=True)
     for justify, width in (("right", 10), ("right", 12), ("left", 24)):
-        table.add_column(style="dim", min_width=8)
+        table.add_column(style="dim", min_width=_NAME)
         table.add_column(justify="left" if justify == "left" else "right", min_width=width)
         table.add_column(ratio=1)
     for line in zip(*(column.items() for column in columns), strict=True):
@@ -205,6 +217,13 @@ def _figures(view: View, rate: float) -> Table:
             cells += [name, Text(value, style="" if usual else _KINDS[name]), ""]
         table.add_row(*cells)
     return table
+
+
+def _cost(said: str) -> Text:
+    """A line of its own, below the first column."""
+    line = Text("cost", style="dim", no_wrap=True, overflow="ellipsis")
+    line.pad_right(_NAME + 1 - len(line))
+    return line.append(said, style="not dim")
 
 
 def _stopping(view: View) -> str:
@@ -217,18 +236,3 @@ def _circuit(states: set[str | None], pause: float) -> str:
         if state in states:
             return state.replace("_", "-")
     return f"closed, pause {pause:.0f} s" if pause >= 1 else "closed"
-
-
-def short(count: int) -> str:
-    """Write a large count in four characters or so."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return str(count)
-
-
-def span(seconds: float) -> str:
-    """Write seconds as minutes and seconds, or as hours, minutes and seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -27,7 +27,7 @@ from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.schedule import STOPPING, Final, Later, Schedule, Turn
-from stormbreak.batch.spent import Account
+from stormbreak.batch.spent import Account, Cost, Limit
 from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event, RetryPlanned
@@ -38,6 +38,7 @@ from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
 NOTE_EVERY = 1.0  # seconds
+PRICE_EVERY = 1.0  # seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Held = tuple[Row, Failure, Response | None]
@@ -89,6 +90,14 @@ class Runner:
         self._tick = tick
         self._note = note
         self.account = account
+        self.cost = Cost()  # of all runs; this and its limit are as of a second ago
+        self.limit_of_cost: Limit | None = None
+        payers = client.engine.payers
+        self._price_of = payers.price_of or _nobody_knows
+        self._purse = payers.purse(client.policy)
+        self._pricing = (
+            threading.Lock()
+        )  # or an earlier look, which took long, might have the last word
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -112,7 +121,7 @@ class Runner:
         """Run to the end, whichever it is; raises what the journal raised, if it could not write."""
         sitters = [
             asyncio.create_task(sit())
-            for sit in (self._flush_often, self._look_often, self._note_often)
+            for sit in (self._flush_often, self._look_often, self._note_often, self._price_often)
         ]
         try:
             with self._signals():
@@ -130,6 +139,7 @@ class Runner:
         if self._end not in (End.REFUSED, End.UNREACHABLE):
             self._write_held()
         await asyncio.to_thread(self.journal.flush)
+        await asyncio.to_thread(self._price)
         self._show()
         return self._end or End.FINISHED
 
@@ -290,6 +300,22 @@ class Runner:
             except OutputError as error:
                 return self._give_up(error)
 
+    async def _price_often(self) -> None:
+        """Work out what it costs by now, in a thread: price lists take long to load."""
+        while True:
+            await asyncio.to_thread(self._price)
+            await asyncio.sleep(PRICE_EVERY)
+
+    def _price(self) -> None:
+        purse = self._purse
+        with self._pricing:
+            self.limit_of_cost = None if purse is None else Limit(purse.limit, purse.spent)
+            try:
+                self.cost = self.account().cost(self._price_of)
+            except Exception:  # noqa: BLE001 - such as a price list that is broken
+                _log.warning("what it costs cannot be told", exc_info=True)
+                self._price_of = _nobody_knows
+
     async def _look_often(self) -> None:
         """Show progress; give up when the grace is over and nothing was reached."""
         give_up_at = time.monotonic() + self._grace
@@ -306,6 +332,10 @@ class Runner:
         except Exception:  # noqa: BLE001 - such as a terminal that is gone
             _log.warning("progress cannot be shown any more", exc_info=True)
             self._tick = lambda _: None
+
+
+def _nobody_knows(_provider: str, _model: str) -> None:
+    """Price nothing."""
 
 
 def _who(ended: Ended) -> str | None:

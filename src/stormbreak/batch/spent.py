@@ -7,22 +7,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from decimal import Decimal
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Annotated, NamedTuple, TypeAlias
+
+from msgspec import Meta
 
 from stormbreak.core.spend import Priced, PriceOf
 from stormbreak.cost.bill import Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**18)]
+"""What a run file may say; no sum of more could be shown."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """Some attempts, and their tokens."""
 
-    attempts: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
+    attempts: Count = 0
+    input_tokens: Count = 0
+    cached_input_tokens: Count = 0
+    output_tokens: Count = 0
 
     @classmethod
     def of(cls, some: Sum) -> "Tokens":
@@ -43,19 +49,25 @@ class Tokens:
             cached_input_tokens=self.cached_input_tokens,
         )
 
-    @property
-    def mean(self) -> Usage:
-        """What one of them used, rounded to what costs more."""
-        attempts = self.attempts or 1
-        return Usage(
-            input_tokens=-(-self.input_tokens // attempts),
-            output_tokens=-(-self.output_tokens // attempts),
-            cached_input_tokens=self.cached_input_tokens // attempts,
+    def usd(self, prices: Priced) -> Decimal:
+        """What they cost, if the tokens are spread over them evenly: exact, but for prices that go by the prompt."""
+        counts = (self.input_tokens, self.output_tokens, self.cached_input_tokens)
+        cuts = {0, self.attempts, *(count % self.attempts for count in counts if self.attempts)}
+        return sum(
+            (
+                (end - begin) * prices.cost_of(self._share_of(begin))
+                for begin, end in pairwise(sorted(cuts))
+            ),
+            Decimal(0),
         )
 
-    def usd(self, prices: Priced) -> Decimal:
-        """What they cost, each taken for the mean of them."""
-        return self.attempts * prices.cost_of(self.mean)
+    def _share_of(self, number: int) -> Usage:
+        """The tokens of one attempt, which are whole: the first few have one more."""
+        return Usage(
+            input_tokens=_share(self.input_tokens, self.attempts, number),
+            output_tokens=_share(self.output_tokens, self.attempts, number),
+            cached_input_tokens=_share(self.cached_input_tokens, self.attempts, number),
+        )
 
     def __add__(self, other: "Tokens") -> "Tokens":
         return Tokens(
@@ -64,6 +76,11 @@ class Tokens:
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
         )
+
+
+def _share(count: int, attempts: int, number: int) -> int:
+    each, more = divmod(count, attempts)
+    return each + (number < more)
 
 
 _NONE = Tokens()
@@ -79,8 +96,8 @@ class Spent:
     useful_open: Tokens = _NONE
     wasted: Tokens = _NONE
     wasted_open: Tokens = _NONE
-    free: int = 0
-    unbounded: int = 0
+    free: Count = 0
+    unbounded: Count = 0
 
     @classmethod
     def of(cls, target: Target, bill: Bill) -> "Spent":
@@ -112,6 +129,14 @@ class Spent:
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
         return self.bounds(prices).most
 
+    def span(self, price_of: PriceOf) -> Span | None:
+        """What it has cost; None where the price, or a part of it, is not known."""
+        try:
+            prices = price_of(self.provider, self.model)
+            return None if prices is None else self.bounds(prices)
+        except ConfigurationError:  # such as that there is no price list
+            return None
+
     def bounds(self, prices: Priced) -> Span:
         """What it has cost: what is known, and the most that it can be."""
         least = self.useful.usd(prices) + self.wasted.usd(prices)
@@ -127,6 +152,33 @@ class Spent:
             free=self.free + other.free,
             unbounded=self.unbounded + other.unbounded,
         )
+
+
+class Limit(NamedTuple):
+    """US dollars that may be spent, and those that were."""
+
+    usd: Decimal
+    spent: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """US dollars that attempts have cost, between what is known and the most that it can be.
+
+    So many attempts as are `priced` are in there. Those that are `unpriced` went to models without a known price, and of the
+    `unbounded` nothing says what they can cost at the most.
+    """
+
+    least: Decimal = Decimal(0)
+    most: Decimal = Decimal(0)
+    priced: int = 0
+    unpriced: int = 0
+    unbounded: int = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything of it is."""
+        return self.priced > 0
 
 
 Waste: TypeAlias = Mapping[str, Tokens]
@@ -145,7 +197,7 @@ class Account:
     spent: tuple[Spent, ...] = ()
     waste: Waste = field(default_factory=dict)
     at_work: bool = False
-    killed: int = 0
+    killed: Count = 0
 
     def begin(self) -> "Account":
         """Another run begins."""
@@ -170,6 +222,19 @@ class Account:
                 for why in sorted({*self.waste, *waste})
             },
             at_work=at_work,
+        )
+
+    def cost(self, price_of: PriceOf) -> Cost:
+        """What all of it has cost, as far as prices are known."""
+        known = [(each, each.span(price_of)) for each in self.spent if each.attempts]
+        spans = [span for _, span in known if span is not None]
+        priced = [each for each, span in known if span is not None]
+        return Cost(
+            least=sum((span.least for span in spans), Decimal(0)),
+            most=sum((span.most for span in spans), Decimal(0)),
+            priced=sum(each.attempts for each in priced),
+            unpriced=sum(each.attempts for each, span in known if span is None),
+            unbounded=sum(each.unbounded for each in priced),
         )
 
     def most(self, price_of: PriceOf) -> Decimal:

@@ -11,6 +11,8 @@ from stormbreak.batch.lines import count_lines, entries
 from stormbreak.batch.lock import held
 from stormbreak.batch.plain import plain
 from stormbreak.batch.runfile import existing_run
+from stormbreak.batch.spent import Cost
+from stormbreak.core.spend import PriceOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +27,15 @@ class Status:
     done: int
     failed: Mapping[str, int]
     left: int
+    cost: Cost
 
 
-def read_status(output: Path) -> Status:
-    """Read how far the batch that writes `output` has come."""
+def read_status(output: Path, price_of: PriceOf) -> Status:
+    """Read how far the batch that writes `output` has come, and what it has cost at these prices."""
     files = Files.of(output)
     run = existing_run(files)
     active = held(files)
-    done, failed = _count(files)
+    done, failed = count_rows(files)
     return Status(
         input=run.input,
         output=str(output),
@@ -42,10 +45,12 @@ def read_status(output: Path) -> Status:
         done=done,
         failed=failed,
         left=max(0, run.rows - done - sum(failed.values())),
+        cost=run.account.cost(price_of),
     )
 
 
-def _count(files: Files) -> tuple[int, Mapping[str, int]]:
+def count_rows(files: Files) -> tuple[int, Mapping[str, int]]:
+    """How many rows are done, and how many failed with which verdict."""
     # The failed file first: an answer that comes meanwhile then overrules it, and no row counts twice.
     failed = {
         entry.custom_id: sys.intern(plain(entry.verdict or "unknown"))

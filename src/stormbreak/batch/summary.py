@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from stormbreak.batch.runner import End, Runner
+from stormbreak.batch.spent import Cost, Limit
 from stormbreak.types import Verdict
 
 
@@ -38,6 +39,14 @@ class Summary:
     output_tokens: int
     max_cost: Decimal | None  # US dollars that all runs may cost
     spent: Decimal | None  # of these, at the most, where there is such a limit
+    cost: Cost  # of all runs on this OUTPUT
+
+    @property
+    def limit_of_cost(self) -> Limit | None:
+        """What may be spent, and how much of that was, where there is a limit."""
+        if self.max_cost is None or self.spent is None:
+            return None
+        return Limit(self.max_cost, self.spent)
 
 
 def summarise(
@@ -45,7 +54,7 @@ def summarise(
 ) -> Summary:
     """Sum up a run that has ended."""
     journal, counts, total = runner.journal, runner.counts, len(runner.rows)
-    purse = runner.client.engine.payers.purse(runner.client.policy)
+    limit = runner.limit_of_cost
     answered = journal.done - done_before
     return Summary(
         input=str(runner.rows.path),
@@ -72,6 +81,7 @@ def summarise(
         waited=round(counts.waited, 3),
         input_tokens=counts.input_tokens,
         output_tokens=counts.output_tokens,
-        max_cost=None if purse is None else purse.limit,
-        spent=None if purse is None else purse.spent,
+        max_cost=None if limit is None else limit.usd,
+        spent=None if limit is None else limit.spent,
+        cost=runner.cost,
     )

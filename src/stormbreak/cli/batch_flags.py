@@ -75,7 +75,7 @@ _KEPT = (
         "--prices",
         metavar="FILE",
         multiple=True,
-        help="A price file, for --max-cost; its word counts before the list prices.",
+        help="A price file, for what it costs; its word counts before the list prices.",
     ),
     click.option("--timeout", type=SECONDS, help="Seconds that one attempt may take."),
     click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt."),

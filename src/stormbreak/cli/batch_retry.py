@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.json import encode
-from msgspec.json import format as indented
 
 from stormbreak.batch.choice import Choice, failed_rows
 from stormbreak.batch.files import Files
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.runfile import Run, existing_run
-from stormbreak.batch.status import read_status
+from stormbreak.batch.status import count_rows
 from stormbreak.cli.batch_flags import has_target, job_of, shared
 from stormbreak.cli.batch_work import work
-from stormbreak.cli.say import say
+from stormbreak.cli.say import in_json, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden, quoted
 from stormbreak.types import Verdict
@@ -118,7 +116,7 @@ def _input_of(run: Run) -> Path:
 
 def _foretell(choice: Choice, flags: Flags, *, source: Path, output: Path, as_json: bool) -> None:
     """Say which rows would be sent, and how."""
-    failed = read_status(output).failed
+    _, failed = count_rows(Files.of(output))
     verdicts = {verdict: count for verdict, count in failed.items() if choice.takes(verdict)}
     rows = sum(verdicts.values())
     if as_json:
@@ -129,7 +127,7 @@ def _foretell(choice: Choice, flags: Flags, *, source: Path, output: Path, as_js
             "verdicts": verdicts,
             "flags": flags,
         }
-        say(indented(encode(found)).decode())
+        say(in_json(found))
         return
     counted = ", ".join(f"{verdict} {count:,}" for verdict, count in verdicts.items())
     say(

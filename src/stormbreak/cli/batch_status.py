@@ -4,23 +4,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from msgspec.json import encode
-from msgspec.json import format as indented
 
+from stormbreak.batch.figures import cost_in_words
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.status import Status, read_status
 from stormbreak.cli.batch_told import retry_command
-from stormbreak.cli.say import say
+from stormbreak.cli.cost_options import lookup_in, priced
+from stormbreak.cli.say import in_json, say
 
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
+@priced
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(output: Path, *, as_json: bool) -> None:
+def command(output: Path, *, files: tuple[str, ...], as_json: bool) -> None:
     """Show how far the run that writes OUTPUT has come; changes nothing, also while it is at work."""
-    status = read_status(output)
+    status = read_status(output, lookup_in(files).price_of)
     if as_json:
-        say(indented(encode(status)).decode())
+        say(in_json(status))
         return
     say("\n".join(f"{name:<8} {said}" for name, said in _told(status) if said))
 
@@ -39,6 +40,7 @@ def _told(status: Status) -> list[tuple[str, str]]:
         ("done", f"{status.done:,}{share}"),
         ("failed", _counted(status)),
         ("left", f"{status.left:,}"),
+        ("cost", cost_in_words(status.cost, None)),
         ("next", _next(status)),
     ]
 

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from stormbreak.batch.figures import cost_in_words
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.runner import End
@@ -29,7 +30,7 @@ def told(summary: Summary, *, retry: bool = False) -> str:
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
         "came back": back,
-        "cost": _cost(summary),
+        "cost": cost_in_words(summary.cost, summary.limit_of_cost),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
@@ -59,12 +60,6 @@ def _next(summary: Summary) -> str:
     if not summary.failed or summary.end != End.FINISHED.value:
         return ""
     return f"{retry_command(summary.output)}: once more, whatever they failed with"
-
-
-def _cost(summary: Summary) -> str:
-    if summary.max_cost is None:
-        return ""
-    return f"at most {summary.spent:,.6f} USD, of {summary.max_cost:,f} that it may"
 
 
 def _stopped(summary: Summary) -> str:

@@ -3,19 +3,15 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import Self
 
 from stormbreak.batch.files import Files
 from stormbreak.batch.progress import Rate, View
 from stormbreak.batch.runner import Runner
-from stormbreak.batch.spent import Account
+from stormbreak.batch.spent import Cost
 from stormbreak.core.engine import Listener
-from stormbreak.core.spend import PriceOf
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.pricing import list_price
 from stormbreak.telemetry.observed import Observed
 from stormbreak.telemetry.port import Port
 from stormbreak.telemetry.state import BatchState, CostState
@@ -31,10 +27,9 @@ class Watched:
         ConfigurationError: the port is in use.
     """
 
-    def __init__(self, output: Path, port: int | None, *, price_of: PriceOf = list_price) -> None:
+    def __init__(self, output: Path, port: int | None) -> None:
         self._observed = Observed.new(metrics=port is not None)
         self._output = output
-        self._price_of = price_of
         self._rate = Rate()
         self._stack = ExitStack()
         self._begun = False
@@ -78,7 +73,7 @@ class Watched:
         )
         if not self._begun:
             self._begun = True
-            self._observed.watch.cost = partial(_cost_of, runner.account, self._price_of)
+            self._observed.watch.cost = lambda: _state_of(runner.cost)
             self._open_socket()
 
     def _open_socket(self) -> None:
@@ -89,18 +84,10 @@ class Watched:
         self._stack.enter_context(port)
 
 
-def _cost_of(account: Callable[[], Account], price_of: PriceOf) -> CostState | None:
-    """What all runs on this OUTPUT have cost; None where there is no price list."""
-    least = most = Decimal(0)
-    unpriced = 0
-    try:
-        for spent in account().spent:
-            prices = price_of(spent.provider, spent.model)
-            if prices is None:
-                unpriced += spent.attempts
-                continue
-            span = spent.bounds(prices)
-            least, most = least + span.least, most + span.most
-    except ConfigurationError:
-        return None
-    return CostState(least=float(least), most=float(most), unpriced=unpriced)
+def _state_of(cost: Cost) -> CostState:
+    return CostState(
+        least=float(cost.least),
+        most=float(cost.most),
+        unpriced=cost.unpriced,
+        unbounded=cost.unbounded,
+    )

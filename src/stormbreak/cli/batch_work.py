@@ -5,8 +5,6 @@ import time
 from collections.abc import Sequence
 
 import click
-from msgspec.json import Encoder
-from msgspec.json import format as indented
 
 from stormbreak.batch.costs import BatchCost, read_cost
 from stormbreak.batch.course import Course
@@ -20,12 +18,9 @@ from stormbreak.batch.summary import Summary
 from stormbreak.cli.batch_told import told
 from stormbreak.cli.batch_watched import Watched
 from stormbreak.cli.cost_options import lookup_in
-from stormbreak.cli.say import say
+from stormbreak.cli.say import in_json, say
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.pricing import list_price
 from stormbreak.report.write import Destination
-
-_JSON = Encoder(decimal_format="number")
 
 
 def work(
@@ -35,7 +30,7 @@ def work(
     destination = None if report is None else _destination(report, job)
     course = Course(began=time.monotonic())
     with (
-        Watched(job.output, metrics_port, price_of=job.price_of or list_price) as watched,
+        Watched(job.output, metrics_port) as watched,
         progress_on(sys.stderr, quiet=quiet) as progress,
     ):
         tick, listeners = watched.beside(progress.tick), watched.listeners
@@ -43,7 +38,7 @@ def work(
             tick, listeners = watching(course, tick), (*listeners, course.hear)
         summary = run_job(job, tick, listeners=listeners)
     if as_json:
-        say(indented(_JSON.encode(summary)).decode())
+        say(in_json(summary))
     elif summary.end != End.UNREACHABLE.value:
         say(told(summary, retry=not job.choice.fresh))
     if destination is not None:  # last: whatever becomes of it, what came of the rows has been told

@@ -131,6 +131,11 @@ def shared(command: F) -> F:
     return _with(command, (*_PRICES, *_CURRENCY, *_OUTPUT))
 
 
+def priced(command: F) -> F:
+    """Add the option that names price files."""
+    return _with(command, _PRICES)
+
+
 def traffic(command: F) -> F:
     """Add the options that say what kind of tokens they are."""
     return _with(command, _TRAFFIC)

@@ -5,20 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from msgspec.json import Encoder
-from msgspec.json import format as indented
 from rich.box import SIMPLE
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from stormbreak.batch.plain import path_of, plain
-from stormbreak.cli.say import draw, say
+from stormbreak.cli.say import draw, in_json, say
 from stormbreak.cost.sheet import Column, Kind, Sheet, document
 from stormbreak.report.cost_facts import CostFacts
 from stormbreak.report.write import Destination
 
-_JSON = Encoder(decimal_format="number")
 _LONGEST = 60  # characters of a cell
 _LONGEST_SENTENCE = 1000
 _LEAST = 9  # characters of text in a line
@@ -69,7 +66,7 @@ class Output:
         self, head: Mapping[str, object], said: Sequence[str], sheets: Mapping[str, Sheet]
     ) -> None:
         if self.as_json:
-            say(indented(_JSON.encode(document(head, **sheets))).decode())
+            say(in_json(document(head, **sheets)))
             return
         if self.as_csv:
             say(next(iter(sheets.values())).csv(), end="")

@@ -13,7 +13,7 @@ from stormbreak.cli.cost_options import currency_of, lookup_in, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cost.bill import Span
-from stormbreak.cost.money import Currency
+from stormbreak.cost.money import Currency, between
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
@@ -73,7 +73,7 @@ def command(
 def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
     known = [each.in_all for each in cost.models if each.in_all is not None]
     least, most = (currency.shown(sum(ends, Decimal(0))) for ends in _ends(known))
-    span = least if least == most else f"{least} to {most}"
+    span = between(least, most)
     without = "" if len(known) == len(cost.models) else ", without what has no price"
     return CostFacts(
         kind="the cost of a batch",

@@ -1,13 +1,11 @@
 """`stormbreak doctor`: the SDKs that are installed here, and what is wrong around them."""
 
 import click
-from msgspec.json import encode
-from msgspec.json import format as indented
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from stormbreak.cli.say import draw, say
+from stormbreak.cli.say import draw, in_json, say
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.installed import Installed, Setting, installed, told_of
 from stormbreak.doctor.sdks import NEVER_SENDS
@@ -32,7 +30,7 @@ def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
     here = installed()
     findings = sorted_by_severity((*surroundings(), *told_of(here)))
     if as_json:
-        say(indented(encode({"installed": here, "findings": findings})).decode())
+        say(in_json({"installed": here, "findings": findings}))
     else:
         _show(here, findings)
     bad = {Severity.WRONG, Severity.RISK} if strict else {Severity.WRONG}

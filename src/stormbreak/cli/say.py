@@ -4,10 +4,14 @@ import os
 import sys
 
 import click
+from msgspec.json import Encoder
+from msgspec.json import format as indented
 from rich.console import Console, RenderableType
 
 from stormbreak.batch.plain import reason
 from stormbreak.errors import ConfigurationError
+
+_JSON = Encoder(decimal_format="number")
 
 
 def say(text: str, *, end: str = "\n") -> None:
@@ -22,6 +26,11 @@ def say(text: str, *, end: str = "\n") -> None:
         _look_away()
     except OSError as error:
         raise unwritable(error) from error
+
+
+def in_json(facts: object) -> str:
+    """As JSON for programs, indented; decimals are numbers."""
+    return indented(_JSON.encode(facts)).decode()
 
 
 def draw(picture: RenderableType, *, least: int = 0) -> None:

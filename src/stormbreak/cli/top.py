@@ -13,8 +13,8 @@ from msgspec.json import format as indented
 from rich.console import Console, Group
 from rich.live import Live
 
+from stormbreak.batch.figures import short
 from stormbreak.batch.plain import path_of, reason
-from stormbreak.batch.progress import short
 from stormbreak.cli.keys import pressed
 from stormbreak.cli.say import draw, say
 from stormbreak.cli.top_place import find

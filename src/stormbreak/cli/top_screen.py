@@ -6,10 +6,12 @@ is markup. Nothing is told by colour alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from rich.text import Text
 
-from stormbreak.batch.progress import short, span
+from stormbreak.batch.figures import dollars, short, span
+from stormbreak.cost.money import USD
 from stormbreak.telemetry.state import (
     BatchState,
     CostState,
@@ -224,18 +226,12 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
 
 def _cost(cost: CostState) -> str:
     """Dollars, between the bounds; nothing where nothing is known."""
-    least, most = _dollars(cost.least), _dollars(cost.most)
-    said = f"{least} USD" if least == most else f"{least} to {most} USD"
-    if not cost.unpriced:
-        return said
-    besides = f"{short(cost.unpriced)} attempts without a known price"
-    return f"{said}, and {besides}" if cost.most else besides
+    least, most = _shown(cost.least), _shown(cost.most)
+    return dollars(least, most, unpriced=cost.unpriced, unbounded=cost.unbounded)
 
 
-def _dollars(usd: float) -> str:
-    if 0 < usd < 0.01:
-        return "<0.01"
-    return f"{usd:,.2f}" if abs(usd) < 1e12 else f"{usd:.3g}"
+def _shown(usd: float) -> str:
+    return USD.shown(Decimal(str(usd))) if abs(usd) < 1e12 else f"{usd:.3g}"
 
 
 def _figures(named: dict[str, int]) -> Text:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require
+from stormbreak.errors import ConfigurationError
 from stormbreak.types import Usage
 
 
@@ -43,3 +44,11 @@ class Priced(Protocol):
 
 PriceOf: TypeAlias = Callable[[str, str], Priced | None]
 """By provider and model; None where the price is not known."""
+
+
+def known_cost(prices: Priced | None, usage: Usage) -> Decimal | None:
+    """What one attempt with this usage costs at these prices; None where they do not say."""
+    try:
+        return None if prices is None else prices.cost_of(usage)
+    except ConfigurationError:  # one of its prices is missing
+        return None

@@ -16,8 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.gate import UNTIL_EVENT
 from stormbreak.core.purse import NOTHING, Purse, Share
-from stormbreak.core.spend import Priced
-from stormbreak.errors import ConfigurationError
+from stormbreak.core.spend import Priced, known_cost
 from stormbreak.types import Call, Outcome, Rejection, Usage, Verdict
 
 COST = "cost"
@@ -115,10 +114,7 @@ class Spending:
     def _cost(self, usage: Usage) -> Decimal | None:
         if not usage.total:  # a list of models has no price
             return NOTHING
-        try:
-            return None if self._prices is None else self._prices.cost_of(usage)
-        except ConfigurationError:  # one of its prices is missing
-            return None
+        return known_cost(self._prices, usage)
 
     def _unknown(self, call: Call) -> str:
         if call.bound is None:

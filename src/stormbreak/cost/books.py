@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
-from stormbreak.core.spend import Priced, PriceOf
+from stormbreak.core.spend import Priced, PriceOf, known_cost
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
-from stormbreak.errors import ConfigurationError
 from stormbreak.types import Labels, Priority, Target, Usage
 
 OTHER = "other"
@@ -46,11 +45,7 @@ class Books:
             if len(self._prices) >= _MOST_PRICES:
                 self._prices.clear()
             self._prices[target] = self._price_of(target.provider, target.model)
-        prices = self._prices[target]
-        try:
-            return None if prices is None else prices.cost_of(usage)
-        except ConfigurationError:  # one of its prices is missing
-            return None
+        return known_cost(self._prices[target], usage)
 
     def billed(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> None:
         """Put down an attempt by its usage; without it, the `bound` is the most that it may be billed for."""

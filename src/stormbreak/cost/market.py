@@ -6,6 +6,7 @@ request or by search, stands in the notes. A model that is listed without a pric
 The package is the extra `cost`, and takes 0.4 s to load: nothing of it is imported before a price of the market is asked for.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -24,6 +25,9 @@ NAME = "market"
 
 _ALIASES: Mapping[str, str] = MappingProxyType({"gemini": "google", "xai": "x-ai"})
 """Names that stormbreak has for providers, where genai-prices has others."""
+
+_ADDRESS = re.compile("[.:]")
+"""What shows that the name of a provider is the address of one that has none."""
 
 _CONTEXTS: Mapping[Service, Mapping[str, str]] = MappingProxyType(
     {
@@ -99,6 +103,8 @@ class Market:
         return Source(name=NAME, about=f"genai-prices {__version__}", as_of=self.on)
 
     def _provider(self, name: str) -> "Provider | None":
+        if _ADDRESS.search(name):
+            return None  # in no list, and not worth loading one
         return self._by_name.get(_ALIASES.get(name.lower(), name.lower()))
 
     @cached_property

@@ -90,6 +90,11 @@ class Currency:
 USD = Currency()
 
 
+def between(least: str, most: str) -> str:
+    """Two amounts as they are shown, or the one that both are."""
+    return least if least == most else f"{least} to {most}"
+
+
 def rounded(number: Decimal, places: int) -> Decimal:
     """The number with so many decimal places, half of the last one rounded up."""
     return number.quantize(Decimal(1).scaleb(-places), context=_WIDE)

@@ -5,6 +5,7 @@ Whoever waits can be interrupted: KeyboardInterrupt closes the connection of the
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
@@ -186,6 +187,11 @@ class BlockingStream:
     def usage(self) -> Usage | None:
         """Tokens as the provider counted them; None until the stream has ended rightly."""
         return self._stream.usage
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What it costs in US dollars; None until the stream has ended rightly, and where that is not known."""
+        return self._stream.cost
 
     def __iter__(self) -> Self:
         self._stream.__aiter__()

@@ -63,8 +63,8 @@ class AsyncClient:
         stream_on_wire: have plain chat completions sent as streams and assemble them, so that the policy sees when
             each answer begins (see docs/client.md).
         degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text (see docs/fallbacks.md).
-        prices: says what a model costs, by provider and name, for a limit of spending (`policy.spend`); by default today's
-            list prices.
+        prices: says what a model costs, by provider and name, for `Answer.cost` and for a limit of spending
+            (`policy.spend`); by default today's list prices.
     """
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
@@ -124,6 +124,10 @@ class AsyncClient:
         return self._ground.first.routes
 
     @property
+    def _price_of(self) -> PriceOf | None:
+        return self.engine.payers.price_of
+
+    @property
     def base_url(self) -> str:
         """Where calls go."""
         return self._ground.first.base_url
@@ -152,7 +156,7 @@ class AsyncClient:
         outcome = ended.outcome
         if outcome.verdict is not Verdict.OK:
             raise with_notes(error_of(target, ended)) from outcome.error
-        return answer_of(target, ended)
+        return answer_of(target, ended, self._price_of)
 
     async def chat(
         self, messages: Sequence[Mapping[str, Any]], *, model: str | None = None, **options: Any
@@ -203,12 +207,13 @@ class AsyncClient:
             if opened.outcome.verdict is not Verdict.OK:
                 raise with_notes(error_of(target, opened)) from opened.outcome.error
             if opened.source in (CACHE, DEGRADED):
-                return Stream(target, AtHandSource(opened.outcome), opened, opened.source)
+                at_hand = AtHandSource(opened.outcome)
+                return Stream(target, at_hand, opened, opened.source, price_of=self._price_of)
             came_from = opened.source
         else:
             came_from = TARGET if target == call.target else FALLBACK
         assert source is not None
-        return Stream(target, source, opened, came_from)
+        return Stream(target, source, opened, came_from, price_of=self._price_of)
 
     async def ask(
         self,

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from stormbreak.core.spend import PriceOf
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
+from stormbreak.http.pricing import CostToWorkOut
 from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Incoming, Wire, WireResult, collected
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.limits import limits_of
@@ -164,8 +166,8 @@ def reader_of(kind: type[Reader], asked: Asked, head: HttpAnswer) -> Reader:
     )
 
 
-def answer_of(target: Target, ended: Ended) -> Answer:
-    """Make the answer out of how a call ended well."""
+def answer_of(target: Target, ended: Ended, price_of: PriceOf | None) -> Answer:
+    """Make the answer out of how a call ended well; by `price_of` it will say what it costs."""
     received = ended.outcome.value
     assert isinstance(received, Received)
     reading = received.reading
@@ -180,6 +182,7 @@ def answer_of(target: Target, ended: Ended) -> Answer:
         request_id=reading.request_id,
         source=ended.source,
         maybe_processed=ended.maybe_processed,
+        costs=CostToWorkOut(price_of, target, reading.usage, ended.source),
     )
 
 

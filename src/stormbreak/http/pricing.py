@@ -1,9 +1,42 @@
-"""Where the prices come from that a limit of spending needs: today's list prices, unless others are given."""
+"""What answers cost, and where the prices come from: today's list prices, unless others are given."""
+
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import Priced
+from stormbreak.core.spend import Priced, PriceOf, known_cost
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
+from stormbreak.types import CACHE, DEGRADED, KnownCost, Target, Usage
+
+_NOTHING = Decimal(0)
+
+
+class CostToWorkOut(NamedTuple):
+    """What an answer costs, worked out when somebody asks: most never ask, and to load the list prices takes long."""
+
+    price_of: PriceOf | None
+    target: Target
+    usage: Usage
+    source: str
+
+    @property
+    def usd(self) -> Decimal | None:
+        """In US dollars; None where that is not known."""
+        if self.source in (CACHE, DEGRADED):
+            return _NOTHING
+        target = self.target
+        if self.price_of is None or not self.usage.total:
+            return None
+        try:
+            return known_cost(self.price_of(target.provider, target.model), self.usage)
+        except ConfigurationError:  # the list prices are not installed
+            return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Prices do not travel, and need not be ones that can be pickled; what it came to does."""
+        return KnownCost, (self.usd,)
 
 
 def list_price(provider: str, model: str) -> Priced | None:

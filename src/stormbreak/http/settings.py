@@ -36,7 +36,7 @@ def load(
 
     `keys` are functions that give the keys of targets, by name, before each attempt. `profile` is by default what
     STORMBREAK_PROFILE says. `degraded` makes answers for a `degraded` rule that has no text. `prices` are for limits of
-    spending, as an `AsyncClient` has them.
+    spending and for what answers cost, as an `AsyncClient` has them.
 
     Raises:
         ConfigurationError: one line that names the file, the key or the variable, and the value.

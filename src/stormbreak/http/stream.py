@@ -7,14 +7,17 @@ after the first output has reached the caller.
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from decimal import Decimal
 from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
+from stormbreak.core.spend import PriceOf
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
+from stormbreak.http.pricing import CostToWorkOut
 from stormbreak.http.source import AtHandSource, Source
 from stormbreak.llm.deltas import ends, is_sound, text_of
 from stormbreak.llm.halves import decoded
@@ -60,12 +63,15 @@ class Stream:
         source: Source | AtHandSource,
         opened: LoopDelivery | Ended,
         came_from: str = TARGET,
+        *,
+        price_of: PriceOf | None = None,
     ) -> None:
         self.target = target
         self.source = came_from  # as that of an `Answer`
         self.status = source.head.status
         self.request_id = source.request_id
         self._source = source
+        self._price_of = price_of
         self._held = deque(source.held)
         self._delivery = opened if isinstance(opened, LoopDelivery) else None
         self._ended = None if isinstance(opened, LoopDelivery) else opened
@@ -100,6 +106,14 @@ class Stream:
         """Tokens as the provider counted them; None until the stream has ended rightly."""
         received = None if self._ended is None else self._ended.outcome.value
         return received.reading.usage if isinstance(received, Received) else None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What it costs in US dollars, as that of an `Answer`; None until the stream has ended rightly."""
+        usage = self.usage
+        if usage is None:
+            return None
+        return CostToWorkOut(self._price_of, self.target, usage, self.source).usd
 
     def __aiter__(self) -> Self:
         self._read_as(_As.EVENTS)
@@ -190,7 +204,7 @@ class Stream:
         ended = self._ended
         if self._delivery is None:  # nothing was put together yet
             ended = ended._replace(outcome=ended.outcome._replace(value=self._source.whole()))
-        return answer_of(self.target, ended)
+        return answer_of(self.target, ended, self._price_of)
 
     async def aclose(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing.

@@ -2,7 +2,7 @@
 
 from stormbreak.batch.costs import BatchCost, ModelCost
 from stormbreak.cost.bill import Span
-from stormbreak.cost.money import USD
+from stormbreak.cost.money import USD, between
 from stormbreak.report.page import Section, Table
 from stormbreak.report.text import shown
 
@@ -51,5 +51,4 @@ def _row(each: ModelCost) -> list[str]:
 def _span(span: Span | None) -> str:
     if span is None:
         return _UNKNOWN
-    least, most = USD.shown(span.least), USD.shown(span.most)
-    return least if least == most else f"{least} to {most}"
+    return between(USD.shown(span.least), USD.shown(span.most))

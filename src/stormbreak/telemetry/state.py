@@ -78,12 +78,14 @@ class BatchState:
 class CostState:
     """US dollars that all attempts have cost, between what is known and the most that it can be.
 
-    Attempts at models without a known price, so many as are `unpriced`, are in neither.
+    Attempts at models without a known price, so many as are `unpriced`, are in neither. Of those that are
+    `unbounded` nothing says what they can cost at the most.
     """
 
     least: float
     most: float
     unpriced: int = 0
+    unbounded: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

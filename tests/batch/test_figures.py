@@ -1,0 +1,37 @@
+"""What a batch has cost, in words."""
+
+from decimal import Decimal
+
+import pytest
+
+from stormbreak.batch.figures import cost_in_words
+from stormbreak.batch.spent import Cost, Limit
+
+
+def cost(least="0", most="0", **changes):
+    counts = {"priced": 5, "unpriced": 0, "unbounded": 0} | changes
+    return Cost(least=Decimal(least), most=Decimal(most), **counts)
+
+
+LIMIT = Limit(Decimal(20), Decimal("4.5"))
+
+
+@pytest.mark.parametrize(
+    ("cost", "limit", "said"),
+    [
+        (Cost(), None, ""),
+        (cost(priced=0), None, ""),
+        (cost(priced=0, unpriced=9), None, ""),
+        (cost("1.5", "1.5"), None, "1.50 USD"),
+        (cost("0.001", "0.004"), None, "<0.01 USD"),
+        (cost("1234.5", "2345.674"), None, "1,234.50 to 2,345.67 USD"),
+        (cost("1", "2", unbounded=3), None, "1.00 to 2.00 USD or more"),
+        (cost("1", "1", unpriced=1_500), None, "1.00 USD, and 1.5 k attempts without a known price"),
+        (cost("0", "0", unpriced=2), None, "2 attempts without a known price"),
+        (cost("4", "4.5"), LIMIT, "4.00 to 4.50 USD; 22 % of the 20.00 USD that it may cost"),
+        (cost(priced=0), LIMIT, "22 % of the 20.00 USD that it may cost"),
+        (Cost(), Limit(Decimal("0.5"), Decimal(0)), "0 % of the 0.50 USD that it may cost"),
+    ],
+)  # fmt: skip
+def test_cost(cost, limit, said):
+    assert cost_in_words(cost, limit) == said

@@ -1,0 +1,104 @@
+"""What a batch says that it has cost: at its end, by its status, and that this is what `cost report` says."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from batches import chat_rows, one_line, run, scenario, write
+
+from stormbreak.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+FILLS = scenario({"kind": "cut_body", "share": 0.2}, service=0.01, fills=True)
+WITHIN = r"0\.[0-9]{2}( to 0\.[0-9]{2})? USD"
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write(tmp_path / "in.jsonl", chat_rows(30, max_tokens=1000))
+
+
+@pytest.fixture
+def provider(stormbreak_provider):
+    return stormbreak_provider(FILLS, seed=1)
+
+
+@pytest.fixture
+def prices(provider, tmp_path):
+    """A flag: each row costs 1.5 cents or so."""
+    path = tmp_path / "deal.toml"
+    path.write_text(
+        f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
+    )
+    return ("--prices", str(path))
+
+
+@pytest.fixture
+def status(output, capsys):
+    def call(*flags):
+        capsys.readouterr()
+        assert main(["batch", "status", str(output), *flags]) == 0
+        return capsys.readouterr()[0]
+
+    return call
+
+
+def test_it_is_what_the_report_says(batch_run, provider, prices, status, output, capsys):
+    code, out, err = batch_run(*prices, "--json", provider=provider)
+    said = json.loads(out)["cost"]
+    assert code == 0
+    assert re.search(rf"circuit closed, cost {WITHIN}\n$", err)
+    assert (said["priced"] > 30, said["unpriced"], said["unbounded"]) == (True, 0, 0)
+    assert 0.45 <= said["least"] < said["most"]  # cut bodies may be billed
+
+    assert json.loads(status(*prices, "--json"))["cost"] == said
+    assert main(["cost", "report", str(output), *prices, "--json"]) == 0
+    (model,) = json.loads(capsys.readouterr()[0])["models"]
+    assert model["total_least"] == pytest.approx(said["least"])
+    assert model["total_most"] == pytest.approx(said["most"])
+
+
+def test_in_words(batch_run, provider, prices, status):
+    _, out, _ = batch_run(*prices, provider=provider)
+    (line,) = re.findall(r"^cost .*$", out, re.MULTILINE)
+    assert re.fullmatch(rf"cost       {WITHIN}", line)
+    assert f"cost     {line.removeprefix('cost       ')}\n" in status(*prices)
+
+
+def test_it_is_of_all_runs(batch_run, provider, prices):
+    first = json.loads(batch_run(*prices, "--json", "--max-cost", "0.2", provider=provider)[1])
+    second = json.loads(batch_run(*prices, "--json", provider=provider)[1])
+    assert first["end"] == "spent"
+    assert first["cost"]["least"] < first["cost"]["most"] == pytest.approx(first["spent"])
+    assert second["cost"]["least"] >= 0.45 > second["answered"] * 0.0151
+
+
+def test_without_a_price_nothing_is_said_of_it(batch_run, provider, status):
+    _, out, err = batch_run("--json", provider=provider)
+    said = json.loads(out)["cost"]
+    assert (said["priced"], said["least"], said["most"]) == (0, 0, 0)
+    assert said["unpriced"] > 30
+    assert "cost" not in err
+    assert "cost" not in status()
+
+
+def test_an_address_of_ones_own_loads_no_price_list(source, output, provider):
+    code = f"""
+import sys
+from stormbreak.cli.main import main
+main(["batch", "run", {str(source)!r}, "--output", {str(output)!r}, "--base-url", {provider.base_url!r}, "--quiet"])
+main(["batch", "status", {str(output)!r}])
+print("genai_prices" in sys.modules)
+"""
+    told = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert told.splitlines()[-1] == "False"
+
+
+def test_a_price_file_of_a_status_that_is_none(source, output, provider):
+    run("batch", "run", source, "--output", output, "--base-url", provider.base_url)
+    done = run("batch", "status", output, "--prices", "nowhere.toml")
+    assert done.returncode == 2
+    assert "nowhere.toml" in one_line(done.stderr)

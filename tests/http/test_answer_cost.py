@@ -1,0 +1,272 @@
+"""What an answer says that it cost: what the meter says of the same call, worked out only when somebody asks."""
+
+import asyncio
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from chat_stream import HEAD, HELLO, OPENING
+from clients import PAYLOAD, SAY
+from metering import price_of, prices, usage
+from sockets import End, answer, failing, served
+from stream_scene import pieces_of
+
+import stormbreak
+from stormbreak import AsyncClient, Client, StreamBrokenError
+from stormbreak.core.backoff import Constant
+from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.policy import Policy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.cost.lookup import price_of as list_price_of
+from stormbreak.cost.meter import Meter
+from stormbreak.types import Answer, Target
+
+CALM = "[provider]\nservice = 0.01\n"
+CUTS = CALM + '[[trouble]]\nkind = "cut_body"\nshare = 0.5\n'
+RETRIES = Policy(
+    retry=RetryPolicy(attempts=9, backoff=Constant(seconds=0.01)), budget=None, breaker=None
+)
+COST = Decimal("0.000030")  # of 10 tokens in and 2 out, at 1 and 10 dollars per million
+
+
+def said(**changes):
+    choices = [{"message": {"content": "fine"}, "finish_reason": "stop"}]
+    counted = {"prompt_tokens": 10, "completion_tokens": 2}
+    return answer(json.dumps({"choices": choices, "usage": counted} | changes).encode())
+
+
+def metered(client, by=price_of):
+    meter = Meter(by)
+    client.subscribe(meter)
+    return meter
+
+
+def of_use(meter):
+    """What the meter says of all calls so far; it must be exact."""
+    span = meter.snapshot().total.of_use
+    assert span.is_exact
+    return span.least
+
+
+# ---------------------------------------------------------------- as the meter has it
+
+
+@pytest.mark.parametrize("endpoint", ["chat/completions", "responses", "messages"])
+async def test_every_format_and_way_agrees_with_the_meter(endpoint, stormbreak_provider):
+    asked = {"model": "m", "messages": SAY, "max_tokens": 40}
+    if endpoint == "responses":
+        asked = {"model": "m", "input": "hello", "max_output_tokens": 40}
+    where = stormbreak_provider(CALM).base_url
+    async with AsyncClient(base_url=where, prices=price_of) as client:
+        meter = metered(client)
+        plain = await client.request(endpoint, asked)
+        assert plain.cost == of_use(meter) > 0
+
+        async with client.stream(endpoint, asked) as stream:
+            assert stream.cost is None
+            async for _ in stream:
+                pass
+        assert plain.cost + stream.cost == of_use(meter)
+
+        whole = await (await client.stream(endpoint, asked)).answer()
+    assert plain.cost + stream.cost + whole.cost == of_use(meter)
+    assert min(stream.cost, whole.cost) > 0
+
+
+async def test_attempts_that_were_wasted_are_not_in_it(stormbreak_provider):
+    where = stormbreak_provider(CUTS, seed=3).base_url
+    async with AsyncClient(base_url=where, policy=RETRIES, prices=price_of) as client:
+        meter = metered(client)
+        answers = await asyncio.gather(
+            *(client.chat(SAY, model="m", max_tokens=40) for _ in range(20))
+        )
+
+    assert sum(each.maybe_processed for each in answers) > 5
+    assert sum(each.cost for each in answers) == of_use(meter)
+    assert meter.snapshot().total.for_nothing.most > 0
+
+
+def test_the_client_that_blocks_has_the_same(stormbreak_provider):
+    where = stormbreak_provider(CALM).base_url
+    with Client(base_url=where, model="m", prices=price_of) as client:
+        meter = metered(client)
+        plain = client.chat(SAY)
+        with client.stream("chat/completions", PAYLOAD) as stream:
+            assert stream.cost is None
+            assert list(stream.texts())
+        assert plain.cost + stream.cost == of_use(meter) > plain.cost
+        assert client.stream("chat/completions", PAYLOAD).answer().cost > 0
+
+
+async def test_clients_of_a_settings_file_go_by_its_prices(stormbreak_provider, tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text(f'[targets.main]\nbase_url = "{stormbreak_provider(CALM).base_url}"\n')
+    async with stormbreak.load(path, prices=price_of) as settings:
+        got = await settings.client("main").chat(SAY, model="m")
+    assert got.cost == price_of("any", "m").cost_of(got.usage)
+
+
+async def test_by_default_list_prices_count(stormbreak_provider):
+    where = stormbreak_provider(CALM).base_url
+    async with AsyncClient("openai", base_url=where, api_key="any") as client:
+        meter = metered(client, by=list_price_of)
+        got = await client.chat(SAY, model="gpt-4.1")
+    assert got.cost == list_price_of("openai", "gpt-4.1").cost_of(got.usage) == of_use(meter)
+
+
+async def test_what_was_read_from_a_prompt_cache_is_cheaper():
+    counted = {
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 10},
+    }
+    async with (
+        served(said(usage=counted)) as server,
+        AsyncClient(base_url=server.base_url, prices=price_of) as client,
+    ):
+        got = await client.chat(SAY, model="m")
+    assert got.cost == Decimal("0.000021")
+
+
+# ---------------------------------------------------------------- from elsewhere
+
+
+async def test_elsewhere_it_is_the_price_there_and_nothing_without_a_target():
+    throttled = failing(429, {"code": "rate_limit_exceeded"}, retry_after="30")
+    place = {"model": "small"}
+    async with served(said(), throttled) as first, served(said(), throttled) as second:
+        rules = (
+            ToTargets(targets=(Place(base_url=second.base_url, **place),)),
+            ToCache(),
+            ToDegraded(text="later"),
+        )
+        policy = Policy(fallback=rules, retry=RetryPolicy(attempts=1), cooldown=False)
+        async with AsyncClient(
+            base_url=first.base_url, model="m", policy=policy, prices=price_of
+        ) as client:
+            meter = metered(client)
+            got = [await client.chat(SAY) for _ in range(3)]
+            got.append(await client.chat([{"role": "user", "content": "another"}]))
+            async with client.stream("chat/completions", {"messages": SAY[:0]}) as stream:
+                assert [text async for text in stream.texts()] == ["later"]
+
+    assert [(each.source, each.target.model, each.cost) for each in got[:2]] == [
+        ("target", "m", COST),
+        ("fallback", "small", COST / 10),
+    ]
+    assert [(each.source, each.cost) for each in got[2:]] == [("cache", 0), ("degraded", 0)]
+    assert got[2].usage == usage(10, 2)
+    assert (stream.source, stream.cost) == ("degraded", 0)
+    assert of_use(meter) == COST + COST / 10
+
+
+# ---------------------------------------------------------------- what is not known
+
+
+@pytest.mark.parametrize(
+    ("by", "model", "changes"),
+    [
+        (price_of, "secret", {}),
+        (price_of, "m", {"usage": {}}),
+        (price_of, "m", {"usage": None}),
+        (list_price_of, "gpt-4.1", {}),  # this server is no provider that is listed
+        (None, "m", {}),
+    ],
+    ids=["no price", "no counts", "no usage", "no such provider", "by default"],
+)
+async def test_what_is_not_known_is_none(by, model, changes):
+    async with (
+        served(said(**changes)) as server,
+        AsyncClient(base_url=server.base_url, model=model, prices=by) as client,
+    ):
+        assert (await client.chat(SAY)).cost is None
+
+
+async def test_half_a_price_is_none():
+    def half(provider, model):
+        whole = prices(provider, model)
+        return replace(whole, standard=replace(whole.standard, output=None))
+
+    async with (
+        served(said()) as server,
+        AsyncClient(base_url=server.base_url, model="m", prices=half) as client,
+    ):
+        assert (await client.chat(SAY)).cost is None
+
+
+async def test_without_list_prices_it_is_none(monkeypatch):
+    monkeypatch.setattr("stormbreak.cost.market.find_spec", lambda _: None)
+    async with (
+        served(said()) as server,
+        AsyncClient("openai", base_url=server.base_url, api_key="any") as client,
+    ):
+        assert (await client.chat(SAY, model="a-model-nobody-asked-for")).cost is None
+
+
+async def test_a_stream_that_breaks_has_none(scene):
+    await scene.of((HEAD + OPENING + HELLO, End.RESET))
+    async with scene.stream() as stream:
+        with pytest.raises(StreamBrokenError):
+            await pieces_of(stream)
+    assert stream.cost is None
+
+
+def test_an_answer_made_by_hand_has_none():
+    made = Answer(
+        text="", usage=usage(1, 1), target=Target("p", "m"), attempts=1, waited=0.0, raw=b""
+    )
+    assert made.cost is None
+
+
+# ---------------------------------------------------------------- only when asked
+
+
+async def test_prices_are_looked_up_only_when_somebody_asks():
+    asked = []
+
+    def noted(provider, model):
+        asked.append(model)
+        return price_of(provider, model)
+
+    async with (
+        served(said()) as server,
+        AsyncClient(base_url=server.base_url, model="m", prices=noted) as client,
+    ):
+        got = await client.chat(SAY)
+        assert "cost" not in repr(got)
+    assert asked == []
+    assert got.cost == COST
+    assert asked == ["m"]
+
+
+def test_a_call_does_not_load_the_list_prices():
+    code = """
+import sys
+from stormbreak import Client
+from stormbreak.testing import serve
+with serve("calm") as provider, Client("openai", base_url=provider.base_url, api_key="x") as client:
+    answer = client.chat([{"role": "user", "content": "hello"}], model="gpt-4.1")
+    print("genai_prices" in sys.modules, answer.cost > 0, "genai_prices" in sys.modules)
+"""
+    told = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert told == "False True True\n"
+
+
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+async def test_an_answer_that_travels_takes_its_cost_along(travel):
+    def own(provider, model):
+        return price_of(provider, model)
+
+    async with (
+        served(said()) as server,
+        AsyncClient(base_url=server.base_url, model="m", prices=own) as client,
+    ):
+        got = await client.chat(SAY)
+    came = travel(got)
+    assert came == got
+    assert came.cost == COST
