@@ -63,6 +63,10 @@ class Metrics:
         """Tell what stands where in this engine, too, for as long as it lives."""
         self._standing.watch(engine)
 
+    def unwatch(self, engine: Engine) -> None:
+        """Tell of it no more; what was counted stays."""
+        self._standing.unwatch(engine)
+
     def __call__(self, event: Event) -> None:
         """Count an event."""
         measures = measured(event)

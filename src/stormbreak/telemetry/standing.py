@@ -92,6 +92,11 @@ class Standing:
         with self._lock:
             self._engines.add(engine)
 
+    def unwatch(self, engine: Engine) -> None:
+        """Tell of it no more."""
+        with self._lock:
+            self._engines.discard(engine)
+
     def of(self, name: str) -> Standings:
         """The values of one gauge."""
         return STANDING[name].values(self.lanes())
