@@ -230,11 +230,11 @@ async def test_tracing_that_goes_as_a_call_begins_fails_no_call(engine):
     class Fleeting(Engine):
         """There whenever it is asked, and gone a moment later."""
 
-        companions = [None, engine.companion]
+        companions = (None, engine.companion)
 
         @property
         def companion(self):
-            self.companions.reverse()
+            self.companions = self.companions[::-1]
             return self.companions[0]
 
         @companion.setter

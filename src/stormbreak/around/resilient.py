@@ -21,9 +21,9 @@ from stormbreak.around.rules import Look, On, Rules
 from stormbreak.around.streams import async_streaming, streaming
 from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.threads import Parking, ThreadDriver
 from stormbreak.errors import ConfigurationError

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.core.spend import PriceOf
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
+from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterable, Callable
 from typing import Any, ClassVar
 
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
+from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import AtHand, Degraded
