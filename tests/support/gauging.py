@@ -1,11 +1,14 @@
 """A process whose metrics are to be put together with those of others. It does what its standard input says, line by line:
 
 `call TARGET`, `end`, `cool SECONDS`, `detach`, `scrape`, `fork` (the child reads on). Each is answered with a line.
+
+With an argument its files are named by that number, and not by the process.
 """
 
 import os
 import sys
 
+from prometheus_client import values
 from stage import OK, told
 
 from stormbreak.core.concurrency import FixedLimit
@@ -49,6 +52,8 @@ class Worker:
 
 if __name__ == "__main__":
     several.EVERY = 0.05
+    if sys.argv[1:]:
+        values.ValueClass = values.MultiProcessValue(lambda: int(sys.argv[1]))
     worker = Worker()
     print("ready", flush=True)
     for line in iter(sys.stdin.readline, ""):

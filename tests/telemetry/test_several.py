@@ -58,8 +58,8 @@ def start(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     running = []
 
-    def begin(count):
-        script = [sys.executable, str(SUPPORT / "gauging.py")]
+    def begin(count, *words):
+        script = [sys.executable, str(SUPPORT / "gauging.py"), *words]
         begun = [
             subprocess.Popen(script, env=around, start_new_session=True, **pipes)
             for _ in range(count)
@@ -119,6 +119,30 @@ def test_one_that_died_has_nothing_standing_any_more_and_keeps_what_it_counted(s
     assert value(samples, "stormbreak_in_flight") == 1
     assert value(samples, "stormbreak_limit") == 2
     assert value(samples, "stormbreak_attempts_sent_total") == 2
+    assert value(samples, "stormbreak_processes") == 1
+
+
+def test_one_that_had_no_call_yet_says_so_of_the_dead(start):
+    """It may be the one that was started in place of another, which was killed."""
+    one, two = start(2)
+    one.call("large")
+    assert two.sees(1, "stormbreak_in_flight")
+    assert value(two.samples, "stormbreak_processes") == 2
+    one.die()
+
+    (three,) = start(1)
+    assert value(three.samples, "stormbreak_in_flight") == 0
+    assert value(three.samples, "stormbreak_processes") == 2
+
+
+def test_files_that_are_not_named_by_processes_are_left_alone(start):
+    """As those of uWSGI's workers, which have numbers of their own."""
+    (one,), (two,) = start(1, "3999998"), start(1, "3999999")
+    for worker in (one, two):
+        worker.call("large")
+
+    assert one.sees(2, "stormbreak_in_flight")
+    assert two.sees(2, "stormbreak_in_flight")
 
 
 def test_what_is_gone_weighs_nothing(start):

@@ -28,8 +28,8 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _NOTHING = {"sum": 0.0, "max": 0.0, "min": float("inf")}
 """What changes nothing in what all processes come to: a value cannot be taken out of the files."""
 
-
-_writing = threading.Lock()
+# The garbage collector may end a call, and so come with events, in the middle of this.
+_writing = threading.RLock()
 if hasattr(os, "register_at_fork"):
     # prometheus_client has a lock for all that it writes: a child that is made meanwhile would wait for ever.
     os.register_at_fork(
@@ -72,6 +72,13 @@ class WrittenGauges:
             )
             for name, gauge in STANDING.items()
         }
+        # By it, too, each has a file, and the others know by what its files are named.
+        self._processes = prometheus_client.Gauge(
+            PREFIX + "processes",
+            "Processes that have had a call, or were scraped, and live.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._written: set[tuple[str, tuple[str, ...]]] = set()
         self._begin()
         forget_in_child(self._begin)
@@ -90,18 +97,22 @@ class WrittenGauges:
 
     def write(self) -> None:
         """Write what stands where now."""
-        lanes = self._standing.lanes()
-        now = {
-            (name, tuple(labels[label] for label in gauge.labels)): value
-            for name, gauge in STANDING.items()
-            for labels, value in gauge.values(lanes)
-        }
-        with _writing:
+        with _writing:  # looking, too: who looks first must not write last
+            now = self._now()
+            self._processes.set(1)
             for name, labels in self._written - now.keys():
                 self._gauges[name].labels(*labels).set(_NOTHING[STANDING[name].across])
             for (name, labels), value in now.items():
                 self._gauges[name].labels(*labels).set(value)
             self._written |= now.keys()
+
+    def _now(self) -> dict[tuple[str, tuple[str, ...]], float]:
+        lanes = self._standing.lanes()
+        return {
+            (name, tuple(labels[label] for label in gauge.labels)): value
+            for name, gauge in STANDING.items()
+            for labels, value in gauge.values(lanes)
+        }
 
 
 class AllProcesses(Collector):
