@@ -1,5 +1,6 @@
 """A storm on real sockets against real programs: what is measured."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import parse
-from stormbreak.storm.live import Program, ProgramError, play, playing
+from stormbreak.storm.live import Program, ProgramError, play, playing, programs
 from stormbreak.storm.live.scaled import staged
 
 SHORT = """
@@ -129,6 +130,29 @@ async def test_a_program_may_bring_its_own_traffic(script):
 
     assert (measures.calls, measures.success, measures.amplification) == (5, 1.0, 2.0)
     assert played.exits == (3,)  # a program may end as it likes
+
+
+async def test_what_a_copy_asks_while_the_next_is_being_started_counts(
+    script, tmp_path, monkeypatch
+):
+    done = tmp_path / "done"
+    own = script(
+        "import live_asker\nlive_asker.ask({'call': 1, 'prompt': 'p', 'model': 'm', 'timeout': 20})\n"
+        f"open({str(done)!r}, 'w').close()\n"
+    )
+
+    async def slowly(*args, **more):
+        await programs.start(*args, **more)
+        while not done.exists():
+            await asyncio.sleep(0.02)
+
+    monkeypatch.setattr(playing, "start", slowly)
+    scenario = staged(
+        parse("duration = 60\n[provider]\nservice = 0.02\n"), copies=1, own_traffic=True
+    )
+    played = await play(scenario, own, own_traffic=True)
+
+    assert (played.result.measures.calls, played.result.measures.success) == (1, 1.0)
 
 
 async def test_what_a_program_finds_around_it(script, tmp_path, monkeypatch):
