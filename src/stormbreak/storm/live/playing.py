@@ -152,7 +152,11 @@ class _Storm:
             handing.cancel()
 
     async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
-        """One call to each copy, on a good day: whoever answers it has started, and found the provider."""
+        """One call to each copy, on a good day: whoever answers it has started, and found the provider.
+
+        It has all the time that there is: a program that is slow to start would not try again.
+        """
+        bounds = bounds._replace(deadline=PATIENCE, timeout=PATIENCE)
         seen = Seen(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)
         for copy in self._copies:
