@@ -43,7 +43,7 @@ def verdict(scenario: Scenario, results: Sequence[Result]) -> str:
         said = f"{who} {_answers(spreads)}, {_last(spreads)}; it {_harm(spreads)}"
     else:
         watched = scenario.duration - load.trigger_until
-        during = f"{_percent(spreads['trigger_goodput'])} while the trigger lasts"
+        during = _during(spreads["trigger_goodput"])
         said = f"{who} {_recovery(spreads['recovery'], watched)} and {_answers(spreads)}, {during}"
     return f"{said}; {_weakness(weakest(results, load))}." if known else f"{said}."
 
@@ -83,6 +83,32 @@ def missing(series: Series, near: float) -> list[float]:
     return found
 
 
+def never_made_up(series: Series, near: float, start: int) -> float:
+    """How many of the ideal's answers from `start` on have none of their own near them, however they are paired.
+
+    `missing` says when the clients were behind, and leaves the oldest lack standing while they are. Here the oldest is
+    made up for first, so that as many as can be are.
+    """
+    lacks: deque[tuple[int, float]] = deque()
+    spare: deque[tuple[int, float]] = deque()
+    lost: list[float] = []
+    for second, (came, possible) in enumerate(zip(series.answers, series.ideal, strict=True)):
+        for late, gone in ((lacks, lost), (spare, [])):
+            while late and late[0][0] < second - near:
+                at, amount = late.popleft()
+                gone.append(amount if at >= start else 0.0)
+        mine, others = (spare, lacks) if came > possible else (lacks, spare)
+        left = abs(came - possible)
+        while left and others:
+            at, there = others.popleft()
+            if there > left:
+                others.appendleft((at, there - left))
+            left = max(0.0, left - there)
+        if left:
+            mine.append((second, left))
+    return fsum([*lost, *(amount for second, amount in lacks if second >= start)])
+
+
 def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) -> float:
     """Take `amount` from the latest of the others, none from before `since`; return what is left of it."""
     while amount and others and others[-1][0] >= since:
@@ -96,8 +122,10 @@ def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) ->
 
 def _weakest(series: Series, load: Load, seed: int) -> Moment:
     start, length = _start(load), len(series.ideal)
-    lacks = missing(series, load.timeout)
     moments = [Moment(start, start, 0.0, 0.0, seed)]
+    if not round(never_made_up(series, load.timeout, start)):
+        return moments[0]
+    lacks = missing(series, load.timeout)
     for begin in range(start, max(start + 1, length - WINDOW + 1)):
         end = min(begin + WINDOW, length)
         possible = fsum(series.ideal[begin:end])
@@ -120,7 +148,20 @@ def _recovery(found: Spread, watched: float) -> str:
 
 
 def _answers(spreads: Mapping[str, Spread]) -> str:
-    return f"answers {_percent(spreads['goodput'])} of what was possible"
+    goodput = spreads["goodput"]
+    if goodput.mean is None:
+        return f"has nothing to answer{_in_some(goodput)}"
+    return f"answers {_percent(goodput)} of what was possible"
+
+
+def _during(found: Spread) -> str:
+    if found.mean is None:
+        return f"nothing being possible while the trigger lasts{_in_some(found)}"
+    return f"{_percent(found)} while the trigger lasts"
+
+
+def _in_some(found: Spread) -> str:
+    return "" if found.never == found.seeds else f" in {found.never} of {found.seeds} runs"
 
 
 def _last(spreads: Mapping[str, Spread]) -> str:
