@@ -83,30 +83,34 @@ def missing(series: Series, near: float) -> list[float]:
     return found
 
 
-def never_made_up(series: Series, near: float, start: int) -> float:
-    """How many of the ideal's answers from `start` on have none of their own near them, however they are paired.
+def never_made_up(series: Series, near: float) -> float:
+    """How many of the ideal's answers have none of their own near them, if as many as can be have one.
 
-    `missing` says when the clients were behind, and leaves the oldest lack standing while they are. Here the oldest is
-    made up for first, so that as many as can be are.
+    Pairs are made in the order in which they come, which leaves the fewest alone. `missing` tells when the clients were
+    behind, and so of some that were only a little late, each in the place of the one before it.
     """
-    lacks: deque[tuple[int, float]] = deque()
-    spare: deque[tuple[int, float]] = deque()
-    lost: list[float] = []
+    answers: deque[tuple[int, float]] = deque()  # without the ideal's: second, how many
+    ideal: deque[tuple[int, float]] = deque()
+    alone: list[float] = []
     for second, (came, possible) in enumerate(zip(series.answers, series.ideal, strict=True)):
-        for late, gone in ((lacks, lost), (spare, [])):
-            while late and late[0][0] < second - near:
-                at, amount = late.popleft()
-                gone.append(amount if at >= start else 0.0)
-        mine, others = (spare, lacks) if came > possible else (lacks, spare)
-        left = abs(came - possible)
-        while left and others:
-            at, there = others.popleft()
-            if there > left:
-                others.appendleft((at, there - left))
-            left = max(0.0, left - there)
-        if left:
-            mine.append((second, left))
-    return fsum([*lost, *(amount for second, amount in lacks if second >= start)])
+        answers.append((second, came))
+        ideal.append((second, possible))
+        while answers[0][0] < second - near:
+            answers.popleft()
+        while ideal[0][0] < second - near:
+            alone.append(ideal.popleft()[1])
+        _pair(answers, ideal)
+    return fsum([*alone, *(amount for _, amount in ideal)])
+
+
+def _pair(one: deque[tuple[int, float]], other: deque[tuple[int, float]]) -> None:
+    """Take from both what they have in common, the oldest first."""
+    while one and other:
+        (at, mine), (then, theirs) = one.popleft(), other.popleft()
+        if mine > theirs:
+            one.appendleft((at, mine - theirs))
+        elif theirs > mine:
+            other.appendleft((then, theirs - mine))
 
 
 def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) -> float:
@@ -123,7 +127,7 @@ def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) ->
 def _weakest(series: Series, load: Load, seed: int) -> Moment:
     start, length = _start(load), len(series.ideal)
     moments = [Moment(start, start, 0.0, 0.0, seed)]
-    if not round(never_made_up(series, load.timeout, start)):
+    if not round(never_made_up(series, load.timeout)):
         return moments[0]
     lacks = missing(series, load.timeout)
     for begin in range(start, max(start + 1, length - WINDOW + 1)):
