@@ -114,6 +114,8 @@ def moved(scenario: str, before: Measures, after: Measures) -> list[str]:
             found.append(f"{after.shed - before.shed:+d} shed")
         if abs(after.added_wait_p99 - before.added_wait_p99) >= WAITED:
             found.append(f"p99 wait {after.added_wait_p99 - before.added_wait_p99:+.2f} s")
+    assert before.goodput is not None, "something is possible in each of them"
+    assert after.goodput is not None
     if abs(after.goodput - before.goodput) >= POINTS:
         found.append(f"{100 * (after.goodput - before.goodput):+.1f}")
     if scenario in BATCHES and before.makespan and after.makespan:

@@ -4,7 +4,7 @@ A mean is followed by the standard deviation over the seeds, where that is not n
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import fmean, stdev
 from typing import TypeAlias
@@ -76,7 +76,7 @@ def spike(table: Table) -> Iterator[str]:
         runs = scenarios[SPIKE]
         m = average(runs)
         p99 = "-" if m.p99 is None else f"{m.p99:.1f}"
-        goodput_ = spread([100 * run.trigger_goodput for run in runs])
+        goodput_ = _shares(run.trigger_goodput for run in runs)
         yield (
             f"| {row} | {goodput_} | {p99} | {m.attempts_per_sent_call:.2f} | {m.peak_attempts:,} "
             f"| {100 * m.wasted:.1f} |"
@@ -98,7 +98,13 @@ def beside_the_study(table: Table) -> Iterator[str]:
 
 def goodput(runs: Runs) -> str:
     """How much of what is possible was answered."""
-    return spread([100 * run.goodput for run in runs])
+    return _shares(run.goodput for run in runs)
+
+
+def _shares(shares: Iterable[float | None]) -> str:
+    """In percent; a scenario of which nothing is possible in its trigger has none."""
+    known = [100 * share for share in shares if share is not None]
+    return spread(known) if known else "-"
 
 
 def effort(runs: Runs) -> str:
@@ -117,7 +123,7 @@ def makespan(runs: Runs) -> str:
 def calm(runs: Runs) -> str:
     """What was spoilt."""
     m = average(runs)
-    return f"{100 * m.success:.1f} / {m.added_wait_p99:.2f} / {m.shed}"
+    return f"{_shares([m.success])} / {m.added_wait_p99:.2f} / {m.shed}"
 
 
 def spread(values: Sequence[float]) -> str:

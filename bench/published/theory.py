@@ -77,9 +77,13 @@ def _table(document: Mapping[str, Any]) -> Iterator[str]:
     for policy, runs in policies.items():
         mean = average(runs)
         yield (
-            f"| `{Path(policy).stem}` | {100 * mean.goodput:.1f} % | {_seconds(mean.recovery)} | {_seconds(mean.p99)} "
+            f"| `{Path(policy).stem}` | {_percent(mean.goodput)} | {_seconds(mean.recovery)} | {_seconds(mean.p99)} "
             f"| {mean.amplification:.2f} | {100 * mean.wasted:.1f} % | {mean.shed:,} |"
         )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _seconds(value: float | None) -> str:

@@ -1,13 +1,14 @@
 """--assert: what it can say, and what it refuses."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.storm.claims import NAMES, parse_claim
+from stormbreak.storm.claims import NAMES, parse_claim, values
 from stormbreak.storm.measures import Measures
 
 CALM = Measures(
@@ -54,6 +55,16 @@ CALM = Measures(
 )
 def test_claims(text, holds):
     assert parse_claim(text).holds(CALM) is holds
+
+
+@pytest.mark.parametrize("sign", ["<", "<=", ">", ">=", "==", "!="])
+def test_of_a_share_of_nothing_nothing_holds(sign):
+    claim = parse_claim(f"goodput {sign} 0.5 and shed == 0")
+    nothing = replace(CALM, goodput=None)
+
+    assert not claim.holds(nothing)
+    assert parse_claim(f"goodput {sign} 0.5 or shed == 0").holds(nothing)
+    assert values(claim, nothing) == "goodput is a share of nothing, shed is 0"
 
 
 def test_a_claim_knows_what_it_is_about():

@@ -40,8 +40,13 @@ def test_goodput_is_counted_when_answers_come():
     assert measures.trigger_goodput == 2 / 4
 
 
-def test_where_nothing_is_possible_nothing_is_missed():
-    assert measured([]).goodput == measured([]).trigger_goodput == measured([]).success == 1.0
+def test_a_share_of_nothing_is_none():
+    nothing = measured([])
+    assert (nothing.goodput, nothing.trigger_goodput, nothing.success) == (None, None, None)
+
+    later = measured([call(25.0)], [Amount(26.0, 1.0)])
+    assert (later.goodput, later.trigger_goodput, later.success) == (1.0, None, 1.0)
+    assert average([later, nothing]).goodput is None
 
 
 def test_shed_calls_are_those_of_which_nothing_was_sent():
@@ -124,7 +129,7 @@ def test_quantiles_are_values_that_were_measured(share, found):
 
 def test_an_average_tells_the_worst_recovery_and_whether_a_time_never_came():
     load = replace(LOAD, trigger_until=None)
-    one = replace(measured([call(10.0)], load=load), recovery=3.0)
+    one = replace(measured([call(10.0)], load=load), recovery=3.0, goodput=1.0)
     two = replace(one, p99=2.0, recovery=8.0, shed=3, goodput=0.5)
     mean = average([one, two])
 

@@ -57,3 +57,12 @@ def test_it_is_written_down_rounded():
         "never": 0,
         "seeds": 3,
     }
+
+
+def test_a_share_of_nothing_has_no_mean_and_is_not_the_worst():
+    nothing = replace(MEASURES, goodput=None)
+
+    assert spread([MEASURES, nothing])["goodput"] == Spread(
+        mean=None, deviation=None, worst=0.98, never=1, seeds=2
+    )
+    assert spread([nothing])["goodput"].worst is None

@@ -343,3 +343,22 @@ def test_a_report_that_fails_at_the_end_loses_nothing_of_the_rest(
     assert code == 2
     assert "goodput" in out
     assert "cannot write" in err
+
+
+def test_a_share_of_nothing_is_shown_as_none_and_holds_no_claim(capsys, tmp_path):
+    """Nothing can be answered while it is down: 100 % of it would be a good figure for a bad minute."""
+    path = tmp_path / "down.toml"
+    path.write_text(
+        SMALL.replace("service = 1", "service = 0.1").replace("trigger_at = 5", "trigger_at = 6")
+    )
+    claim = "trigger_goodput >= 0.5"
+    code, out, err = run(capsys, "run", str(path), "--assert", claim)
+    document = json.loads(run(capsys, "run", str(path), "--json")[1])
+
+    assert code == 1
+    assert "nothing being possible while the trigger lasts" in out
+    assert next(line.split()[1] for line in out.splitlines() if "trigger_goodput" in line) == "-"
+    assert err == (
+        f"stormbreak: --assert does not hold: {claim}; trigger_goodput is a share of nothing\n"
+    )
+    assert document["trigger_goodput"] is None

@@ -7,7 +7,7 @@ from measured import MEASURES
 
 from stormbreak.provider.scenario import Load, Provider, Scenario
 from stormbreak.storm.result import NO_SERIES, Result
-from stormbreak.storm.verdict import Moment, missing, verdict, weakest
+from stormbreak.storm.verdict import Moment, missing, never_made_up, verdict, weakest
 
 LOAD = Load(rate=10.0, timeout=3.0, trigger_at=10.0, trigger_until=20.0)
 STORM = Scenario(name="squall", duration=60.0, provider=Provider(), load=LOAD)
@@ -77,6 +77,32 @@ def test_what_came_before_the_trigger_is_not_looked_at():
 def test_less_than_one_answer_is_no_weakness():
     assert weakest([result(flat(), ideal=10.005)], LOAD) is None
     assert weakest([result([])], LOAD) is None
+
+
+def test_who_is_always_a_little_behind_has_no_weak_moment():
+    """Each answer comes two seconds after the ideal's: of the first second's nobody can say that they are missing."""
+    behind = result([0, 0, *[10] * 40, *[20] * 2, *[0] * 16]).series
+    behind = replace(behind, ideal=(*[10.0] * 44, *[0.0] * 16))
+    late = replace(result([]), series=behind)
+
+    assert max(missing(behind, near=3.0)) == 10.0
+    assert weakest([late], CALM.load) is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "lost"),
+    [
+        (flat(), 0.0),
+        (flat(s30=0, s33=20), 0.0),
+        (flat(s30=0, s50=20), 0.0),  # until then each comes a second late
+        (flat(s30=20, s50=0), 0.0),  # or early
+        (flat(s20=0, s21=0, s23=25), 5.0),
+        (flat(s20=0, s21=0, s22=0, s23=0, s24=50), 10.0),
+        (flat(s59=0), 10.0),
+    ],
+)
+def test_what_no_pairing_makes_up_for(answers, lost):
+    assert never_made_up(result(answers).series, near=3.0) == lost
 
 
 # ------------------------------------------------------------ the sentence
@@ -151,10 +177,22 @@ def test_of_runs_without_a_series_no_weakness_is_told():
     assert told.endswith("90.0 % while the trigger lasts.")
 
 
+def test_where_nothing_was_possible_for_a_while_no_share_is_told():
+    some = [result(flat()), result(flat(), seed=1, trigger_goodput=None, goodput=None)]
+
+    assert "possible, nothing being possible while the trigger lasts; no moment" in verdict(
+        STORM, [result(flat(), trigger_goodput=None)]
+    )
+    assert (
+        "has nothing to answer in 1 of 2 runs, nothing being possible while the trigger lasts in 1 of 2"
+        in verdict(STORM, some)
+    )
+
+
 @pytest.mark.parametrize("storm", [STORM, CALM])
 def test_where_nothing_was_possible_nothing_was_answered_of_it(storm):
     """And not all of it."""
-    nothing = [result([0] * 60, ideal=0.0, goodput=1.0)]
+    nothing = [result([0] * 60, ideal=0.0, goodput=None, trigger_goodput=None)]
     assert (
         verdict(storm, nothing)
         == "squall under mine: no answer in time was possible, for any client."

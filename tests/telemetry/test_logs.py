@@ -173,7 +173,7 @@ def test_a_hostile_name_makes_no_second_line(lines):
 
 def test_log_to_attaches_to_whatever_has_an_engine(lines):
     stage = Stage(policy())
-    logs = log_to(stage.engine, every=0)
+    (logs,) = log_to(stage.engine, every=0).listeners
 
     assert stage.engine.listeners == [logs]
     stage.start().step(INVALID)

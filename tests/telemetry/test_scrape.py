@@ -1,7 +1,5 @@
 """A real run, and real scrapes of it over HTTP, read by the official parser."""
 
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections import Counter
@@ -123,30 +121,3 @@ def without_budgets(samples):
     return {
         sample: value for sample, value in samples.items() if sample[0] != "stormbreak_retry_budget"
     }
-
-
-WORKER = """
-import sys
-from stormbreak.events import Sent
-from stormbreak.telemetry import Metrics
-from stormbreak.types import Target
-metrics = Metrics()
-for _ in range(int(sys.argv[1])):
-    metrics(Sent(1.0, 1, Target("acme", "large"), 1))
-"""
-ALL = """
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
-registry = CollectorRegistry()
-MultiProcessCollector(registry)
-print(generate_latest(registry).decode())
-"""
-
-
-def test_counters_of_many_processes_add_up_in_multi_process_mode(tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    for count in ("3", "4"):
-        subprocess.run([sys.executable, "-c", WORKER, count], check=True)
-    text = subprocess.check_output([sys.executable, "-c", ALL], text=True)
-
-    assert by(read(text), "stormbreak_attempts_sent_total", "target") == {"acme/large": 7}

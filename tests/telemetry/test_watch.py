@@ -14,8 +14,8 @@ from stage import OTHER, TARGET, Stage, policy, told
 
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
+from stormbreak.drivers.listening import subscribe
 from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, Returned, Sent
 from stormbreak.telemetry.recent import MOST, TOGETHER
 from stormbreak.telemetry.state import FORMAT, SECONDS, decoded, encoded

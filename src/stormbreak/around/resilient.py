@@ -21,9 +21,9 @@ from stormbreak.around.rules import Look, On, Rules
 from stormbreak.around.streams import async_streaming, streaming
 from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
 from stormbreak.drivers.threads import Parking, ThreadDriver
 from stormbreak.errors import ConfigurationError
@@ -162,9 +162,12 @@ class Resilient:
         """The attempts of one call: ``async for attempt in ...: with attempt: ...``."""
         return AsyncAttempts(self._loops, self._begin)
 
-    def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with every event of the engine. It may not make calls on it."""
-        subscribe(self.engine, listener)
+    def subscribe(self, listener: Listener) -> Attached:
+        """Have `listener` called with every event of the engine, until what is returned is detached.
+
+        It may not make calls on it.
+        """
+        return subscribe(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import click
@@ -19,6 +20,7 @@ from stormbreak.cli.numbers import Number
 from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_run import judge
 from stormbreak.cli.storm_screen import sentence, tables
+from stormbreak.cli.storm_told import measures_of, told
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden, quoted
 from stormbreak.provider.bounds import FASTEST, LONGEST, SLOWEST
@@ -30,6 +32,8 @@ from stormbreak.storm.claims import Claim, parse_claim
 from stormbreak.storm.live import Played, Program, ProgramError, play
 from stormbreak.storm.live.programs import name_of
 from stormbreak.storm.live.scaled import staged
+from stormbreak.storm.measures import average
+from stormbreak.storm.result import Result
 
 UNKNOWN = ("openings",)
 """Measures that cannot be seen from outside a program."""
@@ -44,7 +48,7 @@ class _Show(NamedTuple):
     """What is played, and how."""
 
     scenario: Scenario
-    seed: int
+    seeds: range
     copies: int
     speed: float
     own_traffic: bool
@@ -78,6 +82,13 @@ class _Show(NamedTuple):
     help="Scenario seconds in one real second; the program's own timers stay as they are.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="So many storms, from --seed on, one after another; shown are mean and standard deviation.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option("--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds of the first.")
 @click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
@@ -91,6 +102,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     until: float | None,
     speed: float,
     seed: int,
+    seeds: int,
     as_json: bool,
     claim: str | None,
     report: str | None,
@@ -100,13 +112,14 @@ def command(  # noqa: PLR0913 - one parameter for each option
     claimed = None if claim is None else _claim(claim)
     programs = _programs(commands)
     storm = staged(load(scenario), scale=scale, until=until, copies=copies, own_traffic=own_traffic)
-    show = _Show(storm, seed, copies, speed, own_traffic)
+    show = _Show(storm, range(seed, seed + seeds), copies, speed, own_traffic)
     played, failed = _play(show, programs)
     if as_json:
         say(json.dumps(_document(show, scale, played, failed)))
     elif played:
-        say(sentence(storm, [played[0].result]))
-        measures = {one.result.policy: [one.result.measures] for one in played}
+        of = _by_program(played)
+        say(sentence(storm, next(iter(of.values()))))
+        measures = {name: measures_of(results) for name, results in of.items()}
         for part in tables(measures, without=UNKNOWN):
             draw(part)
         say(f"As the provider saw it, at scale {scale:g} and speed {speed:g}; copies: {copies}.")
@@ -115,7 +128,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
         destination.storm(storm, [one.result for one in played], live=True)
     if failed:
         return 1
-    return 0 if claimed is None else judge(claimed, str(claim), played[0].result.measures)
+    first = next(iter(_by_program(played).values()))
+    return 0 if claimed is None else judge(claimed, str(claim), average(measures_of(first)))
 
 
 def _claim(text: str) -> Claim:
@@ -151,36 +165,46 @@ def _program(text: str) -> Program:
 
 
 def _play(show: _Show, programs: Sequence[Program]) -> tuple[list[Played], dict[str, str]]:
-    """Play it to each; what came of them, and of which nothing did, and why."""
+    """Play every seed to each program; what came of it, and which did not play its part, and why.
+
+    All programs meet a seed before the next begins, so that an hour in which the machine is busy is an hour of all. One that
+    failed meets no further seed.
+    """
     played: list[Played] = []
     failed: dict[str, str] = {}
-    for program in programs:
+    for seed, program in product(show.seeds, programs):
+        if program.name in failed:
+            continue
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
-                one = runner.run(_played(show, program))
+                one = runner.run(_played(show, program, seed))
         except asyncio.CancelledError:
             raise click.Abort from None
         except ProgramError as error:
             failed[program.name] = str(error)
-            click.echo(f"stormbreak: {_in_a_line(error)}", err=True)
+            click.echo(f"stormbreak: {_in_a_line(error)}{_which(show, seed)}", err=True)
             continue
         played.append(one)
         for warning in warnings_of(one):
-            click.echo(f"stormbreak: {program.name}: {warning}", err=True)
+            click.echo(f"stormbreak: {program.name}{_which(show, seed)}: {warning}", err=True)
     return played, failed
 
 
-async def _played(show: _Show, program: Program) -> Played:
+def _which(show: _Show, seed: int) -> str:
+    return f" (seed {seed})" if len(show.seeds) > 1 else ""
+
+
+async def _played(show: _Show, program: Program, seed: int) -> Played:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     with suppress(ValueError, RuntimeError):  # not on the main thread
         for number in _SIGNALS:
             loop.add_signal_handler(number, partial(task.cancel))
-    with progress_of(show.scenario, program.name) as tell:
+    with progress_of(show.scenario, f"{program.name}{_which(show, seed)}") as tell:
         return await play(
             show.scenario,
             program,
-            seed=show.seed,
+            seed=seed,
             copies=show.copies,
             speed=show.speed,
             own_traffic=show.own_traffic,
@@ -199,11 +223,12 @@ def _in_a_line(error: ProgramError) -> str:
 def _document(
     show: _Show, scale: float, played: Sequence[Played], failed: dict[str, str]
 ) -> dict[str, Any]:
-    """The measures of the first program, and below them each one's."""
+    """The measures of the first program, over its seeds, and below them each program's, and each run's."""
     runs = [
         {
             "program": one.result.policy,
-            **_measures(one),
+            "seed": one.result.seed,
+            **_known(one.result.measures.plain()),
             "strangers": one.strangers,
             "exits": one.exits,
             "latest": round(one.latest, 3),
@@ -211,20 +236,37 @@ def _document(
         }
         for one in played
     ]
-    first = {"program": played[0].result.policy, **_measures(played[0])} if played else {}
+    of = _by_program(played)
+    programs = {name: told(show.scenario, results) for name, results in of.items()}
+    for each in programs.values():
+        each["measures"] = _known(each["measures"])
+    first: dict[str, Any] = {}
+    if played:
+        name, results = next(iter(of.items()))
+        first = {"program": name, **_known(average(measures_of(results)).plain())}
     return {
         "scenario": show.scenario.name,
-        "seed": show.seed,
+        "seed": show.seeds[0],
+        "seeds": len(show.seeds),
         "scale": scale,
         "until": show.scenario.duration,
         "copies": show.copies,
         "speed": show.speed,
         "own_traffic": show.own_traffic,
         **first,
+        "programs": programs,
         "runs": runs,
         "failed": failed,
     }
 
 
-def _measures(one: Played) -> dict[str, float | int | None]:
-    return {**one.result.measures.plain(), **dict.fromkeys(UNKNOWN)}
+def _known(measures: dict[str, Any]) -> dict[str, Any]:
+    return {**measures, **dict.fromkeys(UNKNOWN)}
+
+
+def _by_program(played: Sequence[Played]) -> dict[str, list[Result]]:
+    """What came of each, seed by seed, in the order in which the programs were given."""
+    of: dict[str, list[Result]] = {}
+    for one in played:
+        of.setdefault(one.result.policy, []).append(one.result)
+    return of

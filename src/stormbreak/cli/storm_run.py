@@ -15,15 +15,15 @@ from rich.progress import TaskID
 from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_plot import picture
 from stormbreak.cli.storm_screen import sentence, tables
+from stormbreak.cli.storm_told import measures_of, told
 from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.write import Destination
-from stormbreak.storm import contenders, result, spread
+from stormbreak.storm import contenders, result
 from stormbreak.storm.claims import Claim, parse_claim, values
 from stormbreak.storm.many import Run, simulate_all
 from stormbreak.storm.measures import Measures, average
 from stormbreak.storm.result import Result
-from stormbreak.storm.verdict import verdict, weakest
 
 
 @click.command("run")
@@ -110,7 +110,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
         say(sentence(storm, of[first.name]))
-        for part in tables({name: _measures(several) for name, several in of.items()}):
+        for part in tables({name: measures_of(several) for name, several in of.items()}):
             draw(part)
         if plot or sys.stdout.isatty():
             console = Console()
@@ -120,7 +120,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         destination is not None
     ):  # last: whatever becomes of it, what came of the storm has been told
         destination.storm(storm, results)
-    mean = average(_measures(of[first.name]))
+    mean = average(measures_of(of[first.name]))
     return 0 if claimed is None else judge(claimed, str(claim), mean)
 
 
@@ -136,7 +136,7 @@ def _simulate(runs: Sequence[Run], processes: int) -> list[Result]:
     tasks: dict[int, TaskID] = {}
     with _bar() as bar:
 
-        def told(number: int, share: float) -> None:
+        def tell(number: int, share: float) -> None:
             if number not in tasks and share < 1.0:
                 run = runs[number]
                 name = f"{run.scenario.name}, {run.contender.name}, seed {run.seed}"
@@ -144,7 +144,7 @@ def _simulate(runs: Sequence[Run], processes: int) -> list[Result]:
             if number in tasks:
                 bar.update(tasks[number], completed=share, visible=share < 1.0)
 
-        return simulate_all(runs, processes=processes, progress=told)
+        return simulate_all(runs, processes=processes, progress=tell)
 
 
 @contextmanager
@@ -154,27 +154,16 @@ def _bar() -> Iterator[Bar]:
         yield bar
 
 
-def _measures(results: Sequence[Result]) -> list[Measures]:
-    return [one.measures for one in results]
-
-
 def _document(
     head: dict[str, Any], storm: Scenario, of: dict[str, list[Result]], *, series: bool
 ) -> dict[str, Any]:
     """The measures of the policy asked for, and below them what each policy came to, and each run of it."""
-    policies = {}
-    for name, results in of.items():
-        moment = weakest(results, storm.load)
-        policies[name] = {
-            "verdict": verdict(storm, results),
-            "weakest": None if moment is None else moment._asdict(),
-            "measures": spread.plain(spread.spread(_measures(results))),
-        }
+    policies = {name: told(storm, results) for name, results in of.items()}
     return {
         **head,
         **result.when(storm),
         "verdict": policies[head["policy"]]["verdict"],
-        **average(_measures(of[head["policy"]])).plain(),
+        **average(measures_of(of[head["policy"]])).plain(),
         "policies": policies,
         "runs": [one.plain(series=series) for results in of.values() for one in results],
     }

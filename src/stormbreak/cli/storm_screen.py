@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stormbreak.batch.plain import ending, plain
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm.measures import Measures
+from stormbreak.storm.measures import SHARES, Measures
 from stormbreak.storm.result import Result
 from stormbreak.storm.spread import Spread, Value, spread
 from stormbreak.storm.verdict import verdict
@@ -95,15 +95,18 @@ def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str]
     for name, show in _SHOWN.items():
         if name in without:
             continue
-        shown.add_row(name, *(_mean(each[name], show) for each in spreads))
+        shown.add_row(name, *(_mean(name, each[name], show) for each in spreads))
         if several and name in _WORST_SHOWN:
-            shown.add_row("  the worst", *(_one(each[name].worst, show) for each in spreads))
+            shown.add_row("  the worst", *(_one(name, each[name].worst, show) for each in spreads))
     return shown
 
 
-def _mean(found: Spread, show: _Show) -> str:
+def _mean(name: str, found: Spread, show: _Show) -> str:
     if found.mean is None:
-        return "never" if found.never == found.seeds else f"never in {found.never} of {found.seeds}"
+        absent = _one(name, None, show)
+        return (
+            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
+        )
     around = show(found.deviation or 0.0)
     if around == show(0.0):
         return show(found.mean)
@@ -112,5 +115,7 @@ def _mean(found: Spread, show: _Show) -> str:
     return f"{number} ±{around}"
 
 
-def _one(value: Value, show: _Show) -> str:
-    return "never" if value is None else show(value)
+def _one(name: str, value: Value, show: _Show) -> str:
+    if value is None:
+        return "-" if name in SHARES else "never"
+    return show(value)

@@ -41,7 +41,7 @@ class Loss:
 
 class _Run(msgspec.Struct):
     policy: str
-    goodput: Decimal
+    goodput: Decimal | None  # None: no answer was possible
 
 
 class Storm(msgspec.Struct):
@@ -58,7 +58,10 @@ class Storm(msgspec.Struct):
         """The mean of each policy's runs; the policy asked for comes first."""
         of: dict[str, list[Decimal]] = {self.policy: []}
         for run in self.runs:
-            of.setdefault(run.policy, []).append(run.goodput)
+            nothing_lost = Decimal(1)
+            of.setdefault(run.policy, []).append(
+                nothing_lost if run.goodput is None else run.goodput
+            )
         return {policy: sum(all_, Decimal(0)) / len(all_) for policy, all_ in of.items() if all_}
 
 
@@ -72,7 +75,8 @@ def read_storm(path: Path) -> Storm:
         raise ConfigurationError(f"{path}: not what storm run --json prints") from None
     if not storm.runs:
         raise ConfigurationError(f"{path}: holds no run")
-    if not all(run.goodput.is_finite() and 0 <= run.goodput <= 10 for run in storm.runs):
+    shares = [run.goodput for run in storm.runs if run.goodput is not None]
+    if not all(share.is_finite() and 0 <= share <= 10 for share in shares):
         raise ConfigurationError(f"{path}: runs[].goodput must be a share")
     return storm
 

@@ -71,8 +71,9 @@ class AsyncioDriver:
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
         """
         stepper: Stepper | Racing = self._stepper
-        if self.engine.companion is not None:
-            sender = _accompanied(sender, self.engine.companion, call.number)
+        companion = self.engine.companion
+        if companion is not None:
+            sender = _accompanied(sender, companion, call.number)
         if self.engine.races:
             stepper = Racing(self._stepper, partial(self._send, sender))
         flow, command = stepper.start(call)

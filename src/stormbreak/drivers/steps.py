@@ -54,8 +54,9 @@ class Stepper(Turns[Flow, _Left]):
         if self._delivering:
             self._refuse_reentry()
         engine = self.engine
-        if engine.companion is not None:
-            self._accompany(engine.companion, call)
+        companion = engine.companion
+        if companion is not None:
+            self._accompany(companion, call)
         with self._lock:
             flow = run_call(engine, call, self.clock(), self.chance())
             self._busy = True

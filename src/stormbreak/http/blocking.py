@@ -12,6 +12,7 @@ from typing import Any, Self
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.background import BACKGROUND
+from stormbreak.drivers.listening import Attached
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.stream import Stream, StreamEvent
 from stormbreak.types import Answer, Priority, Target, Usage
@@ -92,9 +93,12 @@ class Client:
         """The target that calls for `model` go to first."""
         return self._client.target(model)
 
-    def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with every event, on whatever thread. It may not make calls on this client."""
-        self._client.subscribe(listener)
+    def subscribe(self, listener: Listener) -> Attached:
+        """Have `listener` called with every event, on whatever thread, until what is returned is detached.
+
+        It may not make calls on this client.
+        """
+        return self._client.subscribe(listener)
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, the retry budget, and each call."""

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.core.spend import PriceOf
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.aio import Asker, AsyncioDriver
+from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import ConfigurationError, error_of
 from stormbreak.http.asking import Asking
@@ -298,9 +298,12 @@ class AsyncClient:
         """The target that calls for `model` go to first; of a pool, that of its first."""
         return self._ground.first.target(model)
 
-    def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with every event. It may not make calls on this client."""
-        subscribe(self.engine, listener)
+    def subscribe(self, listener: Listener) -> Attached:
+        """Have `listener` called with every event, until what is returned is detached.
+
+        It may not make calls on this client.
+        """
+        return subscribe(self.engine, listener)
 
     def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget.

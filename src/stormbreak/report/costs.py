@@ -68,9 +68,14 @@ def _losses(comparison: Comparison, policy: str) -> list[Loss]:
     if seconds is None:
         return []
     return [
-        lost(policy, Decimal(str(one.goodput)), Decimal(str(seconds)), ARTICLE)
+        lost(policy, _whole(one.goodput), Decimal(str(seconds)), ARTICLE)
         for one in comparison.measures(policy)
     ]
+
+
+def _whole(goodput: float | None) -> Decimal:
+    """Of nothing, nothing is lost."""
+    return Decimal(1) if goodput is None else Decimal(str(goodput))
 
 
 def _difference(comparison: Comparison) -> str:
@@ -90,7 +95,10 @@ def _difference(comparison: Comparison) -> str:
 
 
 def _answered(comparison: Comparison, policy: str) -> tuple[str, str]:
-    return f"{100 * comparison.mean(policy).goodput:.1f} %", "of the possible answers came in time"
+    goodput = comparison.mean(policy).goodput
+    if goodput is None:
+        return "-", "no answer in time was possible"
+    return f"{100 * goodput:.1f} %", "of the possible answers came in time"
 
 
 def _lost(losses: list[Loss]) -> tuple[str, str]:

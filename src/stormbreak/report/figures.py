@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from stormbreak.report.comparison import Comparison
 from stormbreak.report.page import Table
+from stormbreak.storm.measures import SHARES
 from stormbreak.storm.spread import Spread, spread
 
 
@@ -77,7 +78,7 @@ def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
     rows = [
         [
             _SEEN.get(name, label) if live else label,
-            *(_cell(column[name], written) for column in columns),
+            *(_cell(name, column[name], written) for column in columns),
         ]
         for name, (label, written) in _ROWS.items()
         if name not in unknown
@@ -85,9 +86,12 @@ def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
     return Table(heads=["", *comparison.names.values()], rows=rows)
 
 
-def _cell(found: Spread, written: _Written) -> str:
+def _cell(name: str, found: Spread, written: _Written) -> str:
     if found.mean is None:
-        return "never" if found.never == found.seeds else f"never in {found.never} of {found.seeds}"
+        absent = "-" if name in SHARES else "never"
+        return (
+            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
+        )
     mean, deviation = written.number(found.mean), written.number(found.deviation or 0.0)
     around = "" if deviation == written.number(0.0) else f" ±{deviation}"
     return mean + around + written.unit

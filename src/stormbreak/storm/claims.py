@@ -8,7 +8,7 @@
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
     value      = a number in plain digits, or "never" for a time that never came
 
-A time that never came is later than any number.
+A time that never came is later than any number. Of a share of nothing no comparison holds.
 """
 
 import operator
@@ -22,9 +22,10 @@ from typing import TypeAlias, get_type_hints
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import looks_like_key
-from stormbreak.storm.measures import Measures
+from stormbreak.storm.measures import SHARES, Measures
 
 NEVER = "never"
+OF_NOTHING = "a share of nothing"
 
 _LONGEST = 1000  # characters of a claim
 _SHOWN = 40  # of them, in a message
@@ -45,7 +46,7 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
 NAMES = tuple(field.name for field in fields(Measures))
 _MAY_NEVER_COME = frozenset(
     name for name, hint in get_type_hints(Measures).items() if hint == float | None
-)
+).difference(SHARES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,8 @@ class Comparison:
     def holds(self, measures: Measures) -> bool:
         """Whether it is so."""
         number = getattr(measures, self.measure)
+        if number is None and self.measure in SHARES:
+            return False
         return _COMPARISONS[self.sign](inf if number is None else number, self.value)
 
     def names(self) -> tuple[str, ...]:
@@ -102,8 +105,13 @@ def parse_claim(text: str, *, source: str = "--assert") -> Claim:
 def values(claim: Claim, measures: Measures) -> str:
     """What the measures are that a claim is about, in words."""
     plain = measures.plain()
-    said = ((name, plain[name]) for name in claim.names())
-    return ", ".join(f"{name} is {NEVER if value is None else value}" for name, value in said)
+    return ", ".join(f"{name} is {_in_words(name, plain[name])}" for name in claim.names())
+
+
+def _in_words(name: str, value: float | None) -> str:
+    if value is None:
+        return OF_NOTHING if name in SHARES else NEVER
+    return str(value)
 
 
 class _NoClaimError(ValueError):

@@ -1,7 +1,7 @@
 """What came of a simulation, as numbers: the measures that policies are compared by.
 
 All are taken from the start of the trigger to the end; where a scenario has no trigger, over all of it. A time that
-never came is None.
+never came is None, and so is a share of nothing: of the possible answers where none was possible, of calls where none came.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,9 @@ from stormbreak.provider.scenario import WATCHED, Load
 from stormbreak.storm.ideal import Amount, within
 
 RECOVERED = 0.95  # share of the calls of `WATCHED` seconds that must be answered
+
+SHARES = frozenset({"goodput", "trigger_goodput", "success"})
+"""Measures that may be shares of nothing."""
 
 _KEPT = 6  # decimal places of a measure
 
@@ -31,9 +34,9 @@ class Record(NamedTuple):
 class Measures:
     """Shares lie in [0, 1], times are seconds; see `docs/storms.md` for what each one means."""
 
-    goodput: float
-    trigger_goodput: float
-    success: float
+    goodput: float | None
+    trigger_goodput: float | None
+    success: float | None
     recovery: float | None
     p50: float | None
     p99: float | None
@@ -126,7 +129,7 @@ def quantile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def average(several: Sequence[Measures]) -> Measures:
-    """The mean of each measure; where one of the times never came, it never did. Recovery: the worst."""
+    """The mean of each measure; where one of the times never came, it never did, and so with shares. Recovery: the worst."""
     tables: list[Mapping[str, float | int | None]] = [asdict(measures) for measures in several]
     means = {name: _mean(table[name] for table in tables) for name in tables[0]}
     recoveries = [measures.recovery for measures in several if measures.recovery is not None]
@@ -143,10 +146,12 @@ def _mean(values: Iterable[float | int | None]) -> float | None:
     return fsum(known) / len(known) if len(known) == len(numbers) else None
 
 
-def _goodput(records: Sequence[Record], ideal: Sequence[Amount], start: float, end: float) -> float:
+def _goodput(
+    records: Sequence[Record], ideal: Sequence[Amount], start: float, end: float
+) -> float | None:
     answers = sum(record.answered and start <= record.ended < end for record in records)
     possible = within(ideal, start, end)
-    return answers / possible if possible else 1.0
+    return answers / possible if possible else None
 
 
 def _by_second(
@@ -162,5 +167,5 @@ def _by_second(
     return arrived, answered
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 1.0
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

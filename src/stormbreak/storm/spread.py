@@ -6,19 +6,17 @@ from math import fsum, inf, sqrt
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from stormbreak.storm.measures import Measures, rounded
+from stormbreak.storm.measures import SHARES, Measures, rounded
 
 Value: TypeAlias = float | int | None
-
-_LOW_IS_BAD = frozenset({"goodput", "trigger_goodput", "success"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
     """One measure over `seeds` runs.
 
-    Of a time that never came in `never` of them there is no mean, and the worst is None. One run alone has no
-    deviation.
+    Of a time that never came in `never` of them there is no mean, and the worst is None. So it is with a share of
+    nothing, but that the worst is the lowest of the others. One run alone has no deviation.
     """
 
     mean: float | None
@@ -50,8 +48,8 @@ def _of(name: str, values: Sequence[Value]) -> Spread:
     never = len(values) - len(known)
     mean = fsum(known) / len(known) if not never else None
     deviation = _deviation(known, mean) if mean is not None and len(known) > 1 else None
-    if name in _LOW_IS_BAD:
-        worst: Value = min(known)
+    if name in SHARES:
+        worst: Value = min(known, default=None)
     else:
         worst = max(values, key=lambda value: inf if value is None else value)
     return Spread(mean=mean, deviation=deviation, worst=worst, never=never, seeds=len(values))

@@ -43,7 +43,7 @@ def verdict(scenario: Scenario, results: Sequence[Result]) -> str:
         said = f"{who} {_answers(spreads)}, {_last(spreads)}; it {_harm(spreads)}"
     else:
         watched = scenario.duration - load.trigger_until
-        during = f"{_percent(spreads['trigger_goodput'])} while the trigger lasts"
+        during = _during(spreads["trigger_goodput"])
         said = f"{who} {_recovery(spreads['recovery'], watched)} and {_answers(spreads)}, {during}"
     return f"{said}; {_weakness(weakest(results, load))}." if known else f"{said}."
 
@@ -83,6 +83,36 @@ def missing(series: Series, near: float) -> list[float]:
     return found
 
 
+def never_made_up(series: Series, near: float) -> float:
+    """How many of the ideal's answers have none of their own near them, if as many as can be have one.
+
+    Pairs are made in the order in which they come, which leaves the fewest alone. `missing` tells when the clients were
+    behind, and so of some that were only a little late, each in the place of the one before it.
+    """
+    answers: deque[tuple[int, float]] = deque()  # without the ideal's: second, how many
+    ideal: deque[tuple[int, float]] = deque()
+    alone: list[float] = []
+    for second, (came, possible) in enumerate(zip(series.answers, series.ideal, strict=True)):
+        answers.append((second, came))
+        ideal.append((second, possible))
+        while answers[0][0] < second - near:
+            answers.popleft()
+        while ideal[0][0] < second - near:
+            alone.append(ideal.popleft()[1])
+        _pair(answers, ideal)
+    return fsum([*alone, *(amount for _, amount in ideal)])
+
+
+def _pair(one: deque[tuple[int, float]], other: deque[tuple[int, float]]) -> None:
+    """Take from both what they have in common, the oldest first."""
+    while one and other:
+        (at, mine), (then, theirs) = one.popleft(), other.popleft()
+        if mine > theirs:
+            one.appendleft((at, mine - theirs))
+        elif theirs > mine:
+            other.appendleft((then, theirs - mine))
+
+
 def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) -> float:
     """Take `amount` from the latest of the others, none from before `since`; return what is left of it."""
     while amount and others and others[-1][0] >= since:
@@ -96,8 +126,10 @@ def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) ->
 
 def _weakest(series: Series, load: Load, seed: int) -> Moment:
     start, length = _start(load), len(series.ideal)
-    lacks = missing(series, load.timeout)
     moments = [Moment(start, start, 0.0, 0.0, seed)]
+    if not round(never_made_up(series, load.timeout)):
+        return moments[0]
+    lacks = missing(series, load.timeout)
     for begin in range(start, max(start + 1, length - WINDOW + 1)):
         end = min(begin + WINDOW, length)
         possible = fsum(series.ideal[begin:end])
@@ -120,7 +152,20 @@ def _recovery(found: Spread, watched: float) -> str:
 
 
 def _answers(spreads: Mapping[str, Spread]) -> str:
-    return f"answers {_percent(spreads['goodput'])} of what was possible"
+    goodput = spreads["goodput"]
+    if goodput.mean is None:
+        return f"has nothing to answer{_in_some(goodput)}"
+    return f"answers {_percent(goodput)} of what was possible"
+
+
+def _during(found: Spread) -> str:
+    if found.mean is None:
+        return f"nothing being possible while the trigger lasts{_in_some(found)}"
+    return f"{_percent(found)} while the trigger lasts"
+
+
+def _in_some(found: Spread) -> str:
+    return "" if found.never == found.seeds else f" in {found.never} of {found.seeds} runs"
 
 
 def _last(spreads: Mapping[str, Spread]) -> str:

@@ -3,30 +3,30 @@
 from typing import Any
 
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.listening import subscribe
+from stormbreak.drivers.listening import Attached
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.logs import Logs
 
 
-def attach(what: Any, *listeners: Listener) -> None:
-    """Have each of the `listeners` hear every event of `what`, and look at what stands where.
+def attach(what: Any, *listeners: Listener) -> Attached:
+    """Have each of the `listeners` hear every event of `what`, and look at what stands where, until it is detached.
 
     `what` is a client, settings, a transport of `stormbreak.httpx2` or `stormbreak.httpx`, a client that was wrapped, a
     `Resilient`, or an engine. To be attached twice makes no difference. A batch takes its listeners in `run_job`.
+    What is returned has `detach()`, and may stand in a `with`.
 
     Raises:
         ConfigurationError: there is no engine in it.
     """
-    engine = engine_of(what)
-    for listener in listeners:
-        subscribe(engine, listener)
+    return Attached(engine_of(what), *listeners)
 
 
-def log_to(what: Any, *, every: float = 1.0) -> Logs:
-    """Log the decisions of `what` to the logger "stormbreak": `attach` tells what it may be, `Logs` what is logged."""
-    logs = Logs(every=every)
-    attach(what, logs)
-    return logs
+def log_to(what: Any, *, every: float = 1.0) -> Attached:
+    """Log the decisions of `what` to the logger "stormbreak", until it is detached.
+
+    `attach` tells what it may be, `Logs` what is logged.
+    """
+    return attach(what, Logs(every=every))
 
 
 def engine_of(what: Any) -> Engine:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from stormbreak.core.circuit import State
+from stormbreak.core.engine import Engine
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.events import CircuitChanged, Event, RetryRefused
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
@@ -96,6 +97,10 @@ class Logs:
             return
         if isinstance(event, CircuitChanged) or self._may(event, name):
             _write(logger, level, event, name)
+
+    def unwatch(self, _: Engine) -> None:
+        """Tell what was left out: there may be no further event to do so."""
+        self.flush()
 
     def flush(self, now: float = float("inf")) -> None:
         """Tell what was left out of the lines so far; by itself that is told with the first event a second later."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stormbreak.core.engine import Engine
+from stormbreak.drivers.forks import forget_in_child
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
@@ -27,6 +28,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from stormbreak.telemetry.gauges import PREFIX, Gauges
+from stormbreak.telemetry.several import AllProcesses, WrittenGauges, is_one_of_several
 
 
 class Metrics:
@@ -38,7 +40,8 @@ class Metrics:
         most_targets: distinct targets that get a label of their own; those that come later are "other".
 
     Raises:
-        ConfigurationError: the registry has metrics of stormbreak's already.
+        ConfigurationError: the registry has metrics of stormbreak's already, or the multi-process mode of
+            `prometheus_client` is half set up.
     """
 
     def __init__(
@@ -51,17 +54,33 @@ class Metrics:
         self._targets = Targets(most_targets)
         self._standing = Standing(self._targets)
         self._told: dict[tuple[str, str, tuple[str, ...]], Callable[[float], None]] = {}
+        self._written: WrittenGauges | None = None
+        self._served = self.registry
+        several = is_one_of_several()
         try:
-            self.registry.register(Gauges(self._standing))
+            if several:
+                self._written = WrittenGauges(self._standing, self.registry)
+                self._served = prometheus_client.CollectorRegistry()
+                self._served.register(AllProcesses(self._written.write))
+            else:
+                self.registry.register(Gauges(self._standing))
         except ValueError as twice:
             raise ConfigurationError(
                 "the registry has metrics of stormbreak's already: attach those to every client"
             ) from twice
+        forget_in_child(self._begin)
         self._families = {name: self._made(name, family) for name, family in FAMILIES.items()}
+
+    def _begin(self) -> None:
+        self._told = {}  # so that the first event of a child begins the writing there
 
     def watch(self, engine: Engine) -> None:
         """Tell what stands where in this engine, too, for as long as it lives."""
         self._standing.watch(engine)
+
+    def unwatch(self, engine: Engine) -> None:
+        """Tell of it no more; what was counted stays."""
+        self._standing.unwatch(engine)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -76,17 +95,20 @@ class Metrics:
             tell(amount)
 
     def exposition(self) -> tuple[str, bytes]:
-        """Everything in the registry, as Prometheus reads it: the content type, and the text."""
-        text = prometheus_client.generate_latest(self.registry)
+        """Everything in the registry, as Prometheus reads it: the content type, and the text.
+
+        In the multi-process mode of `prometheus_client` it is everything of all processes; so it is in the applications.
+        """
+        text = prometheus_client.generate_latest(self._served)
         return prometheus_client.CONTENT_TYPE_LATEST, text
 
     def asgi_app(self) -> Callable[..., Any]:
         """An ASGI application that answers every path with the metrics."""
-        return prometheus_client.make_asgi_app(self.registry)
+        return prometheus_client.make_asgi_app(self._served)
 
     def wsgi_app(self) -> Callable[..., Any]:
         """A WSGI application that answers every path with the metrics."""
-        return prometheus_client.make_wsgi_app(self.registry)
+        return prometheus_client.make_wsgi_app(self._served)
 
     def _made(
         self, name: str, family: Family
@@ -101,5 +123,7 @@ class Metrics:
         )
 
     def _child(self, name: str, target: str, labels: tuple[str, ...]) -> Callable[[float], None]:
+        if self._written is not None:
+            self._written.begin()
         child = self._families[name].labels(target, *labels)
         return child.inc if isinstance(child, prometheus_client.Counter) else child.observe

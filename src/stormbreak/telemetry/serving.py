@@ -1,12 +1,11 @@
 """A port for an application: `/state` for `stormbreak top`, and `/metrics` for Prometheus."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.listening import subscribe
+from stormbreak.drivers.listening import Attached
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.attaching import engine_of
 from stormbreak.telemetry.observed import Observed
@@ -19,20 +18,16 @@ class Serving:
     def __init__(self, engines: Sequence[Engine], *, port: int, path: Path | None) -> None:
         self._observed = Observed.new(metrics=True)
         self._port = Port(self._observed.pages, port=port, path=path)
-        self._engines = engines
         self.address = self._port.address
         self.port = self._port.port
-        for engine in engines:
-            for listener in self._observed.listeners:
-                subscribe(engine, listener)
+        listeners = self._observed.listeners
+        self._attached = [Attached(engine, *listeners) for engine in engines]
 
     def close(self) -> None:
         """Serve and listen no more; a second time does nothing."""
         self._port.close()
-        for engine in self._engines:
-            for listener in self._observed.listeners:
-                with suppress(ValueError):
-                    engine.listeners.remove(listener)
+        for attached in self._attached:
+            attached.detach()
 
     def __enter__(self) -> Self:
         return self

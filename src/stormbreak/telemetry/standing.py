@@ -22,17 +22,22 @@ Standings: TypeAlias = Iterator[tuple[Mapping[str, str], float]]
 
 
 class Gauge(NamedTuple):
-    """One metric: what it means, its labels, and what it is made of."""
+    """One metric: what it means, its labels, what it is made of, and what several processes come to."""
 
     text: str
     labels: tuple[str, ...]
     values: Callable[[Lanes], Standings]
+    across: str  # sum, max or min
 
 
-def _together(
-    key: str, together: Callable[[Iterable[float]], float]
-) -> Callable[[Lanes], Standings]:
+_TOGETHER: Mapping[str, Callable[[Iterable[float]], float]] = MappingProxyType(
+    {"sum": sum, "max": max, "min": min}
+)
+
+
+def _of(key: str, across: str, text: str) -> Gauge:
     """One value for each target, of what the snapshots of its lanes have under `key`."""
+    together = _TOGETHER[across]
 
     def values(lanes: Lanes) -> Standings:
         for label, snapshots in lanes.items():
@@ -40,7 +45,7 @@ def _together(
             if known:
                 yield {"target": label}, together(known)
 
-    return values
+    return Gauge(text, ("target",), values, across)
 
 
 def _circuits(lanes: Lanes) -> Standings:
@@ -52,23 +57,20 @@ def _circuits(lanes: Lanes) -> Standings:
 
 STANDING: Mapping[str, Gauge] = MappingProxyType(
     {
-        "in_flight": Gauge(
-            "Attempts that are in flight.", ("target",), _together("in_flight", sum)
+        "in_flight": _of("in_flight", "sum", "Attempts that are in flight."),
+        "limit": _of("limit", "sum", "Attempts that may be in flight."),
+        "queued": _of("queued", "sum", "Calls that wait in the queue."),
+        "cooldown_seconds": _of(
+            "cooldown", "max", "Seconds for which the target asked to be left alone."
         ),
-        "limit": Gauge("Attempts that may be in flight.", ("target",), _together("limit", sum)),
-        "queued": Gauge("Calls that wait in the queue.", ("target",), _together("queued", sum)),
-        "cooldown_seconds": Gauge(
-            "Seconds for which the target asked to be left alone.",
-            ("target",),
-            _together("cooldown", max),
-        ),
-        "retry_budget": Gauge(
-            "Retries that could be paid; targets may share a budget.",
-            ("target",),
-            _together("budget", min),
+        "retry_budget": _of(
+            "budget", "min", "Retries that could be paid; targets may share a budget."
         ),
         "circuits": Gauge(
-            "Circuits in each state, one for each engine and key.", ("target", "state"), _circuits
+            "Circuits in each state, one for each engine and key.",
+            ("target", "state"),
+            _circuits,
+            "sum",
         ),
     }
 )
@@ -91,6 +93,11 @@ class Standing:
         """Tell of this engine, too."""
         with self._lock:
             self._engines.add(engine)
+
+    def unwatch(self, engine: Engine) -> None:
+        """Tell of it no more."""
+        with self._lock:
+            self._engines.discard(engine)
 
     def of(self, name: str) -> Standings:
         """The values of one gauge."""

@@ -93,6 +93,11 @@ class Watch:
         with self._lock:
             self._engines.add(engine)
 
+    def unwatch(self, engine: Engine) -> None:
+        """Ask it no more."""
+        with self._lock:
+            self._engines.discard(engine)
+
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         counted = _COUNTED.get(type(event))

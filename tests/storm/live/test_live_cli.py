@@ -39,13 +39,32 @@ timeout = 4
 trigger_at = 5
 trigger_until = 8
 """
-AT_SPEED = ("--speed", "25")
+BRIEF = """
+duration = 1
+[provider]
+service = 0.02
+[[trouble]]
+kind = "503"
+first = 1
+[load]
+rate = 20
+deadline = 60
+timeout = 60
+"""
+"""Who tries once is never answered, who tries twice always is, however busy the machine: there is time enough."""
 
 
 @pytest.fixture
 def small(tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(SCENARIO)
+    return str(path)
+
+
+@pytest.fixture
+def brief(tmp_path):
+    path = tmp_path / "brief.toml"
+    path.write_text(BRIEF)
     return str(path)
 
 
@@ -60,49 +79,118 @@ def live(capsys, *args):
     return code, captured.out, "".join(line for line in lines if not BUSY.search(line))
 
 
-def test_a_sentence_and_a_table_of_programs_side_by_side(capsys, small, asker, typed):
+def test_a_sentence_and_a_table_of_programs_side_by_side(capsys, brief, asker, typed):
     again = f"again={shlex.join(asker(3).words)}"
-    code, out, err = live(capsys, small, "--cmd", typed(asker()), "--cmd", again, *AT_SPEED)
+    code, out, err = live(capsys, brief, "--cmd", typed(asker()), "--cmd", again)
     first, *rest = out.splitlines()
 
     assert (code, err) == (0, "")
-    assert first.startswith("small under asker ")
+    assert first.startswith("brief under asker answers 0.0 % ")
     assert "the weakest moment is second " in first
     assert rest[1].split() == ["asker", "again"]
-    shown = {line.split()[0] for line in rest[2:] if line.split()}
-    assert set(NAMES) - shown == {"openings"}
-    assert rest[-2] == "As the provider saw it, at scale 1 and speed 25; copies: 1."
+    shown = {line.split()[0]: line.split()[1:] for line in rest[2:] if line.split()}
+    assert set(NAMES) - set(shown) == {"openings"}
+    assert shown["success"] == ["0.0", "%", "100.0", "%"]
+    assert shown["amplification"] == ["1.00", "2.00"]
+    assert rest[-2] == "As the provider saw it, at scale 1 and speed 1; copies: 1."
 
 
 def test_json_has_the_measures_of_the_first_and_of_each(capsys, small, asker, typed):
     args = ("--cmd", typed(asker()), "--seed", "3", "--scale", "2", "--until", "38", "--json")
-    code, out, _ = live(capsys, small, *args, *AT_SPEED)
+    code, out, _ = live(capsys, small, *args, "--speed", "25")
     document = json.loads(out)
 
     assert code == 0
     assert set(NAMES) < set(document)
     assert document["openings"] is None
     assert (document["scenario"], document["program"], document["failed"]) == ("small", "asker", {})
-    assert [document[name] for name in ("seed", "scale", "until", "speed")] == [3, 2, 38, 25]
+    told = [document[name] for name in ("seed", "seeds", "scale", "until", "speed")]
+    assert told == [3, 1, 2, 38, 25]
     (run,) = document["runs"]
-    assert run["goodput"] == document["goodput"]
-    assert (run["exits"], run["strangers"]) == ([0], 0)
+    assert (run["program"], run["seed"], run["strangers"]) == ("asker", 3, 0)
+    assert {name: run[name] for name in NAMES} == {name: document[name] for name in NAMES}
     assert set(run["busiest"]) == {"program", "provider", "machine"}
     assert document["calls"] > 40
 
 
-def test_programs_meet_the_same_arrivals(capsys, small, asker, typed):
+def test_programs_meet_the_same_arrivals_and_may_end_by_themselves(capsys, brief, asker, typed):
     again = f"again={shlex.join(asker().words)}"
     args = ("--cmd", typed(asker()), "--cmd", again, "--json")
-    runs = json.loads(live(capsys, small, *args, *AT_SPEED)[1])["runs"]
+    runs = json.loads(live(capsys, brief, *args)[1])["runs"]
 
-    assert runs[0]["calls"] == runs[1]["calls"] > 20
+    assert runs[0]["calls"] == runs[1]["calls"] > 10
+    assert [run["exits"] for run in runs] == [[0], [0]]
+
+
+def test_seeds_are_storms_one_after_another(capsys, brief, asker, typed):
+    again = f"again={shlex.join(asker(2).words)}"
+    args = ("--cmd", typed(asker()), "--cmd", again, "--seed", "3", "--seeds", "2", "--json")
+    code, out, _ = live(capsys, brief, *args)
+    document = json.loads(out)
+    runs = document["runs"]
+    each = [run["calls"] for run in runs]
+    mean = (each[0] + each[2]) / 2
+
+    assert code == 0
+    assert (document["seed"], document["seeds"]) == (3, 2)
+    assert [(run["program"], run["seed"]) for run in runs] == [
+        ("asker", 3), ("again", 3), ("asker", 4), ("again", 4),
+    ]  # fmt: skip
+    assert each[0] == each[1] != each[2] == each[3]
+    assert (document["calls"], document["success"], document["openings"]) == (
+        round(mean),
+        0.0,
+        None,
+    )
+    asked, tried = (document["programs"][name] for name in ("asker", "again"))
+    assert asked["measures"]["calls"]["mean"] == mean
+    assert asked["measures"]["openings"] is None
+    assert asked["verdict"].startswith("brief under asker (seeds 3-4) answers 0.0 %")
+    assert asked["weakest"]["seed"] == (3 if each[0] > each[2] else 4)
+    assert tried["measures"]["success"] == {
+        "mean": 1.0, "deviation": 0.0, "worst": 1.0, "never": 0, "seeds": 2,
+    }  # fmt: skip
+
+
+def test_of_seeds_the_mean_is_shown_and_the_worst(capsys, brief, asker, typed):
+    claim = ("--assert", "success == 1 and recovery == 0")
+    code, out, err = live(capsys, brief, "--cmd", typed(asker(2)), "--seeds", "2", *claim)
+    shown = {line.split()[0]: line for line in out.splitlines() if line.split()}
+
+    assert (code, err) == (0, "")
+    assert out.startswith("brief under asker (seeds 0-1) answers ")
+    assert out.count("  the worst ") == 4
+    assert "±" in shown["calls"]
+
+
+def test_one_that_fails_at_a_seed_meets_no_further_one(
+    capsys, brief, script, asker, typed, tmp_path
+):
+    once = tmp_path / "once"
+    mortal = script(
+        f"import json, live_asker, os\nif os.path.exists({str(once)!r}): sys.exit('no more')\n"
+        f"open({str(once)!r}, 'w').close()\nfor line in sys.stdin: live_asker.ask(json.loads(line))\n",
+        "mortal",
+    )
+    args = ("--cmd", typed(mortal), "--cmd", typed(asker()), "--seeds", "3", "--json")
+    code, out, err = live(capsys, brief, *args)
+    document = json.loads(out)
+
+    assert code == 1
+    assert err == (
+        "stormbreak: mortal: ended before the storm began, with exit code 1;"
+        " the last it said: no more (seed 1)\n"
+    )
+    assert [(run["program"], run["seed"]) for run in document["runs"]] == [
+        ("mortal", 0), ("asker", 0), ("asker", 1), ("asker", 2),
+    ]  # fmt: skip
+    assert set(document["failed"]) == {"mortal"}
 
 
 def test_a_program_s_own_traffic_needs_no_load(capsys, script, typed):
     own = script(
         "import live_asker\nfor number in range(5):\n"
-        "    live_asker.ask({'call': 1, 'prompt': f'p{number}', 'model': 'm', 'timeout': 5})\n"
+        "    live_asker.ask({'call': 1, 'prompt': f'p{number}', 'model': 'm', 'timeout': 20})\n"
     )
     code, out, _ = live(capsys, "bench", "--own-traffic", "--cmd", typed(own), "--json")
     document = json.loads(out)
@@ -111,29 +199,30 @@ def test_a_program_s_own_traffic_needs_no_load(capsys, script, typed):
     assert (document["own_traffic"], document["calls"], document["success"]) == (True, 5, 1.0)
 
 
-def test_an_assert_is_about_the_first(capsys, small, asker, typed):
-    cmd = ("--cmd", typed(asker()), *AT_SPEED)
-    assert live(capsys, small, *cmd, "--assert", "calls > 20 and amplification == 1")[0] == 0
+def test_an_assert_is_about_the_first(capsys, brief, asker, typed):
+    again = f"again={shlex.join(asker(2).words)}"
+    cmd = ("--cmd", typed(asker()), "--cmd", again)
+    assert live(capsys, brief, *cmd, "--assert", "calls > 10 and amplification == 1")[0] == 0
 
-    code, out, err = live(capsys, small, *cmd, "--assert", "success > 0.999")
+    code, out, err = live(capsys, brief, *cmd, "--assert", "success > 0.999")
     assert code == 1
     assert out
-    assert err.startswith("stormbreak: --assert does not hold: success > 0.999; success is 0.")
+    assert err == "stormbreak: --assert does not hold: success > 0.999; success is 0.0\n"
 
 
-def test_one_that_dies_is_named_and_the_others_play_on(capsys, small, script, asker, typed):
+def test_one_that_dies_is_named_and_the_others_play_on(capsys, brief, script, asker, typed):
     key = "sk-" + "abcd1234" * 4
     mortal = script(f"sys.exit('cannot log in\\nwith {key}\\n')", "mortal")
-    args = ("--cmd", typed(mortal), "--cmd", typed(asker()), *AT_SPEED)
-    code, out, err = live(capsys, small, *args)
+    args = ("--cmd", typed(mortal), "--cmd", typed(asker()))
+    code, out, err = live(capsys, brief, *args)
 
     assert code == 1
-    assert out.startswith("small under asker ")
+    assert out.startswith("brief under asker ")
     assert err == (
         "stormbreak: mortal: ended before the storm began, with exit code 1;"
         " the last it said: with (what looks like a key)\n"
     )
-    code, out, err = live(capsys, small, "--cmd", typed(mortal), "--json")
+    code, out, err = live(capsys, brief, "--cmd", typed(mortal), "--json")
     document = json.loads(out)
     assert (code, document["runs"]) == (1, [])
     assert document["failed"] == {
@@ -184,8 +273,9 @@ def test_what_is_no_scenario_or_has_no_load(capsys):
 def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
     path = tmp_path / "pid"
     program = script(
-        f"import os, live_asker, json\nopen({str(path)!r}, 'w').write(str(os.getpid()))\n"
-        "for line in sys.stdin:\n    live_asker.ask(json.loads(line))\n"
+        "import os, live_asker, json\nfor line in sys.stdin:\n    call = json.loads(line)\n"
+        f"    if call['call'] == 1: open({str(path)!r}, 'w').write(f'{{os.getpid()}}.')\n"
+        "    live_asker.ask(call)\n"
     )
     cmd = [sys.executable, "-m", "stormbreak.cli.main", "storm", "live", small]
     run = subprocess.Popen(
@@ -194,23 +284,23 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 20
-    while not path.exists() or not path.read_text():
+    end = time.monotonic() + 60
+    while not path.exists() or not path.read_text().endswith("."):  # the storm has begun
+        assert run.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)
-    time.sleep(0.3)
     run.send_signal(number)
-    out, err = run.communicate(timeout=10)
+    out, err = run.communicate(timeout=60)
 
     assert (run.returncode, out, err) == (130, "", "")
     with pytest.raises(ProcessLookupError):
-        os.kill(int(path.read_text()), 0)
+        os.kill(int(path.read_text().removesuffix(".")), 0)
 
 
-def test_how_far_it_is_stands_on_a_terminal(small, asker, typed):
+def test_how_far_it_is_stands_on_a_terminal(brief, asker, typed):
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    cmd = [sys.executable, "-m", "stormbreak.cli.main", "storm", "live", small, *AT_SPEED]
+    cmd = [sys.executable, "-m", "stormbreak.cli.main", "storm", "live", brief]
     seen = b""
     with subprocess.Popen(
         [*cmd, "--cmd", typed(asker())], stdout=subprocess.DEVNULL, stderr=end
@@ -223,8 +313,8 @@ def test_how_far_it_is_stands_on_a_terminal(small, asker, typed):
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
 
     assert run.returncode == 0
-    assert "small, asker" in plain
-    assert re.search(r"of 40 s: \d+ calls, \d+ attempts, \d+ answered", plain)
+    assert "brief, asker" in plain
+    assert re.search(r"of 1 s: \d+ calls, \d+ attempts, \d+ answered", plain)
 
 
 def test_reasons_to_doubt_the_figures_are_said():

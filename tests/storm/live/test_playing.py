@@ -1,5 +1,6 @@
 """A storm on real sockets against real programs: what is measured."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import parse
-from stormbreak.storm.live import Program, ProgramError, play, playing
+from stormbreak.storm.live import Program, ProgramError, play, playing, programs
 from stormbreak.storm.live.scaled import staged
 
 SHORT = """
@@ -22,8 +23,8 @@ cv = 0
 [load]
 rate = 30
 arrivals = "even"
-deadline = 1.0
-timeout = 1.0
+deadline = 20.0
+timeout = 20.0
 """
 CLIENTS = Path(__file__).parents[3] / "bench" / "live"
 
@@ -44,12 +45,12 @@ async def test_every_call_is_handed_over_when_it_is_due_and_answered(asker):
     assert (played.result.scenario, played.result.policy) == ("short", "asker")
     assert (measures.calls, measures.success, measures.amplification) == (29, 1.0, 1.0)
     assert (measures.shed, measures.wasted, measures.recovery) == (0, 0.0, 0.0)
-    assert 0.05 <= measures.p50 < 0.5
-    assert measures.added_wait_p99 < 0.5
+    assert 0.05 <= measures.p50 < 2.0
+    assert measures.added_wait_p99 < 2.0
     assert 0.9 < measures.goodput <= 1.1
     assert sum(played.result.series.calls) == sum(played.result.series.attempts) == 29
     assert (played.exits, played.strangers) == ((0,), 0)
-    assert played.latest < 0.5
+    assert played.latest < 2.0
     assert moments[-1].answers == moments[-1].calls == 29
     assert moments[0].until == 0.98
 
@@ -104,7 +105,7 @@ async def test_a_program_that_sees_only_some_lines_sheds_the_others(script):
 
     assert (measures.calls, measures.shed) == (29, 15)
     assert measures.attempts_per_sent_call == 1.0
-    assert 0.2 <= measures.added_wait_p50 <= measures.added_wait_p99 < 1.0
+    assert 0.2 <= measures.added_wait_p50 <= measures.added_wait_p99 < 2.0
 
 
 async def test_the_storm_begins_before_its_first_call(asker):
@@ -112,7 +113,7 @@ async def test_the_storm_begins_before_its_first_call(asker):
     measures = (await play(late, asker())).result.measures
 
     assert (measures.calls, measures.success) == (1, 1.0)
-    assert 0.05 <= measures.p50 < 0.5
+    assert 0.05 <= measures.p50 < 2.0
 
 
 async def test_a_program_may_bring_its_own_traffic(script):
@@ -129,6 +130,29 @@ async def test_a_program_may_bring_its_own_traffic(script):
 
     assert (measures.calls, measures.success, measures.amplification) == (5, 1.0, 2.0)
     assert played.exits == (3,)  # a program may end as it likes
+
+
+async def test_what_a_copy_asks_while_the_next_is_being_started_counts(
+    script, tmp_path, monkeypatch
+):
+    done = tmp_path / "done"
+    own = script(
+        "import live_asker\nlive_asker.ask({'call': 1, 'prompt': 'p', 'model': 'm', 'timeout': 20})\n"
+        f"open({str(done)!r}, 'w').close()\n"
+    )
+
+    async def slowly(*args, **more):
+        await programs.start(*args, **more)
+        while not done.exists():  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.02)
+
+    monkeypatch.setattr(playing, "start", slowly)
+    scenario = staged(
+        parse("duration = 60\n[provider]\nservice = 0.02\n"), copies=1, own_traffic=True
+    )
+    played = await play(scenario, own, own_traffic=True)
+
+    assert (played.result.measures.calls, played.result.measures.success) == (1, 1.0)
 
 
 async def test_what_a_program_finds_around_it(script, tmp_path, monkeypatch):
@@ -229,7 +253,7 @@ async def test_what_cannot_be_started(tmp_path):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 async def test_a_program_in_any_language():
     shell = Program("curl", ("sh", str(CLIENTS / "curl.sh")))
-    measures = (await play(short(rate=8, deadline=1.4), shell)).result.measures
+    measures = (await play(short(rate=8), shell)).result.measures
 
     assert (measures.calls, measures.success, measures.amplification) == (7, 1.0, 1.0)
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterable, Callable
 from typing import Any, ClassVar
 
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.core.listening import subscribe
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
+from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import AtHand, Degraded
@@ -212,9 +212,12 @@ class Door:
         """Whether proxies and certificates in the environment count."""
         return self._connecting.trust_env
 
-    def subscribe(self, listener: Listener) -> None:
-        """Have `listener` called with every event. It may not make calls through this transport."""
-        subscribe(self.engine, listener)
+    def subscribe(self, listener: Listener) -> Attached:
+        """Have `listener` called with every event, until what is returned is detached.
+
+        It may not make calls through this transport.
+        """
+        return subscribe(self.engine, listener)
 
     def snapshot(self) -> dict[str, Any]:
         """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget."""

@@ -87,8 +87,10 @@ async def play(
     await server.start()
     running: list[Copy] = []
     try:
-        await start(program, running, copies, environment(server.base_url), fed=not own_traffic)
         storm = _Storm(server, program.name, running, scenario, load, progress)
+        if own_traffic:
+            storm.attend()
+        await start(program, running, copies, environment(server.base_url), fed=not own_traffic)
         if own_traffic:
             await storm.wait_for()
         else:
@@ -150,7 +152,11 @@ class _Storm:
             handing.cancel()
 
     async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
-        """One call to each copy, on a good day: whoever answers it has started, and found the provider."""
+        """One call to each copy, on a good day: whoever answers it has started, and found the provider.
+
+        It has all the time that there is: a program that is slow to start would not try again.
+        """
+        bounds = bounds._replace(deadline=PATIENCE, timeout=PATIENCE)
         seen = Seen(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)
         for copy in self._copies:
@@ -194,9 +200,12 @@ class _Storm:
 
     # ------------------------------------------------------------ a program's own traffic
 
+    def attend(self) -> None:
+        """See every request from now on: a copy may ask while the next one is being started."""
+        self._server.play(self._scenario, self._seen)
+
     async def wait_for(self) -> None:
         """Wait for the program's first request, with which the storm begins; then look on."""
-        self._server.play(self._scenario, self._seen)
         loop = asyncio.get_running_loop()
         end = loop.time() + PATIENCE
         while not self._seen.calls:

@@ -61,6 +61,10 @@ class Spans:
     def _forget(self) -> None:
         self._calls.forget()
 
+    def close(self) -> None:
+        """End all spans that are open, as unfinished; none is made from now on."""
+        self._calls.close()
+
     def begins(self, call: Call, now: float) -> None:
         """Begin the span of a call, under the one that is current here."""
         context, target = get_current(), call.target

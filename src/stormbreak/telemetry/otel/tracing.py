@@ -14,7 +14,7 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.listening import subscribe
+from stormbreak.drivers.listening import subscribe
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
@@ -75,6 +75,15 @@ class Tracing:
         subscribe(engine, spans)
         engine.companion = spans  # numbers of calls are those of one engine
         self._standing.watch(engine)
+
+    def unwatch(self, engine: Engine) -> None:
+        """Trace it no more; spans of calls that are under way end here, as unfinished."""
+        self._standing.unwatch(engine)
+        spans = engine.companion
+        engine.companion = None
+        if isinstance(spans, Spans):
+            engine.listeners.remove(spans)
+            spans.close()
 
     def __call__(self, event: Event) -> None:
         """Count an event."""

@@ -41,13 +41,21 @@ class UnderWay:
         self._lock = threading.RLock()
         self._calls: dict[int, Traced] = {}
 
+    def close(self) -> None:
+        """Give up all of them, and from now on each that comes."""
+        with self._lock:
+            self._most = 0
+            calls, self._calls = self._calls, {}
+        for call in calls.values():
+            self._overdue(call)
+
     def add(self, number: int, call: Traced) -> None:
         """Keep a call."""
         oldest: Traced | None = None
         with self._lock:
-            if len(self._calls) >= self._most:
-                oldest = self._calls.pop(next(iter(self._calls)))
             self._calls[number] = call
+            if len(self._calls) > self._most:
+                oldest = self._calls.pop(next(iter(self._calls)))
         if oldest is not None:
             self._overdue(oldest)
 

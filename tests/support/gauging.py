@@ -1,0 +1,62 @@
+"""A process whose metrics are to be put together with those of others. It does what its standard input says, line by line:
+
+`call TARGET`, `end`, `cool SECONDS`, `detach`, `scrape`, `fork` (the child reads on). Each is answered with a line.
+
+With an argument its files are named by that number, and not by the process.
+"""
+
+import os
+import sys
+
+from prometheus_client import values
+from stage import OK, told
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.policy import Policy
+from stormbreak.drivers.sharing import stepper_of
+from stormbreak.telemetry import Metrics, attach, several
+from stormbreak.types import Call, Target
+
+
+class Worker:
+    def __init__(self):
+        self.metrics = Metrics()
+        self.engine = Engine(Policy(limit=FixedLimit(in_flight=2)))
+        self.attached = attach(self.engine, self.metrics)
+        self.stepper = stepper_of(self.engine, clock=lambda: 100.0, chance=lambda: 0.5)
+        self.flows = []
+
+    def call(self, model):
+        number = self.engine.number()
+        self.flows.append(self.stepper.start(Call(number, Target("acme", model)))[0])
+
+    def end(self):
+        self.stepper.step(self.flows.pop(0), OK)
+
+    def cool(self, seconds):
+        self.stepper.step(self.flows.pop(0), told(float(seconds)))
+
+    def detach(self):
+        self.attached.detach()
+
+    def scrape(self):
+        return self.metrics.exposition()[1].decode()
+
+    def fork(self):
+        if os.fork():
+            os.wait()
+            os._exit(0)
+        self.flows.clear()
+
+
+if __name__ == "__main__":
+    several.EVERY = 0.05
+    if sys.argv[1:]:
+        values.ValueClass = values.MultiProcessValue(lambda: int(sys.argv[1]))
+    worker = Worker()
+    print("ready", flush=True)
+    for line in iter(sys.stdin.readline, ""):
+        name, *words = line.split()
+        said = getattr(worker, name)(*words)
+        print(repr(said), flush=True)
