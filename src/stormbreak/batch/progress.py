@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stormbreak.batch.figures import short, span
 from stormbreak.batch.runner import Runner
 
 LINE_EVERY = 5.0  # seconds between plain lines
@@ -217,18 +218,3 @@ def _circuit(states: set[str | None], pause: float) -> str:
         if state in states:
             return state.replace("_", "-")
     return f"closed, pause {pause:.0f} s" if pause >= 1 else "closed"
-
-
-def short(count: int) -> str:
-    """Write a large count in four characters or so."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return str(count)
-
-
-def span(seconds: float) -> str:
-    """Write seconds as minutes and seconds, or as hours, minutes and seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -4,7 +4,6 @@ import os
 import sys
 
 import click
-from rich.console import Console, RenderableType
 
 from stormbreak.batch.plain import reason
 from stormbreak.errors import ConfigurationError
@@ -22,19 +21,6 @@ def say(text: str, *, end: str = "\n") -> None:
         _look_away()
     except OSError as error:
         raise unwritable(error) from error
-
-
-def draw(picture: RenderableType, *, least: int = 0) -> None:
-    """Write a table or the like, in colours where that is a terminal; as `say` does.
-
-    It is as wide as the terminal, but `least` wide at least: then the terminal breaks the lines, and nothing is cut off.
-    """
-    console = Console()
-    if console.width < least:
-        console = Console(width=least)
-    with console.capture() as captured:
-        console.print(picture)
-    say(captured.get(), end="")
 
 
 def unwritable(error: OSError) -> ConfigurationError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from stormbreak.batch.progress import short, span
+from stormbreak.batch.figures import short, span
 from stormbreak.telemetry.state import (
     BatchState,
     CostState,
