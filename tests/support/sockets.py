@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import NamedTuple
 
+PATIENCE = 30.0
+"""Seconds for what takes none on a machine that is not busy; an idle connection is kept for twice as long."""
+
 BODY = json.dumps(
     {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}], "usage": {}}
 ).encode()
@@ -63,13 +66,13 @@ class Server:
 
     async def all_closed(self):
         """Wait until every client has left."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE):
             while self.closed < self.opened:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
 
     async def asked(self, count=1):
         """Wait until so many requests have come."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(self.requests) < count:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
 
