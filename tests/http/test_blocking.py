@@ -11,7 +11,7 @@ import pytest
 from chat_stream import CUT, HELLO, WHOLE, WHOLE_ANSWER
 from clients import PAYLOAD, SAY, THRICE, lane_of
 from interrupts import interrupted
-from sockets import PATIENCE, End, answer, failing, served
+from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
@@ -45,13 +45,6 @@ def serve():
 
 def in_flight(client):
     return lane_of(client).slots.in_flight
-
-
-def until(is_so):
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def elsewhere(do):

@@ -4,7 +4,9 @@ import asyncio
 import json
 import socket
 import struct
-from contextlib import asynccontextmanager, suppress
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum
 from typing import NamedTuple
 
@@ -139,6 +141,36 @@ async def served(*scripts, **options):
     finally:
         listener.close()
         await server.stop()
+
+
+def until(is_so):
+    """Wait for it, on a thread that may block."""
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@contextmanager
+def served_aside(*scripts):
+    """A `Server` on a loop and a thread of its own."""
+    ready, over = threading.Event(), threading.Event()
+    found = []
+
+    async def serving():
+        async with served(*scripts) as server:
+            found.append(server)
+            ready.set()
+            await asyncio.to_thread(over.wait, PATIENCE)
+
+    thread = threading.Thread(target=asyncio.run, args=(serving(),))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        yield found[0]
+    finally:
+        over.set()
+        thread.join()
 
 
 def free_port():

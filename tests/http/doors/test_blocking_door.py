@@ -14,7 +14,7 @@ import pytest
 from door_streams import HEAD, chunk
 from doors import KEY, ONCE, QUICK, SAY, in_flight
 from interrupts import interrupted
-from sockets import PATIENCE, End, answer, failing, served
+from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
@@ -48,13 +48,6 @@ def serve():
     for each in servings:
         host.run(each.__aexit__(None, None, None))
     host.stop()
-
-
-def until(is_so):
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def stream(client):
