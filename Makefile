@@ -8,7 +8,7 @@ SDKS   := shared instructor llamaindex
 FUZZ   ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-real test-sdks prove bench storms published screenshots sensitivity mutations demo format clean
+.PHONY: help lint check test test-real test-sdks prove bench storms published screenshots sensitivity mutations demo format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
@@ -48,11 +48,13 @@ test-sdks: $(SDKS:%=.venv-sdks/%/.ready)  ## the recipes of docs/sdks, each with
 	@for each in $(SDKS); do \
 	  STORMBREAK_SDKS=$$each .venv-sdks/$$each/bin/python -m pytest -m sdks -q tests/sdks || exit; done
 
-check: $(READY)  ## format, lint, types, import contracts, docs
+lint: $(READY)  ## format, lint, types, import contracts: what needs no run
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+check: lint  ## the same, and whether the docs are true
 	$(BIN)/pytest -q tests/test_docs.py tests/test_size.py
 
 prove: $(READY)  ## the long evidence: every claim, at full size (FUZZ=60: seconds of fuzzing), and the tables of docs/storms.md anew

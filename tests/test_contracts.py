@@ -66,6 +66,19 @@ def test_importing_stormbreak_loads_nothing_heavy():
     assert set() == HEAVY & set(loaded)
 
 
+@pytest.mark.parametrize(
+    "words", ["--help", "config --help", "cost --help", "storm --help", "storm list", "top --help"]
+)
+def test_help_and_lists_load_no_engine(words):
+    code = (
+        "import sys; from stormbreak.cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
+    )
+    run = [sys.executable, "-c", code, *words.split()]
+    loaded = set(subprocess.check_output(run, text=True).splitlines()[-1].split())
+    assert "stormbreak.cli.main" in loaded
+    assert set() == {"aiohttp", "asyncio", "pydantic", "stormbreak.core.engine"} & loaded
+
+
 def test_importing_stormbreak_is_quick():
     """The best of several runs each, in turn, so that a busy machine slows both alike."""
     bare = quick = float("inf")

@@ -79,11 +79,12 @@ def commands():
 
 
 def walk(typed, command):
-    if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            yield from walk(f"{typed} {name}", below)
-    else:
+    if not isinstance(command, click.Group):
         yield typed
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        yield from walk(f"{typed} {name}", command.get_command(context, name))
 
 
 @pytest.mark.parametrize("typed", list(commands()))

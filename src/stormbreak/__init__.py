@@ -3,8 +3,9 @@
 The public names. Each is loaded when it is first used, so that importing stormbreak stays quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stormbreak.on_demand import on_demand
 
 __version__ = "0.1.0"
 
@@ -67,13 +68,4 @@ _HOMES = {
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'stormbreak' has no attribute {name!r}")
-    return getattr(import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = on_demand(__name__, _HOMES)

@@ -26,10 +26,11 @@ def test_nothing_there_ends_the_run_whatever_the_deadline(run_rows, output, free
     assert not (output.parent / "out.failed.jsonl").exists()
 
 
-@pytest.mark.parametrize("within", [{"attempt_timeout": 0.5}, {"deadline": 0.5}])
+@pytest.mark.parametrize("within", [{"attempt_timeout": 2.0}, {"deadline": 2.0}])
 def test_connections_that_never_open_reach_nothing(run_rows, full_port, within):
+    """Connecting has nine tenths of either: on a busy machine, too, that must end first."""
     nowhere = SimpleNamespace(base_url=f"http://127.0.0.1:{full_port}/v1")
-    summary = run_rows(chat_rows(30), nowhere, within=within, connect_grace=1.5)
+    summary = run_rows(chat_rows(30), nowhere, within=within, connect_grace=2.5)
     assert (summary.end, summary.trouble) == ("unreachable", "connection timed out")
     assert (summary.left, summary.failed) == (30, 0)
 

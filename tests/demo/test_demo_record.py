@@ -3,9 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
+from stormbreak.cli.draw import save_picture
 from stormbreak.demo.acts import Result
 from stormbreak.demo.record import Record
-from stormbreak.demo.screen import Screen, save_picture
+from stormbreak.demo.screen import Screen
 from stormbreak.events import Returned, Sent
 from stormbreak.types import Target, Verdict
 
@@ -69,7 +70,7 @@ def test_both_acts_are_shown_side_by_side_within_eighty_columns(tmp_path):
     screen.compare(before, after, spike=(5.0, 52.0))
     screen.close(after, where="answers.jsonl")
     shown = console.export_text(clear=False)
-    save_picture(console, tmp_path / "demo.svg")
+    save_picture(console, tmp_path / "demo.svg", title="stormbreak demo")
 
     assert "500 of 500" in shown
     assert "row 37 would now sleep 2,178 years" in shown

@@ -63,17 +63,18 @@ def test_all_share_one_loop(background):
 
 
 def test_an_interrupt_cancels_and_waits_until_all_is_let_go(background):
-    steps = []
+    steps, asleep = [], threading.Event()
 
     async def slow():
         try:
+            asleep.set()
             await asyncio.sleep(30)
         finally:
             steps.append("cancelled")
             await asyncio.sleep(0.05)
             steps.append("let go")
 
-    with interrupted(), pytest.raises(KeyboardInterrupt):
+    with interrupted(once=asleep.is_set), pytest.raises(KeyboardInterrupt):
         background.run(slow())
     assert steps == ["cancelled", "let go"]
     assert background.run(who())[1] == "stormbreak"

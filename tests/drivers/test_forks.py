@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 from forking import in_child
-from sockets import answer, served
+from sockets import answer, served_aside
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
 from stormbreak import BreakerPolicy, CircuitBreaker
@@ -125,56 +125,25 @@ def test_a_lock_held_by_another_thread_at_the_fork_is_free_in_the_child():
 
 def test_a_child_opens_connections_of_its_own_and_the_parent_keeps_its():
     """The server is on a thread of its own; all of it is one loop that is forked while it stands still."""
-    ready, over = threading.Event(), threading.Event()
-    found = {}
-
-    async def serving():
-        async with served(answer()) as server:
-            found["server"] = server
-            ready.set()
-            await asyncio.to_thread(over.wait, 30.0)
-
-    thread = threading.Thread(target=asyncio.run, args=(serving(),))
-    thread.start()
-    ready.wait(10.0)
-    server = found["server"]
-    client = AsyncClient(base_url=server.base_url, model="m")
-    loop = asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(client.chat(SAY))
+    with served_aside(answer()) as server, asyncio.Runner() as runner:
+        client = AsyncClient(base_url=server.base_url, model="m")
+        runner.run(client.chat(SAY))
         assert in_child(lambda: asyncio.run(client.chat(SAY)).text == "fine")
-        loop.run_until_complete(client.chat(SAY))
-        loop.run_until_complete(client.close())
-    finally:
-        over.set()
-        thread.join()
-        loop.close()
+        runner.run(client.chat(SAY))
+        runner.run(client.close())
 
     assert [request.connection for request in server.requests] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("way", ["close", "drop"])
 def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
-    ready, go, over = threading.Event(), threading.Event(), threading.Event()
-    found = {}
+    go = threading.Event()
     first = b'data: {"choices":[{"index":0,"delta":{"content":"fine"}}]}\n\n'
     last = b'data: {"choices":[{"index":0,"delta":{"content":" day"},"finish_reason":"stop"}]}\n\n'
     head = answer(b"", content_type="text/event-stream", content_length=len(first + last))
 
     async def wait(*_):
         await asyncio.to_thread(go.wait, 30.0)
-
-    async def serving():
-        async with served((head + first, wait, last)) as server:
-            found["server"] = server
-            ready.set()
-            await asyncio.to_thread(over.wait, 30.0)
-
-    thread = threading.Thread(target=asyncio.run, args=(serving(),))
-    thread.start()
-    ready.wait(10.0)
-    client = AsyncClient(base_url=found["server"].base_url, model="m")
-    loop = asyncio.new_event_loop()
 
     async def open_one():
         stream = await client.stream("chat/completions", {"messages": SAY})
@@ -192,18 +161,17 @@ def test_a_stream_that_a_child_gives_up_goes_on_in_the_parent(way):
             held.clear()
         return client.engine.lane(client.target("m")).slots.in_flight == 0
 
-    try:
-        held = loop.run_until_complete(open_one())
-        assert in_child(give_up)
-        go.set()
-        assert loop.run_until_complete(read_on(held[1])) == ["fine", " day"]
+    script = (head + first, wait, last)
+    with served_aside(script) as server, asyncio.Runner() as runner:
+        client = AsyncClient(base_url=server.base_url, model="m")
+        held = runner.run(open_one())
+        try:
+            assert in_child(give_up)
+        finally:
+            go.set()
+        assert runner.run(read_on(held[1])) == ["fine", " day"]
         assert client.engine.lane(client.target("m")).slots.in_flight == 0
-        loop.run_until_complete(client.close())
-    finally:
-        go.set()
-        over.set()
-        thread.join()
-        loop.close()
+        runner.run(client.close())
 
 
 def test_a_client_that_stands_on_the_very_same_loop_shares_no_pool():

@@ -139,9 +139,10 @@ def test_what_a_sender_raises_frees_the_slot_and_counts_nothing(error):
 def test_an_interrupt_in_the_queue_takes_the_ticket_back():
     scene = Scene(limit=FixedLimit(in_flight=1))
     leave, first = scene.hold_a_slot()
-    with interrupted(), pytest.raises(KeyboardInterrupt):
+    admission = scene.engine.lane(TARGET).admission
+    with interrupted(once=lambda: admission.queued), pytest.raises(KeyboardInterrupt):
         scene.run()
-    assert scene.engine.lane(TARGET).admission.queued == 0
+    assert admission.queued == 0
     leave()
     assert first().outcome == OK
     assert scene.in_flight == 0

@@ -11,7 +11,7 @@ import pytest
 from chat_stream import CUT, HELLO, WHOLE, WHOLE_ANSWER
 from clients import PAYLOAD, SAY, THRICE, lane_of
 from interrupts import interrupted
-from sockets import End, answer, failing, served
+from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
@@ -20,8 +20,7 @@ from stormbreak.errors import InvalidRequestError, RejectedError, StreamBrokenEr
 from stormbreak.http.blocking import Client
 from stormbreak.types import Usage
 
-NARROW = Policy(budget=None, limit=FixedLimit(in_flight=1))
-PATIENCE = 20.0  # seconds
+NARROW = Policy(budget=None, limit=FixedLimit(in_flight=1), patience=60.0)
 
 
 @pytest.fixture
@@ -46,13 +45,6 @@ def serve():
 
 def in_flight(client):
     return lane_of(client).slots.in_flight
-
-
-def until(is_so):
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def elsewhere(do):
@@ -129,7 +121,7 @@ def test_texts_come_as_they_are_sent(serve):
 
 def test_an_interrupt_closes_the_connection_of_a_call(serve):
     with serve([End.HANG]) as (client, server):
-        with interrupted(), pytest.raises(KeyboardInterrupt):
+        with interrupted(once=lambda: server.requests), pytest.raises(KeyboardInterrupt):
             client.chat(SAY)
         assert in_flight(client) == 0
         until(lambda: server.closed == server.opened == 1)

@@ -77,7 +77,7 @@ async def test_a_deadline_bounds_the_whole_call():
             began = time.monotonic()
             with pytest.raises(errors.ServerError, match="no further retry: deadline"):
                 await client.request("chat/completions", {}, deadline=0.2)
-            assert time.monotonic() - began < 0.3
+            assert time.monotonic() - began < 2.0  # 99 attempts would take five seconds
 
 
 async def test_our_own_deadline_is_no_evidence_against_the_target():

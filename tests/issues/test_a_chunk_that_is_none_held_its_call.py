@@ -5,7 +5,7 @@ silence, and tells nobody. The call waited until its deadline, with its permit, 
 import asyncio
 
 import pytest
-from sockets import End, served
+from sockets import PATIENCE, End, served
 from streamed import chunk
 
 from stormbreak.core.policy import Policy
@@ -30,7 +30,7 @@ async def test_of_a_plain_answer():
         AsyncClient(base_url=server.base_url, model="m", policy=ONCE) as client,
     ):
         with pytest.raises(BrokenAnswerError, match="body was cut"):
-            await asyncio.wait_for(client.chat([]), 1.0)
+            await asyncio.wait_for(client.chat([]), PATIENCE)
 
 
 @pytest.mark.parametrize("ways", ["plain", "stream"])
@@ -44,7 +44,7 @@ async def test_where_the_end_of_a_chunk_comes_with_it(ways, end):
     ):
         asking = client.chat([]) if ways == "plain" else client.stream("chat/completions", {})
         with pytest.raises(BrokenAnswerError, match="body was cut"):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(PATIENCE):
                 await asking
 
 
@@ -57,7 +57,7 @@ async def test_of_a_stream(begun):
         AsyncClient(base_url=server.base_url, model="m", policy=ONCE) as client,
     ):
         with pytest.raises(StreamBrokenError if begun else BrokenAnswerError, match="body was cut"):
-            async with asyncio.timeout(1.0), client.stream("chat/completions", {}) as stream:
+            async with asyncio.timeout(PATIENCE), client.stream("chat/completions", {}) as stream:
                 await stream.answer()
 
 
@@ -69,4 +69,4 @@ async def test_silence_in_a_body_is_still_a_timeout():
         AsyncClient(base_url=server.base_url, model="m", policy=policy) as client,
     ):
         with pytest.raises(Exception, match="went silent"):
-            await asyncio.wait_for(client.chat([]), 1.0)
+            await asyncio.wait_for(client.chat([]), PATIENCE)

@@ -65,6 +65,22 @@ class Collecting:
         with pytest.raises(ValueError):
             self.breaker.call(fail)
 
+    def in_the_middle(self, turn):
+        """Take a turn in which the probe of an open circuit is dropped; whether it let this turn through."""
+        gc.disable()
+        try:
+            self.open()
+            self.leave_behind()
+            self.collects = True
+            turn(self.breaker)
+        except CircuitOpenError:
+            return False
+        else:
+            return True
+        finally:
+            self.collects = False
+            gc.enable()
+
 
 def within_time(scene):
     thread = threading.Thread(target=scene, daemon=True)
@@ -87,21 +103,13 @@ def test_no_turn_stands_still(turn):
     scene = Collecting()
     breaker = scene.breaker
 
+    passed = []
+
     def drop_in_the_middle():
-        gc.disable()
-        try:
-            scene.open()
-            scene.leave_behind()
-            scene.collects = True
-            try:
-                TURNS[turn](breaker)
-            except CircuitOpenError:
-                assert turn == "call"  # the place came free a moment too late
-        finally:
-            scene.collects = False
-            gc.enable()
+        passed.append(scene.in_the_middle(TURNS[turn]))
 
     assert within_time(drop_in_the_middle), "deadlock"
+    assert passed == [turn != "call"]  # whose place came free a moment too late
     assert not breaker._postponed
     assert all(unlocked for _, unlocked in scene.told)
     if breaker.state is State.HALF_OPEN:
@@ -114,18 +122,8 @@ def test_a_turn_is_over_before_a_dropped_probe_gives_its_place_back():
     refused = []
 
     def drop_in_the_middle():
-        gc.disable()
-        try:
-            scene.open()
-            scene.leave_behind()
-            scene.collects = True
-            try:
-                scene.breaker.call(lambda: 1)
-            except CircuitOpenError:
-                refused.append(scene.breaker.retry_in)
-        finally:
-            scene.collects = False
-            gc.enable()
+        if not scene.in_the_middle(lambda breaker: breaker.call(lambda: 1)):
+            refused.append(scene.breaker.retry_in)
 
     assert within_time(drop_in_the_middle), "deadlock"
     assert refused == [0.0]

@@ -171,7 +171,7 @@ EXECUTES = frozenset(
 IMPORTS = frozenset(
     {"pickle", "marshal", "shelve", "subprocess", "code", "runpy", "yaml", "ctypes"}
 )
-BY_NAME = frozenset({"__init__.py", "telemetry/__init__.py", "cli/lazy.py"})
+BY_NAME = frozenset({"on_demand.py", "cli/lazy.py"})
 """Where a module is imported by a name, one of a table in the code."""
 
 OWN_COMMAND = "demo/stage.py"

@@ -6,30 +6,12 @@ import pytest
 from batches import chat_row, chat_rows, scenario, write
 from chromium import chromium
 from evil import EVIL
+from small_storm import small_storm
 
 from stormbreak.cli.main import main
 from stormbreak.testing import serve
 
-STORM = """
-about = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''
-duration = 140
-[provider]
-slots = 5
-service = 1
-queue = 10
-[[trouble]]
-kind = "down"
-at = 5
-until = 8
-[load]
-rate = 3
-herds = [{ at = 5, calls = 20 }]
-processes = 2
-deadline = 10
-timeout = 4
-trigger_at = 5
-trigger_until = 8
-"""
+ABOUT = """about = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''"""
 
 
 @pytest.fixture(scope="package")
@@ -52,7 +34,7 @@ def storm_report(places):
     policy = f"{EVIL}.toml"
     (place / policy).write_text("preset = 'off'\n")
     evil, report = place / "evil <b>storm.toml", place / "report.html"
-    evil.write_text(STORM)
+    evil.write_text(small_storm(ABOUT, duration=140, herd=20, processes=2))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         args = ["--compare", f"{policy},article", "--seeds", "2", "--report", str(report)]

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from small_storm import small_storm
 
 from stormbreak.provider.loader import load
 from stormbreak.report.comparison import Comparison
@@ -14,30 +15,11 @@ from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
 from stormbreak.storm.verdict import verdict
 
-STORM = """
-duration = 200
-[provider]
-slots = 5
-service = 1
-queue = 10
-[[trouble]]
-kind = "down"
-at = 20
-until = 25
-[load]
-rate = 3
-processes = 2
-deadline = 10
-timeout = 4
-trigger_at = 20
-trigger_until = 25
-"""
-
 
 @pytest.fixture(scope="module")
 def storm(tmp_path_factory):
     path = tmp_path_factory.mktemp("storms") / "small.toml"
-    path.write_text(STORM)
+    path.write_text(small_storm(duration=200, down=(20, 25), processes=2))
     return load(str(path))
 
 

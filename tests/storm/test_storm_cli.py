@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 import pytest
 from measured import MEASURES
 from rich.console import Console
+from small_storm import small_storm
 
 from stormbreak.batch.rows import Rows
 from stormbreak.cli import storm_run
@@ -23,26 +24,7 @@ from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.storm.claims import NAMES
 
-SMALL = """
-about = "a herd, and an outage"
-duration = 40
-[provider]
-slots = 5
-service = 1
-queue = 10
-[[trouble]]
-kind = "down"
-at = 5
-until = 8
-[load]
-rate = 3
-herds = [{ at = 5, calls = 20 }]
-processes = 2
-deadline = 10
-timeout = 4
-trigger_at = 5
-trigger_until = 8
-"""
+SMALL = small_storm('about = "a herd, and an outage"', herd=20, processes=2)
 
 
 @pytest.fixture

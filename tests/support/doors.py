@@ -8,7 +8,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from sockets import answer
+from sockets import PATIENCE, answer
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy
@@ -161,6 +161,6 @@ def in_flight(transport):
 
 async def until(fact):
     """Wait until it is so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not fact():  # noqa: ASYNC110 - seldom more than once
             await asyncio.sleep(0.005)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fuzz_answers import CHAT, Meant
 from fuzz_truth import may_be
-from sockets import answer
+from sockets import PATIENCE, answer
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
@@ -138,7 +138,7 @@ class Rig:
         assert self.open <= 4
         await client.close()
         del client
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(PATIENCE):
             while self.open:  # noqa: ASYNC110 - the server hears of it at once
                 await asyncio.sleep(0.001)
 
@@ -158,7 +158,7 @@ class Rig:
 
     async def _look_at_the_next(self):
         """The call after it gets its own answer, whatever is left on the connection."""
-        await asyncio.wait_for(self._played.wait(), 2.0)
+        await asyncio.wait_for(self._played.wait(), PATIENCE)
         if not (self._case.hurried and self._case.end == "keep"):
             await asyncio.sleep(0.002)  # what is left of it arrives
         token = f"token {self._count}"

@@ -1,20 +1,36 @@
-"""Ctrl-C, as the main thread gets it, a moment from now."""
+"""Ctrl-C, as the main thread gets it."""
 
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 
 
+def main_waits():
+    """Whether the main thread waits for another, or for a time."""
+    frame = sys._current_frames()[threading.main_thread().ident]
+    return frame.f_code.co_filename == threading.__file__
+
+
 @contextmanager
-def interrupted(seconds=0.1):
-    """Interrupt what runs within, by a real signal."""
+def interrupted(once=main_waits):
+    """Interrupt what runs within, by a real signal, a moment after `once()` is true for the first time."""
     main = threading.main_thread().ident
-    timer = threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT))
+    over = threading.Event()
+
+    def interrupt():
+        while not once():
+            if over.wait(0.005):
+                return
+        if not over.wait(0.05):
+            signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer.start()
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        over.set()
+        thread.join()
         signal.signal(signal.SIGINT, before)

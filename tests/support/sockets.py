@@ -4,9 +4,14 @@ import asyncio
 import json
 import socket
 import struct
-from contextlib import asynccontextmanager, suppress
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum
 from typing import NamedTuple
+
+PATIENCE = 30.0
+"""Seconds for what takes none on a machine that is not busy; an idle connection is kept for twice as long."""
 
 BODY = json.dumps(
     {"choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}], "usage": {}}
@@ -63,13 +68,13 @@ class Server:
 
     async def all_closed(self):
         """Wait until every client has left."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE):
             while self.closed < self.opened:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
 
     async def asked(self, count=1):
         """Wait until so many requests have come."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(self.requests) < count:  # noqa: ASYNC110 - seldom more than once
                 await asyncio.sleep(0.005)
 
@@ -136,6 +141,36 @@ async def served(*scripts, **options):
     finally:
         listener.close()
         await server.stop()
+
+
+def until(is_so):
+    """Wait for it, on a thread that may block."""
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@contextmanager
+def served_aside(*scripts):
+    """A `Server` on a loop and a thread of its own."""
+    ready, over = threading.Event(), threading.Event()
+    found = []
+
+    async def serving():
+        async with served(*scripts) as server:
+            found.append(server)
+            ready.set()
+            await asyncio.to_thread(over.wait, PATIENCE)
+
+    thread = threading.Thread(target=asyncio.run, args=(serving(),))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        yield found[0]
+    finally:
+        over.set()
+        thread.join()
 
 
 def free_port():

@@ -1,11 +1,4 @@
-"""Figures of a batch for eyes: counts, spans of time, and what it has cost."""
-
-from decimal import Decimal
-
-from stormbreak.batch.spent import Cost, Limit
-from stormbreak.cost.money import USD, between
-
-_NOTHING = USD.shown(Decimal(0))
+"""Large counts and long times, written shortly."""
 
 
 def short(count: int) -> str:
@@ -21,24 +14,3 @@ def span(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def dollars(least: str, most: str, *, unpriced: int, unbounded: int) -> str:
-    """Write what is known and what it can be at the most, both as they are shown, and what is in neither."""
-    said = f"{between(least, most)} USD" + (" or more" if unbounded else "")
-    if not unpriced:
-        return said
-    besides = f"{short(unpriced)} attempts without a known price"
-    return besides if most == _NOTHING else f"{said}, and {besides}"
-
-
-def cost_in_words(cost: Cost, limit: Limit | None) -> str:
-    """Write what a batch has cost, and how much of its limit that is; nothing of what is not known."""
-    said = []
-    if cost.is_known:
-        least, most = USD.shown(cost.least), USD.shown(cost.most)
-        said.append(dollars(least, most, unpriced=cost.unpriced, unbounded=cost.unbounded))
-    if limit is not None:
-        share = int(100 * limit.spent / limit.usd)
-        said.append(f"{share} % of the {USD.exact(limit.usd)} USD that it may cost")
-    return "; ".join(said)

@@ -16,7 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stormbreak.batch.figures import cost_in_words, short, span
+from stormbreak.batch.cost_words import cost_in_words
+from stormbreak.batch.figures import short, span
 from stormbreak.batch.runner import Runner
 from stormbreak.batch.spent import Cost, Limit
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stormbreak.batch.figures import cost_in_words
+from stormbreak.batch.cost_words import cost_in_words
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.status import Status, read_status
 from stormbreak.cli.batch_told import retry_command

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from stormbreak.batch.figures import cost_in_words
+from stormbreak.batch.cost_words import cost_in_words
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.runner import End

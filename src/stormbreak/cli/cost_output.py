@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stormbreak.batch.plain import path_of, plain
-from stormbreak.cli.say import draw, in_json, say
+from stormbreak.cli.draw import draw
+from stormbreak.cli.say import in_json, say
 from stormbreak.cost.sheet import Column, Kind, Sheet, document
 from stormbreak.report.cost_facts import CostFacts
 from stormbreak.report.write import Destination

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from stormbreak.cli.draw import save_picture
 from stormbreak.demo import acts
-from stormbreak.demo.screen import Screen, save_picture
+from stormbreak.demo.screen import Screen
 from stormbreak.demo.stage import ROWS, prepare, provider
 from stormbreak.provider.loader import load
 
@@ -53,5 +54,5 @@ def command(directory: Path, seed: int, svg: Path | None) -> int:
     screen.compare(before, after, spike=spike)
     screen.close(after, where=str(output))
     if svg is not None:
-        save_picture(console, svg)
+        save_picture(console, svg, title="stormbreak demo")
     return 0 if after.answered == ROWS else 1

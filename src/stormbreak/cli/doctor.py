@@ -5,7 +5,8 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from stormbreak.cli.say import draw, in_json, say
+from stormbreak.cli.draw import draw
+from stormbreak.cli.say import in_json, say
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.installed import Installed, Setting, installed, told_of
 from stormbreak.doctor.sdks import NEVER_SENDS

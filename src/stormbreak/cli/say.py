@@ -6,7 +6,6 @@ import sys
 import click
 from msgspec.json import Encoder
 from msgspec.json import format as indented
-from rich.console import Console, RenderableType
 
 from stormbreak.batch.plain import reason
 from stormbreak.errors import ConfigurationError
@@ -31,19 +30,6 @@ def say(text: str, *, end: str = "\n") -> None:
 def in_json(facts: object) -> str:
     """As JSON for programs, indented; decimals are numbers."""
     return indented(_JSON.encode(facts)).decode()
-
-
-def draw(picture: RenderableType, *, least: int = 0) -> None:
-    """Write a table or the like, in colours where that is a terminal; as `say` does.
-
-    It is as wide as the terminal, but `least` wide at least: then the terminal breaks the lines, and nothing is cut off.
-    """
-    console = Console()
-    if console.width < least:
-        console = Console(width=least)
-    with console.capture() as captured:
-        console.print(picture)
-    say(captured.get(), end="")
 
 
 def unwritable(error: OSError) -> ConfigurationError:

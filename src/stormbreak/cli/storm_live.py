@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import click
 
 from stormbreak.batch.plain import plain
+from stormbreak.cli.draw import draw
 from stormbreak.cli.live_screen import progress_of, warnings_of
 from stormbreak.cli.numbers import Number
-from stormbreak.cli.say import draw, say
-from stormbreak.cli.storm_run import judge
+from stormbreak.cli.say import say
+from stormbreak.cli.storm_judge import judge
 from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_told import measures_of, told
 from stormbreak.errors import ConfigurationError

@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from stormbreak.cli.say import draw, say
+from stormbreak.cli.draw import draw
+from stormbreak.cli.say import say
+from stormbreak.cli.storm_judge import judge
 from stormbreak.cli.storm_plot import picture
 from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_told import measures_of, told
@@ -20,9 +22,9 @@ from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.write import Destination
 from stormbreak.storm import contenders, result
-from stormbreak.storm.claims import Claim, parse_claim, values
+from stormbreak.storm.claims import parse_claim
 from stormbreak.storm.many import Run, simulate_all
-from stormbreak.storm.measures import Measures, average
+from stormbreak.storm.measures import average
 from stormbreak.storm.result import Result
 
 
@@ -167,12 +169,3 @@ def _document(
         "policies": policies,
         "runs": [one.plain(series=series) for results in of.values() for one in results],
     }
-
-
-def judge(claim: Claim, text: str, measures: Measures) -> int:
-    """Exit code 1, and why, unless the claim holds."""
-    if claim.holds(measures):
-        return 0
-    said = values(claim, measures)
-    click.echo(f"stormbreak: --assert does not hold: {text}; {said}", err=True)
-    return 1

@@ -15,11 +15,11 @@ from rich.live import Live
 
 from stormbreak.batch.figures import short
 from stormbreak.batch.plain import path_of, reason
+from stormbreak.cli.draw import draw, save_picture
 from stormbreak.cli.keys import pressed
-from stormbreak.cli.say import draw, say
+from stormbreak.cli.say import say
 from stormbreak.cli.top_place import find
 from stormbreak.cli.top_screen import ASCII, Frame, Glyphs
-from stormbreak.demo.screen import save_picture
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.looking import (
     GoneError,

@@ -10,7 +10,8 @@ from decimal import Decimal
 
 from rich.text import Text
 
-from stormbreak.batch.figures import dollars, short, span
+from stormbreak.batch.cost_words import dollars
+from stormbreak.batch.figures import short, span
 from stormbreak.cost.money import USD
 from stormbreak.telemetry.state import (
     BatchState,

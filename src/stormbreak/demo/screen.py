@@ -1,9 +1,7 @@
 """How the demonstration looks."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.panel import Panel
@@ -125,15 +123,6 @@ class Bar:
     def tick(self, answered: int) -> None:
         """Move the bar."""
         self._progress.update(self._task, completed=answered)
-
-
-def save_picture(console: Console, path: Path, *, title: str = "stormbreak demo") -> None:
-    """Save what `console` has printed as SVG, in fonts that every machine has."""
-    svg = console.export_svg(title=title)
-    own_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
-    own_fonts = own_fonts.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
-    indented = own_fonts.replace("<text ", '<text xml:space="preserve" ')
-    path.write_text(indented, encoding="utf-8")
 
 
 def _strip(name: str, result: Result, until: float, *, coloured: bool) -> Text:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+LONG = 300.0  # seconds without a byte that are worth a word; the longest answers begin sooner
+
 
 class Severity(StrEnum):
     """How bad it is, the worst first."""

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
-from stormbreak.doctor.findings import Finding, Severity
+from stormbreak.doctor.findings import LONG, Finding, Severity
 from stormbreak.doctor.sdks import NONE, SDKS, Default, Sdk
-from stormbreak.doctor.spans import LONG
 from stormbreak.doctor.written import Unreadable, number_in
 
 _LIBRARIES = ("httpx2", "httpx")

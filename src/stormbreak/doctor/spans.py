@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from stormbreak.doctor.attempts import attempts_of
-from stormbreak.doctor.findings import Finding, Severity
+from stormbreak.doctor.findings import LONG, Finding, Severity
 from stormbreak.doctor.reaching import Layer
 from stormbreak.doctor.way import Way
 
-LONG = 300.0  # seconds without a byte; the longest answers begin sooner
 _PARTS = ("connect", "read", "write", "pool")
 _MILLISECONDS = {"google": "_http_options", "mistralai": ""}
 """Where those keep theirs that count in milliseconds, and pass it with each request."""

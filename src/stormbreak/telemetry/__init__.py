@@ -3,8 +3,9 @@
 The public names. Each is loaded when it is first used: metrics need an extra.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stormbreak.on_demand import on_demand
 
 if TYPE_CHECKING:
     from stormbreak.telemetry.attaching import attach as attach
@@ -33,13 +34,4 @@ _HOMES = {
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'stormbreak.telemetry' has no attribute {name!r}")
-    return getattr(import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = on_demand(__name__, _HOMES)

@@ -14,7 +14,7 @@ import pytest
 from door_streams import HEAD, chunk
 from doors import KEY, ONCE, QUICK, SAY, in_flight
 from interrupts import interrupted
-from sockets import End, answer, failing, served
+from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
@@ -24,7 +24,6 @@ from stormbreak.httpx2 import AsyncTransport, Transport
 ASK = {"model": "m", "messages": SAY}
 STREAM = ASK | {"stream": True}
 OPEN = [HEAD, chunk("hello"), End.HANG]
-PATIENCE = 10.0  # seconds
 own_and_inner = pytest.mark.parametrize("inner", [None, httpx2.HTTPTransport], ids=["own", "inner"])
 
 
@@ -51,13 +50,6 @@ def serve():
     host.stop()
 
 
-def until(is_so):
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 def stream(client):
     return client.stream("POST", "chat/completions", json=STREAM)
 
@@ -79,7 +71,7 @@ def test_calls_and_streams(serve, inner):
 @own_and_inner
 def test_an_interrupt_closes_the_connection_of_a_call(serve, inner):
     with serve([End.HANG], inner=inner) as (client, server):
-        with interrupted(), pytest.raises(KeyboardInterrupt):
+        with interrupted(once=lambda: server.requests), pytest.raises(KeyboardInterrupt):
             client.post("chat/completions", json=ASK)
         assert in_flight(client._transport) == 0
         until(lambda: server.closed == server.opened == 1)
@@ -88,7 +80,11 @@ def test_an_interrupt_closes_the_connection_of_a_call(serve, inner):
 @own_and_inner
 def test_an_interrupt_closes_a_stream_that_is_read(serve, inner):
     with serve(OPEN, inner=inner) as (client, server):
-        with interrupted(), pytest.raises(KeyboardInterrupt), stream(client) as got:
+        with (
+            interrupted(once=lambda: server.requests),
+            pytest.raises(KeyboardInterrupt),
+            stream(client) as got,
+        ):
             got.read()
         assert in_flight(client._transport) == 0
         until(lambda: server.closed == 1)

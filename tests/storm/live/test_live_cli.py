@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from small_storm import small_storm
 
 from stormbreak.cli.live_screen import warnings_of
 from stormbreak.cli.main import main
@@ -22,23 +23,6 @@ from stormbreak.storm.claims import NAMES
 from stormbreak.storm.live import Played
 from stormbreak.storm.live.busy import Busiest
 
-SCENARIO = """
-duration = 40
-[provider]
-slots = 5
-service = 1
-queue = 10
-[[trouble]]
-kind = "down"
-at = 5
-until = 8
-[load]
-rate = 1
-deadline = 10
-timeout = 4
-trigger_at = 5
-trigger_until = 8
-"""
 BRIEF = """
 duration = 1
 [provider]
@@ -52,12 +36,13 @@ deadline = 60
 timeout = 60
 """
 """Who tries once is never answered, who tries twice always is, however busy the machine: there is time enough."""
+AT_SPEED = ("--speed", "25")
 
 
 @pytest.fixture
 def small(tmp_path):
     path = tmp_path / "small.toml"
-    path.write_text(SCENARIO)
+    path.write_text(small_storm(rate=1))
     return str(path)
 
 

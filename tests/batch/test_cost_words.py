@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from stormbreak.batch.figures import cost_in_words
+from stormbreak.batch.cost_words import cost_in_words
 from stormbreak.batch.spent import Cost, Limit
 
 

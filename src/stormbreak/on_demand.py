@@ -1,0 +1,23 @@
+"""The public names of a package, each loaded from its home when it is first used: importing the package stays quick."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from sys import modules
+from typing import Any
+
+
+def on_demand(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make `__getattr__` and `__dir__` of `package`; `homes` says in which module each name is."""
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        home = homes.get(name)
+        if home is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(home), name)
+
+    def __dir__() -> list[str]:  # noqa: N807
+        return sorted({*vars(modules[package]), *homes})
+
+    return __getattr__, __dir__
