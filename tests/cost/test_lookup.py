@@ -67,9 +67,10 @@ def test_nobody_sells_what_nobody_knows(lookup):
 
 
 def test_no_file_is_called_like_the_market():
-    file = parse("name = 'market'\n[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1", source="x")
-    with pytest.raises(ConfigurationError, match="must not be called 'market'"):
-        Lookup([file])
+    with pytest.raises(
+        ConfigurationError, match="x: name must not be that of list prices, got 'market'"
+    ):
+        parse("name = 'market'\n[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1", source="x")
 
 
 def test_a_model_of_a_day_is_that_model():

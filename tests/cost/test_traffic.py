@@ -82,6 +82,35 @@ def test_a_model_of_which_nothing_is_counted_has_the_mean_prompt_of_all(read):
     assert (other.kind.model, other.tokens, other.estimated) == ("b", Tokens(100, 1, 0), 1)
 
 
+def test_a_usage_without_a_prompt_is_none_and_no_more_is_cached_than_there_is(read):
+    lines = [line(1, chat(usage=used(100, 10, 900))), line(2, chat(usage={"completion_tokens": 7}))]
+    (use,) = read("\n".join(lines)).uses
+    assert (use.tokens, use.estimated) == (Tokens(200, 10 + 2, 100), 1)
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_a_refusal_in_a_file_of_a_batch_api_is_no_answer(read, status):
+    refusal = json.loads(line(2, {"error": {"code": "x"}}))
+    refusal["response"]["status_code"] = status
+    (use,) = read("\n".join([line(1, chat(usage=used(1, 1))), json.dumps(refusal)])).uses
+    assert (use.kind.model, use.requests) == ("m", 1)
+
+
+@pytest.mark.parametrize("status", [200, 399, None, "400"])
+def test_every_other_response_is_one(read, status):
+    answer = json.loads(line(1, chat(usage=used(1, 1))))
+    answer["response"]["status_code"] = status
+    assert read(json.dumps(answer)).uses[0].requests == 1
+
+
+def test_byte_order_marks_are_read_over(read):
+    mark = "\ufeff"
+    answers = f"{mark}{line(1, chat(usage=used(1, 1)))}\n"
+    assert read(answers * 2).uses[0].requests == 2  # two files, one behind the other
+    assert read(mark + json.dumps(page([result()]))).uses[0].requests == 5
+    assert read(f"{mark}model,input_tokens,output_tokens\nm,1,1\n").uses[0].tokens.input == 1
+
+
 def test_a_body_that_is_no_object_is_estimated_too(read):
     _, other = read("\n".join([line(1, chat(usage=used(8, 8))), line(2, "<html>")])).uses
     assert (other.kind.model, other.estimated) == (UNNAMED, 1)
@@ -197,6 +226,37 @@ def test_the_csv_of_the_dashboard(read):
 def test_a_file_of_another_kind(read, text, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
         read(text)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_csv_end_as_they_like(tmp_path, end):
+    path = tmp_path / "file"
+    path.write_bytes(f"model,input_tokens,output_tokens{end}m,3,4{end}".encode())
+    assert read_traffic(path).uses[0].tokens == Tokens(3, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("m,1,000,5", "line 2 has more cells, or fewer, than the head"),
+        ("m,1", "line 2 has more cells, or fewer, than the head"),
+        ("m,1,1\nm,-1,1", "line 3: input_tokens must be a count, got -1"),
+        ("y" * 200_000, "line 2: broken CSV: field larger than field limit"),
+    ],
+)
+def test_a_row_that_cannot_be_right(read, row, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        read(f"model,input_tokens,output_tokens\n{row}\n")
+
+
+def test_a_time_that_is_none_is_named(read):
+    with pytest.raises(ConfigurationError, match="line 2: end_time must be a count, got soon"):
+        read("end_time,model,input_tokens,output_tokens\nsoon,m,1,1\n")
+
+
+def test_a_head_that_is_too_long_is_no_csv(read):
+    with pytest.raises(ConfigurationError, match="file: line 1: broken CSV"):
+        read("x" * 200_000)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

@@ -58,7 +58,12 @@ def _watched(storm: Storm, path: Path, scenario: str | None) -> Decimal:
         raise ConfigurationError(
             f"{path}: {storm.scenario} has no trigger, so no downtime to price"
         )
-    return max(Decimal(0), duration - (begun or 0))
+    begun = begun or Decimal(0)
+    if begun >= duration:
+        raise ConfigurationError(
+            f"{path}: trigger_at must be before the end, {duration:f}, got {begun:f}"
+        )
+    return duration - begun
 
 
 def _words(storm: Storm, found: list[Loss], downtime: Downtime, currency: Currency) -> list[str]:
