@@ -185,6 +185,35 @@ def test_kinds_of_tokens_have_their_prices(document, tmp_path):
     assert monthly("--prompt", "2k") == Decimal("7.2")
 
 
+def test_what_is_assumed_is_said(cost):
+    argv = [
+        "compare",
+        "--models",
+        "claude-sonnet-4-5",
+        "--providers",
+        "anthropic",
+        "--tokens",
+        "1M,2M,1M",
+    ]
+    out = cost(*argv)
+    assert "1M, 2M tokens a month: 70.0 % of them input, none of it cached.\n" in out
+    assert "service" not in out
+    out = cost(
+        *argv,
+        "--input-share",
+        "0.4",
+        "--cache-rate",
+        "0.25",
+        "--prompt",
+        "300k",
+        "--service",
+        "batch",
+    )
+    said = "40.0 % of them input, 25.0 % of that from a cache, in prompts of 300k, at batch prices."
+    assert said in out
+    assert "service" in out
+
+
 def test_with_one_provider_models_are_held_against_the_first(document):
     argv = ["compare", *ARTICLE, "--tokens", "1M", "--providers", "holysheep"]
     rows = document(*argv, "--models", "gpt-4.1,deepseek-v3.2")["rows"]
@@ -249,6 +278,21 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
     assert "1 did not say what they used: estimated" in out
     assert "Nobody is known to sell 'storm-1'" in out
     assert "Together: 126.12 USD a month" in out
+
+
+def test_services_are_told_apart(cost, tmp_path):
+    usage = {"prompt_tokens": 1000, "completion_tokens": 0}
+    answer = body("gpt-4.1", **usage)
+    out = cost(
+        "compare",
+        "--from",
+        lines(tmp_path, answer, {**answer, "service_tier": "flex"}),
+        "--providers",
+        "openai",
+    )
+    assert "service" in out.splitlines()[0]
+    assert "gpt-4.1 (flex): 1 requests" in out
+    assert "No flex prices are known of openai/gpt-4.1." in out
 
 
 def test_hostile_names_reach_no_terminal(cost, tmp_path):

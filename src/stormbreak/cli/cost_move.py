@@ -10,7 +10,7 @@ from stormbreak.cli.cost_words import notes_of, whence
 from stormbreak.cost.advice import Move, reasons
 from stormbreak.cost.compare import Demand, at_list
 from stormbreak.cost.lookup import Lookup, Offer
-from stormbreak.cost.money import KEPT, Currency, rounded
+from stormbreak.cost.money import KEPT, Currency, near, rounded
 from stormbreak.cost.outage import Downtime
 from stormbreak.cost.prices import Prices
 from stormbreak.cost.roi import Case, sensitivity
@@ -114,7 +114,7 @@ def _verdict(case: Case, currency: Currency) -> str:
     share = "" if case.share is None else f", {percent(case.share)} of what is paid now"
     saved = f"The move saves {currency.shown(case.saving)} {currency.code} a month{share}"
     assert case.payback is not None, "what saves is paid back"
-    return f"{saved}, and is paid back after {rounded(case.payback, 1):,} months."
+    return f"{saved}, and is paid back after {near(case.payback, 1)} months."
 
 
 def _parse(option: str, text: str) -> Offer:

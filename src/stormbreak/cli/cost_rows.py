@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import click
 
-from stormbreak.cli.cost_options import names_in
+from stormbreak.cli.cost_options import names_in, sellers_in
 from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
 from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
 from stormbreak.cost.money import Currency
@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
     @classmethod
     def parse(cls, models: str, providers: str) -> Self:
         """Read them. Raises ConfigurationError."""
-        return cls(names_in(models), [Seller.parse(name) for name in names_in(providers)])
+        return cls(names_in(models), sellers_in(providers))
 
 
 def planned(demands: Sequence[Demand], wanted: Wanted, lookup: Lookup) -> list[Row]:
@@ -108,7 +108,8 @@ def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
 def _told(use: Use) -> str:
     entry, output, cached = map(Decimal, use.tokens)
     amounts = f"{volume(entry)} tokens in ({volume(cached)} cached)"
-    said = f"{use.kind.model}: {use.requests:,} requests, {amounts}, {volume(output)} out"
+    service = f" ({use.kind.service})" if use.kind.service is not Service.STANDARD else ""
+    said = f"{use.kind.model}{service}: {use.requests:,} requests, {amounts}, {volume(output)} out"
     if use.estimated:
         said += f"; {use.estimated:,} did not say what they used: estimated"
     return f"{said}."

@@ -6,7 +6,7 @@ from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
 from stormbreak.cost.compare import MONTHS
-from stormbreak.cost.money import Currency, rounded
+from stormbreak.cost.money import Currency, near
 from stormbreak.cost.prices import Prices
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import percent, volume
@@ -61,7 +61,9 @@ def reasons(move: Move, currency: Currency) -> Iterator[Reason]:
     if move.per_minute and case.saving > 0:
         minutes = case.saving / move.per_minute
         each = amount(move.per_minute)
-        said = f"{rounded(minutes, 2):,} minutes more downtime a month, at {each} each, cost what it saves."
+        said = (
+            f"{near(minutes, 2)} minutes more downtime a month, at {each} each, cost what it saves."
+        )
         yield Reason(holds=False, said=said)
     yield from _old(move)
 

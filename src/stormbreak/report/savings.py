@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from stormbreak.cost.compare import MONTHS
-from stormbreak.cost.money import Currency, rounded
+from stormbreak.cost.money import Currency, near
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import percent
 from stormbreak.report.cost_facts import CostFacts
@@ -75,7 +75,7 @@ def _told(payback: Decimal | None) -> str:
 
 
 def _months(months: Decimal) -> str:
-    return f"{rounded(months, 1):,} months"
+    return f"{near(months, 1)} months"
 
 
 def _scale(most: Decimal) -> tuple[int, str]:
