@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from threading import Thread
@@ -364,26 +363,3 @@ def test_files_alone_load_no_market():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.endswith("\nFalse\n")
-
-
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
-@pytest.mark.parametrize("width", [200, 80, 40])
-def test_no_terminal_is_too_narrow_for_a_number(width):
-    out = in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B")
-    for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):
-        assert whole in out
-
-
-def in_terminal(width, *argv):
-    """What the command writes to a terminal that is so wide."""
-    main_end, end = os.openpty()
-    code = "import sys; from stormbreak.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    env = {**os.environ, "COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": "xterm"}
-    with subprocess.Popen([sys.executable, "-c", code, *argv], stdout=end, env=env):
-        os.close(end)
-        said = b""
-        with suppress(OSError):  # its end
-            while piece := os.read(main_end, 65_536):
-                said += piece
-    os.close(main_end)
-    return said.decode()
