@@ -53,8 +53,16 @@ def test_numbers_are_exact():
 
 
 def test_another_currency_has_a_rate():
-    (prices,) = parse(f"currency = 'CNY'\nper_usd = 8\n{ONE}flat = 2", source="x").offers()
-    assert prices.standard.input.base == Decimal("0.25")
+    long = "long_prompts = [{ above = 9, flat = 4 }]\nbatch = { flat = 1 }"
+    (prices,) = parse(f"currency = 'CNY'\nper_usd = 8\n{ONE}flat = 2\n{long}", source="x").offers()
+    assert prices.standard.input == Rate(Decimal("0.25"), (Step(9, Decimal("0.5")),))
+    assert prices.batch.output == Rate(Decimal("0.125"))
+
+
+def test_each_service_has_its_own_prices():
+    services = "batch = { flat = 1 }\nflex = { flat = 2 }\npriority = { flat = 4 }"
+    (prices,) = parse(f"{ONE}flat = 3\n{services}", source="x").offers()
+    assert [prices.rates(service).input.base for service in Service] == [3, 1, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -166,13 +166,16 @@ def _verdict(rows: Sequence[Row], currency: Currency) -> str:
     best = max(rows, key=lambda row: row.share or 0)
     if not best.share or best.monthly is None or best.against is None:
         return "No offer costs less than the first that it is held against."
-    monthly, against = currency.shown(best.monthly), currency.shown(best.against)
-    claim = ", a claim" if best.prices and best.prices.source.claim else ""
+    first = next(row for row in rows if row.demand is best.demand and row.monthly == best.against)
     return (
-        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{claim},"
-        f" {_traffic(best.demand)} cost {monthly} {currency.code} a month,"
-        f" {percent(best.share)} less than the first offer's {against}."
+        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{_claim(best)},"
+        f" {_traffic(best.demand)} cost {currency.told(best.monthly)} a month, {percent(best.share)} less than"
+        f" the first offer's {currency.shown(best.against)}{_claim(first)}."
     )
+
+
+def _claim(row: Row) -> str:
+    return ", a claim" if row.prices and row.prices.source.claim else ""
 
 
 def _cells(row: Row) -> list[Cell]:

@@ -123,5 +123,5 @@ def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
     known = [row.monthly for row in firsts.values() if row.monthly is not None]
     if len(firsts) > 1:
         of = "" if len(known) == len(firsts) else ", without what has no price"
-        total = currency.shown(sum(known, Decimal(0)))
-        yield f"Together: {total} {currency.code} a month, each model at its first provider{of}."
+        total = currency.told(sum(known, Decimal(0)))
+        yield f"Together: {total} a month, each model at its first provider{of}."

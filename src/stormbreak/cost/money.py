@@ -75,6 +75,10 @@ class Currency:
         """An amount of dollars in this currency, for eyes; without its code."""
         return near(usd * self.per_usd, PLACES[self.code])
 
+    def told(self, usd: Decimal) -> str:
+        """The same with its code."""
+        return f"{self.shown(usd)} {self.code}"
+
     def exact(self, usd: Decimal) -> str:
         """A price in this currency, as exact as it is given, and with the places of its coin at least."""
         price = plain(usd * self.per_usd)
