@@ -44,7 +44,6 @@ class Move:
 
 def reasons(move: Move, currency: Currency) -> Iterator[Reason]:
     """Give each reason that the figures hold, the weightiest first."""
-
     case, amount = move.case, currency.told
     if case.saving < 0:
         yield Reason(holds=True, said=f"It costs {amount(-case.saving)} a month more.")
