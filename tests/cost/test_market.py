@@ -61,6 +61,10 @@ def test_a_request_that_costs_besides_is_noted(market):
     assert "each request has a price besides" in market.find("perplexity", "sonar").notes
 
 
+def test_what_its_provider_deprecates_is_noted(market):
+    assert "deprecated by its provider" in market.find("avian", "deepseek/deepseek-v3.2").notes
+
+
 def test_our_names_of_providers_are_known(market):
     assert market.find("gemini", "gemini-2.5-flash").listed_as == "gemini-2.5-flash"
     assert market.find("XAI", "grok-4") is not None

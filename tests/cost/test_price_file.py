@@ -117,7 +117,11 @@ def test_each_service_has_its_own_prices():
         (f"{ONE}flat = 1\nbatch = 3", "prices[0].batch must be a table, got 3"),
         (
             f"{ONE}flat = 1\nlong_prompts = [{{ above = 0, flat = 1 }}]",
-            "prices[0].long_prompts[0].above must be positive, got 0",
+            "prices[0].long_prompts[0].above must be a number of tokens, got 0",
+        ),
+        (
+            f"{ONE}flat = 1\nlong_prompts = [{{ above = 1000000001, flat = 1 }}]",
+            "prices[0].long_prompts[0].above must be a number of tokens, got 1000000001",
         ),
         ("[[prices]]\nprovider = 'x'\nflat = 1", "prices[0] lacks model, got a table"),
         (

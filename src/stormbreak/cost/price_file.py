@@ -67,7 +67,7 @@ class LongPrompts(Asked):
 
     def __post_init__(self) -> None:
         Asked.__post_init__(self)
-        require(0 < self.above <= _LONGEST_PROMPT, "above must be positive", self.above)
+        require(0 < self.above <= _LONGEST_PROMPT, "above must be a number of tokens", self.above)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
