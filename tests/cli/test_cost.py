@@ -306,6 +306,14 @@ def test_hostile_names_reach_no_terminal(cost, tmp_path):
     assert "[bold]" in out
 
 
+def test_names_in_wide_letters_are_not_broken(cost, tmp_path):
+    usage = {"prompt_tokens": 10, "completion_tokens": 0}
+    answers = lines(tmp_path, body("gpt-4.1", **usage), body("\u6a21\u578b\u6a21\u578b", **usage))
+    out = cost("compare", "--from", answers, "--times", "10000")
+    assert any(line.startswith("\u6a21\u578b\u6a21\u578b") for line in out.splitlines())
+    assert "A month is what the file holds, 10,000 times (--times)." in out
+
+
 def test_a_pipe_is_read_once(document, tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)

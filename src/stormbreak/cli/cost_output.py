@@ -9,6 +9,7 @@ import click
 from msgspec.json import Encoder
 from msgspec.json import format as indented
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
@@ -116,7 +117,7 @@ def _widths(
     columns: Sequence[Column], titles: Sequence[str], rows: Sequence[list[str]], room: int | None
 ) -> list[int]:
     """How wide each column is: as it likes; else with its title in lines; else with the longest texts in lines, too."""
-    cells = [max((len(row[place]) for row in rows), default=0) for place in range(len(titles))]
+    cells = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(titles))]
     widths = [max(len(title), most) for title, most in zip(titles, cells, strict=True)]
     if room is None:
         return widths

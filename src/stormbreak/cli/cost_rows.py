@@ -101,7 +101,7 @@ def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
     if traffic.since and traffic.until:
         yield f"Counted from {traffic.since} to {traffic.until}."
     yield from traffic.said
-    often = "once" if times == 1 else f"{times:f} times"
+    often = "once" if times == 1 else f"{times:,f} times"
     yield f"A month is what the file holds, {often} (--times)."
 
 
