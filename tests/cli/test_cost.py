@@ -310,7 +310,7 @@ def test_names_in_wide_letters_are_not_broken(cost, tmp_path):
     usage = {"prompt_tokens": 10, "completion_tokens": 0}
     answers = lines(tmp_path, body("gpt-4.1", **usage), body("\u6a21\u578b\u6a21\u578b", **usage))
     out = cost("compare", "--from", answers, "--times", "10000")
-    assert any(line.startswith("\u6a21\u578b\u6a21\u578b") for line in out.splitlines())
+    assert any(line.startswith("\u6a21\u578b\u6a21\u578b  ") for line in out.splitlines())
     assert "A month is what the file holds, 10,000 times (--times)." in out
 
 
