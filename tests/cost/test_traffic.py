@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from stormbreak.cost import traffic_file
 from stormbreak.cost.answers import UNNAMED
 from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.traffic import Kind
@@ -267,6 +268,17 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
     with pytest.raises(ConfigurationError, match="not UTF-8 text"):
         read_traffic(tmp_path / "binary")
+
+
+def test_an_export_has_a_bound_and_output_has_none(read, monkeypatch):
+    monkeypatch.setattr(traffic_file, "LARGEST", 600)
+    answers = "".join(f"{line(number, chat(usage=used(1, 1)))}\n" for number in range(9))
+    assert len(answers) > 600
+    assert read(answers).uses[0].requests == 9
+    head = "model,input_tokens,output_tokens\n"
+    assert read(head + "m,1,1\n" * 94).uses[0].requests == 94  # 597 bytes
+    with pytest.raises(ConfigurationError, match="too large for an export of usage: more than 600"):
+        read(head + "m,1,1\n" * 95)
 
 
 def test_amounts_are_whole(read):
