@@ -106,6 +106,7 @@ def test_every_price_of_the_market_can_be_read(market):
 
 def test_who_makes_a_model_comes_before_who_only_sells_it(market):
     assert market.sellers("gpt-4.1-2025-04-14")[0] == "openai"
+    assert market.sellers("o3")[:2] == ["openai", "azure"]  # which has a list of its own, too
     assert market.sellers("nothing-like-it") == []
 
 
