@@ -160,6 +160,15 @@ def test_a_page_of_the_usage_api(read):
     assert not traffic.said
 
 
+def test_what_a_page_says_oddly_is_read_with_sense(read):
+    odd = [result(input_cached_tokens=5000, num_model_requests=0), result(input_tokens=0)]
+    absurd = page(odd)
+    absurd["data"][0]["start_time"] = -(10**15)
+    traffic = read(json.dumps(absurd))
+    assert [(use.tokens, use.requests) for use in traffic.uses] == [(Tokens(1000, 1000, 1000), 6)]
+    assert (traffic.since, str(traffic.until)) == (None, "2024-11-02")
+
+
 def test_several_pages_and_one_that_is_not_the_last(read):
     traffic = read(json.dumps([page([result()]), page([result()], has_more=True)], indent=1))
     assert traffic.uses[0].tokens.input == 2000
