@@ -177,7 +177,16 @@ def test_the_articles_comparison_as_a_report(tmp_path):
     assert "USD a month for 50M tokens" in said
     assert "gpt-4.1, openai, by article-2025 (a claim) 3,000.00 USD" in said
     assert "gpt-4.1, holysheep, by article-2025 (a claim) 400.00 USD" in said
+    assert "by article-2025, a claim, 50M tokens cost 400.00 USD a month," in said
     assert "86.7 % less than the first offer's 3,000.00, a claim." in said
+
+
+def test_each_volume_has_its_own_bars(tmp_path):
+    said = report_of(tmp_path, "cost", *COMPARE, "--tokens", "1M,2M")
+    first = said.index("USD a month for 1M tokens")
+    second = said.index("USD a month for 2M tokens")
+    assert "(a claim) 60.00 USD" in said[first:second]
+    assert "(a claim) 120.00 USD" not in said[first:second]
 
 
 def test_losses_in_a_storm_are_bars_by_policy(tmp_path):
