@@ -89,6 +89,11 @@ def test_kinds_of_tokens_have_their_prices(document, tmp_path):
     assert monthly("--prompt", "2k") == Decimal("7.2")
 
 
+def test_a_price_file_may_be_named_twice(document):
+    once = document("prices", *ARTICLE)
+    assert document("prices", *ARTICLE, *ARTICLE) == once
+
+
 def test_what_is_assumed_is_said(cost):
     argv = [
         "compare",
