@@ -89,6 +89,17 @@ def test_kinds_of_tokens_have_their_prices(document, tmp_path):
     assert monthly("--prompt", "2k") == Decimal("7.2")
 
 
+def test_prices_of_long_prompts_have_their_rows_in_the_currency_asked_for(document, tmp_path):
+    deal = tmp_path / "deal.toml"
+    long = "long_prompts = [{ above = 1000, input = 4 }]"
+    deal.write_text(f"[[prices]]\nprovider = 'x'\nmodel = 'm'\ninput = 2\noutput = 8\n{long}\n")
+    argv = ["prices", "--prices", str(deal), "--currency", "EUR", "--rate", "0.5"]
+    assert [
+        (row["prompts_above"], row["input"], row["output"], row["currency"])
+        for row in document(*argv)["prices"]
+    ] == [(None, 1, 4, "EUR"), (1000, 2, 4, "EUR")]
+
+
 def test_a_price_file_may_be_named_twice(document):
     once = document("prices", *ARTICLE)
     assert document("prices", *ARTICLE, *ARTICLE) == once

@@ -53,6 +53,11 @@ def test_first_the_titles_go_into_two_lines():
     assert any("article-2025" in line for line in lines)
 
 
+def test_titles_take_no_more_lines_than_they_must():
+    lines = in_terminal(100, "cost", "roi", *MOVE, "--tokens", "1M")
+    assert lines[2].startswith("──")
+
+
 def test_then_the_longest_text_goes_into_lines_and_no_further_than_it_must():
     lines = in_terminal(100, "cost", "roi", *MOVE, "--tokens", "2B")
     assert 98 <= max(map(len, lines[:12])) <= 100

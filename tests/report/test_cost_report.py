@@ -211,6 +211,8 @@ def test_prices_and_estimates_have_reports(tmp_path):
     said = report_of(tmp_path, "cost", "prices", "gpt-4.1", "--prices", "article-2025")
     assert "Output, USD per million tokens" in said
     assert "gpt-4.1, holysheep, by article-2025 (a claim) 8.00 USD" in said
+    said = report_of(tmp_path, "cost", "prices", "claude-sonnet-4-5", "--providers", "anthropic")
+    assert "claude-sonnet-4-5, anthropic, by market 3.00 USD" in said  # not that of long prompts
     source = write(tmp_path / "in.jsonl", chat_rows(3, model="gpt-4.1"))
     said = report_of(tmp_path, "batch", "estimate", str(source), "--provider", "openai")
     assert re.search(r"3 rows: [<.\d]+ USD are expected\.", said)
