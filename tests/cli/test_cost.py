@@ -200,6 +200,34 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
     assert "Together: 126.12 USD a month" in out
 
 
+def test_what_was_used_is_held_against_other_models_and_at_another_service(document, tmp_path):
+    answers = lines(tmp_path, body("gpt-4.1", prompt_tokens=10**6, completion_tokens=10**6))
+    argv = ["compare", "--from", answers, "--providers", "openai,anthropic"]
+    rows = document(*argv, "--models", "gpt-4.1-mini,claude-sonnet-4-5")["rows"]
+    assert [(row["model"], row["provider"], row["monthly"]) for row in rows] == [
+        ("gpt-4.1", "openai", 10),
+        ("gpt-4.1-mini", "openai", 2),
+        ("claude-sonnet-4-5", "anthropic", 18),
+    ]  # and no row for what a provider does not sell
+    assert {row["used"] for row in rows} == {"gpt-4.1"}
+    (row,) = document(*argv, "--service", "batch")["rows"]
+    assert (row["service"], row["monthly"]) == ("batch", 5)
+
+
+def test_an_export_says_of_when_it_is_and_what_it_lacks(cost, tmp_path):
+    used = {
+        "object": "organization.usage.completions.result",
+        "model": "gpt-4.1",
+        "input_tokens": 9,
+    }
+    bucket = {"start_time": 1730419200, "end_time": 1730505600, "results": [used]}
+    path = tmp_path / "usage.json"
+    path.write_text(json.dumps({"data": [bucket], "has_more": True}))
+    out = cost("compare", "--from", str(path))
+    assert "Counted from 2024-11-01 to 2024-11-02." in out
+    assert "There are more pages of this export (has_more): they are not in it." in out
+
+
 def test_services_are_told_apart(cost, tmp_path):
     usage = {"prompt_tokens": 1000, "completion_tokens": 0}
     answer = body("gpt-4.1", **usage)

@@ -170,6 +170,13 @@ def test_no_argument_that_is_a_key_is_repeated(argv, capsys):
     assert "c4n4ry" not in said
 
 
+def test_a_misspelt_model_is_not_lost_among_those_that_were_used(tmp_path, capsys):
+    path = tmp_path / "usage.csv"
+    path.write_text("model,input_tokens,output_tokens\ngpt-4.1,1,1\n")
+    said = refused(capsys, f"compare --from {path} --models gtp-4.1")
+    assert said.startswith("nobody is known to sell 'gtp-4.1'; did you mean gpt-4.1")
+
+
 def test_a_storm_without_a_trigger_has_no_price(tmp_path, capsys):
     path = tmp_path / "storm.json"
     path.write_text(

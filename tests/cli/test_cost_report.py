@@ -127,7 +127,9 @@ def test_several_models_are_summed_up_where_all_have_a_price(batch, deal, tmp_pa
     assert (first["answers"], second["answers"], second["useful"]) == (40, 20, None)
 
     text = Path(deal).read_text()
-    Path(deal).write_text(text + text.replace("storm-1", "storm-2").replace("input = 3", "input = 6"))
+    Path(deal).write_text(
+        text + text.replace("storm-1", "storm-2").replace("input = 3", "input = 6")
+    )
     page = tmp_path / "page.html"
     out = report(capsys, batch, "--prices", deal, "--json", "--report", page)
     first, second, whole = json.loads(out, parse_float=Decimal)["models"]
