@@ -201,8 +201,8 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
 
 
 def test_what_was_used_is_held_against_other_models_and_at_another_service(document, tmp_path):
-    answers = lines(tmp_path, body("gpt-4.1", prompt_tokens=10**6, completion_tokens=10**6))
-    argv = ["compare", "--from", answers, "--providers", "openai,anthropic"]
+    answers = lines(tmp_path, body("gpt-4.1", prompt_tokens=10**5, completion_tokens=10**5))
+    argv = ["compare", "--from", answers, "--times", "10", "--providers", "openai,anthropic"]
     rows = document(*argv, "--models", "gpt-4.1-mini,claude-sonnet-4-5")["rows"]
     assert [(row["model"], row["provider"], row["monthly"]) for row in rows] == [
         ("gpt-4.1", "openai", 10),

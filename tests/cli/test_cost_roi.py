@@ -132,3 +132,22 @@ def test_a_storm_that_tells_its_times_needs_no_scenario(document, tmp_path):
     )
     (loss,) = document("roi", "--storm", str(path), "--downtime-minutes", "1")["storm"]
     assert (loss["downtime_minutes"], loss["cost"]) == (1, 180_000)
+    (loss,) = document("roi", "--storm", str(path), "--scenario", "incident")["storm"]
+    assert loss["downtime_minutes"] == Decimal("23.783333")  # which was asked for, and counts
+
+
+def test_the_better_policy_is_named_whichever_was_asked_for(cost, tmp_path):
+    runs = [{"policy": "mine", "goodput": 0.5}, {"policy": "other", "goodput": 1}]
+    path = tmp_path / "storm.json"
+    path.write_text(json.dumps({"scenario": "incident", "policy": "mine", "runs": runs}))
+    out = cost("roi", "--storm", str(path), "--downtime-minutes", "1", "--downtime-cost", "60")
+    assert "incident under mine costs 713.50 USD more than under other." in out
+    assert "1 minutes of downtime cost 60.00 USD (as you say): 60.00 USD a minute." in out
+
+
+def test_what_is_not_said_of_a_downtime_is_the_articles(cost):
+    out = cost("roi", *MOVE, "--tokens", "50M", "--downtime-minutes", "10")
+    assert "0.14 minutes more downtime a month, at 18,000.00 USD each" in out
+    out = cost("roi", *MOVE, "--tokens", "50M", "--downtime-cost", "23000")
+    assert "2.60 minutes more downtime a month, at 1,000.00 USD each" in out
+    assert "more downtime" not in cost("roi", *MOVE, "--tokens", "50M")
