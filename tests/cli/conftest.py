@@ -1,3 +1,6 @@
+import json
+from decimal import Decimal
+
 import pytest
 from batches import chat_rows, write
 
@@ -27,5 +30,28 @@ def batch_run(source, output, capsys):
         url = ("--base-url", provider.base_url) if provider else ()
         code = main(["batch", "run", str(source), "--output", str(output), *url, *flags])
         return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def cost(capsys):
+    """Run it in this process; return what it prints."""
+
+    def call(*argv):
+        code = main(["cost", *argv])
+        out, err = capsys.readouterr()
+        assert (code, err) == (0, "")
+        return out
+
+    return call
+
+
+@pytest.fixture
+def document(cost):
+    """The same as one document, read exactly."""
+
+    def call(*argv):
+        return json.loads(cost(*argv, "--json"), parse_float=Decimal)
 
     return call

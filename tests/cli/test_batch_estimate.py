@@ -113,11 +113,28 @@ def test_what_has_no_price_is_not_free(estimate):
 def test_half_a_price_is_none(estimate, tmp_path):
     path = tmp_path / "half.toml"
     path.write_text("[[prices]]\nprovider = 'acme.example'\nmodel = 'storm-1'\ninput = 4\n")
-    (model,) = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))["models"]
+    said = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))
+    (model,) = said["models"]
 
     assert (model["rows"], model["expected"], model["most"], model["batch_api"]) == (
         2, None, None, None,
     )  # fmt: skip
+    why = "No price of answers is known of storm-1 at acme.example, so no cost is."
+    assert why in said["notes"]
+
+
+def test_half_a_price_of_the_batch_api_is_none_and_told(estimate, tmp_path):
+    path = tmp_path / "half.toml"
+    path.write_text(
+        "[[prices]]\nprovider = 'acme.example'\nmodel = 'storm-1'\nflat = 4\nbatch = { input = 2 }\n"
+    )
+    said = estimate(chat_rows(2, max_tokens=100), *URL, "--prices", str(path))
+
+    assert said["models"][0]["expected"] > 0
+    assert said["models"][0]["batch_api"] is None
+    assert (
+        "No price of answers by the batch API is known of storm-1 at acme.example." in said["notes"]
+    )
 
 
 def test_a_list_price_and_its_batch_api(estimate):
@@ -133,18 +150,26 @@ def test_no_key_is_needed_and_a_table_says_it_in_words(tmp_path, deal, capsys):
     assert main(["batch", "estimate", str(source), *URL, *deal]) == 0
     out, _ = capsys.readouterr()
 
-    assert "Nothing bounds the answers of 3 rows" in out
+    assert "bounds the answers of 3 rows" in out
     assert "USD expected" in out
 
 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--rpm", "0"], "must be positive and finite"),
-        (["--rpm", "nan"], "must be positive and finite"),
+        (
+            ["--rpm", "0"],
+            "--rpm': must be a positive number from 0.001 to 1,000,000,000,000, got '0'",
+        ),
+        (["--rpm", "nan"], "must be a positive number from"),
+        (["--rpm", "1e-300"], "must be a positive number from"),
+        (["--tpm", "1e13"], "--tpm': must be a positive number from"),
         (["--concurrency", "0"], "--concurrency"),
+        (["--concurrency", "1000001"], "--concurrency"),
+        (["--longest-answer", "10000001"], "--longest-answer"),
+        (["--latency", "1e308"], "--latency': must be a positive number from 0.001 to 86,400"),
         (["--answer", "-1"], "--answer"),
-        (["--latency", "soon"], "must be a number of seconds"),
+        (["--latency", "soon"], "must be a positive number"),
         (["--prices", "nowhere.toml"], "nowhere.toml"),
         (["--currency", "XXX", "--rate", "2"], "currency"),
         (["--json", "--csv"], "one of them"),

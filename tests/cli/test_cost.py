@@ -6,38 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from threading import Thread
 
-import pytest
-
-from stormbreak.cli.main import main
-
 ARTICLE = ["--prices", "article-2025"]
-MOVE = [*ARTICLE, "--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1"]
-
-
-@pytest.fixture
-def cost(capsys):
-    """Run it in this process; return what it prints."""
-
-    def call(*argv):
-        code = main(["cost", *argv])
-        out, err = capsys.readouterr()
-        assert (code, err) == (0, "")
-        return out
-
-    return call
-
-
-@pytest.fixture
-def document(cost):
-    def call(*argv):
-        return json.loads(cost(*argv, "--json"), parse_float=Decimal)
-
-    return call
 
 
 def test_the_articles_table_of_volumes(document):
@@ -72,75 +45,6 @@ def test_the_articles_table_of_prices_stands_beside_todays_lists(cost):
     assert "are a claim" in out
     assert "Only GPT-4.1 is OpenAI's" in out
     assert "nobody here has measured them" in out
-
-
-def test_the_articles_example(document, cost):
-    said = document("roi", *MOVE, "--tokens", "50M")
-    given, listed, *moved = said["cases"]
-    assert given == {
-        "case": "as given", "current": 3000, "candidate": 400, "saved_a_month": 2600,
-        "saved_a_year": 31_200, "savings_share": Decimal("0.866667"),
-        "payback_months": Decimal("0.769231"), "return_12_months": Decimal("14.6"),
-        "break_even_tokens": Decimal("3205128.205128"),
-    }  # fmt: skip
-    assert (listed["case"], listed["payback_months"]) == ("current at its list price", None)
-    assert len(moved) == 6
-    assert said["migration"] == 2000
-    out = cost("roi", *MOVE, "--tokens", "50M")
-    row = next(line for line in out.splitlines() if line.startswith("as given")).split()
-    assert row == [
-        "as",
-        "given",
-        "3,000.00",
-        "400.00",
-        "2,600.00",
-        "31,200.00",
-        "86.7",
-        "%",
-        "0.8",
-        "1,460.0",
-        "%",
-    ]
-
-
-def test_a_contract_is_no_claim_about_the_list(document, tmp_path):
-    deal = tmp_path / "deal.toml"
-    maker = "maker = 'openai/gpt-4.1'"
-    deal.write_text(f"[[prices]]\nprovider = 'openai'\nmodel = 'gpt-4.1'\nflat = 1\n{maker}\n")
-    argv = [
-        "--prices",
-        str(deal),
-        "--current",
-        "openai/gpt-4.1",
-        "--candidate",
-        "openai/gpt-4.1-mini",
-    ]
-    said = document("roi", *argv, "--tokens", "1M")
-    assert [row["case"] for row in said["cases"]][1] == "current price +20%"
-    assert not any("list price of" in it["said"] for it in said["when_not_to_switch"])
-
-
-def test_when_not_to_switch_is_told_from_the_figures(document):
-    said = document("roi", *MOVE, "--tokens", "50M")
-    first = said["when_not_to_switch"][0]
-    assert first["holds"]
-    assert first["said"].startswith("Today's list price of openai/gpt-4.1 makes ")
-
-
-def test_work_and_its_price_can_be_said(document):
-    said = document("roi", *MOVE, "--tokens", "1M", "--hours", "10", "--hourly", "80.5")
-    assert said["migration"] == 805
-    free = document("roi", *MOVE, "--tokens", "1M", "--hours", "0")
-    assert (free["cases"][0]["payback_months"], free["cases"][0]["return_12_months"]) == (0, None)
-
-
-def test_a_move_to_the_dearer_never_pays(cost, document):
-    back = [*ARTICLE, "--current", "holysheep/gpt-4.1", "--candidate", "openai/gpt-4.1"]
-    given = document("roi", *back, "--tokens", "50M")["cases"][0]
-    assert (given["saved_a_month"], given["payback_months"]) == (-2600, None)
-    out = cost("roi", *back, "--tokens", "50M")
-    assert "now: It costs 2,600.00 USD a month more." in out
-    assert "never" in out
 
 
 def test_amounts_are_in_the_currency_asked_for(document, cost):
@@ -185,6 +89,51 @@ def test_kinds_of_tokens_have_their_prices(document, tmp_path):
     assert monthly("--prompt", "2k") == Decimal("7.2")
 
 
+def test_prices_of_long_prompts_have_their_rows_in_the_currency_asked_for(document, tmp_path):
+    deal = tmp_path / "deal.toml"
+    long = "long_prompts = [{ above = 1000, input = 4 }]"
+    deal.write_text(f"[[prices]]\nprovider = 'x'\nmodel = 'm'\ninput = 2\noutput = 8\n{long}\n")
+    argv = ["prices", "--prices", str(deal), "--currency", "EUR", "--rate", "0.5"]
+    assert [
+        (row["prompts_above"], row["input"], row["output"], row["currency"])
+        for row in document(*argv)["prices"]
+    ] == [(None, 1, 4, "EUR"), (1000, 2, 4, "EUR")]
+
+
+def test_a_price_file_may_be_named_twice(document):
+    once = document("prices", *ARTICLE)
+    assert document("prices", *ARTICLE, *ARTICLE) == once
+
+
+def test_what_is_assumed_is_said(cost):
+    argv = [
+        "compare",
+        "--models",
+        "claude-sonnet-4-5",
+        "--providers",
+        "anthropic",
+        "--tokens",
+        "1M,2M,1M",
+    ]
+    out = cost(*argv)
+    assert "1M, 2M tokens a month: 70.0 % of them input, none of it cached.\n" in out
+    assert "service" not in out
+    out = cost(
+        *argv,
+        "--input-share",
+        "0.4",
+        "--cache-rate",
+        "0.25",
+        "--prompt",
+        "300k",
+        "--service",
+        "batch",
+    )
+    said = "40.0 % of them input, 25.0 % of that from a cache, in prompts of 300k, at batch prices."
+    assert said in out
+    assert "service" in out
+
+
 def test_with_one_provider_models_are_held_against_the_first(document):
     argv = ["compare", *ARTICLE, "--tokens", "1M", "--providers", "holysheep"]
     rows = document(*argv, "--models", "gpt-4.1,deepseek-v3.2")["rows"]
@@ -196,7 +145,8 @@ def test_a_gap_in_the_cross_product_is_told_and_not_free(document, cost):
     _, row = document(*argv)["rows"]
     assert (row["monthly"], row["saved_a_year"]) == (None, None)
     assert row["note"] == "no price is known for 'gpt-4.1' at anthropic"
-    assert "No price is known for 'gpt-4.1' at anthropic." in cost(*argv)
+    several = cost(*argv, "--tokens", "1M,2M")
+    assert several.count("No price is known for 'gpt-4.1' at anthropic.\n") == 1
 
 
 def test_prices_of_a_model_of_a_provider_and_of_a_file(document, cost):
@@ -247,8 +197,52 @@ def test_what_a_batch_has_used_costs_what_it_costs_elsewhere(document, cost, tmp
     assert rows[3]["monthly"] is None
     out = cost(*argv)
     assert "1 did not say what they used: estimated" in out
-    assert "Nobody is known to sell 'storm-1'" in out
+    assert "Nobody is known to sell 'storm-1'; did you mean" in out
+    assert "?." not in out
     assert "Together: 126.12 USD a month" in out
+
+
+def test_what_was_used_is_held_against_other_models_and_at_another_service(document, tmp_path):
+    answers = lines(tmp_path, body("gpt-4.1", prompt_tokens=10**5, completion_tokens=10**5))
+    argv = ["compare", "--from", answers, "--times", "10", "--providers", "openai,anthropic"]
+    rows = document(*argv, "--models", "gpt-4.1-mini,claude-sonnet-4-5")["rows"]
+    assert [(row["model"], row["provider"], row["monthly"]) for row in rows] == [
+        ("gpt-4.1", "openai", 10),
+        ("gpt-4.1-mini", "openai", 2),
+        ("claude-sonnet-4-5", "anthropic", 18),
+    ]  # and no row for what a provider does not sell
+    assert {row["used"] for row in rows} == {"gpt-4.1"}
+    (row,) = document(*argv, "--service", "batch")["rows"]
+    assert (row["service"], row["monthly"]) == ("batch", 5)
+
+
+def test_an_export_says_of_when_it_is_and_what_it_lacks(cost, tmp_path):
+    used = {
+        "object": "organization.usage.completions.result",
+        "model": "gpt-4.1",
+        "input_tokens": 9,
+    }
+    bucket = {"start_time": 1730419200, "end_time": 1730505600, "results": [used]}
+    path = tmp_path / "usage.json"
+    path.write_text(json.dumps({"data": [bucket], "has_more": True}))
+    out = cost("compare", "--from", str(path))
+    assert "Counted from 2024-11-01 to 2024-11-02." in out
+    assert "There are more pages of this export (has_more): they are not in it." in out
+
+
+def test_services_are_told_apart(cost, tmp_path):
+    usage = {"prompt_tokens": 1000, "completion_tokens": 0}
+    answer = body("gpt-4.1", **usage)
+    out = cost(
+        "compare",
+        "--from",
+        lines(tmp_path, answer, {**answer, "service_tier": "flex"}),
+        "--providers",
+        "openai",
+    )
+    assert "service" in out.splitlines()[0]
+    assert "gpt-4.1 (flex): 1 requests" in out
+    assert "No flex prices are known of openai/gpt-4.1." in out
 
 
 def test_hostile_names_reach_no_terminal(cost, tmp_path):
@@ -261,6 +255,14 @@ def test_hostile_names_reach_no_terminal(cost, tmp_path):
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert "[bold]" in out
+
+
+def test_names_in_wide_letters_are_not_broken(cost, tmp_path):
+    usage = {"prompt_tokens": 10, "completion_tokens": 0}
+    answers = lines(tmp_path, body("gpt-4.1", **usage), body("\u6a21\u578b\u6a21\u578b", **usage))
+    out = cost("compare", "--from", answers, "--times", "10000")
+    assert any(line.startswith("\u6a21\u578b\u6a21\u578b  ") for line in out.splitlines())
+    assert "A month is what the file holds, 10,000 times (--times)." in out
 
 
 def test_a_pipe_is_read_once(document, tmp_path):
@@ -281,37 +283,6 @@ def test_an_export_of_usage_is_priced_by_its_service(document, tmp_path):
     assert (row["service"], row["monthly"]) == ("batch", 5)
 
 
-def test_what_a_storm_costs_and_what_a_policy_changes(document, cost, tmp_path):
-    runs = [{"policy": "mine", "goodput": 0.95}, {"policy": "none", "goodput": 0.05}]
-    storm = {"scenario": "incident", "policy": "mine", "runs": runs}
-    path = tmp_path / "storm.json"
-    path.write_text(json.dumps(storm))
-    mine, none = document("roi", "--storm", str(path))["storm"]
-    assert (mine["policy"], mine["lost_share"]) == ("mine", Decimal("0.05"))
-    minutes = Decimal(1457 - 30) / 60  # of the incident, from its trigger on
-    assert abs(none["cost"] - minutes * Decimal("0.95") * 180_000 / 23) < Decimal("0.01")
-    assert abs(mine["saved"] - (none["cost"] - mine["cost"])) < Decimal("0.00001")
-    out = cost("roi", "--storm", str(path))
-    assert "23 minutes of downtime cost 180,000.00 USD (the article's estimate, scaled)" in out
-    own = ["--downtime-minutes", "10", "--downtime-cost", "500"]
-    assert "10 minutes of downtime cost 500.00 USD (as you say): 50.00 USD" in cost(
-        "roi", "--storm", str(path), *own
-    )
-    both = document("roi", "--storm", str(path), *MOVE, "--tokens", "50M", *own)
-    assert {"cases", "storm"} < set(both)
-    assert any("minutes more downtime" in it["said"] for it in both["when_not_to_switch"])
-
-
-def test_a_storm_that_tells_its_times_needs_no_scenario(document, tmp_path):
-    storm = {"scenario": "of mine", "policy": "p", "runs": [{"policy": "p", "goodput": 0}]}
-    path = tmp_path / "storm.json"
-    path.write_text(
-        json.dumps({**storm, "duration": 90.0, "trigger_at": 30.0, "trigger_until": 40})
-    )
-    (loss,) = document("roi", "--storm", str(path), "--downtime-minutes", "1")["storm"]
-    assert (loss["downtime_minutes"], loss["cost"]) == (1, 180_000)
-
-
 def test_files_alone_load_no_market():
     code = (
         "import sys; from stormbreak.cli.main import main;"
@@ -320,26 +291,3 @@ def test_files_alone_load_no_market():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.endswith("\nFalse\n")
-
-
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
-@pytest.mark.parametrize("width", [200, 80, 40])
-def test_no_terminal_is_too_narrow_for_a_number(width):
-    out = in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B")
-    for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):
-        assert whole in out
-
-
-def in_terminal(width, *argv):
-    """What the command writes to a terminal that is so wide."""
-    main_end, end = os.openpty()
-    code = "import sys; from stormbreak.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    env = {**os.environ, "COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": "xterm"}
-    with subprocess.Popen([sys.executable, "-c", code, *argv], stdout=end, env=env):
-        os.close(end)
-        said = b""
-        with suppress(OSError):  # its end
-            while piece := os.read(main_end, 65_536):
-                said += piece
-    os.close(main_end)
-    return said.decode()

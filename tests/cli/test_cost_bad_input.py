@@ -36,7 +36,32 @@ def refused(capsys, argv):
             "compare --tokens 1M --models gpt-4.1,gtp --providers openai",
             "no price is known for 'gtp'",
         ),
-        (f"{COMPARE} --providers @", "must be PROVIDER or PROVIDER@SOURCE, got '@'"),
+        (f"{COMPARE} --providers @", "--providers must be PROVIDER or PROVIDER@SOURCE, got '@'"),
+        ("prices --providers a@", "--providers must be PROVIDER or PROVIDER@SOURCE, got 'a@'"),
+        (f"{COMPARE} --times 3", "--times says nothing without --from"),
+        *(
+            (
+                f"compare --from x --{idle}",
+                f"--{idle.split()[0]} says nothing beside --from, which says it itself",
+            )
+            for idle in ("input-share 0.7", "cache-rate 0", "prompt 5")
+        ),
+        (f"{ROI} --tokens 1M --scenario incident", "--scenario says nothing without --storm"),
+        *(
+            (
+                f"roi --storm x --{idle}",
+                f"--{idle.split()[0]} says nothing without --current, --candidate and --tokens",
+            )
+            for idle in (
+                "hours 1",
+                "hourly 1",
+                "input-share 0.5",
+                "cache-rate 0.5",
+                "prompt 9",
+                "service batch",
+                "prices x",
+            )
+        ),
         (
             "compare --tokens -5 --models m",
             "Invalid value for '--tokens': must be a number of tokens",
@@ -145,12 +170,29 @@ def test_no_argument_that_is_a_key_is_repeated(argv, capsys):
     assert "c4n4ry" not in said
 
 
+def test_a_misspelt_model_is_not_lost_among_those_that_were_used(tmp_path, capsys):
+    path = tmp_path / "usage.csv"
+    path.write_text("model,input_tokens,output_tokens\ngpt-4.1,1,1\n")
+    said = refused(capsys, f"compare --from {path} --models gtp-4.1")
+    assert said.startswith("nobody is known to sell 'gtp-4.1'; did you mean gpt-4.1")
+
+
 def test_a_storm_without_a_trigger_has_no_price(tmp_path, capsys):
     path = tmp_path / "storm.json"
     path.write_text(
         '{"scenario": "calm-burst", "policy": "p", "runs": [{"policy": "p", "goodput": 1}]}'
     )
     assert "calm-burst has no trigger" in refused(capsys, f"roi --storm {path}")
+
+
+def test_a_storm_that_ended_before_its_trigger_has_no_price(tmp_path, capsys):
+    path = tmp_path / "storm.json"
+    times = '"duration": 30, "trigger_at": 30, "trigger_until": 40'
+    path.write_text(
+        f'{{"scenario": "s", "policy": "p", {times}, "runs": [{{"policy": "p", "goodput": 1}}]}}'
+    )
+    said = refused(capsys, f"roi --storm {path}")
+    assert said == f"{path}: trigger_at must be before the end, 30, got 30\n"
 
 
 def test_a_storm_of_a_file_needs_that_file(tmp_path, capsys):

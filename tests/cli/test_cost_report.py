@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from decimal import Decimal
 from pathlib import Path
@@ -109,6 +110,34 @@ def test_a_second_run_adds_nothing(batch, provider, deal, tmp_path, capsys):
     capsys.readouterr()
 
     assert report(capsys, batch, "--prices", deal, "--csv") == before
+
+
+def test_several_models_are_summed_up_where_all_have_a_price(batch, deal, tmp_path, capsys):
+    lines = [json.loads(line) for line in batch.read_text().splitlines()]
+    for line in lines[:20]:
+        line["response"]["body"]["model"] = "storm-2"
+    batch.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = batch.with_name("o.jsonl.run")
+    run = json.loads(path.read_text())
+    (spent,) = run["account"]["spent"]
+    run["account"]["spent"].append({**spent, "model": "storm-2"})
+    path.write_text(json.dumps(run))
+
+    first, second = json.loads(report(capsys, batch, "--prices", deal, "--json"))["models"]
+    assert (first["answers"], second["answers"], second["useful"]) == (40, 20, None)
+
+    text = Path(deal).read_text()
+    Path(deal).write_text(
+        text + text.replace("storm-1", "storm-2").replace("input = 3", "input = 6")
+    )
+    page = tmp_path / "page.html"
+    out = report(capsys, batch, "--prices", deal, "--json", "--report", page)
+    first, second, whole = json.loads(out, parse_float=Decimal)["models"]
+    assert (whole["model"], whole["provider"], whole["answers"]) == ("all", None, 60)
+    for sum_ in ("useful", "attempts_besides", "wasted_most", "total_least", "total_most"):
+        assert whole[sum_] == first[sum_] + second[sum_]
+    assert whole["total_least"] < whole["total_most"]
+    assert re.search(r"The batch has cost [<.\d]+ to [.\d]+ USD\.", page.read_text())
 
 
 def test_without_a_price_it_says_so_and_no_sum(batch, provider, capsys):

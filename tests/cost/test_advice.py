@@ -1,5 +1,6 @@
 """When not to switch: from the figures, and nothing else."""
 
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
@@ -50,14 +51,15 @@ def test_too_little_traffic_does_not_pay_for_the_work():
 
 
 def test_a_claim_is_held_against_the_list_price():
-    first = said(move(listed_current=Decimal(190), listed_candidate=Decimal(190)))[0]
+    first, *others = said(move(listed_current=Decimal(190), listed_candidate=Decimal(190)))
+    assert not any("at the list price is" in other for other in others)  # which is the same maker's
     assert first == (
         "now: Today's list price of openai/m makes 190.00 USD a month, not 3,000.00 USD:"
         " against that the move costs 210.00 USD a month more."
     )
-    assert said(move(listed_current=Decimal(1000)))[0].endswith(
-        "the move saves 600.00 USD a month."
-    )
+    better = said(move(listed_current=Decimal(1000)))[0]
+    assert better.startswith("Today's list price")  # nothing that holds against it
+    assert better.endswith("the move saves 600.00 USD a month.")
     assert said(move(listed_current=Decimal(400)))[0].endswith(
         "against that the move saves nothing."
     )
@@ -73,6 +75,24 @@ def test_a_reseller_dearer_than_the_maker_is_told():
     other = prices("acme", maker="google/g")
     both = said(move(candidate=other, listed_current=Decimal(190), listed_candidate=Decimal(48)))
     assert "google/g at the list price is 48.00 USD" in both[1]
+
+
+def test_who_pays_the_list_price_is_not_told_of_it():
+    told = said(move(now=300, then=400, listed_candidate=Decimal(300)))
+    assert told == ["now: It costs 100.00 USD a month more."]
+
+
+def test_what_just_pays_for_the_work_is_not_below_that():
+    amounts = {"current": Decimal(300), "candidate": Decimal(200), "migration": Decimal(1200)}
+    just = replace(move(), case=Case(tokens=50_000_000, **amounts))
+    told = "Below 50M tokens a month, 12 months do not pay for the migration."
+    assert said(just) == [told]
+    less = replace(just, case=just.case.moved(volume=Decimal("0.999")))
+    assert said(less) == [f"now: {told}"]
+
+
+def test_where_nothing_is_saved_no_downtime_eats_it():
+    assert len(said(move(then=3200, per_minute=Decimal(1)))) == 1
 
 
 def test_downtime_eats_savings():

@@ -100,3 +100,14 @@ def test_a_list_price_is_that_of_the_maker():
     claimed = article.find(Offer.parse("holysheep/gpt-4.1"))
     assert at_list(claimed, demand, article) == 190
     assert at_list(article.find(Offer.parse("openai@market/gpt-4.1")), demand, article) is None
+
+
+def test_without_the_market_files_are_compared_alone(monkeypatch):
+    monkeypatch.setattr(Market, "installed", False)
+    alone = Lookup([load("article-2025")])
+    offers = offers_for("gpt-4.1", (), alone)
+    assert [str(offer.seller) for offer in offers] == [
+        "openai@article-2025",
+        "holysheep@article-2025",
+    ]
+    assert at_list(alone.find(offers[0]), Demand(tokens=Tokens(1, 1)), alone) is None

@@ -27,7 +27,9 @@ def test_files_come_before_the_market_and_a_source_can_be_named(lookup):
     assert base(lookup, "openai/gpt-4.1-mini") < 1  # of which the files say nothing
 
 
-@pytest.mark.parametrize("name", ["acme/acme-1.5", "ACME/ACME-1-5", "acme/acme-1-5-2026-05-04"])
+@pytest.mark.parametrize(
+    "name", ["acme/acme-1.5", "ACME/ACME-1-5", "acme/acme-1-5-2026-05-04", "acme/ acme-1.5"]
+)
 def test_a_model_is_found_however_it_is_written(lookup, name):
     assert base(lookup, name) == 3
 
@@ -67,14 +69,22 @@ def test_nobody_sells_what_nobody_knows(lookup):
 
 
 def test_no_file_is_called_like_the_market():
-    file = parse("name = 'market'\n[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1", source="x")
-    with pytest.raises(ConfigurationError, match="must not be called 'market'"):
-        Lookup([file])
+    with pytest.raises(
+        ConfigurationError, match="x: name must not be that of list prices, got 'market'"
+    ):
+        parse("name = 'market'\n[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1", source="x")
 
 
 def test_a_model_of_a_day_is_that_model():
     assert same("gpt-4.1", "gpt-4-1-2025-04-14")
     assert not same("gpt-4.1", "gpt-4.1-mini")
+
+
+def test_a_model_of_a_day_has_its_own_price_where_it_is_listed():
+    dated = "[[prices]]\nprovider = 'x'\nmodel = 'm-2026-05-04'\nflat = 2\n"
+    text = f"[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1\n{dated}"
+    both = Lookup([parse(text, source="deal.toml")])
+    assert [base(both, f"x/m{day}") for day in ("", "-2026-05-04", "-2026-05-05")] == [1, 2, 1]
 
 
 def test_price_files_do_without_the_market(lookup, monkeypatch):

@@ -69,6 +69,10 @@ def test_a_request_that_costs_besides_is_noted(market):
     assert "each request has a price besides" in market.find("perplexity", "sonar").notes
 
 
+def test_what_its_provider_deprecates_is_noted(market):
+    assert "deprecated by its provider" in market.find("avian", "deepseek/deepseek-v3.2").notes
+
+
 def test_our_names_of_providers_are_known(market):
     assert market.find("gemini", "gemini-2.5-flash").listed_as == "gemini-2.5-flash"
     assert market.find("XAI", "grok-4") is not None
@@ -110,6 +114,7 @@ def test_every_price_of_the_market_can_be_read(market):
 
 def test_who_makes_a_model_comes_before_who_only_sells_it(market):
     assert market.sellers("gpt-4.1-2025-04-14")[0] == "openai"
+    assert market.sellers("o3")[:2] == ["openai", "azure"]  # which has a list of its own, too
     assert market.sellers("nothing-like-it") == []
 
 

@@ -63,8 +63,16 @@ def test_nobody_loses_less_than_nothing_or_more_than_all(goodput, seconds):
         ("[" * 9000, "not what storm run --json prints"),
         (document(runs=[]), "holds no run"),
         (document(runs=[{"policy": "p"}]), "not what storm run --json prints"),
-        (document(runs=[{"policy": "p", "goodput": -0.1}]), r"runs\[\].goodput must be a share"),
-        (document(runs=[{"policy": "p", "goodput": "NaN"}]), r"runs\[\].goodput must be a share"),
+        (document(runs=[{"policy": "p", "goodput": -0.1}]), r"runs\[0\].goodput must be a share"),
+        (
+            document(runs=[*RUNS, {"policy": "p", "goodput": "NaN"}]),
+            r"runs\[3\].goodput .* got NaN",
+        ),
+        (document(runs=[{"policy": "p", "goodput": 10.1}]), r"runs\[0\].goodput .* got 10.1"),
+        (document(duration="NaN"), "duration must be seconds up to 1,000,000,000, got NaN"),
+        (document(duration="1e400"), r"duration must be seconds up to 1,000,000,000, got 1E\+400"),
+        (document(trigger_at=-1), "trigger_at must be seconds up to 1,000,000,000, got -1"),
+        (document(trigger_until="Infinity"), "trigger_until must be seconds up to"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(read, given, complaint):

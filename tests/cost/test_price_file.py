@@ -53,8 +53,16 @@ def test_numbers_are_exact():
 
 
 def test_another_currency_has_a_rate():
-    (prices,) = parse(f"currency = 'CNY'\nper_usd = 8\n{ONE}flat = 2", source="x").offers()
-    assert prices.standard.input.base == Decimal("0.25")
+    long = "long_prompts = [{ above = 9, flat = 4 }]\nbatch = { flat = 1 }"
+    (prices,) = parse(f"currency = 'CNY'\nper_usd = 8\n{ONE}flat = 2\n{long}", source="x").offers()
+    assert prices.standard.input == Rate(Decimal("0.25"), (Step(9, Decimal("0.5")),))
+    assert prices.batch.output == Rate(Decimal("0.125"))
+
+
+def test_each_service_has_its_own_prices():
+    services = "batch = { flat = 1 }\nflex = { flat = 2 }\npriority = { flat = 4 }"
+    (prices,) = parse(f"{ONE}flat = 3\n{services}", source="x").offers()
+    assert [prices.rates(service).input.base for service in Service] == [3, 1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -69,11 +77,26 @@ def test_another_currency_has_a_rate():
         (f"{ONE}flat = 1e-999999", "prices[0].flat must be 0 or at least 0.000001, got 1E-999999"),
         (
             f"{ONE}flat = 1e999999",
-            "prices[0] must be at most 100,000 USD per million tokens, got 1E+",
+            "prices[0].flat must be at most 100,000 USD per million tokens, got 1E+",
         ),
         (
-            f"{ONE}flat = 100001",
-            "prices[0] must be at most 100,000 USD per million tokens, got 1000",
+            f"{ONE}flat = 1\n{DOTTED}input = 1\noutput = 100001",
+            "prices[1].output must be at most 100,000 USD per million tokens, got 100001",
+        ),
+        (
+            f"{ONE}input = 1\nlong_prompts = [{{ above = 9, input = 2, cached_input = 1e6 }}]",
+            "prices[0].long_prompts[0].cached_input must be at most 100,000 USD per million",
+        ),
+        *(
+            (
+                f"{ONE}input = 1\n{service} = {{ input = 1, output = 100000.1 }}",
+                f"prices[0].{service}.output must be at most 100,000 USD per million tokens",
+            )
+            for service in ("batch", "flex", "priority")
+        ),
+        (
+            f"currency = 'CNY'\nper_usd = 7.1\n{ONE}flat = 710001",
+            "prices[0].flat must be at most 710,000 CNY per million tokens, got 710001",
         ),
         (
             f"{DOTTED}flat = 1\n{DASHED}flat = 2",
@@ -88,13 +111,17 @@ def test_another_currency_has_a_rate():
             f"{ONE}output = 2",
             "prices[0].input, or flat in its place, must be given, got output = 2",
         ),
-        (f"{ONE}flat = 1\ninput = 2", "prices[0].input, or flat in its place, must be given, got"),
+        (f"{ONE}flat = 1\ninput = 2", "prices[0].input must not be given beside flat, got 2"),
         (f"{ONE}flat = 1\noutput = 2", "prices[0].output must not be given beside flat, got 2"),
         (f"{ONE}flat = 1\nbatch = {{ output = 1 }}", "prices[0].batch.input, or flat in its place"),
         (f"{ONE}flat = 1\nbatch = 3", "prices[0].batch must be a table, got 3"),
         (
             f"{ONE}flat = 1\nlong_prompts = [{{ above = 0, flat = 1 }}]",
-            "prices[0].long_prompts[0].above must be positive, got 0",
+            "prices[0].long_prompts[0].above must be a number of tokens, got 0",
+        ),
+        (
+            f"{ONE}flat = 1\nlong_prompts = [{{ above = 1000000001, flat = 1 }}]",
+            "prices[0].long_prompts[0].above must be a number of tokens, got 1000000001",
         ),
         ("[[prices]]\nprovider = 'x'\nflat = 1", "prices[0] lacks model, got a table"),
         (
@@ -107,6 +134,12 @@ def test_another_currency_has_a_rate():
             f"{ONE}flat = 1\nmaker = 'openai'",
             "prices[0].maker must be provider/model, got 'openai'",
         ),
+        (f"{ONE}flat = 1\nmaker = 'openai/'", "prices[0].maker must be provider/model, got 'open"),
+        (f"{ONE}flat = 1\nmaker = '/m'", "prices[0].maker must be provider/model, got '/m'"),
+        ("[[prices]]\nprovider = ' x'\nmodel = 'm'\nflat = 1", "prices[0].provider must be a name"),
+        ("prices = []", "prices must say what something costs, got none"),
+        (f"name = ''\n{ONE}flat = 1", "name must be a name, got ''"),
+        (f"name = 'market'\n{ONE}flat = 1", "name must not be that of list prices, got 'market'"),
         (f"{ONE}flat = 1\n{ONE}flat = 2", "prices[1] must not say again what 'x/m' costs"),
         (f"as_of = 'May'\n{ONE}flat = 1", "as_of must be a date such as 2025-11-11, got 'May'"),
         (f"as_of = 2025-11-11T10:00:00\n{ONE}flat = 1", "as_of must be a date such as"),

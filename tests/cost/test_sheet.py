@@ -61,6 +61,20 @@ def test_nothing_is_shown_as_nothing():
     assert sheet().shown(Column("a", "b", Kind.NUMBER, "never"), None) == "never"
 
 
+@pytest.mark.parametrize(
+    ("number", "said"), [("0", "0.0"), ("0.05", "0.1"), ("0.049", "<0.1"), ("1234.55", "1,234.6")]
+)
+def test_a_number_that_is_not_nothing_is_not_shown_as_nothing(number, said):
+    assert sheet().shown(Column("a", "b", Kind.NUMBER), Decimal(number)) == said
+
+
+def test_a_column_of_the_usual_is_not_shown():
+    columns = (Column("a", "a"), Column("b", "b", usual="as ever"))
+    for cells, places in ((("as ever", ""), [0]), (("as ever", "other"), [0, 1])):
+        rows = [("x", cell) for cell in cells]
+        assert Sheet(columns=columns, rows=rows).places_for_eyes() == places
+
+
 def test_numbers_are_written_without_an_exponent():
     assert harmless(Decimal("1E+9")) == "1000000000"
 
@@ -79,4 +93,7 @@ def test_round_numbers_of_tokens_are_short(tokens, said):
 def test_a_share_has_one_digit_rounded_half_up():
     assert percent(Decimal("0.86666")) == "86.7 %"
     assert percent(Decimal("0.0005")) == "0.1 %"
+    assert percent(Decimal("0.00049")) == "<0.1 %"
+    assert percent(Decimal("-0.00049")) == ">-0.1 %"
+    assert percent(Decimal(0)) == "0.0 %"
     assert percent(Decimal("14.6")) == "1,460.0 %"

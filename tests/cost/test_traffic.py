@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from stormbreak.cost import traffic_file
 from stormbreak.cost.answers import UNNAMED
 from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.traffic import Kind
@@ -82,6 +83,35 @@ def test_a_model_of_which_nothing_is_counted_has_the_mean_prompt_of_all(read):
     assert (other.kind.model, other.tokens, other.estimated) == ("b", Tokens(100, 1, 0), 1)
 
 
+def test_a_usage_without_a_prompt_is_none_and_no_more_is_cached_than_there_is(read):
+    lines = [line(1, chat(usage=used(100, 10, 900))), line(2, chat(usage={"completion_tokens": 7}))]
+    (use,) = read("\n".join(lines)).uses
+    assert (use.tokens, use.estimated) == (Tokens(200, 10 + 2, 100), 1)
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_a_refusal_in_a_file_of_a_batch_api_is_no_answer(read, status):
+    refusal = json.loads(line(2, {"error": {"code": "x"}}))
+    refusal["response"]["status_code"] = status
+    (use,) = read("\n".join([line(1, chat(usage=used(1, 1))), json.dumps(refusal)])).uses
+    assert (use.kind.model, use.requests) == ("m", 1)
+
+
+@pytest.mark.parametrize("status", [200, 399, None, "400"])
+def test_every_other_response_is_one(read, status):
+    answer = json.loads(line(1, chat(usage=used(1, 1))))
+    answer["response"]["status_code"] = status
+    assert read(json.dumps(answer)).uses[0].requests == 1
+
+
+def test_byte_order_marks_are_read_over(read):
+    mark = "\ufeff"
+    answers = f"{mark}{line(1, chat(usage=used(1, 1)))}\n"
+    assert read(answers * 2).uses[0].requests == 2  # two files, one behind the other
+    assert read(mark + json.dumps(page([result()]))).uses[0].requests == 5
+    assert read(f"{mark}model,input_tokens,output_tokens\nm,1,1\n").uses[0].tokens.input == 1
+
+
 def test_a_body_that_is_no_object_is_estimated_too(read):
     _, other = read("\n".join([line(1, chat(usage=used(8, 8))), line(2, "<html>")])).uses
     assert (other.kind.model, other.estimated) == (UNNAMED, 1)
@@ -128,6 +158,15 @@ def test_a_page_of_the_usage_api(read):
     }
     assert (str(traffic.since), str(traffic.until)) == ("2024-11-01", "2024-11-02")
     assert not traffic.said
+
+
+def test_what_a_page_says_oddly_is_read_with_sense(read):
+    odd = [result(input_cached_tokens=5000, num_model_requests=0), result(input_tokens=0)]
+    absurd = page(odd)
+    absurd["data"][0]["start_time"] = -(10**15)
+    traffic = read(json.dumps(absurd))
+    assert [(use.tokens, use.requests) for use in traffic.uses] == [(Tokens(1000, 1000, 1000), 6)]
+    assert (traffic.since, str(traffic.until)) == (None, "2024-11-02")
 
 
 def test_several_pages_and_one_that_is_not_the_last(read):
@@ -199,6 +238,37 @@ def test_a_file_of_another_kind(read, text, complaint):
         read(text)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_csv_end_as_they_like(tmp_path, end):
+    path = tmp_path / "file"
+    path.write_bytes(f"model,input_tokens,output_tokens{end}m,3,4{end}".encode())
+    assert read_traffic(path).uses[0].tokens == Tokens(3, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("m,1,000,5", "line 2 has more cells, or fewer, than the head"),
+        ("m,1", "line 2 has more cells, or fewer, than the head"),
+        ("m,1,1\nm,-1,1", "line 3: input_tokens must be a count, got -1"),
+        ("y" * 200_000, "line 2: broken CSV: field larger than field limit"),
+    ],
+)
+def test_a_row_that_cannot_be_right(read, row, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        read(f"model,input_tokens,output_tokens\n{row}\n")
+
+
+def test_a_time_that_is_none_is_named(read):
+    with pytest.raises(ConfigurationError, match="line 2: end_time must be a count, got soon"):
+        read("end_time,model,input_tokens,output_tokens\nsoon,m,1,1\n")
+
+
+def test_a_head_that_is_too_long_is_no_csv(read):
+    with pytest.raises(ConfigurationError, match="file: line 1: broken CSV"):
+        read("x" * 200_000)
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_traffic(tmp_path / "nowhere")
@@ -207,6 +277,17 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
     with pytest.raises(ConfigurationError, match="not UTF-8 text"):
         read_traffic(tmp_path / "binary")
+
+
+def test_an_export_has_a_bound_and_output_has_none(read, monkeypatch):
+    monkeypatch.setattr(traffic_file, "LARGEST", 600)
+    answers = "".join(f"{line(number, chat(usage=used(1, 1)))}\n" for number in range(9))
+    assert len(answers) > 600
+    assert read(answers).uses[0].requests == 9
+    head = "model,input_tokens,output_tokens\n"
+    assert read(head + "m,1,1\n" * 94).uses[0].requests == 94  # 597 bytes
+    with pytest.raises(ConfigurationError, match="too large for an export of usage: more than 600"):
+        read(head + "m,1,1\n" * 95)
 
 
 def test_amounts_are_whole(read):

@@ -163,6 +163,10 @@ def test_sentences_are_told_in_their_groups():
 def test_the_articles_example_as_a_report(tmp_path):
     said = report_of(tmp_path, "cost", *MOVE)
     assert "saves 2,600.00 USD a month, 86.7 % of what is paid now, and is paid back after" in said
+    assert (
+        "by a claim. Against today's list price of openai/gpt-4.1 it costs 210.00 USD a month more."
+        in said
+    )
     for part in ("1,460.0 %", "volume -50%", "When not to switch", "months since the move"):
         assert part in said
     assert "openai/gpt-4.1, by article-2025, a claim" in said
@@ -173,7 +177,16 @@ def test_the_articles_comparison_as_a_report(tmp_path):
     assert "USD a month for 50M tokens" in said
     assert "gpt-4.1, openai, by article-2025 (a claim) 3,000.00 USD" in said
     assert "gpt-4.1, holysheep, by article-2025 (a claim) 400.00 USD" in said
-    assert "86.7 % less than the first offer's 3,000.00." in said
+    assert "by article-2025, a claim, 50M tokens cost 400.00 USD a month," in said
+    assert "86.7 % less than the first offer's 3,000.00, a claim." in said
+
+
+def test_each_volume_has_its_own_bars(tmp_path):
+    said = report_of(tmp_path, "cost", *COMPARE, "--tokens", "1M,2M")
+    first = said.index("USD a month for 1M tokens")
+    second = said.index("USD a month for 2M tokens")
+    assert "(a claim) 60.00 USD" in said[first:second]
+    assert "(a claim) 120.00 USD" not in said[first:second]
 
 
 def test_losses_in_a_storm_are_bars_by_policy(tmp_path):
@@ -186,10 +199,20 @@ def test_losses_in_a_storm_are_bars_by_policy(tmp_path):
     assert "of mine under mine costs 7,826.09 USD less than under none." in said
 
 
+def test_a_move_and_an_outage_stand_apart(tmp_path):
+    path = tmp_path / "storm.json"
+    storm = {"scenario": "incident", "policy": "p", "runs": [{"policy": "p", "goodput": 1}]}
+    path.write_text(json.dumps(storm))
+    said = report_of(tmp_path, "cost", *MOVE, "--storm", str(path))
+    assert "The outage 23 minutes of downtime cost 180,000.00 USD" in said
+
+
 def test_prices_and_estimates_have_reports(tmp_path):
     said = report_of(tmp_path, "cost", "prices", "gpt-4.1", "--prices", "article-2025")
     assert "Output, USD per million tokens" in said
     assert "gpt-4.1, holysheep, by article-2025 (a claim) 8.00 USD" in said
+    said = report_of(tmp_path, "cost", "prices", "claude-sonnet-4-5", "--providers", "anthropic")
+    assert "claude-sonnet-4-5, anthropic, by market 3.00 USD" in said  # not that of long prompts
     source = write(tmp_path / "in.jsonl", chat_rows(3, model="gpt-4.1"))
     said = report_of(tmp_path, "batch", "estimate", str(source), "--provider", "openai")
     assert re.search(r"3 rows: [<.\d]+ USD are expected\.", said)

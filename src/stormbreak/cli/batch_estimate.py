@@ -13,7 +13,7 @@ from stormbreak.batch.rows import Rows
 from stormbreak.cli.cost_options import currency_of, lookup_in, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
-from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS
+from stormbreak.cli.numbers import Number
 from stormbreak.cost.lookup import Lookup
 from stormbreak.cost.money import Currency
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
@@ -38,23 +38,52 @@ _COLUMNS = (
 )
 _TIMES = (Column("limit", "at this limit"), Column("seconds", "seconds at least", Kind.NUMBER))
 
+_ATTEMPTS = click.IntRange(1, 1_000_000)
+_ANSWER = click.IntRange(1, 10_000_000)  # tokens; longer than any model's
+_PER_MINUTE = Number(0.001, 10**12)
+_LATENCY = Number(0.001, 86_400)
+
 
 @click.command("estimate")
 @click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
 @click.option("--provider", help="Whose prices: openai, anthropic, deepseek, ...")
 @click.option("--base-url", help="Where it will be sent, up to and including /v1.")
 @click.option("--model", help="The model of rows that name none.")
-@click.option("--answer", type=click.IntRange(min=1), metavar="N", help="Tokens of an answer.")
+@click.option(
+    "--answer",
+    type=_ANSWER,
+    metavar="N",
+    help=f"Tokens of an answer, where its row allows as many.  [default: {ANSWER}]",
+)
 @click.option(
     "--longest-answer",
-    type=click.IntRange(min=1),
+    type=_ANSWER,
     metavar="N",
     help="Tokens of an answer at the most, where its row does not bound it.",
 )
-@click.option("--rpm", type=REQUESTS, help="Requests per minute.")
-@click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together.")
-@click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Attempts at once.")
-@click.option("--latency", type=SECONDS, default=LATENCY, show_default=True, help="Of an answer.")
+@click.option("--rpm", type=_PER_MINUTE, metavar="N", help="Requests per minute.")
+@click.option(
+    "--tpm",
+    type=_PER_MINUTE,
+    metavar="N",
+    help="Tokens per minute, prompts and answers together.",
+)
+@click.option(
+    "--concurrency",
+    type=_ATTEMPTS,
+    metavar="N",
+    default=WIDEST,
+    show_default=True,
+    help="Attempts at once.",
+)
+@click.option(
+    "--latency",
+    type=_LATENCY,
+    metavar="S",
+    default=LATENCY,
+    show_default=True,
+    help="Seconds that an answer takes.",
+)
 @shared
 def command(  # noqa: PLR0913 - one parameter for each option
     source: Path,
@@ -73,7 +102,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     pace = Pace(
         rpm=rest.pop("rpm"),
         tpm=rest.pop("tpm"),
-        concurrency=rest.pop("concurrency") or WIDEST,
+        concurrency=rest.pop("concurrency"),
         latency=rest.pop("latency"),
     )
     output = Output.of(**rest, reads=(source, *files))
@@ -92,7 +121,7 @@ def _facts(source: Path, models: Sequence[ModelEstimate], currency: Currency) ->
     rows = sum(each.rows for each in models)
     expected = [each.expected for each in models if each.expected is not None]
     without = "" if len(expected) == len(models) else ", without what has no price"
-    cost = f"{currency.shown(sum(expected, Decimal(0)))} {currency.code} are expected{without}"
+    cost = f"{currency.told(sum(expected, Decimal(0)))} are expected{without}"
     return CostFacts(
         kind="an estimate",
         title=source.name,
@@ -146,21 +175,34 @@ def _said(
 ) -> Iterator[str]:
     length = ANSWER if answer is None else answer
     yield (
-        "Prompts are a token for each four bytes;"
-        f" answers {length:,} tokens{' (--answer)' if answer is None else ''}, or as many as they may have."
+        "Prompts are estimated as a token for each four bytes, answers as"
+        f" {length:,} tokens{' (--answer)' if answer is None else ''}, or fewer where their rows allow no more."
     )
     yield "The most is of one attempt for each row, with a token for each byte of its prompt and its longest answer."
     if unbounded := sum(each.unbounded for each in models):
-        yield f"Nothing bounds the answers of {unbounded:,} rows, such as max_tokens: --longest-answer does."
+        yield (
+            f"Nothing, such as max_tokens, bounds the answers of {unbounded:,} rows, so the most is not known:"
+            " --longest-answer bounds them."
+        )
     for each in models:
-        if each.prices is None:
-            yield f"No price is known of {each.model} at {provider}: give a price file with --prices."
-        elif each.prices.batch is None:
-            yield f"{provider} has no batch prices of {each.model} that are known."
+        yield from _unknown(each, provider)
     yield (
         f"Times are of the slowest limit alone: {pace.concurrency:,} attempts at once take {pace.latency:g} s each;"
         " refusals and retries come on top."
     )
+
+
+def _unknown(each: ModelEstimate, provider: str) -> Iterator[str]:
+    """Say why sums of a model are not known."""
+    if each.prices is None:
+        yield f"No price is known of {each.model} at {provider}: give a price file with --prices."
+        return
+    if each.expected is None:
+        yield f"No price of answers is known of {each.model} at {provider}, so no cost is."
+    if each.prices.batch is None:
+        yield f"{provider} has no batch prices of {each.model} that are known."
+    elif each.batched is None:
+        yield f"No price of answers by the batch API is known of {each.model} at {provider}."
 
 
 def _prices(models: Sequence[ModelEstimate], lookup: Lookup) -> Iterator[str]:

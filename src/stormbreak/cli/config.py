@@ -15,6 +15,6 @@ _BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-@click.group(cls=LazyGroup, built=_BUILT, planned={})
+@click.group(cls=LazyGroup, built=_BUILT)
 def command() -> None:
     """Check a policy or settings file, or show what it comes to."""

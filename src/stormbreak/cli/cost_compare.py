@@ -6,13 +6,21 @@ from pathlib import Path
 
 import click
 
-from stormbreak.cli.cost_options import Amount, Volume, currency_of, lookup_in, shared, traffic
+from stormbreak.cli.cost_options import (
+    Amount,
+    Volume,
+    currency_of,
+    lookup_in,
+    refuse_idle,
+    shared,
+    traffic,
+)
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_rows import Wanted, planned, real
 from stormbreak.cli.cost_words import assumed, said_of
-from stormbreak.cost.compare import Demand, Row
+from stormbreak.cost.compare import Demand, Mix, Row
 from stormbreak.cost.money import Currency
-from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.prices import Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
 from stormbreak.cost.traffic_file import read_traffic
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
@@ -28,7 +36,7 @@ _COLUMNS = (
     Column("saved_a_year", "saves a year", Kind.MONEY),
     Column("savings_share", "savings", Kind.SHARE),
     Column("claimed_latency", "latency claimed"),
-    Column("service", ""),
+    Column("service", "service", usual=Service.STANDARD),
     Column("estimated_requests", "estimated", Kind.COUNT),
     Column("note", ""),
     Column("currency", ""),
@@ -37,7 +45,12 @@ _TIMES = Amount("a number between 0.0001 and 10,000", 10_000, least="0.0001", ze
 
 
 @click.command("compare")
-@click.option("--tokens", "volumes", type=Volume(several=True), help="A month: 50M, or 1M,50M,2B.")
+@click.option(
+    "--tokens",
+    "volumes",
+    type=Volume(several=True),
+    help="Tokens a month: 50M; several as 1M,50M,2B.",
+)
 @click.option(
     "--from",
     "path",
@@ -45,10 +58,24 @@ _TIMES = Amount("a number between 0.0001 and 10,000", 10_000, least="0.0001", ze
     help="Real traffic in place of --tokens: OUTPUT of a batch, or OpenAI's export of usage.",
 )
 @click.option(
-    "--times", type=_TIMES, default="1", show_default=True, help="So often a month is --from."
+    "--times",
+    type=_TIMES,
+    default="1",
+    show_default=True,
+    help="How many times what is in --from makes a month.",
 )
-@click.option("--models", metavar="A,B,...", default="", help="Which models.")
-@click.option("--providers", metavar="X,Y,...", default="", help="At which providers.")
+@click.option(
+    "--models",
+    metavar="A,B,...",
+    default="",
+    help="Which models; without it those of the price files, or of --from.",
+)
+@click.option(
+    "--providers",
+    metavar="X,Y,...",
+    default="",
+    help="Where, as PROVIDER or PROVIDER@SOURCE; without it at all that are known.",
+)
 @traffic
 @shared
 def command(  # noqa: PLR0913 - one parameter for each option
@@ -74,25 +101,20 @@ def command(  # noqa: PLR0913 - one parameter for each option
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
     wanted = Wanted.parse(models, providers)
-    of = None if service is None else Service(service)
     if (volumes is None) == (path is None):
         raise click.UsageError("--tokens or --from: one of them is needed")
     if path is not None:
+        refuse_idle(("input_share", "cache_rate", "prompt"), "beside --from, which says it itself")
+        of = None if service is None else Service(service)
         rows, said = real(
             read_traffic(path), wanted, lookup, times=times, service=of, currency=shown_in
         )
     else:
         assert volumes is not None
-        said = [assumed(volumes, input_share, cache_rate, service)]
-        demands = [
-            Demand(
-                tokens=Tokens.split(volume, input_share=input_share, cache_rate=cache_rate),
-                service=of or Service.STANDARD,
-                prompt=prompt[0],
-            )
-            for volume in volumes
-        ]
-        rows = planned(demands, wanted, lookup)
+        refuse_idle(("times",), "without --from")
+        mix = Mix(input_share, cache_rate, prompt[0], Service(service or Service.STANDARD))
+        said = [assumed(volumes, mix)]
+        rows = planned([mix.demand(volume) for volume in volumes], wanted, lookup)
     said += said_of(rows, lookup)
     head = {"currency": shown_in.code, "notes": said}
     output.answer(head, said, facts=_facts(rows, shown_in), rows=_sheet(rows, shown_in))
@@ -144,13 +166,16 @@ def _verdict(rows: Sequence[Row], currency: Currency) -> str:
     best = max(rows, key=lambda row: row.share or 0)
     if not best.share or best.monthly is None or best.against is None:
         return "No offer costs less than the first that it is held against."
-    monthly, against = currency.shown(best.monthly), currency.shown(best.against)
-    claim = ", a claim" if best.prices and best.prices.source.claim else ""
+    first = next(row for row in rows if row.demand is best.demand and row.monthly == best.against)
     return (
-        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{claim},"
-        f" {_traffic(best.demand)} cost {monthly} {currency.code} a month,"
-        f" {percent(best.share)} less than the first offer's {against}."
+        f"{best.offer.model} at {best.offer.seller.provider} saves the largest share: by {_source(best)}{_claim(best)},"
+        f" {_traffic(best.demand)} cost {currency.told(best.monthly)} a month, {percent(best.share)} less than"
+        f" the first offer's {currency.shown(best.against)}{_claim(first)}."
     )
+
+
+def _claim(row: Row) -> str:
+    return ", a claim" if row.prices and row.prices.source.claim else ""
 
 
 def _cells(row: Row) -> list[Cell]:

@@ -7,10 +7,10 @@ from typing import NamedTuple, Self
 
 from stormbreak.cli.cost_told import Told
 from stormbreak.cli.cost_words import notes_of, whence
-from stormbreak.cost.advice import Move, reasons
+from stormbreak.cost.advice import Move, outcome, reasons
 from stormbreak.cost.compare import Demand, at_list
 from stormbreak.cost.lookup import Lookup, Offer
-from stormbreak.cost.money import KEPT, Currency, rounded
+from stormbreak.cost.money import KEPT, Currency, near, rounded
 from stormbreak.cost.outage import Downtime
 from stormbreak.cost.prices import Prices
 from stormbreak.cost.roi import Case, sensitivity
@@ -77,7 +77,7 @@ def tell_move(told: Told, move: Move) -> None:
         when_not_to_switch=[{"holds": it.holds, "said": it.said} for it in against],
     )
     told.said.append(
-        f"The migration costs {currency.shown(case.migration)} {currency.code}, once. Savings are a share of what is paid"
+        f"The migration costs {currency.told(case.migration)}, once. Savings are a share of what is paid"
         " now; the return is what twelve months leave after the migration is paid, against what it costs."
     )
     told.said.extend(map(whence, dict.fromkeys((move.current.source, move.candidate.source))))
@@ -87,7 +87,7 @@ def tell_move(told: Told, move: Move) -> None:
 
     told.move = case
     told.titles.append(f"{_name(move.current)} to {_name(move.candidate)}")
-    told.verdicts.append(_verdict(case, currency))
+    told.verdicts.append(_verdict(move, currency))
     told.about.extend(
         [
             ("current", _priced(move.current)),
@@ -106,15 +106,18 @@ def _priced(prices: Prices) -> str:
     return f"{_name(prices)}, by {prices.source.name}{claim}"
 
 
-def _verdict(case: Case, currency: Currency) -> str:
-    """Tell what comes of it in one sentence."""
-    if case.saving <= 0:
-        more = f": it costs {currency.shown(-case.saving)} {currency.code} a month more"
-        return f"The move saves nothing{more if case.saving else ''}."
-    share = "" if case.share is None else f", {percent(case.share)} of what is paid now"
-    saved = f"The move saves {currency.shown(case.saving)} {currency.code} a month{share}"
-    assert case.payback is not None, "what saves is paid back"
-    return f"{saved}, and is paid back after {rounded(case.payback, 1):,} months."
+def _verdict(move: Move, currency: Currency) -> str:
+    """Tell what comes of it in one sentence; where what is paid now is a claim, what the list says in a second one."""
+    case, listed = move.case, move.listed_current
+    said = f"The move {outcome(case.saving, currency.told)}"
+    if case.saving > 0:
+        share = "" if case.share is None else f", {percent(case.share)} of what is paid now"
+        assert case.payback is not None, "what saves is paid back"
+        said += f"{share}, and is paid back after {near(case.payback, 1)} months"
+    if listed is None:
+        return f"{said}."
+    then = outcome(listed - case.candidate, currency.told)
+    return f"{said}, by a claim. Against today's list price of {move.current.maker} it {then}."
 
 
 def _parse(option: str, text: str) -> Offer:

@@ -1,14 +1,15 @@
 """The options that the subcommands of `stormbreak cost` share, and how what is typed becomes a value."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from stormbreak.cost import price_file
-from stormbreak.cost.lookup import Lookup
+from stormbreak.cost.lookup import Lookup, Seller
 from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.prices import Service
 from stormbreak.errors import ConfigurationError
@@ -51,7 +52,7 @@ class Amount(click.ParamType[Decimal]):
 
 
 class Volume(click.ParamType[tuple[int, ...]]):
-    """A whole number of tokens, such as 50M, or several of them."""
+    """A whole number of tokens, such as 50M, or several of them, each once."""
 
     name = "tokens"
 
@@ -65,18 +66,18 @@ class Volume(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         words = value.split(",") if self.several else [value]
-        return tuple(self._one(word.strip(), param, ctx) for word in words)
+        return tuple(dict.fromkeys(self._one(word.strip(), param, ctx) for word in words))
 
     def _one(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = _AMOUNT.fullmatch(word)
         amount = Decimal(found[1]) * _SIZES[found[2].lower()] if found else Decimal(0)
         if amount != int(amount) or not 1 <= amount <= MOST_TOKENS:
-            wanted = f"a number of tokens up to {MOST_TOKENS:,}, such as 50M"
+            wanted = f"a number of tokens from 1 to {MOST_TOKENS:,}, such as 50M"
             self.fail(f"must be {wanted}, got {quoted(word)}", param, ctx)
         return int(amount)
 
 
-SHARE = Amount("a share between 0 and 1", 1, least="0.000001")
+SHARE = Amount("a share between 0 and 1", 1)
 MONEY = Amount("an amount between 0.01 and 1,000,000,000, or 0", 10**9, least="0.01")
 
 _PRICES = (
@@ -89,7 +90,13 @@ _PRICES = (
     ),
 )
 _CURRENCY = (
-    click.option("--currency", metavar="CODE", default=USD.code, show_default=True),
+    click.option(
+        "--currency",
+        metavar="CODE",
+        default=USD.code,
+        show_default=True,
+        help="What amounts are shown in, by its ISO 4217 code.",
+    ),
     click.option("--rate", metavar="N", help="How much of that currency one dollar is."),
 )
 _OUTPUT = (
@@ -103,14 +110,14 @@ _TRAFFIC = (
         type=SHARE,
         default="0.7",
         show_default=True,
-        help="So much of all tokens is input.",
+        help="The share of all tokens that is input.",
     ),
     click.option(
         "--cache-rate",
         type=SHARE,
         default="0",
         show_default=True,
-        help="So much of the input is read from a cache.",
+        help="The share of the input that is read from a cache.",
     ),
     click.option(
         "--prompt",
@@ -165,6 +172,23 @@ def currency_of(code: str, rate: str | None) -> Currency:
             f"--currency {currency.code} needs --rate, how much of it one dollar is"
         )
     return currency
+
+
+def sellers_in(text: str) -> list[Seller]:
+    """Who is listed by `--providers`."""
+    try:
+        return [Seller.parse(name) for name in names_in(text)]
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--providers {error}") from None
+
+
+def refuse_idle(names: Collection[str], why: str) -> None:
+    """Refuse those options of this command that were given, and say nothing here."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = option.name and context.get_parameter_source(option.name)
+        if option.name in names and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} says nothing {why}")
 
 
 def names_in(text: str) -> list[str]:

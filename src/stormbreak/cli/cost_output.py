@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import click
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from stormbreak.batch.plain import path_of, plain
-from stormbreak.cli.draw import draw
+from stormbreak.cli.draw import draw, wide
 from stormbreak.cli.say import in_json, say
 from stormbreak.cost.sheet import Column, Kind, Sheet, document
 from stormbreak.report.cost_facts import CostFacts
@@ -20,6 +22,7 @@ from stormbreak.report.write import Destination
 _LONGEST = 60  # characters of a cell
 _LONGEST_SENTENCE = 1000
 _LEAST = 9  # characters of text in a line
+_LINES = (2, 4)  # of a title
 _BETWEEN = 2  # characters between columns
 _ANY = 10_000  # characters: a width that bounds nothing
 
@@ -72,10 +75,12 @@ class Output:
         if self.as_csv:
             say(next(iter(sheets.values())).csv(), end="")
             return
-        for sheet in sheets.values():
+        for place, sheet in enumerate(sheet for sheet in sheets.values() if sheet.rows):
+            if place:
+                say("")
             console = Console()
             table = _drawn(sheet, console.width if console.is_terminal else None)
-            draw(table, least=Console(width=_ANY).measure(table).maximum)
+            draw(table, least=wide(_ANY).measure(table).maximum)
         for sentence in said:
             say(plain(sentence, _LONGEST_SENTENCE))
 
@@ -109,19 +114,31 @@ def _drawn(sheet: Sheet, room: int | None) -> Table:
 def _widths(
     columns: Sequence[Column], titles: Sequence[str], rows: Sequence[list[str]], room: int | None
 ) -> list[int]:
-    """How wide each column is: as it likes; else with its title in lines; else with its text in lines, too."""
-    cells = [max((len(row[place]) for row in rows), default=0) for place in range(len(titles))]
+    """How wide each column is: as it likes; else with its title in lines; else with the longest texts in lines, too."""
+    cells = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(titles))]
     widths = [max(len(title), most) for title, most in zip(titles, cells, strict=True)]
-    if room is None or _fits(widths, room):
+    if room is None:
         return widths
-    words = [max(map(len, title.split())) for title in titles]
-    widths = list(map(max, words, cells))
-    if _fits(widths, room):
-        return widths
-    texts = (column.kind is Kind.TEXT for column in columns)
-    return [
-        min(width, _LEAST) if text else width for width, text in zip(widths, texts, strict=True)
-    ]
+    for lines in _LINES:
+        if _fits(widths, room):
+            return widths
+        widths = [
+            max(_folded(title, lines), most) for title, most in zip(titles, cells, strict=True)
+        ]
+    texts = [place for place, column in enumerate(columns) if column.kind is Kind.TEXT]
+    while not _fits(widths, room):
+        longest = max(texts, key=widths.__getitem__)
+        if widths[longest] <= _LEAST:
+            break
+        widths[longest] -= 1
+    return widths
+
+
+def _folded(title: str, lines: int) -> int:
+    """How wide a title is that takes so many lines, or more where its words do."""
+    longest = max(map(len, title.split()))
+    widths = range(longest, len(title))
+    return next((width for width in widths if len(wrap(title, width)) <= lines), len(title))
 
 
 def _fits(widths: Sequence[int], room: int) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from stormbreak.cli.cost_options import currency_of, lookup_in, names_in, shared
+from stormbreak.cli.cost_options import currency_of, lookup_in, sellers_in, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cost.compare import offers_for
@@ -33,7 +33,12 @@ _COLUMNS = (
 
 @click.command("prices")
 @click.argument("models", metavar="MODEL...", nargs=-1)
-@click.option("--providers", metavar="X,Y,...", default="", help="Those of some providers only.")
+@click.option(
+    "--providers",
+    metavar="X,Y,...",
+    default="",
+    help="Those of some providers only, as PROVIDER or PROVIDER@SOURCE.",
+)
 @shared
 def command(
     *,
@@ -50,7 +55,7 @@ def command(
     output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=files)
     shown_in = currency_of(currency, rate)
     lookup = lookup_in(files)
-    sellers = [Seller.parse(name) for name in names_in(providers)]
+    sellers = sellers_in(providers)
     found = list(dict.fromkeys(_found(models, sellers, lookup)))
     rows = [[*cells, shown_in.code] for prices in found for cells in _rows(prices)]
     sheet = Sheet(columns=_COLUMNS, rows=rows, currency=shown_in)

@@ -12,6 +12,7 @@ from stormbreak.cli.cost_options import (
     Volume,
     currency_of,
     lookup_in,
+    refuse_idle,
     shared,
     traffic,
 )
@@ -19,24 +20,41 @@ from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_storm import tell_storm
 from stormbreak.cli.cost_told import Told
 from stormbreak.cli.cost_words import assumed
-from stormbreak.cost.compare import Demand
+from stormbreak.cost.compare import Mix
 from stormbreak.cost.outage import Downtime
-from stormbreak.cost.prices import Service, Tokens
+from stormbreak.cost.prices import Service
 
-_HOURS = Amount("a number of hours up to 1,000,000", 1_000_000, least="0.01")
-_MINUTES = Amount("a number of minutes up to 1,000,000", 1_000_000, least="0.01", zero=False)
+_HOURS = Amount("a number of hours between 0.01 and 1,000,000, or 0", 1_000_000, least="0.01")
+_MINUTES = Amount(
+    "a number of minutes between 0.01 and 1,000,000", 1_000_000, least="0.01", zero=False
+)
+_OF_A_MOVE = ("hours", "hourly", "input_share", "cache_rate", "prompt", "service", "files")
 
 
 @click.command("roi")
 @click.option("--current", metavar="PROVIDER/MODEL", help="What is used today.")
 @click.option("--candidate", metavar="PROVIDER/MODEL", help="What would be used instead.")
 @click.option("--tokens", "volume", type=Volume(), help="Tokens a month: 50M.")
-@click.option("--hours", type=_HOURS, default="40", show_default=True, help="Of work to migrate.")
 @click.option(
-    "--hourly", type=MONEY, default="50", show_default=True, help="Dollars an hour of it costs."
+    "--hours",
+    type=_HOURS,
+    default="40",
+    show_default=True,
+    help="Hours of work that the move takes.",
+)
+@click.option(
+    "--hourly",
+    type=MONEY,
+    default="50",
+    show_default=True,
+    help="Dollars that an hour of it costs.",
 )
 @click.option("--storm", type=click.Path(path_type=Path), help="What storm run --json printed.")
-@click.option("--scenario", metavar="NAME|FILE", help="That storm's, where it is a file of yours.")
+@click.option(
+    "--scenario",
+    metavar="NAME|FILE",
+    help="The scenario of --storm, where that does not say how long it was.",
+)
 @click.option(
     "--downtime-minutes", type=_MINUTES, help="A downtime that you know the cost of.  [default: 23]"
 )
@@ -74,19 +92,20 @@ def command(  # noqa: PLR0913 - one parameter for each option
     shown_in = currency_of(currency, rate)
     told = Told(currency=shown_in)
     if current and candidate and volume:
-        demand = Demand(
-            tokens=Tokens.split(volume[0], input_share=input_share, cache_rate=cache_rate),
-            service=Service(service or Service.STANDARD),
-            prompt=prompt[0],
-        )
+        mix = Mix(input_share, cache_rate, prompt[0], Service(service or Service.STANDARD))
         lookup = lookup_in(files)
         offers = Offers.parse(current, candidate)
-        move = offers.move(demand, hours * hourly, lookup, _known(downtime_minutes, downtime_cost))
-        told.said.append(assumed(volume, input_share, cache_rate, service))
+        known = _known(downtime_minutes, downtime_cost)
+        move = offers.move(mix.demand(volume[0]), hours * hourly, lookup, known)
+        told.said.append(assumed(volume, mix))
         tell_move(told, move)
     elif storm is None or current or candidate or volume:
         raise click.UsageError("--current, --candidate and --tokens are needed, or --storm alone")
-    if storm is not None:
+    else:
+        refuse_idle(_OF_A_MOVE, "without --current, --candidate and --tokens")
+    if storm is None:
+        refuse_idle(("scenario",), "without --storm")
+    else:
         downtime = _known(downtime_minutes, downtime_cost) or Downtime()
         tell_storm(told, storm, scenario, downtime)
     output.answer(told.head, told.said, facts=told.facts(), **told.sheets)

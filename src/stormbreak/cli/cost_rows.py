@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import click
 
-from stormbreak.cli.cost_options import names_in
+from stormbreak.cli.cost_options import names_in, sellers_in
 from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
 from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
 from stormbreak.cost.money import Currency
@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
     @classmethod
     def parse(cls, models: str, providers: str) -> Self:
         """Read them. Raises ConfigurationError."""
-        return cls(names_in(models), [Seller.parse(name) for name in names_in(providers)])
+        return cls(names_in(models), sellers_in(providers))
 
 
 def planned(demands: Sequence[Demand], wanted: Wanted, lookup: Lookup) -> list[Row]:
@@ -101,14 +101,15 @@ def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
     if traffic.since and traffic.until:
         yield f"Counted from {traffic.since} to {traffic.until}."
     yield from traffic.said
-    often = "once" if times == 1 else f"{times:f} times"
+    often = "once" if times == 1 else f"{times:,f} times"
     yield f"A month is what the file holds, {often} (--times)."
 
 
 def _told(use: Use) -> str:
     entry, output, cached = map(Decimal, use.tokens)
     amounts = f"{volume(entry)} tokens in ({volume(cached)} cached)"
-    said = f"{use.kind.model}: {use.requests:,} requests, {amounts}, {volume(output)} out"
+    service = f" ({use.kind.service})" if use.kind.service is not Service.STANDARD else ""
+    said = f"{use.kind.model}{service}: {use.requests:,} requests, {amounts}, {volume(output)} out"
     if use.estimated:
         said += f"; {use.estimated:,} did not say what they used: estimated"
     return f"{said}."
@@ -122,5 +123,5 @@ def _total(rows: Sequence[Row], currency: Currency) -> Iterator[str]:
     known = [row.monthly for row in firsts.values() if row.monthly is not None]
     if len(firsts) > 1:
         of = "" if len(known) == len(firsts) else ", without what has no price"
-        total = currency.shown(sum(known, Decimal(0)))
-        yield f"Together: {total} {currency.code} a month, each model at its first provider{of}."
+        total = currency.told(sum(known, Decimal(0)))
+        yield f"Together: {total} a month, each model at its first provider{of}."

@@ -31,7 +31,7 @@ def tell_storm(told: Told, path: Path, scenario: str | None, downtime: Downtime)
     ]
     said = _words(storm, found, downtime, currency)
     told.sheets["storm"] = Sheet(columns=_COLUMNS, rows=rows, currency=currency)
-    told.said.extend(["", *said] if told.said else said)
+    told.said.extend(["", "The outage:", *said] if told.said else said)
     told.titles.append(storm.scenario)
     told.verdicts.extend(said[1:2])
     told.bars.append(
@@ -58,22 +58,24 @@ def _watched(storm: Storm, path: Path, scenario: str | None) -> Decimal:
         raise ConfigurationError(
             f"{path}: {storm.scenario} has no trigger, so no downtime to price"
         )
-    return max(Decimal(0), duration - (begun or 0))
+    begun = begun or Decimal(0)
+    if begun >= duration:
+        raise ConfigurationError(
+            f"{path}: trigger_at must be before the end, {duration:f}, got {begun:f}"
+        )
+    return duration - begun
 
 
 def _words(storm: Storm, found: list[Loss], downtime: Downtime, currency: Currency) -> list[str]:
-    def amount(usd: Decimal) -> str:
-        return f"{currency.shown(usd)} {currency.code}"
-
     whose = "the article's estimate, scaled" if downtime == Downtime() else "as you say"
-    cost, each = amount(downtime.cost), amount(downtime.per_minute)
+    cost, each = currency.told(downtime.cost), currency.told(downtime.per_minute)
     said = [f"{downtime.minutes:f} minutes of downtime cost {cost} ({whose}): {each} a minute."]
     first, *others = found
     for other in others:
         less = other.cost - first.cost
         which = "less" if less >= 0 else "more"
         said.append(
-            f"{storm.scenario} under {first.policy} costs {amount(abs(less))} {which} than under {other.policy}."
+            f"{storm.scenario} under {first.policy} costs {currency.told(abs(less))} {which} than under {other.policy}."
         )
     if not others:
         said.append(

@@ -3,20 +3,23 @@
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
-from stormbreak.cost.compare import Row
+from stormbreak.cost.compare import Mix, Row
 from stormbreak.cost.lookup import Lookup
-from stormbreak.cost.prices import Prices, Source
+from stormbreak.cost.prices import Prices, Service, Source
 from stormbreak.cost.sheet import percent, volume
 
 
-def assumed(
-    volumes: Sequence[int], input_share: Decimal, cache_rate: Decimal, service: str | None
-) -> str:
+def assumed(volumes: Sequence[int], mix: Mix) -> str:
     """What kind of tokens they are taken to be."""
     tokens = ", ".join(volume(Decimal(each)) for each in volumes)
-    cached = f"{percent(cache_rate)} of that from a cache" if cache_rate else "none of it cached"
-    kind = f", at {service} prices" if service else ""
-    return f"{tokens} tokens a month: {percent(input_share)} of them input, {cached}{kind}."
+    cached = "none of it cached"
+    if mix.cache_rate:
+        cached = f"{percent(mix.cache_rate)} of that from a cache"
+    long = f", in prompts of {volume(Decimal(mix.prompt))}" if mix.prompt > 1 else ""
+    kind = f", at {mix.service} prices" if mix.service is not Service.STANDARD else ""
+    return (
+        f"{tokens} tokens a month: {percent(mix.input_share)} of them input, {cached}{long}{kind}."
+    )
 
 
 def said_of(rows: Sequence[Row], lookup: Lookup) -> Iterator[str]:

@@ -15,10 +15,15 @@ def draw(picture: RenderableType, *, least: int = 0) -> None:
     """
     console = Console()
     if console.width < least:
-        console = Console(width=least)
+        console = wide(least)
     with console.capture() as captured:
         console.print(picture)
     say(captured.get(), end="")
+
+
+def wide(width: int) -> Console:
+    """A console that is so wide, also where the terminal says of itself only that it is dumb."""
+    return Console(width=width, height=1)  # rich takes the width for given only with the height
 
 
 def save_picture(console: Console, path: Path, *, title: str) -> None:

@@ -17,6 +17,6 @@ _BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-@click.group(cls=LazyGroup, built=_BUILT, planned={})
+@click.group(cls=LazyGroup, built=_BUILT)
 def command() -> None:
     """Simulate a storm, real engines against a provider model in virtual time; or play it to any program, live."""

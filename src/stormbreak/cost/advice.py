@@ -6,7 +6,7 @@ from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
 from stormbreak.cost.compare import MONTHS
-from stormbreak.cost.money import Currency, rounded
+from stormbreak.cost.money import Currency, near
 from stormbreak.cost.prices import Prices
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import percent, volume
@@ -44,11 +44,7 @@ class Move:
 
 def reasons(move: Move, currency: Currency) -> Iterator[Reason]:
     """Give each reason that the figures hold, the weightiest first."""
-
-    def amount(usd: Decimal) -> str:
-        return f"{currency.shown(usd)} {currency.code}"
-
-    case = move.case
+    case, amount = move.case, currency.told
     if case.saving < 0:
         yield Reason(holds=True, said=f"It costs {amount(-case.saving)} a month more.")
     elif case.saving == 0:
@@ -61,9 +57,18 @@ def reasons(move: Move, currency: Currency) -> Iterator[Reason]:
     if move.per_minute and case.saving > 0:
         minutes = case.saving / move.per_minute
         each = amount(move.per_minute)
-        said = f"{rounded(minutes, 2):,} minutes more downtime a month, at {each} each, cost what it saves."
+        said = (
+            f"{near(minutes, 2)} minutes more downtime a month, at {each} each, cost what it saves."
+        )
         yield Reason(holds=False, said=said)
     yield from _old(move)
+
+
+def outcome(saving: Decimal, amount: Amount) -> str:
+    """What a month saves, as a verb and what it says."""
+    if saving > 0:
+        return f"saves {amount(saving)} a month"
+    return f"costs {amount(-saving)} a month more" if saving else "saves nothing"
 
 
 def _break_even(move: Move) -> Iterator[Reason]:
@@ -80,12 +85,9 @@ def _at_list_prices(move: Move, amount: Amount) -> Iterator[Reason]:
     listed = move.listed_current
     if listed is not None and abs(listed - case.current) > _ALIKE * case.current:
         saving = listed - case.candidate
-        then = f"saves {amount(saving)} a month"
-        if saving <= 0:
-            then = f"costs {amount(-saving)} a month more" if saving else "saves nothing"
         said = (
             f"Today's list price of {move.current.maker} makes {amount(listed)} a month, not"
-            f" {amount(case.current)}: against that the move {then}."
+            f" {amount(case.current)}: against that the move {outcome(saving, amount)}."
         )
         yield Reason(holds=saving <= 0, said=said)
         if move.current.maker == move.candidate.maker:

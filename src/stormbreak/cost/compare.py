@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, same
 from stormbreak.cost.market import NAME as MARKET
@@ -35,6 +36,20 @@ class Demand:
             return rates.cost(self.tokens, prompt=self.prompt)
         except ConfigurationError as error:
             raise UnknownPriceError(f"{name}: {error}") from None
+
+
+class Mix(NamedTuple):
+    """What kind of tokens traffic is planned to be of: shares of it, tokens of one prompt, and whose service."""
+
+    input_share: Decimal
+    cache_rate: Decimal
+    prompt: int = 1
+    service: Service = Service.STANDARD
+
+    def demand(self, total: int) -> Demand:
+        """A month of so many tokens."""
+        tokens = Tokens.split(total, input_share=self.input_share, cache_rate=self.cache_rate)
+        return Demand(tokens=tokens, service=self.service, prompt=self.prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,11 +71,11 @@ class Lookup:
         self.market = market or Market()
         self._known: dict[tuple[str, str, str], Prices] = {}
         for file in files:
-            if file.name == MARKET:
-                raise ConfigurationError(f"a price file must not be called {MARKET!r}")
             if file.name in self.files:
                 said = model_quoted(file.name)
-                raise ConfigurationError(f"two price files are called {said}: name = says another")
+                raise ConfigurationError(
+                    f"two price files are called {said}: give one another name (name = ...)"
+                )
             self.files[file.name] = file
             for prices in file.offers():
                 self._known[file.name, prices.provider.lower(), word_of(prices.model)] = prices

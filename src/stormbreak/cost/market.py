@@ -61,10 +61,10 @@ class Market:
         return [model.id for model in found.models] if found else []
 
     def sellers(self, model: str) -> list[str]:
-        """Who lists a model with a price; those first that do not only sell what others list."""
+        """Who lists a model with a price; those first that do not only sell what others list, makers before all."""
         own = {name for name, seller in self._by_name.items() if seller.find_model(model)}
         known = [name for name in self.providers() if self.find(name, model)]
-        return sorted(known, key=lambda name: name not in own)
+        return sorted(known, key=lambda name: (name not in own, name not in self._makers))
 
     def find(self, provider: str, model: str) -> Prices | None:
         """What `provider` asks for `model`; None where it is not known.
@@ -110,6 +110,12 @@ class Market:
     @cached_property
     def _by_name(self) -> "dict[str, Provider]":
         return {provider.id: provider for provider in self._snapshot.providers}
+
+    @cached_property
+    def _makers(self) -> frozenset[str]:
+        """Those to whose lists others refer."""
+        sellers = self._by_name.values()
+        return frozenset(name for each in sellers for name in each.fallback_model_providers or ())
 
     @cached_property
     def _snapshot(self) -> Any:

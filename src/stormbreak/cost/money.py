@@ -73,12 +73,11 @@ class Currency:
 
     def shown(self, usd: Decimal) -> str:
         """An amount of dollars in this currency, for eyes; without its code."""
-        amount = usd * self.per_usd
-        shown = rounded(amount, PLACES[self.code])
-        if amount and not shown:
-            coin = Decimal(1).scaleb(-PLACES[self.code])
-            return f"<{coin}" if amount > 0 else f">-{coin}"
-        return f"{shown:,}"
+        return near(usd * self.per_usd, PLACES[self.code])
+
+    def told(self, usd: Decimal) -> str:
+        """The same with its code."""
+        return f"{self.shown(usd)} {self.code}"
 
     def exact(self, usd: Decimal) -> str:
         """A price in this currency, as exact as it is given, and with the places of its coin at least."""
@@ -98,6 +97,15 @@ def between(least: str, most: str) -> str:
 def rounded(number: Decimal, places: int) -> Decimal:
     """The number with so many decimal places, half of the last one rounded up."""
     return number.quantize(Decimal(1).scaleb(-places), context=_WIDE)
+
+
+def near(number: Decimal, places: int) -> str:
+    """The number for eyes, with so many decimal places; what is not nothing is not shown as nothing."""
+    shown = rounded(number, places)
+    if number and not shown:
+        least = Decimal(1).scaleb(-places)
+        return f"<{least}" if number > 0 else f">-{least}"
+    return f"{shown:,}"
 
 
 def plain(number: Decimal) -> Decimal:

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import msgspec
 
+from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError
 
 MINUTE = 60
+
+_LONGEST = 10**9  # seconds
+_LARGEST = 10  # of a share; in a short time more can be answered than came in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +79,22 @@ def read_storm(path: Path) -> Storm:
         raise ConfigurationError(f"{path}: not what storm run --json prints") from None
     if not storm.runs:
         raise ConfigurationError(f"{path}: holds no run")
-    shares = [run.goodput for run in storm.runs if run.goodput is not None]
-    if not all(share.is_finite() and 0 <= share <= 10 for share in shares):
-        raise ConfigurationError(f"{path}: runs[].goodput must be a share")
+    try:
+        _check(storm)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
     return storm
+
+
+def _check(storm: Storm) -> None:
+    for place, run in enumerate(storm.runs):
+        goodput = run.goodput
+        share = goodput is None or (goodput.is_finite() and 0 <= goodput <= _LARGEST)
+        require(share, f"runs[{place}].goodput must be a share", goodput)
+    for name in ("duration", "trigger_at", "trigger_until"):
+        time = getattr(storm, name)
+        fits = time is None or (time.is_finite() and 0 <= time <= _LONGEST)
+        require(fits, f"{name} must be seconds up to {_LONGEST:,}", time)
 
 
 def losses(storm: Storm, seconds: Decimal, downtime: Downtime) -> list[Loss]:

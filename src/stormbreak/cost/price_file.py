@@ -12,8 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from stormbreak import tables, tomlfile
-from stormbreak.core.checks import shown
-from stormbreak.cost.money import USD, Currency, check_rate
+from stormbreak.core.checks import require, shown
+from stormbreak.cost.market import NAME as MARKET
+from stormbreak.cost.money import USD, Currency, check_rate, plain
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, word_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import model_quoted
@@ -23,6 +24,7 @@ CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
 
 _WHAT = "a price file"
 _LONGEST = 200  # characters of a name
+_LONGEST_PROMPT = 10**9  # tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +42,15 @@ class Asked:
             if price is not None and not (price.is_finite() and (price == 0 or price >= CHEAPEST)):
                 wanted = f"0 or at least {CHEAPEST}"
                 raise ConfigurationError(f"{item.name} must be {wanted}, got {shown(price)}")
-        if (self.flat is None) == (self.input is None):
-            raise ConfigurationError(f"input, or flat in its place, must be given, got {self}")
-        if self.flat is not None and self.output is not None:
-            raise ConfigurationError(f"output must not be given beside flat, got {self.output}")
+        require(
+            self.flat is not None or self.input is not None,
+            "input, or flat in its place, must be given",
+            self,
+        )
+        for name in ("input", "output"):
+            price = getattr(self, name)
+            twice = self.flat is not None and price is not None
+            require(not twice, f"{name} must not be given beside flat", price)
 
     def __str__(self) -> str:
         given = ((item.name, getattr(self, item.name)) for item in fields(Asked))
@@ -60,8 +67,7 @@ class LongPrompts(Asked):
 
     def __post_init__(self) -> None:
         Asked.__post_init__(self)
-        if not 0 < self.above <= 10**9:
-            raise ConfigurationError(f"above must be positive, got {self.above}")
+        require(0 < self.above <= _LONGEST_PROMPT, "above must be a number of tokens", self.above)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +86,8 @@ class Entry(Asked):
 
     def __post_init__(self) -> None:
         Asked.__post_init__(self)
-        for name in ("provider", "model"):
-            given = getattr(self, name)
-            if not given.strip() or len(given) > _LONGEST or not given.isprintable():
-                raise ConfigurationError(f"{name} must be a name, got {model_quoted(given)}")
+        _check_name("provider", self.provider)
+        _check_name("model", self.model)
         if "/" in self.provider or "@" in self.provider:
             raise ConfigurationError(f"provider must hold no / and no @, got {self.provider!r}")
         steps = [step.above for step in self.long_prompts]
@@ -92,7 +96,8 @@ class Entry(Asked):
                 raise ConfigurationError(
                     f"long_prompts[{place}].above must not be said again, got {above}"
                 )
-        if self.maker and "/" not in self.maker:
+        provider, _, model = self.maker.partition("/")
+        if self.maker and not (provider and model):
             raise ConfigurationError(
                 f"maker must be provider/model, got {model_quoted(self.maker)}"
             )
@@ -102,7 +107,7 @@ class Entry(Asked):
 class PriceFile:
     """A file as it was read. `per_usd` says how much of its currency one dollar is."""
 
-    name: str = ""
+    name: str
     source: str = ""
     as_of: date | None = None
     claim: bool = False
@@ -118,12 +123,18 @@ class PriceFile:
             raise ConfigurationError(
                 f"per_usd must say how much {self.currency} one dollar is, got {self.per_usd}"
             )
+        _check_name("name", self.name)
+        require(self.name != MARKET, "name must not be that of list prices", repr(MARKET))
+        require(bool(self.prices), "prices must say what something costs", "none")
+        self._check_prices()
+
+    def _check_prices(self) -> None:
+        dearest = DEAREST * self.per_usd
         known = set()
         for place, entry in enumerate(self.prices):
-            dearest = max(_asked(entry))
-            if dearest > DEAREST * self.per_usd:
-                wanted = f"at most {DEAREST:,} USD per million tokens"
-                raise ConfigurationError(f"prices[{place}] must be {wanted}, got {shown(dearest)}")
+            for key, price in _asked(entry):
+                most = f"at most {plain(dearest):,} {self.currency} per million tokens"
+                require(price <= dearest, f"prices[{place}].{key} must be {most}", price)
             name = (entry.provider.lower(), word_of(entry.model))
             if name in known:
                 said = model_quoted(f"{entry.provider}/{entry.model}")
@@ -217,11 +228,18 @@ def _first(asked: Asked, names: tuple[str, ...]) -> Decimal | None:
     return next((price for price in given if price is not None), None)
 
 
-def _asked(entry: Entry) -> Iterator[Decimal]:
-    """Every price that an entry holds."""
-    parts = (entry, *entry.long_prompts, entry.batch, entry.flex, entry.priority)
-    for part in parts:
+def _asked(entry: Entry) -> Iterator[tuple[str, Decimal]]:
+    """Every price that an entry holds, by the path of its key."""
+    steps = ((f"long_prompts[{place}].", step) for place, step in enumerate(entry.long_prompts))
+    services = (("batch.", entry.batch), ("flex.", entry.flex), ("priority.", entry.priority))
+    for path, part in (("", entry), *steps, *services):
         for item in fields(Asked):
             price = None if part is None else getattr(part, item.name)
             if price is not None:
-                yield price
+                yield f"{path}{item.name}", price
+
+
+def _check_name(key: str, name: str) -> None:
+    fits = name and name == name.strip() and len(name) <= _LONGEST and name.isprintable()
+    if not fits:
+        raise ConfigurationError(f"{key} must be a name, got {model_quoted(name)}")

@@ -37,7 +37,8 @@ class Tokens(NamedTuple):
     @classmethod
     def of(cls, usage: Usage) -> Self:
         """Those of one call."""
-        return cls(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
+        cached = min(usage.cached_input_tokens, usage.input_tokens)
+        return cls(usage.input_tokens, usage.output_tokens, cached)
 
     @classmethod
     def split(cls, total: int, *, input_share: Decimal, cache_rate: Decimal) -> Self:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, auto
 
-from stormbreak.cost.money import KEPT, USD, Currency, plain, rounded
+from stormbreak.cost.money import KEPT, USD, Currency, near, plain, rounded
 
 Cell = Decimal | int | str | None
 
@@ -38,13 +38,15 @@ class Kind(Enum):
 class Column:
     """A column: its name for programs, its title for eyes (none: not shown to them), and what it holds.
 
-    A `{}` in the title stands for the currency. Eyes see `absent` where there is nothing.
+    A `{}` in the title stands for the currency. Eyes see `absent` where there is nothing, and no column that says the
+    `usual` in every row.
     """
 
     key: str
     title: str
     kind: Kind = Kind.TEXT
     absent: str = NOTHING
+    usual: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class Sheet:
             case Kind.SHARE:
                 return percent(Decimal(cell))
             case Kind.NUMBER:
-                return f"{rounded(Decimal(cell), 1):,}"
+                return near(Decimal(cell), 1)
             case _:
                 return volume(Decimal(cell))
 
@@ -100,7 +102,8 @@ class Sheet:
         cells = {row[place] for row in self.rows}
         if column.title and column.absent != NOTHING:
             return True
-        if not column.title or not cells - ({0} if column.kind is Kind.COUNT else {None, ""}):
+        idle = {0} if column.kind is Kind.COUNT else {None, "", column.usual}
+        if not column.title or not cells - idle:
             return False
         return column.kind is not Kind.VOLUME or len(self.rows) == 1 or len(cells) > 1
 
@@ -139,7 +142,7 @@ def volume(tokens: Decimal) -> str:
 
 def percent(share: Decimal) -> str:
     """A share in percent, with one digit after the point; rounded half up."""
-    return f"{rounded(share * 100, 1):,} %"
+    return f"{near(share * 100, 1)} %"
 
 
 def document(head: Mapping[str, object], **sheets: Sheet) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Which kind of file real traffic is in: told by what it holds, not by its name."""
 
+from codecs import BOM_UTF8
 from itertools import chain
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def _read(path: Path) -> Traffic:
         first = file.readline(LARGEST)
         if is_line(first):
             return Traffic(uses=add_up(read_answers(chain([first], file))))
-        raw = first + file.read(LARGEST + 1)
+        raw = (first + file.read(LARGEST + 1)).removeprefix(BOM_UTF8)
     if not raw.strip():
         return Traffic(uses=())
     if len(raw) > LARGEST:
@@ -43,6 +44,6 @@ def _read(path: Path) -> Traffic:
     if raw.lstrip()[:1] in (b"{", b"["):
         return read_pages(raw)
     try:
-        return read_csv(raw.decode("utf-8-sig"))
+        return read_csv(raw.decode())
     except UnicodeDecodeError:
         raise ConfigurationError("not UTF-8 text") from None

@@ -59,12 +59,17 @@ def read_pages(raw: bytes) -> Traffic:
 
 def read_csv(text: str) -> Traffic:
     """Read the CSV of the dashboard. Raises ConfigurationError."""
-    rows = csv.DictReader(StringIO(text))
-    missing = [name for name in _NEEDED if name not in (rows.fieldnames or ())]
-    if missing:
-        raise ConfigurationError(f"no column {', '.join(missing)}: not OpenAI's export of usage")
+    rows = csv.DictReader(StringIO(text, newline=""))
     days: list[int] = []
-    uses = add_up(_of_rows(rows, days))
+    try:
+        missing = [name for name in _NEEDED if name not in (rows.fieldnames or ())]
+        if missing:
+            raise ConfigurationError(
+                f"no column {', '.join(missing)}: not OpenAI's export of usage"
+            )
+        uses = add_up(_of_rows(rows, days))
+    except csv.Error as error:
+        raise ConfigurationError(f"line {rows.reader.line_num}: broken CSV: {error}") from None
     return Traffic(
         uses=uses, since=_day(min(days, default=None)), until=_day(max(days, default=None))
     )
@@ -83,16 +88,15 @@ def _of_buckets(buckets: list[_Bucket]) -> Iterator[Counted]:
 
 def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
     """Read each row; put the times that it says into `days`."""
-    try:
-        for row in rows:
-            where = f"line {rows.line_num}"
-            times = (row.get(name) for name in ("start_time", "end_time"))
-            days.extend(_whole(time, where) for time in times if time)
-            record = _counted(row, where)
-            if record is not None:
-                yield record
-    except csv.Error as error:
-        raise ConfigurationError(f"line {rows.line_num}: broken CSV: {error}") from None
+    for row in rows:
+        where = f"line {rows.line_num}"
+        if None in row or None in row.values():  # as a number with a comma in it has it
+            raise ConfigurationError(f"{where} has more cells, or fewer, than the head")
+        times = ((name, row.get(name)) for name in ("start_time", "end_time"))
+        days.extend(_whole(time, f"{where}: {name}") for name, time in times if time)
+        record = _counted(row, where)
+        if record is not None:
+            yield record
 
 
 def _counted(row: Mapping[str, Any], where: str) -> Counted | None:

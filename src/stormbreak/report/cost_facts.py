@@ -40,7 +40,3 @@ class CostFacts:
     bars: Sequence[Costs] = field(default_factory=list)
     move: Case | None = None
     currency: Currency = USD
-
-    def amount(self, usd: Decimal) -> str:
-        """Write an amount of dollars in the report's currency, with its code."""
-        return f"{self.currency.shown(usd)} {self.currency.code}"

@@ -64,7 +64,7 @@ def cost_picture(facts: CostFacts) -> Picture:
         verdict=shown(facts.verdict, _LONG),
         tiles=tiles,
         keys=(),
-        cards=[] if case is None else savings_cards(case, facts),
+        cards=[] if case is None else savings_cards(case, facts.currency),
         bars=blocks,
         note="Not all bars are shown; a page has more, and all tables."
         if left or len(facts.bars) > BLOCKS_OF_PICTURE
@@ -78,7 +78,7 @@ def _move(facts: CostFacts) -> Iterator[Section]:
         return
     panel = savings_panel(case, facts.currency)
     chart = Chart(title=SAVINGS, drawing=drawing_of(panel, salt=SAVINGS), keys=keys_of(panel.lines))
-    yield Section(title="In figures", cards=savings_cards(case, facts))
+    yield Section(title="In figures", cards=savings_cards(case, facts.currency))
     yield Section(title="Over twelve months", charts=[chart])
 
 

@@ -3,10 +3,9 @@
 from decimal import Decimal
 
 from stormbreak.cost.compare import MONTHS
-from stormbreak.cost.money import Currency, rounded
+from stormbreak.cost.money import Currency, near
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import percent
-from stormbreak.report.cost_facts import CostFacts
 from stormbreak.report.page import Card
 from stormbreak.report.panel import Line, Panel
 
@@ -43,14 +42,14 @@ def savings_panel(case: Case, currency: Currency) -> Panel:
     )
 
 
-def savings_cards(case: Case, facts: CostFacts) -> list[Card]:
+def savings_cards(case: Case, currency: Currency) -> list[Card]:
     """The figures of the case as given, each under its right name."""
     share, returned = case.share, case.returned
     return [
         Card(
             name="Saved a month",
-            figure=facts.amount(case.saving),
-            about=f"{facts.amount(case.current)} now, {facts.amount(case.candidate)} then",
+            figure=currency.told(case.saving),
+            about=f"{currency.told(case.current)} now, {currency.told(case.candidate)} then",
         ),
         Card(
             name="Savings",
@@ -60,12 +59,12 @@ def savings_cards(case: Case, facts: CostFacts) -> list[Card]:
         Card(
             name="Payback",
             figure="never" if case.payback is None else _months(case.payback),
-            about=f"until the {facts.amount(case.migration)} of the migration are saved",
+            about=f"until the {currency.told(case.migration)} of the migration are saved",
         ),
         Card(
             name="Return, 12 months",
             figure="none" if returned is None else percent(returned),
-            about=f"{facts.amount(case.net)} after the migration is paid, against what it costs",
+            about=f"{currency.told(case.net)} after the migration is paid, against what it costs",
         ),
     ]
 
@@ -75,7 +74,7 @@ def _told(payback: Decimal | None) -> str:
 
 
 def _months(months: Decimal) -> str:
-    return f"{rounded(months, 1):,} months"
+    return f"{near(months, 1)} months"
 
 
 def _scale(most: Decimal) -> tuple[int, str]:

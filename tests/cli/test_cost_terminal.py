@@ -1,0 +1,75 @@
+"""Tables of `stormbreak cost` in terminals of some widths: numbers stay whole, texts go into lines where they must."""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
+
+ARTICLE = ["--prices", "article-2025"]
+MOVE = [*ARTICLE, "--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1"]
+BOLD = re.compile(r"\x1b\[[0-9;]*m")
+VOLUMES = ["cost", "compare", *ARTICLE, "--models", "gpt-4.1", "--tokens", "1M,2B"]
+
+
+def in_terminal(width, *argv, kind="xterm"):
+    """What the command writes to a terminal that is so wide, as plain lines."""
+    main_end, end = os.openpty()
+    code = "import sys; from stormbreak.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    env = {**os.environ, "COLUMNS": f"{width}", "NO_COLOR": "1", "TERM": kind}
+    with subprocess.Popen([sys.executable, "-c", code, *argv], stdout=end, env=env):
+        os.close(end)
+        said = b""
+        with suppress(OSError):  # its end
+            while piece := os.read(main_end, 65_536):
+                said += piece
+    os.close(main_end)
+    return BOLD.sub("", said.decode()).splitlines()
+
+
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+@pytest.mark.parametrize("width", [200, 80, 40])
+def test_no_terminal_is_too_narrow_for_a_number(width, kind):
+    out = "\n".join(in_terminal(width, "cost", "roi", *MOVE, "--tokens", "2B", kind=kind))
+    for whole in ("120,000.00", "1,248,000.00", "62,300.0 %"):
+        assert whole in out
+
+
+def test_where_there_is_room_titles_are_whole():
+    titles = "tokens model provider price by USD a month saves a year savings latency claimed"
+    assert " ".join(in_terminal(96, *VOLUMES)[0].split()) == titles
+
+
+def test_first_the_titles_go_into_two_lines():
+    lines = in_terminal(90, *VOLUMES)
+    assert [line.split() for line in lines[:2]] == [
+        ["USD", "a", "latency"],
+        ["tokens", "model", "provider", "price", "by", "month", "saves", "a", "year", "savings", "claimed"],
+    ]  # fmt: skip
+    assert any("article-2025" in line for line in lines)
+
+
+def test_titles_take_no_more_lines_than_they_must():
+    lines = in_terminal(100, "cost", "roi", *MOVE, "--tokens", "1M")
+    assert lines[2].startswith("──")
+
+
+def test_then_the_longest_text_goes_into_lines_and_no_further_than_it_must():
+    lines = in_terminal(100, "cost", "roi", *MOVE, "--tokens", "2B")
+    assert 98 <= max(map(len, lines[:12])) <= 100
+    assert "current at its  " in lines[4]
+    assert lines[5].strip() == "list price"
+
+
+def test_a_table_without_rows_is_none_and_others_stand_apart(tmp_path):
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"prompt": "hi"}\n')
+    lines = in_terminal(
+        120, "batch", "estimate", str(rows), "--provider", "openai", "--model", "gpt-4.1"
+    )
+    (gap,) = [place for place, line in enumerate(lines) if not line]
+    assert lines[gap + 1].split() == ["at", "this", "limit", "seconds", "at", "least"]
