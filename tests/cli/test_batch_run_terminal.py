@@ -47,7 +47,7 @@ def test_a_panel_is_redrawn_and_the_last_words_stay(source, output, stormbreak_p
 def plain_lines(screen):
     """What was drawn, line by line, without paths, which may be of any length."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
-    return [line for line in re.split(r"[\r\n]+", plain) if "out.jsonl" not in line]
+    return [line for line in re.split(r"[\r\n]+", plain) if ".jsonl" not in line]
 
 
 def price_file(folder, provider, *, model="storm-1"):
