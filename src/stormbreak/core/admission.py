@@ -46,11 +46,12 @@ class Admission:
         spacings: Sequence[Spacing] = (),
         weigh: Callable[[Call], None] | None = None,
         veto: Callable[[Call, float], Rejection | None] | None = None,
+        turns_at: Callable[[], float] | None = None,
     ) -> None:
         """Served through `gates`, of which `slots` is one, and all of `spacings` are some.
 
         `weigh(call)` tells a gate that asks how heavy a call is which one it will be asked about; `veto(call, now)` says why
-        a call that cannot leave now never will.
+        a call that cannot leave now never will; `turns_at()` when all is another matter for a gate that waits for an event.
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
@@ -68,6 +69,7 @@ class Admission:
         self._spacings = tuple(spacings)
         self._weigh = weigh
         self._veto = veto
+        self._turns_at = turns_at
         self._queue = Queue(policy)
         self._keeper: Ticket | None = None
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
@@ -129,6 +131,8 @@ class Admission:
                 if never:
                     self._reject(ticket, never)
                     continue
+                if ready_at == inf and self._turns_at is not None:
+                    ready_at = self._turns_at()
                 if ready_at != inf:
                     self._keep_time(ready_at)
                 return

@@ -122,6 +122,7 @@ class Lane:
             spacings=spacings,
             weigh=tell_all(gate.weigh for gate in self._weighing()),
             veto=None if self.spending is None else self.spending.veto,
+            turns_at=None if self.spending is None else self.spending.turns_at,
         )
 
     def is_spaced(self, now: float) -> bool:
@@ -279,6 +280,7 @@ class Engine:
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: dict[Target, Lane] = {}
+        self._former: list[Lane] = []  # others have taken their place, but calls still wait in them
 
     @property
     def budget(self) -> Budget | None:
@@ -296,9 +298,9 @@ class Engine:
         """Whether a target was named once, and is no longer: only who began before can ask for it."""
         return bool(target.name) and target.account not in self._accounts
 
-    def _on_freed(self, now: float, gate: Spending) -> None:
-        """Money is there again through that gate: let leave who waits for it at other targets."""
-        for lane in self._lanes.values():
+    def _on_freed(self, now: float, gate: Spending | None) -> None:
+        """An attempt was paid through that gate: who waits for money at other targets may leave, or never will."""
+        for lane in (*self._lanes.values(), *self._former):
             if lane.spending not in (None, gate) and lane.admission.queued:
                 lane.admission.pump(now)
 
@@ -316,18 +318,27 @@ class Engine:
         circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
         `anew` know nothing of what was before.
         """
-        kept = {each.spend for each in (policy, *accounts.values())}
-        for account in accounts:
-            self.payers.succeed(self.policy_of(account), accounts[account], kept)
-        self.payers.succeed(self.policy, policy, kept)
+        known = [(self.policy, policy)] + [
+            (self.policy_of(account), after)
+            for account, after in accounts.items()
+            if account in self._accounts or account in self._past
+        ]
+        self.payers.succeed(known, {each.spend for each in (policy, *accounts.values())})
         self.policy, self._accounts, self._past = policy, accounts, self._accounts
         self.races = any(each.hedge is not None for each in (policy, *accounts.values()))
+        before = (*self._former, *self._lanes.values())
         for target, lane in list(self._lanes.items()):
             lane.gone = self.is_gone(target)
             if (lane.gone and lane.idle) or target.account in anew:
                 del self._lanes[target]
             elif not lane.gone and lane.policy != self.policy_of(target):
                 self._lanes[target] = self._succeed(lane, now)
+        self._former = [
+            lane
+            for lane in before
+            if lane.admission.queued and self._lanes.get(lane.target) is not lane
+        ]
+        self._on_freed(now, None)  # a limit may have been raised
 
     def _succeed(self, lane: Lane, now: float) -> Lane:
         new = Lane(self, lane.target)

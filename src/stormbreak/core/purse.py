@@ -31,13 +31,13 @@ class Share(NamedTuple):
 
 
 class Purse:
-    """The money of one policy."""
+    """The money of one policy. The period that was begun last `ends_at` that time; inf: never, or none has begun."""
 
-    __slots__ = ("_ends_at", "_per", "_period", "_set_aside", "_spent", "_told", "limit")
+    __slots__ = ("_per", "_period", "_set_aside", "_spent", "_told", "ends_at", "limit")
 
     def __init__(self, policy: SpendPolicy) -> None:
         self._per = inf if policy.per is None else policy.per
-        self._ends_at = inf
+        self.ends_at = inf
         self._period = 0
         self._spent = NOTHING
         self._set_aside = NOTHING
@@ -53,21 +53,21 @@ class Purse:
     def branch(self, policy: SpendPolicy) -> "Purse":
         """Another purse with a limit of its own for the same period, of which as much is spent as of this one."""
         purse = Purse(policy)
-        purse._ends_at, purse._period, purse._spent = self._ends_at, self._period, self._spent
+        purse.ends_at, purse._period, purse._spent = self.ends_at, self._period, self._spent
         purse._told = purse._reached()
         return purse
 
     def ready_at(self, most: Decimal, now: float) -> float:
         """OPEN; or the end of the period; or UNTIL_EVENT, where more may be there when others have ended."""
-        if now >= self._ends_at:
+        if now >= self.ends_at:
             return OPEN if most <= self.limit else UNTIL_EVENT
         if self._spent + self._set_aside + most <= self.limit:
             return OPEN
-        return UNTIL_EVENT if self._spent + most <= self.limit else self._ends_at
+        return UNTIL_EVENT if self._spent + most <= self.limit else self.ends_at
 
     def lacks_for(self, most: Decimal, now: float) -> bool:
         """Whether so much cannot be had in this period, whatever others give back."""
-        return most > self.limit or (now < self._ends_at and self._spent + most > self.limit)
+        return most > self.limit or (now < self.ends_at and self._spent + most > self.limit)
 
     @property
     def spent(self) -> Decimal:
@@ -82,19 +82,17 @@ class Purse:
     def set_aside(self, most: Decimal, now: float) -> int:
         """Take so much; returns the period that it is of."""
         self._turn(now)
-        if self._ends_at == inf and self._per != inf:
-            self._ends_at = now + self._per
+        if self.ends_at == inf and self._per != inf:
+            self.ends_at = now + self._per
         self._set_aside += most
         return self._period
 
-    def settle(self, most: Decimal, cost: Decimal, period: int, now: float) -> bool:
-        """Of `most`, set aside in that period, so much was spent; whether some of it is there again."""
+    def settle(self, most: Decimal, cost: Decimal, period: int, now: float) -> None:
+        """Of `most`, set aside in that period, so much was spent."""
         self._turn(now)
-        if period != self._period:
-            return False
-        self._set_aside -= most
-        self._spent += cost
-        return cost < most
+        if period == self._period:
+            self._set_aside -= most
+            self._spent += cost
 
     def spend(self, cost: Decimal) -> None:
         """Spend what nothing was set aside for: it was spent before there was this purse."""
@@ -106,7 +104,7 @@ class Purse:
         if reached <= self._told:
             return None
         self._told = reached
-        until = None if self._ends_at == inf else self._ends_at
+        until = None if self.ends_at == inf else self.ends_at
         return Share(reached, self._spent, self.limit, until)
 
     def _reached(self) -> int:
@@ -115,18 +113,18 @@ class Purse:
 
     def snapshot(self, now: float) -> dict[str, str | float | None]:
         """What stands where: US dollars in digits, and seconds until the period ends."""
-        over = now >= self._ends_at
+        over = now >= self.ends_at
         return {
             "limit": str(self.limit),
             "spent": str(NOTHING if over else self._spent),
             "set_aside": str(NOTHING if over else self._set_aside),
-            "ends": None if over or self._ends_at == inf else self._ends_at - now,
+            "ends": None if over or self.ends_at == inf else self.ends_at - now,
         }
 
     def _turn(self, now: float) -> None:
         """Begin another period, if the last one is over: what was spent and set aside then is none of it."""
-        if now >= self._ends_at:
+        if now >= self.ends_at:
             self._period += 1
-            self._ends_at = inf
+            self.ends_at = inf
             self._spent = self._set_aside = NOTHING
             self._told = 0

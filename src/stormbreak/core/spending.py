@@ -49,8 +49,8 @@ class Spending:
     ) -> None:
         """`report(now, share)` hears when a further part of the limit is reached.
 
-        `freed(now, self)` is called when money is there again, for those who wait elsewhere: here, somebody may leave when
-        all gates have been settled.
+        `freed(now, self)` is called when an attempt has been paid, for those who wait elsewhere: there is more again, or too
+        little for good. Here, they are looked at when all gates have been settled.
         """
         self.purse = purse
         self._freed = freed
@@ -98,10 +98,13 @@ class Spending:
         if cost is None:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
             cost = most if billed or outcome.usage is not None else NOTHING
-        freed = self.purse.settle(most, cost, period, now)
+        self.purse.settle(most, cost, period, now)
         self._tell(now)
-        if freed:
-            self._freed(now, self)
+        self._freed(now, self)
+
+    def turns_at(self) -> float:
+        """When another period begins, whatever is still set aside in this one."""
+        return self.purse.ends_at
 
     def _most_of(self, bound: Usage) -> Decimal | None:
         """What it costs at the most; some sellers ask more for what they read from a cache."""
