@@ -44,28 +44,10 @@ class Lane:
     """One target: its gates, and the queue in front of them."""
 
     __slots__ = (
-        "_closing_until",
-        "_engine",
-        "admission",
-        "breaker",
-        "budget",
-        "cooldown",
-        "earn",
-        "failed_in_a_row",
-        "gone",
-        "hedging",
-        "openings",
-        "pace",
-        "policy",
-        "quota",
-        "rate",
-        "shadow",
-        "shadow_budget",
-        "slots",
-        "spending",
-        "target",
+        "_closing_until", "_engine", "admission", "breaker", "budget", "cooldown", "earn", "failed_in_a_row", "gone",
+        "hedging", "openings", "pace", "policy", "quota", "rate", "shadow", "shadow_budget", "slots", "spending", "target",
         "treatments",
-    )
+    )  # fmt: skip
 
     def __init__(self, engine: "Engine", target: Target) -> None:
         self.policy = policy = engine.policy_of(target)
@@ -121,8 +103,7 @@ class Lane:
             engine.wake,
             spacings=spacings,
             weigh=tell_all(gate.weigh for gate in self._weighing()),
-            veto=None if self.spending is None else self.spending.veto,
-            turns_at=None if self.spending is None else self.spending.turns_at,
+            spending=self.spending,
         )
 
     def is_spaced(self, now: float) -> bool:
@@ -298,8 +279,8 @@ class Engine:
         """Whether a target was named once, and is no longer: only who began before can ask for it."""
         return bool(target.name) and target.account not in self._accounts
 
-    def _on_freed(self, now: float, gate: Spending | None) -> None:
-        """An attempt was paid through that gate: who waits for money at other targets may leave, or never will."""
+    def _on_freed(self, now: float, gate: Spending | None = None) -> None:
+        """Money went through that gate: who waits for some at other targets may leave, or never will."""
         for lane in (*self._lanes.values(), *self._former):
             if lane.spending not in (None, gate) and lane.admission.queued:
                 lane.admission.pump(now)
@@ -318,12 +299,9 @@ class Engine:
         circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
         `anew` know nothing of what was before.
         """
-        known = [(self.policy, policy)] + [
-            (self.policy_of(account), after)
-            for account, after in accounts.items()
-            if account in self._accounts or account in self._past
-        ]
-        self.payers.succeed(known, {each.spend for each in (policy, *accounts.values())})
+        past = {**self._past, **self._accounts}
+        changes = [(past[account], accounts[account]) for account in accounts if account in past]
+        self.payers.succeed([(self.policy, policy), *changes])
         self.policy, self._accounts, self._past = policy, accounts, self._accounts
         self.races = any(each.hedge is not None for each in (policy, *accounts.values()))
         before = (*self._former, *self._lanes.values())
@@ -333,12 +311,9 @@ class Engine:
                 del self._lanes[target]
             elif not lane.gone and lane.policy != self.policy_of(target):
                 self._lanes[target] = self._succeed(lane, now)
-        self._former = [
-            lane
-            for lane in before
-            if lane.admission.queued and self._lanes.get(lane.target) is not lane
-        ]
-        self._on_freed(now, None)  # a limit may have been raised
+        here = self._lanes.values()
+        self._former = [it for it in before if it.admission.queued and it not in here]
+        self._on_freed(now)  # a limit may have been raised
 
     def _succeed(self, lane: Lane, now: float) -> Lane:
         new = Lane(self, lane.target)

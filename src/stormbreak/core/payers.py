@@ -1,6 +1,6 @@
 """Who pays, for retries and for all attempts: policies that say the same of it share one payer, across targets."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stormbreak.core.budget import Budget, BudgetPolicy
@@ -51,17 +51,15 @@ class Payers:
         prices = self.price_of and self.price_of(target.provider, target.model)
         return Spending(purse, prices, report, self._freed)
 
-    def succeed(
-        self, pairs: Iterable[tuple[Policy, Policy]], kept: Collection[SpendPolicy]
-    ) -> None:
-        """In each pair, the second policy takes the place of the first: what was spent in a period goes on counting under
-        another limit for it.
+    def succeed(self, changes: Sequence[tuple[Policy, Policy]]) -> None:
+        """Other policies come, each in the place of one: what was spent in a period goes on counting under another limit for it.
 
-        Limits that are `kept` stay with those who share them: who leaves begins with what all of them have spent. So does
-        who leaves for another limit than those before.
+        A limit that some of them keep stays with those: who leaves begins with what all of them have spent. So does who
+        leaves for another limit than the first.
         """
         before = dict(self._purses)
-        for old, new in ((first.spend, second.spend) for first, second in pairs):
+        kept = {after.spend for _, after in changes}
+        for old, new in ((first.spend, after.spend) for first, after in changes):
             purse = before.get(old)
             if purse is None or not new.acts or old.per != new.per or new in self._purses:
                 continue
