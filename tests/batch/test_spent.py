@@ -6,6 +6,7 @@ from stage import OTHER, TARGET
 
 from stormbreak.batch.spent import Account, Spent, Tokens
 from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target
 
@@ -70,6 +71,29 @@ def test_the_most_that_it_can_have_cost():
 
     assert account.most(price_of) == 10
     assert some_.mean == usage(1_500_000, 100_000)
+
+
+def test_the_most_holds_whatever_the_length_of_each_prompt():
+    stepped = Prices(
+        provider="p",
+        model="m",
+        listed_as="m",
+        standard=Rates(
+            input=Rate(usd("1"), (Step(100_000, usd("2")),)),
+            cached_input=Rate(usd("0.1"), (Step(100_000, usd("3")),)),
+        ),
+        source=Source(name="test"),
+    )
+    long_and_short = Tokens(attempts=10, input_tokens=200_000, cached_input_tokens=50_000)
+    short = Tokens(attempts=2, input_tokens=100_000, cached_input_tokens=50_000)
+
+    def most(**used):
+        return Account(spent=(Spent(provider="p", model="m", **used),)).most(lambda *_: stepped)
+
+    assert most(useful=long_and_short) == usd("0.45")
+    assert most(wasted=short) == usd("0.055")
+    assert most(useful_open=short) == usd("0.1")
+    assert most(wasted_open=long_and_short) == usd("0.6")
 
 
 def test_a_mean_is_rounded_to_what_costs_more():

@@ -9,6 +9,7 @@ from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, poli
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend import SpendPolicy
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import SpendReached
 from stormbreak.types import Outcome, Target, Verdict
@@ -298,6 +299,16 @@ def test_what_a_cache_makes_dearer_is_within_the_most():
     assert money(made) == (0, 1.5)
 
 
+def test_a_price_that_falls_with_the_length_of_a_prompt_does_not_make_the_most_of_it_less():
+    made = stage()
+    made.engine = Engine(made.engine.policy, lambda *_: CHEAP_WHEN_LONG)
+    run = made.start(bound=DOLLAR)
+    assert money(made) == (0, 1)
+    run.step(answered(usage(100_000)))
+
+    assert money(made) == (0.1, 0)
+
+
 def test_a_usage_without_a_price_spends_all_that_was_set_aside():
     made = stage()
     made.engine = Engine(made.engine.policy, lambda *_: Half())
@@ -306,7 +317,23 @@ def test_a_usage_without_a_price_spends_all_that_was_set_aside():
     assert money(made) == (1, 0)
 
 
-class Half:
+CHEAP_WHEN_LONG = Prices(
+    provider="p",
+    model="m",
+    listed_as="m",
+    standard=Rates(input=Rate(Decimal(1), (Step(200_000, Decimal("0.1")),))),
+    source=Source(name="test"),
+)
+
+
+class Sold:
+    """A price that is the same for every prompt."""
+
+    def most_of(self, used):
+        return self.cost_of(used)
+
+
+class Half(Sold):
     """Has no price for output."""
 
     def cost_of(self, used):
@@ -315,7 +342,7 @@ class Half:
         return used.input_tokens / Decimal(10**6)
 
 
-class Dearer:
+class Dearer(Sold):
     """Asks half as much again for what it has in its cache."""
 
     def cost_of(self, used):

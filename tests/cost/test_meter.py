@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from metering import answer, metered, price_of, usage, usd
@@ -8,6 +8,8 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET
 from stormbreak.core.fallback import Step
 from stormbreak.cost.bill import Bill, Sum
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.prices import Rate, Rates
+from stormbreak.cost.prices import Step as PriceStep
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallCancelled
 from stormbreak.types import CACHE, FALLBACK, Outcome, Priority, Target, Verdict
@@ -115,6 +117,28 @@ def test_a_price_that_nobody_knows_is_not_zero():
     assert not bill.is_whole
     assert (bill.unpriced, bill.unbounded) == (1, 1)
     assert (bill.useful.attempts, bill.useful.output_tokens) == (1, 3)
+
+
+def test_what_has_no_tokens_needs_no_price():
+    stage, meter = metered()
+    stage.start(target=SECRET, bound=usage()).step(OK)
+
+    bill = meter.snapshot().total
+    assert bill.is_whole
+    assert (bill.attempts, bill.in_all) == (1, (0, 0))
+
+
+def test_what_lies_below_a_bound_may_have_cost_the_dearest_price_below_it():
+    stage, _ = metered()
+    rate = Rate(usd("2"), (PriceStep(1_000_000, usd("1")),))
+    falling = replace(price_of("p", "m"), standard=Rates(input=rate))
+    meter = Meter(lambda *_: falling)
+    stage.engine.listeners[:] = [meter]
+    run, _ = stage.start(bound=usage(2_000_000)), stage.start(bound=usage(1_000_000))
+    run.step(LOST)
+
+    assert meter.snapshot().total.for_nothing == (0, 4)
+    assert meter.snapshot().under_way[TARGET].usd == 2
 
 
 def test_it_says_for_whom():

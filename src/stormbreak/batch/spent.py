@@ -9,7 +9,7 @@ from dataclasses import replace as changed
 from decimal import Decimal
 from typing import TypeAlias
 
-from stormbreak.core.spend import Priced, PriceOf
+from stormbreak.core.spend import Priced, PriceOf, most_within
 from stormbreak.cost.bill import Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
@@ -110,10 +110,12 @@ class Spent:
         if prices is None:
             where = f"{self.model} at {self.provider}"
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
-        return self.bounds(prices).most
+        known = prices.most_of(self.useful.usage) + prices.most_of(self.wasted.usage)
+        open_ = (self.useful_open.usage, self.wasted_open.usage)
+        return known + sum(most_within(prices, each) for each in open_)
 
     def bounds(self, prices: Priced) -> Span:
-        """What it has cost: what is known, and the most that it can be."""
+        """About what it has cost, each attempt taken for the mean: what is known, and the most that it can be."""
         least = self.useful.usd(prices) + self.wasted.usd(prices)
         return Span(least, least + self.useful_open.usd(prices) + self.wasted_open.usd(prices))
 

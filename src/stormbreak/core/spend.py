@@ -1,11 +1,12 @@
 """What may be spent: what is configured, and what prices are to the core."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require
+from stormbreak.errors import ConfigurationError
 from stormbreak.types import Usage
 
 
@@ -40,6 +41,41 @@ class Priced(Protocol):
         """What one attempt with this usage costs, in US dollars; raises ConfigurationError where that is not known."""
         ...
 
+    def most_of(self, usage: Usage) -> Decimal:
+        """The most that attempts cost which used so much together, whatever each of them did. Raises as `cost_of` does."""
+        ...
+
 
 PriceOf: TypeAlias = Callable[[str, str], Priced | None]
 """By provider and model; None where the price is not known."""
+
+
+def cost_in(prices: Priced | None, usage: Usage) -> Decimal | None:
+    """What an attempt with this usage costs; None where a price is not known. No tokens, as of a list of models, are free."""
+    return _known(prices, usage, lambda known: known.cost_of(usage))
+
+
+def most_in(prices: Priced | None, bound: Usage) -> Decimal | None:
+    """The most that an attempt with this bound can cost; else as `cost_in`."""
+    return _known(prices, bound, lambda known: most_within(known, bound))
+
+
+def most_within(prices: Priced, bound: Usage) -> Decimal:
+    """The most that attempts cost which used no more than that; some sellers ask more for what they read from a cache.
+
+    Raises:
+        ConfigurationError: a price is not known.
+    """
+    cached = (0, bound.input_tokens)
+    return max(prices.most_of(replace(bound, cached_input_tokens=each)) for each in cached)
+
+
+def _known(
+    prices: Priced | None, usage: Usage, cost: Callable[[Priced], Decimal]
+) -> Decimal | None:
+    if not usage.total:
+        return Decimal(0)
+    try:
+        return None if prices is None else cost(prices)
+    except ConfigurationError:  # one of them is missing
+        return None

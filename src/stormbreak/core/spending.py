@@ -16,8 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.gate import UNTIL_EVENT
 from stormbreak.core.purse import NOTHING, Purse, Share
-from stormbreak.core.spend import Priced
-from stormbreak.errors import ConfigurationError
+from stormbreak.core.spend import Priced, cost_in, most_in
 from stormbreak.types import Call, Outcome, Rejection, Usage, Verdict
 
 COST = "cost"
@@ -64,7 +63,7 @@ class Spending:
         bound = call.bound
         if bound is not self._weighed:  # it is asked about at every gate, and while it waits
             self._weighed = bound
-            self._most = None if bound is None else self._most_of(bound)
+            self._most = None if bound is None else most_in(self._prices, bound)
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call` may never leave, if so."""
@@ -94,10 +93,11 @@ class Spending:
     def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Spend what it cost, and give back the rest."""
         most, period = token
-        cost = None if outcome.usage is None else self._cost(outcome.usage)
+        usage = outcome.usage
+        cost = None if usage is None else cost_in(self._prices, usage)
         if cost is None:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
-            cost = most if billed or outcome.usage is not None else NOTHING
+            cost = most if billed or usage is not None else NOTHING
         self.purse.settle(most, cost, period, now)
         self._tell(now)
         self._freed(now, self)
@@ -105,23 +105,6 @@ class Spending:
     def turns_at(self) -> float:
         """When another period begins, whatever is still set aside in this one."""
         return self.purse.ends_at
-
-    def _most_of(self, bound: Usage) -> Decimal | None:
-        """What it costs at the most; some sellers ask more for what they read from a cache."""
-        fresh = self._cost(bound)
-        entry, output = bound.input_tokens, bound.output_tokens
-        cached = self._cost(
-            Usage(input_tokens=entry, output_tokens=output, cached_input_tokens=entry)
-        )
-        return None if fresh is None or cached is None else max(fresh, cached)
-
-    def _cost(self, usage: Usage) -> Decimal | None:
-        if not usage.total:  # a list of models has no price
-            return NOTHING
-        try:
-            return None if self._prices is None else self._prices.cost_of(usage)
-        except ConfigurationError:  # one of its prices is missing
-            return None
 
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
