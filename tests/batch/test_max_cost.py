@@ -106,10 +106,15 @@ def test_rows_without_a_bound_get_one(run, stormbreak_provider):
 
 def test_a_first_row_without_a_bound_is_told_before_anything_is_sent(run, stormbreak_provider):
     provider = stormbreak_provider(FILLS)
-    with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing bounds what it costs"):
+    with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing .* --longest-answer"):
         run(provider, rows=chat_rows(20))
 
     assert provider.stats()["arrivals"] == 0
+
+
+def test_a_first_row_whose_most_cannot_be_told_says_what_is_to_blame(run, stormbreak_provider):
+    with pytest.raises(ConfigurationError, match="its service_tier may cost more .* tell$"):
+        run(stormbreak_provider(FILLS), rows=chat_rows(1, max_tokens=10, service_tier="priority"))
 
 
 def test_a_later_row_without_a_bound_fails_and_says_why(run, stormbreak_provider, tmp_path):

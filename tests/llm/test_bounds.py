@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.bounds import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound
+from stormbreak.llm.bounds import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound, unbounded_by
 from stormbreak.types import Usage
 
 
@@ -88,6 +88,14 @@ def test_a_picture_is_no_text(part):
             ]
         },
         {"service_tier": "priority"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"modalities": ["text", "audio"]},
+        {"models": ["dearer"]},
+        {"plugins": [{"id": "web"}]},
+        {"web_search_options": {}},
+        {"search_parameters": {"mode": "on"}},
+        {"speed": "fast"},
+        {"container": "c"},
     ],
 )
 def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(more):
@@ -96,6 +104,31 @@ def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(mor
 
 def test_null_refers_to_nothing():
     assert input_bound(body(previous_response_id=None)) is not None
+
+
+def test_what_cannot_be_told_is_named():
+    assert unbounded_by(body(conversation="c")) == "conversation"
+    assert unbounded_by(body(tools=[{"type": "web_search_preview"}])) == "web_search"
+    assert unbounded_by(body(x=[{"file_id": "f"}])) == "file_id"
+    assert unbounded_by(body()) is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompt": "a text"},
+        {"modalities": ["text"]},
+        {"service_tier": "flex"},
+        {"speed": "standard"},
+        {
+            "tools": [
+                {"function": {"parameters": {"properties": {"container": {"type": "string"}}}}}
+            ]
+        },
+    ],
+)
+def test_what_costs_no_more_is_no_matter(more):
+    assert input_bound(body(**more)) is not None
 
 
 def test_a_text_about_such_things_is_a_text():

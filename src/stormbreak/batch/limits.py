@@ -5,7 +5,7 @@ from stormbreak.batch.rows import Rows
 from stormbreak.batch.spent import Account
 from stormbreak.core.spend import PriceOf
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.asking import Asking
+from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.client import AsyncClient
 
 
@@ -21,9 +21,9 @@ def check_costs(rows: Rows, client: AsyncClient) -> None:
     asking.bind(client.policy.spend.longest_answer, target.provider)
     where = f"{path_of(rows.path)}: row {row.custom_id!r}"
     if asking.bound() is None:
-        raise ConfigurationError(
-            f"{where}: nothing bounds what it costs, such as max_tokens; --longest-answer does for such rows"
-        )
+        why = asking.unbounded()
+        hint = "; --longest-answer does for such rows" if why == NO_BOUND else ""
+        raise ConfigurationError(f"{where}: {why}{hint}")
     prices = client.engine.payers.price_of and client.engine.payers.price_of(
         target.provider, target.model
     )

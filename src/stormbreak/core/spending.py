@@ -108,7 +108,7 @@ class Spending:
 
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
-            return "nothing in the request bounds what it costs, such as max_tokens"
+            return call.unbounded or "nothing bounds what it costs"
         return f"no price is known of {call.target.model} at {call.target.provider}"
 
     def _tell(self, now: float, *, refused: bool = False) -> None:

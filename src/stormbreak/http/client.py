@@ -268,6 +268,7 @@ class AsyncClient:
         asking.to(footing.routes.route(target))  # what cannot be sent is told before it waits
         span = policy.deadline if deadline is None else deadline
         own = None if span is None or queue_is_free else time.monotonic() + span
+        bound = asking.bound() if footing.weighs or self.engine.listeners else None
         here = current()
         wanted = here.priority if priority is None else checked_priority(priority)
         return Call(
@@ -286,7 +287,8 @@ class AsyncClient:
             footing.steps(model),
             labels=here.labels,
             operation=OPERATIONS.get(asking.shape, ""),
-            bound=asking.bound() if footing.weighs or self.engine.listeners else None,
+            bound=bound,
+            unbounded=asking.unbounded() if footing.weighs and bound is None else "",
         )
 
     def target(self, model: str) -> Target:
