@@ -1,11 +1,15 @@
+import threading
 from dataclasses import fields, replace
 
 import pytest
+from forking import in_child
 from metering import answer, metered, price_of, usage, usd
 from races import FIRST, scene, slow
 from stage import OK, OTHER, SERVER_ERROR, TARGET
 
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import Step
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.cost.bill import Bill, Sum
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Rate, Rates
@@ -179,6 +183,55 @@ def test_what_a_fallback_saves_is_saved_for_whom_it_was_sent():
     run.step(answer(1_000_000))
 
     assert meter.snapshot().tenants["team"].saved_by_fallback == usd("0.9")
+
+
+def test_what_a_fallback_saves_is_for_whom_it_was_sent_though_nothing_went_to_the_first_target():
+    stage, meter = metered(queue=QueuePolicy(size=0), limit=FixedLimit(in_flight=1))
+    step = Step(frozenset({Verdict.REJECTED}), None, FALLBACK, ((OTHER, 1.0),))
+    stage.start()
+    run = stage.start(fallbacks=(step,), tenant="team", labels=(("a", "b"),))
+    run.step(answer(1_000_000))
+
+    bills = meter.snapshot()
+    assert bills.tenants["team"].saved_by_fallback == usd("0.9")
+    assert bills.labels["a=b"].saved_by_fallback == usd("0.9")
+    assert bills.priorities["interactive"].saved_by_fallback == bills.total.saved_by_fallback
+
+
+def test_what_an_answer_of_before_saves_has_the_labels_of_the_call():
+    stage, meter = metered(queue=QueuePolicy(size=0), limit=FixedLimit(in_flight=1))
+    step = Step(frozenset({Verdict.REJECTED}), None, CACHE)
+    stage.start()
+    stage.start(fallbacks=(step,), labels=(("a", "b"),)).step(answer(1_000_000))
+
+    assert meter.snapshot().labels["a=b"].saved_by_cache == 1
+
+
+def test_a_forked_child_begins_with_an_empty_bill_whoever_was_at_work_on_it():
+    stage, meter = metered()
+    stage.start(bound=BOUND).step(answer(1_000_000))
+    stage.start(bound=BOUND)
+    holding, free = threading.Event(), threading.Event()
+
+    def hold():
+        with meter._lock:
+            holding.set()
+            free.wait(20.0)
+
+    def check():
+        bills = meter.snapshot()
+        stage.start(bound=BOUND).step(answer(1))
+        return not bills.total.attempts and not bills.under_way
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    holding.wait()
+    well = in_child(check)
+    free.set()
+    holder.join()
+
+    assert well
+    assert meter.snapshot().total.attempts == 1
 
 
 def test_an_answer_of_before_saves_what_it_would_cost_again():

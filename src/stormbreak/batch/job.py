@@ -27,6 +27,7 @@ from stormbreak.http.pricing import list_price
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
 AUTO: Literal["auto"] = "auto"
+MODELS = 100_000  # that have bills of their own; what others share has no price
 WIDEST = 256  # rows sent or about to be, whatever a policy says
 
 
@@ -97,7 +98,7 @@ def run_job(
             client.subscribe(listener)
         options = {"model": job.model, "base_url": client.base_url, "ordered": job.ordered}
         store = stack.enter_context(open_store(job.output, rows, options=options))
-        meter = Meter(lambda *_: None)  # tokens, whatever they cost
+        meter = Meter(lambda *_: None, most=MODELS)  # tokens, whatever they cost
         client.subscribe(meter)
         if job.max_cost is not None:
             spent_before(client, store.run.account, job.price_of or list_price)
