@@ -28,8 +28,9 @@ def price_of(provider, model):
 
 
 def test_what_is_known_and_what_it_can_be():
-    account = Account(spent=(PRICED, Spent(provider="p", model="n", useful=Tokens(attempts=7))))
-    assert _cost_of(lambda: account, price_of) == CostState(least=2.7, most=6.8, unpriced=7)
+    unpriced = Spent(provider="p", model="n", useful=Tokens(attempts=7))
+    account = Account(spent=(PRICED, unpriced), lost=Decimal("0.5"))
+    assert _cost_of(lambda: account, price_of) == CostState(least=2.7, most=7.3, unpriced=7)
 
 
 def test_without_a_price_list_nobody_knows():

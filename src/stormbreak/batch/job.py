@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stormbreak.batch.limits import check_costs, spent_before
+from stormbreak.batch.ledger import Ledger
+from stormbreak.batch.limits import check_costs
 from stormbreak.batch.order import order_output
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.runner import End, Runner
@@ -100,22 +101,22 @@ def run_job(
         store = stack.enter_context(open_store(job.output, rows, options=options))
         meter = Meter(lambda *_: None, most=MODELS)  # tokens, whatever they cost
         client.subscribe(meter)
-        if job.max_cost is not None:
-            spent_before(client, store.run.account, job.price_of or list_price)
+        prices = None if job.max_cost is None else job.price_of or list_price
+        ledger = Ledger(client, store, meter, prices)
+        ledger.open()
         done_before, began = store.journal.done, time.monotonic()
         runner = Runner(
             client,
             rows,
             store.journal,
+            ledger=ledger,
             salt=store.salt,
             width=_width(job),
             grace=job.connect_grace,
             tick=tick,
-            note=lambda: store.note(meter.snapshot(), at_work=True),
-            account=lambda: store.run.account.plus(meter.snapshot(), at_work=True),
         )
         end = _loop(_run(runner, client))
-        store.note(meter.snapshot(), at_work=False)
+        ledger.close()
         _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
         elapsed = time.monotonic() - began
         return summarise(

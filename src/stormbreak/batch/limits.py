@@ -1,9 +1,7 @@
-"""What a batch may cost: checked before anything is sent, and counted from run to run."""
+"""Whether a batch can be held to a limit of spending: checked before anything is sent."""
 
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.rows import Rows
-from stormbreak.batch.spent import Account
-from stormbreak.core.spend import PriceOf
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.client import AsyncClient
@@ -31,14 +29,3 @@ def check_costs(rows: Rows, client: AsyncClient) -> None:
         raise ConfigurationError(
             f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"
         )
-
-
-def spent_before(client: AsyncClient, account: Account, price_of: PriceOf) -> None:
-    """Let the limit of spending count what earlier runs can have cost at the most.
-
-    Raises:
-        ConfigurationError: a price is not known.
-    """
-    purse = client.engine.payers.purse(client.policy)
-    if purse is not None:
-        purse.spend(account.most(price_of))

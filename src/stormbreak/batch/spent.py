@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from stormbreak.core.spend import Priced, PriceOf, most_within
-from stormbreak.cost.bill import Bill, Bills, Span, Sum
+from stormbreak.cost.bill import NOTHING, Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 
@@ -105,7 +105,7 @@ class Spent:
     def most(self, price_of: PriceOf) -> Decimal:
         """The most that it can have cost. Raises as that of an `Account`."""
         if not self.attempts:
-            return Decimal(0)
+            return NOTHING
         prices = price_of(self.provider, self.model)
         if prices is None:
             where = f"{self.model} at {self.provider}"
@@ -141,17 +141,23 @@ class Account:
 
     `at_work` says that a run is writing, or was killed while it did; of the runs before so many as `killed` were. What was
     under way when it was written down counts as wasted, until it is written again: what a killed run had sent may be
-    billed. What it sent in its last seconds is not in here.
+    billed. What it sent in its last seconds is not in here. Under a limit, that is no more than so many dollars as are
+    `ahead`; `lost` is the sum of these, of runs that were killed.
     """
 
     spent: tuple[Spent, ...] = ()
     waste: Waste = field(default_factory=dict)
     at_work: bool = False
     killed: int = 0
+    ahead: Decimal = NOTHING
+    lost: Decimal = NOTHING
 
     def begin(self) -> "Account":
         """Another run begins."""
-        return changed(self, at_work=True, killed=self.killed + self.at_work)
+        killed, lost = self.killed, self.lost
+        if self.at_work:
+            killed, lost = killed + 1, lost + self.ahead
+        return changed(self, at_work=True, killed=killed, ahead=NOTHING, lost=lost)
 
     def plus(self, bills: Bills, *, at_work: bool) -> "Account":
         """With what a run has spent so far."""
@@ -180,7 +186,7 @@ class Account:
         Raises:
             ConfigurationError: a price is not known.
         """
-        return sum((each.most(price_of) for each in self.spent), Decimal(0))
+        return sum((each.most(price_of) for each in self.spent), self.lost + self.ahead)
 
 
 def _together(several: Iterable[Spent]) -> Iterable[Spent]:

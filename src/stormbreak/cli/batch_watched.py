@@ -78,7 +78,9 @@ class Watched:
         )
         if not self._begun:
             self._begun = True
-            self._observed.watch.cost = partial(_cost_of, runner.account, self._price_of)
+            self._observed.watch.cost = partial(
+                _cost_of, lambda: runner.ledger.account, self._price_of
+            )
             self._open_socket()
 
     def _open_socket(self) -> None:
@@ -91,10 +93,11 @@ class Watched:
 
 def _cost_of(account: Callable[[], Account], price_of: PriceOf) -> CostState | None:
     """What all runs on this OUTPUT have cost; None where there is no price list."""
-    least = most = Decimal(0)
-    unpriced = 0
+    least, unpriced = Decimal(0), 0
     try:
-        for spent in account().spent:
+        told = account()
+        most = told.lost
+        for spent in told.spent:
             prices = price_of(spent.provider, spent.model)
             if prices is None:
                 unpriced += spent.attempts

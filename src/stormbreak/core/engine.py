@@ -5,6 +5,7 @@ behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from decimal import Decimal
 from itertools import count
 from typing import Any
 
@@ -284,6 +285,13 @@ class Engine:
         for lane in (*self._lanes.values(), *self._former):
             if lane.spending not in (None, gate) and lane.admission.queued:
                 lane.admission.pump(now)
+
+    def may_spend(self, most: Decimal, now: float) -> None:
+        """Let what is spent under its policy go up to so much by now, within the limit; whoever waited for it leaves."""
+        purse = self.payers.purse(self.policy)
+        if purse is not None:
+            purse.allowed = most
+            self._on_freed(now)
 
     def govern(
         self,

@@ -19,6 +19,7 @@ ALERTS = (50, 80, 100)
 """Per cent of the limit that are told when they are reached."""
 
 NOTHING = Decimal(0)
+INFINITE = Decimal("inf")
 
 
 class Share(NamedTuple):
@@ -31,9 +32,23 @@ class Share(NamedTuple):
 
 
 class Purse:
-    """The money of one policy. The period that was begun last `ends_at` that time; inf: never, or none has begun."""
+    """The money of one policy. The period that was begun last `ends_at` that time; inf: never, or none has begun.
 
-    __slots__ = ("_per", "_period", "_set_aside", "_spent", "_told", "ends_at", "limit")
+    No more is set aside than is `allowed` by now, where that is less than the limit: somebody writes down first what may be
+    spent. `largest` is the most that any attempt was asked about for so far.
+    """
+
+    __slots__ = (
+        "_per",
+        "_period",
+        "_set_aside",
+        "_spent",
+        "_told",
+        "allowed",
+        "ends_at",
+        "largest",
+        "limit",
+    )
 
     def __init__(self, policy: SpendPolicy) -> None:
         self._per = inf if policy.per is None else policy.per
@@ -42,6 +57,8 @@ class Purse:
         self._spent = NOTHING
         self._set_aside = NOTHING
         self._told = 0  # per cent
+        self.allowed = INFINITE
+        self.largest = NOTHING
         self.govern(policy)
 
     def govern(self, policy: SpendPolicy) -> None:
@@ -59,15 +76,26 @@ class Purse:
 
     def ready_at(self, most: Decimal, now: float) -> float:
         """OPEN; or the end of the period; or UNTIL_EVENT, where more may be there when others have ended."""
-        if now >= self.ends_at:
-            return OPEN if most <= self.limit else UNTIL_EVENT
-        if self._spent + self._set_aside + most <= self.limit:
+        over = now >= self.ends_at
+        if most <= (min(self.limit, self.allowed) if over else self.room):
             return OPEN
+        if over:
+            return UNTIL_EVENT
         return UNTIL_EVENT if self._spent + most <= self.limit else self.ends_at
 
     def lacks_for(self, most: Decimal, now: float) -> bool:
         """Whether so much cannot be had in this period, whatever others give back."""
         return most > self.limit or (now < self.ends_at and self._spent + most > self.limit)
+
+    @property
+    def taken(self) -> Decimal:
+        """What is spent and set aside, in the period that was begun last."""
+        return self._spent + self._set_aside
+
+    @property
+    def room(self) -> Decimal:
+        """What else may be set aside in it by now."""
+        return min(self.limit, self.allowed) - self.taken
 
     @property
     def spent(self) -> Decimal:

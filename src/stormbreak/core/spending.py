@@ -63,7 +63,9 @@ class Spending:
         bound = call.bound
         if bound is not self._weighed:  # it is asked about at every gate, and while it waits
             self._weighed = bound
-            self._most = None if bound is None else most_in(self._prices, bound)
+            self._most = most = None if bound is None else most_in(self._prices, bound)
+            if most is not None and most > self.purse.largest:
+                self.purse.largest = most
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call` may never leave, if so."""

@@ -7,6 +7,7 @@ for those (such as the batch runner) who want every outcome.
 import os
 import time
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -349,6 +350,10 @@ class AsyncClient:
         elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
         saved = {self.target(model): circuit for model, circuit in circuits.items()}
         self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+
+    def may_spend(self, most: Decimal) -> None:
+        """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""
+        self._driver.by_hand(lambda engine, now: engine.may_spend(most, now))
 
     def _known(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target
