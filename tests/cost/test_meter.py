@@ -1,3 +1,4 @@
+import decimal
 import threading
 from dataclasses import fields, replace
 
@@ -143,6 +144,16 @@ def test_what_lies_below_a_bound_may_have_cost_the_dearest_price_below_it():
 
     assert meter.snapshot().total.for_nothing == (0, 4)
     assert meter.snapshot().under_way[TARGET].usd == 2
+
+
+def test_a_thread_that_reckons_with_few_digits_adds_up_as_much():
+    stage, meter = metered()
+    stage.start().step(answer(100_000_000))
+    with decimal.localcontext(prec=4):
+        for _ in range(10):
+            stage.start().step(answer(1_000))
+
+    assert meter.snapshot().total.useful.usd == usd("100.01")
 
 
 def test_it_says_for_whom():

@@ -13,7 +13,7 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend import EXACT, SpendPolicy
 
 ALERTS = (50, 80, 100)
 """Per cent of the limit that are told when they are reached."""
@@ -76,26 +76,28 @@ class Purse:
 
     def ready_at(self, most: Decimal, now: float) -> float:
         """OPEN; or the end of the period; or UNTIL_EVENT, where more may be there when others have ended."""
-        over = now >= self.ends_at
-        if most <= (min(self.limit, self.allowed) if over else self.room):
+        taken = NOTHING if now >= self.ends_at else self.taken
+        if EXACT.add(taken, most) <= min(self.limit, self.allowed):
             return OPEN
-        if over:
-            return UNTIL_EVENT
-        return UNTIL_EVENT if self._spent + most <= self.limit else self.ends_at
+        return self.ends_at if self._lacks(most, now) else UNTIL_EVENT
 
     def lacks_for(self, most: Decimal, now: float) -> bool:
         """Whether so much cannot be had in this period, whatever others give back."""
-        return most > self.limit or (now < self.ends_at and self._spent + most > self.limit)
+        return most > self.limit or self._lacks(most, now)
+
+    def _lacks(self, most: Decimal, now: float) -> bool:
+        """Whether what is spent in this period leaves too little for it."""
+        return now < self.ends_at and EXACT.add(self._spent, most) > self.limit
 
     @property
     def taken(self) -> Decimal:
         """What is spent and set aside, in the period that was begun last."""
-        return self._spent + self._set_aside
+        return EXACT.add(self._spent, self._set_aside)
 
     @property
     def room(self) -> Decimal:
         """What else may be set aside in it by now."""
-        return min(self.limit, self.allowed) - self.taken
+        return EXACT.subtract(min(self.limit, self.allowed), self.taken)
 
     @property
     def spent(self) -> Decimal:
@@ -112,19 +114,19 @@ class Purse:
         self._turn(now)
         if self.ends_at == inf and self._per != inf:
             self.ends_at = now + self._per
-        self._set_aside += most
+        self._set_aside = EXACT.add(self._set_aside, most)
         return self._period
 
     def settle(self, most: Decimal, cost: Decimal, period: int, now: float) -> None:
         """Of `most`, set aside in that period, so much was spent."""
         self._turn(now)
         if period == self._period:
-            self._set_aside -= most
-            self._spent += cost
+            self._set_aside = EXACT.subtract(self._set_aside, most)
+            self.spend(cost)
 
     def spend(self, cost: Decimal) -> None:
-        """Spend what nothing was set aside for: it was spent before there was this purse."""
-        self._spent += cost
+        """Spend what nothing is set aside for any more, or never was: it was spent before there was this purse."""
+        self._spent = EXACT.add(self._spent, cost)
 
     def news(self, *, refused: bool = False) -> Share | None:
         """The next of the `ALERTS`, once it is reached; the last also where a call was refused for want of money."""

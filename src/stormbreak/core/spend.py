@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require
@@ -32,6 +32,10 @@ class SpendPolicy:
     def acts(self) -> bool:
         """Whether there is a limit."""
         return self.usd is not None
+
+
+EXACT = Context(prec=50)
+"""In which sums of dollars are added: threads of an application may have contexts that round to few digits."""
 
 
 class Priced(Protocol):
