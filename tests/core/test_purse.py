@@ -101,6 +101,19 @@ def test_a_refusal_is_news_once():
     assert made.news(refused=True) is None
 
 
+def test_a_refusal_leaves_the_other_parts_to_be_told():
+    made = purse()
+    made.news(refused=True)
+    told = []
+    for _ in range(4):
+        made.spend(Decimal("0.5"))
+        told.append(made.news())
+
+    assert [share and share.percent for share in told] == [None, 50, None, None]
+    made.govern(SpendPolicy(usd=3.0))
+    assert made.news(refused=True).percent == 100
+
+
 def test_news_say_when_the_period_ends():
     made = purse(per=60.0)
     made.settle(TWO, TWO, made.set_aside(TWO, 5.0), 5.0)

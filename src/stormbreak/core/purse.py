@@ -18,6 +18,8 @@ from stormbreak.core.spend import EXACT, SpendPolicy
 ALERTS = (50, 80, 100)
 """Per cent of the limit that are told when they are reached."""
 
+MET = ALERTS[-1]
+
 NOTHING = Decimal(0)
 INFINITE = Decimal("inf")
 
@@ -39,6 +41,7 @@ class Purse:
     """
 
     __slots__ = (
+        "_met",
         "_per",
         "_period",
         "_set_aside",
@@ -57,6 +60,7 @@ class Purse:
         self._spent = NOTHING
         self._set_aside = NOTHING
         self._told = 0  # per cent
+        self._met = False  # and that has been told
         self.allowed = INFINITE
         self.largest = NOTHING
         self.govern(policy)
@@ -66,12 +70,14 @@ class Purse:
         assert policy.usd is not None, "there is a limit"
         self.limit = Decimal(str(policy.usd))
         self._told = min(self._told, self._reached())
+        self._met = self._told == MET
 
     def branch(self, policy: SpendPolicy) -> "Purse":
         """Another purse with a limit of its own for the same period, of which as much is spent as of this one."""
         purse = Purse(policy)
         purse.ends_at, purse._period, purse._spent = self.ends_at, self._period, self._spent
         purse._told = purse._reached()
+        purse._met = purse._told == MET
         return purse
 
     def ready_at(self, most: Decimal, now: float) -> float:
@@ -129,13 +135,21 @@ class Purse:
         self._spent = EXACT.add(self._spent, cost)
 
     def news(self, *, refused: bool = False) -> Share | None:
-        """The next of the `ALERTS`, once it is reached; the last also where a call was refused for want of money."""
-        reached = 100 if refused else self._reached()
-        if reached <= self._told:
-            return None
-        self._told = reached
-        until = None if self.ends_at == inf else self.ends_at
-        return Share(reached, self._spent, self.limit, until)
+        """The next of the `ALERTS`, once it is reached; the last also where a call was refused for want of money.
+
+        Each is told once, those below the last also after such a refusal: there may be much left for lighter calls.
+        """
+        before, self._told = self._told, max(self._told, self._reached())
+        met = refused or self._told == MET
+        if met and not self._met:
+            self._met = True
+            return self._share(MET)
+        return self._share(self._told) if before < self._told < MET else None
+
+    def _share(self, percent: int) -> Share:
+        return Share(
+            percent, self._spent, self.limit, None if self.ends_at == inf else self.ends_at
+        )
 
     def _reached(self) -> int:
         percent = int(100 * self._spent / self.limit)
@@ -158,3 +172,4 @@ class Purse:
             self.ends_at = inf
             self._spent = self._set_aside = NOTHING
             self._told = 0
+            self._met = False
