@@ -53,6 +53,17 @@ def test_a_period_is_over_at_its_end():
     assert made.snapshot(60.0) == {"limit": "2.0", "spent": "0", "set_aside": "0", "ends": None}
 
 
+def test_a_period_is_as_long_as_it_is_whoever_comes_in_it():
+    made = purse(per=60.0)
+    first = made.set_aside(ONE, 5.0)
+    assert made.ends_at == 65.0
+    assert made.set_aside(ONE, 30.0) == first
+    assert made.ends_at == 65.0
+
+    assert made.set_aside(ONE, 70.0) == first + 1
+    assert made.ends_at == 130.0
+
+
 def test_what_ends_at_the_end_of_its_period_is_none_of_the_next():
     made = purse(per=60.0)
     period = made.set_aside(TWO, 0.0)
