@@ -125,6 +125,19 @@ def test_a_refusal_leaves_the_other_parts_to_be_told():
     assert made.news(refused=True).percent == 100
 
 
+def test_who_leaves_with_what_was_spent_hears_of_the_parts_that_are_still_to_come():
+    made = purse()
+    made.spend(ONE)
+    made.news()
+    met, half = (made.branch(SpendPolicy(usd=usd)) for usd in (1.0, 1.6))
+    half.spend(Decimal("0.4"))
+
+    assert (met.news(), met.news(refused=True)) == (None, None)
+    assert half.news().percent == 80
+    assert half.news(refused=True).percent == 100
+    assert (made.spent, made.news()) == (1, None)
+
+
 def test_news_say_when_the_period_ends():
     made = purse(per=60.0)
     made.settle(TWO, TWO, made.set_aside(TWO, 5.0), 5.0)
