@@ -88,7 +88,7 @@ def test_no_more_is_set_aside_than_is_allowed_by_now():
 @pytest.mark.parametrize(
     ("percents", "told"),
     [
-        ([49, 50, 51, 79, 80, 99, 100, 110], [50, 80, 100]),
+        ([49, "49.9", 50, 51, "79.9", 80, "99.9", 100, 110], [50, 80, 100]),
         ([95, 100], [80, 100]),
         ([100], [100]),
     ],
@@ -97,7 +97,7 @@ def test_each_part_is_told_once(percents, told):
     made = purse(usd=100.0)
     heard = []
     for percent in percents:
-        made.spend(percent - made.spent)
+        made.spend(Decimal(percent) - made.spent)
         heard.append(made.news())
 
     shares = [each for each in heard if each is not None]
@@ -136,6 +136,16 @@ def test_who_leaves_with_what_was_spent_hears_of_the_parts_that_are_still_to_com
     assert half.news().percent == 80
     assert half.news(refused=True).percent == 100
     assert (made.spent, made.news()) == (1, None)
+
+
+def test_each_period_has_news_of_its_own():
+    made = purse(per=60.0)
+    made.settle(TWO, TWO, made.set_aside(TWO, 0.0), 0.0)
+    assert made.news().percent == 100
+    made.set_aside(ONE, 60.0)
+
+    assert made.news() is None
+    assert made.news(refused=True).percent == 100
 
 
 def test_news_say_when_the_period_ends():

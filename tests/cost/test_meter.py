@@ -16,8 +16,8 @@ from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Rate, Rates
 from stormbreak.cost.prices import Step as PriceStep
 from stormbreak.errors import ConfigurationError
-from stormbreak.events import CallCancelled
-from stormbreak.types import CACHE, FALLBACK, Outcome, Priority, Target, Verdict
+from stormbreak.events import CallCancelled, CallEnded, Committed, Overtaken, Sent
+from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Priority, Target, Verdict
 
 BOUND = usage(1_000_000, 100_000)  # 2 dollars
 LOST = Outcome(Verdict.BROKEN, maybe_processed=True)
@@ -116,11 +116,12 @@ def test_a_stream_that_breaks_has_been_cut():
 def test_a_price_that_nobody_knows_is_not_zero():
     stage, meter = metered()
     stage.start(target=SECRET, bound=BOUND).step(answer(7, 3))
-    stage.start(target=SECRET).step(LOST._replace(verdict=Verdict.INVALID))
+    for _ in range(2):
+        stage.start(target=SECRET).step(LOST._replace(verdict=Verdict.INVALID))
 
     bill = meter.snapshot().total
     assert not bill.is_whole
-    assert (bill.unpriced, bill.unbounded) == (1, 1)
+    assert (bill.unpriced, bill.unbounded) == (1, 2)
     assert (bill.useful.attempts, bill.useful.output_tokens) == (1, 3)
 
 
@@ -254,6 +255,60 @@ def test_an_answer_of_before_saves_what_it_would_cost_again():
     bill = meter.snapshot().total
     assert bill.saved_by_cache == 1
     assert bill.in_all.most == 0
+
+
+def test_an_answer_that_says_there_is_none_saves_nothing():
+    stage, meter = metered()
+    step = Step(frozenset({Verdict.INVALID}), None, DEGRADED)
+    run = stage.start(fallbacks=(step,)).step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+
+    bill = meter.snapshot().total
+    assert (bill.saved_by_cache, bill.saved_by_fallback) == (0, 0)
+
+
+def test_what_is_saved_is_not_known_where_the_first_target_has_no_price():
+    stage, meter = metered()
+    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),))
+    run = stage.start(target=SECRET, fallbacks=(step,)).step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+
+    bill = meter.snapshot().total
+    assert (bill.saved_by_fallback, bill.useful.usd) == (0, usd("0.1"))
+
+
+def test_what_is_still_under_way_when_its_call_ends_may_be_billed():
+    _, meter = metered()
+    meter(Sent(1.0, 1, TARGET, 1, Priority.BATCH, "", BOUND))
+    meter(CallEnded(2.0, 1, TARGET, Verdict.OK, 1, 0.0))
+
+    bills = meter.snapshot()
+    assert bills.waste["cancelled"].for_nothing == (0, 2)
+    assert not bills.under_way
+
+
+def test_of_calls_that_it_knows_nothing_of_it_hears_nothing():
+    stage, meter = metered()
+    run = stage.start(bound=BOUND)
+    for number, attempt in (1, 2), (7, 1):
+        meter(Committed(1.0, number, TARGET, attempt, 0.5))
+        meter(Overtaken(1.0, number, TARGET, attempt, 0.5))
+    meter(CallEnded(2.0, 7, TARGET, Verdict.OK, 1, 0.0))
+    run.step(LOST)
+
+    assert set(meter.snapshot().waste) == {"broken"}
+
+
+def test_of_too_many_calls_under_way_the_oldest_is_taken_for_given_up(monkeypatch):
+    monkeypatch.setattr("stormbreak.cost.meter.MOST_CALLS", 2)
+    stage, meter = metered()
+    first, *_ = (stage.start(bound=BOUND) for _ in range(3))
+    bills = meter.snapshot()
+    assert bills.waste["cancelled"].for_nothing == (0, 2)
+    assert bills.under_way[TARGET].attempts == 2
+    first.step(answer(1))
+
+    assert meter.snapshot().total.attempts == 1
 
 
 def test_many_tenants_share_a_bill():
