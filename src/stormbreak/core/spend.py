@@ -54,13 +54,13 @@ PriceOf: TypeAlias = Callable[[str, str], Priced | None]
 """By provider and model; None where the price is not known."""
 
 
-def cost_in(prices: Priced | None, usage: Usage) -> Decimal | None:
+def known_cost(prices: Priced | None, usage: Usage) -> Decimal | None:
     """What an attempt with this usage costs; None where a price is not known. No tokens, as of a list of models, are free."""
     return _known(prices, usage, lambda known: known.cost_of(usage))
 
 
-def most_in(prices: Priced | None, bound: Usage) -> Decimal | None:
-    """The most that an attempt with this bound can cost; else as `cost_in`."""
+def known_most(prices: Priced | None, bound: Usage) -> Decimal | None:
+    """The most that an attempt with this bound can cost; else as `known_cost`."""
     return _known(prices, bound, lambda known: most_within(known, bound))
 
 

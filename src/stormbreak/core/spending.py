@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.gate import UNTIL_EVENT
 from stormbreak.core.purse import NOTHING, Purse, Share
-from stormbreak.core.spend import Priced, cost_in, most_in
+from stormbreak.core.spend import Priced, known_cost, known_most
 from stormbreak.types import Call, Outcome, Rejection, Usage, Verdict
 
 COST = "cost"
@@ -63,7 +63,7 @@ class Spending:
         bound = call.bound
         if bound is not self._weighed:  # it is asked about at every gate, and while it waits
             self._weighed = bound
-            self._most = most = None if bound is None else most_in(self._prices, bound)
+            self._most = most = None if bound is None else known_most(self._prices, bound)
             if most is not None and most > self.purse.largest:
                 self.purse.largest = most
 
@@ -96,7 +96,7 @@ class Spending:
         """Spend what it cost, and give back the rest."""
         most, period = token
         usage = outcome.usage
-        cost = None if usage is None else cost_in(self._prices, usage)
+        cost = None if usage is None else known_cost(self._prices, usage)
         if cost is None:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
             cost = most if billed or usage is not None else NOTHING

@@ -5,7 +5,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
-from stormbreak.core.spend import Priced, PriceOf, cost_in, most_in
+from stormbreak.core.spend import Priced, PriceOf, known_cost, known_most
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
 from stormbreak.types import Labels, Priority, Target, Usage
 
@@ -42,11 +42,11 @@ class Books:
 
     def cost(self, target: Target, usage: Usage) -> Decimal | None:
         """What an attempt with this usage costs there, where that is known."""
-        return cost_in(self._prices_at(target), usage)
+        return known_cost(self._prices_at(target), usage)
 
     def most(self, target: Target, bound: Usage) -> Decimal | None:
         """The most that an attempt with this bound can cost there, where that is known."""
-        return most_in(self._prices_at(target), bound)
+        return known_most(self._prices_at(target), bound)
 
     def _prices_at(self, target: Target) -> Priced | None:
         if target not in self._prices:
