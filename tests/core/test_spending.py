@@ -350,6 +350,20 @@ class Dearer(Sold):
         return (used.input_tokens + used.cached_input_tokens / Decimal(2)) / 10**6
 
 
+def test_who_waits_below_the_limit_leaves_when_more_is_allowed():
+    made = stage(usd=10.0)
+    made.engine.may_spend(made.engine.policy, Decimal(1), made.now)
+    first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
+    there = made.start(target=OTHER, bound=usage(10_000_000))
+    first.step(answered(DOLLAR))
+    made.settle()
+    assert (second.queued, there.queued) == (True, True)
+    made.engine.may_spend(made.engine.policy, Decimal(3), made.now)
+    made.settle()
+
+    assert (second.sending, there.sending) == (True, True)
+
+
 def test_without_a_limit_nothing_is_told_of_it():
     assert "spend" not in Stage(policy()).engine.snapshot(0.0)
 

@@ -286,9 +286,9 @@ class Engine:
             if lane.spending not in (None, gate) and lane.admission.queued:
                 lane.admission.pump(now)
 
-    def may_spend(self, most: Decimal, now: float) -> None:
-        """Let what is spent under its policy go up to so much by now, within the limit; whoever waited for it leaves."""
-        purse = self.payers.purse(self.policy)
+    def may_spend(self, policy: Policy, most: Decimal, now: float) -> None:
+        """Let what is spent under `policy` go up to so much by now, within its limit; whoever waited for it leaves."""
+        purse = self.payers.purse(policy)
         if purse is not None:
             purse.allowed = most
             self._on_freed(now)

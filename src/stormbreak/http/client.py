@@ -353,7 +353,8 @@ class AsyncClient:
 
     def may_spend(self, most: Decimal) -> None:
         """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""
-        self._driver.by_hand(lambda engine, now: engine.may_spend(most, now))
+        policy = self.policy
+        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, most, now))
 
     def _known(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target
