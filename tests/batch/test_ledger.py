@@ -126,6 +126,8 @@ def test_a_row_that_costs_more_than_a_part_is_allowed_for():
 
 def test_in_the_end_only_what_was_spent_is_written():
     scene = Scene()
+    scene.ledger.write()
+    assert scene.store.written[-1].at_work
     scene.ledger.close()
 
     assert scene.store.written[-1] == EARLIER
