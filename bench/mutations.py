@@ -83,7 +83,7 @@ BESIDE = {
     "coldstart": ["core/test_breaker_counting.py"],
     "purse": ["core/test_spending.py", "core/test_payers.py"],
     "spending": ["issues/test_who_waits_for_money_elsewhere.py"],
-    "payers": ["core/test_spending.py"],
+    "payers": ["core/test_spending.py", "laws/test_law_14_retry_budget.py"],
     "weighed": ["laws/test_law_13_quotas.py"],
     "quota": ["core/test_weighed.py", "laws/test_law_13_quotas.py"],
     "line": ["core/test_fair.py", "core/test_queueing.py"],

@@ -40,6 +40,14 @@ def test_runs_add_up_and_keys_are_not_told_apart():
     assert (account.at_work, account.killed) == (False, 0)
 
 
+def test_tokens_add_up():
+    some_ = Tokens(attempts=1, input_tokens=20, cached_input_tokens=3, output_tokens=400)
+
+    assert some_ + some_ == Tokens(
+        attempts=2, input_tokens=40, cached_input_tokens=6, output_tokens=800
+    )
+
+
 def test_what_is_under_way_may_be_lost():
     account = Account().begin().plus(bills({}, under_way={TARGET: some()}), at_work=True)
 

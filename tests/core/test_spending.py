@@ -6,6 +6,7 @@ import pytest
 from metering import price_of, usage
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
 
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend import SpendPolicy
@@ -145,6 +146,16 @@ def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
 
     assert heavy.ended.stopped == "spend"
     assert light.sending
+
+
+def test_who_waits_is_not_judged_by_what_another_call_may_cost():
+    made = stage(limit=FixedLimit(in_flight=1))
+    made.start(bound=usage(1_500_000)).step(OK)
+    first, light = made.start(bound=CENT), made.start(bound=CENT)
+    assert made.start(bound=DOLLAR).ended.stopped == "spend"
+    first.step(told(5.0))
+
+    assert light.queued
 
 
 def test_more_than_the_whole_limit_is_refused():

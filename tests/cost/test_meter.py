@@ -342,6 +342,20 @@ def test_a_meter_counts_for_one_engine():
         meter.watch(metered()[0].engine)
 
 
+def test_a_bill_adds_up():
+    bill = Bill(
+        useful=Sum(usd=usd("1")),
+        useful_open=Sum(usd=usd("2")),
+        wasted=Sum(usd=usd("4")),
+        wasted_open=Sum(usd=usd("8")),
+    )
+
+    assert (bill.of_use, bill.for_nothing, bill.in_all) == ((1, 3), (4, 12), (5, 15))
+    assert (bill.in_all.is_exact, Bill().in_all.is_exact) == (False, True)
+    whole = [Bill(), Bill(unpriced=1), Bill(unbounded=1)]
+    assert [each.is_whole for each in whole] == [True, False, False]
+
+
 @pytest.mark.parametrize("kind", [Bill, Sum])
 def test_a_copy_has_every_field(kind):
     whole = kind(**{field.name: field.default_factory() if field.default_factory is Sum else 7 for field in fields(kind)})  # fmt: skip

@@ -41,6 +41,12 @@ def test_without_a_bound_of_the_answer_there_is_none(bound):
     assert bound_of(body(), bound=bound) is None
 
 
+@pytest.mark.parametrize("bound", [1, 10**7])
+def test_a_bound_is_any_number_that_can_be_one(bound):
+    assert bound_of(body(), bound=bound).output_tokens == bound
+    assert bound_of(body(), bound=10**7 + 1) is None
+
+
 def test_embeddings_have_no_answer():
     assert bound_of(b'{"model":"m","input":"x"}', answers=False).output_tokens == 0
 

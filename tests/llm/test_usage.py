@@ -27,6 +27,8 @@ from stormbreak.types import Usage
         ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 80}}, (9, 0, 9)),
         ({"prompt_tokens": 12.0, "completion_tokens": 3.0, "total_tokens": 15.0}, (12, 3, 0)),
         ({"prompt_tokens": 10**7, "completion_tokens": 1}, (10**7, 1, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 1}, (0, 1, 0)),
+        ({"prompt_tokens": 1, "completion_tokens": 0}, (1, 0, 0)),
         ({"prompt_tokens": 10**7 + 1, "completion_tokens": 1}, (0, 0, 0)),
         (
             {
