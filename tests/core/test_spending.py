@@ -366,6 +366,8 @@ def test_who_waits_below_the_limit_leaves_when_more_is_allowed():
     made.engine.may_spend(made.engine.policy, Decimal(1), made.now)
     first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
     there = made.start(target=OTHER, bound=usage(10_000_000))
+    made.start(bound=CENT).close()
+    assert made.engine.payers.purse(made.engine.policy).largest == 1
     first.step(answered(DOLLAR))
     made.settle()
     assert (second.queued, there.queued) == (True, True)
