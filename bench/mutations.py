@@ -40,7 +40,7 @@ UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads 
 
 FILES = (
     "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
-    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "purse", "spending", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
+    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "purse", "payers", "spending", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
     "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
     "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "attempt", "race",
     "hedge", "call", "engine", "plan", "fallback",
@@ -81,7 +81,9 @@ BESIDE = {
     ],
     "circuit": ["core/test_breaker_half_open.py", "core/test_breaker_model.py"],
     "coldstart": ["core/test_breaker_counting.py"],
-    "purse": ["core/test_spending.py"],
+    "purse": ["core/test_spending.py", "core/test_payers.py"],
+    "spending": ["issues/test_who_waits_for_money_elsewhere.py"],
+    "payers": ["core/test_spending.py", "laws/test_law_14_retry_budget.py"],
     "weighed": ["laws/test_law_13_quotas.py"],
     "quota": ["core/test_weighed.py", "laws/test_law_13_quotas.py"],
     "line": ["core/test_fair.py", "core/test_queueing.py"],

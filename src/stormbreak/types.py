@@ -164,6 +164,7 @@ class Call(NamedTuple):
     labels: Labels = ()
     bound: Usage | None = None  # the most tokens of one attempt, where that can be told
     operation: str = ""  # what is asked for, such as "chat", where that is known; for tracing
+    unbounded: str = ""  # why that cannot be told, where somebody may ask
 
 
 class Rejection(NamedTuple):

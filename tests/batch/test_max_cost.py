@@ -5,7 +5,7 @@ import re
 from decimal import Decimal
 
 import pytest
-from batches import chat_rows, read, scenario, write
+from batches import chat_row, chat_rows, read, scenario, write
 from metering import prices, usage
 
 from stormbreak.batch.runfile import read_run
@@ -76,6 +76,18 @@ def test_a_wide_limit_holds_nobody(run, stormbreak_provider):
     assert summary.max_cost == 100
 
 
+def test_a_batch_of_many_models_goes_on(run, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.001))
+    rows = [chat_row(number, max_tokens=10, model=f"m-{number}") for number in range(120)]
+
+    def known(provider, model):
+        return price_of(provider, model) if model.startswith("m-") else None
+
+    assert run(provider, rows=rows, price_of=known).successful == 120
+
+    assert run(provider, rows=rows, price_of=known).end == End.FINISHED.value
+
+
 def test_without_a_limit_nothing_is_said_of_it(run, stormbreak_provider):
     summary = run(stormbreak_provider(FILLS), max_cost=None, rows=ROWS[:3])
 
@@ -107,10 +119,15 @@ def test_rows_without_a_bound_get_one(run, stormbreak_provider):
 
 def test_a_first_row_without_a_bound_is_told_before_anything_is_sent(run, stormbreak_provider):
     provider = stormbreak_provider(FILLS)
-    with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing bounds what it costs"):
+    with pytest.raises(ConfigurationError, match=r"row 'row-0': nothing .* --longest-answer"):
         run(provider, rows=chat_rows(20))
 
     assert provider.stats()["arrivals"] == 0
+
+
+def test_a_first_row_whose_most_cannot_be_told_says_what_is_to_blame(run, stormbreak_provider):
+    with pytest.raises(ConfigurationError, match=r"its service_tier may cost more .* tell$"):
+        run(stormbreak_provider(FILLS), rows=chat_rows(1, max_tokens=10, service_tier="priority"))
 
 
 def test_a_later_row_without_a_bound_fails_and_says_why(run, stormbreak_provider, tmp_path):

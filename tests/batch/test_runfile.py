@@ -27,8 +27,8 @@ def test_what_is_written(files, make_rows):
     assert begin(files, rows) == ()
     written = json.loads(files.run.read_bytes())
     assert len(written.pop("salt")) == 32
-    account = {"spent": [], "waste": {}, "at_work": True, "killed": 0}
-    assert written.pop("account") == account
+    nothing = {"spent": [], "waste": {}, "killed": 0, "ahead": "0", "lost": "0"}
+    assert written.pop("account") == {"at_work": True, **nothing}
     assert written == {
         "version": 1,
         "input": str(rows.path),

@@ -11,7 +11,7 @@ from stage import OTHER, TARGET
 
 from stormbreak.batch.spent import Account, Cost, Spent, Tokens
 from stormbreak.cost.bill import Bill, Bills, Sum
-from stormbreak.cost.prices import Rate, Step
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target
 
@@ -43,6 +43,14 @@ def test_runs_add_up_and_keys_are_not_told_apart():
         ),
     )
     assert (account.at_work, account.killed) == (False, 0)
+
+
+def test_tokens_add_up():
+    some_ = Tokens(attempts=1, input_tokens=20, cached_input_tokens=3, output_tokens=400)
+
+    assert some_ + some_ == Tokens(
+        attempts=2, input_tokens=40, cached_input_tokens=6, output_tokens=800
+    )
 
 
 def test_what_is_under_way_may_be_lost():
@@ -77,6 +85,29 @@ def test_the_most_that_it_can_have_cost():
     assert account.most(price_of) == 10
 
 
+def test_the_most_holds_whatever_the_length_of_each_prompt():
+    stepped = Prices(
+        provider="p",
+        model="m",
+        listed_as="m",
+        standard=Rates(
+            input=Rate(usd("1"), (Step(100_000, usd("2")),)),
+            cached_input=Rate(usd("0.1"), (Step(100_000, usd("3")),)),
+        ),
+        source=Source(name="test"),
+    )
+    long_and_short = Tokens(attempts=10, input_tokens=200_000, cached_input_tokens=50_000)
+    short = Tokens(attempts=2, input_tokens=100_000, cached_input_tokens=50_000)
+
+    def most(**used):
+        return Account(spent=(Spent(provider="p", model="m", **used),)).most(lambda *_: stepped)
+
+    assert most(useful=long_and_short) == usd("0.45")
+    assert most(wasted=short) == usd("0.055")
+    assert most(useful_open=short) == usd("0.1")
+    assert most(wasted_open=long_and_short) == usd("0.6")
+
+
 @given(
     attempts=st.integers(1, 50),
     into=st.integers(0, 10_000),
@@ -89,7 +120,6 @@ def test_tokens_are_priced_to_the_last_one(attempts, into, out, read):
         attempts=attempts, input_tokens=into, output_tokens=out, cached_input_tokens=cached
     )
     once = Tokens(attempts=1, input_tokens=into, output_tokens=out, cached_input_tokens=cached)
-
     asked = prices("p", "m")
     assert some_.usd(asked) == once.usd(asked) == asked.cost_of(usage(into, out, cached))
     assert Tokens().usd(asked) == 0
@@ -134,6 +164,7 @@ def test_what_it_has_cost_is_known_and_what_it_can_be():
 
     assert cost == Cost(least=usd("0.45"), most=usd("0.86"), priced=8, unpriced=7, unbounded=1)
     assert cost.is_known
+    assert Account(spent=(PRICED,), lost=usd("0.5")).cost(price_of).most == usd("1.36")
     assert not Account(spent=(SECRET,)).cost(price_of).is_known
     assert not Account().cost(price_of).is_known
 

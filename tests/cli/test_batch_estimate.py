@@ -77,6 +77,20 @@ def test_each_model_has_its_row_and_long_prompts_have_their_price(estimate, deal
     assert (second["model"], second["batch_api"]) == ("plain", None)
 
 
+def test_the_most_is_the_dearest_price_that_a_prompt_can_reach(estimate, tmp_path):
+    path = tmp_path / "falling.toml"
+    path.write_text(
+        "[[prices]]\nprovider = 'acme.example'\nmodel = 'storm-1'\ninput = 4\noutput = 16\n"
+        "long_prompts = [{ above = 100, input = 1, output = 2 }]\n"
+    )
+    row = chat_rows(1, max_tokens=10)
+    row[0]["body"]["messages"][0]["content"] = "x" * 1000
+    (model,) = estimate(row, *URL, "--prices", str(path))["models"]
+
+    assert model["expected"] == (model["input_tokens"] + 2 * 10) / Decimal(1_000_000)
+    assert model["most"] == (4 * (size(row[0]) + 64) + 16 * 10) / Decimal(1_000_000)
+
+
 def test_answers_are_as_long_as_is_said_but_no_longer_than_they_may_be(estimate, deal):
     bounded = estimate(chat_rows(2, max_tokens=50), *URL, *deal, "--answer", "80")
     open_ = estimate(chat_rows(2), *URL, *deal, "--answer", "80")

@@ -172,11 +172,12 @@ def test_answers_without_usage_are_estimated_and_said_to_be(batch, deal, capsys)
 def test_a_run_that_was_killed_is_told(batch, deal, capsys):
     path = batch.with_name("o.jsonl.run")
     run = json.loads(path.read_text())
-    run["account"] |= {"killed": 1, "at_work": True}
+    run["account"] |= {"killed": 1, "at_work": True, "lost": "0.25"}
     path.write_text(json.dumps(run))
     notes = json.loads(report(capsys, batch, "--prices", deal, "--json"))["notes"]
 
     assert any("1 run(s) were killed" in note for note in notes)
+    assert any("not counted; that is 0.25 USD at the most." in note for note in notes)
     assert any(note.startswith("A run is at work") for note in notes)
 
 

@@ -6,9 +6,11 @@ import pytest
 from metering import price_of, usage
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
 
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend import SpendPolicy
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import SpendReached
 from stormbreak.types import Outcome, Target, Verdict
@@ -146,6 +148,16 @@ def test_a_heavy_one_that_never_fits_makes_way_for_lighter_ones():
     assert light.sending
 
 
+def test_who_waits_is_not_judged_by_what_another_call_may_cost():
+    made = stage(limit=FixedLimit(in_flight=1))
+    made.start(bound=usage(1_500_000)).step(OK)
+    first, light = made.start(bound=CENT), made.start(bound=CENT)
+    assert made.start(bound=DOLLAR).ended.stopped == "spend"
+    first.step(told(5.0))
+
+    assert light.queued
+
+
 def test_more_than_the_whole_limit_is_refused():
     made = stage(per=60.0)
     run = made.start(bound=usage(3_000_000))
@@ -159,7 +171,8 @@ def test_more_than_the_whole_limit_is_refused():
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        ({}, "nothing in the request bounds what it costs, such as max_tokens"),
+        ({}, "nothing bounds what it costs"),
+        ({"unbounded": "its document may cost more"}, "its document may cost more"),
         (
             {"target": Target("acme", "secret"), "bound": CENT},
             "no price is known of secret at acme",
@@ -298,6 +311,16 @@ def test_what_a_cache_makes_dearer_is_within_the_most():
     assert money(made) == (0, 1.5)
 
 
+def test_a_price_that_falls_with_the_length_of_a_prompt_does_not_make_the_most_of_it_less():
+    made = stage()
+    made.engine = Engine(made.engine.policy, lambda *_: CHEAP_WHEN_LONG)
+    run = made.start(bound=DOLLAR)
+    assert money(made) == (0, 1)
+    run.step(answered(usage(100_000)))
+
+    assert money(made) == (0.1, 0)
+
+
 def test_a_usage_without_a_price_spends_all_that_was_set_aside():
     made = stage()
     made.engine = Engine(made.engine.policy, lambda *_: Half())
@@ -306,7 +329,23 @@ def test_a_usage_without_a_price_spends_all_that_was_set_aside():
     assert money(made) == (1, 0)
 
 
-class Half:
+CHEAP_WHEN_LONG = Prices(
+    provider="p",
+    model="m",
+    listed_as="m",
+    standard=Rates(input=Rate(Decimal(1), (Step(200_000, Decimal("0.1")),))),
+    source=Source(name="test"),
+)
+
+
+class Sold:
+    """A price that is the same for every prompt."""
+
+    def most_of(self, used):
+        return self.cost_of(used)
+
+
+class Half(Sold):
     """Has no price for output."""
 
     def cost_of(self, used):
@@ -315,11 +354,27 @@ class Half:
         return used.input_tokens / Decimal(10**6)
 
 
-class Dearer:
+class Dearer(Sold):
     """Asks half as much again for what it has in its cache."""
 
     def cost_of(self, used):
         return (used.input_tokens + used.cached_input_tokens / Decimal(2)) / 10**6
+
+
+def test_who_waits_below_the_limit_leaves_when_more_is_allowed():
+    made = stage(usd=10.0)
+    made.engine.may_spend(made.engine.policy, Decimal(1), made.now)
+    first, second = made.start(bound=DOLLAR), made.start(bound=DOLLAR)
+    there = made.start(target=OTHER, bound=usage(10_000_000))
+    made.start(bound=CENT).close()
+    assert made.engine.payers.purse(made.engine.policy).largest == 1
+    first.step(answered(DOLLAR))
+    made.settle()
+    assert (second.queued, there.queued) == (True, True)
+    made.engine.may_spend(made.engine.policy, Decimal(3), made.now)
+    made.settle()
+
+    assert (second.sending, there.sending) == (True, True)
 
 
 def test_without_a_limit_nothing_is_told_of_it():

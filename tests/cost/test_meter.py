@@ -1,16 +1,23 @@
-from dataclasses import fields
+import decimal
+import threading
+from dataclasses import fields, replace
 
 import pytest
+from forking import in_child
 from metering import answer, metered, price_of, usage, usd
 from races import FIRST, scene, slow
 from stage import OK, OTHER, SERVER_ERROR, TARGET
 
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import Step
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.cost.bill import Bill, Sum
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.prices import Rate, Rates
+from stormbreak.cost.prices import Step as PriceStep
 from stormbreak.errors import ConfigurationError
-from stormbreak.events import CallCancelled
-from stormbreak.types import CACHE, FALLBACK, Outcome, Priority, Target, Verdict
+from stormbreak.events import CallCancelled, CallEnded, Committed, Overtaken, Sent
+from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Priority, Target, Verdict
 
 BOUND = usage(1_000_000, 100_000)  # 2 dollars
 LOST = Outcome(Verdict.BROKEN, maybe_processed=True)
@@ -109,12 +116,45 @@ def test_a_stream_that_breaks_has_been_cut():
 def test_a_price_that_nobody_knows_is_not_zero():
     stage, meter = metered()
     stage.start(target=SECRET, bound=BOUND).step(answer(7, 3))
-    stage.start(target=SECRET).step(LOST._replace(verdict=Verdict.INVALID))
+    for _ in range(2):
+        stage.start(target=SECRET).step(LOST._replace(verdict=Verdict.INVALID))
 
     bill = meter.snapshot().total
     assert not bill.is_whole
-    assert (bill.unpriced, bill.unbounded) == (1, 1)
+    assert (bill.unpriced, bill.unbounded) == (1, 2)
     assert (bill.useful.attempts, bill.useful.output_tokens) == (1, 3)
+
+
+def test_what_has_no_tokens_needs_no_price():
+    stage, meter = metered()
+    stage.start(target=SECRET, bound=usage()).step(OK)
+
+    bill = meter.snapshot().total
+    assert bill.is_whole
+    assert (bill.attempts, bill.in_all) == (1, (0, 0))
+
+
+def test_what_lies_below_a_bound_may_have_cost_the_dearest_price_below_it():
+    stage, _ = metered()
+    rate = Rate(usd("2"), (PriceStep(1_000_000, usd("1")),))
+    falling = replace(price_of("p", "m"), standard=Rates(input=rate))
+    meter = Meter(lambda *_: falling)
+    stage.engine.listeners[:] = [meter]
+    run, _ = stage.start(bound=usage(2_000_000)), stage.start(bound=usage(1_000_000))
+    run.step(LOST)
+
+    assert meter.snapshot().total.for_nothing == (0, 4)
+    assert meter.snapshot().under_way[TARGET].usd == 2
+
+
+def test_a_thread_that_reckons_with_few_digits_adds_up_as_much():
+    stage, meter = metered()
+    stage.start().step(answer(100_000_000))
+    with decimal.localcontext(prec=4):
+        for _ in range(10):
+            stage.start().step(answer(1_000))
+
+    assert meter.snapshot().total.useful.usd == usd("100.01")
 
 
 def test_it_says_for_whom():
@@ -157,6 +197,55 @@ def test_what_a_fallback_saves_is_saved_for_whom_it_was_sent():
     assert meter.snapshot().tenants["team"].saved_by_fallback == usd("0.9")
 
 
+def test_what_a_fallback_saves_is_for_whom_it_was_sent_though_nothing_went_to_the_first_target():
+    stage, meter = metered(queue=QueuePolicy(size=0), limit=FixedLimit(in_flight=1))
+    step = Step(frozenset({Verdict.REJECTED}), None, FALLBACK, ((OTHER, 1.0),))
+    stage.start()
+    run = stage.start(fallbacks=(step,), tenant="team", labels=(("a", "b"),))
+    run.step(answer(1_000_000))
+
+    bills = meter.snapshot()
+    assert bills.tenants["team"].saved_by_fallback == usd("0.9")
+    assert bills.labels["a=b"].saved_by_fallback == usd("0.9")
+    assert bills.priorities["interactive"].saved_by_fallback == bills.total.saved_by_fallback
+
+
+def test_what_an_answer_of_before_saves_has_the_labels_of_the_call():
+    stage, meter = metered(queue=QueuePolicy(size=0), limit=FixedLimit(in_flight=1))
+    step = Step(frozenset({Verdict.REJECTED}), None, CACHE)
+    stage.start()
+    stage.start(fallbacks=(step,), labels=(("a", "b"),)).step(answer(1_000_000))
+
+    assert meter.snapshot().labels["a=b"].saved_by_cache == 1
+
+
+def test_a_forked_child_begins_with_an_empty_bill_whoever_was_at_work_on_it():
+    stage, meter = metered()
+    stage.start(bound=BOUND).step(answer(1_000_000))
+    stage.start(bound=BOUND)
+    holding, free = threading.Event(), threading.Event()
+
+    def hold():
+        with meter._lock:
+            holding.set()
+            free.wait(20.0)
+
+    def check():
+        bills = meter.snapshot()
+        stage.start(bound=BOUND).step(answer(1))
+        return not bills.total.attempts and not bills.under_way
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    holding.wait()
+    well = in_child(check)
+    free.set()
+    holder.join()
+
+    assert well
+    assert meter.snapshot().total.attempts == 1
+
+
 def test_an_answer_of_before_saves_what_it_would_cost_again():
     stage, meter = metered()
     step = Step(frozenset({Verdict.INVALID}), None, CACHE)
@@ -166,6 +255,60 @@ def test_an_answer_of_before_saves_what_it_would_cost_again():
     bill = meter.snapshot().total
     assert bill.saved_by_cache == 1
     assert bill.in_all.most == 0
+
+
+def test_an_answer_that_says_there_is_none_saves_nothing():
+    stage, meter = metered()
+    step = Step(frozenset({Verdict.INVALID}), None, DEGRADED)
+    run = stage.start(fallbacks=(step,)).step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+
+    bill = meter.snapshot().total
+    assert (bill.saved_by_cache, bill.saved_by_fallback) == (0, 0)
+
+
+def test_what_is_saved_is_not_known_where_the_first_target_has_no_price():
+    stage, meter = metered()
+    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),))
+    run = stage.start(target=SECRET, fallbacks=(step,)).step(Outcome(Verdict.INVALID))
+    run.step(answer(1_000_000))
+
+    bill = meter.snapshot().total
+    assert (bill.saved_by_fallback, bill.useful.usd) == (0, usd("0.1"))
+
+
+def test_what_is_still_under_way_when_its_call_ends_may_be_billed():
+    _, meter = metered()
+    meter(Sent(1.0, 1, TARGET, 1, Priority.BATCH, "", BOUND))
+    meter(CallEnded(2.0, 1, TARGET, Verdict.OK, 1, 0.0))
+
+    bills = meter.snapshot()
+    assert bills.waste["cancelled"].for_nothing == (0, 2)
+    assert not bills.under_way
+
+
+def test_of_calls_that_it_knows_nothing_of_it_hears_nothing():
+    stage, meter = metered()
+    run = stage.start(bound=BOUND)
+    for number, attempt in (1, 2), (7, 1):
+        meter(Committed(1.0, number, TARGET, attempt, 0.5))
+        meter(Overtaken(1.0, number, TARGET, attempt, 0.5))
+    meter(CallEnded(2.0, 7, TARGET, Verdict.OK, 1, 0.0))
+    run.step(LOST)
+
+    assert set(meter.snapshot().waste) == {"broken"}
+
+
+def test_of_too_many_calls_under_way_the_oldest_is_taken_for_given_up(monkeypatch):
+    monkeypatch.setattr("stormbreak.cost.meter.MOST_CALLS", 2)
+    stage, meter = metered()
+    first, *_ = (stage.start(bound=BOUND) for _ in range(3))
+    bills = meter.snapshot()
+    assert bills.waste["cancelled"].for_nothing == (0, 2)
+    assert bills.under_way[TARGET].attempts == 2
+    first.step(answer(1))
+
+    assert meter.snapshot().total.attempts == 1
 
 
 def test_many_tenants_share_a_bill():
@@ -197,6 +340,20 @@ def test_a_meter_counts_for_one_engine():
     meter.watch(stage.engine)
     with pytest.raises(ConfigurationError, match="one engine"):
         meter.watch(metered()[0].engine)
+
+
+def test_a_bill_adds_up():
+    bill = Bill(
+        useful=Sum(usd=usd("1")),
+        useful_open=Sum(usd=usd("2")),
+        wasted=Sum(usd=usd("4")),
+        wasted_open=Sum(usd=usd("8")),
+    )
+
+    assert (bill.of_use, bill.for_nothing, bill.in_all) == ((1, 3), (4, 12), (5, 15))
+    assert (bill.in_all.is_exact, Bill().in_all.is_exact) == (False, True)
+    whole = [Bill(), Bill(unpriced=1), Bill(unbounded=1)]
+    assert [each.is_whole for each in whole] == [True, False, False]
 
 
 @pytest.mark.parametrize("kind", [Bill, Sum])

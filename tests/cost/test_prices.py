@@ -51,6 +51,28 @@ def test_a_call_costs_what_its_prompt_is_long():
     assert prices.rates(Service.BATCH) is None
 
 
+@pytest.mark.parametrize(("longest", "price"), [(1000, 3), (1001, 4), (5001, 4), (10**9, 5)])
+def test_the_dearest_price_that_a_prompt_can_reach(longest, price):
+    steps = (Step(1000, Decimal(4)), Step(5000, Decimal(2)), Step(9000, Decimal(5)))
+    assert Rate(Decimal(3), steps).dearest(longest) == price
+
+
+steps_ = st.lists(st.tuples(st.integers(0, 2000), amounts), max_size=3).map(
+    lambda pairs: tuple(Step(*pair) for pair in sorted(pairs))
+)
+rates_ = st.builds(Rate, amounts, steps_)
+calls_ = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 1500), shares), min_size=1)
+
+
+@given(rates_, rates_, st.none() | rates_, calls_)
+def test_the_most_of_several_calls_is_no_less_than_what_they_cost(entry, output, cached, calls):
+    rates = Rates(input=entry, output=output, cached_input=cached)
+    several = [Tokens(entry, output, entry * rate) for entry, output, rate in calls]
+    together = Tokens(*(sum(each) for each in zip(*several, strict=True)))
+
+    assert sum(rates.cost(each, prompt=each.input) for each in several) <= rates.most(together)
+
+
 @given(amounts, amounts, amounts, counts, counts, shares)
 def test_cost_is_exact_and_lies_between_all_cached_and_none(
     entry, cached, output, inputs, outputs, rate

@@ -11,6 +11,7 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import ELSEWHERE, Step
+from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.types import Call, Outcome, Priority, Verdict
@@ -71,6 +72,16 @@ async def test_a_call_that_was_sent_and_one_that_waits_for_it():
         "call": 2, "target": "acme/large", "priority": "batch", "tenant": "shop", "labels": {}, "deadline": None,
         "command": "wait_for",
     }  # fmt: skip
+    await bench.leave()
+
+
+async def test_one_that_has_others_beside_it():
+    bench = Bench(hedge=HedgePolicy(after=8.0, percentile=None), attempt_timeout=30.0)
+    await bench.start(hang)
+    (told,) = bench.pending()
+
+    assert told.pop("until") == pytest.approx(8.0, abs=0.5)
+    assert (told["command"], told["target"], told["under_way"]) == ("race", "acme/large", [1])
     await bench.leave()
 
 

@@ -13,11 +13,11 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.spend import SpendPolicy
 from stormbreak.cost.market import Market
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.asking import Asking
+from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.origin import Origin
 from stormbreak.http.routes import Route
-from stormbreak.httpx2 import AsyncTransport
-from stormbreak.types import Target
+from stormbreak.httpx2 import AsyncTransport, Transport
+from stormbreak.types import Target, Usage
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CALM = """
@@ -87,6 +87,56 @@ def test_a_bound_goes_elsewhere_in_the_words_that_are_read_there():
     assert [each.get("max_tokens") for each in sent] == [None, 77]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "most"),
+    [
+        ("one", 20),
+        (["one", "two", "three"], 60),
+        ([5, 6, 7], 20),
+        ([[5, 6], [7]], 40),
+        (None, 20),
+        ([], None),
+        ({"id": "stored"}, None),
+    ],
+)
+def test_each_prompt_of_a_completion_has_answers_of_its_own(prompt, most):
+    asked = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 5, "n": 4}).encode()
+    bound = Asking("completions", asked).bound()
+
+    assert (bound and bound.output_tokens) == most
+
+
+@pytest.mark.parametrize("endpoint", ["moderations", "messages/count_tokens"])
+def test_what_is_free_is_not_bound(endpoint):
+    asking = Asking(endpoint, body())
+    asking.bind(77, "openai")
+
+    assert json.loads(asking._body) == json.loads(body())
+    assert asking.bound() == Usage()
+
+
+def test_nothing_is_written_into_a_request_that_nobody_knows():
+    asking = Asking("images/generations", body())
+    asking.bind(77, "openai")
+
+    assert json.loads(asking._body) == json.loads(body())
+    assert asking.bound() is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "more", "why"),
+    [
+        ("chat/completions", {}, NO_BOUND),
+        ("chat/completions", {"service_tier": "priority"}, "its service_tier may cost more"),
+        ("responses", {"prompt": {"id": "p"}}, "its prompt may cost more"),
+        ("messages", {"x": [{"type": "document"}]}, "its document may cost more"),
+        ("completions", {"prompt": 5}, "its prompts cannot be counted"),
+    ],
+)
+def test_it_says_why_there_is_no_bound(endpoint, more, why):
+    assert Asking(endpoint, body(**more)).unbounded().startswith(why)
+
+
 def test_null_is_no_bound():
     asking = Asking("chat/completions", body(max_tokens=None))
     asking.bind(77, "acme")
@@ -110,6 +160,37 @@ async def test_an_sdk_is_told_what_its_request_lacks():
 
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "stormbreak_cost"
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/responses", {"model": "m", "input": "hi", "background": True}),
+        ("/chat/completions", {"messages": MESSAGES, "max_tokens": 5}),
+        ("/completions", {"model": "m", "prompt": "hi", "max_tokens": 5, "stream": True}),
+    ],
+)
+async def test_what_would_pass_uncounted_is_refused_under_a_limit(path, sent, stormbreak_provider):
+    provider = stormbreak_provider(CALM)
+    transport = AsyncTransport(engine(1.0, longest_answer=5))
+    async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
+        answer = await client.post(path, json=sent)
+    with httpx2.Client(transport=Transport(engine(1.0)), base_url=provider.base_url) as client:
+        same = client.post(path, json=sent)
+
+    assert (answer.status_code, same.status_code) == (400, 400)
+    assert answer.json()["error"]["code"] == "stormbreak_cost"
+    assert "cannot be counted" in answer.json()["error"]["message"]
+    assert provider.stats()["arrivals"] == 0
+
+
+async def test_an_upload_passes_under_a_limit(stormbreak_provider):
+    provider = stormbreak_provider(CALM)
+    transport = AsyncTransport(engine(1.0))
+    async with httpx2.AsyncClient(transport=transport, base_url=provider.base_url) as client:
+        answer = await client.post("/files", files={"file": ("a.jsonl", b"{}")})
+
+    assert answer.status_code == 404
 
 
 async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.bounds import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound
+from stormbreak.llm.bounds import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound, unbounded_by
 from stormbreak.types import Usage
 
 
@@ -39,6 +39,12 @@ def test_every_text_in_a_body_has_no_more_bytes_than_its_bound(texts, ascii_only
 @pytest.mark.parametrize("bound", [None, 0, -1, True, "100", 1.5, 10**8])
 def test_without_a_bound_of_the_answer_there_is_none(bound):
     assert bound_of(body(), bound=bound) is None
+
+
+@pytest.mark.parametrize("bound", [1, 10**7])
+def test_a_bound_is_any_number_that_can_be_one(bound):
+    assert bound_of(body(), bound=bound).output_tokens == bound
+    assert bound_of(body(), bound=10**7 + 1) is None
 
 
 def test_embeddings_have_no_answer():
@@ -88,6 +94,14 @@ def test_a_picture_is_no_text(part):
             ]
         },
         {"service_tier": "priority"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"modalities": ["text", "audio"]},
+        {"models": ["dearer"]},
+        {"plugins": [{"id": "web"}]},
+        {"web_search_options": {}},
+        {"search_parameters": {"mode": "on"}},
+        {"speed": "fast"},
+        {"container": "c"},
     ],
 )
 def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(more):
@@ -96,6 +110,31 @@ def test_what_lies_or_runs_on_the_server_or_is_billed_otherwise_has_no_bound(mor
 
 def test_null_refers_to_nothing():
     assert input_bound(body(previous_response_id=None)) is not None
+
+
+def test_what_cannot_be_told_is_named():
+    assert unbounded_by(body(conversation="c")) == "conversation"
+    assert unbounded_by(body(tools=[{"type": "web_search_preview"}])) == "web_search"
+    assert unbounded_by(body(x=[{"file_id": "f"}])) == "file_id"
+    assert unbounded_by(body()) is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompt": "a text"},
+        {"modalities": ["text"]},
+        {"service_tier": "flex"},
+        {"speed": "standard"},
+        {
+            "tools": [
+                {"function": {"parameters": {"properties": {"container": {"type": "string"}}}}}
+            ]
+        },
+    ],
+)
+def test_what_costs_no_more_is_no_matter(more):
+    assert input_bound(body(**more)) is not None
 
 
 def test_a_text_about_such_things_is_a_text():

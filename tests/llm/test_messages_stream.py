@@ -49,6 +49,15 @@ def test_a_plain_message_that_is_none(change, detail):
     READER.check_none(whole_message(TEXTS) | change, detail)
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"output_tokens": None}, {"input_tokens": 5}])
+def test_what_is_counted_at_the_beginning_is_not_the_whole(usage):
+    end = typed("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+    uncounted = [*STREAM[:-2], end, STREAM[-1]]
+
+    assert READER.streamed(*STREAM)[0].usage == COUNTED
+    assert READER.streamed(*uncounted)[0].usage == Usage()
+
+
 def test_thinking_tools_and_citations_are_put_together():
     tool = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
     blocks = [

@@ -162,8 +162,9 @@ def _said(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
     if estimated := sum(each.estimated for each in models):
         yield f"{estimated:,} answers do not say what they used; that is estimated."
     if account.killed:
+        most = f"; that is {account.lost:f} USD at the most" if account.lost else ""
         yield (
-            f"{account.killed:,} run(s) were killed: what was sent and lost in their last seconds is not counted."
+            f"{account.killed:,} run(s) were killed: what was sent and lost in their last seconds is not counted{most}."
         )
     if account.at_work:
         yield "A run is at work, or was killed: what it sends from now on is not counted yet."

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from stormbreak.batch.choice import GOING_ON, Choice
 from stormbreak.batch.flags import Flags
-from stormbreak.batch.limits import check_costs, spent_before
+from stormbreak.batch.ledger import Ledger
+from stormbreak.batch.limits import check_costs
 from stormbreak.batch.order import order_output
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.runner import End, Runner
@@ -29,6 +30,7 @@ from stormbreak.http.pricing import list_price
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
 AUTO: Literal["auto"] = "auto"
+MODELS = 100_000  # that have bills of their own; what others share has no price
 WIDEST = 256  # rows sent or about to be, whatever a policy says
 
 
@@ -103,24 +105,24 @@ def run_job(
         for listener in listeners:
             client.subscribe(listener)
         store = stack.enter_context(_open(job, rows, client.base_url))
-        meter = Meter(lambda *_: None)  # tokens, whatever they cost
+        meter = Meter(lambda *_: None, most=MODELS)  # tokens, whatever they cost
         client.subscribe(meter)
-        if job.max_cost is not None:
-            spent_before(client, store.run.account, job.price_of or list_price)
+        prices = None if job.max_cost is None else job.price_of or list_price
+        ledger = Ledger(client, store, meter, prices)
+        ledger.open()
         done_before, began = store.journal.done, time.monotonic()
         runner = Runner(
             client,
             rows,
             store.journal,
+            ledger=ledger,
             salt=store.salt,
             width=_width(job),
             grace=job.connect_grace,
             tick=tick,
-            note=lambda: store.note(meter.snapshot(), at_work=True),
-            account=lambda: store.run.account.plus(meter.snapshot(), at_work=True),
         )
         end = _loop(_run(runner, client))
-        store.note(meter.snapshot(), at_work=False)
+        ledger.close()
         _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
         elapsed = time.monotonic() - began
         return summarise(

@@ -81,8 +81,8 @@ class View:
             input_tokens=counts.input_tokens,
             output_tokens=counts.output_tokens,
             stopping=runner.stopping,
-            cost=runner.cost,
-            limit_of_cost=runner.limit_of_cost,
+            cost=runner.so_far.cost,
+            limit_of_cost=runner.so_far.limit,
         )
 
     @property

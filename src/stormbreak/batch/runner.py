@@ -23,14 +23,15 @@ from hashlib import blake2b
 from stormbreak.batch.counts import Counts
 from stormbreak.batch.durable import OutputError
 from stormbreak.batch.journal import Journal
+from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.schedule import STOPPING, Final, Later, Schedule, Turn
-from stormbreak.batch.spent import Account, Cost, Limit
+from stormbreak.batch.so_far import CostSoFar
 from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
-from stormbreak.events import Event, RetryPlanned
+from stormbreak.events import Event, Queued, RetryPlanned, Sent
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
 from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
@@ -60,22 +61,21 @@ class Runner:
 
     With the same `salt`, a row that is sent as it was in an earlier run carries the idempotency key that it had.
     At most `width` calls are sent or about to be, and four times as many back off; something must answer
-    within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run. `note` is called
-    every second, in a thread, to write down what was spent; `account` says what that is by now, with earlier runs.
+    within `grace` seconds; `tick` is called four times a second, and its trouble never fails the run. The `ledger` is
+    written every second, in a thread, and whenever little is left of what it allows for.
     """
 
-    def __init__(  # noqa: PLR0913 - keywords are cheap to read
+    def __init__(
         self,
         client: AsyncClient,
         rows: Rows,
         journal: Journal,
         *,
+        ledger: Ledger,
         salt: str,
         width: int,
         grace: float,
         tick: Callable[["Runner"], None] = lambda _: None,
-        note: Callable[[], None] = lambda: None,
-        account: Callable[[], Account] = Account,
     ) -> None:
         self.client = client
         self.rows = rows
@@ -88,16 +88,9 @@ class Runner:
         self.width = width
         self._grace = grace
         self._tick = tick
-        self._note = note
-        self.account = account
-        self.cost = Cost()  # of all runs; this and its limit are as of a second ago
-        self.limit_of_cost: Limit | None = None
-        payers = client.engine.payers
-        self._price_of = payers.price_of or _nobody_knows
-        self._purse = payers.purse(client.policy)
-        self._pricing = (
-            threading.Lock()
-        )  # or an earlier look, which took long, might have the last word
+        self.ledger = ledger
+        self.so_far = CostSoFar(client, ledger)
+        self._short = asyncio.Event()  # of what may be spent
         self._end: End | None = None
         self._error: BaseException | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -139,7 +132,7 @@ class Runner:
         if self._end not in (End.REFUSED, End.UNREACHABLE):
             self._write_held()
         await asyncio.to_thread(self.journal.flush)
-        await asyncio.to_thread(self._price)
+        await asyncio.to_thread(self.so_far.look)
         self._show()
         return self._end or End.FINISHED
 
@@ -174,6 +167,8 @@ class Runner:
         self.counts.hear(event)
         if isinstance(event, RetryPlanned):
             self._bell.set()
+        elif isinstance(event, Sent | Queued) and self.ledger.is_short:
+            self._short.set()
 
     async def _serve(self, turn: Turn) -> None:
         row = self.rows.row_at(turn.index)
@@ -291,30 +286,23 @@ class Runner:
     async def _note_often(self) -> None:
         noted = self.counts.attempts
         while True:
-            await asyncio.sleep(NOTE_EVERY)
-            if self.counts.attempts == noted:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._short.wait(), NOTE_EVERY)
+            self._short.clear()
+            if self.counts.attempts == noted and not self.ledger.is_short:
                 continue
             noted = self.counts.attempts
             try:
-                await asyncio.to_thread(self._note)
+                await asyncio.to_thread(self.ledger.write)
             except OutputError as error:
                 return self._give_up(error)
+            self.ledger.allow()
 
     async def _price_often(self) -> None:
-        """Work out what it costs by now, in a thread: price lists take long to load."""
+        """Work out what it costs by now, in a thread."""
         while True:
-            await asyncio.to_thread(self._price)
+            await asyncio.to_thread(self.so_far.look)
             await asyncio.sleep(PRICE_EVERY)
-
-    def _price(self) -> None:
-        purse = self._purse
-        with self._pricing:
-            self.limit_of_cost = None if purse is None else Limit(purse.limit, purse.spent)
-            try:
-                self.cost = self.account().cost(self._price_of)
-            except Exception:  # noqa: BLE001 - such as a price list that is broken
-                _log.warning("what it costs cannot be told", exc_info=True)
-                self._price_of = _nobody_knows
 
     async def _look_often(self) -> None:
         """Show progress; give up when the grace is over and nothing was reached."""
@@ -332,10 +320,6 @@ class Runner:
         except Exception:  # noqa: BLE001 - such as a terminal that is gone
             _log.warning("progress cannot be shown any more", exc_info=True)
             self._tick = lambda _: None
-
-
-def _nobody_knows(_provider: str, _model: str) -> None:
-    """Price nothing."""
 
 
 def _who(ended: Ended) -> str | None:

@@ -12,8 +12,8 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from msgspec import Meta
 
-from stormbreak.core.spend import Priced, PriceOf
-from stormbreak.cost.bill import Bill, Bills, Span, Sum
+from stormbreak.core.spend import Priced, PriceOf, most_within
+from stormbreak.cost.bill import NOTHING, Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 
@@ -122,12 +122,14 @@ class Spent:
     def most(self, price_of: PriceOf) -> Decimal:
         """The most that it can have cost. Raises as that of an `Account`."""
         if not self.attempts:
-            return Decimal(0)
+            return NOTHING
         prices = price_of(self.provider, self.model)
         if prices is None:
             where = f"{self.model} at {self.provider}"
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
-        return self.bounds(prices).most
+        known = prices.most_of(self.useful.usage) + prices.most_of(self.wasted.usage)
+        open_ = (self.useful_open.usage, self.wasted_open.usage)
+        return known + sum(most_within(prices, each) for each in open_)
 
     def span(self, price_of: PriceOf) -> Span | None:
         """What it has cost; None where the price, or a part of it, is not known."""
@@ -138,7 +140,7 @@ class Spent:
             return None
 
     def bounds(self, prices: Priced) -> Span:
-        """What it has cost: what is known, and the most that it can be."""
+        """About what it has cost, each attempt taken for the mean: what is known, and the most that it can be."""
         least = self.useful.usd(prices) + self.wasted.usd(prices)
         return Span(least, least + self.useful_open.usd(prices) + self.wasted_open.usd(prices))
 
@@ -191,17 +193,23 @@ class Account:
 
     `at_work` says that a run is writing, or was killed while it did; of the runs before so many as `killed` were. What was
     under way when it was written down counts as wasted, until it is written again: what a killed run had sent may be
-    billed. What it sent in its last seconds is not in here.
+    billed. What it sent in its last seconds is not in here. Under a limit, that is no more than so many dollars as are
+    `ahead`; `lost` is the sum of these, of runs that were killed.
     """
 
     spent: tuple[Spent, ...] = ()
     waste: Waste = field(default_factory=dict)
     at_work: bool = False
     killed: Count = 0
+    ahead: Decimal = NOTHING
+    lost: Decimal = NOTHING
 
     def begin(self) -> "Account":
         """Another run begins."""
-        return changed(self, at_work=True, killed=self.killed + self.at_work)
+        killed, lost = self.killed, self.lost
+        if self.at_work:
+            killed, lost = killed + 1, lost + self.ahead
+        return changed(self, at_work=True, killed=killed, ahead=NOTHING, lost=lost)
 
     def plus(self, bills: Bills, *, at_work: bool) -> "Account":
         """With what a run has spent so far."""
@@ -231,7 +239,7 @@ class Account:
         priced = [each for each, span in known if span is not None]
         return Cost(
             least=sum((span.least for span in spans), Decimal(0)),
-            most=sum((span.most for span in spans), Decimal(0)),
+            most=sum((span.most for span in spans), self.lost),
             priced=sum(each.attempts for each in priced),
             unpriced=sum(each.attempts for each, span in known if span is None),
             unbounded=sum(each.unbounded for each in priced),
@@ -243,7 +251,7 @@ class Account:
         Raises:
             ConfigurationError: a price is not known.
         """
-        return sum((each.most(price_of) for each in self.spent), Decimal(0))
+        return sum((each.most(price_of) for each in self.spent), self.lost + self.ahead)
 
 
 def _together(several: Iterable[Spent]) -> Iterable[Spent]:

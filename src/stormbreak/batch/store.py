@@ -13,7 +13,7 @@ from stormbreak.batch.journal import Journal
 from stormbreak.batch.lock import locked
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.runfile import Option, Run, check, note_account, record
-from stormbreak.cost.bill import Bills
+from stormbreak.batch.spent import Account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,9 @@ class Store:
         """What idempotency keys are made with; it is as it was."""
         return self.run.salt
 
-    def note(self, bills: Bills, *, at_work: bool) -> None:
-        """Write down what this run has spent by now; blocks for as long as the disk takes."""
-        note_account(self.files, self.run, self.run.account.plus(bills, at_work=at_work))
+    def note(self, account: Account) -> None:
+        """Write down what has been spent by now; blocks for as long as the disk takes."""
+        note_account(self.files, self.run, account)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def summarise(
 ) -> Summary:
     """Sum up a run that has ended."""
     journal, counts, total = runner.journal, runner.counts, len(runner.rows)
-    limit = runner.limit_of_cost
+    limit = runner.so_far.limit
     answered = journal.done - done_before
     return Summary(
         input=str(runner.rows.path),
@@ -83,5 +83,5 @@ def summarise(
         output_tokens=counts.output_tokens,
         max_cost=None if limit is None else limit.usd,
         spent=None if limit is None else limit.spent,
-        cost=runner.cost,
+        cost=runner.so_far.cost,
     )

@@ -73,7 +73,7 @@ class Watched:
         )
         if not self._begun:
             self._begun = True
-            self._observed.watch.cost = lambda: _state_of(runner.cost)
+            self._observed.watch.cost = lambda: _state_of(runner.so_far.cost)
             self._open_socket()
 
     def _open_socket(self) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from stormbreak.core.gate import OPEN, Gate, Slots, Spacing
+from stormbreak.core.gate import OPEN, Gate, Slots, Spacing, Vetoing
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
@@ -45,12 +45,12 @@ class Admission:
         *,
         spacings: Sequence[Spacing] = (),
         weigh: Callable[[Call], None] | None = None,
-        veto: Callable[[Call, float], Rejection | None] | None = None,
+        spending: Vetoing | None = None,
     ) -> None:
         """Served through `gates`, of which `slots` is one, and all of `spacings` are some.
 
-        `weigh(call)` tells a gate that asks how heavy a call is which one it will be asked about; `veto(call, now)` says why
-        a call that cannot leave now never will.
+        `weigh(call)` tells a gate that asks how heavy a call is which one it will be asked about; `spending` says what will
+        never leave, and when to look again.
         """
         self._gates = tuple(gates)
         self._ready_ats = tuple(gate.ready_at for gate in gates)
@@ -67,7 +67,7 @@ class Admission:
         self._wake = wake
         self._spacings = tuple(spacings)
         self._weigh = weigh
-        self._veto = veto
+        self._spending = spending
         self._queue = Queue(policy)
         self._keeper: Ticket | None = None
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
@@ -125,10 +125,12 @@ class Admission:
             ticket = queue.peek(stands=self._stands(now))
             ready_at = self._ready_at(ticket.call, now)
             if ready_at > now:
-                never = self._veto and self._veto(ticket.call, now)
+                never = self._spending and self._spending.veto(ticket.call, now)
                 if never:
                     self._reject(ticket, never)
                     continue
+                if ready_at == inf and self._spending is not None:
+                    ready_at = self._spending.turns_at()
                 if ready_at != inf:
                     self._keep_time(ready_at)
                 return
@@ -201,7 +203,7 @@ class Admission:
         )
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
-        never = self._veto and self._veto(call, now)
+        never = self._spending and self._spending.veto(call, now)
         if never:
             return never
         if self._weigh is not None:

@@ -5,6 +5,7 @@ behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from decimal import Decimal
 from itertools import count
 from typing import Any
 
@@ -44,28 +45,10 @@ class Lane:
     """One target: its gates, and the queue in front of them."""
 
     __slots__ = (
-        "_closing_until",
-        "_engine",
-        "admission",
-        "breaker",
-        "budget",
-        "cooldown",
-        "earn",
-        "failed_in_a_row",
-        "gone",
-        "hedging",
-        "openings",
-        "pace",
-        "policy",
-        "quota",
-        "rate",
-        "shadow",
-        "shadow_budget",
-        "slots",
-        "spending",
-        "target",
+        "_closing_until", "_engine", "admission", "breaker", "budget", "cooldown", "earn", "failed_in_a_row", "gone",
+        "hedging", "openings", "pace", "policy", "quota", "rate", "shadow", "shadow_budget", "slots", "spending", "target",
         "treatments",
-    )
+    )  # fmt: skip
 
     def __init__(self, engine: "Engine", target: Target) -> None:
         self.policy = policy = engine.policy_of(target)
@@ -121,7 +104,7 @@ class Lane:
             engine.wake,
             spacings=spacings,
             weigh=tell_all(gate.weigh for gate in self._weighing()),
-            veto=None if self.spending is None else self.spending.veto,
+            spending=self.spending,
         )
 
     def is_spaced(self, now: float) -> bool:
@@ -279,6 +262,7 @@ class Engine:
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: dict[Target, Lane] = {}
+        self._former: list[Lane] = []  # others have taken their place, but calls still wait in them
 
     @property
     def budget(self) -> Budget | None:
@@ -296,11 +280,18 @@ class Engine:
         """Whether a target was named once, and is no longer: only who began before can ask for it."""
         return bool(target.name) and target.account not in self._accounts
 
-    def _on_freed(self, now: float, gate: Spending) -> None:
-        """Money is there again through that gate: let leave who waits for it at other targets."""
-        for lane in self._lanes.values():
+    def _on_freed(self, now: float, gate: Spending | None = None) -> None:
+        """Money went through that gate: who waits for some at other targets may leave, or never will."""
+        for lane in (*self._lanes.values(), *self._former):
             if lane.spending not in (None, gate) and lane.admission.queued:
                 lane.admission.pump(now)
+
+    def may_spend(self, policy: Policy, most: Decimal, now: float) -> None:
+        """Let what is spent under `policy` go up to so much by now, within its limit; whoever waited for it leaves."""
+        purse = self.payers.purse(policy)
+        if purse is not None:
+            purse.allowed = most
+            self._on_freed(now)
 
     def govern(
         self,
@@ -316,18 +307,21 @@ class Engine:
         circuit; whoever is in it ends there. So does whoever is in the lane of a target that is gone. The accounts
         `anew` know nothing of what was before.
         """
-        kept = {each.spend for each in (policy, *accounts.values())}
-        for account in accounts:
-            self.payers.succeed(self.policy_of(account), accounts[account], kept)
-        self.payers.succeed(self.policy, policy, kept)
+        past = {**self._past, **self._accounts}
+        changes = [(past[account], accounts[account]) for account in accounts if account in past]
+        self.payers.succeed([(self.policy, policy), *changes])
         self.policy, self._accounts, self._past = policy, accounts, self._accounts
         self.races = any(each.hedge is not None for each in (policy, *accounts.values()))
+        before = (*self._former, *self._lanes.values())
         for target, lane in list(self._lanes.items()):
             lane.gone = self.is_gone(target)
             if (lane.gone and lane.idle) or target.account in anew:
                 del self._lanes[target]
             elif not lane.gone and lane.policy != self.policy_of(target):
                 self._lanes[target] = self._succeed(lane, now)
+        here = self._lanes.values()
+        self._former = [it for it in before if it.admission.queued and it not in here]
+        self._on_freed(now)  # a limit may have been raised
 
     def _succeed(self, lane: Lane, now: float) -> Lane:
         new = Lane(self, lane.target)

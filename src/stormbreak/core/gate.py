@@ -7,7 +7,7 @@ owned by one frame and settled exactly once.
 from math import inf
 from typing import Any, Protocol
 
-from stormbreak.types import Outcome
+from stormbreak.types import Call, Outcome, Rejection
 
 OPEN = -inf
 """`ready_at` of a gate that would let a call pass now."""
@@ -53,6 +53,18 @@ class Spacing(Protocol):
 
     def time_for(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent; 0 where no rate holds."""
+        ...
+
+
+class Vetoing(Protocol):
+    """What the queue needs to know of the gate that may refuse a call for good."""
+
+    def veto(self, call: Call, now: float) -> Rejection | None:
+        """Why `call`, which cannot leave now, never will; None: it may."""
+        ...
+
+    def turns_at(self) -> float:
+        """When the gate that waits for an event has another look, whatever happens; inf: never."""
         ...
 
 

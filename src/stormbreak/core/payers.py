@@ -1,6 +1,6 @@
 """Who pays, for retries and for all attempts: policies that say the same of it share one payer, across targets."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stormbreak.core.budget import Budget, BudgetPolicy
@@ -14,7 +14,7 @@ from stormbreak.types import Target
 class Payers:
     """The budgets and purses of one engine.
 
-    `freed(now, gate)` is called when money is there again through that gate; `price_of` is asked where there is a limit of
+    `freed(now, gate)` is called when an attempt has been paid through that gate; `price_of` is asked where there is a limit of
     spending.
     """
 
@@ -51,20 +51,23 @@ class Payers:
         prices = self.price_of and self.price_of(target.provider, target.model)
         return Spending(purse, prices, report, self._freed)
 
-    def succeed(self, before: Policy, after: Policy, kept: Collection[SpendPolicy] = ()) -> None:
-        """`after` takes the place of `before`: what was spent in a period goes on counting under another limit for it.
+    def succeed(self, changes: Sequence[tuple[Policy, Policy]]) -> None:
+        """Other policies come, each in the place of one: what was spent in a period goes on counting under another limit for it.
 
-        Limits that are `kept` stay with those who share them: who leaves begins with what all of them have spent.
+        A limit that some of them keep stays with those: who leaves begins with what all of them have spent. So does who
+        leaves for another limit than the first.
         """
-        old, new = before.spend, after.spend
-        purse = self._purses.get(old)
-        if purse is None or not new.acts or old.per != new.per or new in self._purses:
-            return
-        if old in kept:
-            self._purses[new] = purse.branch(new)
-        else:
-            purse.govern(new)
-            self._purses[new] = self._purses.pop(old)
+        before = dict(self._purses)
+        kept = {after.spend for _, after in changes}
+        for old, new in ((first.spend, after.spend) for first, after in changes):
+            purse = before.get(old)
+            if purse is None or not new.acts or old.per != new.per or new in self._purses:
+                continue
+            if old in kept or old not in self._purses:
+                self._purses[new] = purse.branch(new)
+            else:
+                purse.govern(new)
+                self._purses[new] = self._purses.pop(old)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """How each purse stands, where there is one."""

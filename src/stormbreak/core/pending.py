@@ -3,7 +3,7 @@
 from math import inf
 from typing import Any
 
-from stormbreak.core.flow import Ask, Command, Deliver, Send, Wait, WaitFor
+from stormbreak.core.flow import Ask, Command, Deliver, Race, Send, Wait, WaitFor
 from stormbreak.types import Call
 
 
@@ -14,6 +14,8 @@ def shown(call: Call, command: Command, now: float) -> dict[str, Any]:
         target = command.ticket.call.target
     elif isinstance(command, Send):
         target = command.target
+    elif isinstance(command, Race):
+        target = command.sends[0].target
     return {
         "call": call.number,
         "target": str(target),
@@ -26,12 +28,17 @@ def shown(call: Call, command: Command, now: float) -> dict[str, Any]:
     }
 
 
-_NAMES = {Wait: "wait", WaitFor: "wait_for", Send: "send", Deliver: "deliver", Ask: "ask"}
+_NAMES = {
+    Wait: "wait", WaitFor: "wait_for", Send: "send", Race: "race", Deliver: "deliver", Ask: "ask",
+}  # fmt: skip
 
 
 def _more(command: Command, now: float) -> dict[str, Any]:
     if isinstance(command, Send):
         return {"attempt": command.attempt, "timeout": command.timeout}
+    if isinstance(command, Race):
+        under_way = [send.attempt for send in command.sends]
+        return {"under_way": under_way, "until": _left(command.until, now)}
     if isinstance(command, Ask):
         return {"source": command.step.source, "until": _left(command.until, now)}
     if isinstance(command, WaitFor):

@@ -1,8 +1,8 @@
 """What may be spent: what is configured, and what prices are to the core."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require
@@ -34,11 +34,19 @@ class SpendPolicy:
         return self.usd is not None
 
 
+EXACT = Context(prec=50)
+"""In which sums of dollars are added: threads of an application may have contexts that round to few digits."""
+
+
 class Priced(Protocol):
     """What a seller asks for a model."""
 
     def cost_of(self, usage: Usage) -> Decimal:
         """What one attempt with this usage costs, in US dollars; raises ConfigurationError where that is not known."""
+        ...
+
+    def most_of(self, usage: Usage) -> Decimal:
+        """The most that attempts cost which used so much together, whatever each of them did. Raises as `cost_of` does."""
         ...
 
 
@@ -47,8 +55,31 @@ PriceOf: TypeAlias = Callable[[str, str], Priced | None]
 
 
 def known_cost(prices: Priced | None, usage: Usage) -> Decimal | None:
-    """What one attempt with this usage costs at these prices; None where they do not say."""
+    """What an attempt with this usage costs; None where a price is not known. No tokens, as of a list of models, are free."""
+    return _known(prices, usage, lambda known: known.cost_of(usage))
+
+
+def known_most(prices: Priced | None, bound: Usage) -> Decimal | None:
+    """The most that an attempt with this bound can cost; else as `known_cost`."""
+    return _known(prices, bound, lambda known: most_within(known, bound))
+
+
+def most_within(prices: Priced, bound: Usage) -> Decimal:
+    """The most that attempts cost which used no more than that; some sellers ask more for what they read from a cache.
+
+    Raises:
+        ConfigurationError: a price is not known.
+    """
+    cached = (0, bound.input_tokens)
+    return max(prices.most_of(replace(bound, cached_input_tokens=each)) for each in cached)
+
+
+def _known(
+    prices: Priced | None, usage: Usage, cost: Callable[[Priced], Decimal]
+) -> Decimal | None:
+    if not usage.total:
+        return Decimal(0)
     try:
-        return None if prices is None else prices.cost_of(usage)
-    except ConfigurationError:  # one of its prices is missing
+        return None if prices is None else cost(prices)
+    except ConfigurationError:  # one of them is missing
         return None

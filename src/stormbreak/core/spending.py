@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.gate import UNTIL_EVENT
 from stormbreak.core.purse import NOTHING, Purse, Share
-from stormbreak.core.spend import Priced, known_cost
+from stormbreak.core.spend import Priced, known_cost, known_most
 from stormbreak.types import Call, Outcome, Rejection, Usage, Verdict
 
 COST = "cost"
@@ -48,8 +48,8 @@ class Spending:
     ) -> None:
         """`report(now, share)` hears when a further part of the limit is reached.
 
-        `freed(now, self)` is called when money is there again, for those who wait elsewhere: here, somebody may leave when
-        all gates have been settled.
+        `freed(now, self)` is called when an attempt has been paid, for those who wait elsewhere: there is more again, or too
+        little for good. Here, they are looked at when all gates have been settled.
         """
         self.purse = purse
         self._freed = freed
@@ -63,7 +63,9 @@ class Spending:
         bound = call.bound
         if bound is not self._weighed:  # it is asked about at every gate, and while it waits
             self._weighed = bound
-            self._most = None if bound is None else self._most_of(bound)
+            self._most = most = None if bound is None else known_most(self._prices, bound)
+            if most is not None and most > self.purse.largest:
+                self.purse.largest = most
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call` may never leave, if so."""
@@ -93,32 +95,22 @@ class Spending:
     def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Spend what it cost, and give back the rest."""
         most, period = token
-        cost = None if outcome.usage is None else self._cost(outcome.usage)
+        usage = outcome.usage
+        cost = None if usage is None else known_cost(self._prices, usage)
         if cost is None:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
-            cost = most if billed or outcome.usage is not None else NOTHING
-        freed = self.purse.settle(most, cost, period, now)
+            cost = most if billed or usage is not None else NOTHING
+        self.purse.settle(most, cost, period, now)
         self._tell(now)
-        if freed:
-            self._freed(now, self)
+        self._freed(now, self)
 
-    def _most_of(self, bound: Usage) -> Decimal | None:
-        """What it costs at the most; some sellers ask more for what they read from a cache."""
-        fresh = self._cost(bound)
-        entry, output = bound.input_tokens, bound.output_tokens
-        cached = self._cost(
-            Usage(input_tokens=entry, output_tokens=output, cached_input_tokens=entry)
-        )
-        return None if fresh is None or cached is None else max(fresh, cached)
-
-    def _cost(self, usage: Usage) -> Decimal | None:
-        if not usage.total:  # a list of models has no price
-            return NOTHING
-        return known_cost(self._prices, usage)
+    def turns_at(self) -> float:
+        """When another period begins, whatever is still set aside in this one."""
+        return self.purse.ends_at
 
     def _unknown(self, call: Call) -> str:
         if call.bound is None:
-            return "nothing in the request bounds what it costs, such as max_tokens"
+            return call.unbounded or "nothing bounds what it costs"
         return f"no price is known of {call.target.model} at {call.target.provider}"
 
     def _tell(self, now: float, *, refused: bool = False) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
+from stormbreak.core.spend import EXACT
 from stormbreak.types import Target, Usage
 
 NOTHING = Decimal(0)
@@ -44,7 +45,7 @@ class Sum:
             self.cached_input_tokens += usage.cached_input_tokens
             self.output_tokens += usage.output_tokens
         if usd is not None:
-            self.usd += usd
+            self.usd = EXACT.add(self.usd, usd)
 
     def copy(self) -> "Sum":
         """The same, as it is now."""

@@ -1,10 +1,11 @@
 """The bills of a meter: one of all, and one for each thing that attempts were for, as long as there is room."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
-from stormbreak.core.spend import Priced, PriceOf, known_cost
+from stormbreak.core.spend import Priced, PriceOf, known_cost, known_most
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
 from stormbreak.types import Labels, Priority, Target, Usage
 
@@ -41,19 +42,29 @@ class Books:
 
     def cost(self, target: Target, usage: Usage) -> Decimal | None:
         """What an attempt with this usage costs there, where that is known."""
+        return known_cost(self._prices_at(target), usage)
+
+    def most(self, target: Target, bound: Usage) -> Decimal | None:
+        """The most that an attempt with this bound can cost there, where that is known."""
+        return known_most(self._prices_at(target), bound)
+
+    def _prices_at(self, target: Target) -> Priced | None:
         if target not in self._prices:
             if len(self._prices) >= _MOST_PRICES:
                 self._prices.clear()
             self._prices[target] = self._price_of(target.provider, target.model)
-        return known_cost(self._prices[target], usage)
+        return self._prices[target]
 
     def billed(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> None:
         """Put down an attempt by its usage; without it, the `bound` is the most that it may be billed for."""
         known = usage or bound
-        usd = None if known is None else self.cost(purpose.target, known)
-        saved = NOTHING
+        usd, saved = None, NOTHING
+        if usage is not None:
+            usd = self.cost(purpose.target, usage)
+        elif bound is not None:
+            usd = self.most(purpose.target, bound)
         if usage is not None and usage.cached_input_tokens and usd is not None:
-            uncached = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+            uncached = replace(usage, cached_input_tokens=0)
             saved = (self.cost(purpose.target, uncached) or usd) - usd
         for bill in self._bills(purpose):
             _sum_in(bill, purpose, exact=usage is not None).put(known, usd)
@@ -78,7 +89,7 @@ class Books:
         """All bills as they stand, and the bounds of attempts that are `open_`."""
         under_way: dict[Target, Sum] = {}
         for target, bound in open_:
-            usd = None if bound is None else self.cost(target, bound)
+            usd = None if bound is None else self.most(target, bound)
             under_way.setdefault(target, Sum()).put(bound, usd)
         by = {kind: _copied(bills) for kind, bills in self._by.items()}
         return Bills(

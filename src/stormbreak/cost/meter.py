@@ -2,7 +2,8 @@
 
 An attempt is put on the bill when it ends. An answer costs what its usage says. What is no answer costs nothing, unless
 it may have been processed: then it costs anything up to its bound, and so does an attempt that another has overtaken, or
-whose call was given up. Memory is bounded by the calls under way, and by so many values of each kind.
+whose call was given up. Memory is bounded by the calls under way, and by so many values of each kind. A forked child begins
+with an empty bill.
 """
 
 import threading
@@ -13,6 +14,7 @@ from decimal import Decimal
 from stormbreak.core.spend import PriceOf
 from stormbreak.cost.bill import Bills
 from stormbreak.cost.books import Books, Purpose
+from stormbreak.drivers.forks import forget_in_child
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import (
     CallCancelled,
@@ -67,10 +69,11 @@ class Meter:
     """
 
     def __init__(self, price_of: PriceOf, *, most: int = MOST) -> None:
-        self._books = Books(price_of, most)
-        self._lock = threading.RLock()  # the garbage collector may come with events
+        self._price_of = price_of
+        self._most = most
         self._engine: object = None
-        self._calls: OrderedDict[int, _Call] = OrderedDict()
+        self._begin()
+        forget_in_child(self._begin)
         self._hear: dict[type, Callable[..., None]] = {
             Labelled: self._labelled,
             Sent: self._sent,
@@ -81,6 +84,12 @@ class Meter:
             CallEnded: self._ended,
             CallCancelled: self._cancelled,
         }
+
+    def _begin(self) -> None:
+        """Begin anew, as in a child process: what was spent before it is on the bill of its parent."""
+        self._lock = threading.RLock()  # the garbage collector may come with events
+        self._books = Books(self._price_of, self._most)
+        self._calls: OrderedDict[int, _Call] = OrderedDict()
 
     def watch(self, engine: object) -> None:
         """Take note of whose events these are: numbers of calls are those of one engine.
@@ -109,13 +118,14 @@ class Meter:
             )
 
     def _labelled(self, event: Labelled) -> None:
-        self._call(event.call, event.target).labels = event.labels
+        call = self._call(event.call, event.target)
+        call.labels = event.labels
+        call.first = call.first._replace(labels=event.labels)
 
     def _sent(self, event: Sent) -> None:
         call = self._call(event.call, event.target)
         attempt = call.attempts[event.attempt] = _Attempt(event, call.labels)
-        if attempt.purpose.target == call.first.target:
-            call.first = attempt.purpose
+        call.first = attempt.purpose._replace(target=call.first.target)
 
     def _committed(self, event: Committed) -> None:
         call = self._calls.get(event.call)

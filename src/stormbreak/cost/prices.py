@@ -4,6 +4,7 @@ US dollars per million tokens, as exact decimals. A price says where it comes fr
 None, and never zero.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -74,6 +75,10 @@ class Rate:
                 price = step.price
         return price
 
+    def dearest(self, longest: Number) -> Decimal:
+        """The highest price for any request of at most so many input tokens."""
+        return max([self.base, *(step.price for step in self.steps if longest > step.above)])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
@@ -89,13 +94,20 @@ class Rates:
         Raises:
             ConfigurationError: there is output, and no price for it.
         """
+        return self._sum(tokens, lambda rate: rate.at(prompt))
+
+    def most(self, tokens: Tokens) -> Decimal:
+        """The most that the tokens of any number of requests cost, however they are shared out. Raises as `cost` does."""
+        return self._sum(tokens, lambda rate: rate.dearest(tokens.input))
+
+    def _sum(self, tokens: Tokens, price_in: Callable[[Rate], Decimal]) -> Decimal:
         cached = min(tokens.cached_input, tokens.input)
         read = self.cached_input or self.input
-        total = (tokens.input - cached) * self.input.at(prompt) + cached * read.at(prompt)
+        total = (tokens.input - cached) * price_in(self.input) + cached * price_in(read)
         if tokens.output:
             if self.output is None:
                 raise ConfigurationError("no price for output is known")
-            total += tokens.output * self.output.at(prompt)
+            total += tokens.output * price_in(self.output)
         return total / MILLION
 
 
@@ -137,6 +149,10 @@ class Prices:
     def cost_of(self, usage: Usage) -> Decimal:
         """What one call costs, by the standard prices. Raises as `Rates.cost` does."""
         return self.standard.cost(Tokens.of(usage), prompt=usage.input_tokens)
+
+    def most_of(self, usage: Usage) -> Decimal:
+        """The most that calls which used so much together cost, whatever the length of each. Raises as `Rates.cost` does."""
+        return self.standard.most(Tokens.of(usage))
 
 
 def word_of(model: str) -> str:

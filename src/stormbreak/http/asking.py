@@ -4,14 +4,17 @@ import secrets
 from hashlib import blake2b
 
 from stormbreak.http.at_hand import Request
-from stormbreak.http.body import bounded, delivered, inputs, renamed, streamed, wants
+from stormbreak.http.body import bounded, delivered, inputs, prompts, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
-from stormbreak.llm.bounds import bound_of
+from stormbreak.llm.bounds import bound_of, unbounded_by
 from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.reading import Shape, shape_of
+from stormbreak.llm.reading import COMPLETIONS, FREE, Shape, path_of, shape_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.types import Target, Usage
+
+NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
+"""Why the most that it costs cannot be told, where a bound of the answer is all that is missing."""
 
 _NEWER = frozenset({"openai", "azure"})
 """Providers whose newer models refuse max_tokens."""
@@ -51,6 +54,9 @@ class Asking:
         self._body = self._unbound = body
         self._key = key
         self._choices = wanted.n or 1  # that are answered
+        path = path_of(endpoint)
+        self._is_free = path.endswith(FREE)
+        self._completes = shape is Shape.JSON and path.endswith(COMPLETIONS)
         self._longest: int | None = None
         self._inputs = inputs(body) if shape is Shape.EMBEDDINGS else None
         self._sent: dict[Target, Asked] = {}
@@ -86,9 +92,8 @@ class Asking:
 
     def tokens(self) -> int:
         """An estimate of what an attempt uses, prompt and answer together."""
-        return estimate(
-            self._body, bound=self._bound, choices=self.wanted.choices, answers=self._answers
-        )
+        choices = (self._prompts or 1) * self.wanted.choices
+        return estimate(self._body, bound=self._bound, choices=choices, answers=self._answers)
 
     def bind(self, tokens: int | None, provider: str) -> None:
         """Bound the answer to so many tokens at the most, where the body says nothing of that; before it goes anywhere.
@@ -96,7 +101,8 @@ class Asking:
         It goes to `provider` first; elsewhere, the bound is written as it is read there.
         """
         assert not self._sent, "what was written is bound no more"
-        if tokens is None or not self._answers or self._bound is not None:
+        known = self.shape is not Shape.JSON or self._completes
+        if tokens is None or not known or not self._answers or self._bound is not None:
             return
         self._longest = tokens
         self._body = self._bounded(provider)
@@ -117,11 +123,29 @@ class Asking:
     def _answers(self) -> bool:
         return self.shape is not Shape.EMBEDDINGS
 
+    @property
+    def _prompts(self) -> int | None:
+        """How many are answered; None: that cannot be told."""
+        return prompts(self._body) if self._completes else 1
+
     def bound(self) -> Usage | None:
         """The most tokens of an attempt, where that can be told."""
-        return bound_of(
-            self._body, bound=self._bound, choices=self.wanted.choices, answers=self._answers
-        )
+        if self._is_free:
+            return Usage()
+        several = self._prompts
+        if several is None:
+            return None
+        choices = several * self.wanted.choices
+        return bound_of(self._body, bound=self._bound, choices=choices, answers=self._answers)
+
+    def unbounded(self) -> str:
+        """What keeps that from being told."""
+        more = unbounded_by(self._body)
+        if more is not None:
+            return f"its {more} may cost more than anybody can tell"
+        if self._prompts is None:
+            return "its prompts cannot be counted"
+        return NO_BOUND
 
     def expected(self, answer: int) -> Usage:
         """An estimate of what an attempt uses, if each of its answers has `answer` tokens, or as many as it may have."""

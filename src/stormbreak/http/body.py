@@ -61,8 +61,13 @@ class _Embedded(msgspec.Struct):
     input: str | list[msgspec.Raw]
 
 
+class _Prompted(msgspec.Struct):
+    prompt: str | list[msgspec.Raw] | None = None
+
+
 _WANTS = msgspec.json.Decoder(Wants)
 _EMBEDDED = msgspec.json.Decoder(_Embedded)
+_PROMPTED = msgspec.json.Decoder(_Prompted)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NOTHING = msgspec.Raw(b"null")
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
@@ -120,9 +125,22 @@ def renamed(body: bytes, model: str) -> bytes:
 def inputs(body: bytes) -> int | None:
     """Count what is to be embedded: a text, its tokens, or a list of either; None if it is no such thing."""
     try:
-        given = _EMBEDDED.decode(body).input
+        return _texts(_EMBEDDED.decode(body).input)
     except UNREADABLE:
         return None
+
+
+def prompts(body: bytes) -> int | None:
+    """Count the prompts of a completion of old, each of which is answered; None if it has no such thing."""
+    try:
+        given = _PROMPTED.decode(body).prompt
+    except UNREADABLE:
+        return None
+    return 1 if given is None else _texts(given)
+
+
+def _texts(given: str | list[msgspec.Raw]) -> int | None:
+    """How many: a text, its tokens, or a list of either."""
     if isinstance(given, str):
         return 1
     first = bytes(given[0])[:1] if given else b""

@@ -7,6 +7,7 @@ for those (such as the batch runner) who want every outcome.
 import os
 import time
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -273,6 +274,7 @@ class AsyncClient:
         asking.to(footing.routes.route(target))  # what cannot be sent is told before it waits
         span = policy.deadline if deadline is None else deadline
         own = None if span is None or queue_is_free else time.monotonic() + span
+        bound = asking.bound() if footing.weighs or self.engine.listeners else None
         here = current()
         wanted = here.priority if priority is None else checked_priority(priority)
         return Call(
@@ -291,7 +293,8 @@ class AsyncClient:
             footing.steps(model),
             labels=here.labels,
             operation=OPERATIONS.get(asking.shape, ""),
-            bound=asking.bound() if footing.weighs or self.engine.listeners else None,
+            bound=bound,
+            unbounded=asking.unbounded() if footing.weighs and bound is None else "",
         )
 
     def target(self, model: str) -> Target:
@@ -355,6 +358,11 @@ class AsyncClient:
         elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
         saved = {self.target(model): circuit for model, circuit in circuits.items()}
         self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+
+    def may_spend(self, most: Decimal) -> None:
+        """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""
+        policy = self.policy
+        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, most, now))
 
     def _known(self, target: Target | str) -> Target:
         return self.target(target) if isinstance(target, str) else target

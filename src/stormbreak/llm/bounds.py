@@ -5,13 +5,17 @@ is less than the JSON around it. So the bytes of the body, and what templates pu
 The answer is bounded by what the body says (`max_tokens` and its other names, for each of `n` choices).
 
 Pictures are billed by their size, which no body tells: each counts as `PICTURE`. Of some requests nothing in the body
-tells the most: they refer to what lies on the server (files, earlier answers), or have tools run there; they hold
-a document, such as a PDF, whose pages are billed however few bytes they have; they ask for the priority tier, which is dearer.
+tells the most: they refer to what lies on the server (files, earlier answers, stored prompts), or have tools run there;
+they hold a document, such as a PDF, whose pages are billed however few bytes they have; they leave the model to the server,
+or ask for what is dearer than its text: the priority tier, sounds, pictures.
 """
 
 import re
 from typing import Any
 
+import msgspec
+
+from stormbreak.llm.halves import UNREADABLE
 from stormbreak.types import Usage
 
 TEMPLATE = 64
@@ -24,16 +28,69 @@ PICTURE = 50_000
 _LARGEST = 10_000_000  # no model answers with more: a bound gone wrong
 _PICTURES = re.compile(rb'"(?:image_url|input_image|image)"\s*[:,}]')
 _ELSEWHERE = re.compile(
-    rb'"(?:previous_response_id|conversation|container|file_id|file_ids|file_url|file_data|video_url|document_url|mcp_servers|prediction)"'
-    rb"\s*:\s*[^n\s]"
-    rb'|"type"\s*:\s*"(?:web_search|file_search|code_interpreter|code_execution|computer|mcp|image_generation|web_fetch|document)'
-    rb'|"service_tier"\s*:\s*"priority"'
+    rb'"(file_id|file_ids|file_url|file_data|video_url|document_url)"\s*:\s*[^n\s]'
+    rb'|"type"\s*:\s*"(web_search|file_search|code_interpreter|code_execution|computer|mcp|image_generation|web_fetch|document)'
 )
+_NOTHING = msgspec.Raw(b"null")
+
+
+_REFERRING = (
+    "previous_response_id", "conversation", "container", "mcp_servers", "prediction", "plugins", "web_search_options",
+    "search_parameters", "models",
+)  # fmt: skip
+
+
+class _Asks(msgspec.Struct):
+    """The fields of a body that make more of it than it says."""
+
+    previous_response_id: msgspec.Raw = _NOTHING
+    conversation: msgspec.Raw = _NOTHING
+    container: msgspec.Raw = _NOTHING
+    mcp_servers: msgspec.Raw = _NOTHING
+    prediction: msgspec.Raw = _NOTHING
+    plugins: msgspec.Raw = _NOTHING
+    web_search_options: msgspec.Raw = _NOTHING
+    search_parameters: msgspec.Raw = _NOTHING
+    models: msgspec.Raw = _NOTHING
+    prompt: msgspec.Raw = _NOTHING
+    modalities: Any = None
+    service_tier: Any = None
+    speed: Any = None
+
+    @property
+    def more(self) -> str | None:
+        """The name of one of them that does; None where there is none."""
+        for name in _REFERRING:
+            said = getattr(self, name)
+            if said is not _NOTHING and bytes(said) != b"null":
+                return name
+        if self.prompt is not _NOTHING and bytes(self.prompt).startswith(b"{"):
+            return "prompt"  # one that is stored; else it is a text
+        if self.modalities not in (None, ["text"]):
+            return "modalities"
+        if self.service_tier == "priority":
+            return "service_tier"
+        return "speed" if self.speed == "fast" else None
+
+
+_ASKS = msgspec.json.Decoder(_Asks)
+
+
+def unbounded_by(body: bytes) -> str | None:
+    """What in a body keeps the most from being told, in the word that stands there; None: nothing does."""
+    try:
+        more = _ASKS.decode(body).more
+    except UNREADABLE:
+        more = None
+    if more is not None:
+        return more
+    found = _ELSEWHERE.search(body)
+    return None if found is None else (found[1] or found[2]).decode()
 
 
 def input_bound(body: bytes) -> int | None:
     """The most tokens of the prompt; None where the body does not tell."""
-    if _ELSEWHERE.search(body):
+    if unbounded_by(body) is not None:
         return None
     pictures = len(_PICTURES.findall(body))
     tools = TOOLS if b'"tools"' in body or b'"functions"' in body else 0

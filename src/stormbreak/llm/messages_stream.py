@@ -24,9 +24,15 @@ class MessageMarks:
     def __init__(self, _: int = 1) -> None:
         self.has_output = False
         self.ended = False
-        self.usage: dict[str, Any] = {}
+        self._usage: dict[str, Any] = {}
+        self._is_counted = False  # to the end
         self.finish_reason: str | None = None
         self._begun = False
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What was counted; nothing where the answer was not: its beginning counts no more than that."""
+        return self._usage if self._is_counted else {}
 
     @staticmethod
     def quiet(block: bytes) -> bool:
@@ -49,6 +55,8 @@ class MessageMarks:
             reason = as_reason(as_object(said.get("delta") or {}).get("stop_reason"))
             self.finish_reason = reason or self.finish_reason
             self._count(said)
+            counted = as_object(said.get("usage") or {}).get("output_tokens")
+            self._is_counted = self._is_counted or counted is not None
         elif kind == END:
             self.ended = True
 
@@ -77,7 +85,7 @@ class MessageMarks:
     def _count(self, said: dict[str, Any]) -> None:
         """Take what is counted: the later number is of the whole, the earlier one stays where none comes."""
         counts = as_object(said.get("usage") or {})
-        self.usage |= {name: count for name, count in counts.items() if count is not None}
+        self._usage |= {name: count for name, count in counts.items() if count is not None}
 
 
 class MessageAssembly(Marked):

@@ -44,6 +44,12 @@ OPERATIONS: Mapping[Shape, str] = MappingProxyType(
 )
 """What is asked for, in the words of OpenTelemetry (gen_ai.operation.name); of other shapes it is not known."""
 
+COMPLETIONS = "/completions"
+"""Of old: each of any number of prompts has answers of its own."""
+
+FREE = ("/moderations", "/messages/count_tokens", "/responses/input_tokens")
+"""Endpoints that cost nothing, and have no answer of a model."""
+
 _ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 
@@ -51,10 +57,15 @@ _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 @lru_cache(maxsize=_ENDPOINTS)
 def shape_of(endpoint: str) -> Shape:
     """Tell the shape from the end of a path or URL; an endpoint nobody knows answers any JSON object."""
-    path = "/" + endpoint.partition("?")[0].strip("/")
+    path = path_of(endpoint)
     if _NOT_ANTHROPIC in path:
         return Shape.JSON
     return next((shape for end, shape in _SHAPES.items() if path.endswith(end)), Shape.JSON)
+
+
+def path_of(endpoint: str) -> str:
+    """The path of an endpoint, with one slash in front and none behind."""
+    return "/" + endpoint.partition("?")[0].strip("/")
 
 
 class HttpAnswer(NamedTuple):

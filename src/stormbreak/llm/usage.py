@@ -10,13 +10,22 @@ _SANE = 10**7  # more than any call can use: a counter gone wrong
 
 
 def usage_of(usage: object) -> Usage:
-    """Read a `usage` object, in the words of chat completions or of newer APIs; what is not a count is 0.
+    """Read a `usage` object, in the words of chat completions or of newer APIs.
+
+    Where one of its numbers is no count, none of them is believed: half a usage would be taken for the whole, and billed.
 
     Anthropic counts what was written to a cache, or read from one, beside the other input: here it is part of it. Some
     (xAI, Gemini) count what a model has thought beside its output, in the total alone: it is billed as output.
     """
     if not isinstance(usage, dict):
         return NO_USAGE
+    try:
+        return _read(usage)
+    except _NoCountError:
+        return NO_USAGE
+
+
+def _read(usage: dict[str, Any]) -> Usage:
     if _READ in usage or _WRITTEN in usage:
         cached = _count(usage.get(_READ))
         return Usage(
@@ -27,14 +36,23 @@ def usage_of(usage: object) -> Usage:
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     entry = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
     output = _count(usage.get("completion_tokens", usage.get("output_tokens")))
-    if entry:
-        output = max(output, _count(usage.get("total_tokens")) - entry)
+    total = _count(usage.get("total_tokens"))
+    cached = _count(details.get("cached_tokens")) if type(details) is dict else 0
     return Usage(
         input_tokens=entry,
-        output_tokens=output,
-        cached_input_tokens=_count(details.get("cached_tokens")) if type(details) is dict else 0,
+        output_tokens=max(output, total - entry) if entry else output,
+        cached_input_tokens=min(cached, entry),
     )
 
 
+class _NoCountError(Exception):
+    """It is there, and no number of tokens."""
+
+
 def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value <= _SANE else 0
+    """A number of tokens; what is not there is 0. Some servers write 12.0."""
+    if value is None:
+        return 0
+    if type(value) not in (int, float) or not 0 <= value <= _SANE or value % 1:
+        raise _NoCountError
+    return int(value)

@@ -80,6 +80,10 @@ class Look:
         """It uses none."""
         return Usage()
 
+    def unbounded(self) -> str:
+        """Nothing is."""
+        return ""
+
 
 def asked_in(
     request: DoorRequest, endpoint: str, body: bytes, *, on_wire: bool

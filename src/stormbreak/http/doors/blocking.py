@@ -33,6 +33,8 @@ class BlockingDoor(Door):
             asked = self._asked(seen, request.read())
         if asked is not None:
             return BACKGROUND.run(self._answered(asked, seen, request))
+        if self._is_beyond_limits(seen):
+            return self._refused(seen)
         if self.inner is not None:
             ready = self._ready_to_pass(seen, request)
             return self._kept_here(self.inner.handle_request(ready), seen)

@@ -31,6 +31,7 @@ def call_of(
     What holds `here` goes before the policy, and extends neither.
     """
     policy, now = engine.policy, time.monotonic()
+    bound = asked.bound() if policy.weighs or engine.listeners else None
     whole, read = policy.deadline or inf, spans.read or inf
     deadline = min(whole, read)
     if asked.delivers:  # an answer at hand is no stream
@@ -51,7 +52,8 @@ def call_of(
         end_at=here.earlier(now + whole) if asked.delivers else None,
         labels=here.labels,
         operation=OPERATIONS.get(asked.shape, ""),
-        bound=asked.bound() if policy.weighs or engine.listeners else None,
+        bound=bound,
+        unbounded=asked.unbounded() if policy.weighs and bound is None else "",
     )
 
 

@@ -6,9 +6,11 @@ loop, is up to the doors (`transport`, `blocking`).
 
 from collections.abc import AsyncIterable, Callable
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
+from stormbreak.core.spending import COST
 from stormbreak.drivers.aio import Asker, AsyncioDriver
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.listening import Attached, subscribe
@@ -23,8 +25,8 @@ from stormbreak.http.doors.inner import InnerWire, check_inner
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.passing import leads_elsewhere, passed
 from stormbreak.http.doors.places import Places
-from stormbreak.http.doors.replies import Failure, headers_of, reply_to
-from stormbreak.http.doors.request import DoorRequest
+from stormbreak.http.doors.replies import Failure, Reply, headers_of, reply_to
+from stormbreak.http.doors.request import NO_MODEL, DoorRequest
 from stormbreak.http.doors.said import scope_of
 from stormbreak.http.doors.story import Story
 from stormbreak.http.doors.wires import Cert, Connecting, Verify
@@ -33,7 +35,11 @@ from stormbreak.http.routes import Routes
 from stormbreak.http.source import Source
 from stormbreak.http.stream import Stream
 from stormbreak.http.wire import POOL_LIMIT
-from stormbreak.types import Ended, Verdict
+from stormbreak.llm.reading import shape_of
+from stormbreak.types import Ended, Outcome, Rejection, Target, Verdict
+
+UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
+"""Of a request that would pass, why a limit of spending refuses it."""
 
 
 class Door:
@@ -165,6 +171,20 @@ class Door:
         body = self.stream_body(stream, story, self.library, request)
         headers = headers_of(source.head, story)
         return self.library.response(source.head.status, headers, story=story, stream=body)
+
+    def _is_beyond_limits(self, seen: DoorRequest) -> bool:
+        """Whether it asks a model, but would only pass, while there is a limit of spending."""
+        return seen.is_ask and self.policy.spend.acts
+
+    def _refused(self, seen: DoorRequest) -> Any:
+        """The response to a request of which no limit of spending would hear."""
+        base_url, endpoint = seen.place
+        target = Target(urlsplit(base_url).netloc, NO_MODEL)
+        ended = Ended(Outcome(Verdict.REJECTED, rejection=Rejection(COST, UNCOUNTED)), stopped=COST)
+        story = Story(target, ended)
+        told = reply_to(shape_of(endpoint), story, ended, self._driver.clock())
+        assert isinstance(told, Reply), "a rejection is answered"
+        return self.library.response(told.status, told.headers, story=story, content=told.body)
 
     async def _pass(self, seen: DoorRequest, sent: AsyncIterable[bytes], request: Any) -> Any:
         """Send once, over our own pools, what is not known to be safe to repeat; the engine does not hear of it."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from stormbreak.llm.reading import Shape, shape_of
+from stormbreak.llm.reading import COMPLETIONS, FREE, Shape, shape_of
 
 OURS = "x-stormbreak-"
 """How the headers begin that are meant for us."""
@@ -16,7 +16,7 @@ OURS = "x-stormbreak-"
 NO_MODEL = "-"
 """The model of targets that are asked for lists and the like."""
 
-_SAFE_JSON = ("/completions", "/moderations", "/messages/count_tokens", "/responses/input_tokens")
+_SAFE_JSON = (COMPLETIONS, *FREE)
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"

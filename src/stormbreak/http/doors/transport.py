@@ -23,6 +23,8 @@ class AsyncDoor(Door):
             asked = self._asked(seen, await request.aread())
         if asked is not None:
             return await self._answered(asked, seen, request)
+        if self._is_beyond_limits(seen):
+            return self._refused(seen)
         if self.inner is not None:
             ready = self._ready_to_pass(seen, request)
             return self._kept_here(await self.inner.handle_async_request(ready), seen)

@@ -1,0 +1,39 @@
+"""What a batch has cost so far, worked out beside the run that spends it."""
+
+import logging
+import threading
+
+from stormbreak.batch.ledger import Ledger
+from stormbreak.batch.spent import Cost, Limit
+from stormbreak.http.client import AsyncClient
+
+_log = logging.getLogger("stormbreak")
+
+
+class CostSoFar:
+    """The `cost` of all runs on OUTPUT at the client's prices, and the `limit` that it has, as they were at the last look."""
+
+    def __init__(self, client: AsyncClient, ledger: Ledger) -> None:
+        payers = client.engine.payers
+        self.cost = Cost()
+        self.limit: Limit | None = None
+        self._ledger = ledger
+        self._price_of = payers.price_of or _nobody_knows
+        self._purse = payers.purse(client.policy)
+        # Without it an earlier look, which took long, might have the last word.
+        self._looking = threading.Lock()
+
+    def look(self) -> None:
+        """Work it out. Blocks: price lists take long to load."""
+        purse = self._purse
+        with self._looking:
+            self.limit = None if purse is None else Limit(purse.limit, purse.spent)
+            try:
+                self.cost = self._ledger.account.cost(self._price_of)
+            except Exception:  # noqa: BLE001 - such as a price list that is broken
+                _log.warning("what it costs cannot be told", exc_info=True)
+                self._price_of = _nobody_knows
+
+
+def _nobody_knows(_provider: str, _model: str) -> None:
+    """Price nothing."""

@@ -1,0 +1,179 @@
+"""What a run spends is in its run file before it is spent: whenever it is killed, the next one counts it."""
+
+import time
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+from batches import chat_rows, run_args, scenario, started, wait_until, write
+from metering import prices, usage
+
+from stormbreak import AsyncClient
+from stormbreak.batch.ledger import ATTEMPTS, PART, Ledger
+from stormbreak.batch.runfile import read_run
+from stormbreak.batch.spent import Account, Spent, Tokens
+from stormbreak.core.policy import Policy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.cost.bill import Bill, Bills, Sum
+from stormbreak.types import Target
+
+LIMIT = Decimal("0.5")
+QUICK = scenario(service=0.05, slots=500, fills=True)
+EARLIER = Account(
+    spent=(Spent(provider="p", model="m", useful=Tokens(attempts=1, input_tokens=100_000)),),
+    lost=Decimal("0.03"),
+)  # 0.13 dollars
+
+
+def price_of(provider, model):
+    return prices(provider, model)
+
+
+class Store:
+    """Keeps what is written of an account."""
+
+    def __init__(self, account):
+        self.run = SimpleNamespace(account=account.begin())
+        self.written = []
+
+    def note(self, account):
+        self.written.append(account)
+
+
+class Scene:
+    """A ledger, and what an attempt takes from the purse and puts on the bill."""
+
+    def __init__(self, account=EARLIER, *, usd=1.0, limited=True):
+        policy = Policy(spend=SpendPolicy(usd=usd))
+        self.client = AsyncClient(
+            base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy, prices=price_of
+        )
+        self.purse = self.client.engine.payers.purse(policy)
+        self.under_way = Sum()
+        self.store = Store(account)
+        self.ledger = Ledger(self.client, self.store, self, price_of if limited else None)
+        self.ledger.open()
+
+    def snapshot(self):
+        target = Target("p", "m")
+        return Bills(total=Bill(), targets={}, under_way={target: self.under_way})
+
+    def send(self, tokens):
+        cost = Decimal(tokens) / 10**6
+        self.purse.set_aside(cost, 0.0)
+        self.under_way.put(usage(tokens), cost)
+
+    @property
+    def allowed_for(self):
+        """By the run file as it is now."""
+        return self.store.written[-1].most(price_of)
+
+
+def test_what_earlier_runs_have_cost_and_lost_is_spent_and_a_part_of_the_limit_allowed_for():
+    scene = Scene()
+
+    assert scene.purse.spent == Decimal("0.13")
+    assert scene.purse.allowed == scene.allowed_for == Decimal("0.13") + Decimal(1) / PART
+    assert not scene.ledger.is_short
+
+
+def test_no_more_is_spent_than_is_written():
+    scene = Scene()
+    scene.send(11_000)
+    assert scene.ledger.is_short
+    assert scene.purse.room == Decimal("0.009")
+    scene.ledger.write()
+    assert scene.purse.room == Decimal("0.009")
+    scene.ledger.allow()
+
+    assert scene.purse.room == Decimal("0.02")
+    assert scene.purse.allowed == scene.allowed_for == Decimal("0.161")
+    assert scene.store.written[-1].ahead == Decimal("0.02")
+
+
+def test_what_was_allowed_for_once_stays_so():
+    scene = Scene()
+    scene.send(11_000)
+    scene.ledger.write()
+    scene.ledger.allow()
+    scene.purse.settle(Decimal("0.011"), Decimal(0), 0, 0.0)
+    scene.under_way = Sum()
+    scene.ledger.write()
+
+    assert scene.allowed_for == scene.purse.allowed == Decimal("0.161")
+
+
+def test_it_goes_on_to_the_limit_and_no_further():
+    scene = Scene()
+    for _ in range(86):
+        scene.send(10_000)
+        scene.ledger.write()
+        scene.ledger.allow()
+
+    assert scene.purse.allowed == scene.allowed_for == 1
+    assert not scene.ledger.is_short
+
+
+def test_a_row_that_costs_more_than_a_part_is_allowed_for():
+    scene = Scene()
+    scene.purse.largest = Decimal("0.1")
+    assert scene.ledger.is_short
+    scene.ledger.write()
+    scene.ledger.allow()
+
+    assert scene.purse.room == ATTEMPTS * Decimal("0.1")
+
+
+def test_in_the_end_only_what_was_spent_is_written():
+    scene = Scene()
+    scene.ledger.write()
+    assert scene.store.written[-1].at_work
+    scene.ledger.close()
+
+    assert scene.store.written[-1] == EARLIER
+
+
+def test_without_a_limit_it_is_only_written():
+    scene = Scene(limited=False)
+    assert scene.store.written == []
+    scene.send(900_000)
+    assert not scene.ledger.is_short
+    scene.ledger.write()
+
+    assert scene.store.written[-1].spent[0].wasted_open.input_tokens == 900_000
+    assert scene.store.written[-1].ahead == 0
+
+
+def test_what_was_ahead_when_a_run_was_killed_is_lost():
+    account = Account(at_work=True, ahead=Decimal(2), lost=Decimal(1), killed=1).begin()
+    assert (account.killed, account.ahead, account.lost) == (2, 0, 3)
+
+    assert Account(lost=Decimal(1)).begin().lost == 1
+
+
+@pytest.mark.usefixtures("no_words_about_providers")
+def test_a_batch_that_is_killed_soon_again_and_again_stays_within_its_limit(
+    stormbreak_provider, tmp_path, files
+):
+    provider = stormbreak_provider(QUICK)
+    cost = prices("", "", into="3", out="15").cost_of
+    deal = tmp_path / "deal.toml"
+    deal.write_text(
+        f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
+    )
+    source = write(tmp_path / "in.jsonl", chat_rows(200, max_tokens=1000))
+    args = (*run_args(source, files.output, provider.base_url), "--quiet", "--prices", deal)
+    for _ in range(4):
+        before = provider.stats()["arrivals"]
+        with started(*args, "--max-cost", LIMIT) as process:
+            wait_until(
+                lambda: provider.stats()["arrivals"] > before or process.poll() is not None,  # noqa: B023
+                "a row",
+            )
+            time.sleep(0.1)
+
+    billed = sum(
+        cost(usage(each.input_tokens, each.output_tokens)) for each in provider.billed().values()
+    )
+    assert 0 < billed <= LIMIT
+    assert read_run(files).account.killed >= 1

@@ -1,0 +1,73 @@
+"""Who pays, when other policies come."""
+
+import pytest
+from metering import price_of, usage
+from stage import OK, Stage, policy
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.types import Target
+
+DOLLAR, LITTLE = usage(1_000_000), usage(1)
+A, B = Target("a", "m", name="a"), Target("b", "m", name="b")
+
+
+def rules(usd, per=None):
+    return policy(retry=RetryPolicy(attempts=1), spend=SpendPolicy(usd=usd, per=per))
+
+
+@pytest.fixture
+def made():
+    """All go by one limit, of which a dollar is spent."""
+    stage = Stage(rules(2.0))
+    stage.engine = Engine(rules(2.0), price_of)
+    govern(stage, 2.0, a=2.0, b=2.0)
+    stage.start(target=A, bound=DOLLAR).step(OK)
+    return stage
+
+
+def govern(stage, usd, **targets):
+    accounts = {Target(name, "", name=name): rules(limit) for name, limit in targets.items()}
+    stage.engine.govern(rules(usd), accounts, stage.now)
+
+
+def spent(stage):
+    return {
+        float(each["limit"]): float(each["spent"]) for each in stage.engine.snapshot(0)["spend"]
+    }
+
+
+def test_who_leaves_one_limit_for_several_begins_with_what_was_spent(made):
+    govern(made, 5.0, a=3.0, b=4.0)
+
+    assert spent(made) == {5.0: 1.0, 3.0: 1.0, 4.0: 1.0}
+
+
+@pytest.mark.parametrize("kept", ["a", "b"])
+def test_who_keeps_a_limit_keeps_what_was_spent(made, kept):
+    govern(made, 5.0, **{"a": 3.0, "b": 3.0, kept: 2.0})
+
+    assert spent(made) == {2.0: 1.0, 5.0: 1.0, 3.0: 1.0}
+
+
+def test_a_target_that_is_new_has_spent_nothing(made):
+    govern(made, 5.0, a=2.0, b=2.0, c=4.0)
+    made.start(target=Target("c", "m", name="c"), bound=LITTLE)
+
+    assert spent(made) == {2.0: 1.0, 5.0: 1.0, 4.0: 0.0}
+
+
+def test_a_target_that_was_gone_for_a_while_goes_on(made):
+    govern(made, 2.0, a=2.0)
+    govern(made, 2.0, a=2.0, b=4.0)
+
+    assert spent(made) == {2.0: 1.0, 4.0: 1.0}
+
+
+def test_what_is_under_way_is_paid_where_it_was_set_aside(made):
+    late = made.start(target=B, bound=DOLLAR)
+    govern(made, 5.0, a=3.0, b=4.0)
+    late.step(OK)
+
+    assert spent(made) == {5.0: 2.0, 3.0: 1.0, 4.0: 1.0}
