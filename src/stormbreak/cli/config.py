@@ -20,7 +20,7 @@ def command() -> None:
     """Check a policy or settings file, or show what it comes to."""
 
 
-@command.command()
+@command.command(short_help="Say whether a file is right; exit 2 if not.")
 @click.argument("file")
 @click.option("--profile", metavar="NAME", help="Check with this profile only.")
 def check(file: str, profile: str | None) -> None:
@@ -40,7 +40,7 @@ def _check_addresses(file: str, settings: Settings) -> None:
                 raise ConfigurationError(f"{file}: targets.{name}: {error}") from None
 
 
-@command.command()
+@command.command(short_help="Say in words what a policy does, then every value.")
 @click.argument("policy", metavar="FILE|PRESET")
 @click.option("--profile", metavar="NAME", help="With this profile of the file laid over it.")
 def show(policy: str, profile: str | None) -> None:

@@ -20,11 +20,19 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy, simulated."),
         "cost": ("stormbreak.cli.cost", "What providers cost, and what switching saves."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
-        "telemetry": ("stormbreak.cli.telemetry", "What goes with logs and metrics."),
+        "telemetry": ("stormbreak.cli.telemetry", "Print the dashboard for Grafana."),
         "doctor": ("stormbreak.cli.doctor", "What is wrong with the SDKs installed here."),
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
     }
 )
+_MAP = """\b
+In Python:
+  from stormbreak import AsyncClient, Client, resilient, scope
+  from stormbreak.httpx2 import AsyncTransport, Transport, wrap
+
+Exit codes: 0 all done; 1 some rows failed, or an --assert did not hold; 2 bad usage or configuration; 130
+interrupted, and what was done is kept.
+"""
 _PLANNED: Mapping[str, str] = MappingProxyType({})
 
 
@@ -32,6 +40,7 @@ _PLANNED: Mapping[str, str] = MappingProxyType({})
     cls=LazyGroup,
     built=_COMMANDS,
     planned=_PLANNED,
+    epilog=_MAP,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="stormbreak")

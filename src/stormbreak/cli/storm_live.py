@@ -16,7 +16,7 @@ import click
 from stormbreak.batch.plain import plain
 from stormbreak.cli.live_screen import progress_of, warnings_of
 from stormbreak.cli.numbers import Number
-from stormbreak.cli.say import draw, say
+from stormbreak.cli.say import draw, say, tell
 from stormbreak.cli.storm_run import judge
 from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.errors import ConfigurationError
@@ -50,7 +50,7 @@ class _Show(NamedTuple):
     own_traffic: bool
 
 
-@click.command("live")
+@click.command("live", short_help="Play a storm to a program of yours, on real sockets.")
 @click.argument("scenario", metavar="NAME|FILE")
 @click.option(
     "--cmd",
@@ -60,7 +60,13 @@ class _Show(NamedTuple):
     required=True,
     help="What to start; several are played one after another.",
 )
-@click.option("--copies", type=click.IntRange(1, _MOST_COPIES), default=1, show_default=True)
+@click.option(
+    "--copies",
+    type=click.IntRange(1, _MOST_COPIES),
+    default=1,
+    show_default=True,
+    help="How often each is started.",
+)
 @click.option("--own-traffic", is_flag=True, help="The program brings its own calls.")
 @click.option(
     "--scale",
@@ -77,7 +83,13 @@ class _Show(NamedTuple):
     show_default=True,
     help="Scenario seconds in one real second; the program's own timers stay as they are.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The same seed, the same storm.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option("--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds of the first.")
 @click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
@@ -105,7 +117,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     if as_json:
         say(json.dumps(_document(show, scale, played, failed)))
     elif played:
-        say(sentence(storm, [played[0].result]))
+        tell(sentence(storm, [played[0].result]))
         measures = {one.result.policy: [one.result.measures] for one in played}
         for part in tables(measures, without=UNKNOWN):
             draw(part)

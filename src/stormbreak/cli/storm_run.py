@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from stormbreak.cli.say import draw, say
+from stormbreak.cli.say import draw, say, tell
 from stormbreak.cli.storm_plot import picture
 from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_traffic import storm_of
@@ -39,7 +39,13 @@ from stormbreak.storm.verdict import verdict, weakest
     "--arrivals-field", "column", metavar="NAME", help="Where they stand in JSON lines, or CSV."
 )
 @click.option("--rows", metavar="FILE", help="The input of a batch: all its rows are the calls.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The same seed, the same storm.",
+)
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -64,7 +70,10 @@ from stormbreak.storm.verdict import verdict, weakest
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option("--series", is_flag=True, help="With --json: and each second of each run.")
 @click.option(
-    "--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds: 'goodput >= 0.97'."
+    "--assert",
+    "claim",
+    metavar="EXPR",
+    help="Exit 1 unless it holds: 'goodput >= 0.97 and recovery <= 60'; shares are 0 to 1, times seconds.",
 )
 @click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
 def command(  # noqa: PLR0913 - one parameter for each option
@@ -109,7 +118,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         modes = {"shared": shared, "first_output": first_output}
         say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
-        say(sentence(storm, of[first.name]))
+        tell(sentence(storm, of[first.name]))
         for part in tables({name: _measures(several) for name, several in of.items()}):
             draw(part)
         if plot or sys.stdout.isatty():

@@ -8,6 +8,9 @@
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
     value      = a number in plain digits, or "never" for a time that never came
 
+A share is a number from 0 to 1; a larger one is meant as a percentage, and refused: with it the claim would always hold,
+or never.
+
 A time that never came is later than any number.
 """
 
@@ -43,6 +46,11 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     }
 )
 NAMES = tuple(field.name for field in fields(Measures))
+_SHARES = frozenset({"goodput", "trigger_goodput", "success", "wasted"})
+_LARGEST_SHARE = 1.5  # goodput is a little above 1 at times: its ideal is a model
+_HINTS: Mapping[str, str] = MappingProxyType(
+    {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
+)
 _MAY_NEVER_COME = frozenset(
     name for name, hint in get_type_hints(Measures).items() if hint == float | None
 )
@@ -169,6 +177,8 @@ class _Reader:
             return inf
         if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
             raise _NoClaimError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
+        if measure in _SHARES and float(word) > _LARGEST_SHARE:
+            raise _NoClaimError(f"{measure} is a share, 0.9 for 90 %, got {word[:_SHOWN]}")
         return float(word)
 
     def _peek(self) -> str:
@@ -187,7 +197,8 @@ def _tokens(text: str) -> list[str]:
     while place < end:
         match = _TOKEN.match(text, place)
         if match is None:
-            raise _NoClaimError(f"cannot be read from {text[place:].strip()[:20]!r} on")
+            rest = text[place:].strip()
+            raise _NoClaimError(f"cannot be read from {rest[:20]!r} on{_HINTS.get(rest[0], '')}")
         tokens.append(match[0].strip())
         place = match.end()
     return tokens
