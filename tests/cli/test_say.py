@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.cli.say import tell
-
 SAY = "from stormbreak.cli.say import say; say('x' * 100_000)"
 
 
@@ -23,15 +21,6 @@ def test_a_full_output_is_one_clear_error():
         )
 
     assert run.stderr.splitlines()[-1].endswith("standard output: disk full")
-
-
-def test_a_sentence_is_folded_between_words_on_a_terminal_alone(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "20")
-    tell("the weakest moment is second 42 to 47")
-    assert capsys.readouterr().out == "the weakest moment is second 42 to 47\n"
-    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
-    tell("the weakest moment is second 42 to 47")
-    assert capsys.readouterr().out == "the weakest moment\nis second 42 to 47\n"
 
 
 def test_a_reader_who_left_is_no_error():

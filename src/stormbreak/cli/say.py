@@ -2,7 +2,6 @@
 
 import os
 import sys
-from textwrap import fill
 
 import click
 from rich.console import Console, RenderableType
@@ -23,12 +22,6 @@ def say(text: str, *, end: str = "\n") -> None:
         _look_away()
     except OSError as error:
         raise unwritable(error) from error
-
-
-def tell(sentence: str) -> None:
-    """Write a sentence, as `say` does; on a terminal folded between its words, elsewhere on one line."""
-    console = Console()
-    say(fill(sentence, console.width) if console.is_terminal else sentence)
 
 
 def draw(picture: RenderableType, *, least: int = 0) -> None:

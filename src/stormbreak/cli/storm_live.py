@@ -16,7 +16,7 @@ import click
 from stormbreak.batch.plain import plain
 from stormbreak.cli.live_screen import progress_of, warnings_of
 from stormbreak.cli.numbers import Number
-from stormbreak.cli.say import draw, say, tell
+from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_run import judge
 from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.errors import ConfigurationError
@@ -50,7 +50,7 @@ class _Show(NamedTuple):
     own_traffic: bool
 
 
-@click.command("live", short_help="Play a storm to a program of yours, on real sockets.")
+@click.command("live")
 @click.argument("scenario", metavar="NAME|FILE")
 @click.option(
     "--cmd",
@@ -117,7 +117,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     if as_json:
         say(json.dumps(_document(show, scale, played, failed)))
     elif played:
-        tell(sentence(storm, [played[0].result]))
+        say(sentence(storm, [played[0].result]))
         measures = {one.result.policy: [one.result.measures] for one in played}
         for part in tables(measures, without=UNKNOWN):
             draw(part)

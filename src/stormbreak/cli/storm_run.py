@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from stormbreak.cli.say import draw, say, tell
+from stormbreak.cli.say import draw, say
 from stormbreak.cli.storm_plot import picture
 from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_traffic import storm_of
@@ -118,7 +118,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         modes = {"shared": shared, "first_output": first_output}
         say(json.dumps(_document({**head, **modes}, storm, of, series=series)))
     else:
-        tell(sentence(storm, of[first.name]))
+        say(sentence(storm, of[first.name]))
         for part in tables({name: _measures(several) for name, several in of.items()}):
             draw(part)
         if plot or sys.stdout.isatty():
