@@ -44,7 +44,7 @@ def serve(
     speed: float | None = None,
     port: int = 0,
 ) -> AbstractContextManager[RunningProvider]:
-    """Serve a scenario on 127.0.0.1 until the block ends: `with serve("calm") as provider`.
+    """Have a scenario played on 127.0.0.1 until the block ends.
 
     Args:
         scenario: a name, a path, TOML text (anything with a line break in it) or a value.
