@@ -17,6 +17,7 @@ TABLE = {
     "[retry]\nxyzzy = 3": "retry.xyzzy is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     "[retry.backoff]\nkind = 'linear'\nlinear = 3": "retry.backoff.linear is no key of a policy; known here: kind, base, cap",
     "[retry.backoff]\nkind = 'constant'\nbase = 3": "retry.backoff.base is no key of a policy; known here: kind, seconds",
+    "[targets.main]\nmodel = 'm'\n[pools.a]": "a policy alone is taken here, without targets and pools",
     "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, ceiling, gain, plus",
     "[limit]\nkind = 'fixed'\nceiling = 3": "limit.ceiling is no key of a policy; known here: kind, in_flight",
     "[retry.preset]\nx = 3": "retry.preset is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",

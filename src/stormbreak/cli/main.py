@@ -12,6 +12,14 @@ from stormbreak.cli.say import unwritable
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden
 
+_MAP = """\b
+In Python:
+  from stormbreak import AsyncClient, Client, resilient, scope
+  from stormbreak.httpx2 import AsyncTransport, Transport, wrap
+
+Exit codes: 0 all done; 1 some rows failed, or an --assert did not hold; 2 bad usage or configuration; 130
+interrupted, and what was done is kept.
+"""
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
@@ -25,14 +33,6 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
     }
 )
-_MAP = """\b
-In Python:
-  from stormbreak import AsyncClient, Client, resilient, scope
-  from stormbreak.httpx2 import AsyncTransport, Transport, wrap
-
-Exit codes: 0 all done; 1 some rows failed, or an --assert did not hold; 2 bad usage or configuration; 130
-interrupted, and what was done is kept.
-"""
 _PLANNED: Mapping[str, str] = MappingProxyType({})
 
 
@@ -40,8 +40,8 @@ _PLANNED: Mapping[str, str] = MappingProxyType({})
     cls=LazyGroup,
     built=_COMMANDS,
     planned=_PLANNED,
-    epilog=_MAP,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_MAP,
 )
 @click.version_option(package_name="stormbreak")
 def root() -> None:

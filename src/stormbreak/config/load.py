@@ -28,6 +28,10 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     try:
         table = tomlfile.parse(tomlfile.read_text(path, what=_WHAT), what=_WHAT)
         leaks.refuse(table)
+        beyond = [key for key in table if key in leaks.NAMING]
+        if beyond:
+            named = " and ".join(beyond)
+            raise ConfigurationError(f"a policy alone is taken here, without {named}")
         return policy_in(table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
