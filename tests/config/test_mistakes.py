@@ -37,7 +37,7 @@ TABLE = {
     "retry = 'none'": 'retry must be a table, got "none"',
     "[[retry]]\nattempts = 3": "retry must be a table, got a list",
     "breaker = false": 'breaker must be a table or "none", got false',
-    "[retry]\nbackoff = 'linear'": 'retry.backoff must be a table, got "linear"',
+    "[retry]\nbackoff = 'linear'": 'retry.backoff must be a table with kind = "linear", got "linear"',
     "[deadline]\nx = 1": 'deadline must be a number or "none", got a table',
     # numbers
     "[retry.backoff]\nbase = -3": "retry.backoff.base must be positive, got -3",
