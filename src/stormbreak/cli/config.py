@@ -1,9 +1,5 @@
 """`stormbreak config`: is a file of settings right, and what does it come to."""
 
-import sys
-from shutil import get_terminal_size
-from textwrap import fill
-
 import click
 
 from stormbreak.cli.in_words import words_for
@@ -24,7 +20,7 @@ def command() -> None:
     """Check a policy or settings file, or show what it comes to."""
 
 
-@command.command(short_help="Say whether a file is right; exit 2 if not.")
+@command.command()
 @click.argument("file")
 @click.option("--profile", metavar="NAME", help="Check with this profile only.")
 def check(file: str, profile: str | None) -> None:
@@ -44,21 +40,11 @@ def _check_addresses(file: str, settings: Settings) -> None:
                 raise ConfigurationError(f"{file}: targets.{name}: {error}") from None
 
 
-@command.command(short_help="Say in words what a policy does, then every value.")
+@command.command()
 @click.argument("policy", metavar="FILE|PRESET")
 @click.option("--profile", metavar="NAME", help="With this profile of the file laid over it.")
 def show(policy: str, profile: str | None) -> None:
     """Say what a policy does, and what each target is, and print every value, as the TOML file that would give it."""
     settings = resolve_settings(policy, profile=profile)
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
-    comment = "\n".join(_comment(line, width) for line in words_for(settings))
+    comment = "\n".join(f"# {line}".rstrip() for line in words_for(settings))
     say(f"{comment}\n\n{describe_settings(settings)}", end="")
-
-
-def _comment(line: str, width: int | None) -> str:
-    """The line as a comment, folded between its words where a terminal is narrower; those of a table stay as they are."""
-    said = f"# {line}".rstrip()
-    is_table = "  " in line.strip()
-    if width is None or is_table or len(said) <= width:
-        return said
-    return fill(said, width, subsequent_indent="#   ")

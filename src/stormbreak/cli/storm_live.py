@@ -83,13 +83,7 @@ class _Show(NamedTuple):
     show_default=True,
     help="Scenario seconds in one real second; the program's own timers stay as they are.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="The same seed, the same storm.",
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option("--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds of the first.")
 @click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")

@@ -8,9 +8,6 @@
     comparison = "<" | "<=" | ">" | ">=" | "==" | "!="
     value      = a number in plain digits, or "never" for a time that never came
 
-A share is a number from 0 to 1; a larger one is meant as a percentage, and refused: with it the claim would always hold,
-or never.
-
 A time that never came is later than any number.
 """
 
@@ -35,6 +32,11 @@ _DEEPEST = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|\))", re.ASCII)
 _WORD_BREAKS = re.compile(r"[\s<>=!()]+")
+_SHARES = frozenset({"goodput", "trigger_goodput", "success", "wasted"})
+_LARGEST_SHARE = 1.5  # a larger number is meant in percent: the claim would hold always or never
+_HINTS: Mapping[str, str] = MappingProxyType(
+    {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
+)
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {
         "<": operator.lt,
@@ -46,11 +48,6 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     }
 )
 NAMES = tuple(field.name for field in fields(Measures))
-_SHARES = frozenset({"goodput", "trigger_goodput", "success", "wasted"})
-_LARGEST_SHARE = 1.5  # goodput is a little above 1 at times: its ideal is a model
-_HINTS: Mapping[str, str] = MappingProxyType(
-    {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
-)
 _MAY_NEVER_COME = frozenset(
     name for name, hint in get_type_hints(Measures).items() if hint == float | None
 )
