@@ -44,7 +44,7 @@ class _PassedBody(PassedBody, OnThread, httpx.SyncByteStream):
 
 
 class AsyncTransport(AsyncDoor, httpx.AsyncBaseTransport):
-    """An asynchronous transport for httpx; `Door` tells its arguments."""
+    """For `httpx.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
 
     library = Library(httpx, _WholeResponse)
     stream_body = _AsyncStreamBody
@@ -52,7 +52,7 @@ class AsyncTransport(AsyncDoor, httpx.AsyncBaseTransport):
 
 
 class Transport(BlockingDoor, httpx.BaseTransport):
-    """A synchronous transport for httpx; `Door` tells its arguments."""
+    """For `httpx.Client(transport=...)`, and so under openai.OpenAI and its like; `__init__` tells its arguments."""
 
     library = Library(httpx, _WholeResponse)
     stream_body = _StreamBody
@@ -70,7 +70,7 @@ def wrap(
     """Put everything under a client that there is: one of httpx, or of an SDK that has one. The very client is returned.
 
     All it is set to stays in force: what it sends goes through its own transports and proxies (http2 is their affair),
-    each of which is `inner` to one of ours; `Door` tells the other arguments.
+    each of which is `inner` to one of ours. The other arguments are those of the transports.
 
     Raises:
         ConfigurationError: it cannot be wrapped, or is already.

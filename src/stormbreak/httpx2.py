@@ -48,7 +48,7 @@ class _PassedBody(PassedBody, OnThread, httpx2.SyncByteStream):
 
 
 class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
-    """An asynchronous transport for httpx2; `Door` tells its arguments."""
+    """For `httpx2.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
 
     library = Library(httpx2, _WholeResponse)
     stream_body = _AsyncStreamBody
@@ -56,7 +56,7 @@ class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
 
 
 class Transport(BlockingDoor, httpx2.BaseTransport):
-    """A synchronous transport for httpx2; `Door` tells its arguments."""
+    """For `httpx2.Client(transport=...)`, and so under openai.OpenAI and its like; `__init__` tells its arguments."""
 
     library = Library(httpx2, _WholeResponse)
     stream_body = _StreamBody
@@ -74,7 +74,7 @@ def wrap(
     """Put everything under a client that there is: one of httpx2, or of an SDK that has one. The very client is returned.
 
     All it is set to stays in force: what it sends goes through its own transports and proxies (http2 is their affair),
-    each of which is `inner` to one of ours; `Door` tells the other arguments.
+    each of which is `inner` to one of ours. The other arguments are those of the transports.
 
     Raises:
         ConfigurationError: it cannot be wrapped, or is already.

@@ -1,7 +1,7 @@
 """For tests of applications on LLM APIs: the embedded provider, as a pytest fixture or a context manager; and storms.
 
 pytest loads this module in every run of a project that has stormbreak installed; it therefore imports nothing
-else of it until it is used.
+else of it until it is used. All but the fixture works without pytest, in a notebook or a demonstration.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
-import pytest
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Any
@@ -46,14 +44,31 @@ def serve(
     speed: float | None = None,
     port: int = 0,
 ) -> AbstractContextManager[RunningProvider]:
-    """Serve a scenario until the block ends; for use without pytest."""
+    """Have a scenario played on 127.0.0.1 until the block ends.
+
+    Args:
+        scenario: a name, a path, TOML text (anything with a line break in it) or a value.
+        seed: the same seed gives the same troubles.
+        speed: scenario seconds in one real second; by default what the scenario says.
+        port: 0 takes a free one.
+
+    Returns:
+        A context, whose value has `base_url` (with "/v1"), `port`, `scenario`, `stats()` (what happened, as
+        docs/provider.md tells) and `reset()` (the same storm again).
+
+    Raises:
+        ConfigurationError: the scenario cannot be right, or nobody may listen on that port.
+    """
     from stormbreak.provider import background  # noqa: PLC0415
 
     return background.serve(scenario, seed=seed, speed=speed, port=port)
 
 
 def answer_text(payload: Mapping[str, Any]) -> str:
-    """Compose the text with which the provider answers this very request, in whatever format."""
+    """Compose the text with which the provider answers this very request, in whatever format.
+
+    `payload` is the body of the request, with its model; how its answer is delivered (`stream`) makes no difference.
+    """
     from stormbreak.provider.formats.text import text_for  # noqa: PLC0415
     from stormbreak.provider.formats.understand import digest_of  # noqa: PLC0415
 
@@ -120,7 +135,16 @@ def storm(
     return results
 
 
-@pytest.fixture
+def _fixture(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a fixture of it, where there is pytest."""
+    try:
+        import pytest  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return function
+    return pytest.fixture(function)
+
+
+@_fixture
 def stormbreak_provider() -> Iterator[ProviderFactory]:
     """Start providers: `stormbreak_provider("chaos", seed=1, speed=20).base_url`."""
     with ExitStack() as stack:

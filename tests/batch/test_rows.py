@@ -72,6 +72,25 @@ def test_the_first_error_names_file_and_line(read, tmp_path):
     assert said == f"{tmp_path}/in.jsonl:3: broken JSON at byte 11"
 
 
+def test_lines_that_are_wrong_besides_the_first_are_named(read, tmp_path):
+    bad = [b"{", line("a"), b"[]", b"", b'{"prompt": 5}']
+    said = refused(read, b"\n".join(bad))
+    assert (
+        said == f"{tmp_path}/in.jsonl:1: broken JSON: ends early, at byte 1; wrong, too: lines 3, 5"
+    )
+    assert refused(read, b"\n".join(bad[:3])).endswith("; wrong, too: line 3")
+
+
+def test_no_more_than_ten_of_them(read):
+    said = refused(read, b"{\n" * 1000)
+    assert said.endswith("; wrong, too: lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and others")
+
+
+def test_what_is_no_json_at_all_is_told_what_a_line_holds(read, tmp_path):
+    said = refused(read, b"prompt,max_tokens\n")
+    assert said == f"{tmp_path}/in.jsonl:1: is not a JSON object, of which each line holds one"
+
+
 def test_duplicates_name_both_lines_and_the_id(read, tmp_path):
     said = refused(read, line("a") + b"\n\n" + line("b") + b"\n" + line("a"))
     assert said == f"{tmp_path}/in.jsonl:4: custom_id 'a' stands on line 1 already"

@@ -88,6 +88,13 @@ BROKEN = [
 ]
 
 
+def test_a_missing_key_is_told_before_millions_of_rows_are_read(batch_run, source):
+    source.write_bytes(b"no row")
+    code, _, errors = batch_run("--provider", "holysheep")
+    assert code == 2
+    assert one_line(errors) == "no API key: set HOLYSHEEP_API_KEY"
+
+
 @pytest.mark.parametrize(("content", "named"), BROKEN)
 def test_a_broken_input_is_named_with_its_line(batch_run, source, tmp_path, content, named):
     source.write_bytes(content)

@@ -1,5 +1,7 @@
 """`stormbreak config` from its user's side: one line, and an exit code."""
 
+import sys
+
 import pytest
 
 from stormbreak.cli.main import main
@@ -47,6 +49,19 @@ def test_show_prints_a_preset(capsys, name):
     assert all(line.startswith("#") for line in words.splitlines())
     assert "# Its priority is" in words
     assert "# here: " in words
+
+
+def test_a_terminal_gets_folded_words_and_whole_tables(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["config", "show", "interactive"]) == 0
+    shown = capsys.readouterr().out
+    words = shown.partition("\n#\n")[0].splitlines()
+    assert max(map(len, words)) <= 60
+    assert any(line.startswith("#   ") for line in words)
+    assert "\n# constant                   1           1  " in shown
+    (tmp_path / "copy.toml").write_text(shown)
+    assert load_policy(tmp_path / "copy.toml") == PRESETS["interactive"]
 
 
 def test_show_prints_what_a_file_comes_to(policy, capsys):

@@ -17,6 +17,7 @@ TABLE = {
     "[retry]\nxyzzy = 3": "retry.xyzzy is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
     "[retry.backoff]\nkind = 'linear'\nlinear = 3": "retry.backoff.linear is no key of a policy; known here: kind, base, cap",
     "[retry.backoff]\nkind = 'constant'\nbase = 3": "retry.backoff.base is no key of a policy; known here: kind, seconds",
+    "[targets.main]\nmodel = 'm'\n[pools.a]": "a policy alone is taken here, without targets and pools",
     "[limit]\nfixed = 3": "limit.fixed is no key of a policy; known here: kind, ceiling, gain, plus",
     "[limit]\nkind = 'fixed'\nceiling = 3": "limit.ceiling is no key of a policy; known here: kind, in_flight",
     "[retry.preset]\nx = 3": "retry.preset is no key of a policy; known here: attempts, backoff, min_useful, longest_wait, spread, one_step_longer",
@@ -36,7 +37,7 @@ TABLE = {
     "retry = 'none'": 'retry must be a table, got "none"',
     "[[retry]]\nattempts = 3": "retry must be a table, got a list",
     "breaker = false": 'breaker must be a table or "none", got false',
-    "[retry]\nbackoff = 'linear'": 'retry.backoff must be a table, got "linear"',
+    "[retry]\nbackoff = 'linear'": 'retry.backoff must be a table with kind = "linear", got "linear"',
     "[deadline]\nx = 1": 'deadline must be a number or "none", got a table',
     # numbers
     "[retry.backoff]\nbase = -3": "retry.backoff.base must be positive, got -3",

@@ -1,6 +1,7 @@
 """What the policies of a client do to its calls: retries, deadlines, turns, presets."""
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 
@@ -78,6 +79,15 @@ async def test_a_deadline_bounds_the_whole_call():
             with pytest.raises(errors.ServerError, match="no further retry: deadline"):
                 await client.request("chat/completions", {}, deadline=0.2)
             assert time.monotonic() - began < 2.0  # 99 attempts would take five seconds
+
+
+async def test_what_chat_is_told_of_the_call_is_no_part_of_the_payload():
+    async with served(answer()) as server, client_of(server) as client:
+        with pytest.raises(errors.ShedError):
+            await client.chat(SAY, deadline=1e-6)
+        await client.chat(SAY, deadline=10, tenant="shop", priority=Priority.BATCH, top_p=1)
+    (asked,) = server.requests
+    assert set(json.loads(asked.body)) == {"model", "messages", "top_p"}
 
 
 async def test_our_own_deadline_is_no_evidence_against_the_target():

@@ -59,6 +59,12 @@ def test_what_is_no_base_url_is_refused_and_not_echoed(url):
     assert KEY not in repr(caught.value.__context__)
 
 
+@pytest.mark.parametrize("url", ["llm.example.org/v1", "127.0.0.1:8900/v1", "localhost:8900"])
+def test_a_base_url_without_a_scheme_is_told_so(url):
+    with pytest.raises(ConfigurationError, match=r"got no http:// or https:// before it$"):
+        origin_of(url, None)
+
+
 @pytest.mark.parametrize(
     "host", ["api.example.com", "10.0.0.1", "localhost.evil.com", "127.0.0.1.nip.io", "[2001:db8::1]",
              "0.0.0.0", "127.1"]

@@ -59,5 +59,5 @@ def test_a_port_in_use_is_one_line_and_exit_code_2(capsys):
         port = taken.getsockname()[1]
         assert main(["provider", "serve", "--port", str(port)]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"stormbreak: cannot listen on 127.0.0.1 port {port}: ")
+    assert err == f"stormbreak: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
     assert err.count("\n") == 1

@@ -16,6 +16,11 @@ def test_every_builtin_scenario_loads_and_tells_what_it_is():
         assert scenario.about
 
 
+def test_a_misspelt_name_is_told_the_nearest():
+    with pytest.raises(ConfigurationError, match="'inciden'; did you mean incident\\? there are: "):
+        load("inciden")
+
+
 def test_hostile_plays_every_trouble_that_a_client_can_see():
     played = {trouble.kind for trouble in load("hostile").trouble}
     assert played == set(Kind) - CONDITIONS - {Kind.STALE, Kind.EARLY_ANSWER}

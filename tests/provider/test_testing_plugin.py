@@ -23,6 +23,18 @@ def test_the_plugin_loads_nothing_of_stormbreak_until_it_is_used():
     assert done.stdout.strip() == "['stormbreak.testing']"
 
 
+def test_whoever_has_no_pytest_can_serve_all_the_same():
+    program = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "from stormbreak.testing import serve\n"
+        "with serve('calm') as provider: print(provider.base_url)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("http://127.0.0.1:")
+
+
 def test_a_scenario_can_be_given_in_every_way(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[provider]\nservice = 0\n")

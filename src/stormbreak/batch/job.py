@@ -90,16 +90,18 @@ def run_job(
         ConfigurationError: something given cannot be right, or OUTPUT cannot be written (any more).
     """
     with ExitStack() as stack:
-        rows = stack.enter_context(Rows.read(job.source, model=job.model, defaults=job.defaults))
-        client = AsyncClient(
-            job.provider,
-            base_url=job.base_url,
-            api_key_env=job.api_key_env,
-            policy=_policy(job),
-            allow_http=job.allow_http,
-            stream_on_wire=job.stream_on_wire,
-            prices=job.price_of,
+        client = (
+            AsyncClient(  # before INPUT is read, which takes a while: a missing key is told at once
+                job.provider,
+                base_url=job.base_url,
+                api_key_env=job.api_key_env,
+                policy=_policy(job),
+                allow_http=job.allow_http,
+                stream_on_wire=job.stream_on_wire,
+                prices=job.price_of,
+            )
         )
+        rows = stack.enter_context(Rows.read(job.source, model=job.model, defaults=job.defaults))
         if job.max_cost is not None:
             check_costs(rows, client)
         for listener in listeners:

@@ -41,6 +41,7 @@ _ENDPOINTS = MappingProxyType(
 _BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of one thing
 _NO_DEFAULTS: Mapping[str, float] = MappingProxyType({})
 _FORMS = ("body", "messages", "prompt")
+_OBJECT_EACH = "a JSON object, of which each line holds one"
 
 _T = TypeVar("_T")
 _Fields = dict[str, Raw]
@@ -100,7 +101,7 @@ def _object(line: bytes) -> _Fields:
     except UnicodeDecodeError as error:
         raise RowError(f"invalid UTF-8 at byte {error.start}") from None
     except ValidationError:
-        raise RowError("is not a JSON object") from None
+        raise RowError(f"is not {_OBJECT_EACH}") from None
     except DecodeError as error:
         raise RowError(_broken(line, str(error))) from None
     except RecursionError:
@@ -109,7 +110,7 @@ def _object(line: bytes) -> _Fields:
 
 def _broken(line: bytes, complaint: str) -> str:
     if at := re.search(r"\(byte (\d+)\)", complaint):
-        return f"broken JSON at byte {at[1]}"
+        return f"broken JSON at byte {at[1]}" if at[1] != "0" else f"is not {_OBJECT_EACH}"
     try:
         json.loads(line)
     except ValueError:

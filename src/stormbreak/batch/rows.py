@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from stormbreak.batch.ids import IdTable
 from stormbreak.batch.plain import path_of, quoted, reason
@@ -19,6 +19,7 @@ from stormbreak.batch.row import Row, RowError, parse_row
 from stormbreak.errors import ConfigurationError
 
 LINE_LIMIT = 64 * 2**20  # bytes of one line
+MORE_WRONG = 10  # lines named besides the first that is wrong
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -45,7 +46,8 @@ class Rows:
     ) -> Self:
         """Check and index all of `path`; `model` stands in for rows that name none, `defaults` for fields of a chat.
 
-        Raises ConfigurationError for the first line that is no request, and for ids that are not unique.
+        Raises ConfigurationError for the first line that is no request, naming more of them, and for ids that are not
+        unique.
         """
         rows = cls(path, model=model, defaults=defaults or {})
         try:
@@ -110,7 +112,11 @@ class Rows:
             while line := file.readline(LINE_LIMIT + 1):
                 number += 1
                 digest.update(line)
-                self._take(line, number, offset)
+                try:
+                    self._take(line, number, offset)
+                except RowError as error:
+                    more = self._more_wrong(file, number)
+                    raise self._wrong(number, f"{error}{more}") from None
                 offset += len(line)
         if not len(self):
             raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
@@ -124,18 +130,31 @@ class Rows:
             line, offset = line[len(_BOM) :], offset + len(_BOM)
         if not line.strip():
             return
-        try:
-            row = self._parsed(line, len(self), number)
-        except RowError as error:
-            raise self._wrong(number, str(error)) from None
+        row = self._parsed(line, len(self), number)
         self._offsets.append(
             offset
         )  # before the id: to compare ids, the row before must have an end
         twin = self._ids.add(row.custom_id)
         if twin is not None:
             said = f"custom_id {quoted(row.custom_id)} stands on line {self._numbers[twin]} already"
-            raise self._wrong(number, said)
+            raise RowError(said)
         self._numbers.append(number)
+
+    def _more_wrong(self, file: BinaryIO, number: int) -> str:
+        """Name the next lines that are no requests: who mends ten million rows mends them at once."""
+        wrong: list[int] = []
+        while len(wrong) <= MORE_WRONG and (line := file.readline(LINE_LIMIT)):
+            number += 1
+            try:
+                if line.strip():
+                    self._parsed(line, len(self), number)
+            except RowError:
+                wrong.append(number)
+        if not wrong:
+            return ""
+        named = ", ".join(str(each) for each in wrong[:MORE_WRONG])
+        rest = " and others" if len(wrong) > MORE_WRONG else ""
+        return f"; wrong, too: line{'s' if wrong[1:] else ''} {named}{rest}"
 
     def _parsed(self, line: bytes, index: int, number: int) -> Row:
         return parse_row(

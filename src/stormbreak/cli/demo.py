@@ -23,7 +23,13 @@ PICTURE_WIDTH = 82
     show_default=True,
     help="Where prompts and answers are left.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=11, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=11,
+    show_default=True,
+    help="The same seed, the same storm.",
+)
 @click.option(
     "--svg",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -1,7 +1,10 @@
 """Settings in words: the policy, and each target with where its key comes from, but never the key."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
+from shutil import get_terminal_size
+from textwrap import wrap
 
 from stormbreak.config import Settings, account, delay_table
 from stormbreak.config.quantities import seconds, several
@@ -13,7 +16,21 @@ from stormbreak.llm.presets import PRESETS
 
 
 def words_for(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Tell them, a line for each statement."""
+    """Tell them, a line for each statement; on a terminal folded, so that there is room for `# ` before each."""
+    width = get_terminal_size().columns - len("# ") if sys.stdout.isatty() else None
+    for line in _statements(settings, environ):
+        yield from [line] if width is None or _of_a_table(line) else _folded(line, width)
+
+
+def _folded(line: str, width: int) -> list[str]:
+    return wrap(line, width, subsequent_indent="  ") or [""]
+
+
+def _of_a_table(line: str) -> bool:
+    return "  " in line.strip()
+
+
+def _statements(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     yield from account(settings.policy)
     yield ""
     yield from delay_table(settings.policy.retry.backoff)

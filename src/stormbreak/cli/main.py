@@ -12,6 +12,14 @@ from stormbreak.cli.say import unwritable
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden
 
+_MAP = """\b
+In Python:
+  from stormbreak import AsyncClient, Client, resilient, scope
+  from stormbreak.httpx2 import AsyncTransport, Transport, wrap
+
+Exit codes: 0 all done; 1 some rows failed, or an --assert did not hold; 2 bad usage or configuration; 130
+interrupted, and what was done is kept.
+"""
 _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("stormbreak.cli.demo", "Watch 500 prompts survive a provider storm."),
@@ -20,7 +28,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "storm": ("stormbreak.cli.storm", "What the next peak will do to your policy, simulated."),
         "cost": ("stormbreak.cli.cost", "What providers cost, and what switching saves."),
         "provider": ("stormbreak.cli.provider", "An embedded provider that plays storms."),
-        "telemetry": ("stormbreak.cli.telemetry", "What goes with logs and metrics."),
+        "telemetry": ("stormbreak.cli.telemetry", "Print the dashboard for Grafana."),
         "doctor": ("stormbreak.cli.doctor", "What is wrong with the SDKs installed here."),
         "config": ("stormbreak.cli.config", "Check a policy file; show what a policy comes to."),
     }
@@ -31,6 +39,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     cls=LazyGroup,
     built=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_MAP,
 )
 @click.version_option(package_name="stormbreak")
 def root() -> None:

@@ -65,7 +65,13 @@ class _Show(NamedTuple):
     required=True,
     help="What to start; several are played one after another.",
 )
-@click.option("--copies", type=click.IntRange(1, _MOST_COPIES), default=1, show_default=True)
+@click.option(
+    "--copies",
+    type=click.IntRange(1, _MOST_COPIES),
+    default=1,
+    show_default=True,
+    help="How often each is started.",
+)
 @click.option("--own-traffic", is_flag=True, help="The program brings its own calls.")
 @click.option(
     "--scale",

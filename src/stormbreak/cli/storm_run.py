@@ -41,7 +41,13 @@ from stormbreak.storm.result import Result
     "--arrivals-field", "column", metavar="NAME", help="Where they stand in JSON lines, or CSV."
 )
 @click.option("--rows", metavar="FILE", help="The input of a batch: all its rows are the calls.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The same seed, the same storm.",
+)
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -66,7 +72,10 @@ from stormbreak.storm.result import Result
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option("--series", is_flag=True, help="With --json: and each second of each run.")
 @click.option(
-    "--assert", "claim", metavar="EXPR", help="Exit 1 unless it holds: 'goodput >= 0.97'."
+    "--assert",
+    "claim",
+    metavar="EXPR",
+    help="Exit 1 unless it holds: 'goodput >= 0.97 and recovery <= 60'; shares are 0 to 1, times seconds.",
 )
 @click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture FILE.png.")
 def command(  # noqa: PLR0913 - one parameter for each option

@@ -1,6 +1,8 @@
 """What a storm came to, for people: a sentence, then a table."""
 
+import sys
 from collections.abc import Callable, Container, Mapping, Sequence
+from textwrap import fill
 from types import MappingProxyType
 
 from rich.box import SIMPLE
@@ -62,8 +64,9 @@ _WORST_SHOWN = frozenset({"goodput", "trigger_goodput", "recovery", "p99"})
 
 
 def sentence(scenario: Scenario, results: Sequence[Result]) -> str:
-    """The verdict on one policy, or program; its name may be anything."""
-    return plain(verdict(scenario, results), _LONGEST)
+    """The verdict on one policy, or program, whose name may be anything; folded between words on a terminal."""
+    said = plain(verdict(scenario, results), _LONGEST)
+    return fill(said, Console().width) if sys.stdout.isatty() else said
 
 
 def tables(

@@ -8,7 +8,7 @@ from stormbreak.telemetry.grafana import dashboard
 
 @click.group()
 def command() -> None:
-    """What goes with logs and metrics: see docs/telemetry.md."""
+    """What goes with logs, metrics and traces, which are switched on in Python (stormbreak.telemetry)."""
 
 
 @command.command(name="dashboard")

@@ -28,6 +28,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     try:
         table = tomlfile.parse(tomlfile.read_text(path, what=_WHAT), what=_WHAT)
         leaks.refuse(table)
+        _refuse_settings(table)
         return policy_in(table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
@@ -65,6 +66,13 @@ def preset_unless_file(name_or_path: str) -> Policy | None:
         return None
     name, known = mistakes.shown(name_or_path), ", ".join(PRESETS)
     raise ConfigurationError(f"{name} is neither a preset ({known}) nor a file")
+
+
+def _refuse_settings(table: Table) -> None:
+    """A file that is right as settings is told what is too much of it, and not that it is wrong."""
+    beyond = [key for key in table if key in leaks.NAMING]
+    if beyond:
+        raise ConfigurationError(f"a policy alone is taken here, without {' and '.join(beyond)}")
 
 
 def policy_in(table: Table) -> Policy:

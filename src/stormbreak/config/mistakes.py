@@ -86,4 +86,6 @@ def _wanted(error: ErrorDetails, place: Place) -> str:
         wanted = one_of(words)
     else:
         wanted = error["msg"]
+    if isinstance(error["input"], str) and error["input"] in kinds_of(place.hint):
+        wanted = f'{wanted} with kind = "{error["input"]}"'
     return f'{wanted} or "{NONE}"' if may_be_none(place.hint) else wanted

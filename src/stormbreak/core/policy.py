@@ -24,6 +24,9 @@ from stormbreak.types import Priority, Treatment, Verdict
 class Policy:
     """How calls are treated. Durations are seconds; None means unbounded, or absent for a part.
 
+    Parts (`retry`, `breaker`, `limit`, ...) are values of their own, with docstrings of their own; docs/policies.md shows
+    them all, and `dataclasses.replace(policy, patience=5.0)` changes one. What cannot be right is a ConfigurationError.
+
     `deadline` bounds a call over all attempts and waits, `patience` the time it may spend unserved.
     `attempt_timeout` bounds one attempt, `idle_timeout` the silence within one, `stall_timeout` that of a stream after its
     first output: before it a model may think in silence, behind it nothing is sent again. `fail_fast` calls are

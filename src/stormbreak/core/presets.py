@@ -117,6 +117,7 @@ def preset(name: str) -> Policy:
         return PRESETS[name]
     except KeyError:
         known = ", ".join(PRESETS)
+        hint = "; stormbreak.config.load_policy reads a file" if name.endswith(".toml") else ""
         raise ConfigurationError(
-            f"no preset is called {quoted(name)}; there are: {known}"
+            f"no preset is called {quoted(name)}; there are: {known}{hint}"
         ) from None

@@ -66,10 +66,20 @@ class Client:
         )
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, model: str | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        priority: Priority | None = None,
+        deadline: float | None = None,
+        tenant: str = "",
+        **options: Any,
     ) -> Answer:
-        """Ask for a chat completion; `options` go into the payload (temperature, max_tokens, ...)."""
-        return BACKGROUND.run(self._client.chat(messages, model=model, **options))
+        """Ask for a chat completion, as `AsyncClient.chat` does."""
+        said = self._client.chat(
+            messages, model=model, priority=priority, deadline=deadline, tenant=tenant, **options
+        )
+        return BACKGROUND.run(said)
 
     def stream(
         self,

@@ -160,11 +160,23 @@ class AsyncClient:
         return answer_of(target, ended, self._price_of)
 
     async def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, model: str | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        priority: Priority | None = None,
+        deadline: float | None = None,
+        tenant: str = "",
+        **options: Any,
     ) -> Answer:
-        """Ask for a chat completion; `options` go into the payload (temperature, max_tokens, ...)."""
+        """Ask for a chat completion, as `request` does; `options` go into the payload (temperature, max_tokens, ...).
+
+        Each of the `messages` has a "role" and a "content".
+        """
         payload = {"model": model, "messages": list(messages), **options}
-        return await self.request("chat/completions", payload)
+        return await self.request(
+            "chat/completions", payload, priority=priority, deadline=deadline, tenant=tenant
+        )
 
     def stream(
         self,

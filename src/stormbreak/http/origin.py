@@ -25,6 +25,7 @@ _QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
 _SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
+_SCHEMES = ("http", "https")
 _LONGEST_SCHEME = 12
 _ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _KEY_PARAMETERS = frozenset(
@@ -93,7 +94,7 @@ def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -
     """
     parts = _split(base_url)
     host, port = parts.hostname, parts.port
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in _SCHEMES or not host:
         raise ConfigurationError(f"base_url must look like https://host/v1, got {_shown(parts)}")
     if "@" in parts.netloc:
         raise ConfigurationError(f"base_url must hold no user or password (host {_host_in(parts)})")
@@ -150,6 +151,10 @@ def is_loopback(host: str) -> bool:
 
 def _shown(parts: SplitResult) -> str:
     """Scheme and host, for an error; a scheme that is too long for one may be a key before a colon."""
+    if (
+        not parts.netloc and parts.scheme not in _SCHEMES
+    ):  # of localhost:80, localhost is none either
+        return "no http:// or https:// before it"
     scheme = repr(parts.scheme) if len(parts.scheme) <= _LONGEST_SCHEME else _HIDDEN
     return f"scheme {scheme} and host {_host_in(parts)}"
 

@@ -1,6 +1,7 @@
 """Scenarios from files: TOML in, checked values out, or one line that names the file, the key and the value."""
 
 import os
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,9 +32,11 @@ def text_of(name_or_path: str | Path) -> str:
     if name in builtin_names():
         return (files("stormbreak.provider") / "scenarios" / f"{name}.toml").read_text("utf-8")
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for odd names
-        known = ", ".join(builtin_names())
+        known = builtin_names()
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigurationError(
-            f"no scenario and no file is called {quoted(name)}; there are: {known}"
+            f"no scenario and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
         )
     try:
         return tomlfile.read_text(name, what=_WHAT)

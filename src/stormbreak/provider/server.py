@@ -4,6 +4,7 @@ It listens on 127.0.0.1 only. Scenario time begins with the first request for wo
 """
 
 import asyncio
+import os
 import time
 from collections import Counter
 from contextlib import suppress
@@ -80,9 +81,8 @@ class ProviderServer:
                 lambda: Connection(self), HOST, port, backlog=4096
             )
         except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {HOST} port {port}: {error.strerror}"
-            ) from error
+            why = os.strerror(error.errno) if error.errno else error.strerror  # not asyncio's words
+            raise ConfigurationError(f"cannot listen on {HOST} port {port}: {why}") from error
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:

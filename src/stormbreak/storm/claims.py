@@ -33,6 +33,11 @@ _DEEPEST = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|\))", re.ASCII)
 _WORD_BREAKS = re.compile(r"[\s<>=!()]+")
+_SHARES = frozenset({"goodput", "trigger_goodput", "success", "wasted"})
+_LARGEST_SHARE = 1.5  # a larger number is meant in percent: the claim would hold always or never
+_HINTS: Mapping[str, str] = MappingProxyType(
+    {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
+)
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {
         "<": operator.lt,
@@ -177,6 +182,8 @@ class _Reader:
             return inf
         if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
             raise _NoClaimError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
+        if measure in _SHARES and float(word) > _LARGEST_SHARE:
+            raise _NoClaimError(f"{measure} is a share, 0.9 for 90 %, got {word[:_SHOWN]}")
         return float(word)
 
     def _peek(self) -> str:
@@ -195,7 +202,8 @@ def _tokens(text: str) -> list[str]:
     while place < end:
         match = _TOKEN.match(text, place)
         if match is None:
-            raise _NoClaimError(f"cannot be read from {text[place:].strip()[:20]!r} on")
+            rest = text[place:].strip()
+            raise _NoClaimError(f"cannot be read from {rest[:20]!r} on{_HINTS.get(rest[0], '')}")
         tokens.append(match[0].strip())
         place = match.end()
     return tokens

@@ -50,10 +50,11 @@ def simulate(
     listener: Listener | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Play `scenario` against `policy`.
+    """Play `scenario` against `policy`, in virtual time: half an hour takes seconds.
 
     Args:
-        scenario: what happens; its load says how many processes there are, and their deadline and timeout.
+        scenario: what happens (`stormbreak.provider.loader.load` reads one by its name); its load says how many
+            processes there are, and their deadline and timeout.
         policy: how calls are treated; its deadline, patience and attempt timeout are replaced by the scenario's.
         seed: the same seed gives the same calls, luck and events.
         shared: whether all processes share one engine.

@@ -12,7 +12,7 @@ from stormbreak.http.doors.lent import LentTransport, lent_pieces
 
 
 class BlockingDoor(Door):
-    """A synchronous transport, for any number of threads; `Door` tells its arguments.
+    """A synchronous transport, for any number of threads; `Door.__init__` tells its arguments.
 
     `inner` is synchronous as well; it does its work on the thread that asks. A function that makes degraded answers
     may be a coroutine function.

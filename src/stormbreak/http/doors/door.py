@@ -43,20 +43,7 @@ UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or 
 
 
 class Door:
-    """A transport: one engine for all the hosts, keys and models that are asked through it.
-
-    Args:
-        policy: a `Policy`, the name of a preset, or the engine of another door, to share all it knows.
-        inner: another transport of the library to send through, instead of our own pools.
-        stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
-        degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.
-        allow_http: allow a key over plain http to another machine.
-        proxy: URL of an http or https proxy, for every host.
-        verify: whom to trust: a context, or False for whoever answers.
-        cert: files of a client certificate, as the library takes them.
-        trust_env: whether proxies and certificates in the environment count.
-        http2: refused, since our own pools do not speak it.
-    """
+    """A transport: one engine for all the hosts, keys and models that are asked through it."""
 
     library: ClassVar[Library]
     sends: ClassVar[str]  # the method by which a transport of its kind sends
@@ -77,6 +64,23 @@ class Door:
         trust_env: bool = True,
         http2: bool = False,
     ) -> None:
+        """Make one; it may be shared by any number of clients.
+
+        Args:
+            policy: a `Policy`, the name of a preset, or the engine of another door, to share all it knows.
+            inner: another transport of the library to send through, instead of our own pools.
+            stream_on_wire: have plain chat completions sent as streams and assemble them (see docs/client.md).
+            degraded: makes answers for a `degraded` rule of the policy's fallbacks that has no text.
+            allow_http: allow a key over plain http to another machine.
+            proxy: URL of an http or https proxy, for every host.
+            verify: whom to trust: a context, or False for whoever answers.
+            cert: files of a client certificate, as the library takes them.
+            trust_env: whether proxies and certificates in the environment count.
+            http2: refused, since our own pools do not speak it.
+
+        Raises:
+            ConfigurationError: names the argument that cannot be right.
+        """
         self.engine = policy if isinstance(policy, Engine) else engine_under(policy)
         self.policy = self.engine.policy
         self._driver = driver = AsyncioDriver(self.engine)

@@ -6,7 +6,7 @@ from stormbreak.http.doors.door import Door
 
 
 class AsyncDoor(Door):
-    """An asynchronous transport; `Door` tells its arguments. `inner` is one, too."""
+    """An asynchronous transport; `Door.__init__` tells its arguments. `inner` is one, too."""
 
     sends = "handle_async_request"
 
