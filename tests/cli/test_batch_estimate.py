@@ -166,6 +166,20 @@ def test_no_key_is_needed_and_a_table_says_it_in_words(tmp_path, deal, capsys):
 
     assert "bounds the answers of 3 rows" in out
     assert "USD expected" in out
+    assert "Prices by deal" in out
+
+
+def test_a_report_may_not_replace_its_input(tmp_path, capsys):
+    source = write(tmp_path / "in.html", chat_rows(1))
+    before = source.read_bytes()
+    assert main(["batch", "estimate", str(source), *URL, "--report", str(source)]) == 2
+    assert "is a file of what is priced" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_where_nothing_is_sent_no_address_is_unsafe(estimate):
+    (model,) = estimate(chat_rows(1), "--base-url", "http://far.example/v1")["models"]
+    assert model["provider"] == "far.example"
 
 
 @pytest.mark.parametrize(

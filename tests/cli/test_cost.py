@@ -216,6 +216,16 @@ def test_what_was_used_is_held_against_other_models_and_at_another_service(docum
     assert (row["service"], row["monthly"]) == ("batch", 5)
 
 
+def test_the_mean_prompt_decides_whether_it_was_a_long_one(document, tmp_path):
+    long = body("claude-sonnet-4-5", prompt_tokens=10**6, completion_tokens=10**6)
+    short = body("claude-sonnet-4-5", prompt_tokens=10**5, completion_tokens=10**5)
+    argv = ["compare", "--providers", "anthropic", "--from"]
+    (row,) = document(*argv, lines(tmp_path, long))["rows"]
+    assert row["monthly"] == Decimal("28.5")
+    (row,) = document(*argv, lines(tmp_path, short))["rows"]
+    assert row["monthly"] == Decimal("1.8")
+
+
 def test_an_export_says_of_when_it_is_and_what_it_lacks(cost, tmp_path):
     used = {
         "object": "organization.usage.completions.result",

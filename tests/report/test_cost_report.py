@@ -205,6 +205,7 @@ def test_a_move_and_an_outage_stand_apart(tmp_path):
     path.write_text(json.dumps(storm))
     said = report_of(tmp_path, "cost", *MOVE, "--storm", str(path))
     assert "The outage 23 minutes of downtime cost 180,000.00 USD" in said
+    assert "The move saves 2,600.00 USD a month" in said
 
 
 def test_prices_and_estimates_have_reports(tmp_path):
@@ -216,6 +217,23 @@ def test_prices_and_estimates_have_reports(tmp_path):
     source = write(tmp_path / "in.jsonl", chat_rows(3, model="gpt-4.1"))
     said = report_of(tmp_path, "batch", "estimate", str(source), "--provider", "openai")
     assert re.search(r"3 rows: [<.\d]+ USD are expected\.", said)
+
+
+def test_an_estimate_says_what_has_no_price(tmp_path):
+    rows = [
+        {**chat_rows(1, model=model, max_tokens=10**6)[0], "custom_id": model}
+        for model in ("gpt-4.1", "nobodys")
+    ]
+    source = write(tmp_path / "in.jsonl", rows)
+    flags = ["--provider", "openai", "--answer", "1000000"]
+    said = report_of(tmp_path, "batch", "estimate", str(source), *flags)
+    assert "2 rows: 8.00 USD are expected, without what has no price." in said
+    assert "USD expected gpt-4.1 8.00 USD" in said
+
+
+def test_what_is_free_has_no_bar():
+    free = Costs(title="USD", costs=[Cost(name="m", usd=Decimal(0))])
+    assert section(cost_page(some_facts(bars=[free]), [], {}), "USD").bars[0].share == 0
 
 
 def test_a_batch_has_a_report_of_its_cost(tmp_path, stormbreak_provider):

@@ -95,7 +95,7 @@ def _bars(each: Costs, facts: CostFacts, most: int) -> list[Bar]:
     return [
         Bar(
             name=f"{shown(cost.name)}{' (a claim)' if cost.claim else ''}",
-            share=max(0.0, float(cost.usd / longest)),
+            share=float(cost.usd / longest),
             figure=f"{written(cost.usd)} {facts.currency.code}",
         )
         for cost in costs
