@@ -8,6 +8,10 @@ SDKS   := shared instructor llamaindex
 FUZZ   ?= 600
 
 .DEFAULT_GOAL := help
+
+# Some environments forbid bytecode. The suite starts hundreds of processes, and each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help lint check test test-real test-sdks prove bench storms published screenshots sensitivity mutations demo format clean
 
 help:  ## list the targets
