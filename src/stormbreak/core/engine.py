@@ -120,6 +120,7 @@ class Lane:
             policy.queue,
             engine.wake,
             spacings=spacings,
+            circuit=self.breaker,
             weigh=tell_all(gate.weigh for gate in self._weighing()),
             veto=None if self.spending is None else self.spending.veto,
         )
