@@ -29,6 +29,7 @@ from stormbreak.http.doors.said import scope_of
 from stormbreak.http.doors.story import Story
 from stormbreak.http.doors.wires import Cert, Connecting, Verify
 from stormbreak.http.pricing import engine_under
+from stormbreak.http.repeated import as_they_came
 from stormbreak.http.routes import Routes
 from stormbreak.http.source import Source
 from stormbreak.http.stream import Stream
@@ -174,7 +175,8 @@ class Door:
             raise self.library.error(got, request) from got.cause
         head, incoming = got
         body = self.passed_body(incoming, self.library, request)
-        return self.library.response(head.status, head.headers, stream=body)
+        headers = as_they_came(head.headers, head.repeated)
+        return self.library.response(head.status, headers, stream=body)
 
     def _ready_to_pass(self, seen: DoorRequest, request: Any) -> Any:
         """The request as it passes through the inner transport, to be sent once.

@@ -13,7 +13,6 @@ from typing import Any
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.library import Library
 from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult, collected
-from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
@@ -82,8 +81,7 @@ class InnerIncoming:
     """The body of a response of an inner transport, as it comes; of the running loop."""
 
     def __init__(self, response: Any, library: Library, most: float | None) -> None:
-        headers = library.headers_of(response)
-        self.head = HttpAnswer(response.status_code, headers, b"", time.time())
+        self.head = library.head_of(response, time.time())
         self._response = response
         self._library = library
         self._chunks = response.aiter_bytes()

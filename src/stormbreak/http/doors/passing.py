@@ -12,6 +12,9 @@ from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome
 
 
+_ONCE = ("location", "content-length")  # what was looked at is what is passed on
+
+
 async def passed(
     wire: Wire, seen: DoorRequest, body: AsyncIterable[bytes]
 ) -> tuple[HttpAnswer, Incoming] | Failure:
@@ -43,7 +46,8 @@ async def passed(
         passing["content-length"] = head.headers["content-length"]
     if leads_elsewhere(passing, seen.url):
         del passing["location"]
-    return head._replace(headers=passing), incoming
+    several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
+    return head._replace(headers=passing, repeated=several), incoming
 
 
 def leads_elsewhere(headers: Mapping[str, str], url: str) -> bool:
