@@ -11,7 +11,6 @@ from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Incoming, Wire
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome
 
-
 _ONCE = ("location", "content-length")  # what was looked at is what is passed on
 
 

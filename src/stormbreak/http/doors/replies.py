@@ -3,7 +3,6 @@
 Every final answer forbids the SDK to try again by itself: that would multiply attempts.
 """
 
-from collections.abc import Mapping
 from math import ceil
 from typing import NamedTuple
 
