@@ -16,7 +16,12 @@ from sockets import End, answer, failing, served
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.background import Background
-from stormbreak.errors import InvalidRequestError, RejectedError, StreamBrokenError
+from stormbreak.errors import (
+    ClientClosedError,
+    InvalidRequestError,
+    RejectedError,
+    StreamBrokenError,
+)
 from stormbreak.http.blocking import Client
 from stormbreak.types import Usage
 
@@ -175,8 +180,8 @@ def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(ser
         until(lambda: lane_of(client).admission.queued == 1)
         client.close()
 
-        assert isinstance(waits(), RejectedError)
-        assert isinstance(sent(), Exception)
+        assert isinstance(waits(), ClientClosedError)
+        assert isinstance(sent(), ClientClosedError)
         assert in_flight(client) == 0
 
 

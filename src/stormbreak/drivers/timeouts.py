@@ -17,12 +17,12 @@ _CANCELLED = asyncio.CancelledError
 class Timeout:
     """Raises TimeoutError after so many seconds: `asyncio.timeout` without what is not needed here.
 
-    A cancel by somebody else goes before it.
+    With None it does so when it is fired, and else never. A cancel by somebody else goes before it.
     """
 
-    __slots__ = ("_cancelling", "_due", "_fired", "_handle", "_seconds", "_task")
+    __slots__ = ("__weakref__", "_cancelling", "_due", "_fired", "_handle", "_seconds", "_task")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._fired = False
         self._due: set[Timeout] | None = None  # those it shares a timer with
@@ -34,11 +34,14 @@ class Timeout:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
         self._task = task
         self._cancelling = task.cancelling()
+        seconds = self._seconds
+        if seconds is None:
+            return
         loop = task.get_loop()
-        if self._seconds < EXACT:
-            self._handle = loop.call_later(self._seconds, self.fire)
+        if seconds < EXACT:
+            self._handle = loop.call_later(seconds, self.fire)
         else:
-            self._due = _shared_on(loop).add(self, self._seconds)
+            self._due = _shared_on(loop).add(self, seconds)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._due is not None:
@@ -47,6 +50,11 @@ class Timeout:
             self._handle.cancel()
         if self._fired and self._task.uncancel() <= self._cancelling and kind is _CANCELLED:
             raise TimeoutError
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """That of the task in it."""
+        return self._task.get_loop()
 
     def fire(self) -> None:
         """End what runs within."""

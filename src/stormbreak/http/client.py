@@ -4,6 +4,7 @@
 for those (such as the batch runner) who want every outcome.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,7 @@ class AsyncClient:
         Raises:
             RejectedError: nothing was sent; says which policy refused and when to come back.
             UpstreamError: the last attempt failed; its subclass says how.
+            ClientClosedError: this client was closed, before or meanwhile.
             ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
         """
         model, body = self._encoded(payload)
@@ -179,6 +181,7 @@ class AsyncClient:
         Raises:
             RejectedError: nothing was sent; says which policy refused and when to come back.
             UpstreamError: the last attempt failed before its first output; its subclass says how.
+            ClientClosedError: this client was closed, before or meanwhile.
             ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
         """
         return Opening(self._open(endpoint, payload, priority, deadline, tenant))
@@ -355,8 +358,19 @@ class AsyncClient:
         """Let what was sent be answered, and end as CANCELLED every call that waits, now or later."""
         self._driver.drain()
 
+    def stop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """End every call of this client on `loop`, or on every loop, now or later, with a `ClientClosedError`.
+
+        A stream ends with a `StreamBrokenError`. From any thread; connections that nobody uses stay open.
+        """
+        self._driver.close(loop)
+
     async def close(self) -> None:
-        """Close the connections of the running loop."""
+        """End every call of this client on the running loop, now or later, and close its connections there.
+
+        A second time does nothing. On other loops it goes on.
+        """
+        self.stop(asyncio.get_running_loop())
         await self._ground.first.at_hand.close()
         for wire in self._ground.owned():
             await wire.close()

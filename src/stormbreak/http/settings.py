@@ -1,10 +1,12 @@
 """Settings in force: one engine for all targets and pools of a file, clients of them, and a reload that drops no call."""
 
+import asyncio
 import os
 import random
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
@@ -64,6 +66,7 @@ class LiveSettings:
             raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
         self.engine = Engine(self._now.policy, prices or list_price)
         self._driver = AsyncioDriver(self.engine)
+        self._clients: WeakSet[AsyncClient] = WeakSet()
         self._take(self._now)
 
     @property
@@ -78,7 +81,9 @@ class LiveSettings:
             ConfigurationError: there is none of that name.
         """
         self._now.find(name)
-        return AsyncClient.on(self.engine, _Named(self, name))
+        client = AsyncClient.on(self.engine, _Named(self, name))
+        self._clients.add(client)
+        return client
 
     def blocking_client(self, name: str) -> Client:
         """The same for code that blocks."""
@@ -106,7 +111,10 @@ class LiveSettings:
         return self._now
 
     async def close(self) -> None:
-        """Close the connections of the running loop."""
+        """End every call of its clients on the running loop, now or later, and close the connections there."""
+        here = asyncio.get_running_loop()
+        for client in tuple(self._clients):
+            client.stop(here)
         for footing in self._now.footings.values():
             await footing.at_hand.close()
         for wire in tuple(self._maker.wires.values()):
@@ -132,7 +140,7 @@ class LiveSettings:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Close the connections of clients that block."""
+        """End the calls of clients that block, and close their connections."""
         BACKGROUND.run(self.close())
 
     def _take(self, made: Generation) -> None:

@@ -44,7 +44,7 @@ class BlockingDoor(Door):
         From any thread. Whoever asks later finds it open.
         """
         ending, self._driver = self._driver, AsyncioDriver(self.engine)
-        ending.drain()
+        ending.close()
         BACKGROUND.run(self._close())
 
     def _as_async(self, inner: Any) -> Any:

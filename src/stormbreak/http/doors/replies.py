@@ -20,7 +20,9 @@ from stormbreak.types import Ended, Outcome, Rejection, Verdict
 FINAL = {"x-should-retry": "false"}
 
 _JSON = "application/json"
-_UNAVAILABLE = frozenset({"breaker", "queue", "shed", "drain", "limit"})  # others tell of rates
+_UNAVAILABLE = frozenset(
+    {"breaker", "queue", "shed", "drain", "closed", "limit"}
+)  # others tell of rates
 _STATUSES = {
     Verdict.THROTTLED: 429,
     Verdict.BILLING: 429,

@@ -1,5 +1,6 @@
 """The asynchronous door: whoever asks waits on a loop of their own, for an answer of that loop's pool."""
 
+import asyncio
 from typing import Any
 
 from stormbreak.http.doors.door import Door
@@ -29,5 +30,6 @@ class AsyncDoor(Door):
         return await self._pass(seen, request.stream, request)
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop."""
+        """Close the connections of the running loop. Its streams end, and count as nothing."""
+        self._driver.end_streams(asyncio.get_running_loop())
         await self._close()
