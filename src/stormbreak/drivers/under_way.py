@@ -6,14 +6,12 @@ then, and counts neither as success nor as failure.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from threading import Lock
-from weakref import WeakSet, ref
+from weakref import WeakSet
 
 from stormbreak.drivers.delivery import LoopDelivery
-from stormbreak.drivers.timeouts import Timeout
+from stormbreak.drivers.timeouts import Timeouts, on_loop
 from stormbreak.drivers.waiting import CLOSED, CUT_SHORT, DRAINED
 from stormbreak.types import Ended
 
@@ -33,9 +31,10 @@ class SentAwayError(Exception):
 class UnderWay:
     """Keeps track of it. Everything but what is said otherwise may be called from any thread."""
 
+    __slots__ = ("__weakref__", "_closed", "_closed_on", "_drained", "_lock", "_streams", "_waits", "ending", "timeouts")  # fmt: skip
+
     def __init__(self) -> None:
-        # Weakly: a task of a loop that was closed without a word is freed by the garbage collector, and its permit with it.
-        self.sends: set[ref[Timeout]] = set()
+        self.timeouts = Timeouts()  # of attempts; all of them have one
         self._waits: set[asyncio.Future[None]] = set()
         self._streams: WeakSet[LoopDelivery] = WeakSet()
         self._lock = Lock()  # of the streams
@@ -88,10 +87,7 @@ class UnderWay:
             self._closed_on.add(loop)
         self.ending = True
         self._wake(loop)
-        for sent in tuple(self.sends):
-            timeout = sent()
-            if timeout is not None:
-                _on(timeout.loop, loop, partial(self._cancel, sent))
+        self.timeouts.end(loop)
         self.end_streams(loop)
 
     def end_streams(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -99,41 +95,21 @@ class UnderWay:
         with self._lock:
             streams = tuple(self._streams)
         for delivery in streams:
-            _on(delivery.loop, loop, delivery.call_off)
+            on_loop(delivery.loop, loop, delivery.call_off)
 
     def forget(self) -> None:
         """Leave all of it to the parent process."""
-        self.sends.clear()
+        self.timeouts.forget()
         self._waits.clear()
         self._lock = Lock()
         self._streams = WeakSet()
 
     def _wake(self, loop: asyncio.AbstractEventLoop | None) -> None:
         for waking in tuple(self._waits):
-            _on(waking.get_loop(), loop, partial(wake, waking))
-
-    def _cancel(self, sent: "ref[Timeout]") -> None:
-        timeout = sent()
-        if timeout is not None and sent in self.sends:
-            timeout.fire()
+            on_loop(waking.get_loop(), loop, partial(wake, waking))
 
 
 def wake(waking: "asyncio.Future[None]") -> None:
     """Wake who waits; a second time does nothing. On its own loop."""
     if not waking.done():
         waking.set_result(None)
-
-
-def _on(
-    home: asyncio.AbstractEventLoop,
-    wanted: asyncio.AbstractEventLoop | None,
-    do: Callable[[], None],
-) -> None:
-    """Do something on its `home` loop, if that is the wanted one; on the running one at once."""
-    if wanted not in (None, home):
-        return
-    if asyncio._get_running_loop() is home:  # noqa: SLF001 - the public form raises
-        do()
-        return
-    with suppress(RuntimeError):  # a loop that is closed
-        home.call_soon_threadsafe(do)
