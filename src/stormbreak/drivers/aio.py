@@ -112,7 +112,10 @@ class AsyncioDriver:
             return await self._ask(asker, command)
         if isinstance(command, Race):
             assert isinstance(stepper, Racing), "who does not say so does not race"
-            return await stepper.until_first(command)
+            try:
+                return await stepper.until_first(command)
+            except CutShortError:  # told by the first of them
+                raise CutShortError(command.sends[-1].attempt) from None
         await self._wait(flow, command)
         return None
 
