@@ -34,8 +34,8 @@ class BlockingDoor(Door):
         if asked is not None:
             return BACKGROUND.run(self._answered(asked, seen, request))
         if self.inner is not None:
-            ready = self._ready_to_pass(seen, request)
-            return self._kept_here(self.inner.handle_request(ready), seen)
+            ready, until = self._ready_to_pass(seen, request)
+            return self._passed_inside(self.inner.handle_request(ready), seen, request, until)
         return BACKGROUND.run(self._pass(seen, lent_pieces(request.stream), request))
 
     def close(self) -> None:

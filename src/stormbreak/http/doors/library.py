@@ -13,6 +13,7 @@ from stormbreak.http.wire import GARBLED
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
+_SPANS = ("connect", "read", "write", "pool")
 _PROTOCOL = {"http_version": b"HTTP/1.1"}
 _OURS = OURS.encode()
 
@@ -54,6 +55,16 @@ class Library:
             return request
         more = {"stream": request.stream, "extensions": request.extensions}
         return self._module.Request(request.method, request.url, headers=kept, **more)
+
+    def within(self, request: Any, seconds: float) -> Any:
+        """The request, with no timeout of its own that is longer."""
+        said = request.extensions.get("timeout") or {}
+        spans = {name: min(said.get(name) or seconds, seconds) for name in _SPANS}
+        extensions = {**request.extensions, "timeout": spans}
+        headers, stream = request.headers.raw, request.stream
+        return self._module.Request(
+            request.method, request.url, headers=headers, stream=stream, extensions=extensions
+        )
 
     def response(
         self, status: int, headers: Sent, *, story: Story | None = None, **body: Any
