@@ -195,6 +195,14 @@ async def test_stop_ends_it_on_every_loop():
         await server.all_closed()
 
 
+async def test_a_client_whose_target_is_gone_is_closed(tmp_path):
+    path, target = tmp_path / "settings.toml", '[targets.{}]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    path.write_text(target.format("main") + target.format("spare"))
+    async with load(path) as settings, settings.client("main"):
+        path.write_text(target.format("spare"))
+        settings.reload()
+
+
 async def test_clients_of_settings_end_with_them(tmp_path):
     path = tmp_path / "settings.toml"
     async with served([End.HANG]) as server:

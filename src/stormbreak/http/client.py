@@ -371,9 +371,8 @@ class AsyncClient:
         A second time does nothing. On other loops it goes on.
         """
         self.stop(asyncio.get_running_loop())
-        await self._ground.first.at_hand.close()
-        for wire in self._ground.owned():
-            await wire.close()
+        for each in self._ground.owned():
+            await each.close()
 
     async def __aenter__(self) -> Self:
         return self

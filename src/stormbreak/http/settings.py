@@ -14,14 +14,13 @@ from stormbreak.core.spend import PriceOf
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import Degraded
+from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.footing import Footing
 from stormbreak.http.generation import Generation, Maker
 from stormbreak.http.keys import AskedKey, KeyFunction
 from stormbreak.http.pricing import list_price
-from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
 from stormbreak.types import Target
 
@@ -184,6 +183,6 @@ class _Named:
         first, pool = self._settings.now.find(self._name)
         return first if pool is None else pool.footing(body)
 
-    def owned(self) -> tuple[Wire, ...]:
-        """None: others use them, too."""
-        return ()
+    def owned(self) -> tuple[AtHand, ...]:
+        """No wires: others use them, too. What is kept of answers is waited for."""
+        return tuple(footing.at_hand for footing in self._settings.now.footings.values())
