@@ -84,7 +84,7 @@ class InnerWire:
             async with asyncio.timeout(_GRACE):
                 for incoming in here:
                     incoming.close()
-                while any(incoming.is_read for incoming in here):
+                while any(incoming.is_read for incoming in here):  # noqa: ASYNC110 - a turn or two
                     await asyncio.sleep(0)
                 closing = [each for each in _CLOSING if each.get_loop() is loop]
                 if closing:
