@@ -25,6 +25,8 @@ _COLUMNS = (
     Column("prompts_above", "prompts above", Kind.VOLUME),
     Column("input", "{} input", Kind.PRICE),
     Column("cached_input", "cached", Kind.PRICE),
+    Column("cache_write", "written", Kind.PRICE),
+    Column("cache_write_1h", "for an hour", Kind.PRICE),
     Column("output", "output", Kind.PRICE),
     Column("claimed_latency", "latency claimed"),
     Column("currency", ""),
@@ -123,7 +125,8 @@ def _rows(prices: Prices) -> Iterator[list[Cell]]:
         rates = prices.rates(service)
         if rates is None:
             continue
-        kinds = (rates.input, rates.cached_input, rates.output)
+        written = rates.cache_write, rates.cache_write_1h
+        kinds = (rates.input, rates.cached_input, *written, rates.output)
         lengths = {step.above for rate in kinds if rate for step in rate.steps}
         for above in (0, *sorted(lengths)):
             yield [

@@ -1,7 +1,7 @@
 """What may be spent: what is configured, and what prices are to the core."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Protocol, TypeAlias
 
@@ -65,13 +65,28 @@ def known_most(prices: Priced | None, bound: Usage) -> Decimal | None:
 
 
 def most_within(prices: Priced, bound: Usage) -> Decimal:
-    """The most that attempts cost which used no more than that; some sellers ask more for what they read from a cache.
+    """The most that attempts cost which used no more than that, whatever of it is read from a cache or written to one.
+
+    Either may be the dearest. For an hour no more is written than the bound says.
 
     Raises:
         ConfigurationError: a price is not known.
     """
-    cached = (0, bound.input_tokens)
-    return max(prices.most_of(replace(bound, cached_input_tokens=each)) for each in cached)
+    return max(prices.most_of(usage) for usage in _ways_of(bound))
+
+
+def _ways_of(bound: Usage) -> Iterator[Usage]:
+    """What the input can be, where each kind of it is as much as it can be: prices per token make all else cost less."""
+    for hour in {0, bound.cache_write_1h_tokens}:
+        rest = bound.input_tokens - hour
+        for read, written in ((0, 0), (rest, 0), (0, rest)):
+            yield Usage(
+                input_tokens=bound.input_tokens,
+                output_tokens=bound.output_tokens,
+                cached_input_tokens=read,
+                cache_write_tokens=written + hour,
+                cache_write_1h_tokens=hour,
+            )
 
 
 def _known(
