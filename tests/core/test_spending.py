@@ -1,5 +1,6 @@
 """A limit of spending, call by call: who leaves, who waits, who is refused, and what is there again."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -343,6 +344,10 @@ class Sold:
 
     def most_of(self, used):
         return self.cost_of(used)
+
+    def most_within(self, bound):
+        cached = (0, bound.input_tokens)
+        return max(self.cost_of(replace(bound, cached_input_tokens=each)) for each in cached)
 
 
 class Half(Sold):

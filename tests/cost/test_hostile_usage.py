@@ -10,7 +10,7 @@ from sockets import answer, served
 
 from stormbreak import AsyncClient
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import SpendPolicy, most_within
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.cost.meter import Meter
 
 ASKED = {
@@ -83,7 +83,7 @@ async def spent_on(endpoint, script, *, is_streamed):
             await client.request(endpoint, ASKED[endpoint])
         (purse,) = client.snapshot()["spend"]
     bound = next(event.bound for event in heard if hasattr(event, "bound"))
-    most = most_within(price_of("", ""), bound)
+    most = price_of("", "").most_within(bound)
     return Decimal(purse["spent"]) / most, Decimal(purse["spent"]), meter.snapshot().total
 
 

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.spend import most_within
 from stormbreak.cost.prices import Prices, Rate, Rates, Service, Source, Step, Tokens
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Usage
@@ -141,8 +140,8 @@ def test_the_most_of_several_calls_is_no_less_than_what_they_cost(rates, calls):
     cost = sum(map(prices.cost_of, calls))
 
     assert cost <= prices.most_of(together(calls))
-    assert cost <= sum(most_within(prices, bound_of(used)) for used in calls)
-    assert cost <= most_within(prices, together([bound_of(used) for used in calls]))
+    assert cost <= sum(prices.most_within(bound_of(used)) for used in calls)
+    assert cost <= prices.most_within(together([bound_of(used) for used in calls]))
 
 
 @given(any_rates, usages())
@@ -159,7 +158,7 @@ def test_a_bound_is_what_the_dearest_way_costs_and_no_more(rates, used):
         )
     ]
 
-    assert most_within(prices, bound) == max(map(prices.most_of, ways))
+    assert prices.most_within(bound) == max(map(prices.most_of, ways))
 
 
 @given(amounts, amounts, amounts, counts, counts, shares)

@@ -113,7 +113,7 @@ def test_responses_say_it_too():
         lambda bad: ANTHROPIC | {"cache_creation": by_time(0, bad)},
         lambda bad: CHAT | {"prompt_tokens_details": {"cache_write_tokens": bad}},
         lambda bad: CHAT | {"cache_creation_input_tokens": bad},
-        lambda bad: CHAT | {"cache_creation": by_time(0, bad)},
+        lambda bad: CHAT | {"cache_creation_input_tokens": 5, "cache_creation": by_time(0, bad)},
     ],
 )
 def test_where_what_was_written_is_no_count_nothing_is_believed(said, bad):

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from msgspec import Meta
 
-from stormbreak.core.spend import Priced, PriceOf, most_within
+from stormbreak.core.spend import Priced, PriceOf
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
@@ -61,7 +61,7 @@ class Tokens:
 
     def most_usd(self, prices: Priced) -> Decimal:
         """The most that they can cost, if these are bounds; else as `usd`."""
-        return self._summed(lambda bound: most_within(prices, bound))
+        return self._summed(prices.most_within)
 
     def _summed(self, cost: Callable[[Usage], Decimal]) -> Decimal:
         counts = (self.output_tokens, *self._nested)
@@ -153,7 +153,7 @@ class Spent:
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
         known = prices.most_of(self.useful.usage) + prices.most_of(self.wasted.usage)
         open_ = (self.useful_open.usage, self.wasted_open.usage)
-        return known + sum(most_within(prices, each) for each in open_)
+        return known + sum(prices.most_within(each) for each in open_)
 
     def span(self, price_of: PriceOf) -> Span | None:
         """What it has cost; None where the price, or a part of it, is not known."""

@@ -1,6 +1,6 @@
 """What may be spent: what is configured, and what prices are to the core."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Protocol, TypeAlias
@@ -49,6 +49,13 @@ class Priced(Protocol):
         """The most that attempts cost which used so much together, whatever each of them did. Raises as `cost_of` does."""
         ...
 
+    def most_within(self, bound: Usage) -> Decimal:
+        """The most that attempts cost which used no more than that together. Raises as `cost_of` does.
+
+        All of the input may have been read from a cache, or written to one; for an hour no more than the bound says.
+        """
+        ...
+
 
 PriceOf: TypeAlias = Callable[[str, str], Priced | None]
 """By provider and model; None where the price is not known."""
@@ -61,32 +68,7 @@ def known_cost(prices: Priced | None, usage: Usage) -> Decimal | None:
 
 def known_most(prices: Priced | None, bound: Usage) -> Decimal | None:
     """The most that an attempt with this bound can cost; else as `known_cost`."""
-    return _known(prices, bound, lambda known: most_within(known, bound))
-
-
-def most_within(prices: Priced, bound: Usage) -> Decimal:
-    """The most that attempts cost which used no more than that, whatever of it is read from a cache or written to one.
-
-    Either may be the dearest. For an hour no more is written than the bound says.
-
-    Raises:
-        ConfigurationError: a price is not known.
-    """
-    return max(prices.most_of(usage) for usage in _ways_of(bound))
-
-
-def _ways_of(bound: Usage) -> Iterator[Usage]:
-    """What the input can be, where each kind of it is as much as it can be: prices per token make all else cost less."""
-    for hour in {0, bound.cache_write_1h_tokens}:
-        rest = bound.input_tokens - hour
-        for read, written in ((0, 0), (rest, 0), (0, rest)):
-            yield Usage(
-                input_tokens=bound.input_tokens,
-                output_tokens=bound.output_tokens,
-                cached_input_tokens=read,
-                cache_write_tokens=written + hour,
-                cache_write_1h_tokens=hour,
-            )
+    return _known(prices, bound, lambda known: known.most_within(bound))
 
 
 def _known(

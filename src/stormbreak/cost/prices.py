@@ -117,6 +117,23 @@ class Rates:
         """The most that the tokens of any number of requests cost, however they are shared out. Raises as `cost` does."""
         return self._sum(tokens, lambda rate: rate.dearest(tokens.input))
 
+    def most_within(self, bound: Tokens) -> Decimal:
+        """The most that they cost if so much is read from a cache, or written to one, as makes it dearest. Raises as `cost` does.
+
+        For an hour no more is written than `bound` says.
+        """
+
+        def price_in(rate: Rate) -> Decimal:
+            return rate.dearest(bound.input)
+
+        hour = min(bound.cache_write_1h, bound.input)
+        kinds = (self.input, self.cached_input, self.cache_write)
+        dearest = max(price_in(rate) for rate in kinds if rate)
+        total = (bound.input - hour) * dearest
+        if hour:
+            total += hour * max(dearest, price_in(self.cache_write_1h or self.input))
+        return (total + self._of_output(bound, price_in)) / MILLION
+
     def _sum(self, tokens: Tokens, price_in: Callable[[Rate], Decimal]) -> Decimal:
         cached = min(tokens.cached_input, tokens.input)
         written = min(tokens.cache_write, tokens.input - cached)
@@ -127,11 +144,14 @@ class Rates:
             write = self.cache_write or self.input
             total += (written - hour) * price_in(write)
             total += hour * price_in(self.cache_write_1h or write)
-        if tokens.output:
-            if self.output is None:
-                raise ConfigurationError("no price for output is known")
-            total += tokens.output * price_in(self.output)
-        return total / MILLION
+        return (total + self._of_output(tokens, price_in)) / MILLION
+
+    def _of_output(self, tokens: Tokens, price_in: Callable[[Rate], Decimal]) -> Number:
+        if not tokens.output:
+            return 0
+        if self.output is None:
+            raise ConfigurationError("no price for output is known")
+        return tokens.output * price_in(self.output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +196,10 @@ class Prices:
     def most_of(self, usage: Usage) -> Decimal:
         """The most that calls which used so much together cost, whatever the length of each. Raises as `Rates.cost` does."""
         return self.standard.most(Tokens.of(usage))
+
+    def most_within(self, bound: Usage) -> Decimal:
+        """The most that calls cost which used no more than that together. Raises as `Rates.cost` does."""
+        return self.standard.most_within(Tokens.of(bound))
 
 
 def word_of(model: str) -> str:

@@ -111,7 +111,7 @@ def bound_of(
     most = input_bound(body)
     if most is None or not (is_bound(bound) or not answers):
         return None
-    hour = most if _KEPT.search(body) else 0
+    hour = most if b'"ttl"' in body and _KEPT.search(body) else 0  # `in` takes a fifth of the time
     return Usage(
         input_tokens=most,
         output_tokens=max(1, choices) * bound if answers else 0,

@@ -39,13 +39,14 @@ def _read(usage: dict[str, Any]) -> Usage:
     total = _count(usage.get("total_tokens"))
     cached = min(_count(details.get("cached_tokens", usage.get(_READ))), entry)
     written = _count(details.get("cache_write_tokens", usage.get(_WRITTEN)))
+    hour = _by_time(usage)[1] if written else 0
     written = min(written, entry - cached)
     return Usage(
         input_tokens=entry,
         output_tokens=max(output, total - entry) if entry else output,
         cached_input_tokens=cached,
         cache_write_tokens=written,
-        cache_write_1h_tokens=min(_by_time(usage)[1], written),
+        cache_write_1h_tokens=min(hour, written),
     )
 
 
