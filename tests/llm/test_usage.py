@@ -64,6 +64,7 @@ def by_time(short, hour):
         ({"cache_creation_input_tokens": 5, "cache_creation": by_time(2, 3)}, 5, 3),
         ({"cache_creation_input_tokens": 9, "cache_creation": by_time(2, 3)}, 9, 3),
         ({"cache_creation": by_time(2, 3)}, 5, 3),
+        ({"cache_creation_input_tokens": 2, "prompt_tokens": None}, 2, 0),
     ],
 )
 def test_what_anthropic_says_was_written_is_input_besides(said, written, hour):

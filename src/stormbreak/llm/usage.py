@@ -29,7 +29,7 @@ def usage_of(usage: object) -> Usage:
 
 
 def _read(usage: dict[str, Any]) -> Usage:
-    if (_READ in usage or _WRITTEN in usage) and "prompt_tokens" not in usage:
+    if (_READ in usage or _WRITTEN in usage) and not usage.get("prompt_tokens"):
         return _anthropic(usage)
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     if type(details) is not dict:
