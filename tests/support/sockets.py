@@ -84,8 +84,8 @@ class Server:
         self.opened += 1
         number = self.opened
         try:
-            ends = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
-            with suppress(*ends):
+            ends = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
+            with suppress(*ends, asyncio.CancelledError):
                 while await self._play(reader, writer, number):
                     pass
         finally:
@@ -98,8 +98,6 @@ class Server:
                 self._tasks.discard(task)
 
     async def stop(self):
-        for _ in range(10):  # whoever was let in a moment ago has to begin, so that it can end
-            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,6 +141,8 @@ async def served(*scripts, **options):
     try:
         yield server
     finally:
+        for _ in range(10):  # asyncio leaks whom it has let in and not yet begun to serve
+            await asyncio.sleep(0)
         listener.close()
         await server.stop()
 
