@@ -141,9 +141,11 @@ async def served(*scripts, **options):
     try:
         yield server
     finally:
-        for _ in range(10):  # asyncio leaks whom it has let in and not yet begun to serve
-            await asyncio.sleep(0)
-        listener.close()
+        try:
+            for _ in range(10):  # asyncio leaks whom it has let in and not yet begun to serve
+                await asyncio.sleep(0)
+        finally:
+            listener.close()
         await server.stop()
 
 
