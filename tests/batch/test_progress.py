@@ -5,8 +5,9 @@ import pytest
 from rich.console import Console
 
 from stormbreak.batch import progress
-from stormbreak.batch.progress import Lines, Quiet, View, panel, progress_on
+from stormbreak.batch.progress import Lines, Quiet, panel, progress_on
 from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.view import View
 
 VIEW = {
     "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "limit": 256, "waiting": 1_024,

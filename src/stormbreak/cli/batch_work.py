@@ -17,8 +17,8 @@ from stormbreak.batch.sight import watching
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.batch_told import told
 from stormbreak.cli.batch_watched import Watched
-from stormbreak.cli.cost_options import lookup_in
 from stormbreak.cli.say import in_json, say
+from stormbreak.cost.lookup import lookup_in
 from stormbreak.errors import ConfigurationError
 from stormbreak.report.write import Destination
 
