@@ -4,7 +4,7 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from stormbreak.batch import progress
+from stormbreak.batch import progress, view
 from stormbreak.batch.progress import Lines, Quiet, panel, progress_on
 from stormbreak.batch.spent import Cost, Limit
 from stormbreak.batch.view import View
@@ -127,7 +127,7 @@ def test_the_rate_forgets_what_is_long_ago(lines):
     ],
 )
 def test_the_worst_circuit_is_named(states, pause, said):
-    assert progress._circuit(states, pause) == said
+    assert view._circuit(states, pause) == said
 
 
 def test_quiet_and_not_a_terminal():

@@ -14,7 +14,7 @@ from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.sight import watching
-from stormbreak.batch.summary import Summary
+from stormbreak.batch.summary import Summary, require_reached
 from stormbreak.cli.batch_told import told
 from stormbreak.cli.batch_watched import Watched
 from stormbreak.cli.say import in_json, say
@@ -76,8 +76,7 @@ def _report(
 
 
 def _exit_code(summary: Summary) -> int:
-    if summary.end == End.UNREACHABLE.value:
-        raise ConfigurationError(f"{summary.base_url}: nothing answers there: {summary.trouble}")
+    require_reached(summary)
     if summary.end == End.INTERRUPTED.value:
         return 130
-    return 1 if summary.failed or summary.left else 0
+    return 0 if summary.complete else 1
