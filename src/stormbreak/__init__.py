@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stormbreak.drivers.scope import scope as scope
     from stormbreak.errors import CallError as CallError
     from stormbreak.errors import CircuitOpenError as CircuitOpenError
+    from stormbreak.errors import ClientClosedError as ClientClosedError
     from stormbreak.errors import ConfigurationError as ConfigurationError
     from stormbreak.errors import RejectedError as RejectedError
     from stormbreak.errors import StormbreakError as StormbreakError
@@ -46,6 +47,7 @@ _HOMES = {
     "CircuitBreaker": "stormbreak.drivers.circuit_breaker",
     "CircuitOpenError": "stormbreak.errors",
     "Client": "stormbreak.http.blocking",
+    "ClientClosedError": "stormbreak.errors",
     "ConfigurationError": "stormbreak.errors",
     "Judge": "stormbreak.drivers.judge",
     "LiveSettings": "stormbreak.http.settings",

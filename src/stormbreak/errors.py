@@ -9,6 +9,7 @@
     │   ├── QueueFullError            the bounded queue is full
     │   ├── ShedError                 could not have been served within patience and deadline
     │   └── CooldownError             the target asked to be left alone for longer than the call may wait
+    ├── ClientClosedError             the client was closed before the call, or while it waited or was under way
     └── UpstreamError                 failed there: carries verdict, status, code, target, attempts
         ├── ThrottledError            429 and its like
         ├── OverloadedError           503, 529: no capacity
@@ -31,6 +32,9 @@ Messages carry codes and types, never keys, prompts or provider bodies.
 from typing import Any, ClassVar
 
 from stormbreak.types import Ended, Outcome, Target, Verdict
+
+ENDED_BY_CLOSING = "closed"
+"""What stopped a call whose client was closed."""
 
 
 class StormbreakError(Exception):
@@ -93,6 +97,13 @@ class ShedError(RejectedError):
 
 class CooldownError(RejectedError):
     """The target asked to be left alone for longer than the call may wait."""
+
+
+class ClientClosedError(CallError):
+    """The client was closed: before the call, while it waited, or while it was under way.
+
+    `attempts` says how often something was sent; the last may have been processed.
+    """
 
 
 class UpstreamError(CallError):
@@ -215,6 +226,11 @@ _FAILURES: dict[Verdict, type[UpstreamError]] = {
 def error_of(target: Target, ended: Ended) -> CallError:
     """Make the exception that tells how a call to `target` ended."""
     outcome = ended.outcome
+    if ended.stopped == ENDED_BY_CLOSING:
+        message = f"{target}: the client is closed"
+        if ended.attempts:
+            message = f"{target}: the client was closed after {ended.attempts} attempt(s)"
+        return ClientClosedError(message, target=target, ended=ended)
     if outcome.rejection is not None:
         kind: type[CallError] = _REJECTIONS.get(outcome.rejection.policy, RejectedError)
         message = f"{target}: {outcome.rejection.reason}"

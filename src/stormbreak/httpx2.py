@@ -16,6 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.http.at_hand import Degraded
 from stormbreak.http.doors.blocking import BlockingDoor
 from stormbreak.http.doors.bodies import OnLoop, OnThread, PassedBody, StreamBody
+from stormbreak.http.doors.in_time import InTimeOnLoop, InTimeOnThread
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.story import explain
 from stormbreak.http.doors.transport import AsyncDoor
@@ -47,12 +48,21 @@ class _PassedBody(PassedBody, OnThread, httpx2.SyncByteStream):
     pass
 
 
+class _AsyncInTimeBody(InTimeOnLoop, httpx2.AsyncByteStream):
+    pass
+
+
+class _InTimeBody(InTimeOnThread, httpx2.SyncByteStream):
+    pass
+
+
 class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
     """For `httpx2.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
 
     library = Library(httpx2, _WholeResponse)
     stream_body = _AsyncStreamBody
     passed_body = _AsyncPassedBody
+    in_time_body = _AsyncInTimeBody
 
 
 class Transport(BlockingDoor, httpx2.BaseTransport):
@@ -61,6 +71,7 @@ class Transport(BlockingDoor, httpx2.BaseTransport):
     library = Library(httpx2, _WholeResponse)
     stream_body = _StreamBody
     passed_body = _PassedBody
+    in_time_body = _InTimeBody
 
 
 def wrap(

@@ -38,6 +38,14 @@ def test_the_articles_outage_costs_what_it_says(read):
     assert [(loss.share, loss.minutes, round(loss.cost, 10)) for loss in down] == [(1, 23, 180_000)]
 
 
+def test_where_nothing_was_possible_nothing_is_lost(read):
+    runs = [{"policy": "mine", "goodput": None}, {"policy": "none", "goodput": 0.5}]
+    mine, none = losses(read(document(runs=runs)), Decimal(60), Downtime())
+
+    assert (mine.share, mine.cost) == (0, 0)
+    assert none.share == Decimal("0.5")
+
+
 def test_each_policy_loses_its_share_and_the_one_asked_for_comes_first(read):
     own = Downtime(minutes=Decimal(10), cost=Decimal(1000))
     mine, none = losses(read(document()), Decimal(600), own)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 
 import pytest
 from forking import in_child
@@ -24,20 +25,19 @@ from stormbreak.types import Call
 SAY = [{"role": "user", "content": "hello"}]
 
 
-class Suspend:
-    """Awaiting it suspends, without any loop."""
+@contextmanager
+def left_in_flight(driver):
+    """A call is under way on a loop that does not run."""
 
-    def __await__(self):
-        yield
-
-
-def leave_in_flight(driver):
     async def hangs(_):
-        await Suspend()
+        await asyncio.sleep(3600.0)
 
-    caller = driver.run(Call(1, TARGET), hangs)
-    caller.send(None)
-    return caller
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        calling = loop.create_task(driver.run(Call(1, TARGET), hangs))
+        runner.run(asyncio.sleep(0))
+        yield
+        calling.cancel()
 
 
 def one_call(driver):
@@ -50,11 +50,9 @@ def one_call(driver):
 def test_what_is_in_flight_in_the_parent_is_not_in_the_child():
     engine = Engine(policy(limit=FixedLimit(in_flight=1)))
     driver = AsyncioDriver(engine)
-    caller = leave_in_flight(driver)
-
-    assert in_child(lambda: engine.lane(TARGET).slots.in_flight == 0 and one_call(driver))
-    assert engine.lane(TARGET).slots.in_flight == 1  # here, it still is
-    caller.close()
+    with left_in_flight(driver):
+        assert in_child(lambda: engine.lane(TARGET).slots.in_flight == 0 and one_call(driver))
+        assert engine.lane(TARGET).slots.in_flight == 1  # here, it still is
     assert engine.lane(TARGET).slots.in_flight == 0
 
 

@@ -6,15 +6,16 @@ import gc
 import pytest
 from virtual_loop import now, run
 
-from stormbreak.drivers.timeouts import EXACT, GRAIN, Timeout
+from stormbreak.drivers.timeouts import EXACT, GRAIN, Timeout, Timeouts
 
 LONG = 2 * EXACT
+AMONG = Timeouts()
 BEGINS = [0.0, 0.01, GRAIN / 2, GRAIN, 10.0]
 
 
 async def _ends_after(seconds):
     began = now()
-    with pytest.raises(TimeoutError), Timeout(seconds):
+    with pytest.raises(TimeoutError), Timeout(seconds, AMONG):
         await asyncio.sleep(3600.0)
     return now() - began
 
@@ -45,7 +46,7 @@ def test_those_that_end_with_the_same_grain_share_one_timer():
         call_at = loop.call_at
         loop.call_at = lambda *args, **options: timers.append(args[0]) or call_at(*args, **options)
         for _ in range(1_000):
-            with Timeout(LONG):
+            with Timeout(LONG, AMONG):
                 pass
         assert len(timers) == 1
 
@@ -55,7 +56,7 @@ def test_those_that_end_with_the_same_grain_share_one_timer():
 @pytest.mark.parametrize("seconds", [EXACT - 1, LONG])
 def test_what_has_ended_is_left_alone(seconds):
     async def main():
-        with Timeout(seconds):
+        with Timeout(seconds, AMONG):
             await asyncio.sleep(1.0)
         await asyncio.sleep(2 * seconds)
         assert not asyncio.current_task().cancelling()
@@ -66,7 +67,7 @@ def test_what_has_ended_is_left_alone(seconds):
 def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
     async def main():
         async def quick():
-            with Timeout(LONG):
+            with Timeout(LONG, AMONG):
                 await asyncio.sleep(1.0)
             await asyncio.sleep(2 * LONG)
             return "well"
@@ -82,7 +83,7 @@ def test_of_those_that_share_a_timer_only_who_still_waits_is_ended():
 def test_nothing_stays_behind(seconds):
     async def main():
         for _ in range(100):
-            with Timeout(seconds):
+            with Timeout(seconds, AMONG):
                 pass
         gc.collect()
         assert not [one for one in gc.get_objects() if isinstance(one, Timeout)]
@@ -94,7 +95,7 @@ def test_nothing_stays_behind(seconds):
 def test_a_cancel_by_somebody_else_goes_before_it(seconds):
     async def main():
         async def waits():
-            with Timeout(seconds):
+            with Timeout(seconds, AMONG):
                 await asyncio.sleep(10 * seconds)
 
         task = asyncio.create_task(waits())
@@ -110,7 +111,7 @@ def test_a_cancel_by_somebody_else_goes_before_it(seconds):
 
 def test_an_error_of_what_runs_within_passes():
     async def main():
-        with pytest.raises(KeyError), Timeout(LONG):
+        with pytest.raises(KeyError), Timeout(LONG, AMONG):
             raise KeyError
 
     run(main)

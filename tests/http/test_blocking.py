@@ -16,7 +16,12 @@ from sockets import PATIENCE, End, answer, failing, served, until
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.drivers.background import Background
-from stormbreak.errors import InvalidRequestError, RejectedError, StreamBrokenError
+from stormbreak.errors import (
+    ClientClosedError,
+    InvalidRequestError,
+    RejectedError,
+    StreamBrokenError,
+)
 from stormbreak.http.blocking import Client
 from stormbreak.types import Usage
 
@@ -167,9 +172,38 @@ def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(ser
         until(lambda: lane_of(client).admission.queued == 1)
         client.close()
 
-        assert isinstance(waits(), RejectedError)
-        assert isinstance(sent(), Exception)
+        assert isinstance(waits(), ClientClosedError)
+        assert isinstance(sent(), ClientClosedError)
         assert in_flight(client) == 0
+
+
+def test_close_ends_a_stream_that_another_thread_reads(serve):
+    with serve([CUT, End.HANG], policy=NARROW) as (client, server):
+        stream = client.stream("chat/completions", PAYLOAD)
+        texts = stream.texts()
+        assert next(texts) == "hello"
+        reader = elsewhere(lambda: next(texts))
+        time.sleep(0.02)
+        client.close()
+
+        error = reader()
+        assert isinstance(error, StreamBrokenError)
+        assert error.received.endswith(HELLO)
+        stream.close()
+        until(lambda: server.closed == 1)
+        assert in_flight(client) == 0
+
+
+def test_what_comes_after_close_is_refused_in_every_thread(serve):
+    with serve([answer()]) as (client, server):
+        assert client.chat(SAY).text == "fine"
+        client.close()
+        client.close()
+        for do in (lambda: client.chat(SAY), lambda: client.stream("chat/completions", PAYLOAD)):
+            with pytest.raises(ClientClosedError, match="the client is closed"):
+                do()
+            assert isinstance(elsewhere(do)(), ClientClosedError)
+        assert len(server.requests) == 1
 
 
 def test_threads_share_the_limit(serve):

@@ -2,6 +2,8 @@
 one waits, no longer than it may. The presets wait, the article's fails fast.
 """
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,10 @@ from stormbreak.errors import CircuitOpenError, error_of
 ONE = BreakerPolicy(
     trip=ConsecutiveFailures(threshold=1), open_for=20.0, jitter=0.0, probes=1, at_once=1, lease=60
 )
+
+
+def told(ended):
+    return str(error_of(TARGET, ended))
 
 
 def ill(**changes):
@@ -82,7 +88,9 @@ def test_half_open_without_a_free_probe_fails_fast_too():
     probe = stage.start()
 
     assert probe.sending
-    assert stage.start().ended.retry_at == stage.now + 60.0  # the end of the lease
+    refused = stage.start().ended
+    assert refused.retry_at == stage.now + 60.0  # the end of the lease
+    assert told(refused) == "acme/large: the circuit is half-open"
     assert stage.start(fail_fast=False).queued
 
 
@@ -92,6 +100,7 @@ def test_isolated_fails_fast_and_knows_no_time():
     ended = stage.start().ended
 
     assert (ended.stopped, ended.retry_at) == ("breaker", None)
+    assert told(ended) == "acme/large: the circuit is isolated"
     assert stage.start(fail_fast=False).queued
 
 
@@ -101,6 +110,41 @@ def test_a_patient_call_waits_no_longer_than_it_may():
 
     assert (ended.stopped, ended.retry_at) == ("breaker", 120.0)
     assert stage.lane.breaker.state is State.OPEN
+    assert told(ended) == "acme/large: the call may not wait that long: the circuit is open"
+
+
+def test_a_patient_call_is_told_how_the_circuit_stands_when_its_time_is_over():
+    stage = ill()
+    stage.pass_time(20.0)
+    assert stage.start().sending  # the only probe
+    patient = stage.start(fail_fast=False, within=15.0)
+    assert (
+        told(patient.ended)
+        == "acme/large: the call may not wait that long: the circuit is half-open"
+    )
+    stage.lane.isolate(stage.now)
+    patient = stage.start(fail_fast=False, within=15.0)
+    stage.pass_time(15.0)
+    assert told(patient.ended) == "acme/large: could not be served in time: the circuit is isolated"
+
+
+def test_who_waits_for_a_slot_is_told_that_the_circuit_was_isolated():
+    stage = Stage(policy(breaker=ONE, limit=FixedLimit(in_flight=1)))
+    stage.start()
+    hasty = stage.start()
+    stage.lane.isolate(stage.now)
+    stage.settle()
+    assert told(hasty.ended) == "acme/large: the circuit is isolated"
+
+
+def test_a_trial_that_is_over_by_its_time_is_told_as_open():
+    stage = Stage(policy(breaker=replace(ONE, longest_half_open=30.0, probes=2)))
+    stage.fail_until_open()
+    stage.pass_time(20.0)
+    assert stage.start().sending
+    stage.pass_time(30.0)
+    assert stage.lane.breaker.state is State.HALF_OPEN
+    assert told(stage.start().ended) == "acme/large: the circuit is open"
 
 
 @pytest.mark.parametrize(

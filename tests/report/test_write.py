@@ -10,7 +10,7 @@ import pytest
 from batches import chat_rows, read, run_args, scenario, size_of, started, wait_until, write
 from evil import EVIL
 
-from stormbreak.cli import batch_run
+from stormbreak.cli import batch_work
 from stormbreak.cli.main import main
 from stormbreak.errors import ConfigurationError
 from stormbreak.report.write import Destination
@@ -91,13 +91,13 @@ def test_a_report_that_cannot_be_written_at_the_end_loses_nothing(
     output = tmp_path / "out.jsonl"
     provider = stormbreak_provider(scenario())
     args = ["--output", str(output), "--base-url", provider.base_url, "--quiet", "--json"]
-    began = batch_run.progress_on
+    began = batch_work.progress_on
 
     def begin(*args, **options):  # the place goes when the run has begun
         place.rmdir()
         return began(*args, **options)
 
-    monkeypatch.setattr(batch_run, "progress_on", begin)
+    monkeypatch.setattr(batch_work, "progress_on", begin)
     code = main(["batch", "run", str(source), *args, "--report", str(place / "report.html")])
     out, err = capsys.readouterr()
 

@@ -89,13 +89,17 @@ class Server:
                 while await self._play(reader, writer, number):
                     pass
         finally:
-            self.closed += 1
-            self._tasks.discard(task)
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                with suppress(OSError):
+                    await writer.wait_closed()
+            finally:
+                self.closed += 1
+                self._tasks.discard(task)
 
     async def stop(self):
+        for _ in range(10):  # whoever was let in a moment ago has to begin, so that it can end
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ from scrapes import labels_of, read
 from stormbreak.cli.main import main
 from stormbreak.telemetry import dashboard
 from stormbreak.telemetry.measured import FAMILIES
+from stormbreak.types import Verdict
 
 BOARD = json.loads(dashboard())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
@@ -18,7 +19,7 @@ _SELECTOR = re.compile(r"(stormbreak_\w+)\{([^}]*)\}")
 _LABEL = re.compile(r'(\w+)\s*(=~|!=|!~|=)\s*"[^"]*"')
 _BY = re.compile(r"\b(?:by|without)\s*\(([^)]*)\)")
 _LEGEND = re.compile(r"\{\{(\w+)\}\}")
-_WORDS = {"sum", "min", "max", "by", "rate", "histogram_quantile", "le"}
+_WORDS = {"sum", "min", "max", "by", "rate", "histogram_quantile", "le", "or", "vector"}
 
 
 def selectors(query):
@@ -58,6 +59,60 @@ def test_legends_name_labels_that_are_left():
     for panel in PANELS:
         for target in panel["targets"]:
             assert set(_LEGEND.findall(target["legendFormat"])) <= grouped(target["expr"])
+
+
+def overrides(panel):
+    """What is looked for in the names of lines, and what they get."""
+    for each in panel["fieldConfig"]["overrides"]:
+        kind, what = each["matcher"]["id"], each["matcher"]["options"]
+        assert kind in {"byName", "byRegexp"}
+        pattern = re.escape(what) if kind == "byName" else what.removeprefix("/").removesuffix("/")
+        yield pattern, {each["id"]: each["value"] for each in each["properties"]}
+
+
+def names(target):
+    """What a line of it may be called."""
+    if target["legendFormat"] == "{{verdict}}":
+        return [verdict.value for verdict in Verdict]
+    return [_LEGEND.sub("x", target["legendFormat"])]
+
+
+def test_every_exception_is_for_a_line_that_there_may_be():
+    for panel in PANELS:
+        lines = [name for target in panel["targets"] for name in names(target)]
+        for pattern, _ in overrides(panel):
+            assert any(re.search(pattern, line) for line in lines), (panel["title"], pattern)
+
+
+def test_what_was_answered_is_green_and_what_failed_is_not():
+    shown = [panel for panel in PANELS if panel["targets"][0]["legendFormat"] == "{{verdict}}"]
+    assert len(shown) == 2
+    for panel in shown:
+        colours = {}
+        for pattern, given in overrides(panel):  # the last counts
+            for verdict in Verdict:
+                if re.fullmatch(pattern, verdict.value):
+                    colours[verdict.value] = given["color"]["fixedColor"]
+        assert set(colours) == {verdict.value for verdict in Verdict}
+        assert [verdict for verdict, colour in colours.items() if colour == "green"] == ["ok"]
+
+
+def test_what_is_counted_each_second_or_minute_has_a_unit_that_says_so():
+    for panel in PANELS:
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        for target in panel["targets"]:
+            query = target["expr"]
+            if "rate(" not in query or " / " in query or "histogram_quantile" in query:
+                continue  # a share, or a time
+            own = [
+                given["unit"]
+                for pattern, given in overrides(panel)
+                if "unit" in given and re.search(pattern, names(target)[0])
+            ]
+            told = own[0] if own else unit
+            per_minute = query.startswith("60 * ")
+            tokens = "stormbreak_tokens_total" in query
+            assert told == ("cpm" if per_minute else "short" if tokens else "reqps"), panel["title"]
 
 
 def test_variables_ask_for_what_is_there(found):

@@ -12,11 +12,14 @@ from stormbreak.core.flow import Deliver, Send
 from stormbreak.core.tried import with_notes
 from stormbreak.drivers.handed import Handed
 from stormbreak.drivers.judge import OK
-from stormbreak.drivers.timeouts import Timeout
+from stormbreak.drivers.timeouts import Timeout, Timeouts
 from stormbreak.errors import error_of
 from stormbreak.types import Ended, Outcome, Target, Verdict
 
 _COMMITTED = Outcome(Verdict.OK, committed=True)
+
+
+_TIMEOUTS = Timeouts()
 
 
 class Course:
@@ -220,7 +223,7 @@ class Attempt:
 
     def _arm(self, seconds: float) -> None:
         self._seconds = seconds
-        self._armed = Timeout(seconds)
+        self._armed = Timeout(seconds, _TIMEOUTS)
         self._armed.__enter__()
 
     def _cut(self, said: str) -> TimeoutError:

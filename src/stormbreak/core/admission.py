@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from stormbreak.core.gate import OPEN, Gate, Slots, Spacing, Vetoing
+from stormbreak.core.gate import OPEN, Circuit, Gate, Slots, Spacing, Vetoing
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
@@ -31,6 +31,7 @@ HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
 STANDS = 4  # times the limit: a queue this long stands
 
 LATE = "could not be served in time"
+TOO_LONG = "the call may not wait that long"
 
 
 class Admission:
@@ -44,10 +45,11 @@ class Admission:
         wake: Callable[[Ticket], None],
         *,
         spacings: Sequence[Spacing] = (),
+        circuit: Circuit | None = None,
         weigh: Callable[[Call], None] | None = None,
         spending: Vetoing | None = None,
     ) -> None:
-        """Served through `gates`, of which `slots` is one, and all of `spacings` are some.
+        """Served through `gates`, of which `slots` is one, all of `spacings` are some, and `circuit` may be one.
 
         `weigh(call)` tells a gate that asks how heavy a call is which one it will be asked about; `spending` says what will
         never leave, and when to look again.
@@ -66,6 +68,7 @@ class Admission:
         self._policy = policy
         self._wake = wake
         self._spacings = tuple(spacings)
+        self._circuit = circuit
         self._weigh = weigh
         self._spending = spending
         self._queue = Queue(policy)
@@ -212,10 +215,10 @@ class Admission:
             ready_at = gate.ready_at(now)
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
                 continue
-            if gate.name == "breaker" and call.fail_fast:
-                return Rejection("breaker", "the circuit is open", _known(ready_at))
+            if gate is self._circuit and call.fail_fast:
+                return Rejection(gate.name, self._stands_so(now), _known(ready_at))
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
-                return Rejection(_policy_of(gate), "the call may not wait that long", ready_at)
+                return self._rejection(gate, TOO_LONG, now)
         return None
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
@@ -261,7 +264,16 @@ class Admission:
         if gate is None or gate is self._slots_gate:
             wait = self.service * (self.queued + 1) / self._slots.limit
             return Rejection("shed", LATE, now + wait)
-        return Rejection(_policy_of(gate), LATE, _known(gate.ready_at(now)))
+        return self._rejection(gate, LATE, now)
+
+    def _rejection(self, gate: Gate, reason: str, now: float) -> Rejection:
+        if gate is self._circuit:
+            reason = f"{reason}: {self._stands_so(now)}"
+        return Rejection(_policy_of(gate), reason, _known(gate.ready_at(now)))
+
+    def _stands_so(self, now: float) -> str:
+        assert self._circuit is not None
+        return f"the circuit is {self._circuit.standing(now)}"
 
     def _reject(self, ticket: Ticket, rejection: Rejection) -> None:
         self._discard(ticket)

@@ -102,6 +102,11 @@ class Breaker:
             return min(self.trial.ready_at(now), until)
         return until if until > now else OPEN
 
+    def standing(self, now: float) -> str:
+        """How it counts now, as it is told: a trial that is over by its time counts as open."""
+        state = State.OPEN if self._is_stale(now) else self.state
+        return state.value.replace("_", "-")
+
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:

@@ -103,6 +103,7 @@ class Lane:
             policy.queue,
             engine.wake,
             spacings=spacings,
+            circuit=self.breaker,
             weigh=tell_all(gate.weigh for gate in self._weighing()),
             spending=self.spending,
         )

@@ -87,3 +87,11 @@ class Gate(Protocol):
     def settle(self, token: Any, outcome: Outcome, now: float, uniform: float) -> None:
         """Take back `token` and learn from `outcome`; CANCELLED frees and teaches nothing."""
         ...
+
+
+class Circuit(Gate, Protocol):
+    """What the queue needs to know of the gate that is a circuit breaker."""
+
+    def standing(self, now: float) -> str:
+        """How it counts now: closed, open, half-open or isolated."""
+        ...

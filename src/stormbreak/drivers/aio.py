@@ -7,10 +7,9 @@ cancelled caller closes its flow at once; the sender, being cancelled, closes it
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Ask, Deliver, Flow, Race, Send, Wait, WaitFor
@@ -22,7 +21,8 @@ from stormbreak.drivers.racing import Racing
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
 from stormbreak.drivers.timeouts import Timeout
-from stormbreak.drivers.waiting import DRAINED, look_again
+from stormbreak.drivers.under_way import CutShortError, SentAwayError, UnderWay, wake
+from stormbreak.drivers.waiting import look_again
 from stormbreak.types import Call, Ended, Outcome, Verdict
 
 R = TypeVar("R")
@@ -50,18 +50,19 @@ class AsyncioDriver:
         self.engine = engine
         self.clock = clock
         self._stepper = stepper_of(engine, clock=clock, chance=chance)
-        self._waits: set[asyncio.Future[None]] = set()
-        self._draining = False
-        forget_in_child(self._forget)
+        self._under_way = UnderWay()
+        forget_in_child(self._under_way.forget)
 
-    async def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> Ended:
+    def run(
+        self, call: Call, sender: Sender, asker: Asker | None = None
+    ) -> Coroutine[Any, Any, Ended]:
         """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled; `asker` finds answers elsewhere.
 
         Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
         """
-        ended = await self.open(call, sender, asker)
-        assert isinstance(ended, Ended), "a call that delivers is opened"
-        return ended
+        assert not call.delivers, "a call that delivers is opened"
+        # Not awaited here: one frame less on the way of every call.
+        return cast("Coroutine[Any, Any, Ended]", self.open(call, sender, asker))
 
     async def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
@@ -71,31 +72,63 @@ class AsyncioDriver:
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
         """
         stepper: Stepper | Racing = self._stepper
+        under_way, attempts = self._under_way, 0
+        if under_way.ending and under_way.closed_here():
+            return under_way.sent_away(attempts)
         companion = self.engine.companion
+        if self.engine.races or companion is not None:
+            stepper, sender = self._prepared(call, sender, companion)
+        flow, command = stepper.start(call)
+        try:
+            while True:
+                if isinstance(command, Send):
+                    attempts = command.attempt
+                    outcome: Outcome | None = await self._send(sender, command)
+                elif isinstance(command, _LAST):
+                    break
+                else:
+                    outcome = await self._until_next(stepper, flow, command, asker)
+                command = stepper.step(flow, outcome)
+        except BaseException as error:
+            stepper.close(flow)
+            if isinstance(error, CutShortError):
+                return error.ended
+            if isinstance(error, SentAwayError):
+                return under_way.sent_away(attempts)
+            raise
+        if isinstance(command, Deliver):
+            delivery = LoopDelivery(self._stepper, flow, command)
+            under_way.reads(delivery)
+            return delivery
+        return command
+
+    async def _until_next(
+        self,
+        stepper: Stepper | Racing,
+        flow: Flow,
+        command: Wait | WaitFor | Ask | Race,
+        asker: Asker | None,
+    ) -> Outcome | None:
+        if isinstance(command, Ask):
+            return await self._ask(asker, command)
+        if isinstance(command, Race):
+            assert isinstance(stepper, Racing), "who does not say so does not race"
+            try:
+                return await stepper.until_first(command)
+            except CutShortError:  # told by the first of them
+                raise CutShortError(command.sends[-1].attempt) from None
+        await self._wait(flow, command)
+        return None
+
+    def _prepared(
+        self, call: Call, sender: Sender, companion: Companion | None
+    ) -> tuple[Stepper | Racing, Sender]:
+        """What steps a call that may race, or has company, and what sends its attempts."""
         if companion is not None:
             sender = _accompanied(sender, companion, call.number)
         if self.engine.races:
-            stepper = Racing(self._stepper, partial(self._send, sender))
-        flow, command = stepper.start(call)
-        try:
-            while not isinstance(command, _LAST):
-                outcome: Outcome | None = None
-                if isinstance(command, Send):
-                    outcome = await self._send(sender, command)
-                elif isinstance(command, Ask):
-                    outcome = await self._ask(asker, command)
-                elif isinstance(command, Race):
-                    assert isinstance(stepper, Racing), "who does not say so does not race"
-                    outcome = await stepper.until_first(command)
-                elif self._draining or not await self._wait(flow, command):
-                    return DRAINED
-                command = stepper.step(flow, outcome)
-        finally:
-            if not isinstance(command, _LAST):
-                stepper.close(flow)
-        if isinstance(command, Deliver):
-            return LoopDelivery(self._stepper, flow, command)
-        return command
+            return Racing(self._stepper, partial(self._send, sender)), sender
+        return self._stepper, sender
 
     def hand(self, call: Call) -> Handed:
         """Begin `call`, whose attempts the holder makes; `leave` says when."""
@@ -112,11 +145,12 @@ class AsyncioDriver:
         try:
             while isinstance(command := handed.command, Wait | WaitFor):
                 assert handed.flow is not None
-                if self._draining or not await self._wait(handed.flow, command):
-                    handed.close()
-                    handed.command = DRAINED
-                    return None
+                await self._wait(handed.flow, command)
                 handed.answer(None)
+        except SentAwayError:
+            handed.close()
+            handed.command = self._under_way.sent_away(0)
+            return None
         except BaseException:
             handed.close()
             raise
@@ -140,57 +174,63 @@ class AsyncioDriver:
 
     def drain(self) -> None:
         """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
-        self._draining = True
-        for wait in tuple(self._waits):
-            with suppress(RuntimeError):  # a loop that is closed
-                wait.get_loop().call_soon_threadsafe(_resolve, wait)
+        self._under_way.drain()
 
-    def _forget(self) -> None:
-        self._waits.clear()
+    def close(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """End every call on `loop`, or on every loop, now or later: those that wait, those that were sent, those that are read.
+
+        From any thread. On the running loop it has happened when this returns; elsewhere it happens soon.
+        """
+        self._under_way.close(loop)
+
+    def end_streams(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the streams that are read on `loop`; what they held is free, and counts as nothing. From any thread."""
+        self._under_way.end_streams(loop)
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
-        if command.timeout is None:
-            return await sender(command)
+        under_way = self._under_way
         try:
-            with Timeout(command.timeout):
+            with Timeout(command.timeout, under_way.timeouts):
                 return await sender(command)
         except TimeoutError:  # not kept: its frames hold the request
+            if under_way.ending and under_way.closed_here():
+                raise CutShortError(command.attempt) from None
             return _TIMED_OUT._replace(error=TimeoutError(f"no answer in {command.timeout:g} s"))
 
     async def _ask(self, asker: Asker | None, command: Ask) -> Outcome | None:
         if asker is None:
             return None
-        if command.until is None:
-            return await asker(command)
+        left = None if command.until is None else command.until - self.clock()
+        under_way = self._under_way
         try:
-            with Timeout(command.until - self.clock()):
+            with Timeout(left, under_way.timeouts):
                 return await asker(command)
         except TimeoutError:
+            if under_way.ending and under_way.closed_here():
+                raise SentAwayError from None
             return None
 
-    async def _wait(self, flow: Flow, command: Wait | WaitFor) -> bool:
-        """Wait as told; False if the driver is drained meanwhile."""
+    async def _wait(self, flow: Flow, command: Wait | WaitFor) -> None:
+        """Wait as told; raise SentAwayError if nobody may wait any more."""
+        under_way = self._under_way
+        under_way.may_wait()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         ticket = command.ticket if isinstance(command, WaitFor) else None
         waker = _Waker(self._stepper, flow, loop, future)
         if ticket is not None and not self._stepper.arm(ticket, waker):
-            return True
+            return
         timer, seconds = None, command.until - self.clock()
         if ticket is not None:
             seconds = min(seconds, look_again(ticket))
         if seconds != float("inf"):
-            timer = loop.call_later(seconds, _resolve, future)
-        self._waits.add(future)
-        if self._draining:  # since a moment ago
-            _resolve(future)
+            timer = loop.call_later(seconds, wake, future)
         try:
-            await future
+            await under_way.wait(future)
         finally:
-            self._waits.discard(future)
             if timer is not None:
                 timer.cancel()
-        return not self._draining
+        under_way.may_wait()
 
 
 def _accompanied(sender: Sender, companion: Companion, number: int) -> Sender:
@@ -220,14 +260,9 @@ class _Waker:
 
     def __call__(self) -> None:
         if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public form raises
-            _resolve(self._future)
+            wake(self._future)
             return
         try:
-            self._loop.call_soon_threadsafe(_resolve, self._future)
+            self._loop.call_soon_threadsafe(wake, self._future)
         except RuntimeError:  # that loop is closed, its callers are gone: pass the grant on
             self._stepper.abandon(self._flow)
-
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

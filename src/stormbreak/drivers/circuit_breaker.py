@@ -183,8 +183,7 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
 
     def _refusal(self, ready_at: float, now: float) -> CircuitOpenError:
         retry_at = None if ready_at == inf else ready_at
-        state = self._breaker.state.value.replace("_", "-")
-        reason = f"the circuit is {state}"
+        reason = f"the circuit is {self._breaker.standing(now)}"
         rejection = Rejection("breaker", reason, retry_at)
         outcome = Outcome(Verdict.REJECTED, rejection=rejection)
         ended = Ended(outcome, stopped="breaker", retry_at=retry_at)

@@ -11,6 +11,7 @@ from weakref import ref
 
 from stormbreak.core.flow import Deliver, Flow
 from stormbreak.drivers.steps import Stepper
+from stormbreak.drivers.waiting import CUT_SHORT
 from stormbreak.types import Ended, Outcome, Verdict
 
 
@@ -65,25 +66,39 @@ class LoopDelivery(Delivery):
     def __init__(self, stepper: Stepper, flow: Flow, command: Deliver) -> None:
         super().__init__(stepper, flow, command)
         self.cut: Callable[[], None] | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         if command.until is not None:
             left = command.until - stepper.clock()
             # The timer must not keep alive what nobody else holds.
-            self._timer = self._loop.call_later(left, _time_is_over, ref(self), left)
+            self._timer = self.loop.call_later(left, _time_is_over, ref(self), left)
 
     def __del__(self) -> None:
         open_, timer = not self.over, self._timer
         super().__del__()
         if open_ and timer is not None:
             with suppress(RuntimeError):  # a loop that is closed
-                self._loop.call_soon_threadsafe(timer.cancel)
+                self.loop.call_soon_threadsafe(timer.cancel)
 
     def time_is_over(self, seconds: float) -> None:
         """End it by the call's own deadline."""
         if not self.over:
             error = TimeoutError(f"no end within {seconds:g} s of its first output")
             self.end(Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True))
+            if self.cut is not None:
+                self.cut()
+
+    def call_off(self) -> None:
+        """End it because the client is closed: what the call held is free, and whoever reads is told. On its loop."""
+        flow = self._take()
+        if flow is not None:
+            done = self.command
+            self.ended = CUT_SHORT._replace(
+                attempts=done.attempts,
+                waited=done.waited,
+                maybe_processed=done.maybe_processed + 1,
+            )
+            self._stepper.close(flow)
             if self.cut is not None:
                 self.cut()
 

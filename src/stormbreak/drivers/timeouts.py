@@ -3,10 +3,15 @@
 Nearly every timeout is cancelled, by an answer, long before its time; setting and cancelling a timer of the loop
 then costs more than anything else on the way of a call. So long timeouts are rounded up to the next `GRAIN`, and
 all that end with the same one share a timer, as aiohttp does it. Short ones are exact.
+
+Whoever has `Timeouts` of their own can end all that runs within one of them before its time.
 """
 
 import asyncio
 import threading
+from collections.abc import Callable
+from contextlib import suppress
+from weakref import WeakSet, ref
 
 EXACT = 60.0  # seconds; a shorter timeout has a timer of its own
 GRAIN = 0.25  # seconds
@@ -14,53 +19,95 @@ GRAIN = 0.25  # seconds
 _CANCELLED = asyncio.CancelledError
 
 
+class Timeouts:
+    """Those of one driver, on whichever loops."""
+
+    __slots__ = ("_all", "_here", "_lock")
+
+    def __init__(self) -> None:
+        self._here = _Here()
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave them all to the parent process."""
+        self._lock = threading.Lock()
+        self._all: WeakSet[_OnLoop] = WeakSet()
+
+    def here(self) -> "_OnLoop":
+        """Those of the running loop."""
+        loop, here = asyncio.get_running_loop(), self._here.last
+        if here is None or here.loop is not loop:
+            here = self._here.last = _OnLoop(loop)
+            with self._lock:
+                self._all.add(here)
+        return here
+
+    def end(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """End what runs within one of them on `loop`, or on any loop. From any thread."""
+        with self._lock:
+            every = tuple(self._all)
+        for each in every:
+            on_loop(each.loop, loop, each.end)
+
+
 class Timeout:
     """Raises TimeoutError after so many seconds: `asyncio.timeout` without what is not needed here.
 
-    A cancel by somebody else goes before it.
+    With None it does so when it is ended, and else never. A cancel by somebody else goes before it.
     """
 
-    __slots__ = ("_cancelling", "_due", "_fired", "_handle", "_seconds", "_task")
+    __slots__ = ("__weakref__", "_among", "_cancelling", "_due", "_fired", "_handle", "_on", "_seconds", "_task")  # fmt: skip
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | None, among: Timeouts) -> None:
         self._seconds = seconds
+        self._among = among
         self._fired = False
         self._due: set[Timeout] | None = None  # those it shares a timer with
         self._handle: asyncio.TimerHandle | None = None  # its own timer
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        here, seconds = self._among.here(), self._seconds
+        task = asyncio.current_task(here.loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
         self._task = task
         self._cancelling = task.cancelling()
-        loop = task.get_loop()
-        if self._seconds < EXACT:
-            self._handle = loop.call_later(self._seconds, self.fire)
-        else:
-            self._due = _shared_on(loop).add(self, self._seconds)
+        if seconds is not None and seconds >= EXACT:
+            self._due = here.add(self, seconds)
+            return
+        self._on = here
+        here.apart[id(self)] = ref(self)
+        if seconds is not None:
+            self._handle = here.loop.call_later(seconds, self.fire)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._due is not None:
             self._due.discard(self)
-        elif self._handle is not None:
-            self._handle.cancel()
+        else:
+            self._on.apart.pop(id(self), None)
+            if self._handle is not None:
+                self._handle.cancel()
         if self._fired and self._task.uncancel() <= self._cancelling and kind is _CANCELLED:
             raise TimeoutError
 
     def fire(self) -> None:
-        """End what runs within."""
-        self._fired = True
-        self._task.cancel()
+        """End what runs within; a second time does nothing."""
+        if not self._fired:
+            self._fired = True
+            self._task.cancel()
 
 
-class _Shared:
-    """The timers of one loop that several timeouts share."""
+class _OnLoop:
+    """Those of one loop: several that share a timer, and others apart.
 
-    __slots__ = ("_due", "loop")
+    Those apart are held weakly: where a loop is closed without a word, the garbage collector frees its tasks, and what they hold.
+    """
+
+    __slots__ = ("__weakref__", "_due", "apart", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.apart: dict[int, ref[Timeout]] = {}
         self._due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
 
     def add(self, timeout: Timeout, seconds: float) -> set[Timeout]:
@@ -73,20 +120,34 @@ class _Shared:
         due.add(timeout)
         return due
 
+    def end(self) -> None:
+        """Fire them all."""
+        for timeout in [each for due in self._due.values() for each in due]:
+            timeout.fire()
+        for held in list(self.apart.values()):
+            alive = held()
+            if alive is not None:
+                alive.fire()
+
     def _fire(self, grain: int) -> None:
         for timeout in self._due.pop(grain):
             timeout.fire()
 
 
 class _Here(threading.local):
-    shared: _Shared | None = None  # of the loop that ran last in this thread
+    last: _OnLoop | None = None  # of the loop that ran last in this thread
 
 
-_here = _Here()
-
-
-def _shared_on(loop: asyncio.AbstractEventLoop) -> _Shared:
-    shared = _here.shared
-    if shared is None or shared.loop is not loop:
-        shared = _here.shared = _Shared(loop)
-    return shared
+def on_loop(
+    home: asyncio.AbstractEventLoop,
+    wanted: asyncio.AbstractEventLoop | None,
+    do: Callable[[], None],
+) -> None:
+    """Do something on its `home` loop, if that is the wanted one; on the running one at once."""
+    if wanted not in (None, home):
+        return
+    if asyncio._get_running_loop() is home:  # noqa: SLF001 - the public form raises
+        do()
+        return
+    with suppress(RuntimeError):  # a loop that is closed
+        home.call_soon_threadsafe(do)

@@ -1,7 +1,8 @@
-"""What all who wait share: when to look unasked, and how a call ends whose client is drained."""
+"""What all who wait share: when to look unasked, and how a call ends whose client is drained or closed."""
 
 from stormbreak.core.ticket import Ticket
-from stormbreak.types import CANCELLED, Ended, Rejection
+from stormbreak.errors import ENDED_BY_CLOSING
+from stormbreak.types import CANCELLED, GIVEN_UP, Ended, Rejection
 
 LOOK_AGAIN = 5.0
 """Who waits in a queue looks again within one to two times so many seconds, unasked: the one that keeps the time
@@ -10,6 +11,19 @@ for all may be on a loop that is busy, or was closed without a word."""
 DRAINED = Ended(
     CANCELLED._replace(rejection=Rejection("drain", "the client is drained")), stopped="drained"
 )
+
+CLOSED = Ended(
+    CANCELLED._replace(rejection=Rejection(ENDED_BY_CLOSING, "the client is closed")),
+    stopped=ENDED_BY_CLOSING,
+)
+"""Nothing was sent, or nothing is under way any more."""
+
+CUT_SHORT = Ended(
+    GIVEN_UP._replace(detail="the client was closed"),
+    stopped=ENDED_BY_CLOSING,
+    maybe_processed=1,
+)
+"""An attempt was under way, or a stream was read."""
 
 
 def look_again(ticket: Ticket) -> float:

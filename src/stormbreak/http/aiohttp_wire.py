@@ -22,6 +22,7 @@ from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
 from stormbreak.http.aiohttp_protocol import next_bytes, protocol
 from stormbreak.http.decoding import ACCEPTED, Decoder, decoder_of
+from stormbreak.http.repeated import repeated_in
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
 from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult, collected
 from stormbreak.llm.reading import HttpAnswer
@@ -188,8 +189,11 @@ def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
 
 
 def _head_of(response: aiohttp.ClientResponse) -> HttpAnswer:
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return HttpAnswer(response.status, headers, b"", time.time())
+    came = response.headers
+    headers = {name.lower(): value for name, value in came.items()}
+    if len(headers) == len(came):
+        return HttpAnswer(response.status, headers, b"", time.time())
+    return HttpAnswer(response.status, headers, b"", time.time(), repeated_in(came.items()))
 
 
 def _decoder(head: HttpAnswer) -> Decoder | None:

@@ -135,8 +135,11 @@ class Client:
         self._client.drain()
 
     def close(self) -> None:
-        """End it for good: calls that wait are rejected, now or later; those that were sent lose their connection."""
-        self._client.drain()
+        """End it for good: every call, now or later, ends with a `ClientClosedError`, and every stream for its reader.
+
+        From any thread; a second time does nothing.
+        """
+        self._client.stop()
         BACKGROUND.run(self._client.close())
 
     def __enter__(self) -> Self:

@@ -4,26 +4,25 @@
 for those (such as the batch runner) who want every outcome.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.saved import read_circuits, span_in
 from stormbreak.core.spend import PriceOf
 from stormbreak.core.tried import with_notes
-from stormbreak.drivers.aio import Asker, AsyncioDriver
-from stormbreak.drivers.listening import Attached, subscribe
+from stormbreak.drivers.aio import Asker
 from stormbreak.drivers.scope import checked_priority, current
-from stormbreak.errors import ConfigurationError, error_of
+from stormbreak.errors import error_of
 from stormbreak.http.asking import Asking
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.body import encoded
+from stormbreak.http.by_hand import ByHand
 from stormbreak.http.connect import connect
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.exchange import answer_of
@@ -44,12 +43,11 @@ from stormbreak.types import (
     Call,
     Ended,
     Priority,
-    Target,
     Verdict,
 )
 
 
-class AsyncClient:
+class AsyncClient(ByHand):
     """Calls an OpenAI-compatible API, or Anthropic's, through an engine.
 
     Args:
@@ -103,22 +101,12 @@ class AsyncClient:
         footing = Footing(policy, routes, at_hand, model, stream_on_wire, policy.weighs)
         self._stand(Engine(policy, prices or list_price), Alone(footing))
 
-    def _stand(self, engine: Engine, ground: Ground) -> None:
-        self.engine = engine
-        self._ground = ground
-        self._driver = AsyncioDriver(engine)
-
     @classmethod
     def on(cls, engine: Engine, ground: Ground) -> Self:
         """Make a client of an engine that is there already, and may be shared."""
         client = cls.__new__(cls)
         client._stand(engine, ground)  # noqa: SLF001 - of this very class
         return client
-
-    @property
-    def policy(self) -> Policy:
-        """What its calls go by; of a pool, that of its first target."""
-        return self._ground.first.policy
 
     @property
     def _routes(self) -> Routes:
@@ -149,6 +137,7 @@ class AsyncClient:
         Raises:
             RejectedError: nothing was sent; says which policy refused and when to come back.
             UpstreamError: the last attempt failed; its subclass says how.
+            ClientClosedError: this client was closed, before or meanwhile.
             ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
         """
         model, body = self._encoded(payload)
@@ -196,6 +185,7 @@ class AsyncClient:
         Raises:
             RejectedError: nothing was sent; says which policy refused and when to come back.
             UpstreamError: the last attempt failed before its first output; its subclass says how.
+            ClientClosedError: this client was closed, before or meanwhile.
             ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
         """
         return Opening(self._open(endpoint, payload, priority, deadline, tenant))
@@ -309,85 +299,14 @@ class AsyncClient:
             unbounded=asking.unbounded() if footing.weighs and bound is None else "",
         )
 
-    def target(self, model: str) -> Target:
-        """The target that calls for `model` go to first; of a pool, that of its first."""
-        return self._ground.first.target(model)
-
-    def subscribe(self, listener: Listener) -> Attached:
-        """Have `listener` called with every event, until what is returned is detached.
-
-        It may not make calls on this client.
-        """
-        return subscribe(self.engine, listener)
-
-    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
-        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget.
-
-        And what each call waits for that is `pending`, which is much where many are.
-        """
-        return self._driver.snapshot(pending=pending)
-
-    def isolate(self, target: Target | str) -> None:
-        """Open the circuit of a target, or of a model, by hand, until `reset`: nothing passes.
-
-        From any thread, as all that is done by hand. Calls in the queue that fail fast are told at once.
-
-        Raises:
-            ConfigurationError: the policy has no circuit breaker.
-        """
-        if self.policy.breaker is None:
-            raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
-        where = self._known(target)
-        self._driver.by_hand(lambda engine, now: engine.lane(where).isolate(now))
-
-    def reset(self, target: Target | str) -> None:
-        """Close the circuit of a target, or of a model, by hand, and lift its cooldown; who waited leaves."""
-        where = self._known(target)
-        self._driver.by_hand(lambda engine, now: engine.lane(where).reset(now))
-
-    def save_circuits(self) -> dict[str, Any]:
-        """The circuits that are not closed, by model, in plain values for `restore_circuits` of another process.
-
-        Those of targets elsewhere, where calls fell back to, are not among them.
-        """
-        saved = self._driver.by_hand(lambda engine, now: engine.save_circuits(now))
-        circuits = {
-            target.model: circuit.as_dict()
-            for target, circuit in saved.items()
-            if target == self.target(target.model)
-        }
-        return {"circuits": circuits, "saved_at": time.time()}
-
-    def restore_circuits(self, values: Mapping[str, Any]) -> None:
-        """Take up what `save_circuits` gave; the time since then counts, by the wall clock.
-
-        Without a breaker in the policy, nothing is taken up.
-
-        Raises:
-            ConfigurationError: names what cannot be right; nothing has changed.
-        """
-        circuits = read_circuits(values)
-        elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
-        saved = {self.target(model): circuit for model, circuit in circuits.items()}
-        self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
-
-    def may_spend(self, most: Decimal) -> None:
-        """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""
-        policy = self.policy
-        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, most, now))
-
-    def _known(self, target: Target | str) -> Target:
-        return self.target(target) if isinstance(target, str) else target
-
-    def drain(self) -> None:
-        """Let what was sent be answered, and end as CANCELLED every call that waits, now or later."""
-        self._driver.drain()
-
     async def close(self) -> None:
-        """Close the connections of the running loop."""
-        await self._ground.first.at_hand.close()
-        for wire in self._ground.owned():
-            await wire.close()
+        """End every call of this client on the running loop, now or later, and close its connections there.
+
+        A second time does nothing. On other loops it goes on.
+        """
+        self.stop(asyncio.get_running_loop())
+        for each in self._ground.owned():
+            await each.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -72,8 +72,8 @@ class Ground(Protocol):
         """What a call with this body is to stand on."""
         ...
 
-    def owned(self) -> tuple[Wire, ...]:
-        """The wires that end with the client."""
+    def owned(self) -> tuple[AtHand | Wire, ...]:
+        """What is closed with the client."""
         ...
 
 
@@ -87,9 +87,9 @@ class Alone:
         """The one there is."""
         return self.first
 
-    def owned(self) -> tuple[Wire, ...]:
+    def owned(self) -> tuple[AtHand | Wire, ...]:
         """All it has."""
-        return self.first.routes.wires()
+        return self.first.at_hand, *self.first.routes.wires()
 
 
 class Pool:

@@ -1,10 +1,12 @@
 """Settings in force: one engine for all targets and pools of a file, clients of them, and a reload that drops no call."""
 
+import asyncio
 import os
 import random
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
@@ -12,14 +14,13 @@ from stormbreak.core.spend import PriceOf
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import Degraded
+from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.footing import Footing
 from stormbreak.http.generation import Generation, Maker
 from stormbreak.http.keys import AskedKey, KeyFunction
 from stormbreak.http.pricing import list_price
-from stormbreak.http.wire import Wire
 from stormbreak.keylike import quoted
 from stormbreak.types import Target
 
@@ -64,6 +65,7 @@ class LiveSettings:
             raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
         self.engine = Engine(self._now.policy, prices or list_price)
         self._driver = AsyncioDriver(self.engine)
+        self._clients: WeakSet[AsyncClient] = WeakSet()
         self._take(self._now)
 
     @property
@@ -78,7 +80,9 @@ class LiveSettings:
             ConfigurationError: there is none of that name.
         """
         self._now.find(name)
-        return AsyncClient.on(self.engine, _Named(self, name))
+        client = AsyncClient.on(self.engine, _Named(self, name))
+        self._clients.add(client)
+        return client
 
     def blocking_client(self, name: str) -> Client:
         """The same for code that blocks."""
@@ -106,7 +110,10 @@ class LiveSettings:
         return self._now
 
     async def close(self) -> None:
-        """Close the connections of the running loop."""
+        """End every call of its clients on the running loop, now or later, and close the connections there."""
+        here = asyncio.get_running_loop()
+        for client in tuple(self._clients):
+            client.stop(here)
         for footing in self._now.footings.values():
             await footing.at_hand.close()
         for wire in tuple(self._maker.wires.values()):
@@ -132,7 +139,7 @@ class LiveSettings:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Close the connections of clients that block."""
+        """End the calls of clients that block, and close their connections."""
         BACKGROUND.run(self.close())
 
     def _take(self, made: Generation) -> None:
@@ -176,6 +183,6 @@ class _Named:
         first, pool = self._settings.now.find(self._name)
         return first if pool is None else pool.footing(body)
 
-    def owned(self) -> tuple[Wire, ...]:
-        """None: others use them, too."""
-        return ()
+    def owned(self) -> tuple[AtHand, ...]:
+        """No wires: others use them, too. What is kept of answers is waited for."""
+        return tuple(footing.at_hand for footing in self._settings.now.footings.values())

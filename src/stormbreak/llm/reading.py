@@ -69,12 +69,16 @@ def path_of(endpoint: str) -> str:
 
 
 class HttpAnswer(NamedTuple):
-    """One HTTP response. Header names are lower-case; `received_at` is in unix epoch seconds."""
+    """One HTTP response. Header names are lower-case; `received_at` is in unix epoch seconds.
+
+    Of headers that came several times, `repeated` has all values, and `headers` what one of them comes to.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     received_at: float
+    repeated: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     @property
     def succeeded(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stormbreak.on_demand import on_demand
 
 if TYPE_CHECKING:
+    from stormbreak.drivers.listening import Attached as Attached
     from stormbreak.telemetry.attaching import attach as attach
     from stormbreak.telemetry.attaching import log_to as log_to
     from stormbreak.telemetry.grafana import dashboard as dashboard
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stormbreak.telemetry.words import words_for as words_for
 
 _HOMES = {
+    "Attached": "stormbreak.drivers.listening",
     "Logs": "stormbreak.telemetry.logs",
     "Metrics": "stormbreak.telemetry.prometheus",
     "NAMES": "stormbreak.telemetry.names",

@@ -8,6 +8,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -16,8 +17,10 @@ from doors import KEY, ONCE, QUICK, SAY, in_flight
 from interrupts import interrupted
 from sockets import PATIENCE, End, answer, failing, served, until
 
+from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
+from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.background import Background
 from stormbreak.httpx2 import AsyncTransport, Transport
 
@@ -197,13 +200,47 @@ def test_a_stream_without_a_socket_is_closed_by_whoever_reads_it():
         assert slow.closed.wait(PATIENCE)
 
 
+FRAGILE = replace(QUICK, breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+
+
+def circuit_of(transport):
+    (lane,) = transport.snapshot()["targets"].values()
+    return lane["circuit"]
+
+
+@own_and_inner
+def test_a_stream_that_close_ends_counts_as_nothing(serve, inner):
+    with serve(OPEN, answer(), inner=inner, policy=FRAGILE) as (client, _):
+        transport = client._transport
+        with ThreadPoolExecutor(1) as elsewhere, stream(client) as got:
+            reading = elsewhere.submit(got.read)
+            time.sleep(0.05)
+            transport.close()
+            with pytest.raises(httpx2.RemoteProtocolError, match="the client was closed"):
+                reading.result(PATIENCE)
+        assert (in_flight(transport), circuit_of(transport)) == (0, "closed")
+
+
+def test_a_call_that_close_ends_counts_as_nothing_and_others_go_on(serve):
+    with serve([End.HANG], answer(), policy=FRAGILE) as (client, server):
+        transport = client._transport
+        with ThreadPoolExecutor(1) as elsewhere:
+            asking = elsewhere.submit(client.post, "chat/completions", json=ASK)
+            until(lambda: len(server.requests) == 1)
+            transport.close()
+            with pytest.raises(httpx2.RemoteProtocolError, match="the client was closed"):
+                asking.result(PATIENCE)
+        assert (in_flight(transport), circuit_of(transport)) == (0, "closed")
+        assert client.post("chat/completions", json=ASK).status_code == 200
+
+
 def test_a_stream_that_is_dropped_warns_and_is_closed(serve):
     with serve(OPEN) as (client, server):
         request = client.build_request("POST", "chat/completions", json=STREAM)
         got = client.send(request, stream=True)
         with warnings.catch_warnings(action="ignore"):
-            del got
-        until(lambda: in_flight(client._transport) == 0)
+            del got  # another thread may have hold of it, and let go a moment later
+            until(lambda: in_flight(client._transport) == 0)
         until(lambda: server.closed == 1)
 
 

@@ -114,5 +114,5 @@ async def test_one_that_is_dropped_holds_nothing():
         with warnings.catch_warnings(action="ignore"):  # it warns, unless its delivery goes first
             del stream
             gc.collect()
-        await until(lambda: in_flight(transport) == 0)
+            await until(lambda: in_flight(transport) == 0)
         await server.all_closed()

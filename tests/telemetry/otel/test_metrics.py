@@ -88,7 +88,7 @@ def test_each_call_and_each_attempt_that_left_has_a_span(play):
 
 async def test_an_operation_takes_as_long_as_its_caller_waits():
     traces = Traces()
-    scripts = [failing(503), 0.05, answer()], [answer()], [failing(400)]
+    scripts = [failing(503)], [0.05, answer()], [failing(400)]
     async with served(*scripts) as server, client_of(server, QUICK, api_key=KEY) as client:
         attach(client, traces.listener)
         await client.chat(SAY)

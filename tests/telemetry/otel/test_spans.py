@@ -268,7 +268,7 @@ async def test_a_call_that_is_rejected_and_one_that_is_answered_all_the_same(tra
         "rejected", "rejected", "breaker", 0,
     )  # fmt: skip
     assert events_of(refused)[0][0] == "call.rejected"
-    assert events_of(refused)[0][1]["stormbreak.reason"] == "the circuit is open"
+    assert events_of(refused)[0][1]["stormbreak.reason"] == "the circuit is isolated"
     assert refused.status.status_code is StatusCode.ERROR
     assert said(degraded, VERDICT, "stormbreak.source") == ("ok", "degraded")
 

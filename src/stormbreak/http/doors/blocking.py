@@ -36,8 +36,8 @@ class BlockingDoor(Door):
         if self._is_beyond_limits(seen):
             return self._refused(seen)
         if self.inner is not None:
-            ready = self._ready_to_pass(seen, request)
-            return self._kept_here(self.inner.handle_request(ready), seen)
+            ready, until = self._ready_to_pass(seen, request)
+            return self._passed_inside(self.inner.handle_request(ready), seen, request, until)
         return BACKGROUND.run(self._pass(seen, lent_pieces(request.stream), request))
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class BlockingDoor(Door):
         From any thread. Whoever asks later finds it open.
         """
         ending, self._driver = self._driver, AsyncioDriver(self.engine)
-        ending.drain()
+        ending.close()
         BACKGROUND.run(self._close())
 
     def _as_async(self, inner: Any) -> Any:

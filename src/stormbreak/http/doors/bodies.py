@@ -4,17 +4,20 @@ A front door makes the byte streams of its HTTP library out of them: of one that
 read by a thread that blocks.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.errors import StreamBrokenError
+from stormbreak.http.doors.in_time import LATE, seconds_to
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.replies import failure_of
 from stormbreak.http.doors.story import Story
 from stormbreak.http.stream import Stream
 from stormbreak.http.wire import Incoming
+from stormbreak.types import Outcome
 
 
 class Body(ABC):
@@ -80,19 +83,32 @@ class StreamBody(Body):
 
 
 class PassedBody(Body):
-    """The body of an answer that only passes."""
+    """The body of an answer that only passes, no longer than `until`."""
 
-    def __init__(self, incoming: Incoming, library: Library, request: Any) -> None:
+    def __init__(
+        self, incoming: Incoming, library: Library, request: Any, until: float | None
+    ) -> None:
+        self._until = until
         self._incoming = incoming
         self._library = library
         self._request = request
 
     async def piece(self) -> bytes | None:
         """Wait for the next bytes; None at the end."""
-        got = await self._incoming.read()
+        if self._until is None:
+            got = await self._incoming.read()
+        else:
+            got = await self._in_time(self._until)
         if not isinstance(got, bytes):
             raise self._library.error(failure_of(got, None), self._request) from got.error
         return got or None
+
+    async def _in_time(self, until: float) -> bytes | Outcome:
+        try:
+            async with asyncio.timeout(seconds_to(until)):
+                return await self._incoming.read()
+        except TimeoutError:
+            raise self._library.error(LATE, self._request) from None
 
     async def free(self) -> None:
         """Close the connection, unless the body was read to its end."""

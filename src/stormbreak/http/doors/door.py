@@ -5,6 +5,7 @@ loop, is up to the doors (`transport`, `blocking`).
 """
 
 from collections.abc import AsyncIterable, Callable
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from stormbreak.http.doors.asks import Ask, Look, asked_in
 from stormbreak.http.doors.bodies import PassedBody, StreamBody
 from stormbreak.http.doors.calls import call_of, sender_of
 from stormbreak.http.doors.given_up import GivenUp
+from stormbreak.http.doors.in_time import LATE, InTimeOnLoop, InTimeOnThread, seconds_to
 from stormbreak.http.doors.inner import InnerWire, check_inner
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.passing import leads_elsewhere, passed
@@ -31,6 +33,7 @@ from stormbreak.http.doors.said import scope_of
 from stormbreak.http.doors.story import Story
 from stormbreak.http.doors.wires import Cert, Connecting, Verify
 from stormbreak.http.pricing import engine_under
+from stormbreak.http.repeated import as_they_came
 from stormbreak.http.routes import Routes
 from stormbreak.http.source import Source
 from stormbreak.http.stream import Stream
@@ -49,6 +52,7 @@ class Door:
     sends: ClassVar[str]  # the method by which a transport of its kind sends
     stream_body: ClassVar[Callable[..., StreamBody]]
     passed_body: ClassVar[Callable[..., PassedBody]]
+    in_time_body: ClassVar[Callable[..., InTimeOnLoop | InTimeOnThread]]
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -192,28 +196,44 @@ class Door:
 
     async def _pass(self, seen: DoorRequest, sent: AsyncIterable[bytes], request: Any) -> Any:
         """Send once, over our own pools, what is not known to be safe to repeat; the engine does not hear of it."""
+        until = scope_of(seen.headers).deadline_at
         origin = self._places.origin(seen.place[0], seen.key)
-        got = await passed(self._places.wire(origin), seen, sent)
+        got = await passed(self._places.wire(origin), seen, sent, until=until)
         if isinstance(got, Failure):
             raise self.library.error(got, request) from got.cause
         head, incoming = got
-        body = self.passed_body(incoming, self.library, request)
-        return self.library.response(head.status, head.headers, stream=body)
+        body = self.passed_body(incoming, self.library, request, until)
+        headers = as_they_came(head.headers, head.repeated)
+        return self.library.response(head.status, headers, stream=body)
 
-    def _ready_to_pass(self, seen: DoorRequest, request: Any) -> Any:
-        """The request as it passes through the inner transport, to be sent once.
+    def _ready_to_pass(self, seen: DoorRequest, request: Any) -> tuple[Any, float | None]:
+        """The request as it passes through the inner transport, to be sent once; and until when.
 
         Raises:
-            ConfigurationError: the key would travel in the clear to another machine.
+            ConfigurationError: the key would travel in the clear to another machine, or a header of ours cannot be right.
         """
+        until = scope_of(seen.headers).deadline_at
         self._places.origin(seen.place[0], seen.key)
-        return self.library.without_ours(request)
+        ready = self.library.without_ours(request)
+        if until is None:
+            return ready, until
+        left = seconds_to(until)
+        if not left:
+            raise self._late(request)
+        return self.library.within(ready, left), until
 
-    @staticmethod
-    def _kept_here(response: Any, seen: DoorRequest) -> Any:
-        """The response to it, which leads to no other origin."""
+    def _late(self, request: Any) -> Exception:
+        return self.library.error(LATE, request)
+
+    def _passed_inside(
+        self, response: Any, seen: DoorRequest, request: Any, until: float | None
+    ) -> Any:
+        """The response to it, which leads to no other origin, and is read until then."""
         if leads_elsewhere(response.headers, seen.url):
             del response.headers["location"]
+        if until is not None:
+            late = partial(self._late, request)
+            response.stream = self.in_time_body(response.stream, until, late)
         return response
 
     def _asker(self, asked: Ask | Look, seen: DoorRequest) -> Asker | None:

@@ -9,11 +9,11 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from math import inf
 from typing import Any
+from weakref import WeakSet
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.library import Library
 from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult, collected
-from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
@@ -46,6 +46,7 @@ class InnerWire:
     def __init__(self, library: Library, inner: Any) -> None:
         self._library = library
         self._inner = inner
+        self._incoming: WeakSet[InnerIncoming] = WeakSet()
 
     async def exchange(self, request: HttpRequest) -> WireResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
@@ -71,10 +72,23 @@ class InnerWire:
             response = await self._inner.handle_async_request(made)
         except self._library.errors as error:
             return self._library.outcome_of(error, None)
-        return InnerIncoming(response, self._library, request.most)
+        incoming = InnerIncoming(response, self._library, request.most)
+        self._incoming.add(incoming)
+        return incoming
 
     async def close(self) -> None:
-        """Close the inner transport: it is ours."""
+        """Close the inner transport: it is ours. Whoever reads is woken before, since a closed socket wakes nobody."""
+        loop = asyncio.get_running_loop()
+        here = [each for each in tuple(self._incoming) if each.loop is loop]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                for incoming in here:
+                    incoming.close()
+                while any(incoming.is_read for incoming in here):  # noqa: ASYNC110 - a turn or two
+                    await asyncio.sleep(0)
+                closing = [each for each in _CLOSING if each.get_loop() is loop]
+                if closing:
+                    await asyncio.wait(closing)
         await self._inner.aclose()
 
 
@@ -82,17 +96,21 @@ class InnerIncoming:
     """The body of a response of an inner transport, as it comes; of the running loop."""
 
     def __init__(self, response: Any, library: Library, most: float | None) -> None:
-        headers = library.headers_of(response)
-        self.head = HttpAnswer(response.status_code, headers, b"", time.time())
+        self.head = library.head_of(response, time.time())
         self._response = response
         self._library = library
         self._chunks = response.aiter_bytes()
         self._left: float = BODY_LIMIT if most is None else most
         self._patience: float | None = None
         self._waiting: asyncio.Timeout | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._closed = False
         self._cut = False  # closed while somebody was reading
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody waits for its next bytes."""
+        return self._waiting is not None
 
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, an outcome where it ended badly."""
@@ -114,7 +132,7 @@ class InnerIncoming:
         except TimeoutError:
             if not self._cut:
                 return self._silent()
-            _start(self._loop, self._response.aclose())
+            _start(self.loop, self._response.aclose())
             return self._broken("body was cut")
         except self._library.errors as error:
             return self._library.outcome_of(error, self.head.status)
@@ -136,15 +154,15 @@ class InnerIncoming:
         self._closed = True
         if self._waiting is not None:
             self._cut = True
-            self._waiting.reschedule(self._loop.time())
+            self._waiting.reschedule(self.loop.time())
         else:
-            _start(self._loop, self._response.aclose())
+            _start(self.loop, self._response.aclose())
 
     def __del__(self) -> None:
         if not self._closed:
             with suppress(RuntimeError):  # a loop that is closed
                 closing = self._response.aclose
-                loop = self._loop
+                loop = self.loop
                 loop.call_soon_threadsafe(lambda: _start(loop, closing()))
 
     def _silent(self) -> Outcome:

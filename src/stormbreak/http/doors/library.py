@@ -8,9 +8,12 @@ from stormbreak.http.doors.replies import Failure
 from stormbreak.http.doors.request import OURS, DoorRequest, spans_in
 from stormbreak.http.doors.story import KEPT_AS, Story
 from stormbreak.http.doors.whole import WholeBody
+from stormbreak.http.repeated import Sent, one_by_one, repeated_in
 from stormbreak.http.wire import GARBLED
+from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
 
+_SPANS = ("connect", "read", "write", "pool")
 _PROTOCOL = {"http_version": b"HTTP/1.1"}
 _OURS = OURS.encode()
 
@@ -34,11 +37,15 @@ class Library:
         """Make a request for an inner transport."""
         return self._module.Request(method, url, headers=_as_sent(headers), **more)
 
-    def headers_of(self, response: Any) -> dict[str, str]:
-        """The headers of a response of an inner transport; what is no UTF-8 is escaped, as our own wire does."""
-        return _headers_in(
-            response.headers.raw, lambda value: value.decode(errors="surrogateescape")
-        )
+    def head_of(self, response: Any, received_at: float) -> HttpAnswer:
+        """All of a response of an inner transport but its body; what is no UTF-8 is escaped, as our own wire does."""
+        raw = response.headers.raw
+        headers = _headers_in(raw, _escaped)
+        head = HttpAnswer(response.status_code, headers, b"", received_at)
+        if len(headers) == len(raw):
+            return head
+        came = ((name.decode("latin-1"), _escaped(value)) for name, value in raw)
+        return head._replace(repeated=repeated_in(came))
 
     def without_ours(self, request: Any) -> Any:
         """The request, or a copy of it without the headers that are meant for us."""
@@ -49,8 +56,18 @@ class Library:
         more = {"stream": request.stream, "extensions": request.extensions}
         return self._module.Request(request.method, request.url, headers=kept, **more)
 
+    def within(self, request: Any, seconds: float) -> Any:
+        """The request, with no timeout of its own that is longer."""
+        said = request.extensions.get("timeout") or {}
+        spans = {name: min(said.get(name) or seconds, seconds) for name in _SPANS}
+        extensions = {**request.extensions, "timeout": spans}
+        headers, stream = request.headers.raw, request.stream
+        return self._module.Request(
+            request.method, request.url, headers=headers, stream=stream, extensions=extensions
+        )
+
     def response(
-        self, status: int, headers: Mapping[str, str], *, story: Story | None = None, **body: Any
+        self, status: int, headers: Sent, *, story: Story | None = None, **body: Any
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
         extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
@@ -94,11 +111,12 @@ class Library:
         return Outcome(verdict, status=status, detail=detail, maybe_processed=True)
 
 
-def _as_sent(headers: Mapping[str, str]) -> Mapping[str, str | bytes]:
-    """Headers as they are on the wire, where they hold more than ASCII, which is all that the library would encode."""
-    if "".join(headers.values()).isascii():
-        return headers
-    return {name: value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
+def _as_sent(headers: Sent) -> Any:
+    """Headers as the library takes them: as bytes, where they hold more than ASCII, which is all that it would encode."""
+    lines = one_by_one(headers)
+    if all(value.isascii() for _, value in lines):
+        return lines
+    return [(name, value.encode("utf-8", "surrogateescape")) for name, value in lines]
 
 
 def _headers_in(raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]) -> dict[str, str]:
@@ -108,6 +126,10 @@ def _headers_in(raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]
         key, text = name.decode("latin-1").lower(), read(value)
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
+
+
+def _escaped(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")
 
 
 def _text(value: bytes) -> str:

@@ -1,38 +1,46 @@
 """Requests that pass: sent once, as they are, and answered with what comes."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+import asyncio
+import time
+from collections.abc import AsyncIterable, Mapping
 from math import inf
 from urllib.parse import urljoin
 
+from stormbreak.http.doors.in_time import LATE, seconds_to
 from stormbreak.http.doors.replies import Failure, failure_of
 from stormbreak.http.doors.request import DoorRequest, without_hops
+from stormbreak.http.doors.uploads import Upload, WrongLengthError
 from stormbreak.http.origin import same_origin
 from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Incoming, Wire
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome
 
+_ONCE = ("location", "content-length")  # what was looked at is what is passed on
+
 
 async def passed(
-    wire: Wire, seen: DoorRequest, body: AsyncIterable[bytes]
+    wire: Wire, seen: DoorRequest, body: AsyncIterable[bytes], *, until: float | None
 ) -> tuple[HttpAnswer, Incoming] | Failure:
-    """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK."""
-    headers = seen.passed_on()
+    """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK.
+
+    No longer than `until`, on the monotonic clock. What the body raises is raised.
+    """
+    if until is not None and time.monotonic() >= until:
+        return LATE
     length = seen.headers.get("content-length")
-    if length is not None:
-        headers["content-length"] = length
-        body = _of_length(body, int(length)) if length.isdecimal() else body
-    has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
-    incoming = await wire.open(
-        HttpRequest(
-            seen.url,
-            headers,
-            body if has_body else b"",
-            seen.spans.read,
-            connect_timeout=seen.spans.connect or CONNECT_TIMEOUT,
-            method=seen.method,
-            most=inf,
-        )
-    )
+    upload = Upload(body, int(length) if length is not None and length.isdecimal() else None)
+    try:
+        async with asyncio.timeout(seconds_to(until)):
+            incoming = await wire.open(_request(seen, upload))
+            await upload.finish()
+    except TimeoutError:
+        return LATE
+    if upload.failure is not None and (isinstance(incoming, Outcome) or incoming.head.succeeded):
+        if not isinstance(incoming, Outcome):
+            incoming.close()
+        if isinstance(upload.failure, WrongLengthError):
+            return Failure("LocalProtocolError", str(upload.failure), None)
+        raise upload.failure
     if isinstance(incoming, Outcome):
         return failure_of(incoming, None)
     head = incoming.head
@@ -43,7 +51,24 @@ async def passed(
         passing["content-length"] = head.headers["content-length"]
     if leads_elsewhere(passing, seen.url):
         del passing["location"]
-    return head._replace(headers=passing), incoming
+    several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
+    return head._replace(headers=passing, repeated=several), incoming
+
+
+def _request(seen: DoorRequest, upload: Upload) -> HttpRequest:
+    headers = seen.passed_on()
+    has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
+    if "content-length" in seen.headers:
+        headers["content-length"] = seen.headers["content-length"]
+    return HttpRequest(
+        seen.url,
+        headers,
+        upload if has_body else b"",
+        seen.spans.read,
+        connect_timeout=seen.spans.connect or CONNECT_TIMEOUT,
+        method=seen.method,
+        most=inf,
+    )
 
 
 def leads_elsewhere(headers: Mapping[str, str], url: str) -> bool:
@@ -55,13 +80,3 @@ def leads_elsewhere(headers: Mapping[str, str], url: str) -> bool:
         return not same_origin(urljoin(url, location), url)
     except ValueError:  # it is no URL
         return True
-
-
-async def _of_length(body: AsyncIterable[bytes], length: int) -> AsyncIterator[bytes]:
-    """The pieces until so many bytes have come, and no look for more: a server may answer before that has been taken."""
-    if length:
-        async for piece in body:
-            yield piece
-            length -= len(piece)
-            if length <= 0:
-                break

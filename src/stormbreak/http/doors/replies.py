@@ -3,7 +3,6 @@
 Every final answer forbids the SDK to try again by itself: that would multiply attempts.
 """
 
-from collections.abc import Mapping
 from math import ceil
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from stormbreak.core.spending import COST
 from stormbreak.http.doors.request import without_hops
 from stormbreak.http.doors.story import Story
 from stormbreak.http.exchange import Received
+from stormbreak.http.repeated import Sent, as_they_came
 from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.types import Ended, Outcome, Rejection, Verdict
@@ -20,7 +20,9 @@ from stormbreak.types import Ended, Outcome, Rejection, Verdict
 FINAL = {"x-should-retry": "false"}
 
 _JSON = "application/json"
-_UNAVAILABLE = frozenset({"breaker", "queue", "shed", "drain", "limit"})  # others tell of rates
+_UNAVAILABLE = frozenset(
+    {"breaker", "queue", "shed", "drain", "closed", "limit"}
+)  # others tell of rates
 _STATUSES = {
     Verdict.THROTTLED: 429,
     Verdict.BILLING: 429,
@@ -41,7 +43,7 @@ class Reply(NamedTuple):
     """An answer to an SDK. Its repr shows no text."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Sent
     body: bytes
 
     def __repr__(self) -> str:
@@ -82,9 +84,9 @@ def reply_to(shape: Shape, story: Story, ended: Ended, now: float) -> Reply | Fa
     return Reply(status, headers | {"content-type": _JSON}, body)
 
 
-def headers_of(head: HttpAnswer, story: Story) -> dict[str, str]:
+def headers_of(head: HttpAnswer, story: Story) -> dict[str, str | tuple[str, ...]]:
     """The headers of an answer as the SDK gets them: of one that was decoded, and is not to be followed."""
-    headers = without_hops(head.headers.items())
+    headers = as_they_came(without_hops(head.headers.items()), head.repeated)
     for name in ("content-encoding", "location"):
         headers.pop(name, None)
     return headers | FINAL | _told(story)

@@ -1,0 +1,113 @@
+"""What somebody does with a client that is at work: look at it, turn its circuits by hand, and end it."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from stormbreak.core.engine import Engine, Listener
+from stormbreak.core.policy import Policy
+from stormbreak.core.saved import read_circuits, span_in
+from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.listening import Attached, subscribe
+from stormbreak.errors import ConfigurationError
+from stormbreak.http.footing import Ground
+from stormbreak.types import Target
+
+
+class ByHand:
+    """An engine at work on some ground. All of this may be called from any thread."""
+
+    engine: Engine
+
+    def _stand(self, engine: Engine, ground: Ground) -> None:
+        self.engine = engine
+        self._ground = ground
+        self._driver = AsyncioDriver(engine)
+
+    @property
+    def policy(self) -> Policy:
+        """What its calls go by; of a pool, that of its first target."""
+        return self._ground.first.policy
+
+    def target(self, model: str) -> Target:
+        """The target that calls for `model` go to first; of a pool, that of its first."""
+        return self._ground.first.target(model)
+
+    def subscribe(self, listener: Listener) -> Attached:
+        """Have `listener` called with every event, until what is returned is detached.
+
+        It may not make calls on this client.
+        """
+        return subscribe(self.engine, listener)
+
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """What stands where: every target's circuit, queue, limit and cooldown, and the retry budget.
+
+        And what each call waits for that is `pending`, which is much where many are.
+        """
+        return self._driver.snapshot(pending=pending)
+
+    def isolate(self, target: Target | str) -> None:
+        """Open the circuit of a target, or of a model, by hand, until `reset`: nothing passes.
+
+        From any thread, as all that is done by hand. Calls in the queue that fail fast are told at once.
+
+        Raises:
+            ConfigurationError: the policy has no circuit breaker.
+        """
+        if self.policy.breaker is None:
+            raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
+        where = self._known(target)
+        self._driver.by_hand(lambda engine, now: engine.lane(where).isolate(now))
+
+    def reset(self, target: Target | str) -> None:
+        """Close the circuit of a target, or of a model, by hand, and lift its cooldown; who waited leaves."""
+        where = self._known(target)
+        self._driver.by_hand(lambda engine, now: engine.lane(where).reset(now))
+
+    def save_circuits(self) -> dict[str, Any]:
+        """The circuits that are not closed, by model, in plain values for `restore_circuits` of another process.
+
+        Those of targets elsewhere, where calls fell back to, are not among them.
+        """
+        saved = self._driver.by_hand(lambda engine, now: engine.save_circuits(now))
+        circuits = {
+            target.model: circuit.as_dict()
+            for target, circuit in saved.items()
+            if target == self.target(target.model)
+        }
+        return {"circuits": circuits, "saved_at": time.time()}
+
+    def restore_circuits(self, values: Mapping[str, Any]) -> None:
+        """Take up what `save_circuits` gave; the time since then counts, by the wall clock.
+
+        Without a breaker in the policy, nothing is taken up.
+
+        Raises:
+            ConfigurationError: names what cannot be right; nothing has changed.
+        """
+        circuits = read_circuits(values)
+        elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
+        saved = {self.target(model): circuit for model, circuit in circuits.items()}
+        self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+
+    def may_spend(self, most: Decimal) -> None:
+        """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""
+        policy = self.policy
+        self._driver.by_hand(lambda engine, now: engine.may_spend(policy, most, now))
+
+    def _known(self, target: Target | str) -> Target:
+        return self.target(target) if isinstance(target, str) else target
+
+    def drain(self) -> None:
+        """Let what was sent be answered, and end as CANCELLED every call that waits, now or later."""
+        self._driver.drain()
+
+    def stop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """End every call of this client on `loop`, or on every loop, now or later, with a `ClientClosedError`.
+
+        A stream ends with a `StreamBrokenError`. From any thread; connections that nobody uses stay open.
+        """
+        self._driver.close(loop)

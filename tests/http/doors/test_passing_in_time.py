@@ -1,0 +1,123 @@
+"""The deadline of a scope bounds what only passes: the upload, the wait for an answer, and its reading."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+
+import openai
+import pytest
+from doors import KEY, QUICK, SDKS, until
+from sockets import End, answer, served
+
+from stormbreak import ConfigurationError, scope
+
+DRIPPING = [answer(b"", content_length=1000), *[0.05, b"x"] * 40, End.HANG]
+FILE = {"file": ("a.jsonl", b"{}")}
+
+
+@pytest.fixture(params=["httpx2", "httpx"])
+def lib(request):
+    return import_module(request.param)
+
+
+@pytest.fixture(params=["own", "inner"])
+def over(request):
+    return request.param
+
+
+@pytest.fixture(params=["awaits", "blocks"])
+def client(lib, request, over):
+    """A client of the library over a transport of ours, and a way to call what it does."""
+    ours = import_module(f"stormbreak.{lib.__name__}")
+    awaits = request.param == "awaits"
+    kind = lib.AsyncClient if awaits else lib.Client
+    inner = None
+    if over == "inner":
+        inner = lib.AsyncHTTPTransport() if awaits else lib.HTTPTransport()
+    made = (ours.AsyncTransport if awaits else ours.Transport)(QUICK, inner=inner)
+
+    async def do(function, *args, **more):
+        called = function(*args, **more) if awaits else asyncio.to_thread(function, *args, **more)
+        return await called
+
+    @asynccontextmanager
+    async def opened():
+        http = kind(transport=made, timeout=30)
+        yield http, do
+        await do(http.aclose if awaits else http.close)
+
+    return opened
+
+
+@contextmanager
+def within(seconds):
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+@pytest.mark.parametrize("script", [[End.HANG], DRIPPING], ids=["silent", "dripping"])
+async def test_an_answer_ends_with_it(lib, client, script):
+    async with served(script) as server, client() as (http, do):
+        with within(1.0), scope(deadline=0.2), pytest.raises(lib.ReadTimeout):
+            await do(http.post, f"{server.base_url}/files", files=FILE)
+        assert len(server.requests) == 1
+        await until(lambda: server.closed == 1)
+
+
+async def test_a_deadline_that_is_over_sends_nothing(lib, client):
+    async with served() as server, client() as (http, do):
+        with scope(deadline=0.0), pytest.raises(lib.ReadTimeout, match="deadline"):
+            await do(http.post, f"{server.base_url}/files", files=FILE)
+        assert server.opened == 0
+
+
+async def test_a_header_says_it_too_and_is_not_sent(lib, client):
+    async with served([End.HANG]) as server, client() as (http, do):
+        url, said = f"{server.base_url}/files", {"x-stormbreak-deadline": "0.2"}
+        with within(1.0), pytest.raises(lib.ReadTimeout):
+            await do(http.post, url, files=FILE, headers=said)
+        assert "x-stormbreak-deadline" not in server.requests[0].headers
+        with pytest.raises(ConfigurationError, match="x-stormbreak-deadline must be seconds"):
+            await do(http.post, url, files=FILE, headers={"x-stormbreak-deadline": "soon"})
+
+
+async def test_what_comes_in_time_is_left_alone(client):
+    async with served([0.05, answer(b"whole")]) as server, client() as (http, do):
+        with scope(deadline=5.0):
+            said = await do(http.post, f"{server.base_url}/files", files=FILE)
+    assert said.content == b"whole"
+
+
+async def test_an_upload_ends_with_it(lib):
+    """One that is made as it goes, on a loop, and hangs."""
+    ours = import_module(f"stormbreak.{lib.__name__}")
+    left = asyncio.Event()
+
+    async def pieces():
+        yield b"a"
+        try:
+            await asyncio.sleep(60)
+        finally:
+            left.set()
+
+    async with (
+        served([End.HANG]) as server,
+        lib.AsyncClient(transport=ours.AsyncTransport(QUICK)) as http,
+    ):
+        with within(1.0), scope(deadline=0.2), pytest.raises(lib.ReadTimeout):
+            await http.post(f"{server.base_url}/files", content=pieces())
+        async with asyncio.timeout(1):
+            await left.wait()
+        await until(lambda: server.closed == 1)
+
+
+@pytest.mark.parametrize("sdk", [each for each in SDKS if each.module is openai], ids=str)
+async def test_an_sdk_raises_its_own_timeout(sdk):
+    async with served([End.HANG]) as server:
+        client = sdk.client(server.base_url, sdk.transport(), max_retries=0)
+        with within(1.0), scope(deadline=0.2), pytest.raises(openai.APITimeoutError):
+            await sdk.do(client.files.create, file=FILE["file"], purpose="batch")
+        await sdk.close(client)
+    assert KEY in server.requests[0].headers["authorization"]

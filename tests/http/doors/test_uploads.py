@@ -1,0 +1,108 @@
+"""Uploads that pass: exactly as long as was announced, and what their bodies raise is raised."""
+
+import asyncio
+from importlib import import_module
+
+import pytest
+from doors import QUICK
+from sockets import answer, failing, served
+
+MINE = KeyError("mine")
+
+
+@pytest.fixture(params=["httpx2", "httpx"])
+def lib(request):
+    return import_module(request.param)
+
+
+@pytest.fixture(params=["awaits", "blocks"])
+def upload(lib, request):
+    """Send pieces, and then raise what is among them; what was said, and whether the body was left."""
+    ours = import_module(f"stormbreak.{lib.__name__}")
+    left = []
+
+    def blocks(pieces):
+        try:
+            for piece in pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            left.append(True)
+
+    async def awaits(pieces):
+        try:
+            for piece in pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            left.append(True)
+
+    def at_once(url, pieces, headers):
+        with lib.Client(transport=ours.Transport(QUICK), timeout=10) as http:
+            return http.post(url, content=blocks(pieces), headers=headers)
+
+    async def send(server, *pieces, length=None, leaves=lib.__name__ == "httpx2"):
+        headers = {} if length is None else {"content-length": str(length)}
+        url = f"{server.base_url}/files"
+        try:
+            if request.param == "blocks":
+                return await asyncio.to_thread(at_once, url, pieces, headers)
+            async with lib.AsyncClient(transport=ours.AsyncTransport(QUICK), timeout=10) as http:
+                return await http.post(url, content=awaits(pieces), headers=headers)
+        finally:
+            async with asyncio.timeout(5):
+                while leaves and not left:  # noqa: ASYNC110 - it is the garbage collector that comes
+                    await asyncio.sleep(0.005)
+
+    return send
+
+
+@pytest.mark.parametrize("length", [None, 6])
+async def test_what_a_body_raises_is_raised(upload, length):
+    async with served() as server:
+        with pytest.raises(KeyError) as caught:
+            await upload(server, b"abc", MINE, length=length)
+        await server.all_closed()
+    assert caught.value is MINE
+    assert server.requests == [] or length is None
+
+
+@pytest.mark.parametrize(
+    ("pieces", "wrong"),
+    [
+        ((b"abc",), "shorter"),
+        ((), "shorter"),
+        ((b"abc", b"defg"), "longer"),
+        ((b"abcdefg",), "longer"),
+        ((b"abcdef", b"", b"g"), "longer"),
+    ],
+)
+async def test_a_body_of_another_length_is_refused(lib, upload, pieces, wrong):
+    async with served() as server:
+        with pytest.raises(
+            lib.LocalProtocolError, match=f"the body is {wrong} than its Content-Length"
+        ):
+            await upload(server, *pieces, length=6)
+        await server.all_closed()
+    assert [each.body for each in server.requests] in ([], [b"abcdef"])
+
+
+async def test_what_it_raises_behind_its_last_piece_is_raised(upload):
+    async with served() as server:
+        with pytest.raises(KeyError):
+            await upload(server, b"abcdef", MINE, length=6)
+
+
+async def test_a_body_of_that_length_is_sent(upload):
+    async with served(answer(b"{}")) as server:
+        said = await upload(server, b"abc", b"", b"def", length=6, leaves=True)
+    assert (said.status_code, server.requests[0].body) == (200, b"abcdef")
+
+
+async def test_a_refusal_may_come_before_the_body_has_ended(upload):
+    refusal = failing(413)
+    async with served(refusal) as server:
+        said = await upload(server, b"abc", *[b"x" * 65536] * 100)
+    assert said.status_code == 413

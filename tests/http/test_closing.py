@@ -1,0 +1,220 @@
+"""A client that is closed: who waits, who was sent and who reads is told at once, and so is whoever comes later."""
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import pytest
+from chat_stream import CUT, HELLO
+from clients import PAYLOAD, QUICK, SAY, client_of, lane_of
+from sockets import End, answer, failing, served
+
+from stormbreak import ClientClosedError, StreamBrokenError, load
+from stormbreak.core.backoff import Constant
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.events import CallCancelled
+from stormbreak.types import Verdict
+
+ONE = replace(QUICK, limit=FixedLimit(in_flight=1))
+FRAGILE = replace(
+    ONE, breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)), attempt_timeout=30.0
+)
+AWHILE = replace(QUICK, retry=RetryPolicy(attempts=4, backoff=Constant(seconds=10.0)))
+UNBOUNDED = replace(QUICK, deadline=None, attempt_timeout=None, patience=None)
+HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.02, percentile=None))
+
+
+async def closed(asking):
+    """What a call ends with; it may not take long."""
+    async with asyncio.timeout(2):
+        with pytest.raises(ClientClosedError) as caught:
+            await asking
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "policy", [FRAGILE, ONE, UNBOUNDED, HEDGED], ids=["short", "long", "none", "hedged"]
+)
+async def test_what_was_sent_is_cancelled_and_counts_as_nothing(policy):
+    events = []
+    async with served([End.HANG]) as server, client_of(server, policy) as client:
+        client.subscribe(events.append)
+        asking = asyncio.create_task(client.chat(SAY))
+        await server.asked(2 if policy is HEDGED else 1)
+        await client.close()
+        error = await closed(asking)
+        await server.all_closed()
+
+        assert (error.verdict, error.attempts) == (Verdict.CANCELLED, len(server.requests))
+        assert error.ended.maybe_processed == 1
+        assert str(error).endswith(f"the client was closed after {error.attempts} attempt(s)")
+        lane = lane_of(client)
+        assert lane.slots.in_flight == 0
+        assert lane.breaker is None or lane.breaker.state is State.CLOSED
+        assert [each.sent for each in events if isinstance(each, CallCancelled)] == [True]
+
+
+async def test_who_waits_is_woken_and_nothing_is_sent_for_it():
+    async with served([End.HANG]) as server, client_of(server, ONE) as client:
+        asking = [asyncio.create_task(client.chat(SAY)) for _ in range(3)]
+        await server.asked()
+        await client.close()
+        errors = [await closed(each) for each in asking]
+        assert sorted(error.attempts for error in errors) == [0, 0, 1]
+        assert str(errors[-1]).endswith("the client is closed")
+        assert (len(server.requests), lane_of(client).slots.in_flight) == (1, 0)
+
+
+async def test_who_backs_off_is_woken():
+    async with served(failing(500)) as server, client_of(server, AWHILE) as client:
+        asking = asyncio.create_task(client.chat(SAY))
+        await server.asked()
+        await asyncio.sleep(0.02)
+        await client.close()
+        assert (await closed(asking)).attempts == 1
+
+
+async def test_whoever_comes_later_is_refused_and_nothing_is_sent():
+    async with served(answer()) as server:
+        client = client_of(server)
+        await client.chat(SAY)
+        await client.close()
+        await client.close()
+        error = await closed(client.chat(SAY))
+        assert (error.attempts, str(error).endswith(": the client is closed")) == (0, True)
+        await closed(client.stream("chat/completions", PAYLOAD).opened())
+        ended = await client.ask("chat/completions", b'{"model":"m","messages":[]}')
+        assert ended.stopped == "closed"
+        assert len(server.requests) == 1
+
+
+async def test_a_stream_ends_for_its_reader():
+    async with served([CUT, End.HANG]) as server, client_of(server, FRAGILE) as client:
+        read = await client.stream("chat/completions", PAYLOAD)
+        pieces = read.texts()
+        assert await anext(pieces) == "hello"
+        reading = asyncio.create_task(anext(pieces))
+        await asyncio.sleep(0.02)
+        await client.close()
+        with pytest.raises(StreamBrokenError, match="the client was closed") as caught:
+            await reading
+        assert caught.value.received.endswith(HELLO)
+        assert (caught.value.verdict, caught.value.attempts) == (Verdict.CANCELLED, 1)
+        await read.aclose()
+        await server.all_closed()
+        assert lane_of(client).breaker.state is State.CLOSED
+        assert lane_of(client).slots.in_flight == 0
+
+
+async def test_a_stream_that_nobody_reads_at_the_moment_ends_too():
+    async with (
+        served([CUT, End.HANG]) as server,
+        client_of(server) as client,
+        client.stream("chat/completions", PAYLOAD) as stream,
+    ):
+        await client.close()
+        assert lane_of(client).slots.in_flight == 0
+        with pytest.raises(StreamBrokenError, match="the client was closed"):
+            await stream.answer()
+
+
+async def test_a_stream_that_has_not_begun():
+    async with served([CUT[: -len(HELLO)], End.HANG]) as server, client_of(server) as client:
+        opening = asyncio.create_task(client.stream("chat/completions", PAYLOAD).opened())
+        await server.asked()
+        await asyncio.sleep(0.02)
+        await client.close()
+        assert (await closed(opening)).attempts == 1
+
+
+async def test_a_function_that_gives_the_key_is_not_waited_for():
+    async def key():
+        await asyncio.sleep(60.0)
+        return "never"
+
+    async with served() as server, client_of(server, api_key=key) as client:
+        asking = asyncio.create_task(client.chat(SAY))
+        await asyncio.sleep(0.02)
+        await client.close()
+        await closed(asking)
+        assert server.requests == []
+
+
+async def test_a_cancel_by_somebody_else_goes_before():
+    async with served([End.HANG]) as server, client_of(server) as client:
+        asking = asyncio.create_task(client.chat(SAY))
+        await server.asked()
+        asking.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+
+def elsewhere(client, said):
+    """Ask on a loop of its own, in a thread."""
+
+    async def ask():
+        try:
+            said.append(await client.chat(SAY))
+        except ClientClosedError as error:
+            said.append(error)
+
+    thread = threading.Thread(target=asyncio.run, args=(ask(),), daemon=True)
+    thread.start()
+    return thread
+
+
+async def test_on_other_loops_it_goes_on():
+    said = []
+    async with served([0.2, answer()], answer()) as server:
+        client = client_of(server)
+        thread = elsewhere(client, said)
+        await server.asked()
+        await client.close()
+        await closed(client.chat(SAY))
+        await asyncio.to_thread(thread.join, 5)
+        assert said[0].text == "fine"
+
+
+async def test_stop_ends_it_on_every_loop():
+    said = []
+    async with served([End.HANG]) as server:
+        client = client_of(server)
+        threads = [elsewhere(client, said) for _ in range(2)]
+        await server.asked(2)
+        client.stop()
+        for thread in threads:
+            await asyncio.to_thread(thread.join, 5)
+        assert [type(each) for each in said] == [ClientClosedError] * 2
+        await closed(client.chat(SAY))
+        await client.close()
+        await server.all_closed()
+
+
+async def test_a_client_whose_target_is_gone_is_closed(tmp_path):
+    path, target = tmp_path / "settings.toml", '[targets.{}]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    path.write_text(target.format("main") + target.format("spare"))
+    async with load(path) as settings, settings.client("main"):
+        path.write_text(target.format("spare"))
+        settings.reload()
+
+
+async def test_clients_of_settings_end_with_them(tmp_path):
+    path = tmp_path / "settings.toml"
+    async with served([End.HANG]) as server:
+        path.write_text(f'[targets.main]\nbase_url = "{server.base_url}"\nmodel = "m"\n')
+        settings = load(path)
+        one, other = settings.client("main"), settings.client("main")
+        asking = asyncio.create_task(one.chat(SAY))
+        await server.asked()
+        await other.close()
+        assert not asking.done()
+        await settings.close()
+        await closed(asking)
+        await closed(one.chat(SAY))
+        await server.all_closed()
+        assert len(server.requests) == 1
