@@ -3,9 +3,10 @@ from decimal import Decimal
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from stormbreak.batch import progress, view
-from stormbreak.batch.progress import Lines, Quiet, panel, progress_on
+from stormbreak.batch.progress import Lines, Panel, Quiet, panel, progress_on
 from stormbreak.batch.spent import Cost, Limit
 from stormbreak.batch.view import View
 
@@ -71,10 +72,9 @@ def test_at_the_end_there_is_nothing_to_go():
 
 
 @pytest.fixture
-def lines(monkeypatch):
+def lines(monkeypatch, clock):
     """Plain lines of views that the test gives, at times that it gives."""
-    clock, stream = [0.0], io.StringIO()
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
     monkeypatch.setattr(View, "of", staticmethod(lambda changes: View(**VIEW | changes)))
     shown = Lines(stream)
 
@@ -85,6 +85,35 @@ def lines(monkeypatch):
         return stream.getvalue()[before:]
 
     return tick
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_long_input_is_said_to_be_read(clock):
+    stream = io.StringIO()
+    shown = Lines(stream)
+    for clock[0], rows in ((0.9, 80_000), (1.1, 123_456), (2.0, 200_000), (6.2, 1_234_567)):
+        shown.reading(rows)
+    assert stream.getvalue() == "reading INPUT: 123,456 rows\nreading INPUT: 1,234,567 rows\n"
+
+
+def test_the_panel_says_so_after_a_second(clock):
+    stream = io.StringIO()
+    with Live(console=Console(file=stream, width=80, force_terminal=True)) as live:
+        shown = Panel(live)
+        clock[0] = 0.9
+        shown.reading(80_000)
+        live.refresh()
+        assert "reading" not in stream.getvalue()
+        clock[0] = 1.1
+        shown.reading(123_456)
+        live.refresh()
+        assert "reading INPUT: 123,456 rows" in stream.getvalue()
 
 
 def test_a_line_every_five_seconds_and_one_at_the_end(lines):

@@ -20,13 +20,18 @@ from stormbreak.batch.runner import Runner
 from stormbreak.batch.view import Rate, View
 
 LINE_EVERY = 5.0  # seconds between plain lines
+READING_AFTER = 1.0  # seconds of silence while INPUT is read
 WIDEST = 100  # columns of the panel
 _NAME = 8  # columns of a name
 _KINDS = {"failed": "red", "circuit": "yellow"}  # what is worth a colour where it is not as usual
 
 
 class Progress(Protocol):
-    """Is told four times a second."""
+    """Is told now and then while INPUT is read, then four times a second."""
+
+    def reading(self, rows: int) -> None:
+        """Show that so many rows have been read, once it has taken a while."""
+        ...
 
     def tick(self, runner: Runner) -> None:
         """Look at the runner and show what matters."""
@@ -35,6 +40,9 @@ class Progress(Protocol):
 
 class Quiet:
     """Shows nothing."""
+
+    def reading(self, rows: int) -> None:
+        """Nothing."""
 
     def tick(self, runner: Runner) -> None:
         """Nothing."""
@@ -47,8 +55,16 @@ class Lines:
         self._stream = stream
         self._rate = Rate()
         self._last = time.monotonic()
+        self._tell_reading_at = self._last + READING_AFTER
         self._shown: View | None = None
         self._told_stopping = False
+
+    def reading(self, rows: int) -> None:
+        """Write a line if it is time."""
+        now = time.monotonic()
+        if now >= self._tell_reading_at:
+            self._tell_reading_at = now + LINE_EVERY
+            self._write(_reading(rows))
 
     def tick(self, runner: Runner) -> None:
         """Write a line if it is time."""
@@ -78,6 +94,12 @@ class Panel:
     def __init__(self, live: Live) -> None:
         self._live = live
         self._rate = Rate()
+        self._began = time.monotonic()
+
+    def reading(self, rows: int) -> None:
+        """Say so, once it has taken a while."""
+        if time.monotonic() - self._began >= READING_AFTER:
+            self._live.update(Text(_reading(rows), style="dim"))
 
     def tick(self, runner: Runner) -> None:
         """Redraw."""
@@ -156,6 +178,10 @@ def _cost(said: str) -> Text:
     line = Text("cost", style="dim", no_wrap=True, overflow="ellipsis")
     line.pad_right(_NAME + 1 - len(line))
     return line.append(said, style="not dim")
+
+
+def _reading(rows: int) -> str:
+    return f"reading INPUT: {rows:,} rows"
 
 
 def _stopping(view: View) -> str:

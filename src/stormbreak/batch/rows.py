@@ -134,8 +134,6 @@ class Rows:
             number = 0
             while line := file.readline(LINE_LIMIT + 1):
                 number += 1
-                if number % TOLD_EVERY == 0:
-                    told(len(self))
                 digest.update(line)
                 try:
                     self._take(line, number, offset)
@@ -143,6 +141,8 @@ class Rows:
                     more = self._more_wrong(file, number)
                     raise self._wrong(number, f"{error}{more}") from None
                 offset += len(line)
+                if number % TOLD_EVERY == 0:
+                    told(len(self))
         if not len(self):
             raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
         self._offsets.append(offset)

@@ -36,7 +36,7 @@ def work(
         tick, listeners = watched.beside(progress.tick), watched.listeners
         if destination is not None:
             tick, listeners = watching(course, tick), (*listeners, course.hear)
-        summary = run_job(job, tick, listeners=listeners)
+        summary = run_job(job, tick, listeners=listeners, reading=progress.reading)
     if as_json:
         say(in_json(summary))
     elif summary.end != End.UNREACHABLE.value:
