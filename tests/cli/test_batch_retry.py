@@ -130,7 +130,7 @@ def test_who_fails_again_has_the_new_reason_and_all_attempts(
 
     assert code == 1
     assert lines["retried"] == "11 rows that had failed; 7 of them are answered now"
-    assert lines["next"].startswith("stormbreak batch retry ")
+    assert lines["next"] == f"mend the cause, then: stormbreak batch retry {output}"
     errors = {line["custom_id"]: line["error"] for line in read(failed)}
     assert errors.keys() == ids(range(4))
     assert {(it["verdict"], it["attempts"]) for it in errors.values()} == {("filtered", 2)}

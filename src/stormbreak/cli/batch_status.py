@@ -49,7 +49,7 @@ def _told(status: Status) -> list[tuple[str, str]]:
 def _next(status: Status) -> str:
     if status.active or not status.failed:
         return ""
-    return f"{retry_command(status.output)}: send the failed rows once more"
+    return retry_command(status.output)
 
 
 def _counted(status: Status) -> str:
