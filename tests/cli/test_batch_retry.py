@@ -122,7 +122,7 @@ def test_an_unknown_verdict_is_refused_with_the_known_ones(provider, retry, tmp_
 
 
 def test_who_fails_again_has_the_new_reason_and_all_attempts(
-    provider, retry, failed, stormbreak_provider
+    provider, retry, output, failed, stormbreak_provider
 ):
     other = stormbreak_provider(scenario({"kind": "content_filter", "match": "(meets 400)"}))
     code, said, _ = retry(*elsewhere(other))

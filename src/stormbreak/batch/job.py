@@ -12,7 +12,7 @@ from stormbreak.batch.choice import GOING_ON, Choice
 from stormbreak.batch.files import Files
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.ledger import Ledger
-from stormbreak.batch.limits import check_costs
+from stormbreak.batch.limits import check_cost
 from stormbreak.batch.lock import require_free
 from stormbreak.batch.order import order_output
 from stormbreak.batch.plain import path_of
@@ -111,11 +111,9 @@ def run_job(
         options = _options(job, client.base_url)
         _check_before(job, options)
         rows = stack.enter_context(_read(job, reading))
-        if job.max_cost is not None:
-            check_costs(rows, client)
         for listener in listeners:
             client.subscribe(listener)
-        store = stack.enter_context(_open(job, rows, options))
+        store = stack.enter_context(_open(job, rows, options, client))
         meter = Meter(lambda *_: None, most=MODELS)  # tokens, whatever they cost
         client.subscribe(meter)
         prices = None if job.max_cost is None else job.price_of or list_price
@@ -160,9 +158,16 @@ def _read(job: Job, reading: Reading) -> Rows:
     return rows
 
 
-def _open(job: Job, rows: Rows, options: Mapping[str, Option]) -> AbstractContextManager[Store]:
+def _open(
+    job: Job, rows: Rows, options: Mapping[str, Option], client: AsyncClient
+) -> AbstractContextManager[Store]:
     flags = None if job.flags is None else job.flags.clean()
-    return open_store(job.output, rows, options=options, flags=flags, choice=job.choice)
+
+    def look(first: int) -> None:
+        if job.max_cost is not None:
+            check_cost(rows, first, client)
+
+    return open_store(job.output, rows, options=options, flags=flags, choice=job.choice, look=look)
 
 
 def _policy(job: Job) -> Policy:

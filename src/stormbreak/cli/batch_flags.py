@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from stormbreak.batch.from_flags import POLICY
-from stormbreak.batch.job import AUTO
+from stormbreak.batch.job import AUTO, CONNECT_GRACE
 from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS, USD
+from stormbreak.core.presets import BATCH
 from stormbreak.keylike import quoted
 
 
@@ -27,15 +28,25 @@ class _Concurrency(click.ParamType[int | str]):
 
 
 _KEPT = (
-    click.option("--base-url", help="Where to send, up to and including /v1."),
-    click.option("--provider", help="A known provider instead: openai, holysheep, deepseek, ..."),
+    click.option("--base-url", metavar="URL", help="Where to send, up to and including /v1."),
+    click.option(
+        "--provider",
+        metavar="NAME",
+        help="A known provider instead: openai, holysheep, deepseek, ...",
+    ),
     click.option("--api-key-env", metavar="VAR", help="The environment variable with the key."),
-    click.option("--fallback-base-url", help="Where a row goes that cannot be answered there."),
+    click.option(
+        "--fallback-base-url", metavar="URL", help="Where a row goes that cannot be answered there."
+    ),
     click.option(
         "--fallback-api-key-env", metavar="VAR", help="The variable with the key of that address."
     ),
-    click.option("--model", help="The model of rows that name none."),
-    click.option("--policy", help=f"A policy file, or a preset; {POLICY} if nobody says."),
+    click.option("--model", metavar="M", help="The model of rows that name none."),
+    click.option(
+        "--policy",
+        metavar="FILE|PRESET",
+        help=f"A policy file, or a preset.  [default: {POLICY}]",
+    ),
     click.option(
         "--concurrency",
         type=_Concurrency(),
@@ -44,7 +55,10 @@ _KEPT = (
     click.option("--rpm", type=REQUESTS, help="Requests per minute, at the most."),
     click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together."),
     click.option(
-        "--max-cost", type=USD, help="US dollars that all runs on OUTPUT may cost together."
+        "--max-cost",
+        type=USD,
+        metavar="USD",
+        help="US dollars that all runs on OUTPUT may cost together.",
     ),
     click.option(
         "--longest-answer",
@@ -58,10 +72,18 @@ _KEPT = (
         multiple=True,
         help="A price file, for what it costs; its word counts before the list prices.",
     ),
-    click.option("--timeout", type=SECONDS, help="Seconds that one attempt may take."),
+    click.option(
+        "--timeout",
+        type=SECONDS,
+        help=f"Seconds that one attempt may take.  [default: {BATCH.attempt_timeout:g}, by the preset {POLICY}]",
+    ),
     click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt."),
     click.option("--deadline", type=SECONDS, help="Seconds that one row may take, all in all."),
-    click.option("--connect-grace", type=SECONDS, help="Give up if nothing answers by then."),
+    click.option(
+        "--connect-grace",
+        type=SECONDS,
+        help=f"Give up if nothing answers by then.  [default: {CONNECT_GRACE:g}]",
+    ),
     click.option("--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end."),
 )
 _SHOWN = (
