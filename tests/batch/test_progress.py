@@ -39,6 +39,15 @@ def test_the_panel_is_aligned_and_fits(width):
         assert value in said
 
 
+IDLE = "1,000 rows to be sent again after server error (500), first in 59 s"
+
+
+def test_a_run_that_is_idle_says_why():
+    lines = drawn(80, idle=IDLE)
+    assert lines[-1].rstrip() == f"idle     {IDLE}"
+    assert len(lines) == len(drawn(80)) + 1
+
+
 def test_a_run_that_stops_says_what_it_waits_for():
     assert drawn(100, stopping=True)[-1].rstrip() == (
         "stopping: 250 answers are still to come; Ctrl-C again stops at once"
@@ -166,3 +175,7 @@ def test_quiet_and_not_a_terminal():
     with progress_on(stream, quiet=False) as shown:
         assert isinstance(shown, Lines)
     assert stream.getvalue() == ""
+
+
+def test_a_line_says_why_nothing_is_sent(lines):
+    assert lines(5.1, idle=IDLE).endswith(f"; idle: {IDLE}\n")

@@ -81,7 +81,8 @@ class Lines:
         said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
         said += f", {span(eta)} to go" if view.left and eta is not None else ""
         cost = cost_in_words(view.cost, view.limit_of_cost)
-        self._write(f"{said}, cost {cost}" if cost else said)
+        said += f", cost {cost}" if cost else ""
+        self._write(f"{said}; idle: {view.idle}" if view.idle else said)
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -115,7 +116,9 @@ def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableT
     whole.add_row(_figures(view, rate))
     cost = cost_in_words(view.cost, view.limit_of_cost)
     if cost:
-        whole.add_row(_cost(cost))
+        whole.add_row(_named("cost", cost))
+    if view.idle:
+        whole.add_row(_named("idle", view.idle))
     if view.stopping and view.in_flight:
         whole.add_row(Text(_stopping(view), style="yellow"))
     return whole
@@ -173,9 +176,9 @@ def _figures(view: View, rate: float) -> Table:
     return table
 
 
-def _cost(said: str) -> Text:
+def _named(name: str, said: str) -> Text:
     """A line of its own, below the first column."""
-    line = Text("cost", style="dim", no_wrap=True, overflow="ellipsis")
+    line = Text(name, style="dim", no_wrap=True, overflow="ellipsis")
     line.pad_right(_NAME + 1 - len(line))
     return line.append(said, style="not dim")
 

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from stormbreak.batch.idle import idle_because
 from stormbreak.batch.runner import Runner
 from stormbreak.batch.spent import Cost, Limit
 
@@ -27,6 +28,7 @@ class View:
     stopping: bool
     cost: Cost
     limit_of_cost: Limit | None
+    idle: str = ""  # why nothing is in flight, where nothing is
 
     @classmethod
     def of(cls, runner: Runner) -> "View":
@@ -50,6 +52,7 @@ class View:
             stopping=runner.stopping,
             cost=runner.so_far.cost,
             limit_of_cost=runner.so_far.limit,
+            idle="" if in_flight else idle_because(runner, targets),
         )
 
     @property
