@@ -20,6 +20,8 @@ from stormbreak.cli.main import main
 from stormbreak.testing import answer_text
 from stormbreak.types import Verdict
 
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
 PROMPTS = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(40)]
 FLAKY = scenario({"kind": "500", "share": 0.3})
 REFUSES = scenario({"kind": "401"})
@@ -102,6 +104,11 @@ def test_what_cannot_be_right_is_refused_and_leaves_no_rows_behind(output, place
     with pytest.raises(ConfigurationError, match=said):
         run(options.pop("rows", PROMPTS), **options)
     assert not Files.of(output).input.exists()
+
+
+def test_a_word_that_is_no_option(output, place):
+    with pytest.raises(TypeError, match="concurency"):
+        run(PROMPTS, output=output, **place, concurency=3)
 
 
 def test_trouble_of_whoever_makes_the_rows_stays_that_trouble(output, place):
@@ -188,6 +195,21 @@ def test_who_is_cancelled_keeps_what_was_sent(output, stormbreak_provider):
     assert (rest.complete, rest.attempts) == (True, 40 - before)
 
 
+def test_who_is_cancelled_while_the_rows_are_read_has_sent_nothing(output, place):
+    many = [{"prompt": f"document {number}"} for number in range(100_000)]
+
+    async def cancelled():
+        task = asyncio.create_task(arun(many, output=output, **place))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert not output.exists()
+    assert not Files.of(output).input.exists()
+
+
 PROGRAM = """
 import sys
 from stormbreak.batch import run
@@ -211,5 +233,6 @@ def test_ctrl_c_keeps_what_was_sent(output, stormbreak_provider):
     assert (program.returncode, out, err) == (0, "interrupted\n", "")
     before = len(read(output))
     assert before % 5 == 0
+    assert 5 <= before < 40
     rest = run(PROMPTS, output=output, base_url=url, model="storm-1", concurrency=40)
     assert (rest.complete, rest.attempts) == (True, 40 - before)
