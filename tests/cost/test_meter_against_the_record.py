@@ -23,7 +23,7 @@ from stormbreak.events import Returned
 from stormbreak.provider.billing import Billed
 from stormbreak.provider.formats.understand import digest_of
 
-CALLS = 2_000
+CALLS = 5_000
 AT_ONCE = 250
 STORM = """
 [provider]

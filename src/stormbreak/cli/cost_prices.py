@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from stormbreak.cli.cost_options import currency_of, lookup_in, sellers_in, shared
+from stormbreak.cli.cost_options import currency_of, sellers_in, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cost.compare import offers_for
-from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
+from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, lookup_in
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Prices, Rate, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet

@@ -9,10 +9,11 @@ import click
 from stormbreak.batch.costs import BatchCost, ModelCost, read_cost
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import plain
-from stormbreak.cli.cost_options import currency_of, lookup_in, shared
+from stormbreak.cli.cost_options import currency_of, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cost.bill import Span
+from stormbreak.cost.lookup import lookup_in
 from stormbreak.cost.money import Currency, between
 from stormbreak.cost.prices import Number, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
