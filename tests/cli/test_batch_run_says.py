@@ -124,4 +124,4 @@ def test_a_run_that_sends_nothing_says_why_and_what_to_type(
     capsys.readouterr()
     assert "sent       nothing: all rows were answered before" in batch_run(provider=calm)[1]
     assert main([*command.split(), "--quiet"]) == 0
-    assert "sent       nothing: no row has failed that way" in capsys.readouterr().out
+    assert "sent       nothing: no row has failed\n" in capsys.readouterr().out

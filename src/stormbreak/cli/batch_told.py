@@ -60,7 +60,7 @@ def _sent(summary: Summary, *, retry: bool) -> str:
     if summary.attempts or summary.end != End.FINISHED.value:
         return f"{summary.attempts:,} attempts, {summary.retries:,} of them retries"
     if retry:
-        return "nothing: no row has failed that way"
+        return "nothing: no row has failed" + " that way" * bool(summary.failed)
     if summary.failed:
         return "nothing: what failed for good in an earlier run is not sent again by batch run"
     return "nothing: all rows were answered before"
