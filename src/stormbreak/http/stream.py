@@ -85,6 +85,8 @@ class Stream:
         self._ready: deque[StreamEvent] = deque()
         if self._delivery is not None:
             self._delivery.cut = source.close
+            if self._delivery.over:  # its client was closed before anybody held it
+                source.close()
 
     @property
     def attempts(self) -> int:

@@ -1,0 +1,56 @@
+"""A client that is closed between two steps of a call: what begins a moment later ends as well."""
+
+import asyncio
+
+import pytest
+from chat_stream import CUT
+from clients import PAYLOAD, QUICK, SAY, client_of, lane_of
+from sockets import End, served
+
+from stormbreak import ClientClosedError, StreamBrokenError
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.events import Committed, Sent
+from stormbreak.types import Verdict
+
+HEDGED = QUICK.__class__(hedge=HedgePolicy(after=0.02, percentile=None), breaker=None, budget=None)
+
+
+async def closed(asking):
+    async with asyncio.timeout(2):
+        with pytest.raises(ClientClosedError) as caught:
+            await asking
+    return caught.value
+
+
+@pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
+async def test_before_an_attempt_has_begun(policy):
+    async with served([End.HANG]) as server, client_of(server, policy) as client:
+        asking = asyncio.create_task(client.chat(SAY))
+        await asyncio.gather(asyncio.sleep(0), client.close())
+        assert (await closed(asking)).verdict is Verdict.CANCELLED
+        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+
+
+@pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
+async def test_by_a_listener_as_it_is_sent(policy):
+    async with served([End.HANG]) as server, client_of(server, policy) as client:
+        client.subscribe(lambda event: client.stop() if isinstance(event, Sent) else None)
+        await closed(client.chat(SAY))
+        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+
+
+async def test_by_a_listener_as_a_stream_begins():
+    async with served([CUT, End.HANG]) as server, client_of(server) as client:
+        client.subscribe(lambda event: client.stop() if isinstance(event, Committed) else None)
+        async with asyncio.timeout(2), client.stream("chat/completions", PAYLOAD) as stream:
+            with pytest.raises(StreamBrokenError, match="the client was closed"):
+                await stream.answer()
+        assert lane_of(client).slots.in_flight == 0
+        await server.all_closed()
+
+
+async def test_by_the_function_that_gives_its_key():
+    async with served([End.HANG]) as server:
+        client = client_of(server, api_key=lambda: client.stop() or "sk-canary")
+        await closed(client.chat(SAY))
+        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
