@@ -8,11 +8,13 @@ from batches import assert_answered, one_line, read, run_args, scenario, started
 from failing import ill, rows_that_fail
 from metering import prices
 
+from stormbreak.batch.choice import failed_rows
 from stormbreak.batch.files import Files
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.runfile import read_run
 from stormbreak.cli.main import main
 from stormbreak.core.presets import BATCH, for_batch
+from stormbreak.types import Verdict
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -193,6 +195,29 @@ def test_max_cost_counts_over_all_runs(
     assert summary["spent"] == pytest.approx(float(first))
     assert kept(output).prices == (str(file),)
     assert json.loads(retry("--json", "--max-cost", "9", code=1))["attempts"] == 30
+
+
+def test_a_named_key_stays_with_the_address_that_the_environment_told(
+    source, output, retry, well, stormbreak_provider, monkeypatch
+):
+    provider = stormbreak_provider(ill(require_key=True))
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("STORMBREAK_BASE_URL", provider.base_url)
+    assert main(["batch", "run", str(source), "--output", str(output), "--api-key-env", "MY_KEY"])
+    elsewhere = {"base_url": well.base_url, "choice": failed_rows([Verdict.AUTH])}  # has none
+    run_job(Job(source=source, output=output, policy=for_batch(BATCH), **elsewhere))
+    retry(code=1)
+    assert provider.stats()["arrivals"] == 15
+    assert well.stats()["arrivals"] == 0
+
+
+def test_a_dry_run_shows_no_key(begun, retry):
+    provider = begun()
+    given = ("--base-url", f"{provider.base_url}?key={KEY}", "--api-key-env", KEY)
+    for flag in ("--json", "--quiet"):
+        said = retry("--dry-run", flag, *given)
+        assert KEY not in said
+        assert provider.base_url in said
 
 
 # ------------------------------------------------------------ run files that say too little

@@ -134,7 +134,7 @@ def run_job(
 
 def _open(job: Job, rows: Rows, base_url: str) -> AbstractContextManager[Store]:
     options = {"model": job.model, "base_url": base_url, "ordered": job.ordered}
-    flags = None if job.flags is None else job.flags.clean()
+    flags = None if job.flags is None else job.flags.clean().at(base_url)
     return open_store(job.output, rows, options=options, flags=flags, choice=job.choice)
 
 
