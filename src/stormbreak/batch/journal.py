@@ -164,6 +164,9 @@ class Journal:
         for index, entry in placed(path, self._rows):
             if state == _DONE:
                 self._check_answer(path, entry.number, entry.custom_id, entry.verdict, index)
+            elif entry.verdict is None:
+                where, there = f"{path_of(path)}:{entry.number}", path_of(self._files.output)
+                raise ConfigurationError(f"{where}: an answer, which belongs in {there}")
             again = state == _FAILED and self._choice.takes(entry.verdict)
             self._states[index] = _AGAIN if again else state
             end = entry.end

@@ -5,6 +5,7 @@ adds up what all have written. Counters do so by themselves. A gauge is looked u
 process: so each writes its own gauges down once a second, and before it is scraped.
 """
 
+import logging
 import os
 import threading
 import time
@@ -24,6 +25,8 @@ from stormbreak.telemetry.standing import STANDING, Standing
 
 EVERY = 1.0  # seconds between two looks
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_log = logging.getLogger("stormbreak")
 
 _NOTHING = {"sum": 0.0, "max": 0.0, "min": float("inf")}
 """What changes nothing in what all processes come to: a value cannot be taken out of the files."""
@@ -152,7 +155,15 @@ def _lives(pid: str) -> bool:
 
 
 def _keep_writing(held: "ref[WrittenGauges]") -> None:
+    told = False
     while (gauges := held()) is not None:
-        gauges.write()
+        try:
+            gauges.write()
+        except Exception:  # noqa: BLE001 - such as a full disk, which may pass
+            if not told:
+                _log.warning(
+                    "gauges cannot be written: other processes tell old ones", exc_info=True
+                )
+            told = True
         del gauges
         time.sleep(EVERY)
