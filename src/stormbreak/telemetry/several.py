@@ -7,6 +7,7 @@ process: so each writes its own gauges down once a second, and before it is scra
 
 import logging
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +25,8 @@ from stormbreak.telemetry.gauges import PREFIX
 from stormbreak.telemetry.standing import STANDING, Standing
 
 EVERY = 1.0  # seconds between two looks
+A_MOMENT = 0.01  # seconds in which a process fills a file that it has made
+MOMENTS = 20  # at the most
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _log = logging.getLogger("stormbreak")
@@ -129,8 +132,11 @@ class AllProcesses(Collector):
         self._write()
         _forget_the_dead(Path(os.environ[FOLDER]))
         collector = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
-        found: Iterable[Metric] = collector.collect()  # type: ignore[no-untyped-call]
-        return found
+        for _ in range(MOMENTS):
+            with suppress(struct.error):  # a file that another process has made, and not filled
+                return list(collector.collect())  # type: ignore[no-untyped-call]
+            time.sleep(A_MOMENT)
+        return list(collector.collect())  # type: ignore[no-untyped-call]
 
 
 def _forget_the_dead(folder: Path) -> None:
