@@ -112,6 +112,14 @@ def test_every_flag_is_kept(begun, output, tmp_path):
     assert kept(output).given == flags | {"base_url": provider.base_url, "ordered": True}
 
 
+def test_prices_that_come_along_are_kept_by_their_name(begun, retry, output, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text('[[prices]]\nprovider = "p"\nmodel = "m"\ninput = 1\noutput = 1\n')
+    begun("--prices", "article-2025", "--prices", str(file))
+    retry(code=1)
+    assert kept(output).prices == ("article-2025", str(file))
+
+
 def test_a_settings_file_says_where_and_is_found_from_another_folder(
     source, output, tmp_path, retry, stormbreak_provider, monkeypatch
 ):
