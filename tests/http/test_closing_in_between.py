@@ -1,25 +1,19 @@
 """A client that is closed between two steps of a call: what begins a moment later ends as well."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from chat_stream import CUT
-from clients import PAYLOAD, QUICK, SAY, client_of, lane_of
+from clients import PAYLOAD, QUICK, SAY, client_of, closed, lane_of
 from sockets import End, served
 
-from stormbreak import ClientClosedError, StreamBrokenError
+from stormbreak import StreamBrokenError
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.events import Committed, Sent
 from stormbreak.types import Verdict
 
-HEDGED = QUICK.__class__(hedge=HedgePolicy(after=0.02, percentile=None), breaker=None, budget=None)
-
-
-async def closed(asking):
-    async with asyncio.timeout(2):
-        with pytest.raises(ClientClosedError) as caught:
-            await asking
-    return caught.value
+HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.02, percentile=None))
 
 
 @pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
