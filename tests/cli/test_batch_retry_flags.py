@@ -254,6 +254,15 @@ def test_a_run_file_of_an_earlier_version_says_what_to_give(
     assert kept(output).given == {"base_url": well.base_url, "model": "storm-1"}
 
 
+def test_a_settings_file_says_where_to_a_run_file_that_does_not(begun, retry, output, tmp_path):
+    provider = begun()
+    forget(output, "flags")
+    file = tmp_path / "settings.toml"
+    file.write_text(f'[targets.main]\nbase_url = "{provider.base_url}"\n')
+    retry("--policy", file, code=1)
+    assert kept(output).given == {"policy": str(file)}
+
+
 def test_a_run_file_with_flags_that_are_none(begun, retry, output):
     begun()
     path = Files.of(output).run
