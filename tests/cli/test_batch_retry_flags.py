@@ -168,6 +168,17 @@ def test_another_address_does_not_get_the_key_of_the_last_run(begun, retry, well
     retry("--base-url", well.base_url)
 
 
+def test_a_settings_file_with_a_target_takes_the_place_of_an_address_and_its_key(
+    begun, retry, output, well, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MY_KEY", KEY)
+    begun("--api-key-env", "MY_KEY", "--timeout", "9")
+    file = tmp_path / "settings.toml"
+    file.write_text(f'[targets.main]\nbase_url = "{well.base_url}"\n')
+    retry("--policy", file)
+    assert kept(output).given == {"policy": str(file), "timeout": 9.0}
+
+
 def test_another_model_for_rows_that_name_none_where_it_is_asked_for(
     source, output, failed, batch_run, retry, stormbreak_provider
 ):
