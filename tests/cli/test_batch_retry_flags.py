@@ -237,6 +237,7 @@ def test_a_dry_run_shows_no_key(begun, retry):
         said = retry("--dry-run", flag, *given)
         assert KEY not in said
         assert provider.base_url in said
+        assert "key=" not in said
 
 
 # ------------------------------------------------------------ run files that say too little

@@ -90,7 +90,7 @@ async def test_what_is_on_a_loop_that_is_closed_is_not_told():
     under_way._waits.add(waking)
     stream.loop.close()
     under_way.close(None)
-    assert not (stream.over or waking.done())
+    assert (stream.over, waking.done()) == (False, False)
 
 
 async def test_a_child_process_has_none_of_it():
