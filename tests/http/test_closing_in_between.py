@@ -10,6 +10,7 @@ from sockets import End, served
 
 from stormbreak import StreamBrokenError
 from stormbreak.core.hedge import HedgePolicy
+from stormbreak.errors import AuthenticationError
 from stormbreak.events import Committed, Sent
 from stormbreak.types import Verdict
 
@@ -43,8 +44,34 @@ async def test_by_a_listener_as_a_stream_begins():
         await server.all_closed()
 
 
-async def test_by_the_function_that_gives_its_key():
+async def stops(client):
+    client.stop()
+    return "sk-canary"
+
+
+async def closes(client):
+    await client.close()
+    return "sk-canary"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [lambda client: client.stop() or "sk-canary", stops, closes],
+    ids=["at once", "soon", "waits"],
+)
+async def test_by_the_function_that_gives_its_key(key):
     async with served([End.HANG]) as server:
-        client = client_of(server, api_key=lambda: client.stop() or "sk-canary")
+        client = client_of(server, api_key=lambda: key(client))
         await closed(client.chat(SAY))
         assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+        await asyncio.sleep(0.01)  # no cancel is left over
+
+
+async def test_by_the_function_that_gives_its_key_and_fails():
+    async with served() as server:
+        client = client_of(server, api_key=lambda: client.stop() or None)
+        with pytest.raises(AuthenticationError):
+            await client.chat(SAY)
+        await asyncio.sleep(0.01)
+        assert asyncio.current_task().cancelling() == 0
+        await closed(client.chat(SAY))

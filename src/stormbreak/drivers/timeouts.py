@@ -88,11 +88,18 @@ class Timeout:
             raise TimeoutError
 
     def fire(self) -> None:
-        """End what runs within; a second time does nothing."""
-        task = self._task()
-        if task is not None and not self._fired:
-            self._fired = True
-            task.cancel()
+        """End what runs within; a second time does nothing.
+
+        What ends itself ends as soon as it waits: a cancel that meets no wait in here would meet one outside.
+        """
+        task, loop = self._task(), self._on.loop
+        if task is None or self._fired or self not in self._with:
+            return
+        if task is asyncio.current_task(loop):
+            loop.call_soon(self.fire)
+            return
+        self._fired = True
+        task.cancel()
 
     def _uncancel(self) -> bool:
         """Take back the cancel that fired it; whether it was the only one."""
