@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from stormbreak.drivers.timeouts import Timeout
 from stormbreak.drivers.under_way import SentAwayError, UnderWay
 from stormbreak.drivers.waiting import CLOSED, DRAINED
 
@@ -97,7 +98,8 @@ async def test_a_child_process_has_none_of_it():
     under_way, stream = UnderWay(), Reading()
     under_way.reads(stream)
     under_way._waits.add(asyncio.get_running_loop().create_future())
-    with under_way._lock:
+    with under_way._lock, Timeout(5.0, under_way.timeouts):
         under_way.forget()
-    under_way.close(None)
+        under_way.close(None)
+        await asyncio.sleep(0)  # it would be cancelled here
     assert (stream.over, under_way._waits) == (False, set())

@@ -170,7 +170,7 @@ async def test_on_other_loops_it_goes_on():
         await client.close()
         await closed(client.chat(SAY))
         await asyncio.to_thread(thread.join, 5)
-        assert said[0].text == "fine"
+        assert (said[0].text, said[0].attempts) == ("fine", 1)
 
 
 async def test_stop_ends_it_on_every_loop():
