@@ -85,7 +85,8 @@ class Server:
         number = self.opened
         try:
             ends = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
-            with suppress(*ends):
+            no_request = asyncio.LimitOverrunError  # such as the rest of an upload that was refused
+            with suppress(*ends, no_request):
                 while await self._play(reader, writer, number):
                     pass
         finally:
