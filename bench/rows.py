@@ -80,7 +80,7 @@ def _job(name: str, count: int, place: Path, provider: Partner) -> _Job:
         script = str(HERE / "bare_rows.py")
         return _Job(name, count, (script, str(source), output, provider.base_url))
     flags = ("--base-url", provider.base_url, "--concurrency", str(CONCURRENCY), "--quiet")
-    command = ("-m", "stormbreak.cli.main", "batch", "run")
+    command = ("-m", "stormbreak", "batch", "run")
     return _Job(name, count, (*command, str(source), "--output", output, *flags))
 
 

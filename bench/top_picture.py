@@ -18,7 +18,7 @@ from stormbreak.testing import serve
 
 ROWS = 40_000
 TAKEN_AT = 19.0  # seconds after the batch began
-COMMAND = (sys.executable, "-m", "stormbreak.cli.main")
+COMMAND = (sys.executable, "-m", "stormbreak")
 
 
 def main(picture: Path) -> None:

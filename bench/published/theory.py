@@ -39,7 +39,7 @@ class Claim(NamedTuple):
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run it, and get its measures as JSON; the code is 1 if what it asserts does not hold."""
-        command = [sys.executable, "-m", "stormbreak.cli.main", *self.arguments, "--json"]
+        command = [sys.executable, "-m", "stormbreak", *self.arguments, "--json"]
         return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
 
 

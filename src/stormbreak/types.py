@@ -129,11 +129,17 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens as the provider counted them, or as many as they can be; the cached ones are some of the input."""
+    """Tokens as the provider counted them, or as many as they can be.
+
+    Some of the input was read from a cache (`cached_input_tokens`), and some of the rest was written to one: in all
+    (`cache_write_tokens`), and of these for an hour (`cache_write_1h_tokens`).
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     @property
     def total(self) -> int:

@@ -22,6 +22,7 @@ def test_the_neighbours_of_output(output, failed):
         failed=Path(failed),
         run=Path(output + ".run"),
         lock=Path(output + ".lock"),
+        input=Path(failed.replace(".failed", ".input")),
         socket=Path(output + ".sock"),
     )
 

@@ -8,9 +8,11 @@ import pytest
 from batches import chat_row, chat_rows, read, scenario, write
 from metering import prices, usage
 
+from stormbreak.batch.choice import GOING_ON, failed_rows
 from stormbreak.batch.runfile import read_run
 from stormbreak.batch.runner import End
 from stormbreak.cli.main import main
+from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -128,6 +130,30 @@ def test_a_first_row_without_a_bound_is_told_before_anything_is_sent(run, stormb
 def test_a_first_row_whose_most_cannot_be_told_says_what_is_to_blame(run, stormbreak_provider):
     with pytest.raises(ConfigurationError, match=r"its service_tier may cost more .* tell$"):
         run(stormbreak_provider(FILLS), rows=chat_rows(1, max_tokens=10, service_tier="priority"))
+
+
+ILL = [{"role": "user", "content": "ill"}]
+OPEN_IN_FRONT = [chat_row(0), *chat_rows(3, max_tokens=10, messages=ILL)[1:]]
+OPEN_BEHIND = [chat_row(0, max_tokens=10), *chat_rows(3, messages=ILL)[1:]]
+
+
+@pytest.mark.parametrize("rows", [OPEN_IN_FRONT, OPEN_BEHIND])
+@pytest.mark.parametrize("choice", [GOING_ON, failed_rows()])
+def test_of_a_batch_that_goes_on_the_first_row_that_is_left_is_looked_at(
+    run, stormbreak_provider, tmp_path, rows, choice
+):
+    kind = "400" if choice is not GOING_ON else "500"
+    ill = stormbreak_provider(scenario({"kind": kind, "match": "ill"}))
+    assert run(ill, rows=rows, max_cost=None, policy=OFF).failed == 2  # each is sent once
+    before = read(tmp_path / "out.failed.jsonl")
+    well = stormbreak_provider(scenario(fills=True))
+    if rows is OPEN_IN_FRONT:
+        assert run(well, choice=choice).complete
+        return
+    with pytest.raises(ConfigurationError, match=r"row 'row-1': nothing .* --longest-answer"):
+        run(well, choice=choice)
+    assert well.stats()["arrivals"] == 0
+    assert read(tmp_path / "out.failed.jsonl") == before
 
 
 def test_a_later_row_without_a_bound_fails_and_says_why(run, stormbreak_provider, tmp_path):

@@ -3,10 +3,12 @@ from decimal import Decimal
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
-from stormbreak.batch import progress
-from stormbreak.batch.progress import Lines, Quiet, View, panel, progress_on
+from stormbreak.batch import progress, view
+from stormbreak.batch.progress import Lines, Panel, Quiet, panel, progress_on
 from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.view import View
 
 VIEW = {
     "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "limit": 256, "waiting": 1_024,
@@ -35,6 +37,15 @@ def test_the_panel_is_aligned_and_fits(width):
     for value in ("61 %", "2:03:04 to go", "6,123,456", "1,234", "3,875,310", "1,234.5", "250 of 256",
                   "1,024", "123,456", "half-open", "1.2 G in, 9.9 M out"):  # fmt: skip
         assert value in said
+
+
+IDLE = "1,000 rows to be sent again after server error (500), first in 59 s"
+
+
+def test_a_run_that_is_idle_says_why():
+    lines = drawn(80, idle=IDLE)
+    assert lines[-1].rstrip() == f"idle     {IDLE}"
+    assert len(lines) == len(drawn(80)) + 1
 
 
 def test_a_run_that_stops_says_what_it_waits_for():
@@ -70,10 +81,9 @@ def test_at_the_end_there_is_nothing_to_go():
 
 
 @pytest.fixture
-def lines(monkeypatch):
+def lines(monkeypatch, clock):
     """Plain lines of views that the test gives, at times that it gives."""
-    clock, stream = [0.0], io.StringIO()
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
     monkeypatch.setattr(View, "of", staticmethod(lambda changes: View(**VIEW | changes)))
     shown = Lines(stream)
 
@@ -84,6 +94,35 @@ def lines(monkeypatch):
         return stream.getvalue()[before:]
 
     return tick
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_long_input_is_said_to_be_read(clock):
+    stream = io.StringIO()
+    shown = Lines(stream)
+    for clock[0], rows in ((0.9, 80_000), (1.1, 123_456), (2.0, 200_000), (6.2, 1_234_567)):
+        shown.reading(rows)
+    assert stream.getvalue() == "reading INPUT: 123,456 rows\nreading INPUT: 1,234,567 rows\n"
+
+
+def test_the_panel_says_so_after_a_second(clock):
+    stream = io.StringIO()
+    with Live(console=Console(file=stream, width=80, force_terminal=True)) as live:
+        shown = Panel(live)
+        clock[0] = 0.9
+        shown.reading(80_000)
+        live.refresh()
+        assert "reading" not in stream.getvalue()
+        clock[0] = 1.1
+        shown.reading(123_456)
+        live.refresh()
+        assert "reading INPUT: 123,456 rows" in stream.getvalue()
 
 
 def test_a_line_every_five_seconds_and_one_at_the_end(lines):
@@ -126,7 +165,7 @@ def test_the_rate_forgets_what_is_long_ago(lines):
     ],
 )
 def test_the_worst_circuit_is_named(states, pause, said):
-    assert progress._circuit(states, pause) == said
+    assert view._circuit(states, pause) == said
 
 
 def test_quiet_and_not_a_terminal():
@@ -136,3 +175,7 @@ def test_quiet_and_not_a_terminal():
     with progress_on(stream, quiet=False) as shown:
         assert isinstance(shown, Lines)
     assert stream.getvalue() == ""
+
+
+def test_a_line_says_why_nothing_is_sent(lines):
+    assert lines(5.1, idle=IDLE).endswith(f"; idle: {IDLE}\n")

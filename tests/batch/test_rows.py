@@ -217,3 +217,9 @@ def test_100_000_rows_take_little_memory(tmp_path):
         assert held / len(rows) <= 40
         assert peak / len(rows) <= 60
         assert rows.row_at(99_999).custom_id == "document-99999"
+
+
+def test_it_tells_how_far_it_has_come(make_rows):
+    rows, seen = make_rows(*map(str, range(10_000))), []
+    with Rows.read(rows.path, model="m", told=seen.append):
+        assert seen == [4096, 8192]

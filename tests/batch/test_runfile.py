@@ -3,7 +3,8 @@ import stat
 
 import pytest
 
-from stormbreak.batch.runfile import check, read_run, record
+from stormbreak.batch.runfile import check, existing_run, read_run, record
+from stormbreak.batch.spent import Tokens
 from stormbreak.errors import ConfigurationError
 
 OPTIONS = {"model": "m", "concurrency": 10, "api_key_env": "KEY", "timeout": None}
@@ -173,3 +174,15 @@ def test_a_full_disk(files, make_rows, file_limit):
     ):
         begin(files, rows, concurrency=20)
     assert files.run.read_bytes() == before
+
+
+def test_a_run_file_from_before_something_was_counted_is_read(files, make_rows):
+    rows = make_rows("a")
+    record(files, rows, {}, last=None, now=1.0)
+    run = json.loads(files.run.read_bytes())
+    used = {"attempts": 1, "input_tokens": 9, "cached_input_tokens": 2, "output_tokens": 3}
+    run["account"]["spent"] = [{"provider": "p", "model": "m", "useful": used}]
+    files.run.write_text(json.dumps(run))
+    (spent,) = existing_run(files).account.spent
+
+    assert spent.useful == Tokens(**used)

@@ -1,6 +1,6 @@
 """What a run file keeps of what was spent."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal
 
 import pytest
@@ -48,11 +48,18 @@ def test_runs_add_up_and_keys_are_not_told_apart():
 
 
 def test_tokens_add_up():
-    some_ = Tokens(attempts=1, input_tokens=20, cached_input_tokens=3, output_tokens=400)
+    some_ = Tokens(**{field.name: 2**place for place, field in enumerate(fields(Tokens))})
 
     assert some_ + some_ == Tokens(
-        attempts=2, input_tokens=40, cached_input_tokens=6, output_tokens=800
+        **{field.name: 2 ** (place + 1) for place, field in enumerate(fields(Tokens))}
     )
+
+
+def test_all_tokens_of_a_sum_are_kept():
+    sum_ = Sum(**{field.name: 2**place for place, field in enumerate(fields(Tokens))})
+    kept = Tokens.of(sum_.copy())
+
+    assert all(getattr(kept, each.name) == getattr(sum_, each.name) for each in fields(Tokens))
 
 
 def test_what_is_under_way_may_be_lost():
@@ -115,16 +122,36 @@ def test_the_most_holds_whatever_the_length_of_each_prompt():
     into=st.integers(0, 10_000),
     out=st.integers(0, 10_000),
     read=st.floats(0, 1),
+    write=st.floats(0, 1),
+    keep=st.floats(0, 1),
 )
-def test_tokens_are_priced_to_the_last_one(attempts, into, out, read):
+def test_tokens_are_priced_to_the_last_one(attempts, into, out, read, write, keep):
     cached = int(into * read)
+    written = int((into - cached) * write)
+    kept = int(written * keep)
     some_ = Tokens(
-        attempts=attempts, input_tokens=into, output_tokens=out, cached_input_tokens=cached
+        attempts=attempts,
+        input_tokens=into,
+        output_tokens=out,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=kept,
     )
-    once = Tokens(attempts=1, input_tokens=into, output_tokens=out, cached_input_tokens=cached)
-    asked = prices("p", "m")
-    assert some_.usd(asked) == once.usd(asked) == asked.cost_of(usage(into, out, cached))
+    asked = prices("p", "m", written="1.25", hour="2")
+    once = asked.cost_of(usage(into, out, cached, written, kept))
+    assert some_.usd(asked) == replace(some_, attempts=1).usd(asked) == once
     assert Tokens().usd(asked) == 0
+
+
+def test_what_is_open_may_all_have_been_written_to_a_cache():
+    asked = prices("p", "m", written="1.25", hour="2")
+    open_ = Tokens(attempts=3, input_tokens=1_000_000)
+    hour = replace(open_, cache_write_tokens=400_000, cache_write_1h_tokens=400_000)
+
+    for each, most in ((open_, "1.25"), (hour, "1.55")):
+        spent = Spent(provider="p", model="m", wasted_open=each)
+        assert spent.bounds(asked) == (0, usd(most))
+        assert spent.most(lambda *_: asked) == usd(most)
 
 
 def test_long_prompts_pay_by_their_mean():

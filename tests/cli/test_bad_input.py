@@ -153,7 +153,7 @@ def test_a_full_output_is_one_line_and_a_code(command, tmp_path):
     (tmp_path / "policy.toml").write_text("")
     with full.open("w") as stdout:
         run = subprocess.run(
-            [sys.executable, "-m", "stormbreak.cli.main", *command.split()],
+            [sys.executable, "-m", "stormbreak", *command.split()],
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,

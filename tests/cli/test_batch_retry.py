@@ -122,7 +122,7 @@ def test_an_unknown_verdict_is_refused_with_the_known_ones(provider, retry, tmp_
 
 
 def test_who_fails_again_has_the_new_reason_and_all_attempts(
-    provider, retry, failed, stormbreak_provider
+    provider, retry, output, failed, stormbreak_provider
 ):
     other = stormbreak_provider(scenario({"kind": "content_filter", "match": "(meets 400)"}))
     code, said, _ = retry(*elsewhere(other))
@@ -130,7 +130,7 @@ def test_who_fails_again_has_the_new_reason_and_all_attempts(
 
     assert code == 1
     assert lines["retried"] == "11 rows that had failed; 7 of them are answered now"
-    assert lines["next"].startswith("stormbreak batch retry ")
+    assert lines["next"] == f"mend the cause, then: stormbreak batch retry {output}"
     errors = {line["custom_id"]: line["error"] for line in read(failed)}
     assert errors.keys() == ids(range(4))
     assert {(it["verdict"], it["attempts"]) for it in errors.values()} == {("filtered", 2)}

@@ -329,7 +329,7 @@ def test_what_a_run_can_a_retry_can_too(
     slow = stormbreak_provider(scenario(service=0.6))
     flags = ("--base-url", slow.base_url, "--concurrency", "4", "--report", tmp_path / "r.html")
     with started("batch", "retry", output, *flags) as process:
-        wait_until(lambda: len(read(output)) >= 4, "a first answer")
+        wait_until(lambda: len(read(output)) >= 8, "a second round")
         assert "another run is writing to" in retry(code=2)
         assert "another run is writing to" in one_line(batch_run(provider=slow)[2])
         assert main(["batch", "status", str(output), "--json"]) == 0

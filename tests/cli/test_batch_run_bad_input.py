@@ -18,6 +18,8 @@ from batches import (
 )
 from strangers import talked_to
 
+from stormbreak.batch.files import Files
+from stormbreak.batch.lock import locked
 from stormbreak.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
@@ -190,3 +192,20 @@ def ssh_server():
         peer.recv(1 << 16)
 
     return talked_to(greet)
+
+
+# ------------------------------------------------------------ before INPUT is read
+
+
+def test_what_is_wrong_with_output_is_told_before_a_long_input_is_read(
+    source, output, batch_run, stormbreak_provider, tmp_path
+):
+    provider = stormbreak_provider("calm")
+    source.write_text("no request\n")  # which would be told, if it was read
+    files = Files.of(output)
+    with locked(files):
+        assert "another run is writing to" in one_line(batch_run(provider=provider)[2])
+    output.write_text("precious\n")
+    assert "exists, and no out.jsonl.run says" in one_line(batch_run(provider=provider)[2])
+    elsewhere = ("--output", str(tmp_path / "none" / "out.jsonl"))
+    assert "no such directory" in one_line(batch_run(*elsewhere, provider=provider)[2])

@@ -104,3 +104,24 @@ def test_status_during_and_after(source, output, stormbreak_provider, capsys):
     assert main(["batch", "status", str(output), "--json"]) == 0
     after = json.loads(capsys.readouterr().out)
     assert (after["active"], after["done"], after["left"], after["failed"]) == (False, 60, 0, {})
+
+
+# ------------------------------------------------------------ when nothing is sent
+
+
+def test_a_run_that_sends_nothing_says_why_and_what_to_type(
+    source, output, batch_run, stormbreak_provider, capsys
+):
+    write(source, chat_rows(3))
+    assert batch_run(provider=stormbreak_provider(scenario({"kind": "401"})))[0] == 1
+    calm = stormbreak_provider(scenario())
+    code, said, _ = batch_run("--quiet", provider=calm)
+    lines = dict(line.split(maxsplit=1) for line in said.splitlines())
+    assert code == 1
+    assert lines["sent"].startswith("nothing: what failed for good in an earlier run is not sent")
+    command = lines["next"].partition(": stormbreak ")[2]
+    assert main([*command.split(), "--base-url", calm.base_url, "--quiet"]) == 0
+    capsys.readouterr()
+    assert "sent       nothing: all rows were answered before" in batch_run(provider=calm)[1]
+    assert main([*command.split(), "--quiet"]) == 0
+    assert "sent       nothing: no row has failed that way" in capsys.readouterr().out

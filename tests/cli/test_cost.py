@@ -160,6 +160,10 @@ def test_prices_of_a_model_of_a_provider_and_of_a_file(document, cost):
     listed = document("prices", "--providers", "anthropic")["prices"]
     assert {row["provider"] for row in listed} == {"anthropic"}
     assert any(row["prompts_above"] for row in listed)
+    (opus,) = [
+        row for row in listed if row["model"] == "claude-opus-4-5" and row["service"] == "standard"
+    ]
+    assert (opus["input"], opus["cache_write"], opus["cache_write_1h"]) == (5, Decimal("6.25"), 10)
     assert "USD input" in cost("prices", *ARTICLE)
 
 

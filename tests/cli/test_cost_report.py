@@ -205,3 +205,36 @@ def test_what_is_no_output(content, complaint, batch, capsys):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert complaint in err
+
+
+def test_what_was_written_to_a_cache_is_on_the_bill_to_the_cent(tmp_path, capsys):
+    control = {"type": "ephemeral", "ttl": "1h"}
+    parts = [
+        {"type": "text", "text": "word " * 100, "cache_control": mark} for mark in ({}, control)
+    ]
+    message = {"role": "user", "content": parts}
+    rows = chat_rows(9, max_tokens=50, messages=[message])
+    source = write(tmp_path / "in.jsonl", [row | {"url": "/v1/messages"} for row in rows])
+    output, deal = tmp_path / "o.jsonl", tmp_path / "deal.toml"
+    with serve(scenario(service=0.01)) as provider:
+        deal.write_text(
+            f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\n'
+            "input = 3\noutput = 15\ncache_write = 3.75\ncache_write_1h = 6\n"
+        )
+        where = ["--output", str(output), "--base-url", provider.base_url, "--quiet"]
+        limit = ["--max-cost", "1", "--prices", str(deal)]
+        assert main(["batch", "run", str(source), *where, *limit]) == 0
+        billed = provider.stats()["billed"]["storm-1"]
+    hour, written = billed["cache_write_1h_tokens"], billed["cache_write_tokens"]
+    plain = billed["input_tokens"] - written
+    cost = 3 * plain + Decimal("3.75") * (written - hour) + 6 * hour + 15 * billed["output_tokens"]
+    capsys.readouterr()
+    run = json.loads((tmp_path / "o.jsonl.run").read_text())
+    said = json.loads(report(capsys, output, "--prices", deal, "--json"), parse_float=Decimal)
+    (model,) = said["models"]
+
+    assert 0 < hour < written < billed["input_tokens"]
+    assert model["total_least"] == model["total_most"] == cost / 10**6
+    assert (model["cache_write_tokens"], model["cache_write_1h_tokens"]) == (written, hour)
+    assert run["account"]["spent"][0]["useful"]["cache_write_1h_tokens"] == hour
+    assert "written" in report(capsys, output, "--prices", deal)

@@ -28,6 +28,7 @@ def test_snapshot_says_what_stands_where():
                 "limit": 2,
                 "queued": 1,
                 "circuit": "closed",
+                "held_by": "cooldown",
                 "trips": 0,
                 "cooldown": 8.0,
                 "service": 0.0,

@@ -209,6 +209,7 @@ def test_a_lane_without_breaker_and_pause_says_so():
         "limit": 2,
         "queued": 0,
         "circuit": None,
+        "held_by": None,
         "trips": 0,
         "cooldown": 0.0,
         "service": 0.0,

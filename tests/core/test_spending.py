@@ -1,5 +1,6 @@
 """A limit of spending, call by call: who leaves, who waits, who is refused, and what is there again."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -259,7 +260,7 @@ def test_a_limit_for_another_period_begins_anew():
     made.engine.govern(policy(retry=ONCE, spend=SpendPolicy(usd=2.0, per=60.0)), {}, made.now)
     made.start(bound=DOLLAR)
 
-    assert [purse["spent"] for purse in made.engine.snapshot(made.now)["spend"]] == ["1.0", "0"]
+    assert [purse["spent"] for purse in made.engine.snapshot(made.now)["spend"]] == ["1", "0"]
 
 
 def test_a_limit_that_is_raised_tells_its_own_parts():
@@ -298,7 +299,7 @@ def test_who_keeps_a_limit_that_another_target_gives_up_keeps_its_money():
     purses = made.engine.snapshot(made.now)["spend"]
     assert [event.percent for event in made.events if isinstance(event, SpendReached)] == [80]
     assert [(purse["limit"], purse["spent"]) for purse in purses] == [
-        ("2.0", "1.0"),
+        ("2.0", "1"),
         ("1.5", "1.2"),
     ]
 
@@ -343,6 +344,10 @@ class Sold:
 
     def most_of(self, used):
         return self.cost_of(used)
+
+    def most_within(self, bound):
+        cached = (0, bound.input_tokens)
+        return max(self.cost_of(replace(bound, cached_input_tokens=each)) for each in cached)
 
 
 class Half(Sold):

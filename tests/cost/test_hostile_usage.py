@@ -63,7 +63,7 @@ async def spent_on(endpoint, script, *, is_streamed):
     policy = Policy(spend=SpendPolicy(usd=1.0))
 
     def price_of(provider, model):
-        return prices(provider, model, into="3", out="15", cached="0.3")
+        return prices(provider, model, into="3", out="15", cached="0.3", written="3.75", hour="6")
 
     meter = Meter(price_of)
     heard = []
@@ -83,7 +83,7 @@ async def spent_on(endpoint, script, *, is_streamed):
             await client.request(endpoint, ASKED[endpoint])
         (purse,) = client.snapshot()["spend"]
     bound = next(event.bound for event in heard if hasattr(event, "bound"))
-    most = price_of("", "").cost_of(bound)
+    most = price_of("", "").most_within(bound)
     return Decimal(purse["spent"]) / most, Decimal(purse["spent"]), meter.snapshot().total
 
 
@@ -130,3 +130,31 @@ async def test_an_answer_without_usage_spends_all(endpoint, is_streamed):
     share, *_ = await spent_on(endpoint, script, is_streamed=is_streamed)
 
     assert share == 1
+
+
+@EACH_WAY
+@pytest.mark.parametrize("written", [-1, 10**30, "5", 0.5, True, {}, [5]])
+@pytest.mark.parametrize("name", ["flat", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"])
+async def test_what_was_written_and_is_no_count_spends_all(name, written, is_streamed):
+    said = {"cache_creation_input_tokens": written}
+    if name != "flat":
+        said = {"cache_creation_input_tokens": 5, "cache_creation": {name: written}}
+    usage = {"input_tokens": 5, "output_tokens": 5, **said}
+    script = stream("messages", usage) if is_streamed else whole("messages", usage)
+    share, _, bill = await spent_on("messages", script, is_streamed=is_streamed)
+
+    assert share == 1
+    assert (bill.useful.attempts, bill.useful_open.attempts) == (0, 1)
+
+
+@EACH_WAY
+async def test_what_was_written_is_spent_at_its_price(is_streamed):
+    kept = {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 20}
+    usage = {"input_tokens": 10, "cache_read_input_tokens": 30, "output_tokens": 2}
+    usage |= {"cache_creation_input_tokens": 120, "cache_creation": kept}
+    script = stream("messages", usage) if is_streamed else whole("messages", usage)
+    _, spent, bill = await spent_on("messages", script, is_streamed=is_streamed)
+
+    cost = Decimal(3) * 10 + Decimal("0.3") * 30 + Decimal("3.75") * 100 + 6 * 20 + 15 * 2
+    assert spent == bill.useful.usd == cost / 10**6
+    assert (bill.useful.cache_write_tokens, bill.useful.cache_write_1h_tokens) == (120, 20)

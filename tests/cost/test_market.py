@@ -9,7 +9,7 @@ import pytest
 from stormbreak.cost import market as module
 from stormbreak.cost.lookup import price_of
 from stormbreak.cost.market import Market
-from stormbreak.cost.prices import Service, Step, Tokens
+from stormbreak.cost.prices import Rate, Service, Step, Tokens
 from stormbreak.errors import ConfigurationError
 
 
@@ -129,3 +129,24 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     assert not bare.installed
     with pytest.raises(ConfigurationError, match=r"pip install 'stormbreak\[cost\]'"):
         bare.find("openai", "gpt-4.1")
+
+
+def test_what_is_written_to_a_cache_has_a_price_and_for_an_hour_another(market):
+    prices = market.find("anthropic", "claude-sonnet-4-5")
+    assert prices.standard.cache_write == Rate(Decimal("3.75"), (Step(200_000, Decimal("7.5")),))
+    assert prices.standard.cache_write_1h == Rate(Decimal(6), (Step(200_000, Decimal(12)),))
+    assert prices.batch.cache_write.base == Decimal("1.875")
+    assert market.find("openai", "gpt-4.1").standard.cache_write is None
+    openai = market.find("openai", "gpt-6-sol").standard
+    assert (openai.cache_write.base, openai.cache_write_1h) == (Decimal("2.5"), None)
+
+
+def test_a_price_for_writing_below_that_of_input_is_none(market):
+    assert market.find("openrouter", "google/gemini-2.5-flash").standard.cache_write is None
+    for provider in market.providers():
+        for prices in filter(
+            None, (market.find(provider, each) for each in market.models(provider))
+        ):
+            rates = prices.standard
+            written = [each for each in (rates.cache_write, rates.cache_write_1h) if each]
+            assert all(each.base >= rates.input.base for each in written)

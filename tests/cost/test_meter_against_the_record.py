@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from contextlib import suppress
+from decimal import Decimal
 
 import pytest
 from metering import prices, usage
@@ -14,6 +15,7 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend import SpendPolicy
 from stormbreak.cost.bill import Bill
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import CallError
@@ -21,7 +23,7 @@ from stormbreak.events import Returned
 from stormbreak.provider.billing import Billed
 from stormbreak.provider.formats.understand import digest_of
 
-CALLS = 2_000
+CALLS = 5_000
 AT_ONCE = 250
 STORM = """
 [provider]
@@ -121,11 +123,12 @@ def all_billed(provider):
 
 
 def prices_of(provider, model):
-    return prices(provider, model, into="3", out="15")
+    return prices(provider, model, into="3", out="15", written="3.75", hour="6")
 
 
 def cost(billed):
-    used = usage(billed.input_tokens, billed.output_tokens)
+    _, into, out, written, hour = billed
+    used = usage(into, out, written=written, hour=hour)
     return prices_of("", "").cost_of(used)
 
 
@@ -177,3 +180,39 @@ async def test_every_format_says_what_it_used(endpoint, streamed, stormbreak_pro
 
     assert billed.output_tokens == 40
     assert meter.snapshot().total.in_all == (cost(billed), cost(billed))
+
+
+MARKS = [{"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}, None]
+
+
+def with_marks():
+    """A message whose parts are written to a cache for five minutes, for an hour, and not at all."""
+    parts = [{"type": "text", "text": f"{mark} " * 200, "cache_control": mark} for mark in MARKS]
+    return payload(1) | {"system": parts[:1], "messages": [{"role": "user", "content": parts[1:]}]}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+async def test_what_is_written_to_a_cache_is_on_the_bill_to_the_last_token(
+    streamed, stormbreak_provider
+):
+    provider = stormbreak_provider("[provider]\nservice = 0.01\n")
+    meter = Meter(prices_of)
+    limit = Policy(spend=SpendPolicy(usd=1.0))
+    async with AsyncClient(
+        base_url=provider.base_url, api_key="any", policy=limit, prices=prices_of
+    ) as client:
+        client.subscribe(meter)
+        if streamed:
+            async with client.stream("messages", with_marks()) as answer:
+                async for _ in answer:
+                    pass
+        else:
+            answer = await client.request("messages", with_marks())
+        (purse,) = client.snapshot()["spend"]
+    (billed,) = all_billed(provider).values()
+
+    assert 0 < billed.cache_write_1h_tokens < billed.cache_write_tokens < billed.input_tokens
+    assert cost(billed) == answer.cost == meter.snapshot().total.useful.usd
+    assert Decimal(purse["spent"]) == cost(billed)
+    plain = billed._replace(cache_write_tokens=0, cache_write_1h_tokens=0)
+    assert cost(billed) > cost(plain)

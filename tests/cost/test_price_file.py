@@ -18,8 +18,10 @@ provider = "openai"
 model = "gpt-4.1"
 input = 1.50
 cached_input = 0.375
+cache_write = 1.875
+cache_write_1h = 3
 output = 6
-long_prompts = [{ above = 200000, input = 3, output = 9 }, { above = 100000, input = 2 }]
+long_prompts = [{ above = 200000, input = 3, output = 9 }, { above = 100000, input = 2, cache_write = 2.5 }]
 batch = { input = 0.75, output = 3 }
 latency = "<1 s"
 maker = "openai/gpt-4.1"
@@ -41,6 +43,9 @@ def test_a_file_says_what_is_asked(tmp_path):
     assert prices.standard.input == Rate(Decimal("1.50"), steps)
     assert prices.standard.output == Rate(Decimal(6), (Step(200_000, Decimal(9)),))
     assert prices.standard.cached_input == Rate(Decimal("0.375"))
+    assert prices.standard.cache_write == Rate(Decimal("1.875"), (Step(100_000, Decimal("2.5")),))
+    assert prices.standard.cache_write_1h == Rate(Decimal(3))
+    assert prices.batch.cache_write is None
     assert prices.rates(Service.BATCH).output == Rate(Decimal(3))
     assert prices.rates(Service.FLEX) is None
     assert (prices.latency, prices.notes) == ("<1 s", ("until March",))
@@ -69,6 +74,16 @@ def test_each_service_has_its_own_prices():
     ("toml", "complaint"),
     [
         (f"{ONE}inptu = 2.5", "unknown key prices[0].inptu = 2.5; known: flat, input,"),
+        (
+            f"{ONE}input = 1\ncache_wrote = 1.25",
+            "unknown key prices[0].cache_wrote = 1.25; known: flat, input, cached_input, cache_write,",
+        ),
+        (f"{ONE}flat = 1\ncache_write = 'x'", "prices[0].cache_write must be a number, got 'x'"),
+        (f"{ONE}flat = 1\ncache_write_1h = -2", "prices[0].cache_write_1h must be 0 or at least"),
+        (
+            f"{ONE}flat = 1\nbatch = {{ flat = 1, cache_write_1h = 1e6 }}",
+            "prices[0].batch.cache_write_1h must be at most 100,000 USD per million tokens",
+        ),
         (f"{ONE}flat = 1\n{ONE}flat = '2'", "prices[1].flat must be a number, got '2'"),
         (f"{ONE}flat = true", "prices[0].flat must be a number, got True"),
         (f"{ONE}flat = -1", "prices[0].flat must be 0 or at least 0.000001, got -1"),

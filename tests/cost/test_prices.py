@@ -1,3 +1,4 @@
+from dataclasses import fields, replace
 from decimal import Decimal
 
 import pytest
@@ -35,6 +36,34 @@ def test_without_a_price_of_its_own_cached_input_costs_as_other_input():
     assert rates.cost(Tokens(1_000_000, 0, 400_000)) == 2
 
 
+WRITTEN = replace(RATES, cache_write=Rate(Decimal("2.5"), (Step(1000, Decimal(5)),)))
+HOUR = replace(WRITTEN, cache_write_1h=Rate(Decimal(4)))
+
+
+@pytest.mark.parametrize(
+    ("rates", "cost"),
+    [(RATES, "1.7"), (WRITTEN, "1.85"), (HOUR, "2"), (replace(HOUR, cache_write=None), "1.9")],
+)
+def test_what_is_written_to_a_cache_costs_more_and_for_an_hour_more_than_that(rates, cost):
+    assert rates.cost(Tokens(1_000_000, 0, 200_000, 300_000, 100_000)) == Decimal(cost)
+
+
+def test_a_long_prompt_has_the_price_of_its_step_where_it_is_written_too():
+    assert WRITTEN.cost(Tokens(1_000_000, 0, 0, 1_000_000), prompt=1001) == 5
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cost"),
+    [
+        (Tokens(1_000_000, 0, 0, 9_000_000, 9_000_000), "4"),
+        (Tokens(1_000_000, 0, 600_000, 900_000), "1.3"),
+        (Tokens(1_000_000, 0, 0, 0, 1_000_000), "2"),
+    ],
+)
+def test_no_more_is_written_than_there_is(tokens, cost):
+    assert HOUR.cost(tokens) == Decimal(cost)
+
+
 def test_output_without_a_price_is_not_free():
     rates = Rates(input=Rate(Decimal(2)))
     assert rates.cost(Tokens(1_000_000, 0)) == 2
@@ -61,16 +90,75 @@ steps_ = st.lists(st.tuples(st.integers(0, 2000), amounts), max_size=3).map(
     lambda pairs: tuple(Step(*pair) for pair in sorted(pairs))
 )
 rates_ = st.builds(Rate, amounts, steps_)
-calls_ = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 1500), shares), min_size=1)
 
 
-@given(rates_, rates_, st.none() | rates_, calls_)
-def test_the_most_of_several_calls_is_no_less_than_what_they_cost(entry, output, cached, calls):
-    rates = Rates(input=entry, output=output, cached_input=cached)
-    several = [Tokens(entry, output, entry * rate) for entry, output, rate in calls]
-    together = Tokens(*(sum(each) for each in zip(*several, strict=True)))
+any_rates = st.builds(
+    Rates,
+    input=rates_,
+    output=rates_,
+    cached_input=st.none() | rates_,
+    cache_write=st.none() | rates_,
+    cache_write_1h=st.none() | rates_,
+)
 
-    assert sum(rates.cost(each, prompt=each.input) for each in several) <= rates.most(together)
+
+@st.composite
+def usages(draw):
+    """What one call used, and whether it was to be kept for an hour."""
+    entry, hour = draw(st.integers(0, 1500)), draw(st.booleans())
+    read = draw(st.integers(0, entry))
+    written = draw(st.integers(0, entry - read))
+    return Usage(
+        input_tokens=entry,
+        output_tokens=draw(st.integers(0, 1500)),
+        cached_input_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=draw(st.integers(0, written)) if hour else 0,
+    )
+
+
+def bound_of(used):
+    """The bound of a call that may have used so much."""
+    hour = used.input_tokens if used.cache_write_1h_tokens else 0
+    return replace(used, cached_input_tokens=0, cache_write_tokens=hour, cache_write_1h_tokens=hour)
+
+
+def together(several):
+    names = [field.name for field in fields(Usage)]
+    return Usage(**{name: sum(getattr(each, name) for each in several) for name in names})
+
+
+def asked(rates):
+    return Prices(
+        provider="x", model="m", listed_as="m", standard=rates, source=Source(name="test")
+    )
+
+
+@given(any_rates, st.lists(usages(), min_size=1, max_size=4))
+def test_the_most_of_several_calls_is_no_less_than_what_they_cost(rates, calls):
+    prices = asked(rates)
+    cost = sum(map(prices.cost_of, calls))
+
+    assert cost <= prices.most_of(together(calls))
+    assert cost <= sum(prices.most_within(bound_of(used)) for used in calls)
+    assert cost <= prices.most_within(together([bound_of(used) for used in calls]))
+
+
+@given(any_rates, usages())
+def test_a_bound_is_what_the_dearest_way_costs_and_no_more(rates, used):
+    prices, bound = asked(rates), bound_of(used)
+    entry, hour = bound.input_tokens, bound.cache_write_1h_tokens
+    ways = [
+        replace(bound, **all_)
+        for all_ in (
+            {"cache_write_tokens": 0, "cache_write_1h_tokens": 0},
+            {"cache_write_tokens": 0, "cache_write_1h_tokens": 0, "cached_input_tokens": entry},
+            {"cache_write_tokens": entry, "cache_write_1h_tokens": 0},
+            {"cache_write_tokens": entry, "cache_write_1h_tokens": hour},
+        )
+    ]
+
+    assert prices.most_within(bound) == max(map(prices.most_of, ways))
 
 
 @given(amounts, amounts, amounts, counts, counts, shares)

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metering import price_of, usage
+from metering import prices, usage
 from stage import OTHER, TARGET, policy
 
 from stormbreak.core.automatic import AutomaticLimit
@@ -25,8 +25,18 @@ ELSEWHERE = Step(frozenset({Verdict.BROKEN, Verdict.SERVER_ERROR}), None, FALLBA
 FATES = ("answer", "answer", "silent", "lost", "refused", "never", "cut")
 
 
+def price_of(provider, model):
+    into, out, cached, written, hour = "1", "10", "0.1", "1.25", "2"
+    if model == "small":
+        into, out, cached, written, hour = "0.1", "1", "0.01", "0.125", "0.2"
+    return prices(provider, model, into=into, out=out, cached=cached, written=written, hour=hour)
+
+
 class Provider:
-    """Bills every attempt that it takes, whatever becomes of it, for as much as the attempt may use, or less."""
+    """Bills every attempt that it takes, whatever becomes of it, for as much as the attempt may use, or less.
+
+    A greedy one writes all of each prompt to a cache, and keeps it for an hour where it may.
+    """
 
     def __init__(self, timeline, chance, *, greedy):
         self.timeline = timeline
@@ -37,7 +47,10 @@ class Provider:
     def send(self, bound, send, reply):
         fate = self.chance.choice(FATES)
         part = 1.0 if self.greedy else self.chance.random()
-        used = usage(int(part * bound.input_tokens), int(part * bound.output_tokens))
+        into = int(part * bound.input_tokens)
+        written = into if self.greedy else self.chance.randrange(into + 1)
+        hour = written if bound.cache_write_1h_tokens else 0
+        used = usage(into, int(part * bound.output_tokens), written=written, hour=hour)
         cost = price_of("", send.target.model).cost_of(used)
         self.billed.append((self.timeline.now, Decimal(0) if fate == "refused" else cost))
         if fate == "never":
@@ -74,7 +87,9 @@ def play(seed, *, usd, per=None, calls=500, greedy=True):
     driver = VirtualDriver(engine, timeline, chance=chance.random)
 
     def start(number):
-        bound = usage(chance.randrange(1, 20_000), chance.randrange(1, 5_000))
+        into, out = chance.randrange(1, 20_000), chance.randrange(1, 5_000)
+        hour = into if chance.random() < 0.3 else 0
+        bound = usage(into, out, written=hour, hour=hour)
         call = Call(
             number,
             chance.choice((TARGET, OTHER)),

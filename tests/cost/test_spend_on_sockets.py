@@ -124,3 +124,23 @@ async def test_a_model_without_a_price_is_refused():
     ) as client:
         with pytest.raises(RejectedError, match=r"no price is known of m at 127\.0\.0\.1:9"):
             await client.request("chat/completions", payload(1, max_tokens=10))
+
+
+@pytest.mark.parametrize(("ttl", "fits"), [("5m", True), ("1h", False)])
+async def test_what_may_be_written_for_an_hour_needs_as_much(ttl, fits, stormbreak_provider):
+    provider = stormbreak_provider("[provider]\nservice = 0.01\n")
+    control = {"type": "ephemeral", "ttl": ttl}
+    part = {"type": "text", "text": "word " * 20_000, "cache_control": control}
+    asked = {"model": "m", "messages": [{"role": "user", "content": [part]}], "max_tokens": 10}
+
+    def written(provider, model):
+        return prices(provider, model, into="3", out="15", written="3.75", hour="6")
+
+    async with AsyncClient(
+        base_url=provider.base_url, api_key="any", policy=policy(usd=0.5), prices=written
+    ) as client:
+        if fits:
+            assert (await client.request("messages", asked)).usage.cache_write_tokens > 20_000
+        else:
+            with pytest.raises(RejectedError, match=r"it may cost 0\.6"):
+                await client.request("messages", asked)

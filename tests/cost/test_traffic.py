@@ -294,3 +294,17 @@ def test_amounts_are_whole(read):
     (use,) = read(line(1, chat(usage=used(3, 2)))).uses
     assert all(isinstance(amount, int) for amount in use.tokens)
     assert Decimal(use.tokens.input) == 3
+
+
+def test_what_was_written_to_a_cache_is_read_from_every_source(read):
+    message = {"input_tokens": 5, "output_tokens": 1, "cache_creation_input_tokens": 4}
+    exported = page([result(input_cache_write_tokens=150), result(input_cache_write_tokens=900)])
+    head = HEAD.replace("input_cached_tokens", "input_cached_tokens,input_cache_write_tokens")
+    row = "1730419200,1730505600,,,,5,,,gpt-6-sol,,,1000,500,800,50,150\n"
+
+    def tokens(text):
+        return [use.tokens for use in read(text).uses]
+
+    assert tokens(line(1, {"content": [], "usage": message})) == [Tokens(9, 1, 0, 4)]
+    assert tokens(json.dumps(exported)) == [Tokens(2000, 1000, 1600, 350)]
+    assert tokens(head + row) == [Tokens(1000, 500, 800, 50)]

@@ -141,3 +141,36 @@ def test_a_text_about_such_things_is_a_text():
     told = 'they say {"file_id": "x"} and "type": "web_search"'
 
     assert input_bound(body(messages=[{"role": "user", "content": told}])) is not None
+
+
+def marked(**ttl):
+    part = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", **ttl}}
+    return body(system=[part])
+
+
+@pytest.mark.parametrize("ttl", ["1h", "24h", "12h", "1H", ""])
+def test_what_is_to_be_kept_for_longer_may_all_be_written_for_an_hour(ttl):
+    asked = marked(ttl=ttl)
+    bound = bound_of(asked, bound=100)
+
+    assert bound.cache_write_tokens == bound.cache_write_1h_tokens == input_bound(asked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        body(),
+        marked(),
+        marked(ttl="5m"),
+        body(prompt_cache_options={"ttl": "30m"}),
+        body(messages=[{"role": "user", "content": 'say {"ttl": "1h"}'}]),
+        body(tools=[{"function": {"parameters": {"properties": {"ttl": {"type": "string"}}}}}]),
+    ],
+)
+def test_else_nothing_is(asked):
+    assert bound_of(asked, bound=100).cache_write_1h_tokens == 0
+
+
+def test_a_time_to_keep_something_is_found_whatever_the_blanks():
+    assert bound_of(b'{"cache_control":{"ttl":"1h"}}', bound=1).cache_write_1h_tokens
+    assert bound_of(b'{"cache_control": {"ttl" :\n "1h"}}', bound=1).cache_write_1h_tokens

@@ -30,15 +30,6 @@ from stormbreak.types import Usage
         ({"prompt_tokens": 0, "completion_tokens": 1}, (0, 1, 0)),
         ({"prompt_tokens": 1, "completion_tokens": 0}, (1, 0, 0)),
         ({"prompt_tokens": 10**7 + 1, "completion_tokens": 1}, (0, 0, 0)),
-        (
-            {
-                "input_tokens": 5,
-                "output_tokens": 6,
-                "cache_read_input_tokens": 3,
-                "cache_creation_input_tokens": 2,
-            },
-            (10, 6, 3),
-        ),
         ({"prompt_tokens": 1, "prompt_tokens_details": [1]}, (1, 0, 0)),
         ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}, (32, 103, 0)),
         ({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 41}, (32, 9, 0)),
@@ -53,3 +44,78 @@ def test_usage(usage, expected):
     given, taken, cached = expected
     wanted = Usage(input_tokens=given, output_tokens=taken, cached_input_tokens=cached)
     assert wanted == usage_of(usage)
+
+
+ANTHROPIC = {"input_tokens": 5, "output_tokens": 6, "cache_read_input_tokens": 3}
+CHAT = {"prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16}
+
+
+def by_time(short, hour):
+    return {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": hour}
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "hour"),
+    [
+        ({"cache_creation_input_tokens": 2}, 2, 0),
+        ({"cache_creation_input_tokens": 2, "cache_creation": None}, 2, 0),
+        ({"cache_creation_input_tokens": 2, "cache_creation": [7]}, 2, 0),
+        ({"cache_creation_input_tokens": 2, "cache_creation": by_time(2, 0)}, 2, 0),
+        ({"cache_creation_input_tokens": 5, "cache_creation": by_time(2, 3)}, 5, 3),
+        ({"cache_creation_input_tokens": 9, "cache_creation": by_time(2, 3)}, 9, 3),
+        ({"cache_creation": by_time(2, 3)}, 5, 3),
+        ({"cache_creation_input_tokens": 2, "prompt_tokens": None}, 2, 0),
+    ],
+)
+def test_what_anthropic_says_was_written_is_input_besides(said, written, hour):
+    assert usage_of(ANTHROPIC | said) == Usage(
+        input_tokens=8 + written,
+        output_tokens=6,
+        cached_input_tokens=3,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=hour,
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "cached", "written", "hour"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2}}, 3, 2, 0),
+        ({"prompt_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 2}}, 9, 1, 0),
+        ({"prompt_tokens_details": {"cache_write_tokens": 99}}, 0, 10, 0),
+        ({"cache_creation_input_tokens": 2, "cache_read_input_tokens": 3}, 3, 2, 0),
+        ({"cache_creation_input_tokens": 5, "cache_creation": by_time(2, 3)}, 0, 5, 3),
+        ({"cache_creation_input_tokens": 2, "cache_creation": by_time(0, 3)}, 0, 2, 2),
+    ],
+)
+def test_in_the_words_of_chat_completions_it_is_some_of_the_prompt(said, cached, written, hour):
+    assert usage_of(CHAT | said) == Usage(
+        input_tokens=10,
+        output_tokens=6,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=hour,
+    )
+
+
+def test_responses_say_it_too():
+    details = {"cached_tokens": 2, "cache_write_tokens": 3}
+    usage = {"input_tokens": 9, "output_tokens": 1, "input_tokens_details": details}
+
+    assert usage_of(usage).cache_write_tokens == 3
+
+
+@pytest.mark.parametrize("bad", [-1, 10**30, 1.5, "2", True, [2], {}, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda bad: ANTHROPIC | {"cache_creation_input_tokens": bad},
+        lambda bad: ANTHROPIC | {"cache_creation": by_time(bad, 0)},
+        lambda bad: ANTHROPIC | {"cache_creation": by_time(0, bad)},
+        lambda bad: CHAT | {"prompt_tokens_details": {"cache_write_tokens": bad}},
+        lambda bad: CHAT | {"cache_creation_input_tokens": bad},
+        lambda bad: CHAT | {"cache_creation_input_tokens": 5, "cache_creation": by_time(0, bad)},
+    ],
+)
+def test_where_what_was_written_is_no_count_nothing_is_believed(said, bad):
+    assert usage_of(said(bad)) == Usage()

@@ -13,7 +13,7 @@ from stormbreak.cli.main import main
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_says_where_it_listens_and_stops_when_told(number):
-    command = [sys.executable, "-m", "stormbreak.cli.main", "provider", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "stormbreak", "provider", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
         line = it.stdout.readline()
         assert line.startswith("listening on http://127.0.0.1:")

@@ -71,7 +71,7 @@ LEARNING = replace(INTERACTIVE, quota=QuotaPolicy(learn=True))
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "8a66160ae69778b5")],
+    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "66ffe3a6491816f5")],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):

@@ -153,7 +153,7 @@ def test_it_is_drawn_when_asked_for(capsys, small, monkeypatch):
 
 def test_it_is_drawn_on_a_terminal_unasked(small):
     reader, writer = os.openpty()
-    command = [sys.executable, "-m", "stormbreak.cli.main", "storm", "run", small]
+    command = [sys.executable, "-m", "stormbreak", "storm", "run", small]
     environ = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
     subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, env=environ, check=True)
     os.close(writer)

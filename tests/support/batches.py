@@ -73,7 +73,7 @@ def environment(**more):
 
 
 def command(*args):
-    return [sys.executable, "-W", "error", "-m", "stormbreak.cli.main", *map(str, args)]
+    return [sys.executable, "-W", "error", "-m", "stormbreak", *map(str, args)]
 
 
 def run(*args, patience=PATIENCE, **env):

@@ -31,7 +31,7 @@ from stormbreak.types import Usage, Verdict
 def one_of_each(target=TARGET, other=str(OTHER)):
     """One event of each kind, at second 3, that concerns `target`, or leads from there to `other`."""
     ill = Verdict.OVERLOADED
-    used = Usage(input_tokens=12, output_tokens=7, cached_input_tokens=5)
+    used = Usage(input_tokens=12, output_tokens=7, cached_input_tokens=5, cache_write_tokens=4)
     return [
         Labelled(3.0, 1, target, (("team", "blue"),)),
         Queued(3.0, 1, target, "limit"),

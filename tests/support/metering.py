@@ -13,12 +13,14 @@ from stormbreak.types import Outcome, Usage, Verdict
 RETRIES = RetryPolicy(attempts=3, backoff=Constant(seconds=0.1))
 
 
-def prices(provider, model, *, into="1", out="10", cached="0.1"):
+def prices(provider, model, *, into="1", out="10", cached="0.1", written=None, hour=None):
     """What `provider` asks."""
     rates = Rates(
         input=Rate(Decimal(into)),
         output=Rate(Decimal(out)),
         cached_input=Rate(Decimal(cached)),
+        cache_write=Rate(Decimal(written)) if written else None,
+        cache_write_1h=Rate(Decimal(hour)) if hour else None,
     )
     return Prices(
         provider=provider, model=model, standard=rates, listed_as=model, source=Source(name="test")
@@ -34,8 +36,14 @@ def price_of(provider, model):
     return prices(provider, model)
 
 
-def usage(into=0, out=0, cached=0):
-    return Usage(input_tokens=into, output_tokens=out, cached_input_tokens=cached)
+def usage(into=0, out=0, cached=0, written=0, hour=0):
+    return Usage(
+        input_tokens=into,
+        output_tokens=out,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=hour,
+    )
 
 
 def answer(into=0, out=0, cached=0):

@@ -84,17 +84,18 @@ class Server:
         self.opened += 1
         number = self.opened
         try:
-            ends = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
-            no_request = asyncio.LimitOverrunError  # such as the rest of an upload that was refused
-            with suppress(*ends, no_request):
+            ends = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
+            with suppress(*ends, asyncio.CancelledError):
                 while await self._play(reader, writer, number):
                     pass
         finally:
-            self.closed += 1
-            self._tasks.discard(task)
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                with suppress(OSError):
+                    await writer.wait_closed()
+            finally:
+                self.closed += 1
+                self._tasks.discard(task)
 
     async def stop(self):
         for task in self._tasks:
@@ -140,7 +141,11 @@ async def served(*scripts, **options):
     try:
         yield server
     finally:
-        listener.close()
+        try:
+            for _ in range(10):  # asyncio leaks whom it has let in and not yet begun to serve
+                await asyncio.sleep(0)
+        finally:
+            listener.close()
         await server.stop()
 
 

@@ -51,6 +51,7 @@ def test_each_event_is_counted():
         ("stormbreak_tokens_total", "acme/large", "input"): 12,
         ("stormbreak_tokens_total", "acme/large", "output"): 7,
         ("stormbreak_tokens_total", "acme/large", "cached"): 5,
+        ("stormbreak_tokens_total", "acme/large", "written"): 4,
         ("stormbreak_attempts_overtaken_total", "acme/large"): 1,
         ("stormbreak_retries_total", "acme/large", "false", "overloaded"): 1,
         ("stormbreak_retries_refused_total", "acme/large", "budget"): 1,

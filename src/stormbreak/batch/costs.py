@@ -7,6 +7,7 @@ after it was sent, or was given up, only the provider knows. Changes nothing, an
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import reduce
 from pathlib import Path
 
 from stormbreak.batch.files import Files
@@ -21,7 +22,7 @@ from stormbreak.cost.prices import Prices, Tokens
 from stormbreak.cost.traffic import Use, add_up
 from stormbreak.errors import ConfigurationError
 
-_NOBODY = Tokens(0, 0, 0)
+_NONE = Tokens(0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class ModelCost:
     prices: Prices | None
     answers: int = 0
     estimated: int = 0
-    tokens: Tokens = _NOBODY
+    tokens: Tokens = _NONE
     useful: Decimal | None = None
     wasted: Span | None = None
     besides: int = 0
@@ -114,17 +115,15 @@ def _answers(use: Use, spent: Spent, all_: tuple[Spent, ...]) -> bool:
 
 def _cost(spent: Spent, uses: list[Use], lookup: Lookup) -> ModelCost:
     prices = lookup.price_of(spent.provider, spent.model)
-    tokens = Tokens(
-        *(sum(each) for each in zip(_NOBODY, *(use.tokens for use in uses), strict=True))
-    )
+    tokens = reduce(Tokens.plus, (use.tokens for use in uses), _NONE)
     answers = sum(use.requests for use in uses)
     useful = wasted = None
     if prices is not None and prices.standard.output is None and tokens.output:
         prices = None  # half a price is none
     if prices is not None:
         useful = sum((_of_answers(prices, use) for use in uses), Decimal(0))
-        least = _of_attempts(prices, spent.wasted)
-        wasted = Span(least, least + _of_attempts(prices, spent.wasted_open))
+        least = spent.wasted.usd(prices)
+        wasted = Span(least, least + spent.wasted_open.most_usd(prices))
     besides = spent.wasted.attempts + spent.wasted_open.attempts + spent.free
     return ModelCost(
         provider=spent.provider,
@@ -144,11 +143,6 @@ def _cost(spent: Spent, uses: list[Use], lookup: Lookup) -> ModelCost:
 def _of_answers(prices: Prices, use: Use) -> Decimal:
     rates = prices.rates(use.kind.service) or prices.standard
     return rates.cost(use.tokens, prompt=use.tokens.input / Decimal(use.requests or 1))
-
-
-def _of_attempts(prices: Prices, used: Used) -> Decimal:
-    prompt = used.input_tokens / Decimal(used.attempts or 1)
-    return prices.standard.cost(Tokens.of(used.usage), prompt=prompt)
 
 
 def _said(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:

@@ -32,6 +32,7 @@ class Counts:
     waited: float = 0.0  # seconds, over all calls
     input_tokens: int = 0
     output_tokens: int = 0
+    last_trouble: Returned | None = None  # the last attempt that came back without an answer
     trouble: str = ""  # of the last attempt that found no HTTP server
     _connected: bool = False  # something speaks HTTP there, or took a request and kept silent
     _backing_off: set[int] = field(default_factory=set)  # numbers of calls
@@ -81,6 +82,8 @@ class Counts:
 
     def _returned(self, event: Returned) -> None:
         self.verdicts[event.verdict.value] += 1
+        if event.verdict is not Verdict.OK:
+            self.last_trouble = event
         if event.status is not None or event.verdict is Verdict.TIMEOUT:
             self._connected = True
         elif event.verdict in _REACHED_NOTHING:

@@ -16,6 +16,7 @@ class Files:
     failed: Path  # out.failed.jsonl: what failed, and why
     run: Path  # out.jsonl.run: which input and options this OUTPUT belongs to
     lock: Path  # out.jsonl.lock: held while a run writes
+    input: Path  # out.input.jsonl: the rows, where they came from Python and not in a file
     socket: Path  # out.jsonl.sock: there while a run is at work, for `stormbreak top`
 
     @classmethod
@@ -32,5 +33,6 @@ class Files:
             failed=real.with_name(f"{real.stem}.failed{real.suffix}"),
             run=real.with_name(f"{real.name}.run"),
             lock=real.with_name(f"{real.name}.lock"),
+            input=real.with_name(f"{real.stem}.input{real.suffix}"),
             socket=real.with_name(f"{real.name}.sock"),
         )

@@ -72,5 +72,10 @@ class Flags(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+def typed(name: str) -> str:
+    """A flag as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _clean(base_url: str | None) -> str | None:
     return None if base_url is None else origin_of(base_url, None).base_url

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.files import Files
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.ledger import Ledger
-from stormbreak.batch.limits import check_costs
+from stormbreak.batch.limits import check_cost
+from stormbreak.batch.lock import require_free
 from stormbreak.batch.order import order_output
-from stormbreak.batch.rows import Rows
+from stormbreak.batch.plain import path_of
+from stormbreak.batch.rows import Reading, Rows
+from stormbreak.batch.runfile import Option, check_before
 from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.store import Store, open_store
 from stormbreak.batch.summary import Summary, summarise
@@ -45,7 +49,7 @@ class Job:
     today's list prices; `longest_answer` bounds the answers of rows that do not.
 
     `choice` says which rows are sent; `failed_rows()` are those that failed in earlier runs on this OUTPUT. `flags` are kept in
-    the run file for `batch retry`.
+    the run file for `batch retry`. INPUT must have this `fingerprint`, where there is one.
     """
 
     source: Path
@@ -68,6 +72,7 @@ class Job:
     price_of: PriceOf | None = None
     choice: Choice = GOING_ON
     flags: Flags | None = None
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         breaker = self.policy.breaker
@@ -81,10 +86,12 @@ def run_job(
     tick: Callable[[Runner], None] = lambda _: None,
     *,
     listeners: Iterable[Listener] = (),
+    reading: Reading = lambda _: None,
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
-    `tick` is told four times a second how it goes, `listeners` hear every event.
+    `reading` is told how many rows of INPUT have been read, then `tick`, four times a second, how it goes; `listeners` hear every
+    event.
 
     Raises:
         ConfigurationError: something given cannot be right, or OUTPUT cannot be written (any more).
@@ -101,12 +108,12 @@ def run_job(
                 prices=job.price_of,
             )
         )
-        rows = stack.enter_context(Rows.read(job.source, model=job.model, defaults=job.defaults))
-        if job.max_cost is not None:
-            check_costs(rows, client)
+        options = _options(job, client.base_url)
+        _check_before(job, options)
+        rows = stack.enter_context(_read(job, reading))
         for listener in listeners:
             client.subscribe(listener)
-        store = stack.enter_context(_open(job, rows, client.base_url))
+        store = stack.enter_context(_open(job, rows, options, client))
         meter = Meter(lambda *_: None, most=MODELS)  # tokens, whatever they cost
         client.subscribe(meter)
         prices = None if job.max_cost is None else job.price_of or list_price
@@ -132,10 +139,35 @@ def run_job(
         )
 
 
-def _open(job: Job, rows: Rows, base_url: str) -> AbstractContextManager[Store]:
-    options = {"model": job.model, "base_url": base_url, "ordered": job.ordered}
-    flags = None if job.flags is None else job.flags.clean().at(base_url)
-    return open_store(job.output, rows, options=options, flags=flags, choice=job.choice)
+def _options(job: Job, base_url: str) -> Mapping[str, Option]:
+    return {"model": job.model, "base_url": base_url, "ordered": job.ordered}
+
+
+def _check_before(job: Job, options: Mapping[str, Option]) -> None:
+    """Refuse at once what can be told before INPUT is read, which takes a while."""
+    files = Files.of(job.output)
+    check_before(files, job.source, options, job.choice)
+    require_free(files)
+
+
+def _read(job: Job, reading: Reading) -> Rows:
+    rows = Rows.read(job.source, model=job.model, defaults=job.defaults, told=reading)
+    if job.fingerprint not in (None, rows.fingerprint):
+        rows.close()
+        raise ConfigurationError(f"{path_of(job.source)}: was changed by somebody else")
+    return rows
+
+
+def _open(
+    job: Job, rows: Rows, options: Mapping[str, Option], client: AsyncClient
+) -> AbstractContextManager[Store]:
+    flags = None if job.flags is None else job.flags.clean().at(client.base_url)
+
+    def look(first: int) -> None:
+        if job.max_cost is not None:
+            check_cost(rows, first, client)
+
+    return open_store(job.output, rows, options=options, flags=flags, choice=job.choice, look=look)
 
 
 def _policy(job: Job) -> Policy:

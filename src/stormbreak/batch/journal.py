@@ -10,8 +10,9 @@ import contextlib
 import random
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import nsmallest
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -52,8 +53,17 @@ class Journal:
     It set out to send `retried` of them, of which so many as are `mended` are answered now.
     """
 
-    def __init__(self, files: Files, rows: Index, choice: Choice = GOING_ON) -> None:
+    def __init__(
+        self,
+        files: Files,
+        rows: Index,
+        choice: Choice = GOING_ON,
+        *,
+        look: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Read back what earlier runs wrote, and mend a torn last line. `choice` says which rows this run sends.
+
+        `look` is shown the first of these, before anything is changed, and may refuse it.
 
         Raises ConfigurationError, and changes nothing, if a file holds anything else.
         """
@@ -72,6 +82,8 @@ class Journal:
         self.retried = self.again = self._states.count(_AGAIN)
         self.failed = self._states.count(_FAILED) + self.again
         self.mended = 0
+        for first in islice(self._sent(), 1):
+            look(first)
         self._output.mend(output_end)
         if files.failed.exists():
             self._failed.mend(failed_end)

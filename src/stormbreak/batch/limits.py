@@ -7,13 +7,13 @@ from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.client import AsyncClient
 
 
-def check_costs(rows: Rows, client: AsyncClient) -> None:
-    """Look whether the first row can be held to a limit: others are refused one by one.
+def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
+    """Look whether a row, the first that will be sent, can be held to a limit: others are refused one by one.
 
     Raises:
         ConfigurationError: it has no bound, or its model no price.
     """
-    row = rows.row_at(0)
+    row = rows.row_at(index)
     asking = Asking(row.endpoint, row.body)
     target = client.target(asking.wanted.model)
     asking.bind(client.policy.spend.longest_answer, target.provider)

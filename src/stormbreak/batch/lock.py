@@ -52,6 +52,16 @@ def held(files: Files) -> bool:
     return False
 
 
+def require_free(files: Files) -> None:
+    """Refuse an OUTPUT that a run is writing now. Raises ConfigurationError; touches nothing."""
+    if held(files):
+        raise _taken(files)
+
+
+def _taken(files: Files) -> ConfigurationError:
+    return ConfigurationError(f"another run is writing to {path_of(files.output)}")
+
+
 def _take(fd: int, files: Files) -> None:
     for left in reversed(range(_TRIES)):  # `held` may be in the way for an instant
         try:
@@ -64,4 +74,4 @@ def _take(fd: int, files: Files) -> None:
             raise ConfigurationError(f"{path_of(files.lock)}: {said}") from error
         else:
             return
-    raise ConfigurationError(f"another run is writing to {path_of(files.output)}")
+    raise _taken(files)

@@ -4,10 +4,8 @@ Nothing here prints what a file or a provider said, so nothing can reach the ter
 """
 
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Protocol
 
 from rich.console import Console, RenderableType
@@ -19,17 +17,21 @@ from rich.text import Text
 from stormbreak.batch.cost_words import cost_in_words
 from stormbreak.batch.figures import short, span
 from stormbreak.batch.runner import Runner
-from stormbreak.batch.spent import Cost, Limit
+from stormbreak.batch.view import Rate, View
 
 LINE_EVERY = 5.0  # seconds between plain lines
+READING_AFTER = 1.0  # seconds of silence while INPUT is read
 WIDEST = 100  # columns of the panel
 _NAME = 8  # columns of a name
-_RATE_OVER = 30.0  # seconds that the shown rate looks back
 _KINDS = {"failed": "red", "circuit": "yellow"}  # what is worth a colour where it is not as usual
 
 
 class Progress(Protocol):
-    """Is told four times a second."""
+    """Is told now and then while INPUT is read, then four times a second."""
+
+    def reading(self, rows: int) -> None:
+        """Show that so many rows have been read, once it has taken a while."""
+        ...
 
     def tick(self, runner: Runner) -> None:
         """Look at the runner and show what matters."""
@@ -39,74 +41,11 @@ class Progress(Protocol):
 class Quiet:
     """Shows nothing."""
 
-    def tick(self, runner: Runner) -> None:
+    def reading(self, rows: int) -> None:
         """Nothing."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What is worth showing of a run."""
-
-    total: int
-    done: int
-    failed: int
-    in_flight: int
-    limit: int
-    waiting: int
-    retries: int
-    circuit: str
-    input_tokens: int
-    output_tokens: int
-    stopping: bool
-    cost: Cost
-    limit_of_cost: Limit | None
-
-    @classmethod
-    def of(cls, runner: Runner) -> "View":
-        """Look at `runner`."""
-        counts, targets = runner.counts, runner.client.snapshot(pending=False)["targets"].values()
-        in_flight = sum(each["in_flight"] for each in targets)
-        return cls(
-            total=len(runner.rows),
-            done=runner.journal.done,
-            failed=runner.journal.failed - runner.journal.again,
-            in_flight=in_flight,
-            limit=runner.width,
-            waiting=runner.under_way - in_flight + runner.schedule.waiting,
-            retries=counts.retries,
-            circuit=_circuit(
-                {each["circuit"] for each in targets},
-                max((each["cooldown"] for each in targets), default=0.0),
-            ),
-            input_tokens=counts.input_tokens,
-            output_tokens=counts.output_tokens,
-            stopping=runner.stopping,
-            cost=runner.so_far.cost,
-            limit_of_cost=runner.so_far.limit,
-        )
-
-    @property
-    def left(self) -> int:
-        """Rows that are neither answered nor failed."""
-        return self.total - self.done - self.failed
-
-
-class Rate:
-    """Rows per second of late, and the seconds they will still take."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def look(self, view: View) -> tuple[float, float | None]:
-        """Both; None where nothing says how long."""
-        now, over = time.monotonic(), view.done + view.failed
-        seen = self._seen
-        seen.append((now, over))
-        while now - seen[0][0] > _RATE_OVER:
-            seen.popleft()
-        then, before = seen[0]
-        rate = (over - before) / (now - then) if now > then else 0.0
-        return rate, view.left / rate if rate > 0 else None
+    def tick(self, runner: Runner) -> None:
+        """Nothing."""
 
 
 class Lines:
@@ -116,8 +55,16 @@ class Lines:
         self._stream = stream
         self._rate = Rate()
         self._last = time.monotonic()
+        self._tell_reading_at = self._last + READING_AFTER
         self._shown: View | None = None
         self._told_stopping = False
+
+    def reading(self, rows: int) -> None:
+        """Write a line if it is time."""
+        now = time.monotonic()
+        if now >= self._tell_reading_at:
+            self._tell_reading_at = now + LINE_EVERY
+            self._write(_reading(rows))
 
     def tick(self, runner: Runner) -> None:
         """Write a line if it is time."""
@@ -134,7 +81,8 @@ class Lines:
         said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
         said += f", {span(eta)} to go" if view.left and eta is not None else ""
         cost = cost_in_words(view.cost, view.limit_of_cost)
-        self._write(f"{said}, cost {cost}" if cost else said)
+        said += f", cost {cost}" if cost else ""
+        self._write(f"{said}; idle: {view.idle}" if view.idle else said)
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -147,6 +95,12 @@ class Panel:
     def __init__(self, live: Live) -> None:
         self._live = live
         self._rate = Rate()
+        self._began = time.monotonic()
+
+    def reading(self, rows: int) -> None:
+        """Say so, once it has taken a while."""
+        if time.monotonic() - self._began >= READING_AFTER:
+            self._live.update(Text(_reading(rows), style="dim"))
 
     def tick(self, runner: Runner) -> None:
         """Redraw."""
@@ -162,7 +116,9 @@ def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableT
     whole.add_row(_figures(view, rate))
     cost = cost_in_words(view.cost, view.limit_of_cost)
     if cost:
-        whole.add_row(_cost(cost))
+        whole.add_row(_named("cost", cost))
+    if view.idle:
+        whole.add_row(_named("idle", view.idle))
     if view.stopping and view.in_flight:
         whole.add_row(Text(_stopping(view), style="yellow"))
     return whole
@@ -220,20 +176,16 @@ def _figures(view: View, rate: float) -> Table:
     return table
 
 
-def _cost(said: str) -> Text:
+def _named(name: str, said: str) -> Text:
     """A line of its own, below the first column."""
-    line = Text("cost", style="dim", no_wrap=True, overflow="ellipsis")
+    line = Text(name, style="dim", no_wrap=True, overflow="ellipsis")
     line.pad_right(_NAME + 1 - len(line))
     return line.append(said, style="not dim")
 
 
+def _reading(rows: int) -> str:
+    return f"reading INPUT: {rows:,} rows"
+
+
 def _stopping(view: View) -> str:
     return f"stopping: {view.in_flight:,} answers are still to come; Ctrl-C again stops at once"
-
-
-def _circuit(states: set[str | None], pause: float) -> str:
-    """Name the state of the worst circuit, or the pause that was asked for."""
-    for state in ("isolated", "open", "half_open"):
-        if state in states:
-            return state.replace("_", "-")
-    return f"closed, pause {pause:.0f} s" if pause >= 1 else "closed"

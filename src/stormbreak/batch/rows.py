@@ -7,8 +7,8 @@ hash of its id. Rows are read again, by offset, when their turn comes; ten milli
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -19,9 +19,25 @@ from stormbreak.batch.row import Row, RowError, parse_row
 from stormbreak.errors import ConfigurationError
 
 LINE_LIMIT = 64 * 2**20  # bytes of one line
+TOLD_EVERY = 4096  # lines
 MORE_WRONG = 10  # lines named besides the first that is wrong
 
 _BOM = b"\xef\xbb\xbf"
+
+
+Reading = Callable[[int], None]
+"""Is told now and then how many rows of INPUT have been read."""
+
+
+def new_fingerprint() -> blake2b:
+    """The hash that an INPUT is known by, of nothing yet."""
+    return blake2b(digest_size=16)
+
+
+def fingerprint_of(path: Path) -> str:
+    """What an INPUT of this content is known by. Raises OSError as it cannot be read."""
+    with path.open("rb") as file:
+        return file_digest(file, new_fingerprint).hexdigest()
 
 
 class Rows:
@@ -42,16 +58,23 @@ class Rows:
 
     @classmethod
     def read(
-        cls, path: Path, *, model: str | None = None, defaults: Mapping[str, float] | None = None
+        cls,
+        path: Path,
+        *,
+        model: str | None = None,
+        defaults: Mapping[str, float] | None = None,
+        told: Reading = lambda _: None,
     ) -> Self:
         """Check and index all of `path`; `model` stands in for rows that name none, `defaults` for fields of a chat.
+
+        `told` hears now and then how far it has come.
 
         Raises ConfigurationError for the first line that is no request, naming more of them, and for ids that are not
         unique.
         """
         rows = cls(path, model=model, defaults=defaults or {})
         try:
-            rows._index()
+            rows._index(told)
         except BaseException:
             rows.close()
             raise
@@ -104,8 +127,8 @@ class Rows:
         """Return the index of the row called `custom_id`, or None."""
         return self._ids.find(custom_id)
 
-    def _index(self) -> None:
-        digest = blake2b(digest_size=16)
+    def _index(self, told: Reading) -> None:
+        digest = new_fingerprint()
         offset = 0
         with os.fdopen(self._fd, "rb", buffering=2**20, closefd=False) as file:
             number = 0
@@ -118,6 +141,8 @@ class Rows:
                     more = self._more_wrong(file, number)
                     raise self._wrong(number, f"{error}{more}") from None
                 offset += len(line)
+                if number % TOLD_EVERY == 0:
+                    told(len(self))
         if not len(self):
             raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
         self._offsets.append(offset)

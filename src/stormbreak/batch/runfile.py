@@ -100,7 +100,20 @@ def check(
 
     Where no rows are fresh, there must be a run, and it may go on in another way than it was begun.
     """
-    _check_places(files, rows)
+    run = check_before(files, rows.path, options, choice)
+    if run is not None and (run.fingerprint, run.rows) != (rows.fingerprint, len(rows)):
+        here, there = f"{path_of(rows.path)} ({len(rows):,} rows)", path_of(run.input)
+        said = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
+        what = "choose another --output" if choice.fresh else "nothing is sent again"
+        raise ConfigurationError(f"{path_of(files.output)}: {said}; {what}")
+    return run
+
+
+def check_before(
+    files: Files, source: Path, options: Mapping[str, Option], choice: Choice = GOING_ON
+) -> Run | None:
+    """Do as `check` does, as far as can be told before INPUT is read, which takes a while."""
+    _check_places(files, source)
     run = read_run(files) if choice.fresh else existing_run(files)
     if run is None:
         for path in (files.output, files.failed):
@@ -108,11 +121,6 @@ def check(
                 said = f"exists, and no {path_of(files.run.name)} says that a run of this input wrote it"
                 raise ConfigurationError(f"{path_of(path)}: {said}; choose another --output")
         return None
-    if (run.fingerprint, run.rows) != (rows.fingerprint, len(rows)):
-        here, there = f"{path_of(rows.path)} ({len(rows):,} rows)", path_of(run.input)
-        said = f"belongs to a run of {there} ({run.rows:,} rows), and {here} has other content"
-        what = "choose another --output" if choice.fresh else "nothing is sent again"
-        raise ConfigurationError(f"{path_of(files.output)}: {said}; {what}")
     for name in PINNED if choice.fresh else ():
         if options.get(name) != run.options.get(name):
             was, now = (_said(name, of.get(name)) for of in (run.options, options))
@@ -162,10 +170,10 @@ def _write(files: Files, run: Run) -> None:
         file.write(indented(encode(run)) + b"\n")
 
 
-def _check_places(files: Files, rows: Input) -> None:
+def _check_places(files: Files, source: Path) -> None:
     for path in (files.output, files.failed, files.run, files.lock):
         try:
-            why = _unfit(path, rows.path)
+            why = _unfit(path, source)
         except OSError as error:
             why = reason(error)
         if why:
@@ -180,7 +188,7 @@ def _unfit(path: Path, source: Path) -> str | None:
         return None
     if not path.is_file():
         return "not a regular file"
-    return "is the input" if path.samefile(source) else None
+    return "is the input" if source.exists() and path.samefile(source) else None
 
 
 def _said(name: str, value: Option) -> str:

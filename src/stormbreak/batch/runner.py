@@ -249,7 +249,8 @@ class Runner:
         for task in self._calls:
             task.cancel()
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
+        """Send nothing more, and end when what was sent is answered; the second time, end at once."""
         if self._end is not None:
             self._cancel_all()
         self._stop(End.INTERRUPTED)
@@ -260,7 +261,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
         for number in heard:
-            loop.add_signal_handler(number, self._interrupt)
+            loop.add_signal_handler(number, self.interrupt)
         try:
             yield
         finally:

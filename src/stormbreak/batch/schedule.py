@@ -88,6 +88,11 @@ class Schedule:
         return len(self._later)
 
     @property
+    def next_at(self) -> float | None:
+        """When the first of them does."""
+        return self._later[0][0] if self._later else None
+
+    @property
     def scouting(self) -> bool:
         """Whether no row has yet shown that the run makes sense."""
         return self._scouting

@@ -3,7 +3,7 @@
 Prices change, and a price file may come later: what the tokens cost is worked out when somebody asks.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from decimal import Decimal
@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from msgspec import Meta
 
-from stormbreak.core.spend import Priced, PriceOf, most_within
+from stormbreak.core.spend import Priced, PriceOf
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
@@ -30,6 +30,8 @@ class Tokens:
     attempts: Count = 0
     input_tokens: Count = 0
     cached_input_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    cache_write_1h_tokens: Count = 0
     output_tokens: Count = 0
 
     @classmethod
@@ -39,6 +41,8 @@ class Tokens:
             attempts=some.attempts,
             input_tokens=some.input_tokens,
             cached_input_tokens=some.cached_input_tokens,
+            cache_write_tokens=some.cache_write_tokens,
+            cache_write_1h_tokens=some.cache_write_1h_tokens,
             output_tokens=some.output_tokens,
         )
 
@@ -49,26 +53,44 @@ class Tokens:
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
             cached_input_tokens=self.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens,
         )
 
     def usd(self, prices: Priced) -> Decimal:
         """What they cost, if the tokens are spread over them evenly: exact, but for prices that go by the prompt."""
-        counts = (self.input_tokens, self.output_tokens, self.cached_input_tokens)
+        return self._summed(prices.cost_of)
+
+    def most_usd(self, prices: Priced) -> Decimal:
+        """The most that they can cost, if these are bounds; else as `usd`."""
+        return self._summed(prices.most_within)
+
+    def _summed(self, cost: Callable[[Usage], Decimal]) -> Decimal:
+        counts = (self.output_tokens, *self._nested)
         cuts = {0, self.attempts, *(count % self.attempts for count in counts if self.attempts)}
         return sum(
-            (
-                (end - begin) * prices.cost_of(self._share_of(begin))
-                for begin, end in pairwise(sorted(cuts))
-            ),
+            ((end - begin) * cost(self._share_of(begin)) for begin, end in pairwise(sorted(cuts))),
             Decimal(0),
         )
 
+    @property
+    def _nested(self) -> tuple[int, int, int, int]:
+        """Amounts of input, each of them a part of the next: so are their shares, and nothing gets lost between these."""
+        written = self.cache_write_tokens
+        touched = written + self.cached_input_tokens
+        return self.cache_write_1h_tokens, written, touched, self.input_tokens
+
     def _share_of(self, number: int) -> Usage:
         """The tokens of one attempt, which are whole: the first few have one more."""
+        hour, written, touched, entry = (
+            _share(count, self.attempts, number) for count in self._nested
+        )
         return Usage(
-            input_tokens=_share(self.input_tokens, self.attempts, number),
+            input_tokens=entry,
             output_tokens=_share(self.output_tokens, self.attempts, number),
-            cached_input_tokens=_share(self.cached_input_tokens, self.attempts, number),
+            cached_input_tokens=touched - written,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=hour,
         )
 
     def __add__(self, other: "Tokens") -> "Tokens":
@@ -76,6 +98,8 @@ class Tokens:
             attempts=self.attempts + other.attempts,
             input_tokens=self.input_tokens + other.input_tokens,
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
         )
 
@@ -131,7 +155,7 @@ class Spent:
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
         known = prices.most_of(self.useful.usage) + prices.most_of(self.wasted.usage)
         open_ = (self.useful_open.usage, self.wasted_open.usage)
-        return known + sum(most_within(prices, each) for each in open_)
+        return known + sum(prices.most_within(each) for each in open_)
 
     def span(self, price_of: PriceOf) -> Span | None:
         """What it has cost; None where the price, or a part of it, is not known."""
@@ -144,7 +168,8 @@ class Spent:
     def bounds(self, prices: Priced) -> Span:
         """About what it has cost, each attempt taken for the mean: what is known, and the most that it can be."""
         least = self.useful.usd(prices) + self.wasted.usd(prices)
-        return Span(least, least + self.useful_open.usd(prices) + self.wasted_open.usd(prices))
+        open_ = self.useful_open.most_usd(prices) + self.wasted_open.most_usd(prices)
+        return Span(least, least + open_)
 
     def __add__(self, other: "Spent") -> "Spent":
         return changed(

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +43,11 @@ def open_store(
     options: Mapping[str, Option],
     flags: Flags | None = None,
     choice: Choice = GOING_ON,
+    look: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Store]:
     """Claim OUTPUT for a run over `rows` that sends those of `choice`; flush and free everything at the end.
+
+    `look` is shown the first row that will be sent, before anything is written, and may refuse it.
 
     Raises ConfigurationError, with nothing touched, if OUTPUT belongs to another input or another run is at work.
     """
@@ -54,7 +57,7 @@ def open_store(
     )  # before the lock file is made: what is refused stays untouched
     with locked(files):
         last = check(files, rows, options, choice)  # again: now nobody else can change it
-        with contextlib.closing(Journal(files, rows, choice)) as journal:
+        with contextlib.closing(Journal(files, rows, choice, look=look)) as journal:
             now = time.time()
             run, changed = record(files, rows, options, last=last, now=now, flags=flags)
             yield Store(files=files, journal=journal, changed=changed, run=run)

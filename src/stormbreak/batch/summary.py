@@ -1,11 +1,13 @@
 """What a run came to, for eyes and for scripts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+from stormbreak.batch.read_back import Answered, Failed, read_answers, read_failures
 from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.spent import Cost, Limit
+from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
 
@@ -42,11 +44,30 @@ class Summary:
     cost: Cost  # of all runs on this OUTPUT
 
     @property
+    def complete(self) -> bool:
+        """Whether every row is answered."""
+        return not (self.failed or self.left)
+
+    def answers(self) -> Iterator[Answered]:
+        """Read the answers of all runs on this OUTPUT, one after another, as it stands now."""
+        return read_answers(self.output)
+
+    def failures(self) -> Iterator[Failed]:
+        """Read the rows that failed, and why."""
+        return read_failures(self.output)
+
+    @property
     def limit_of_cost(self) -> Limit | None:
         """What may be spent, and how much of that was, where there is a limit."""
         if self.max_cost is None or self.spent is None:
             return None
         return Limit(self.max_cost, self.spent)
+
+
+def require_reached(summary: Summary) -> None:
+    """Raise a ConfigurationError if nothing was ever reached: nothing has come of any row."""
+    if summary.end == End.UNREACHABLE.value:
+        raise ConfigurationError(f"{summary.base_url}: nothing answers there: {summary.trouble}")
 
 
 def summarise(

@@ -10,11 +10,11 @@ import click
 from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
 from stormbreak.batch.job import WIDEST
 from stormbreak.batch.rows import Rows
-from stormbreak.cli.cost_options import currency_of, lookup_in, shared
+from stormbreak.cli.cost_options import currency_of, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cli.numbers import Number
-from stormbreak.cost.lookup import Lookup
+from stormbreak.cost.lookup import Lookup, lookup_in
 from stormbreak.cost.money import Currency
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.http.environment import find_endpoint

@@ -9,11 +9,12 @@ import click
 
 from stormbreak.batch.choice import Choice, failed_rows
 from stormbreak.batch.files import Files
-from stormbreak.batch.flags import Flags
+from stormbreak.batch.flags import Flags, typed
+from stormbreak.batch.from_flags import has_target, job_of
 from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.runfile import Run, existing_run
 from stormbreak.batch.status import count_rows
-from stormbreak.cli.batch_flags import has_target, job_of, shared
+from stormbreak.cli.batch_flags import shared
 from stormbreak.cli.batch_work import work
 from stormbreak.cli.say import in_json, say
 from stormbreak.errors import ConfigurationError
@@ -151,6 +152,6 @@ def _words(flags: Flags) -> Iterator[str]:
     """The flags as they are typed."""
     for name, value in _shown(flags):
         for one in value if isinstance(value, tuple) else (value,):
-            yield f"--{name.replace('_', '-')}"
+            yield typed(name)
             if one is not True:
                 yield shlex.quote(plain(one, limit=4096))

@@ -7,7 +7,8 @@ import click
 
 from stormbreak.batch.choice import GOING_ON
 from stormbreak.batch.flags import Flags
-from stormbreak.cli.batch_flags import job_of, shared
+from stormbreak.batch.from_flags import job_of
+from stormbreak.cli.batch_flags import shared
 from stormbreak.cli.batch_work import work
 
 

@@ -9,8 +9,9 @@ from stormbreak.batch.cost_words import cost_in_words
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.status import Status, read_status
 from stormbreak.cli.batch_told import retry_command
-from stormbreak.cli.cost_options import lookup_in, priced
+from stormbreak.cli.cost_options import priced
 from stormbreak.cli.say import in_json, say
+from stormbreak.cost.lookup import lookup_in
 
 
 @click.command()
@@ -48,7 +49,7 @@ def _told(status: Status) -> list[tuple[str, str]]:
 def _next(status: Status) -> str:
     if status.active or not status.failed:
         return ""
-    return f"{retry_command(status.output)}: send the failed rows once more"
+    return retry_command(status.output)
 
 
 def _counted(status: Status) -> str:

@@ -28,7 +28,7 @@ def told(summary: Summary, *, retry: bool = False) -> str:
         "left": _left(summary, retry=retry),
         "retried": _retried(summary, retry=retry),
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
-        "sent": f"{summary.attempts:,} attempts, {summary.retries:,} of them retries",
+        "sent": _sent(summary, retry=retry),
         "came back": back,
         "cost": cost_in_words(summary.cost, summary.limit_of_cost),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
@@ -40,8 +40,8 @@ def told(summary: Summary, *, retry: bool = False) -> str:
 
 
 def retry_command(output: str) -> str:
-    """What to type to have failed rows sent again."""
-    return f"stormbreak batch retry {shlex.quote(path_of(output))}"
+    """What to do about failed rows; the command stands at the end, as it is typed."""
+    return f"mend the cause, then: stormbreak batch retry {shlex.quote(path_of(output))}"
 
 
 def _left(summary: Summary, *, retry: bool) -> str:
@@ -56,10 +56,20 @@ def _retried(summary: Summary, *, retry: bool) -> str:
     return f"{summary.retried:,} rows that had failed; {summary.mended:,} of them are answered now"
 
 
+def _sent(summary: Summary, *, retry: bool) -> str:
+    if summary.attempts or summary.end != End.FINISHED.value:
+        return f"{summary.attempts:,} attempts, {summary.retries:,} of them retries"
+    if retry:
+        return "nothing: no row has failed that way"
+    if summary.failed:
+        return "nothing: what failed for good in an earlier run is not sent again by batch run"
+    return "nothing: all rows were answered before"
+
+
 def _next(summary: Summary) -> str:
     if not summary.failed or summary.end != End.FINISHED.value:
         return ""
-    return f"{retry_command(summary.output)}: once more, whatever they failed with"
+    return retry_command(summary.output)
 
 
 def _stopped(summary: Summary) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Self
 
 from stormbreak.batch.files import Files
-from stormbreak.batch.progress import Rate, View
 from stormbreak.batch.runner import Runner
 from stormbreak.batch.spent import Cost
+from stormbreak.batch.view import Rate, View
 from stormbreak.core.engine import Listener
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.observed import Observed

@@ -14,11 +14,11 @@ from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.progress import progress_on
 from stormbreak.batch.runner import End
 from stormbreak.batch.sight import watching
-from stormbreak.batch.summary import Summary
+from stormbreak.batch.summary import Summary, require_reached
 from stormbreak.cli.batch_told import told
 from stormbreak.cli.batch_watched import Watched
-from stormbreak.cli.cost_options import lookup_in
 from stormbreak.cli.say import in_json, say
+from stormbreak.cost.lookup import lookup_in
 from stormbreak.errors import ConfigurationError
 from stormbreak.report.write import Destination
 
@@ -36,7 +36,7 @@ def work(
         tick, listeners = watched.beside(progress.tick), watched.listeners
         if destination is not None:
             tick, listeners = watching(course, tick), (*listeners, course.hear)
-        summary = run_job(job, tick, listeners=listeners)
+        summary = run_job(job, tick, listeners=listeners, reading=progress.reading)
     if as_json:
         say(in_json(summary))
     elif summary.end != End.UNREACHABLE.value:
@@ -76,8 +76,7 @@ def _report(
 
 
 def _exit_code(summary: Summary) -> int:
-    if summary.end == End.UNREACHABLE.value:
-        raise ConfigurationError(f"{summary.base_url}: nothing answers there: {summary.trouble}")
+    require_reached(summary)
     if summary.end == End.INTERRUPTED.value:
         return 130
-    return 1 if summary.failed or summary.left else 0
+    return 0 if summary.complete else 1

@@ -10,7 +10,6 @@ from stormbreak.cli.cost_options import (
     Amount,
     Volume,
     currency_of,
-    lookup_in,
     refuse_idle,
     shared,
     traffic,
@@ -19,6 +18,7 @@ from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_rows import Wanted, planned, real
 from stormbreak.cli.cost_words import assumed, said_of
 from stormbreak.cost.compare import Demand, Mix, Row
+from stormbreak.cost.lookup import lookup_in
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume

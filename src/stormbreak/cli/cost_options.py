@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from stormbreak.cost import price_file
-from stormbreak.cost.lookup import Lookup, Seller
+from stormbreak.cost.lookup import Seller
 from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.prices import Service
 from stormbreak.errors import ConfigurationError
@@ -152,11 +151,6 @@ def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def lookup_in(files: Sequence[str]) -> Lookup:
-    """Where prices are looked up, the files first."""
-    return Lookup([price_file.load(name) for name in dict.fromkeys(files)])
 
 
 def currency_of(code: str, rate: str | None) -> Currency:

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from stormbreak.cli.cost_options import currency_of, lookup_in, sellers_in, shared
+from stormbreak.cli.cost_options import currency_of, sellers_in, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cost.compare import offers_for
-from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
+from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, lookup_in
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Prices, Rate, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
@@ -25,6 +25,8 @@ _COLUMNS = (
     Column("prompts_above", "prompts above", Kind.VOLUME),
     Column("input", "{} input", Kind.PRICE),
     Column("cached_input", "cached", Kind.PRICE),
+    Column("cache_write", "written", Kind.PRICE),
+    Column("cache_write_1h", "for an hour", Kind.PRICE),
     Column("output", "output", Kind.PRICE),
     Column("claimed_latency", "latency claimed"),
     Column("currency", ""),
@@ -123,7 +125,8 @@ def _rows(prices: Prices) -> Iterator[list[Cell]]:
         rates = prices.rates(service)
         if rates is None:
             continue
-        kinds = (rates.input, rates.cached_input, rates.output)
+        written = rates.cache_write, rates.cache_write_1h
+        kinds = (rates.input, rates.cached_input, *written, rates.output)
         lengths = {step.above for rate in kinds if rate for step in rate.steps}
         for above in (0, *sorted(lengths)):
             yield [

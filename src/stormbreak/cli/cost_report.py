@@ -9,11 +9,13 @@ import click
 from stormbreak.batch.costs import BatchCost, ModelCost, read_cost
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import plain
-from stormbreak.cli.cost_options import currency_of, lookup_in, shared
+from stormbreak.cli.cost_options import currency_of, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cost.bill import Span
+from stormbreak.cost.lookup import lookup_in
 from stormbreak.cost.money import Currency, between
+from stormbreak.cost.prices import Number, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
 
@@ -25,6 +27,8 @@ _COLUMNS = (
     Column("estimated", "", Kind.COUNT),
     Column("input_tokens", "in", Kind.COUNT),
     Column("cached_input_tokens", "cached", Kind.COUNT),
+    Column("cache_write_tokens", "written", Kind.COUNT),
+    Column("cache_write_1h_tokens", "", Kind.COUNT),
     Column("output_tokens", "out", Kind.COUNT),
     Column("useful", "{} useful", Kind.MONEY),
     Column("attempts_besides", "attempts besides", Kind.COUNT),
@@ -119,16 +123,19 @@ def _cells(each: ModelCost) -> list[Cell]:
         each.prices.source.name if each.prices else "",
         each.answers,
         each.estimated,
-        *(
-            int(number)
-            for number in (each.tokens.input, each.tokens.cached_input, each.tokens.output)
-        ),
+        *map(int, _amounts(each.tokens)),
         each.useful,
         each.besides,
         each.free,
         *wasted,
         *in_all,
     ]
+
+
+def _amounts(tokens: Tokens) -> tuple[Number, ...]:
+    """In the order of the columns."""
+    entry, output, *kinds = tokens
+    return entry, *kinds, output
 
 
 def _total(models: Sequence[ModelCost]) -> list[Cell]:

@@ -11,7 +11,6 @@ from stormbreak.cli.cost_options import (
     Amount,
     Volume,
     currency_of,
-    lookup_in,
     refuse_idle,
     shared,
     traffic,
@@ -21,6 +20,7 @@ from stormbreak.cli.cost_storm import tell_storm
 from stormbreak.cli.cost_told import Told
 from stormbreak.cli.cost_words import assumed
 from stormbreak.cost.compare import Mix
+from stormbreak.cost.lookup import lookup_in
 from stormbreak.cost.outage import Downtime
 from stormbreak.cost.prices import Service
 

@@ -106,8 +106,9 @@ def _said(traffic: Traffic, times: Decimal) -> Iterator[str]:
 
 
 def _told(use: Use) -> str:
-    entry, output, cached = map(Decimal, use.tokens)
-    amounts = f"{volume(entry)} tokens in ({volume(cached)} cached)"
+    entry, output, cached, written, _ = map(Decimal, use.tokens)
+    to_cache = f", {volume(written)} written to a cache" if written else ""
+    amounts = f"{volume(entry)} tokens in ({volume(cached)} cached{to_cache})"
     service = f" ({use.kind.service})" if use.kind.service is not Service.STANDARD else ""
     said = f"{use.kind.model}{service}: {use.requests:,} requests, {amounts}, {volume(output)} out"
     if use.estimated:

@@ -78,7 +78,3 @@ def _complain(error: click.ClickException | ConfigurationError) -> int:
     line = plain(said, limit=10_000)
     print(f"stormbreak: {line}", file=sys.stderr)  # noqa: T201
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -229,6 +229,7 @@ class Lane:
             "in_flight": self.slots.in_flight,
             "limit": self.slots.limit,
             "queued": self.admission.queued,
+            "held_by": self.admission.held_by(now) if self.admission.queued else None,
             "circuit": circuit,
             "trips": self.breaker.trips if self.breaker else 0,
             "cooldown": max(0.0, until - now),

@@ -1,7 +1,7 @@
 """What may be spent: what is configured, and what prices are to the core."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Protocol, TypeAlias
 
@@ -49,6 +49,13 @@ class Priced(Protocol):
         """The most that attempts cost which used so much together, whatever each of them did. Raises as `cost_of` does."""
         ...
 
+    def most_within(self, bound: Usage) -> Decimal:
+        """The most that attempts cost which used no more than that together. Raises as `cost_of` does.
+
+        All of the input may have been read from a cache, or written to one; for an hour no more than the bound says.
+        """
+        ...
+
 
 PriceOf: TypeAlias = Callable[[str, str], Priced | None]
 """By provider and model; None where the price is not known."""
@@ -61,17 +68,7 @@ def known_cost(prices: Priced | None, usage: Usage) -> Decimal | None:
 
 def known_most(prices: Priced | None, bound: Usage) -> Decimal | None:
     """The most that an attempt with this bound can cost; else as `known_cost`."""
-    return _known(prices, bound, lambda known: most_within(known, bound))
-
-
-def most_within(prices: Priced, bound: Usage) -> Decimal:
-    """The most that attempts cost which used no more than that; some sellers ask more for what they read from a cache.
-
-    Raises:
-        ConfigurationError: a price is not known.
-    """
-    cached = (0, bound.input_tokens)
-    return max(prices.most_of(replace(bound, cached_input_tokens=each)) for each in cached)
+    return _known(prices, bound, lambda known: known.most_within(bound))
 
 
 def _known(

@@ -9,12 +9,10 @@ import msgspec
 from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.traffic import Counted, Kind, Uncounted
 from stormbreak.errors import ConfigurationError
-from stormbreak.llm.complete import read_body
-from stormbreak.llm.reading import Shape
+from stormbreak.llm.complete import read_any
 from stormbreak.llm.usage import usage_of
 
 UNNAMED = "(no model named)"
-_SHAPES = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES)
 _REFUSED = 400  # the first status that is no answer
 _SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
 
@@ -89,9 +87,4 @@ def _record(body: bytes) -> Counted | Uncounted:
     usage = usage_of(said.usage)
     if usage.input_tokens:  # no request is without any
         return Counted(kind, Tokens.of(usage))
-    return Uncounted(kind, len(_text(body).encode(errors="replace")))
-
-
-def _text(body: bytes) -> str:
-    texts = (read_body(body, shape, None, None).text for shape in _SHAPES)
-    return next((text for text in texts if text), "")
+    return Uncounted(kind, len(read_any(body).text.encode(errors="replace")))

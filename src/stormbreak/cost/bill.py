@@ -34,6 +34,8 @@ class Sum:
     attempts: int = 0
     input_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     usd: Decimal = NOTHING
 
@@ -43,6 +45,8 @@ class Sum:
         if usage is not None:
             self.input_tokens += usage.input_tokens
             self.cached_input_tokens += usage.cached_input_tokens
+            self.cache_write_tokens += usage.cache_write_tokens
+            self.cache_write_1h_tokens += usage.cache_write_1h_tokens
             self.output_tokens += usage.output_tokens
         if usd is not None:
             self.usd = EXACT.add(self.usd, usd)
@@ -53,6 +57,8 @@ class Sum:
             attempts=self.attempts,
             input_tokens=self.input_tokens,
             cached_input_tokens=self.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens,
             output_tokens=self.output_tokens,
             usd=self.usd,
         )

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from stormbreak.cost.market import NAME as MARKET
 from stormbreak.cost.market import Market
-from stormbreak.cost.price_file import PriceFile
+from stormbreak.cost.price_file import PriceFile, load
 from stormbreak.cost.prices import Prices, word_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import model_quoted
@@ -145,6 +145,11 @@ class Lookup:
 
     def _of_market(self, source: str | None) -> list[str]:
         return self.market.providers() if source in (None, MARKET) else []
+
+
+def lookup_in(files: Iterable[str]) -> Lookup:
+    """Where prices are looked up, the files first."""
+    return Lookup([load(name) for name in dict.fromkeys(files)])
 
 
 def price_of(provider: str, model: str) -> Prices | None:

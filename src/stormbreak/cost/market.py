@@ -37,10 +37,7 @@ _CONTEXTS: Mapping[Service, Mapping[str, str]] = MappingProxyType(
     }
 )
 _BESIDES: Mapping[str, str] = MappingProxyType(
-    {
-        "requests_kcount": "each request has a price besides",
-        "cache_write_mtok": "what is written to the cache is dearer",
-    }
+    {"requests_kcount": "each request has a price besides"}
 )
 
 
@@ -163,8 +160,18 @@ def _rates(price: "ModelPrice") -> Rates | None:
     if entry is None:
         return None
     return Rates(
-        input=entry, output=_rate(price.output_mtok), cached_input=_rate(price.cache_read_mtok)
+        input=entry,
+        output=_rate(price.output_mtok),
+        cached_input=_rate(price.cache_read_mtok),
+        cache_write=_of_writing(price.cache_write_mtok, entry),
+        cache_write_1h=_of_writing(price.cache_write_1h_mtok, entry),
     )
+
+
+def _of_writing(price: "Decimal | TieredPrices | None", entry: Rate) -> Rate | None:
+    """A price for writing to a cache. One below that of other input tells only a part, such as what storing costs: it is none."""
+    rate = _rate(price)
+    return None if rate is None or rate.base < entry.base else rate
 
 
 def _rate(price: "Decimal | TieredPrices | None") -> Rate | None:

@@ -34,6 +34,8 @@ class Asked:
     flat: Decimal | None = None
     input: Decimal | None = None
     cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
     output: Decimal | None = None
 
     def __post_init__(self) -> None:
@@ -182,7 +184,13 @@ class PriceFile:
 
         entry = rate("input", "flat")
         assert entry is not None
-        return Rates(input=entry, output=rate("output", "flat"), cached_input=rate("cached_input"))
+        return Rates(
+            input=entry,
+            output=rate("output", "flat"),
+            cached_input=rate("cached_input"),
+            cache_write=rate("cache_write"),
+            cache_write_1h=rate("cache_write_1h"),
+        )
 
 
 def builtin_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""What a seller asks for a model: for input, cached input and output, now, in a batch, and for long prompts.
+"""What a seller asks for a model: for input, what a cache has or gets of it, and output, now, in a batch, and for long prompts.
 
 US dollars per million tokens, as exact decimals. A price says where it comes from and of when it is. What is not known is
 None, and never zero.
@@ -29,17 +29,24 @@ class Service(StrEnum):
 
 
 class Tokens(NamedTuple):
-    """Amounts of tokens; of the input, so many were read from a cache."""
+    """Amounts of tokens; the last three are some of the input, as those of a `Usage` are."""
 
     input: Number
     output: Number
     cached_input: Number = 0
+    cache_write: Number = 0
+    cache_write_1h: Number = 0
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
         """Those of one call."""
-        cached = min(usage.cached_input_tokens, usage.input_tokens)
-        return cls(usage.input_tokens, usage.output_tokens, cached)
+        return cls(
+            usage.input_tokens,
+            usage.output_tokens,
+            min(usage.cached_input_tokens, usage.input_tokens),
+            usage.cache_write_tokens,
+            usage.cache_write_1h_tokens,
+        )
 
     @classmethod
     def split(cls, total: int, *, input_share: Decimal, cache_rate: Decimal) -> Self:
@@ -51,6 +58,10 @@ class Tokens(NamedTuple):
     def total(self) -> Number:
         """Input and output together."""
         return self.input + self.output
+
+    def plus(self, other: Self) -> Self:
+        """Both together."""
+        return type(self)(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
 class Step(NamedTuple):
@@ -82,11 +93,17 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """The prices of one service. Without a price of its own, cached input costs what other input costs."""
+    """The prices of one service.
+
+    What is read from a cache, or written to one, costs what other input costs where it has no price of its own; and what is
+    written for an hour, what is written at all.
+    """
 
     input: Rate
     output: Rate | None = None
     cached_input: Rate | None = None
+    cache_write: Rate | None = None
+    cache_write_1h: Rate | None = None
 
     def cost(self, tokens: Tokens, *, prompt: Number = 0) -> Decimal:
         """What the tokens of any number of requests cost, each with a prompt of so many tokens.
@@ -100,15 +117,41 @@ class Rates:
         """The most that the tokens of any number of requests cost, however they are shared out. Raises as `cost` does."""
         return self._sum(tokens, lambda rate: rate.dearest(tokens.input))
 
+    def most_within(self, bound: Tokens) -> Decimal:
+        """The most that they cost if so much is read from a cache, or written to one, as makes it dearest. Raises as `cost` does.
+
+        For an hour no more is written than `bound` says.
+        """
+
+        def price_in(rate: Rate) -> Decimal:
+            return rate.dearest(bound.input)
+
+        hour = min(bound.cache_write_1h, bound.input)
+        kinds = (self.input, self.cached_input, self.cache_write)
+        dearest = max(price_in(rate) for rate in kinds if rate)
+        total = (bound.input - hour) * dearest
+        if hour:
+            total += hour * max(dearest, price_in(self.cache_write_1h or self.input))
+        return (total + self._of_output(bound, price_in)) / MILLION
+
     def _sum(self, tokens: Tokens, price_in: Callable[[Rate], Decimal]) -> Decimal:
         cached = min(tokens.cached_input, tokens.input)
+        written = min(tokens.cache_write, tokens.input - cached)
         read = self.cached_input or self.input
-        total = (tokens.input - cached) * price_in(self.input) + cached * price_in(read)
-        if tokens.output:
-            if self.output is None:
-                raise ConfigurationError("no price for output is known")
-            total += tokens.output * price_in(self.output)
-        return total / MILLION
+        total = (tokens.input - cached - written) * price_in(self.input) + cached * price_in(read)
+        if written:
+            hour = min(tokens.cache_write_1h, written)
+            write = self.cache_write or self.input
+            total += (written - hour) * price_in(write)
+            total += hour * price_in(self.cache_write_1h or write)
+        return (total + self._of_output(tokens, price_in)) / MILLION
+
+    def _of_output(self, tokens: Tokens, price_in: Callable[[Rate], Decimal]) -> Number:
+        if not tokens.output:
+            return 0
+        if self.output is None:
+            raise ConfigurationError("no price for output is known")
+        return tokens.output * price_in(self.output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +196,10 @@ class Prices:
     def most_of(self, usage: Usage) -> Decimal:
         """The most that calls which used so much together cost, whatever the length of each. Raises as `Rates.cost` does."""
         return self.standard.most(Tokens.of(usage))
+
+    def most_within(self, bound: Usage) -> Decimal:
+        """The most that calls cost which used no more than that together. Raises as `Rates.cost` does."""
+        return self.standard.most_within(Tokens.of(bound))
 
 
 def word_of(model: str) -> str:

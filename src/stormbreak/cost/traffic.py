@@ -56,13 +56,11 @@ class _Sum:
     """Adds up one kind."""
 
     def __init__(self) -> None:
-        self.input = self.output = self.cached = self.requests = 0
-        self.uncounted = self.bytes = 0
+        self.tokens = Tokens(0, 0)
+        self.requests = self.uncounted = self.bytes = 0
 
     def add(self, tokens: Tokens, requests: int) -> None:
-        self.input += int(tokens.input)
-        self.output += int(tokens.output)
-        self.cached += int(tokens.cached_input)
+        self.tokens = self.tokens.plus(tokens)
         self.requests += requests
 
 
@@ -87,17 +85,17 @@ def add_up(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
 
 
 def _uses(sums: dict[Kind, _Sum]) -> Iterator[Use]:
-    everything = sum(one.input for one in sums.values())
+    everything = sum(one.tokens.input for one in sums.values())
     counted = sum(one.requests for one in sums.values())
     if sums and not counted:
         raise ConfigurationError("no answer says what it used, so its prompts cannot be estimated")
     for kind, one in sums.items():
-        whole, of = (one.input, one.requests) if one.requests else (everything, counted)
-        entry = one.input + round(one.uncounted * whole / of)
-        output = one.output + -(-one.bytes // BYTES_PER_TOKEN)
+        whole, of = (one.tokens.input, one.requests) if one.requests else (everything, counted)
+        entry = one.tokens.input + round(one.uncounted * whole / of)
+        output = one.tokens.output + -(-one.bytes // BYTES_PER_TOKEN)
         yield Use(
             kind=kind,
-            tokens=Tokens(entry, output, one.cached),
+            tokens=one.tokens._replace(input=entry, output=output),
             requests=one.requests + one.uncounted,
             estimated=one.uncounted,
         )

@@ -19,6 +19,9 @@ from stormbreak.cost.traffic import Counted, Kind, Traffic, add_up
 from stormbreak.errors import ConfigurationError
 
 _NEEDED = ("model", "input_tokens", "output_tokens")
+_COUNTS = (
+    "input_tokens", "output_tokens", "input_cached_tokens", "input_cache_write_tokens", "num_model_requests",
+)  # fmt: skip
 _RESULT = "organization.usage.completions.result"
 _SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
 _MOST = 10**15  # tokens in one row
@@ -101,9 +104,8 @@ def _of_rows(rows: "csv.DictReader[str]", days: list[int]) -> Iterator[Counted]:
 
 def _counted(row: Mapping[str, Any], where: str) -> Counted | None:
     """One row, or nothing where nothing was used."""
-    entry, output, cached, requests = (
-        _whole(row.get(name), f"{where}: {name}")
-        for name in ("input_tokens", "output_tokens", "input_cached_tokens", "num_model_requests")
+    entry, output, cached, written, requests = (
+        _whole(row.get(name), f"{where}: {name}") for name in _COUNTS
     )
     if not entry and not output:
         return None
@@ -113,7 +115,8 @@ def _counted(row: Mapping[str, Any], where: str) -> Counted | None:
     batch = str(row.get("batch")).lower() == "true"
     tier = _SERVICES.get(str(row.get("service_tier")), Service.STANDARD)
     kind = Kind(model, Service.BATCH if batch else tier)
-    return Counted(kind, Tokens(entry, output, min(cached, entry)), requests or 1)
+    cached = min(cached, entry)
+    return Counted(kind, Tokens(entry, output, cached, min(written, entry - cached)), requests or 1)
 
 
 def _whole(value: Any, where: str) -> int:

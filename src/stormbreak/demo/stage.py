@@ -71,7 +71,7 @@ class Stage:
 @contextmanager
 def provider(scenario: str, *, seed: int) -> Iterator[Stage]:
     """Serve `scenario` from a process of its own, for as long as the block lasts."""
-    command = [sys.executable, "-m", "stormbreak.cli.main", "provider", "serve"]
+    command = [sys.executable, "-m", "stormbreak", "provider", "serve"]
     command += ["--port", "0", "--scenario", scenario, "--seed", str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:

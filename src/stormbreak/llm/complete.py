@@ -26,6 +26,10 @@ _EMBEDDING = re.compile(
 )  # base64 may begin with an escaped slash
 
 
+_OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
+_OF_NO_FORMAT = broken("of no known format", None)
+
+
 class _Message(msgspec.Struct):
     content: Any = None
 
@@ -74,6 +78,12 @@ def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | N
         if whole != body:
             return read_body(whole, shape, request_id, wanted)
         return broken(_unreadable(body), request_id)
+
+
+def read_any(body: bytes) -> Reading:
+    """Read the body of a success whose format nobody names; one that fits none is not OK."""
+    readings = (read_body(body, shape, None, None) for shape in _OF_MODELS)
+    return next((each for each in readings if each.verdict is Verdict.OK), _OF_NO_FORMAT)
 
 
 def _unreadable(body: bytes) -> str:

@@ -7,18 +7,23 @@ from stormbreak.provider.formats.form import Asked
 
 
 class Billed(NamedTuple):
-    """Some attempts and their tokens."""
+    """Some attempts and their tokens; of the input, so many were written to a cache, and of these so many for an hour."""
 
     attempts: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     def plus(self, asked: Asked) -> "Billed":
         """With another attempt."""
+        short, hour = asked.written
         return Billed(
             self.attempts + 1,
             self.input_tokens + asked.input_tokens,
             self.output_tokens + asked.answer_tokens,
+            self.cache_write_tokens + short + hour,
+            self.cache_write_1h_tokens + hour,
         )
 
 

@@ -1,11 +1,11 @@
 """The report of a batch run: what came of the rows, how it went over time, and what went wrong."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from stormbreak.batch.costs import BatchCost
 from stormbreak.batch.course import Course
-from stormbreak.batch.failures import first_failures
 from stormbreak.batch.files import Files
 from stormbreak.batch.histogram import Histogram
 from stormbreak.batch.runner import End
@@ -203,7 +203,7 @@ def _targets(course: Course) -> Section | None:
 
 def _failures(summary: Summary) -> Section | None:
     failed = Files.of(Path(summary.output)).failed
-    failures = first_failures(failed, FAILURES) if summary.failed else []
+    failures = list(islice(summary.failures(), FAILURES)) if summary.failed else []
     if not failures:
         return None
     rows: Sequence[Sequence[str]] = [

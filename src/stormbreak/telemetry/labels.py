@@ -33,7 +33,7 @@ FALLBACK_GATES = frozenset({"attempts", "budget", "deadline", "nothing found"})
 POLICIES = frozenset(
     {"breaker", "cooldown", "cost", "limit", "queue", "quota", "rate", "shed", "spend"}
 )
-TOKENS = ("input", "output", "cached")
+TOKENS = ("input", "output", "cached", "written")
 PLACES = (CACHE, DEGRADED)
 MECHANISMS = QUEUE_GATES | RETRY_GATES | {"retry"}
 DIFFERENCES = frozenset(

@@ -72,7 +72,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "attempts_sent": Family("Attempts that left."),
         "attempts": Family("Attempts that ended, by what they came to.", ("verdict",)),
         "tokens": Family(
-            "Tokens of attempts, as the provider counted them; those cached are some of the input.",
+            "Tokens of attempts, as the provider counted them; those cached or written to a cache are input.",
             ("kind",),
         ),
         "attempts_overtaken": Family("Attempts given up because another was answered first."),
@@ -124,7 +124,8 @@ def _returned(event: Returned) -> tuple[Measure, ...]:
 
 
 def _used(usage: Usage) -> Iterator[Measure]:
-    counts = usage.input_tokens, usage.output_tokens, usage.cached_input_tokens
+    cache = usage.cached_input_tokens, usage.cache_write_tokens
+    counts = usage.input_tokens, usage.output_tokens, *cache
     for kind, count in zip(TOKENS, counts, strict=True):
         if count > 0:
             yield "tokens", (kind,), count

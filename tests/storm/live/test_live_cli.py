@@ -268,7 +268,7 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
         f"    if call['call'] == 1: open({str(path)!r}, 'w').write(f'{{os.getpid()}}.')\n"
         "    live_asker.ask(call)\n"
     )
-    cmd = [sys.executable, "-m", "stormbreak.cli.main", "storm", "live", small]
+    cmd = [sys.executable, "-m", "stormbreak", "storm", "live", small]
     run = subprocess.Popen(
         [*cmd, "--cmd", shlex.join(program.words)],
         stdout=subprocess.PIPE,
@@ -291,7 +291,7 @@ def test_ctrl_c_ends_all_with_130(small, script, tmp_path, number):
 def test_how_far_it_is_stands_on_a_terminal(brief, asker, typed):
     screen, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    cmd = [sys.executable, "-m", "stormbreak.cli.main", "storm", "live", brief]
+    cmd = [sys.executable, "-m", "stormbreak", "storm", "live", brief]
     seen = b""
     with subprocess.Popen(
         [*cmd, "--cmd", typed(asker())], stdout=subprocess.DEVNULL, stderr=end

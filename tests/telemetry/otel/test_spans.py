@@ -64,6 +64,7 @@ async def test_a_call_and_its_attempt(stormbreak_provider, traces):
     assert dict(call.attributes) == where | {
         **{f"gen_ai.usage.{name}_tokens": count for name, count in usage.items()},
         "gen_ai.usage.cache_read.input_tokens": 0,
+        "gen_ai.usage.cache_creation.input_tokens": 0,
         "gen_ai.operation.name": "chat",
         "stormbreak.attempts": 1,
         "stormbreak.maybe_processed": 0,

@@ -23,6 +23,18 @@ class Refusal(NamedTuple):
     metadata: Mapping[str, str] | None = None
 
 
+class Written(NamedTuple):
+    """Tokens of a prompt that are written to a cache: for five minutes, and for an hour."""
+
+    short: int = 0
+    hour: int = 0
+
+
+def nothing_written(_: Mapping[str, Any]) -> Written:
+    """The format has no such cache."""
+    return Written()
+
+
 class Asked(NamedTuple):
     """A request, understood: what its answer is made from."""
 
@@ -40,6 +52,11 @@ class Asked(NamedTuple):
     def input_tokens(self) -> int:
         """Tokens of the prompt, as a provider estimates them."""
         return len(self.essence) // 4 + 1
+
+    @property
+    def written(self) -> Written:
+        """Those of the prompt that it has written to a cache."""
+        return self.format.written(self.payload)
 
     @property
     def tokens(self) -> int:
@@ -86,6 +103,7 @@ class Format(NamedTuple):
         late_error: the error that is found inside a 200.
         late_event: the same as an event of a stream.
         demands: headers without which a request is refused.
+        written: what of a prompt is written to a cache.
     """
 
     complaint: Callable[[Mapping[str, Any]], str | None]
@@ -96,6 +114,7 @@ class Format(NamedTuple):
     late_error: bytes
     late_event: bytes
     demands: tuple[bytes, ...] = ()
+    written: Callable[[Mapping[str, Any]], Written] = nothing_written
 
 
 def whole_number(value: Any, default: int) -> int:

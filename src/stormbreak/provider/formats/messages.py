@@ -1,6 +1,6 @@
 """`/v1/messages`, as Anthropic has it: from `message_start` to `message_stop`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +9,7 @@ from stormbreak.provider.formats.form import (
     Events,
     Format,
     Refusal,
+    Written,
     encode,
     messages_complaint,
     named_event,
@@ -51,9 +52,32 @@ def _output_tokens(payload: Mapping[str, Any]) -> int:
     return whole_number(payload.get("max_tokens"), TOKENS)
 
 
+def _written(payload: Mapping[str, Any]) -> Written:
+    """What stands in the blocks that are marked with `cache_control`. Each request writes it anew, and none reads it."""
+    short = hour = 0
+    for block in _blocks(payload):
+        control = block.get("cache_control")
+        if isinstance(control, dict):
+            tokens = len(encode(block)) // 4
+            if control.get("ttl") == "1h":
+                hour += tokens
+            else:
+                short += tokens
+    return Written(short, hour)
+
+
+def _blocks(payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    messages = (each for each in payload["messages"] if isinstance(each, dict))
+    contents = [each.get("content") for each in messages]
+    for several in (payload.get("tools"), payload.get("system"), *contents):
+        if isinstance(several, list):
+            yield from (block for block in several if isinstance(block, dict))
+
+
 def _message(
     asked: Asked, content: list[Any], stop: str | None, output_tokens: int
 ) -> dict[str, Any]:
+    short, hour = asked.written
     return {
         "id": f"msg_{asked.digest}",
         "type": "message",
@@ -63,9 +87,13 @@ def _message(
         "stop_reason": stop,
         "stop_sequence": None,
         "usage": {
-            "input_tokens": asked.input_tokens,
-            "cache_creation_input_tokens": 0,
+            "input_tokens": asked.input_tokens - short - hour,
+            "cache_creation_input_tokens": short + hour,
             "cache_read_input_tokens": 0,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": short,
+                "ephemeral_1h_input_tokens": hour,
+            },
             "output_tokens": output_tokens,
         },
     }
@@ -124,4 +152,5 @@ MESSAGES = Format(
     late_error=encode(_LATE),
     late_event=named_event("error", _LATE),
     demands=(b"anthropic-version",),
+    written=_written,
 )

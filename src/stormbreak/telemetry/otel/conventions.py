@@ -23,6 +23,7 @@ TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - no secret
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+WRITTEN_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
 RESENDS = "http.request.resend_count"
@@ -71,6 +72,7 @@ def used(usage: Usage) -> Attributes:
         INPUT_TOKENS: usage.input_tokens,
         OUTPUT_TOKENS: usage.output_tokens,
         CACHED_TOKENS: usage.cached_input_tokens,
+        WRITTEN_TOKENS: usage.cache_write_tokens,
     }
 
 

@@ -1,0 +1,169 @@
+"""Batches from Python: `run` for programs and notebooks, `arun` for those that have an event loop."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypedDict, Unpack
+
+from stormbreak.batch.at_work import AtWork, OnProgress
+from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.files import Files
+from stormbreak.batch.flags import Flags
+from stormbreak.batch.from_flags import job_of
+from stormbreak.batch.given_rows import kept_in
+from stormbreak.batch.job import AUTO, Job
+from stormbreak.batch.summary import Summary, require_reached
+from stormbreak.core.checks import require, shown
+from stormbreak.core.policy import Policy
+from stormbreak.errors import ConfigurationError
+from stormbreak.keylike import hidden
+
+StrPath = str | os.PathLike[str]
+Rows = Iterable[Mapping[str, Any]] | StrPath
+
+_PATHS = (str, os.PathLike)
+
+_TEXTS = (
+    "provider", "base_url", "api_key_env", "fallback_base_url", "fallback_api_key_env", "model",
+)  # fmt: skip
+_NUMBERS = ("rpm", "tpm", "max_cost", "timeout", "idle_timeout", "deadline", "connect_grace")
+
+
+class Options(TypedDict, total=False):
+    """The flags of `stormbreak batch run`, by their names; what is not given, or None, is as it is there."""
+
+    provider: str | None  # a known one: openai, anthropic, deepseek, ...
+    base_url: str | None  # where to send instead, up to and including /v1
+    api_key_env: str | None  # the environment variable that holds the key
+    fallback_base_url: str | None  # where a row goes that cannot be answered there
+    fallback_api_key_env: str | None
+    model: str | None  # of rows that name none
+    policy: Policy | StrPath | None  # itself, a preset, or a file of a policy or of settings
+    concurrency: int | Literal["auto"] | None  # attempts in flight at once
+    rpm: float | None  # requests per minute
+    tpm: float | None  # tokens per minute, prompts and answers together
+    max_cost: float | None  # US dollars that all runs on `output` may cost together
+    longest_answer: int | None  # tokens of an answer under `max_cost`, where a row does not say
+    prices: StrPath | Iterable[StrPath]  # price files, whose word counts before the list prices
+    timeout: float | None  # seconds that one attempt may take
+    idle_timeout: float | None  # seconds of silence within an attempt
+    deadline: float | None  # seconds that one row may take, all in all
+    connect_grace: float | None  # give up if nothing answers in so many seconds
+    ordered: bool  # sort `output` into the order of the rows at the end
+
+
+def run(
+    rows: Rows,
+    *,
+    output: StrPath,
+    choice: Choice = GOING_ON,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Summary:
+    """Answer every row, or explain why not; blocks until then. The same call goes on where an earlier one stopped.
+
+    Args:
+        rows: dicts such as `{"prompt": ...}`, `{"messages": ...}` or lines in the OpenAI Batch format, which are taken at once
+            and written to a file beside `output` (`out.input.jsonl`, mode 0600); or the path of a file of such lines.
+        output: where answers go, as with `stormbreak batch run`, with the same files beside it. A later call needs the same rows.
+        choice: `failed_rows()` sends those that failed once more, and no others.
+        on_progress: is told how the run stands four times a second, in another thread; trouble in it is logged, and ends nothing.
+        options: `Options`, the flags of the command line: provider, base_url, api_key_env, model, policy, concurrency, rpm, tpm,
+            max_cost, longest_answer, prices, timeout, idle_timeout, deadline, connect_grace, ordered, fallback_base_url,
+            fallback_api_key_env.
+
+    Returns:
+        What came of it. `answers()` and `failures()` read the rows back; `end` says whether it went to its end: a wrong key, for
+        example, stops it early.
+
+    Raises:
+        ConfigurationError: something given cannot be right, nothing answers at that address, or `output` cannot be written.
+        KeyboardInterrupt: after Ctrl-C, when what was sent is answered and written; a second one ends that at once.
+    """
+    job, kept = _begin(rows, output, choice, options)
+    with kept as fingerprint:
+        return _reached(AtWork(replace(job, fingerprint=fingerprint), on_progress).wait())
+
+
+async def arun(
+    rows: Rows,
+    *,
+    output: StrPath,
+    choice: Choice = GOING_ON,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
+) -> Summary:
+    """Do as `run` does, while the event loop goes on with other things.
+
+    To be cancelled is what Ctrl-C is there: what was sent is still answered and written, which may take as long as an attempt.
+    """
+    job, kept = _begin(rows, output, choice, options)
+    with kept as fingerprint:
+        return _reached(await AtWork(replace(job, fingerprint=fingerprint), on_progress).waited())
+
+
+def _begin(
+    rows: Rows, output: StrPath, choice: Choice, options: Options
+) -> tuple[Job, AbstractContextManager[str | None]]:
+    """The job, and what keeps its rows in a file for as long as they are needed, if they are in none."""
+    place = _path("output", output, "a path, where answers are kept and a later run goes on")
+    files, policy = Files.of(place), options.get("policy")
+    job = job_of(
+        _flags(options),
+        source=Path(rows) if isinstance(rows, _PATHS) else files.input,
+        output=place,
+        choice=choice,
+        policy=policy if isinstance(policy, Policy) else None,
+        called=str,
+    )
+    if isinstance(rows, _PATHS):
+        return job, nullcontext()
+    return job, kept_in(files, rows)
+
+
+def _flags(options: Options) -> Flags:
+    given: dict[str, Any] = {name: it for name, it in options.items() if it is not None}
+    policy, prices = given.pop("policy", None), given.pop("prices", ())
+    for name, value in given.items():
+        rule, fits = _RULES.get(name, ("", lambda _: True))
+        require(fits(value), f"{name} must be {rule}", shown(hidden(repr(value))))
+    if policy is not None and not isinstance(policy, Policy):
+        given["policy"] = str(_path("policy", policy, "a Policy, a preset or a file"))
+    files = [prices] if isinstance(prices, _PATHS) else prices
+    return Flags(**given, prices=tuple(str(_path("prices", file, "paths")) for file in files))
+
+
+def _path(name: str, value: object, what: str) -> Path:
+    if not (value and isinstance(value, _PATHS)):
+        raise ConfigurationError(f"{name} must be {what}, got {shown(hidden(repr(value)))}")
+    return Path(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and 0 < value < math.inf
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+_RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
+    {
+        **dict.fromkeys(_TEXTS, ("a text", lambda value: isinstance(value, str))),
+        **dict.fromkeys(_NUMBERS, ("a positive, finite number", _is_number)),
+        "longest_answer": ("a positive whole number", _is_count),
+        "concurrency": (
+            f"{AUTO} or a positive whole number",
+            lambda value: value == AUTO or _is_count(value),
+        ),
+    }
+)
+
+
+def _reached(summary: Summary) -> Summary:
+    require_reached(summary)
+    return summary

@@ -1,0 +1,238 @@
+"""`stormbreak.batch.run` and `arun`: batches from programs and notebooks."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from threading import current_thread
+
+import pytest
+from batches import PATIENCE, chat_rows, environment, read, scenario, size_of, wait_until, write
+
+from stormbreak import ConfigurationError, Policy
+from stormbreak.batch import arun, failed_rows, read_answers, run
+from stormbreak.batch.files import Files
+from stormbreak.batch.lock import locked
+from stormbreak.cli.main import main
+from stormbreak.testing import answer_text
+from stormbreak.types import Verdict
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+PROMPTS = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(40)]
+FLAKY = scenario({"kind": "500", "share": 0.3})
+REFUSES = scenario({"kind": "401"})
+
+
+@pytest.fixture
+def place(stormbreak_provider):
+    """Where a calm provider is."""
+    return {"base_url": stormbreak_provider("calm").base_url, "model": "storm-1"}
+
+
+def test_rows_are_answered_and_read_back(output, place):
+    summary = run(PROMPTS, output=output, **place)
+    assert (summary.end, summary.complete, summary.successful) == ("finished", True, 40)
+    answered = {each.custom_id: each for each in summary.answers()}
+    for number, row in enumerate(PROMPTS, 1):
+        asked = {"model": "storm-1", "messages": [{"role": "user", "content": row["prompt"]}]}
+        one = answered[f"row-{number}"]
+        assert one.text == answer_text(asked | {"max_tokens": 50})
+        assert one.usage.output_tokens > 0
+        assert one.json()["choices"][0]["message"]["content"] == one.text
+        assert one.text not in repr(one)
+    assert list(summary.failures()) == []
+    assert [each.custom_id for each in read_answers(output)] == list(answered)
+
+
+def test_the_rows_are_kept_for_their_owner_and_serve_the_command_line(output, place, capsys):
+    run(iter(PROMPTS), output=output, **place)
+    kept = Files.of(output).input
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == PROMPTS
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert main(["batch", "retry", str(output), "--dry-run"]) == 0
+    assert "would send 0 of 0 failed rows" in capsys.readouterr().out
+
+
+def test_the_same_call_goes_on_and_another_one_is_refused(output, place):
+    run(PROMPTS, output=output, **place)
+    again = run(PROMPTS, output=output, ordered=True, **place)
+    assert (again.attempts, again.complete) == (0, True)
+    assert [each.custom_id for each in again.answers()] == [f"row-{n}" for n in range(1, 41)]
+    with pytest.raises(ConfigurationError, match=r"a run of other rows \(40; these are 39\)"):
+        run(PROMPTS[1:], output=output, **place)
+    assert len(read(Files.of(output).input)) == 40
+
+
+def test_a_file_is_read_where_it_is(tmp_path, output, place):
+    source = write(tmp_path / "rows.jsonl", chat_rows(5))
+    assert run(str(source), output=str(output), **place).successful == 5
+    assert not Files.of(output).input.exists()
+
+
+def test_a_file_of_somebody_else_is_left_alone(output, place):
+    stranger = Files.of(output).input
+    stranger.write_text("precious\n")
+    with pytest.raises(ConfigurationError, match=r"out\.input\.jsonl: exists, and no"):
+        run(PROMPTS, output=output, **place)
+    assert stranger.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rows": [3]}, "row 1 must be a dict, got int"),
+        ({"rows": [{"prompt": object()}]}, "row 1 cannot be written as JSON"),
+        ({"rows": [{"prompt": 3}]}, r"out\.input\.jsonl:1: prompt must be a string"),
+        ({"rows": []}, "the input holds no rows"),
+        ({"output": None}, "output must be a path, where answers are kept"),
+        ({"output": "none/out.jsonl"}, r"none/out\.jsonl: "),
+        ({"timeout": -3}, "timeout must be a positive, finite number, got -3"),
+        ({"rpm": float("nan")}, "rpm must be a positive, finite number, got nan"),
+        ({"concurrency": "many"}, "concurrency must be auto or a positive whole number"),
+        ({"longest_answer": True}, "longest_answer must be a positive whole number, got True"),
+        ({"policy": 7}, "policy must be a Policy, a preset or a file, got 7"),
+        ({"provider": "openai"}, "base_url and provider: give one of them, not both"),
+        ({"fallback_api_key_env": "X"}, "fallback_api_key_env: give fallback_base_url, too"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_and_leaves_no_rows_behind(output, place, given, said):
+    options = {"output": output} | place | given
+    with pytest.raises(ConfigurationError, match=said):
+        run(options.pop("rows", PROMPTS), **options)
+    assert not Files.of(output).input.exists()
+
+
+def test_a_word_that_is_no_option(output, place):
+    with pytest.raises(TypeError, match="concurency"):
+        run(PROMPTS, output=output, **place, concurency=3)
+
+
+def test_trouble_of_whoever_makes_the_rows_stays_that_trouble(output, place):
+    def rows():
+        yield PROMPTS[0]
+        raise FileNotFoundError("the table is gone")
+
+    with pytest.raises(FileNotFoundError, match="the table is gone"):
+        run(rows(), output=output, **place)
+
+
+def test_an_output_that_is_being_written_is_told_before_the_rows_are_read(output, place):
+    with locked(Files.of(output)), pytest.raises(ConfigurationError, match="another run is"):
+        run((pytest.fail("was read") for _ in PROMPTS), output=output, **place)
+
+
+def test_nothing_there(output):
+    with pytest.raises(ConfigurationError, match="nothing answers there: connection refused"):
+        run(PROMPTS, output=output, base_url="http://127.0.0.1:9", model="m", connect_grace=0.1)
+
+
+def test_failures_are_read_back_and_sent_once_more(output, stormbreak_provider):
+    provider = stormbreak_provider(REFUSES)
+    options = {"output": output, "base_url": provider.base_url, "model": "storm-1"}
+    summary = run(PROMPTS[:3], **options)
+    failures = list(summary.failures())
+    assert not summary.complete
+    assert {each.verdict for each in failures} == {"auth"}
+    assert all(b"error" in each.raw for each in failures)
+    calm = options | {"base_url": stormbreak_provider("calm").base_url}
+    assert run(PROMPTS[:3], **calm).attempts == 0
+    mended = run(PROMPTS[:3], **calm, choice=failed_rows([Verdict.AUTH]))
+    assert (mended.mended, mended.complete) == (3, True)
+
+
+def test_a_policy_of_its_own_and_progress_in_another_thread(output, stormbreak_provider):
+    seen = []
+    summary = run(
+        PROMPTS,
+        output=output,
+        base_url=stormbreak_provider(FLAKY, seed=3).base_url,
+        model="storm-1",
+        policy=Policy(),
+        on_progress=lambda view: seen.append((view.done, view.total, current_thread())),
+    )
+    assert summary.complete
+    assert summary.retries > 0
+    assert seen[-1][:2] == (40, 40)
+    assert current_thread() not in {thread for _, _, thread in seen}
+
+
+def test_where_a_loop_runs_already(output, tmp_path, place):
+    async def both():
+        blocked = run(PROMPTS[:5], output=output, **place)
+        return blocked, await arun(PROMPTS, output=tmp_path / "other.jsonl", **place)
+
+    blocked, awaited = asyncio.run(both())
+    assert (blocked.complete, awaited.complete) == (True, True)
+
+
+def test_who_is_cancelled_keeps_what_was_sent(output, stormbreak_provider):
+    url = stormbreak_provider(scenario(service=0.3)).base_url
+    options = {"output": output, "base_url": url, "model": "storm-1", "concurrency": 5}
+
+    async def cancelled():
+        sent = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def look(view):
+            if view.done:
+                loop.call_soon_threadsafe(sent.set)
+
+        task = asyncio.create_task(arun(PROMPTS, **options, on_progress=look))
+        await sent.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    before = len(read(output))
+    assert before % 5 == 0
+    assert 5 <= before < 40
+    rest = run(PROMPTS, **options | {"concurrency": 40})
+    assert (rest.complete, rest.attempts) == (True, 40 - before)
+
+
+def test_who_is_cancelled_while_the_rows_are_read_has_sent_nothing(output, place):
+    many = [{"prompt": f"document {number}"} for number in range(100_000)]
+
+    async def cancelled():
+        task = asyncio.create_task(arun(many, output=output, **place))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert not output.exists()
+    assert not Files.of(output).input.exists()
+
+
+PROGRAM = """
+import sys
+from stormbreak.batch import run
+rows = [{"prompt": f"document {number}", "max_tokens": 50} for number in range(40)]
+try:
+    run(rows, output=sys.argv[1], base_url=sys.argv[2], model="storm-1", concurrency=5)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_keeps_what_was_sent(output, stormbreak_provider):
+    url = stormbreak_provider(scenario(service=0.3)).base_url
+    words = [sys.executable, "-W", "error", "-c", PROGRAM, output, url]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as program:
+        wait_until(lambda: size_of(output), "an answer")
+        os.kill(program.pid, signal.SIGINT)
+        out, err = program.communicate(timeout=PATIENCE)
+    assert (program.returncode, out, err) == (0, "interrupted\n", "")
+    before = len(read(output))
+    assert before % 5 == 0
+    assert 5 <= before < 40
+    rest = run(PROMPTS, output=output, base_url=url, model="storm-1", concurrency=40)
+    assert (rest.complete, rest.attempts) == (True, 40 - before)
