@@ -29,8 +29,7 @@ def said(*, retry=False, **changes):
 
 
 def test_a_retry_is_proposed_where_the_run_has_had_its_say():
-    proposed = "stormbreak batch retry out.jsonl: once more, whatever they failed with"
-    assert said(failed=3)["next"] == proposed
+    assert "stormbreak batch retry out.jsonl" in said(failed=3)["next"]
     assert "next" not in said()
 
 

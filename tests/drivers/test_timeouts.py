@@ -144,3 +144,13 @@ def test_a_loop_that_is_closed_without_a_word_is_rid_of_its_tasks(seconds):
     loop.close()
     gc.collect()
     assert held() is None
+
+
+@pytest.mark.parametrize("seconds", [None, EXACT - 1, LONG])
+async def test_one_that_is_ended_twice_leaves_no_cancel_behind(seconds):
+    among, loop = Timeouts(), asyncio.get_running_loop()
+    for _ in range(2):
+        loop.call_soon(among.end, loop)
+    with pytest.raises(TimeoutError), Timeout(seconds, among):
+        await loop.create_future()
+    assert asyncio.current_task().cancelling() == 0

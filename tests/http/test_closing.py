@@ -97,6 +97,7 @@ async def test_a_stream_ends_for_its_reader():
             await reading
         assert caught.value.received.endswith(HELLO)
         assert (caught.value.verdict, caught.value.attempts) == (Verdict.CANCELLED, 1)
+        assert caught.value.ended.maybe_processed == 1
         await read.aclose()
         await server.all_closed()
         assert lane_of(client).breaker.state is State.CLOSED
