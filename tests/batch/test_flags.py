@@ -45,6 +45,13 @@ def test_without_a_place():
     assert LAST.without_place() == replace(LAST, provider=None, api_key_env=None)
 
 
+def test_a_named_key_is_kept_with_the_address_that_it_was_for():
+    here = "https://here/v1"
+    assert Flags(api_key_env="KEY").at(here) == Flags(api_key_env="KEY", base_url=here)
+    for flags in (LAST, Flags(api_key_env="KEY", base_url="https://a/v1"), Flags(model="m")):
+        assert flags.at(here) == flags
+
+
 def test_a_key_in_a_url_is_not_kept():
     flags = Flags(base_url="https://a/v1/?key=s", fallback_base_url="https://b/v1?api-key=s#s")
     assert flags.clean() == Flags(base_url="https://a/v1", fallback_base_url="https://b/v1")

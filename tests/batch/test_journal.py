@@ -292,6 +292,11 @@ def test_a_failure_in_output_is_an_error(files, ids, tree):
     assert "out.jsonl:1: a failure, which belongs in" in refused(files, ids, tree)
 
 
+def test_an_answer_among_the_failures_is_an_error(files, ids, tree):
+    files.failed.write_bytes(failure_line("a", failure()) + success_line("a", OK))
+    assert "out.failed.jsonl:2: an answer, which belongs in" in refused(files, ids, tree)
+
+
 def test_a_row_costs_little(files):
     ids = Ids(f"id {number}" for number in range(5000))
     rows = [ids.row(index) for index in range(5000)]

@@ -91,6 +91,14 @@ def test_no_more_is_spent_than_is_written():
     assert scene.store.written[-1].ahead == Decimal("0.02")
 
 
+def test_what_is_set_aside_and_on_no_bill_yet_is_allowed_for_as_well():
+    scene = Scene()
+    scene.purse.set_aside(Decimal("0.011"), 0.0)
+    scene.ledger.write()
+
+    assert scene.allowed_for == Decimal("0.161")
+
+
 def test_what_was_allowed_for_once_stays_so():
     scene = Scene()
     scene.send(11_000)

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metering import price_of, prices, usage, usd
+from msgspec import ValidationError
+from msgspec.json import decode, encode
 from stage import OTHER, TARGET
 
 from stormbreak.batch.spent import Account, Cost, Spent, Tokens
@@ -215,3 +217,12 @@ def test_it_holds_no_key():
     target = Target("acme", "large", "0a1b2c3d")
 
     assert "0a1b2c3d" not in repr(Account().plus(bills({target: Bill()}), at_work=False))
+
+
+@pytest.mark.parametrize("odd", ["-0.01", "NaN", "sNaN", "Infinity", "1e400", "1e999999999"])
+@pytest.mark.parametrize("name", ["ahead", "lost"])
+def test_dollars_that_cannot_be_are_refused(name, odd):
+    said = encode({name: odd})
+    with pytest.raises(ValidationError):
+        decode(said, type=Account)
+    assert decode(encode({name: "0.01"}), type=Account) == Account(**{name: Decimal("0.01")})

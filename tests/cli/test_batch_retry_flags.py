@@ -8,11 +8,13 @@ from batches import assert_answered, one_line, read, run_args, scenario, started
 from failing import ill, rows_that_fail
 from metering import prices
 
+from stormbreak.batch.choice import failed_rows
 from stormbreak.batch.files import Files
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.runfile import read_run
 from stormbreak.cli.main import main
 from stormbreak.core.presets import BATCH, for_batch
+from stormbreak.types import Verdict
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -110,6 +112,14 @@ def test_every_flag_is_kept(begun, output, tmp_path):
     assert kept(output).given == flags | {"base_url": provider.base_url, "ordered": True}
 
 
+def test_prices_that_come_along_are_kept_by_their_name(begun, retry, output, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text('[[prices]]\nprovider = "p"\nmodel = "m"\ninput = 1\noutput = 1\n')
+    begun("--prices", "article-2025", "--prices", str(file))
+    retry(code=1)
+    assert kept(output).prices == ("article-2025", str(file))
+
+
 def test_a_settings_file_says_where_and_is_found_from_another_folder(
     source, output, tmp_path, retry, stormbreak_provider, monkeypatch
 ):
@@ -158,6 +168,17 @@ def test_another_address_does_not_get_the_key_of_the_last_run(begun, retry, well
     retry("--base-url", well.base_url)
 
 
+def test_a_settings_file_with_a_target_takes_the_place_of_an_address_and_its_key(
+    begun, retry, output, well, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MY_KEY", KEY)
+    begun("--api-key-env", "MY_KEY", "--timeout", "9")
+    file = tmp_path / "settings.toml"
+    file.write_text(f'[targets.main]\nbase_url = "{well.base_url}"\n')
+    retry("--policy", file)
+    assert kept(output).given == {"policy": str(file), "timeout": 9.0}
+
+
 def test_another_model_for_rows_that_name_none_where_it_is_asked_for(
     source, output, failed, batch_run, retry, stormbreak_provider
 ):
@@ -195,6 +216,30 @@ def test_max_cost_counts_over_all_runs(
     assert json.loads(retry("--json", "--max-cost", "9", code=1))["attempts"] == 30
 
 
+def test_a_named_key_stays_with_the_address_that_the_environment_told(
+    source, output, retry, well, stormbreak_provider, monkeypatch
+):
+    provider = stormbreak_provider(ill(require_key=True))
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("STORMBREAK_BASE_URL", provider.base_url)
+    assert main(["batch", "run", str(source), "--output", str(output), "--api-key-env", "MY_KEY"])
+    elsewhere = {"base_url": well.base_url, "choice": failed_rows([Verdict.AUTH])}  # has none
+    run_job(Job(source=source, output=output, policy=for_batch(BATCH), **elsewhere))
+    retry(code=1)
+    assert provider.stats()["arrivals"] == 15
+    assert well.stats()["arrivals"] == 0
+
+
+def test_a_dry_run_shows_no_key(begun, retry):
+    provider = begun()
+    given = ("--base-url", f"{provider.base_url}?key={KEY}", "--api-key-env", KEY)
+    for flag in ("--json", "--quiet"):
+        said = retry("--dry-run", flag, *given)
+        assert KEY not in said
+        assert provider.base_url in said
+        assert "key=" not in said
+
+
 # ------------------------------------------------------------ run files that say too little
 
 
@@ -219,6 +264,15 @@ def test_a_run_file_of_an_earlier_version_says_what_to_give(
     assert f"(it was {provider.base_url})" in said
     retry("--base-url", well.base_url)
     assert kept(output).given == {"base_url": well.base_url, "model": "storm-1"}
+
+
+def test_a_settings_file_says_where_to_a_run_file_that_does_not(begun, retry, output, tmp_path):
+    provider = begun()
+    forget(output, "flags")
+    file = tmp_path / "settings.toml"
+    file.write_text(f'[targets.main]\nbase_url = "{provider.base_url}"\n')
+    retry("--policy", file, code=1)
+    assert kept(output).given == {"policy": str(file)}
 
 
 def test_a_run_file_with_flags_that_are_none(begun, retry, output):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from weakref import ref
 
 import pytest
 from virtual_loop import now, run
@@ -124,3 +125,32 @@ def test_loops_that_run_one_after_the_other_in_a_thread():
 
 async def _is_ended():
     assert await _ends_after(LONG) == pytest.approx(LONG, abs=2 * GRAIN)
+
+
+@pytest.mark.parametrize("seconds", [None, EXACT - 1, LONG])
+def test_a_loop_that_is_closed_without_a_word_is_rid_of_its_tasks(seconds):
+    loop = asyncio.new_event_loop()
+
+    async def wait():
+        with Timeout(seconds, AMONG):
+            await loop.create_future()
+
+    async def leave():
+        task = loop.create_task(wait())
+        await asyncio.sleep(0)
+        return ref(task)
+
+    held = loop.run_until_complete(leave())
+    loop.close()
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.parametrize("seconds", [None, EXACT - 1, LONG])
+async def test_one_that_is_ended_twice_leaves_no_cancel_behind(seconds):
+    among, loop = Timeouts(), asyncio.get_running_loop()
+    for _ in range(2):
+        loop.call_soon(among.end, loop)
+    with pytest.raises(TimeoutError), Timeout(seconds, among):
+        await loop.create_future()
+    assert asyncio.current_task().cancelling() == 0

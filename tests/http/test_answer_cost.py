@@ -6,7 +6,8 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+from dataclasses import asdict, replace
 from decimal import Decimal
 
 import pytest
@@ -247,6 +248,7 @@ async def test_prices_are_looked_up_only_when_somebody_asks():
 def test_a_call_does_not_load_the_list_prices():
     code = """
 import sys
+import threading
 from stormbreak import Client
 from stormbreak.testing import serve
 with serve("calm") as provider, Client("openai", base_url=provider.base_url, api_key="x") as client:
@@ -270,3 +272,23 @@ async def test_an_answer_that_travels_takes_its_cost_along(travel):
     came = travel(got)
     assert came == got
     assert came.cost == COST
+
+
+class Deal:
+    """Prices of one's own, which cannot be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def price_of(self, provider, model):
+        with self.lock:
+            return price_of(provider, model)
+
+
+async def test_an_answer_becomes_a_dict_whatever_its_prices_are():
+    async with (
+        served(said()) as server,
+        AsyncClient(base_url=server.base_url, model="m", prices=Deal().price_of) as client,
+    ):
+        got = await client.chat(SAY)
+    assert asdict(got)["costs"].usd == got.cost == COST

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 from chat_stream import CUT, HELLO, WHOLE, WHOLE_ANSWER
 from clients import PAYLOAD, SAY, THRICE, lane_of
+from forking import in_child
 from interrupts import interrupted
 from sockets import PATIENCE, End, answer, failing, served, until
 
@@ -175,6 +176,19 @@ def test_close_from_another_thread_ends_all_that_waits_and_all_that_was_sent(ser
         assert isinstance(waits(), ClientClosedError)
         assert isinstance(sent(), ClientClosedError)
         assert in_flight(client) == 0
+
+
+def test_a_client_that_is_closed_is_closed_in_child_processes_too(serve):
+    with serve(answer()) as (client, _):
+        client.chat(SAY)
+        client.close()
+
+        def refused():
+            with pytest.raises(ClientClosedError):
+                client.chat(SAY)
+            return True
+
+        assert in_child(refused)
 
 
 def test_close_ends_a_stream_that_another_thread_reads(serve):

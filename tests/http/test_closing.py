@@ -1,12 +1,13 @@
 """A client that is closed: who waits, who was sent and who reads is told at once, and so is whoever comes later."""
 
 import asyncio
+import gc
 import threading
 from dataclasses import replace
 
 import pytest
 from chat_stream import CUT, HELLO
-from clients import PAYLOAD, QUICK, SAY, client_of, lane_of
+from clients import PAYLOAD, QUICK, SAY, client_of, closed, lane_of
 from sockets import End, answer, failing, served
 
 from stormbreak import ClientClosedError, StreamBrokenError, load
@@ -26,14 +27,6 @@ FRAGILE = replace(
 AWHILE = replace(QUICK, retry=RetryPolicy(attempts=4, backoff=Constant(seconds=10.0)))
 UNBOUNDED = replace(QUICK, deadline=None, attempt_timeout=None, patience=None)
 HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.02, percentile=None))
-
-
-async def closed(asking):
-    """What a call ends with; it may not take long."""
-    async with asyncio.timeout(2):
-        with pytest.raises(ClientClosedError) as caught:
-            await asking
-    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -104,6 +97,7 @@ async def test_a_stream_ends_for_its_reader():
             await reading
         assert caught.value.received.endswith(HELLO)
         assert (caught.value.verdict, caught.value.attempts) == (Verdict.CANCELLED, 1)
+        assert caught.value.ended.maybe_processed == 1
         await read.aclose()
         await server.all_closed()
         assert lane_of(client).breaker.state is State.CLOSED
@@ -177,7 +171,7 @@ async def test_on_other_loops_it_goes_on():
         await client.close()
         await closed(client.chat(SAY))
         await asyncio.to_thread(thread.join, 5)
-        assert said[0].text == "fine"
+        assert (said[0].text, said[0].attempts) == ("fine", 1)
 
 
 async def test_stop_ends_it_on_every_loop():
@@ -218,3 +212,18 @@ async def test_clients_of_settings_end_with_them(tmp_path):
         await closed(one.chat(SAY))
         await server.all_closed()
         assert len(server.requests) == 1
+
+
+async def test_a_stream_ends_with_its_settings_even_if_nobody_has_its_client(tmp_path):
+    path = tmp_path / "settings.toml"
+    async with served([CUT, End.HANG]) as server:
+        path.write_text(f'[targets.main]\nbase_url = "{server.base_url}"\nmodel = "m"\n')
+        settings = load(path)
+        stream = await settings.client("main").stream("chat/completions", PAYLOAD)
+        gc.collect()
+        await settings.close()
+        async with asyncio.timeout(2):
+            with pytest.raises(StreamBrokenError, match="the client was closed"):
+                await stream.answer()
+        await stream.aclose()
+        await server.all_closed()

@@ -1,7 +1,11 @@
 """A client of a server that plays scripts, policies that are quick to try again, and something to say."""
 
+import asyncio
 import json
 
+import pytest
+
+from stormbreak import ClientClosedError
 from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -28,3 +32,11 @@ def lane_of(client):
 def sent_by(server):
     """The bodies that came to a server."""
     return [json.loads(request.body) for request in server.requests]
+
+
+async def closed(asking):
+    """What a call ends with; it may not take long."""
+    async with asyncio.timeout(2):
+        with pytest.raises(ClientClosedError) as caught:
+            await asking
+    return caught.value

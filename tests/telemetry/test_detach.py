@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from clients import KEY, QUICK, SAY, client_of
+from forking import in_child
 from scrapes import read
 from sockets import answer, served
 from stage import OK, SERVER_ERROR, TARGET, policy
@@ -130,6 +131,24 @@ def test_threads_that_attach_the_same_at_once_attach_it_once(engine):
         thread.join()
 
     assert (engine.listeners, slow.watched) == ([slow], [engine])
+
+
+def test_a_child_of_a_process_that_is_attaching_attaches_as_well(engine, ear):
+    attaching, go_on = threading.Event(), threading.Event()
+
+    class Slow(Ear):
+        def watch(self, engine):
+            attaching.set()
+            go_on.wait(10)
+
+    other = threading.Thread(target=attach, args=(engine, Slow()))
+    other.start()
+    attaching.wait(10)
+    try:
+        assert in_child(lambda: attach(engine, ear).detach() is None)
+    finally:
+        go_on.set()
+        other.join()
 
 
 def test_threads_come_and_go_in_the_middle_of_calls(engine):

@@ -57,6 +57,11 @@ class Flags(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Without what says where to send: something else does."""
         return replace(self, **dict.fromkeys(_PLACE))
 
+    def at(self, base_url: str) -> "Flags":
+        """With the address that they came to, if they name a key and none: it stays the key of that address."""
+        named = self.api_key_env and not (self.provider or self.base_url)
+        return replace(self, base_url=base_url) if named else self
+
     def clean(self) -> "Flags":
         """With base URLs as they are sent to, which leaves out whatever follows a `?`: that may be a key.
 

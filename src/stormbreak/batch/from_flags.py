@@ -18,6 +18,7 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, body_defaults, for_batch
 from stormbreak.cost.lookup import lookup_in
+from stormbreak.cost.price_file import builtin_names
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
 
@@ -106,7 +107,8 @@ def _wherever(flags: Flags) -> Flags:
     policy = flags.policy
     if policy is not None and preset_unless_file(policy) is None:
         policy = _absolute(policy)
-    return with_(flags, policy=policy, prices=tuple(map(_absolute, flags.prices)))
+    prices = [one if one in builtin_names() else _absolute(one) for one in flags.prices]
+    return with_(flags, policy=policy, prices=tuple(prices))
 
 
 def _absolute(path: str) -> str:

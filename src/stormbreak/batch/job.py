@@ -161,7 +161,7 @@ def _read(job: Job, reading: Reading) -> Rows:
 def _open(
     job: Job, rows: Rows, options: Mapping[str, Option], client: AsyncClient
 ) -> AbstractContextManager[Store]:
-    flags = None if job.flags is None else job.flags.clean()
+    flags = None if job.flags is None else job.flags.clean().at(client.base_url)
 
     def look(first: int) -> None:
         if job.max_cost is not None:

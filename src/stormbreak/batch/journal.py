@@ -21,6 +21,7 @@ from stormbreak.batch.durable import AppendFile, OutputError, remove, replacing
 from stormbreak.batch.files import Files
 from stormbreak.batch.lines import (
     NO_TRIES,
+    Entry,
     Failure,
     Index,
     Response,
@@ -174,24 +175,23 @@ class Journal:
         """Take in the lines of `path`; return where the last complete one ends."""
         end = 0
         for index, entry in placed(path, self._rows):
-            if state == _DONE:
-                self._check_answer(path, entry.number, entry.custom_id, entry.verdict, index)
+            self._check(path, entry, index, answers=state == _DONE)
             again = state == _FAILED and self._choice.takes(entry.verdict)
             self._states[index] = _AGAIN if again else state
             end = entry.end
         return end
 
-    def _check_answer(
-        self, path: Path, number: int, custom_id: str, verdict: str | None, index: int
-    ) -> None:
-        where = f"{path_of(path)}:{number}"
-        if verdict is not None:
-            raise ConfigurationError(
-                f"{where}: a failure, which belongs in {path_of(self._files.failed)}"
-            )
-        if self._states[index] == _DONE:
-            first = next(entry.number for entry in entries(path) if entry.custom_id == custom_id)
-            said = f"custom_id {quoted(custom_id)} is answered on line {first} already"
+    def _check(self, path: Path, entry: Entry, index: int, *, answers: bool) -> None:
+        """Raise ConfigurationError for what `path`, which holds answers or failures, cannot hold."""
+        where = f"{path_of(path)}:{entry.number}"
+        if answers != (entry.verdict is None):
+            files = self._files
+            what, there = ("a failure", files.failed) if answers else ("an answer", files.output)
+            raise ConfigurationError(f"{where}: {what}, which belongs in {path_of(there)}")
+        if answers and self._states[index] == _DONE:
+            name = entry.custom_id
+            first = next(each.number for each in entries(path) if each.custom_id == name)
+            said = f"custom_id {quoted(name)} is answered on line {first} already"
             raise ConfigurationError(f"{where}: {said}")
 
     def _require_unanswered(self, row: Row) -> None:

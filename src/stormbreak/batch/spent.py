@@ -19,6 +19,8 @@ from stormbreak.types import Target, Usage
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**18)]
 """What a run file may say; no sum of more could be shown."""
+MOST_USD = Decimal(10**18)
+"""The same for dollars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +230,12 @@ class Account:
     killed: Count = 0
     ahead: Decimal = NOTHING
     lost: Decimal = NOTHING
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for dollars that a run file cannot have from us: they would count against a limit."""
+        for usd in (self.ahead, self.lost):
+            if not (usd.is_finite() and NOTHING <= usd <= MOST_USD):
+                raise ValueError("dollars that cannot be")
 
     def begin(self) -> "Account":
         """Another run begins."""

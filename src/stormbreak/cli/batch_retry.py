@@ -71,7 +71,7 @@ def command(
     A flag that is given counts instead of that of the last run. Rows that fail again keep their place in the failed file.
     """
     run = existing_run(Files.of(output))
-    flags = _flags(Flags(**given), run, output)
+    flags = _flags(Flags(**given), run, output).clean()
     source = moved_to or _input_of(run)
     choice = failed_rows(verdict for several in only for verdict in several)
     job = job_of(flags, source=source, output=output, choice=choice)
@@ -126,7 +126,7 @@ def _foretell(choice: Choice, flags: Flags, *, source: Path, output: Path, as_js
             "output": str(output),
             "rows": rows,
             "verdicts": verdicts,
-            "flags": flags,
+            "flags": dict(_shown(flags)),
         }
         say(in_json(found))
         return
@@ -139,10 +139,19 @@ def _foretell(choice: Choice, flags: Flags, *, source: Path, output: Path, as_js
     say(f"with       {' '.join(_words(flags))}")
 
 
+def _shown(flags: Flags) -> Iterator[tuple[str, object]]:
+    """The flags, none of which shows a key that somebody gave for something else."""
+    for name, value in flags.given.items():
+        if isinstance(value, tuple):
+            yield name, tuple(map(hidden, value))
+        else:
+            yield name, hidden(value) if isinstance(value, str) else value
+
+
 def _words(flags: Flags) -> Iterator[str]:
     """The flags as they are typed."""
-    for name, value in flags.given.items():
+    for name, value in _shown(flags):
         for one in value if isinstance(value, tuple) else (value,):
             yield typed(name)
             if one is not True:
-                yield shlex.quote(hidden(plain(one, limit=4096)))
+                yield shlex.quote(plain(one, limit=4096))

@@ -191,6 +191,10 @@ class AsyncioDriver:
         under_way = self._under_way
         try:
             with Timeout(command.timeout, under_way.timeouts):
+                if (
+                    under_way.ending and under_way.closed_here()
+                ):  # a moment ago, when it was not found
+                    raise CutShortError(command.attempt)
                 return await sender(command)
         except TimeoutError:  # not kept: its frames hold the request
             if under_way.ending and under_way.closed_here():

@@ -56,13 +56,12 @@ class Timeout:
     With None it does so when it is ended, and else never. A cancel by somebody else goes before it.
     """
 
-    __slots__ = ("__weakref__", "_among", "_cancelling", "_due", "_fired", "_handle", "_on", "_seconds", "_task")  # fmt: skip
+    __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with")  # fmt: skip
 
     def __init__(self, seconds: float | None, among: Timeouts) -> None:
         self._seconds = seconds
         self._among = among
         self._fired = False
-        self._due: set[Timeout] | None = None  # those it shares a timer with
         self._handle: asyncio.TimerHandle | None = None  # its own timer
 
     def __enter__(self) -> None:
@@ -70,44 +69,52 @@ class Timeout:
         task = asyncio.current_task(here.loop)
         if task is None:
             raise RuntimeError("an attempt with a timeout needs a task to run in")
-        self._task = task
+        self._task = ref(task)  # whoever has closed a loop without a word is rid of its tasks
         self._cancelling = task.cancelling()
+        self._on = here  # which lives as long
         if seconds is not None and seconds >= EXACT:
-            self._due = here.add(self, seconds)
+            self._with = here.add(self, seconds)
             return
-        self._on = here
-        here.apart[id(self)] = ref(self)
+        self._with = here.apart
+        here.apart.add(self)
         if seconds is not None:
             self._handle = here.loop.call_later(seconds, self.fire)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._due is not None:
-            self._due.discard(self)
-        else:
-            self._on.apart.pop(id(self), None)
-            if self._handle is not None:
-                self._handle.cancel()
-        if self._fired and self._task.uncancel() <= self._cancelling and kind is _CANCELLED:
+        self._with.discard(self)
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._fired and self._uncancel() and kind is _CANCELLED:
             raise TimeoutError
 
     def fire(self) -> None:
-        """End what runs within; a second time does nothing."""
-        if not self._fired:
-            self._fired = True
-            self._task.cancel()
+        """End what runs within; a second time does nothing.
+
+        What ends itself ends as soon as it waits: a cancel that meets no wait in here would meet one outside.
+        """
+        task, loop = self._task(), self._on.loop
+        if task is None or self._fired or self not in self._with:
+            return
+        if task is asyncio.current_task(loop):
+            loop.call_soon(self.fire)
+            return
+        self._fired = True
+        task.cancel()
+
+    def _uncancel(self) -> bool:
+        """Take back the cancel that fired it; whether it was the only one."""
+        task = self._task()
+        return task is None or task.uncancel() <= self._cancelling
 
 
 class _OnLoop:
-    """Those of one loop: several that share a timer, and others apart.
-
-    Those apart are held weakly: where a loop is closed without a word, the garbage collector frees its tasks, and what they hold.
-    """
+    """Those of one loop: several that share a timer, and others apart."""
 
     __slots__ = ("__weakref__", "_due", "apart", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.apart: dict[int, ref[Timeout]] = {}
+        self.apart: set[Timeout] = set()
         self._due: dict[int, set[Timeout]] = {}  # by the number of the grain they end with
 
     def add(self, timeout: Timeout, seconds: float) -> set[Timeout]:
@@ -122,12 +129,8 @@ class _OnLoop:
 
     def end(self) -> None:
         """Fire them all."""
-        for timeout in [each for due in self._due.values() for each in due]:
+        for timeout in [each for some in (self.apart, *self._due.values()) for each in some]:
             timeout.fire()
-        for held in list(self.apart.values()):
-            alive = held()
-            if alive is not None:
-                alive.fire()
 
     def _fire(self, grain: int) -> None:
         for timeout in self._due.pop(grain):

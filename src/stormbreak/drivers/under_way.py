@@ -70,9 +70,11 @@ class UnderWay:
             self._waits.discard(waking)
 
     def reads(self, delivery: LoopDelivery) -> None:
-        """A stream has begun."""
+        """A stream has begun, on the running loop."""
         with self._lock:
             self._streams.add(delivery)
+        if self.ending and self.closed_here():  # a moment ago, when it was not found
+            delivery.call_off()
 
     def drain(self) -> None:
         """Send away who waits, now or later."""

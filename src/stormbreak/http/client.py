@@ -216,7 +216,7 @@ class AsyncClient(ByHand):
         else:
             came_from = TARGET if target == call.target else FALLBACK
         assert source is not None
-        return Stream(target, source, opened, came_from, price_of=self._price_of)
+        return Stream(target, source, opened, came_from, price_of=self._price_of, client=self)
 
     async def ask(
         self,

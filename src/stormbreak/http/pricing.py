@@ -1,7 +1,7 @@
 """What answers cost, and where the prices come from: today's list prices, unless others are given."""
 
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
@@ -13,13 +13,16 @@ from stormbreak.types import CACHE, DEGRADED, KnownCost, Target, Usage
 _NOTHING = Decimal(0)
 
 
-class CostToWorkOut(NamedTuple):
+class CostToWorkOut:
     """What an answer costs, worked out when somebody asks: most never ask, and to load the list prices takes long."""
 
-    price_of: PriceOf | None
-    target: Target
-    usage: Usage
-    source: str
+    __slots__ = ("price_of", "source", "target", "usage")
+
+    def __init__(self, price_of: PriceOf | None, target: Target, usage: Usage, source: str) -> None:
+        self.price_of = price_of
+        self.target = target
+        self.usage = usage
+        self.source = source
 
     @property
     def usd(self) -> Decimal | None:
@@ -33,6 +36,10 @@ class CostToWorkOut(NamedTuple):
             return known_cost(self.price_of(target.provider, target.model), self.usage)
         except ConfigurationError:  # the list prices are not installed
             return None
+
+    def __deepcopy__(self, _: object) -> Self:
+        """Itself, which never changes: whose prices they are need not be one that can be copied."""
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Prices do not travel, and need not be ones that can be pickled; what it came to does."""

@@ -65,6 +65,7 @@ class Stream:
         came_from: str = TARGET,
         *,
         price_of: PriceOf | None = None,
+        client: object = None,
     ) -> None:
         self.target = target
         self.source = came_from  # as that of an `Answer`
@@ -72,6 +73,9 @@ class Stream:
         self.request_id = source.request_id
         self._source = source
         self._price_of = price_of
+        self._client = (
+            client  # settings end what their clients do, and know them no longer than they live
+        )
         self._held = deque(source.held)
         self._delivery = opened if isinstance(opened, LoopDelivery) else None
         self._ended = None if isinstance(opened, LoopDelivery) else opened
@@ -85,6 +89,8 @@ class Stream:
         self._ready: deque[StreamEvent] = deque()
         if self._delivery is not None:
             self._delivery.cut = source.close
+            if self._delivery.over:  # its client was closed before anybody held it
+                source.close()
 
     @property
     def attempts(self) -> int:

@@ -5,7 +5,9 @@ adds up what all have written. Counters do so by themselves. A gauge is looked u
 process: so each writes its own gauges down once a second, and before it is scraped.
 """
 
+import logging
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +25,11 @@ from stormbreak.telemetry.gauges import PREFIX
 from stormbreak.telemetry.standing import STANDING, Standing
 
 EVERY = 1.0  # seconds between two looks
+A_MOMENT = 0.01  # seconds in which a process fills a file that it has made
+MOMENTS = 20  # at the most
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_log = logging.getLogger("stormbreak")
 
 _NOTHING = {"sum": 0.0, "max": 0.0, "min": float("inf")}
 """What changes nothing in what all processes come to: a value cannot be taken out of the files."""
@@ -126,8 +132,11 @@ class AllProcesses(Collector):
         self._write()
         _forget_the_dead(Path(os.environ[FOLDER]))
         collector = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
-        found: Iterable[Metric] = collector.collect()  # type: ignore[no-untyped-call]
-        return found
+        for _ in range(MOMENTS):
+            with suppress(struct.error):  # a file that another process has made, and not filled
+                return list(collector.collect())  # type: ignore[no-untyped-call]
+            time.sleep(A_MOMENT)
+        return list(collector.collect())  # type: ignore[no-untyped-call]
 
 
 def _forget_the_dead(folder: Path) -> None:
@@ -152,7 +161,15 @@ def _lives(pid: str) -> bool:
 
 
 def _keep_writing(held: "ref[WrittenGauges]") -> None:
+    told = False
     while (gauges := held()) is not None:
-        gauges.write()
+        try:
+            gauges.write()
+        except Exception:  # noqa: BLE001 - such as a full disk, which may pass
+            if not told:
+                _log.warning(
+                    "gauges cannot be written: other processes tell old ones", exc_info=True
+                )
+            told = True
         del gauges
         time.sleep(EVERY)

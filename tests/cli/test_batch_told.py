@@ -1,0 +1,53 @@
+"""What came of a run, in words."""
+
+import pytest
+
+from stormbreak.batch.runner import End
+from stormbreak.batch.spent import Cost
+from stormbreak.batch.summary import Summary
+from stormbreak.cli.batch_told import told
+from stormbreak.types import Verdict
+
+NOTHING = dict.fromkeys(
+    (
+        "total", "successful", "failed", "left", "retried", "mended", "answered", "attempts", "retries",
+        "maybe_processed", "circuits_opened", "cooldowns", "waited", "input_tokens", "output_tokens",
+        "elapsed", "throughput",
+    ),
+    0,
+)  # fmt: skip
+
+
+def said(*, retry=False, **changes):
+    """The lines by their names."""
+    facts = NOTHING | {
+        "input": "in.jsonl", "output": "out.jsonl", "base_url": "http://there/v1", "end": End.FINISHED.value,
+        "refused_by": None, "trouble": "", "verdicts": {}, "max_cost": None, "spent": None, "cost": Cost(),
+    }  # fmt: skip
+    lines = told(Summary(**facts | changes), retry=retry).splitlines()
+    return {line[:10].strip(): line[11:] for line in lines}
+
+
+def test_a_retry_is_proposed_where_the_run_has_had_its_say():
+    assert "stormbreak batch retry out.jsonl" in said(failed=3)["next"]
+    assert "next" not in said()
+
+
+@pytest.mark.parametrize("end", [End.REFUSED, End.SPENT, End.INTERRUPTED])
+def test_and_not_where_the_same_command_goes_on(end):
+    refused_by = Verdict.AUTH if end is End.REFUSED else None
+    lines = said(failed=3, left=4, end=end.value, refused_by=refused_by)
+    assert "next" not in lines
+    assert ("mend it" if refused_by else "the same command goes on") in lines["stopped"]
+
+
+def test_what_a_retry_leaves_is_for_batch_run():
+    assert said(left=4)["left"] == "4"
+    assert said(left=4, retry=True)["left"] == "4; batch run goes on with them"
+    assert "left" not in said(retry=True)
+
+
+def test_rows_that_had_failed_are_told_where_there_were_any():
+    assert "retried" not in said()
+    assert said(retry=True)["retried"].startswith("0 rows that had failed; 0 of them")
+    assert said(retried=1200, mended=2)["retried"].startswith("1,200 rows that had failed; 2 of")

@@ -1,0 +1,37 @@
+"""An asynchronous transport that is closed: its streams on this loop end, and count as nothing."""
+
+from dataclasses import replace
+
+import httpx2
+import pytest
+from chat_stream import CUT
+from doors import QUICK, SAY
+from sockets import End, served
+
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.httpx2 import AsyncTransport
+
+FRAGILE = replace(QUICK, breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))
+ASKED = {"model": "m", "messages": SAY, "stream": True}
+
+
+def circuits(transport):
+    lanes = transport.engine.snapshot()["targets"].values()
+    return [(lane["circuit"], lane["in_flight"]) for lane in lanes]
+
+
+async def test_a_stream_that_is_read_counts_as_nothing():
+    transport = AsyncTransport(FRAGILE)
+    async with served([CUT, End.HANG]) as server, httpx2.AsyncClient(transport=transport) as http:
+        url = f"{server.base_url}/chat/completions"
+        async with http.stream("POST", url, json=ASKED) as response:
+            pieces = response.aiter_raw()
+            await anext(pieces)
+            assert circuits(transport) == [("closed", 1)]
+            await transport.aclose()
+            assert circuits(transport) == [("closed", 0)]
+            with pytest.raises(httpx2.HTTPError):
+                _ = [piece async for piece in pieces]
+        await server.all_closed()
+    assert circuits(transport) == [("closed", 0)]

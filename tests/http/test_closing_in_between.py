@@ -1,0 +1,77 @@
+"""A client that is closed between two steps of a call: what begins a moment later ends as well."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from chat_stream import CUT
+from clients import PAYLOAD, QUICK, SAY, client_of, closed, lane_of
+from sockets import End, served
+
+from stormbreak import StreamBrokenError
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.errors import AuthenticationError
+from stormbreak.events import Committed, Sent
+from stormbreak.types import Verdict
+
+HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.02, percentile=None))
+
+
+@pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
+async def test_before_an_attempt_has_begun(policy):
+    async with served([End.HANG]) as server, client_of(server, policy) as client:
+        asking = asyncio.create_task(client.chat(SAY))
+        await asyncio.gather(asyncio.sleep(0), client.close())
+        assert (await closed(asking)).verdict is Verdict.CANCELLED
+        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+
+
+@pytest.mark.parametrize("policy", [QUICK, HEDGED], ids=["alone", "hedged"])
+async def test_by_a_listener_as_it_is_sent(policy):
+    async with served([End.HANG]) as server, client_of(server, policy) as client:
+        client.subscribe(lambda event: client.stop() if isinstance(event, Sent) else None)
+        await closed(client.chat(SAY))
+        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+
+
+async def test_by_a_listener_as_a_stream_begins():
+    async with served([CUT, End.HANG]) as server, client_of(server) as client:
+        client.subscribe(lambda event: client.stop() if isinstance(event, Committed) else None)
+        async with asyncio.timeout(2), client.stream("chat/completions", PAYLOAD) as stream:
+            with pytest.raises(StreamBrokenError, match="the client was closed"):
+                await stream.answer()
+        assert lane_of(client).slots.in_flight == 0
+        await server.all_closed()
+
+
+async def stops(client):
+    client.stop()
+    return "sk-canary"
+
+
+async def closes(client):
+    await client.close()
+    return "sk-canary"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [lambda client: client.stop() or "sk-canary", stops, closes],
+    ids=["at once", "soon", "waits"],
+)
+async def test_by_the_function_that_gives_its_key(key):
+    async with served([End.HANG]) as server:
+        client = client_of(server, api_key=lambda: key(client))
+        await closed(client.chat(SAY))
+        assert (server.requests, lane_of(client).slots.in_flight) == ([], 0)
+        await asyncio.sleep(0.01)  # no cancel is left over
+
+
+async def test_by_the_function_that_gives_its_key_and_fails():
+    async with served() as server:
+        client = client_of(server, api_key=lambda: client.stop() or None)
+        with pytest.raises(AuthenticationError):
+            await client.chat(SAY)
+        await asyncio.sleep(0.01)
+        assert asyncio.current_task().cancelling() == 0
+        await closed(client.chat(SAY))
