@@ -27,6 +27,7 @@ PATIENCE = 60.0
 """Real seconds in which a program must have made its first call."""
 
 _LOOK = 0.05  # real seconds between looks at the programs
+_SLOW_START = 5.0  # real seconds that a first call may take to be asked for
 _AFTERWARDS = 1.0  # scenario seconds; the last call ends at its deadline
 _NOTHING = Traffic([], [], [])
 
@@ -154,16 +155,19 @@ class _Storm:
     async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
         """One call to each copy, on a good day: whoever answers it has started, and found the provider.
 
-        It has all the time that there is: a program that is slow to start would not try again.
+        Its times are those of the storm, since programs set themselves up by their first line. Whoever is so slow to start
+        that it gives that call up is handed it again.
         """
-        bounds = bounds._replace(deadline=PATIENCE, timeout=PATIENCE)
         seen = Seen(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)
-        for copy in self._copies:
-            copy.feed(prompts.line(copy.number, bounds, called=0))
         loop = asyncio.get_running_loop()
-        end = loop.time() + PATIENCE
+        end, hand_at = loop.time() + PATIENCE, 0.0
         while seen.answers < len(self._copies):
+            if loop.time() >= hand_at:
+                for copy in self._copies:
+                    if not seen.has_answered(copy.number):
+                        copy.feed(prompts.line(copy.number, bounds, called=0))
+                hand_at = loop.time() + bounds.deadline + _SLOW_START
             await self._check_alive("before the storm began")
             if loop.time() > end:
                 asked = (

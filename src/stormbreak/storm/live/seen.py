@@ -64,6 +64,11 @@ class Seen:
             call.answered_at = at
             self.answers += 1
 
+    def has_answered(self, name: Name) -> bool:
+        """Whether that call has its answer."""
+        call = self.calls.get(name)
+        return call is not None and call.answered_at is not None
+
     def of_given(self, times: Sequence[float], deadline: float) -> list[Record]:
         """The calls that were handed to the program at `times`; call number i is the i-th, from 1 on."""
         never = SeenCall(0.0)
