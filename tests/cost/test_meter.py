@@ -11,6 +11,7 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import Step
 from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.spend import known_most
 from stormbreak.cost.bill import Bill, Sum
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Rate, Rates
@@ -152,9 +153,18 @@ def test_a_thread_that_reckons_with_few_digits_adds_up_as_much():
     stage.start().step(answer(100_000_000))
     with decimal.localcontext(prec=4):
         for _ in range(10):
-            stage.start().step(answer(1_000))
+            stage.start().step(answer(123_457, cached=100_000))
+        bill = meter.snapshot().total
+        spans = bill.of_use, bill.in_all
 
-    assert meter.snapshot().total.useful.usd == usd("100.01")
+    assert bill.useful.usd == usd("100.33457")
+    assert bill.saved_by_cache == usd("0.9")
+    assert spans == ((usd("100.33457"),) * 2,) * 2
+
+
+def test_nor_does_a_bound_become_less_there():
+    with decimal.localcontext(prec=2):
+        assert known_most(price_of("acme", "small"), usage(123_457)) == usd("0.0123457")
 
 
 def test_it_says_for_whom():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Context, Decimal, localcontext
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require
@@ -35,7 +35,7 @@ class SpendPolicy:
 
 
 EXACT = Context(prec=50)
-"""In which sums of dollars are added: threads of an application may have contexts that round to few digits."""
+"""In which dollars are worked out and added: threads of an application may have contexts that round to few digits."""
 
 
 class Priced(Protocol):
@@ -77,6 +77,7 @@ def _known(
     if not usage.total:
         return Decimal(0)
     try:
-        return None if prices is None else cost(prices)
+        with localcontext(EXACT):
+            return None if prices is None else cost(prices)
     except ConfigurationError:  # one of them is missing
         return None

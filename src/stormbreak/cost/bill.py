@@ -89,6 +89,11 @@ class Bill:
     unpriced: int = 0
     unbounded: int = 0
 
+    def save(self, *, cache: Decimal = NOTHING, fallback: Decimal = NOTHING) -> None:
+        """Add what was not spent."""
+        self.saved_by_cache = EXACT.add(self.saved_by_cache, cache)
+        self.saved_by_fallback = EXACT.add(self.saved_by_fallback, fallback)
+
     @property
     def sums(self) -> tuple[Sum, Sum, Sum, Sum]:
         """All four."""
@@ -102,18 +107,18 @@ class Bill:
     @property
     def of_use(self) -> Span:
         """What the answers cost that callers got."""
-        return Span(self.useful.usd, self.useful.usd + self.useful_open.usd)
+        return Span(self.useful.usd, EXACT.add(self.useful.usd, self.useful_open.usd))
 
     @property
     def for_nothing(self) -> Span:
         """What the rest cost."""
-        return Span(self.wasted.usd, self.wasted.usd + self.wasted_open.usd)
+        return Span(self.wasted.usd, EXACT.add(self.wasted.usd, self.wasted_open.usd))
 
     @property
     def in_all(self) -> Span:
         """Both."""
         useful, wasted = self.of_use, self.for_nothing
-        return Span(useful.least + wasted.least, useful.most + wasted.most)
+        return Span(EXACT.add(useful.least, wasted.least), EXACT.add(useful.most, wasted.most))
 
     @property
     def is_whole(self) -> bool:

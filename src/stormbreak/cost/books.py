@@ -5,7 +5,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
-from stormbreak.core.spend import Priced, PriceOf, known_cost, known_most
+from stormbreak.core.spend import EXACT, Priced, PriceOf, known_cost, known_most
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
 from stormbreak.types import Labels, Priority, Target, Usage
 
@@ -55,8 +55,11 @@ class Books:
             self._prices[target] = self._price_of(target.provider, target.model)
         return self._prices[target]
 
-    def billed(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> None:
-        """Put down an attempt by its usage; without it, the `bound` is the most that it may be billed for."""
+    def billed(self, purpose: Purpose, usage: Usage | None, bound: Usage | None) -> Decimal | None:
+        """Put down an attempt by its usage; without it, the `bound` is the most that it may be billed for.
+
+        Returns what it cost, where that is known.
+        """
         known = usage or bound
         usd, saved = None, NOTHING
         if usage is not None:
@@ -65,12 +68,14 @@ class Books:
             usd = self.most(purpose.target, bound)
         if usage is not None and usage.cached_input_tokens and usd is not None:
             uncached = replace(usage, cached_input_tokens=0)
-            saved = (self.cost(purpose.target, uncached) or usd) - usd
+            saved = EXACT.subtract(self.cost(purpose.target, uncached) or usd, usd)
         for bill in self._bills(purpose):
             _sum_in(bill, purpose, exact=usage is not None).put(known, usd)
             bill.unbounded += known is None
             bill.unpriced += known is not None and usd is None
-            bill.saved_by_cache += saved
+            if saved:
+                bill.save(cache=saved)
+        return None if usage is None else usd
 
     def free(self, purpose: Purpose) -> None:
         """Put down an attempt that cost nothing."""
@@ -82,8 +87,7 @@ class Books:
     ) -> None:
         """Put down what was not spent at the target that was asked first."""
         for bill in self._bills(purpose):
-            bill.saved_by_cache += cache
-            bill.saved_by_fallback += fallback
+            bill.save(cache=cache, fallback=fallback)
 
     def shown(self, open_: Iterable[tuple[Target, Usage | None]]) -> Bills:
         """All bills as they stand, and the bounds of attempts that are `open_`."""

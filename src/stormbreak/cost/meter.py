@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
 
-from stormbreak.core.spend import PriceOf
+from stormbreak.core.spend import EXACT, PriceOf
 from stormbreak.cost.bill import Bills
 from stormbreak.cost.books import Books, Purpose
 from stormbreak.drivers.forks import forget_in_child
@@ -138,9 +138,7 @@ class Meter:
             return
         purpose, usage = attempt.purpose, event.usage
         if event.verdict is Verdict.OK:
-            self._books.billed(purpose, usage, attempt.bound)
-            known = None if usage is None else self._books.cost(purpose.target, usage)
-            self._calls[event.call].cost = known
+            self._calls[event.call].cost = self._books.billed(purpose, usage, attempt.bound)
         elif usage is not None or event.maybe_processed:
             self._waste(attempt, event.verdict.value, usage)
         else:
@@ -187,7 +185,7 @@ class Meter:
         if call.fell_to == CACHE:
             self._books.saved(call.first, cache=at_first)
         elif call.cost is not None:
-            self._books.saved(call.first, fallback=at_first - call.cost)
+            self._books.saved(call.first, fallback=EXACT.subtract(at_first, call.cost))
 
     def _call(self, number: int, target: Target) -> _Call:
         call = self._calls.get(number)

@@ -33,7 +33,7 @@ _DEEPEST = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|\))", re.ASCII)
 _WORD_BREAKS = re.compile(r"[\s<>=!()]+")
-_SHARES = frozenset({"goodput", "trigger_goodput", "success", "wasted"})
+_IN_SHARES = SHARES | {"wasted"}
 _LARGEST_SHARE = 1.5  # a larger number is meant in percent: the claim would hold always or never
 _HINTS: Mapping[str, str] = MappingProxyType(
     {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
@@ -182,7 +182,7 @@ class _Reader:
             return inf
         if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
             raise _NoClaimError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
-        if measure in _SHARES and float(word) > _LARGEST_SHARE:
+        if measure in _IN_SHARES and float(word) > _LARGEST_SHARE:
             raise _NoClaimError(f"{measure} is a share, 0.9 for 90 %, got {word[:_SHOWN]}")
         return float(word)
 

@@ -41,16 +41,6 @@ SCRIPTS = {
 }
 
 
-@pytest.fixture(params=["httpx2", "httpx"])
-def lib(request):
-    return import_module(request.param)
-
-
-@pytest.fixture(params=["own", "inner"])
-def over(request):
-    return request.param
-
-
 @pytest.fixture(params=["awaits", "blocks"])
 def post(lib, request, over):
     """Send one request through a transport of ours, of either kind."""

@@ -16,16 +16,6 @@ DRIPPING = [answer(b"", content_length=1000), *[0.05, b"x"] * 40, End.HANG]
 FILE = {"file": ("a.jsonl", b"{}")}
 
 
-@pytest.fixture(params=["httpx2", "httpx"])
-def lib(request):
-    return import_module(request.param)
-
-
-@pytest.fixture(params=["own", "inner"])
-def over(request):
-    return request.param
-
-
 @pytest.fixture(params=["awaits", "blocks"])
 def client(lib, request, over):
     """A client of the library over a transport of ours, and a way to call what it does."""

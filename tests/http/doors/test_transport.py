@@ -29,11 +29,6 @@ EVENTS = {"content_type": "text/event-stream", "content_length": 10**7}
 HELLO = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
 
 
-@pytest.fixture(params=LIBRARIES)
-def lib(request):
-    return import_module(request.param)
-
-
 @pytest.fixture
 def transport(lib):
     """Make a transport for the library."""

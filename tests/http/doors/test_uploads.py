@@ -10,11 +10,6 @@ from sockets import answer, failing, served
 MINE = KeyError("mine")
 
 
-@pytest.fixture(params=["httpx2", "httpx"])
-def lib(request):
-    return import_module(request.param)
-
-
 @pytest.fixture(params=["awaits", "blocks"])
 def upload(lib, request):
     """Send pieces, and then raise what is among them; what was said, and whether the body was left."""

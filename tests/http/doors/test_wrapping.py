@@ -16,11 +16,6 @@ from stormbreak.httpx2 import AsyncTransport, Transport, wrap
 PAYLOAD = {"model": "m", "messages": SAY}
 
 
-@pytest.fixture(params=["httpx2", "httpx"])
-def lib(request):
-    return import_module(request.param)
-
-
 @pytest.fixture
 def ours(lib):
     return import_module(f"stormbreak.{lib.__name__}")
