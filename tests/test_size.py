@@ -1,4 +1,4 @@
-"""A module stops at 400 lines, a function at 60: see CONTRIBUTING."""
+"""A module stops at 600 lines, a function at 60: see CONTRIBUTING."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ VAGUE = {"utils", "helpers", "common", "misc", "manager"}
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_module_is_small_and_well_named(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 600
     assert path.stem not in VAGUE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
