@@ -204,6 +204,8 @@ class Herd:
 class Load:
     """What the clients under test do: read by the simulator, where they replace the crowd; ignored on sockets.
 
+    With `beside_crowd` the crowd stays, and the clients come on top of it.
+
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
     bound what is measured as the trigger, which must end `WATCHED` seconds before the scenario does. A call has
     `tokens` on average, lognormal with the coefficient of variation `tokens_cv`, prompt and answer together; clients
@@ -216,6 +218,7 @@ class Load:
     herds: tuple[Herd, ...] = ()
     times: tuple[Seconds, ...] = ()
     sizes: tuple[Depth, ...] = ()
+    beside_crowd: bool = False
     arrivals: Literal["poisson", "even"] = "poisson"
     processes: Count = 1
     deadline: Span = 30.0

@@ -108,7 +108,8 @@ class _Fleet:
         self._calls = calls
         self._policy = _under(contender.policy, load)
         self._timeline = Timeline()
-        self._model = ProviderModel(replace(scenario, crowd=None), seed)
+        crowd = scenario.crowd if load.beside_crowd else None
+        self._model = ProviderModel(replace(scenario, crowd=crowd), seed)
         self._world = World(self._model, self._timeline, deaf=contender.deaf, streamed=streamed)
         count = 1 if shared else load.processes
         self._drivers = [self._process(number, seed) for number in range(count)]
