@@ -46,6 +46,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "budget.decay": "seconds until 63 % of what was earned is gone",
         "budget.lone_calls": "answers; a process with fewer has hardly any traffic",
         "budget.lone_seconds": "seconds in which they are counted",
+        "budget.always_paid": "no retry is free",
         "budget.lone_retries": "failures in a row with a free retry there",
         "breaker.mode": "what the breaker may do",
         "breaker.open_for": "seconds",

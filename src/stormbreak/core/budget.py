@@ -38,7 +38,10 @@ BRIEF = 0.5  # seconds; a shorter named time makes no retry free
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPolicy:
-    """Each call earns `ratio` retries, up to `cap`; what is earned decays with time constant `decay` s."""
+    """Each call earns `ratio` retries, up to `cap`; what is earned decays with time constant `decay` s.
+
+    With `always_paid` no retry is free, as in a service mesh.
+    """
 
     ratio: float = 0.1
     cap: float = 10.0
@@ -46,6 +49,7 @@ class BudgetPolicy:
     lone_calls: int = 10
     lone_seconds: float = 30.0
     lone_retries: int = 2
+    always_paid: bool = False
 
     def __post_init__(self) -> None:
         require(self.ratio >= 0, "ratio must not be negative", self.ratio)
@@ -105,6 +109,8 @@ class Budget:
         self, outcome: Outcome, treatment: Treatment, now: float, load: Load = UNKNOWN
     ) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
+        if self._policy.always_paid:
+            return False
         if _is_invited(outcome):
             return True
         self._recent.roll(now)

@@ -1,9 +1,14 @@
-"""Scenarios from files: TOML in, checked values out, or one line that names the file, the key and the value."""
+"""Scenarios and files: TOML in, checked values out, or one line that names the file, the key and the value; and back."""
 
 import os
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from enum import Enum
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import tomli_w
 
 from stormbreak import tables, tomlfile
 from stormbreak.errors import ConfigurationError
@@ -52,3 +57,22 @@ def parse(text: str, *, source: str = "scenario.toml") -> Scenario:
         return tables.read(Scenario, table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from None
+
+
+def dump(scenario: Scenario) -> str:
+    """Write a scenario as TOML that `parse` reads back; what is as by default is left out."""
+    return tomli_w.dumps(_plain(scenario))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        return {
+            item.name: _plain(given)
+            for item in fields(value)
+            if (given := getattr(value, item.name)) != item.default and given is not None
+        }
+    return value

@@ -17,8 +17,12 @@ from stormbreak.core.backoff import (
     FullJitter,
     ProportionalJitter,
 )
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, OFF
+from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 
 
@@ -37,8 +41,33 @@ def _retries(retries: int, backoff: Backoff) -> Policy:
     return replace(OFF, retry=rule)
 
 
+def _loop(backoff: Backoff) -> Policy:
+    return replace(
+        _retries(9, backoff), limit=FixedLimit(in_flight=64), queue=QueuePolicy(size=1_000_000)
+    )
+
+
 # 0.5 s, doubled up to 8 s, less up to a quarter by chance: 7/8 of that, and an eighth of it up or down
 _SDK = ProportionalJitter(base=0.5 * 7 / 8, factor=2.0, cap=8.0 * 7 / 8, share=1 / 7, floor=0.0)
+
+# Retries with a budget of a tenth of the calls, as service meshes have it
+_BUDGET = replace(
+    _retries(5, FullJitter()), budget=BudgetPolicy(ratio=0.1, cap=10.0, always_paid=True)
+)
+
+# The limit of Netflix' concurrency-limits and its like, in front of retries: additive increase, multiplicative decrease
+_AIMD = replace(
+    _retries(5, FullJitter()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy()
+)
+
+# What a batch is compared with: a row is sent until it is answered, ten times at most, 64 rows at a time
+_LOOPS: Mapping[str, Policy] = MappingProxyType(
+    {
+        "loop_naive": _loop(Constant(seconds=0.0)),
+        "loop_exponential": _loop(Exponential()),
+        "loop_full_jitter": _loop(FullJitter()),
+    }
+)
 
 _DEAF: Mapping[str, Policy] = MappingProxyType(
     {
@@ -56,6 +85,9 @@ BASELINES: Mapping[str, Contender] = MappingProxyType(
     {
         **{name: Contender(name=name, policy=policy, deaf=True) for name, policy in _DEAF.items()},
         "openai_sdk": Contender(name="openai_sdk", policy=_retries(2, _SDK)),
+        **{name: Contender(name=name, policy=policy) for name, policy in _LOOPS.items()},
+        "budget": Contender(name="budget", policy=_BUDGET),
+        "aimd": Contender(name="aimd", policy=_AIMD),
         "article": Contender(name="article", policy=ARTICLE),
     }
 )

@@ -13,7 +13,7 @@ A time that never came is later than any number. Of a share of nothing no compar
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from math import inf
@@ -22,7 +22,7 @@ from typing import TypeAlias, get_type_hints
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import looks_like_key
-from stormbreak.storm.measures import SHARES, Measures
+from stormbreak.storm.measures import SHARES, Measures, rounded
 
 NEVER = "never"
 OF_NOTHING = "a share of nothing"
@@ -33,7 +33,7 @@ _DEEPEST = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|\))", re.ASCII)
 _WORD_BREAKS = re.compile(r"[\s<>=!()]+")
-_IN_SHARES = SHARES | {"wasted"}
+_IN_SHARES = SHARES | {"wasted", "within_1", "within_5"}
 _LARGEST_SHARE = 1.5  # a larger number is meant in percent: the claim would hold always or never
 _HINTS: Mapping[str, str] = MappingProxyType(
     {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
@@ -49,9 +49,6 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     }
 )
 NAMES = tuple(field.name for field in fields(Measures))
-_MAY_NEVER_COME = frozenset(
-    name for name, hint in get_type_hints(Measures).items() if hint == float | None
-).difference(SHARES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,7 @@ class Comparison:
     sign: str
     value: float
 
-    def holds(self, measures: Measures) -> bool:
+    def holds(self, measures: object) -> bool:
         """Whether it is so."""
         number = getattr(measures, self.measure)
         if number is None and self.measure in SHARES:
@@ -81,7 +78,7 @@ class Joined:
     together: Callable[[list[bool]], bool]
     parts: tuple["Claim", ...]
 
-    def holds(self, measures: Measures) -> bool:
+    def holds(self, measures: object) -> bool:
         """Whether it is so."""
         return self.together([part.holds(measures) for part in self.parts])
 
@@ -93,24 +90,24 @@ class Joined:
 Claim: TypeAlias = Comparison | Joined
 
 
-def parse_claim(text: str, *, source: str = "--assert") -> Claim:
-    """Read a claim; `source` names where it was given.
+def parse_claim(text: str, *, source: str = "--assert", about: type = Measures) -> Claim:
+    """Read a claim about the fields of the dataclass `about`; `source` names where it was given.
 
     Raises:
         ConfigurationError: it is none; names what is wrong, and the nearest measure for a misspelt one.
     """
     try:
-        return _Reader(text).read()
+        return _Reader(text, about).read()
     except _NoClaimError as error:
         secret = any(map(looks_like_key, _WORD_BREAKS.split(text)))
         why = "cannot be read, and holds what looks like a key" if secret else error
         raise ConfigurationError(f"{source}: {why}") from None
 
 
-def values(claim: Claim, measures: Measures) -> str:
+def values(claim: Claim, measures: object) -> str:
     """What the measures are that a claim is about, in words."""
-    plain = measures.plain()
-    return ", ".join(f"{name} is {_in_words(name, plain[name])}" for name in claim.names())
+    found = ((name, rounded(getattr(measures, name))) for name in claim.names())
+    return ", ".join(f"{name} is {_in_words(name, value)}" for name, value in found)
 
 
 def _in_words(name: str, value: float | None) -> str:
@@ -126,7 +123,11 @@ class _NoClaimError(ValueError):
 class _Reader:
     """Reads tokens from left to right; the methods follow the grammar."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, about: type) -> None:
+        self._names = tuple(field.name for field in fields(about))
+        hints = get_type_hints(about)
+        times = {name for name in self._names if hints[name] == float | None}
+        self._may_never_come = times.difference(SHARES)
         self._tokens = _tokens(text)
         self._place = 0
         self._depth = 0
@@ -167,8 +168,8 @@ class _Reader:
 
     def _comparison(self) -> Comparison:
         measure = self._next()
-        if measure not in NAMES:
-            raise _NoClaimError(_no_measure(measure))
+        if measure not in self._names:
+            raise _NoClaimError(_no_measure(measure, self._names))
         sign = self._next()
         if sign not in _COMPARISONS:
             raise _NoClaimError(
@@ -178,7 +179,7 @@ class _Reader:
 
     def _value(self, measure: str) -> float:
         word = self._next()
-        if word == NEVER and measure in _MAY_NEVER_COME:
+        if word == NEVER and measure in self._may_never_come:
             return inf
         if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
             raise _NoClaimError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
@@ -209,8 +210,8 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-def _no_measure(name: str) -> str:
+def _no_measure(name: str, names: Sequence[str]) -> str:
     if not name:
         return "it ends too early"
-    near = get_close_matches(name.lower(), NAMES, n=1, cutoff=0.0)
-    return f"{name!r} is no measure; did you mean {near[0]}? There are: {', '.join(NAMES)}"
+    near = get_close_matches(name.lower(), names, n=1, cutoff=0.0)
+    return f"{name!r} is no measure; did you mean {near[0]}? There are: {', '.join(names)}"

@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
@@ -24,10 +24,21 @@ from stormbreak.storm.baselines import Contender
 from stormbreak.storm.result import Result
 from stormbreak.storm.simulation import simulate
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
 _LOOK = 0.2  # seconds between two looks at the progress
 
 Told = Callable[[int, float], None]
 """Is told the number of a run, from 0, and the share of it that is done."""
+
+
+class Job(Protocol[T_co]):
+    """What a worker does."""
+
+    def simulate(self, progress: Callable[[float], None]) -> T_co:
+        """Do it; `progress` gets the share that is done."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +64,8 @@ class Run:
 
 
 def simulate_all(
-    runs: Sequence[Run], *, processes: int = 1, progress: Told | None = None
-) -> list[Result]:
+    runs: Sequence[Job[T]], *, processes: int = 1, progress: Told | None = None
+) -> list[T]:
     """Do all `runs`, in up to so many processes; the results are in the order of the runs.
 
     Raises:
@@ -71,7 +82,7 @@ def _nobody(_number: int, _share: float) -> None:
     pass
 
 
-def _side_by_side(runs: Sequence[Run], count: int, progress: Told) -> list[Result]:
+def _side_by_side(runs: Sequence[Job[T]], count: int, progress: Told) -> list[T]:
     context = get_context("spawn")
     shares = context.RawArray("d", len(runs))
     theirs, ours = context.Pipe(duplex=False)
@@ -96,7 +107,7 @@ def _side_by_side(runs: Sequence[Run], count: int, progress: Told) -> list[Resul
         theirs.close()
 
 
-def _follow(futures: Sequence[Future[Result]], shares: Sequence[float], progress: Told) -> None:
+def _follow(futures: Sequence[Future[Any]], shares: Sequence[float], progress: Told) -> None:
     """Tell of the progress until all is done, or something went wrong."""
     pending = set(futures)
     while pending and not any(future.done() and future.exception() for future in futures):
@@ -121,7 +132,7 @@ def _workers_ignore_interrupts() -> Iterator[None]:
 _given: dict[str, Any] = {}
 
 
-def _begin(runs: Sequence[Run], shares: Any, theirs: Connection) -> None:
+def _begin(runs: Sequence[Job[Any]], shares: Any, theirs: Connection) -> None:
     _given.update(runs=runs, shares=shares)
     Thread(target=_end_with, args=(theirs,), daemon=True).start()
 
@@ -133,11 +144,11 @@ def _end_with(pipe: Connection) -> None:
         os._exit(1)
 
 
-def _simulate(number: int) -> Result:
+def _simulate(number: int) -> Any:
     shares = _given["shares"]
 
     def progress(share: float) -> None:
         shares[number] = share
 
-    run: Run = _given["runs"][number]
+    run: Job[Any] = _given["runs"][number]
     return run.simulate(progress)

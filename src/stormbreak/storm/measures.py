@@ -43,6 +43,7 @@ class Measures:
     added_wait_p50: float
     added_wait_p99: float
     makespan: float | None
+    makespan_99: float | None
     amplification: float
     attempts_per_sent_call: float
     peak_attempts: int
@@ -91,6 +92,7 @@ def measure(
         added_wait_p50=quantile(waits, 0.5) or 0.0,
         added_wait_p99=quantile(waits, 0.99) or 0.0,
         makespan=max(record.ended for record in good) - calls[0].arrived if good else None,
+        makespan_99=_makespan_99(calls, good),
         amplification=attempts / len(calls) if calls else 0.0,
         attempts_per_sent_call=attempts / sent if sent else 0.0,
         peak_attempts=max(observed.attempts, default=0),
@@ -144,6 +146,14 @@ def _mean(values: Iterable[float | int | None]) -> float | None:
     numbers = list(values)
     known = [number for number in numbers if number is not None]
     return fsum(known) / len(known) if len(known) == len(numbers) else None
+
+
+def _makespan_99(calls: Sequence[Record], good: Sequence[Record]) -> float | None:
+    """Seconds from the first call until 99 % of all are answered."""
+    needed = ceil(0.99 * len(calls))
+    if not calls or len(good) < needed:
+        return None
+    return sorted(record.ended for record in good)[needed - 1] - calls[0].arrived
 
 
 def _goodput(

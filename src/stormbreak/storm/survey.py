@@ -9,15 +9,25 @@ goodput the best of the others has more (0 where none has). A batch is measured 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from math import fsum, inf
 from statistics import median
 from typing import Any
 
-from stormbreak.storm.baselines import Contender
+from stormbreak.provider.scenario import Scenario
+from stormbreak.storm.baselines import BASELINES, Contender
 from stormbreak.storm.draws import BATCH, Draw, draw
+from stormbreak.storm.ideal import ideal_answers, within
 from stormbreak.storm.many import simulate_all
 from stormbreak.storm.measures import Measures, quantile, rounded
 from stormbreak.storm.simulation import simulate
+from stormbreak.storm.traffic import traffic
+
+RIVALS = ("none", "naive", "full_jitter", "openai_sdk", "article", "budget", "aimd")
+"""The baselines of a survey."""
+
+BATCH_RIVALS = ("loop_naive", "loop_exponential", "loop_full_jitter")
+"""Loops that send a row again until it is answered, ten times at most, with 64 rows in flight."""
 
 NEAR = (1.0, 5.0)
 """Points of regret within which a draw counts as near the best."""
@@ -73,6 +83,24 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a check can ask for. Regret is in points, or a ratio of makespans; shares are within [0, 1].
+
+    `goodput` is the mean of the policy's; `ahead` how many points (for a batch: seconds) it is better than the mean of
+    the best of the others.
+    """
+
+    goodput: float
+    ahead: float
+    regret_mean: float
+    regret_median: float
+    regret_p90: float
+    regret_worst: float
+    within_1: float
+    within_5: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What came of a survey of `policy` against the `others`."""
 
@@ -114,19 +142,22 @@ class Survey:
         """The draws that lose most, the worst first."""
         return sorted(self.scores, key=lambda score: (-score.lost, score.draw.number))[:count]
 
-    def figures(self) -> dict[str, float]:
-        """What a check can ask for; shares are within [0, 1]."""
-        whole = self.summary()
-        ahead = self.mean_of(self.policy) - max(map(self.mean_of, self.others), default=0.0)
-        return {
-            "goodput": self.mean_of(self.policy) / 100.0,
-            "ahead": -ahead if self.is_batch else ahead,
-            "regret_mean": whole.mean,
-            "regret_median": whole.median,
-            "regret_p90": whole.p90,
-            "regret_worst": whole.worst,
-            **{f"within_{near:g}": share for near, share in whole.within.items()},
-        }
+    @property
+    def figures(self) -> Figures:
+        """What a check can ask for."""
+        whole, own = self.summary(), self.mean_of(self.policy)
+        others = [self.mean_of(name) for name in self.others]
+        ahead = min(others) - own if self.is_batch else own - max(others)
+        return Figures(
+            goodput=own / 100.0,
+            ahead=ahead,
+            regret_mean=whole.mean,
+            regret_median=whole.median,
+            regret_p90=whole.p90,
+            regret_worst=whole.worst,
+            within_1=whole.within[1.0],
+            within_5=whole.within[5.0],
+        )
 
     def plain(self) -> dict[str, Any]:
         """The whole of it in plain values."""
@@ -152,6 +183,11 @@ class Survey:
         }
 
 
+def rivals_of(preset: str) -> list[Contender]:
+    """The baselines that a survey compares with."""
+    return [BASELINES[name] for name in (BATCH_RIVALS if preset == BATCH else RIVALS)]
+
+
 def survey(  # noqa: PLR0913 - keyword-only, one for each option
     policy: Contender,
     others: Sequence[Contender],
@@ -162,7 +198,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     preset: str = "interactive",
     lucks: int = 2,
     processes: int = 1,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float, int], None] | None = None,
 ) -> Survey:
     """Play a policy and others in random storms.
 
@@ -175,7 +211,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         preset: "interactive": goodput counts; "batch": the time until 99 % of all rows are answered.
         lucks: runs of each storm and policy, with other calls and other luck; what counts is their mean.
         processes: runs at once; the result is the same.
-        progress: gets the number of a run and the share of it that is done.
+        progress: gets the number of a run, the share of it that is done, and how many runs there are.
 
     Raises:
         ConfigurationError: a family has no such name, or a policy cannot be simulated.
@@ -189,7 +225,8 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         for contender in contenders
         for luck in range(1, lucks + 1)
     ]
-    measured = simulate_all(runs, processes=processes, progress=progress)
+    tell = None if progress is None else partial(_tell, progress, len(runs))
+    measured = simulate_all(runs, processes=processes, progress=tell)
     value = _makespan if preset == BATCH else _goodput
     scores = []
     for place, each in enumerate(found):
@@ -207,8 +244,24 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     )
 
 
+def _tell(progress: Callable[[int, float, int], None], runs: int, number: int, share: float) -> None:
+    progress(number, share, runs)
+
+
 def _worth_playing(draws: int, seed: int, families: Sequence[str], preset: str) -> list[Draw]:
-    return list(map(partial(draw, seed=seed, families=families, preset=preset), range(draws)))
+    """The first draws of the seed in which a call can be answered at all."""
+    numbered = (
+        draw(number, seed=seed, families=families, preset=preset)
+        for number in range(_SPARE * draws)
+    )
+    return list(islice((each for each in numbered if _can_be_answered(each.scenario)), draws))
+
+
+def _can_be_answered(scenario: Scenario) -> bool:
+    assert scenario.load is not None
+    calls = traffic(scenario.load, scenario.duration, seed=1)
+    possible = ideal_answers(scenario, calls.times)
+    return within(possible, scenario.load.trigger_at or 0.0) >= 1.0
 
 
 def _score(of: Draw, policy: str, values: Mapping[str, float], preset: str) -> Score:
@@ -229,7 +282,7 @@ def _goodput(measures: Measures) -> float:
 
 
 def _makespan(measures: Measures) -> float:
-    return inf if measures.done is None else measures.done
+    return inf if measures.makespan_99 is None else measures.makespan_99
 
 
 def _mean(values: Any) -> float:
