@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.backoff import (
     Backoff,
     Constant,
@@ -17,7 +18,6 @@ from stormbreak.core.backoff import (
     FullJitter,
     ProportionalJitter,
 )
-from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
@@ -56,9 +56,7 @@ _BUDGET = replace(
 )
 
 # The limit of Netflix' concurrency-limits and its like, in front of retries: additive increase, multiplicative decrease
-_AIMD = replace(
-    _retries(5, FullJitter()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy()
-)
+_AIMD = replace(_retries(5, FullJitter()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy())
 
 # What a batch is compared with: a row is sent until it is answered, ten times at most, 64 rows at a time
 _LOOPS: Mapping[str, Policy] = MappingProxyType(

@@ -58,7 +58,13 @@ class Draw:
         each = load.rate / load.processes
         if load.preset == BATCH:
             return BATCH
-        return "small processes" if each < SMALL else "large processes" if each >= LARGE else "medium processes"
+        return (
+            "small processes"
+            if each < SMALL
+            else "large processes"
+            if each >= LARGE
+            else "medium processes"
+        )
 
 
 class _Chance:
@@ -219,7 +225,12 @@ def _batch(chance: _Chance) -> _Site:
     )
     length = _short(chance.scale(10.0, 600.0))
     return replace(
-        site, provider=_provider(chance, slots, service), load=load, at=0.0, length=length, tail=600.0
+        site,
+        provider=_provider(chance, slots, service),
+        load=load,
+        at=0.0,
+        length=length,
+        tail=600.0,
     )
 
 
@@ -327,7 +338,9 @@ def _token_limit(chance: _Chance, site: _Site) -> _Site:
     allowed = site.load.rate * tokens * 60.0 * chance.between(1.1, 1.6)
     limit = Limit(kind=LimitKind.WINDOW, tokens=_short(allowed), form=chance.pick(_FORMS))
     load = replace(site.load, tokens=tokens, tokens_cv=_short(chance.between(0.2, 1.2)))
-    site = replace(site, limit=limit, load=load, provider=replace(site.provider, slots=_ample(site)))
+    site = replace(
+        site, limit=limit, load=load, provider=replace(site.provider, slots=_ample(site))
+    )
     return site.lasting(150.0).busy(chance.between(1.3, 3.0))
 
 
@@ -335,8 +348,12 @@ def _herd(chance: _Chance, site: _Site) -> _Site:
     calls = int(min(MOST_CALLS / 2, site.capacity * chance.scale(2.0, 40.0)))
     times = max(1, min(4, int(MOST_CALLS / 2 / max(1, calls))))
     every = _short(chance.between(30.0, 90.0))
-    load = replace(site.load, herds=(Herd(at=site.at, calls=max(1, calls), times=times, every=every),))
-    return replace(site, load=load, length=_short(max(site.lasting(60.0).length, every * (times - 0.5))))
+    load = replace(
+        site.load, herds=(Herd(at=site.at, calls=max(1, calls), times=times, every=every),)
+    )
+    return replace(
+        site, load=load, length=_short(max(site.lasting(60.0).length, every * (times - 0.5)))
+    )
 
 
 def _ramp(chance: _Chance, site: _Site) -> _Site:
@@ -385,9 +402,7 @@ def _back_slowly(chance: _Chance, site: _Site) -> _Site:
     """After the trouble capacity comes back in a straight line."""
     end = _short(site.until)
     ramp = _short(chance.between(5.0, 45.0))
-    return site.having(
-        Trouble(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp)
-    )
+    return site.having(Trouble(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
 
 
 def _ample(site: _Site) -> int:

@@ -78,7 +78,9 @@ class Summary:
     def plain(self) -> dict[str, Any]:
         """The same in plain values; shares of draws by the points within which they are."""
         shares = {f"within_{points:g}": rounded(share) for points, share in self.within.items()}
-        numbers = {name: rounded(getattr(self, name)) for name in ("mean", "median", "p90", "worst")}
+        numbers = {
+            name: rounded(getattr(self, name)) for name in ("mean", "median", "p90", "worst")
+        }
         return {"draws": self.draws, **numbers, **shares}
 
 
@@ -244,7 +246,9 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     )
 
 
-def _tell(progress: Callable[[int, float, int], None], runs: int, number: int, share: float) -> None:
+def _tell(
+    progress: Callable[[int, float, int], None], runs: int, number: int, share: float
+) -> None:
     progress(number, share, runs)
 
 
