@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from stormbreak.provider.scenario import Scenario
     from stormbreak.storm.baselines import Contender
     from stormbreak.storm.result import Result
+    from stormbreak.storm.survey import Survey
 
-__all__ = ["ProviderFactory", "answer_text", "serve", "storm", "stormbreak_provider"]
+__all__ = ["ProviderFactory", "answer_text", "serve", "storm", "stormbreak_provider", "survey"]
 
 
 class ProviderFactory(Protocol):
@@ -133,6 +134,59 @@ def storm(
             f"{verdict(played, results)}\n{check} does not hold: {values(claim, mean)}"
         )
     return results
+
+
+def survey(
+    policy: str | Path | Policy | Contender | None = None,
+    *,
+    draws: int = 60,
+    check: str | None = None,
+    seed: int = 0,
+    families: Sequence[str] = (),
+    preset: str = "interactive",
+    compare: Sequence[str | Path | Policy | Contender] = (),
+    lucks: int = 2,
+    processes: int = 1,
+) -> Survey:
+    """Survey a policy in random storms, and check it: what `stormbreak storm survey` does, without the screen.
+
+    Args:
+        policy: what `--policy` takes, or a value; by default the preset.
+        draws: how many storms.
+        check: a claim as `--assert` takes it, 'regret_p90 <= 3 and within_5 >= 0.97'.
+        seed: of the draws.
+        families: names of families; none means all.
+        preset: "interactive" or "batch".
+        compare: other policies beside the baselines.
+        lucks: runs of each storm and policy; their mean counts.
+        processes: how many of them at once.
+
+    Raises:
+        AssertionError: the claim does not hold; says what came of the survey, and the values.
+        ConfigurationError: a policy, a family or the claim cannot be right.
+    """
+    from stormbreak.storm import contenders  # noqa: PLC0415
+    from stormbreak.storm.claims import parse_claim, values  # noqa: PLC0415
+    from stormbreak.storm.survey import Figures, rivals_of  # noqa: PLC0415
+    from stormbreak.storm.survey import survey as survey_of  # noqa: PLC0415
+
+    __tracebackhide__ = True
+    claim = None if check is None else parse_claim(check, source="check", about=Figures)
+    found = survey_of(
+        contenders.given(preset if policy is None else policy),
+        [*rivals_of(preset), *map(contenders.given, compare)],
+        draws=draws,
+        seed=seed,
+        families=families,
+        preset=preset,
+        lucks=lucks,
+        processes=processes,
+    )
+    if claim is not None and not claim.holds(found.figures):
+        raise AssertionError(
+            f"{found.sentence}\n{check} does not hold: {values(claim, found.figures)}"
+        )
+    return found
 
 
 def _fixture(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ CALM = Measures(
     added_wait_p50=0.0,
     added_wait_p99=0.04,
     makespan=None,
+    makespan_99=None,
     amplification=0.91,
     attempts_per_sent_call=1.0,
     peak_attempts=173,

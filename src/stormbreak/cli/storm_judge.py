@@ -1,12 +1,11 @@
-"""What becomes of a claim about a storm: an exit code."""
+"""What becomes of a claim about a storm, or a survey: an exit code."""
 
 import click
 
 from stormbreak.storm.claims import Claim, values
-from stormbreak.storm.measures import Measures
 
 
-def judge(claim: Claim, text: str, measures: Measures) -> int:
+def judge(claim: Claim, text: str, measures: object) -> int:
     """Exit code 1, and why, unless the claim holds."""
     if claim.holds(measures):
         return 0

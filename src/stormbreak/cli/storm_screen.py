@@ -51,6 +51,7 @@ _SHOWN: Mapping[str, _Show] = MappingProxyType(
         "added_wait_p50": _seconds,
         "added_wait_p99": _seconds,
         "makespan": _seconds,
+        "makespan_99": _seconds,
         "amplification": _ratio,
         "attempts_per_sent_call": _ratio,
         "peak_attempts": _count,

@@ -1,10 +1,15 @@
 """`stormbreak storm survey`: what a policy loses in random storms."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
+from tempfile import TemporaryFile
+from textwrap import fill
+from typing import Any
 
 import click
 from rich.box import SIMPLE
@@ -13,25 +18,45 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from stormbreak.batch.plain import path_of, plain, reason
 from stormbreak.cli.draw import draw
 from stormbreak.cli.say import say
+from stormbreak.cli.storm_judge import judge
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import quoted
 from stormbreak.provider.loader import dump
-from stormbreak.report.write import Destination
+from stormbreak.report.write import PAGE, Destination
 from stormbreak.storm import contenders
-from stormbreak.storm.claims import parse_claim, values
-from stormbreak.storm.draws import BATCH, FAMILIES
-from stormbreak.storm.survey import Figures, Score, Summary, Survey, rivals_of, survey
+from stormbreak.storm.baselines import Contender
+from stormbreak.storm.claims import parse_claim
+from stormbreak.storm.draws import BATCH, LARGE, SMALL
+from stormbreak.storm.survey import NEAR, WORST, Figures, Summary, Survey, rivals_of, survey
 
-_WORST = 10
+_LONGEST, _LONGEST_NAME = 1000, 40  # characters
 
 
 @click.command("survey")
-@click.option("--policy", metavar="FILE|PRESET|BASELINE", help="Default: --preset.")
+@click.option(
+    "--policy",
+    metavar="FILE|PRESET|BASELINE",
+    help="The policy that is surveyed; by default the preset.",
+)
 @click.option("--compare", metavar="A,B,...", default="", help="Others beside the baselines.")
-@click.option("--draws", metavar="N", type=click.IntRange(min=1), default=60, show_default=True)
-@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--draws",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=60,
+    show_default=True,
+    help="Number of storms.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The same seed draws the same storms.",
+)
 @click.option(
     "--lucks",
     metavar="N",
@@ -45,7 +70,8 @@ _WORST = 10
     type=click.Choice(["interactive", BATCH]),
     default="interactive",
     show_default=True,
-    help="batch: all rows come at once, and the time until 99 % are answered counts.",
+    help="batch: all rows come at once, and the time until 99 % are answered counts;"
+    " calls are simulated, failed rows are not rescheduled yet.",
 )
 @click.option("--families", metavar="A,B,...", default="", help="Default: all of them.")
 @click.option(
@@ -54,11 +80,11 @@ _WORST = 10
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Simulations at once.",
+    help="Simulations at once; the result is the same.",
 )
 @click.option("--save", metavar="DIR", help="Write the ten worst storms there, for `storm run`.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--report", metavar="FILE.html", help="Also a report.")
+@click.option("--report", metavar="FILE.html", help="Also a report, as a page.")
 @click.option(
     "--assert",
     "claim",
@@ -82,11 +108,11 @@ def command(  # noqa: PLR0913 - one parameter for each option
 ) -> int:
     """Play random storms against a policy and show what it loses to the best of the baselines.
 
-    Regret is how many points of goodput the best of the others has more, on the same calls with the same luck.
+    Regret: how many points of goodput the best of the others has more, on the same calls with the same luck.
 
     Example: stormbreak storm survey --policy policy.toml --draws 100 --processes 2 --save worst
     """
-    destination = None if report is None else Destination.of(report)
+    destination = None if report is None else Destination.of(report, kinds=(PAGE,))
     claimed = None if claim is None else parse_claim(claim, about=Figures)
     folder = None if save is None else _folder(save)
     found = _survey(
@@ -96,71 +122,71 @@ def command(  # noqa: PLR0913 - one parameter for each option
         seed=seed,
         lucks=lucks,
         preset=preset,
-        families=_families(families),
+        families=_names(families),
         processes=processes,
     )
     if as_json:
         say(json.dumps(found.plain()))
     else:
+        say(fill(plain(found.sentence, _LONGEST), Console().width))
         for part in _tables(found):
             draw(part)
     if folder is not None:
-        _save(found.worst(_WORST), folder)
+        saved = _save(found, folder)
+        if saved and not as_json:
+            say(f"Run the worst again: {_again(found, saved[0], lucks)}")
     if destination is not None:
         destination.survey(found)
-    if claimed is None or claimed.holds(found.figures):
-        return 0
-    click.echo(
-        f"stormbreak: --assert does not hold: {claim}; {values(claimed, found.figures)}", err=True
-    )
-    return 1
+    return 0 if claimed is None else judge(claimed, str(claim), found.figures)
 
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def _families(text: str) -> list[str]:
-    names = _names(text)
-    for name in names:
-        if name not in FAMILIES:
-            raise ConfigurationError(
-                f"--families: no family is called {quoted(name)}; there are: {', '.join(FAMILIES)}"
-            )
-    return names
-
-
 def _folder(name: str) -> Path:
-    """Make the folder of `--save`, before anything runs."""
+    """Make the folder of `--save`, and find out whether files can be written there, before anything runs."""
     path = Path(name)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"--save {quoted(name)}: {error.strerror}") from None
+        with TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise ConfigurationError(f"--save {path_of(path)}: {why}") from None
     return path
 
 
-def _save(scores: Sequence[Score], folder: Path) -> None:
-    """Write these storms, the worst first."""
-    for place, score in enumerate(scores, 1):
+def _save(found: Survey, folder: Path) -> list[Path]:
+    """Write the worst storms of a survey, the worst first."""
+    paths = []
+    for place, score in enumerate(found.worst(WORST), 1):
         path = folder / f"{place:02d}-{score.draw.family}.toml"
         try:
-            path.write_text(f"# {score.draw.scenario.about}\n{dump(score.draw.scenario)}")
+            path.write_text(dump(score.draw.scenario), encoding="utf-8")
         except OSError as error:
-            raise ConfigurationError(f"--save {quoted(str(path))}: {error.strerror}") from None
+            raise ConfigurationError(f"--save {path_of(path)}: {reason(error)}") from None
+        paths.append(path)
+    return paths
 
 
-def _survey(*contestants: object, **options: object) -> Survey:
+def _again(found: Survey, path: Path, lucks: int) -> str:
+    best = found.worst(1)[0].best
+    flags = ["--policy", found.policy, "--compare", best, "--seed", "1", "--seeds", str(lucks)]
+    return plain(shlex.join(["stormbreak", "storm", "run", str(path), *flags]), _LONGEST)
+
+
+def _survey(policy: Contender, others: Sequence[Contender], **options: Any) -> Survey:
     """Run it, with a bar on the terminal."""
     done: dict[int, float] = {}
     with _bar() as bar:
         task = bar.add_task("storms", total=None)
 
-        def tell(number: int, share: float, of: int) -> None:
+        def tell(number: int, share: float, runs: int) -> None:
+            bar.update(task, advance=share - done.get(number, 0.0), total=runs)
             done[number] = share
-            bar.update(task, completed=sum(done.values()), total=of)
 
-        return survey(*contestants, progress=tell, **options)  # type: ignore[arg-type]
+        return survey(policy, others, progress=tell, **options)
 
 
 @contextmanager
@@ -172,50 +198,62 @@ def _bar() -> Iterator[Progress]:
 
 def _tables(found: Survey) -> Iterator[Table]:
     yield _means(found)
-    yield _losses(found, "of all storms", {"": found.summary()})
     yield _worst(found)
-    yield _losses(found, "by family", found.groups("family"))
-    yield _losses(found, "by size of processes", found.groups("fleet"))
+    yield _losses(found, "family", found.families)
+    yield _losses(
+        found, f"process: small < {SMALL:g} calls/s <= medium < {LARGE:g} <= large", found.fleets
+    )
 
 
-def _means(found: Survey) -> Table:
-    unit = "mean time to 99 % of the rows" if found.is_batch else "mean goodput"
-    table = Table("policy", unit, box=SIMPLE, pad_edge=False)
-    table.columns[1].justify = "right"
-    for name in (found.policy, *found.others):
-        mean = found.mean_of(name)
-        table.add_row(escape(name), f"{mean:,.1f} s" if found.is_batch else f"{mean:.1f} %")
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for head in texts:
+        table.add_column(head, overflow="fold")
+    for head in numbers:
+        table.add_column(head, justify="right", no_wrap=True)
     return table
 
 
-def _losses(found: Survey, name: str, groups: Mapping[str, Summary]) -> Table:
-    what = "times the best makespan" if found.is_batch else "regret in points"
-    heads = [f"{what}, {name}", "storms", "mean", "median", "p90", "worst"]
-    if not found.is_batch:
-        heads += ["within 1", "within 5"]
-    table = Table(*heads, box=SIMPLE, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for key, each in groups.items():
-        numbers = [f"{value:.2f}" for value in (each.mean, each.median, each.p90, each.worst)]
-        near = [] if found.is_batch else [f"{100 * share:.0f} %" for share in each.within.values()]
-        table.add_row(key, f"{each.draws}", *numbers, *near)
+def _means(found: Survey) -> Table:
+    title = "Mean seconds until 99 % are answered" if found.is_batch else "Mean goodput in %"
+    table = _table(title, ["policy"], ["mean"])
+    for name, mean in found.means.items():
+        table.add_row(_name(name), _number(mean))
+    return table
+
+
+def _losses(found: Survey, by: str, groups: Mapping[str, Summary]) -> Table:
+    near = [] if found.is_batch else [f"<= {points:g}" for points in NEAR]
+    numbers = ["storms", "mean", "median", "p90", "worst", *near]
+    table = _table(f"{_what(found)}, by {by}", [by.split(":", maxsplit=1)[0]], numbers)
+    for key, each in {**groups, "all": found.summary()}.items():
+        lost = [_number(value) for value in (each.mean, each.median, each.p90, each.worst)]
+        shares = [f"{100 * share:.0f} %" for share in each.within.values()]
+        table.add_row(key, f"{each.draws}", *lost, *shares)
     return table
 
 
 def _worst(found: Survey) -> Table:
     """The worst storms, with what the best of the others did better."""
-    table = Table("worst", "family", "lost", found.policy, "best", "", box=SIMPLE, pad_edge=False)
-    unit = " s" if found.is_batch else " %"
-    for score in found.worst(_WORST):
-        if score.lost:
-            best = score.values[score.best]
-            table.add_row(
-                f"{score.draw.number}",
-                score.draw.family,
-                f"{score.lost:.1f}",
-                f"{score.values[found.policy]:.1f}{unit}",
-                f"{best:.1f}{unit}",
-                escape(score.best),
-            )
+    table = _table(
+        f"The worst storms. {_what(found)}",
+        ["draw", "family", "best"],
+        ["its seconds" if found.is_batch else "its %", "ours", "lost"],
+    )
+    for score in found.worst(WORST):
+        numbers = (score.values[score.best], score.values[found.policy], score.lost)
+        names = (f"{score.draw.number}", score.draw.family, _name(score.best))
+        table.add_row(*names, *map(_number, numbers))
     return table
+
+
+def _what(found: Survey) -> str:
+    return "Multiples of the fastest" if found.is_batch else "Regret in points"
+
+
+def _name(name: str) -> str:
+    return escape(plain(name, _LONGEST_NAME))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value < inf else "never"

@@ -45,6 +45,7 @@ _ROWS: Mapping[str, tuple[str, _Written]] = MappingProxyType(
         "added_wait_p50": ("wait in the client's queue, median", _SECONDS),
         "added_wait_p99": ("wait in the client's queue, 99th percentile", _SECONDS),
         "makespan": ("first call to last answer", _SECONDS),
+        "makespan_99": ("first call until 99 % are answered", _SECONDS),
         "amplification": ("attempts per call", _RATIO),
         "attempts_per_sent_call": ("attempts per call that was sent", _RATIO),
         "peak_attempts": ("most attempts in one second", _COUNT),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stormbreak.report.page import Page
     from stormbreak.report.picture import Picture
     from stormbreak.storm import Result
+    from stormbreak.storm.survey import Survey
 
 PAGE, PICTURE = ".html", ".png"
 _NEEDED = ("jinja2", "matplotlib")
@@ -36,16 +37,16 @@ class Destination:
         self._kind = path.suffix.lower()
 
     @classmethod
-    def of(cls, name: str) -> Self:
-        """Find out whether a report can be written there; leaves nothing behind.
+    def of(cls, name: str, *, kinds: Sequence[str] = (PAGE, PICTURE)) -> Self:
+        """Find out whether a report can be written there; leaves nothing behind. `kinds` are the suffixes allowed.
 
         Raises:
             ConfigurationError: it cannot, or what draws it is not installed.
         """
         path = Path(name)
-        if path.suffix.lower() not in (PAGE, PICTURE):
+        if path.suffix.lower() not in kinds:
             raise ConfigurationError(
-                f"--report must end in {PAGE} or {PICTURE}, got {quoted(name)}"
+                f"--report must end in {' or '.join(kinds)}, got {quoted(name)}"
             )
         if any(find_spec(module) is None for module in _NEEDED):
             needed = " and ".join(_NEEDED)
@@ -92,11 +93,22 @@ class Destination:
             lambda: report.cost_page(facts, said, sheets), lambda: report.cost_picture(facts)
         )
 
-    def _write(self, page: "Callable[[], Page]", picture: "Callable[[], Picture]") -> None:
+    def survey(self, found: "Survey") -> None:
+        """Write the page of a survey. Raises ConfigurationError if it cannot be written any more."""
+        from stormbreak.report import survey_report as report  # noqa: PLC0415 - loads what draws
+
+        self._write(lambda: report.survey_page(found))
+
+    def _write(
+        self, page: "Callable[[], Page]", picture: "Callable[[], Picture] | None" = None
+    ) -> None:
         from stormbreak.report.page import fill_in  # noqa: PLC0415 - loads what draws
         from stormbreak.report.picture import png_of  # noqa: PLC0415 - loads what draws
 
-        made = fill_in(page()).encode() if self._kind == PAGE else png_of(picture())
+        if picture is None or self._kind == PAGE:
+            made = fill_in(page()).encode()
+        else:
+            made = png_of(picture())
         with replacing(self.path) as file:
             file.write(made)
 

@@ -62,7 +62,7 @@ class Comparison:
     def holds(self, measures: object) -> bool:
         """Whether it is so."""
         number = getattr(measures, self.measure)
-        if number is None and self.measure in SHARES:
+        if number is None and self.measure in _IN_SHARES:
             return False
         return _COMPARISONS[self.sign](inf if number is None else number, self.value)
 
@@ -112,7 +112,7 @@ def values(claim: Claim, measures: object) -> str:
 
 def _in_words(name: str, value: float | None) -> str:
     if value is None:
-        return OF_NOTHING if name in SHARES else NEVER
+        return OF_NOTHING if name in _IN_SHARES else NEVER
     return str(value)
 
 
@@ -127,7 +127,7 @@ class _Reader:
         self._names = tuple(field.name for field in fields(about))
         hints = get_type_hints(about)
         times = {name for name in self._names if hints[name] == float | None}
-        self._may_never_come = times.difference(SHARES)
+        self._may_never_come = times.difference(_IN_SHARES)
         self._tokens = _tokens(text)
         self._place = 0
         self._depth = 0

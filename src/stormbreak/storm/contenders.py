@@ -48,8 +48,15 @@ def meant(policy: str | Path | Policy | Contender | None, scenario: Scenario) ->
     Raises:
         ConfigurationError: there is none, or the file is wrong.
     """
-    if policy is None:
-        return own(scenario, source=scenario.name)
+    return own(scenario, source=scenario.name) if policy is None else given(policy)
+
+
+def given(policy: str | Path | Policy | Contender) -> Contender:
+    """Find the contender that a program gives: a name, a path or a value.
+
+    Raises:
+        ConfigurationError: there is none, or the file is wrong.
+    """
     if isinstance(policy, Contender):
         return policy
     if isinstance(policy, Policy):

@@ -30,12 +30,14 @@ from stormbreak.provider.scenario import (
 MOST_CALLS = 6_000
 """Calls of a draw, at most: ten policies then take some seconds."""
 
-SMALL, LARGE = 0.2, 2.0
-"""Calls a second and process, in calm: below SMALL a fleet is `small processes`, from LARGE on `large processes`."""
+_SMALL, _LARGE = 0.2, 2.0
+FLEETS = (f"under {_SMALL:g}", f"{_SMALL:g} to {_LARGE:g}", f"{_LARGE:g} and more")
+"""Sizes of a process: calls a second, in calm. All rows of a batch come in one process, which is of the largest."""
 
 BATCH = "batch"
 _LEAD = (30.0, 60.0)  # seconds of calm before the trouble
 _TAIL = (60.0, 120.0)  # and after it
+_LONGEST_BATCH = 200.0  # seconds at full capacity
 T = TypeVar("T")
 
 _FORMS = (Form.SECONDS, Form.MS, Form.BARE)
@@ -52,19 +54,13 @@ class Draw:
 
     @property
     def fleet(self) -> str:
-        """The size of its processes: calls a second each, in calm."""
+        """The size of its processes, one of `FLEETS`."""
         load = self.scenario.load
         assert load is not None
         each = load.rate / load.processes
-        if load.preset == BATCH:
-            return BATCH
-        return (
-            "small processes"
-            if each < SMALL
-            else "large processes"
-            if each >= LARGE
-            else "medium processes"
-        )
+        if load.preset == BATCH or each >= _LARGE:
+            return FLEETS[2]
+        return FLEETS[0] if each < _SMALL else FLEETS[1]
 
 
 class _Chance:
@@ -149,31 +145,50 @@ def draw(
     Raises:
         ConfigurationError: a family has no such name.
     """
-    chance = _Chance(seed, number)
-    names = families or tuple(FAMILIES)
+    known = families_of(preset)
+    names = tuple(families) or known
     family = names[number % len(names)]
-    make = FAMILIES.get(family)
-    if make is None:
+    if family not in known:
+        kind = "batches" if preset == BATCH else "storms"
         raise ConfigurationError(
-            f"no family of storms is called {quoted(family)}; there are: {', '.join(FAMILIES)}"
+            f"no family of {kind} is called {quoted(family)}; there are: {', '.join(known)}"
         )
-    site = make(chance, _batch(chance) if preset == BATCH else _site(chance))
+    chance = _Chance(seed, number)
     if preset == BATCH:
-        site = _as_batch(site)
-    end = ceil(site.until + site.tail)
+        site = FAMILIES[family](chance, _batch(chance))
+        load = replace(site.load, rate=0.0)  # the rows are all the traffic there is
+    else:
+        site = FAMILIES[family](chance, _site(chance))
+        load = replace(site.load, trigger_at=site.at, trigger_until=_short(site.until))
     scenario = Scenario(
         name=f"draw-{seed}-{number}",
-        about=f"{family}: draw {number} of seed {seed}",
-        duration=float(end),
+        about=f"{family}: {_in_words(site)}",
+        duration=float(ceil(_short(site.until) + site.tail)),
         provider=site.provider,
         limit=site.limit,
         trouble=site.trouble,
         crowd=site.crowd,
-        load=replace(site.load, trigger_at=site.at, trigger_until=_short(site.until))
-        if preset != BATCH
-        else site.load,
+        load=load,
     )
     return Draw(number=number, family=family, scenario=scenario)
+
+
+def families_of(preset: str) -> tuple[str, ...]:
+    """The families that a survey of `preset` draws from: no traffic changes in a batch."""
+    return tuple(name for name in FAMILIES if preset != BATCH or name not in _OF_TRAFFIC)
+
+
+def _in_words(site: _Site) -> str:
+    load, provider = site.load, site.provider
+    traffic = (
+        f"{load.herds[0].calls:,} rows at once"
+        if load.preset == BATCH
+        else f"{load.rate:g} calls/s, {load.processes} process{'es' * (load.processes > 1)}"
+    )
+    return (
+        f"{traffic}, {provider.slots} slots of {provider.service:g} s, timeout {load.timeout:g} s,"
+        f" deadline {load.deadline:g} s, trouble from {site.at:g} to {site.until:.0f} s"
+    )
 
 
 def _site(chance: _Chance) -> _Site:
@@ -212,9 +227,9 @@ def _provider(chance: _Chance, slots: int, service: float) -> Provider:
 def _batch(chance: _Chance) -> _Site:
     """All rows of a batch in one instant."""
     site = _site(chance)
-    rows = int(chance.scale(200.0, 5_000.0))
     slots = int(chance.scale(30.0, 400.0))
     service = _short(chance.scale(0.2, 5.0))
+    rows = int(min(chance.scale(200.0, 5_000.0), max(200.0, _LONGEST_BATCH * slots / service)))
     load = Load(
         rate=slots / service,
         processes=1,
@@ -232,11 +247,6 @@ def _batch(chance: _Chance) -> _Site:
         length=length,
         tail=600.0,
     )
-
-
-def _as_batch(site: _Site) -> _Site:
-    """The rows are all the traffic there is."""
-    return replace(site, load=replace(site.load, rate=0.0, steps=()))
 
 
 # ---------------------------------------------------------------- the families
@@ -319,8 +329,10 @@ def _overload_luck(chance: _Chance, site: _Site) -> _Site:
 def _request_limit(chance: _Chance, site: _Site) -> _Site:
     kind = chance.pick((LimitKind.WINDOW, LimitKind.BUCKET))
     per = chance.pick((10.0, 60.0))
-    allowed = site.load.rate * per * chance.between(1.05, 1.5)
     bucket = kind is LimitKind.BUCKET
+    spare, times = chance.between(1.05, 1.5), chance.between(1.2, 2.5)
+    site = _of_limit(chance, site, times=spare * times)
+    allowed = site.load.rate * per * spare
     limit = Limit(
         kind=kind,
         requests=_short(max(1.0, allowed)),
@@ -329,19 +341,33 @@ def _request_limit(chance: _Chance, site: _Site) -> _Site:
         reject_cost=_short(chance.pick((0.0, 0.2, 1.0))),
         form=chance.pick(_FORMS),
     )
-    site = replace(site, limit=limit, provider=replace(site.provider, slots=_ample(site)))
-    return site.lasting(150.0).busy(chance.between(1.3, 3.0))
+    return replace(site, limit=limit).busy(spare * times)
 
 
 def _token_limit(chance: _Chance, site: _Site) -> _Site:
     tokens = float(int(chance.scale(300.0, 20_000.0)))
-    allowed = site.load.rate * tokens * 60.0 * chance.between(1.1, 1.6)
-    limit = Limit(kind=LimitKind.WINDOW, tokens=_short(allowed), form=chance.pick(_FORMS))
-    load = replace(site.load, tokens=tokens, tokens_cv=_short(chance.between(0.2, 1.2)))
-    site = replace(
-        site, limit=limit, load=load, provider=replace(site.provider, slots=_ample(site))
+    spare, times = chance.between(1.05, 1.5), chance.between(1.2, 2.5)
+    site = _of_limit(chance, site, times=spare * times)
+    limit = Limit(
+        kind=LimitKind.WINDOW,
+        tokens=_short(site.load.rate * tokens * 60.0 * spare),
+        form=chance.pick(_FORMS),
     )
-    return site.lasting(150.0).busy(chance.between(1.3, 3.0))
+    load = replace(site.load, tokens=tokens, tokens_cv=_short(chance.between(0.2, 1.2)))
+    return replace(site, limit=limit, load=load).busy(spare * times)
+
+
+def _of_limit(chance: _Chance, site: _Site, *, times: float) -> _Site:
+    """The site with slots to spare, and little enough traffic to be that busy for longer than a window of a minute."""
+    length = chance.between(70.0, 150.0)
+    rate = min(site.load.rate, MOST_CALLS / (site.at + times * length + site.tail))
+    assert site.provider.slots is not None
+    return replace(
+        site,
+        length=_short(length),
+        load=replace(site.load, rate=_short(rate)),
+        provider=replace(site.provider, slots=site.provider.slots * 5),
+    )
 
 
 def _herd(chance: _Chance, site: _Site) -> _Site:
@@ -395,7 +421,7 @@ def _crowd(chance: _Chance, site: _Site) -> _Site:
     )
     load = replace(site.load, rate=_short(rate * (1 - part)), beside_crowd=True)
     site = replace(site, crowd=crowd, load=load)
-    return site.over(Kind.CAPACITY, factor=_short(chance.between(0.2, 0.7)))
+    return site.over(Kind.CAPACITY, factor=_short(rate / site.capacity * chance.between(0.3, 1.0)))
 
 
 def _back_slowly(chance: _Chance, site: _Site) -> _Site:
@@ -403,11 +429,6 @@ def _back_slowly(chance: _Chance, site: _Site) -> _Site:
     end = _short(site.until)
     ramp = _short(chance.between(5.0, 45.0))
     return site.having(Trouble(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
-
-
-def _ample(site: _Site) -> int:
-    assert site.provider.slots is not None
-    return site.provider.slots * 5
 
 
 FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
@@ -434,6 +455,8 @@ FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
     }
 )
 """How each family makes a storm of a site; by name."""
+
+_OF_TRAFFIC = frozenset({"spike", "herd", "ramp"})
 
 
 def _short(value: float) -> float:

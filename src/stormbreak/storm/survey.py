@@ -3,25 +3,22 @@
 A single storm can be won by a policy that was made for it. A survey asks what a policy loses in storms that nobody
 thought of. Every policy meets the same calls with the same luck. The measure of a draw is *regret*: how many points of
 goodput the best of the others has more (0 where none has). A batch is measured by its makespan instead: seconds until
-99 % of the rows are answered, divided by that of the fastest of the others that answers as many.
+99 % of the rows are answered, divided by that of the fastest of the others that answers as many. Calls are simulated:
+rows of a batch that fail are not rescheduled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from math import fsum, inf
+from math import inf
 from statistics import median
 from typing import Any
 
-from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.baselines import BASELINES, Contender
-from stormbreak.storm.draws import BATCH, Draw, draw
-from stormbreak.storm.ideal import ideal_answers, within
+from stormbreak.storm.draws import BATCH, FLEETS, Draw, draw
 from stormbreak.storm.many import simulate_all
 from stormbreak.storm.measures import Measures, quantile, rounded
 from stormbreak.storm.simulation import simulate
-from stormbreak.storm.traffic import traffic
 
 RIVALS = ("none", "naive", "full_jitter", "openai_sdk", "article", "budget", "aimd")
 """The baselines of a survey."""
@@ -32,8 +29,8 @@ BATCH_RIVALS = ("loop_naive", "loop_exponential", "loop_full_jitter")
 NEAR = (1.0, 5.0)
 """Points of regret within which a draw counts as near the best."""
 
-_SPARE = 3
-"""Draws looked at for each that is wanted, at most: those in which no call could be answered are left out."""
+WORST = 10
+"""Storms that are shown and saved, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +51,20 @@ class SurveyRun:
 class Score:
     """One draw: what each policy came to.
 
-    `values` are the means over the lucks: goodput in points (100 is all that was possible), or for a batch seconds
-    until 99 % of the rows are answered (inf: never). `lost` is the regret in points, or the ratio of makespans.
+    `values` are the means over the runs: goodput in points (100 is all that was possible), or for a batch seconds
+    until 99 % of the rows are answered (inf: never). `lost` is the regret in points; for a batch the ratio of
+    makespans, below 1 where the policy is faster than all others, and 1 where no other ever gets there.
     """
 
     draw: Draw
     values: Mapping[str, float]
     lost: float
     best: str
+
+    @property
+    def about(self) -> str:
+        """The storm in words."""
+        return self.draw.scenario.about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +81,7 @@ class Summary:
     def plain(self) -> dict[str, Any]:
         """The same in plain values; shares of draws by the points within which they are."""
         shares = {f"within_{points:g}": rounded(share) for points, share in self.within.items()}
-        numbers = {
-            name: rounded(getattr(self, name)) for name in ("mean", "median", "p90", "worst")
-        }
+        numbers = {name: _plain(getattr(self, name)) for name in ("mean", "median", "p90", "worst")}
         return {"draws": self.draws, **numbers, **shares}
 
 
@@ -89,17 +90,17 @@ class Figures:
     """What a check can ask for. Regret is in points, or a ratio of makespans; shares are within [0, 1].
 
     `goodput` is the mean of the policy's; `ahead` how many points (for a batch: seconds) it is better than the mean of
-    the best of the others.
+    the best of the others. A batch has no goodput, and no share within some points: None.
     """
 
-    goodput: float
+    goodput: float | None
     ahead: float
     regret_mean: float
     regret_median: float
     regret_p90: float
     regret_worst: float
-    within_1: float
-    within_5: float
+    within_1: float | None
+    within_5: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,45 +121,78 @@ class Survey:
     def summary(self, scores: Sequence[Score] | None = None) -> Summary:
         """Sum up all draws, or some of them."""
         lost = sorted(score.lost for score in (self.scores if scores is None else scores))
+        near = () if self.is_batch else NEAR
         return Summary(
             draws=len(lost),
-            mean=fsum(lost) / len(lost),
+            mean=sum(lost) / len(lost),
             median=median(lost),
             p90=quantile(lost, 0.9) or 0.0,
             worst=lost[-1],
-            within={near: sum(each <= near for each in lost) / len(lost) for near in NEAR},
+            within={points: sum(each <= points for each in lost) / len(lost) for points in near},
         )
 
-    def groups(self, name: str) -> dict[str, Summary]:
-        """Sum up by "family" or by "fleet" (the size of its processes)."""
-        found: dict[str, list[Score]] = {}
-        for score in self.scores:
-            found.setdefault(getattr(score.draw, name), []).append(score)
-        return {key: self.summary(several) for key, several in sorted(found.items())}
+    @property
+    def families(self) -> dict[str, Summary]:
+        """The losses by family."""
+        names = sorted({score.draw.family for score in self.scores})
+        return {
+            name: self.summary([score for score in self.scores if score.draw.family == name])
+            for name in names
+        }
 
-    def mean_of(self, policy: str) -> float:
-        """Mean goodput of a policy in points, or its mean makespan in seconds."""
-        return fsum(score.values[policy] for score in self.scores) / len(self.scores)
+    @property
+    def fleets(self) -> dict[str, Summary]:
+        """The losses by size of process."""
+        found = {
+            name: [score for score in self.scores if score.draw.fleet == name] for name in FLEETS
+        }
+        return {name: self.summary(scores) for name, scores in found.items() if scores}
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean goodput in points, or mean makespan in seconds; by policy, the one that is surveyed first."""
+        count = len(self.scores)
+        return {
+            name: sum(score.values[name] for score in self.scores) / count
+            for name in (self.policy, *self.others)
+        }
 
     def worst(self, count: int) -> list[Score]:
-        """The draws that lose most, the worst first."""
-        return sorted(self.scores, key=lambda score: (-score.lost, score.draw.number))[:count]
+        """The draws in which another policy does better, those that lose most first."""
+        behind = [score for score in self.scores if score.best != self.policy]
+        return sorted(behind, key=lambda score: (-score.lost, score.draw.number))[:count]
 
     @property
     def figures(self) -> Figures:
         """What a check can ask for."""
-        whole, own = self.summary(), self.mean_of(self.policy)
-        others = [self.mean_of(name) for name in self.others]
-        ahead = min(others) - own if self.is_batch else own - max(others)
+        whole = self.summary()
+        own, others = _own_and_others(self.means)
+        best = (min if self.is_batch else max)(others, default=own)
+        behind = 0.0 if own == best else own - best  # both may be infinite
         return Figures(
-            goodput=own / 100.0,
-            ahead=ahead,
+            goodput=None if self.is_batch else own / 100.0,
+            ahead=-behind if self.is_batch else behind,
             regret_mean=whole.mean,
             regret_median=whole.median,
             regret_p90=whole.p90,
             regret_worst=whole.worst,
-            within_1=whole.within[1.0],
-            within_5=whole.within[5.0],
+            within_1=whole.within.get(1.0),
+            within_5=whole.within.get(5.0),
+        )
+
+    @property
+    def sentence(self) -> str:
+        """What came of it, in one sentence."""
+        whole, means = self.summary(), self.means
+        numbers = ", ".join(
+            f"{name} {_shown(getattr(whole, name))}" for name in ("mean", "median", "p90", "worst")
+        )
+        head = f"{self.policy} in {whole.draws} random {'batches' if self.is_batch else 'storms'}"
+        if self.is_batch:
+            return f"{head} (seed {self.seed}) takes, as a multiple of the fastest baseline's time: {numbers}."
+        return (
+            f"{head} (seed {self.seed}) has a mean goodput of {means[self.policy]:.1f} % and loses to the best of the others,"
+            f" in points: {numbers}; {100 * whole.within[5.0]:.0f} % of the storms are within 5 points."
         )
 
     def plain(self) -> dict[str, Any]:
@@ -169,16 +203,17 @@ class Survey:
             "seed": self.seed,
             "preset": self.preset,
             **self.summary().plain(),
-            "means": {name: rounded(self.mean_of(name)) for name in (self.policy, *self.others)},
-            "families": {name: each.plain() for name, each in self.groups("family").items()},
-            "fleets": {name: each.plain() for name, each in self.groups("fleet").items()},
+            "means": {name: _plain(mean) for name, mean in self.means.items()},
+            "families": {name: each.plain() for name, each in self.families.items()},
+            "fleets": {name: each.plain() for name, each in self.fleets.items()},
             "scores": [
                 {
                     "draw": score.draw.number,
                     "family": score.draw.family,
-                    "lost": rounded(score.lost),
+                    "about": score.about,
+                    "lost": _plain(score.lost),
                     "best": score.best,
-                    "values": {name: rounded(value) for name, value in score.values.items()},
+                    "values": {name: _plain(value) for name, value in score.values.items()},
                 }
                 for score in self.scores
             ],
@@ -218,9 +253,9 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     Raises:
         ConfigurationError: a family has no such name, or a policy cannot be simulated.
     """
-    rivals = [each for each in others if each.name != policy.name]
-    found = _worth_playing(draws, seed, families, preset)
-    contenders = (policy, *rivals)
+    rivals = {each.name: each for each in others if each.name != policy.name}
+    found = [draw(number, seed=seed, families=families, preset=preset) for number in range(draws)]
+    contenders = (policy, *rivals.values())
     runs = [
         SurveyRun(draw=each, contender=contender, seed=luck)
         for each in found
@@ -229,17 +264,16 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     ]
     tell = None if progress is None else partial(_tell, progress, len(runs))
     measured = simulate_all(runs, processes=processes, progress=tell)
-    value = _makespan if preset == BATCH else _goodput
     scores = []
     for place, each in enumerate(found):
         values = {}
         for rank, contender in enumerate(contenders):
             first = (place * len(contenders) + rank) * lucks
-            values[contender.name] = _mean(map(value, measured[first : first + lucks]))
+            values[contender.name] = _value(measured[first : first + lucks], preset)
         scores.append(_score(each, policy.name, values, preset))
     return Survey(
         policy=policy.name,
-        others=tuple(each.name for each in rivals),
+        others=tuple(rivals),
         seed=seed,
         preset=preset,
         scores=tuple(scores),
@@ -252,43 +286,35 @@ def _tell(
     progress(number, share, runs)
 
 
-def _worth_playing(draws: int, seed: int, families: Sequence[str], preset: str) -> list[Draw]:
-    """The first draws of the seed in which a call can be answered at all."""
-    numbered = (
-        draw(number, seed=seed, families=families, preset=preset)
-        for number in range(_SPARE * draws)
-    )
-    return list(islice((each for each in numbered if _can_be_answered(each.scenario)), draws))
-
-
-def _can_be_answered(scenario: Scenario) -> bool:
-    assert scenario.load is not None
-    calls = traffic(scenario.load, scenario.duration, seed=1)
-    possible = ideal_answers(scenario, calls.times)
-    return within(possible, scenario.load.trigger_at or 0.0) >= 1.0
+def _value(several: Sequence[Measures], preset: str) -> float:
+    if preset == BATCH:
+        times = [each.makespan_99 for each in several]
+        return sum(inf if time is None else time for time in times) / len(times)
+    return 100.0 * sum(each.goodput or 0.0 for each in several) / len(several)
 
 
 def _score(of: Draw, policy: str, values: Mapping[str, float], preset: str) -> Score:
-    rivals = {name: value for name, value in values.items() if name != policy}
+    """Compare the policy with the best of the others; where both are as good, it is the best."""
+    rivals = [name for name in values if name != policy]
     own = values[policy]
     if preset == BATCH:
-        best = min(rivals, key=lambda name: rivals[name], default=policy)
-        fastest = values[best]
-        lost = 1.0 if own == fastest == inf else own / fastest if fastest < inf else 1.0
-    else:
-        best = max(rivals, key=lambda name: rivals[name], default=policy)
-        lost = max(0.0, values[best] - own)
+        best = min(rivals, key=values.__getitem__, default=policy)
+        lost = own / values[best] if values[best] < inf else 1.0
+        return Score(draw=of, values=values, lost=lost, best=best if values[best] < own else policy)
+    best = max(rivals, key=values.__getitem__, default=policy)
+    lost = max(0.0, values[best] - own)
     return Score(draw=of, values=values, lost=lost, best=best if lost else policy)
 
 
-def _goodput(measures: Measures) -> float:
-    return 100.0 * (measures.goodput or 0.0)
+def _own_and_others(means: Mapping[str, float]) -> tuple[float, list[float]]:
+    own, *others = means.values()
+    return own, others
 
 
-def _makespan(measures: Measures) -> float:
-    return inf if measures.makespan_99 is None else measures.makespan_99
+def _plain(value: float) -> float | int | None:
+    """A number as it is written down; None where 99 % of the rows are never answered."""
+    return rounded(value) if value < inf else None
 
 
-def _mean(values: Any) -> float:
-    numbers = list(values)
-    return fsum(numbers) / len(numbers)
+def _shown(value: float) -> str:
+    return f"{value:.1f}" if value < inf else "never"

@@ -1,0 +1,113 @@
+"""The report of a survey: what a policy loses in random storms, the worst first."""
+
+from collections.abc import Mapping
+from math import inf
+
+from stormbreak.report.page import Bar, Page, Section, Table
+from stormbreak.report.text import shown
+from stormbreak.storm.survey import NEAR, Summary, Survey
+
+_LONG = 1000  # characters of a sentence
+_WORST = 50  # storms on the page
+
+
+def survey_page(found: Survey) -> Page:
+    """Make the page of a survey."""
+    return Page(
+        kind="a survey of random batches" if found.is_batch else "a survey of random storms",
+        title=shown(found.policy),
+        about="Every policy meets the same storms: the same calls, with the same luck.",
+        verdict=shown(found.sentence, _LONG),
+        facts=[
+            ("storms", f"{len(found.scores):,}"),
+            ("seed", f"{found.seed}"),
+            ("preset", found.preset),
+            ("policies beside it", f"{len(found.others)}"),
+        ],
+        sections=[
+            _worst(found),
+            _means(found),
+            Section(title="By family", table=_losses(found, "family", found.families)),
+            Section(title="By size of process", table=_losses(found, "process", found.fleets)),
+            Section(title="The words", notes=_BATCH_WORDS if found.is_batch else _WORDS),
+        ],
+    )
+
+
+def _worst(found: Survey) -> Section:
+    scores = found.worst(_WORST)
+    unit = "s" if found.is_batch else "%"
+    table = Table(
+        heads=["draw and family", "lost", f"ours, {unit}", f"best, {unit}", "best", "the storm"],
+        rows=[
+            [
+                f"{score.draw.number} {score.draw.family}",
+                _number(score.lost),
+                _number(score.values[found.policy]),
+                _number(score.values[score.best]),
+                shown(score.best),
+                shown(score.about, _LONG),
+            ]
+            for score in scores
+        ],
+        texts=(4, 5),
+    )
+    lead = f"{shown(found.policy)} is the best of all in {len(found.scores) - len(found.worst(len(found.scores)))} of {len(found.scores)}."
+    return Section(title="The worst storms", lead=lead, table=table if scores else None)
+
+
+def _means(found: Survey) -> Section:
+    means = found.means
+    longest = max((mean for mean in means.values() if mean < inf), default=0.0) or 1.0
+    unit = " s" if found.is_batch else " %"
+    return Section(
+        title="Mean seconds until 99 % are answered" if found.is_batch else "Mean goodput",
+        bars=[
+            Bar(
+                name=shown(name),
+                share=min(1.0, mean / longest),
+                figure=_number(mean) + (unit if mean < inf else ""),
+            )
+            for name, mean in means.items()
+        ],
+    )
+
+
+def _losses(found: Survey, by: str, groups: Mapping[str, Summary]) -> Table:
+    near = [] if found.is_batch else [f"within {points:g}" for points in NEAR]
+    return Table(
+        heads=[by, "storms", "mean", "median", "p90", "worst", *near],
+        rows=[
+            [
+                key,
+                f"{each.draws}",
+                *map(_number, (each.mean, each.median, each.p90, each.worst)),
+                *(f"{100 * share:.0f} %" for share in each.within.values()),
+            ]
+            for key, each in {**groups, "all": found.summary()}.items()
+        ],
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value < inf else "never"
+
+
+_WORDS = (
+    ("Goodput", "Answers in time, of those that were possible, from the begin of the trouble on."),
+    (
+        "Lost, or regret",
+        "Points of goodput that the best of the other policies has more; 0 where none has. No policy is the best in all storms.",
+    ),
+    (
+        "Size of process",
+        "Calls a second and process, in calm. A small process has few answers to learn from.",
+    ),
+)
+_BATCH_WORDS = (
+    (
+        "Lost",
+        "Seconds until 99 % of the rows are answered, as a multiple of those of the fastest other policy; 1 where no other gets there.",
+    ),
+    ("Calls, not rows", "Each row is one simulated call. Failed rows are not rescheduled."),
+)
