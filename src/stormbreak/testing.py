@@ -136,7 +136,7 @@ def storm(
     return results
 
 
-def survey(
+def survey(  # noqa: PLR0913 - keyword-only, one for each option
     policy: str | Path | Policy | Contender | None = None,
     *,
     draws: int = 60,

@@ -133,6 +133,7 @@ budgets = built(
     lone_calls=from_zero,
     lone_seconds=positive,
     lone_retries=from_zero,
+    always_paid=st.booleans(),
 )
 BOUNDS = ("least", "start", "ceiling")
 limits = st.one_of(

@@ -162,6 +162,18 @@ def test_the_least_that_is_possible():
         assert value == getattr(BudgetPolicy(**{name: value}), name)
 
 
+@pytest.mark.parametrize("outcome", [SERVER_ERROR, told(1.0)])
+def test_with_always_paid_no_retry_is_free(outcome):
+    def after_answers(policy):
+        budget = Budget(policy)
+        for _ in range(50):
+            budget.record(OK, 0.0)
+        return is_free(budget, outcome)
+
+    assert after_answers(BudgetPolicy())
+    assert not after_answers(BudgetPolicy(always_paid=True))
+
+
 def test_traffic_counts_for_exactly_half_a_minute():
     budget = earned(0)
     for _ in range(10):

@@ -7,8 +7,10 @@ from batches import chat_row, chat_rows, scenario, write
 from chromium import chromium
 from evil import EVIL
 from small_storm import small_storm
+from surveyed import a_survey
 
 from stormbreak.cli.main import main
+from stormbreak.report.write import Destination
 from stormbreak.testing import serve
 
 ABOUT = """about = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''"""
@@ -24,7 +26,7 @@ def browser():
 @pytest.fixture(scope="package")
 def places(tmp_path_factory):
     """A directory for each kind of report."""
-    return {name: tmp_path_factory.mktemp(name) for name in ("storm", "batch", "cost")}
+    return {name: tmp_path_factory.mktemp(name) for name in ("storm", "batch", "cost", "survey")}
 
 
 @pytest.fixture(scope="package")
@@ -72,4 +74,13 @@ def cost_report(places):
     move = ["--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1", "--tokens", "50M"]
     args = ["--prices", "article-2025", "--storm", str(storm), "--report", str(report)]
     assert main(["cost", "roi", *move, *args]) == 0
+    return report
+
+
+@pytest.fixture(scope="package")
+def survey_report(places):
+    """The report of a survey, worked out by hand, of a policy with a hostile name."""
+    report = places["survey"] / "report.html"
+    values = [{EVIL: 60.0 + 5 * number, "full_jitter": 90.0, "none": 50.0} for number in range(8)]
+    Destination.of(str(report)).survey(a_survey(*values))
     return report

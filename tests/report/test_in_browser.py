@@ -4,7 +4,12 @@ import pytest
 from evil import EVIL
 
 SCREENS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
-KINDS = {"storm_report": 5, "batch_report": 5, "cost_report": 1}  # and their charts, at the least
+KINDS = {
+    "storm_report": 5,
+    "batch_report": 5,
+    "cost_report": 1,
+    "survey_report": 0,
+}  # and their charts, at the least
 PLAIN, LARGE = 4.5, 3.0  # contrast that text needs (WCAG AA)
 SMALLEST = 9.0  # pixels of a letter in a chart
 

@@ -2,12 +2,20 @@
 
 import pytest
 
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import ARTICLE
 from stormbreak.storm.baselines import BASELINES
 
 NAMES = (
-    "none", "naive", "naive_x10", "fixed", "exponential", "full_jitter", "decorrelated", "openai_sdk", "article",
+    "none", "naive", "naive_x10", "fixed", "exponential", "full_jitter", "decorrelated", "openai_sdk",
+    "loop_naive", "loop_exponential", "loop_full_jitter", "budget", "aimd", "article",
 )  # fmt: skip
+
+
+LOOPS = tuple(name for name in NAMES if name.startswith("loop_"))
+PLAIN = NAMES[: NAMES.index("openai_sdk") + 1]
 
 
 def backoff(name):
@@ -22,7 +30,7 @@ def test_these_are_the_baselines():
 def test_attempts():
     attempts = [BASELINES[name].policy.retry.attempts for name in NAMES]
 
-    assert attempts == [1, 6, 11, 6, 6, 6, 6, 3, 6]
+    assert attempts == [1, 6, 11, 6, 6, 6, 6, 3, 10, 10, 10, 6, 6, 6]
 
 
 def test_the_sdk_waits_half_a_second_doubled_up_to_eight_less_up_to_a_quarter():
@@ -38,15 +46,33 @@ def test_the_sdk_comes_back_exactly_when_it_was_told():
     assert not BASELINES["openai_sdk"].deaf
 
 
-def test_only_the_sdk_and_the_article_hear_when_to_come_back():
-    assert {name for name in NAMES if not BASELINES[name].deaf} == {"openai_sdk", "article"}
+def test_the_plain_retries_do_not_hear_when_to_come_back():
+    assert {name for name in NAMES if BASELINES[name].deaf} == set(PLAIN) - {"openai_sdk"}
+
+
+def test_a_loop_has_64_rows_in_flight_and_loses_none():
+    for name in LOOPS:
+        policy = BASELINES[name].policy
+        assert policy.limit == FixedLimit(in_flight=64)
+        assert policy.queue.size >= 1_000_000
+        assert policy.breaker is policy.budget is None
+
+
+def test_the_budget_of_a_mesh_pays_for_every_retry():
+    assert BASELINES["budget"].policy.budget == BudgetPolicy(ratio=0.1, cap=10.0, always_paid=True)
+
+
+def test_aimd_is_a_limit_before_retries():
+    policy = BASELINES["aimd"].policy
+    assert policy.limit == AimdLimit()
+    assert policy.breaker is policy.budget is None
 
 
 def test_the_article_is_the_preset():
     assert BASELINES["article"].policy == ARTICLE
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "article"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_nothing_but_retries(name):
     policy = BASELINES[name].policy
 

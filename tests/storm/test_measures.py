@@ -74,6 +74,14 @@ def test_latencies_are_those_of_answers_in_time_and_waits_those_of_all():
     assert measures.makespan == 5.0
 
 
+@pytest.mark.parametrize(("failed", "expected"), [(0, 198.0), (2, 198.0), (3, None)])
+def test_makespan_99_is_when_99_percent_of_all_calls_are_answered(failed, expected):
+    records = [call(10.0, took=float(number + 1)) for number in range(200 - failed)]
+    records += [call(10.0, answered=False) for _ in range(failed)]
+
+    assert measured(records).makespan_99 == expected
+
+
 def test_times_that_never_came_are_none():
     measures = measured([call(10.0, answered=False)])
 

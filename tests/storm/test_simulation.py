@@ -217,6 +217,15 @@ def test_the_crowd_stays_away():
     assert simulate(storm, OFF, seed=1) == simulate(calm, OFF, seed=1)
 
 
+def test_beside_the_crowd_clients_share_the_capacity():
+    storm = load("outage")
+    beside = replace(storm, load=replace(storm.load, beside_crowd=True))
+
+    alone, crowded = (simulate(each, OFF, seed=1).measures for each in (storm, beside))
+    assert crowded.calls == alone.calls
+    assert crowded.goodput < alone.goodput
+
+
 def test_a_scenario_without_load_cannot_be_simulated():
     with pytest.raises(ConfigurationError, match=r"calm: a simulation needs a \[load\], got none"):
         simulate(Scenario(name="calm"), OFF)

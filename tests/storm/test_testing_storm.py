@@ -1,4 +1,4 @@
-"""`stormbreak.testing.storm`: what users write into their own tests."""
+"""`stormbreak.testing.storm` and `survey`: what users write into their own tests."""
 
 import subprocess
 import sys
@@ -11,8 +11,9 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import parse
 from stormbreak.storm.baselines import BASELINES
-from stormbreak.testing import storm
+from stormbreak.testing import storm, survey
 
+FEW = {"draws": 1, "lucks": 1, "families": ["luck"], "seed": 197}
 SMALL = """
 name = "small"
 duration = 40
@@ -69,7 +70,7 @@ def test_a_claim_is_read_before_anything_is_simulated():
 def test_in_a_test_of_a_user_it_fails_like_an_assert(tmp_path):
     (tmp_path / "test_mine.py").write_text(
         f"""
-from stormbreak.testing import storm
+from stormbreak.testing import storm, survey
 
 def test_mine():
     storm({SMALL!r}, check="shed > 0")
@@ -82,3 +83,28 @@ def test_mine():
     assert "AssertionError: small under off answers " in run.stdout
     assert "does not hold: shed is 0" in run.stdout
     assert "simulate_all" not in run.stdout  # our own lines are hidden
+
+
+def test_a_survey_takes_what_a_storm_takes(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("preset = 'off'\n")
+    found = survey(path, compare=["fixed", OFF], check="regret_worst >= 0 and ahead <= 0", **FEW)
+    assert found.policy == str(path)
+    assert found.others[-2:] == ("fixed", "the policy")
+    assert survey(**FEW).policy == "interactive"
+
+
+def test_a_survey_that_is_worse_than_claimed_fails_with_its_sentence_and_the_values():
+    with pytest.raises(AssertionError) as caught:
+        survey("none", check="regret_p90 <= 0.1", **FEW)
+
+    sentence, values = str(caught.value).splitlines()
+    assert sentence.startswith("none in 1 random storms (seed 197) has a mean goodput of ")
+    assert values.startswith("regret_p90 <= 0.1 does not hold: regret_p90 is ")
+
+
+def test_a_claim_of_a_survey_is_read_before_anything_is_simulated():
+    with pytest.raises(ConfigurationError, match="check: 'regret_p9' is no measure; did you mean"):
+        survey(check="regret_p9 <= 3")
+    with pytest.raises(ConfigurationError, match="'makespan' is no measure"):
+        survey(check="makespan <= 3")

@@ -28,7 +28,7 @@ from stormbreak.report.write import PAGE, Destination
 from stormbreak.storm import contenders
 from stormbreak.storm.baselines import Contender
 from stormbreak.storm.claims import parse_claim
-from stormbreak.storm.draws import BATCH, LARGE, SMALL
+from stormbreak.storm.draws import BATCH
 from stormbreak.storm.survey import NEAR, WORST, Figures, Summary, Survey, rivals_of, survey
 
 _LONGEST, _LONGEST_NAME = 1000, 40  # characters
@@ -200,9 +200,7 @@ def _tables(found: Survey) -> Iterator[Table]:
     yield _means(found)
     yield _worst(found)
     yield _losses(found, "family", found.families)
-    yield _losses(
-        found, f"process: small < {SMALL:g} calls/s <= medium < {LARGE:g} <= large", found.fleets
-    )
+    yield _losses(found, "calls/s of a process", found.fleets)
 
 
 def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
@@ -225,7 +223,7 @@ def _means(found: Survey) -> Table:
 def _losses(found: Survey, by: str, groups: Mapping[str, Summary]) -> Table:
     near = [] if found.is_batch else [f"<= {points:g}" for points in NEAR]
     numbers = ["storms", "mean", "median", "p90", "worst", *near]
-    table = _table(f"{_what(found)}, by {by}", [by.split(":", maxsplit=1)[0]], numbers)
+    table = _table(f"{_what(found)}, by {by}", [by], numbers)
     for key, each in {**groups, "all": found.summary()}.items():
         lost = [_number(value) for value in (each.mean, each.median, each.p90, each.worst)]
         shares = [f"{100 * share:.0f} %" for share in each.within.values()]
@@ -235,10 +233,11 @@ def _losses(found: Survey, by: str, groups: Mapping[str, Summary]) -> Table:
 
 def _worst(found: Survey) -> Table:
     """The worst storms, with what the best of the others did better."""
+    unit = "s" if found.is_batch else "%"
     table = _table(
         f"The worst storms. {_what(found)}",
-        ["draw", "family", "best"],
-        ["its seconds" if found.is_batch else "its %", "ours", "lost"],
+        ["draw", "family", "best policy"],
+        [f"best {unit}", f"ours {unit}", "lost"],
     )
     for score in found.worst(WORST):
         numbers = (score.values[score.best], score.values[found.policy], score.lost)

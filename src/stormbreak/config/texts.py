@@ -77,7 +77,8 @@ of that half for certain, the other half by chance.""",
 Retries come after anything from {base:seconds} to {growth:plain} times the delay before, at most {cap:seconds}.""",
         BudgetPolicy: """\
 A call earns {ratio:plain} retries, {cap:plain} are kept at most, and 63 % of what is unspent is gone after {decay:seconds}.
-A process with fewer than {lone_calls:times answer} in {lone_seconds:seconds} has {lone_retries:times free retry} in a row.""",
+A process with fewer than {lone_calls:times answer} in {lone_seconds:seconds} has {lone_retries:times free retry} in a row.
+{always_paid:either No retry is free, whatever the evidence|Retries are free while the evidence says that they do no harm}.""",
         BreakerPolicy: """\
 The mode of the breaker is {mode:word}.
 {trip:part}

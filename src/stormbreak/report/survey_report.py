@@ -28,7 +28,11 @@ def survey_page(found: Survey) -> Page:
             _worst(found),
             _means(found),
             Section(title="By family", table=_losses(found, "family", found.families)),
-            Section(title="By size of process", table=_losses(found, "process", found.fleets)),
+            Section(
+                title="By size of process",
+                lead="Calls a second and process, in calm. A process with few calls has little to learn from.",
+                table=_losses(found, "calls/s of a process", found.fleets),
+            ),
             Section(title="The words", notes=_BATCH_WORDS if found.is_batch else _WORDS),
         ],
     )
@@ -52,7 +56,9 @@ def _worst(found: Survey) -> Section:
         ],
         texts=(4, 5),
     )
-    lead = f"{shown(found.policy)} is the best of all in {len(found.scores) - len(found.worst(len(found.scores)))} of {len(found.scores)}."
+    count = len(found.scores)
+    best = count - len(found.worst(count))
+    lead = f"{shown(found.policy)} is the best of all in {best:,} of {count:,}."
     return Section(title="The worst storms", lead=lead, table=table if scores else None)
 
 
@@ -94,14 +100,10 @@ def _number(value: float) -> str:
 
 
 _WORDS = (
-    ("Goodput", "Answers in time, of those that were possible, from the begin of the trouble on."),
+    ("Goodput", "Answers in time, of those that were possible, from the start of the trouble on."),
     (
         "Lost, or regret",
         "Points of goodput that the best of the other policies has more; 0 where none has. No policy is the best in all storms.",
-    ),
-    (
-        "Size of process",
-        "Calls a second and process, in calm. A small process has few answers to learn from.",
     ),
 )
 _BATCH_WORDS = (

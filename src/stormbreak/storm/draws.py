@@ -28,7 +28,7 @@ from stormbreak.provider.scenario import (
 )
 
 MOST_CALLS = 6_000
-"""Calls of a draw, at most: ten policies then take some seconds."""
+"""Calls that a draw is made for: a policy then takes a second or two. Herds and flapping may double them."""
 
 _SMALL, _LARGE = 0.2, 2.0
 FLEETS = (f"under {_SMALL:g}", f"{_SMALL:g} to {_LARGE:g}", f"{_LARGE:g} and more")
@@ -156,7 +156,7 @@ def draw(
     chance = _Chance(seed, number)
     if preset == BATCH:
         site = FAMILIES[family](chance, _batch(chance))
-        load = replace(site.load, rate=0.0)  # the rows are all the traffic there is
+        load = replace(site.load, rate=0.0, steps=())  # the rows are all the traffic there is
     else:
         site = FAMILIES[family](chance, _site(chance))
         load = replace(site.load, trigger_at=site.at, trigger_until=_short(site.until))
@@ -298,7 +298,7 @@ def _flapping(chance: _Chance, site: _Site) -> _Site:
     kind = chance.pick((Kind.DOWN, Kind.DOWN, Kind.HANG))
     calls = site.load.rate * (site.at + times * (dead + alive) + site.tail)
     if calls > 2 * MOST_CALLS:
-        times = 2
+        dead, alive, times = min(dead, 10.0), min(alive, 20.0), 2
     parts = [
         Trouble(
             kind=kind,
@@ -371,15 +371,14 @@ def _of_limit(chance: _Chance, site: _Site, *, times: float) -> _Site:
 
 
 def _herd(chance: _Chance, site: _Site) -> _Site:
-    calls = int(min(MOST_CALLS / 2, site.capacity * chance.scale(2.0, 40.0)))
-    times = max(1, min(4, int(MOST_CALLS / 2 / max(1, calls))))
+    calls = max(1, int(min(MOST_CALLS / 2, site.capacity * chance.scale(2.0, 40.0))))
     every = _short(chance.between(30.0, 90.0))
-    load = replace(
-        site.load, herds=(Herd(at=site.at, calls=max(1, calls), times=times, every=every),)
-    )
-    return replace(
-        site, load=load, length=_short(max(site.lasting(60.0).length, every * (times - 0.5)))
-    )
+    beside = site.load.rate * (site.at + site.tail)
+    room = (2 * MOST_CALLS - beside) / (calls + site.load.rate * every)
+    times = int(max(1.0, min(4.0, room)))
+    load = replace(site.load, herds=(Herd(at=site.at, calls=calls, times=times, every=every),))
+    length = max(site.lasting(60.0).length, every * (times - 0.5))
+    return replace(site, load=load, length=_short(length))
 
 
 def _ramp(chance: _Chance, site: _Site) -> _Site:

@@ -270,7 +270,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         for rank, contender in enumerate(contenders):
             first = (place * len(contenders) + rank) * lucks
             values[contender.name] = _value(measured[first : first + lucks], preset)
-        scores.append(_score(each, policy.name, values, preset))
+        scores.append(score(each, policy.name, values, preset))
     return Survey(
         policy=policy.name,
         others=tuple(rivals),
@@ -293,7 +293,7 @@ def _value(several: Sequence[Measures], preset: str) -> float:
     return 100.0 * sum(each.goodput or 0.0 for each in several) / len(several)
 
 
-def _score(of: Draw, policy: str, values: Mapping[str, float], preset: str) -> Score:
+def score(of: Draw, policy: str, values: Mapping[str, float], preset: str) -> Score:
     """Compare the policy with the best of the others; where both are as good, it is the best."""
     rivals = [name for name in values if name != policy]
     own = values[policy]

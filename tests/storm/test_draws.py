@@ -1,0 +1,103 @@
+"""Random storms: within their bounds, the same for the same seed, and files that can be read back."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.provider.loader import builtin_names, dump, load, parse
+from stormbreak.storm.draws import FAMILIES, FLEETS, MOST_CALLS, draw, families_of
+from stormbreak.storm.ideal import check_length, ideal_answers, within
+from stormbreak.storm.measures import WATCHED
+from stormbreak.storm.replies import check_playable
+from stormbreak.storm.traffic import check_measured, traffic
+
+PRESETS = ("interactive", "batch")
+NUMBERS = range(300)
+
+
+def calls_of(scenario):
+    return traffic(scenario.load, scenario.duration, seed=1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_draws_stay_within_their_bounds(preset):
+    for number in NUMBERS:
+        scenario = draw(number, seed=5, preset=preset).scenario
+        load, provider = scenario.load, scenario.provider
+        assert 10 <= provider.slots <= 5 * 400
+        assert 0.2 <= provider.service <= 10
+        assert 0.2 <= provider.cv <= 1.5
+        assert 1 <= load.processes <= 500
+        assert 2.99 <= load.timeout / provider.service <= 12.01
+        assert load.deadline >= 1.49 * load.timeout
+        assert all(trouble.until <= scenario.duration for trouble in scenario.trouble)
+        assert scenario.duration <= 1_300
+        check_length(scenario)
+        check_playable(scenario)
+
+
+def test_a_storm_can_be_measured_is_not_too_long_and_has_calls_that_can_be_answered():
+    for number in NUMBERS:
+        scenario = draw(number, seed=5).scenario
+        calls = calls_of(scenario)
+        check_measured(scenario, calls)
+        assert 0 < len(calls.times) <= 2.1 * MOST_CALLS
+        assert 30 <= scenario.load.trigger_at <= 60
+        assert scenario.load.trigger_until <= scenario.duration - WATCHED
+        if number % 15 == 0:  # the ideal of all 300 takes half a minute
+            assert within(ideal_answers(scenario, calls.times), scenario.load.trigger_at) >= 1
+
+
+def test_all_rows_of_a_batch_come_at_once():
+    for number in NUMBERS:
+        scenario = draw(number, seed=5, preset="batch").scenario
+        times = calls_of(scenario).times
+        assert 200 <= len(times) <= 5_000
+        assert set(times) == {0.0}
+
+
+def test_families_take_turns_and_fleets_of_all_sizes_are_drawn():
+    found = [draw(number, seed=0) for number in range(2 * len(FAMILIES))]
+    assert Counter(each.family for each in found) == dict.fromkeys(FAMILIES, 2)
+    assert {each.fleet for each in found} == set(FLEETS)
+    some = [draw(number, seed=0, families=["dip", "cut"]).family for number in range(4)]
+    assert some == ["dip", "cut", "dip", "cut"]
+
+
+def test_the_traffic_of_a_batch_does_not_change():
+    assert set(FAMILIES) - set(families_of("batch")) == {"spike", "herd", "ramp"}
+    with pytest.raises(
+        ConfigurationError, match="no family of batches is called 'herd'; there are: dip"
+    ):
+        draw(0, seed=0, families=["herd"], preset="batch")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_same_seed_and_number_give_the_same_storm(preset):
+    numbers = range(40)
+    first = [draw(number, seed=3, preset=preset) for number in numbers]
+    assert [draw(number, seed=3, preset=preset) for number in numbers] == first
+    other = [draw(number, seed=4, preset=preset) for number in numbers]
+    assert all(
+        one.scenario.provider != two.scenario.provider
+        for one, two in zip(first, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "family"), [(preset, family) for preset in PRESETS for family in families_of(preset)]
+)
+@settings(max_examples=25, deadline=None)
+@given(number=st.integers(0, 10**9), seed=st.integers(0, 2**70))
+def test_a_draw_that_is_written_is_read_back_as_it_was(preset, family, number, seed):
+    scenario = draw(number, seed=seed, families=[family], preset=preset).scenario
+    assert parse(dump(scenario)) == scenario
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_scenario_that_is_written_is_read_back_as_it_was(name):
+    scenario = load(name)
+    assert parse(dump(scenario)) == scenario

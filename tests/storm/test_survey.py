@@ -1,0 +1,124 @@
+"""A survey: regret, what it sums up to, and that nothing but the seed decides."""
+
+import json
+from dataclasses import replace
+from math import inf
+
+from surveyed import a_survey
+
+from stormbreak.core.presets import INTERACTIVE
+from stormbreak.storm.baselines import BASELINES, Contender
+from stormbreak.storm.claims import parse_claim, values
+from stormbreak.storm.survey import Figures, rivals_of, survey
+
+OURS = Contender(name="interactive", policy=INTERACTIVE)
+FEW = {"draws": 2, "families": ["luck", "cut"], "lucks": 2, "seed": 197}  # small ones
+
+
+def by_hand():
+    """Regrets 0, 10, 1 and 3."""
+    return a_survey(
+        {"ours": 90.0, "a": 80.0, "b": 90.0},
+        {"ours": 60.0, "a": 70.0, "b": 65.0},
+        {"ours": 99.0, "a": 10.0, "b": 100.0},
+        {"ours": 95.0, "a": 98.0, "b": 97.0},
+    )
+
+
+def test_regret_is_what_the_best_of_the_others_has_more():
+    scores = by_hand().scores
+    assert [(score.lost, score.best) for score in scores] == [
+        (0.0, "ours"), (10.0, "a"), (1.0, "b"), (3.0, "a"),
+    ]  # fmt: skip
+
+
+def test_the_figures_of_a_survey():
+    found = by_hand()
+    assert found.figures == Figures(
+        goodput=0.86, ahead=-2.0, regret_mean=3.5, regret_median=2.0, regret_p90=10.0, regret_worst=10.0,
+        within_1=0.5, within_5=0.75,
+    )  # fmt: skip
+    assert found.means == {"ours": 86.0, "a": 64.5, "b": 88.0}
+    assert [score.draw.number for score in found.worst(2)] == [1, 3]
+    assert len(found.worst(10)) == 3  # where it is the best itself, nothing is lost
+    assert sum(each.draws for each in found.families.values()) == 4
+    assert sum(each.draws for each in found.fleets.values()) == 4
+    assert found.sentence == (
+        "ours in 4 random storms (seed 0) has a mean goodput of 86.0 % and loses to the best of the others,"
+        " in points: mean 3.5, median 2.0, p90 10.0, worst 10.0; 75 % of the storms are within 5 points."
+    )
+
+
+def test_a_claim_about_a_survey():
+    figures = by_hand().figures
+    assert parse_claim("regret_p90 <= 10 and within_5 > 0.7", about=Figures).holds(figures)
+    claim = parse_claim("goodput > 0.9 or ahead > 0", about=Figures)
+    assert not claim.holds(figures)
+    assert values(claim, figures) == "goodput is 0.86, ahead is -2.0"
+
+
+def test_a_batch_is_measured_by_the_time_of_the_fastest_other():
+    found = a_survey(
+        {"ours": 30.0, "a": 20.0, "b": inf},
+        {"ours": 10.0, "a": 40.0, "b": inf},
+        {"ours": inf, "a": 40.0, "b": inf},
+        {"ours": inf, "a": inf, "b": inf},
+        {"ours": 30.0, "a": inf, "b": inf},
+        preset="batch",
+    )
+    assert [(score.lost, score.best) for score in found.scores] == [
+        (1.5, "a"), (0.25, "ours"), (inf, "a"), (1.0, "ours"), (1.0, "ours"),
+    ]  # fmt: skip
+    assert (found.figures.regret_median, found.figures.regret_worst) == (1.0, inf)
+    assert [score.draw.number for score in found.worst(9)] == [2, 0]
+    plain = found.plain()
+    assert (plain["worst"], plain["median"], plain["means"]["ours"]) == (None, 1.0, None)
+    json.dumps(plain, allow_nan=False)
+    assert "worst never" in found.sentence
+    # a batch has no goodput and no points: no claim about them holds
+    for claim in ("goodput >= 0", "within_5 >= 0", "within_1 < 1", "ahead < 1 and ahead > 1"):
+        assert not parse_claim(claim, about=Figures).holds(found.figures)
+
+
+def test_a_survey_of_nothing_but_the_policy_loses_nothing():
+    found = a_survey({"ours": 50.0})
+    assert (found.figures.regret_worst, found.figures.ahead) == (0.0, 0.0)
+
+
+def test_the_same_in_processes_side_by_side_and_again():
+    others = [BASELINES["none"], BASELINES["naive"], OURS, BASELINES["none"]]
+    alone = survey(OURS, others, **FEW)
+    assert survey(OURS, others, **FEW, processes=2) == alone
+    assert alone.others == ("none", "naive")  # each once, and not the policy itself
+    assert survey(OURS, others, **{**FEW, "seed": 504}) != alone
+
+
+def test_every_policy_meets_the_same_storm():
+    twin = replace(BASELINES["naive"], name="twin")
+    for score in survey(BASELINES["naive"], [twin], **FEW).scores:
+        assert score.values["naive"] == score.values["twin"]
+        assert score.lost == 0.0
+
+
+def test_the_progress_of_every_run_is_told():
+    told = {}
+    survey(
+        OURS,
+        [BASELINES["none"]],
+        **FEW,
+        progress=lambda run, share, runs: told.update({(run, runs): share}),
+    )
+    assert told == {(run, 8): 1.0 for run in range(8)}
+
+
+def test_a_survey_of_batches():
+    (dip,) = survey(
+        BASELINES["loop_naive"],
+        rivals_of("batch"),
+        draws=1,
+        families=["cut"],
+        preset="batch",
+        lucks=1,
+    ).scores
+    assert set(dip.values) == {"loop_naive", "loop_exponential", "loop_full_jitter"}
+    assert all(value > 1.0 for value in dip.values.values())

@@ -1,0 +1,120 @@
+"""`stormbreak storm survey`: what is printed and written, and the exit codes."""
+
+import json
+import re
+
+import pytest
+
+from stormbreak.cli.main import main
+
+FEW = ["--draws", "2", "--lucks", "1", "--families", "luck,cut", "--seed", "197"]  # small ones
+
+
+def run(capsys, *args):
+    """Exit code, output, errors."""
+    code = main(["storm", "survey", *args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_tables_fit_80_columns_and_no_head_is_wrapped(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run(capsys, *FEW, "--policy", "none", "--save", str(tmp_path))
+    assert (code, err) == (0, "")
+    tables, again = out.rsplit("Run the worst again: ", 1)
+    assert max(map(len, tables.splitlines())) <= 80
+    assert again.startswith("stormbreak storm run ")
+    heads = (
+        r"^ policy +mean $",
+        r"^ draw +family +best policy +best % +ours % +lost $",
+        r"^ family +storms +mean +median +p90 +worst +<= 1 +<= 5 $",
+        r"^ calls/s of a process +storms +mean +median +p90 +worst +<= 1 +<= 5 $",
+    )
+    for head in heads:
+        assert re.search(head, tables, re.MULTILINE), head
+    for title in ("Mean goodput in %", "Regret in points, by family"):
+        assert re.search(f"^{title} *$", tables, re.MULTILINE)
+
+
+def test_saved_storms_give_the_same_figures_when_they_are_run(capsys, tmp_path):
+    folder = tmp_path / "new" / "worst"
+    code, out, _ = run(
+        capsys, *FEW, "--lucks", "2", "--policy", "none", "--json", "--save", str(folder)
+    )
+    assert code == 0
+    scores = sorted(json.loads(out)["scores"], key=lambda score: -score["lost"])
+    saved = sorted(folder.iterdir())
+    assert [path.name for path in saved] == [
+        f"{place:02d}-{score['family']}.toml" for place, score in enumerate(scores, 1)
+    ]
+    for path, score in zip(saved, scores, strict=True):
+        flags = ["--policy", "none", "--compare", score["best"], "--seed", "1", "--seeds", "2"]
+        assert main(["storm", "run", str(path), *flags, "--json"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again["goodput"] * 100 == pytest.approx(score["values"]["none"], abs=0.01)
+        best = again["policies"][score["best"]]["measures"]["goodput"]["mean"]
+        assert best * 100 == pytest.approx(score["values"][score["best"]], abs=0.01)
+
+
+def test_json_is_all_there_is(capsys):
+    code, out, err = run(capsys, *FEW, "--compare", "fixed", "--json")
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert told["draws"] == len(told["scores"]) == 2
+    assert told["others"] == [
+        "none",
+        "naive",
+        "full_jitter",
+        "openai_sdk",
+        "article",
+        "budget",
+        "aimd",
+        "fixed",
+    ]
+    assert set(told["families"]) == {"luck", "cut"}
+    assert {"mean", "median", "p90", "worst", "within_1", "within_5"} < set(told)
+
+
+def test_a_claim_that_does_not_hold_is_exit_code_1(capsys):
+    few = [*FEW, "--draws", "1", "--policy", "none"]
+    code, _, err = run(capsys, *few, "--assert", "regret_worst <= 0.1")
+    assert code == 1
+    assert err.startswith(
+        "stormbreak: --assert does not hold: regret_worst <= 0.1; regret_worst is "
+    )
+    assert run(capsys, *few, "--assert", "regret_worst > 0.1")[0] == 0
+
+
+def test_the_help_says_that_batches_are_calls(capsys):
+    assert main(["storm", "survey", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "calls are simulated, failed rows are not rescheduled yet" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--families", "dip,dib"], "no family of storms is called 'dib'; there are: spike, dip"),
+        (["--preset", "batch", "--families", "herd"], "no family of batches is called 'herd'"),
+        (["--policy", "interactiv"], "no policy and no file is called 'interactiv'; did you mean"),
+        (["--policy", "./gone.toml"], "gone.toml"),
+        (["--policy", "broken.toml"], "broken.toml"),
+        (["--compare", "nobody"], "no policy and no file is called 'nobody'"),
+        (["--save", "broken.toml"], "--save broken.toml: "),
+        (["--save", "broken.toml/in"], "--save broken.toml/in: not a directory"),
+        (["--save", "/proc"], "--save /proc: "),
+        (["--save", "a\0b"], "--save "),
+        (["--report", "survey.png"], "--report must end in .html, got 'survey.png'"),
+        (["--report", "gone/survey.html"], "gone/survey.html: cannot write: no such file"),
+        (["--assert", "makespan < 1"], "--assert: 'makespan' is no measure; did you mean"),
+        (["--draws", "0"], "--draws"),
+        (["--preset", "article"], "--preset"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_runs(capsys, tmp_path, monkeypatch, args, complaint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.toml").write_text("retry = [")
+    code, out, err = run(capsys, *args)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
