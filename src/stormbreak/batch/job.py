@@ -17,7 +17,7 @@ from stormbreak.batch.lock import require_free
 from stormbreak.batch.order import order_output
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.rows import Reading, Rows
-from stormbreak.batch.runfile import Option, check_before
+from stormbreak.batch.runfile import Option, Run, check_before
 from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.store import Store, open_store
 from stormbreak.batch.summary import Summary, summarise
@@ -109,8 +109,8 @@ def run_job(
             )
         )
         options = _options(job, client.base_url)
-        _check_before(job, options)
-        rows = stack.enter_context(_read(job, reading))
+        last = _check_before(job, options)
+        rows = stack.enter_context(_read(job, reading, last))
         for listener in listeners:
             client.subscribe(listener)
         store = stack.enter_context(_open(job, rows, options, client))
@@ -143,15 +143,20 @@ def _options(job: Job, base_url: str) -> Mapping[str, Option]:
     return {"model": job.model, "base_url": base_url, "ordered": job.ordered}
 
 
-def _check_before(job: Job, options: Mapping[str, Option]) -> None:
-    """Refuse at once what can be told before INPUT is read, which takes a while."""
+def _check_before(job: Job, options: Mapping[str, Option]) -> Run | None:
+    """Refuse at once what can be told before INPUT is read, which takes a while; return the run to go on with."""
     files = Files.of(job.output)
-    check_before(files, job.source, options, job.choice)
+    last = check_before(files, job.source, options, job.choice)
     require_free(files)
+    return last
 
 
-def _read(job: Job, reading: Reading) -> Rows:
-    rows = Rows.read(job.source, model=job.model, defaults=job.defaults, told=reading)
+def _read(job: Job, reading: Reading, last: Run | None) -> Rows:
+    # What is right depends on the model: that of the run stays, but for `batch retry`.
+    checked = last.fingerprint if last and last.options.get("model") == job.model else None
+    rows = Rows.read(
+        job.source, model=job.model, defaults=job.defaults, told=reading, checked=checked
+    )
     if job.fingerprint not in (None, rows.fingerprint):
         rows.close()
         raise ConfigurationError(f"{path_of(job.source)}: was changed by somebody else")

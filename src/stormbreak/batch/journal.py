@@ -183,12 +183,13 @@ class Journal:
 
     def _check(self, path: Path, entry: Entry, index: int, *, answers: bool) -> None:
         """Raise ConfigurationError for what `path`, which holds answers or failures, cannot hold."""
-        where = f"{path_of(path)}:{entry.number}"
         if answers != (entry.verdict is None):
+            where = f"{path_of(path)}:{entry.number}"
             files = self._files
             what, there = ("a failure", files.failed) if answers else ("an answer", files.output)
             raise ConfigurationError(f"{where}: {what}, which belongs in {path_of(there)}")
         if answers and self._states[index] == _DONE:
+            where = f"{path_of(path)}:{entry.number}"
             name = entry.custom_id
             first = next(each.number for each in entries(path) if each.custom_id == name)
             said = f"custom_id {quoted(name)} is answered on line {first} already"
