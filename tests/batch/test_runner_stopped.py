@@ -1,6 +1,7 @@
 """What stops a run under way (a full disk, a changed input, a signal), and that it keeps its answers."""
 
 import json
+import os
 import signal
 import subprocess
 
@@ -50,6 +51,29 @@ def test_an_input_that_changes_under_way_stops_the_run_and_keeps_what_was_answer
         run_rows(chat_rows(200), provider, limit=4, tick=tick)
     asked = provider.stats()["keys"]
     assert len(read(output)) == asked["answered"] == asked["asked"]
+
+
+@pytest.mark.parametrize("size", [0, 500])
+def test_an_output_that_is_cut_under_way_stops_the_run_and_keeps_what_was_in_flight(
+    run_rows, output, stormbreak_provider, size
+):
+    provider = stormbreak_provider(scenario(service=0.05))
+    rows, cut = chat_rows(200), []
+
+    def tick(runner):
+        if runner.journal.done > 20 and not cut:
+            cut.append(output.read_bytes().count(b"\n"))
+            os.truncate(output, size)
+
+    with pytest.raises(ConfigurationError, match="another process cut it short"):
+        run_rows(rows, provider, limit=4, tick=tick)
+    asked = provider.stats()["keys"]
+    assert asked["asked"] < 200
+    assert asked["answered"] == asked["asked"]  # what was in flight was answered ...
+    kept = len(read(output))  # ... and written, each on a line of its own
+    assert asked["answered"] - cut[0] <= kept < asked["answered"]
+    assert run_rows(rows, provider).successful == 200
+    assert_answered(rows, output)
 
 
 # ------------------------------------------------------------ signals, to a process of its own

@@ -93,6 +93,11 @@ class Journal:
         """Lines written that are not durable yet."""
         return len(self._pending)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether OUTPUT takes more answers, as far as is known."""
+        return self._output.is_writable
+
     def left(self) -> Iterator[int]:
         """Yield the rows that this run sends, in input order; of those that have failed, some drawn by chance first.
 

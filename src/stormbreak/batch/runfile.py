@@ -184,6 +184,8 @@ def _unfit(path: Path, source: Path) -> str | None:
     """Say why `path` cannot be a file of a run over `source`, if it cannot."""
     if not path.parent.is_dir():
         return "no such directory"
+    if path.is_symlink():  # what it points to would be written, and the link replaced
+        return "is a symbolic link"
     if not path.exists():
         return None
     if not path.is_file():

@@ -272,7 +272,7 @@ class Runner:
         """Stop; wait for what was sent, unless its answers could not be written anyway."""
         self._error = self._error or error
         self._stop(End.INTERRUPTED)
-        if isinstance(error, OutputError):
+        if isinstance(error, OutputError) and not self.journal.is_writable:
             self._cancel_all()
 
     async def _flush_often(self) -> None:

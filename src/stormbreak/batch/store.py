@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.durable import discard_leftover
 from stormbreak.batch.files import Files
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.journal import Journal
@@ -57,6 +58,8 @@ def open_store(
     )  # before the lock file is made: what is refused stays untouched
     with locked(files):
         last = check(files, rows, options, choice)  # again: now nobody else can change it
+        for path in (files.output, files.failed, files.run):
+            discard_leftover(path)
         with contextlib.closing(Journal(files, rows, choice, look=look)) as journal:
             now = time.time()
             run, changed = record(files, rows, options, last=last, now=now, flags=flags)
