@@ -190,7 +190,7 @@ def test_replacing_writes_into_no_file_of_somebody_else(tmp_path, link):
 
 def test_of_two_that_replace_one_file_none_puts_half_of_the_other_there(tmp_path):
     path = tmp_path / "out"
-    with pytest.raises(OutputError, match="left as it was"), replacing(path) as first:
+    with pytest.raises(OutputError, match="left as it was"), replacing(path) as first:  # noqa: PT012
         first.write(b"first")
         with replacing(path) as second:
             second.write(b"second")
