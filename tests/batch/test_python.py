@@ -85,7 +85,15 @@ def test_a_file_of_somebody_else_is_left_alone(output, place):
     ("given", "said"),
     [
         ({"rows": [3]}, "row 1 must be a dict, got int"),
-        ({"rows": [{"prompt": object()}]}, "row 1 cannot be written as JSON"),
+        (
+            {"rows": [{"prompt": object()}]},
+            "row 1 cannot be written as JSON: prompt is of type object",
+        ),
+        (
+            {"rows": [{"prompt": "x"}, {"prompt": b"x"}]},
+            "row 2 cannot be written as JSON: prompt is of",
+        ),
+        ({"rows": [{"prompt": "x", "temperature": float("nan")}]}, "temperature is nan"),
         ({"rows": [{"prompt": 3}]}, r"out\.input\.jsonl:1: prompt must be a string"),
         ({"rows": []}, "the input holds no rows"),
         ({"output": None}, "output must be a path, where answers are kept"),
