@@ -67,13 +67,13 @@ class _Prompted(msgspec.Struct):
 
 
 _FLAT: Any = str | int | float | bool | None
-_DEEP = _FLAT
+_DEEP: Any = _FLAT
 for _ in range(8):  # levels; what is nested more deeply is looked at less quickly
     _DEEP = _FLAT | list[_DEEP] | dict[str, _DEEP]
 
 
-class _Plain(msgspec.Struct):  # a class, since msgspec would prepare any other type at each call
-    value: _DEEP
+# A class, since msgspec would prepare any other type at each call.
+_Plain = msgspec.defstruct("_Plain", [("value", _DEEP)])
 
 
 _UNFIT = (bytes, bytearray, memoryview)
@@ -122,11 +122,10 @@ def _unfit(value: object, path: str, levels: int = 100) -> Iterator[str]:
     """Say what JSON cannot hold, and where."""
     if isinstance(value, Mapping) and levels:
         for key, each in value.items():
-            if not isinstance(key, str):
-                if isinstance(key, _UNFIT) or (isinstance(key, float) and not isfinite(key)):
-                    yield f"{path or 'it'} has a key of type {type(key).__name__}"
-                key = "..."
-            shown = key if key.isidentifier() and len(key) <= _SHOWN else "..."
+            if isinstance(key, _UNFIT) or (isinstance(key, float) and not isfinite(key)):
+                yield f"{path or 'it'} has a key of type {type(key).__name__}"
+            name = str(key)
+            shown = name if name.isidentifier() and len(name) <= _SHOWN else "..."
             yield from _unfit(each, f"{path}.{shown}".removeprefix("."), levels - 1)
     elif isinstance(value, list | tuple) and levels:
         for index, each in enumerate(value):

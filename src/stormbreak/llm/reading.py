@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stormbreak.types import Usage, Verdict
 
@@ -84,6 +84,11 @@ class HttpAnswer(NamedTuple):
     def succeeded(self) -> bool:
         """Whether its status says so; no other answer needs its body to be known for what it is."""
         return 200 <= self.status <= 299
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be picklable whatever the headers are kept in."""
+        repeated = dict(self.repeated)
+        return type(self), (*self._replace(headers=dict(self.headers), repeated=repeated),)
 
     def __repr__(self) -> str:
         return f"HttpAnswer({self.status}, {len(self.body)} bytes)"
