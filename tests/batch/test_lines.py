@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -160,6 +161,14 @@ def test_files_that_are_not_there_or_not_files(tmp_path):
     for read in (lambda path: list(entries(path)), count_lines):
         with pytest.raises(ConfigurationError, match="is a directory"):
             read(tmp_path)
+
+
+def test_half_a_character_in_what_stands_beside_a_body_loses_no_answer():
+    said = Response(status_code=200, request_id="req \udcff", answered_by="p/\udcff", body=b"{}")
+    line = json.loads(success_line("a", said))
+    assert (line["response"]["request_id"], line["answered_by"]) == ("req ?", "p/?")
+    line = json.loads(failure_line("a", replace(FAILURE, message="\udcff")))
+    assert (line["error"]["message"], line["error"]["retry_at"]) == ("?", 17.5)
 
 
 def test_repr_shows_no_body():

@@ -2,11 +2,13 @@ import json
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
+from stormbreak.batch.given_rows import kept_in
 from stormbreak.batch.lines import Failure, Response
-from stormbreak.batch.lock import held
+from stormbreak.batch.lock import held, locked
 from stormbreak.batch.store import open_store
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
@@ -125,6 +127,17 @@ def test_a_copy_that_a_killed_run_left_is_removed_by_the_next(files, make_rows):
         path.write_bytes(b"half")
     with open_store(files.output, rows, options=OPTIONS):
         assert not any(path.exists() for path in left)
+
+
+def test_rows_from_python_stay_while_another_run_on_them_begins(files):
+    """It had the lock but had not written its run file: `batch retry` would have missed the rows."""
+    with ExitStack() as taken:
+        with kept_in(files, [{"prompt": "x"}]):
+            taken.enter_context(locked(files))
+        assert files.input.exists()
+    with kept_in(files, [{"prompt": "x"}]):
+        pass
+    assert not files.input.exists()
 
 
 KILLED = """

@@ -6,7 +6,7 @@ from typing import Any
 
 from stormbreak.batch.durable import replacing
 from stormbreak.batch.files import Files
-from stormbreak.batch.lock import locked
+from stormbreak.batch.lock import held, locked
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.rows import fingerprint_of, new_fingerprint
 from stormbreak.batch.runfile import read_run
@@ -27,7 +27,7 @@ def kept_in(files: Files, rows: Given) -> Iterator[str]:
     try:
         yield fingerprint
     finally:
-        if not files.run.exists():
+        if not files.run.exists() and not held(files):  # nor is another run about to write it
             files.input.unlink(missing_ok=True)
 
 

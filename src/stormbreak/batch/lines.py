@@ -115,13 +115,13 @@ def success_line(custom_id: str, response: Response) -> bytes:
     """Return the line, newline included, that records an answer."""
     who = response.answered_by
     return _line(
-        custom_id, response, b"null", b"" if who is None else b',"answered_by":' + encode(who)
+        custom_id, response, b"null", b"" if who is None else b',"answered_by":' + _json(who)
     )
 
 
 def failure_line(custom_id: str, failure: Failure, response: Response | None = None) -> bytes:
     """Return the line, newline included, that records a failure and what the provider said, if it did."""
-    return _line(custom_id, response, encode(failure))
+    return _line(custom_id, response, _json(failure))
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -191,7 +191,7 @@ def _line(custom_id: str, response: Response | None, error: bytes, more: bytes =
     said = b"null"
     if response is not None:
         head = b'{"status_code":%d,"request_id":%b,"body":'
-        said = head % (response.status_code, encode(response.request_id))
+        said = head % (response.status_code, _json(response.request_id))
         said += _value(response.body) + b"}"
     name = b'{"id":"batch_req_%b","custom_id":%b,"response":'
     return b"".join(
@@ -204,6 +204,14 @@ def _line(custom_id: str, response: Response | None, error: bytes, more: bytes =
             b"}\n",
         )
     )
+
+
+def _json(value: str | Failure | None) -> bytes:
+    try:
+        return encode(value)
+    except UnicodeEncodeError:  # half a character, as headers that are no UTF-8 have it
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return text.encode(errors="replace")
 
 
 def _value(body: bytes) -> bytes:
