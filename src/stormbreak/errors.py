@@ -30,6 +30,7 @@ Messages carry codes and types, never keys, prompts or provider bodies.
 """
 
 from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any, ClassVar
 
 from stormbreak.types import Ended, Outcome, Target, Verdict
@@ -282,14 +283,15 @@ def _portable(ended: Ended) -> Ended:
 
 
 def _travels(value: object) -> bool:
-    """Whether it can be pickled, and unpickled: some exceptions can be only the one."""
-    import pickle  # noqa: PLC0415 - nobody else needs it
+    """Whether it can be taken apart and put together again, as pickling does: some exceptions can be only the one.
 
+    Of a class that another process could not import, it cannot.
+    """
     token = _nested.set(True)
     try:
-        pickle.loads(pickle.dumps(value))  # noqa: S301 - written by the same line
+        deepcopy(value)
     except Exception:  # noqa: BLE001 - of any class
         return False
     finally:
         _nested.reset(token)
-    return True
+    return "<locals>" not in getattr(value, "__qualname__", type(value).__qualname__)

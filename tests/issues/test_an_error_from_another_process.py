@@ -101,3 +101,14 @@ def test_a_circle_of_causes_has_an_end():
     first.__cause__, second.__cause__ = second, first
     came = pickle.loads(pickle.dumps(first))
     assert type(came.__cause__) is type(second)
+
+
+def test_a_cause_of_a_class_that_nobody_else_knows_stays_behind():
+    class LocalError(Exception):
+        pass
+
+    error = error_of(Target("p", "m"), ENDED)
+    error.__cause__, error.handler = LocalError(), lambda: None
+    came = pickle.loads(pickle.dumps(error))
+    assert came.__cause__ is None
+    assert not hasattr(came, "handler")
