@@ -1,4 +1,4 @@
-"""A chat completion, put together from the chunks of its stream.
+"""A chat completion, or a text completion, put together from the chunks of its stream.
 
 Chunks carry deltas, which are joined as `pieces` says; tool calls are joined by their index. What stands
 beside the delta of a choice is no delta: there, text replaces the text before. A whole message stands for the deltas
@@ -7,20 +7,23 @@ of the answer that the same call would have got unstreamed; fields that nobody k
 Around the choices, the first real value wins: some streams begin with a chunk that knows nothing yet.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, delta_of
+from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, delta_of, text_of
 from stormbreak.llm.pieces import Pieces
 
 UNFINISHED = "stream ended without finish_reason"
 _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
-_TAKEN = frozenset({"index", "delta", "message"})
+_TAKEN = frozenset({"index", "delta", "message", "text"})
 
 
 class ChatAssembly:
     """Collect chunks; `result` is the completion so far."""
 
     ended = False  # only `[DONE]` says that nothing more will come
+    _object = "chat.completion"
+    _is_chat = True
 
     def __init__(self, choices: int = 1) -> None:
         self.has_output = False
@@ -34,20 +37,26 @@ class ChatAssembly:
         _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
         self._usage = usage_in(chunk) or self._usage
         for part in map(as_object, as_list(chunk.get("choices"))):
-            choice = self._choices.setdefault(as_index(part.get("index", 0)), _Choice())
+            index = as_index(part.get("index"))
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = _Choice() if self._is_chat else _TextChoice()
             self.has_output |= choice.add(part)
 
-    def wrong(self) -> str | None:
-        """Tell what is missing: as many choices as were wanted must come, and each say why it ended."""
-        whole = len(self._choices) >= self._wanted and all(
-            choice.finish_reason for choice in self._choices.values()
-        )
+    def wrong(self, *, done: bool) -> str | None:
+        """Tell what is missing: every choice must come, and say why it ended.
+
+        With `[DONE]`, fewer choices than wanted are all that the server gives: some do not know `n`.
+        """
+        choices = self._choices.values()
+        enough = len(choices) >= self._wanted or (done and bool(choices))
+        whole = enough and all(choice.finish_reason for choice in choices)
         return None if whole else UNFINISHED
 
     def result(self) -> dict[str, Any]:
         """Give the completion as its unstreamed body would be."""
         whole = self._top | {
-            "object": "chat.completion",
+            "object": self._object,
             "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
         }
         return whole | {"usage": self._usage} if self._usage else whole
@@ -83,7 +92,7 @@ class _ToolCalls:
     def add(self, deltas: list[Any]) -> bool:
         """Take the deltas of one chunk and tell whether there were any."""
         for position, delta in enumerate(map(as_object, deltas)):
-            index, name = as_index(delta.get("index", position)), delta.get("id")
+            index, name = as_index(delta.get("index"), position), delta.get("id")
             call = self._open.get(index)
             if call is None or (name and call.id and name != call.id):
                 call = self._open[index] = _ToolCall(index, name)
@@ -99,20 +108,23 @@ class _ToolCalls:
 class _Choice:
     """One choice: its message, its tool calls, and why it ended."""
 
+    _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
+
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self._begun = False
         self._message = Pieces()
         self._calls = _ToolCalls()
         self._logprobs = Pieces()
+        self._numbers: list[Any] = []  # the bare logprobs of Together
         self._rest = Pieces(joins=False)
 
     def add(self, part: dict[str, Any]) -> bool:
         """Take this choice's part of a chunk and tell whether it brought output."""
         rest = {name: value for name, value in part.items() if name not in _TAKEN}
-        delta = dict(delta_of(part, begun=self._begun))
+        delta = dict(self._delta_of(part, begun=self._begun))
         self.finish_reason = as_reason(rest.pop("finish_reason", None)) or self.finish_reason
-        self._logprobs.add(as_object(rest.pop("logprobs", None) or {}))
+        self._add_logprobs(rest.pop("logprobs", None))
         self._rest.add({name: value for name, value in rest.items() if value is not None})
         called = self._calls.add(as_list(delta.pop("tool_calls", None)))
         brought = self._message.add(delta) or called
@@ -125,9 +137,39 @@ class _Choice:
             "index": index,
             **self._rest.result(),
             "message": message | self._message.result() | self._calls.result(),
-            "logprobs": self._logprobs.result() or None,
-            "finish_reason": self.finish_reason,
+            **self._end(),
         }
+
+    def _end(self) -> dict[str, Any]:
+        logprobs = self._logprobs.result()
+        if self._numbers:
+            logprobs["token_logprobs"] = self._numbers
+        return {"logprobs": logprobs or None, "finish_reason": self.finish_reason}
+
+    def _add_logprobs(self, logprobs: Any) -> None:
+        """Take the logprobs of a chunk; Together sends the number of its one token."""
+        if type(logprobs) in (int, float):
+            self._numbers.append(logprobs)
+        else:
+            self._logprobs.add(as_object(logprobs or {}))
+
+
+class _TextChoice(_Choice):
+    """One choice of a text completion."""
+
+    _delta_of = staticmethod(text_of)
+
+    def result(self, index: int) -> dict[str, Any]:
+        return {"text": "", **self._message.result(), "index": index, **self._rest.result()} | (
+            self._end()
+        )
+
+
+class TextAssembly(ChatAssembly):
+    """The same of a text completion."""
+
+    _object = "text_completion"
+    _is_chat = False
 
 
 def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:

@@ -21,8 +21,10 @@ def as_list(value: object) -> list[Any]:
     return value
 
 
-def as_index(value: object) -> int:
-    """Pass a position; raise MalformedChunkError."""
+def as_index(value: object, default: int = 0) -> int:
+    """Pass a position, `default` where there is none; raise MalformedChunkError."""
+    if value is None:
+        return default
     if type(value) is not int or value < 0:
         raise MalformedChunkError
     return value
@@ -44,6 +46,12 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
     if delta is None and not begun:
         delta = choice.get("message")
     return as_object(delta or {})
+
+
+def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:  # noqa: ARG001 - as `delta_of`
+    """What a choice of a chunk of a text completion brings: its text, as a delta."""
+    text = choice.get("text")
+    return {} if text is None else {"text": text}
 
 
 def brings_output(delta: dict[str, Any]) -> bool:
