@@ -35,7 +35,9 @@ from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = Complaint()
 _KINDS_OF_5XX = frozenset({Verdict.SERVER_ERROR, Verdict.OVERLOADED})
-_SAYS_ENOUGH = frozenset(Verdict).difference(*(phrase.on for phrase in PHRASES), {Verdict.THROTTLED})
+_SAYS_ENOUGH = frozenset(Verdict).difference(
+    *(phrase.on for phrase in PHRASES), {Verdict.THROTTLED}
+)
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(

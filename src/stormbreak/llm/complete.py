@@ -127,7 +127,7 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
         return broken("no choices", request_id)
     found = {wrong for wrong in map(_wrong, answer.choices) if wrong}
     if found - {_REFUSED}:
-        return broken(sorted(found - {_REFUSED})[0], request_id)
+        return broken(min(found - {_REFUSED}), request_id)
     if found:
         reason = refused([each.finish_reason for each in answer.choices], has_output=_brings(body))
         if reason is not None:

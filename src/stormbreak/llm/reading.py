@@ -67,8 +67,10 @@ def shape_of(endpoint: str) -> Shape:
 
 
 def without_mark(body: bytes) -> bytes:
-    """A body without the byte order mark in front of it."""
-    return body[len(BOM) :] if body.startswith(BOM) else body
+    """JSON without the byte order mark in front of it; anything else as it is."""
+    if not body.startswith(BOM) or not body[len(BOM) :].lstrip().startswith((b"{", b"[")):
+        return body
+    return body[len(BOM) :]
 
 
 def path_of(endpoint: str) -> str:

@@ -112,7 +112,9 @@ class StreamReader(ABC):
         """Read what the end of the stream left, and tell what failed, or is missing."""
         if not self.over:
             self._read_rest()
-        wrong = self._follower.wrong(done=self._done) if self._follower and not self._failure else None
+        wrong = (
+            self._follower.wrong(done=self._done) if self._follower and not self._failure else None
+        )
         if wrong:
             self._break(wrong)
         return self._failure

@@ -15,7 +15,6 @@ from stormbreak.types import Verdict
 _V = Verdict
 
 
-
 class Code(NamedTuple):
     """A code or type of error, in lower case, and who documents it."""
 
@@ -203,8 +202,6 @@ def is_known(code: str | None) -> bool:
     )
 
 
-
-
 class Phrase(NamedTuple):
     """Words in a message, in lower case, that refine one of the verdicts `on` which they may stand."""
 
@@ -253,9 +250,7 @@ PHRASES: tuple[Phrase, ...] = (
         },
     ),
     *_phrases(_V.FILTERED, _OF_REQUEST, {"content exists risk": "deepseek"}),
-    *_phrases(
-        _V.FILTERED, _OF_REQUEST | {_V.AUTH}, {"content violates usage guidelines": "xai"}
-    ),
+    *_phrases(_V.FILTERED, _OF_REQUEST | {_V.AUTH}, {"content violates usage guidelines": "xai"}),
     *_phrases(
         _V.NOT_FOUND,
         _OF_REQUEST,

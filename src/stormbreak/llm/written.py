@@ -17,7 +17,11 @@ MOST = 128  # choices; no provider gives more, and who asks for more gets none h
 def written(shape: Shape, text: str, model: str, *, choices: int = 1) -> bytes | None:
     """The body of an answer that says `text` in each of its choices, no tokens used; None where an answer is no text."""
     write = _WRITERS.get(shape)
-    return None if write is None or choices > MOST else msgspec.json.encode(write(text, model, choices))
+    return (
+        None
+        if write is None or choices > MOST
+        else msgspec.json.encode(write(text, model, choices))
+    )
 
 
 def _chat(text: str, model: str, choices: int) -> dict[str, Any]:
