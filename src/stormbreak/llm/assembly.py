@@ -43,7 +43,7 @@ class ChatAssembly:
                 choice = self._choices[index] = _Choice() if self._is_chat else _TextChoice()
             self.has_output |= choice.add(part)
 
-    def wrong(self, *, done: bool) -> str | None:
+    def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing: every choice must come, and say why it ended.
 
         With `[DONE]`, fewer choices than wanted are all that the server gives: some do not know `n`.

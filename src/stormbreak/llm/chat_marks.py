@@ -70,7 +70,7 @@ class ChatMarks:
         """Why each choice ended."""
         return list(self._reasons.values())
 
-    def wrong(self, *, done: bool) -> str | None:
+    def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing if nothing more comes; with `[DONE]` the server says itself that nothing does."""
         reasons = self._reasons.values()
         enough = len(reasons) >= self._wanted or (done and bool(reasons))

@@ -1,6 +1,6 @@
 """What an error body says, in whichever of its many forms, before anyone judges it.
 
-The known forms are in `tables.ERROR_SHAPES`.
+The known forms are in `shapes.ERROR_SHAPES`.
 
 Messages are kept for matching and for the hints in them; they never leave this package.
 """

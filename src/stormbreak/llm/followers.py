@@ -17,7 +17,7 @@ class Follower(Protocol):
     def add(self, said: dict[str, Any], /) -> None:
         """Take the data of one event; raise MalformedChunkError."""
 
-    def wrong(self, *, done: bool) -> str | None:
+    def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing if nothing more comes; None of a complete answer.
 
         Args:
@@ -40,6 +40,6 @@ class Marked:
         """Whether nothing that may still come can change the answer."""
         return self._marks.ended
 
-    def wrong(self, *, done: bool) -> str | None:
+    def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing if nothing more comes; None of a complete answer."""
         return self._marks.wrong(done=done)

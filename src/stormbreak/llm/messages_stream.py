@@ -69,7 +69,7 @@ class MessageMarks:
         """Why it ended."""
         return [self.finish_reason]
 
-    def wrong(self, *, done: bool) -> str | None:  # noqa: ARG002 - the format has an end of its own
+    def wrong(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has an end of its own
         """Tell what is missing if nothing more comes."""
         if not self._begun:
             return "stream ended without message_start"

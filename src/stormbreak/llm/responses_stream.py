@@ -73,7 +73,7 @@ class ResponseMarks:
         """Why it ended."""
         return [self.finish_reason]
 
-    def wrong(self, *, done: bool) -> str | None:  # noqa: ARG002 - the format has an end of its own
+    def wrong(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has an end of its own
         """Tell what is missing if nothing more comes."""
         if self.response is None:
             return "stream ended without response.completed"

@@ -178,7 +178,7 @@ MINIMAX_CODES: Mapping[int, Verdict] = MappingProxyType(
         2013: _V.INVALID,
         2045: _V.THROTTLED,  # requests grow too quickly
         2049: _V.AUTH,
-        2056: _V.BILLING,  # the quota of a plan is used up
+        2056: _V.THROTTLED,  # the quota of a plan, for some hours
     }
 )
 """Of MiniMax, in `base_resp` of an HTTP 200: https://platform.minimax.io/docs/api-reference/errorcode. Others fail."""
@@ -272,61 +272,3 @@ NONE_GRANTED = re.compile(r"\blimit: 0(?!\d|[.,]\d)")
 
 RETRYABLE_BUDGET = "openrouter_in_flight_budget"
 """The one limit source behind which OpenRouter's 402 means: come back in a moment."""
-
-
-class ErrorShape(NamedTuple):
-    """A form in which errors come, with an example of it.
-
-    `needs_status`: only where the HTTP status, or the name of the event, says that it is an error.
-    """
-
-    example: str
-    needs_status: bool
-    providers: tuple[str, ...]
-
-
-def _shapes(by_example: Mapping[str, str], *, needs_status: bool) -> tuple[ErrorShape, ...]:
-    return tuple(
-        ErrorShape(example, needs_status, tuple(providers.split()))
-        for example, providers in by_example.items()
-    )
-
-
-ERROR_SHAPES: tuple[ErrorShape, ...] = (
-    *_shapes(
-        {
-            '{"error": {"message": "...", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}': (
-                "openai azure holysheep deepseek groq openrouter gemini xai together fireworks local"
-            ),
-            '{"error": {"message": "...", "code": "server_error"}, "status_code": 503}': "cerebras",
-            '{"error": {"code": 502, "message": "...", "metadata": {"raw": "..."}}}': "openrouter",
-            '{"code": "unauthenticated", "error": "..."}': "xai",
-            '{"error": "..."}': "local together",
-            '{"error": "...", "error_type": "overloaded"}': "local",
-            '{"type": "error", "error": {"type": "overloaded_error", "message": "..."}}': "anthropic",
-            '{"object": "error", "message": "...", "type": "invalid_request_error", "code": 429}': (
-                "mistral local"
-            ),
-            '{"choices": [{"error": {"code": 502, "message": "..."}, "finish_reason": "error"}]}': (
-                "openrouter"
-            ),
-            '{"choices": [{"finish_reason": "stop"}], "x_groq": {"error": "..."}}': "groq",
-            '{"choices": null, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}': (
-                "minimax"
-            ),
-        },
-        needs_status=False,
-    ),
-    *_shapes(
-        {
-            '[{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "..."}}]': "gemini",
-            '{"message": "...", "type": "too_many_requests_error", "code": "queue_exceeded"}': (
-                "cerebras mistral"
-            ),
-            '{"detail": "..."}': "mistral local",
-            '{"message": "...", "__type": "ThrottlingException"}': "bedrock",
-        },
-        needs_status=True,
-    ),
-)
-"""What bodies of errors, and events of streams that are one, look like."""
