@@ -159,3 +159,23 @@ async def test_half_a_stream_is_told_when_it_was_handed_over():
             async for _ in stream.texts():
                 pass
     assert len(server.requests) == 1
+
+
+async def test_a_stream_that_nobody_asked_for_is_read():
+    """Some gateways stream whatever they are asked for: it was paid, and would come again."""
+    script = in_events(chunk("Hi"), chunk(None, "stop"), DONE)
+    async with served(script) as server, client_of(server) as client:
+        got = await client.chat(SAY)
+        assert (got.text, json.loads(got.raw)["choices"][0]["finish_reason"]) == ("Hi", "stop")
+    async with served(script) as server, sdk_of(server) as client:
+        completion = await client.chat.completions.create(model="m", messages=SAY)
+        assert completion.choices[0].message.content == "Hi"
+    assert len(server.requests) == 1
+
+
+async def test_a_stream_that_nobody_asked_for_must_be_whole():
+    script = in_events(chunk("Hi"))
+    async with served(script) as server, client_of(server) as client:
+        ended = await client.ask("chat/completions", b'{"model":"m","messages":[]}', attempts=1)
+    assert ended.outcome.verdict is Verdict.BROKEN
+    assert len(server.requests) == 1

@@ -70,4 +70,3 @@ def test_the_type_in_the_header_of_aws_is_the_code():
     assert reading.code == "ThrottlingException"
     assert is_known(reading.code)
     assert is_known("ModelStreamErrorException")
-

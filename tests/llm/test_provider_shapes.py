@@ -455,3 +455,87 @@ def test_a_deferred_answer_is_not_asked_for_again():
 def test_a_response_that_was_cancelled_is_not_asked_for_again():
     cancelled = whole_response([], "cancelled")
     assert read(cancelled, Shape.RESPONSES).verdict is Verdict.INVALID
+
+
+@pytest.mark.parametrize("nothing", ["", "null", None])
+def test_a_finish_reason_that_is_none_ends_nothing(nothing):
+    """Some gateways write the word."""
+    events = [
+        event({"choices": [{"index": 0, "delta": {"content": "H"}, "finish_reason": nothing}]})
+    ]
+    assert assembled(events)[0].verdict is Verdict.BROKEN
+    assert scanned(events).verdict is Verdict.BROKEN
+    events += [chunk("i"), bare_chunk("stop"), bare_chunk(nothing), DONE]
+    reading, whole = assembled(events)
+    assert (reading.text, whole["choices"][0]["finish_reason"]) == ("Hi", "stop")
+
+
+def test_what_stands_beside_the_end_of_a_message_is_kept():
+    *events, _, stop = message(["Hi"])
+    beside = {"applied_edits": []}
+    end = typed("message_delta", delta={"stop_reason": "end_turn"}, context_management=beside)
+    _, whole = assembled([*events, end, stop], Shape.MESSAGES)
+    assert whole["context_management"] == beside
+    assert whole["type"] == "message"
+
+
+def test_an_item_that_is_null_is_none():
+    events = response(["Hi"])[:-1]
+    null = typed("response.output_item.done", output_index=7, item=None)
+    bare = typed("response.completed", response={"status": "completed", "output": None})
+    assert assembled([*events, null, bare], Shape.RESPONSES)[0].text == "Hi"
+
+
+@pytest.mark.parametrize("own", [{"id": ""}, {"id": None, "index": 0}, {"index": 0}, {}])
+def test_parallel_tool_calls_that_nothing_tells_apart(own):
+    """Gemini: each whole, one after the other, with the same index and no id."""
+    calls = [("f", '{"a":1}'), ("g", "{}"), ("g", '{"b":2}')]
+    events = [
+        chunk(tool_calls=[own | {"function": {"name": name, "arguments": text}}])
+        for name, text in calls
+    ]
+    _, whole = assembled([*events, bare_chunk("tool_calls"), DONE])
+    got = [call["function"] for call in whole["choices"][0]["message"]["tool_calls"]]
+    assert [(call["name"], call["arguments"]) for call in got] == calls
+
+
+def test_a_tool_call_whose_name_is_repeated_is_one():
+    pieces = ['{"a":', "{}", "}", ""]
+    events = [
+        chunk(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": text}}])
+        for text in pieces
+    ]
+    _, whole = assembled([*events, bare_chunk("tool_calls"), DONE])
+    (call,) = whole["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": '{"a":{}}'}
+
+
+def test_a_filled_in_middle_of_mistral():
+    """It is asked for as a text completion, and answered as a chat."""
+    assert shape_of("/v1/fim/completions") is TEXTS
+    reading = read({"choices": [choice("stop", MESSAGE)]}, TEXTS)
+    assert (reading.verdict, reading.text) == (Verdict.OK, "Hi")
+    events = [chunk("H"), chunk("i"), bare_chunk("stop"), DONE]
+    reading, whole = assembled(events, TEXTS)
+    assert reading.text == "Hi"
+    assert whole["choices"][0]["message"]["content"] == "Hi"
+    assert scanned(events, TEXTS).verdict is Verdict.OK
+    empty = [bare_chunk("content_filter"), DONE]
+    assert assembled(empty, TEXTS)[0].verdict is Verdict.FILTERED
+
+
+def test_an_error_of_gemini_in_a_list():
+    told = [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x"}}]
+    assert read(told).verdict is Verdict.THROTTLED
+    assert assembled([event(told)])[0].verdict is Verdict.THROTTLED
+    assert scanned([event(told)]).verdict is Verdict.THROTTLED
+    assert read([{"id": "x"}]).verdict is Verdict.BROKEN
+
+
+def test_what_anthropic_blocks_while_it_writes():
+    words = "Output blocked by content filtering policy"
+    told = {"type": "error", "error": {"type": "invalid_request_error", "message": words}}
+    assert read(told, Shape.MESSAGES, status=400).verdict is Verdict.FILTERED
+    start = message([])[0]
+    events = [start, event(told, "error")]
+    assert assembled(events, Shape.MESSAGES)[0].verdict is Verdict.FILTERED

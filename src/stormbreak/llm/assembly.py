@@ -10,7 +10,10 @@ Around the choices, the first real value wins: some streams begin with a chunk t
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, delta_of, text_of
+from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.pieces import Pieces
 
 UNFINISHED = "stream ended without finish_reason"
@@ -23,7 +26,6 @@ class ChatAssembly:
 
     ended = False  # only `[DONE]` says that nothing more will come
     _object = "chat.completion"
-    _is_chat = True
 
     def __init__(self, choices: int = 1) -> None:
         self.has_output = False
@@ -40,8 +42,11 @@ class ChatAssembly:
             index = as_index(part.get("index"))
             choice = self._choices.get(index)
             if choice is None:
-                choice = self._choices[index] = _Choice() if self._is_chat else _TextChoice()
+                choice = self._choices[index] = self._choice_of(part)
             self.has_output |= choice.add(part)
+
+    def _choice_of(self, part: dict[str, Any]) -> "_Choice":  # noqa: ARG002 - those of texts differ
+        return _Choice()
 
     def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing: every choice must come, and say why it ended.
@@ -70,6 +75,17 @@ class _ToolCall:
         self.id = name
         self._pieces = Pieces()
 
+    def is_behind(self, delta: dict[str, Any]) -> bool:
+        """Whether a piece without an id begins another call, since nothing of this one is missing."""
+        if delta.get("id"):
+            return False
+        function = as_object(delta.get("function") or {})
+        more = function.get("arguments")
+        if not function.get("name") or not isinstance(more, str) or not more.startswith("{"):
+            return False
+        so_far = as_object(self._pieces.result().get("function") or {}).get("arguments")
+        return isinstance(so_far, str) and so_far.endswith("}") and _is_json(so_far)
+
     def add(self, delta: dict[str, Any]) -> None:
         self.id = self.id or delta.get("id")
         as_object(delta.get("function") or {})
@@ -82,7 +98,8 @@ class _ToolCall:
 class _ToolCalls:
     """The tool calls of a message.
 
-    Pieces belong together by index; some providers send none, or the same for all: a new id is a new call.
+    Pieces belong together by index; some providers send none, or the same for all: a new id is a new call. Gemini sends
+    no ids either: then a name with the beginning of arguments, where those before are complete, is a new call.
     """
 
     def __init__(self) -> None:
@@ -94,7 +111,7 @@ class _ToolCalls:
         for position, delta in enumerate(map(as_object, deltas)):
             index, name = as_index(delta.get("index"), position), delta.get("id")
             call = self._open.get(index)
-            if call is None or (name and call.id and name != call.id):
+            if call is None or (name and call.id and name != call.id) or call.is_behind(delta):
                 call = self._open[index] = _ToolCall(index, name)
                 self._calls.append(call)
             call.add(delta)
@@ -169,7 +186,18 @@ class TextAssembly(ChatAssembly):
     """The same of a text completion."""
 
     _object = "text_completion"
-    _is_chat = False
+
+    def _choice_of(self, part: dict[str, Any]) -> _Choice:
+        is_chat = part.get("delta") is not None or part.get("message") is not None
+        return _Choice() if is_chat else _TextChoice()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:

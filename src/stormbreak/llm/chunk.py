@@ -31,10 +31,10 @@ def as_index(value: object, default: int = 0) -> int:
 
 
 def as_reason(value: object) -> str | None:
-    """Pass a reason or none; raise MalformedChunkError."""
+    """Pass a reason or none, as which some write the word; raise MalformedChunkError."""
     if value is not None and not isinstance(value, str):
         raise MalformedChunkError
-    return value
+    return None if value == "null" else value
 
 
 def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
@@ -48,10 +48,13 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
     return as_object(delta or {})
 
 
-def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:  # noqa: ARG001 - as `delta_of`
-    """What a choice of a chunk of a text completion brings: its text, as a delta."""
+def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
+    """What a choice of a chunk of a text completion brings: its text, as a delta.
+
+    Mistral answers as a chat to what is to be filled in.
+    """
     text = choice.get("text")
-    return {} if text is None else {"text": text}
+    return delta_of(choice, begun=begun) if text is None else {"text": text}
 
 
 def brings_output(delta: dict[str, Any]) -> bool:

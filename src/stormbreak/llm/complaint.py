@@ -86,7 +86,7 @@ def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
 
 def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
     """Find the error in a decoded body."""
-    if is_error and isinstance(said, list) and said:
+    if isinstance(said, list) and said and (is_error or _is_of_gemini(said[0])):
         said = said[0]
     if not isinstance(said, dict):
         return None
@@ -100,6 +100,12 @@ def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
     if is_error or said.get("object") == "error" or said.get("type") == "error":
         return _complaint(said, {})
     return None
+
+
+def _is_of_gemini(said: object) -> bool:
+    """Whether the first thing in a list is an error and nothing else."""
+    alone = isinstance(said, dict) and said.keys() == {"error"}
+    return alone and isinstance(said["error"], dict)
 
 
 def _in_choices(choices: object) -> Any:

@@ -50,6 +50,7 @@ class _Chat(Whole):
 
 class _TextChoice(msgspec.Struct):
     text: Any = None
+    message: _Message | None = None  # of Mistral
     finish_reason: str | None = None
     error: Any = None
 
@@ -186,12 +187,13 @@ def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Read
             Verdict.OK, text=answer.content, usage=usage_of(answer.usage), request_id=request_id
         )
     reasons = [each.finish_reason for each in choices]
-    reason = refused(reasons, has_output=any(each.text for each in choices))
+    texts = [each.message.content if each.message else each.text for each in choices]
+    reason = refused(reasons, has_output=any(texts))
     if reason is not None:
         return refused_by(reason, answer.usage, request_id)
-    if not all(each.finish_reason or isinstance(each.text, str) for each in choices):
+    if not all(reasons[at] or isinstance(text, str) for at, text in enumerate(texts)):
         return broken("no text", request_id)
-    text = choices[0].text
+    text = texts[0]
     return Reading(
         Verdict.OK,
         detail=_too_few(len(choices), wanted),

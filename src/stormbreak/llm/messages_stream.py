@@ -16,6 +16,7 @@ from stormbreak.llm.pieces import MalformedChunkError, Pieces
 
 END = "message_stop"
 _INPUT = "partial_json"
+_OWN = frozenset({"type", "delta", "usage"})
 
 
 class MessageMarks:
@@ -116,7 +117,8 @@ class MessageAssembly(Marked):
                 raise MalformedChunkError
             blocks[-1].add(said["delta"])
         elif kind == "message_delta":
-            self._end |= said.get("delta") or {}
+            beside = {name: value for name, value in said.items() if name not in _OWN}
+            self._end |= beside | (said.get("delta") or {})
 
     def _start(self, index: int, start: dict[str, Any]) -> None:
         """Begin a block. Ollama gives one index to several: what has grown, or is another thing, is another block."""

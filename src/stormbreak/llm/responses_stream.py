@@ -106,8 +106,8 @@ class ResponseAssembly(Marked):
         """Take the data of one event; raise MalformedChunkError."""
         self._marks.add(said)
         kind = said["type"]
-        if kind == _ITEM:
-            self._items[as_index(said.get("output_index"), len(self._items))] = said.get("item")
+        if kind == _ITEM and said.get("item") is not None:
+            self._items[as_index(said.get("output_index"), len(self._items))] = said["item"]
         elif kind == TEXT and isinstance(said.get("delta"), str):
             self._texts.append(said["delta"])
 

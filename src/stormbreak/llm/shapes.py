@@ -46,6 +46,7 @@ ERROR_SHAPES: tuple[ErrorShape, ...] = (
                 "openrouter"
             ),
             '{"choices": [{"finish_reason": "stop"}], "x_groq": {"error": "..."}}': "groq",
+            '[{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "..."}}]': "gemini",
             '{"choices": null, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}': (
                 "minimax"
             ),
@@ -54,7 +55,6 @@ ERROR_SHAPES: tuple[ErrorShape, ...] = (
     ),
     *_shapes(
         {
-            '[{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "..."}}]': "gemini",
             '{"message": "...", "type": "too_many_requests_error", "code": "queue_exceeded"}': (
                 "cerebras mistral"
             ),

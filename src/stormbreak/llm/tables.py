@@ -249,7 +249,11 @@ PHRASES: tuple[Phrase, ...] = (
             "account [^.]{0,80}is suspended": "fireworks",
         },
     ),
-    *_phrases(_V.FILTERED, _OF_REQUEST, {"content exists risk": "deepseek"}),
+    *_phrases(
+        _V.FILTERED,
+        _OF_REQUEST,
+        {"content exists risk": "deepseek", "output blocked by content filter": "anthropic"},
+    ),
     *_phrases(_V.FILTERED, _OF_REQUEST | {_V.AUTH}, {"content violates usage guidelines": "xai"}),
     *_phrases(
         _V.NOT_FOUND,
