@@ -104,8 +104,7 @@ def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
 
 def _is_of_gemini(said: object) -> bool:
     """Whether the first thing in a list is an error and nothing else."""
-    alone = isinstance(said, dict) and said.keys() == {"error"}
-    return alone and isinstance(said["error"], dict)
+    return isinstance(said, dict) and len(said) == 1 and isinstance(said.get("error"), dict)
 
 
 def _in_choices(choices: object) -> Any:
