@@ -126,9 +126,10 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
         if answer.choices is None and isinstance(answer.request_id, str):
             return _deferred(request_id)
         return broken("no choices", request_id)
-    found = {wrong for wrong in map(_wrong, answer.choices) if wrong}
-    if found - {_REFUSED}:
-        return broken(min(found - {_REFUSED}), request_id)
+    found = [wrong for wrong in map(_wrong, answer.choices) if wrong is not None]
+    other = next((wrong for wrong in found if wrong is not _REFUSED), None) if found else None
+    if other is not None:
+        return broken(other, request_id)
     if found:
         reason = refused([each.finish_reason for each in answer.choices], has_output=_brings(body))
         if reason is not None:
