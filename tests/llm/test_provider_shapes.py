@@ -539,3 +539,30 @@ def test_what_anthropic_blocks_while_it_writes():
     start = message([])[0]
     events = [start, event(told, "error")]
     assert assembled(events, Shape.MESSAGES)[0].verdict is Verdict.FILTERED
+
+
+def test_a_server_that_finishes_with_every_chunk_is_believed_at_the_end():
+    """Gemini, behind some relays: "stop" in each chunk, so that a cut stream looked whole."""
+
+    def part(text, index=0):
+        delta = {"role": "assistant", "content": text}
+        return event({"choices": [{"index": index, "delta": delta, "finish_reason": "stop"}]})
+
+    parts = [part("H"), part("i"), part("!")]
+    for cut in (parts, parts[:2]):
+        assert assembled(cut)[0].verdict is Verdict.BROKEN
+        assert scanned(cut).verdict is Verdict.BROKEN
+    assert assembled([*parts, DONE])[0].text == "Hi!"
+    assert scanned([*parts, DONE]).verdict is Verdict.OK
+    for whole in ([part("Hi")], [chunk("H"), part("i")], [part("a"), part("b", index=1)]):
+        assert assembled(whole)[0].verdict is Verdict.OK
+        assert scanned(whole).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("outer", [{}, {"message": "", "code": None}])
+def test_an_error_in_an_error(outer):
+    """Groq, and gateways that hand on what they got."""
+    told = {"error": outer | {"error": {"message": "x", "code": "insufficient_quota"}}}
+    assert read(told).verdict is Verdict.BILLING
+    assert read(told, status=429).verdict is Verdict.BILLING
+    assert assembled([event(told)])[0].verdict is Verdict.BILLING

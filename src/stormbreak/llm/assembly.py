@@ -33,6 +33,7 @@ class ChatAssembly:
         self._top: dict[str, Any] = {}
         self._usage: Any = None
         self._choices: dict[int, _Choice] = {}
+        self._went_on = False
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
@@ -43,7 +44,10 @@ class ChatAssembly:
             choice = self._choices.get(index)
             if choice is None:
                 choice = self._choices[index] = self._choice_of(part)
-            self.has_output |= choice.add(part)
+            finished = choice.finish_reason is not None
+            brought = choice.add(part)
+            self.has_output |= brought
+            self._went_on |= finished and brought
 
     def _choice_of(self, part: dict[str, Any]) -> "_Choice":  # noqa: ARG002 - those of texts differ
         return _Choice()
@@ -51,8 +55,11 @@ class ChatAssembly:
     def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing: every choice must come, and say why it ended.
 
-        With `[DONE]`, fewer choices than wanted are all that the server gives: some do not know `n`.
+        With `[DONE]`, fewer choices than wanted are all that the server gives: some do not know `n`. Where output came
+        after a finish reason, that means nothing: some relays of Gemini write one into every chunk.
         """
+        if self._went_on and not done:
+            return UNFINISHED
         choices = self._choices.values()
         enough = len(choices) >= self._wanted or (done and bool(choices))
         whole = enough and all(choice.finish_reason for choice in choices)

@@ -38,6 +38,7 @@ class ChatMarks:
         self.finish_reason: str | None = None  # of the first choice
         self._wanted = choices
         self._reasons: dict[int, str | None] = {}
+        self._went_on = False  # after a finish reason, which then means nothing
 
     @staticmethod
     def quiet(block: bytes) -> bool:
@@ -58,8 +59,10 @@ class ChatMarks:
         for part in map(as_object, as_list(chunk.get("choices"))):
             index, reason = as_index(part.get("index")), as_reason(part.get("finish_reason"))
             delta = self._delta_of(part, begun=self.has_output)
-            self.has_output = self.has_output or brings_output(delta)
-            self._reasons[index] = reason or self._reasons.get(index)
+            brought, before = brings_output(delta), self._reasons.get(index)
+            self.has_output = self.has_output or brought
+            self._went_on = self._went_on or (before is not None and brought)
+            self._reasons[index] = reason or before
         self.finish_reason = self._reasons[min(self._reasons)] if self._reasons else None
 
     def usage_in(self, chunk: dict[str, Any]) -> Any:
@@ -73,6 +76,8 @@ class ChatMarks:
 
     def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing if nothing more comes; with `[DONE]` the server says itself that nothing does."""
+        if self._went_on and not done:
+            return UNFINISHED
         reasons = self._reasons.values()
         enough = len(reasons) >= self._wanted or (done and bool(reasons))
         return None if enough and all(reasons) else UNFINISHED

@@ -118,6 +118,9 @@ def _complaint(error: object, beside: dict[str, Any]) -> Complaint:
     """Read an error object, or a text; some put its code or its status `beside` it."""
     if not isinstance(error, dict):
         error = {"message": error, "code": beside.get("code"), "type": beside.get("error_type")}
+    inner = error.get("error")
+    if isinstance(inner, dict) and not (error.get("message") or error.get("code")):
+        error = inner  # of Groq, and of gateways that hand on what they got
     metadata, details = _object(error.get("metadata")), error.get("details")
     status = _status(error.get("code")) or _status(error.get("status"))
     message = _message(

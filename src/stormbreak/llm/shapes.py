@@ -86,6 +86,7 @@ class StreamEnding(NamedTuple):
 
 _CHUNK = '{"choices": [{"index": 0, "delta": {"content": "Hi"}}]}'
 _FINISH = '{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}'
+_STOPPING = '{"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}'
 _TEXT = '{"choices": [{"index": 0, "text": "Hi"}]}'
 _TEXT_FINISH = '{"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}'
 _ERROR = '{"error": {"message": "...", "code": 503}}'
@@ -103,6 +104,8 @@ _MESSAGES = ("anthropic", "openrouter", "local")
 STREAM_ENDINGS: tuple[StreamEnding, ...] = (
     StreamEnding("chat/completions", (_CHUNK, _FINISH, "[DONE]"), _CHATS),
     StreamEnding("chat/completions", (_CHUNK, _FINISH), ("gemini", "local")),
+    StreamEnding("chat/completions", (_STOPPING, _STOPPING, "[DONE]"), ("gemini",)),
+    StreamEnding("chat/completions", (_STOPPING, _STOPPING), ()),
     StreamEnding("chat/completions", (_CHUNK, "[DONE]"), ()),
     StreamEnding("chat/completions", (_CHUNK,), ()),
     StreamEnding("chat/completions", (_CHUNK, _ERROR), _CHATS),
@@ -181,7 +184,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "deepseek": "https://api-docs.deepseek.com/quick_start/error_codes; its reference of chat completions",
         "groq": "https://console.groq.com/docs/errors; groq 1.7 for Python",
         "openrouter": "https://openrouter.ai/docs/api-reference/errors",
-        "gemini": "https://ai.google.dev/gemini-api/docs/openai; google-genai 3.6 for Python (`FinishReason`)",
+        "gemini": "https://ai.google.dev/gemini-api/docs/openai; google-genai 3.6 for Python (`FinishReason`); BerriAI/litellm#2195",
         "mistral": "https://docs.mistral.ai (error glossary); mistralai 3.7 for Python",
         "xai": "https://docs.x.ai; xai-sdk 1.21 for Python; continuedev/continue#10373",
         "together": "together 3.1 for Python",
