@@ -22,6 +22,7 @@ class Wants(msgspec.Struct):
     stream_options: Any = None
     modalities: Any = None
     audio: Any = None
+    deferred: Any = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None

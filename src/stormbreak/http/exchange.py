@@ -9,8 +9,9 @@ from stormbreak.http.origin import Origin
 from stormbreak.http.pricing import CostToWorkOut
 from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Incoming, Wire, WireResult, collected
 from stormbreak.llm.classify import read_answer
+from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.limits import limits_of
-from stormbreak.llm.reading import HttpAnswer, Reading, Shape
+from stormbreak.llm.reading import BOM, HttpAnswer, Reading, Shape, without_mark
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.llm.stream_reader import StreamReader
 from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
@@ -101,7 +102,20 @@ def _judged(origin: Origin, asked: Asked, came: _Came, *, learn: bool) -> Outcom
 def _plain(answer: WireResult, asked: Asked) -> _Came | Outcome:
     if isinstance(answer, Outcome):
         return answer
-    return answer, read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
+    if asked.shape is not Shape.RESOURCE and answer.body.startswith(BOM):  # that may be a file
+        answer = answer._replace(body=without_mark(answer.body))
+    reading = read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
+    if reading.verdict is Verdict.BROKEN and _is_stream(answer) and asked.shape in FORMATS:
+        assembler = reader_of(StreamAssembler, asked, answer)
+        assembler.feed(answer.body)
+        reading, body = assembler.end()
+        answer = answer._replace(body=body)
+    return answer, reading
+
+
+def _is_stream(answer: HttpAnswer) -> bool:
+    """Whether a server streams that was not asked to: it would again."""
+    return answer.succeeded and answer.headers.get("content-type", "").startswith("text/event-")
 
 
 async def _assembled(
@@ -181,6 +195,7 @@ def answer_of(target: Target, ended: Ended, price_of: PriceOf | None) -> Answer:
         status=received.status,
         request_id=reading.request_id,
         source=ended.source,
+        detail=ended.outcome.detail,
         maybe_processed=ended.maybe_processed,
         costs=CostToWorkOut(price_of, target, reading.usage, ended.source),
     )

@@ -34,6 +34,10 @@ from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = Complaint()
+_KINDS_OF_5XX = frozenset({Verdict.SERVER_ERROR, Verdict.OVERLOADED})
+_SAYS_ENOUGH = frozenset(Verdict).difference(
+    *(phrase.on for phrase in PHRASES), {Verdict.THROTTLED}
+)
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(
@@ -59,7 +63,7 @@ def read_answer(
         return Reading(Verdict.OK, request_id=request_id_of(answer.headers))
     wanted = inputs if shape is Shape.EMBEDDINGS else choices
     reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
-    if reading.verdict is Verdict.OK:
+    if reading.verdict is Verdict.OK or reading.finish_reason is not None:
         return reading
     complaint = complaint_of(answer.body, is_error=False)
     if complaint is None and reading.detail == ERROR_INSIDE:
@@ -149,6 +153,8 @@ def _lasts(said: Complaint) -> bool:
 
 
 def _by_status(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:
+    if said.verdict is not None:
+        return said.verdict
     names = [name.lower() for name in said.names]
     named = next((NAMED[name] for name in names if name in NAMED), None)
     if status is None:
@@ -160,7 +166,7 @@ def _by_status(status: int | None, said: Complaint, headers: Mapping[str, str]) 
         return _openrouter(said, headers)
     if base is Verdict.REDIRECTED or named is None:
         return _by_message(base, said.message)
-    telling = not TREATMENTS[named].retry or base in {Verdict.SERVER_ERROR, Verdict.OVERLOADED}
+    telling = not TREATMENTS[named].retry or (status >= 500 and base in _KINDS_OF_5XX)
     return named if telling else _by_message(base, said.message)
 
 
@@ -173,15 +179,14 @@ def _openrouter(said: Complaint, headers: Mapping[str, str]) -> Verdict:
 
 
 def _by_message(base: Verdict, message: str) -> Verdict:
-    """Refine a verdict by what the message says; only where it can be about the request."""
-    if base not in {Verdict.INVALID, Verdict.THROTTLED, Verdict.SERVER_ERROR} or not message:
+    """Refine a verdict by what the message says; only where it can be about the request, or the account."""
+    if not message or base in _SAYS_ENOUGH:
         return base
     oversized = OVERSIZED.search(message)
-    if oversized and int(oversized[2]) > int(oversized[1]):
+    if oversized and base is not Verdict.AUTH and int(oversized[2]) > int(oversized[1]):
         return Verdict.TOO_LONG
-    if base is Verdict.THROTTLED:
-        return base
-    return next((verdict for phrase, verdict in PHRASES if phrase.search(message)), base)
+    found = (each for each in PHRASES if base in each.on and each.pattern.search(message))
+    return next((each.verdict for each in found), base)
 
 
 def _detail(verdict: Verdict, answer: HttpAnswer, *, inside: bool) -> str | None:

@@ -97,6 +97,8 @@ class EventReader:
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
             self._name = value.removeprefix(b" ")
+        elif field == b"error" and value.lstrip().startswith(b"{"):  # llama.cpp, until 2025
+            self._name, self._data = b"error", [value]
 
     def _dispatch(self) -> Iterator[Event]:
         event = Event(self._name, b"\n".join(self._data))

@@ -112,14 +112,12 @@ class StreamReader(ABC):
         """Read what the end of the stream left, and tell what failed, or is missing."""
         if not self.over:
             self._read_rest()
-        wrong = self._follower.wrong() if self._follower and not self._failure else None
+        wrong = (
+            self._follower.wrong(done=self._done) if self._follower and not self._failure else None
+        )
         if wrong:
-            self._missing(wrong)
+            self._break(wrong)
         return self._failure
-
-    def _missing(self, wrong: str) -> None:
-        """Fail, since the end has come and something is missing, or wrong."""
-        self._break(wrong)
 
     def _recognise(self) -> None:
         """Decide by the first visible character."""

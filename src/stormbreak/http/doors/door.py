@@ -27,7 +27,7 @@ from stormbreak.http.doors.inner import InnerWire, check_inner
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.passing import leads_elsewhere, passed
 from stormbreak.http.doors.places import Places
-from stormbreak.http.doors.replies import Failure, Reply, headers_of, reply_to
+from stormbreak.http.doors.replies import Failure, Reply, headers_of, is_filtered, reply_to
 from stormbreak.http.doors.request import NO_MODEL, DoorRequest
 from stormbreak.http.doors.said import scope_of
 from stormbreak.http.doors.story import Story
@@ -163,6 +163,8 @@ class Door:
             story = Story(sender.target or target, opened.command)
             return self._begun(source, story, opened, request)
         story = Story(opened.target or target, opened)
+        if source is not None and is_filtered(opened.outcome):
+            opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
             return self._begun(source, story, opened, request)
         self._keep(asked, seen, opened)
