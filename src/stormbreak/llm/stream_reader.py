@@ -64,6 +64,7 @@ class StreamReader(ABC):
         self._format: Format | None = FORMATS.get(shape)
         self._follower: Follower | None = self._format and self._follow(self._format)
         self._done = False
+        self._nothing_missing = False
         self._failure: Reading | None = None
         self._error_body = b""
 
@@ -80,6 +81,11 @@ class StreamReader(ABC):
     def over(self) -> bool:
         """Whether nothing that may still come can change the result: the end was seen, or a failure."""
         return self._done or self._failure is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is decided even if not a byte more comes: `over`, or a complete answer without its end marker."""
+        return self.over or (self._nothing_missing and not self._is_open())
 
     @property
     def failed(self) -> bool:
@@ -168,10 +174,15 @@ class StreamReader(ABC):
             else:
                 self._follower.add(as_object(said))
                 self._done = self._follower.ended
+                self._nothing_missing = self._follower.wrong() is None
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
         except UNREADABLE_EVENT:
             self._break("invalid json in an event")
+
+    def _is_open(self) -> bool:
+        """Whether an event has begun that has not ended."""
+        return not self._events.idle
 
     def _complain(self, event: Event, complaint: Complaint) -> None:
         self._error_body = event.data
