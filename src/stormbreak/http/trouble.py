@@ -12,7 +12,7 @@ import ssl
 
 import aiohttp
 
-from stormbreak.http.decoding import UndecodableError
+from stormbreak.http.decoding import UnacceptedCodingError, UndecodableError
 from stormbreak.types import Outcome, Verdict
 
 
@@ -38,6 +38,8 @@ def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
         return Verdict.TIMEOUT, "went silent"
     if isinstance(error, EarlyAnswerError):
         return Verdict.BROKEN, "answered before the request was sent whole"
+    if isinstance(error, UnacceptedCodingError):
+        return Verdict.UNREPEATABLE, str(error)
     if isinstance(error, UndecodableError):
         return Verdict.BROKEN, str(error)
     if isinstance(error, aiohttp.ClientPayloadError):
