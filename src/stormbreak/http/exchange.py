@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.core.spend import PriceOf
+from stormbreak.http.body_memory import FREE, Held
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
 from stormbreak.http.pricing import CostToWorkOut
@@ -129,6 +130,7 @@ async def _assembled(
         return _plain(await collected(incoming), asked)
     assembler = reader_of(StreamAssembler, asked, incoming.head)
     body = StreamBody(incoming)
+    body.is_kept = True
     begun = False
     try:
         while not assembler.failed:
@@ -145,6 +147,7 @@ async def _assembled(
                     incoming.hurry(stall_timeout)
     finally:
         incoming.close()
+        body.release()
     reading, whole = assembler.end()
     return incoming.head._replace(body=whole), reading
 
@@ -158,9 +161,13 @@ class StreamBody:
     connection is closed. Only bytes that cannot be unpacked spoil an answer that is over: it may not be what was sent.
     """
 
+    is_kept = False  # what came so far is: it takes memory
+
     def __init__(self, incoming: Incoming) -> None:
         self._incoming = incoming
         self._behind = 0  # pieces that came behind the end
+        self._size = 0
+        self._held = Held()
 
     async def read_into(self, reader: StreamReader) -> bytes | Outcome:
         """Wait for the next bytes, and have the reader take them: none where the answer is over, an outcome where it broke.
@@ -174,11 +181,19 @@ class StreamBody:
         if not isinstance(got, bytes):
             return b"" if reader.whole and got.detail != GARBLED else got
         if got:
+            self._size += len(got)
+            if self.is_kept and self._size > FREE:
+                await self._held.grow_to(self._size)
             reader.feed(got)
             if reader.whole:
                 self._behind += reader.over
                 self._incoming.hurry(GRACE if reader.over else USAGE_GRACE)
         return got
+
+    def release(self) -> None:
+        """Give back the memory of what was kept."""
+        self.is_kept = False
+        self._held.release()
 
 
 def request_of(

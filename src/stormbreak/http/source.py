@@ -101,16 +101,18 @@ class Source:
 
     async def begin(self) -> Outcome:
         """Wait for the first output: `committed`, with this as its value; or for the outcome of it all."""
-        while True:
-            got = await self.pull()
-            if not isinstance(got, bytes):
-                return got
-            self.held.append(got)
-            if self._scanner.first_output and not self._scanner.failed:
-                if self._stall is not None:
-                    self._incoming.hurry(self._stall)
-                status = self.head.status
-                return Outcome(Verdict.OK, value=self, status=status, committed=True)
+        self._body.is_kept = True
+        try:
+            while isinstance(got := await self.pull(), bytes):
+                self.held.append(got)
+                if self._scanner.first_output and not self._scanner.failed:
+                    if self._stall is not None:
+                        self._incoming.hurry(self._stall)
+                    status = self.head.status
+                    return Outcome(Verdict.OK, value=self, status=status, committed=True)
+            return got
+        finally:
+            self._body.release()
 
     def complete(self) -> Outcome | None:
         """Tell what came to a success, although its body has not ended; None if that is not known yet."""

@@ -35,6 +35,7 @@ from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = Complaint()
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
+_LONGEST_ERROR = 2**20  # bytes of a success in which an error is looked for: to decode more takes seconds
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(
     r"\s*(?:https?:)?//(?:[^/?#@\s]*@)*([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::\d*)?(?:[/?#\s]|$)",
@@ -61,7 +62,8 @@ def read_answer(
     reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
     if reading.verdict is Verdict.OK:
         return reading
-    complaint = complaint_of(answer.body, is_error=False)
+    short = len(answer.body) <= _LONGEST_ERROR
+    complaint = complaint_of(answer.body, is_error=False) if short else None
     if complaint is None and reading.detail == ERROR_INSIDE:
         complaint = _NOTHING_SAID
     return read_error(answer, complaint) if complaint else reading
