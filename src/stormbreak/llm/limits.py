@@ -63,6 +63,10 @@ _BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
 )
 """Without a remainder the others say nothing that could be acted on."""
 
+_PARTS = frozenset(
+    f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output")
+)
+
 
 def limits_of(headers: Mapping[str, str], received_at: float) -> Allowances | None:
     """Read what the headers (by lower-case name) say of limits; None if they say nothing.
@@ -81,7 +85,7 @@ def limits_of(headers: Mapping[str, str], received_at: float) -> Allowances | No
 
 def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool, Allowance]]:
     now: float | None = None
-    for name in headers:
+    for name in sorted(headers, key=_PARTS.__contains__):  # behind the sum, which counts where both are as tight
         if "ratelimit" not in name:
             continue
         if now is None:
