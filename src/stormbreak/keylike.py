@@ -10,6 +10,7 @@ _FAMILIAR = re.compile(
     r"\b((sk|pk|rk|hs|gsk|csk|xai|hf|r8|ghp|pplx|nvapi)[-_][\w-]{8,}"
     r"|AIza[\w-]{10,}|AKIA[A-Z0-9]{12,}|Bearer\s+\S{8,}|(?i:(x-)?api-key:)\s*[\w-]{16,})"
 )
+_IN_ANY_CASE = re.compile(_FAMILIAR.pattern, re.IGNORECASE)
 _SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -25,9 +26,9 @@ _PARTS = re.compile(r"[-./:@\s]")
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 
 
-def is_familiar(text: str) -> bool:
-    """Whether `text` holds a key of a familiar form."""
-    return _FAMILIAR.search(text) is not None
+def is_familiar(text: str, *, any_case: bool = False) -> bool:
+    """Whether `text` holds a key of a familiar form; hosts come in lower case, so there `any_case` counts."""
+    return (_IN_ANY_CASE if any_case else _FAMILIAR).search(text) is not None
 
 
 def is_token(word: str) -> bool:
