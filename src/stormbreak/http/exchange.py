@@ -30,6 +30,7 @@ _Came: TypeAlias = tuple[HttpAnswer, Reading]  # as it came, assembled where it 
 
 GRACE = 0.25  # seconds from the end of an answer to that of its body; longer, and the connection is not used again
 USAGE_GRACE = 2.0  # seconds from a complete answer to its usage, or the marker of its end
+_ANYTHING = "application/json, */*;q=0.5"  # of an endpoint that may give a file
 BEHIND = 16  # pieces of a body behind the end of its answer: a server may never stop
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
@@ -258,7 +259,8 @@ def if_cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     headers = origin.headers[asked.shape].copy()
-    headers["Accept"] = "text/event-stream" if asked.streamed else "application/json"
+    plain = _ANYTHING if asked.shape is Shape.JSON else "application/json"
+    headers["Accept"] = "text/event-stream" if asked.streamed else plain
     headers["Idempotency-Key"] = asked.idempotency_key
     return headers
 

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from stormbreak.llm.chunk import as_object
-from stormbreak.llm.classify import read_answer, read_error, request_id_of
+from stormbreak.llm.classify import is_media, read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint
 from stormbreak.llm.followers import Follower
 from stormbreak.llm.formats import FORMATS, Format
@@ -57,7 +57,8 @@ class StreamReader(ABC):
         self._head = HttpAnswer(status, headers or {}, b"", received_at)
         self._choices = choices
         self._inputs = inputs
-        self._form = _Form.UNKNOWN if self._head.succeeded else _Form.PLAIN
+        plain = not self._head.succeeded or is_media(self._head.headers)
+        self._form = _Form.PLAIN if plain else _Form.UNKNOWN
         self._plain = bytearray()  # a plain body, or the start of one that is not known yet
         self._size = 0
         self._events = EventReader()
