@@ -217,7 +217,9 @@ def test_a_malformed_proxy_fails_at_the_start_and_is_not_repeated(proxied, proxy
         AsyncClient(base_url="https://api.example.com/v1")
 
 
-@pytest.mark.parametrize("proxy", ["http://user:p%40ss@p.example:3128/", "https://p", "[::1]:3128", "p"])
+@pytest.mark.parametrize(
+    "proxy", ["http://user:p%40ss@p.example:3128/", "https://p", "[::1]:3128", "p"]
+)
 def test_a_proxy_may_have_a_user_or_no_port(proxied, proxy):
     assert proxied(HTTPS_PROXY=proxy).endswith(proxy)
 

@@ -102,7 +102,9 @@ def test_a_host_that_looks_odd_is_one(host):
 
 def test_a_host_that_looks_like_a_key_is_not_repeated_either():
     with pytest.raises(ConfigurationError, match="plain http to what looks like a key"):
-        origin_of("http://sk-0123456789abcdef/v1".replace("0123456789abcdef", "Abcdefghijklmn"), KEY)
+        origin_of(
+            "http://sk-0123456789abcdef/v1".replace("0123456789abcdef", "Abcdefghijklmn"), KEY
+        )
 
 
 def test_loopback_is_told_by_address_and_not_by_looks():

@@ -30,22 +30,26 @@ def streamed(key):
 @pytest.mark.parametrize("key", KEYS)
 async def test_not_out_of_a_plain_answer(key):
     body = whole(key)
-    async with served(answer(body)) as server:
-        async with AsyncClient(base_url=server.base_url, api_key=key) as client:
-            got = await client.request("chat/completions", PAYLOAD)
+    async with (
+        served(answer(body)) as server,
+        AsyncClient(base_url=server.base_url, api_key=key) as client,
+    ):
+        got = await client.request("chat/completions", PAYLOAD)
 
     assert (got.text, got.raw) == (f"Ask me {key}", body)
 
 
 @pytest.mark.parametrize("key", KEYS)
 async def test_not_out_of_a_stream(key):
-    async with served(streamed(key)) as server:
-        async with AsyncClient(base_url=server.base_url, api_key=key) as client:
-            put_together = await client.request("chat/completions", PAYLOAD | {"stream": True})
-            async with client.stream("chat/completions", PAYLOAD) as stream:
-                passed = "".join([text async for text in stream.texts()])
-            async with client.stream("chat/completions", PAYLOAD) as stream:
-                awaited = await stream.answer()
+    async with (
+        served(streamed(key)) as server,
+        AsyncClient(base_url=server.base_url, api_key=key) as client,
+    ):
+        put_together = await client.request("chat/completions", PAYLOAD | {"stream": True})
+        async with client.stream("chat/completions", PAYLOAD) as stream:
+            passed = "".join([text async for text in stream.texts()])
+        async with client.stream("chat/completions", PAYLOAD) as stream:
+            awaited = await stream.answer()
 
     assert [put_together.text, passed, awaited.text] == [f"Ask me {key}"] * 3
     assert json.loads(awaited.raw)["choices"][0]["message"]["content"] == f"Ask me {key}"
@@ -55,7 +59,10 @@ async def test_not_out_of_a_stream(key):
 async def test_not_out_of_what_an_sdk_gets(key):
     body = whole(key)
     headers = {"Authorization": f"Bearer {key}"}
-    async with served(answer(body)) as server, httpx2.AsyncClient(transport=AsyncTransport()) as http:
+    async with (
+        served(answer(body)) as server,
+        httpx2.AsyncClient(transport=AsyncTransport()) as http,
+    ):
         url = f"{server.base_url}/chat/completions"
         got = await http.post(url, json=PAYLOAD, headers=headers)
 
@@ -65,11 +72,16 @@ async def test_not_out_of_what_an_sdk_gets(key):
 async def test_but_a_secret_is_in_no_error():
     key = KEYS[1]
     error = {"message": f"{key} may not", "code": key}
-    async with served(answer(json.dumps({"error": error}).encode(), 400)) as server:
-        async with AsyncClient(base_url=server.base_url, api_key=key) as client:
-            with pytest.raises(InvalidRequestError) as caught:
-                await client.request("chat/completions", PAYLOAD)
-            ended = await client.ask("chat/completions", json.dumps(PAYLOAD).encode())
+    async with (
+        served(answer(json.dumps({"error": error}).encode(), 400)) as server,
+        AsyncClient(base_url=server.base_url, api_key=key) as client,
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            await client.request("chat/completions", PAYLOAD)
+        ended = await client.ask("chat/completions", json.dumps(PAYLOAD).encode())
 
     assert "canary" not in str(caught.value)
-    assert json.loads(ended.outcome.value.body)["error"] == {"message": "[...] may not", "code": "[...]"}
+    assert json.loads(ended.outcome.value.body)["error"] == {
+        "message": "[...] may not",
+        "code": "[...]",
+    }

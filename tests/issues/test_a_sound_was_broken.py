@@ -12,7 +12,9 @@ SOUND = b"\xff\xfb\x90d\x00" + bytes(range(256)) * 20
 SPEECH = {"model": "tts-1", "input": "hello", "voice": "alloy"}
 
 
-@pytest.mark.parametrize("body", [SOUND, b"{" + SOUND, b"<" + SOUND, b"\n" + SOUND, b"ID3 data: \n\n"])
+@pytest.mark.parametrize(
+    "body", [SOUND, b"{" + SOUND, b"<" + SOUND, b"\n" + SOUND, b"ID3 data: \n\n"]
+)
 @pytest.mark.parametrize("kind", ["audio/mpeg", "image/png; x=y", "application/octet-stream"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_comes_as_it_is(kind, body, stream):

@@ -79,7 +79,9 @@ async def test_is_an_answer_and_its_connection_is_closed(endpoint, ending, way):
 async def test_so_it_is_of_a_plain_call_that_is_streamed_on_the_wire(ending):
     async with served(script(chat(TEXTS), ending)) as server:
         async with client_of(server, stream_on_wire=True) as client, asyncio.timeout(20):
-            assert (await client.chat([{"role": "user", "content": "Hello?"}])).text == "Hello there"
+            assert (
+                await client.chat([{"role": "user", "content": "Hello?"}])
+            ).text == "Hello there"
         assert len(server.requests) == 1
 
 

@@ -58,7 +58,9 @@ def test_it_is_what_reading_escape_by_escape_comes_to(text):
     assert mended(text) == expected
 
 
-@pytest.mark.parametrize("escape", [b"\\n", b"\\", b"\\u0041", b"\\ud83d", b"\\ud83d\\ude00", b"u\\"])
+@pytest.mark.parametrize(
+    "escape", [b"\\n", b"\\", b"\\u0041", b"\\ud83d", b"\\ud83d\\ude00", b"u\\"]
+)
 def test_large_broken_json_takes_no_time(escape):
     """60 MiB of escapes, which are 59 KiB of gzip, held the loop for 24 s and took 4.2 GB."""
     body = b'{"choices":"' + escape * (2**24 // len(escape))

@@ -111,8 +111,12 @@ def anthropic(**remaining):
 
 def test_a_part_that_is_used_up_does_not_hide_behind_the_sum():
     """Anthropic refused for input tokens while the sum had some left: calls went on, into 429s."""
-    assert anthropic(tokens=12_000, input_tokens=0, output_tokens=12_000) == Allowance(80_000, 0, 30.0)
-    assert anthropic(tokens=12_000, input_tokens=12_000, output_tokens=0) == Allowance(16_000, 0, 30.0)
+    assert anthropic(tokens=12_000, input_tokens=0, output_tokens=12_000) == Allowance(
+        80_000, 0, 30.0
+    )
+    assert anthropic(tokens=12_000, input_tokens=12_000, output_tokens=0) == Allowance(
+        16_000, 0, 30.0
+    )
 
 
 def test_of_the_sum_and_the_input_the_tighter_counts():

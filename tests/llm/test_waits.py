@@ -75,7 +75,9 @@ def points(seconds):
     return f"{NOW + seconds:.0f}", f"{(NOW + seconds) * 1000:.0f}"
 
 
-@pytest.mark.parametrize("header", ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after"])
+@pytest.mark.parametrize(
+    "header", ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after"]
+)
 @pytest.mark.parametrize("ahead", [2, 86_400, 29 * 86_400])
 def test_a_bare_number_that_makes_a_time_near_now_is_one(header, ahead):
     for value in points(ahead):

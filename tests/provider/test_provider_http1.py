@@ -122,7 +122,9 @@ def test_what_two_readers_may_read_differently_is_refused(data):
     assert refused.value.status == 400
 
 
-@pytest.mark.parametrize("size", [b"5", b"05", b"5 ", b"5;a=b", b'5 ; a="\t b"', b"0000000000000005"])
+@pytest.mark.parametrize(
+    "size", [b"5", b"05", b"5 ", b"5;a=b", b'5 ; a="\t b"', b"0000000000000005"]
+)
 def test_a_chunk_size_is_hexadecimal_with_extensions(size):
     (request,) = read_all([IN_CHUNKS + size + b"\r\nhello\r\n0\r\n\r\n"])
     assert request.body == b"hello"
@@ -137,4 +139,6 @@ def test_nothing_follows_a_request_that_closes(word, cut):
 
 
 def test_a_word_that_holds_another_is_not_it():
-    assert [each.keep_alive for each in read_all([head(b"connection: closeness"), head()])] == [True] * 2
+    assert [each.keep_alive for each in read_all([head(b"connection: closeness"), head()])] == [
+        True
+    ] * 2

@@ -248,4 +248,3 @@ def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
         return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
     except OSError:  # it is closed
         return False
-

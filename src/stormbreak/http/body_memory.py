@@ -63,7 +63,9 @@ class Held:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         memory.waiting.append((self, missing, future))
-        await future  # where it is cancelled, `release` sees to what was granted, and to those behind
+        await (
+            future
+        )  # where it is cancelled, `release` sees to what was granted, and to those behind
 
     def release(self) -> None:
         """Give everything back. A second time does nothing."""

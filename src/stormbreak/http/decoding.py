@@ -10,7 +10,21 @@ from collections.abc import Callable, Iterator
 from stormbreak.http.wire import BODY_LIMIT, GARBLED
 
 ACCEPTED = "gzip, deflate"
-_PACKING = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz", "exi", "pack200-gzip"})
+_PACKING = frozenset(
+    {
+        "gzip",
+        "x-gzip",
+        "deflate",
+        "compress",
+        "x-compress",
+        "br",
+        "zstd",
+        "dcb",
+        "dcz",
+        "exi",
+        "pack200-gzip",
+    }
+)
 """The content codings that IANA has registered, apart from `identity`."""
 
 PIECE = 1024 * 1024
@@ -28,9 +42,7 @@ class UnacceptedCodingError(UndecodableError):
     """A body that is packed in a way that was not accepted: asked for again, it comes in the same."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "packed in a way that was not accepted: ask the provider for gzip or none"
-        )
+        super().__init__("packed in a way that was not accepted: ask the provider for gzip or none")
 
 
 class Decoder:

@@ -179,8 +179,10 @@ def proxy_for(origin: Origin) -> str | None:
     return proxy
 
 
-def is_proxy(proxy: str) -> bool:
+def is_proxy(proxy: object) -> bool:
     """Whether it is the http or https URL of a host that can be, and of a port."""
+    if not isinstance(proxy, str):
+        return False
     try:
         parts = urlsplit(proxy)
         host, port = parts.hostname, parts.port

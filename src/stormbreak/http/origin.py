@@ -130,7 +130,9 @@ def is_host(host: str) -> bool:
 
 def _is_key(host: str) -> bool:
     """Whether a key stands where a host belongs: URLs have it in lower case, and it would be looked up, and shown."""
-    return "." not in host and is_familiar(host, any_case=True) and _KEY_PART.search(host) is not None
+    return (
+        "." not in host and is_familiar(host, any_case=True) and _KEY_PART.search(host) is not None
+    )
 
 
 def same_origin(one: str, other: str) -> bool:

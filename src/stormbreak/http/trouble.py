@@ -38,10 +38,9 @@ def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
         return Verdict.TIMEOUT, "went silent"
     if isinstance(error, EarlyAnswerError):
         return Verdict.BROKEN, "answered before the request was sent whole"
-    if isinstance(error, UnacceptedCodingError):
-        return Verdict.UNREPEATABLE, str(error)
     if isinstance(error, UndecodableError):
-        return Verdict.BROKEN, str(error)
+        again = not isinstance(error, UnacceptedCodingError)
+        return Verdict.BROKEN if again else Verdict.UNREPEATABLE, str(error)
     if isinstance(error, aiohttp.ClientPayloadError):
         return Verdict.BROKEN, "body was cut"
     if isinstance(error, aiohttp.ServerDisconnectedError | OSError):

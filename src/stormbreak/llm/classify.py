@@ -35,7 +35,9 @@ from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = Complaint()
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
-_LONGEST_ERROR = 2**20  # bytes of a success in which an error is looked for: to decode more takes seconds
+_LONGEST_ERROR = (
+    2**20
+)  # bytes of a success in which an error is looked for: to decode more takes seconds
 _FILES = frozenset({"application/octet-stream", "application/pdf", "application/zip"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(

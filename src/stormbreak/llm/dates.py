@@ -18,7 +18,9 @@ _MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _YEAR = 365.2425 * 86_400
 
 _CLOCK = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
-_ZONE = r"(?: (?:GMT|UTC?|Z|(?P<sign>[+-])(?P<ahead_hours>[01]\d|2[0-3])(?P<ahead_minutes>[0-5]\d)))?"
+_ZONE = (
+    r"(?: (?:GMT|UTC?|Z|(?P<sign>[+-])(?P<ahead_hours>[01]\d|2[0-3])(?P<ahead_minutes>[0-5]\d)))?"
+)
 _HTTP_FORMS = tuple(
     re.compile(form, re.ASCII | re.IGNORECASE)
     for form in (

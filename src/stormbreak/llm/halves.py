@@ -34,7 +34,9 @@ def mended(body: bytes) -> bytes:
             return body
         start, end = found.span()
         before = body[at:start]
-        if (len(before) - len(before.rstrip(b"\\"))) % 2:  # its backslash is escaped: no half, but text
+        if (
+            len(before) - len(before.rstrip(b"\\"))
+        ) % 2:  # its backslash is escaped: no half, but text
             at = start + len(rb"\u")
             continue
         at = end

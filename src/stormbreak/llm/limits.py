@@ -63,9 +63,7 @@ _BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
 )
 """Without a remainder the others say nothing that could be acted on."""
 
-_PARTS = frozenset(
-    f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output")
-)
+_PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output"))
 
 
 def limits_of(headers: Mapping[str, str], received_at: float) -> Allowances | None:
@@ -85,7 +83,9 @@ def limits_of(headers: Mapping[str, str], received_at: float) -> Allowances | No
 
 def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool, Allowance]]:
     now: float | None = None
-    for name in sorted(headers, key=_PARTS.__contains__):  # behind the sum, which counts where both are as tight
+    for name in sorted(
+        headers, key=_PARTS.__contains__
+    ):  # behind the sum, which counts where both are as tight
         if "ratelimit" not in name:
             continue
         if now is None:

@@ -22,6 +22,7 @@ from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
 
 TOTAL_LIMIT = 64 * 1024 * 1024
+_SETTLED = 64  # such events, and no more is looked for: it takes longer with each choice that a server makes up
 UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
@@ -66,6 +67,7 @@ class StreamReader(ABC):
         self._follower: Follower | None = self._format and self._follow(self._format)
         self._done = False
         self._nothing_missing = False
+        self._settled = 0  # events at which nothing was missing
         self._failure: Reading | None = None
         self._error_body = b""
 
@@ -175,7 +177,9 @@ class StreamReader(ABC):
             else:
                 self._follower.add(as_object(said))
                 self._done = self._follower.ended
-                self._nothing_missing = self._follower.wrong() is None
+                if self._settled < _SETTLED:
+                    self._nothing_missing = self._follower.wrong() is None
+                    self._settled += self._nothing_missing
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
         except UNREADABLE_EVENT:

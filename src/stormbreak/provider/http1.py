@@ -181,7 +181,9 @@ def _parse_head(lines: list[bytes]) -> _Head:
     if parts[2] == b"HTTP/1.1" and b"host" not in headers:
         raise UnreadableError(400, "no host line")
     target = parts[1].decode("latin-1")
-    connection = {word.strip(b" \t") for word in headers.get(b"connection", b"").lower().split(b",")}
+    connection = {
+        word.strip(b" \t") for word in headers.get(b"connection", b"").lower().split(b",")
+    }
     keep = b"close" not in connection and (parts[2] == b"HTTP/1.1" or b"keep-alive" in connection)
     return _Head(parts[0].decode("ascii"), target, headers, keep, _length(headers))
 

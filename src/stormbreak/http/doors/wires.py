@@ -55,7 +55,7 @@ class Connecting:
             raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
         if http2:
             raise ConfigurationError("http2 is not spoken: give an inner transport that does")
-        if proxy is not None and not (isinstance(proxy, str) and is_proxy(proxy)):
+        if proxy is not None and not is_proxy(proxy):
             raise ConfigurationError("proxy must be an http:// or https:// URL, as a text")
         if not isinstance(verify, ssl.SSLContext | bool):
             raise ConfigurationError("verify must be an ssl.SSLContext, True or False")
@@ -98,4 +98,3 @@ class Connecting:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
-
