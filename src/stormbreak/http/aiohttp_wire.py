@@ -20,7 +20,7 @@ from yarl import URL
 
 from stormbreak.drivers.forks import forget_in_child
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
-from stormbreak.http.aiohttp_protocol import next_bytes, protocol
+from stormbreak.http.aiohttp_protocol import protocol
 from stormbreak.http.decoding import ACCEPTED, Decoder, decoder_of
 from stormbreak.http.repeated import repeated_in
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
@@ -64,13 +64,15 @@ class AiohttpWire:
         try:
             response = await self._post(pool.session, request, sock_read=request.idle_timeout)
             head = _head_of(response)
-            if not head.succeeded:
+            came_whole = response.content.is_eof() and "content-encoding" not in head.headers
+            if not (head.succeeded and came_whole):
                 return await collected(self._incoming_of(pool, response, head, request))
-            body = await _read(response, _decoder(head))
+            body = response.content.read_nowait()  # it came with its head, as most do
+            response.release()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
         else:
-            if body is None:
+            if len(body) > BODY_LIMIT:
                 return Outcome(
                     Verdict.BROKEN,
                     status=head.status,
@@ -246,23 +248,3 @@ def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
         return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
     except OSError:  # it is closed
         return False
-
-
-async def _read(response: aiohttp.ClientResponse, decoder: Decoder | None) -> bytes | None:
-    """Read the body; None where it is larger than it may be."""
-    if decoder is None and response.content.is_eof():  # it came with its head, as most do
-        body = response.content.read_nowait()
-        response.release()
-        return body if len(body) <= BODY_LIMIT else None
-    parts: list[bytes] = []
-    size = 0
-    while chunk := await next_bytes(response.content):
-        for piece in (chunk,) if decoder is None else decoder.feed(chunk):
-            size += len(piece)
-            if size > BODY_LIMIT:
-                return None
-            parts.append(piece)
-    if decoder is not None:
-        decoder.end()
-    response.release()
-    return parts[0] if len(parts) == 1 else b"".join(parts)

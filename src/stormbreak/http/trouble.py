@@ -12,7 +12,7 @@ import ssl
 
 import aiohttp
 
-from stormbreak.http.decoding import UndecodableError
+from stormbreak.http.decoding import UnacceptedCodingError, UndecodableError
 from stormbreak.types import Outcome, Verdict
 
 
@@ -39,7 +39,8 @@ def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
     if isinstance(error, EarlyAnswerError):
         return Verdict.BROKEN, "answered before the request was sent whole"
     if isinstance(error, UndecodableError):
-        return Verdict.BROKEN, str(error)
+        again = not isinstance(error, UnacceptedCodingError)
+        return Verdict.BROKEN if again else Verdict.UNREPEATABLE, str(error)
     if isinstance(error, aiohttp.ClientPayloadError):
         return Verdict.BROKEN, "body was cut"
     if isinstance(error, aiohttp.ServerDisconnectedError | OSError):

@@ -212,8 +212,9 @@ def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
     for name, value in more.items():
         so_far = whole.get(name)
         if isinstance(value, dict) and (isinstance(so_far, dict) or not so_far):
-            whole[name] = dict(so_far or {})
-            _fill(whole[name], value)
+            if not isinstance(so_far, dict):
+                so_far = whole[name] = {}
+            _fill(so_far, value)
         elif not so_far and (value or name not in whole):
             whole[name] = value
 

@@ -39,6 +39,10 @@ _SAYS_ENOUGH = frozenset(Verdict).difference(
     *(phrase.on for phrase in PHRASES), {Verdict.THROTTLED}
 )
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
+_LONGEST_ERROR = (
+    2**20
+)  # bytes of a success in which an error is looked for: to decode more takes seconds
+_FILES = frozenset({"application/octet-stream", "application/pdf", "application/zip"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(
     r"\s*(?:https?:)?//(?:[^/?#@\s]*@)*([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::\d*)?(?:[/?#\s]|$)",
@@ -65,10 +69,15 @@ def read_answer(
     reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
     if reading.verdict is Verdict.OK or reading.finish_reason is not None:
         return reading
-    complaint = complaint_of(answer.body, is_error=False)
+    short = len(answer.body) <= _LONGEST_ERROR
+    complaint = complaint_of(answer.body, is_error=False) if short else None
     if complaint is None and reading.detail == ERROR_INSIDE:
         complaint = _NOTHING_SAID
-    return read_error(answer, complaint) if complaint else reading
+    if complaint:
+        return read_error(answer, complaint)
+    if shape is Shape.JSON and answer.body and is_media(answer.headers):
+        return Reading(Verdict.OK, request_id=request_id_of(answer.headers))
+    return reading
 
 
 def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
@@ -101,6 +110,12 @@ def _is_file(headers: Mapping[str, str]) -> bool:
     """Whether something comes that is said to be neither JSON nor a page: SDKs accept JSON whatever they ask for."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return bool(kind) and not kind.endswith(("json", "html"))
+
+
+def is_media(headers: Mapping[str, str]) -> bool:
+    """Whether a body is said to be sound, a picture or another file: nothing of it can be read but that it came whole."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind.startswith(("audio/", "image/", "video/")) or kind in _FILES
 
 
 def verdict_of_status(status: int) -> Verdict:

@@ -120,6 +120,9 @@ class StreamScanner(StreamReader):
             self._counted = block
         return True
 
+    def _is_open(self) -> bool:
+        return bool(self._open) or super()._is_open()
+
     def _take(self, event: Event) -> None:
         before = self._marks.usage
         super()._take(event)
