@@ -93,6 +93,11 @@ class Journal:
         """Lines written that are not durable yet."""
         return len(self._pending)
 
+    @property
+    def takes_answers(self) -> bool:
+        """Whether OUTPUT can still be written."""
+        return not self._output.broken
+
     def left(self) -> Iterator[int]:
         """Yield the rows that this run sends, in input order; of those that have failed, some drawn by chance first.
 
@@ -128,8 +133,10 @@ class Journal:
         """Make durable and count what was written before the call; return the number of lines."""
         with self._flushing:
             count = len(self._pending)
-            self._output.sync()
-            self._failed.sync()
+            try:
+                self._output.sync()
+            finally:
+                self._failed.sync()
             moves = self._pending[:count]
             self.done += sum(after == _DONE for _, after in moves)
             self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)
