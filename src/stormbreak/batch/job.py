@@ -102,17 +102,7 @@ def run_job(
     """
     policy = _fitting(_policy(job), job)
     with ExitStack() as stack:
-        client = (
-            AsyncClient(  # before INPUT is read, which takes a while: a missing key is told at once
-                job.provider,
-                base_url=job.base_url,
-                api_key_env=job.api_key_env,
-                policy=policy,
-                allow_http=job.allow_http,
-                stream_on_wire=job.stream_on_wire,
-                prices=job.price_of,
-            )
-        )
+        client = _client(job, policy)
         options = _options(job, client.base_url)
         _check_before(job, options)
         rows = stack.enter_context(_read(job, reading))
@@ -135,18 +125,37 @@ def run_job(
             grace=job.connect_grace,
             tick=tick,
         )
-        try:
-            end = _loop(_run(runner, client))
-        except BaseException:
-            with suppress(OutputError):  # what it was that ended the run is told
-                ledger.close()
-            raise
-        ledger.close()
+        end = _run_to_end(runner, client, ledger)
         _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
         elapsed = time.monotonic() - began
         return summarise(
             runner, end, output=str(job.output), done_before=done_before, elapsed=elapsed
         )
+
+
+def _client(job: Job, policy: Policy) -> AsyncClient:
+    """Make the client before INPUT is read, which takes a while: a missing key is reported at once."""
+    return AsyncClient(
+        job.provider,
+        base_url=job.base_url,
+        api_key_env=job.api_key_env,
+        policy=policy,
+        allow_http=job.allow_http,
+        stream_on_wire=job.stream_on_wire,
+        prices=job.price_of,
+    )
+
+
+def _run_to_end(runner: Runner, client: AsyncClient, ledger: Ledger) -> End:
+    """Run, and write down what was spent, however it ends."""
+    try:
+        end = _loop(_run(runner, client))
+    except BaseException:
+        with suppress(OutputError):  # the first error is the one to report
+            ledger.close()
+        raise
+    ledger.close()
+    return end
 
 
 def _options(job: Job, base_url: str) -> Mapping[str, Option]:

@@ -35,18 +35,20 @@ from stormbreak.batch.schedule import ACCOUNT, Final, Later, Refusals, Schedule,
 from stormbreak.batch.so_far import CostSoFar
 from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
-from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Sent
+from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Returned, Sent
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
 from stormbreak.http.trouble import OPEN_FILES
 from stormbreak.http.wire import CONNECT_TIMEOUT
-from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
+from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Target, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
 NOTE_EVERY = 1.0  # seconds
 PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
-CONNECTED_AFTER = 2 * CONNECT_TIMEOUT  # seconds; an attempt that takes longer was sent, and may be paid for
+CONNECTED_AFTER = (
+    2 * CONNECT_TIMEOUT
+)  # seconds; an attempt that takes longer was sent, and may be paid for
 NOTE_GAP = 0.1  # seconds at the least, where no money waits for it
 PRICE_EVERY = 1.0  # seconds
 LACK_PAUSE = (
@@ -113,7 +115,7 @@ class Runner:
         self._short = asyncio.Event()  # of what may be spent
         self._end: End | None = None
         self._error: BaseException | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], float] = {}  # when each began
         # Failures of scouts, written once the run is known to make sense.
         self._held: list[_Held] = []
         self._bell = asyncio.Event()
@@ -177,7 +179,7 @@ class Runner:
     async def _dispatch(self) -> None:
         while self._end is None:
             self._bell.clear()
-            if not self._has_room():
+            if not self._has_room() or self.refusals.doubt is not None:
                 await self._bell.wait()
                 continue
             if time.monotonic() < self._hold_until:
@@ -188,7 +190,7 @@ class Runner:
                 return
             if isinstance(turn, Turn):
                 task = asyncio.create_task(self._serve(turn))
-                self._calls.add(task)
+                self._calls[task] = time.monotonic()
                 task.add_done_callback(self._over)
             else:
                 await self._wait_until(turn)
@@ -268,9 +270,9 @@ class Runner:
     def _learn(self, held: _Held, ended: Ended, *, began: float, now: float) -> None:
         """Write the failure of a row that is over, once it is certain; stop for what no row is to blame for."""
         verdict = ended.outcome.verdict
-        target = ended.target if ended.source in (TARGET, FALLBACK) else None
-        certain = self.refusals.note(target, verdict, held, began=began, now=now)
-        if verdict is Verdict.OK or (verdict in ACCOUNT and target is not None):
+        target, of_account = _of_account(ended)
+        certain = self.refusals.note(target, of_account, held, began=began, now=now)
+        if verdict is Verdict.OK or (of_account in ACCOUNT and target is not None):
             pass  # written already, or held until the account answers
         elif self._may_be_undone(verdict):
             self._held.append(held)
@@ -279,8 +281,12 @@ class Runner:
         self._fail(certain)
         if not self.schedule.scouting:
             self._fail_held()
-        self.refused_by = self.schedule.stop_reason() or self.refusals.stop_reason()
-        if self.refused_by is not None:
+        self._refuse(self.schedule.stop_reason())
+
+    def _refuse(self, verdict: Verdict | None) -> None:
+        """Stop for a verdict that no row is to blame for, if there is one."""
+        if verdict is not None:
+            self.refused_by = self.refused_by or verdict
             self._stop(End.REFUSED)
 
     def _may_be_undone(self, verdict: Verdict) -> bool:
@@ -299,8 +305,13 @@ class Runner:
                 self.journal.fail(row, failure, response)
 
     def _over(self, task: "asyncio.Task[None]") -> None:
-        self._calls.discard(task)
+        del self._calls[task]
         self._bell.set()
+        doubt = self.refusals.doubt
+        if doubt is not None:
+            since, verdict = doubt
+            if all(began < since for began in self._calls.values()):  # none can answer the doubt
+                self._refuse(verdict)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
@@ -431,6 +442,16 @@ def _lacks_files(error: OutputError) -> bool:
     """Whether a file could not be written only because this process may open no more of them."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def _of_account(ended: Ended) -> tuple[Target | None, Verdict]:
+    """What a row's end tells of an account, and of which: its last outcome, or that a fallback was refused before."""
+    verdict = ended.outcome.verdict
+    if verdict is not Verdict.OK and verdict not in ACCOUNT:
+        for event in ended.history:
+            if isinstance(event, Returned) and event.verdict in ACCOUNT:
+                return event.target, event.verdict
+    return ended.target if ended.source in (TARGET, FALLBACK) else None, verdict
 
 
 def _who(ended: Ended) -> str | None:

@@ -10,7 +10,8 @@ The first rows are scouts: until one of them shows that address, key, model and 
 are sent, and if all of them meet the same final verdict, the run stops.
 
 Later on, a final verdict about the account (a revoked key, used-up credit) says nothing about the row. `Refusals` holds such
-rows until the account answers again; when it holds `SCOUTS` of them, the run stops, and the next run sends them again.
+rows until the account answers again. When it holds `SCOUTS` of them, nothing more is sent until all calls that began since the
+first of them have ended; without an answer among them the run stops, and the next run sends these rows again.
 """
 
 from collections.abc import Iterator
@@ -82,8 +83,7 @@ class Refusals(Generic[Held]):
 
     def __init__(self) -> None:
         self._since: dict[Target, float] = {}
-        self._held: dict[Target, list[Held]] = {}
-        self._verdict: Verdict | None = None
+        self._held: dict[Target, list[tuple[Verdict, Held]]] = {}
 
     def note(
         self, target: Target | None, verdict: Verdict, held: Held, *, began: float, now: float
@@ -97,26 +97,27 @@ class Refusals(Generic[Held]):
         account = target.account
         if verdict in ACCOUNT:
             self._since.setdefault(account, now)
-            held_here = self._held.setdefault(account, [])
-            held_here.append(held)
-            if len(held_here) >= SCOUTS:
-                self._verdict = self._verdict or verdict
+            self._held.setdefault(account, []).append((verdict, held))
             return []
         if verdict in _SERVED and began >= self._since.get(account, float("inf")):
             del self._since[account]
-            return self._held.pop(account)
+            return [row for _, row in self._held.pop(account)]
         return []
 
     def release(self) -> list[Held]:
         """Return all rows that are held: nothing more will tell about their accounts."""
-        held = [row for rows in self._held.values() for row in rows]
+        held = [row for rows in self._held.values() for _, row in rows]
         self._held.clear()
         self._since.clear()
         return held
 
-    def stop_reason(self) -> Verdict | None:
-        """The verdict that stops the run, once enough rows were refused in a row."""
-        return self._verdict
+    @property
+    def doubt(self) -> tuple[float, Verdict] | None:
+        """Since when, and for which verdict, an account is in doubt: enough rows were refused in a row."""
+        for account, held in self._held.items():
+            if len(held) >= SCOUTS:
+                return self._since[account], held[-1][0]
+        return None
 
 
 class Schedule:

@@ -86,7 +86,7 @@ def summarise(
         end=end.value,
         refused_by=runner.refused_by,
         trouble=counts.trouble,
-        reason=counts.reasons.most(runner.refused_by),
+        reason=counts.reasons.most(runner.refused_by) or counts.reasons.most(),
         total=total,
         successful=journal.done,
         failed=journal.failed,

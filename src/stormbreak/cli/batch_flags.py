@@ -27,56 +27,63 @@ class _Concurrency(click.ParamType[int | str]):
         return int(value)
 
 
+_PLACE = (
+    click.option("--base-url", metavar="URL", help="Where to send, up to and including /v1."),
+    click.option(
+        "--provider",
+        metavar="NAME",
+        help="A known provider instead: openai, holysheep, deepseek, ...",
+    ),
+    click.option("--api-key-env", metavar="VAR", help="The environment variable with the key."),
+    click.option(
+        "--fallback-base-url",
+        metavar="URL",
+        help="Where a row goes that cannot be answered there.",
+    ),
+    click.option(
+        "--fallback-api-key-env",
+        metavar="VAR",
+        help="The variable with the key of that address.",
+    ),
+    click.option("--model", metavar="M", help="The model of rows that name none."),
+)
+_LIMITS = (
+    click.option(
+        "--concurrency",
+        type=_Concurrency(),
+        help="Attempts in flight at once: so many, or as many as the target bears.",
+    ),
+    click.option("--rpm", type=REQUESTS, help="Requests per minute, at the most."),
+    click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together."),
+    click.option(
+        "--max-cost",
+        type=USD,
+        metavar="USD",
+        help="US dollars that all runs on OUTPUT may cost together.",
+    ),
+    click.option(
+        "--longest-answer",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens of an answer, under --max-cost, where a row does not bound it.",
+    ),
+    click.option(
+        "--prices",
+        metavar="FILE",
+        multiple=True,
+        help="A price file, for what it costs; its word counts before the list prices.",
+    ),
+)
+
+
 def _kept(default: Callable[[object], str]) -> tuple[Callable[..., Any], ...]:
-    return (
-        click.option("--base-url", metavar="URL", help="Where to send, up to and including /v1."),
-        click.option(
-            "--provider",
-            metavar="NAME",
-            help="A known provider instead: openai, holysheep, deepseek, ...",
-        ),
-        click.option("--api-key-env", metavar="VAR", help="The environment variable with the key."),
-        click.option(
-            "--fallback-base-url",
-            metavar="URL",
-            help="Where a row goes that cannot be answered there.",
-        ),
-        click.option(
-            "--fallback-api-key-env",
-            metavar="VAR",
-            help="The variable with the key of that address.",
-        ),
-        click.option("--model", metavar="M", help="The model of rows that name none."),
-        click.option(
-            "--policy",
-            metavar="FILE|PRESET",
-            help=f"A policy file, or a preset.{default(POLICY)}",
-        ),
-        click.option(
-            "--concurrency",
-            type=_Concurrency(),
-            help="Attempts in flight at once: so many, or as many as the target bears.",
-        ),
-        click.option("--rpm", type=REQUESTS, help="Requests per minute, at the most."),
-        click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together."),
-        click.option(
-            "--max-cost",
-            type=USD,
-            metavar="USD",
-            help="US dollars that all runs on OUTPUT may cost together.",
-        ),
-        click.option(
-            "--longest-answer",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Tokens of an answer, under --max-cost, where a row does not bound it.",
-        ),
-        click.option(
-            "--prices",
-            metavar="FILE",
-            multiple=True,
-            help="A price file, for what it costs; its word counts before the list prices.",
-        ),
+    """The flags that a run file keeps; `default` writes what holds where one is not given."""
+    policy = click.option(
+        "--policy",
+        metavar="FILE|PRESET",
+        help=f"A policy file, or a preset.{default(POLICY)}",
+    )
+    times = (
         click.option(
             "--timeout",
             type=SECONDS,
@@ -93,6 +100,7 @@ def _kept(default: Callable[[object], str]) -> tuple[Callable[..., Any], ...]:
             "--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end."
         ),
     )
+    return (*_PLACE, policy, *_LIMITS, *times)
 
 
 _SHOWN = (
