@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ def sh(soft, hard, *words):
 def none_left():
     """Let this process open no file more."""
     before = resource.getrlimit(FILES)
-    highest = max(int(name) for name in os.listdir("/dev/fd"))
+    highest = max(int(file.name) for file in Path("/dev/fd").iterdir())
     resource.setrlimit(FILES, (highest + 1, before[1]))
     taken = []
     with suppress(OSError):
@@ -255,9 +256,10 @@ def test_a_failed_file_that_cannot_be_written_drains_what_is_in_flight(run_rows,
         if not failed.exists():
             failed.mkdir()
 
-    with posted_to(answer) as url, pytest.raises(OutputError, match=r"out\.failed\.jsonl"):
+    with posted_to(answer) as url:
         place = SimpleNamespace(base_url=f"{url}/v1")
-        run_rows(chat_rows(200), place, limit=8, tick=tick)
+        with pytest.raises(OutputError, match=r"out\.failed\.jsonl"):
+            run_rows(chat_rows(200), place, limit=8, tick=tick)
     assert len(asked) < 200
     assert len(read(output)) == len(asked) - 1
     assert json.loads((output.parent / "out.jsonl.run").read_text())["account"]["at_work"] is False
