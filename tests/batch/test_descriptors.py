@@ -209,10 +209,10 @@ def test_a_run_file_that_cannot_be_written_drains_what_is_in_flight(
     provider = stormbreak_provider(scenario(service=0.4))
     note = Store.note
 
-    def fails(self, account, pauses):
+    def fails(self, account, *more):
         if account.at_work and output.exists() and read(output):
             raise OutputError("out.jsonl.run: cannot write") from OSError(lack, "no")
-        note(self, account, pauses)
+        note(self, account, *more)
 
     monkeypatch.setattr(Store, "note", fails)
     with pytest.raises(OutputError, match=r"out\.jsonl\.run: cannot write"):
@@ -230,11 +230,11 @@ def test_a_run_file_that_finds_no_file_to_open_is_written_later(
     provider = stormbreak_provider(scenario(service=0.2))
     note, failed = Store.note, []
 
-    def fails(self, account, pauses):
+    def fails(self, account, *more):
         if account.at_work and len(failed) < 3:
             failed.append(1)
             raise OutputError("no") from OSError(errno.EMFILE, "no")
-        note(self, account, pauses)
+        note(self, account, *more)
 
     monkeypatch.setattr(Store, "note", fails)
     summary = run_rows(chat_rows(60), provider, limit=10)
