@@ -118,6 +118,29 @@ def test_what_was_in_flight_is_answered_and_written(run_rows, output):
     assert summary.reason.rows == provider.counted["auth"]
 
 
+def test_one_ctrl_c_does_not_cut_off_what_a_run_waits_for_that_stops_by_itself(run_rows, output):
+    release = threading.Event()
+
+    def answer(_, body):
+        if number_of(body) > 30:
+            return refusal("auth")
+        if number_of(body) == 30:
+            release.wait(30)
+        return 200, BODY
+
+    def tick(runner):
+        if runner.refused_by and not runner.interrupted:
+            runner.interrupt()
+        elif runner.interrupted:
+            release.set()
+
+    with posted_to(answer) as url:
+        place = SimpleNamespace(base_url=f"{url}/v1")
+        summary = run_rows(chat_rows(200), place, concurrency=WIDTH, tick=tick)
+    assert (summary.end, summary.successful) == ("refused", 31)
+    assert len(read(output)) == 31
+
+
 def test_single_refusals_are_failures_of_their_rows(run_rows, output):
     """Such as those of a model that the key may not use, among others that it may."""
     with provided(lambda _, body: "auth" if number_of(body) % 2 else None) as provider:

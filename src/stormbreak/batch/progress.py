@@ -200,4 +200,5 @@ def _reading(rows: int) -> str:
 
 
 def _stopping(view: View) -> str:
-    return f"stopping: {view.in_flight:,} answers are still to come; Ctrl-C again stops at once"
+    how = "again" if view.interrupted else "twice"
+    return f"stopping: {view.in_flight:,} answers are still to come; Ctrl-C {how} stops at once"

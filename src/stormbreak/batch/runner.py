@@ -132,6 +132,11 @@ class Runner:
         return self._end is not None
 
     @property
+    def interrupted(self) -> bool:
+        """Whether somebody asked for that; asked once more, it ends at once."""
+        return self._interrupts > 0
+
+    @property
     def under_way(self) -> int:
         """Calls that have not ended: sent, about to be, or backing off."""
         return len(self._calls)
