@@ -267,17 +267,19 @@ class Runner:
             assert response is not None
             self.counts.add(received.reading.usage)
             self.journal.succeed(row, response)
+            self._learn(None, ended, began=began, now=now)
         else:
             body = b"" if response is None else response.body
             self.counts.reasons.add(ended.outcome, body, row.body)
-        self._learn((row, _failure(ended, fate, now), response), ended, began=began, now=now)
+            failed = (row, _failure(ended, fate, now), response)
+            self._learn(failed, ended, began=began, now=now)
 
-    def _learn(self, held: _Held, ended: Ended, *, began: float, now: float) -> None:
+    def _learn(self, held: _Held | None, ended: Ended, *, began: float, now: float) -> None:
         """Write the failure of a row that is over, once it is certain; stop for what no row is to blame for."""
         verdict = ended.outcome.verdict
         target, of_account = _of_account(ended)
         certain = self.refusals.note(target, of_account, held, began=began, now=now)
-        if verdict is Verdict.OK or (of_account in ACCOUNT and target is not None):
+        if held is None or (of_account in ACCOUNT and target is not None):
             pass  # written already, or held until the account answers
         elif self._may_be_undone(verdict):
             self._held.append(held)

@@ -86,16 +86,22 @@ class Refusals(Generic[Held]):
         self._held: dict[Target, list[tuple[Verdict, Held]]] = {}
 
     def note(
-        self, target: Target | None, verdict: Verdict, held: Held, *, began: float, now: float
+        self,
+        target: Target | None,
+        verdict: Verdict,
+        held: Held | None,
+        *,
+        began: float,
+        now: float,
     ) -> list[Held]:
         """Take note of a row that is over; return the rows whose failure is certain now, in their order.
 
-        A row that was refused is `held`. `began` and `now` are when its call began and ended.
+        A row that was refused is `held`; one that was answered has nothing to hold. `began` and `now` are when its call began and ended.
         """
-        if target is None:
+        if target is None or (held is None and not self._since):  # nearly always
             return []
         account = target.account
-        if verdict in ACCOUNT:
+        if held is not None and verdict in ACCOUNT:
             self._since.setdefault(account, now)
             self._held.setdefault(account, []).append((verdict, held))
             return []
