@@ -79,7 +79,7 @@ def test_an_output_that_is_cut_under_way_stops_the_run_and_keeps_what_was_in_fli
 # ------------------------------------------------------------ signals, to a process of its own
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_first_signal_drains_and_the_same_command_goes_on(
     tmp_path, output, stormbreak_provider, number
 ):
@@ -100,6 +100,32 @@ def test_a_first_signal_drains_and_the_same_command_goes_on(
         assert process.wait(20) == 0
     assert_answered(rows, output)
     assert provider.stats()["keys"]["answered_twice"] == 0
+
+
+def test_a_terminal_that_hangs_up_twice_only_drains(tmp_path, output, stormbreak_provider):
+    """So do a shell and the kernel; and whoever ran it with nohup does not want to hear of it."""
+    provider = stormbreak_provider(scenario(service=0.5))
+    args = run_args(write(tmp_path / "in.jsonl", chat_rows(100)), output, provider.base_url)
+    with started(*args, "--concurrency", 20, "--json") as process:
+        wait_until(lambda: size_of(output), "a first answer")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    asked = provider.stats()["keys"]
+    assert asked["asked"] == asked["answered"] == len(read(output)) < 100
+
+
+def test_under_nohup_it_goes_on(tmp_path, output, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.3))
+    rows = chat_rows(30)
+    args = run_args(write(tmp_path / "in.jsonl", rows), output, provider.base_url)
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with started(*args, "--concurrency", 10, **ignoring) as process:
+        wait_until(lambda: size_of(output), "a first answer")
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 0
+    assert_answered(rows, output)
 
 
 def test_a_second_signal_stops_at_once(tmp_path, output, stormbreak_provider):

@@ -133,8 +133,10 @@ class Journal:
         """Make durable and count what was written before the call; return the number of lines."""
         with self._flushing:
             count = len(self._pending)
-            self._output.sync()
-            self._failed.sync()
+            try:
+                self._output.sync()
+            finally:
+                self._failed.sync()
             moves = self._pending[:count]
             self.done += sum(after == _DONE for _, after in moves)
             self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)

@@ -31,9 +31,14 @@ class Store:
         """What idempotency keys are made with; it is as it was."""
         return self.run.salt
 
-    def note(self, account: Account) -> None:
+    @property
+    def pauses(self) -> Mapping[str, float]:
+        """Until when (unix time) models are left alone, as an earlier run was told at the same address."""
+        return {} if "base_url" in self.changed else self.run.pauses
+
+    def note(self, account: Account, pauses: Mapping[str, float]) -> None:
         """Write down what has been spent by now; blocks for as long as the disk takes."""
-        note_account(self.files, self.run, account)
+        note_account(self.files, self.run, account, pauses)
 
 
 @contextlib.contextmanager

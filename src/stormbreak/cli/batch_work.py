@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -72,7 +73,8 @@ def _report(
         destination.batch(summary, course, cost)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run was not lost
         why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
-        click.echo(f"stormbreak: no report: {plain(why, limit=1000)}", err=True)
+        with suppress(OSError):  # standard error may be gone
+            click.echo(f"stormbreak: no report: {plain(why, limit=1000)}", err=True)
 
 
 def _exit_code(summary: Summary) -> int:

@@ -59,6 +59,7 @@ def attempted(
         outcome = GIVEN_UP
         answered, now, uniform = yield Send(call.target, number, timeout, permit)
         outcome = answered or GIVEN_UP
+        trail.unconnected += outcome.rejection is not None  # by this machine: nothing was sent
         if call.delivers and outcome.committed:
             delivery = _delivery(engine, trail, number, permit, outcome, now, took=now - began)
             outcome = GIVEN_UP
