@@ -393,7 +393,8 @@ class Runner:
         noted, lacks = self.counts.attempts, 0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._short.wait(), NOTE_EVERY)
+                async with asyncio.timeout(NOTE_EVERY):  # wait_for can swallow a cancel (3.11)
+                    await self._short.wait()
             self._short.clear()
             ledger = self.ledger
             if self.counts.attempts == noted and not (ledger.is_short or ledger.is_behind):
