@@ -103,6 +103,7 @@ class AiohttpWire:
         incoming = AiohttpIncoming(
             response, head, _decoder(head), request.idle_timeout, most=request.most
         )
+        incoming.pool = pool
         pool.incoming.add(incoming)
         return incoming
 
