@@ -1,7 +1,8 @@
-"""Writing results to standard output, which may be full, or gone."""
+"""Writing to the standard streams, which may be full, gone, or closed from the start."""
 
 import os
 import sys
+from contextlib import suppress
 
 import click
 from msgspec.json import Encoder
@@ -27,6 +28,27 @@ def say(text: str, *, end: str = "\n") -> None:
         raise unwritable(error) from error
 
 
+def warn(line: str) -> None:
+    """Write a line to standard error. Where that cannot be written, the exit code still says what happened."""
+    try:
+        click.echo(f"stormbreak: {line}", err=True)
+    except OSError:
+        with suppress(OSError, ValueError):
+            _send_nowhere(sys.stderr.fileno())
+
+
+def open_closed_streams() -> None:
+    """Open nowhere what was closed when the process began (`2>&-`).
+
+    Else the first file that is opened takes its number, and whoever writes to the stream writes into that file.
+    """
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def in_json(facts: object) -> str:
     """As JSON for programs, indented; decimals are numbers."""
     return indented(_JSON.encode(facts)).decode()
@@ -44,6 +66,10 @@ def _look_away() -> None:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
         return
+    _send_nowhere(descriptor)
+
+
+def _send_nowhere(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
