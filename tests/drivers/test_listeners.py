@@ -180,3 +180,23 @@ def test_an_interrupt_in_a_listener_leaves_no_call_behind(kind):
 
     assert stepper.engine.lane(TARGET).idle
     assert stepper.snapshot()["pending"] == []
+
+
+def test_a_listener_that_closes_a_call_may_still_make_none(caplog):
+    """The events of that made the driver forget that it was in a listener."""
+    refused = []
+
+    def listener(event):
+        if isinstance(event, Sent) and event.call == 2:
+            stepper.close(first)
+            try:
+                stepper.start(Call(3, TARGET))
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    stepper = bench(listener)
+    first, _ = stepper.start(Call(1, TARGET))
+    one_call(stepper, 2)
+
+    assert refused == ["a listener may not make calls on the engine it listens to"]
+    assert stepper.engine.lane(TARGET).idle

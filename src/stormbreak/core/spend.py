@@ -79,8 +79,9 @@ def _known(
         return None
     try:
         with localcontext(EXACT):
-            usd = cost(prices)
+            usd: object = cost(prices)
     except Exception:  # noqa: BLE001 - one is missing, or prices of somebody's own fail: the answer may be there already
         return None
-    sound = isinstance(usd, Decimal) and usd.is_finite() and usd >= 0
-    return usd if sound else None
+    if isinstance(usd, Decimal) and usd.is_finite() and usd >= 0:
+        return usd
+    return None

@@ -186,6 +186,7 @@ class Stepper(Turns[Flow, _Left]):
 
     def _deliver(self, events: Sequence[Event]) -> None:
         here = threading.get_ident()
+        within = here in self._delivering  # a listener has closed something
         self._delivering.add(here)
         try:
             for event in events:
@@ -195,7 +196,8 @@ class Stepper(Turns[Flow, _Left]):
                     except _TROUBLE:  # a listener's must never fail a call
                         self._complain_once(listener)
         finally:
-            self._delivering.discard(here)
+            if not within:
+                self._delivering.discard(here)
 
     def _accompany(self, companion: Companion, call: Call) -> None:
         try:
