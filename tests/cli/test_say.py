@@ -1,8 +1,12 @@
+import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
+from stormbreak.cli.say import in_json
 
 SAY = "from stormbreak.cli.say import say; say('x' * 100_000)"
 
@@ -73,3 +77,14 @@ def test_a_claim_that_does_not_hold_is_code_1_whoever_reads(tmp_path):
     run = shell("{} storm run calm-burst --assert 'p50 >= 1000' 2>/dev/full", tmp_path)
 
     assert run.returncode == 1
+
+
+def test_a_file_name_that_is_no_utf_8_is_escaped_in_json():
+    """Of a file named in Latin-1; it was a traceback."""
+    facts = {"input": "caf\udce9.jsonl", "cost": Decimal("0.10"), "models": [{"caf\udce9": 1}]}
+
+    assert json.loads(in_json(facts), parse_float=Decimal) == {
+        "input": "caf\\udce9.jsonl",
+        "cost": Decimal("0.10"),
+        "models": [{"caf\\udce9": 1}],
+    }

@@ -3,8 +3,11 @@
 import os
 import sys
 from contextlib import suppress
+from decimal import Decimal
+from typing import Any
 
 import click
+import msgspec
 from msgspec.json import Encoder
 from msgspec.json import format as indented
 
@@ -50,8 +53,20 @@ def open_closed_streams() -> None:
 
 
 def in_json(facts: object) -> str:
-    """As JSON for programs, indented; decimals are numbers."""
-    return indented(_JSON.encode(facts)).decode()
+    """As JSON for programs, indented; decimals are numbers. What is no UTF-8 in the name of a file is escaped."""
+    try:
+        encoded = _JSON.encode(facts)
+    except UnicodeEncodeError:
+        encoded = _JSON.encode(_escaped(msgspec.to_builtins(facts, builtin_types=(Decimal,))))
+    return indented(encoded).decode()
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(each) for key, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list) else value
 
 
 def unwritable(error: OSError) -> ConfigurationError:
