@@ -122,6 +122,31 @@ def test_results_that_fail_are_retried_although_exceptions_are_not():
     assert script.made == 2
 
 
+async def test_a_function_is_not_called_again_because_the_look_at_its_result_failed():
+    """With `on=Exception` that was paid for three times, and counted against the target."""
+
+    def broken(_):
+        raise LookupError("no such field")
+
+    script = Script(1, 2, 3)
+    for on in Exception, LookupError:
+        guard = made(on=on, failed_result=broken)
+        with pytest.raises(LookupError) as caught:
+            guard.call(script)
+        assert caught.value.__notes__ == [
+            "raised by failed_result, of an attempt that had returned"
+        ]
+        with pytest.raises(LookupError):
+            await guard.async_call(asynchronous, 1)
+        assert at_rest(guard)
+    assert script.made == 2
+
+    guard = made(FRAGILE, on=Exception, failed_result=broken)
+    for _ in range(3):  # the circuit stays closed
+        with pytest.raises(LookupError):
+            guard.call(plain, 1)
+
+
 def test_the_exception_is_that_very_object_and_tells_what_was_tried():
     raised, cause = DownError("the last"), LookupError("why")
     raised.__cause__ = cause

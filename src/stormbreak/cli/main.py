@@ -1,7 +1,5 @@
 """The `stormbreak` command: finds the subcommand, and turns every error into one clear line."""
 
-import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -10,7 +8,7 @@ import click
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.lazy import LazyGroup
-from stormbreak.cli.say import unwritable
+from stormbreak.cli.say import open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden
 
@@ -50,7 +48,7 @@ def root() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code (2 for bad usage or configuration)."""
-    _open_missing_streams()
+    open_closed_streams()
     try:
         result = root.main(args=argv, prog_name="stormbreak", standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -58,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.Abort:
         return 130
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except (click.ClickException, ConfigurationError) as error:
         return _complain(error)
@@ -79,17 +78,5 @@ def _complain(error: click.ClickException | ConfigurationError) -> int:
     # What click says repeats whatever was given to it.
     said = hidden(" ".join(said.split()), tokens=isinstance(error, click.ClickException))
     line = plain(said, limit=10_000)
-    with suppress(OSError, ValueError):  # standard error may be gone; the code says it, too
-        print(f"stormbreak: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    warn(line)
     return code
-
-
-def _open_missing_streams() -> None:
-    """Lead a standard stream that was closed (`2>&-`) nowhere: no file of ours may get its number."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives

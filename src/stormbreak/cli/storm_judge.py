@@ -1,7 +1,6 @@
 """What becomes of a claim about a storm: an exit code."""
 
-import click
-
+from stormbreak.cli.say import warn
 from stormbreak.storm.claims import Claim, values
 from stormbreak.storm.measures import Measures
 
@@ -11,5 +10,5 @@ def judge(claim: Claim, text: str, measures: Measures) -> int:
     if claim.holds(measures):
         return 0
     said = values(claim, measures)
-    click.echo(f"stormbreak: --assert does not hold: {text}; {said}", err=True)
+    warn(f"--assert does not hold: {text}; {said}")
     return 1

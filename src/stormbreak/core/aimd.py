@@ -20,6 +20,7 @@ from stormbreak.core.checks import require
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Outcome, Verdict
 
+LEARNED = 120.0  # seconds for which a fall is remembered where nobody asks
 CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 
@@ -53,6 +54,7 @@ class AimdConcurrency:
     __slots__ = (
         "_epoch",
         "_exact",
+        "_fell_at",
         "_full_at",
         "_policy",
         "_slow",
@@ -68,6 +70,7 @@ class AimdConcurrency:
         self._slow = inf if policy.slow is None else policy.slow
         self._exact = float(policy.start)
         self._epoch = 0
+        self._fell_at = OPEN  # never yet
         self._full_at = -inf  # when the limit was last seen to be reached
         self.limit = policy.start
         self.in_flight = 0
@@ -85,6 +88,10 @@ class AimdConcurrency:
     def binds(self, now: float) -> bool:  # noqa: ARG002
         """It always does."""
         return True
+
+    def learned(self, now: float) -> bool:
+        """Whether it fell of late: what it has climbed since is soon found again."""
+        return now - self._fell_at < LEARNED
 
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""
@@ -118,6 +125,7 @@ class AimdConcurrency:
             return
         if late or (outcome.verdict in CONGESTED and not outcome.own_deadline):
             self._epoch += 1
+            self._fell_at = now
             self._move_to(self._exact * self._policy.share)
         elif outcome.verdict is Verdict.OK and self._full_at >= sent_at:
             self._move_to(self._exact + self._climb())

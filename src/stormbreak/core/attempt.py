@@ -131,6 +131,8 @@ def _take_note(
 ) -> None:
     if lane.budget is not None and not outcome.own_deadline:
         lane.budget.record(outcome, now)
+    if outcome.verdict is not Verdict.OK and lane.treatments[outcome.verdict].retry:
+        lane.failed_at = now
     if engine.listeners or outcome.verdict is not Verdict.OK:
         call = trail.call
         trail.note(

@@ -96,6 +96,8 @@ class AutomaticConcurrency:
         """Whether there is a limit but the ceiling."""
         return now - self._evidence.at < HOLD + FADE
 
+    learned = binds
+
     def ready_at(self, now: float) -> float:
         """OPEN while a slot is free; else when time alone may free one (an answer may come sooner)."""
         if self.in_flight < self.limit:

@@ -37,6 +37,9 @@ from stormbreak.types import Outcome, Tally, Treatment, Verdict
 LONGEST_NAMED = 900.0
 """Seconds that count of a time named by a server, at the most; then it is spread."""
 
+REMEMBERED = 900.0
+"""Seconds for which a circuit that may be probed is remembered, though nobody probes it."""
+
 Pass: TypeAlias = tuple[int, float, int]  # epoch, time it left, number in the cold start
 BreakerToken: TypeAlias = Pass | Probe
 
@@ -106,6 +109,16 @@ class Breaker:
         """How it counts now, as it is told: a trial that is over by its time counts as open."""
         state = State.OPEN if self._is_stale(now) else self.state
         return state.value.replace("_", "-")
+
+    def is_needed(self, now: float) -> bool:
+        """Whether a new breaker would let pass what this one holds back, or be quicker to.
+
+        Not for ever: some time after its next probe was due, a circuit that nobody asks for is as good as closed.
+        """
+        if self.state is self._at_rest:
+            return False
+        ready_at = self.ready_at(now)
+        return ready_at > now or now - self.until < REMEMBERED
 
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""

@@ -49,6 +49,10 @@ class Concurrency:
         """A fixed limit always does."""
         return True
 
+    def learned(self, now: float) -> bool:  # noqa: ARG002
+        """It learns nothing."""
+        return False
+
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""
 

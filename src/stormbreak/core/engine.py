@@ -4,6 +4,7 @@ Pure and without locks: a driver holds its lock during each step and afterwards 
 behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import count
@@ -38,6 +39,10 @@ PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
 LATE = 10.0  # seconds since answers were late
 PACED_CIRCUIT = 1.0  # after a circuit closed
 
+MOST_LANES = 256  # targets that are remembered, besides those with something in force
+LOOKS = 4  # at lanes per call, while there are more: each call brings one more at the most
+FRESH = 60.0  # seconds for which a failure counts, in the windows of circuits and rates
+
 Listener = Callable[[Event], None]
 
 
@@ -45,9 +50,9 @@ class Lane:
     """One target: its gates, and the queue in front of them."""
 
     __slots__ = (
-        "_closing_until", "_engine", "admission", "breaker", "budget", "cooldown", "earn", "failed_in_a_row", "gone",
-        "hedging", "openings", "pace", "policy", "quota", "rate", "shadow", "shadow_budget", "slots", "spending", "target",
-        "treatments",
+        "_closing_until", "_engine", "admission", "backing_off", "breaker", "budget", "cooldown", "earn", "failed_at",
+        "failed_in_a_row", "gone", "hedging", "openings", "pace", "policy", "quota", "rate", "recently_used", "shadow",
+        "shadow_budget", "slots", "spending", "target", "treatments",
     )  # fmt: skip
 
     def __init__(self, engine: "Engine", target: Target) -> None:
@@ -60,6 +65,9 @@ class Lane:
         self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from here, or to here
+        self.failed_at = OPEN  # when an attempt last failed in a way that a retry might mend
+        self.backing_off = 0  # calls between two attempts
+        self.recently_used = True  # since the engine last looked for lanes to forget
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(
@@ -124,6 +132,19 @@ class Lane:
     def idle(self) -> bool:
         """Whether nobody is in flight or waits."""
         return not (self.slots.in_flight or self.admission.queued)
+
+    def is_needed(self, now: float) -> bool:
+        """Whether a call is under way here, or a new lane would let pass what this one holds back."""
+        return (
+            not self.idle
+            or self.backing_off > 0
+            or now - self.failed_at < FRESH
+            or max(self.cooldown.ready_at(now), self.pace.ready_at(now)) > now
+            or (self.breaker is not None and self.breaker.is_needed(now))
+            or (self.rate is not None and (self.rate.in_force(now) or self.rate.is_lot(now)))
+            or (self.quota is not None and self.quota.is_needed(now))
+            or self.slots.learned(now)
+        )
 
     def load(self, now: float) -> Load:
         """What the gates know of the load on this target."""
@@ -263,7 +284,8 @@ class Engine:
         self.payers = Payers(self._on_freed, self._price_of)
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
-        self._lanes: dict[Target, Lane] = {}
+        self._lanes: OrderedDict[Target, Lane] = OrderedDict()
+        self.crowded = False  # whether there are more lanes than MOST_LANES
         self._former: list[Lane] = []  # others have taken their place, but calls still wait in them
 
     @property
@@ -336,12 +358,31 @@ class Engine:
         lane = self._lanes.get(target)
         if lane is None:
             lane = self._lanes[target] = Lane(self, target)
+            self.crowded = len(self._lanes) > MOST_LANES
+        lane.recently_used = True
         return lane
 
+    def make_room(self, now: float) -> None:
+        """Forget lanes beyond MOST_LANES, of those that are not needed the one that was not used for longest first.
+
+        Looks at a few of them only: a lane that was used since the last look goes to the end (a clock, as of pages in memory).
+        """
+        lanes = self._lanes
+        for _ in range(LOOKS):
+            if len(lanes) <= MOST_LANES:
+                break
+            target, lane = next(iter(lanes.items()))
+            if lane.recently_used or lane.is_needed(now):
+                lane.recently_used = False
+                lanes.move_to_end(target)
+            else:
+                del lanes[target]
+        self.crowded = len(lanes) > MOST_LANES
+
     def forget(self, targets: Iterable[Target], now: float) -> bool:
-        """Drop all that is known of `targets`, unless one of them is in use, or left alone: whether it is gone."""
+        """Drop all that is known of `targets`, unless one of them is still needed: whether it is gone."""
         lanes = [self._lanes[target] for target in targets if target in self._lanes]
-        if any(lane.taken(now) for lane in lanes):
+        if any(lane.is_needed(now) for lane in lanes):
             return False
         for lane in lanes:
             del self._lanes[lane.target]

@@ -6,7 +6,6 @@ from decimal import Context, Decimal, localcontext
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require
-from stormbreak.errors import ConfigurationError
 from stormbreak.types import Usage
 
 
@@ -76,8 +75,13 @@ def _known(
 ) -> Decimal | None:
     if not usage.total:
         return Decimal(0)
+    if prices is None:
+        return None
     try:
         with localcontext(EXACT):
-            return None if prices is None else cost(prices)
-    except ConfigurationError:  # one of them is missing
+            usd: object = cost(prices)
+    except Exception:  # noqa: BLE001 - one is missing, or prices of somebody's own fail: the answer may be there already
         return None
+    if isinstance(usd, Decimal) and usd.is_finite() and usd >= 0:
+        return usd
+    return None

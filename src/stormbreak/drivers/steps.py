@@ -6,6 +6,7 @@ woken and events are delivered.
 
 import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod
@@ -23,6 +24,9 @@ from stormbreak.types import Call, Ended, Outcome
 R = TypeVar("R")
 
 _Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
+
+_TROUBLE = (Exception, CancelledError, GeneratorExit)
+"""What a listener may raise. It is a plain function: nobody cancels or closes it, so these two are mistakes of its own."""
 
 _log = logging.getLogger("stormbreak")
 
@@ -70,7 +74,13 @@ class Stepper(Turns[Flow, _Left]):
                 left = self._take_away() if engine.woken or engine.events else None
                 self._busy = False
         if left is not None or self._postponed:
-            self._act(left)
+            try:
+                self._act(left)
+            except (
+                BaseException
+            ):  # an interrupt in a listener: nobody has the flow yet, to close it
+                self.close(flow)
+                raise
         return flow, command
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
@@ -176,21 +186,23 @@ class Stepper(Turns[Flow, _Left]):
 
     def _deliver(self, events: Sequence[Event]) -> None:
         here = threading.get_ident()
+        within = here in self._delivering  # a listener has closed something
         self._delivering.add(here)
         try:
             for event in events:
                 for listener in tuple(self.engine.listeners):
                     try:
                         listener(event)
-                    except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
+                    except _TROUBLE:  # a listener's must never fail a call
                         self._complain_once(listener)
         finally:
-            self._delivering.discard(here)
+            if not within:
+                self._delivering.discard(here)
 
     def _accompany(self, companion: Companion, call: Call) -> None:
         try:
             companion.begins(call, self.clock())
-        except Exception:  # noqa: BLE001 - as that of a listener
+        except _TROUBLE:
             self._complain_once(companion)
 
     def _complain_once(self, listener: object) -> None:

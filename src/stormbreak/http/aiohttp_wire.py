@@ -5,6 +5,7 @@ idempotent methods only, and is switched off besides.
 """
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
@@ -105,6 +106,7 @@ class AiohttpWire:
         incoming = AiohttpIncoming(
             response, head, _decoder(head), request.idle_timeout, most=request.most
         )
+        incoming.pool = pool
         pool.incoming.add(incoming)
         return incoming
 
@@ -227,6 +229,12 @@ class _Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         return None
+
+    async def _resolve_host(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super()._resolve_host(*args, **options)
+        except RuntimeError:  # names are looked up on threads, and none can be started
+            raise OSError(errno.EAGAIN, "no thread can be started") from None
 
     def _release(
         self,

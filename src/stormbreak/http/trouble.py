@@ -84,7 +84,8 @@ def _connect_detail(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientSSLError):
         return f"{where}TLS failed"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"{where}host not found"
+        no_thread = error.os_error.errno == errno.EAGAIN
+        return where + ("no thread can be started" if no_thread else "host not found")
     if isinstance(error, TimeoutError):
         return f"{where}connection timed out"
     number = error.errno if isinstance(error, OSError) else None

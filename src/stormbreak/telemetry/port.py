@@ -73,7 +73,13 @@ class Port:
         self._thread = threading.Thread(
             target=self._server.serve, name="stormbreak port", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._server.server_close()
+            if self._file is not None:
+                self._file.remove()
+            raise ConfigurationError("cannot listen: no thread can be started") from None
         atexit.register(self.close)
         forget_in_child(self._forget)
 

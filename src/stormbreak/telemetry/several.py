@@ -96,10 +96,11 @@ class WrittenGauges:
         """Write from now on, as long as this object lives; if that is so already, do nothing."""
         with _writing:
             if self._writer is None:
-                self._writer = threading.Thread(
+                writer = threading.Thread(
                     target=_keep_writing, args=(ref(self),), name="stormbreak-gauges", daemon=True
                 )
-                self._writer.start()
+                writer.start()  # where that fails, the next event tries again
+                self._writer = writer
 
     def write(self) -> None:
         """Write what stands where now."""

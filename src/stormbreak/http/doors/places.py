@@ -1,7 +1,8 @@
 """Where the requests at a door lead: routes by origin and key, wires by origin.
 
 Keys that rotate would pile up: beyond a bound, the routes that were not used for longest are forgotten, and what the
-engine knows of their targets, unless a call is under way there or they are to be left alone.
+engine knows of their targets, unless a call is under way there or they are to be left alone. So do hosts: beyond as many
+wires, those that no route leads over go. Whatever is still read holds its pool, which closes by itself afterwards.
 """
 
 import os
@@ -52,7 +53,7 @@ class Places:
         forget_in_child(self._start_over)
 
     def _start_over(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # to make routes may take a new wire
         for kept in self._kept.values():
             kept.calls = 0  # of the parent
 
@@ -107,7 +108,18 @@ class Places:
         wire = self._wires.get(place)
         if wire is None:  # several threads may find that: one wire is kept
             wire = self._wires.setdefault(place, self._connect(origin))
+            if len(self._wires) > MOST:
+                self._drop_wires(place)
         return wire
+
+    def _drop_wires(self, newest: tuple[str, str]) -> None:
+        with self._lock:
+            needed = {wire for kept in self._kept.values() for wire in kept.routes.wires()}
+            for place, wire in tuple(self._wires.items()):
+                if len(self._wires) <= MOST:
+                    break
+                if place != newest and (wire not in needed or wire is self._wires[newest]):
+                    self._wires.pop(place, None)
 
     def wires(self) -> tuple[Wire, ...]:
         """All there are."""
