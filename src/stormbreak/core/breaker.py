@@ -140,6 +140,7 @@ class Breaker:
         if tally is Tally.NOTHING:
             return _was_cut(outcome) and self._trip.cut(now, took)
         self._heed(outcome, now)
+        self._cold.failed(took)
         undecided = self._cold.undecided(now)
         return self._trip.record(now, failed=True, took=took, undecided=undecided)
 

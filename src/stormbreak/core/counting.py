@@ -71,23 +71,34 @@ class Row(Trip):
 
 
 class FailureShare(Trip):
-    """The share of failures in a window. Attempts that are undecided are counted as if they succeeded."""
+    """The share of failures in a window. Attempts that are undecided are counted as if they succeeded.
 
-    __slots__ = ("_calls", "_share", "_window")
+    An attempt may be undecided for longer than the window is. So all failures since the last success stand
+    against them, those too that the window has forgotten: else many attempts that hang outvote few that fail for ever.
+    """
+
+    __slots__ = ("_calls", "_in_a_row", "_share", "_window")
 
     def __init__(self, window: Window, share: float, calls: int) -> None:
         self._window = window
         self._share = share
         self._calls = calls
+        self._in_a_row = 0
 
     def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
         window = self._window
         window.add(now, failed=failed)
-        many = self._share * (window.calls + undecided) - ROUNDING
-        return failed and window.calls >= self._calls and window.failures >= many
+        if not failed:
+            self._in_a_row = 0
+            return False
+        self._in_a_row += 1
+        forgotten = max(0, self._in_a_row - window.failures)
+        many = self._share * (window.calls + forgotten + undecided) - ROUNDING
+        return window.calls >= self._calls and window.failures + forgotten >= many
 
     def reset(self) -> None:
         self._window.clear()
+        self._in_a_row = 0
 
 
 class SlowShare(Trip):
