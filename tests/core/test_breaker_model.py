@@ -155,11 +155,11 @@ class Plain:
         bad = attempt.tally == "bad" and outcome.verdict.value in ILL and not outcome.own_deadline
         if bad and outcome.retry_after and self.policy.heed_server:
             self.told.append(now + outcome.retry_after)
+        if attempt.tally == "good":
+            self.told = []
         if attempt.probe:
             self.settle_probes(now, chance)
             return
-        if attempt.tally == "good":
-            self.told = []
         if attempt.tally in ("good", "bad"):
             self.results.append((now, attempt.tally == "bad", took, True))
         elif outcome.own_deadline or outcome is CANCELLED:

@@ -5,10 +5,11 @@ verdict table, so that a 429 or a 401 is no sign of ill health, and its headers 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stormbreak.core.checks import require_type
 from stormbreak.errors import CallError
 from stormbreak.llm.classify import verdict_of_status
 from stormbreak.llm.waits import retry_after
@@ -59,6 +60,13 @@ class Judge:
     failed_result: Callable[[Any], bool] | None = None
     outcome_of: Callable[[BaseException], Outcome | None] | None = outcome_of
 
+    def __post_init__(self) -> None:
+        for name in ("failures", "ignored"):
+            object.__setattr__(self, name, _classes(name, getattr(self, name)))
+        for name in ("failed_result", "outcome_of"):
+            given = getattr(self, name)
+            require_type(given is None or callable(given), f"{name} must be a function", given)
+
     def of_error(self, error: BaseException) -> Outcome:
         """Judge what was raised."""
         if not isinstance(error, Exception):
@@ -72,3 +80,16 @@ class Judge:
         """Judge what was returned."""
         failed = self.failed_result is not None and self.failed_result(result)
         return FAILED if failed else OK
+
+
+def _classes(name: str, given: object) -> tuple[type[BaseException], ...]:
+    """Return exception classes as a tuple; one class alone is accepted, as by `except`.
+
+    Raises:
+        ConfigurationError: something else is among them.
+    """
+    classes = tuple(given) if isinstance(given, Iterable) else (given,)
+    for each in classes:
+        known = isinstance(each, type) and issubclass(each, BaseException)
+        require_type(known, f"{name} must hold exception classes", each)
+    return classes
