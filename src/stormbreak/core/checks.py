@@ -5,7 +5,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 from stormbreak.errors import ConfigurationError
 
@@ -35,19 +35,21 @@ def require_number(name: str, value: object) -> None:
 
 def require_type(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
     """Raise a ConfigurationError that shows a number as it is, and of anything else its type: it may be a secret."""
-    require(holds, rule, value if isinstance(value, Real) else type(value).__name__)
+    require(holds, rule, value if isinstance(value, Real | None) else type(value).__name__)
 
 
-def check_types(part: Any) -> None:
+def check_types(part: object) -> None:
     """Refuse a field of a policy value that has not the type that its class declares.
 
-    Whole numbers, numbers, switches, words and parts are checked; collections are left to the class itself. None
-    stands where the class allows it.
+    Whole numbers, numbers, switches, texts, parts, and what collections hold of them. Of an enumeration the class
+    itself says which words there are.
+
+    Raises:
+        ConfigurationError: names the field.
     """
-    kind: Hashable = type(part)
-    for name, allowed, rule in _rules(kind):
+    for name, (holds, rule) in _rules(cast("Hashable", type(part))):
         value = getattr(part, name)
-        require_type(any(holds(value) for holds in allowed), f"{name} must be {rule}", value)
+        require_type(holds(value), f"{name} must be {rule}", value)
 
 
 _Test: TypeAlias = tuple[Callable[[Any], bool], str]
@@ -65,25 +67,42 @@ _TESTS: Mapping[Any, _Test] = {
 
 
 @cache
-def _rules(part: Hashable) -> list[tuple[str, list[Callable[[Any], bool]], str]]:
-    rules = []
-    for name, hint in get_type_hints(part).items():
-        members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        tests = [test for test in map(_test, members) if test is not None]
-        if len(tests) == len(members):
-            rule = " or ".join(word for _, word in tests)
-            rules.append((name, [holds for holds, _ in tests], rule))
-    return rules
+def _rules(part: Hashable) -> list[tuple[str, _Test]]:
+    hints = get_type_hints(part).items()
+    return [(name, test) for name, hint in hints if (test := _test(hint)) is not None]
 
 
 def _test(hint: Any) -> _Test | None:
     """Return how to recognise a value of that type, and what to call it; None: it is not checked."""
-    if get_origin(hint) is Literal:
-        words = get_args(hint)
-        return lambda value: value in words, " or ".join(map(repr, words))
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return lambda value: value in members, " or ".join(map(repr, members))
+    if origin in (Union, UnionType):
+        return _any_of([_test(member) for member in members])
+    if origin in (tuple, Mapping):
+        return _all_of(origin, _test(members[-1] if origin is Mapping else members[0]))
     if isinstance(hint, type) and is_dataclass(hint):
         return lambda value: isinstance(value, hint), f"a {hint.__name__}"
-    return _TESTS.get(hint)  # of an enumeration, the class says which words there are
+    return _TESTS.get(hint)
+
+
+def _any_of(tests: list[_Test | None]) -> _Test | None:
+    known = [test for test in tests if test is not None]
+    if len(known) < len(tests):
+        return None
+    return lambda value: any(holds(value) for holds, _ in known), " or ".join(
+        rule for _, rule in known
+    )
+
+
+def _all_of(origin: type, item: _Test | None) -> _Test:
+    holds, of = (lambda _: True, "") if item is None else (item[0], f", each {item[1]}")
+    if origin is Mapping:
+        return (
+            lambda value: isinstance(value, Mapping) and all(map(holds, value.values())),
+            f"a mapping{of}",
+        )
+    return lambda value: isinstance(value, tuple | list) and all(map(holds, value)), f"a tuple{of}"
 
 
 def shown(

@@ -11,7 +11,7 @@ less waiting, by its weight, than another of the same priority has: one tenant c
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from stormbreak.core.checks import check_types, require, require_number
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.line import Line
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Call, Priority
@@ -40,7 +40,6 @@ class QueuePolicy:
         require(0 <= self.least_share <= most, "least_share must lie in [0, 1/3]", self.least_share)
         for tenant, weight in self.weights.items():
             require(tenant.isprintable(), "names in weights must be printable", ascii(tenant))
-            require_number(f"weights.{tenant}", weight)
             require(weight > 0, f"weights.{tenant} must be positive", weight)
         object.__setattr__(self, "weights", dict(self.weights))  # the caller's own may change
 

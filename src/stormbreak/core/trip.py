@@ -1,9 +1,9 @@
 """When a closed circuit opens: the rules, as data. Each makes the machine that counts for it (`counting`)."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
-from stormbreak.core.checks import check_types, require, require_type, require_window
+from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.counting import AnyOf, FailureShare, Row, SlowShare, Trip
 from stormbreak.core.window import CountWindow, TimeWindow
 
@@ -138,12 +138,8 @@ class AnyRule:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require_type(isinstance(self.rules, tuple | list), "rules must be a tuple", self.rules)
         require(len(self.rules) >= 1, "rules must name at least one rule", "none")
         object.__setattr__(self, "rules", tuple(self.rules))
-        for rule in self.rules:
-            known = isinstance(rule, get_args(SingleRule))
-            require_type(known, "rules must hold rules that count one thing", rule)
 
     def machine(self) -> Trip:
         """Fresh counters."""
