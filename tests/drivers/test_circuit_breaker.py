@@ -428,10 +428,40 @@ def test_what_is_no_exception_class_is_refused_when_the_judge_is_made(name, give
         Judge(**{name: given})
 
 
+async def asynchronous(_):
+    """Its result is true, whatever it would come to."""
+
+
+@pytest.mark.parametrize("given", [3, "is_none", asynchronous])
 @pytest.mark.parametrize("name", ["failed_result", "outcome_of"])
-def test_what_is_no_function_is_refused_when_the_judge_is_made(name):
+def test_what_is_no_function_is_refused_when_the_judge_is_made(name, given):
     with pytest.raises(ConfigurationError, match=f"{name} must be a function"):
-        Judge(**{name: 3})
+        Judge(**{name: given})
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("policy", "normal"),
+        ("judge", lambda error: True),
+        ("on_change", 3),
+        ("on_change", asynchronous),
+        ("name", None),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_refused_when_the_breaker_is_made(argument, given):
+    with pytest.raises(ConfigurationError, match=f"{argument} must be a "):
+        CircuitBreaker(**{argument: given})
+
+
+def test_an_outcome_of_function_that_gives_something_else_frees_the_place():
+    circuit = fail_until_open(breaker(FRAGILE))
+    circuit.judge = Judge(outcome_of=lambda error: True)
+    circuit.time.now += 10.0
+    with pytest.raises(TypeError, match="outcome_of must give an Outcome or None, got bool"):
+        circuit.call(fail)
+
+    assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
 
 
 def test_metrics_are_those_of_the_window_and_forget_with_it():

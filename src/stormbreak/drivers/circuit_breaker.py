@@ -17,10 +17,11 @@ from math import inf
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from stormbreak.core.breaker import Breaker, BreakerToken
+from stormbreak.core.checks import require_type
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.saved import read_saved, span_in
 from stormbreak.core.sizes import check_sizes
-from stormbreak.drivers.judge import OK, Judge
+from stormbreak.drivers.judge import OK, Judge, check_function
 from stormbreak.drivers.turns import Turns
 from stormbreak.errors import CircuitOpenError
 from stormbreak.types import CANCELLED, TREATMENTS, Ended, Outcome, Rejection, Target, Verdict
@@ -74,6 +75,11 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
         wall_clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        require_type(isinstance(name, str), "name must be a text", name)
+        known = policy is None or isinstance(policy, BreakerPolicy)
+        require_type(known, "policy must be a BreakerPolicy", policy)
+        require_type(judge is None or isinstance(judge, Judge), "judge must be a Judge", judge)
+        check_function("on_change", on_change)
         self.name = name
         self.judge = judge or Judge()
         self._on_change = on_change
