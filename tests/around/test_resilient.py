@@ -109,6 +109,18 @@ def test_with_nothing_told_the_circuit_holds_all_the_same():
         guard.call(plain, 1)
 
 
+@pytest.mark.parametrize("breaks", [KeyError, KeyboardInterrupt])
+def test_a_failed_result_function_that_raises_ends_the_call_and_is_no_failure_of_the_target(breaks):
+    def broken(result):
+        raise breaks
+
+    guard, calls = made(on=Exception, failed_result=broken), []
+    with pytest.raises(breaks):
+        guard.call(lambda: calls.append(1))
+
+    assert (len(calls), at_rest(guard)) == (1, True)
+
+
 def test_the_last_failed_result_is_returned():
     script = Script(None, 0, None)
     assert made(on=None, failed_result=lambda result: not result).call(script) is None
@@ -370,6 +382,10 @@ def test_turned_off_it_calls_once(monkeypatch):
         ({"on": {DownError: "ok"}}, r"a rule must say a bool, or the verdict of a failure, got ok"),
         ({"failed_result": 3}, r"failed_result must be a function, got 3"),
         ({"retry_after": 3}, r"retry_after must be a function, got 3"),
+        (
+            {"failed_result": asynchronous},
+            r"failed_result must be a function that is not asynchronous",
+        ),
         ({"priority": 1}, r"priority must be a Priority, got '1'"),
         ({"target": 3}, r"target must be a name or a Target, got 3"),
         ({"target": ""}, r"target must be a name or a Target, got "),

@@ -88,8 +88,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "_armed", "_around", "_before", "_committed", "_course", "_cuts", "_held", "_misjudged", "_outcome",
-        "_seconds", "_send", "_until", "over",
+        "_armed", "_around", "_before", "_committed", "_course", "_cuts", "_held", "_outcome", "_seconds",
+        "_send", "_until", "over",
     )  # fmt: skip
 
     def __init__(self, course: Course, send: Send, *, cuts: bool) -> None:
@@ -102,7 +102,6 @@ class Attempt:
         self._held: Held | None = None
         self._committed = False
         self._outcome = OK
-        self._misjudged = False
         self._until: float | None = None
         self.over = False
 
@@ -114,13 +113,14 @@ class Attempt:
     def judge(self, result: Any) -> bool:
         """Say what was returned, and learn whether it is a success. An exception that is raised later goes before.
 
-        Where the rule itself raises, that is no failure of the attempt: it has returned, and is not made again.
+        An exception of the user's own `failed_result` ends the call: it says nothing of the target, and what was
+        returned is not asked for again.
         """
         try:
             self._outcome = self._course.rules.of_result(result)
-        except Exception as error:
-            self._misjudged = True
+        except BaseException as error:
             error.add_note("raised by failed_result, of an attempt that had returned")
+            self.cancel()
             raise
         return self._outcome.verdict is Verdict.OK
 
@@ -161,7 +161,7 @@ class Attempt:
             error = self.disarm(kind, error)
             if handed.flow is None:  # cancelled
                 return False
-            if error is None or self._misjudged:
+            if error is None:
                 handed.answer(self._outcome)
                 return False
             if not isinstance(error, Exception):

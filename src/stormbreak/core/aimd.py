@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Outcome, Verdict
 
@@ -40,6 +40,7 @@ class AimdLimit:
     slow: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.least >= 1, "least must be at least 1", self.least)
         require(self.start >= self.least, "start must not be below least", self.start)
         require(self.ceiling >= self.start, "ceiling must not be below start", self.ceiling)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Outcome
 
@@ -16,6 +16,7 @@ class FixedLimit:
     in_flight: int = 256
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.in_flight >= 1, "in_flight must be at least 1", self.in_flight)
 
     @property

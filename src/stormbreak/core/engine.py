@@ -13,8 +13,9 @@ from typing import Any
 from stormbreak.core.admission import Admission
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.cooldown import Cooldown, Pace
+from stormbreak.core.counting import Counts
 from stormbreak.core.following import Companion
 from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.hedge import Hedging
@@ -220,10 +221,17 @@ class Lane:
         if self._engine.listeners:
             self._engine.events.append(CircuitChanged(now, self.target, before, after, until))
 
-    def isolate(self, now: float) -> None:
-        """Open the circuit by hand, until `reset`; calls that fail fast leave the queue."""
+    def isolate(self, now: float, *, duration: float | None = None) -> None:
+        """Open the circuit by hand, until `reset` or for a time; calls that fail fast leave the queue."""
         if self.breaker is not None:
-            self.breaker.isolate(now)
+            self.breaker.isolate(now, duration=duration)
+            self.admission.pump(now)
+
+    def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
+        """Follow a newer policy whose breaker is forced open, or no longer."""
+        if self.breaker is not None:
+            self.breaker.force(forced_open, now)
+            self.admission.pump(now)
 
     def reset(self, now: float) -> None:
         """Close the circuit and lift cooldown and pace, by hand; whoever waited for them leaves."""
@@ -242,8 +250,8 @@ class Lane:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """What stands where, in plain values; times are seconds from `now`."""
-        circuit = self.breaker.state.value if self.breaker else None
-        until = self.cooldown.ready_at(now)
+        breaker, until = self.breaker, self.cooldown.ready_at(now)
+        counts = Counts() if breaker is None else breaker.counts(now)
         shadow = {} if self.shadow is None else {"shadow": self.shadow.snapshot()}
         return {
             "place": self.target.place,
@@ -251,8 +259,10 @@ class Lane:
             "limit": self.slots.limit,
             "queued": self.admission.queued,
             "held_by": self.admission.held_by(now) if self.admission.queued else None,
-            "circuit": circuit,
-            "trips": self.breaker.trips if self.breaker else 0,
+            "circuit": None if breaker is None else breaker.state_at(now).value,
+            "trips": 0 if breaker is None else breaker.trips,
+            "failure_rate": counts.failure_rate,
+            "slow_call_rate": counts.slow_call_rate,
             "cooldown": max(0.0, until - now),
             "service": self.admission.service,
             "budget": None if self.budget is None else self.budget.balance(now),
@@ -349,9 +359,33 @@ class Engine:
 
     def _succeed(self, lane: Lane, now: float) -> Lane:
         new = Lane(self, lane.target)
-        if lane.breaker is not None and lane.breaker.state is not State.CLOSED:
-            new.restore(lane.breaker.save(now), now, elapsed=0.0)
+        if lane.breaker is not None:
+            saved = lane.breaker.save(now)
+            if saved.state is not State.CLOSED:
+                new.restore(saved, now, elapsed=0.0)
+        breaker = (
+            new.policy.breaker
+        )  # calls that still wait in the lane of before go by its mode, too
+        for former in self._lanes_of(lane.target):
+            former.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
         return new
+
+    def _lanes_of(self, target: Target) -> list[Lane]:
+        """Return the lane of `target`, where there is one, and those of before in which calls still wait."""
+        former = [lane for lane in self._former if lane.target == target]
+        return [*former, self._lanes[target]] if target in self._lanes else former
+
+    def isolate(self, target: Target, now: float, *, duration: float | None = None) -> None:
+        """Open the circuit of `target` by hand, until `reset` or for so many seconds."""
+        self.lane(target)
+        for lane in self._lanes_of(target):
+            lane.isolate(now, duration=duration)
+
+    def reset(self, target: Target, now: float) -> None:
+        """Close the circuit of `target` by hand, and lift its cooldown."""
+        self.lane(target)
+        for lane in self._lanes_of(target):
+            lane.reset(now)
 
     def lane(self, target: Target) -> Lane:
         """The lane of `target`, made when first asked for."""
@@ -399,10 +433,15 @@ class Engine:
 
     def save_circuits(self, now: float) -> dict[Target, Saved]:
         """What is worth keeping over a restart of every circuit that is not closed."""
-        return {
+        saved = {
             target: lane.breaker.save(now)
             for target, lane in self._lanes.items()
-            if lane.breaker is not None and lane.breaker.state is not State.CLOSED
+            if lane.breaker is not None
+        }
+        return {
+            target: circuit
+            for target, circuit in saved.items()
+            if circuit.state is not State.CLOSED
         }
 
     def restore_circuits(self, saved: Mapping[Target, Saved], now: float, elapsed: float) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stormbreak.core.backoff import Backoff, FullJitter, ProportionalJitter
 from stormbreak.core.budget import UNKNOWN, Budget, Load
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.types import Outcome, Treatment
 
@@ -34,6 +34,7 @@ class RetryPolicy:
     one_step_longer: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.attempts >= 1, "attempts must be at least 1", self.attempts)
         require(self.min_useful >= 0, "min_useful must not be negative", self.min_useful)
         require(self.longest_wait > 0, "longest_wait must be positive", self.longest_wait)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from typing import Protocol, TypeAlias
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.types import Usage
 
 
@@ -22,6 +22,7 @@ class SpendPolicy:
     longest_answer: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         usd, per, answer = self.usd, self.per, self.longest_answer
         require(usd is None or usd > 0, "usd must be positive", usd)
         require(per is None or per > 0, "per must be positive", per)

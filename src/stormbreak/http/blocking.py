@@ -114,9 +114,9 @@ class Client:
         """What stands where: every target's circuit, queue, limit and cooldown, the retry budget, and each call."""
         return self._client.snapshot()
 
-    def isolate(self, target: Target | str) -> None:
+    def isolate(self, target: Target | str, *, duration: float | None = None) -> None:
         """Open a circuit by hand, as `AsyncClient.isolate` does."""
-        self._client.isolate(target)
+        self._client.isolate(target, duration=duration)
 
     def reset(self, target: Target | str) -> None:
         """Close a circuit by hand, as `AsyncClient.reset` does."""
