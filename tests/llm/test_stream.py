@@ -300,8 +300,17 @@ def test_any_completion_in_any_pieces_is_put_together_again(drawn, newline, cuts
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     pieces = [stream[a:b] for a, b in pairwise(edges)]
     reading, body = read(*pieces, choices=choices)
-    assert reading.verdict is Verdict.OK
+    assert reading.verdict is (Verdict.FILTERED if is_filtered_whole(whole) else Verdict.OK)
     assert json.loads(body) == whole
+
+
+def is_filtered_whole(completion):
+    """Whether every choice was filtered, and none has any output."""
+    return all(
+        choice["finish_reason"] == "content_filter"
+        and not (choice["message"]["content"] or choice["message"].get("tool_calls"))
+        for choice in completion["choices"]
+    )
 
 
 @settings(deadline=None)
