@@ -185,7 +185,7 @@ class StreamReader(ABC):
 
     def _is_open(self) -> bool:
         """Whether an event has begun that has not ended."""
-        return not self._events.idle
+        return self._events.is_open
 
     def _complain(self, event: Event, complaint: Complaint) -> None:
         self._error_body = event.data
