@@ -28,7 +28,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from stormbreak.telemetry.gauges import PREFIX, Gauges
-from stormbreak.telemetry.several import AllProcesses, WrittenGauges, is_one_of_several
+from stormbreak.telemetry.several import AllProcesses, WrittenGauges, is_one_of_several, writing
 
 
 class Metrics:
@@ -72,7 +72,7 @@ class Metrics:
         self._families = {name: self._made(name, family) for name, family in FAMILIES.items()}
 
     def _begin(self) -> None:
-        self._told = {}  # so that the first event of a child begins the writing there
+        self._told = {}
 
     def watch(self, engine: Engine) -> None:
         """Tell what stands where in this engine, too, for as long as it lives."""
@@ -88,11 +88,16 @@ class Metrics:
         if not measures:
             return
         target = self._targets.label(event.target)
-        for name, labels, amount in measures:
-            tell = self._told.get((name, target, labels))
-            if tell is None:
-                tell = self._told[name, target, labels] = self._child(name, target, labels)
-            tell(amount)
+        with (
+            writing
+        ):  # no child process is forked meanwhile: it would not get the library's locks back
+            for name, labels, amount in measures:
+                tell = self._told.get((name, target, labels))
+                if tell is None:
+                    tell = self._told[name, target, labels] = self._child(name, target, labels)
+                tell(amount)
+        if self._written is not None:
+            self._written.begin()
 
     def exposition(self) -> tuple[str, bytes]:
         """Everything in the registry, as Prometheus reads it: the content type, and the text.
@@ -123,7 +128,5 @@ class Metrics:
         )
 
     def _child(self, name: str, target: str, labels: tuple[str, ...]) -> Callable[[float], None]:
-        if self._written is not None:
-            self._written.begin()
         child = self._families[name].labels(target, *labels)
         return child.inc if isinstance(child, prometheus_client.Counter) else child.observe
