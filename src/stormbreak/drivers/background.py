@@ -75,7 +75,7 @@ class Background:
         except BaseException:
             with suppress(RuntimeError):  # it is closed, and the job with it
                 job.loop.call_soon_threadsafe(job.cancel)
-            job.let_go(LEAVING)
+            job.let_go(0.0 if holds_lock() else LEAVING)
             raise
 
     def loop(self) -> asyncio.AbstractEventLoop:
