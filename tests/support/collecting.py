@@ -92,7 +92,7 @@ from stormbreak.testing import serve  # noqa: E402
 for name, kind in KINDS.items():
     setattr(threading, name, kind)
 
-QUICK = '[provider]\nservice = 0.01\n'
+QUICK = "[provider]\nservice = 0.01\n"
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}]}
 
 
@@ -114,8 +114,9 @@ class Inner(httpx2.BaseTransport):
 def ask(base_url):
     with wrap(httpx2.Client(timeout=30.0, transport=httpx2.HTTPTransport(verify=False))) as http:
         assert http.post(f"{base_url}/chat/completions", json=ASK).status_code == 200
-    with httpx2.Client(timeout=30.0, transport=Transport()) as http, attach(
-        http, Meter(lambda *_: None), Logs(), Watch()
+    with (
+        httpx2.Client(timeout=30.0, transport=Transport()) as http,
+        attach(http, Meter(lambda *_: None), Logs(), Watch()),
     ):
         with http.stream("POST", f"{base_url}/chat/completions", json=ASK | {"stream": True}) as r:
             r.read()
