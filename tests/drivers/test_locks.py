@@ -91,10 +91,10 @@ def test_a_live_set_keeps_nothing_alive_and_may_change_while_it_is_gone_through(
     for each in (one, other, one):
         those.add(each)
     assert (len(those), one in those) == (2, True)
-    for _ in those:
+    for each in those:
         those.add(One())
         those.discard(one)
-    del other
+    del other, each
     assert (len(those), one in those, list(those)) == (0, False, [])
 
 
