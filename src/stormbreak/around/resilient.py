@@ -7,7 +7,6 @@ timeout, is the error one of ours.
 
 import inspect
 import random
-import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from functools import partial, wraps
@@ -25,7 +24,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
-from stormbreak.drivers.threads import Parking, ThreadDriver
+from stormbreak.drivers.threads import Parked, Parking, ThreadDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
 from stormbreak.keylike import quoted
@@ -57,7 +56,7 @@ class Resilient:
         retry_given_up: bool = False,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
-        parking: Callable[[], Parking] = threading.Event,
+        parking: Callable[[], Parking] = Parked,
     ) -> None:
         self.engine = engine
         self._rules = rules

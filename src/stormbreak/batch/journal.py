@@ -8,7 +8,6 @@ keeps the line of its failure until it is answered, or has failed anew.
 
 import contextlib
 import random
-import threading
 from array import array
 from collections.abc import Callable, Iterator
 from heapq import nsmallest
@@ -35,6 +34,7 @@ from stormbreak.batch.lines import (
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
 from stormbreak.batch.schedule import SCOUTS
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 _LEFT: Final = 0
@@ -73,7 +73,7 @@ class Journal:
         self._states = bytearray(len(rows))
         # The state before and after each line that is written but not durable yet.
         self._pending: list[tuple[int, int]] = []
-        self._flushing = threading.Lock()
+        self._flushing = new_lock()
         self._output = AppendFile(files.output)
         self._failed = AppendFile(files.failed)
         failed_end = self._replay(files.failed, _FAILED)

@@ -14,12 +14,13 @@ from functools import lru_cache, partial
 from io import BytesIO
 from termios import FIONREAD
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import aiohttp
 from yarl import URL
 
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
 from stormbreak.http.aiohttp_protocol import protocol
 from stormbreak.http.decoding import ACCEPTED, Decoder, decoder_of
@@ -40,7 +41,7 @@ _PARENTS: list[object] = []  # what must not be collected, or it would be closed
 class _Pool(NamedTuple):
     session: aiohttp.ClientSession
     closer: AsyncGenerator[None, None]
-    incoming: "WeakSet[AiohttpIncoming]"
+    incoming: LiveSet[AiohttpIncoming]
 
 
 class AiohttpWire:
@@ -114,7 +115,7 @@ class AiohttpWire:
         """Close the connections of the running loop; whoever reads there is woken, which aiohttp would not do."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            for incoming in tuple(pool.incoming):
+            for incoming in pool.incoming:
                 incoming.close()
             await pool.closer.aclose()
 
@@ -148,10 +149,12 @@ class AiohttpWire:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.session.closed:
-            for gone in [other for other in self._pools if other.is_closed()]:
-                del self._pools[gone]
+            for known in self._pools.keyrefs():  # other threads add theirs meanwhile
+                other = known()
+                if other is not None and other.is_closed():
+                    self._pools.pop(other, None)
             session = self._open()
-            pool = self._pools[loop] = _Pool(session, _closing(session), WeakSet())
+            pool = self._pools[loop] = _Pool(session, _closing(session), LiveSet())
             await anext(pool.closer)
         return pool
 

@@ -140,7 +140,7 @@ class Client:
         From any thread; a second time does nothing.
         """
         self._client.stop()
-        BACKGROUND.run(self._client.close())
+        BACKGROUND.finish(self._client.close)
 
     def __enter__(self) -> Self:
         return self
@@ -238,7 +238,7 @@ class BlockingStream:
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
-        BACKGROUND.run(self._stream.aclose())
+        BACKGROUND.finish(self._stream.aclose)
 
     def __enter__(self) -> Self:
         return self

@@ -43,11 +43,16 @@ class BlockingDoor(Door):
     def close(self) -> None:
         """End what is under way: calls that wait are rejected, those that were sent lose their connection.
 
-        From any thread. Whoever asks later finds it open.
+        From any thread. Whoever asks later finds it open. An SDK closes it in a finalizer, too, which may interrupt
+        anything: then it is closed soon after, by the background loop.
         """
+        if not BACKGROUND.finish(self._end) and self.inner is not None:
+            self.inner.close()  # nothing is under way; it may have connections of its own
+
+    async def _end(self) -> None:
         ending, self._driver = self._driver, AsyncioDriver(self.engine)
         ending.close()
-        BACKGROUND.run(self._close())
+        await self._close()
 
     def _as_async(self, inner: Any) -> Any:
         return LentTransport(inner)

@@ -53,7 +53,7 @@ class OnThread(Body):
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
-        BACKGROUND.run(self.free())
+        BACKGROUND.finish(self.free)
 
 
 class StreamBody(Body):

@@ -9,8 +9,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from math import inf
 from typing import Any
-from weakref import WeakSet
 
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.library import Library
 from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult, collected
@@ -46,7 +46,7 @@ class InnerWire:
     def __init__(self, library: Library, inner: Any) -> None:
         self._library = library
         self._inner = inner
-        self._incoming: WeakSet[InnerIncoming] = WeakSet()
+        self._incoming: LiveSet[InnerIncoming] = LiveSet()
 
     async def exchange(self, request: HttpRequest) -> WireResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
@@ -79,7 +79,7 @@ class InnerWire:
     async def close(self) -> None:
         """Close the inner transport: it is ours. Whoever reads is woken before, since a closed socket wakes nobody."""
         loop = asyncio.get_running_loop()
-        here = [each for each in tuple(self._incoming) if each.loop is loop]
+        here = [each for each in self._incoming if each.loop is loop]
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 for incoming in here:

@@ -2,9 +2,9 @@
 
 import ssl
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, TypeAlias
 
+from stormbreak.drivers.locks import computed_once
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_proxy, proxy_for, tls_context
 from stormbreak.http.origin import Origin
@@ -78,7 +78,7 @@ class Connecting:
         """Those there are from the start: what only passes makes none."""
         return () if self._inner_wire is None else (self._inner_wire,)
 
-    @cached_property
+    @computed_once
     def _tls(self) -> ssl.SSLContext:
         context = self._trusting()
         if self._cert is not None:
