@@ -125,7 +125,15 @@ class Library:
             verdict, detail = Verdict.BROKEN, GARBLED
         elif status is not None:
             verdict, detail = Verdict.BROKEN, "body was cut"
+        elif isinstance(error, kinds.RemoteProtocolError) and _is_of_parser(error):
+            verdict, detail = Verdict.BROKEN, "not HTTP"
         return Outcome(verdict, status=status, detail=detail, maybe_processed=True)
+
+
+def _is_of_parser(error: Exception) -> bool:
+    """Whether httpcore could not parse what came; else nothing came before the end of the connection."""
+    below = getattr(error.__cause__, "__context__", None)  # httpcore's pool drops the cause
+    return type(below).__module__.partition(".")[0] == "h11"
 
 
 def _as_sent(headers: Sent) -> Any:
