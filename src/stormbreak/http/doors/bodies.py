@@ -11,7 +11,7 @@ from typing import Any
 
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.errors import StreamBrokenError
-from stormbreak.http.doors.in_time import LATE, seconds_to
+from stormbreak.http.doors.inner_body import LATE, seconds_to
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.replies import failure_of
 from stormbreak.http.doors.story import Story

@@ -58,9 +58,11 @@ class InnerWire:
     async def open(self, request: HttpRequest) -> "InnerIncoming | Outcome":
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         idle = request.idle_timeout
-        if request.within is not None:  # what blocks cannot be ended by anybody else
-            idle = min(idle or inf, request.within + _GRACE)
-        spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": None}
+        pool = None
+        if request.within is not None:  # also where no socket is found that could be shut
+            pool = request.within + _GRACE
+            idle = min(idle or inf, pool)
+        spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
         made = self._library.request(
             request.method,
             request.url,
@@ -72,6 +74,7 @@ class InnerWire:
             response = await self._inner.handle_async_request(made)
         except self._library.errors as error:
             return self._library.outcome_of(error, None)
+        response = self._library.over_inner(response)
         incoming = InnerIncoming(response, self._library, request.most)
         self._incoming.add(incoming)
         return incoming
