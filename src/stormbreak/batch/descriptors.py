@@ -8,8 +8,8 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock
 
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 RESERVE = 64
@@ -52,7 +52,7 @@ class Spare:
     """Descriptors held in reserve, so that sockets cannot take the last one from the files of a run."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = new_lock()
         self._held: list[int] = []
         self._users = 0
         self._fill()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from threading import Lock
 
 from stormbreak.batch.spent import Account
 from stormbreak.batch.store import Store
@@ -16,6 +15,7 @@ from stormbreak.core.purse import Purse
 from stormbreak.core.spend import PriceOf
 from stormbreak.cost.bill import NOTHING
 from stormbreak.cost.meter import Meter
+from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CooldownStarted
 from stormbreak.http.client import AsyncClient
 
@@ -39,7 +39,9 @@ class Ledger:
         self._allowed = NOTHING
         self._pauses = dict(store.pauses)
         self._noted = self._pauses
-        self._writing = Lock()  # a write that is under way when the run ends goes on in its thread
+        self._writing = (
+            new_lock()
+        )  # a write that is under way when the run ends goes on in its thread
         purse = client.engine.payers.purse(client.policy)
         if purse is not None and price_of is not None:
             self._limit = purse, price_of
