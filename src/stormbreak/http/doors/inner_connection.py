@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from stormbreak.drivers.background import by_whoever_waits
+from stormbreak.drivers.locks import new_lock
 
 T = TypeVar("T")
 
@@ -94,7 +95,7 @@ class _Blocking(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._thread: int | None = None
         self._is_interrupted = False
 
