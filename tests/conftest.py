@@ -3,7 +3,9 @@
 import gc
 import os
 import resource
+import shutil
 import socket
+import subprocess
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -74,3 +76,22 @@ def full_port():
             queued.setblocking(False)
             queued.connect_ex(full.getsockname())
         yield full.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A self-signed certificate for localhost and model.example, and one that nobody has signed for us."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    made = []
+    for name in ("trusted", "foreign"):
+        place = tmp_path_factory.mktemp(name)
+        key, cert = place / "key.pem", place / "cert.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+             "-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", key, "-out", cert,
+             "-addext", "subjectAltName=DNS:localhost,DNS:model.example"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        made.append((cert, key))
+    return made

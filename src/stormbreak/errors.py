@@ -29,9 +29,13 @@
 Messages carry codes and types, never keys, prompts or provider bodies.
 """
 
+from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any, ClassVar
 
 from stormbreak.types import Ended, Outcome, Target, Verdict
+
+_nested: ContextVar[bool] = ContextVar("nested", default=False)  # in `_travels`
 
 ENDED_BY_CLOSING = "closed"
 """What stopped a call whose client was closed."""
@@ -54,8 +58,17 @@ class CallError(StormbreakError):
         self.ended = ended
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Come out of another process as it went in: a pool of processes breaks with what does not."""
-        return _made_again, (type(self), self.args), self.__dict__
+        """Come out of another process as it went in: a pool of processes breaks with what does not.
+
+        What cannot travel stays behind: exceptions of libraries that hold sockets or contexts, and the HTTP answer of such.
+        """
+        state = {name: it for name, it in self.__dict__.items() if name == "ended" or _travels(it)}
+        state["ended"] = _portable(self.ended)
+        # Of a cause of a cause, none: of a circle of them, there would be no end.
+        if self.__cause__ is not None and not _nested.get() and _travels(self.__cause__):
+            state["__cause__"] = self.__cause__
+        state["__suppress_context__"] = self.__suppress_context__
+        return _made_again, (type(self), self.args), state
 
     @property
     def verdict(self) -> Verdict:
@@ -255,3 +268,30 @@ def _said(outcome: Outcome, after: str) -> str:
 
 def _made_again(kind: type[CallError], args: tuple[object, ...]) -> CallError:
     return kind.__new__(kind, *args)
+
+
+def _portable(ended: Ended) -> Ended:
+    if _travels(ended):
+        return ended
+    outcome = ended.outcome
+    if not _travels(outcome.error):
+        outcome = outcome._replace(error=None)
+    if not _travels(outcome.value):
+        outcome = outcome._replace(value=None)
+    history = tuple(event for event in ended.history if _travels(event))
+    return ended._replace(outcome=outcome, history=history)
+
+
+def _travels(value: object) -> bool:
+    """Whether it can be taken apart and put together again, as pickling does: some exceptions can be only the one.
+
+    Of a class that another process could not import, it cannot.
+    """
+    token = _nested.set(True)
+    try:
+        deepcopy(value)
+    except Exception:  # noqa: BLE001 - of any class
+        return False
+    finally:
+        _nested.reset(token)
+    return "<locals>" not in getattr(value, "__qualname__", type(value).__qualname__)

@@ -12,7 +12,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.http.at_hand import Degraded
 from stormbreak.http.doors.blocking import BlockingDoor
 from stormbreak.http.doors.bodies import OnLoop, OnThread, PassedBody, StreamBody
-from stormbreak.http.doors.in_time import InTimeOnLoop, InTimeOnThread
+from stormbreak.http.doors.inner_body import InnerBody
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.story import explain
 from stormbreak.http.doors.transport import AsyncDoor
@@ -44,30 +44,24 @@ class _PassedBody(PassedBody, OnThread, httpx.SyncByteStream):
     pass
 
 
-class _AsyncInTimeBody(InTimeOnLoop, httpx.AsyncByteStream):
-    pass
-
-
-class _InTimeBody(InTimeOnThread, httpx.SyncByteStream):
+class _InnerBody(InnerBody, httpx.SyncByteStream, httpx.AsyncByteStream):
     pass
 
 
 class AsyncTransport(AsyncDoor, httpx.AsyncBaseTransport):
     """For `httpx.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
 
-    library = Library(httpx, _WholeResponse)
+    library = Library(httpx, _WholeResponse, _InnerBody)
     stream_body = _AsyncStreamBody
     passed_body = _AsyncPassedBody
-    in_time_body = _AsyncInTimeBody
 
 
 class Transport(BlockingDoor, httpx.BaseTransport):
     """For `httpx.Client(transport=...)`, and so under openai.OpenAI and its like; `__init__` tells its arguments."""
 
-    library = Library(httpx, _WholeResponse)
+    library = Library(httpx, _WholeResponse, _InnerBody)
     stream_body = _StreamBody
     passed_body = _PassedBody
-    in_time_body = _InTimeBody
 
 
 def wrap(

@@ -16,7 +16,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.http.at_hand import Degraded
 from stormbreak.http.doors.blocking import BlockingDoor
 from stormbreak.http.doors.bodies import OnLoop, OnThread, PassedBody, StreamBody
-from stormbreak.http.doors.in_time import InTimeOnLoop, InTimeOnThread
+from stormbreak.http.doors.inner_body import InnerBody
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.story import explain
 from stormbreak.http.doors.transport import AsyncDoor
@@ -48,30 +48,24 @@ class _PassedBody(PassedBody, OnThread, httpx2.SyncByteStream):
     pass
 
 
-class _AsyncInTimeBody(InTimeOnLoop, httpx2.AsyncByteStream):
-    pass
-
-
-class _InTimeBody(InTimeOnThread, httpx2.SyncByteStream):
+class _InnerBody(InnerBody, httpx2.SyncByteStream, httpx2.AsyncByteStream):
     pass
 
 
 class AsyncTransport(AsyncDoor, httpx2.AsyncBaseTransport):
     """For `httpx2.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
 
-    library = Library(httpx2, _WholeResponse)
+    library = Library(httpx2, _WholeResponse, _InnerBody)
     stream_body = _AsyncStreamBody
     passed_body = _AsyncPassedBody
-    in_time_body = _AsyncInTimeBody
 
 
 class Transport(BlockingDoor, httpx2.BaseTransport):
     """For `httpx2.Client(transport=...)`, and so under openai.OpenAI and its like; `__init__` tells its arguments."""
 
-    library = Library(httpx2, _WholeResponse)
+    library = Library(httpx2, _WholeResponse, _InnerBody)
     stream_body = _StreamBody
     passed_body = _PassedBody
-    in_time_body = _InTimeBody
 
 
 def wrap(

@@ -10,25 +10,45 @@ _FAMILIAR = re.compile(
     r"\b((sk|pk|rk|hs|gsk|csk|xai|hf|r8|ghp|pplx|nvapi)[-_][\w-]{8,}"
     r"|AIza[\w-]{10,}|AKIA[A-Z0-9]{12,}|Bearer\s+\S{8,}|(?i:(x-)?api-key:)\s*[\w-]{16,})"
 )
+_IN_ANY_CASE = re.compile(_FAMILIAR.pattern, re.IGNORECASE)
 _SECRET_NAME = re.compile(r"(key|secret|token|password|authorization|bearer|credentials?)s?$")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a shell takes for the name of a variable."""
 
 _LONGEST_SHOWN = 60  # characters of a name
+_SHORTEST_SECRET = 8
+_LONG_SECRET = 16  # characters that even plain words make a secret with
+_FEWEST_CHARACTERS = 5  # different ones, or it is filler such as xxxxxxxx
+_PLAIN_WORDS = re.compile(r"[A-Za-z]?[a-z]*([-_. ][A-Za-z]?[a-z]*)*|[A-Z]+([-_. ][A-Z]+)*")
 _UNQUOTED = "what looks like a key, not like a name"
 _PARTS = re.compile(r"[-./:@\s]")
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 
 
-def is_familiar(text: str) -> bool:
-    """Whether `text` holds a key of a familiar form."""
-    return _FAMILIAR.search(text) is not None
+def is_familiar(text: str, *, any_case: bool = False) -> bool:
+    """Whether `text` holds a key of a familiar form; hosts come in lower case, so there `any_case` counts."""
+    return (_IN_ANY_CASE if any_case else _FAMILIAR).search(text) is not None
 
 
 def is_token(word: str) -> bool:
     """Whether a word, as a whole, looks like a secret."""
     return _TOKEN.fullmatch(word) is not None
+
+
+def can_be_secret(key: str) -> bool:
+    """Whether an API key is worth hiding: it has a familiar form, is long, or is no plain word.
+
+    Local servers take any key, and their guides write `anything`, `not-needed` or `sk-1234`: such a word also stands in
+    texts that have nothing to do with a key.
+    """
+    if len(key) < _SHORTEST_SECRET:
+        return False
+    if is_familiar(key):
+        return True
+    if len(set(key)) < _FEWEST_CHARACTERS:
+        return False
+    return len(key) >= _LONG_SECRET or _PLAIN_WORDS.fullmatch(key) is None
 
 
 def holds_token(text: str) -> bool:

@@ -273,7 +273,8 @@ class Answer:
 
     `raw` is the provider's JSON body as it came (bytes of one JSON value); a streamed answer is assembled
     into the body that the same call would have got unstreamed. `waited` is seconds spent unserved. Of the
-    `attempts`, so many as `maybe_processed` may have been processed, and billed, besides the answer. Neither
+    `attempts`, so many as `maybe_processed` may have been processed, and billed, besides the answer. `detail` says
+    what is odd about the answer, such as "1 of 3 choices" where the server passed over `n`. Neither
     the text nor the body is in the repr: answers end up in logs, and what a provider wrote may repeat a prompt.
     """
 
@@ -288,6 +289,7 @@ class Answer:
     source: str = (
         TARGET  # where it comes from: "target", "fallback" (another target), "cache", "degraded"
     )
+    detail: str | None = None
     maybe_processed: int = 0
     costs: Cost = field(default=KnownCost(), repr=False, compare=False)
 

@@ -109,6 +109,18 @@ def test_with_nothing_told_the_circuit_holds_all_the_same():
         guard.call(plain, 1)
 
 
+@pytest.mark.parametrize("breaks", [KeyError, KeyboardInterrupt])
+def test_a_failed_result_function_that_raises_ends_the_call_and_is_no_failure_of_the_target(breaks):
+    def broken(result):
+        raise breaks
+
+    guard, calls = made(on=Exception, failed_result=broken), []
+    with pytest.raises(breaks):
+        guard.call(lambda: calls.append(1))
+
+    assert (len(calls), at_rest(guard)) == (1, True)
+
+
 def test_the_last_failed_result_is_returned():
     script = Script(None, 0, None)
     assert made(on=None, failed_result=lambda result: not result).call(script) is None
@@ -120,6 +132,31 @@ def test_results_that_fail_are_retried_although_exceptions_are_not():
     with pytest.raises(DownError):
         made(on=None, failed_result=lambda result: result is None).call(script)
     assert script.made == 2
+
+
+async def test_a_function_is_not_called_again_because_the_look_at_its_result_failed():
+    """With `on=Exception` that was paid for three times, and counted against the target."""
+
+    def broken(_):
+        raise LookupError("no such field")
+
+    script = Script(1, 2, 3)
+    for on in Exception, LookupError:
+        guard = made(on=on, failed_result=broken)
+        with pytest.raises(LookupError) as caught:
+            guard.call(script)
+        assert caught.value.__notes__ == [
+            "raised by failed_result, of an attempt that had returned"
+        ]
+        with pytest.raises(LookupError):
+            await guard.async_call(asynchronous, 1)
+        assert at_rest(guard)
+    assert script.made == 2
+
+    guard = made(FRAGILE, on=Exception, failed_result=broken)
+    for _ in range(3):  # the circuit stays closed
+        with pytest.raises(LookupError):
+            guard.call(plain, 1)
 
 
 def test_the_exception_is_that_very_object_and_tells_what_was_tried():
@@ -345,6 +382,10 @@ def test_turned_off_it_calls_once(monkeypatch):
         ({"on": {DownError: "ok"}}, r"a rule must say a bool, or the verdict of a failure, got ok"),
         ({"failed_result": 3}, r"failed_result must be a function, got 3"),
         ({"retry_after": 3}, r"retry_after must be a function, got 3"),
+        (
+            {"failed_result": asynchronous},
+            r"failed_result must be a function that is not asynchronous",
+        ),
         ({"priority": 1}, r"priority must be a Priority, got '1'"),
         ({"target": 3}, r"target must be a name or a Target, got 3"),
         ({"target": ""}, r"target must be a name or a Target, got "),

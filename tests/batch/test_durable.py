@@ -1,8 +1,18 @@
+import errno
+import os
 import stat
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
-from stormbreak.batch.durable import AppendFile, OutputError, remove, replacing
+from stormbreak.batch.durable import (
+    AppendFile,
+    OutputError,
+    discard_leftover,
+    remove,
+    replacing,
+)
 from stormbreak.errors import ConfigurationError
 
 LINE = b"x" * 99 + b"\n"
@@ -165,12 +175,122 @@ def test_replacing_leaves_the_old_file_when_something_is_raised(tmp_path):
     assert names_in(tmp_path) == []
 
 
-def test_replacing_follows_no_link(tmp_path):
-    (tmp_path / "out.stormbreak-new").symlink_to(tmp_path / "victim")
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_replacing_writes_into_no_file_of_somebody_else(tmp_path, link):
     (tmp_path / "victim").write_bytes(b"precious")
-    with pytest.raises(OutputError), replacing(tmp_path / "out") as file:
+    link(tmp_path / "out.stormbreak-new", tmp_path / "victim")
+    (tmp_path / "victim").chmod(0o644)
+    with replacing(tmp_path / "out") as file:
         file.write(b"x")
     assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o644
+    assert (tmp_path / "out").read_bytes() == b"x"
+    assert not (tmp_path / "out").is_symlink()
+
+
+def test_of_two_that_replace_one_file_none_puts_half_of_the_other_there(tmp_path):
+    path = tmp_path / "out"
+    with pytest.raises(OutputError, match="left as it was"), replacing(path) as first:  # noqa: PT012
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"second")
+        with replacing(path) as third:
+            third.write(b"third")
+            assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"third"
+    assert names_in(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o644, 0o700, 0o400])
+def test_an_existing_file_becomes_private_before_anything_is_written(file, tmp_path, mode):
+    (tmp_path / "out").write_bytes(LINE)
+    (tmp_path / "out").chmod(mode)
+    if os.geteuid() and mode == 0o400:
+        pytest.skip("only root may write it")
+    file.append(LINE)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
+
+
+def test_a_link_is_not_followed(file, tmp_path):
+    (tmp_path / "out").symlink_to("victim")
+    with pytest.raises(OutputError):
+        file.append(LINE)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_pipe_is_no_file(file, tmp_path):
+    os.mkfifo(tmp_path / "out")
+    with pytest.raises(OutputError, match="not a regular file"):
+        file.append(LINE)
+
+
+def test_two_names_of_one_file(file, tmp_path):
+    file.append(LINE)
+    (tmp_path / "other").hardlink_to(tmp_path / "out")
+    other = AppendFile(tmp_path / "other")
+    with pytest.raises(OutputError, match="another run is writing to it, by another name"):
+        other.mend(0)
+    assert (tmp_path / "out").read_bytes() == LINE
+    file.close()
+    AppendFile(tmp_path / "other").mend(len(LINE))
+
+
+@pytest.mark.parametrize("size", [0, 99, 100, 250])
+def test_a_file_that_is_cut_under_us_is_noticed_and_the_rest_is_saved(tmp_path, size):
+    file = AppendFile(tmp_path / "out")
+    for _ in range(3):
+        file.append(LINE)
+    file.sync()
+    os.truncate(tmp_path / "out", size)
+    file.append(b"new\n")
+    assert (tmp_path / "out").read_bytes() == LINE * (size // 100) + b"new\n"
+    assert file.is_writable
+    for act in (file.sync, file.sync, file.close):
+        with pytest.raises(OutputError, match="another process cut it short"):
+            act()
+
+
+def test_a_file_that_is_cut_after_the_last_line_is_noticed_at_the_end(tmp_path):
+    file = AppendFile(tmp_path / "out")
+    file.append(LINE)
+    file.sync()
+    os.truncate(tmp_path / "out", 0)
+    with pytest.raises(OutputError, match="another process cut it short"):
+        file.close()
+    assert file._fd == -1
+
+
+def test_a_line_longer_than_a_block_is_found_when_the_file_is_cut(tmp_path):
+    file = AppendFile(tmp_path / "out")
+    file.append(LINE)
+    file.append(b"x" * 200_000 + b"\n")
+    os.truncate(tmp_path / "out", 150_000)
+    file.append(LINE)
+    assert (tmp_path / "out").read_bytes() == LINE * 2
+    with pytest.raises(OutputError):
+        file.close()
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_a_directory_that_cannot_be_synced(tmp_path, monkeypatch, code, fails):
+    """A disk that fails is an error; a network file system that has no such thing is none."""
+    real = os.fsync
+
+    def fsync(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputError) if fails else nullcontext(), replacing(tmp_path / "out") as new:
+        new.write(b"x")
+
+
+def test_what_a_killed_process_left_is_discarded(tmp_path):
+    (tmp_path / "out.stormbreak-new").write_bytes(LINE)
+    discard_leftover(tmp_path / "out")
+    discard_leftover(tmp_path / "out")
+    assert names_in(tmp_path) == []
 
 
 def test_removing_what_is_not_there(tmp_path):

@@ -35,9 +35,11 @@ class Store:
     def __init__(self, account):
         self.run = SimpleNamespace(account=account.begin())
         self.written = []
+        self.pauses = {}
 
-    def note(self, account):
+    def note(self, account, pauses):
         self.written.append(account)
+        self.pauses = pauses
 
 
 class Scene:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from stormbreak.batch.lines import (
     failure_line,
     success_line,
 )
+from stormbreak.batch.read_back import read_answers
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
@@ -83,6 +85,12 @@ def test_a_body_on_several_lines_is_compacted_and_nothing_else(newline):
         (b" \t", " \t"),
         (b'{"text": "half \\ud83d"}', {"text": "half ?"}),
         (b'{"nan": NaN}', '{"nan": NaN}'),
+        (b'{"n": 1e999, "s": "1e999", "m": -1E+400}', {"n": "1e999", "s": "1e999", "m": "-1E+400"}),
+        (b'{"n": %b, "m": 1.5e0}' % (b"7" * 5000), {"n": "7" * 5000, "m": 1.5}),
+        (b'[-%b, "\\ud83d\\n"]' % (b"7" * 5000), ["-" + "7" * 5000, "?\n"]),
+        (b"1" * 4300, int("1" * 4300)),
+        (b'{"n": 1e999', '{"n": 1e999'),
+        (b"1e999.5-", "1e999.5-"),
         (b"[" * 501 + b"]" * 501, "[" * 501 + "]" * 501),
         (b"[" * 100_000, "[" * 100_000),
     ],
@@ -92,6 +100,25 @@ def test_a_body_that_would_break_the_line_becomes_a_value(body, kept, tmp_path):
     assert json.loads(line)["response"]["body"] == kept
     (tmp_path / "out").write_bytes(line + line)
     assert len(list(entries(tmp_path / "out"))) == 2
+
+
+@pytest.mark.parametrize("size", [0, 2**20])
+def test_a_number_that_no_reader_holds_is_quoted_and_nothing_else(tmp_path, size):
+    """Also in a large body, whose decoded form would be too large."""
+    text = b"1e999 \\" + b'"' + b"a" * size
+    body = b'{"t": "%b", "n": %b, "ok": 1.50e+00, "tiny": 1e-999}' % (text, b"9" * 5000)
+    kept = b'{"t": "%b", "n": "%b", "ok": 1.50e+00, "tiny": 1e-999}' % (text, b"9" * 5000)
+    line = answered(body)
+    assert kept in line
+    (tmp_path / "out").write_bytes(line)
+    (read,) = read_answers(tmp_path / "out")
+    assert read.json() == json.loads(kept)
+    assert body.replace(b"9" * 5000, b"9" * 300) in answered(body.replace(b"9" * 5000, b"9" * 300))
+
+
+def test_a_body_full_of_quotes_takes_no_time():
+    body = b'{"n": 1e999, "s": "' + b'\\"' * 200_000
+    assert json.loads(answered(body))["response"]["body"].startswith('{"n": 1e999')
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), min_size=1), st.binary(max_size=50))
@@ -136,5 +163,31 @@ def test_files_that_are_not_there_or_not_files(tmp_path):
             read(tmp_path)
 
 
+def test_half_a_character_in_what_stands_beside_a_body_loses_no_answer():
+    said = Response(status_code=200, request_id="req \udcff", answered_by="p/\udcff", body=b"{}")
+    line = json.loads(success_line("a", said))
+    assert (line["response"]["request_id"], line["answered_by"]) == ("req ?", "p/?")
+    line = json.loads(failure_line("a", replace(FAILURE, message="\udcff")))
+    assert (line["error"]["message"], line["error"]["retry_at"]) == ("?", 17.5)
+
+
 def test_repr_shows_no_body():
     assert "secret" not in repr(Response(status_code=200, body=b"secret"))
+
+
+def test_lines_of_before_with_a_number_that_is_too_large_are_read(tmp_path):
+    big, path = b"9" * 5000, tmp_path / "out"
+    body = b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],"created":%b}' % big
+    path.write_bytes(answered(b"{}").replace(b"{}", body, 1))
+    assert [entry.custom_id for entry in entries(path)] == ["a"]
+    (read,) = read_answers(path)
+    assert read.text == "hi"
+    assert read.json()["created"] == big.decode()
+
+
+@pytest.mark.parametrize("response", [b'"text"', b'{"status_code":%b}' % (b"9" * 5000)])
+def test_an_odd_line_is_named_by_who_reads_answers(tmp_path, response):
+    line = b'{"custom_id":"a","response":%b,"error":null}\n' % response
+    (tmp_path / "out").write_bytes(answered(b"{}") + line)
+    with pytest.raises(ConfigurationError, match=r"out:2: not a line of batch output"):
+        list(read_answers(tmp_path / "out"))

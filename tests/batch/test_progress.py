@@ -49,9 +49,10 @@ def test_a_run_that_is_idle_says_why():
 
 
 def test_a_run_that_stops_says_what_it_waits_for():
-    assert drawn(100, stopping=True)[-1].rstrip() == (
-        "stopping: 250 answers are still to come; Ctrl-C again stops at once"
-    )
+    for interrupted, how in ((True, "again"), (False, "twice")):
+        assert drawn(100, stopping=True, interrupted=interrupted)[-1].rstrip() == (
+            f"stopping: 250 answers are still to come; Ctrl-C {how} stops at once"
+        )
     assert len(drawn(100, stopping=True, in_flight=0)) == 4
 
 

@@ -1,6 +1,7 @@
 """What stops a run under way (a full disk, a changed input, a signal), and that it keeps its answers."""
 
 import json
+import os
 import signal
 import subprocess
 
@@ -52,10 +53,33 @@ def test_an_input_that_changes_under_way_stops_the_run_and_keeps_what_was_answer
     assert len(read(output)) == asked["answered"] == asked["asked"]
 
 
+@pytest.mark.parametrize("size", [0, 500])
+def test_an_output_that_is_cut_under_way_stops_the_run_and_keeps_what_was_in_flight(
+    run_rows, output, stormbreak_provider, size
+):
+    provider = stormbreak_provider(scenario(service=0.05))
+    rows, cut = chat_rows(200), []
+
+    def tick(runner):
+        if runner.journal.done > 20 and not cut:
+            cut.append(output.read_bytes().count(b"\n"))
+            os.truncate(output, size)
+
+    with pytest.raises(ConfigurationError, match="another process cut it short"):
+        run_rows(rows, provider, limit=4, tick=tick)
+    asked = provider.stats()["keys"]
+    assert asked["asked"] < 200
+    assert asked["answered"] == asked["asked"]  # what was in flight was answered ...
+    kept = len(read(output))  # ... and written, each on a line of its own
+    assert asked["answered"] - cut[0] <= kept < asked["answered"]
+    assert run_rows(rows, provider).successful == 200
+    assert_answered(rows, output)
+
+
 # ------------------------------------------------------------ signals, to a process of its own
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_first_signal_drains_and_the_same_command_goes_on(
     tmp_path, output, stormbreak_provider, number
 ):
@@ -76,6 +100,32 @@ def test_a_first_signal_drains_and_the_same_command_goes_on(
         assert process.wait(20) == 0
     assert_answered(rows, output)
     assert provider.stats()["keys"]["answered_twice"] == 0
+
+
+def test_a_terminal_that_hangs_up_twice_only_drains(tmp_path, output, stormbreak_provider):
+    """So do a shell and the kernel; and whoever ran it with nohup does not want to hear of it."""
+    provider = stormbreak_provider(scenario(service=0.5))
+    args = run_args(write(tmp_path / "in.jsonl", chat_rows(100)), output, provider.base_url)
+    with started(*args, "--concurrency", 20, "--json") as process:
+        wait_until(lambda: size_of(output), "a first answer")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    asked = provider.stats()["keys"]
+    assert asked["asked"] == asked["answered"] == len(read(output)) < 100
+
+
+def test_under_nohup_it_goes_on(tmp_path, output, stormbreak_provider):
+    provider = stormbreak_provider(scenario(service=0.3))
+    rows = chat_rows(30)
+    args = run_args(write(tmp_path / "in.jsonl", rows), output, provider.base_url)
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with started(*args, "--concurrency", 10, **ignoring) as process:
+        wait_until(lambda: size_of(output), "a first answer")
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 0
+    assert_answered(rows, output)
 
 
 def test_a_second_signal_stops_at_once(tmp_path, output, stormbreak_provider):

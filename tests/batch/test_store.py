@@ -1,16 +1,21 @@
 import json
+import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
-from stormbreak.batch.lines import Response
-from stormbreak.batch.lock import held
+from stormbreak.batch.given_rows import kept_in
+from stormbreak.batch.lines import Failure, Response
+from stormbreak.batch.lock import held, locked
 from stormbreak.batch.store import open_store
 from stormbreak.errors import ConfigurationError
+from stormbreak.types import Verdict
 
 OK = Response(status_code=200, body=b"{}")
 OPTIONS = {"model": "m"}
+FAILED = Failure(code="x", message="x", verdict=Verdict.TIMEOUT, attempts=1)
 
 
 def test_a_run_and_the_next(files, make_rows):
@@ -68,6 +73,71 @@ def test_what_was_written_is_kept_when_the_run_fails(files, make_rows):
     assert not held(files)
     with open_store(files.output, rows, options=OPTIONS) as store:
         assert store.journal.done == 1
+
+
+def test_two_runs_on_two_names_of_one_file(tmp_path, files, make_rows):
+    rows = make_rows("a")
+    with open_store(files.output, rows, options=OPTIONS) as store:
+        store.journal.succeed(rows.row_at(0), OK)
+        (tmp_path / "other.jsonl").hardlink_to(files.output)
+        (tmp_path / "other.jsonl.run").write_bytes(files.run.read_bytes())
+        second = open_store(tmp_path / "other.jsonl", rows, options=OPTIONS)
+        with pytest.raises(ConfigurationError, match="another run is writing to it"), second:
+            pytest.fail("two runs on one file")
+
+
+def test_a_lock_file_that_somebody_removed_lets_no_second_run_in(files, make_rows):
+    rows = make_rows("a")
+    with open_store(files.output, rows, options=OPTIONS) as store:
+        store.journal.succeed(rows.row_at(0), OK)
+        files.lock.unlink()
+        second = open_store(files.output, rows, options=OPTIONS)
+        with pytest.raises(ConfigurationError, match="another run is writing to it"), second:
+            pytest.fail("two runs on one output")
+
+
+def test_an_output_open_to_all_becomes_private_on_resume(files, make_rows):
+    rows = make_rows("a", "b")
+    with open_store(files.output, rows, options=OPTIONS) as store:
+        store.journal.succeed(rows.row_at(0), OK)
+        store.journal.fail(rows.row_at(1), FAILED)
+    for path in (files.output, files.failed):
+        path.chmod(0o666)
+    with open_store(files.output, rows, options=OPTIONS):
+        for path in (files.output, files.failed, files.run, files.lock):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["failed", "run", "lock"])
+def test_a_link_where_a_file_of_ours_belongs_is_refused(files, make_rows, tmp_path, name):
+    rows = make_rows("a")
+    getattr(files, name).symlink_to(tmp_path / "victim")
+    with (
+        pytest.raises(ConfigurationError, match="is a symbolic link"),
+        open_store(files.output, rows, options=OPTIONS),
+    ):
+        pytest.fail("followed a link")
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_copy_that_a_killed_run_left_is_removed_by_the_next(files, make_rows):
+    rows = make_rows("a")
+    left = [path.with_name(f"{path.name}.stormbreak-new") for path in (files.output, files.failed)]
+    for path in left:
+        path.write_bytes(b"half")
+    with open_store(files.output, rows, options=OPTIONS):
+        assert not any(path.exists() for path in left)
+
+
+def test_rows_from_python_stay_while_another_run_on_them_begins(files):
+    """It had the lock but had not written its run file: `batch retry` would have missed the rows."""
+    with ExitStack() as taken:
+        with kept_in(files, [{"prompt": "x"}]):
+            taken.enter_context(locked(files))
+        assert files.input.exists()
+    with kept_in(files, [{"prompt": "x"}]):
+        pass
+    assert not files.input.exists()
 
 
 KILLED = """

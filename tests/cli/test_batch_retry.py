@@ -139,7 +139,7 @@ def test_who_fails_again_has_the_new_reason_and_all_attempts(
 def test_rows_that_were_never_sent_are_left_for_batch_run(
     source, output, failed, batch_run, retry, well, stormbreak_provider
 ):
-    rows = rows_that_fail(200, _400=range(20))
+    rows = rows_that_fail(200, _400=range(19))
     write(source, rows)
     args = run_args(source, output, stormbreak_provider(ill(service=0.3)).base_url)
     with started(*args, "--concurrency", "30") as process:
@@ -169,10 +169,10 @@ def test_nothing_to_send(source, output, batch_run, retry, well):
 def test_a_key_that_is_still_wrong_stops_it_and_costs_no_row(
     source, output, failed, batch_run, retry, stormbreak_provider
 ):
-    rows = rows_that_fail(60, _401=range(30, 60))
+    rows = rows_that_fail(60, _401=range(0, 60, 2))
     write(source, rows)
     provider = stormbreak_provider(ill())
-    assert batch_run(provider=provider)[0] == 1
+    assert batch_run("--concurrency", "2", provider=provider)[0] == 1
     before, arrived = failed.read_bytes(), provider.stats()["arrivals"]
     code, said, _ = retry()
 

@@ -197,7 +197,7 @@ def test_another_model_for_rows_that_name_none_where_it_is_asked_for(
 def test_max_cost_counts_over_all_runs(
     source, output, batch_run, retry, tmp_path, stormbreak_provider
 ):
-    rows = rows_that_fail(60, _400=range(30))
+    rows = rows_that_fail(60, _400=range(30, 60))
     for row in rows:
         row["body"]["max_tokens"] = 1000
     write(source, rows)
@@ -323,7 +323,7 @@ def test_an_input_that_changed(begun, retry, source, failed):
 def test_what_a_run_can_a_retry_can_too(
     source, output, failed, retry, tmp_path, batch_run, stormbreak_provider, capsys
 ):
-    rows = rows_that_fail(40, _400=range(40))
+    rows = rows_that_fail(40, content_filter=range(40))
     write(source, rows)
     assert batch_run("--quiet", provider=stormbreak_provider(ill()))[0] == 1
     slow = stormbreak_provider(scenario(service=0.6))

@@ -90,7 +90,7 @@ def test_what_has_no_price_is_not_spoken_of(source, output, stormbreak_provider)
 
 
 def test_nothing_of_a_stranger_reaches_the_terminal(source, tmp_path, output, stormbreak_provider):
-    """Ids, models and what a provider says, with escapes and markup in them."""
+    """Ids, models and what a provider says, with escapes and markup in them; its message is shown, made harmless."""
     rows = [chat_row(n) | {"custom_id": f"{n}{HOSTILE}"} for n in range(30)]
     for row in rows[::2]:
         row["body"]["model"] = HOSTILE
@@ -98,10 +98,12 @@ def test_nothing_of_a_stranger_reaches_the_terminal(source, tmp_path, output, st
     with hostile_server() as url:
         args = run_args(source, output, url)
         code, screen = on_a_terminal(*args)
-    assert code == 1
-    assert "canary" not in screen
-    with_lines = run(*args)
-    assert "canary" not in with_lines.stdout + with_lines.stderr
+        with_lines = run(*args)
+    assert (code, with_lines.returncode) == (1, 1)
+    for shown in (screen, with_lines.stdout + with_lines.stderr):
+        reason = re.search(r"reason +invalid[^\r\n]*", shown)[0]
+        assert not re.search(r"[\x00-\x1f\x7f]", reason)
+        assert "canary" not in shown.replace(reason, "")
     twice = write(tmp_path / "twice.jsonl", [rows[1], rows[1]])
     done = run("batch", "run", twice, "--output", tmp_path / "o.jsonl", "--base-url", url)
     assert done.returncode == 2

@@ -22,7 +22,7 @@ def said(*, retry=False, **changes):
     """The lines by their names."""
     facts = NOTHING | {
         "input": "in.jsonl", "output": "out.jsonl", "base_url": "http://there/v1", "end": End.FINISHED.value,
-        "refused_by": None, "trouble": "", "verdicts": {}, "max_cost": None, "spent": None, "cost": Cost(),
+        "refused_by": None, "trouble": "", "reason": None, "verdicts": {}, "max_cost": None, "spent": None, "cost": Cost(),
     }  # fmt: skip
     lines = told(Summary(**facts | changes), retry=retry).splitlines()
     return {line[:10].strip(): line[11:] for line in lines}
@@ -38,7 +38,7 @@ def test_and_not_where_the_same_command_goes_on(end):
     refused_by = Verdict.AUTH if end is End.REFUSED else None
     lines = said(failed=3, left=4, end=end.value, refused_by=refused_by)
     assert "next" not in lines
-    assert ("mend it" if refused_by else "the same command goes on") in lines["stopped"]
+    assert ("fix the cause" if refused_by else "the same command goes on") in lines["stopped"]
 
 
 def test_what_a_retry_leaves_is_for_batch_run():

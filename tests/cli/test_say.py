@@ -1,8 +1,12 @@
+import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
+from stormbreak.cli.say import in_json
 
 SAY = "from stormbreak.cli.say import say; say('x' * 100_000)"
 
@@ -28,3 +32,59 @@ def test_a_reader_who_left_is_no_error():
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
 
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def shell(command, cwd):
+    """Run a command line in which {} is ours."""
+    command = command.format(f"{sys.executable} -m stormbreak")
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize("command", ["config show interactive", "storm run calm-burst"])
+def test_a_standard_output_that_is_closed_is_no_error(command, tmp_path):
+    run = shell(f"{{}} {command} >&-", tmp_path)
+
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("errors", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_a_mistake_that_nobody_can_read_keeps_its_code_and_goes_nowhere_else(errors, tmp_path):
+    run = shell(f"{{}} config check gone.toml {errors}", tmp_path)
+
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", "")
+
+
+def test_no_file_takes_the_number_of_a_stream_that_is_closed(tmp_path):
+    """What a library, or a child process, writes to standard error would stand in that file."""
+    code = (
+        "from stormbreak.cli.main import main; main(['--version']); "
+        "print(open('mine', 'w').fileno() > 2)"
+    )
+    run = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{code}" <&- 2>&-'],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+
+    assert run.stdout.splitlines()[-1] == "True"
+
+
+def test_a_claim_that_does_not_hold_is_code_1_whoever_reads(tmp_path):
+    run = shell("{} storm run calm-burst --assert 'p50 >= 1000' 2>/dev/full", tmp_path)
+
+    assert run.returncode == 1
+
+
+def test_a_file_name_that_is_no_utf_8_is_escaped_in_json():
+    """Of a file named in Latin-1; it was a traceback."""
+    facts = {"input": "caf\udce9.jsonl", "cost": Decimal("0.10"), "models": [{"caf\udce9": 1}]}
+
+    assert json.loads(in_json(facts), parse_float=Decimal) == {
+        "input": "caf\\udce9.jsonl",
+        "cost": Decimal("0.10"),
+        "models": [{"caf\\udce9": 1}],
+    }

@@ -84,7 +84,7 @@ TABLE = {
     "deadline = 3\nx =": "broken TOML: Invalid value (at end of document)",
     "a = 1\n\nb c": "broken TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)",
     "a = " + 5000 * "[": "nested too deeply",
-    "a." * 2000 + "a = 1": "nested too deeply",
+    "a." * 2000 + "a = 1": "'a' is nested too deeply: more than 32 levels",
     "a = '" + 1024 * 1024 * "x" + "'": "too large for a policy: more than 1048576 bytes",
     '"\\u001b[31m" = 1': '"\\u001b[31m" is no key of a policy; known here: preset, deadline, patience, attempt_timeout, idle_timeout, stall_timeout, fail_fast, cooldown, priority, failures, uncounted, retry, budget, breaker, limit, learn_rate, quota, share, spend, queue, hedge, fallback, cache, shadow',
     "priority = '"

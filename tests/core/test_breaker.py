@@ -5,6 +5,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
 from ward import CLOSED, HALF_OPEN, ISOLATED, OPEN, Ward
 
 from stormbreak.core.circuit import BreakerPolicy, Mode
+from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED
 
 
@@ -174,3 +175,55 @@ def test_isolating_by_hand_works_in_every_mode(mode):
 @pytest.mark.parametrize("mode", Mode)
 def test_a_mode_may_be_given_as_a_word(mode):
     assert mode is BreakerPolicy(mode=mode.value).mode
+
+
+def test_isolated_for_a_time_is_followed_by_a_trial():
+    ward = Ward()
+    ward.breaker.isolate(ward.now, duration=60.0)
+    assert (ward.state, ward.breaker.ready_at(ward.now)) == (ISOLATED, 60.0)
+    assert ward.changes == [(CLOSED, ISOLATED, 0.0, 60.0)]
+    ward.now = 60.0
+    ward.send(OK)
+    assert ward.state is HALF_OPEN
+    ward.send(OK)
+    assert ward.state is CLOSED
+
+
+def test_isolated_for_a_time_may_be_reset_before_and_isolated_anew():
+    ward = Ward()
+    ward.breaker.isolate(ward.now, duration=60.0)
+    ward.breaker.isolate(ward.now, duration=5.0)
+    assert ward.breaker.ready_at(ward.now) == 5.0
+    ward.breaker.isolate(ward.now)
+    assert ward.breaker.ready_at(ward.now) == inf
+    ward.breaker.reset(ward.now)
+    assert ward.ready
+
+
+@pytest.mark.parametrize(
+    ("mode", "ready", "after"),
+    [(Mode.METRICS_ONLY, -inf, CLOSED), (Mode.DISABLED, -inf, CLOSED)],
+)
+def test_where_no_trial_would_decide_it_closes_after_its_time(mode, ready, after):
+    ward = Ward(mode=mode)
+    ward.breaker.isolate(ward.now, duration=60.0)
+    assert ward.breaker.ready_at(59.0) == 60.0
+    ward.now = 60.0
+    assert ward.breaker.ready_at(ward.now) == ready
+    ward.send(SERVER_ERROR)
+    assert ward.state is after
+
+
+def test_forced_open_stays_so_when_an_isolation_is_over():
+    ward = Ward(mode=Mode.FORCED_OPEN)
+    ward.breaker.isolate(ward.now, duration=60.0)
+
+    assert ward.breaker.ready_at(61.0) == inf
+
+
+@pytest.mark.parametrize("duration", [0, -1.0, inf, float("nan"), "60", True, 1e9])
+def test_a_duration_that_is_none_is_refused(duration):
+    ward = Ward()
+    with pytest.raises(ConfigurationError, match="duration must be"):
+        ward.breaker.isolate(ward.now, duration=duration)
+    assert ward.state is CLOSED

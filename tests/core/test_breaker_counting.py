@@ -65,6 +65,30 @@ def test_who_hangs_at_a_cold_start_is_waited_for_no_longer_than_a_probe():
     assert ward.state is OPEN
 
 
+def test_who_is_younger_than_the_failures_were_says_nothing():
+    ward = Ward(trip=RATE)
+    failing = [ward.take() for _ in range(4)]
+    ward.now = 4.9
+    [ward.take() for _ in range(99)]
+    ward.now = 5.0
+    for token in failing:
+        ward.settle(token, SERVER_ERROR)
+
+    assert ward.state is OPEN
+
+
+def test_failures_that_the_window_has_forgotten_count_against_who_hangs():
+    ward = Ward(trip=RATE)
+    [ward.take() for _ in range(10)]
+    for now in range(0, 24, 3):
+        ward.now = float(now)
+        ward.send(SERVER_ERROR)
+    ward.send(SERVER_ERROR)
+    assert ward.state is CLOSED  # nine of nineteen, at the most
+    ward.send(SERVER_ERROR)
+    assert ward.state is OPEN
+
+
 def test_after_the_first_success_only_those_who_left_before_are_waited_for():
     ward = Ward(trip=RATE)
     cold = [ward.take() for _ in range(7)]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from statistics import fmean as mean
 
 import pytest
 from hypothesis import settings
@@ -154,11 +155,11 @@ class Plain:
         bad = attempt.tally == "bad" and outcome.verdict.value in ILL and not outcome.own_deadline
         if bad and outcome.retry_after and self.policy.heed_server:
             self.told.append(now + outcome.retry_after)
+        if attempt.tally == "good":
+            self.told = []
         if attempt.probe:
             self.settle_probes(now, chance)
             return
-        if attempt.tally == "good":
-            self.told = []
         if attempt.tally in ("good", "bad"):
             self.results.append((now, attempt.tally == "bad", took, True))
         elif outcome.own_deadline or outcome is CANCELLED:
@@ -236,16 +237,25 @@ class Plain:
         else:
             width = rule.seconds / 10
             seen = [(at, x) for at, x in seen if int(at / width) > int(now / width) - 10]
-        many, undecided = sum(x for _, x in seen), 0 if slow else self.undecided(now)
+        many = sum(x for _, x in seen)
+        more, undecided = (0, 0) if slow else (self.forgotten(many), self.undecided(now))
         return (
             seen[-1][1]
             and len(seen) >= rule.calls
-            and many >= rule.share * (len(seen) + undecided) - 1e-9
+            and many + more >= rule.share * (len(seen) + more + undecided) - 1e-9
         )
 
+    def forgotten(self, many):
+        """Failures since the last success that the window has forgotten."""
+        counted = [failed for _, failed, _, counted in self.results if counted]
+        row = next((n for n, failed in enumerate(reversed(counted)) if not failed), len(counted))
+        return max(0, row - many)
+
     def undecided(self, now):
-        young = now - self.policy.lease
-        return sum(a.cold and a.tally is None and a.left_at > young for a in self.mine())
+        failures = [took for _, failed, took, counted in self.results if counted and failed]
+        usual, young = mean(failures or [0.0]) - 1e-6, now - self.policy.lease
+        cold = [a.left_at for a in self.mine() if a.cold and a.tally is None]
+        return sum(young < left_at <= now - usual for left_at in cold)
 
 
 class Compared(RuleBasedStateMachine):

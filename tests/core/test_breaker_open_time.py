@@ -82,3 +82,10 @@ def test_a_probe_may_tell_when_to_come_back_too():
     ward.send(SERVER_ERROR._replace(retry_after=60.0))
 
     assert ward.breaker.until == ward.now + 60.0
+
+
+def test_a_time_named_by_a_probe_is_forgotten_after_a_success_of_the_same_trial():
+    ward = Ward(close_at=0.6).bring_to(HALF_OPEN)
+    ward.send(SERVER_ERROR._replace(retry_after=600.0), OK, SERVER_ERROR)
+
+    assert (ward.state, ward.breaker.until) == (OPEN, ward.now + 10.0)

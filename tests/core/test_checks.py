@@ -1,6 +1,49 @@
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from fractions import Fraction
+from types import NoneType
+from typing import get_args, get_origin, get_type_hints
+
 import pytest
 
-from stormbreak.core.checks import LONGEST_SHOWN, SHORTEST_WINDOW, require, require_window, shown
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.backoff import (
+    Constant,
+    DecorrelatedJitter,
+    EqualJitter,
+    Exponential,
+    FullJitter,
+    Linear,
+    ProportionalJitter,
+)
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.checks import (
+    LONGEST_SHOWN,
+    SHORTEST_WINDOW,
+    _rules,
+    require,
+    require_window,
+    shown,
+)
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.hedge import HedgePolicy
+from stormbreak.core.policy import Policy
+from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.shadow import ShadowPolicy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    FailureRateOfLast,
+    SlowRate,
+    SlowRateOfLast,
+)
 from stormbreak.errors import ConfigurationError
 
 WINDOWS = [
@@ -33,3 +76,72 @@ def test_a_value_is_not_shown_at_length():
     assert shown("x" * 100) == "x" * 100
     assert shown("x" * 101) == "x" * 100 + "..."
     assert shown(10**5000) == "a number of thousands of digits"
+
+
+POLICIES = (
+    AimdLimit, AnyRule, AutomaticLimit, BreakerPolicy, BudgetPolicy, CachePolicy, ConsecutiveFailures, Constant,
+    DecorrelatedJitter, EqualJitter, Exponential, FailureRate, FailureRateOfLast, FixedLimit, FullJitter, HedgePolicy, Linear,
+    Place, Policy, ProportionalJitter, QueuePolicy, QuotaPolicy, RetryPolicy, ShadowPolicy, SlowRate, SlowRateOfLast,
+    SpendPolicy, ToCache, ToDegraded, ToTargets,
+)  # fmt: skip
+
+WRONG = {
+    int: [10.5, "10", True, [10]],
+    float: ["1.5", True, [1.5], 1j],
+    bool: [1, "yes"],
+    str: [3, b"text"],
+}
+
+
+def wrong_values():
+    for policy in POLICIES:
+        for name, hint in get_type_hints(policy).items():
+            whole = get_origin(hint) in (tuple, Mapping)
+            members = set(() if whole else get_args(hint) or (hint,))
+            parts = [member for member in members if is_dataclass(member)]
+            kinds = members - {NoneType}
+            odd = WRONG[kinds.pop()] if kinds and kinds < set(WRONG) else ["part"] if parts else []
+            odd = ["part", 3] if whole else odd
+            for value in odd if NoneType in members else [*odd, None] if odd else []:
+                yield pytest.param(policy, name, value, id=f"{policy.__name__}.{name}={value!r}")
+
+
+@pytest.mark.parametrize(("policy", "name", "value"), list(wrong_values()))
+def test_a_value_of_the_wrong_type_is_named_when_the_policy_is_made(policy, name, value):
+    with pytest.raises(ConfigurationError, match=rf"^{name} must be .*, got "):
+        policy(**{name: value})
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_number_of_a_policy_is_checked_for_its_type(policy):
+    assert {name for name, *_ in _rules(policy)} >= {
+        name for name, hint in get_type_hints(policy).items() if hint in (int, float, bool)
+    }
+
+
+def test_a_whole_number_is_a_number_and_a_secret_of_the_wrong_type_is_not_shown():
+    assert FailureRate(seconds=10, share=Fraction(1, 2)).seconds == 10
+    with pytest.raises(ConfigurationError, match=r"^rpm must be a number or None, got str$"):
+        QuotaPolicy(rpm="sk-secret")
+
+
+@pytest.mark.parametrize(
+    "rules", [FailureRate(), "consecutive", ("consecutive",), (AnyRule(),), (FailureRate(), None)]
+)
+def test_what_is_no_rule_is_named_when_the_policy_is_made(rules):
+    with pytest.raises(ConfigurationError, match=r"^rules must be a tuple, each a "):
+        AnyRule(rules=rules)
+
+
+def test_a_list_of_rules_is_taken_as_a_tuple():
+    assert AnyRule(rules=[FailureRate()]).rules == (FailureRate(),)
+
+
+@pytest.mark.parametrize(
+    "weights", [{"acme": "2"}, {"acme": None}, {"acme": True}, "acme", ["acme"]]
+)
+def test_weights_that_are_no_numbers_are_named(weights):
+    with pytest.raises(
+        ConfigurationError, match=r"^weights must be a mapping, each a number, got "
+    ):
+        QueuePolicy(weights=weights)

@@ -30,6 +30,8 @@ def test_snapshot_says_what_stands_where():
                 "circuit": "closed",
                 "held_by": "cooldown",
                 "trips": 0,
+                "failure_rate": None,
+                "slow_call_rate": None,
                 "cooldown": 8.0,
                 "service": 0.0,
                 "budget": 0.2,

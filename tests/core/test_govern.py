@@ -7,7 +7,7 @@ from stage import OK, SERVER_ERROR, Stage, policy
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BudgetPolicy
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import ELSEWHERE, Choose, Step
 from stormbreak.core.retry import RetryPolicy
@@ -109,6 +109,60 @@ def test_a_changed_policy_does_not_close_a_circuit(isolated):
 
     assert stage.engine.lane(MAIN).breaker.state is (State.ISOLATED if isolated else State.OPEN)
     assert not stage.start(target=MAIN).sending
+
+
+FORCED = replace(FRAGILE, mode=Mode.FORCED_OPEN)
+
+
+def test_a_circuit_that_is_no_longer_forced_open_is_closed():
+    stage = governed(main=replace(TIGHT, breaker=FORCED))
+    assert stage.start(target=MAIN, fail_fast=False).queued
+    govern(stage, main=replace(TIGHT, breaker=FRAGILE))
+
+    assert stage.start(target=MAIN, fail_fast=False).sending
+
+
+def test_calls_that_waited_for_a_circuit_forced_open_leave_when_it_is_so_no_longer():
+    stage = governed(main=replace(TIGHT, breaker=FORCED))
+    waiting = stage.start(target=MAIN, fail_fast=False)
+    govern(stage, main=replace(TIGHT, breaker=FRAGILE))
+    stage.settle()
+
+    assert waiting.sending
+
+
+def test_calls_that_wait_in_a_lane_of_before_are_kept_by_a_circuit_forced_open_now():
+    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    first, second = (
+        stage.start(target=MAIN, fail_fast=False),
+        stage.start(target=MAIN, fail_fast=False),
+    )
+    govern(stage, main=replace(TIGHT, breaker=FORCED))
+    first.step(OK)
+    stage.settle()
+
+    assert (first.ended.outcome.verdict, second.queued) == ("ok", True)
+
+
+def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_lane_of_before():
+    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage.engine.isolate(MAIN, stage.now)
+    waiting = stage.start(target=MAIN, fail_fast=False)
+    govern(stage, main=replace(FILE, breaker=FRAGILE))
+    assert waiting.queued
+    stage.engine.reset(MAIN, stage.now)
+    stage.settle()
+
+    assert waiting.sending
+
+
+def test_an_isolation_by_hand_outlives_a_mode_that_comes_and_goes():
+    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage.engine.isolate(MAIN, stage.now, duration=50.0)
+    for breaker in (FORCED, FRAGILE):
+        govern(stage, main=replace(TIGHT, breaker=breaker))
+
+    assert stage.engine.lane(MAIN).breaker.ready_at(stage.now) == stage.now + 50.0
 
 
 def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():

@@ -211,6 +211,8 @@ def test_a_lane_without_breaker_and_pause_says_so():
         "circuit": None,
         "held_by": None,
         "trips": 0,
+        "failure_rate": None,
+        "slow_call_rate": None,
         "cooldown": 0.0,
         "service": 0.0,
         "budget": None,

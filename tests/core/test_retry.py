@@ -1,7 +1,15 @@
 import pytest
 from stage import INVALID, SERVER_ERROR, TIMEOUT, told
 
-from stormbreak.core.backoff import Constant, DecorrelatedJitter, Linear
+from stormbreak.core.backoff import (
+    Constant,
+    DecorrelatedJitter,
+    EqualJitter,
+    Exponential,
+    FullJitter,
+    Linear,
+    ProportionalJitter,
+)
 from stormbreak.core.budget import Budget, BudgetPolicy
 from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
 from stormbreak.errors import ConfigurationError
@@ -39,7 +47,8 @@ TABLE = [
     ({"outcome": told(60.0)}, Retry(160.0, free=True)),
     ({"outcome": told(60.0), "chance": 0.5}, Retry(175.0, free=True)),
     ({"outcome": told(61.0)}, Stop("longest_wait", 161.0)),
-    ({"outcome": told(0.0)}, Retry(100.0, free=True)),
+    ({"outcome": told(0.01)}, Retry(101.0, free=True)),  # not below the backoff's own floor
+    ({"outcome": told(2.0)}, Retry(102.0, free=True)),
     ({"outcome": told(10.0), "deadline": 9.0}, Stop("deadline", 110.0)),
     ({"outcome": told(10.0), "patience": 9.0}, Stop("patience", 110.0)),
     ({"outcome": told(10.0), "attempt": 3}, Stop("attempts", 110.0)),
@@ -49,6 +58,28 @@ TABLE = [
 @pytest.mark.parametrize(("question", "answer"), TABLE)
 def test_decisions(question, answer):
     assert answer == ask(**question)
+
+
+@pytest.mark.parametrize(
+    ("backoff", "floor"),
+    [
+        (Constant(seconds=0.5), 0.5),
+        (Linear(base=0.3), 0.3),
+        (Exponential(base=0.4), 0.4),
+        (EqualJitter(base=0.4), 0.2),
+        (DecorrelatedJitter(base=0.4), 0.4),
+        (ProportionalJitter(base=1.0, floor=0.1), 0.1),
+        (FullJitter(base=1.0), 0.02),  # it has none: the named time counts
+    ],
+)
+@pytest.mark.parametrize("attempt", [1, 5])
+def test_a_named_time_does_not_undercut_the_floor_where_no_budget_bounds_retries(
+    backoff, floor, attempt
+):
+    policy = RetryPolicy(attempts=9, backoff=backoff)
+    assert ask(told(0.02), policy, attempt=attempt) == Retry(100.0 + floor, free=True)
+    budget = Budget(BudgetPolicy())
+    assert ask(told(0.02), policy, attempt=attempt, budget=budget).until == 100.02
 
 
 def test_backoff_counts_retries_from_one():

@@ -199,6 +199,8 @@ def test_what_has_no_keys_is_no_saved_circuit(values):
     ("changes", "left", "grown"),
     [
         ({}, 1350.0, 40.0),  # as long as a server may keep it open
+        ({"growth": 1.0}, 1350.0, 10.0),
+        ({"growth": 1.0, "heed_server": False}, 10.0, 10.0),
         ({"heed_server": False}, 40.0, 40.0),
         ({"heed_server": False, "jitter": 0.5}, 60.0, 40.0),
         ({"heed_server": False, "longest_open": 5.0}, 10.0, 10.0),
@@ -206,7 +208,7 @@ def test_what_has_no_keys_is_no_saved_circuit(values):
 )
 def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grown):
     breaker = fresh(**{"longest_open": 40.0, **changes})
-    breaker.restore(Saved(state=State.OPEN, open_left=9e6, open_for=9e6), 100.0)
+    breaker.restore(Saved(state=State.OPEN, open_left=9e6, open_for=9e6, named_left=9e6), 100.0)
     assert breaker.ready_at(100.0) == 100.0 + left
     now = breaker.until
     fail(breaker, now)
@@ -235,3 +237,51 @@ def test_what_a_patient_policy_saves_can_be_read():
     breaker = fresh(open_for=1e12, longest_open=1e12)
     fail(breaker, 0.0)
     assert again(breaker, 0.0, at=0.0).state is State.OPEN
+
+
+def test_an_open_time_that_nobody_named_is_that_of_the_policy_of_today():
+    breaker = fresh(open_for=600.0)
+    fail(breaker, 100.0)
+
+    assert again(breaker, 100.0, at=0.0, open_for=5.0, growth=1.0).ready_at(0.0) == 5.0
+
+
+def test_a_named_time_outlives_a_restart():
+    breaker = fresh()
+    token = breaker.take(100.0)
+    breaker.settle(token, SERVER_ERROR._replace(retry_after=60.0), 100.0, 0.0)
+    second = again(breaker, 110.0, at=0.0, elapsed=5.0)
+
+    assert second.ready_at(0.0) == 45.0
+    assert again(second, 5.0, at=0.0).ready_at(0.0) == 40.0
+    assert again(breaker, 110.0, at=0.0, heed_server=False, growth=1.0).ready_at(0.0) == 10.0
+
+
+def test_a_saved_circuit_from_before_named_times_were_kept_is_read():
+    values = {"state": "open", "open_left": 3.0, "open_for": 5.0}
+
+    assert read_saved(values) == Saved(state=State.OPEN, open_left=3.0, open_for=5.0)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_an_isolation_by_hand_outlives_a_restart_in_every_mode(mode):
+    breaker = fresh(mode=mode)
+    breaker.isolate(100.0)
+    other = again(breaker, 110.0, at=0.0)
+    assert other.ready_at(0.0) == inf
+
+    other.isolate(0.0, duration=30.0)
+    third = again(other, 10.0, at=0.0, elapsed=5.0, mode=Mode.NORMAL)
+    assert (third.state, third.ready_at(0.0)) == (State.ISOLATED, 15.0)
+    assert again(other, 10.0, at=0.0, elapsed=50.0, mode=Mode.NORMAL).ready_at(0.0) == -inf
+
+
+def test_what_only_the_mode_isolates_is_not_isolated_in_another_mode():
+    forced = fresh(mode=Mode.FORCED_OPEN)
+
+    assert again(forced, 100.0, at=0.0).state is State.CLOSED
+    assert again(forced, 100.0, at=0.0, mode=Mode.FORCED_OPEN).ready_at(0.0) == inf
+    forced.isolate(100.0)
+    assert again(forced, 100.0, at=0.0).state is State.ISOLATED
+    forced.reset(100.0)
+    assert again(forced, 100.0, at=0.0).state is State.CLOSED

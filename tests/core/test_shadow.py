@@ -179,7 +179,7 @@ def test_a_learned_rate_would_have_made_wait():
         (3, 1, SERVER_ERROR, [("attempts", "not_retry", None)]),
         (1, 3, SERVER_ERROR, [("retry", "retry", 107.0)]),
         (3, 3, SERVER_ERROR, [("retry", "retry_later", 107.0)]),
-        (3, 3, told(2.0), []),
+        (3, 3, told(8.0), []),
         (3, 3, INVALID, []),
         (1, 1, SERVER_ERROR, []),
     ],

@@ -390,3 +390,32 @@ def test_without_a_limit_nothing_is_told_of_it():
 def test_a_limit_is_a_positive_number(bad):
     with pytest.raises(ConfigurationError, match=f"{next(iter(bad))} must be"):
         SpendPolicy(**bad)
+
+
+class Odd:
+    """Somebody's own prices, which know the most that an attempt costs, and then make a mistake."""
+
+    def __init__(self, cost):
+        self._cost = cost
+
+    def most_within(self, _):
+        return Decimal(1)
+
+    def cost_of(self, _):
+        if isinstance(self._cost, Exception):
+            raise self._cost
+        return self._cost
+
+
+@pytest.mark.parametrize(
+    "cost", [KeyError("m"), ZeroDivisionError(), 0.01, None, Decimal("nan"), Decimal(-1)]
+)
+def test_prices_that_fail_when_an_answer_has_come_lose_neither_it_nor_its_slot(cost):
+    """It was raised in the middle of giving everything back."""
+    made = Stage(policy(retry=ONCE, spend=SpendPolicy(usd=2.0)))
+    made.engine = Engine(made.engine.policy, lambda *_: Odd(cost))
+    run = made.start(bound=DOLLAR).step(answered(CENT))
+
+    assert run.ended.outcome.verdict is Verdict.OK
+    assert made.lane.idle
+    assert money(made) == (1, 0)  # for as much was set aside

@@ -8,7 +8,14 @@ import pytest
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError, ConfigurationError, Judge
 from stormbreak.core.circuit import Mode, State
-from stormbreak.core.trip import ConsecutiveFailures, SlowRateOfLast
+from stormbreak.core.trip import (
+    AnyRule,
+    ConsecutiveFailures,
+    FailureRate,
+    SlowRate,
+    SlowRateOfLast,
+)
+from stormbreak.drivers.circuit_breaker import BreakerMetrics
 
 FRAGILE = BreakerPolicy(
     trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0, probes=1, at_once=1
@@ -342,3 +349,218 @@ def test_numbers_that_nothing_sensible_comes_of_are_refused():
         ConfigurationError, match=r"open_for must be at least 1e-06 and at most 1e\+12"
     ):
         CircuitBreaker(BreakerPolicy(open_for=1e308))
+
+
+def test_a_trial_that_is_over_by_its_time_counts_as_open():
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=1), longest_half_open=20.0))
+    fail_until_open(circuit)
+    circuit.time.now += circuit.retry_in
+    probe = circuit.attempt()
+    probe.__enter__()
+    assert circuit.state is State.HALF_OPEN
+    circuit.time.now += 20.0
+
+    assert circuit.retry_in > 0.0
+    assert (circuit.state, circuit.metrics.state) == (State.OPEN, State.OPEN)
+
+
+def status(code, retry_after):
+    error = OSError()
+    error.status_code, error.headers = code, {"Retry-After": str(retry_after)}
+    return error
+
+
+def raises(error):
+    def function():
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_probe_that_is_told_to_come_back_later_keeps_the_next_ones_until_then(code):
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=2)))
+    fail_until_open(circuit)
+    circuit.time.now += circuit.retry_in
+    with pytest.raises(OSError):
+        circuit.call(raises(status(code, 40)))
+
+    assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 50.0)
+    with pytest.raises(CircuitOpenError, match=r"half-open; come back in 50\.0 s"):
+        circuit.call(fail)
+    circuit.time.now += 50.0
+    assert circuit.call(lambda: 1) == 1
+
+
+def test_a_policy_that_heeds_no_named_time_does_not_in_a_trial_either():
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=2), heed_server=False))
+    fail_until_open(circuit)
+    circuit.time.now += circuit.retry_in
+    with pytest.raises(OSError):
+        circuit.call(raises(status(429, 40)))
+
+    assert circuit.retry_in == 0.0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_failed_result_function_that_raises_is_no_failure_of_the_target(way):
+    def broken(result):
+        return result["missing"]
+
+    circuit = breaker(judge=Judge(failed_result=broken))
+    for _ in range(5):
+        with pytest.raises(KeyError):
+            way(circuit, dict)
+
+    assert (circuit.state, circuit.metrics.failures) == (State.CLOSED, 0)
+
+
+@pytest.mark.parametrize("name", ["failures", "ignored"])
+def test_exception_classes_may_be_given_alone_or_in_any_collection(name):
+    for given in (KeyError, [KeyError], {KeyError}, (KeyError,)):
+        assert getattr(Judge(**{name: given}), name) == (KeyError,)
+
+
+@pytest.mark.parametrize("name", ["failures", "ignored"])
+@pytest.mark.parametrize("given", [["KeyError"], KeyError("x"), int, 3, None, "KeyError"])
+def test_what_is_no_exception_class_is_refused_when_the_judge_is_made(name, given):
+    with pytest.raises(ConfigurationError, match=f"{name} must hold exception classes"):
+        Judge(**{name: given})
+
+
+async def asynchronous(_):
+    """Its result is true, whatever it would come to."""
+
+
+@pytest.mark.parametrize("given", [3, "is_none", asynchronous])
+@pytest.mark.parametrize("name", ["failed_result", "outcome_of"])
+def test_what_is_no_function_is_refused_when_the_judge_is_made(name, given):
+    with pytest.raises(ConfigurationError, match=f"{name} must be a function"):
+        Judge(**{name: given})
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("policy", "normal"),
+        ("judge", lambda error: True),
+        ("on_change", 3),
+        ("on_change", asynchronous),
+        ("name", None),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_refused_when_the_breaker_is_made(argument, given):
+    with pytest.raises(ConfigurationError, match=f"{argument} must be a "):
+        CircuitBreaker(**{argument: given})
+
+
+def test_an_outcome_of_function_that_gives_something_else_frees_the_place():
+    circuit = fail_until_open(breaker(FRAGILE))
+    circuit.judge = Judge(outcome_of=lambda error: True)
+    circuit.time.now += 10.0
+    with pytest.raises(TypeError, match="outcome_of must give an Outcome or None, got bool"):
+        circuit.call(fail)
+
+    assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
+
+
+def test_metrics_are_those_of_the_window_and_forget_with_it():
+    rules = (FailureRate(calls=10, seconds=10.0), SlowRate(slower_than=5.0, seconds=60.0))
+    circuit = breaker(BreakerPolicy(trip=AnyRule(rules=rules)))
+    empty = BreakerMetrics(
+        state=State.CLOSED, calls=0, failures=0, slow_calls=0, failure_rate=None,
+        slow_call_rate=None, rejected=0, trips=0,
+    )  # fmt: skip
+    assert circuit.metrics == empty
+
+    for _ in range(3):
+        circuit.call(lambda: 1)
+    with pytest.raises(ValueError):
+        circuit.call(fail)
+    with circuit.attempt():
+        circuit.time.now += 6.0
+    seen = circuit.metrics
+    assert (seen.calls, seen.failures, seen.slow_calls) == (5, 1, 1)
+    assert (seen.failure_rate, seen.slow_call_rate) == (0.2, 0.2)
+
+    circuit.time.now += 30.0
+    later = circuit.metrics
+    assert (later.failures, later.failure_rate, later.slow_call_rate) == (0, None, 0.2)
+    circuit.time.now += 60.0
+    assert circuit.metrics == empty
+
+
+def test_metrics_count_calls_that_were_rejected_and_how_often_it_opened():
+    circuit = fail_until_open(breaker())
+    for _ in range(3):
+        with pytest.raises(CircuitOpenError):
+            circuit.call(fail)
+
+    assert (circuit.metrics.rejected, circuit.metrics.trips) == (3, 1)
+
+
+def test_failures_in_a_row_are_the_metrics_of_that_rule():
+    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=9)))
+    for _ in range(4):
+        with pytest.raises(ValueError):
+            circuit.call(fail)
+
+    seen = circuit.metrics
+    assert (seen.calls, seen.failures, seen.failure_rate) == (4, 4, None)
+
+
+def test_isolated_for_a_time_says_when_to_come_back_and_lets_a_probe_pass_then():
+    circuit = breaker()
+    circuit.isolate(duration=30.0)
+    with pytest.raises(CircuitOpenError, match=r"isolated; come back in 30\.0 s"):
+        circuit.call(fail)
+    circuit.time.now += 30.0
+    assert circuit.call(lambda: 1) == 1
+    assert circuit.state is State.CLOSED
+
+
+def test_changes_are_delivered_in_order_and_one_at_a_time_over_threads():
+    first, go = threading.Event(), threading.Event()
+    seen = []
+
+    def listen(before, after):
+        seen.append((before, after))
+        if len(seen) == 1:
+            first.set()
+            assert go.wait(10)
+
+    circuit = breaker(on_change=listen)
+    slow = threading.Thread(target=circuit.isolate)
+    slow.start()
+    assert first.wait(10)
+    circuit.reset()  # the lock is free while the listener runs, and this does not overtake it
+    circuit.isolate()
+    assert seen == [(State.CLOSED, State.ISOLATED)]
+    go.set()
+    slow.join(10)
+
+    assert seen == [
+        (State.CLOSED, State.ISOLATED),
+        (State.ISOLATED, State.CLOSED),
+        (State.CLOSED, State.ISOLATED),
+    ]
+
+
+def test_a_change_that_a_listener_makes_is_delivered_after_its_own():
+    seen = []
+
+    def listen(before, after):
+        seen.append(("begins", after))
+        if after is State.ISOLATED:
+            circuit.reset()
+        seen.append(("ends", after))
+
+    circuit = breaker(on_change=listen)
+    circuit.isolate()
+
+    assert seen == [
+        ("begins", State.ISOLATED),
+        ("ends", State.ISOLATED),
+        ("begins", State.CLOSED),
+        ("ends", State.CLOSED),
+    ]

@@ -1,5 +1,6 @@
 """Events: told after the lock is released, to listeners who can break nothing."""
 
+import asyncio
 import logging
 import threading
 
@@ -150,3 +151,52 @@ def test_a_waker_is_called_once_and_outside_the_lock():
     stepper.step(first, OK)
     assert woken == [True]
     assert not stepper.arm(waiting.ticket, wake)  # it was woken already
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit])
+def test_a_listener_cannot_cancel_a_call(kind, caplog):
+    """An answer that had been paid for was lost."""
+    heard = []
+
+    def broken(event):
+        raise kind
+
+    assert one_call(bench(broken, heard.append)).outcome == OK
+    assert len(heard) == 3
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_listener_leaves_no_call_behind(kind):
+    """The slot of a call that nobody had yet was never free again."""
+
+    def interrupted(event):
+        if isinstance(event, Sent):
+            raise kind
+
+    stepper = bench(interrupted)
+    with pytest.raises(kind):
+        stepper.start(Call(1, TARGET))
+
+    assert stepper.engine.lane(TARGET).idle
+    assert stepper.snapshot()["pending"] == []
+
+
+def test_a_listener_that_closes_a_call_may_still_make_none(caplog):
+    """The events of that made the driver forget that it was in a listener."""
+    refused = []
+
+    def listener(event):
+        if isinstance(event, Sent) and event.call == 2:
+            stepper.close(first)
+            try:
+                stepper.start(Call(3, TARGET))
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    stepper = bench(listener)
+    first, _ = stepper.start(Call(1, TARGET))
+    one_call(stepper, 2)
+
+    assert refused == ["a listener may not make calls on the engine it listens to"]
+    assert stepper.engine.lane(TARGET).idle

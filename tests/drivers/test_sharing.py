@@ -8,7 +8,6 @@ from stage import policy
 
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.sharing import _steppers
 
 
 def test_drivers_of_one_engine_share_its_stepper():
@@ -30,11 +29,12 @@ def test_an_engine_has_one_clock_and_one_chance(other):
 def test_a_stepper_goes_with_its_drivers():
     engine = Engine(policy())
     driver = AsyncioDriver(engine)
-    assert id(engine) in _steppers
+    assert engine.snapshot()
     del driver
     gc.collect()
 
-    assert id(engine) not in _steppers
+    with pytest.raises(RuntimeError, match="nobody steps"):
+        engine.snapshot()
 
 
 def test_ten_thousand_tasks_on_two_loops_leave_nothing_behind():

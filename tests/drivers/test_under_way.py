@@ -98,7 +98,7 @@ async def test_a_child_process_has_none_of_it():
     under_way, stream = UnderWay(), Reading()
     under_way.reads(stream)
     under_way._waits.add(asyncio.get_running_loop().create_future())
-    with under_way._lock, Timeout(5.0, under_way.timeouts):
+    with Timeout(5.0, under_way.timeouts):
         under_way.forget()
         under_way.close(None)
         await asyncio.sleep(0)  # it would be cancelled here

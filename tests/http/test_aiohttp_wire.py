@@ -9,7 +9,7 @@ import zlib
 import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, served
 
-from stormbreak.http import aiohttp_wire
+from stormbreak.http import aiohttp_incoming, aiohttp_wire
 from stormbreak.http.wire import HttpRequest
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome, Verdict
@@ -108,7 +108,8 @@ async def test_a_slow_answer_is_no_silence(ask):
 
 
 async def test_a_body_is_bounded(ask, monkeypatch):
-    monkeypatch.setattr(aiohttp_wire, "BODY_LIMIT", 2**20)
+    for module in (aiohttp_wire, aiohttp_incoming):
+        monkeypatch.setattr(module, "BODY_LIMIT", 2**20)
     async with served(answer(b" " * 2**20), answer(b" " * 2**23)) as server:
         assert len((await ask(server)).body) == 2**20
         got = await ask(server)
@@ -118,7 +119,8 @@ async def test_a_body_is_bounded(ask, monkeypatch):
 
 
 async def test_a_body_is_bounded_after_decompression(ask, monkeypatch):
-    monkeypatch.setattr(aiohttp_wire, "BODY_LIMIT", 2**20)
+    for module in (aiohttp_wire, aiohttp_incoming):
+        monkeypatch.setattr(module, "BODY_LIMIT", 2**20)
     bomb = gzip.compress(bytes(64 * 2**20))
     assert len(bomb) < 2**17
     async with served(answer(bomb, content_encoding="gzip")) as server:

@@ -1,7 +1,13 @@
 """Bodies of requests: what the client reads in them, and how they are made to stream."""
 
 import json
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
 
+import msgspec
 import pytest
 
 from stormbreak.errors import ConfigurationError
@@ -53,9 +59,69 @@ def test_a_body_that_is_none_is_refused(wrong):
 
 
 def test_a_payload_that_is_no_json_is_refused_without_being_repeated():
-    with pytest.raises(ConfigurationError, match="TypeError") as refused:
+    with pytest.raises(ConfigurationError, match="model is of type object") as refused:
         encoded({"model": object()})
     assert "object at" not in str(refused.value)
+
+
+@dataclass
+class Part:
+    data: object
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"input": b"secret"}, "input is of type bytes"),
+        ({"input": bytearray(b"secret")}, "input is of type bytearray"),
+        ({"input": memoryview(b"secret")}, "input is of type memoryview"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"messages": [{"role": "user", "content": b"secret"}]}, r"messages\[0\].content is of type bytes"),
+        ({"input": [[0.5, 1.5], [0.5, -math.inf]]}, r"input\[1\]\[1\] is -inf"),
+        ({"metadata": {"x": ({"y": math.inf},)}}, r"metadata.x\[0\].y is inf"),
+        ({"metadata": {b"secret": 1}}, "metadata has a key of type bytes"),
+        ({"metadata": {math.nan: 1}}, "metadata has a key of type float"),
+        ({"a secret": b"secret"}, r"\.\.\. is of type bytes"),
+        ({"part": Part(b"secret")}, "part.data is of type bytes"),
+        ({"part": [Part(math.nan)]}, r"part\[0\].data is nan"),
+        ({"input": {"secret", "\ud800"}}, "input is of type set"),
+        ({"input": "secret \ud83d"}, "input holds half a character"),
+    ],
+)  # fmt: skip
+def test_what_json_cannot_hold_is_refused_by_its_path_and_not_changed(field, said):
+    with pytest.raises(
+        ConfigurationError, match=rf"payload cannot be written as JSON: {said}"
+    ) as refused:
+        encoded({"model": "m", **field})
+    assert "secret" not in str(refused.value)
+
+
+def test_a_payload_that_refers_to_itself_is_refused():
+    payload = {"model": "m"}
+    payload["metadata"] = payload
+    with pytest.raises(ConfigurationError, match="cannot be written as JSON"):
+        encoded(payload)
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+def test_what_json_can_hold_in_one_way_only_is_sent():
+    payload = {
+        "model": "m",
+        "raw": msgspec.Raw(b'{"n":1.50}'),
+        "odd": OrderedDict(a=(1, 2.5, None, True)),
+        "colour": Colour.RED,
+        "part": Part([1]),
+        "when": datetime(2026, 1, 2, tzinfo=UTC),
+        "vector": [0.5, 1.5],
+        "keys": {1: "one"},
+        "large": 2**80,
+    }
+    body = encoded(payload)
+    assert body == msgspec.json.encode(payload)
+    assert b'{"n":1.50}' in body
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ async def test_those_who_wait_leave_when_the_circuit_is_reset():
 async def test_a_circuit_is_saved_and_restored_and_the_time_between_counts(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 5000.0)
     client = client_of()
-    values = {"state": "open", "open_left": 100.0, "open_for": 7.0}
+    values = {"state": "open", "open_left": 100.0, "open_for": 7.0, "named_left": 100.0}
     client.restore_circuits({"circuits": {"m": values}, "saved_at": 5000.0})
     client.isolate("by-hand")
     text = json.dumps(client.save_circuits())

@@ -186,9 +186,42 @@ def test_this_machine_is_asked_directly(proxied, host):
 
 
 def test_a_proxy_that_speaks_no_http_is_refused_without_its_password(proxied):
-    with pytest.raises(ConfigurationError, match="http or https, got socks5") as caught:
+    with pytest.raises(ConfigurationError, match="http or https, got 'socks5'") as caught:
         proxied(HTTPS_PROXY="socks5://user:secret@p:1")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://",
+        "http://:3128",
+        "http://p:port",
+        "http://p:99999",
+        "http://p:0",
+        "http://two words:1",
+        "http://[::1:1",
+        "http://a..b:1",
+        f"http://{'x' * 64}:1",
+        "://p:1",
+        "http://user:canary@:1",
+        "p:1:2",
+    ],
+)
+def test_a_malformed_proxy_fails_at_the_start_and_is_not_repeated(proxied, proxy):
+    """It was `broken`, once per attempt: each was counted as sent, and retried."""
+    with pytest.raises(ConfigurationError, match="the proxy for https") as caught:
+        proxied(HTTPS_PROXY=proxy)
+    assert "canary" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="the proxy for https"):
+        AsyncClient(base_url="https://api.example.com/v1")
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://user:p%40ss@p.example:3128/", "https://p", "[::1]:3128", "p"]
+)
+def test_a_proxy_may_have_a_user_or_no_port(proxied, proxy):
+    assert proxied(HTTPS_PROXY=proxy).endswith(proxy)
 
 
 # ------------------------------------------------------------ certificates, the off switch

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import stat
+import threading
 from contextlib import suppress
 
 import pytest
@@ -244,6 +245,27 @@ def test_a_cache_that_cannot_be_opened_is_told_when_the_client_is_made(tmp_path)
         )
 
 
+async def test_where_no_thread_can_be_started_an_answer_is_not_lost_and_a_failure_stands(
+    tmp_path, monkeypatch, caplog
+):
+    def full(_):
+        raise RuntimeError("can't start new thread")
+
+    cache = CachePolicy(path=str(tmp_path / "answers.db"))
+    async with served(answer(), ERROR) as server:
+        monkeypatch.setattr(threading.Thread, "start", full)
+        client = client_of(server, ToCache(), cache=cache)
+        assert (await client.chat(SAY)).text == "fine"
+        with pytest.raises(errors.ServerError):
+            await client.chat(SAY)
+        await client.close()
+        monkeypatch.undo()  # the loop ends with a thread
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "the cache of answers failed, which is told once: RuntimeError"
+    ]
+
+
 def test_without_a_rule_for_it_no_cache_is_made(tmp_path):
     path = tmp_path / "answers.db"
     AsyncClient(base_url="http://127.0.0.1:1/v1", policy=Policy(cache=CachePolicy(path=str(path))))
@@ -288,7 +310,13 @@ def fails(payload, failure):
     raise RuntimeError("a prompt-canary")
 
 
-@pytest.mark.parametrize("function", [None, lambda *_: None, fails, lambda *_: {"no": "answer"}])
+def no_json(payload, failure):
+    return {"choices": fails}
+
+
+@pytest.mark.parametrize(
+    "function", [None, lambda *_: None, fails, no_json, lambda *_: {"no": "answer"}]
+)
 async def test_where_it_makes_none_the_failure_stands(function, caplog):
     async with served(ERROR) as server:
         client = client_of(server, ToDegraded(), degraded=function)
@@ -297,7 +325,7 @@ async def test_where_it_makes_none_the_failure_stands(function, caplog):
                 await client.chat(SAY)
         await client.close()
 
-    assert len(caplog.records) == (function is fails)
+    assert len(caplog.records) == (function in (fails, no_json))
     assert "canary" not in caplog.text
 
 

@@ -5,9 +5,11 @@ An answer is a success only where the text proves that it is the answer to this 
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from wrapped import INNER, done, wire_of
 
 from stormbreak.core.presets import OFF
 from stormbreak.http.client import AsyncClient
@@ -82,10 +84,10 @@ SPOILT = [  # kind, verdict of a plain answer, verdict of a stream, detail of th
     ("close_race", Verdict.OK, Verdict.OK, None),
     ("early_answer", Verdict.OK, Verdict.OK, None),  # these requests come whole with their heads
     ("short_length", Verdict.BROKEN, Verdict.BROKEN, "not HTTP"),
-    ("long_length", Verdict.TIMEOUT, Verdict.TIMEOUT, "went silent"),
+    ("long_length", Verdict.TIMEOUT, Verdict.OK, None),
     ("long_header", Verdict.BROKEN, Verdict.BROKEN, "not HTTP"),
     ("endless_headers", Verdict.BROKEN, Verdict.BROKEN, "not HTTP"),
-    ("endless_body", Verdict.BROKEN, Verdict.BROKEN, "larger than 64 MiB"),
+    ("endless_body", Verdict.BROKEN, Verdict.OK, None),
     ("gzip_lie", Verdict.BROKEN, Verdict.BROKEN, "body cannot be decompressed"),
     ("gzip_cut", Verdict.BROKEN, Verdict.BROKEN, None),
     ("gzip_bomb", Verdict.BROKEN, Verdict.BROKEN, "larger than 64 MiB"),
@@ -102,14 +104,20 @@ UNTOLD = {
     "stale",  # no client can know it for the answer to another call
     "heartbeats",  # only a time for the first output, or for the whole attempt, ends it
 }
+UNTOLD_INSIDE = {"early_answer"}  # a library sends a body behind its head, and reads nothing before
 PLAIN = [(kind, verdict) for kind, verdict, *_ in SPOILT if verdict is not None]
 
 
-@pytest.fixture
-def playing(stormbreak_provider):
-    """A client of a provider that plays one kind."""
+over_each = pytest.mark.parametrize("way", [None, *INNER], ids=lambda way: str(way or "our own"))
 
-    def play(kind, *, streamed=False, policy=PATIENT, **keys):
+
+@pytest.fixture
+def playing(stormbreak_provider, monkeypatch):
+    """A client of a provider that plays one kind; over a connection of the kind `way`, by default over our own."""
+
+    def play(kind, *, streamed=False, policy=PATIENT, way=None, **keys):
+        if way is not None:
+            monkeypatch.setattr("stormbreak.http.client.connect", lambda *_: wire_of(way))
         trouble = Trouble(kind=Kind(kind), **KEYS.get(kind, {}) | keys)
         scenario = Scenario(name=kind, provider=Provider(service=0.0, cv=0.0), trouble=(trouble,))
         provider = stormbreak_provider(scenario)
@@ -121,10 +129,16 @@ def playing(stormbreak_provider):
     return play
 
 
-async def ask(client, payload=CHAT):
+async def ask(client, payload=CHAT, way=None):
     endpoint = "embeddings" if "input" in payload else "chat/completions"
     async with asyncio.timeout(20):
-        return (await client.ask(endpoint, json.dumps(payload).encode())).outcome
+        return (await done(way, client.ask(endpoint, json.dumps(payload).encode()))).outcome
+
+
+@asynccontextmanager
+async def closing(client, way):
+    yield
+    await done(way, client.close())
 
 
 def until(verdict):
@@ -156,27 +170,29 @@ async def test_refusals(playing, kind, verdict, status, code, processed, streame
     assert provider.stats()["arrivals"] == 1
 
 
+@over_each
 @pytest.mark.parametrize(("kind", "verdict"), PLAIN)
-async def test_plain_answers(playing, kind, verdict):
-    _, client = playing(kind, policy=until(verdict))
-    async with client:
-        outcome = await ask(client)
+async def test_plain_answers(playing, kind, verdict, way):
+    _, client = playing(kind, policy=until(verdict), way=way)
+    async with closing(client, way):
+        outcome = await ask(client, way=way)
 
     assert outcome.verdict is verdict
     assert outcome.maybe_processed is (verdict is not Verdict.OK)
-    if verdict is Verdict.OK:
+    if verdict is Verdict.OK and (way is None or kind not in UNTOLD_INSIDE):
         assert text_in(outcome) == answer_text(CHAT)
 
 
+@over_each
 @pytest.mark.parametrize(("kind", "_", "verdict", "detail"), SPOILT)
-async def test_streams(playing, kind, _, verdict, detail):
-    _, client = playing(kind, streamed=True, policy=until(verdict))
-    async with client:
-        outcome = await ask(client)
+async def test_streams(playing, kind, _, verdict, detail, way):
+    _, client = playing(kind, streamed=True, policy=until(verdict), way=way)
+    async with closing(client, way):
+        outcome = await ask(client, way=way)
 
     assert outcome.verdict is verdict
-    assert detail is None or outcome.detail == detail
-    if verdict is Verdict.OK:
+    assert detail is None or way is not None or outcome.detail == detail
+    if verdict is Verdict.OK and (way is None or kind not in UNTOLD_INSIDE):
         assert text_in(outcome) == answer_text(CHAT)
 
 
@@ -204,14 +220,15 @@ async def test_signs_of_life_without_an_answer_end_with_the_attempt(playing):
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("kind", ["twice", "unasked", "quiet_close", "close_race"])
 @pytest.mark.parametrize("pause", [0.0, 0.05])
-async def test_the_next_call_gets_its_own_answer(playing, kind, streamed, pause):
+@over_each
+async def test_the_next_call_gets_its_own_answer(playing, kind, streamed, pause, way):
     """Whatever the connection does after the first answer; only a race costs an attempt."""
     keys = {"after": 0.02} if kind in {"unasked", "quiet_close"} else {}
-    _, client = playing(kind, streamed=streamed, requests=(1, 3), **keys)
+    _, client = playing(kind, streamed=streamed, requests=(1, 3), way=way, **keys)
     told = []
-    async with client:
+    async with closing(client, way):
         for payload in (CHAT, OTHER, CHAT, OTHER):
-            outcome = await ask(client, payload)
+            outcome = await ask(client, payload, way)
             told.append(outcome.verdict)
             if outcome.verdict is Verdict.OK:
                 assert text_in(outcome) == answer_text(payload)

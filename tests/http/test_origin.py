@@ -7,6 +7,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
 
 KEY = "sk-canary-0123456789"
+LONG_KEY = "sk-proj-Abcdef0123456789Ghij"
 
 
 @pytest.mark.parametrize(
@@ -50,12 +51,22 @@ def test_a_base_url_is_brought_into_one_form(given, kept):
         "https://@api.example.com/v1",
         "https://api.example.com\\@evil.com/v1",
         f"{KEY}",
+        f"https://{'x' * 64}/v1",
+        f"https://{'x.' * 127}com/v1",
+        f"https://{'é' * 60}.example/v1",
+        f"http://{LONG_KEY}/v1",
+        f"https://{LONG_KEY}:8000",
+        f"https://{LONG_KEY.upper()}/v1",
+        "https://AIzaSyD0123456789abcdefghijklmnop/v1",
     ],
 )
-def test_what_is_no_base_url_is_refused_and_not_echoed(url):
+@pytest.mark.parametrize("key", [None, KEY])
+def test_what_is_no_base_url_is_refused_and_not_echoed(url, key):
     with pytest.raises(ConfigurationError, match="base_url") as caught:
-        origin_of(url, None)
+        origin_of(url, key)
     assert KEY not in str(caught.value)
+    for part in ("proj", "aiza", "0123456789"):
+        assert part not in str(caught.value).lower()
     assert KEY not in repr(caught.value.__context__)
 
 
@@ -80,6 +91,20 @@ def test_a_key_never_travels_in_the_clear_to_another_machine(host):
 @pytest.mark.parametrize("host", ["localhost", "api.localhost", "127.0.0.1", "127.8.9.1", "[::1]"])
 def test_this_machine_may_have_a_key_over_http(host):
     assert origin_of(f"http://{host}:8900/v1", KEY).api_key == KEY
+
+
+@pytest.mark.parametrize(
+    "host", ["hf-inference-server-01", "sk-prod-server", f"{'x' * 63}.example", "my_host", "7f9c8d6b5x2x4z00ab"]
+)  # fmt: skip
+def test_a_host_that_looks_odd_is_one(host):
+    assert origin_of(f"https://{host}/v1", KEY).host == host
+
+
+def test_a_host_that_looks_like_a_key_is_not_repeated_either():
+    with pytest.raises(ConfigurationError, match="plain http to what looks like a key"):
+        origin_of(
+            "http://sk-0123456789abcdef/v1".replace("0123456789abcdef", "Abcdefghijklmn"), KEY
+        )
 
 
 def test_loopback_is_told_by_address_and_not_by_looks():

@@ -1,14 +1,12 @@
 """Real proxies and real TLS on sockets."""
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 import traceback
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from sockets import End, answer, served
+from sockets import End, answer, served, tls
 
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
@@ -18,31 +16,6 @@ from stormbreak.http.client import AsyncClient
 KEY = "sk-canary-0123456789"
 ONCE = Policy(retry=RetryPolicy(attempts=1))
 SAY = [{"role": "user", "content": "hello"}]
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory):
-    """A self-signed certificate for localhost and model.example, and one that nobody has signed for us."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate")
-    made = []
-    for name in ("trusted", "foreign"):
-        place = tmp_path_factory.mktemp(name)
-        key, cert = place / "key.pem", place / "cert.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-             "-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", key, "-out", cert,
-             "-addext", "subjectAltName=DNS:localhost,DNS:model.example"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        made.append((cert, key))
-    return made
-
-
-def tls(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
 
 
 def client_of(url):

@@ -4,6 +4,7 @@ import pytest
 
 from stormbreak.core.fallback import Choose, Place, ToCache, ToDegraded, ToTargets
 from stormbreak.errors import ConfigurationError
+from stormbreak.http import routes as module
 from stormbreak.http.environment import find_endpoint
 from stormbreak.http.routes import Routes
 from stormbreak.types import Verdict
@@ -135,3 +136,53 @@ def test_what_cannot_be_reached_is_told_when_the_client_is_made(place, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         routes(to(**place))
     assert "spare-key" not in str(caught.value)
+
+
+def test_models_without_end_are_not_remembered_and_still_led_to(monkeypatch):
+    monkeypatch.setattr(module, "MOST_MODELS", 8)
+    made, connected = routes(to(api_key_env="SPARE_KEY"), to(provider="deepseek"))
+    first = [
+        made.target("m0"),
+        *(target for step in made.steps("m0") for target, _ in step.targets),
+    ]
+    for number in range(100):
+        made.target(f"m{number}")
+        made.steps(f"m{number}")
+
+    assert max(len(made._own), len(made._steps), len(made._known._routes)) <= 8
+    assert first[0] not in made._known._routes  # its call may still be under way
+    assert [made.route(target).origin.api_key for target in first] == [
+        "own-key",
+        "spare-key",
+        "deep-key",
+    ]
+    assert [made.route(target).target for target in first] == first
+    assert len(connected) == 2
+
+
+def test_two_addresses_of_one_name_and_key_are_never_taken_for_each_other(monkeypatch):
+    monkeypatch.setattr(module, "MOST_MODELS", 8)
+    environ = {**ENVIRON, "OPENAI_API_KEY": "one-key"}
+    places = (
+        Place(
+            provider="openai",
+            base_url="https://a.example/v1",
+            model="a",
+            api_key_env="OPENAI_API_KEY",
+        ),
+        Place(
+            provider="openai",
+            base_url="https://b.example/v1",
+            model="b",
+            api_key_env="OPENAI_API_KEY",
+        ),
+    )
+    made, _ = routes(ToTargets(targets=places), environ=environ)
+    (step,) = made.steps("m")
+    for number in range(100):
+        made.target(f"m{number}")
+
+    assert [made.route(target).origin.host for target, _ in step.targets] == [
+        "a.example",
+        "b.example",
+    ]

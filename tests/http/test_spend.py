@@ -167,7 +167,7 @@ async def test_an_sdk_is_told_what_its_request_lacks():
     [
         ("/responses", {"model": "m", "input": "hi", "background": True}),
         ("/chat/completions", {"messages": MESSAGES, "max_tokens": 5}),
-        ("/completions", {"model": "m", "prompt": "hi", "max_tokens": 5, "stream": True}),
+        ("/chat/completions", {"model": "m", "messages": MESSAGES, "deferred": True}),
     ],
 )
 async def test_what_would_pass_uncounted_is_refused_under_a_limit(path, sent, stormbreak_provider):

@@ -47,6 +47,19 @@ async def test_a_host_that_does_not_exist(wire, monkeypatch):
     assert not got.maybe_processed
 
 
+async def test_where_no_thread_can_look_a_name_up_there_is_no_connection(wire, monkeypatch):
+    """It was a RuntimeError of the call, which nobody retries."""
+
+    def full(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    got = await wire.exchange(request_to(80, "no-such-host.example"))
+    monkeypatch.undo()  # the loop ends with a thread
+    assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "no thread can be started")
+    assert not got.maybe_processed
+
+
 async def test_a_connection_that_never_comes(wire, full_port):
     got = await wire.exchange(request_to(full_port)._replace(connect_timeout=0.1))
     assert (got.verdict, got.detail) == (Verdict.CONNECT_FAILED, "connection timed out")

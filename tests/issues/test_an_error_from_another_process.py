@@ -1,21 +1,29 @@
 """What a call raised in a process of a pool could not be unpickled by the process that waited: the whole pool was broken."""
 
+import copy
 import pickle
+import threading
+from types import MappingProxyType
 
 import pytest
 
-from stormbreak import explain
-from stormbreak.errors import StreamBrokenError, UpstreamError
+from stormbreak import errors, explain
+from stormbreak.errors import CallError, StormbreakError, StreamBrokenError, error_of
+from stormbreak.http.exchange import Received
+from stormbreak.llm.reading import HttpAnswer, Reading
 from stormbreak.types import Ended, Outcome, Target, Verdict
 
 ENDED = Ended(Outcome(Verdict.BROKEN, status=200, error=OSError(1, "gone")), attempts=1)
 
 
-def kinds(above=UpstreamError):
+def kinds(above):
     return [above, *(kind for below in above.__subclasses__() for kind in kinds(below))]
 
 
-@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+CALL_ERRORS = [kind for kind in kinds(CallError) if kind.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", CALL_ERRORS, ids=lambda kind: kind.__name__)
 def test_comes_as_it_went(kind):
     more = {"received": b"some"} if kind is StreamBrokenError else {}
     error = kind("m: broken", target=Target("p", "m", "0123abcd"), ended=ENDED, **more)
@@ -26,3 +34,81 @@ def test_comes_as_it_went(kind):
     assert came.__notes__ == ["attempt 1"]
     assert getattr(came, "received", None) == more.get("received")
     assert explain(came) == explain(error)
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in kinds(StormbreakError) if not issubclass(k, CallError)]
+)
+def test_other_errors_come_as_they_went(kind):
+    error = kind("said")
+    error.add_note("noted")
+    for came in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert (type(came), str(came), came.__notes__) == (kind, "said", ["noted"])
+
+
+def answered(**more):
+    sent = HttpAnswer(429, MappingProxyType({"x": "1"}), b"{}", 0.0, **more)
+    return Received(429, b"{}", Reading(Verdict.THROTTLED), sent)
+
+
+COPIES = [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["pickle", "copy", "deepcopy"])
+@pytest.mark.parametrize("more", [{}, {"repeated": MappingProxyType({"x": ("1", "2")})}])
+def test_an_error_with_an_http_answer(copied, more):
+    outcome = Outcome(Verdict.THROTTLED, value=answered(**more), status=429, code="slow_down")
+    came = copied(error_of(Target("p", "m"), Ended(outcome, attempts=2)))
+    assert (came.status, came.code, came.attempts) == (429, "slow_down", 2)
+    assert came.ended.outcome.value == outcome.value
+    assert came.ended.outcome.value.sent.headers["x"] == "1"
+
+
+class OddError(Exception):
+    """Can be pickled, but not unpickled."""
+
+    def __init__(self, message, *, lock):
+        super().__init__(message)
+        self.lock = lock
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["pickle", "copy", "deepcopy"])
+@pytest.mark.parametrize("lock", [None, threading.Lock()])
+def test_what_cannot_travel_stays_behind(copied, lock):
+    outcome = Outcome(Verdict.RESET, value=answered(), error=OddError("odd", lock=lock))
+    error = error_of(Target("p", "m"), Ended(outcome, history=("event", threading.Lock())))
+    error.mine, error.lock = "mine", threading.Lock()
+    error.__cause__ = outcome.error
+    came = copied(error)
+    assert came.verdict is Verdict.RESET
+    assert came.ended.outcome.error is None
+    assert came.ended.outcome.value == outcome.value
+    assert came.ended.history == ("event",)
+    assert (came.mine, came.__cause__) == ("mine", None)
+    assert not hasattr(came, "lock")
+
+
+def test_a_cause_that_can_travel_does():
+    error = error_of(Target("p", "m"), ENDED)
+    error.__cause__ = OSError(1, "gone")
+    came = pickle.loads(pickle.dumps(error))
+    assert (type(came.__cause__), came.__cause__.errno) == (PermissionError, 1)
+    assert came.__suppress_context__
+
+
+def test_a_circle_of_causes_has_an_end():
+    first, second = (error_of(Target("p", "m"), ENDED) for _ in range(2))
+    first.__cause__, second.__cause__ = second, first
+    came = pickle.loads(pickle.dumps(first))
+    assert type(came.__cause__) is type(second)
+
+
+def test_a_cause_of_a_class_that_nobody_else_knows_stays_behind():
+    class LocalError(Exception):
+        pass
+
+    error = error_of(Target("p", "m"), ENDED)
+    error.__cause__, error.handler = LocalError(), lambda: None
+    came = pickle.loads(pickle.dumps(error))
+    assert came.__cause__ is None
+    assert not hasattr(came, "handler")

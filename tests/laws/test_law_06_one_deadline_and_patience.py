@@ -3,10 +3,17 @@ left). A timeout caused by our own deadline is not evidence against the target. 
 may spend unserved: queue, cooldown, backoff.
 """
 
+import ssl
+import time
+from dataclasses import replace
+
 import pytest
+from doors import ONCE
 from hypothesis import given
 from hypothesis import strategies as st
+from sockets import CHUNKED, End, answer, served, tls
 from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
+from wrapped import INNER, WRAPPED, asking
 
 from stormbreak.core.backoff import Constant, FullJitter
 from stormbreak.core.budget import BudgetPolicy
@@ -204,3 +211,59 @@ def test_patience_covers_queue_and_backoff_together():
     stage.pass_time(1.0)
 
     assert (run.ended.stopped, run.ended.waited) == ("shed", 10.0)
+
+
+SHORT = replace(ONCE, deadline=0.3)
+DRIPS = {
+    "head": (b"HTTP/1.1 200 OK\r\nx: ", *(0.02, b"x") * 250, End.HANG),
+    "body": (answer(b"", content_length=1000), *(0.02, b"x") * 250, End.HANG),
+    "chunk": (CHUNKED, b"1;", *(0.02, b"x") * 250, End.HANG),
+}
+each_drip = pytest.mark.parametrize("drip", DRIPS)
+
+
+async def fails_in_time(ask):
+    began = time.monotonic()
+    with pytest.raises(Exception, match=r"(?i)time|late") as caught:
+        await ask("hi")
+    assert time.monotonic() - began < 3.0
+    assert "imeout" in type(caught.value).__name__
+
+
+@each_drip
+@pytest.mark.parametrize("way", [None, *INNER, *WRAPPED], ids=lambda way: str(way or "our own"))
+async def test_no_answer_that_drips_holds_a_call(way, drip):
+    """Each byte comes soon enough for a timeout of reading."""
+    async with (
+        served(DRIPS[drip]) as server,
+        asking(way, server.base_url, SHORT) as ask,
+    ):
+        await fails_in_time(ask)
+        await server.all_closed()
+
+
+@pytest.mark.parametrize("way", INNER, ids=str)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+async def test_nor_does_one_on_a_connection_that_was_used_before(way, encrypted, certificates):
+    trusted, _ = certificates
+    options = {"ssl": tls(trusted)} if encrypted else {}
+    verify = ssl.create_default_context(cafile=trusted[0])
+    async with served(answer(), DRIPS["head"], **options) as server:
+        url = f"https://localhost:{server.port}/v1" if encrypted else server.base_url
+        async with asking(way, url, replace(SHORT, deadline=1.0), verify=verify) as ask:
+            await ask("hi")
+            await fails_in_time(ask)
+            await server.all_closed()
+    assert [each.connection for each in server.requests] == [1, 1]
+
+
+@pytest.mark.parametrize("way", INNER, ids=str)
+async def test_nor_does_a_handshake_that_does_not_come(way):
+    async with (
+        served([End.HANG]) as server,
+        asking(way, f"https://localhost:{server.port}/v1", SHORT) as ask,
+    ):
+        began = time.monotonic()
+        with pytest.raises(Exception, match=r"(?i)time|connect"):
+            await ask("hi")
+        assert time.monotonic() - began < 3.0

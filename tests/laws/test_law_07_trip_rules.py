@@ -3,12 +3,15 @@ time window with a minimum of calls; combinable. The default is a rate over a sh
 times, since five failures in a row are common in a partial outage.
 """
 
+from functools import partial
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import OK, SERVER_ERROR, Stage, policy
+from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy
 
+from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.trip import (
     AnyRule,
@@ -18,6 +21,8 @@ from stormbreak.core.trip import (
     SlowRate,
     SlowRateOfLast,
 )
+from stormbreak.drivers.virtual import Timeline
+from stormbreak.types import TREATMENTS
 
 OUTCOMES = st.lists(st.booleans(), max_size=80)
 
@@ -116,6 +121,103 @@ def test_a_cold_start_waits_for_the_slow_answers(ill):
         run.step(SERVER_ERROR).close()
 
     assert (stage.lane.breaker.state is State.OPEN) == (ill >= 80)
+
+
+class OpenLoop:
+    """Calls arrive at a steady rate at a circuit that starts cold; each has a fate: how long it takes, and its outcome."""
+
+    def __init__(self, rate, fate, *, seconds, burst=0, seed=0):
+        self.breaker = Breaker(BreakerPolicy(), TREATMENTS, self.on_change)
+        self.timeline, self.chance, self.fate = Timeline(), Random(seed), fate
+        self.sent = self.rejected = 0
+        self.opened_at = None
+        for place in range(burst):
+            self.timeline.at(0.0, partial(self.arrive, place))
+        for place in range(int(rate * seconds)):
+            self.timeline.at(place / rate, partial(self.arrive, place))
+        self.timeline.run(seconds)
+
+    def on_change(self, before, after, *, now, until):
+        if after is State.OPEN and self.opened_at is None:
+            self.opened_at, self.sent_by_then = now, self.sent
+
+    def arrive(self, place):
+        now = self.timeline.now
+        if self.breaker.ready_at(now) > now:
+            self.rejected += 1
+            return
+        self.sent += 1
+        token = self.breaker.take(now)
+        took, outcome = self.fate(place, self.chance)
+        self.timeline.at(now + took, partial(self.end, token, outcome))
+
+    def end(self, token, outcome):
+        self.breaker.settle(token, outcome, self.timeline.now, self.chance.random())
+
+
+def fails_after(seconds):
+    return lambda place, chance: (seconds, TIMEOUT)
+
+
+def fails_after_about(seconds):
+    return lambda place, chance: (seconds * chance.uniform(0.4, 1.6), SERVER_ERROR)
+
+
+def fails_at_once_or_hangs(seconds):
+    return lambda place, chance: (0.05, SERVER_ERROR) if place % 2 else (seconds, TIMEOUT)
+
+
+@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0, 100.0])
+@pytest.mark.parametrize("seconds", [0.01, 1.0, 5.0, 30.0])
+def test_a_dead_target_opens_the_circuit_from_cold_once_ten_calls_have_failed(rate, seconds):
+    played = OpenLoop(rate, fails_after(seconds), seconds=seconds + 11 / rate)
+
+    assert played.opened_at == pytest.approx(seconds + 9 / rate)
+
+
+@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0])
+@pytest.mark.parametrize("seconds", [1.0, 5.0, 30.0])
+def test_so_does_one_whose_failures_take_unequal_times(rate, seconds):
+    played = OpenLoop(rate, fails_after_about(seconds), seconds=3 * seconds + 20 / rate)
+
+    assert played.opened_at is not None
+
+
+@pytest.mark.parametrize("rate", [2.0, 5.0, 20.0, 100.0])
+@pytest.mark.parametrize("seconds", [5.0, 10.0, 30.0])
+def test_so_does_one_that_refuses_half_of_the_calls_at_once_and_lets_the_others_hang(rate, seconds):
+    played = OpenLoop(rate, fails_at_once_or_hangs(seconds), seconds=3 * seconds + 20 / rate)
+
+    assert played.opened_at is not None
+
+
+def test_a_target_that_dies_when_the_circuit_has_just_closed_opens_it_again():
+    alive = range(20, 45)  # calls, while the trial is under way
+
+    def fate(place, chance):
+        return (0.1, OK) if place in alive else (5.0, TIMEOUT)
+
+    played = OpenLoop(2.0, fate, seconds=600.0)
+
+    assert played.breaker.trips >= 2
+    assert played.sent < 250  # of 1,200, with three probes each ten seconds
+
+
+@pytest.mark.parametrize("answer", [0.5, 5.0, 50.0])
+@pytest.mark.parametrize("failure", [0.01, 4.0])
+@pytest.mark.parametrize("rate", [2.0, 20.0])
+def test_some_failures_do_not_open_it_from_cold_however_slow_the_answers(answer, failure, rate):
+    """A quarter fails, sooner or later than the others answer."""
+
+    def fate(place, chance):
+        if chance.random() < 0.25:
+            return (min(failure, 0.9 * answer) * chance.uniform(0.5, 1.5), SERVER_ERROR)
+        return (answer * chance.uniform(0.7, 1.0), OK)
+
+    for seed in range(2):
+        for burst in (0, 100):
+            played = OpenLoop(rate, fate, seconds=1.2 * answer + 5, burst=burst, seed=seed)
+            assert played.opened_at is None, (seed, burst)
 
 
 def opened_in_a_partial_outage(trip, *, share, seed):

@@ -1,17 +1,29 @@
 """Law 15. A success is the answer to that very call: whatever a server sends besides never reaches another one."""
 
+import asyncio
 import inspect
+import json
+import socket
+import ssl
+from asyncio.trsock import TransportSocket
+from collections import deque
+from importlib import import_module
 from pathlib import Path
 
 import aiohttp
+import h11
 import pytest
 from aiohttp.client_proto import ResponseHandler
+from doors import ONCE
 from doubles import PAUSE, Doubles, ask_all
-from sockets import served
+from sockets import answer, served, tls
+from wrapped import INNER, WRAPPED, asking, inner_of
 
 from stormbreak.http.aiohttp_wire import _Connector
+from stormbreak.http.doors.inner_connection import TO_QUEUE, _follow, parser_of
 
 ADR = (Path(__file__).parents[2] / "docs/adr/0004-the-http-engine.md").read_text()
+READ_AT_ONCE = 65536  # bytes
 HOOKS = {
     aiohttp.BaseConnector: ["_factory"],
     ResponseHandler: ["should_close", "_parser", "_payload", "set_exception", "read_timeout"],
@@ -21,23 +33,98 @@ HOOKS = {
 }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_no_answer_that_comes_twice_in_one_write_reaches_the_next_call(seed):
-    doubles = Doubles(seed, late=False)
+def content(text):
+    message = {"message": {"content": text, "role": "assistant"}, "finish_reason": "stop"}
+    return json.dumps({"choices": [message]}).encode()
+
+
+WAYS = [None, *INNER, *WRAPPED]
+each_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: str(way or "our own"))
+
+
+@each_way
+async def test_no_answer_that_comes_twice_in_one_write_reaches_the_next_call(way):
+    doubles, calls = Doubles(1), 500 if way is None else 150
     async with served([doubles]) as server:
-        answered, failed = await ask_all(server, calls=500, at_once=10)
+        answered, failed = await ask_all(server.base_url, calls=calls, at_once=10, way=way)
 
-    assert (answered, failed) == (500, [])
-    assert doubles.twice > 10
+    assert (answered, failed) == (calls, [])
+    assert doubles.twice > 3
 
 
-async def test_no_answer_that_comes_while_idle_reaches_the_next_call():
-    doubles = Doubles(1, late=True)
+@pytest.mark.parametrize("way", INNER, ids=str)
+async def test_nor_through_tls(way, certificates):
+    trusted, _ = certificates
+    doubles, verify = Doubles(1), ssl.create_default_context(cafile=trusted[0])
+    async with served([doubles], ssl=tls(trusted)) as server:
+        url = f"https://localhost:{server.port}/v1"
+        answered, failed = await ask_all(url, calls=100, at_once=5, way=way, verify=verify)
+
+    assert (answered, failed) == (100, [])
+    assert doubles.twice > 3
+
+
+@pytest.mark.parametrize("way", INNER, ids=str)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+async def test_nor_one_that_lies_behind_what_a_library_reads_at_once(way, encrypted, certificates):
+    """64 KiB of the first answer fill what is read, so that the second stays in another buffer."""
+    trusted, _ = certificates
+    more = READ_AT_ONCE - len(answer(content("x" * 10_000)))  # its length has five digits, too
+    whole = answer(content("x" * (10_000 + more)))
+    assert len(whole) == READ_AT_ONCE
+    records = [whole + answer(content("stale")), 0.01]
+    options = {"ssl": tls(trusted)} if encrypted else {}
+    async with served(records, answer(content("fresh")), **options) as server:
+        url = f"https://localhost:{server.port}/v1" if encrypted else server.base_url
+        verify = ssl.create_default_context(cafile=trusted[0])
+        async with asking(way, url, ONCE, verify=verify) as ask:
+            assert (await ask("hi"))[:1] == "x"
+            assert await ask("hi") == "fresh"
+    assert [each.connection for each in server.requests] == [1, 2]
+
+
+@each_way
+async def test_no_answer_that_comes_while_idle_reaches_the_next_call(way):
+    doubles, calls = Doubles(1, late=20), 200 if way is None else 100
     async with served([doubles]) as server:
-        answered, failed = await ask_all(server, calls=200, at_once=20, pause=PAUSE)
+        answered, failed = await ask_all(
+            server.base_url, calls=calls, at_once=20, pause=PAUSE, way=way
+        )
 
-    assert (answered, failed) == (200, [])
-    assert doubles.later >= 5
+    assert (answered, failed) == (calls, [])
+    assert doubles.later >= 2
+
+
+@pytest.mark.parametrize("way", INNER, ids=str)
+async def test_other_connections_are_used_again(way):
+    async with (
+        served(answer(content("fine"))) as server,
+        asking(way, server.base_url, ONCE) as ask,
+    ):
+        for _ in range(3):
+            await ask("hi")
+    assert [each.connection for each in server.requests] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("way", INNER, ids=str)
+async def test_the_hooks_of_the_libraries_are_there(way):
+    """All that `inner_connection` reads below their documented surface."""
+    inner = inner_of(way)
+    lib = import_module(way.lib)
+    async with served() as server:
+        request = lib.Request("GET", server.base_url)
+        if way.blocks:
+            response = await asyncio.to_thread(inner.handle_request, request)
+        else:
+            response = await inner.handle_async_request(request)
+        assert isinstance(parser_of(response), h11.Connection)
+        stream = response.extensions["network_stream"]
+        assert isinstance(stream.get_extra_info("socket"), socket.socket | TransportSocket)
+        if way.blocks:
+            inner.close()
+        else:
+            assert isinstance(_follow(stream._stream, TO_QUEUE), deque)
+            await inner.aclose()
 
 
 def test_the_hooks_that_this_stands_on_are_there():

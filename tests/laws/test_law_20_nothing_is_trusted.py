@@ -288,7 +288,7 @@ BOUNDS = [  # what is bounded, what a server does, under which policy, streamed,
     ("time for pings", [CHUNKED + EVENTS, *PINGS, End.HANG], HASTY, True, Verdict.TIMEOUT, None),
     ("silence", [answer()[:-9], End.HANG], IDLE, False, Verdict.TIMEOUT, "went silent"),
     ("stall", [CHUNKED + EVENTS, chunk(event("x")), End.HANG], STALLS, True, Verdict.TIMEOUT, "went silent"),
-    ("named wait", failing(429, retry_after="1e300"), WAITS, False, Verdict.THROTTLED, None),
+    ("named wait", failing(429, retry_after="9" * 300), WAITS, False, Verdict.THROTTLED, None),
     ("named wait of a 503", failing(503, retry_after="99999999"), WAITS, False, Verdict.OVERLOADED, None),
 ]  # fmt: skip
 

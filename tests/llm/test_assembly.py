@@ -118,15 +118,16 @@ def test_choices_are_put_in_order():
 def test_every_choice_must_say_why_it_ended():
     one, two = ChatAssembly(), ChatAssembly(2)
     for assembly in one, two:
-        assert assembly.wrong()
+        assert assembly.wrong(done=True)
         assembly.add(choice({"content": "a"}))
-        assert assembly.wrong()
+        assert assembly.wrong(done=True)
         assembly.add(choice({}, finish_reason="stop"))
         assembly.add(choice({}, finish_reason=None))
-    assert one.wrong() is None
-    assert two.wrong()
+    assert one.wrong(done=True) is None
+    assert two.wrong(done=False)
+    assert two.wrong(done=True) is None
     one.add({"choices": [{"index": 1, "delta": {}}]})
-    assert one.wrong()
+    assert one.wrong(done=True)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_output_is_noticed(chunk, output):
         [choice({}, logprobs=[1])],
         [choice({"tool_calls": {}})],
         [choice({"tool_calls": [5]})],
-        [choice({"tool_calls": [{"index": None}]})],
+        [choice({"tool_calls": [{"index": "0"}]})],
         [choice({"tool_calls": [{"function": "f"}]})],
         [choice({"content": "a"}), choice({"content": {"b": 1}})],
         [choice({"x": "a"}), choice({"x": ["b"]})],

@@ -98,6 +98,42 @@ def test_anthropic_with_limits_of_input_and_output_only():
     assert said == Allowances(tokens=Allowance(16000, 1600, 54.0))
 
 
+def anthropic(**remaining):
+    """All three limits, of which so much remains."""
+    limits = {"tokens": 96_000, "input_tokens": 80_000, "output_tokens": 16_000}
+    said = {}
+    for name, limit in limits.items():
+        said[f"anthropic_ratelimit_{name}_limit"] = str(limit)
+        said[f"anthropic_ratelimit_{name}_remaining"] = str(remaining[name])
+        said[f"anthropic_ratelimit_{name}_reset"] = "2026-11-24T22:00:30Z"
+    return read(**said).tokens
+
+
+def test_a_part_that_is_used_up_does_not_hide_behind_the_sum():
+    """Anthropic refused for input tokens while the sum had some left: calls went on, into 429s."""
+    assert anthropic(tokens=12_000, input_tokens=0, output_tokens=12_000) == Allowance(
+        80_000, 0, 30.0
+    )
+    assert anthropic(tokens=12_000, input_tokens=12_000, output_tokens=0) == Allowance(
+        16_000, 0, 30.0
+    )
+
+
+def test_of_the_sum_and_the_input_the_tighter_counts():
+    assert anthropic(tokens=50_000, input_tokens=8_000, output_tokens=9_000) == Allowance(
+        80_000, 8_000, 30.0
+    )
+    assert anthropic(tokens=9_600, input_tokens=70_000, output_tokens=9_000) == Allowance(
+        96_000, 9_600, 30.0
+    )
+
+
+def test_output_that_is_low_holds_up_no_input():
+    assert anthropic(tokens=60_000, input_tokens=59_000, output_tokens=1_000) == Allowance(
+        96_000, 60_000, 30.0
+    )
+
+
 @pytest.mark.parametrize("reset", ["1795557630000", "1795557630", "30"])
 def test_openrouter_writes_a_point_in_time(reset):
     said = read(x_ratelimit_limit="20", x_ratelimit_remaining="0", x_ratelimit_reset=reset)

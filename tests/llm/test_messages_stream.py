@@ -110,7 +110,6 @@ def test_a_stream_without_its_end_is_broken(left):
         (STREAM[:1] + STREAM, "not a part of a message"),
         (STREAM[:4] + STREAM, "not a part of a message"),  # another stream begins within this one
         (STREAM[:1] + STREAM[3:], "not a part of a message"),  # the start of a block is lost
-        (STREAM[:2] + STREAM[1:], "not a part of a message"),
     ],
 )
 def test_what_is_missing_or_too_much_is_told(events, detail):

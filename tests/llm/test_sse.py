@@ -116,3 +116,23 @@ def test_whole_events_are_read_as_they_are_byte_by_byte(pieces):
     stream = b"".join(pieces)
 
     assert events(*pieces) == events(*[stream[at : at + 1] for at in range(len(stream))])
+
+
+@pytest.mark.parametrize(
+    ("fed", "is_open"),
+    [
+        (b"", False),
+        (b": half a comm", False),
+        (b"data: x\n\n: half a comm", False),
+        (b"data: x\n\n", False),
+        (b"data: x\r\n\r", False),
+        (b"data: x\n", True),
+        (b"data: x\n: half a comm", True),
+        (b"da", True),
+        (b"event: ping\n", True),
+    ],
+)
+def test_a_comment_opens_no_event(fed, is_open):
+    reader = EventReader()
+    list(reader.feed(fed))
+    assert reader.is_open is is_open

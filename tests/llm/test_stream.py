@@ -130,8 +130,9 @@ def test_a_broken_stream(stream, detail, size):
 def test_as_many_choices_as_were_asked_for_must_finish():
     one = event(delta("a", "stop")) + DONE
     both = event(delta("a", "stop")) + event(delta("b", "stop", index=1)) + DONE
-    assert read(one, choices=2)[0].verdict is Verdict.BROKEN
-    assert read(both, choices=2)[0].verdict is Verdict.OK
+    cut = one.removesuffix(DONE)
+    assert read(cut, choices=2)[0].verdict is Verdict.BROKEN
+    assert read(both, choices=2)[0].detail is None
 
 
 def test_a_plain_answer_to_a_streaming_request_must_be_whole_too():
@@ -299,8 +300,17 @@ def test_any_completion_in_any_pieces_is_put_together_again(drawn, newline, cuts
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     pieces = [stream[a:b] for a, b in pairwise(edges)]
     reading, body = read(*pieces, choices=choices)
-    assert reading.verdict is Verdict.OK
+    assert reading.verdict is (Verdict.FILTERED if is_filtered_whole(whole) else Verdict.OK)
     assert json.loads(body) == whole
+
+
+def is_filtered_whole(completion):
+    """Whether every choice was filtered, and none has any output."""
+    return all(
+        choice["finish_reason"] == "content_filter"
+        and not (choice["message"]["content"] or choice["message"].get("tool_calls"))
+        for choice in completion["choices"]
+    )
 
 
 @settings(deadline=None)

@@ -12,7 +12,7 @@ from stormbreak.types import Verdict
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 
-NAMED_WAITS = ("retry-after", "retry-after-ms", "x-ms-retry-after-ms")
+NAMED_WAITS = ("retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 
 RESETS = {
     "x-ratelimit-reset-requests": {"x-ratelimit-remaining-requests": "0"},
@@ -39,6 +39,11 @@ NO_WAIT = [
     "soon",
     "0x10",
     "5,6",
+    "1e309",
+    "1e3",
+    "+10",
+    " 5 5",
+    "5.",
     "\x00",
 ]
 
@@ -59,7 +64,7 @@ def test_what_is_no_wait_in_any_header(name, value):
 
 
 @pytest.mark.parametrize("name", [*NAMED_WAITS, *RESETS])
-@pytest.mark.parametrize("value", ["1e300", "1" + "0" * 400, "9" * 5000])
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "9" * 5000])
 def test_a_huge_wait_is_long_and_not_absent(name, value):
     headers = {name: value, **RESETS.get(name, {})}
     assert retry_after(headers, status=429, received_at=NOW) == LONGEST

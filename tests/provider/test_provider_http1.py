@@ -10,7 +10,7 @@ from stormbreak.provider.http1 import MOST_BODY, MOST_HEAD, Reader, UnreadableEr
 
 PLAIN = b"POST /v1/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
-    b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"3;ext=1\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
 )
 BARE = b"GET / HTTP/1.0\r\n\r\n"
@@ -39,7 +39,10 @@ def test_requests_come_out_whole_however_the_bytes_are_cut(cuts):
 
 
 def head(*lines):
-    return b"\r\n".join([b"POST / HTTP/1.1", *lines, b"", b""])
+    return b"\r\n".join([b"POST / HTTP/1.1", b"host: h", *lines, b"", b""])
+
+
+IN_CHUNKS = head(b"transfer-encoding: chunked")
 
 
 @pytest.mark.parametrize(
@@ -87,5 +90,55 @@ def test_no_more_is_held_than_one_largest_request():
     ],
 )
 def test_keep_alive_is_as_the_client_says(line, version, kept):
-    [request] = read_all([b"GET / HTTP/" + version + b"\r\n" + line + b"\r\n\r\n"])
+    [request] = read_all([b"GET / HTTP/" + version + b"\r\nhost: h\r\n" + line + b"\r\n\r\n"])
     assert request.keep_alive is kept
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(IN_CHUNKS + size + b"\r\nhello\r\n0\r\n\r\n" for size in (
+            b"0x5", b"+5", b"5_0", b" 5", b"5\x0b", b"", b";a", b"\xb2", b"5 5", b"5;a\nb", b"5;a\rb", b"5;\x00",
+            b"0" * 17,
+        )),
+        head(b"a: b\x00c"),
+        head(b"a: b\rc"),
+        head(b"a: b\nc: d"),
+        head(b"a: b\x7f"),
+        head(b"transfer-encoding: \x0bchunked"),
+        head(b"transfer-encoding: chunked\x0c"),
+        head(b"transfer-encoding: gzip", b"transfer-encoding: chunked"),
+        head(b"content-length: \x0b5"),
+        head(b"host: other"),
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /\n HTTP/1.1\r\nhost: h\r\n\r\n",
+        b"GET /\x00 HTTP/1.1\r\nhost: h\r\n\r\n",
+        b"GET / HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_what_two_readers_may_read_differently_is_refused(data):
+    with pytest.raises(UnreadableError) as refused:
+        read_all([data])
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "size", [b"5", b"05", b"5 ", b"5;a=b", b'5 ; a="\t b"', b"0000000000000005"]
+)
+def test_a_chunk_size_is_hexadecimal_with_extensions(size):
+    (request,) = read_all([IN_CHUNKS + size + b"\r\nhello\r\n0\r\n\r\n"])
+    assert request.body == b"hello"
+
+
+@pytest.mark.parametrize("word", [b"close", b"Close", b"keep-alive, close", b"close ,x"])
+@pytest.mark.parametrize("cut", [False, True], ids=["together", "apart"])
+def test_nothing_follows_a_request_that_closes(word, cut):
+    first, second = head(b"connection: " + word, b"content-length: 2") + b"ab", head()
+    requests = read_all([first, second] if cut else [first + second])
+    assert [(request.body, request.keep_alive) for request in requests] == [(b"ab", False)]
+
+
+def test_a_word_that_holds_another_is_not_it():
+    assert [each.keep_alive for each in read_all([head(b"connection: closeness"), head()])] == [
+        True
+    ] * 2

@@ -9,6 +9,8 @@ from batches import chat_rows, scenario, write
 
 from stormbreak.batch.costs import BatchCost, ModelCost
 from stormbreak.batch.course import Course, Sight
+from stormbreak.batch.reasons import Reason
+from stormbreak.batch.runner import End
 from stormbreak.batch.spent import Cost
 from stormbreak.batch.summary import Summary
 from stormbreak.cli.main import main
@@ -28,7 +30,7 @@ TARGET = Target("p", "m")
 def a_summary(tmp_path, **more):
     fields = {
         "input": "in.jsonl", "output": str(tmp_path / "out.jsonl"), "base_url": "https://a/v1",
-        "end": "finished", "refused_by": None, "trouble": "", "total": 10, "successful": 10,
+        "end": "finished", "refused_by": None, "trouble": "", "reason": None, "total": 10, "successful": 10,
         "failed": 0, "left": 0, "retried": 0, "mended": 0, "answered": 10, "elapsed": 5.0, "throughput": 2.0, "attempts": 13,
         "retries": 3, "maybe_processed": 1, "verdicts": {}, "circuits_opened": 0, "cooldowns": 0,
         "waited": 0.0, "input_tokens": 100, "output_tokens": 50, "max_cost": None, "spent": None, "cost": Cost(),
@@ -99,7 +101,8 @@ def test_the_cost_is_told_by_model_and_waste_between_its_bounds(tmp_path):
     ("end", "said"),
     [
         ("finished", "2.0 a second."),
-        ("refused", "the first rows all failed for the same reason."),
+        ("refused", "rows failed in a row for the same reason, which no row is to blame for."),
+        ("spent", "too little was left of its limit of spending."),
         ("unreachable", "nothing answered there."),
         ("interrupted", "the same command goes on from there."),
     ],
@@ -108,6 +111,20 @@ def test_the_verdict_says_how_it_ended(tmp_path, end, said):
     page = batch_page(a_summary(tmp_path, end=end), a_course())
     assert page.verdict.startswith("10 of 10 rows are answered.")
     assert page.verdict.endswith(said)
+
+
+def test_every_end_has_its_page_and_its_picture(tmp_path):
+    for end in End:
+        summary = a_summary(tmp_path, end=end.value)
+        assert batch_page(summary, a_course()).verdict == batch_picture(summary, a_course()).verdict
+
+
+def test_a_page_says_what_most_rows_failed_for(tmp_path):
+    reason = Reason(
+        verdict=Verdict.AUTH, status=401, code="invalid_api_key", message="No such key.", rows=3
+    )
+    page = batch_page(a_summary(tmp_path, reason=reason), a_course())
+    assert ("failed for", "auth 401 invalid_api_key: No such key.") in page.facts
 
 
 def lines(course, title):

@@ -5,17 +5,29 @@ import json
 import random
 from itertools import islice
 
-from sockets import answer
+import anthropic
+import httpx
+import httpx2
+import openai
+from sockets import PATIENCE, answer
+from wrapped import asking
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.errors import UpstreamError
-from stormbreak.http.client import AsyncClient
-from stormbreak.types import Verdict
+from stormbreak.errors import ConnectionLostError
 
 LATE = (0.005, 0.05)
 """Seconds until a second answer comes, when its connection is idle."""
+
+LOST = (
+    ConnectionLostError,
+    httpx.RemoteProtocolError,
+    httpx2.RemoteProtocolError,
+    openai.APIConnectionError,
+    anthropic.APIConnectionError,
+)
+"""What a call may raise whose connection ends as it begins."""
 
 PAUSE = 0.1
 """Seconds in which all of those have come."""
@@ -25,18 +37,23 @@ SHARE = 0.05
 
 
 class Doubles:
-    """Answers each call with what it asked; of some calls, a second time, at once or `late`."""
+    """Answers each call with what it asked; of some calls, a second time, at once.
 
-    def __init__(self, seed, *, late):
+    With `late`, so many calls wait for each other, each on its own connection, and some are answered late, too.
+    """
+
+    def __init__(self, seed, *, late=0):
         self._chance = random.Random(seed)
-        self._late = late
+        self._late = asyncio.Barrier(late) if late else None
         self._later = set()
         self.twice = self.later = 0
 
     async def __call__(self, request, writer):
         content = json.loads(request.body)["messages"][0]["content"]
-        message = {"message": {"content": f"to {content}"}, "finish_reason": "stop"}
-        whole = answer(json.dumps({"choices": [message]}).encode())
+        whole = _answer(f"to {content}", as_message="/messages " in request.line)
+        if self._late is not None:
+            async with asyncio.timeout(PATIENCE):
+                await self._late.wait()
         drawn = self._chance.random()
         at_once = drawn < SHARE
         self.twice += at_once
@@ -54,10 +71,20 @@ class Doubles:
             writer.write(whole)
 
 
-async def ask_all(server, *, calls, at_once, pause=None):
+def _answer(text, *, as_message):
+    if as_message:
+        parts = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
+        usage = {"input_tokens": 1, "output_tokens": 1}
+        parts |= {"id": "1", "type": "message", "role": "assistant", "model": "m", "usage": usage}
+        return answer(json.dumps(parts).encode())
+    message = {"message": {"content": text, "role": "assistant"}, "finish_reason": "stop"}
+    return answer(json.dumps({"choices": [message]}).encode())
+
+
+async def ask_all(base_url, *, calls, at_once, pause=None, way=None, verify=True):
     """Make so many calls over so many connections; how many were answered, and what the others came to.
 
-    With a `pause` in seconds they come in rounds, between which every connection is idle; else one after the other.
+    They go over connections of the kind `way` (`wrapped`), by default over our own. With a `pause` in seconds they come in rounds, between which every connection is idle; else one after the other.
     """
     policy = Policy(
         limit=FixedLimit(in_flight=at_once),
@@ -66,26 +93,24 @@ async def ask_all(server, *, calls, at_once, pause=None):
         deadline=None,
         patience=None,
     )
-    client = AsyncClient(base_url=server.base_url, model="m", policy=policy)
     answered, failed, left = 0, [], iter(range(calls))
 
-    async def work(numbers):
+    async def work(ask, numbers):
         nonlocal answered
         for number in numbers:
             try:
-                got = await client.chat([{"role": "user", "content": f"call {number}"}])
-            except UpstreamError as error:
-                failed.append(error.verdict)
+                got = await ask(f"call {number}")
+            except LOST as error:
+                failed.append(error)
                 continue
-            assert got.text == f"to call {number}", "the answer to another call"
+            assert got == f"to call {number}", "the answer to another call"
             answered += 1
 
-    if pause is None:
-        await asyncio.gather(*(work(left) for _ in range(at_once)))
-    else:
-        while numbers := list(islice(left, at_once)):
-            await asyncio.gather(*(work([number]) for number in numbers))
-            await asyncio.sleep(pause)
-    await client.close()
-    assert set(failed) <= {Verdict.RESET, Verdict.BROKEN}
+    async with asking(way, base_url, policy, verify=verify) as ask:
+        if pause is None:
+            await asyncio.gather(*(work(ask, left) for _ in range(at_once)))
+        else:
+            while numbers := list(islice(left, at_once)):
+                await asyncio.gather(*(work(ask, [number]) for number in numbers))
+                await asyncio.sleep(pause)
     return answered, failed

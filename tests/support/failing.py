@@ -2,7 +2,13 @@
 
 from batches import chat_rows, scenario
 
-KINDS = {"400": "invalid", "404": "not_found", "401": "auth", "429": "throttled"}
+KINDS = {
+    "400": "invalid",
+    "404": "not_found",
+    "401": "auth",
+    "429": "throttled",
+    "content_filter": "filtered",
+}
 
 
 def rows_that_fail(count, **failing):

@@ -177,7 +177,7 @@ class Rig:
     def _look_at_answer(self, case, kind, said):
         if kind == "dropped":
             return
-        found = may_be(case.sent, case.endpoint, wants_stream=case.wants_stream)
+        found = may_be(case.sent, case.endpoint)
         assert found, "what is complete in no reading was taken for an answer"
         if kind in ("text", "deltas"):
             texts = {None, said}

@@ -25,12 +25,15 @@ class Said(NamedTuple):
     deltas: str | None = None
 
 
-def may_be(sent, endpoint, *, wants_stream, choices=1):
-    """Every complete answer that can be read out of the bytes of one HTTP answer, or of several."""
+def may_be(sent, endpoint, *, choices=1):
+    """Every complete answer that can be read out of the bytes of one HTTP answer, or of several.
+
+    A stream may be one whether or not it was asked for.
+    """
     found = []
     for body in bodies(sent):
         stripped = body.lstrip(b"\xef\xbb\xbf \t\r\n")
-        if wants_stream and endpoint in _STREAMS and stripped[:1] not in (b"{", b"[", b"<", b""):
+        if endpoint in _STREAMS and stripped[:1] not in (b"{", b"[", b"<", b""):
             said = _STREAMS[endpoint](_events(body), choices)
         else:
             said = _plain(stripped, endpoint, choices)
@@ -146,9 +149,11 @@ def _embedding(said):
 
 
 def _response(said, items=()):
-    if said.get("status") not in ("completed", "incomplete") or said.get("output") is None:
+    if said.get("status") not in ("completed", "incomplete"):
         return None
-    output = said["output"] or items
+    if said.get("output") is None and not items:
+        return None
+    output = said["output"] or items if "output" in said else items
     parts = (
         p
         for i in _objects(output)
@@ -182,7 +187,7 @@ def _chat_stream(events, choices):
         if _has_error(said):
             return None
         for part in _objects(said.get("choices")):
-            index = part.get("index", 0)
+            index = part.get("index") or 0
             if type(index) is not int:
                 continue
             texts.setdefault(index, []).append(_object(part.get("delta")).get("content"))
@@ -204,7 +209,11 @@ def _response_stream(events, _):
             index = said.get("output_index", len(items))
             items[index if isinstance(index, int) else -1] = said.get("item")
         elif kind in ("response.completed", "response.incomplete"):
-            whole = _response(_object(said.get("response")), [items[at] for at in sorted(items)])
+            last = _object(said.get("response"))
+            last |= {"status": last.get("status") or kind.removeprefix("response.")}
+            whole = _response(last, [items[at] for at in sorted(items)])
+            if whole is None and last.get("output") is None and any(deltas):
+                whole = Said(_joined(deltas))  # all that there is of it
             return whole and whole._replace(deltas=_joined(deltas))
     return None
 

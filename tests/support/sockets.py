@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -147,6 +148,13 @@ async def served(*scripts, **options):
         finally:
             listener.close()
         await server.stop()
+
+
+def tls(certificate):
+    """What serves `ssl` with a certificate and its key."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
 
 
 def until(is_so):

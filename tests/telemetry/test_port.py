@@ -298,3 +298,15 @@ def test_a_body_is_whole_however_large():
     large = {"/large": lambda: ("application/json", json.dumps("x" * (4 << 20)).encode())}
     with Port(large) as port:
         assert len(json.loads(ask(port, "/large")[2])) == 4 << 20
+
+
+def test_where_no_thread_can_be_started_no_socket_is_left(tmp_path, monkeypatch):
+    """Whoever connected waited, and the file stood there for good."""
+
+    def full(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    with pytest.raises(ConfigurationError, match="no thread can be started"):
+        Port(PAGES, path=tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,9 @@
 import gc
+import threading
 
 import prometheus_client
 import pytest
+from forking import in_child
 from happenings import one_of_each
 from scrapes import by, labels_of, read, value
 from stage import OK, SERVER_ERROR, TARGET, policy, told
@@ -243,3 +245,37 @@ def test_of_cooldowns_the_longest_is_told_and_of_budgets_the_poorest():
 
     assert value(samples, "stormbreak_cooldown_seconds") == 10.0
     assert value(samples, "stormbreak_retry_budget") == pytest.approx(0.4)
+
+
+def test_a_child_counts_whatever_lock_of_the_library_another_thread_holds():
+    metrics, holds, release = Metrics(), threading.Event(), threading.Event()
+    for event in one_of_each():
+        metrics(event)
+    parts = [metrics.registry]
+    for metric in metrics._families.values():
+        parts += [metric, *metric._metrics.values()]
+        for child in metric._metrics.values():
+            parts += [getattr(child, "_value", None) or child._sum, *getattr(child, "_buckets", ())]
+
+    def hold():
+        held = [part._lock for part in parts if hasattr(part, "_lock")]
+        for lock in held:
+            lock.acquire()
+        holds.set()
+        release.wait(60.0)
+        for lock in held:
+            lock.release()
+
+    def counts():
+        for event in one_of_each():
+            metrics(event)
+        return value(scraped(metrics), "stormbreak_attempts_sent_total") == 2
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(20.0)
+    try:
+        assert in_child(counts)
+    finally:
+        release.set()
+        holder.join()

@@ -111,8 +111,17 @@ class Attempt:
         return self._send.attempt
 
     def judge(self, result: Any) -> bool:
-        """Say what was returned, and learn whether it is a success. An exception that is raised later goes before."""
-        self._outcome = self._course.rules.of_result(result)
+        """Say what was returned, and learn whether it is a success. An exception that is raised later goes before.
+
+        An exception of the user's own `failed_result` ends the call: it says nothing of the target, and what was
+        returned is not asked for again.
+        """
+        try:
+            self._outcome = self._course.rules.of_result(result)
+        except BaseException as error:
+            error.add_note("raised by failed_result, of an attempt that had returned")
+            self.cancel()
+            raise
         return self._outcome.verdict is Verdict.OK
 
     def commit(self) -> None:

@@ -7,7 +7,6 @@ timeout, is the error one of ours.
 
 import inspect
 import random
-import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from functools import partial, wraps
@@ -25,7 +24,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
-from stormbreak.drivers.threads import Parking, ThreadDriver
+from stormbreak.drivers.threads import Parked, Parking, ThreadDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
 from stormbreak.keylike import quoted
@@ -57,7 +56,7 @@ class Resilient:
         retry_given_up: bool = False,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
-        parking: Callable[[], Parking] = threading.Event,
+        parking: Callable[[], Parking] = Parked,
     ) -> None:
         self.engine = engine
         self._rules = rules
@@ -178,19 +177,19 @@ class Resilient:
         """How often a call may be made: once where nothing is retried."""
         return self.policy.retry.attempts if self._rules.retries else 1
 
-    def isolate(self) -> None:
-        """Open the circuit by hand, until `reset`; from any thread.
+    def isolate(self, *, duration: float | None = None) -> None:
+        """Open the circuit by hand, until `reset` or for `duration` seconds; from any thread.
 
         Raises:
-            ConfigurationError: the policy has no circuit breaker.
+            ConfigurationError: the policy has no circuit breaker, or `duration` is no span of time.
         """
         if self.policy.breaker is None:
             raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
-        self._loops.by_hand(lambda engine, now: engine.lane(self.target).isolate(now))
+        self._loops.by_hand(lambda engine, now: engine.isolate(self.target, now, duration=duration))
 
     def reset(self) -> None:
         """Close the circuit by hand, and lift the cooldown; who waited leaves."""
-        self._loops.by_hand(lambda engine, now: engine.lane(self.target).reset(now))
+        self._loops.by_hand(lambda engine, now: engine.reset(self.target, now))
 
     def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if _is(inspect.isasyncgenfunction, function):

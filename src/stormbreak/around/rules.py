@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from stormbreak.core.checks import shown
 from stormbreak.core.tally import COUNTABLE
-from stormbreak.drivers.judge import FAILED, OK, UNCOUNTED, Judge, outcome_of
+from stormbreak.drivers.judge import FAILED, OK, UNCOUNTED, Judge, check_function, outcome_of
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Outcome, Verdict
 
@@ -40,8 +40,7 @@ class Rules:
         retry_after: Callable[[Any], float | None] | None = None,
     ) -> None:
         for name, given in ("failed_result", failed_result), ("retry_after", retry_after):
-            if given is not None and not callable(given):
-                raise ConfigurationError(f"{name} must be a function, got {shown(given)}")
+            check_function(name, given)
         if failed_result is None and isinstance(on, Judge):
             failed_result = on.failed_result
         self._of_error = _compiled(on)

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import copy_context
-from threading import Lock, Thread
+from threading import Thread
 
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.runner import Runner
 from stormbreak.batch.summary import Summary
 from stormbreak.batch.view import View
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import StormbreakError
 
 OnProgress = Callable[[View], object]
@@ -32,7 +33,7 @@ class AtWork:
         self._job = job
         self._on_progress = on_progress
         self._ended: Future[Summary] = Future()
-        self._lock = Lock()
+        self._lock = new_lock()
         self._stops = 0
         self._at: tuple[Runner, asyncio.AbstractEventLoop] | None = None
         Thread(target=copy_context().run, args=(self._work,), name="stormbreak-batch").start()

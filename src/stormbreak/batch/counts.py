@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from stormbreak.batch.reasons import Reasons
 from stormbreak.events import (
     CallEnded,
     CircuitChanged,
@@ -33,8 +34,10 @@ class Counts:
     input_tokens: int = 0
     output_tokens: int = 0
     last_trouble: Returned | None = None  # the last attempt that came back without an answer
+    reasons: Reasons = field(default_factory=Reasons)  # of rows that failed
     trouble: str = ""  # of the last attempt that found no HTTP server
     _connected: bool = False  # something speaks HTTP there, or took a request and kept silent
+    _sent: dict[int, float] = field(default_factory=dict)  # by call: when its attempt left
     _backing_off: set[int] = field(default_factory=set)  # numbers of calls
 
     @property
@@ -47,10 +50,15 @@ class Counts:
         """Whether attempts have failed, and nothing has spoken HTTP. A first answer may take its time."""
         return bool(self.trouble) and not self._connected
 
+    def silent_since(self, now: float) -> float:
+        """Seconds since the oldest attempt left that has not come back; 0 where there is none."""
+        return now - min(self._sent.values(), default=now)
+
     def hear(self, event: Event) -> None:
         """Take note of an event."""
         if isinstance(event, Sent):
             self.attempts += 1
+            self._sent[event.call] = event.at
             self.retries += event.attempt > 1
             self._backing_off.discard(event.call)
         elif isinstance(event, Hedged):
@@ -60,6 +68,7 @@ class Counts:
         elif isinstance(event, CallEnded):
             self.waited += event.waited
             self.maybe_processed += event.maybe_processed
+            self._sent.pop(event.call, None)
             self._backing_off.discard(event.call)
         elif isinstance(event, RetryPlanned):
             self._backing_off.add(event.call)
@@ -81,10 +90,11 @@ class Counts:
         self.output_tokens += usage.output_tokens
 
     def _returned(self, event: Returned) -> None:
+        self._sent.pop(event.call, None)
         self.verdicts[event.verdict.value] += 1
         if event.verdict is not Verdict.OK:
             self.last_trouble = event
         if event.status is not None or event.verdict is Verdict.TIMEOUT:
             self._connected = True
-        elif event.verdict in _REACHED_NOTHING:
+        elif event.verdict in _REACHED_NOTHING or event.verdict is Verdict.REJECTED:
             self.trouble = event.detail or event.verdict.value.replace("_", " ")

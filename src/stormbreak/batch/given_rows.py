@@ -4,15 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from msgspec.json import encode
-
 from stormbreak.batch.durable import replacing
 from stormbreak.batch.files import Files
-from stormbreak.batch.lock import locked
-from stormbreak.batch.plain import path_of, plain
+from stormbreak.batch.lock import held, locked
+from stormbreak.batch.plain import path_of
 from stormbreak.batch.rows import fingerprint_of, new_fingerprint
 from stormbreak.batch.runfile import read_run
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.body import encoded
 
 Given = Iterable[Mapping[str, Any]]
 
@@ -28,7 +27,7 @@ def kept_in(files: Files, rows: Given) -> Iterator[str]:
     try:
         yield fingerprint
     finally:
-        if not files.run.exists():
+        if not files.run.exists() and not held(files):  # nor is another run about to write it
             files.input.unlink(missing_ok=True)
 
 
@@ -60,11 +59,7 @@ def _check(files: Files, fingerprint: str, count: int) -> None:
 def _line(row: object, number: int) -> bytes:
     if not isinstance(row, Mapping):
         raise ConfigurationError(f"row {number} must be a dict, got {type(row).__name__}")
-    try:
-        return encode(dict(row)) + b"\n"
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        said = plain(str(error), limit=200)
-        raise ConfigurationError(f"row {number} cannot be written as JSON: {said}") from None
+    return encoded(dict(row), name=f"row {number}") + b"\n"
 
 
 class _TheirError(Exception):

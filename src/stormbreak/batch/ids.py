@@ -48,10 +48,6 @@ class IdTable:
         slot = self._seek(custom_id, self._hashed(custom_id) & _BITS)
         return self._slots[slot] - 1 if self._slots[slot] else None
 
-    def matches(self, number: int, custom_id: str) -> bool:
-        """Tell whether what now reads as id `number` has the hash it had when it was added."""
-        return self._hashes[number] == self._hashed(custom_id) & _BITS
-
     def _seek(self, custom_id: str, key: int) -> int:
         """Return the slot that holds `custom_id`, or the free one where it belongs."""
         slots, hashes = self._slots, self._hashes

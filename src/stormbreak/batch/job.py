@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.descriptors import make_room, too_many
+from stormbreak.batch.durable import OutputError
 from stormbreak.batch.files import Files
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.ledger import Ledger
@@ -17,20 +19,22 @@ from stormbreak.batch.lock import require_free
 from stormbreak.batch.order import order_output
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.rows import Reading, Rows
-from stormbreak.batch.runfile import Option, check_before
-from stormbreak.batch.runner import End, Runner
+from stormbreak.batch.runfile import Option, Run, check_before
+from stormbreak.batch.runner import PER_WIDTH, End, Runner
 from stormbreak.batch.store import Store, open_store
 from stormbreak.batch.summary import Summary, summarise
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.circuit import Mode
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Listener
+from stormbreak.core.fallback import ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend import PriceOf, SpendPolicy
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.pricing import list_price
+from stormbreak.http.wire import POOL_LIMIT
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
 AUTO: Literal["auto"] = "auto"
@@ -96,21 +100,12 @@ def run_job(
     Raises:
         ConfigurationError: something given cannot be right, or OUTPUT cannot be written (any more).
     """
+    policy = _fitting(_policy(job), job)
     with ExitStack() as stack:
-        client = (
-            AsyncClient(  # before INPUT is read, which takes a while: a missing key is told at once
-                job.provider,
-                base_url=job.base_url,
-                api_key_env=job.api_key_env,
-                policy=_policy(job),
-                allow_http=job.allow_http,
-                stream_on_wire=job.stream_on_wire,
-                prices=job.price_of,
-            )
-        )
+        client = _client(job, policy)
         options = _options(job, client.base_url)
-        _check_before(job, options)
-        rows = stack.enter_context(_read(job, reading))
+        last = _check_before(job, options)
+        rows = stack.enter_context(_read(job, reading, last))
         for listener in listeners:
             client.subscribe(listener)
         store = stack.enter_context(_open(job, rows, options, client))
@@ -126,12 +121,11 @@ def run_job(
             store.journal,
             ledger=ledger,
             salt=store.salt,
-            width=_width(job),
+            width=_width(policy, job),
             grace=job.connect_grace,
             tick=tick,
         )
-        end = _loop(_run(runner, client))
-        ledger.close()
+        end = _run_to_end(runner, client, ledger)
         _tidy(store, rows, ordered=job.ordered and end is End.FINISHED)
         elapsed = time.monotonic() - began
         return summarise(
@@ -139,19 +133,49 @@ def run_job(
         )
 
 
+def _client(job: Job, policy: Policy) -> AsyncClient:
+    """Make the client before INPUT is read, which takes a while: a missing key is reported at once."""
+    return AsyncClient(
+        job.provider,
+        base_url=job.base_url,
+        api_key_env=job.api_key_env,
+        policy=policy,
+        allow_http=job.allow_http,
+        stream_on_wire=job.stream_on_wire,
+        prices=job.price_of,
+    )
+
+
+def _run_to_end(runner: Runner, client: AsyncClient, ledger: Ledger) -> End:
+    """Run, and write down what was spent, however it ends."""
+    try:
+        end = _loop(_run(runner, client))
+    except BaseException:
+        with suppress(OutputError):  # the first error is the one to report
+            ledger.close()
+        raise
+    ledger.close()
+    return end
+
+
 def _options(job: Job, base_url: str) -> Mapping[str, Option]:
     return {"model": job.model, "base_url": base_url, "ordered": job.ordered}
 
 
-def _check_before(job: Job, options: Mapping[str, Option]) -> None:
-    """Refuse at once what can be told before INPUT is read, which takes a while."""
+def _check_before(job: Job, options: Mapping[str, Option]) -> Run | None:
+    """Refuse at once what can be told before INPUT is read, which takes a while; return the run to go on with."""
     files = Files.of(job.output)
-    check_before(files, job.source, options, job.choice)
+    last = check_before(files, job.source, options, job.choice)
     require_free(files)
+    return last
 
 
-def _read(job: Job, reading: Reading) -> Rows:
-    rows = Rows.read(job.source, model=job.model, defaults=job.defaults, told=reading)
+def _read(job: Job, reading: Reading, last: Run | None) -> Rows:
+    # What is right depends on the model: that of the run stays, but for `batch retry`.
+    checked = last.fingerprint if last and last.options.get("model") == job.model else None
+    rows = Rows.read(
+        job.source, model=job.model, defaults=job.defaults, told=reading, checked=checked
+    )
     if job.fingerprint not in (None, rows.fingerprint):
         rows.close()
         raise ConfigurationError(f"{path_of(job.source)}: was changed by somebody else")
@@ -191,10 +215,35 @@ def _spend(job: Job) -> SpendPolicy:
     return spend if job.max_cost is None else replace(spend, usd=job.max_cost, per=None)
 
 
-def _width(job: Job) -> int:
+def _fitting(policy: Policy, job: Job) -> Policy:
+    """Make room for all connections; bound a limit that no flag names by what fits.
+
+    Raises:
+        ConfigurationError: a concurrency that was named does not fit, or not one connection does.
+    """
+    named = job.concurrency if isinstance(job.concurrency, int) else None
+    if named is not None and named > POOL_LIMIT:
+        raise ConfigurationError(
+            f"concurrency {named:,}: a run has at most {POOL_LIMIT:,} connections to an address"
+        )
+    ceiling = policy.limit.ceiling
+    wanted = min(ceiling, POOL_LIMIT, PER_WIDTH * _width(policy, job))
+    places = 1 + sum(len(rule.targets) for rule in policy.fallback if isinstance(rule, ToTargets))
+    fit = make_room(wanted * places)
+    if fit >= wanted * places:
+        return policy
+    if named is not None or fit < places:
+        raise too_many(named or 1, places, fit)
+    bound = fit // places
+    if isinstance(policy.limit, FixedLimit):
+        return replace(policy, limit=replace(policy.limit, in_flight=min(ceiling, bound)))
+    return replace(policy, limit=replace(policy.limit, ceiling=min(ceiling, bound)))
+
+
+def _width(policy: Policy, job: Job) -> int:
     if isinstance(job.concurrency, int):
         return job.concurrency
-    return min(_policy(job).limit.ceiling, WIDEST)
+    return min(policy.limit.ceiling, WIDEST)
 
 
 async def _run(runner: Runner, client: AsyncClient) -> End:

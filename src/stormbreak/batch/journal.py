@@ -8,7 +8,6 @@ keeps the line of its failure until it is answered, or has failed anew.
 
 import contextlib
 import random
-import threading
 from array import array
 from collections.abc import Callable, Iterator
 from heapq import nsmallest
@@ -35,6 +34,7 @@ from stormbreak.batch.lines import (
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
 from stormbreak.batch.schedule import SCOUTS
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 _LEFT: Final = 0
@@ -73,7 +73,7 @@ class Journal:
         self._states = bytearray(len(rows))
         # The state before and after each line that is written but not durable yet.
         self._pending: list[tuple[int, int]] = []
-        self._flushing = threading.Lock()
+        self._flushing = new_lock()
         self._output = AppendFile(files.output)
         self._failed = AppendFile(files.failed)
         failed_end = self._replay(files.failed, _FAILED)
@@ -92,6 +92,11 @@ class Journal:
     def pending(self) -> int:
         """Lines written that are not durable yet."""
         return len(self._pending)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether OUTPUT takes more answers, as far as is known."""
+        return self._output.is_writable
 
     def left(self) -> Iterator[int]:
         """Yield the rows that this run sends, in input order; of those that have failed, some drawn by chance first.
@@ -128,8 +133,10 @@ class Journal:
         """Make durable and count what was written before the call; return the number of lines."""
         with self._flushing:
             count = len(self._pending)
-            self._output.sync()
-            self._failed.sync()
+            try:
+                self._output.sync()
+            finally:
+                self._failed.sync()
             moves = self._pending[:count]
             self.done += sum(after == _DONE for _, after in moves)
             self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)
@@ -183,12 +190,13 @@ class Journal:
 
     def _check(self, path: Path, entry: Entry, index: int, *, answers: bool) -> None:
         """Raise ConfigurationError for what `path`, which holds answers or failures, cannot hold."""
-        where = f"{path_of(path)}:{entry.number}"
         if answers != (entry.verdict is None):
+            where = f"{path_of(path)}:{entry.number}"
             files = self._files
             what, there = ("a failure", files.failed) if answers else ("an answer", files.output)
             raise ConfigurationError(f"{where}: {what}, which belongs in {path_of(there)}")
         if answers and self._states[index] == _DONE:
+            where = f"{path_of(path)}:{entry.number}"
             name = entry.custom_id
             first = next(each.number for each in entries(path) if each.custom_id == name)
             said = f"custom_id {quoted(name)} is answered on line {first} already"

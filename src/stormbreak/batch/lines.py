@@ -1,10 +1,12 @@
 """One line of OUTPUT or of the failed file (OpenAI Batch output format): made here, read here.
 
 Bodies go in as they came, byte for byte, unless they would break the line. What is written here can always
-be read back: a body that is no JSON, or that a reader deeper in the stack might stumble over, becomes a string.
+be read back: a body that is no JSON, or is nested too deeply for some readers, becomes a string, and so does a number
+that is too large for them.
 """
 
 import json
+import math
 import re
 import secrets
 from collections.abc import Iterator
@@ -23,6 +25,11 @@ from stormbreak.types import Verdict
 _RAW = Decoder(Raw)
 _DEEPEST = 500  # levels of nesting that every reader can be expected to follow
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string without an end is one token: a body full of quotes is searched once.
+_STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|-?[0-9][0-9.eE+-]*', re.DOTALL)
+_LONGEST_NUMBER = 4300  # digits that Python reads as an integer
+_DECODED_WHOLE = 2**20  # bytes; of a larger body, the objects could take gigabytes
+_SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +115,13 @@ def success_line(custom_id: str, response: Response) -> bytes:
     """Return the line, newline included, that records an answer."""
     who = response.answered_by
     return _line(
-        custom_id, response, b"null", b"" if who is None else b',"answered_by":' + encode(who)
+        custom_id, response, b"null", b"" if who is None else b',"answered_by":' + _json(who)
     )
 
 
 def failure_line(custom_id: str, failure: Failure, response: Response | None = None) -> bytes:
     """Return the line, newline included, that records a failure and what the provider said, if it did."""
-    return _line(custom_id, response, encode(failure))
+    return _line(custom_id, response, _json(failure))
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -184,7 +191,7 @@ def _line(custom_id: str, response: Response | None, error: bytes, more: bytes =
     said = b"null"
     if response is not None:
         head = b'{"status_code":%d,"request_id":%b,"body":'
-        said = head % (response.status_code, encode(response.request_id))
+        said = head % (response.status_code, _json(response.request_id))
         said += _value(response.body) + b"}"
     name = b'{"id":"batch_req_%b","custom_id":%b,"response":'
     return b"".join(
@@ -199,6 +206,14 @@ def _line(custom_id: str, response: Response | None, error: bytes, more: bytes =
     )
 
 
+def _json(value: str | Failure | None) -> bytes:
+    try:
+        return encode(value)
+    except UnicodeEncodeError:  # half a character, as headers that are no UTF-8 have it
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return text.encode(errors="replace")
+
+
 def _value(body: bytes) -> bytes:
     """Return `body` as a JSON value on one line."""
     if not body:
@@ -206,21 +221,51 @@ def _value(body: bytes) -> bytes:
     try:
         return _checked(body)
     except (DecodeError, UnicodeDecodeError, RecursionError):
+        readable = with_readable_numbers(body)
+    try:
+        return _checked(readable)
+    except (DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         # Models cut in the middle of an emoji leave half of it, as a \u escape that no UTF-8 can hold.
-        loaded = json.loads(body)
+        loaded = json.loads(readable)
         return _checked(json.dumps(loaded, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError, DecodeError):
         return encode(body.decode(errors="replace"))
 
 
+def with_readable_numbers(body: bytes) -> bytes:
+    """Put quotes around each number that common readers refuse, or take for infinite; change nothing else."""
+    return _STRING_OR_NUMBER.sub(_readable, body)
+
+
+def _readable(token: re.Match[bytes]) -> bytes:
+    text = token[0]
+    if text.startswith(b'"'):
+        return text
+    try:
+        fits = len(text) <= _LONGEST_NUMBER and math.isfinite(float(text))
+    except ValueError:  # none, in a body that is no JSON either
+        return text
+    return text if fits else b'"' + text + b'"'
+
+
 def _checked(body: bytes) -> bytes:
     body.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
-    _RAW.decode(body)
+    if len(body) <= _DECODED_WHOLE:
+        msgspec.json.decode(body)  # raises also for a number that does not fit
+    else:
+        _RAW.decode(body)
+        shape = body.translate(_SHAPE_OF_NUMBERS, b"+")
+        if (b"e000" in shape or b"0" * 309 in shape) and _has_unreadable(body):
+            raise DecodeError
     if body.count(b"[") + body.count(b"{") > _DEEPEST and _depth(body) > _DEEPEST:
         raise RecursionError
     return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body
+
+
+def _has_unreadable(body: bytes) -> bool:
+    return any(_readable(token) != token[0] for token in _STRING_OR_NUMBER.finditer(body))
 
 
 def _depth(body: bytes) -> int:

@@ -23,7 +23,7 @@ _PAUSE = 0.02  # seconds
 def locked(files: Files) -> Iterator[None]:
     """Hold the right to write OUTPUT. Raises ConfigurationError if another process holds it."""
     try:
-        fd = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         said = f"cannot write there: {reason(error)}"
         raise ConfigurationError(f"{path_of(files.output)}: {said}") from error

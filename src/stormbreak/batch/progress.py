@@ -5,7 +5,7 @@ Nothing here prints what a file or a provider said, so nothing can reach the ter
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Protocol
 
 from rich.console import Console, RenderableType
@@ -22,6 +22,7 @@ from stormbreak.batch.view import Rate, View
 LINE_EVERY = 5.0  # seconds between plain lines
 READING_AFTER = 1.0  # seconds of silence while INPUT is read
 WIDEST = 100  # columns of the panel
+_GONE = (OSError, ValueError)  # a pipe without a reader, a terminal that was closed
 _NAME = 8  # columns of a name
 _KINDS = {"failed": "red", "circuit": "yellow"}  # what is worth a colour where it is not as usual
 
@@ -49,10 +50,10 @@ class Quiet:
 
 
 class Lines:
-    """A line every few seconds, and one at the end."""
+    """A line every few seconds, and one at the end; none any more once the stream is gone."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+        self._stream: IO[str] | None = stream
         self._rate = Rate()
         self._last = time.monotonic()
         self._tell_reading_at = self._last + READING_AFTER
@@ -85,8 +86,13 @@ class Lines:
         self._write(f"{said}; idle: {view.idle}" if view.idle else said)
 
     def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except _GONE:
+            self._stream = None
 
 
 class Panel:
@@ -125,13 +131,19 @@ def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableT
 
 
 @contextmanager
-def progress_on(stream: IO[str], *, quiet: bool) -> Iterator[Progress]:
-    """Choose how to show progress on `stream`, for as long as the context lasts."""
-    if quiet:
+def progress_on(stream: IO[str] | None, *, quiet: bool) -> Iterator[Progress]:
+    """Choose how to show progress on `stream`, for as long as the context lasts. A stream that is gone ends nothing."""
+    if quiet or stream is None or stream.closed:
         yield Quiet()
     elif stream.isatty():
-        with Live(console=Console(file=stream), refresh_per_second=4, transient=True) as live:
+        live = Live(console=Console(file=stream), refresh_per_second=4, transient=True)
+        with suppress(*_GONE):
+            live.start()
+        try:
             yield Panel(live)
+        finally:
+            with suppress(*_GONE):
+                live.stop()
     else:
         yield Lines(stream)
 
@@ -188,4 +200,5 @@ def _reading(rows: int) -> str:
 
 
 def _stopping(view: View) -> str:
-    return f"stopping: {view.in_flight:,} answers are still to come; Ctrl-C again stops at once"
+    how = "again" if view.interrupted else "twice"
+    return f"stopping: {view.in_flight:,} answers are still to come; Ctrl-C {how} stops at once"

@@ -6,11 +6,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, decode
 
 from stormbreak.batch.files import Files
-from stormbreak.batch.lines import entries
+from stormbreak.batch.lines import entries, with_readable_numbers
+from stormbreak.batch.plain import path_of
+from stormbreak.errors import ConfigurationError
 from stormbreak.llm.complete import read_any
 from stormbreak.types import Usage
 
@@ -39,8 +41,11 @@ class Answered:
         return read_any(self.raw).usage
 
     def json(self) -> Any:
-        """The body, decoded."""
-        return decode(self.raw)
+        """The body, decoded. A number that is too large is a string."""
+        try:
+            return decode(self.raw)
+        except DecodeError:
+            return decode(with_readable_numbers(self.raw))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +97,7 @@ def read_answers(output: str | PathLike[str]) -> Iterator[Answered]:
     Raises:
         ConfigurationError: a line is none of a batch; says which.
     """
-    for entry in entries(Files.of(Path(output)).output):
-        line = _LINE.decode(entry.raw)
+    for line in _lines(Files.of(Path(output)).output):
         response = line.response or _Response()
         yield Answered(
             custom_id=line.custom_id,
@@ -112,8 +116,7 @@ def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
     Raises:
         ConfigurationError: a line is none of a batch; says which.
     """
-    for entry in entries(Files.of(Path(output)).failed):
-        line = _LINE.decode(entry.raw)
+    for line in _lines(Files.of(Path(output)).failed):
         error = line.error or _Error()
         yield Failed(
             custom_id=line.custom_id,
@@ -125,3 +128,12 @@ def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
             retry_at=error.retry_at,
             raw=None if line.response is None else bytes(line.response.body),
         )
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    for entry in entries(path):
+        try:
+            yield _LINE.decode(entry.raw)
+        except DecodeError as error:  # it names a type and a path, no value
+            where = f"{path_of(path)}:{entry.number}"
+            raise ConfigurationError(f"{where}: not a line of batch output: {error}") from None

@@ -8,6 +8,8 @@ The `account` is what the attempts of all these runs used: written every second,
 
 The `flags` are what the last run was told, for `batch retry`, which may change even what is pinned: it is asked to.
 
+`pauses` are times that the provider named: until then (unix time) a model is left alone, also by the next run.
+
 The `salt` is what the idempotency keys of all these runs are made with, so that a row which is sent again after a crash
 carries the key that it had.
 """
@@ -54,6 +56,7 @@ class Run:
     salt: str = ""
     account: Account = field(default_factory=Account)
     flags: Flags | None = None
+    pauses: Mapping[str, float] = field(default_factory=dict)
 
 
 class Input(Protocol):
@@ -152,6 +155,7 @@ def record(
         salt=(last.salt if last else "") or secrets.token_hex(16),
         account=(last.account if last else Account()).begin(),
         flags=flags or (last.flags if last else None),
+        pauses=last.pauses if last else {},
     )
     _write(files, run)
     if last is None:
@@ -160,9 +164,9 @@ def record(
     return run, tuple(name for name in names if last.options.get(name) != run.options.get(name))
 
 
-def note_account(files: Files, run: Run, account: Account) -> None:
-    """Write the run file again, with what has been spent by now."""
-    _write(files, replace(run, account=account))
+def note_account(files: Files, run: Run, account: Account, pauses: Mapping[str, float]) -> None:
+    """Write the run file again, with what has been spent by now, and which models are to be left alone."""
+    _write(files, replace(run, account=account, pauses=pauses))
 
 
 def _write(files: Files, run: Run) -> None:
@@ -184,6 +188,8 @@ def _unfit(path: Path, source: Path) -> str | None:
     """Say why `path` cannot be a file of a run over `source`, if it cannot."""
     if not path.parent.is_dir():
         return "no such directory"
+    if path.is_symlink():  # what it points to would be written, and the link replaced
+        return "is a symbolic link"
     if not path.exists():
         return None
     if not path.is_file():

@@ -2,44 +2,60 @@
 
 One dispatcher takes rows from the schedule and starts a task for each; each task asks the client, and what
 came of it goes into the journal. A row is taken only when there is room for it, and its deadline begins
-when it first leaves; a call that backs off makes room for another one. Two more tasks look after the rest: one
-makes the journal durable, one reports progress and gives up if nothing is ever reached.
+when it first leaves; a call that backs off makes room for another one. Four more tasks look after the rest: they
+make the journal durable, report progress and give up if nothing is ever reached, write down what is spent, and
+work out what it costs.
 
-A first signal drains the run: what was sent is still answered and written, nothing new is sent. A second
-one stops at once. Either way the same command goes on from there.
+Whatever ends a run early drains it: what was sent is still answered and written, nothing new is sent. A second
+Ctrl-C, or an OUTPUT that takes no more answers, stops it at once. Either way the same command goes on from there.
 """
 
 import asyncio
 import contextlib
+import errno
 import logging
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from hashlib import blake2b
 
 from stormbreak.batch.counts import Counts
+from stormbreak.batch.descriptors import Spare
 from stormbreak.batch.durable import OutputError
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
-from stormbreak.batch.schedule import STOPPING, Final, Later, Schedule, Turn
+from stormbreak.batch.schedule import ACCOUNT, Final, Later, Refusals, Schedule, Turn
 from stormbreak.batch.so_far import CostSoFar
 from stormbreak.core.presets import is_off
 from stormbreak.errors import ConfigurationError
-from stormbreak.events import Event, Queued, RetryPlanned, Sent
+from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Returned, Sent
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
-from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Verdict
+from stormbreak.http.trouble import OPEN_FILES
+from stormbreak.http.wire import CONNECT_TIMEOUT
+from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Target, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
 NOTE_EVERY = 1.0  # seconds
+PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
+CONNECTED_AFTER = (
+    2 * CONNECT_TIMEOUT
+)  # seconds; an attempt that takes longer was sent, and may be paid for
+NOTE_GAP = 0.1  # seconds at the least, where no money waits for it
 PRICE_EVERY = 1.0  # seconds
+LACK_PAUSE = (
+    1.0  # seconds in which no row leaves, after one found no file to open for its connection
+)
+LACKS = 10  # times in a row that the run file may find none, before the run ends
+THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Held = tuple[Row, Failure, Response | None]
@@ -50,7 +66,9 @@ class End(Enum):
     """Why a run ended."""
 
     FINISHED = "finished"
-    REFUSED = "refused"  # every scout met the same final verdict
+    REFUSED = (
+        "refused"  # every scout met the same final verdict, or the account was refused later on
+    )
     SPENT = "spent"  # what is left of a limit of spending is too little for a row
     UNREACHABLE = "unreachable"  # nothing answered in HTTP
     INTERRUPTED = "interrupted"
@@ -82,8 +100,12 @@ class Runner:
         self.journal = journal
         self.counts = Counts()
         self.schedule = Schedule(
-            journal.left(), once=is_off(client.policy), spread=client.policy.retry.spread
+            journal.left(),
+            once=is_off(client.policy),
+            spread=client.policy.retry.spread,
+            unproven=not journal.done,
         )
+        self.refusals: Refusals[_Held] = Refusals()
         self.refused_by: Verdict | None = None
         self.width = width
         self._grace = grace
@@ -93,10 +115,14 @@ class Runner:
         self._short = asyncio.Event()  # of what may be spent
         self._end: End | None = None
         self._error: BaseException | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], float] = {}  # when each began
         # Failures of scouts, written once the run is known to make sense.
         self._held: list[_Held] = []
         self._bell = asyncio.Event()
+        self._interrupts = 0
+        self._hold_until = 0.0
+        self._spare = Spare()
+        self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
         self._salt = f"{salt} {client.base_url}".encode()
         client.subscribe(self._hear)
 
@@ -106,55 +132,77 @@ class Runner:
         return self._end is not None
 
     @property
+    def interrupted(self) -> bool:
+        """Whether somebody asked for that; asked once more, it ends at once."""
+        return self._interrupts > 0
+
+    @property
     def under_way(self) -> int:
         """Calls that have not ended: sent, about to be, or backing off."""
         return len(self._calls)
 
     async def run(self) -> End:
         """Run to the end, whichever it is; raises what the journal raised, if it could not write."""
+        try:
+            with self._signals():
+                await self._until_over()
+                if self._error is not None:
+                    raise self._error
+                if self._end is None and self.counts.unreachable:  # sooner than the grace was over
+                    self._end = End.UNREACHABLE
+                if self._end is None:
+                    self._fail_held()
+                    self._fail(self.refusals.release())
+                await self._in_thread(self.journal.flush)
+                await self._in_thread(self.so_far.look)
+                self._show()
+        finally:
+            self._spare.close()
+            self._threads.shutdown(wait=False)
+        return self._end or End.FINISHED
+
+    async def _until_over(self) -> None:
+        """Send, until nothing more is to be sent and all that was sent is answered."""
         sitters = [
             asyncio.create_task(sit())
             for sit in (self._flush_often, self._look_often, self._note_often, self._price_often)
         ]
+        for task in sitters:
+            task.add_done_callback(self._missed)
         try:
-            with self._signals():
+            try:
                 await self._dispatch()
-                while self._calls:
-                    await asyncio.wait(self._calls)
+            except Exception as error:  # noqa: BLE001 - what was sent is still answered
+                self._give_up(error)
+            while self._calls:
+                await asyncio.wait(self._calls)
         finally:
             for task in (*sitters, *self._calls):
                 task.cancel()
             await asyncio.gather(*sitters, *self._calls, return_exceptions=True)
-        if self._error is not None:
-            raise self._error
-        if self._end is None and self.counts.unreachable:  # sooner than the grace was over
-            self._end = End.UNREACHABLE
-        if self._end not in (End.REFUSED, End.UNREACHABLE):
-            self._write_held()
-        await asyncio.to_thread(self.journal.flush)
-        await asyncio.to_thread(self.so_far.look)
-        self._show()
-        return self._end or End.FINISHED
 
     async def _dispatch(self) -> None:
         while self._end is None:
             self._bell.clear()
-            if not self._has_room():
+            if not self._has_room() or self.refusals.doubt is not None:
                 await self._bell.wait()
+                continue
+            if time.monotonic() < self._hold_until:
+                await self._wait_until(self._hold_until)
                 continue
             turn = self.schedule.take(time.monotonic())
             if turn is None:
                 return
             if isinstance(turn, Turn):
                 task = asyncio.create_task(self._serve(turn))
-                self._calls.add(task)
+                self._calls[task] = time.monotonic()
                 task.add_done_callback(self._over)
             else:
                 await self._wait_until(turn)
 
     def _has_room(self) -> bool:
         calls = len(self._calls)
-        return calls - self.counts.backing_off < self.width and calls < 5 * self.width
+        return calls - self.counts.backing_off < self.width and calls < PER_WIDTH * self.width
 
     async def _wait_until(self, until: float) -> None:
         """Wait for the bell, at the latest until then."""
@@ -167,7 +215,11 @@ class Runner:
         self.counts.hear(event)
         if isinstance(event, RetryPlanned):
             self._bell.set()
-        elif isinstance(event, Sent | Queued) and self.ledger.is_short:
+        elif isinstance(event, Sent | Queued):
+            if self.ledger.is_short:
+                self._short.set()
+        elif isinstance(event, CooldownStarted):
+            self.ledger.pause(event)
             self._short.set()
 
     async def _serve(self, turn: Turn) -> None:
@@ -188,7 +240,9 @@ class Runner:
         if ended.stopped == "spend" and ended.retry_at is None:
             self._stop(End.SPENT)
         elif ended.stopped != "drained":
-            self._settle(turn, row, ended)
+            if ended.stopped == OPEN_FILES:
+                self._hold_until = time.monotonic() + LACK_PAUSE
+            self._settle(turn, row, ended, began=now)
 
     def _key_of(self, row: Row) -> str:
         """The same in every round of a row, and in every run that asks the same there."""
@@ -197,7 +251,7 @@ class Runner:
         asked.update(row.body)
         return asked.hexdigest()
 
-    def _settle(self, turn: Turn, row: Row, ended: Ended) -> None:
+    def _settle(self, turn: Turn, row: Row, ended: Ended, *, began: float) -> None:
         now = time.monotonic()
         self.counts.explain(ended.outcome)
         if turn.rounds and ended.attempts:
@@ -213,28 +267,58 @@ class Runner:
             assert response is not None
             self.counts.add(received.reading.usage)
             self.journal.succeed(row, response)
-        elif self._may_be_undone(ended.outcome.verdict):
-            self._held.append((row, _failure(ended, fate, now), response))
+            self._learn(None, ended, began=began, now=now)
         else:
-            self.journal.fail(row, _failure(ended, fate, now), response)
+            body = b"" if response is None else response.body
+            self.counts.reasons.add(ended.outcome, body, row.body)
+            failed = (row, _failure(ended, fate, now), response)
+            self._learn(failed, ended, began=began, now=now)
+
+    def _learn(self, held: _Held | None, ended: Ended, *, began: float, now: float) -> None:
+        """Write the failure of a row that is over, once it is certain; stop for what no row is to blame for."""
+        verdict = ended.outcome.verdict
+        target, of_account = _of_account(ended)
+        certain = self.refusals.note(target, of_account, held, began=began, now=now)
+        if held is None or (of_account in ACCOUNT and target is not None):
+            pass  # written already, or held until the account answers
+        elif self._may_be_undone(verdict):
+            self._held.append(held)
+        else:
+            certain.append(held)
+        self._fail(certain)
         if not self.schedule.scouting:
-            self._write_held()
-        self.refused_by = self.schedule.stop_reason()
-        if self.refused_by is not None:
+            self._fail_held()
+        self._refuse(self.schedule.stop_reason())
+
+    def _refuse(self, verdict: Verdict | None) -> None:
+        """Stop for a verdict that no row is to blame for, if there is one."""
+        if verdict is not None:
+            self.refused_by = self.refused_by or verdict
             self._stop(End.REFUSED)
 
     def _may_be_undone(self, verdict: Verdict) -> bool:
         """Whether the run may yet end for what a row failed with, which then says nothing of the row."""
-        return self.schedule.scouting and (verdict in STOPPING or self.counts.unreachable)
+        if self.schedule.may_stop_for(verdict):
+            return True
+        return self.schedule.scouting and self.counts.unreachable
 
-    def _write_held(self) -> None:
+    def _fail_held(self) -> None:
         held, self._held = self._held, []
-        for row, failure, response in held:
-            self.journal.fail(row, failure, response)
+        self._fail(held)
+
+    def _fail(self, certain: Iterable[_Held]) -> None:
+        for row, failure, response in certain:
+            with self._spare.released():
+                self.journal.fail(row, failure, response)
 
     def _over(self, task: "asyncio.Task[None]") -> None:
-        self._calls.discard(task)
+        del self._calls[task]
         self._bell.set()
+        doubt = self.refusals.doubt
+        if doubt is not None:
+            since, verdict = doubt
+            if all(began < since for began in self._calls.values()):  # none can answer the doubt
+                self._refuse(verdict)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
@@ -251,17 +335,26 @@ class Runner:
 
     def interrupt(self) -> None:
         """Send nothing more, and end when what was sent is answered; the second time, end at once."""
-        if self._end is not None:
+        self._interrupts += 1
+        if self._interrupts > 1:
             self._cancel_all()
+        self._stop(End.INTERRUPTED)
+
+    def _hang_up(self) -> None:
+        """Do as `interrupt` does, and never end at once: a terminal that goes away hangs up several times."""
         self._stop(End.INTERRUPTED)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Listen to signals, where there are any: only the main thread gets them."""
         loop = asyncio.get_running_loop()
-        heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-        for number in heard:
-            loop.add_signal_handler(number, self.interrupt)
+        heard: dict[signal.Signals, Callable[[], None]] = {}
+        if threading.current_thread() is threading.main_thread():
+            heard = dict.fromkeys(SIGNALS, self.interrupt)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+                heard[signal.SIGHUP] = self._hang_up
+        for number, handler in heard.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
@@ -272,37 +365,62 @@ class Runner:
         """Stop; wait for what was sent, unless its answers could not be written anyway."""
         self._error = self._error or error
         self._stop(End.INTERRUPTED)
-        if isinstance(error, OutputError):
+        if not self.journal.is_writable:
             self._cancel_all()
+
+    def _missed(self, sitter: "asyncio.Task[None]") -> None:
+        """One of our own tasks is over: nobody does its work any more if it failed."""
+        error = None if sitter.cancelled() else sitter.exception()
+        if error is not None:
+            self._give_up(error)
+
+    async def _in_thread(self, work: Callable[[], object]) -> None:
+        """Do what blocks in a thread; here, where no thread can be started any more."""
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError:
+            work()
+        else:
+            await done
 
     async def _flush_often(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY)
-            try:
-                if self.journal.pending:
-                    await asyncio.to_thread(self.journal.flush)
-            except OutputError as error:
-                return self._give_up(error)
+            if self.journal.pending:
+                await self._in_thread(self.journal.flush)
 
     async def _note_often(self) -> None:
-        noted = self.counts.attempts
+        noted, lacks = self.counts.attempts, 0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._short.wait(), NOTE_EVERY)
+                async with asyncio.timeout(NOTE_EVERY):  # wait_for can swallow a cancel (3.11)
+                    await self._short.wait()
             self._short.clear()
-            if self.counts.attempts == noted and not self.ledger.is_short:
+            ledger = self.ledger
+            if self.counts.attempts == noted and not (ledger.is_short or ledger.is_behind):
                 continue
-            noted = self.counts.attempts
+            attempts = self.counts.attempts
             try:
-                await asyncio.to_thread(self.ledger.write)
+                await self._in_thread(self._note)
             except OutputError as error:
-                return self._give_up(error)
-            self.ledger.allow()
+                lacks += 1
+                if not _lacks_files(error) or lacks >= LACKS:
+                    raise
+                await asyncio.sleep(LACK_PAUSE)
+                continue
+            noted, lacks = attempts, 0
+            ledger.allow()
+            if not ledger.is_short:
+                await asyncio.sleep(NOTE_GAP)
+
+    def _note(self) -> None:
+        with self._spare.released():
+            self.ledger.write()
 
     async def _price_often(self) -> None:
         """Work out what it costs by now, in a thread."""
         while True:
-            await asyncio.to_thread(self.so_far.look)
+            await self._in_thread(self.so_far.look)
             await asyncio.sleep(PRICE_EVERY)
 
     async def _look_often(self) -> None:
@@ -310,7 +428,9 @@ class Runner:
         give_up_at = time.monotonic() + self._grace
         while True:
             self._show()
-            if time.monotonic() >= give_up_at and self.counts.unreachable:
+            now = time.monotonic()
+            silent = self.counts.silent_since(now) >= CONNECTED_AFTER  # one has a connection
+            if now >= give_up_at and self.counts.unreachable and not silent:
                 self._stop(End.UNREACHABLE)
                 self._cancel_all()
             await asyncio.sleep(TICK_EVERY)
@@ -319,8 +439,27 @@ class Runner:
         try:
             self._tick(self)
         except Exception:  # noqa: BLE001 - such as a terminal that is gone
-            _log.warning("progress cannot be shown any more", exc_info=True)
             self._tick = lambda _: None
+            _log.warning("progress cannot be shown any more", exc_info=True)
+        except BaseException as error:  # noqa: BLE001 - raised in a task, it would end the loop at once
+            self._tick = lambda _: None
+            self._give_up(error)
+
+
+def _lacks_files(error: OutputError) -> bool:
+    """Whether a file could not be written only because this process may open no more of them."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def _of_account(ended: Ended) -> tuple[Target | None, Verdict]:
+    """What a row's end tells of an account, and of which: its last outcome, or that a fallback was refused before."""
+    verdict = ended.outcome.verdict
+    if verdict is not Verdict.OK and verdict not in ACCOUNT:
+        for event in ended.history:
+            if isinstance(event, Returned) and event.verdict in ACCOUNT:
+                return event.target, event.verdict
+    return ended.target if ended.source in (TARGET, FALLBACK) else None, verdict
 
 
 def _who(ended: Ended) -> str | None:

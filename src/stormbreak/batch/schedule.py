@@ -8,25 +8,39 @@ that an outage does not drag the whole input through its first failure, and memo
 
 The first rows are scouts: until one of them shows that address, key, model and account are right, at most `SCOUTS`
 are sent, and if all of them meet the same final verdict, the run stops.
+
+Later on, a final verdict about the account (a revoked key, used-up credit) says nothing about the row. `Refusals` holds such
+rows until the account answers again. When it holds `SCOUTS` of them, nothing more is sent until all calls that began since the
+first of them have ended; without an answer among them the run stops, and the next run sends these rows again.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.spending import COST
-from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
+from stormbreak.types import TREATMENTS, Ended, Outcome, Target, Verdict
 
 ATTEMPTS = 20  # sends of one row over all its rounds, but for those that got no connection
 SCOUTS = 20
 HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
+"""Final verdicts about address, key, model or account: all scouts that meet one of them stop the run."""
+
+ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
+"""Final verdicts about the account, which stop a run at any time."""
+
+_SERVED = frozenset(
+    {Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED}
+)  # the account has been accepted
 
 _BACKOFF = FullJitter(base=2.0, cap=60.0)
 _LEAST = 0.5  # seconds before a row comes back
+
+Held = TypeVar("Held")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +74,63 @@ class Final(NamedTuple):
     maybe_processed: int = 0
 
 
+class Refusals(Generic[Held]):
+    """Rows that were refused for the account they were sent with, since it last gave an answer.
+
+    Of several accounts, such as that of a fallback, each has its own. An answer shows that the account works only if its
+    call began after the first of the refusals: answers to earlier calls may still come long after a key is revoked.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[Target, float] = {}
+        self._held: dict[Target, list[tuple[Verdict, Held]]] = {}
+
+    def note(
+        self,
+        target: Target | None,
+        verdict: Verdict,
+        held: Held | None,
+        *,
+        began: float,
+        now: float,
+    ) -> list[Held]:
+        """Take note of a row that is over; return the rows whose failure is certain now, in their order.
+
+        A row that was refused is `held`; one that was answered has nothing to hold. `began` and `now` are when its call began and ended.
+        """
+        if target is None or (held is None and not self._since):  # nearly always
+            return []
+        account = target.account
+        if held is not None and verdict in ACCOUNT:
+            self._since.setdefault(account, now)
+            self._held.setdefault(account, []).append((verdict, held))
+            return []
+        if verdict in _SERVED and began >= self._since.get(account, float("inf")):
+            del self._since[account]
+            return [row for _, row in self._held.pop(account)]
+        return []
+
+    def release(self) -> list[Held]:
+        """Return all rows that are held: nothing more will tell about their accounts."""
+        held = [row for rows in self._held.values() for _, row in rows]
+        self._held.clear()
+        self._since.clear()
+        return held
+
+    @property
+    def doubt(self) -> tuple[float, Verdict] | None:
+        """Since when, and for which verdict, an account is in doubt: enough rows were refused in a row."""
+        for account, held in self._held.items():
+            if len(held) >= SCOUTS:
+                return self._since[account], held[-1][0]
+        return None
+
+
 class Schedule:
-    """The rows of one run, in input order, with those that come back in between."""
+    """The rows of one run, in input order, with those that come back in between.
+
+    With `unproven`, no row of this OUTPUT has ever been answered: then `INVALID` for all scouts stops the run, too.
+    """
 
     def __init__(
         self,
@@ -70,6 +139,7 @@ class Schedule:
         held_back: int = HELD_BACK,
         once: bool = False,
         spread: float = SPREAD,
+        unproven: bool = False,
     ) -> None:
         self._pending = pending
         self._held_back = held_back
@@ -80,6 +150,7 @@ class Schedule:
         self._scouts_out = 0
         self._scouting = True
         self._scouted: list[Verdict] = []
+        self._stopping = STOPPING | {Verdict.INVALID} if unproven else STOPPING
         self.under_way = 0
 
     @property
@@ -134,6 +205,10 @@ class Schedule:
         """The final verdict that every scout met, if the run should stop for it."""
         return self._scouted[0] if self._scouting and len(self._scouted) >= SCOUTS else None
 
+    def may_stop_for(self, verdict: Verdict) -> bool:
+        """Whether the run may yet stop for a scout's verdict, which then says nothing about its row."""
+        return self._scouting and verdict in self._stopping
+
     def _may_send_fresh(self) -> bool:
         if self._scouting and self._scouts_out >= SCOUTS:
             return False
@@ -154,7 +229,7 @@ class Schedule:
             return
         verdict = outcome.verdict
         self._scouted.append(verdict)
-        if verdict not in STOPPING or verdict is not self._scouted[0]:
+        if verdict not in self._stopping or verdict is not self._scouted[0]:
             self._scouting = False
             self._scouted.clear()
 

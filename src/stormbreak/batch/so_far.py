@@ -1,10 +1,10 @@
 """What a batch has cost so far, worked out beside the run that spends it."""
 
 import logging
-import threading
 
 from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.spent import Cost, Limit
+from stormbreak.drivers.locks import new_lock
 from stormbreak.http.client import AsyncClient
 
 _log = logging.getLogger("stormbreak")
@@ -21,7 +21,7 @@ class CostSoFar:
         self._price_of = payers.price_of or _nobody_knows
         self._purse = payers.purse(client.policy)
         # Without it an earlier look, which took long, might have the last word.
-        self._looking = threading.Lock()
+        self._looking = new_lock()
 
     def look(self) -> None:
         """Work it out. Blocks: price lists take long to load."""

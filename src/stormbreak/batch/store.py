@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.durable import discard_leftover
 from stormbreak.batch.files import Files
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.journal import Journal
@@ -30,9 +31,14 @@ class Store:
         """What idempotency keys are made with; it is as it was."""
         return self.run.salt
 
-    def note(self, account: Account) -> None:
+    @property
+    def pauses(self) -> Mapping[str, float]:
+        """Until when (unix time) models are left alone, as an earlier run was told at the same address."""
+        return {} if "base_url" in self.changed else self.run.pauses
+
+    def note(self, account: Account, pauses: Mapping[str, float]) -> None:
         """Write down what has been spent by now; blocks for as long as the disk takes."""
-        note_account(self.files, self.run, account)
+        note_account(self.files, self.run, account, pauses)
 
 
 @contextlib.contextmanager
@@ -57,6 +63,8 @@ def open_store(
     )  # before the lock file is made: what is refused stays untouched
     with locked(files):
         last = check(files, rows, options, choice)  # again: now nobody else can change it
+        for path in (files.output, files.failed, files.run):
+            discard_leftover(path)
         with contextlib.closing(Journal(files, rows, choice, look=look)) as journal:
             now = time.time()
             run, changed = record(files, rows, options, last=last, now=now, flags=flags)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from stormbreak.batch.read_back import Answered, Failed, read_answers, read_failures
+from stormbreak.batch.reasons import Reason
 from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.spent import Cost, Limit
 from stormbreak.errors import ConfigurationError
@@ -21,6 +22,7 @@ class Summary:
     end: str  # finished, refused, spent, unreachable or interrupted
     refused_by: Verdict | None  # the final verdict that stopped the run
     trouble: str  # of the last attempt that found no HTTP server
+    reason: Reason | None  # what most rows of this run failed for, or what stopped it
     total: int
     successful: int
     failed: int
@@ -84,6 +86,7 @@ def summarise(
         end=end.value,
         refused_by=runner.refused_by,
         trouble=counts.trouble,
+        reason=counts.reasons.most(runner.refused_by) or counts.reasons.most(),
         total=total,
         successful=journal.done,
         failed=journal.failed,

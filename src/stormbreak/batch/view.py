@@ -28,6 +28,7 @@ class View:
     stopping: bool
     cost: Cost
     limit_of_cost: Limit | None
+    interrupted: bool = False  # by a first Ctrl-C: a second one stops it at once
     idle: str = ""  # why nothing is in flight, where nothing is
 
     @classmethod
@@ -50,6 +51,7 @@ class View:
             input_tokens=counts.input_tokens,
             output_tokens=counts.output_tokens,
             stopping=runner.stopping,
+            interrupted=runner.interrupted,
             cost=runner.so_far.cost,
             limit_of_cost=runner.so_far.limit,
             idle="" if in_flight else idle_because(runner, targets),

@@ -1,7 +1,6 @@
 """Answers kept in memory, for as long as the process lives."""
 
 import secrets
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,6 +8,8 @@ from collections.abc import Callable
 from stormbreak.cache.kept import Kept
 from stormbreak.cache.key import SECRET_BYTES
 from stormbreak.core.fallback import CachePolicy
+from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 
 
 class MemoryCache:
@@ -19,10 +20,11 @@ class MemoryCache:
     def __init__(self, policy: CachePolicy, *, clock: Callable[[], float] = time.time) -> None:
         self._policy = policy
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._answers: OrderedDict[bytes, Kept] = OrderedDict()  # the oldest first
         self._bytes = 0
         self.secret = secrets.token_bytes(SECRET_BYTES)
+        forget_in_child(self._count)
 
     def get(self, key: bytes) -> Kept | None:
         """The answer of that key, unless it is too old."""
@@ -33,9 +35,10 @@ class MemoryCache:
 
     def put(self, key: bytes, body: bytes) -> None:
         """Keep an answer; the oldest make room for it."""
+        kept = Kept(body, self._clock())
         with self._lock:
             self._drop(key)
-            self._answers[key] = Kept(body, self._clock())
+            self._answers[key] = kept
             self._bytes += len(body)
             while self._bytes > self._policy.max_bytes:
                 self._drop(next(iter(self._answers)))
@@ -45,6 +48,10 @@ class MemoryCache:
         with self._lock:
             self._answers.clear()
             self._bytes = 0
+
+    def _count(self) -> None:
+        """Count anew in a child process: a thread of the parent may have been in the middle of it."""
+        self._bytes = sum(len(kept.body) for kept in self._answers.values())
 
     def _drop(self, key: bytes) -> None:
         gone = self._answers.pop(key, None)

@@ -9,7 +9,6 @@ import os
 import secrets
 import sqlite3
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from stormbreak.cache.kept import Kept
 from stormbreak.cache.key import SECRET_BYTES
 from stormbreak.core.fallback import CachePolicy
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 VERSION = 1
@@ -62,7 +62,8 @@ class SqliteCache:
         self._path = Path(path)
         self._policy = policy
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = new_lock()
+        self._busy = False  # touched only under the lock
         self._complained = False
         try:
             _make(self._path)
@@ -114,7 +115,15 @@ class SqliteCache:
     def _with(self, do: Callable[[sqlite3.Connection], T]) -> T | None:
         try:
             with self._lock:
-                return None if self._connection is None else do(self._connection)
+                if (
+                    self._connection is None or self._busy
+                ):  # busy: a finalizer in the middle of another use
+                    return None
+                self._busy = True
+                try:
+                    return do(self._connection)
+                finally:
+                    self._busy = False
         except sqlite3.Error as error:
             if not self._complained:
                 self._complained = True
@@ -124,9 +133,10 @@ class SqliteCache:
 
     def _leave_behind(self) -> None:
         """Neither use nor close in a child what its parent has open: see "How To Corrupt" in SQLite's manual."""
-        _PARENTS.append(self._connection)
-        self._lock = threading.Lock()
-        if self._connection is not None:
+        connection, self._connection = self._connection, None
+        _PARENTS.append(connection)
+        self._busy = False
+        if connection is not None:
             self._connection = _connect(self._path)
 
 

@@ -27,7 +27,7 @@ class _Concurrency(click.ParamType[int | str]):
         return int(value)
 
 
-_KEPT = (
+_PLACE = (
     click.option("--base-url", metavar="URL", help="Where to send, up to and including /v1."),
     click.option(
         "--provider",
@@ -36,17 +36,18 @@ _KEPT = (
     ),
     click.option("--api-key-env", metavar="VAR", help="The environment variable with the key."),
     click.option(
-        "--fallback-base-url", metavar="URL", help="Where a row goes that cannot be answered there."
+        "--fallback-base-url",
+        metavar="URL",
+        help="Where a row goes that cannot be answered there.",
     ),
     click.option(
-        "--fallback-api-key-env", metavar="VAR", help="The variable with the key of that address."
+        "--fallback-api-key-env",
+        metavar="VAR",
+        help="The variable with the key of that address.",
     ),
     click.option("--model", metavar="M", help="The model of rows that name none."),
-    click.option(
-        "--policy",
-        metavar="FILE|PRESET",
-        help=f"A policy file, or a preset.  [default: {POLICY}]",
-    ),
+)
+_LIMITS = (
     click.option(
         "--concurrency",
         type=_Concurrency(),
@@ -72,20 +73,36 @@ _KEPT = (
         multiple=True,
         help="A price file, for what it costs; its word counts before the list prices.",
     ),
-    click.option(
-        "--timeout",
-        type=SECONDS,
-        help=f"Seconds that one attempt may take.  [default: {BATCH.attempt_timeout:g}, by the preset {POLICY}]",
-    ),
-    click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt."),
-    click.option("--deadline", type=SECONDS, help="Seconds that one row may take, all in all."),
-    click.option(
-        "--connect-grace",
-        type=SECONDS,
-        help=f"Give up if nothing answers by then.  [default: {CONNECT_GRACE:g}]",
-    ),
-    click.option("--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end."),
 )
+
+
+def _kept(default: Callable[[object], str]) -> tuple[Callable[..., Any], ...]:
+    """The flags that a run file keeps; `default` writes what holds where one is not given."""
+    policy = click.option(
+        "--policy",
+        metavar="FILE|PRESET",
+        help=f"A policy file, or a preset.{default(POLICY)}",
+    )
+    times = (
+        click.option(
+            "--timeout",
+            type=SECONDS,
+            help=f"Seconds that one attempt may take.{default(f'{BATCH.attempt_timeout:g}, by the preset {POLICY}')}",
+        ),
+        click.option("--idle-timeout", type=SECONDS, help="Seconds of silence within an attempt."),
+        click.option("--deadline", type=SECONDS, help="Seconds that one row may take, all in all."),
+        click.option(
+            "--connect-grace",
+            type=SECONDS,
+            help=f"Give up if nothing answers by then.{default(f'{CONNECT_GRACE:g}')}",
+        ),
+        click.option(
+            "--ordered", is_flag=True, help="Sort OUTPUT into the order of INPUT at the end."
+        ),
+    )
+    return (*_PLACE, policy, *_LIMITS, *times)
+
+
 _SHOWN = (
     click.option("--report", metavar="FILE", help="Also a report: FILE.html, or a picture .png."),
     click.option(
@@ -99,7 +116,18 @@ _SHOWN = (
 
 
 def shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the flags of a run: those of `Flags`, and those of `work`."""
-    for option in reversed((*_KEPT, *_SHOWN)):
+    """Give a command that begins a run its flags: those of `Flags`, and those of `work`."""
+    return _with((*_kept(lambda value: f"  [default: {value}]"), *_SHOWN), command)
+
+
+def shared_again(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the same flags to a command that goes by those of the last run, where none is given."""
+    return _with((*_kept(lambda _: ""), *_SHOWN), command)
+
+
+def _with(
+    options: tuple[Callable[..., Any], ...], command: Callable[..., Any]
+) -> Callable[..., Any]:
+    for option in reversed(options):
         command = option(command)
     return command

@@ -14,7 +14,7 @@ from stormbreak.batch.from_flags import has_target, job_of
 from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.runfile import Run, existing_run
 from stormbreak.batch.status import count_rows
-from stormbreak.cli.batch_flags import shared
+from stormbreak.cli.batch_flags import shared_again
 from stormbreak.cli.batch_work import work
 from stormbreak.cli.say import in_json, say
 from stormbreak.errors import ConfigurationError
@@ -53,7 +53,7 @@ class _Verdicts(click.ParamType[tuple[Verdict, ...]]):
     help="Where INPUT is now, if it was moved.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
-@shared
+@shared_again
 def command(
     output: Path,
     *,

@@ -7,6 +7,7 @@ from stormbreak.batch.cost_words import cost_in_words
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.runner import End
+from stormbreak.batch.schedule import SCOUTS
 from stormbreak.batch.summary import Summary
 from stormbreak.types import Verdict
 
@@ -15,6 +16,7 @@ _REFUSED = {
     Verdict.BILLING: "billing, the account has no credit or quota left",
     Verdict.NOT_FOUND: "not_found, no such model or address",
     Verdict.REDIRECTED: "redirected, another address is meant; redirects are never followed",
+    Verdict.INVALID: "invalid, the request itself is wrong",
 }
 
 
@@ -25,6 +27,7 @@ def told(summary: Summary, *, retry: bool = False) -> str:
     lines = {
         "answered": f"{summary.successful:,} of {summary.total:,} rows",
         "failed": f"{summary.failed:,}" + (f"; why: {failed_file}" if summary.failed else ""),
+        "reason": _reason(summary),
         "left": _left(summary, retry=retry),
         "retried": _retried(summary, retry=retry),
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
@@ -66,6 +69,15 @@ def _sent(summary: Summary, *, retry: bool) -> str:
     return "nothing: all rows were answered before"
 
 
+def _reason(summary: Summary) -> str:
+    """What most rows failed for, in the provider's words."""
+    reason = summary.reason
+    if reason is None:
+        return ""
+    said = f" {reason}" if str(reason) else ""
+    return f"{reason.verdict}{said} ({reason.rows:,} row{'s' * (reason.rows > 1)} of this run)"
+
+
 def _next(summary: Summary) -> str:
     if not summary.failed or summary.end != End.FINISHED.value:
         return ""
@@ -75,7 +87,10 @@ def _next(summary: Summary) -> str:
 def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
-        return f"the first rows all failed: {why}; mend it and run again"
+        return (
+            f"{SCOUTS} rows in a row failed: {why}; nothing was lost: fix the cause, then the same command sends"
+            " these rows and the rest"
+        )
     if summary.end == End.SPENT.value:
         return "what is left of the limit of spending is too little for the next row; with more, the same command goes on"
     if summary.end == End.INTERRUPTED.value:

@@ -17,7 +17,7 @@ from stormbreak.batch.sight import watching
 from stormbreak.batch.summary import Summary, require_reached
 from stormbreak.cli.batch_told import told
 from stormbreak.cli.batch_watched import Watched
-from stormbreak.cli.say import in_json, say
+from stormbreak.cli.say import in_json, say, warn
 from stormbreak.cost.lookup import lookup_in
 from stormbreak.errors import ConfigurationError
 from stormbreak.report.write import Destination
@@ -72,7 +72,7 @@ def _report(
         destination.batch(summary, course, cost)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run was not lost
         why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
-        click.echo(f"stormbreak: no report: {plain(why, limit=1000)}", err=True)
+        warn(f"no report: {plain(why, limit=1000)}")
 
 
 def _exit_code(summary: Summary) -> int:

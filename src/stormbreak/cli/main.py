@@ -1,14 +1,14 @@
 """The `stormbreak` command: finds the subcommand, and turns every error into one clear line."""
 
-import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import click
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.lazy import LazyGroup
-from stormbreak.cli.say import unwritable
+from stormbreak.cli.say import open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden
 
@@ -48,6 +48,7 @@ def root() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code (2 for bad usage or configuration)."""
+    open_closed_streams()
     try:
         result = root.main(args=argv, prog_name="stormbreak", standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.Abort:
         return 130
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except (click.ClickException, ConfigurationError) as error:
         return _complain(error)
@@ -76,5 +78,5 @@ def _complain(error: click.ClickException | ConfigurationError) -> int:
     # What click says repeats whatever was given to it.
     said = hidden(" ".join(said.split()), tokens=isinstance(error, click.ClickException))
     line = plain(said, limit=10_000)
-    print(f"stormbreak: {line}", file=sys.stderr)  # noqa: T201
+    warn(line)
     return code

@@ -1,9 +1,13 @@
-"""Writing results to standard output, which may be full, or gone."""
+"""Writing to the standard streams, which may be full, gone, or closed from the start."""
 
 import os
 import sys
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
 
 import click
+import msgspec
 from msgspec.json import Encoder
 from msgspec.json import format as indented
 
@@ -27,9 +31,42 @@ def say(text: str, *, end: str = "\n") -> None:
         raise unwritable(error) from error
 
 
+def warn(line: str) -> None:
+    """Write a line to standard error. Where that cannot be written, the exit code still says what happened."""
+    try:
+        click.echo(f"stormbreak: {line}", err=True)
+    except OSError:
+        with suppress(OSError, ValueError):
+            _send_nowhere(sys.stderr.fileno())
+
+
+def open_closed_streams() -> None:
+    """Open nowhere what was closed when the process began (`2>&-`).
+
+    Else the first file that is opened takes its number, and whoever writes to the stream writes into that file.
+    """
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def in_json(facts: object) -> str:
-    """As JSON for programs, indented; decimals are numbers."""
-    return indented(_JSON.encode(facts)).decode()
+    """As JSON for programs, indented; decimals are numbers. What is no UTF-8 in the name of a file is escaped."""
+    try:
+        encoded = _JSON.encode(facts)
+    except UnicodeEncodeError:
+        encoded = _JSON.encode(_escaped(msgspec.to_builtins(facts, builtin_types=(Decimal,))))
+    return indented(encoded).decode()
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(each) for key, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list) else value
 
 
 def unwritable(error: OSError) -> ConfigurationError:
@@ -44,6 +81,10 @@ def _look_away() -> None:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
         return
+    _send_nowhere(descriptor)
+
+
+def _send_nowhere(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -1,7 +1,6 @@
 """What becomes of a claim about a storm, or a survey: an exit code."""
 
-import click
-
+from stormbreak.cli.say import warn
 from stormbreak.storm.claims import Claim, values
 
 
@@ -10,5 +9,5 @@ def judge(claim: Claim, text: str, measures: object) -> int:
     if claim.holds(measures):
         return 0
     said = values(claim, measures)
-    click.echo(f"stormbreak: --assert does not hold: {text}; {said}", err=True)
+    warn(f"--assert does not hold: {text}; {said}")
     return 1

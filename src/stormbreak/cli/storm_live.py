@@ -18,7 +18,7 @@ from stormbreak.batch.plain import plain
 from stormbreak.cli.draw import draw
 from stormbreak.cli.live_screen import progress_of, warnings_of
 from stormbreak.cli.numbers import Number
-from stormbreak.cli.say import say
+from stormbreak.cli.say import say, warn
 from stormbreak.cli.storm_judge import judge
 from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_told import measures_of, told
@@ -189,11 +189,11 @@ def _play(show: _Show, programs: Sequence[Program]) -> tuple[list[Played], dict[
             raise click.Abort from None
         except ProgramError as error:
             failed[program.name] = str(error)
-            click.echo(f"stormbreak: {_in_a_line(error)}{_which(show, seed)}", err=True)
+            warn(f"{_in_a_line(error)}{_which(show, seed)}")
             continue
         played.append(one)
         for warning in warnings_of(one):
-            click.echo(f"stormbreak: {program.name}{_which(show, seed)}: {warning}", err=True)
+            warn(f"{program.name}{_which(show, seed)}: {warning}")
     return played, failed
 
 

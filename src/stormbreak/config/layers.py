@@ -12,7 +12,7 @@ from stormbreak.config import leaks
 from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import is_familiar, quoted
-from stormbreak.tomlfile import Table
+from stormbreak.tomlfile import DEEPEST, Table, check_depth
 
 PREFIX = "STORMBREAK__"
 PROFILE = "STORMBREAK_PROFILE"
@@ -43,6 +43,7 @@ class Layers:
             for key in reversed(path):
                 over = {key: over}
             try:
+                check_depth(over)
                 leaks.refuse(over)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{variable}: {error}") from None
@@ -81,6 +82,8 @@ def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
 def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
     """The keys that a variable names, as they are written in the table where it has them."""
     words = variable.removeprefix(PREFIX).split("__")
+    if len(words) > DEEPEST:
+        raise ConfigurationError(f"{quoted(variable)} names a key of more than {DEEPEST} parts")
     if not all(words):
         raise ConfigurationError(f"{quoted(variable)} names no key: two _ stand between keys")
     keys = []

@@ -32,8 +32,6 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         return policy_in(table)
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
-    except RecursionError:
-        raise ConfigurationError(f"{path}: nested too deeply") from None
 
 
 def resolve_policy(name_or_path: str) -> Policy:

@@ -51,8 +51,6 @@ def load_settings(
             raise ConfigurationError(layers.placed(str(error))) from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{hidden(str(path))}: {error}") from None
-    except RecursionError:
-        raise ConfigurationError(f"{path}: nested too deeply") from None
 
 
 def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settings:

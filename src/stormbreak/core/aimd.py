@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Outcome, Verdict
 
+LEARNED = 120.0  # seconds for which a fall is remembered where nobody asks
 CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 
@@ -39,6 +40,7 @@ class AimdLimit:
     slow: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.least >= 1, "least must be at least 1", self.least)
         require(self.start >= self.least, "start must not be below least", self.start)
         require(self.ceiling >= self.start, "ceiling must not be below start", self.ceiling)
@@ -53,6 +55,7 @@ class AimdConcurrency:
     __slots__ = (
         "_epoch",
         "_exact",
+        "_fell_at",
         "_full_at",
         "_policy",
         "_slow",
@@ -68,6 +71,7 @@ class AimdConcurrency:
         self._slow = inf if policy.slow is None else policy.slow
         self._exact = float(policy.start)
         self._epoch = 0
+        self._fell_at = OPEN  # never yet
         self._full_at = -inf  # when the limit was last seen to be reached
         self.limit = policy.start
         self.in_flight = 0
@@ -85,6 +89,10 @@ class AimdConcurrency:
     def binds(self, now: float) -> bool:  # noqa: ARG002
         """It always does."""
         return True
+
+    def learned(self, now: float) -> bool:
+        """Whether it fell of late: what it has climbed since is soon found again."""
+        return now - self._fell_at < LEARNED
 
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""
@@ -118,6 +126,7 @@ class AimdConcurrency:
             return
         if late or (outcome.verdict in CONGESTED and not outcome.own_deadline):
             self._epoch += 1
+            self._fell_at = now
             self._move_to(self._exact * self._policy.share)
         elif outcome.verdict is Verdict.OK and self._full_at >= sent_at:
             self._move_to(self._exact + self._climb())

@@ -59,6 +59,7 @@ def attempted(
         outcome = GIVEN_UP
         answered, now, uniform = yield Send(call.target, number, timeout, permit)
         outcome = answered or GIVEN_UP
+        trail.unconnected += outcome.rejection is not None  # by this machine: nothing was sent
         if call.delivers and outcome.committed:
             delivery = _delivery(engine, trail, number, permit, outcome, now, took=now - began)
             outcome = GIVEN_UP
@@ -130,6 +131,8 @@ def _take_note(
 ) -> None:
     if lane.budget is not None and not outcome.own_deadline:
         lane.budget.record(outcome, now)
+    if outcome.verdict is not Verdict.OK and lane.treatments[outcome.verdict].retry:
+        lane.failed_at = now
     if engine.listeners or outcome.verdict is not Verdict.OK:
         call = trail.call
         trail.note(

@@ -20,7 +20,7 @@ from math import floor, inf, log2
 from typing import Literal
 
 from stormbreak.core.baseline import Baseline
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.evidence import Evidence
 from stormbreak.core.flight import Flight, Landing
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
@@ -52,6 +52,7 @@ class AutomaticLimit:
     plus: float = 2.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.ceiling >= 1, "ceiling must be at least 1", self.ceiling)
         require(self.gain >= 1, "gain must be at least 1", self.gain)
         require(self.plus >= 0, "plus must not be negative", self.plus)
@@ -95,6 +96,8 @@ class AutomaticConcurrency:
     def binds(self, now: float) -> bool:
         """Whether there is a limit but the ceiling."""
         return now - self._evidence.at < HOLD + FADE
+
+    learned = binds
 
     def ready_at(self, now: float) -> float:
         """OPEN while a slot is free; else when time alone may free one (an answer may come sooner)."""

@@ -11,7 +11,7 @@ jitter, +-30 %).
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 
 
 class BackoffRule(Protocol):
@@ -38,6 +38,7 @@ class Constant:
     seconds: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.seconds >= 0, "seconds must not be negative", self.seconds)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
@@ -54,6 +55,7 @@ class Linear:
     cap: float = 60.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_growth(self.base, self.cap)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
@@ -71,6 +73,7 @@ class Exponential:
     cap: float = 60.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_growth(self.base, self.cap, self.factor)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
@@ -90,6 +93,7 @@ class ProportionalJitter:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_growth(self.base, self.cap, self.factor)
         require(0 <= self.share <= 1, "share must lie in [0, 1]", self.share)
         require(self.floor >= 0, "floor must not be negative", self.floor)
@@ -110,6 +114,7 @@ class FullJitter:
     cap: float = 60.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_growth(self.base, self.cap, self.factor)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
@@ -127,6 +132,7 @@ class EqualJitter:
     cap: float = 60.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_growth(self.base, self.cap, self.factor)
 
     def delay(self, retry: int, uniform: float, previous: float = 0.0) -> float:  # noqa: ARG002
@@ -148,6 +154,7 @@ class DecorrelatedJitter:
     cap: float = 60.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_growth(self.base, self.cap)
         require(self.growth >= 1, "growth must be at least 1", self.growth)
 

@@ -12,6 +12,8 @@ States and what moves them::
     half-open  undecided after so many probes            open, for as long as before
     any        isolate()                                 isolated
     isolated   reset()                                   closed
+    isolated   its duration is over, and a call would    half-open (closed where the mode never opens)
+               leave
 
 `ready_at` looks and changes nothing; only `take` moves open to half-open. Each state has an epoch, and each
 token carries the epoch (a probe: the trial) that gave it: a result that comes late, from an earlier state,
@@ -26,16 +28,21 @@ the open time after the trial, whichever comes first.
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
+from stormbreak.core.checks import require, require_number
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.coldstart import ColdStart
 from stormbreak.core.cooldown import SPREAD
+from stormbreak.core.counting import Counts
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.saved import Saved
+from stormbreak.core.saved import LONGEST, Saved
 from stormbreak.core.trial import Decision, Probe, Trial
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 LONGEST_NAMED = 900.0
 """Seconds that count of a time named by a server, at the most; then it is spread."""
+
+REMEMBERED = 900.0
+"""Seconds for which a circuit that may be probed is remembered, though nobody probes it."""
 
 Pass: TypeAlias = tuple[int, float, int]  # epoch, time it left, number in the cold start
 BreakerToken: TypeAlias = Pass | Probe
@@ -45,7 +52,7 @@ class OnChange(Protocol):
     """Is told of every change of state."""
 
     def __call__(self, before: State, after: State, *, now: float, until: float | None) -> None:
-        """`until` is the end of the open time, where the circuit opened."""
+        """`until` is the end of the open time, or of an isolation, where the circuit opened for a time."""
         ...
 
 
@@ -56,8 +63,9 @@ class Breaker:
     """
 
     __slots__ = (
-        "_at_rest", "_cold", "_counts", "_epoch", "_named_until", "_on_change", "_open_for", "_policy",
-        "_spread", "_treatments", "_trip", "_uniform", "state", "trial", "trips", "until",
+        "_alone", "_at_rest", "_by_hand_until", "_cold", "_counts", "_epoch", "_hold", "_named_ends_at", "_named_until",
+        "_on_change", "_open_for", "_policy", "_spread", "_treatments", "_trip", "_uniform", "state", "trial", "trips",
+        "until",
     )  # fmt: skip
     name = "breaker"
     minds_success = True
@@ -69,8 +77,12 @@ class Breaker:
         on_change: OnChange,
         *,
         spread: float = SPREAD,
+        alone: bool = False,
     ) -> None:
-        """A time that a failure named is stretched by up to `spread` of itself."""
+        """A time that a failure named is stretched by up to `spread` of itself.
+
+        `alone`: no cooldown stands beside it, so a time that a probe is given holds the next probes.
+        """
         self._policy = policy
         self._spread = spread
         self._treatments = treatments
@@ -79,39 +91,66 @@ class Breaker:
         self._cold = ColdStart(policy.lease)
         self._counts = policy.mode in (Mode.NORMAL, Mode.METRICS_ONLY)
         self._at_rest = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
+        self._alone = alone
         self._epoch = 0
         self._open_for = policy.open_for  # as grown so far
         self._named_until = OPEN  # the latest time that a failure named since the last success
+        self._named_ends_at = OPEN  # the same as spread when the circuit opened
+        self._hold = OPEN  # no probe leaves before
+        self._by_hand_until = OPEN  # end of an isolation by hand
         self._uniform = 0.5  # the chance that opened the circuit last
         self.trial: Trial | None = None
         self.trips = 0
         self.state = self._at_rest
-        self.until = OPEN  # end of the open time
+        self.until = self._rests_until  # end of the open time, or of an isolation
         self._forget()
+
+    @property
+    def _rests_until(self) -> float:
+        return UNTIL_EVENT if self._at_rest is State.ISOLATED else OPEN
 
     def ready_at(self, now: float) -> float:
         """When a call may leave: see `Gate`."""
         if self.state is State.CLOSED:
             return OPEN
-        if self.state is State.ISOLATED:
-            return UNTIL_EVENT
         if self.trial is None:
             return self.until if self.until > now else OPEN
         until = self._open_until(self.trial.ends_at, self._after_trial(self.trial), self._uniform)
         if not self._is_stale(now):
-            return min(self.trial.ready_at(now), until)
+            hold = self._hold if self._hold > now else OPEN
+            return min(max(self.trial.ready_at(now), hold), until)
         return until if until > now else OPEN
 
+    def state_at(self, now: float) -> State:
+        """Return the state that counts now: a trial that is over by its time counts as open."""
+        return State.OPEN if self._is_stale(now) else self.state
+
     def standing(self, now: float) -> str:
-        """How it counts now, as it is told: a trial that is over by its time counts as open."""
-        state = State.OPEN if self._is_stale(now) else self.state
-        return state.value.replace("_", "-")
+        """Return the same as a word for messages."""
+        return self.state_at(now).value.replace("_", "-")
+
+    def counts(self, now: float) -> Counts:
+        """Return what the trip rule has counted in its windows."""
+        return self._trip.counts(now)
+
+    def is_needed(self, now: float) -> bool:
+        """Whether a new breaker would let pass what this one holds back, or be quicker to.
+
+        Not for ever: some time after its next probe was due, a circuit that nobody asks for is as good as closed.
+        """
+        if self.state is self._at_rest:
+            return False
+        ready_at = self.ready_at(now)
+        return ready_at > now or now - self.until < REMEMBERED
 
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
             return self._epoch, now, self._cold.left(now) if self._cold.on else 0
         self._end_stale_trial(now)
+        if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
+            self.reset(now)  # no trial would ever decide
+            return self.take(now)
         if self.trial is None:
             self.trial = Trial(self._policy, now)
             self._move(State.HALF_OPEN, now)
@@ -140,6 +179,7 @@ class Breaker:
         if tally is Tally.NOTHING:
             return _was_cut(outcome) and self._trip.cut(now, took)
         self._heed(outcome, now)
+        self._cold.failed(took)
         undecided = self._cold.undecided(now)
         return self._trip.record(now, failed=True, took=took, undecided=undecided)
 
@@ -150,8 +190,12 @@ class Breaker:
         counts = tally is Tally.SUCCESS or _was_cut(outcome)
         if counts and self._trip.is_slow(now - probe.sent_at):
             tally = Tally.FAILURE  # slow is what the rule calls ill
-        if tally is Tally.FAILURE:
+        if tally is Tally.SUCCESS:
+            self._named_until = self._hold = OPEN
+        elif tally is Tally.FAILURE or self._alone:
             self._heed(outcome, now)
+            if self._alone:
+                self._hold = self._named_end(now, uniform)
         answered = not _was_cut(outcome)
         decision = self.trial.settle(probe, tally, answered=answered, now=now)
         if decision is Decision.ILL:
@@ -183,13 +227,18 @@ class Breaker:
 
     def _open(self, at: float, now: float, seconds: float, uniform: float) -> None:
         self.until = self._open_until(at, seconds, uniform)
+        self._named_ends_at = self._named_end(at, uniform)
         self._open_for, self._uniform = seconds, uniform
         self._move(State.OPEN, now)
 
     def _open_until(self, at: float, seconds: float, uniform: float) -> float:
         until = at + seconds * (1 + self._policy.jitter * (2 * uniform - 1))
+        return max(until, self._named_end(at, uniform))
+
+    def _named_end(self, at: float, uniform: float) -> float:
+        """When the named time is over that holds at `at`, spread; OPEN where none does."""
         named = self._named_until - at
-        return max(until, at + named * (1 + self._spread * uniform)) if named > 0 else until
+        return at + named * (1 + self._spread * uniform) if named > 0 else OPEN
 
     def _after_trial(self, trial: Trial) -> float:
         """The open time after a trial without a decision: that nothing was told is no sign of illness."""
@@ -200,24 +249,68 @@ class Breaker:
         return min(self._open_for * self._policy.growth, self._most())
 
     def _most(self) -> float:
+        """The longest open time that this policy makes by itself, before jitter."""
+        if self._policy.growth == 1:
+            return self._policy.open_for
         return max(self._policy.longest_open, self._policy.open_for)
 
-    def isolate(self, now: float) -> None:
-        """Open by hand, until `reset`."""
+    def isolate(self, now: float, *, duration: float | None = None) -> None:
+        """Open by hand: until `reset`, or for so many seconds, after which a trial decides.
+
+        Raises:
+            ConfigurationError: `duration` is no span of time.
+        """
+        if duration is not None:
+            require_number("duration", duration)
+            require(
+                0 < duration <= LONGEST,
+                f"duration must be above 0, up to {LONGEST:.0f} s",
+                duration,
+            )
+        self._by_hand_until = UNTIL_EVENT if duration is None else now + duration
+        self.until = max(self._by_hand_until, self._rests_until)
         self._move(State.ISOLATED, now)
 
     def reset(self, now: float) -> None:
         """Close, and forget what was counted; a breaker that is forced open stays isolated."""
         self._forget()
+        self._by_hand_until = OPEN
+        self.until = self._rests_until
         self._move(self._at_rest, now)
 
+    def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
+        """Be forced open from now on, or no longer: the policy that says so has changed."""
+        at_rest = State.ISOLATED if forced_open else State.CLOSED
+        if at_rest is self._at_rest:
+            return
+        self._at_rest = at_rest
+        if self._by_hand_until > now:
+            self.until = max(self._by_hand_until, self._rests_until)
+        else:
+            self.reset(now)
+
     def save(self, now: float) -> Saved:
-        """What is worth keeping over a restart. Half-open is saved as open: its probes do not come back."""
-        if self.state is State.HALF_OPEN and not self._is_stale(now):
-            return Saved(state=State.OPEN, open_left=0.0, open_for=self._open_for)
-        kept = State.OPEN if self.state is State.HALF_OPEN else self.state
-        left = max(0.0, self.ready_at(now) - now) if kept is State.OPEN else 0.0
-        return Saved(state=kept, open_left=left, open_for=self._open_for)
+        """Return what is worth keeping over a restart.
+
+        Half-open is saved as open: its probes do not come back. What the mode alone isolates is saved as closed: the
+        next process has a mode of its own.
+        """
+        open_for = self._open_for
+        if self._by_hand_until > now:
+            left = 0.0 if self._by_hand_until == UNTIL_EVENT else self._by_hand_until - now
+            return Saved(state=State.ISOLATED, open_left=left, open_for=open_for)
+        if self.state is State.CLOSED or self._policy.mode is not Mode.NORMAL:
+            return Saved(state=State.CLOSED, open_left=0.0, open_for=open_for)
+        if self.state is State.OPEN or self._is_stale(now):
+            stale = self.trial
+            named = self._named_end(stale.ends_at, self._uniform) if stale else self._named_ends_at
+            return Saved(
+                state=State.OPEN,
+                open_left=max(0.0, self.ready_at(now) - now),
+                open_for=open_for,
+                named_left=max(0.0, named - now),
+            )
+        return Saved(state=State.OPEN, open_left=0.0, open_for=open_for)
 
     def restore(self, saved: Saved, now: float, *, elapsed: float = 0.0) -> None:
         """Take up what was saved `elapsed` seconds ago. What was counted, and who was under way, is forgotten.
@@ -226,15 +319,24 @@ class Breaker:
         policy makes it: it may be another than the one that was saved under.
         """
         self._forget()
-        if saved.state is State.OPEN and self._policy.mode is Mode.NORMAL:
-            policy = self._policy
-            self._open_for = min(max(saved.open_for, policy.open_for), self._most())
-            named = LONGEST_NAMED * (1 + self._spread) if policy.heed_server else 0.0
-            longest = max(self._most() * (1 + policy.jitter), named)
-            self.until = now + min(max(0.0, saved.open_left - elapsed), longest)
-            self._move(State.OPEN, now)
+        self._by_hand_until = OPEN
+        left = saved.open_left - elapsed
+        if saved.state is State.ISOLATED and (saved.open_left == 0 or left > 0):
+            self.isolate(now, duration=left if saved.open_left else None)
+        elif saved.state is not State.CLOSED and self._policy.mode is Mode.NORMAL:
+            self._restore_open(saved, now, elapsed)
         else:
-            self._move(State.ISOLATED if saved.state is State.ISOLATED else self._at_rest, now)
+            self.reset(now)
+
+    def _restore_open(self, saved: Saved, now: float, elapsed: float) -> None:
+        policy = self._policy
+        self._open_for = min(max(saved.open_for, policy.open_for), self._most())
+        own = min(saved.open_left, self._most() * (1 + policy.jitter))
+        longest_named = LONGEST_NAMED * (1 + self._spread) if policy.heed_server else 0.0
+        named = min(saved.named_left, longest_named)
+        self._named_ends_at = now + max(0.0, named - elapsed)
+        self.until = now + max(0.0, own - elapsed, named - elapsed)
+        self._move(State.OPEN, now)
 
     def _forget(self) -> None:
         self._trip.reset()
@@ -248,10 +350,14 @@ class Breaker:
     def _move(self, after: State, now: float) -> None:
         before, self.state = self.state, after
         self._epoch += 1
+        self._hold = OPEN
         if after is not State.HALF_OPEN:
             self.trial = None
+        if after is not State.ISOLATED:
+            self._by_hand_until = OPEN
         if after is not before or after is State.OPEN:
-            until = self.until if after is State.OPEN else None
+            shut = after in (State.OPEN, State.ISOLATED)
+            until = self.until if shut and self.until < UNTIL_EVENT else None
             self._on_change(before, after, now=now, until=until)
 
 

@@ -1,8 +1,8 @@
 """A bucket that fills at a steady rate, by virtual scheduling.
 
-Nothing is counted. What was taken is a time: `_full_at`, when the bucket would be full again if nobody took
+Nothing is counted. What was taken is a time: `full_at`, when the bucket would be full again if nobody took
 anything more. Taking moves it on by what the amount is worth in seconds; an amount may be taken when it would leave
-`_full_at` no further ahead than the bucket is deep. This is the generic cell rate algorithm (ITU-T I.371, 1993) with a
+`full_at` no further ahead than the bucket is deep. This is the generic cell rate algorithm (ITU-T I.371, 1993) with a
 weight. An amount larger than the whole bucket may be taken when the bucket is full, and is then paid off.
 
 So of takes that are never given back, at most `depth * rate + rate * t` lie within any t seconds (or the largest take, where
@@ -20,18 +20,18 @@ from math import inf
 class Bucket:
     """Holds `depth` seconds of a flow of `rate` per second. It begins full."""
 
-    __slots__ = ("_depth", "_full_at", "_given_back", "_seconds")
+    __slots__ = ("_depth", "_given_back", "_seconds", "full_at")
 
     def __init__(self, rate: float, depth: float) -> None:
         self._seconds = 1 / rate  # that one is worth
         self._depth = max(depth, self._seconds)
-        self._full_at = 0.0
+        self.full_at = 0.0  # when it is full again, if nobody takes any more
         self._given_back = 0.0  # seconds, ever
 
     def ready_at(self, amount: float) -> float:
         """The time from which `amount` may be taken; whoever asks earlier may be told an earlier time later."""
         spare = self._depth - amount * self._seconds
-        return self._full_at - spare if spare > 0 else self._full_at
+        return self.full_at - spare if spare > 0 else self.full_at
 
     def turn_at(self, ahead: float) -> float:
         """The time from which one may be taken after `ahead` others, each of one."""
@@ -39,8 +39,8 @@ class Bucket:
 
     def take(self, amount: float, now: float) -> float:
         """Take `amount`, and return a receipt for `refund`."""
-        full_at = max(self._full_at, now) + amount * self._seconds
-        self._full_at = full_at
+        full_at = max(self.full_at, now) + amount * self._seconds
+        self.full_at = full_at
         return full_at + self._given_back
 
     def settle(self, amount: float, *, latest: float = inf) -> None:
@@ -48,8 +48,8 @@ class Bucket:
 
         The debt that makes is paid off at `latest`, whatever it is: one wrong count closes nothing for ever.
         """
-        full_at = self._full_at - amount * self._seconds
-        self._full_at = min(full_at, max(self._full_at, latest))
+        full_at = self.full_at - amount * self._seconds
+        self.full_at = min(full_at, max(self.full_at, latest))
 
     def refund(self, amount: float, receipt: float, now: float) -> None:
         """Give back an amount that was taken for nothing, as far as its time has not gone by.
@@ -58,5 +58,5 @@ class Bucket:
         """
         ahead = receipt - self._given_back - now
         seconds = min(amount * self._seconds, max(0.0, ahead))
-        self._full_at -= seconds
+        self.full_at -= seconds
         self._given_back += seconds

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import NamedTuple
 
-from stormbreak.core.checks import require, require_window
+from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, Outcome, Treatment, Verdict
 
@@ -52,6 +52,7 @@ class BudgetPolicy:
     always_paid: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.ratio >= 0, "ratio must not be negative", self.ratio)
         require(self.cap >= 0, "cap must not be negative", self.cap)
         require(self.decay > 0, "decay must be positive", self.decay)

@@ -65,8 +65,12 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
             )
         )
         began = now
-        while now < until:  # the timers of some loops run early
-            _, now, uniform = yield Wait(until)
+        lane.backing_off += 1
+        try:
+            while now < until:  # the timers of some loops run early
+                _, now, uniform = yield Wait(until)
+        finally:
+            lane.backing_off -= 1
         trail.waited += now - began
 
 

@@ -1,6 +1,11 @@
 """The checks that policy values make of themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 from stormbreak.errors import ConfigurationError
 
@@ -20,6 +25,84 @@ def require_window(name: str, seconds: float) -> None:
     """Refuse a window that is none, or too short to be counted in."""
     require(seconds > 0, f"{name} must be positive", seconds)
     require(seconds >= SHORTEST_WINDOW, f"{name} must be at least {SHORTEST_WINDOW:g}", seconds)
+
+
+def require_number(name: str, value: object) -> None:
+    """Refuse what is no number."""
+    holds, rule = _TESTS[float]
+    require_type(holds(value), f"{name} must be {rule}", value)
+
+
+def require_type(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
+    """Raise a ConfigurationError that shows a number as it is, and of anything else its type: it may be a secret."""
+    require(holds, rule, value if isinstance(value, Real | None) else type(value).__name__)
+
+
+def check_types(part: object) -> None:
+    """Refuse a field of a policy value that has not the type that its class declares.
+
+    Whole numbers, numbers, switches, texts, parts, and what collections hold of them. Of an enumeration the class
+    itself says which words there are.
+
+    Raises:
+        ConfigurationError: names the field.
+    """
+    for name, (holds, rule) in _rules(cast("Hashable", type(part))):
+        value = getattr(part, name)
+        require_type(holds(value), f"{name} must be {rule}", value)
+
+
+_Test: TypeAlias = tuple[Callable[[Any], bool], str]
+
+_TESTS: Mapping[Any, _Test] = {
+    NoneType: (lambda value: value is None, "None"),
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    int: (
+        lambda value: isinstance(value, Integral) and not isinstance(value, bool),
+        "a whole number",
+    ),
+    float: (lambda value: isinstance(value, Real) and not isinstance(value, bool), "a number"),
+    str: (lambda value: isinstance(value, str), "a text"),
+}
+
+
+@cache
+def _rules(part: Hashable) -> list[tuple[str, _Test]]:
+    hints = get_type_hints(part).items()
+    return [(name, test) for name, hint in hints if (test := _test(hint)) is not None]
+
+
+def _test(hint: Any) -> _Test | None:
+    """Return how to recognise a value of that type, and what to call it; None: it is not checked."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return lambda value: value in members, " or ".join(map(repr, members))
+    if origin in (Union, UnionType):
+        return _any_of([_test(member) for member in members])
+    if origin in (tuple, Mapping):
+        return _all_of(origin, _test(members[-1] if origin is Mapping else members[0]))
+    if isinstance(hint, type) and is_dataclass(hint):
+        return lambda value: isinstance(value, hint), f"a {hint.__name__}"
+    return _TESTS.get(hint)
+
+
+def _any_of(tests: list[_Test | None]) -> _Test | None:
+    known = [test for test in tests if test is not None]
+    if len(known) < len(tests):
+        return None
+    return lambda value: any(holds(value) for holds, _ in known), " or ".join(
+        rule for _, rule in known
+    )
+
+
+def _all_of(origin: type, item: _Test | None) -> _Test:
+    holds, of = (lambda _: True, "") if item is None else (item[0], f", each {item[1]}")
+    if origin is Mapping:
+        return (
+            lambda value: isinstance(value, Mapping) and all(map(holds, value.values())),
+            f"a mapping{of}",
+        )
+    return lambda value: isinstance(value, tuple | list) and all(map(holds, value)), f"a tuple{of}"
 
 
 def shown(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.trip import FailureRate, TripRule
 
 
@@ -53,6 +53,7 @@ class BreakerPolicy:
     longest_half_open: float | None = 900.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.mode in [*Mode], f"mode must be one of {', '.join(Mode)}", self.mode)
         object.__setattr__(self, "mode", Mode(self.mode))  # which may be given as a word
         require(self.open_for > 0, "open_for must be positive", self.open_for)

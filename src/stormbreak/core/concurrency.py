@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Outcome
 
@@ -16,6 +16,7 @@ class FixedLimit:
     in_flight: int = 256
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.in_flight >= 1, "in_flight must be at least 1", self.in_flight)
 
     @property
@@ -48,6 +49,10 @@ class Concurrency:
     def binds(self, now: float) -> bool:  # noqa: ARG002
         """A fixed limit always does."""
         return True
+
+    def learned(self, now: float) -> bool:  # noqa: ARG002
+        """It learns nothing."""
+        return False
 
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""

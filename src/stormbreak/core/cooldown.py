@@ -84,6 +84,12 @@ class Cooldown:
             self.until = now + wait * (1 + self._spread * uniform)
             self._on_change(now=now, until=self.until)
 
+    def hold(self, until: float, now: float) -> None:
+        """Keep calls away until then, as the target asked an earlier process."""
+        if self.until < until:
+            self.until = until
+            self._on_change(now=now, until=until)
+
     def lift(self, now: float) -> None:
         """End the cooldown, if there is one."""
         if self.until > now:

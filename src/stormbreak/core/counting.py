@@ -8,9 +8,22 @@ that is counted can be one too many.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
+
+
+class Counts(NamedTuple):
+    """What a rule has counted so far. A rate is None where nothing is in its window, or the rule has none.
+
+    `calls` are those in the window of failures, or of slow calls where only these are counted.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    slow_calls: int = 0
+    failure_rate: float | None = None
+    slow_call_rate: float | None = None
 
 
 class Trip(ABC):
@@ -34,6 +47,10 @@ class Trip(ABC):
         return False
 
     @abstractmethod
+    def counts(self, now: float) -> Counts:
+        """Return what is counted now."""
+
+    @abstractmethod
     def reset(self) -> None:
         """Forget everything, as when a circuit closes."""
 
@@ -46,6 +63,10 @@ class Window(Protocol):
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one."""
+        ...
+
+    def roll(self, now: float) -> None:
+        """Drop what is too old by now."""
         ...
 
     def clear(self) -> None:
@@ -66,28 +87,47 @@ class Row(Trip):
         self._failures = self._failures + 1 if failed else 0
         return self._failures >= self._threshold
 
+    def counts(self, now: float) -> Counts:
+        return Counts(calls=self._failures, failures=self._failures)
+
     def reset(self) -> None:
         self._failures = 0
 
 
 class FailureShare(Trip):
-    """The share of failures in a window. Attempts that are undecided are counted as if they succeeded."""
+    """The share of failures in a window. Attempts that are undecided are counted as if they succeeded.
 
-    __slots__ = ("_calls", "_share", "_window")
+    An attempt may be undecided for longer than the window is. So all failures since the last success stand
+    against them, those too that the window has forgotten: else many attempts that hang outvote few that fail for ever.
+    """
+
+    __slots__ = ("_calls", "_in_a_row", "_share", "_window")
 
     def __init__(self, window: Window, share: float, calls: int) -> None:
         self._window = window
         self._share = share
         self._calls = calls
+        self._in_a_row = 0
 
     def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
         window = self._window
         window.add(now, failed=failed)
-        many = self._share * (window.calls + undecided) - ROUNDING
-        return failed and window.calls >= self._calls and window.failures >= many
+        if not failed:
+            self._in_a_row = 0
+            return False
+        self._in_a_row += 1
+        forgotten = max(0, self._in_a_row - window.failures)
+        many = self._share * (window.calls + forgotten + undecided) - ROUNDING
+        return window.calls >= self._calls and window.failures + forgotten >= many
+
+    def counts(self, now: float) -> Counts:
+        self._window.roll(now)
+        calls, failures = self._window.calls, self._window.failures
+        return Counts(calls, failures, failure_rate=failures / calls if calls else None)
 
     def reset(self) -> None:
         self._window.clear()
+        self._in_a_row = 0
 
 
 class SlowShare(Trip):
@@ -107,6 +147,11 @@ class SlowShare(Trip):
         window.add(now, failed=slow)
         many = self._share * window.calls - ROUNDING
         return slow and window.calls >= self._calls and window.failures >= many
+
+    def counts(self, now: float) -> Counts:
+        self._window.roll(now)
+        calls, slow = self._window.calls, self._window.failures
+        return Counts(calls, slow_calls=slow, slow_call_rate=slow / calls if calls else None)
 
     def cut(self, now: float, took: float) -> bool:
         return took >= self._slower_than and self.record(now, failed=False, took=took)
@@ -140,6 +185,12 @@ class AnyOf(Trip):
 
     def is_slow(self, took: float) -> bool:
         return any(machine.is_slow(took) for machine in self._machines)
+
+    def counts(self, now: float) -> Counts:
+        counted = [machine.counts(now) for machine in self._machines]
+        slow = max(counted, key=lambda it: (it.slow_call_rate or 0.0, it.slow_calls))
+        failed = max(counted, key=lambda it: (it.failure_rate or 0.0, it.failures, it.calls))
+        return failed._replace(slow_calls=slow.slow_calls, slow_call_rate=slow.slow_call_rate)
 
     def reset(self) -> None:
         for machine in self._machines:

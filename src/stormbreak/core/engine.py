@@ -4,6 +4,7 @@ Pure and without locks: a driver holds its lock during each step and afterwards 
 behind, the tickets to wake (`woken`) and the events to deliver (`events`).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import count
@@ -12,8 +13,9 @@ from typing import Any
 from stormbreak.core.admission import Admission
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
-from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.cooldown import Cooldown, Pace
+from stormbreak.core.counting import Counts
 from stormbreak.core.following import Companion
 from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.hedge import Hedging
@@ -38,6 +40,10 @@ PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
 LATE = 10.0  # seconds since answers were late
 PACED_CIRCUIT = 1.0  # after a circuit closed
 
+MOST_LANES = 256  # targets that are remembered, besides those with something in force
+LOOKS = 4  # at lanes per call, while there are more: each call brings one more at the most
+FRESH = 60.0  # seconds for which a failure counts, in the windows of circuits and rates
+
 Listener = Callable[[Event], None]
 
 
@@ -45,9 +51,9 @@ class Lane:
     """One target: its gates, and the queue in front of them."""
 
     __slots__ = (
-        "_closing_until", "_engine", "admission", "breaker", "budget", "cooldown", "earn", "failed_in_a_row", "gone",
-        "hedging", "openings", "pace", "policy", "quota", "rate", "shadow", "shadow_budget", "slots", "spending", "target",
-        "treatments",
+        "_closing_until", "_engine", "admission", "backing_off", "breaker", "budget", "cooldown", "earn", "failed_at",
+        "failed_in_a_row", "gone", "hedging", "openings", "pace", "policy", "quota", "rate", "recently_used", "shadow",
+        "shadow_budget", "slots", "spending", "target", "treatments",
     )  # fmt: skip
 
     def __init__(self, engine: "Engine", target: Target) -> None:
@@ -60,6 +66,9 @@ class Lane:
         self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from here, or to here
+        self.failed_at = OPEN  # when an attempt last failed in a way that a retry might mend
+        self.backing_off = 0  # calls between two attempts
+        self.recently_used = True  # since the engine last looked for lanes to forget
         self.pace = Pace()
         self._closing_until = OPEN  # end of the pace that a closing circuit started
         self.cooldown = Cooldown(
@@ -124,6 +133,19 @@ class Lane:
     def idle(self) -> bool:
         """Whether nobody is in flight or waits."""
         return not (self.slots.in_flight or self.admission.queued)
+
+    def is_needed(self, now: float) -> bool:
+        """Whether a call is under way here, or a new lane would let pass what this one holds back."""
+        return (
+            not self.idle
+            or self.backing_off > 0
+            or now - self.failed_at < FRESH
+            or max(self.cooldown.ready_at(now), self.pace.ready_at(now)) > now
+            or (self.breaker is not None and self.breaker.is_needed(now))
+            or (self.rate is not None and (self.rate.in_force(now) or self.rate.is_lot(now)))
+            or (self.quota is not None and self.quota.is_needed(now))
+            or self.slots.learned(now)
+        )
 
     def load(self, now: float) -> Load:
         """What the gates know of the load on this target."""
@@ -199,10 +221,17 @@ class Lane:
         if self._engine.listeners:
             self._engine.events.append(CircuitChanged(now, self.target, before, after, until))
 
-    def isolate(self, now: float) -> None:
-        """Open the circuit by hand, until `reset`; calls that fail fast leave the queue."""
+    def isolate(self, now: float, *, duration: float | None = None) -> None:
+        """Open the circuit by hand, until `reset` or for a time; calls that fail fast leave the queue."""
         if self.breaker is not None:
-            self.breaker.isolate(now)
+            self.breaker.isolate(now, duration=duration)
+            self.admission.pump(now)
+
+    def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
+        """Follow a newer policy whose breaker is forced open, or no longer."""
+        if self.breaker is not None:
+            self.breaker.force(forced_open, now)
+            self.admission.pump(now)
 
     def reset(self, now: float) -> None:
         """Close the circuit and lift cooldown and pace, by hand; whoever waited for them leaves."""
@@ -221,8 +250,8 @@ class Lane:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """What stands where, in plain values; times are seconds from `now`."""
-        circuit = self.breaker.state.value if self.breaker else None
-        until = self.cooldown.ready_at(now)
+        breaker, until = self.breaker, self.cooldown.ready_at(now)
+        counts = Counts() if breaker is None else breaker.counts(now)
         shadow = {} if self.shadow is None else {"shadow": self.shadow.snapshot()}
         return {
             "place": self.target.place,
@@ -230,8 +259,10 @@ class Lane:
             "limit": self.slots.limit,
             "queued": self.admission.queued,
             "held_by": self.admission.held_by(now) if self.admission.queued else None,
-            "circuit": circuit,
-            "trips": self.breaker.trips if self.breaker else 0,
+            "circuit": None if breaker is None else breaker.state_at(now).value,
+            "trips": 0 if breaker is None else breaker.trips,
+            "failure_rate": counts.failure_rate,
+            "slow_call_rate": counts.slow_call_rate,
             "cooldown": max(0.0, until - now),
             "service": self.admission.service,
             "budget": None if self.budget is None else self.budget.balance(now),
@@ -263,7 +294,8 @@ class Engine:
         self.payers = Payers(self._on_freed, self._price_of)
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
-        self._lanes: dict[Target, Lane] = {}
+        self._lanes: OrderedDict[Target, Lane] = OrderedDict()
+        self.crowded = False  # whether there are more lanes than MOST_LANES
         self._former: list[Lane] = []  # others have taken their place, but calls still wait in them
 
     @property
@@ -327,21 +359,64 @@ class Engine:
 
     def _succeed(self, lane: Lane, now: float) -> Lane:
         new = Lane(self, lane.target)
-        if lane.breaker is not None and lane.breaker.state is not State.CLOSED:
-            new.restore(lane.breaker.save(now), now, elapsed=0.0)
+        if lane.breaker is not None:
+            saved = lane.breaker.save(now)
+            if saved.state is not State.CLOSED:
+                new.restore(saved, now, elapsed=0.0)
+        breaker = (
+            new.policy.breaker
+        )  # calls that still wait in the lane of before go by its mode, too
+        for former in self._lanes_of(lane.target):
+            former.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
         return new
+
+    def _lanes_of(self, target: Target) -> list[Lane]:
+        """Return the lane of `target`, where there is one, and those of before in which calls still wait."""
+        former = [lane for lane in self._former if lane.target == target]
+        return [*former, self._lanes[target]] if target in self._lanes else former
+
+    def isolate(self, target: Target, now: float, *, duration: float | None = None) -> None:
+        """Open the circuit of `target` by hand, until `reset` or for so many seconds."""
+        self.lane(target)
+        for lane in self._lanes_of(target):
+            lane.isolate(now, duration=duration)
+
+    def reset(self, target: Target, now: float) -> None:
+        """Close the circuit of `target` by hand, and lift its cooldown."""
+        self.lane(target)
+        for lane in self._lanes_of(target):
+            lane.reset(now)
 
     def lane(self, target: Target) -> Lane:
         """The lane of `target`, made when first asked for."""
         lane = self._lanes.get(target)
         if lane is None:
             lane = self._lanes[target] = Lane(self, target)
+            self.crowded = len(self._lanes) > MOST_LANES
+        lane.recently_used = True
         return lane
 
+    def make_room(self, now: float) -> None:
+        """Forget lanes beyond MOST_LANES, of those that are not needed the one that was not used for longest first.
+
+        Looks at a few of them only: a lane that was used since the last look goes to the end (a clock, as of pages in memory).
+        """
+        lanes = self._lanes
+        for _ in range(LOOKS):
+            if len(lanes) <= MOST_LANES:
+                break
+            target, lane = next(iter(lanes.items()))
+            if lane.recently_used or lane.is_needed(now):
+                lane.recently_used = False
+                lanes.move_to_end(target)
+            else:
+                del lanes[target]
+        self.crowded = len(lanes) > MOST_LANES
+
     def forget(self, targets: Iterable[Target], now: float) -> bool:
-        """Drop all that is known of `targets`, unless one of them is in use, or left alone: whether it is gone."""
+        """Drop all that is known of `targets`, unless one of them is still needed: whether it is gone."""
         lanes = [self._lanes[target] for target in targets if target in self._lanes]
-        if any(lane.taken(now) for lane in lanes):
+        if any(lane.is_needed(now) for lane in lanes):
             return False
         for lane in lanes:
             del self._lanes[lane.target]
@@ -358,10 +433,15 @@ class Engine:
 
     def save_circuits(self, now: float) -> dict[Target, Saved]:
         """What is worth keeping over a restart of every circuit that is not closed."""
-        return {
+        saved = {
             target: lane.breaker.save(now)
             for target, lane in self._lanes.items()
-            if lane.breaker is not None and lane.breaker.state is not State.CLOSED
+            if lane.breaker is not None
+        }
+        return {
+            target: circuit
+            for target, circuit in saved.items()
+            if circuit.state is not State.CLOSED
         }
 
     def restore_circuits(self, saved: Mapping[Target, Saved], now: float, elapsed: float) -> None:

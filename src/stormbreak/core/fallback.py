@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.types import Target, Verdict
 
 DOUBTED = 3
@@ -69,6 +69,7 @@ class Place:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         words = (self.provider, self.base_url, self.api_key_env, self.model, self.models)
         require(
             any(words),
@@ -96,6 +97,7 @@ class ToTargets:
     choose: Choose = Choose.IN_ORDER
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_rule(self.on, self.after)
         require(bool(self.targets), "targets must hold a target", "none")
 
@@ -109,6 +111,7 @@ class ToCache:
     after: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_rule(self.on, self.after)
 
 
@@ -122,6 +125,7 @@ class ToDegraded:
     text: str | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_rule(self.on, self.after)
 
 
@@ -140,6 +144,7 @@ class CachePolicy:
     max_bytes: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.max_age > 0, "max_age must be positive", self.max_age)
         require(self.max_bytes > 0, "max_bytes must be positive", self.max_bytes)
 

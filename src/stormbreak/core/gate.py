@@ -31,6 +31,10 @@ class Slots(Protocol):
         """Whether the limit is one that congestion, or a user, has set."""
         ...
 
+    def learned(self, now: float) -> bool:
+        """Whether congestion of late has taught it a limit that a new one would have to find again."""
+        ...
+
     def take_streamed(self, now: float) -> Any:
         """Take a slot for an attempt whose first output will be told."""
         ...

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import inf
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 
 KEPT = 128  # attempts whose times say what is usual
 ENOUGH = 20  # of them, for an opinion
@@ -28,6 +28,7 @@ class HedgePolicy:
     most: int = 1
 
     def __post_init__(self) -> None:
+        check_types(self)
         after, share = self.after, self.percentile
         require(after is None or after >= 0, "after must not be negative", after)
         require(share is None or 0 < share < 1, "percentile must be between 0 and 1", share)

@@ -25,6 +25,8 @@ _Taken: TypeAlias = Generator[Command, Resume, Outcome]
 def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
     """Carry `call` to its end, at its target and where its fallbacks lead."""
     earn = engine.lane(call.target).earn
+    if engine.crowded:
+        engine.make_room(now)
     if earn is not None:
         earn(now)
     if call.labels and engine.listeners:

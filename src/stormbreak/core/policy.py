@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.budget import BudgetPolicy
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import CachePolicy, Fallback
 from stormbreak.core.hedge import HedgePolicy
@@ -63,6 +63,7 @@ class Policy:
     shadow: ShadowPolicy | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("deadline", "patience", "attempt_timeout", "idle_timeout", "stall_timeout"):
             span = getattr(self, name)
             require(span is None or span > 0, f"{name} must be positive", span)

@@ -11,7 +11,7 @@ less waiting, by its weight, than another of the same priority has: one tenant c
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.line import Line
 from stormbreak.core.ticket import Ticket
 from stormbreak.types import Call, Priority
@@ -33,6 +33,7 @@ class QueuePolicy:
     weights: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.size >= 0, "size must not be negative", self.size)
         require(self.longest_pause > 0, "longest_pause must be positive", self.longest_pause)
         most = 1 / len(Priority)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class QuotaPolicy:
     learn: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("rpm", "tpm"):
             limit = getattr(self, name)
             require(limit is None or limit > 0, f"{name} must be positive", limit)

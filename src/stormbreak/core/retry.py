@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
-from stormbreak.core.backoff import Backoff, FullJitter
+from stormbreak.core.backoff import Backoff, FullJitter, ProportionalJitter
 from stormbreak.core.budget import UNKNOWN, Budget, Load
-from stormbreak.core.checks import require
+from stormbreak.core.checks import check_types, require
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.types import Outcome, Treatment
 
@@ -34,6 +34,7 @@ class RetryPolicy:
     one_step_longer: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.attempts >= 1, "attempts must be at least 1", self.attempts)
         require(self.min_useful >= 0, "min_useful must not be negative", self.min_useful)
         require(self.longest_wait > 0, "longest_wait must be positive", self.longest_wait)
@@ -80,6 +81,8 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     `previous` is the delay before that attempt, in seconds.
     """
     delay = _delay(policy, outcome, attempt, uniform, previous)
+    if budget is None and outcome.retry_after is not None:
+        delay = max(delay, _floor(policy.backoff))
     gates = (
         ("verdict", treatment.retry),
         ("forbidden", not outcome.forbidden),
@@ -99,6 +102,11 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     if budget.try_pay(now):
         return Retry(now + delay, free=False)
     return Stop("budget", retry_at)
+
+
+def _floor(backoff: Backoff) -> float:
+    """The shortest delay that a rule ever gives: without a budget, nothing else bounds the retries of a server that names less."""
+    return backoff.floor if isinstance(backoff, ProportionalJitter) else backoff.delay(1, 0.0)
 
 
 def _delay(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from stormbreak.core.checks import require, shown
+from stormbreak.core.checks import check_types, require, shown
 from stormbreak.core.circuit import State
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
@@ -24,17 +24,24 @@ LONG = 60  # characters of a value that are shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A circuit, at rest. `open_left` seconds of the open time are left; `open_for` has it grown to so far."""
+    """A circuit, at rest. `open_left` seconds of the open time are left; `open_for` has it grown to so far.
+
+    `named_left` seconds are left of a time that the target named. An isolation by hand has an `open_left`, too, where
+    it is for a time; 0 is without end.
+    """
 
     state: State
     open_left: float
     open_for: float
+    named_left: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         known = ", ".join(KEPT)
         require(self.state in KEPT, f"state must be one of {known}", self.state)
         require(self.open_left >= 0, "open_left must not be negative", self.open_left)
         require(self.open_for > 0, "open_for must be positive", self.open_for)
+        require(self.named_left >= 0, "named_left must not be negative", self.named_left)
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, as JSON has them."""
@@ -42,6 +49,7 @@ class Saved:
             "state": self.state.value,
             "open_left": min(self.open_left, LONGEST),
             "open_for": min(self.open_for, LONGEST),
+            "named_left": min(self.named_left, LONGEST),
         }
 
 
@@ -60,6 +68,7 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
         state=State(state),
         open_left=_bounded(values, "open_left"),
         open_for=_bounded(values, "open_for"),
+        named_left=_bounded(values, "named_left") if "named_left" in values else 0.0,
     )
 
 

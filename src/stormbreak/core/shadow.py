@@ -20,6 +20,7 @@ from typing import Any
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, BudgetPolicy
+from stormbreak.core.checks import check_types
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
 from stormbreak.core.limit import Limit, Limiter, limiter
@@ -53,6 +54,7 @@ class ShadowPolicy:
     quota: QuotaPolicy | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_counted(self.failures or (), self.uncounted or ())
 
     @property

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from typing import Protocol, TypeAlias
 
-from stormbreak.core.checks import require
-from stormbreak.errors import ConfigurationError
+from stormbreak.core.checks import check_types, require
 from stormbreak.types import Usage
 
 
@@ -23,6 +22,7 @@ class SpendPolicy:
     longest_answer: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         usd, per, answer = self.usd, self.per, self.longest_answer
         require(usd is None or usd > 0, "usd must be positive", usd)
         require(per is None or per > 0, "per must be positive", per)
@@ -76,8 +76,13 @@ def _known(
 ) -> Decimal | None:
     if not usage.total:
         return Decimal(0)
+    if prices is None:
+        return None
     try:
         with localcontext(EXACT):
-            return None if prices is None else cost(prices)
-    except ConfigurationError:  # one of them is missing
+            usd: object = cost(prices)
+    except Exception:  # noqa: BLE001 - one is missing, or prices of somebody's own fail: the answer may be there already
         return None
+    if isinstance(usd, Decimal) and usd.is_finite() and usd >= 0:
+        return usd
+    return None

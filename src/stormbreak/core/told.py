@@ -67,6 +67,13 @@ class Told:
         ready_at = min(self._at + lacks / self._flow, self.until)
         return ready_at if ready_at > now else OPEN
 
+    def is_scarce(self, now: float) -> bool:
+        """Whether less than half of the limit is known to remain, or, where that is not known, nothing."""
+        if now >= self.until:
+            return False
+        remains = self._remaining + (now - self._at) * self._flow
+        return remains < (1 if self._limit == inf else self._limit / 2)
+
     def take(self, amount: float, now: float) -> float:
         """Take `amount`, and return a receipt: news from before it was taken do not know of it."""
         self._taken += amount

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from stormbreak.core.checks import require, require_window
+from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.counting import AnyOf, FailureShare, Row, SlowShare, Trip
 from stormbreak.core.window import CountWindow, TimeWindow
 
@@ -29,6 +29,7 @@ class ConsecutiveFailures:
     threshold: int = 5
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.threshold >= 1, "threshold must be at least 1", self.threshold)
 
     def machine(self) -> Trip:
@@ -50,6 +51,7 @@ class FailureRate:
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_share(self.share, self.calls)
         require_window("seconds", self.seconds)
 
@@ -68,6 +70,7 @@ class FailureRateOfLast:
     last: int = 50
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_share(self.share, self.calls)
         _check_last(self.last, self.calls)
 
@@ -90,6 +93,7 @@ class SlowRate:
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_share(self.share, self.calls)
         require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
         require_window("seconds", self.seconds)
@@ -110,6 +114,7 @@ class SlowRateOfLast:
     last: int = 50
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_share(self.share, self.calls)
         require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
         _check_last(self.last, self.calls)
@@ -132,7 +137,9 @@ class AnyRule:
     rules: tuple[SingleRule, ...] = (FailureRate(), SlowRate())
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(len(self.rules) >= 1, "rules must name at least one rule", "none")
+        object.__setattr__(self, "rules", tuple(self.rules))
 
     def machine(self) -> Trip:
         """Fresh counters."""

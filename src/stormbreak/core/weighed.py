@@ -67,6 +67,13 @@ class Quota:
                 ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
         return ready_at if ready_at > now else OPEN
 
+    def is_needed(self, now: float) -> bool:
+        """Whether some of a configured limit is taken, or much of one that was told: a new gate would begin with all of it."""
+        buckets = (self._rpm, self._tpm)
+        return any(bucket is not None and bucket.full_at > now for bucket in buckets) or any(
+            told.is_scarce(now) for told in self._told or ()
+        )
+
     def in_force(self, now: float) -> bool:
         """Whether a configured limit holds calls, or did a moment ago."""
         since = now - RECENT

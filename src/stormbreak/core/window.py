@@ -82,6 +82,9 @@ class CountWindow:
         self.calls = 0
         self.failures = 0
 
+    def roll(self, now: float) -> None:
+        """Drop nothing: outcomes leave one by one."""
+
     def add(self, now: float, *, failed: bool) -> None:  # noqa: ARG002 - a window of time asks for it
         """Count one outcome; when the window is full, the oldest leaves."""
         outcomes = self._outcomes

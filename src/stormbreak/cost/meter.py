@@ -6,7 +6,6 @@ whose call was given up. Memory is bounded by the calls under way, and by so man
 with an empty bill.
 """
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
@@ -15,6 +14,7 @@ from stormbreak.core.spend import EXACT, PriceOf
 from stormbreak.cost.bill import Bills
 from stormbreak.cost.books import Books, Purpose
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import (
     CallCancelled,
@@ -72,6 +72,7 @@ class Meter:
         self._price_of = price_of
         self._most = most
         self._engine: object = None
+        self._lock = new_lock()
         self._begin()
         forget_in_child(self._begin)
         self._hear: dict[type, Callable[..., None]] = {
@@ -87,7 +88,6 @@ class Meter:
 
     def _begin(self) -> None:
         """Begin anew, as in a child process: what was spent before it is on the bill of its parent."""
-        self._lock = threading.RLock()  # the garbage collector may come with events
         self._books = Books(self._price_of, self._most)
         self._calls: OrderedDict[int, _Call] = OrderedDict()
 

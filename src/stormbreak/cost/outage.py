@@ -11,10 +11,16 @@ from pathlib import Path
 
 import msgspec
 
+from stormbreak import tomlfile
 from stormbreak.core.checks import require
 from stormbreak.errors import ConfigurationError
 
 MINUTE = 60
+
+LARGEST = 256 * 1024 * 1024
+"""Bytes of a result: hours of a storm under several policies."""
+
+_WHAT = "the result of a storm"
 
 _LONGEST = 10**9  # seconds
 _LARGEST = 10  # of a share; in a short time more can be answered than came in it
@@ -72,11 +78,15 @@ class Storm(msgspec.Struct):
 def read_storm(path: Path) -> Storm:
     """Read a result. Raises ConfigurationError, which names the file."""
     try:
-        storm = msgspec.json.decode(path.read_bytes(), type=Storm)
+        storm = msgspec.json.decode(
+            tomlfile.read_bytes(path, what=_WHAT, largest=LARGEST), type=Storm
+        )
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigurationError(f"{path}: not what storm run --json prints") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
     if not storm.runs:
         raise ConfigurationError(f"{path}: holds no run")
     try:

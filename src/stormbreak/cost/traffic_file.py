@@ -4,6 +4,7 @@ from codecs import BOM_UTF8
 from itertools import chain
 from pathlib import Path
 
+from stormbreak import tomlfile
 from stormbreak.cost.answers import is_line, read_answers
 from stormbreak.cost.traffic import Traffic, add_up
 from stormbreak.cost.usage_export import read_csv, read_pages
@@ -32,7 +33,7 @@ def read_traffic(path: Path) -> Traffic:
 
 def _read(path: Path) -> Traffic:
     """Read it once, from its beginning: it may be a pipe."""
-    with path.open("rb") as file:
+    with tomlfile.opened(path) as file:
         first = file.readline(LARGEST)
         if is_line(first):
             return Traffic(uses=add_up(read_answers(chain([first], file))))

@@ -90,7 +90,7 @@ class AsyncioDriver:
                     outcome = await self._until_next(stepper, flow, command, asker)
                 command = stepper.step(flow, outcome)
         except BaseException as error:
-            stepper.close(flow)
+            _give_up(stepper, flow, error)
             if isinstance(error, CutShortError):
                 return error.ended
             if isinstance(error, SentAwayError):
@@ -235,6 +235,13 @@ class AsyncioDriver:
             if timer is not None:
                 timer.cancel()
         under_way.may_wait()
+
+
+def _give_up(stepper: Stepper | Racing, flow: Flow, error: BaseException) -> None:
+    if isinstance(error, GeneratorExit):  # the coroutine was dropped: the garbage collector came
+        stepper.drop(flow)
+    else:
+        stepper.close(flow)
 
 
 def _accompanied(sender: Sender, companion: Companion, number: int) -> Sender:

@@ -7,31 +7,38 @@ installed; the loop policy of the process is left alone.
 
 import asyncio
 import atexit
+import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import holds_lock, may_wait, new_lock
 
 T = TypeVar("T")
 _Errands: TypeAlias = "SimpleQueue[Callable[[], None] | None]"  # None: it is over
 
+SOON = 1.0  # seconds after which whoever waits is asked whether it may
 LEAVING = 5.0  # seconds that a cancelled call has to close its connection, and the loop to end with the process
+
+
+_log = logging.getLogger("stormbreak")
 
 
 class Background:
     """One loop, from its first use to its `stop`; after that the next use starts another."""
 
     def __init__(self) -> None:
+        self._lock = new_lock()
         self._begin()
         forget_in_child(self._begin)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._ending: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -41,8 +48,14 @@ class Background:
         KeyboardInterrupt, and whatever else ends the wait, cancels it first, and waits until it has let go.
 
         Raises:
-            RuntimeError: it is asked on the very thread that would have to do it, or the process ends.
+            RuntimeError: it is asked on the very thread that would have to do it, or by a finalizer in the middle of what
+                the loop waits for, or the process ends.
         """
+        job = self._begun(coroutine)
+        self._wait(job, None)
+        return job.result()
+
+    def _begun(self, coroutine: Coroutine[Any, Any, T]) -> "_Job[T]":
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("what runs on the background loop may not wait for it")
@@ -52,15 +65,18 @@ class Background:
         except RuntimeError:
             coroutine.close()
             raise
+        job.loop = loop
         loop.call_soon_threadsafe(job.begin, loop)
+        return job
+
+    def _wait(self, job: "_Job[Any]", within: float | None) -> bool:
         try:
-            job.wait()
+            return job.wait(within)
         except BaseException:
             with suppress(RuntimeError):  # it is closed, and the job with it
-                loop.call_soon_threadsafe(job.cancel)
-            job.let_go(LEAVING)
+                job.loop.call_soon_threadsafe(job.cancel)
+            job.let_go(0.0 if holds_lock() else LEAVING)
             raise
-        return job.result()
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop, started if need be.
@@ -69,16 +85,53 @@ class Background:
             RuntimeError: the process ends. What is cleared away then may still want to close its connections, but a
                 thread that starts so late never runs, and whoever starts it would wait for ever.
         """
+        loop = self._loop
+        if loop is not None:
+            return loop
+        if sys.is_finalizing():
+            raise RuntimeError("the process ends")
+        # Not under the lock: a finalizer may come here meanwhile, on this thread or on the new one, which starts.
+        made = _new_loop()
+        thread = threading.Thread(target=_forever, args=(made,), name="stormbreak", daemon=True)
+        thread.start()
         with self._lock:
-            if self._loop is None:
-                if sys.is_finalizing():
-                    raise RuntimeError("the process ends")
-                self._loop = _new_loop()
-                self._thread = threading.Thread(
-                    target=_forever, args=(self._loop,), name="stormbreak", daemon=True
-                )
-                self._thread.start()
-            return self._loop
+            loop = self._loop
+            if loop is None:
+                self._loop, self._thread = made, thread
+                return made
+        made.call_soon_threadsafe(made.stop)  # another one was quicker
+        return loop
+
+    def finish(self, ending: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Run what ends something on the loop, and wait for it where that is safe; False if there is no loop.
+
+        Then nothing is under way there. In a finalizer, under a lock, or on the loop's own thread it is only handed over;
+        elsewhere it is waited for no longer than `LEAVING`.
+        """
+        loop = self._loop
+        if loop is None:
+            return False
+        if threading.current_thread() is not self._thread and may_wait():
+            job = self._begun(ending())
+            if self._wait(job, LEAVING):
+                job.result()
+            return True
+        try:
+            # In a context of its own: that of the thread here belongs to something else.
+            loop.call_soon_threadsafe(self._end_soon, ending, context=Context())
+        except RuntimeError:  # it is closed, and all that was there
+            return False
+        return True
+
+    def _end_soon(self, ending: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(ending())
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.debug("what was closed by a finalizer failed", exc_info=task.exception())
 
     def stop(self) -> None:
         """Cancel what runs, close the loop, and wait for that; from any other thread."""
@@ -96,6 +149,7 @@ class _Job(Generic[T]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine = coroutine
+        self.loop: asyncio.AbstractEventLoop
         self._task: asyncio.Task[T] | None = None
         self._errands: _Errands = SimpleQueue()
 
@@ -108,10 +162,25 @@ class _Job(Generic[T]):
         assert self._task is not None
         self._task.cancel()
 
-    def wait(self) -> None:
-        """Wait for its end, and run its errands; signals are dealt with meanwhile."""
+    def wait(self, within: float | None) -> bool:
+        """Wait for its end, and run its errands; signals are dealt with meanwhile. False: not ended `within` seconds.
+
+        Raises:
+            RuntimeError: this thread holds a lock of ours, as where a finalizer makes a call: the loop may wait for it.
+        """
+        try:
+            while (errand := self._errands.get(timeout=within or SOON)) is not None:
+                errand()
+        except Empty:
+            if within is not None:
+                return False
+            if holds_lock():
+                raise RuntimeError("a finalizer may not wait in the middle of a step") from None
+        else:
+            return True
         while (errand := self._errands.get()) is not None:
             errand()
+        return True
 
     def let_go(self, seconds: float) -> None:
         """Wait for its end, no longer than so many seconds, and run no errand any more."""

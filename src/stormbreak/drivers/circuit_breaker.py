@@ -7,17 +7,21 @@ threads and event loops; in a forked child it begins anew, as what is under way 
 import inspect
 import logging
 import random
+import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from math import inf
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from stormbreak.core.breaker import Breaker, BreakerToken
+from stormbreak.core.checks import require_type
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.saved import read_saved, span_in
 from stormbreak.core.sizes import check_sizes
-from stormbreak.drivers.judge import OK, Judge
+from stormbreak.drivers.judge import OK, Judge, check_function
 from stormbreak.drivers.turns import Turns
 from stormbreak.errors import CircuitOpenError
 from stormbreak.types import CANCELLED, TREATMENTS, Ended, Outcome, Rejection, Target, Verdict
@@ -25,10 +29,30 @@ from stormbreak.types import CANCELLED, TREATMENTS, Ended, Outcome, Rejection, T
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_Changes: TypeAlias = list[tuple[State, State]]
+_Changes: TypeAlias = deque[tuple[State, State]]
 _Pass: TypeAlias = tuple[Breaker, BreakerToken]  # and the machine that gave it
 
 _log = logging.getLogger("stormbreak")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerMetrics:
+    """What a circuit breaker has counted.
+
+    `calls`, `failures` and `slow_calls` are those that its trip rule has in its window now; under `consecutive`, the
+    failures in a row. A rate is a share from 0 to 1, and None where there is none: before the first call, or where no
+    rule counts that. `rejected` are calls that did not pass, `trips` how often the rule said to open, both since the
+    breaker was made.
+    """
+
+    state: State
+    calls: int
+    failures: int
+    slow_calls: int
+    failure_rate: float | None
+    slow_call_rate: float | None
+    rejected: int
+    trips: int
 
 
 class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
@@ -36,7 +60,8 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
 
     `call`, `async_call`, `with breaker.attempt()` and the object as a decorator all do the same; whatever may not
     pass raises CircuitOpenError, whose `retry_at` is on `clock`. `judge` says what is a failure. `on_change` is
-    called with the state before and after each change; an exception in it is logged and fails no call.
+    called with the state before and after each change, in the order of the changes and once at a time, perhaps on the
+    thread of another call; an exception in it is logged and fails no call.
     """
 
     def __init__(
@@ -50,6 +75,11 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
         wall_clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        require_type(isinstance(name, str), "name must be a text", name)
+        known = policy is None or isinstance(policy, BreakerPolicy)
+        require_type(known, "policy must be a BreakerPolicy", policy)
+        require_type(judge is None or isinstance(judge, Judge), "judge must be a Judge", judge)
+        check_function("on_change", on_change)
         self.name = name
         self.judge = judge or Judge()
         self._on_change = on_change
@@ -62,18 +92,34 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
 
     def _begin(self) -> None:
         super()._begin()
-        self._changes: _Changes = []
-        self._breaker = Breaker(self._policy, TREATMENTS, self._note)
+        self._changes: _Changes = deque()
+        self._delivering = threading.Lock()
+        self._rejected = 0
+        self._breaker = Breaker(self._policy, TREATMENTS, self._note, alone=True)
 
     @property
     def state(self) -> State:
         """Where the circuit stands. An open one whose time is over stays open until the next call."""
-        return self._breaker.state
+        return self._turn(lambda: self._breaker.state_at(self._clock()))
 
     @property
     def trips(self) -> int:
         """How often the rule said to open; in metrics-only mode, how often it would have."""
         return self._breaker.trips
+
+    @property
+    def metrics(self) -> BreakerMetrics:
+        """What is counted now."""
+        return self._turn(self._measure)
+
+    def _measure(self) -> BreakerMetrics:
+        now, breaker = self._clock(), self._breaker
+        return BreakerMetrics(
+            state=breaker.state_at(now),
+            rejected=self._rejected,
+            trips=breaker.trips,
+            **breaker.counts(now)._asdict(),
+        )
 
     @property
     def retry_in(self) -> float | None:
@@ -136,9 +182,13 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
 
         return guarded
 
-    def isolate(self) -> None:
-        """Open by hand, until `reset`."""
-        self._turn(lambda: self._breaker.isolate(self._clock()))
+    def isolate(self, *, duration: float | None = None) -> None:
+        """Open by hand: until `reset`, or for `duration` seconds, after which probes decide.
+
+        Raises:
+            ConfigurationError: `duration` is no span of time.
+        """
+        self._turn(lambda: self._breaker.isolate(self._clock(), duration=duration))
 
     def reset(self) -> None:
         """Close by hand, and forget what was counted; a breaker that is forced open stays isolated."""
@@ -169,6 +219,7 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
     def _take(self) -> _Pass:
         now, ready_at = self._look()
         if ready_at > now:
+            self._rejected += 1
             raise self._refusal(ready_at, now)
         return self._breaker, self._breaker.take(now)
 
@@ -196,14 +247,20 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
             self._changes.append((before, after))
 
     def _take_away(self) -> _Changes | None:
-        if not self._changes:
-            return None
-        changes, self._changes = self._changes, []
-        return changes
+        return self._changes or None
 
     def _see_to(self, left: _Changes) -> None:
+        """Deliver what is queued, unless that is under way: on another thread, or below a listener on this one."""
+        while left and self._delivering.acquire(blocking=False):
+            try:
+                self._deliver(left)
+            finally:
+                self._delivering.release()
+
+    def _deliver(self, changes: _Changes) -> None:
         assert self._on_change is not None
-        for before, after in left:
+        while changes:
+            before, after = changes.popleft()
             try:
                 self._on_change(before, after)
             except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
@@ -241,7 +298,12 @@ class Attempt:
             self._breaker._leave(self._passed, outcome)  # noqa: SLF001
 
     def judge(self, result: object) -> None:
-        """Say what came of it; an exception that is raised later goes before."""
+        """Say what came of it; an exception that is raised later goes before.
+
+        An exception of the user's own `failed_result` is raised, and the attempt counts as cancelled: it says nothing
+        of the target.
+        """
+        self._outcome = CANCELLED
         self._outcome = self._breaker.judge.of_result(result)
 
     def cancel(self) -> None:

@@ -50,7 +50,7 @@ class Delivery:
     def __del__(self) -> None:
         flow, self._flow = self._flow, None
         if flow is not None:
-            self._stepper.close(flow)
+            self._stepper.drop(flow)
 
     def _take(self) -> Flow | None:
         flow, self._flow = self._flow, None
@@ -76,9 +76,11 @@ class LoopDelivery(Delivery):
     def __del__(self) -> None:
         open_, timer = not self.over, self._timer
         super().__del__()
-        if open_ and timer is not None:
+        if open_:
             with suppress(RuntimeError):  # a loop that is closed
-                self.loop.call_soon_threadsafe(timer.cancel)
+                self.loop.call_soon_threadsafe(self._stepper.tell)
+                if timer is not None:
+                    self.loop.call_soon_threadsafe(timer.cancel)
 
     def time_is_over(self, seconds: float) -> None:
         """End it by the call's own deadline."""

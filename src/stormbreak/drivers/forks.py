@@ -2,27 +2,47 @@
 
 A fork copies the memory and shares the sockets. In the child no attempt of the parent will ever end, a lock may
 be held by a thread that is not there, and what is read from a connection is missing in the parent. So whoever
-holds any of that says here how it is forgotten; it happens before anything else runs in the child.
+holds any of that says here how it is forgotten; it happens before anything else runs in the child. Locks are free by
+then (`locks.new_lock`).
 """
 
 import os
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import ref
 
-_forgetful: WeakKeyDictionary[object, Callable[[Any], None]] = WeakKeyDictionary()
+from stormbreak.drivers.locks import free_locks_in_child
+
+_Forgetful = tuple["ref[object]", Callable[[Any], None]]
+
+# By the id of the object. A dict needs no lock, which the thread that holds it might not take along into the child.
+_forgetful: dict[int, _Forgetful] = {}
 
 
 def forget_in_child(forget: Callable[[], None]) -> None:
     """Have the bound method `forget` called in every child, for as long as its object lives; one of each object."""
     method = cast("MethodType", forget)
-    _forgetful[method.__self__] = method.__func__
+    key, function = id(method.__self__), method.__func__
+
+    def gone(_: object) -> None:
+        _forgetful.pop(key, None)
+
+    _forgetful[key] = ref(method.__self__, gone), function
 
 
 def _in_child() -> None:
-    for forgetful, forget in tuple(_forgetful.items()):
-        forget(forgetful)
+    free_locks_in_child()
+    failed: list[Exception] = []
+    for known, forget in list(_forgetful.values()):
+        owner = known()
+        if owner is not None:
+            try:
+                forget(owner)
+            except Exception as error:  # noqa: BLE001 - all others must forget as well
+                failed.append(error)
+    if failed:
+        raise ExceptionGroup("a forked child could not forget all of its parent", failed)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork

@@ -43,4 +43,6 @@ class Handed:
             self._stepper.close(flow)
 
     def __del__(self) -> None:
-        self.close()
+        flow, self.flow = self.flow, None
+        if flow is not None:
+            self._stepper.drop(flow)

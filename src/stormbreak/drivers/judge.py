@@ -4,11 +4,13 @@ For functions that call an LLM API by whatever SDK: the status that an exception
 verdict table, so that a 429 or a 401 is no sign of ill health, and its headers may name a time to come back.
 """
 
+import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stormbreak.core.checks import require_type
 from stormbreak.errors import CallError
 from stormbreak.llm.classify import verdict_of_status
 from stormbreak.llm.waits import retry_after
@@ -59,16 +61,52 @@ class Judge:
     failed_result: Callable[[Any], bool] | None = None
     outcome_of: Callable[[BaseException], Outcome | None] | None = outcome_of
 
+    def __post_init__(self) -> None:
+        for name in ("failures", "ignored"):
+            object.__setattr__(self, name, _classes(name, getattr(self, name)))
+        for name in ("failed_result", "outcome_of"):
+            check_function(name, getattr(self, name))
+
     def of_error(self, error: BaseException) -> Outcome:
-        """Judge what was raised."""
+        """Judge what was raised.
+
+        Raises:
+            TypeError: `outcome_of` gave something else than an Outcome or None.
+        """
         if not isinstance(error, Exception):
             return CANCELLED
         if isinstance(error, self.ignored) or not isinstance(error, self.failures):
             return UNCOUNTED
         read = None if self.outcome_of is None else self.outcome_of(error)
+        if not isinstance(read, Outcome | None):
+            raise TypeError(f"outcome_of must give an Outcome or None, got {type(read).__name__}")
         return FAILED if read is None else read
 
     def of_result(self, result: Any) -> Outcome:
         """Judge what was returned."""
         failed = self.failed_result is not None and self.failed_result(result)
         return FAILED if failed else OK
+
+
+def check_function(name: str, given: object) -> None:
+    """Refuse what is no function, or an asynchronous one: nobody would await what it says.
+
+    Raises:
+        ConfigurationError: it is neither None nor a function.
+    """
+    require_type(given is None or callable(given), f"{name} must be a function", given)
+    waits = inspect.iscoroutinefunction(given)
+    require_type(not waits, f"{name} must be a function that is not asynchronous", given)
+
+
+def _classes(name: str, given: object) -> tuple[type[BaseException], ...]:
+    """Return exception classes as a tuple; one class alone is accepted, as by `except`.
+
+    Raises:
+        ConfigurationError: something else is among them.
+    """
+    classes = tuple(given) if isinstance(given, Iterable) else (given,)
+    for each in classes:
+        known = isinstance(each, type) and issubclass(each, BaseException)
+        require_type(known, f"{name} must hold exception classes", each)
+    return classes

@@ -1,10 +1,9 @@
 """Who hears the events of an engine, and how they stop hearing them."""
 
-import threading
 from typing import Self
 
 from stormbreak.core.engine import Engine, Listener
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 
 
 class Attached:
@@ -26,7 +25,7 @@ class Attached:
             raise
 
     def _attach(self, listener: Listener) -> None:
-        with _turn.lock:
+        with _turn:
             if listener in self._engine.listeners:
                 return
             _tell(listener, "watch", self._engine)
@@ -38,7 +37,7 @@ class Attached:
 
         An event that another thread is telling at this moment may still reach them.
         """
-        with _turn.lock:
+        with _turn:
             mine, self._mine = self._mine, []
             for listener in mine:
                 self._engine.listeners.remove(listener)
@@ -52,18 +51,8 @@ class Attached:
         self.detach()
 
 
-class _Turn:
-    """One attaches or detaches at a time. What a `watch` does in its turn may do so, too."""
-
-    def __init__(self) -> None:
-        self._begin()
-        forget_in_child(self._begin)
-
-    def _begin(self) -> None:
-        self.lock = threading.RLock()
-
-
-_turn = _Turn()
+# One attaches or detaches at a time. What a `watch` does in its turn may do so, too.
+_turn = new_lock()
 
 
 def subscribe(engine: Engine, listener: Listener) -> Attached:

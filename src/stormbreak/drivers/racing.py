@@ -37,6 +37,11 @@ class Racing:
         self._stepper.close(flow)
         self._keep(())
 
+    def drop(self, flow: Flow) -> None:
+        """The same in a finalizer."""
+        self._stepper.drop(flow)
+        self._keep(())
+
     async def until_first(self, race: Race) -> Outcome | None:
         """Have all of `race` under way until the first ends, with its outcome, or its time has come, with None."""
         loop = asyncio.get_running_loop()

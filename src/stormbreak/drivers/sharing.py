@@ -3,15 +3,13 @@
 The lock is the stepper's. Two steppers on one engine would step its flows at the same time.
 """
 
-import threading
 from collections.abc import Callable
-from weakref import WeakValueDictionary
 
 from stormbreak.core.engine import Engine
+from stormbreak.drivers.locks import new_lock
 from stormbreak.drivers.steps import Stepper
 
-_steppers: WeakValueDictionary[int, Stepper] = WeakValueDictionary()
-_lock = threading.Lock()
+_lock = new_lock()
 
 
 def stepper_of(
@@ -22,12 +20,20 @@ def stepper_of(
     Raises:
         ValueError: somebody steps it already, by another clock or chance.
     """
-    with _lock:
-        stepper = _steppers.get(id(engine))  # a stepper that lives keeps its engine, and so the id
-        if stepper is None:
-            stepper = _steppers[id(engine)] = Stepper(engine, clock=clock, chance=chance)
-        elif (stepper.clock, stepper.chance) != (clock, chance):
-            raise ValueError(
-                "an engine has one clock and one source of chance, and this one has others"
-            )
-        return stepper
+    while True:
+        before = engine.look
+        look = before()
+        stepper: Stepper | None = getattr(look, "__self__", None)
+        if stepper is not None:
+            if (stepper.clock, stepper.chance) != (clock, chance):
+                raise ValueError(
+                    "an engine has one clock and one source of chance, and this one has others"
+                )
+            return stepper
+        # Not under the lock: while it is made the garbage collector may come here, too.
+        made = Stepper(engine, clock=clock, chance=chance, steps_alone=False)
+        mine = made.look
+        with _lock:
+            if engine.look is before:  # nothing can come between this and the next line
+                engine.look = mine
+                return made

@@ -6,6 +6,7 @@ woken and events are delivered.
 
 import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod
@@ -24,6 +25,9 @@ R = TypeVar("R")
 
 _Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
 
+_TROUBLE = (Exception, CancelledError, GeneratorExit)
+"""What a listener may raise. It is a plain function: nobody cancels or closes it, so these two are mistakes of its own."""
+
 _log = logging.getLogger("stormbreak")
 
 
@@ -31,14 +35,21 @@ class Stepper(Turns[Flow, _Left]):
     """Steps the flows of one engine; safe from any thread. Flows that nobody will resume are what is postponed."""
 
     def __init__(
-        self, engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        steps_alone: bool = True,
     ) -> None:
         self.engine = engine
         self.clock = clock
         self.chance = chance
         self._complained: set[int] = set()
         super().__init__()
-        engine.look = WeakMethod(self.snapshot)
+        self.look = WeakMethod(self.snapshot)
+        if steps_alone:  # else `sharing` sees to it
+            engine.look = self.look
 
     def _begin(self) -> None:
         super()._begin()
@@ -50,7 +61,11 @@ class Stepper(Turns[Flow, _Left]):
         self.engine.start_over()
 
     def start(self, call: Call) -> tuple[Flow, Command | Ended]:
-        """Start the flow of `call` and run it to its first command."""
+        """Start the flow of `call` and run it to its first command.
+
+        Raises:
+            RuntimeError: a listener asks for it, or a finalizer that interrupts a step of this thread.
+        """
         if self._delivering:
             self._refuse_reentry()
         engine = self.engine
@@ -58,6 +73,8 @@ class Stepper(Turns[Flow, _Left]):
         if companion is not None:
             self._accompany(companion, call)
         with self._lock:
+            if self._busy:
+                self._refuse_in_the_middle()
             flow = run_call(engine, call, self.clock(), self.chance())
             self._busy = True
             try:
@@ -70,15 +87,27 @@ class Stepper(Turns[Flow, _Left]):
                 left = self._take_away() if engine.woken or engine.events else None
                 self._busy = False
         if left is not None or self._postponed:
-            self._act(left)
+            try:
+                self._act(left)
+            except (
+                BaseException
+            ):  # an interrupt in a listener: nobody has the flow yet, to close it
+                self.close(flow)
+                raise
         return flow, command
 
     def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
-        """Resume `flow` with what came of its last command."""
+        """Resume `flow` with what came of its last command.
+
+        Raises:
+            RuntimeError: as from `start`.
+        """
         if self._delivering:
             self._refuse_reentry()
         engine = self.engine
         with self._lock:
+            if self._busy:
+                self._refuse_in_the_middle()
             self._busy = True
             try:
                 wanted = flow.send((outcome, self.clock(), self.chance()))
@@ -135,6 +164,18 @@ class Stepper(Turns[Flow, _Left]):
         self.abandon(flow)
         self._catch_up()
 
+    def drop(self, flow: Flow) -> None:
+        """Close `flow` in a finalizer: what it held is free at once, and listeners hear of it with the next step.
+
+        They may have locks of their own, which the very thread may hold that the finalizer interrupts.
+        """
+        self._postpone(flow)
+        self._catch_up(self._take_woken)
+
+    def tell(self) -> None:
+        """Have listeners hear now of what was dropped."""
+        self._turn(lambda: None)
+
     def abandon(self, flow: Flow) -> None:
         """Leave `flow`, whose owner is gone, to be closed at the end of the present step."""
         self._postpone(flow)
@@ -151,13 +192,18 @@ class Stepper(Turns[Flow, _Left]):
         engine = self.engine
         if not engine.woken and not engine.events:
             return None
-        wakers = [ticket.waker for ticket in engine.woken if ticket.waker is not None]
-        for ticket in engine.woken:
-            ticket.waker = None
-        engine.woken.clear()
+        wakers, _ = self._take_woken()
         events = engine.events.copy()
         engine.events.clear()
         return wakers, events
+
+    def _take_woken(self) -> _Left:
+        woken = self.engine.woken
+        wakers = [ticket.waker for ticket in woken if ticket.waker is not None]
+        for ticket in woken:
+            ticket.waker = None
+        woken.clear()
+        return wakers, ()
 
     def _settle(self, held: Flow) -> None:
         known, now = self._pending.pop(held, None), self.clock()
@@ -176,27 +222,32 @@ class Stepper(Turns[Flow, _Left]):
 
     def _deliver(self, events: Sequence[Event]) -> None:
         here = threading.get_ident()
+        within = here in self._delivering  # a listener has closed something
         self._delivering.add(here)
         try:
             for event in events:
                 for listener in tuple(self.engine.listeners):
                     try:
                         listener(event)
-                    except Exception:  # noqa: BLE001 - a listener's trouble must never fail a call
+                    except _TROUBLE:  # a listener's must never fail a call
                         self._complain_once(listener)
         finally:
-            self._delivering.discard(here)
+            if not within:
+                self._delivering.discard(here)
 
     def _accompany(self, companion: Companion, call: Call) -> None:
         try:
             companion.begins(call, self.clock())
-        except Exception:  # noqa: BLE001 - as that of a listener
+        except _TROUBLE:
             self._complain_once(companion)
 
     def _complain_once(self, listener: object) -> None:
         if id(listener) not in self._complained:
             self._complained.add(id(listener))
             _log.exception("a listener failed; its further failures are not reported")
+
+    def _refuse_in_the_middle(self) -> None:
+        raise RuntimeError("a finalizer may not make calls in the middle of a step of the engine")
 
     def _refuse_reentry(self) -> None:
         if threading.get_ident() in self._delivering:

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.engine import Engine
@@ -35,6 +36,25 @@ class Parking(Protocol):
         """Let whoever waits go, now or later; from any thread."""
 
 
+class Parked:
+    """Parks one thread, once. An Event holds a plain lock meanwhile: a finalizer that sets it would wait for itself."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float, /) -> None:
+        """Wait until it is set, or for so many seconds."""
+        self._lock.acquire(timeout=timeout)
+
+    def set(self) -> None:
+        """Let the thread go, now or later; a second time does nothing."""
+        with suppress(RuntimeError):  # it is free
+            self._lock.release()
+
+
 class ThreadDriver:
     """Runs calls on the thread that asks. Drivers of one engine step it by turns, whatever they run on.
 
@@ -47,7 +67,7 @@ class ThreadDriver:
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
-        parking: Callable[[], Parking] = threading.Event,
+        parking: Callable[[], Parking] = Parked,
     ) -> None:
         self.engine = engine
         self.clock = clock

@@ -11,7 +11,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from weakref import WeakSet, ref
+from weakref import ref
+
+from stormbreak.drivers.locks import LiveSet
 
 EXACT = 60.0  # seconds; a shorter timeout has a timer of its own
 GRAIN = 0.25  # seconds
@@ -22,7 +24,7 @@ _CANCELLED = asyncio.CancelledError
 class Timeouts:
     """Those of one driver, on whichever loops."""
 
-    __slots__ = ("_all", "_here", "_lock")
+    __slots__ = ("_all", "_here")
 
     def __init__(self) -> None:
         self._here = _Here()
@@ -30,23 +32,19 @@ class Timeouts:
 
     def forget(self) -> None:
         """Leave them all to the parent process."""
-        self._lock = threading.Lock()
-        self._all: WeakSet[_OnLoop] = WeakSet()
+        self._all: LiveSet[_OnLoop] = LiveSet()
 
     def here(self) -> "_OnLoop":
         """Those of the running loop."""
         loop, here = asyncio.get_running_loop(), self._here.last
         if here is None or here.loop is not loop:
             here = self._here.last = _OnLoop(loop)
-            with self._lock:
-                self._all.add(here)
+            self._all.add(here)
         return here
 
     def end(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """End what runs within one of them on `loop`, or on any loop. From any thread."""
-        with self._lock:
-            every = tuple(self._all)
-        for each in every:
+        for each in self._all:
             on_loop(each.loop, loop, each.end)
 
 

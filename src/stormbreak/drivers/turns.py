@@ -8,13 +8,13 @@ same thread. A plain lock would then stand still for ever, and a reentrant one a
 turn is in the middle of. So what was held is postponed, and done when the turn is over.
 """
 
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 
 Held = TypeVar("Held")
 Left = TypeVar("Left")
@@ -25,11 +25,11 @@ class Turns(ABC, Generic[Held, Left]):
     """One turn at a time, from any thread: `Held` is what may be postponed, `Left` what a turn leaves behind."""
 
     def __init__(self) -> None:
+        self._lock = new_lock()
         self._begin()
         forget_in_child(self._start_over)
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()
         self._busy = False  # a turn is under way; touched only under the lock
         self._postponed: deque[Held] = deque()
 
@@ -60,8 +60,12 @@ class Turns(ABC, Generic[Held, Left]):
         """Leave `held` to be settled at the end of the present turn, or by the next `_catch_up`."""
         self._postponed.append(held)
 
-    def _catch_up(self) -> None:
-        """Settle what was postponed, unless a turn of this thread is under way: that will."""
+    def _catch_up(self, take: Callable[[], Left | None] | None = None) -> None:
+        """Settle what was postponed, unless a turn of this thread is under way: that will.
+
+        `take` takes away what is dealt with here; by default that is all.
+        """
+        take = take or self._take_away
         while True:
             with self._lock:
                 if self._busy or not self._postponed:
@@ -70,7 +74,7 @@ class Turns(ABC, Generic[Held, Left]):
                 try:
                     self._settle(self._postponed.popleft())
                 finally:
-                    left = self._take_away()
+                    left = take()
                     self._busy = False
             if left is not None:
                 self._see_to(left)

@@ -7,10 +7,9 @@ then, and counts neither as success nor as failure.
 
 import asyncio
 from functools import partial
-from threading import Lock
-from weakref import WeakSet
 
 from stormbreak.drivers.delivery import LoopDelivery
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.drivers.timeouts import Timeouts, on_loop
 from stormbreak.drivers.waiting import CLOSED, CUT_SHORT, DRAINED
 from stormbreak.types import Ended
@@ -31,16 +30,15 @@ class SentAwayError(Exception):
 class UnderWay:
     """Keeps track of it. Everything but what is said otherwise may be called from any thread."""
 
-    __slots__ = ("__weakref__", "_closed", "_closed_on", "_drained", "_lock", "_streams", "_waits", "ending", "timeouts")  # fmt: skip
+    __slots__ = ("__weakref__", "_closed", "_closed_on", "_drained", "_streams", "_waits", "ending", "timeouts")  # fmt: skip
 
     def __init__(self) -> None:
         self.timeouts = Timeouts()  # of attempts; all of them have one
         self._waits: set[asyncio.Future[None]] = set()
-        self._streams: WeakSet[LoopDelivery] = WeakSet()
-        self._lock = Lock()  # of the streams
+        self._streams: LiveSet[LoopDelivery] = LiveSet()
         self._drained = False
         self._closed = False
-        self._closed_on: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+        self._closed_on: LiveSet[asyncio.AbstractEventLoop] = LiveSet()
         self.ending = False  # drained, or closed somewhere: else there is nothing to look at
 
     def closed_here(self) -> bool:
@@ -71,8 +69,7 @@ class UnderWay:
 
     def reads(self, delivery: LoopDelivery) -> None:
         """A stream has begun, on the running loop."""
-        with self._lock:
-            self._streams.add(delivery)
+        self._streams.add(delivery)
         if self.ending and self.closed_here():  # a moment ago, when it was not found
             delivery.call_off()
 
@@ -94,17 +91,14 @@ class UnderWay:
 
     def end_streams(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """End the streams that are read on `loop`, or on any."""
-        with self._lock:
-            streams = tuple(self._streams)
-        for delivery in streams:
+        for delivery in self._streams:
             on_loop(delivery.loop, loop, delivery.call_off)
 
     def forget(self) -> None:
         """Leave all of it to the parent process."""
         self.timeouts.forget()
         self._waits.clear()
-        self._lock = Lock()
-        self._streams = WeakSet()
+        self._streams = LiveSet()
 
     def _wake(self, loop: asyncio.AbstractEventLoop | None) -> None:
         for waking in tuple(self._waits):

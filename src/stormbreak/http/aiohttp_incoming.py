@@ -36,6 +36,7 @@ class AiohttpIncoming:
         most: float | None = None,
     ) -> None:
         self.head = head
+        self.pool: object = None  # held while this is: a pool that nobody holds closes
         self._decoder = decoder
         self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
         self._response = response

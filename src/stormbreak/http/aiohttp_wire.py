@@ -5,6 +5,7 @@ idempotent methods only, and is switched off besides.
 """
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
@@ -13,14 +14,15 @@ from functools import lru_cache, partial
 from io import BytesIO
 from termios import FIONREAD
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import aiohttp
 from yarl import URL
 
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.http.aiohttp_incoming import AiohttpIncoming
-from stormbreak.http.aiohttp_protocol import next_bytes, protocol
+from stormbreak.http.aiohttp_protocol import protocol
 from stormbreak.http.decoding import ACCEPTED, Decoder, decoder_of
 from stormbreak.http.repeated import repeated_in
 from stormbreak.http.trouble import EarlyAnswerError, outcome_of
@@ -39,7 +41,7 @@ _PARENTS: list[object] = []  # what must not be collected, or it would be closed
 class _Pool(NamedTuple):
     session: aiohttp.ClientSession
     closer: AsyncGenerator[None, None]
-    incoming: "WeakSet[AiohttpIncoming]"
+    incoming: LiveSet[AiohttpIncoming]
 
 
 class AiohttpWire:
@@ -64,13 +66,15 @@ class AiohttpWire:
         try:
             response = await self._post(pool.session, request, sock_read=request.idle_timeout)
             head = _head_of(response)
-            if not head.succeeded:
+            came_whole = response.content.is_eof() and "content-encoding" not in head.headers
+            if not (head.succeeded and came_whole):
                 return await collected(self._incoming_of(pool, response, head, request))
-            body = await _read(response, _decoder(head))
+            body = response.content.read_nowait()  # it came with its head, as most do
+            response.release()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return outcome_of(error, response.status if response is not None else None)
         else:
-            if body is None:
+            if len(body) > BODY_LIMIT:
                 return Outcome(
                     Verdict.BROKEN,
                     status=head.status,
@@ -103,6 +107,7 @@ class AiohttpWire:
         incoming = AiohttpIncoming(
             response, head, _decoder(head), request.idle_timeout, most=request.most
         )
+        incoming.pool = pool
         pool.incoming.add(incoming)
         return incoming
 
@@ -110,7 +115,7 @@ class AiohttpWire:
         """Close the connections of the running loop; whoever reads there is woken, which aiohttp would not do."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            for incoming in tuple(pool.incoming):
+            for incoming in pool.incoming:
                 incoming.close()
             await pool.closer.aclose()
 
@@ -144,10 +149,12 @@ class AiohttpWire:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.session.closed:
-            for gone in [other for other in self._pools if other.is_closed()]:
-                del self._pools[gone]
+            for known in self._pools.keyrefs():  # other threads add theirs meanwhile
+                other = known()
+                if other is not None and other.is_closed():
+                    self._pools.pop(other, None)
             session = self._open()
-            pool = self._pools[loop] = _Pool(session, _closing(session), WeakSet())
+            pool = self._pools[loop] = _Pool(session, _closing(session), LiveSet())
             await anext(pool.closer)
         return pool
 
@@ -226,6 +233,12 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
         return None
 
+    async def _resolve_host(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super()._resolve_host(*args, **options)
+        except RuntimeError:  # names are looked up on threads, and none can be started
+            raise OSError(errno.EAGAIN, "no thread can be started") from None
+
     def _release(
         self,
         key: "aiohttp.client_reqrep.ConnectionKey",
@@ -246,23 +259,3 @@ def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
         return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
     except OSError:  # it is closed
         return False
-
-
-async def _read(response: aiohttp.ClientResponse, decoder: Decoder | None) -> bytes | None:
-    """Read the body; None where it is larger than it may be."""
-    if decoder is None and response.content.is_eof():  # it came with its head, as most do
-        body = response.content.read_nowait()
-        response.release()
-        return body if len(body) <= BODY_LIMIT else None
-    parts: list[bytes] = []
-    size = 0
-    while chunk := await next_bytes(response.content):
-        for piece in (chunk,) if decoder is None else decoder.feed(chunk):
-            size += len(piece)
-            if size > BODY_LIMIT:
-                return None
-            parts.append(piece)
-    if decoder is not None:
-        decoder.end()
-    response.release()
-    return parts[0] if len(parts) == 1 else b"".join(parts)

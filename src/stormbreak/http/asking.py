@@ -3,18 +3,22 @@
 import secrets
 from hashlib import blake2b
 
+from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import Request
 from stormbreak.http.body import bounded, delivered, inputs, prompts, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
 from stormbreak.llm.bounds import bound_of, unbounded_by
 from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.reading import COMPLETIONS, FREE, Shape, path_of, shape_of
+from stormbreak.llm.reading import FREE, Shape, path_of, shape_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.types import Target, Usage
 
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"
 """Why the most that it costs cannot be told, where a bound of the answer is all that is missing."""
+
+_COUNTED = frozenset({Shape.CHAT, Shape.COMPLETION})
+"""Formats that count a stream only where they are asked to."""
 
 _NEWER = frozenset({"openai", "azure"})
 """Providers whose newer models refuse max_tokens."""
@@ -27,7 +31,7 @@ class Asking:
     at each other: by default keys of this call's own. A model of another name is asked for by its name.
 
     Raises:
-        ConfigurationError: the body is no JSON object, or names no model.
+        ConfigurationError: the body is no JSON object, names no model, or asks for an answer that comes later.
     """
 
     def __init__(
@@ -43,8 +47,12 @@ class Asking:
         self.endpoint = endpoint
         self.shape = shape = shape_of(endpoint)
         if delivers:
-            body = delivered(body, with_usage=shape is Shape.CHAT)
+            body = delivered(body, with_usage=shape in _COUNTED)
         self.wanted = wanted = wants(body)
+        if wanted.deferred and shape is Shape.CHAT:
+            raise ConfigurationError(
+                '"deferred": true asks for a job, and every attempt would begin another one; leave it out'
+            )
         self._given = body
         if on_wire and shape is Shape.CHAT and wanted.may_stream:
             body = streamed(body)
@@ -53,10 +61,9 @@ class Asking:
             self.streamed = delivers or bool(wanted.stream)
         self._body = self._unbound = body
         self._key = key
-        self._choices = wanted.n or 1  # that are answered
-        path = path_of(endpoint)
-        self._is_free = path.endswith(FREE)
-        self._completes = shape is Shape.JSON and path.endswith(COMPLETIONS)
+        self._is_free = path_of(endpoint).endswith(FREE)
+        self._completes = shape is Shape.COMPLETION
+        self._choices = (wanted.n or 1) * (self._prompts or 1)  # that are answered
         self._longest: int | None = None
         self._inputs = inputs(body) if shape is Shape.EMBEDDINGS else None
         self._sent: dict[Target, Asked] = {}
@@ -101,8 +108,12 @@ class Asking:
         It goes to `provider` first; elsewhere, the bound is written as it is read there.
         """
         assert not self._sent, "what was written is bound no more"
-        known = self.shape is not Shape.JSON or self._completes
-        if tokens is None or not known or not self._answers or self._bound is not None:
+        if (
+            tokens is None
+            or self.shape is Shape.JSON
+            or not self._answers
+            or self._bound is not None
+        ):
             return
         self._longest = tokens
         self._body = self._bounded(provider)

@@ -1,6 +1,7 @@
 """Answers that need no target: those that were good once, and those that say that there is none.
 
-A cache that is a file is read and written in threads, so that no loop waits for a disk.
+A cache that is a file is read and written in threads, so that no loop waits for a disk. No trouble in here becomes that of
+a call: an answer that is there is worth more than a copy of it, and a failure is told as it was.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from stormbreak.cache.kept import Cache
 from stormbreak.cache.key import key_of
 from stormbreak.cache.opened import open_cache
 from stormbreak.core.fallback import ToCache
@@ -25,6 +27,8 @@ from stormbreak.types import CACHE, TARGET, Ended, Outcome, Verdict
 Said: TypeAlias = str | Mapping[str, Any] | None
 Degraded: TypeAlias = Callable[[Mapping[str, Any], Outcome], Said | Awaitable[Said]]
 """Makes an answer out of the payload of a call and its failure: a text, or a whole body; None: it has none."""
+
+_FUNCTION, _CACHE = "the function for degraded answers", "the cache of answers"
 
 _log = logging.getLogger("stormbreak")
 
@@ -61,29 +65,36 @@ class AtHand:
         self._degraded = degraded
         self.keeps = keeps
         self._keeping: set[asyncio.Future[None]] = set()
-        self._complained = False
+        self._complained: set[str] = set()
 
     async def find(self, ask: Ask, request: Request) -> Outcome | None:
         """The answer that a step asks for, where there is one."""
-        if ask.step.source == CACHE:
-            body = await self._kept(request)
-        else:
-            body = await self._made(ask, request)
-        return None if body is None else _outcome(body, request)
+        is_kept = ask.step.source == CACHE
+        try:
+            body = await (self._kept(request) if is_kept else self._made(ask, request))
+            return None if body is None else _outcome(body, request)
+        except Exception as error:  # noqa: BLE001 - what helps must not make it worse
+            self._complain_once(_CACHE if is_kept else _FUNCTION, error)
+            return None
 
     def keep(self, request: Request, ended: Ended) -> None:
         """Have the answer with which a call ended kept, some time soon; only a good one of its own target is."""
         if self._cache is None or ended.outcome.verdict is not Verdict.OK or ended.source != TARGET:
             return
-        body = ended.outcome.value.body
-        key = request.key(self._cache.secret)
+        try:
+            self._keep(self._cache, request, ended.outcome.value.body)
+        except Exception as error:  # noqa: BLE001 - such as no thread to be had: the answer is there
+            self._complain_once(_CACHE, error)
+
+    def _keep(self, cache: Cache, request: Request, body: bytes) -> None:
+        key = request.key(cache.secret)
         if key is None:
             return
-        if not self._cache.blocks:
-            self._cache.put(key, body)
+        if not cache.blocks:
+            cache.put(key, body)
             return
         loop = asyncio.get_running_loop()
-        keeping = loop.run_in_executor(None, self._cache.put, key, body)
+        keeping = loop.run_in_executor(None, cache.put, key, body)
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
 
@@ -107,26 +118,19 @@ class AtHand:
     async def _made(self, ask: Ask, request: Request) -> bytes | None:
         said: Any = ask.step.text
         if said is None and self._degraded is not None:
-            try:
-                said = self._degraded(msgspec.json.decode(request.body), ask.failure)
-                if inspect.isawaitable(said):
-                    said = await said
-            except Exception as error:  # noqa: BLE001 - what helps must not make it worse
-                self._complain_once(error)
-                return None
+            said = self._degraded(msgspec.json.decode(request.body), ask.failure)
+            if inspect.isawaitable(said):
+                said = await said
         if isinstance(said, Mapping):
             return msgspec.json.encode(said)
         if said is None:
             return None
         return written(request.shape, str(said), request.model, choices=request.choices)
 
-    def _complain_once(self, error: Exception) -> None:
-        if not self._complained:
-            self._complained = True
-            _log.warning(
-                "the function for degraded answers failed, which is told once: %s",
-                type(error).__name__,
-            )
+    def _complain_once(self, what: str, error: Exception) -> None:
+        if what not in self._complained:
+            self._complained.add(what)
+            _log.warning("%s failed, which is told once: %s", what, type(error).__name__)
 
 
 def _outcome(body: bytes, request: Request) -> Outcome | None:

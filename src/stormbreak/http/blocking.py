@@ -114,9 +114,9 @@ class Client:
         """What stands where: every target's circuit, queue, limit and cooldown, the retry budget, and each call."""
         return self._client.snapshot()
 
-    def isolate(self, target: Target | str) -> None:
+    def isolate(self, target: Target | str, *, duration: float | None = None) -> None:
         """Open a circuit by hand, as `AsyncClient.isolate` does."""
-        self._client.isolate(target)
+        self._client.isolate(target, duration=duration)
 
     def reset(self, target: Target | str) -> None:
         """Close a circuit by hand, as `AsyncClient.reset` does."""
@@ -140,7 +140,7 @@ class Client:
         From any thread; a second time does nothing.
         """
         self._client.stop()
-        BACKGROUND.run(self._client.close())
+        BACKGROUND.finish(self._client.close)
 
     def __enter__(self) -> Self:
         return self
@@ -238,7 +238,7 @@ class BlockingStream:
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
-        BACKGROUND.run(self._stream.aclose())
+        BACKGROUND.finish(self._stream.aclose)
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """The body of a request: written, looked into as far as the client must know it, and made into one that streams."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ class Wants(msgspec.Struct):
     stream_options: Any = None
     modalities: Any = None
     audio: Any = None
+    deferred: Any = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
@@ -65,6 +67,18 @@ class _Prompted(msgspec.Struct):
     prompt: str | list[msgspec.Raw] | None = None
 
 
+_FLAT: Any = str | int | float | bool | None
+_DEEP: Any = _FLAT
+for _ in range(8):  # levels; what is nested more deeply is looked at less quickly
+    _DEEP = _FLAT | list[_DEEP] | dict[str, _DEEP]
+
+
+# A class, since msgspec would prepare any other type at each call.
+_Plain = msgspec.defstruct("_Plain", [("value", _DEEP)])
+
+
+_UNFIT = (bytes, bytearray, memoryview)
+_SHOWN = 40  # characters of a name in a path
 _WANTS = msgspec.json.Decoder(Wants)
 _EMBEDDED = msgspec.json.Decoder(_Embedded)
 _PROMPTED = msgspec.json.Decoder(_Prompted)
@@ -74,13 +88,71 @@ _USAGE = msgspec.Raw(b'{"include_usage":true}')
 _STREAMED = {"stream": msgspec.Raw(b"true"), "stream_options": _USAGE}
 
 
-def encoded(payload: Mapping[str, Any]) -> bytes:
-    """Write a payload as JSON; raise ConfigurationError where it is none, without repeating it."""
+def encoded(payload: Mapping[str, Any], *, name: str = "the payload") -> bytes:
+    """Write a payload as JSON.
+
+    Raises ConfigurationError for what JSON cannot hold, with its path but not its value. Bytes would become a string
+    otherwise, and numbers that are not finite null.
+    """
     try:
-        return msgspec.json.encode(payload)
-    except (TypeError, ValueError, RecursionError) as error:
-        wrong = type(error).__name__
-    raise ConfigurationError(f"the payload is no JSON ({wrong})")
+        body = msgspec.json.encode(payload)
+        if _is_plain(payload, body):
+            return body
+        whole = msgspec.to_builtins(payload, builtin_types=_UNFIT, enc_hook=_as_it_is)
+        wrong = next(_unfit(whole, ""), None)
+        if wrong is None:
+            return body
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        wrong = next(_unfit(payload, ""), f"it holds what is none ({type(error).__name__})")
+    # Raised out here, since a UnicodeError would carry the whole text along.
+    raise ConfigurationError(f"{name} cannot be written as JSON: {wrong}")
+
+
+def _is_plain(payload: object, body: bytes) -> bool:
+    """Whether JSON holds it as it is, as far as a quick look can tell. `body` is what was written of it."""
+    if b"null" in body:  # or a number that is not finite
+        return False
+    try:
+        msgspec.convert({"value": payload}, _Plain)
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    return True
+
+
+def _unfit(value: object, path: str, levels: int = 100) -> Iterator[str]:
+    """Say what JSON cannot hold, and where."""
+    if isinstance(value, Mapping) and levels:
+        for key, each in value.items():
+            if isinstance(key, _UNFIT) or (isinstance(key, float) and not isfinite(key)):
+                yield f"{path or 'it'} has a key of type {type(key).__name__}"
+            name = str(key)
+            shown = name if name.isidentifier() and len(name) <= _SHOWN else "..."
+            yield from _unfit(each, f"{path}.{shown}".removeprefix("."), levels - 1)
+    elif isinstance(value, list | tuple) and levels:
+        for index, each in enumerate(value):
+            yield from _unfit(each, f"{path}[{index}]", levels - 1)
+    elif isinstance(value, float) and not isfinite(value):
+        yield f"{path} is {value}"
+    elif isinstance(value, _UNFIT) or not _is_encodable(value):
+        what = f"is of type {type(value).__name__}"
+        if type(value) is str:
+            what = "holds half a character (a lone surrogate)"
+        yield f"{path} {what}"
+
+
+def _is_encodable(value: object) -> bool:
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def _as_it_is(value: object) -> object:
+    """Of a type that is sent as it is, and needs no look."""
+    if isinstance(value, msgspec.Raw):
+        return None
+    raise TypeError(type(value).__name__)
 
 
 def wants(body: bytes) -> Wants:

@@ -49,23 +49,24 @@ class ByHand:
         """
         return self._driver.snapshot(pending=pending)
 
-    def isolate(self, target: Target | str) -> None:
-        """Open the circuit of a target, or of a model, by hand, until `reset`: nothing passes.
+    def isolate(self, target: Target | str, *, duration: float | None = None) -> None:
+        """Open the circuit of a target, or of a model, by hand: nothing passes.
 
-        From any thread, as all that is done by hand. Calls in the queue that fail fast are told at once.
+        Until `reset`, or for `duration` seconds, after which probes decide. From any thread, as all that is done by
+        hand. Calls in the queue that fail fast are rejected at once.
 
         Raises:
-            ConfigurationError: the policy has no circuit breaker.
+            ConfigurationError: the policy has no circuit breaker, or `duration` is no span of time.
         """
         if self.policy.breaker is None:
             raise ConfigurationError("the policy has no breaker: no circuit can be isolated")
         where = self._known(target)
-        self._driver.by_hand(lambda engine, now: engine.lane(where).isolate(now))
+        self._driver.by_hand(lambda engine, now: engine.isolate(where, now, duration=duration))
 
     def reset(self, target: Target | str) -> None:
         """Close the circuit of a target, or of a model, by hand, and lift its cooldown; who waited leaves."""
         where = self._known(target)
-        self._driver.by_hand(lambda engine, now: engine.lane(where).reset(now))
+        self._driver.by_hand(lambda engine, now: engine.reset(where, now))
 
     def save_circuits(self) -> dict[str, Any]:
         """The circuits that are not closed, by model, in plain values for `restore_circuits` of another process.
@@ -92,6 +93,13 @@ class ByHand:
         elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
         saved = {self.target(model): circuit for model, circuit in circuits.items()}
         self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))
+
+    def pause(self, target: Target | str, seconds: float) -> None:
+        """Leave a target, or a model, alone for so many seconds, as it asked an earlier process."""
+        where = self._known(target)
+        self._driver.by_hand(
+            lambda engine, now: engine.lane(where).cooldown.hold(now + seconds, now)
+        )
 
     def may_spend(self, most: Decimal) -> None:
         """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""

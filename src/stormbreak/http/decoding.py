@@ -10,6 +10,23 @@ from collections.abc import Callable, Iterator
 from stormbreak.http.wire import BODY_LIMIT, GARBLED
 
 ACCEPTED = "gzip, deflate"
+_PACKING = frozenset(
+    {
+        "gzip",
+        "x-gzip",
+        "deflate",
+        "compress",
+        "x-compress",
+        "br",
+        "zstd",
+        "dcb",
+        "dcz",
+        "exi",
+        "pack200-gzip",
+    }
+)
+"""The content codings that IANA has registered, apart from `identity`."""
+
 PIECE = 1024 * 1024
 MOST_MEMBERS = 1000
 """A body may be several gzip members in a row. Empty ones cost time and bring nothing."""
@@ -19,6 +36,13 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 class UndecodableError(ValueError):
     """A body that is not what its header says, or ends early; the message says which, in our words."""
+
+
+class UnacceptedCodingError(UndecodableError):
+    """A body that is packed in a way that was not accepted: asked for again, it comes in the same."""
+
+    def __init__(self) -> None:
+        super().__init__("packed in a way that was not accepted: ask the provider for gzip or none")
 
 
 class Decoder:
@@ -76,16 +100,17 @@ class Decoder:
 def decoder_of(encoding: str) -> Decoder | None:
     """Make what unpacks a body with this ``Content-Encoding``; None where there is nothing to unpack.
 
-    Of one that is none of the `ACCEPTED`, nothing can be unpacked.
+    What packs nothing (`none`, `utf-8`) is passed over, as HTTP libraries do. Of a coding that packs, but is not one of the
+    `ACCEPTED`, or of several, nothing can be unpacked.
     """
-    name = encoding.strip().lower()
-    if name in {"", "identity"}:
+    names = [name for each in encoding.split(",") if (name := each.strip().lower()) in _PACKING]
+    if not names:
         return None
-    if name in {"gzip", "x-gzip"}:
+    if names in (["gzip"], ["x-gzip"]):
         return Decoder(lambda _: _GZIP, several=True)
-    if name == "deflate":
+    if names == ["deflate"]:
         return Decoder(_deflate, several=False)
-    return Decoder(_unknown, several=False)
+    return Decoder(_unaccepted, several=False)
 
 
 def _deflate(first: int) -> int:
@@ -93,5 +118,5 @@ def _deflate(first: int) -> int:
     return zlib.MAX_WBITS if first & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
 
 
-def _unknown(_: int) -> int:
-    raise UndecodableError(GARBLED)
+def _unaccepted(_: int) -> int:
+    raise UnacceptedCodingError

@@ -1,7 +1,8 @@
-"""What a provider repeats of a request must go no further: its key never, its text not beyond an answer.
+"""Redact what a provider repeats of a request: the one place for it.
 
-Answers may well quote a prompt; they go to the caller, and to OUTPUT. Everything else that a provider says
-(error bodies, codes, ids, hosts) ends up in failed files, logs and errors.
+A good answer goes to the caller, to OUTPUT and to the cache as it came: nothing in it is redacted. Everything else that a
+provider writes (error bodies, codes, ids, hosts) ends up in failed files, logs and errors: there the key is redacted, if it
+can be a secret, and so is the text of the request.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.keylike import can_be_secret
 from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.reading import Reading
 from stormbreak.llm.tables import is_known
@@ -33,15 +35,19 @@ _WORD = re.compile(rf"[\w-]{{{TELLING},}}")
 def without_echoes(
     reading: Reading, body: bytes, *, api_key: str | None, asked: bytes
 ) -> tuple[Reading, bytes]:
-    """Drop from an answer what repeats the key or, unless it is a success, the text of the request `asked`."""
-    key = "" if api_key is None or len(api_key) < SECRET else api_key
-    for form in _forms_of_key(key):
-        if form in body:
-            body = body.replace(form, GONE)
-            reading = reading._replace(text=reading.text.replace(key, GONE.decode()))
+    """Redact the key and the text of the request `asked` in the body of a failure, and in any reading's identifiers."""
+    key = _secret(api_key)
     if reading.verdict is not Verdict.OK:
+        for form in _forms_of_key(key):
+            body = body.replace(form, GONE)
         body = _without_words(body, asked)
     return _without_identifiers(reading, key.lower(), asked), body
+
+
+@lru_cache(maxsize=64)
+def _secret(api_key: str | None) -> str:
+    """The key, where it can be a secret; else nothing."""
+    return api_key if api_key is not None and can_be_secret(api_key) else ""
 
 
 def _without_identifiers(reading: Reading, key: str, asked: bytes) -> Reading:

@@ -20,7 +20,7 @@ from stormbreak.core.presets import OFF, is_off
 from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.keys import AskedKey
-from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
+from stormbreak.http.origin import Origin, is_host, is_loopback, origin_of, same_origin
 from stormbreak.keylike import VARIABLE, holds_token, is_constant, is_familiar, quoted
 from stormbreak.llm.presets import PRESETS, Preset, preset
 
@@ -168,10 +168,27 @@ def proxy_for(origin: Origin) -> str | None:
         proxy = f"http://{proxy}"
     scheme = proxy.partition("://")[0].lower()
     if scheme not in ("http", "https"):
+        said = quoted(scheme)
         raise ConfigurationError(
-            f"the proxy for {parts.scheme} (from the environment) must be http or https, got {scheme}"
+            f"the proxy for {parts.scheme} (from the environment) must be http or https, got {said}"
+        )
+    if not is_proxy(proxy):
+        raise ConfigurationError(
+            f"the proxy for {parts.scheme} (from the environment) is no URL such as http://host:3128"
         )
     return proxy
+
+
+def is_proxy(proxy: object) -> bool:
+    """Whether it is the http or https URL of a host that can be, and of a port."""
+    if not isinstance(proxy, str):
+        return False
+    try:
+        parts = urlsplit(proxy)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and is_host(host or "") and port != 0
 
 
 def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:

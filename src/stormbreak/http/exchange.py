@@ -4,13 +4,23 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.core.spend import PriceOf
+from stormbreak.http.body_memory import FREE, Held
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
 from stormbreak.http.pricing import CostToWorkOut
-from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Incoming, Wire, WireResult, collected
+from stormbreak.http.wire import (
+    CONNECT_TIMEOUT,
+    GARBLED,
+    HttpRequest,
+    Incoming,
+    Wire,
+    WireResult,
+    collected,
+)
 from stormbreak.llm.classify import read_answer
+from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.limits import limits_of
-from stormbreak.llm.reading import HttpAnswer, Reading, Shape
+from stormbreak.llm.reading import BOM, HttpAnswer, Reading, Shape, without_mark
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.llm.stream_reader import StreamReader
 from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
@@ -19,6 +29,10 @@ Reader = TypeVar("Reader", bound=StreamReader)
 
 _Came: TypeAlias = tuple[HttpAnswer, Reading]  # as it came, assembled where it was a stream
 
+GRACE = 0.25  # seconds from the end of an answer to that of its body; longer, and the connection is not used again
+USAGE_GRACE = 2.0  # seconds from a complete answer to its usage, or the marker of its end
+_ANYTHING = "application/json, */*;q=0.5"  # of an endpoint that may give a file
+BEHIND = 16  # pieces of a body behind the end of its answer: a server may never stop
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
 
@@ -101,7 +115,20 @@ def _judged(origin: Origin, asked: Asked, came: _Came, *, learn: bool) -> Outcom
 def _plain(answer: WireResult, asked: Asked) -> _Came | Outcome:
     if isinstance(answer, Outcome):
         return answer
-    return answer, read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
+    if asked.shape is not Shape.RESOURCE and answer.body.startswith(BOM):  # that may be a file
+        answer = answer._replace(body=without_mark(answer.body))
+    reading = read_answer(answer, asked.shape, choices=asked.choices, inputs=asked.inputs)
+    if reading.verdict is Verdict.BROKEN and _is_stream(answer) and asked.shape in FORMATS:
+        assembler = reader_of(StreamAssembler, asked, answer)
+        assembler.feed(answer.body)
+        reading, body = assembler.end()
+        answer = answer._replace(body=body)
+    return answer, reading
+
+
+def _is_stream(answer: HttpAnswer) -> bool:
+    """Whether a server streams that was not asked to: it would again."""
+    return answer.succeeded and answer.headers.get("content-type", "").startswith("text/event-")
 
 
 async def _assembled(
@@ -117,15 +144,16 @@ async def _assembled(
     if not incoming.head.succeeded:
         return _plain(await collected(incoming), asked)
     assembler = reader_of(StreamAssembler, asked, incoming.head)
+    body = StreamBody(incoming)
+    body.is_kept = True
     begun = False
     try:
         while not assembler.failed:
-            got = await incoming.read()
+            got = await body.read_into(assembler)
             if isinstance(got, Outcome):
                 return got
             if not got:
                 break
-            assembler.feed(got)
             if not begun and assembler.first_output:
                 begun = True
                 if first is not None:
@@ -134,8 +162,53 @@ async def _assembled(
                     incoming.hurry(stall_timeout)
     finally:
         incoming.close()
-    reading, body = assembler.end()
-    return incoming.head._replace(body=body), reading
+        body.release()
+    reading, whole = assembler.end()
+    return incoming.head._replace(body=whole), reading
+
+
+class StreamBody:
+    """The body of a streamed answer, read until the answer is over: the one rule for all paths that read one.
+
+    Once the format says that the answer is over, nothing that comes, or fails to come, can change it: a missing last chunk,
+    a lost connection, silence. The same holds where nothing is missing but the marker of the end. The rest is waited for
+    only as long as it takes to see whether the connection can be used again, or whether usage still comes; then the
+    connection is closed. Only bytes that cannot be unpacked spoil an answer that is over: it may not be what was sent.
+    """
+
+    is_kept = False  # what came so far is: it takes memory
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self._behind = 0  # pieces that came behind the end
+        self._size = 0
+        self._held = Held()
+
+    async def read_into(self, reader: StreamReader) -> bytes | Outcome:
+        """Wait for the next bytes, and have the reader take them: none where the answer is over, an outcome where it broke.
+
+        Cancelling closes the connection.
+        """
+        if self._behind > BEHIND:
+            self._incoming.close()
+            return b""
+        got = await self._incoming.read()
+        if not isinstance(got, bytes):
+            return b"" if reader.whole and got.detail != GARBLED else got
+        if got:
+            self._size += len(got)
+            if self.is_kept and self._size > FREE:
+                await self._held.grow_to(self._size)
+            reader.feed(got)
+            if reader.whole:
+                self._behind += reader.over
+                self._incoming.hurry(GRACE if reader.over else USAGE_GRACE)
+        return got
+
+    def release(self) -> None:
+        """Give back the memory of what was kept."""
+        self.is_kept = False
+        self._held.release()
 
 
 def request_of(
@@ -181,6 +254,7 @@ def answer_of(target: Target, ended: Ended, price_of: PriceOf | None) -> Answer:
         status=received.status,
         request_id=reading.request_id,
         source=ended.source,
+        detail=ended.outcome.detail,
         maybe_processed=ended.maybe_processed,
         costs=CostToWorkOut(price_of, target, reading.usage, ended.source),
     )
@@ -200,7 +274,8 @@ def if_cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -
 
 def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     headers = origin.headers[asked.shape].copy()
-    headers["Accept"] = "text/event-stream" if asked.streamed else "application/json"
+    plain = _ANYTHING if asked.shape is Shape.JSON else "application/json"
+    headers["Accept"] = "text/event-stream" if asked.streamed else plain
     headers["Idempotency-Key"] = asked.idempotency_key
     return headers
 

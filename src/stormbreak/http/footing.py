@@ -12,7 +12,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import AtHand
 from stormbreak.http.body import wants
-from stormbreak.http.routes import Routes
+from stormbreak.http.routes import Routes, make_room
 from stormbreak.http.wire import Wire
 from stormbreak.types import FALLBACK, Target, Verdict
 
@@ -127,6 +127,7 @@ class Pool:
         if step is None:
             targets = tuple((member.target(model), member.weight) for member in self.members)
             step = Step(self._on, self._after, FALLBACK, targets, self._choose)
+            make_room(self._steps)
             self._steps[model] = step
         return step
 

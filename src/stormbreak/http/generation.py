@@ -20,7 +20,7 @@ from stormbreak.http.footing import Footing, Pool
 from stormbreak.http.keys import AskedKey
 from stormbreak.http.origin import Origin
 from stormbreak.http.pricing import check_prices
-from stormbreak.http.routes import Route, Routes
+from stormbreak.http.routes import Known, Routes
 from stormbreak.http.wire import POOL_LIMIT, Wire
 from stormbreak.keylike import hidden, quoted
 from stormbreak.types import Target
@@ -94,7 +94,7 @@ class Maker:
         settings = load_settings(self.path, profile=self.profile)
         if not settings.targets:  # a file that is about to be written is empty
             raise self.wrong("it names no target, as in [targets.main]")
-        known: dict[Target, Route] = {}
+        known = Known()
         footings = {}
         weighs = in_force(settings.policy).weighs  # it holds where they fall back to
         for name, target in settings.targets.items():
@@ -116,7 +116,7 @@ class Maker:
         self,
         name: str,
         target: TargetSettings,
-        known: dict[Target, Route],
+        known: Known,
         before: Generation | None,
         *,
         weighs: bool,

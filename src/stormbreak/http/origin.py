@@ -26,6 +26,8 @@ _PORTS = {"http": 80, "https": 443}
 _SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
 _SCHEMES = ("http", "https")
+_LONGEST_HOST = 253  # RFC 1035, without the last dot
+_KEY_PART = re.compile(r"(?=[a-z]*[0-9])[a-z0-9]{16,}", re.IGNORECASE | re.ASCII)
 _LONGEST_SCHEME = 12
 _ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _KEY_PARAMETERS = frozenset(
@@ -98,17 +100,39 @@ def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -
         raise ConfigurationError(f"base_url must look like https://host/v1, got {_shown(parts)}")
     if "@" in parts.netloc:
         raise ConfigurationError(f"base_url must hold no user or password (host {_host_in(parts)})")
-    if not _HOST.fullmatch(host):
+    if not is_host(host):
         raise ConfigurationError(f"base_url names no possible host: {_host_in(parts)}")
+    if _is_key(host):
+        raise ConfigurationError(f"base_url has {_HIDDEN} in the place of its host")
     if api_key is not None:
         _check_key(api_key)
         if parts.scheme == "http" and not is_loopback(host) and not allow_http:
             raise ConfigurationError(
-                f"base_url is plain http to {host}: the key would travel in the clear; use https"
+                f"base_url is plain http to {_host_in(parts)}: the key would travel in the clear; use https"
             )
     netloc = f"[{host}]" if ":" in host else host
     netloc = netloc if port is None else f"{netloc}:{port}"
     return Origin(urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")), api_key)
+
+
+def is_host(host: str) -> bool:
+    """Whether this can be the name or the address of a host: its form, and the lengths that DNS allows."""
+    if not _HOST.fullmatch(host):
+        return False
+    if ":" in host:
+        return True
+    try:
+        name = host.encode("idna").decode()  # raises where a part is longer than 63
+    except UnicodeError:
+        return False
+    return len(name.removesuffix(".")) <= _LONGEST_HOST
+
+
+def _is_key(host: str) -> bool:
+    """Whether a key stands where a host belongs: URLs have it in lower case, and it would be looked up, and shown."""
+    return (
+        "." not in host and is_familiar(host, any_case=True) and _KEY_PART.search(host) is not None
+    )
 
 
 def same_origin(one: str, other: str) -> bool:
@@ -162,5 +186,5 @@ def _shown(parts: SplitResult) -> str:
 def _host_in(parts: SplitResult) -> str:
     """The host in quotes. Whole names often look like a token, so of those only a familiar key is hidden."""
     host = parts.netloc.rpartition("@")[2]  # as it was written, for a key has capitals
-    hidden = is_familiar(host) or ("." not in host and holds_token(host))
+    hidden = is_familiar(host, any_case=True) or ("." not in host and holds_token(host))
     return _HIDDEN if hidden else repr(parts.hostname)

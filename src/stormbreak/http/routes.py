@@ -6,6 +6,7 @@ target keeps its own origin and wire: the key of one never travels to another.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stormbreak.core.fallback import Fallback, Place, Step, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
@@ -18,6 +19,12 @@ from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Target
 
 SOURCES = {"targets": FALLBACK, "cache": CACHE, "degraded": DEGRADED}
 """By kind of rule: where its answer comes from."""
+
+MOST_MODELS = (
+    1024  # that are remembered: whoever asks chooses their names, and may never repeat one
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,50 @@ class Route:
         return await self.key.ask(self.origin, allow_http=self.allow_http)
 
 
+class Known:
+    """The routes of one client, or of several that share them; those of many models are made again when asked for."""
+
+    def __init__(self) -> None:
+        self._routes: dict[Target, Route] = {}
+        self._leads: dict[Target, list[tuple[Endpoint, Wire]]] = {}  # by target without its model
+
+    def lead(self, endpoint: Endpoint, wire: Wire) -> None:
+        """Make targets of this endpoint routable."""
+        leads = self._leads.setdefault(_target(endpoint, ""), [])
+        if (endpoint, wire) not in leads:
+            leads.append((endpoint, wire))
+
+    def add(self, target: Target, endpoint: Endpoint, wire: Wire) -> None:
+        """Remember a route; the first to a target counts."""
+        if target in self._routes:
+            return
+        if len(self._routes) >= MOST_MODELS:
+            self._forget()
+        self._routes[target] = _route(target, endpoint, wire)
+
+    def route(self, target: Target) -> Route:
+        """How to reach a target of an endpoint that is known."""
+        route = self._routes.get(target)
+        if route is None:
+            endpoint, wire = self._leads[target.account][0]
+            self.add(target, endpoint, wire)
+            route = _route(target, endpoint, wire)
+        return route
+
+    def targets(self) -> tuple[Target, ...]:
+        """Those that are remembered."""
+        return tuple(self._routes)
+
+    def _forget(self) -> None:
+        """Forget all that can be found again: two endpoints may have one name and one key, and differ in their address."""
+        several = (
+            (target, self._routes.get(target))
+            for target in tuple(self._routes)
+            if len(self._leads[target.account]) > 1
+        )
+        self._routes = {target: route for target, route in several if route is not None}
+
+
 class Routes:
     """The routes of one client. `connect` makes a wire to an origin; `known` are routes that several share."""
 
@@ -49,10 +100,10 @@ class Routes:
         allow_http: bool,
         environ: Mapping[str, str],
         connect: Callable[[Origin], Wire],
-        known: dict[Target, Route] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self._routes = {} if known is None else known
+        self._known = Known() if known is None else known
         self._own: dict[str, Target] = {}
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._rules = [
@@ -62,29 +113,34 @@ class Routes:
         endpoints = (endpoint, *(found for _, several in self._rules for found in several))
         addresses = {each.origin.base_url: each.origin for each in endpoints}
         self._wires = {address: connect(origin) for address, origin in addresses.items()}
+        for each in endpoints:
+            self._known.lead(each, self._wires[each.origin.base_url])
 
     def target(self, model: str) -> Target:
         """The target that a call for `model` goes to first."""
         target = self._own.get(model)
         if target is None:
-            target = self._own[model] = self._route(self.endpoint, model).target
+            target = self._route(self.endpoint, model)
+            make_room(self._own)
+            self._own[model] = target
         return target
 
     def route(self, target: Target) -> Route:
         """How to reach a target that was told before."""
-        return self._routes[target]
+        return self._known.route(target)
 
     def steps(self, model: str) -> tuple[Step, ...]:
         """Where a call for `model` may go from there."""
         steps = self._steps.get(model)
         if steps is None:
+            make_room(self._steps)
             steps = self._steps[model] = tuple(self._made(model))
         return steps
 
     def own(self) -> tuple[Target, ...]:
-        """The targets that have its own key, as far as they were asked for."""
+        """The targets that have its own key, of those that were asked for of late."""
         key = self.endpoint.origin.key_digest
-        return tuple(target for target in tuple(self._routes) if target.key == key)
+        return tuple(target for target in self._known.targets() if target.key == key)
 
     def wires(self) -> tuple[Wire, ...]:
         """All there are."""
@@ -95,7 +151,7 @@ class Routes:
             on, after, source = frozenset(rule.on), rule.after, SOURCES[rule.kind]
             if isinstance(rule, ToTargets):
                 targets = tuple(
-                    (self._route(endpoint, there).target, place.weight)
+                    (self._route(endpoint, there), place.weight)
                     for endpoint, place in zip(endpoints, rule.targets, strict=True)
                     if (there := place.model_for(model)) is not None
                 )
@@ -105,16 +161,26 @@ class Routes:
                 text = rule.text if isinstance(rule, ToDegraded) else None
                 yield Step(on, after, source, text=text)
 
-    def _route(self, endpoint: Endpoint, model: str) -> Route:
-        origin = endpoint.origin
-        target = Target(endpoint.provider, model, origin.key_digest, endpoint.name)
-        route = self._routes.get(target)
-        if route is None:
-            wire = self._wires[origin.base_url]
-            route = self._routes[target] = Route(
-                target, origin, wire, endpoint.policy, endpoint.key, endpoint.allow_http
-            )
-        return route
+    def _route(self, endpoint: Endpoint, model: str) -> Target:
+        """The target of a model there, to which there is a route from now on."""
+        target = _target(endpoint, model)
+        self._known.add(target, endpoint, self._wires[endpoint.origin.base_url])
+        return target
+
+
+def make_room(by_model: dict[str, T]) -> None:
+    """Empty what is remembered by model, where that is too much: it can all be made again."""
+    if len(by_model) >= MOST_MODELS:
+        by_model.clear()
+
+
+def _target(endpoint: Endpoint, model: str) -> Target:
+    return Target(endpoint.provider, model, endpoint.origin.key_digest, endpoint.name)
+
+
+def _route(target: Target, endpoint: Endpoint, wire: Wire) -> Route:
+    policy, key, allow_http = endpoint.policy, endpoint.key, endpoint.allow_http
+    return Route(target, endpoint.origin, wire, policy, key, allow_http)
 
 
 def _found(

@@ -6,13 +6,13 @@ import random
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakSet
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
 from stormbreak.core.spend import PriceOf
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import AtHand, Degraded
 from stormbreak.http.blocking import Client
@@ -65,7 +65,7 @@ class LiveSettings:
             raise maker.wrong(f"keys names {quoted(str(unknown))}, which is no target")
         self.engine = Engine(self._now.policy, prices or list_price)
         self._driver = AsyncioDriver(self.engine)
-        self._clients: WeakSet[AsyncClient] = WeakSet()
+        self._clients: LiveSet[AsyncClient] = LiveSet()
         self._take(self._now)
 
     @property
@@ -112,7 +112,7 @@ class LiveSettings:
     async def close(self) -> None:
         """End every call of its clients on the running loop, now or later, and close the connections there."""
         here = asyncio.get_running_loop()
-        for client in tuple(self._clients):
+        for client in self._clients:
             client.stop(here)
         for footing in self._now.footings.values():
             await footing.at_hand.close()
@@ -140,7 +140,7 @@ class LiveSettings:
         at: TracebackType | None,
     ) -> None:
         """End the calls of clients that block, and close their connections."""
-        BACKGROUND.run(self.close())
+        BACKGROUND.finish(self.close)
 
     def _take(self, made: Generation) -> None:
         def take(engine: Engine, now: float) -> None:

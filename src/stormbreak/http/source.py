@@ -8,9 +8,17 @@ from collections import deque
 from math import inf
 
 from stormbreak.http.echoes import without_echoes
-from stormbreak.http.exchange import Asked, Received, outcome_of, reader_of, refused, request_of
+from stormbreak.http.exchange import (
+    Asked,
+    Received,
+    StreamBody,
+    outcome_of,
+    reader_of,
+    refused,
+    request_of,
+)
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import GARBLED, Incoming, Wire
+from stormbreak.http.wire import Incoming, Wire
 from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.limits import limits_of
@@ -20,7 +28,6 @@ from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
 
 KEPT = 16 * 1024  # bytes of what came, for whoever wants to know what there was of a broken stream
-GRACE = 1.0  # seconds from the last event of a complete answer to the end of its body
 
 
 class Source:
@@ -45,6 +52,7 @@ class Source:
         kind = FORMATS.get(asked.shape)
         self.lasts = kind.lasts if kind else frozenset()
         self._incoming = incoming
+        self._body = StreamBody(incoming)
         self._asked = asked
         self._api_key = origin.api_key
         self._stall = stall_timeout
@@ -83,34 +91,32 @@ class Source:
         if scanner.failed:
             self._incoming.close()
             return self._judge()
-        got = await self._incoming.read()
+        got = await self._body.read_into(scanner)
         if not isinstance(got, bytes):
-            well = scanner.over and got.detail != GARBLED
-            return self._judge() if well else self._with_limits(got)
+            return self._with_limits(got)
         if not got:
             return self._judge()
         self._keep(got)
-        scanner.feed(got)
-        if scanner.over:
-            self._incoming.hurry(GRACE)
         return got
 
     async def begin(self) -> Outcome:
         """Wait for the first output: `committed`, with this as its value; or for the outcome of it all."""
-        while True:
-            got = await self.pull()
-            if not isinstance(got, bytes):
-                return got
-            self.held.append(got)
-            if self._scanner.first_output and not self._scanner.failed:
-                if self._stall is not None:
-                    self._incoming.hurry(self._stall)
-                status = self.head.status
-                return Outcome(Verdict.OK, value=self, status=status, committed=True)
+        self._body.is_kept = True
+        try:
+            while isinstance(got := await self.pull(), bytes):
+                self.held.append(got)
+                if self._scanner.first_output and not self._scanner.failed:
+                    if self._stall is not None:
+                        self._incoming.hurry(self._stall)
+                    status = self.head.status
+                    return Outcome(Verdict.OK, value=self, status=status, committed=True)
+            return got
+        finally:
+            self._body.release()
 
     def complete(self) -> Outcome | None:
         """Tell what came to a success, although its body has not ended; None if that is not known yet."""
-        return self._judge() if self._scanner.over and not self._scanner.failed else None
+        return self._judge() if self._scanner.whole and not self._scanner.failed else None
 
     def assemble(self) -> None:
         """Put the answer together, of what was held and of all that comes; and keep all of it, for `received`."""

@@ -12,8 +12,20 @@ import ssl
 
 import aiohttp
 
-from stormbreak.http.decoding import UndecodableError
-from stormbreak.types import Outcome, Verdict
+from stormbreak.http.decoding import UnacceptedCodingError, UndecodableError
+from stormbreak.types import Outcome, Rejection, Verdict
+
+OPEN_FILES = "open_files"
+"""The policy that rejects an attempt: the limit of this process, or machine, on open files. Nothing was sent."""
+
+_TOO_MANY = Outcome(
+    Verdict.REJECTED,
+    detail="too many open files",
+    rejection=Rejection(
+        OPEN_FILES,
+        "too many open files in this process; raise the limit (ulimit -n) or lower the concurrency",
+    ),
+)
 
 
 class EarlyAnswerError(aiohttp.ClientError):
@@ -26,11 +38,26 @@ def outcome_of(error: Exception, status: int | None) -> Outcome:
         return Outcome(
             Verdict.CONNECT_FAILED, detail=f"the proxy refused with status {error.status}"
         )
+    if isinstance(error, aiohttp.ClientConnectorError) and _lacks_files(error):
+        return _TOO_MANY
     cause = _cause(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Outcome(Verdict.CONNECT_FAILED, error=cause, detail=_connect_detail(error))
     verdict, detail = _failure(error, answered=status is not None)
     return Outcome(verdict, error=cause, status=status, detail=detail, maybe_processed=True)
+
+
+def _lacks_files(error: aiohttp.ClientConnectorError) -> bool:
+    """Whether no connection was made because this process, or machine, may open no more files."""
+    if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
+        return True
+    if not isinstance(error, aiohttp.ClientConnectorDNSError):
+        return False
+    try:  # a resolver does not tell that it could not open a file
+        os.close(os.dup(0))
+    except OSError as lack:
+        return lack.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
@@ -39,7 +66,8 @@ def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
     if isinstance(error, EarlyAnswerError):
         return Verdict.BROKEN, "answered before the request was sent whole"
     if isinstance(error, UndecodableError):
-        return Verdict.BROKEN, str(error)
+        again = not isinstance(error, UnacceptedCodingError)
+        return Verdict.BROKEN if again else Verdict.UNREPEATABLE, str(error)
     if isinstance(error, aiohttp.ClientPayloadError):
         return Verdict.BROKEN, "body was cut"
     if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
@@ -56,7 +84,8 @@ def _connect_detail(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientSSLError):
         return f"{where}TLS failed"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"{where}host not found"
+        no_thread = error.os_error.errno == errno.EAGAIN
+        return where + ("no thread can be started" if no_thread else "host not found")
     if isinstance(error, TimeoutError):
         return f"{where}connection timed out"
     number = error.errno if isinstance(error, OSError) else None

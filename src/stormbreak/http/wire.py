@@ -7,10 +7,12 @@ server or a network did. It answers with an `HttpAnswer`, or with the `Outcome` 
 from collections.abc import AsyncIterable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
+from stormbreak.http.body_memory import FREE, Held
 from stormbreak.llm.reading import HttpAnswer
 from stormbreak.types import Outcome
 
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
+ERROR_LIMIT = 2**20  # bytes of that of an error; the rest says nothing more, and is not read
 CONNECT_TIMEOUT = 10.0  # seconds
 POOL_LIMIT = 4096  # connections; beyond it even an unlimited policy waits for the pool
 EXPLAINED = 5.0  # seconds of silence in the body of an error: its head has said what it is
@@ -70,23 +72,29 @@ class Incoming(Protocol):
 async def collected(incoming: Incoming) -> WireResult:
     """Read an answer to its end; the connection is closed if that did not come.
 
-    An error is what its head says, however its body ends: cut, silent or garbled, it stays final, or keeps its time to
-    come back.
+    An error is what its head says, however its body ends: cut, silent, endless or garbled, it stays final, or keeps its
+    time to come back.
     """
     parts: list[bytes] = []
-    if not incoming.head.succeeded:
+    succeeded, size, held = incoming.head.succeeded, 0, Held()
+    if not succeeded:
         incoming.hurry(EXPLAINED)
     try:
-        while got := await incoming.read():
+        while (succeeded or size < ERROR_LIMIT) and (got := await incoming.read()):
             if isinstance(got, bytes):
                 parts.append(got)
-            elif incoming.head.succeeded:
+                size += len(got)
+                if size > FREE:
+                    await held.grow_to(size)
+            elif succeeded:
                 return got
             else:
                 break
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
         incoming.close()
-    return incoming.head._replace(body=b"".join(parts))
+        held.release()
+    return incoming.head._replace(body=body if succeeded else body[:ERROR_LIMIT])
 
 
 class Wire(Protocol):

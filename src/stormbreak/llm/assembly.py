@@ -1,4 +1,4 @@
-"""A chat completion, put together from the chunks of its stream.
+"""A chat completion, or a text completion, put together from the chunks of its stream.
 
 Chunks carry deltas, which are joined as `pieces` says; tool calls are joined by their index. What stands
 beside the delta of a choice is no delta: there, text replaces the text before. A whole message stands for the deltas
@@ -7,20 +7,25 @@ of the answer that the same call would have got unstreamed; fields that nobody k
 Around the choices, the first real value wins: some streams begin with a chunk that knows nothing yet.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, delta_of
+import msgspec
+
+from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, delta_of, text_of
+from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.pieces import Pieces
 
 UNFINISHED = "stream ended without finish_reason"
 _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
-_TAKEN = frozenset({"index", "delta", "message"})
+_TAKEN = frozenset({"index", "delta", "message", "text"})
 
 
 class ChatAssembly:
     """Collect chunks; `result` is the completion so far."""
 
     ended = False  # only `[DONE]` says that nothing more will come
+    _object = "chat.completion"
 
     def __init__(self, choices: int = 1) -> None:
         self.has_output = False
@@ -28,26 +33,42 @@ class ChatAssembly:
         self._top: dict[str, Any] = {}
         self._usage: Any = None
         self._choices: dict[int, _Choice] = {}
+        self._went_on = False
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
         _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
         self._usage = usage_in(chunk) or self._usage
         for part in map(as_object, as_list(chunk.get("choices"))):
-            choice = self._choices.setdefault(as_index(part.get("index", 0)), _Choice())
-            self.has_output |= choice.add(part)
+            index = as_index(part.get("index"))
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = self._choice_of(part)
+            finished = choice.finish_reason is not None
+            brought = choice.add(part)
+            self.has_output |= brought
+            self._went_on |= finished and brought
 
-    def wrong(self) -> str | None:
-        """Tell what is missing: as many choices as were wanted must come, and each say why it ended."""
-        whole = len(self._choices) >= self._wanted and all(
-            choice.finish_reason for choice in self._choices.values()
-        )
+    def _choice_of(self, part: dict[str, Any]) -> "_Choice":  # noqa: ARG002 - those of texts differ
+        return _Choice()
+
+    def wrong(self, *, done: bool = False) -> str | None:
+        """Tell what is missing: every choice must come, and say why it ended.
+
+        With `[DONE]`, fewer choices than wanted are all that the server gives: some do not know `n`. Where output came
+        after a finish reason, that means nothing: some relays of Gemini write one into every chunk.
+        """
+        if self._went_on and not done:
+            return UNFINISHED
+        choices = self._choices.values()
+        enough = len(choices) >= self._wanted or (done and bool(choices))
+        whole = enough and all(choice.finish_reason for choice in choices)
         return None if whole else UNFINISHED
 
     def result(self) -> dict[str, Any]:
         """Give the completion as its unstreamed body would be."""
         whole = self._top | {
-            "object": "chat.completion",
+            "object": self._object,
             "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
         }
         return whole | {"usage": self._usage} if self._usage else whole
@@ -61,6 +82,17 @@ class _ToolCall:
         self.id = name
         self._pieces = Pieces()
 
+    def is_behind(self, delta: dict[str, Any]) -> bool:
+        """Whether a piece without an id begins another call, since nothing of this one is missing."""
+        if delta.get("id"):
+            return False
+        function = as_object(delta.get("function") or {})
+        more = function.get("arguments")
+        if not function.get("name") or not isinstance(more, str) or not more.startswith("{"):
+            return False
+        so_far = as_object(self._pieces.result().get("function") or {}).get("arguments")
+        return isinstance(so_far, str) and so_far.endswith("}") and _is_json(so_far)
+
     def add(self, delta: dict[str, Any]) -> None:
         self.id = self.id or delta.get("id")
         as_object(delta.get("function") or {})
@@ -73,7 +105,8 @@ class _ToolCall:
 class _ToolCalls:
     """The tool calls of a message.
 
-    Pieces belong together by index; some providers send none, or the same for all: a new id is a new call.
+    Pieces belong together by index; some providers send none, or the same for all: a new id is a new call. Gemini sends
+    no ids either: then a name with the beginning of arguments, where those before are complete, is a new call.
     """
 
     def __init__(self) -> None:
@@ -83,9 +116,9 @@ class _ToolCalls:
     def add(self, deltas: list[Any]) -> bool:
         """Take the deltas of one chunk and tell whether there were any."""
         for position, delta in enumerate(map(as_object, deltas)):
-            index, name = as_index(delta.get("index", position)), delta.get("id")
+            index, name = as_index(delta.get("index"), position), delta.get("id")
             call = self._open.get(index)
-            if call is None or (name and call.id and name != call.id):
+            if call is None or (name and call.id and name != call.id) or call.is_behind(delta):
                 call = self._open[index] = _ToolCall(index, name)
                 self._calls.append(call)
             call.add(delta)
@@ -99,20 +132,23 @@ class _ToolCalls:
 class _Choice:
     """One choice: its message, its tool calls, and why it ended."""
 
+    _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
+
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self._begun = False
         self._message = Pieces()
         self._calls = _ToolCalls()
         self._logprobs = Pieces()
+        self._numbers: list[Any] = []  # the bare logprobs of Together
         self._rest = Pieces(joins=False)
 
     def add(self, part: dict[str, Any]) -> bool:
         """Take this choice's part of a chunk and tell whether it brought output."""
         rest = {name: value for name, value in part.items() if name not in _TAKEN}
-        delta = dict(delta_of(part, begun=self._begun))
+        delta = dict(self._delta_of(part, begun=self._begun))
         self.finish_reason = as_reason(rest.pop("finish_reason", None)) or self.finish_reason
-        self._logprobs.add(as_object(rest.pop("logprobs", None) or {}))
+        self._add_logprobs(rest.pop("logprobs", None))
         self._rest.add({name: value for name, value in rest.items() if value is not None})
         called = self._calls.add(as_list(delta.pop("tool_calls", None)))
         brought = self._message.add(delta) or called
@@ -125,9 +161,50 @@ class _Choice:
             "index": index,
             **self._rest.result(),
             "message": message | self._message.result() | self._calls.result(),
-            "logprobs": self._logprobs.result() or None,
-            "finish_reason": self.finish_reason,
+            **self._end(),
         }
+
+    def _end(self) -> dict[str, Any]:
+        logprobs = self._logprobs.result()
+        if self._numbers:
+            logprobs["token_logprobs"] = self._numbers
+        return {"logprobs": logprobs or None, "finish_reason": self.finish_reason}
+
+    def _add_logprobs(self, logprobs: Any) -> None:
+        """Take the logprobs of a chunk; Together sends the number of its one token."""
+        if type(logprobs) in (int, float):
+            self._numbers.append(logprobs)
+        else:
+            self._logprobs.add(as_object(logprobs or {}))
+
+
+class _TextChoice(_Choice):
+    """One choice of a text completion."""
+
+    _delta_of = staticmethod(text_of)
+
+    def result(self, index: int) -> dict[str, Any]:
+        return {"text": "", **self._message.result(), "index": index, **self._rest.result()} | (
+            self._end()
+        )
+
+
+class TextAssembly(ChatAssembly):
+    """The same of a text completion."""
+
+    _object = "text_completion"
+
+    def _choice_of(self, part: dict[str, Any]) -> _Choice:
+        is_chat = part.get("delta") is not None or part.get("message") is not None
+        return _Choice() if is_chat else _TextChoice()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
@@ -135,8 +212,9 @@ def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
     for name, value in more.items():
         so_far = whole.get(name)
         if isinstance(value, dict) and (isinstance(so_far, dict) or not so_far):
-            whole[name] = dict(so_far or {})
-            _fill(whole[name], value)
+            if not isinstance(so_far, dict):
+                so_far = whole[name] = {}
+            _fill(so_far, value)
         elif not so_far and (value or name not in whole):
             whole[name] = value
 

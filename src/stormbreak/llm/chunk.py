@@ -21,18 +21,20 @@ def as_list(value: object) -> list[Any]:
     return value
 
 
-def as_index(value: object) -> int:
-    """Pass a position; raise MalformedChunkError."""
+def as_index(value: object, default: int = 0) -> int:
+    """Pass a position, `default` where there is none; raise MalformedChunkError."""
+    if value is None:
+        return default
     if type(value) is not int or value < 0:
         raise MalformedChunkError
     return value
 
 
 def as_reason(value: object) -> str | None:
-    """Pass a reason or none; raise MalformedChunkError."""
+    """Pass a reason or none, as which some write the word; raise MalformedChunkError."""
     if value is not None and not isinstance(value, str):
         raise MalformedChunkError
-    return value
+    return None if value == "null" else value
 
 
 def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
@@ -44,6 +46,15 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
     if delta is None and not begun:
         delta = choice.get("message")
     return as_object(delta or {})
+
+
+def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
+    """What a choice of a chunk of a text completion brings: its text, as a delta.
+
+    Mistral answers as a chat to what is to be filled in.
+    """
+    text = choice.get("text")
+    return delta_of(choice, begun=begun) if text is None else {"text": text}
 
 
 def brings_output(delta: dict[str, Any]) -> bool:

@@ -34,7 +34,15 @@ from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = Complaint()
+_KINDS_OF_5XX = frozenset({Verdict.SERVER_ERROR, Verdict.OVERLOADED})
+_SAYS_ENOUGH = frozenset(Verdict).difference(
+    *(phrase.on for phrase in PHRASES), {Verdict.THROTTLED}
+)
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
+_LONGEST_ERROR = (
+    2**20
+)  # bytes of a success in which an error is looked for: to decode more takes seconds
+_FILES = frozenset({"application/octet-stream", "application/pdf", "application/zip"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _HOST = re.compile(
     r"\s*(?:https?:)?//(?:[^/?#@\s]*@)*([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::\d*)?(?:[/?#\s]|$)",
@@ -59,12 +67,17 @@ def read_answer(
         return Reading(Verdict.OK, request_id=request_id_of(answer.headers))
     wanted = inputs if shape is Shape.EMBEDDINGS else choices
     reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
-    if reading.verdict is Verdict.OK:
+    if reading.verdict is Verdict.OK or reading.finish_reason is not None:
         return reading
-    complaint = complaint_of(answer.body, is_error=False)
+    short = len(answer.body) <= _LONGEST_ERROR
+    complaint = complaint_of(answer.body, is_error=False) if short else None
     if complaint is None and reading.detail == ERROR_INSIDE:
         complaint = _NOTHING_SAID
-    return read_error(answer, complaint) if complaint else reading
+    if complaint:
+        return read_error(answer, complaint)
+    if shape is Shape.JSON and answer.body and is_media(answer.headers):
+        return Reading(Verdict.OK, request_id=request_id_of(answer.headers))
+    return reading
 
 
 def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
@@ -97,6 +110,12 @@ def _is_file(headers: Mapping[str, str]) -> bool:
     """Whether something comes that is said to be neither JSON nor a page: SDKs accept JSON whatever they ask for."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return bool(kind) and not kind.endswith(("json", "html"))
+
+
+def is_media(headers: Mapping[str, str]) -> bool:
+    """Whether a body is said to be sound, a picture or another file: nothing of it can be read but that it came whole."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind.startswith(("audio/", "image/", "video/")) or kind in _FILES
 
 
 def verdict_of_status(status: int) -> Verdict:
@@ -149,6 +168,8 @@ def _lasts(said: Complaint) -> bool:
 
 
 def _by_status(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:
+    if said.verdict is not None:
+        return said.verdict
     names = [name.lower() for name in said.names]
     named = next((NAMED[name] for name in names if name in NAMED), None)
     if status is None:
@@ -160,7 +181,7 @@ def _by_status(status: int | None, said: Complaint, headers: Mapping[str, str]) 
         return _openrouter(said, headers)
     if base is Verdict.REDIRECTED or named is None:
         return _by_message(base, said.message)
-    telling = not TREATMENTS[named].retry or base in {Verdict.SERVER_ERROR, Verdict.OVERLOADED}
+    telling = not TREATMENTS[named].retry or (status >= 500 and base in _KINDS_OF_5XX)
     return named if telling else _by_message(base, said.message)
 
 
@@ -173,15 +194,14 @@ def _openrouter(said: Complaint, headers: Mapping[str, str]) -> Verdict:
 
 
 def _by_message(base: Verdict, message: str) -> Verdict:
-    """Refine a verdict by what the message says; only where it can be about the request."""
-    if base not in {Verdict.INVALID, Verdict.THROTTLED, Verdict.SERVER_ERROR} or not message:
+    """Refine a verdict by what the message says; only where it can be about the request, or the account."""
+    if not message or base in _SAYS_ENOUGH:
         return base
     oversized = OVERSIZED.search(message)
-    if oversized and int(oversized[2]) > int(oversized[1]):
+    if oversized and base is not Verdict.AUTH and int(oversized[2]) > int(oversized[1]):
         return Verdict.TOO_LONG
-    if base is Verdict.THROTTLED:
-        return base
-    return next((verdict for phrase, verdict in PHRASES if phrase.search(message)), base)
+    found = (each for each in PHRASES if base in each.on and each.pattern.search(message))
+    return next((each.verdict for each in found), base)
 
 
 def _detail(verdict: Verdict, answer: HttpAnswer, *, inside: bool) -> str | None:

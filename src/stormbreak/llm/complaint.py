@@ -1,21 +1,21 @@
 """What an error body says, in whichever of its many forms, before anyone judges it.
 
-Known forms: ``{"error": {...}}`` (OpenAI and nearly everyone), the same in a list (Gemini),
-``{"error": "text"}``, ``{"type": "error", "error": {...}}`` (Anthropic), ``{"object": "error", ...}`` (vLLM),
-``{"choices": [{"error": {...}}]}`` (OpenRouter), and, where the status says that it is an error,
-``{"message": ..., "code": ...}``, ``{"message": ..., "__type": ...}`` (AWS) and ``{"detail": ...}``.
+The known forms are in `shapes.ERROR_SHAPES`.
 
 Messages are kept for matching and for the hints in them; they never leave this package.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from stormbreak.llm.durations import GO_DURATION, duration
 from stormbreak.llm.halves import UNREADABLE
+from stormbreak.llm.reading import without_mark
+from stormbreak.llm.tables import MINIMAX_CODES
+from stormbreak.types import Verdict
 
 _MESSAGE_LIMIT = 4_096
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
@@ -38,6 +38,7 @@ class Complaint(NamedTuple):
     flagged: bool = False
     wait: float | None = None
     quotas: tuple[str, ...] = ()  # in lower case
+    verdict: Verdict | None = None  # where codes of its own form decide
 
     @property
     def code(self) -> str | None:
@@ -58,6 +59,17 @@ def speaks(error: object) -> bool:
     return any(error.values()) if isinstance(error, dict) else bool(error)
 
 
+def error_beside(said: Mapping[str, Any]) -> Any:
+    """Find the error that Groq or MiniMax puts beside an answer; None if there is none.
+
+    MiniMax always sends `base_resp`; a `status_code` of 0 is a success.
+    """
+    groq, minimax = _object(said.get("x_groq")), _object(said.get("base_resp"))
+    if speaks(groq.get("error")):
+        return groq["error"]
+    return minimax if minimax.get("status_code") else None
+
+
 def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
     """Find the error in a body; None if it holds none.
 
@@ -66,7 +78,7 @@ def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
         is_error: whether it is known to be an error, so that looser forms count.
     """
     try:
-        said = msgspec.json.decode(body)
+        said = msgspec.json.decode(without_mark(body))
     except UNREADABLE:
         return None
     return complaint_in(said, is_error=is_error)
@@ -74,18 +86,25 @@ def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
 
 def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
     """Find the error in a decoded body."""
-    if is_error and isinstance(said, list) and said:
+    if isinstance(said, list) and said and (is_error or _is_of_gemini(said[0])):
         said = said[0]
     if not isinstance(said, dict):
         return None
     error = said.get("error")
     if not speaks(error):
         error = _in_choices(said.get("choices"))
+    if not error and ("x_groq" in said or "base_resp" in said):
+        error = error_beside(said)
     if error:
-        return _complaint(error)
+        return _complaint(error, said)
     if is_error or said.get("object") == "error" or said.get("type") == "error":
-        return _complaint(said)
+        return _complaint(said, {})
     return None
+
+
+def _is_of_gemini(said: object) -> bool:
+    """Whether the first thing in a list is an error and nothing else."""
+    return isinstance(said, dict) and len(said) == 1 and isinstance(said.get("error"), dict)
 
 
 def _in_choices(choices: object) -> Any:
@@ -95,20 +114,28 @@ def _in_choices(choices: object) -> Any:
     return next(filter(speaks, errors), None)
 
 
-def _complaint(error: object) -> Complaint:
+def _complaint(error: object, beside: dict[str, Any]) -> Complaint:
+    """Read an error object, or a text; some put its code or its status `beside` it."""
     if not isinstance(error, dict):
-        error = {"message": error}
+        error = {"message": error, "code": beside.get("code"), "type": beside.get("error_type")}
+    inner = error.get("error")
+    if isinstance(inner, dict) and not (error.get("message") or error.get("code")):
+        error = inner  # of Groq, and of gateways that hand on what they got
     metadata, details = _object(error.get("metadata")), error.get("details")
     status = _status(error.get("code")) or _status(error.get("status"))
-    message = _message(error.get("message"), error.get("detail"), metadata.get("raw"))
+    message = _message(
+        error.get("message"), error.get("detail"), error.get("status_msg"), metadata.get("raw")
+    )
+    own = error.get("status_code")
     return Complaint(
         names=tuple(_names(error, details)),
-        status=status,
+        status=status or _status(own) or _status(beside.get("status_code")),
         message=message,
         limit_source=identifier(metadata.get("limit_source")),
         flagged="flagged_input" in metadata,
         wait=_retry_delay(details) or _hint(message),
         quotas=tuple(_quotas(details)),
+        verdict=MINIMAX_CODES.get(own) if type(own) is int else None,
     )
 
 
@@ -117,6 +144,8 @@ def _names(error: dict[str, Any], details: object) -> list[str]:
     named = [_object(part).get(key) for part in parts for key in ("error_code", "reason")]
     named += [error.get("code"), _object(error.get("innererror")).get("code")]
     named += [error.get("type"), error.get("status"), error.get("__type")]
+    own = error.get("status_code")
+    named += [str(own)] if type(own) is int else []
     words = (name.rpartition("#")[2] for name in named if isinstance(name, str))
     return [word for word in words if not _status(word)]
 

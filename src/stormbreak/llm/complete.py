@@ -12,19 +12,22 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.llm.chunk import brings_output
 from stormbreak.llm.complaint import speaks
+from stormbreak.llm.finish_reasons import reason_of, refused
 from stormbreak.llm.halves import UNREADABLE, mended
 from stormbreak.llm.messages import read_message
-from stormbreak.llm.reading import Reading, Shape
+from stormbreak.llm.reading import Reading, Shape, without_mark
 from stormbreak.llm.responses import read_response
 from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken
+from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken, refused_by
 from stormbreak.types import Verdict
 
 _EMBEDDING = re.compile(
     rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]'
 )  # base64 may begin with an escaped slash
-
+_NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # how every other JSON value begins
+_REFUSED = "refused by its finish reason"
 
 _OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
 _OF_NO_FORMAT = broken("of no known format", None)
@@ -42,10 +45,24 @@ class _Choice(msgspec.Struct):
 
 class _Chat(Whole):
     choices: list[_Choice] | None = None
+    request_id: Any = None
+
+
+class _TextChoice(msgspec.Struct):
+    text: Any = None
+    message: _Message | None = None  # of Mistral
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class _Completion(Whole):
+    choices: list[_TextChoice] | None = None
+    content: Any = None
 
 
 class _Item(msgspec.Struct):
     embedding: msgspec.Raw = msgspec.Raw(b"null")
+    index: Any = None
 
 
 class _Embeddings(Whole):
@@ -65,8 +82,9 @@ class _Resource(Whole):
 def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | None) -> Reading:
     """Read the body of a success: OK if it is complete, else what is wrong with it.
 
-    `wanted` is how many choices or embeddings the call asked for; None if that is not known.
+    A byte order mark in front is passed over. `wanted` is how many choices or embeddings the call asked for; None if that is not known.
     """
+    body = without_mark(body)
     try:
         if not body.isascii():
             body.decode()  # the decoder does not look into strings that it skips
@@ -94,6 +112,7 @@ def _unreadable(body: bytes) -> str:
 
 
 _decode_chat = msgspec.json.Decoder(_Chat).decode
+_decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_resource = msgspec.json.Decoder(_Resource).decode
 _decode_whole = msgspec.json.Decoder(Whole).decode
@@ -104,18 +123,22 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
     if answer.is_error():
         return broken(ERROR_INSIDE, request_id)
     if not answer.choices:
+        if answer.choices is None and isinstance(answer.request_id, str):
+            return _deferred(request_id)
         return broken("no choices", request_id)
-    for choice in answer.choices:
-        wrong = _wrong(choice)
-        if wrong:
-            return broken(wrong, request_id)
-    if wanted is not None and len(answer.choices) < wanted:
-        return broken(f"{len(answer.choices)} of {wanted} choices", request_id)
+    found = [wrong for wrong in map(_wrong, answer.choices) if wrong is not None]
+    other = next((wrong for wrong in found if wrong is not _REFUSED), None) if found else None
+    if other is not None:
+        return broken(other, request_id)
+    if found:
+        reason = refused([each.finish_reason for each in answer.choices], has_output=_brings(body))
+        if reason is not None:
+            return refused_by(reason, answer.usage, request_id)
     first = answer.choices[0]
-    assert first.message is not None
-    content = first.message.content
+    content = None if first.message is None else first.message.content
     return Reading(
         Verdict.OK,
+        detail=_too_few(len(answer.choices), wanted),
         text=content if isinstance(content, str) else _text_of_parts(content),
         usage=usage_of(answer.usage),
         finish_reason=first.finish_reason,
@@ -123,12 +146,63 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
     )
 
 
+def _deferred(request_id: str | None) -> Reading:
+    """An answer of xAI's that is to be had later: another request would begin, and bill, another one."""
+    detail = "the answer is deferred: deferred calls are not followed"
+    return broken(detail, request_id)._replace(verdict=Verdict.INVALID)
+
+
+def _too_few(came: int, wanted: int | None) -> str | None:
+    """Tell that a server gives fewer choices than asked for: it does not know `n`, and would not know it again."""
+    return f"{came} of {wanted} choices" if wanted is not None and came < wanted else None
+
+
 def _wrong(choice: _Choice) -> str | None:
-    if (choice.error and speaks(choice.error)) or choice.finish_reason == "error":
+    if choice.error and speaks(choice.error):
         return ERROR_INSIDE
+    if choice.finish_reason:
+        reason = reason_of(choice.finish_reason)
+        if reason is not None and reason.verdict is not Verdict.OK:
+            return _REFUSED
     if choice.message is None:
         return "no message"
     return None if choice.finish_reason else "no finish_reason"
+
+
+def _brings(body: bytes) -> bool:
+    """Whether any message of a completion has something in it."""
+    messages = (choice.get("message") for choice in msgspec.json.decode(body)["choices"])
+    return any(isinstance(each, dict) and brings_output(each) for each in messages)
+
+
+def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
+    """Read a completion of old. Some servers leave out why it ended, and llama.cpp once had a form of its own."""
+    answer = _decode_completion(body)
+    choices = answer.choices
+    if answer.is_error() or any(each.error and speaks(each.error) for each in choices or ()):
+        return broken(ERROR_INSIDE, request_id)
+    if not choices:
+        if not isinstance(answer.content, str):
+            return broken("no choices", request_id)
+        return Reading(
+            Verdict.OK, text=answer.content, usage=usage_of(answer.usage), request_id=request_id
+        )
+    reasons = [each.finish_reason for each in choices]
+    texts = [each.message.content if each.message else each.text for each in choices]
+    reason = refused(reasons, has_output=any(texts))
+    if reason is not None:
+        return refused_by(reason, answer.usage, request_id)
+    if not all(reasons[at] or isinstance(text, str) for at, text in enumerate(texts)):
+        return broken("no text", request_id)
+    text = texts[0]
+    return Reading(
+        Verdict.OK,
+        detail=_too_few(len(choices), wanted),
+        text=text if isinstance(text, str) else "",
+        usage=usage_of(answer.usage),
+        finish_reason=choices[0].finish_reason,
+        request_id=request_id,
+    )
 
 
 def _text_of_parts(content: object) -> str:
@@ -148,12 +222,20 @@ def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> Read
         return broken("no embedding", request_id)
     if wanted is not None and len(answer.data) != wanted:
         return broken(f"{len(answer.data)} of {wanted} embeddings", request_id)
+    places = [item.index for item in answer.data if type(item.index) is int]  # Gemini leaves out 0
+    if len(set(places)) < len(places):
+        return broken("two embeddings with the same index", request_id)
     return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
 
 
 def _is_embedding(item: _Item) -> bool:
-    """Tell a list of numbers, or their base64, from everything else by how it begins."""
-    return _EMBEDDING.match(bytes(item.embedding)) is not None
+    """Tell a list of numbers, or their base64, from everything else, without making numbers of it."""
+    raw = bytes(item.embedding)
+    if _EMBEDDING.match(raw) is None:
+        return False
+    if not raw.startswith(b"["):
+        return True
+    return raw.find(b"[", 1) < 0 and all(raw.find(other) < 0 for other in _NO_NUMBERS)
 
 
 def _json(body: bytes, request_id: str | None, _: int | None) -> Reading:
@@ -176,6 +258,7 @@ def _resource(body: bytes, request_id: str | None, _: int | None) -> Reading:
 _READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], Reading]] = MappingProxyType(
     {
         Shape.CHAT: _chat,
+        Shape.COMPLETION: _completion,
         Shape.EMBEDDINGS: _embeddings,
         Shape.RESPONSES: read_response,
         Shape.MESSAGES: read_message,

@@ -1,8 +1,8 @@
 """Dates as HTTP and JSON write them, as unix epoch seconds: arithmetic only, no clock, no time zone data.
 
 HTTP has three forms (RFC 9110, 5.6.7), all of them in GMT: ``Sun, 06 Nov 1994 08:49:37 GMT``,
-``Sunday, 06-Nov-94 08:49:37 GMT`` and ``Sun Nov  6 08:49:37 1994``. Reset headers use RFC 3339:
-``1994-11-06T09:49:37.5+01:00``. The weekday is not checked: a server that errs there still means the date.
+``Sunday, 06-Nov-94 08:49:37 GMT`` and ``Sun Nov  6 08:49:37 1994``. Servers also write ``UTC``, ``+0000``, another offset or
+no zone at all (then GMT is meant), and the day in one digit. Reset headers use RFC 3339: ``1994-11-06T09:49:37.5+01:00``. The weekday is not checked: a server that errs there still means the date.
 """
 
 import re
@@ -18,12 +18,15 @@ _MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _YEAR = 365.2425 * 86_400
 
 _CLOCK = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
+_ZONE = (
+    r"(?: (?:GMT|UTC?|Z|(?P<sign>[+-])(?P<ahead_hours>[01]\d|2[0-3])(?P<ahead_minutes>[0-5]\d)))?"
+)
 _HTTP_FORMS = tuple(
     re.compile(form, re.ASCII | re.IGNORECASE)
     for form in (
-        rf"[a-z]{{3}}, (?P<day>\d\d) (?P<month>[a-z]{{3}}) (?P<year>\d{{4}}) {_CLOCK} GMT",
-        rf"[a-z]{{6,9}}, (?P<day>\d\d)-(?P<month>[a-z]{{3}})-(?P<year>\d\d) {_CLOCK} GMT",
-        rf"[a-z]{{3}} (?P<month>[a-z]{{3}}) (?P<day>[ \d]\d) {_CLOCK} (?P<year>\d{{4}})",
+        rf"[a-z]{{3}}, (?P<day>\d\d?) (?P<month>[a-z]{{3}}) (?P<year>\d{{4}}) {_CLOCK}{_ZONE}",
+        rf"[a-z]{{6,9}}, (?P<day>\d\d?)-(?P<month>[a-z]{{3}})-(?P<year>\d\d) {_CLOCK}{_ZONE}",
+        rf"[a-z]{{3}} (?P<month>[a-z]{{3}}) (?P<day>[ \d]\d) {_CLOCK} (?P<year>\d{{4}}){_ZONE}",
     )
 )
 _RFC3339 = re.compile(
@@ -38,7 +41,8 @@ def http_date(text: str, now: float) -> float | None:
     for form in _HTTP_FORMS:
         found = form.fullmatch(text)
         if found:
-            return _http_epoch(found, now)
+            at = _http_epoch(found, now)
+            return None if at is None else at - _ahead(found)
     return None
 
 
@@ -48,10 +52,13 @@ def rfc3339(text: str) -> float | None:
     if not found:
         return None
     at = _epoch(int(found["year"]), int(found["month"]), int(found["day"]), found)
-    if at is None:
-        return None
+    return None if at is None else at + float(found["fraction"] or 0) - _ahead(found)
+
+
+def _ahead(found: re.Match[str]) -> int:
+    """Seconds by which the zone of a date is ahead of GMT."""
     ahead = int(found["ahead_hours"] or 0) * 3600 + int(found["ahead_minutes"] or 0) * 60
-    return at + float(found["fraction"] or 0) - (ahead if found["sign"] == "+" else -ahead)
+    return ahead if found["sign"] == "+" else -ahead
 
 
 def _http_epoch(found: re.Match[str], now: float) -> float | None:

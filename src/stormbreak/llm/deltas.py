@@ -1,6 +1,6 @@
 """What a single event of a stream holds: whether it can be read, and the text that it adds to the answer.
 
-For all formats: chat completions, Responses, Messages.
+For all formats: chat completions, text completions, Responses, Messages.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import msgspec
 
 from stormbreak.llm.halves import UNREADABLE, decoded
 from stormbreak.llm.responses import read_response
-from stormbreak.llm.responses_stream import ENDS
+from stormbreak.llm.responses_stream import ENDS, TEXT
 
 
 class _Delta(msgspec.Struct):
@@ -20,6 +20,7 @@ class _Choice(msgspec.Struct):
     index: Any = 0
     delta: _Delta | None = None
     message: Any = None
+    text: Any = None  # of a text completion
 
 
 class _Chunk(msgspec.Struct):
@@ -70,7 +71,7 @@ def text_of(data: bytes, *, begun: bool = False) -> str:
 def _text_of(chunk: _Chunk, *, begun: bool) -> Any:
     if chunk.choices:
         return _text_of_choice(chunk.choices, begun=begun)
-    if chunk.type == "response.output_text.delta":
+    if chunk.type == TEXT:
         return chunk.delta
     if chunk.type in ENDS and not begun:
         return read_response(bytes(chunk.response), None, None).text
@@ -85,6 +86,8 @@ def _text_of_choice(choices: list[_Choice], *, begun: bool) -> Any:
         return None
     if first.delta is not None:
         return first.delta.content
+    if first.text is not None:
+        return first.text
     return None if begun else _field(first.message, "content")
 
 

@@ -6,7 +6,7 @@ import re
 LONGEST = 10 * 365 * 86_400.0
 """Ten years stand for every longer wait: no call waits that long, so all of them fail at once."""
 
-_NUMBER = re.compile(r"\+?\d+(?:\.\d*)?(?:e\+?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _UNITS = {
     "ns": 1e-9,
     "us": 1e-6,
@@ -27,7 +27,7 @@ _WORD_SECONDS = (1e-3, 1.0, 60.0, 3600.0, 86_400.0)
 
 
 def number(text: str) -> float | None:
-    """Read a plain number that is not negative; `inf`, `nan` and hexadecimal are none.
+    """Read digits with an optional fraction; a sign, an exponent, `inf`, `nan` and hexadecimal make no number.
 
     A number beyond the range of floats is infinite here: a wait that long is long, not absent.
     """

@@ -17,8 +17,12 @@ class Follower(Protocol):
     def add(self, said: dict[str, Any], /) -> None:
         """Take the data of one event; raise MalformedChunkError."""
 
-    def wrong(self) -> str | None:
-        """Tell what is missing, or wrong, if nothing more comes; None of a complete answer."""
+    def wrong(self, *, done: bool = False) -> str | None:
+        """Tell what is missing if nothing more comes; None of a complete answer.
+
+        Args:
+            done: whether the stream said that it is over.
+        """
 
 
 class Marked:
@@ -36,6 +40,6 @@ class Marked:
         """Whether nothing that may still come can change the answer."""
         return self._marks.ended
 
-    def wrong(self) -> str | None:
-        """Tell what is missing, or wrong, if nothing more comes; None of a complete answer."""
-        return self._marks.wrong()
+    def wrong(self, *, done: bool = False) -> str | None:
+        """Tell what is missing if nothing more comes; None of a complete answer."""
+        return self._marks.wrong(done=done)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from stormbreak.llm.assembly import ChatAssembly
-from stormbreak.llm.chat_marks import ChatMarks
+from stormbreak.llm.assembly import ChatAssembly, TextAssembly
+from stormbreak.llm.chat_marks import ChatMarks, TextMarks
 from stormbreak.llm.complaint import Complaint, complaint_in
 from stormbreak.llm.followers import Follower
 from stormbreak.llm.messages_stream import END, MessageAssembly, MessageMarks
@@ -36,6 +36,10 @@ class Marks(Follower, Protocol):
     def finish_reason(self) -> str | None:
         """Why the first choice ended."""
 
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each choice ended."""
+
     def quiet(self, block: bytes, /) -> bool:
         """Whether whole events, as they came, can be nothing but output, and need not be taken."""
 
@@ -58,6 +62,7 @@ class Format(NamedTuple):
 FORMATS: Mapping[Shape, Format] = MappingProxyType(
     {
         Shape.CHAT: Format(ChatAssembly, ChatMarks),
+        Shape.COMPLETION: Format(TextAssembly, TextMarks),
         Shape.RESPONSES: Format(
             ResponseAssembly, ResponseMarks, complaint_in_event, frozenset(ENDS)
         ),

@@ -12,8 +12,9 @@
 | IETF draft -11 | `ratelimit`, `ratelimit-policy` | `t`, seconds |
 
 A limit of zero or less is what some servers say when they do not know (-1), and so is a negative remainder:
-nothing is taken from it. Garbage is as good as nothing said. Of several limits of one thing (per minute and per day,
-input and output where nothing is said of both) the one of which the smallest share remains is told. No input raises.
+nothing is taken from it. Garbage is as good as nothing said. Of several limits of one thing (per minute and per day, of
+input, of output and of their sum) the one of which the smallest share remains is told. Output is the exception: beside a sum
+its limit is told only where nothing of it remains, since what a call reserves is mostly input. No input raises.
 """
 
 import re
@@ -39,7 +40,7 @@ class _Dialect(NamedTuple):
     tokens: bool  # else requests
     window: float | None = None
     flows: bool = True
-    whole: str | None = None  # a header that says of the whole what this says of a part
+    whole: str | None = None  # a header of the sum: beside it, this counts only where it is used up
 
 
 def _dialects() -> Iterator[_Dialect]:
@@ -51,7 +52,7 @@ def _dialects() -> Iterator[_Dialect]:
     yield _Dialect("x-ratelimit-{}-tokens_usage_based", tokens=True)
     yield _Dialect("x-ratelimit-{}-req-minute", tokens=False, window=60.0)
     whole = "anthropic-ratelimit-tokens-remaining"
-    yield _Dialect("anthropic-ratelimit-input-tokens-{}", tokens=True, whole=whole)
+    yield _Dialect("anthropic-ratelimit-input-tokens-{}", tokens=True)
     yield _Dialect("anthropic-ratelimit-output-tokens-{}", tokens=True, whole=whole)
     yield _Dialect("x-ratelimit-{}", tokens=False, flows=False)
     yield _Dialect("ratelimit-{}", tokens=False, flows=False)
@@ -61,6 +62,8 @@ _BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
     {dialect.names.format("remaining"): dialect for dialect in _dialects()}
 )
 """Without a remainder the others say nothing that could be acted on."""
+
+_PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output"))
 
 
 def limits_of(headers: Mapping[str, str], received_at: float) -> Allowances | None:
@@ -80,15 +83,17 @@ def limits_of(headers: Mapping[str, str], received_at: float) -> Allowances | No
 
 def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool, Allowance]]:
     now: float | None = None
-    for name in headers:
+    for name in sorted(
+        headers, key=_PARTS.__contains__
+    ):  # behind the sum, which counts where both are as tight
         if "ratelimit" not in name:
             continue
         if now is None:
             now = server_time(headers, received_at)
         dialect = _BY_REMAINING.get(name)
-        if dialect is not None and dialect.whole not in headers:
+        if dialect is not None:
             said = _allowance(headers, dialect, now)
-            if said is not None:
+            if said is not None and not (said.remaining and dialect.whole in headers):
                 yield dialect.tokens, said
         elif name == "ratelimit":
             yield from ((False, said) for said in _ietf(headers))

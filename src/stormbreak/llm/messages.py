@@ -4,9 +4,10 @@ from typing import Any
 
 import msgspec
 
+from stormbreak.llm.finish_reasons import refused
 from stormbreak.llm.reading import Reading
 from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken
+from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken, refused_by
 from stormbreak.types import Verdict
 
 
@@ -32,6 +33,10 @@ def read_message(body: bytes, request_id: str | None, _: int | None) -> Reading:
         return broken("no content", request_id)
     if not answer.stop_reason:
         return broken("no stop_reason", request_id)
+    brings = any(block.type != "text" or block.text for block in answer.content)
+    reason = refused([answer.stop_reason], has_output=brings)
+    if reason is not None:
+        return refused_by(reason, answer.usage, request_id)
     texts = (block.text for block in answer.content if block.type == "text")
     return Reading(
         Verdict.OK,

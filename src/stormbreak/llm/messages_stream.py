@@ -16,6 +16,7 @@ from stormbreak.llm.pieces import MalformedChunkError, Pieces
 
 END = "message_stop"
 _INPUT = "partial_json"
+_OWN = frozenset({"type", "delta", "usage"})
 
 
 class MessageMarks:
@@ -64,7 +65,12 @@ class MessageMarks:
         """Find the usage in an event; here it is in none that is quiet."""
         return None
 
-    def wrong(self) -> str | None:
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why it ended."""
+        return [self.finish_reason]
+
+    def wrong(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has an end of its own
         """Tell what is missing if nothing more comes."""
         if not self._begun:
             return "stream ended without message_start"
@@ -95,7 +101,7 @@ class MessageAssembly(Marked):
         self._marks: MessageMarks = MessageMarks()
         self._message: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
-        self._blocks: dict[int, _Block] = {}
+        self._blocks: dict[int, list[_Block]] = {}
 
     def add(self, said: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
@@ -104,21 +110,26 @@ class MessageAssembly(Marked):
         if kind == "message_start":
             self._message = said["message"]
         elif kind == "content_block_start":
-            index = as_index(said.get("index"))
-            if index in self._blocks:
-                raise MalformedChunkError
-            self._blocks[index] = _Block(said["content_block"])
+            self._start(as_index(said.get("index")), said["content_block"])
         elif kind == "content_block_delta":
-            block = self._blocks.get(as_index(said.get("index")))
-            if block is None:
+            blocks = self._blocks.get(as_index(said.get("index")))
+            if not blocks:
                 raise MalformedChunkError
-            block.add(said["delta"])
+            blocks[-1].add(said["delta"])
         elif kind == "message_delta":
-            self._end |= said.get("delta") or {}
+            beside = {name: value for name, value in said.items() if name not in _OWN}
+            self._end |= beside | (said.get("delta") or {})
+
+    def _start(self, index: int, start: dict[str, Any]) -> None:
+        """Begin a block. Ollama gives one index to several: what has grown, or is another thing, is another block."""
+        blocks = self._blocks.setdefault(index, [])
+        if not (blocks and blocks[-1].is_begun_by(start)):
+            blocks.append(_Block(start))
 
     def result(self) -> dict[str, Any]:
         """Give the message as its unstreamed body would be."""
-        content = [self._blocks[index].result() for index in sorted(self._blocks)]
+        blocks = (block for index in sorted(self._blocks) for block in self._blocks[index])
+        content = [block.result() for block in blocks]
         return self._message | {"content": content} | self._end | {"usage": self._marks.usage}
 
 
@@ -129,8 +140,14 @@ class _Block:
         self._pieces = Pieces()
         self._pieces.add(start)
         self._input: list[str] = []
+        self._start: dict[str, Any] | None = start
+
+    def is_begun_by(self, start: dict[str, Any]) -> bool:
+        """Whether this is the block that begins like that, and nothing has been added to it yet."""
+        return self._start == start
 
     def add(self, delta: dict[str, Any]) -> None:
+        self._start = None
         more = {name: piece for name, piece in delta.items() if name != "type"}
         if "citation" in more:
             more["citations"] = [more.pop("citation")]

@@ -55,6 +55,7 @@ class _Field:
         self._name = name
         self._joins = joins
         self._kind: type = type(None)
+        self._length = 0  # of the text so far
         self._so_far: Any = None
 
     def add(self, piece: Any) -> bool:
@@ -100,17 +101,17 @@ class _Field:
         return True
 
     def _is_empty(self) -> bool:
-        if self._kind is str:
-            return not any(self._so_far)
         return self._kind is not float and not self._so_far
 
     def _join(self, piece: str) -> bool:
         if not self._joins or self._name in SAID:
-            if piece or not self._so_far:
+            if piece:
                 self._so_far = [piece]
             return bool(piece) and self._name not in SAID
-        if self._name != "name" or piece != self.result():
+        repeated = self._name == "name" and len(piece) == self._length and piece == self.result()
+        if piece and not repeated:
             self._so_far.append(piece)
+            self._length += len(piece)
         return bool(piece)
 
     def _extend(self, piece: Any) -> None:

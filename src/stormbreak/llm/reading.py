@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stormbreak.types import Usage, Verdict
 
@@ -19,6 +19,7 @@ class Shape(Enum):
     """What a complete answer of an endpoint looks like."""
 
     CHAT = "chat completion"
+    COMPLETION = "text completion"
     EMBEDDINGS = "list of embeddings"
     RESPONSES = "response"
     MESSAGES = "message"
@@ -30,6 +31,7 @@ class Shape(Enum):
 
 _SHAPES = {
     "/chat/completions": Shape.CHAT,
+    "/completions": Shape.COMPLETION,
     "/embeddings": Shape.EMBEDDINGS,
     "/responses": Shape.RESPONSES,
     "/messages": Shape.MESSAGES,
@@ -37,6 +39,7 @@ _SHAPES = {
 OPERATIONS: Mapping[Shape, str] = MappingProxyType(
     {
         Shape.CHAT: "chat",
+        Shape.COMPLETION: "text_completion",
         Shape.EMBEDDINGS: "embeddings",
         Shape.RESPONSES: "chat",
         Shape.MESSAGES: "chat",
@@ -44,13 +47,13 @@ OPERATIONS: Mapping[Shape, str] = MappingProxyType(
 )
 """What is asked for, in the words of OpenTelemetry (gen_ai.operation.name); of other shapes it is not known."""
 
-COMPLETIONS = "/completions"
-"""Of old: each of any number of prompts has answers of its own."""
-
 FREE = ("/moderations", "/messages/count_tokens", "/responses/input_tokens")
 """Endpoints that cost nothing, and have no answer of a model."""
 
 _ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
+BOM = b"\xef\xbb\xbf"
+"""A byte order mark, which some servers write before JSON, and decoders refuse."""
+
 _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 
 
@@ -61,6 +64,13 @@ def shape_of(endpoint: str) -> Shape:
     if _NOT_ANTHROPIC in path:
         return Shape.JSON
     return next((shape for end, shape in _SHAPES.items() if path.endswith(end)), Shape.JSON)
+
+
+def without_mark(body: bytes) -> bytes:
+    """JSON without the byte order mark in front of it; anything else as it is."""
+    if not body.startswith(BOM) or not body[len(BOM) :].lstrip().startswith((b"{", b"[")):
+        return body
+    return body[len(BOM) :]
 
 
 def path_of(endpoint: str) -> str:
@@ -85,6 +95,11 @@ class HttpAnswer(NamedTuple):
         """Whether its status says so; no other answer needs its body to be known for what it is."""
         return 200 <= self.status <= 299
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be picklable whatever the headers are kept in."""
+        repeated = dict(self.repeated)
+        return type(self), (*self._replace(headers=dict(self.headers), repeated=repeated),)
+
     def __repr__(self) -> str:
         return f"HttpAnswer({self.status}, {len(self.body)} bytes)"
 
@@ -93,7 +108,7 @@ class Reading(NamedTuple):
     """What an answer means.
 
     `code` and `request_id` are identifiers of the provider's, or None: never free text. `detail` is in our
-    own words. `text` and `finish_reason` are those of the first choice. `retry_after` is in seconds, and
+    own words; of a success it says what is odd about it. `text` and `finish_reason` are those of the first choice. `retry_after` is in seconds, and
     only where waiting may help.
     """
 

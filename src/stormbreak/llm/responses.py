@@ -1,20 +1,21 @@
 """Whether a body is a complete answer of the Responses API, and what it says if it is.
 
 `completed` and `incomplete` are answers, the second one with the reason why it ended early. One that is not
-finished yet answers a call for the background: it cannot be followed here, and to ask for it again would begin,
-and bill, another one.
+finished yet, or was cancelled, answers a call for the background: it cannot be followed here, and to ask for it
+again would begin, and bill, another one.
 """
 
 from typing import Any
 
 import msgspec
 
+from stormbreak.llm.finish_reasons import refused
 from stormbreak.llm.reading import Reading
 from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken
+from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken, refused_by
 from stormbreak.types import Verdict
 
-UNFINISHED = frozenset({"queued", "in_progress"})
+UNFINISHED = frozenset({"queued", "in_progress", "cancelled"})
 
 
 class _Item(msgspec.Struct):
@@ -47,11 +48,15 @@ def read_response(body: bytes, request_id: str | None, _: int | None) -> Reading
         return broken("no status", request_id)
     if answer.output is None:
         return broken("no output", request_id)
+    ended = _reason(answer)
+    reason = refused([ended], has_output=any(map(_brings, answer.output)))
+    if reason is not None:
+        return refused_by(reason, answer.usage, request_id)
     return Reading(
         Verdict.OK,
         text="".join(map(_text_of, answer.output)),
         usage=usage_of(answer.usage),
-        finish_reason=_reason(answer),
+        finish_reason=ended,
         request_id=request_id,
     )
 
@@ -59,6 +64,14 @@ def read_response(body: bytes, request_id: str | None, _: int | None) -> Reading
 def _reason(answer: _Response) -> str | None:
     details = answer.incomplete_details if answer.status == "incomplete" else None
     return (details.reason if details else None) or answer.status
+
+
+def _brings(item: _Item) -> bool:
+    """Whether an item is more than a message with nothing in it."""
+    parts = item.content if isinstance(item.content, list) else []
+    return item.type != "message" or any(
+        part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict)
+    )
 
 
 def _text_of(item: _Item) -> str:

@@ -7,7 +7,7 @@ those who show it as it comes; the first delta is the first output, not `respons
 import re
 from typing import Any
 
-from stormbreak.llm.chunk import as_index, as_list, as_object
+from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason
 from stormbreak.llm.complaint import Complaint, complaint_in
 from stormbreak.llm.followers import Marked
 from stormbreak.llm.pieces import MalformedChunkError
@@ -15,6 +15,7 @@ from stormbreak.llm.pieces import MalformedChunkError
 ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
 _FAILED = "response.failed"
 _LASTS = (*ENDS, _FAILED)
+TEXT = "response.output_text.delta"
 _ITEM = "response.output_item.done"
 _TELLS = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
 
@@ -67,35 +68,58 @@ class ResponseMarks:
         """Find the usage in an event; here it is in none that is quiet."""
         return None
 
-    def wrong(self) -> str | None:
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why it ended."""
+        return [self.finish_reason]
+
+    def wrong(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has an end of its own
         """Tell what is missing if nothing more comes."""
-        return None if self.ended else "stream ended without response.completed"
+        if self.response is None:
+            return "stream ended without response.completed"
+        bare = self.response["output"] is None and not self.has_output
+        return "no output" if bare else None
 
     def _end(self, response: dict[str, Any], status: str) -> None:
         details = as_object(response.get("incomplete_details") or {})
-        if response.get("status") != status or response.get("output") is None:
+        if response.get("status") not in {status, None}:
             raise MalformedChunkError
-        as_list(response["output"])
-        self.response = response
+        output = response.get("output")
+        as_list(output)
+        self.response = response | {"status": status, "output": output}
         self.usage = response.get("usage")
-        self.finish_reason = details.get("reason") or status
+        self.finish_reason = as_reason(details.get("reason")) or status
 
 
 class ResponseAssembly(Marked):
-    """The response itself. Some servers leave its `output` empty at the end: then it is the items that came."""
+    """The response itself.
+
+    Some servers leave its `output` empty at the end, or out: then it is the items that came, or else the text.
+    """
 
     def __init__(self, _: int = 1) -> None:
         self._marks: ResponseMarks = ResponseMarks()
         self._items: dict[int, Any] = {}
+        self._texts: list[str] = []
 
     def add(self, said: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
         self._marks.add(said)
-        if said["type"] == _ITEM:
-            self._items[as_index(said.get("output_index", len(self._items)))] = said.get("item")
+        kind = said["type"]
+        if kind == _ITEM and said.get("item") is not None:
+            self._items[as_index(said.get("output_index"), len(self._items))] = said["item"]
+        elif kind == TEXT and isinstance(said.get("delta"), str):
+            self._texts.append(said["delta"])
 
     def result(self) -> dict[str, Any]:
         """Give the response as its unstreamed body would be."""
-        assert self._marks.response is not None
+        response = self._marks.response
+        assert response is not None
         items = [self._items[index] for index in sorted(self._items)]
-        return self._marks.response | {"output": self._marks.response["output"] or items}
+        return response | {"output": response["output"] or items or self._message()}
+
+    def _message(self) -> list[Any]:
+        text = "".join(self._texts)
+        content = [{"type": "output_text", "text": text, "annotations": []}]
+        message = {"type": "message", "role": "assistant", "status": "completed"}
+        return [message | {"content": content}] if text else []

@@ -15,13 +15,14 @@ from typing import Any
 from stormbreak.llm.chunk import as_object
 from stormbreak.llm.classify import read_error, request_id_of
 from stormbreak.llm.complaint import Complaint
+from stormbreak.llm.finish_reasons import Meaning, refused
 from stormbreak.llm.formats import Format, Marks
 from stormbreak.llm.halves import decoded
 from stormbreak.llm.reading import Reading
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE_EVENT, StreamReader
 from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE
+from stormbreak.llm.whole import refused_by
 from stormbreak.types import Verdict
 
 SKIMMED = 2**20  # bytes of events that are only looked through; longer ones are read
@@ -66,18 +67,18 @@ class StreamScanner(StreamReader):
         return (failure, self._error_body) if failure else (self._complete(), b"")
 
     def _complete(self) -> Reading:
+        marks, request_id = self._marks, request_id_of(self._head.headers)
+        reason = refused(marks.reasons, has_output=marks.has_output)
+        if reason is not None and reason.meaning is Meaning.ERROR:
+            return read_error(self._head, Complaint())._replace(request_id=request_id)
+        if reason is not None:
+            return refused_by(reason, self._usage(), request_id)
         return Reading(
             Verdict.OK,
             usage=usage_of(self._usage()),
-            finish_reason=self._marks.finish_reason,
-            request_id=request_id_of(self._head.headers),
+            finish_reason=marks.finish_reason,
+            request_id=request_id,
         )
-
-    def _missing(self, wrong: str) -> None:
-        if wrong == ERROR_INSIDE:  # as the assembler finds it, when all has come
-            self._fail(read_error(self._head, Complaint()))
-        else:
-            super()._missing(wrong)
 
     def _read_events(self, chunk: bytes) -> None:
         at = self._begin_to_skim(chunk) if self._marks.has_output and not self._skims else 0
@@ -118,6 +119,9 @@ class StreamScanner(StreamReader):
         if block.find(b'"usage"') >= 0 and _USAGE.search(block):
             self._counted = block
         return True
+
+    def _is_open(self) -> bool:
+        return bool(self._open) or super()._is_open()
 
     def _take(self, event: Event) -> None:
         before = self._marks.usage

@@ -42,6 +42,12 @@ class EventReader:
         """Whether the bytes so far are whole events, and nothing of the next one."""
         return not (self._pending or self._in_event or self._after_cr or self._data)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an event has begun that has not ended. A comment is no part of one, whole or not."""
+        begun = self._pending and not self._pending.startswith(b":")
+        return bool(begun or self._in_event or self._data)
+
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Take a chunk and yield the events it completes; raise LineTooLongError."""
         if self.idle and _is_one(chunk):
@@ -97,6 +103,8 @@ class EventReader:
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
             self._name = value.removeprefix(b" ")
+        elif field == b"error" and value.lstrip().startswith(b"{"):  # llama.cpp, until 2025
+            self._name, self._data = b"error", [value]
 
     def _dispatch(self) -> Iterator[Event]:
         event = Event(self._name, b"\n".join(self._data))

@@ -41,4 +41,5 @@ class StreamAssembler(StreamReader):
         except RecursionError:  # `end` may be called from deeper down than `feed` was
             return Reading(Verdict.BROKEN, detail="nested too deeply", maybe_processed=True), b""
         reading = self._read(body)
-        return reading, body if reading.verdict is Verdict.OK else b""
+        whole = reading.verdict is Verdict.OK or reading.finish_reason is not None
+        return reading, body if whole else b""

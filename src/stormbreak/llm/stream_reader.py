@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from stormbreak.llm.chunk import as_object
-from stormbreak.llm.classify import read_answer, read_error, request_id_of
+from stormbreak.llm.classify import is_media, read_answer, read_error, request_id_of
 from stormbreak.llm.complaint import Complaint
 from stormbreak.llm.followers import Follower
 from stormbreak.llm.formats import FORMATS, Format
@@ -22,6 +22,7 @@ from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
 
 TOTAL_LIMIT = 64 * 1024 * 1024
+_SETTLED = 64  # such events, and no more is looked for: it takes longer with each choice that a server makes up
 UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
@@ -57,13 +58,16 @@ class StreamReader(ABC):
         self._head = HttpAnswer(status, headers or {}, b"", received_at)
         self._choices = choices
         self._inputs = inputs
-        self._form = _Form.UNKNOWN if self._head.succeeded else _Form.PLAIN
+        plain = not self._head.succeeded or is_media(self._head.headers)
+        self._form = _Form.PLAIN if plain else _Form.UNKNOWN
         self._plain = bytearray()  # a plain body, or the start of one that is not known yet
         self._size = 0
         self._events = EventReader()
         self._format: Format | None = FORMATS.get(shape)
         self._follower: Follower | None = self._format and self._follow(self._format)
         self._done = False
+        self._nothing_missing = False
+        self._settled = 0  # events at which nothing was missing
         self._failure: Reading | None = None
         self._error_body = b""
 
@@ -80,6 +84,11 @@ class StreamReader(ABC):
     def over(self) -> bool:
         """Whether nothing that may still come can change the result: the end was seen, or a failure."""
         return self._done or self._failure is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is decided even if not a byte more comes: `over`, or a complete answer without its end marker."""
+        return self.over or (self._nothing_missing and not self._is_open())
 
     @property
     def failed(self) -> bool:
@@ -112,14 +121,12 @@ class StreamReader(ABC):
         """Read what the end of the stream left, and tell what failed, or is missing."""
         if not self.over:
             self._read_rest()
-        wrong = self._follower.wrong() if self._follower and not self._failure else None
+        wrong = (
+            self._follower.wrong(done=self._done) if self._follower and not self._failure else None
+        )
         if wrong:
-            self._missing(wrong)
+            self._break(wrong)
         return self._failure
-
-    def _missing(self, wrong: str) -> None:
-        """Fail, since the end has come and something is missing, or wrong."""
-        self._break(wrong)
 
     def _recognise(self) -> None:
         """Decide by the first visible character."""
@@ -168,10 +175,17 @@ class StreamReader(ABC):
             else:
                 self._follower.add(as_object(said))
                 self._done = self._follower.ended
+                if self._settled < _SETTLED:
+                    self._nothing_missing = self._follower.wrong() is None
+                    self._settled += self._nothing_missing
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
         except UNREADABLE_EVENT:
             self._break("invalid json in an event")
+
+    def _is_open(self) -> bool:
+        """Whether an event has begun that has not ended."""
+        return self._events.is_open
 
     def _complain(self, event: Event, complaint: Complaint) -> None:
         self._error_body = event.data

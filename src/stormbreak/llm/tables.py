@@ -1,22 +1,39 @@
 """What every status, code and message of an LLM API means: data only, `classify` applies it.
 
-`docs/verdicts.md` is the same for readers. What is in no table falls to a default that can do no harm:
+`docs/verdicts.md` tells the rules, and `docs/answers.md` is made from these tables. What is in no table falls to a default that can do no harm:
 an unknown 4xx is final, since sending it again would fail again; an unknown 5xx is a server error.
 """
 
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
+from stormbreak.llm.finish_reasons import FINISH_REASONS
 from stormbreak.types import Verdict
 
 _V = Verdict
 
 
-def _by_name(names: Mapping[Verdict, str]) -> Mapping[str, Verdict]:
-    return MappingProxyType(
-        {name: verdict for verdict, listed in names.items() for name in listed.split()}
+class Code(NamedTuple):
+    """A code or type of error, in lower case, and who documents it."""
+
+    name: str
+    verdict: Verdict
+    providers: tuple[str, ...]
+
+
+def _codes(listed: Mapping[Verdict, Mapping[str, str]]) -> tuple[Code, ...]:
+    return tuple(
+        Code(name, verdict, tuple(providers.split()))
+        for verdict, by_provider in listed.items()
+        for providers, names in by_provider.items()
+        for name in names.split()
     )
+
+
+def _by_name(codes: tuple[Code, ...]) -> Mapping[str, Verdict]:
+    return MappingProxyType({code.name: code.verdict for code in codes})
 
 
 STATUSES: Mapping[int, Verdict] = MappingProxyType(
@@ -31,7 +48,7 @@ STATUSES: Mapping[int, Verdict] = MappingProxyType(
         409: _V.THROTTLED,  # a lock is held: worth a retry, and no sign of ill health
         410: _V.NOT_FOUND,
         424: _V.INVALID,
-        425: _V.SERVER_ERROR,
+        425: _V.SERVER_ERROR,  # too early, says a server or its edge: it is about now, not about the request
         429: _V.THROTTLED,
         498: _V.OVERLOADED,  # Groq's flex tier: capacity exceeded
         499: _V.INVALID,  # the server saw a client hang up: it speaks of a call that is gone
@@ -44,52 +61,127 @@ STATUSES: Mapping[int, Verdict] = MappingProxyType(
 UNTOUCHED = frozenset({501, 505, 521, 522, 523, 525, 526, 529})
 """Failures of 500 and above that came before any work: a refusal, or an edge that never reached the model's server."""
 
-NAMED: Mapping[str, Verdict] = _by_name(
+CODES: tuple[Code, ...] = _codes(
     {
-        _V.BILLING: """
-            insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded
-            project_spend_limit_exceeded organization_usage_limit_exceeded billing_hard_limit_reached
-            billing_not_active insufficient_balance insufficient_user_quota insufficient_credits
-            billing_error enforced_spend_limit_reached contract_spend_limit_reached
-            failed_precondition
-        """,
-        _V.TOO_LONG: """
-            context_length_exceeded context_window_exceeded exceed_context_size_error prompt_too_long
-        """,
-        _V.FILTERED: """
-            content_filter content_policy_violation responsibleaipolicyviolation moderation_blocked
-        """,
-        _V.AUTH: "invalid_api_key incorrect_api_key api_key_invalid account_deactivated",
-        _V.NOT_FOUND: "model_not_found model_not_exist model_decommissioned",
-        _V.THROTTLED: """
-            rate_limit_exceeded rate_limit_error slow_down too_many_requests resource_exhausted
-            ramp_limit_exceeded throttlingexception modelnotreadyexception
-        """,
-        _V.OVERLOADED: """
-            server_is_overloaded overloaded_error overloaded engine_overloaded engine_overloaded_error
-            capacity_exceeded service_unavailable_error service_unavailable unavailable
-            serviceunavailableexception
-        """,
-        _V.UNREPEATABLE: "change_outcome_unknown",
+        _V.BILLING: {
+            "openai": """
+                insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded
+                project_spend_limit_exceeded organization_usage_limit_exceeded
+                billing_hard_limit_reached billing_not_active
+            """,
+            "anthropic": "billing_error enforced_spend_limit_reached contract_spend_limit_reached",
+            "deepseek": "insufficient_balance",
+            "holysheep": "insufficient_user_quota",
+            "openrouter": "insufficient_credits",
+            "gemini": "failed_precondition",
+        },
+        _V.TOO_LONG: {
+            "openai azure deepseek groq together fireworks cerebras": "context_length_exceeded",
+            "openrouter": "context_window_exceeded",
+            "local": "exceed_context_size_error",
+            "anthropic": "prompt_too_long",
+        },
+        _V.FILTERED: {
+            "openai azure": "content_filter content_policy_violation",
+            "openai": """
+                moderation_blocked invalid_prompt bio_policy misalignment_policy_violation
+                image_content_policy_violation
+            """,
+            "azure": "responsibleaipolicyviolation",
+        },
+        _V.AUTH: {
+            "openai": "invalid_api_key incorrect_api_key account_deactivated",
+            "gemini": "api_key_invalid",
+            "cerebras": "wrong_api_key",
+        },
+        _V.NOT_FOUND: {
+            "openai groq cerebras": "model_not_found",
+            "deepseek": "model_not_exist",
+            "groq": "model_decommissioned",
+        },
+        _V.THROTTLED: {
+            "openai groq": "rate_limit_exceeded",
+            "anthropic": "rate_limit_error ramp_limit_exceeded",
+            "openai": "slow_down",
+            "holysheep": "too_many_requests",
+            "cerebras": """
+                too_many_requests_error request_quota_exceeded token_quota_exceeded queue_exceeded
+            """,
+            "gemini": "resource_exhausted",
+            "bedrock": "throttlingexception modelnotreadyexception",
+        },
+        _V.OVERLOADED: {
+            "openai": "server_is_overloaded service_unavailable_error engine_overloaded",
+            "anthropic": "overloaded_error",
+            "local": "overloaded",
+            "together fireworks": "service_unavailable engine_overloaded_error",
+            "groq": "capacity_exceeded",
+            "gemini": "unavailable",
+            "bedrock": "serviceunavailableexception",
+        },
+        _V.UNREPEATABLE: {"anthropic": "change_outcome_unknown"},
     }
 )
+NAMED = _by_name(CODES)
 """Codes that say more than a status does, in lower case."""
 
-BROAD: Mapping[str, Verdict] = _by_name(
+BROAD_CODES: tuple[Code, ...] = _codes(
     {
-        _V.INVALID: """
-            invalid_request_error invalid_argument badrequesterror invalid_request request_too_large
-            validationexception
-        """,
-        _V.AUTH: """
-            authentication_error permission_error permission_denied unauthenticated
-            accessdeniedexception
-        """,
-        _V.NOT_FOUND: "not_found_error not_found notfounderror resourcenotfoundexception",
-        _V.TIMEOUT: "timeout_error timeout deadline_exceeded modeltimeoutexception",
+        _V.INVALID: {
+            "openai anthropic deepseek groq mistral xai together fireworks": "invalid_request_error",
+            "openai": """
+                invalid_image invalid_image_format invalid_base64_image invalid_image_url
+                invalid_image_mode image_too_large image_too_small image_parse_error
+                image_file_too_large unsupported_image_media_type empty_image_file
+                image_file_not_found failed_to_download_image data_residency_mismatch
+            """,
+            "anthropic": "request_too_large",
+            "gemini": "invalid_argument",
+            "fireworks": "invalid_request",
+            "local": "badrequesterror validation",
+            "bedrock": "validationexception",
+        },
+        _V.AUTH: {
+            "anthropic": "authentication_error permission_error",
+            "gemini": "permission_denied unauthenticated",
+            "bedrock": "accessdeniedexception",
+        },
+        _V.NOT_FOUND: {
+            "anthropic": "not_found_error",
+            "gemini": "not_found",
+            "local": "notfounderror",
+            "bedrock": "resourcenotfoundexception",
+        },
+        _V.TIMEOUT: {
+            "anthropic": "timeout_error",
+            "openai": "vector_store_timeout",
+            "holysheep": "timeout",
+            "gemini": "deadline_exceeded",
+            "bedrock": "modeltimeoutexception",
+        },
     }
 )
+BROAD = _by_name(BROAD_CODES)
 """Types so wide that any status says more; they decide where an error came without a status of its own."""
+
+MINIMAX_CODES: Mapping[int, Verdict] = MappingProxyType(
+    {
+        1001: _V.TIMEOUT,
+        1002: _V.THROTTLED,
+        1004: _V.AUTH,
+        1008: _V.BILLING,
+        1026: _V.FILTERED,  # the prompt
+        1027: _V.FILTERED,  # the answer
+        1039: _V.THROTTLED,  # tokens per minute
+        1041: _V.THROTTLED,  # connections
+        1042: _V.INVALID,  # too many characters that nobody can see
+        2013: _V.INVALID,
+        2045: _V.THROTTLED,  # requests grow too quickly
+        2049: _V.AUTH,
+        2056: _V.THROTTLED,  # the quota of a plan, for some hours
+    }
+)
+"""Of MiniMax, in `base_resp` of an HTTP 200: https://platform.minimax.io/docs/api-reference/errorcode. Others fail."""
 
 PAIRS: Mapping[tuple[int, str], Verdict] = MappingProxyType(
     {(424, "modelstreamerrorexception"): _V.SERVER_ERROR}  # Bedrock; to Groq, 424 is final
@@ -104,29 +196,72 @@ def is_known(code: str | None) -> bool:
     return code is not None and bool(
         code.lower() in NAMED
         or code.lower() in BROAD
+        or code.lower() in FINISH_REASONS
         or any(code.lower() == name for _, name in PAIRS)
         or _NUMBER.fullmatch(code)
     )
 
 
-PHRASES: tuple[tuple[re.Pattern[str], Verdict], ...] = tuple(
-    (re.compile(phrase), verdict)
-    for phrase, verdict in (
-        ("maximum context length", _V.TOO_LONG),
-        ("prompt is too long", _V.TOO_LONG),
-        ("context (?:window|length|size)[^.]{0,40} exceeded", _V.TOO_LONG),
-        ("exceeds? [^.]{0,40}context (?:window|length|size)", _V.TOO_LONG),
-        ("please reduce the length of the (?:messages|prompt)", _V.TOO_LONG),
-        ("exceeds? context limit", _V.TOO_LONG),
-        ("input token count[^.]{0,40} exceeds the maximum", _V.TOO_LONG),
-        ("input is too long", _V.TOO_LONG),
-        ("credit balance is too low", _V.BILLING),
-        ("content exists risk", _V.FILTERED),
-        ("model not exist", _V.NOT_FOUND),
-        ("is not a valid model id", _V.NOT_FOUND),
+class Phrase(NamedTuple):
+    """Words in a message, in lower case, that refine one of the verdicts `on` which they may stand."""
+
+    pattern: re.Pattern[str]
+    verdict: Verdict
+    on: frozenset[Verdict]
+    providers: tuple[str, ...]
+
+
+_OF_REQUEST = frozenset({_V.INVALID, _V.SERVER_ERROR})
+_OF_ACCOUNT = frozenset({_V.INVALID, _V.AUTH, _V.THROTTLED, _V.SERVER_ERROR})
+
+
+def _phrases(
+    verdict: Verdict, on: frozenset[Verdict], by_pattern: Mapping[str, str]
+) -> tuple[Phrase, ...]:
+    return tuple(
+        Phrase(re.compile(pattern), verdict, on, tuple(providers.split()))
+        for pattern, providers in by_pattern.items()
     )
+
+
+PHRASES: tuple[Phrase, ...] = (
+    *_phrases(
+        _V.TOO_LONG,
+        _OF_REQUEST,
+        {
+            "maximum context length": "openai deepseek groq mistral local",
+            "prompt is too long": "anthropic fireworks",
+            "context (?:window|length|size)[^.]{0,40} exceeded": "openrouter together local",
+            "exceeds? [^.]{0,40}context (?:window|length|size)": "mistral together local",
+            "please reduce the length of the (?:messages|prompt)": "openai groq cerebras",
+            "exceeds? context limit": "anthropic",
+            "input token count[^.]{0,40} exceeds the maximum": "gemini",
+            "input is too long": "bedrock",
+        },
+    ),
+    *_phrases(_V.BILLING, _OF_REQUEST, {"credit balance is too low": "anthropic"}),
+    *_phrases(
+        _V.BILLING,
+        _OF_ACCOUNT,
+        {
+            "used all available credits or reached its monthly spending limit": "xai",
+            "doesn't have any credits": "xai",
+            "account [^.]{0,80}is suspended": "fireworks",
+        },
+    ),
+    *_phrases(
+        _V.FILTERED,
+        _OF_REQUEST,
+        {"content exists risk": "deepseek", "output blocked by content filter": "anthropic"},
+    ),
+    *_phrases(_V.FILTERED, _OF_REQUEST | {_V.AUTH}, {"content violates usage guidelines": "xai"}),
+    *_phrases(
+        _V.NOT_FOUND,
+        _OF_REQUEST,
+        {"model not exist": "deepseek", "is not a valid model id": "openrouter"},
+    ),
 )
-"""What a refused request may say in words only; read in lower case, where nothing better is known."""
+"""What a refused request may say in words only; read where nothing better is known."""
 
 OVERSIZED = re.compile(
     r"request too large.{0,400}?limit:? (\d{1,18}), requested:? (\d{1,18})", re.DOTALL

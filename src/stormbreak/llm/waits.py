@@ -1,6 +1,6 @@
 """How long the server asked us to wait: `Retry-After` in all its forms, reset headers, the body's hint.
 
-In this order: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`, the hint of the body, and, on a 429
+In this order: `retry-after-ms`, `x-ms-retry-after-ms`, `x-amz-retry-after` (milliseconds), `retry-after`, the hint of the body, and, on a 429
 alone, the reset of a limit of which nothing remains. The first that can be read decides. Resets come last
 since they tell when a limit is full again, which is later than when the next call fits.
 
@@ -14,11 +14,11 @@ wait for in any case.
 import re
 from collections.abc import Iterator, Mapping
 
-from stormbreak.llm.dates import http_date
+from stormbreak.llm.dates import http_date, rfc3339
 from stormbreak.llm.durations import number, wait
 from stormbreak.llm.resets import EPOCH_FROM, reset_of
 
-_MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
+_MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 WAITS = (*_MILLISECONDS, "retry-after")
 """Headers that name a time to come back."""
 
@@ -60,6 +60,8 @@ def _named(headers: Mapping[str, str], received_at: float) -> float | None:
     if written is not None:
         return wait(_span(written, 1, now))
     date = http_date(text, now)
+    if date is None:
+        date = rfc3339(text)
     return None if date is None else wait(date - now)
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.complaint import speaks
+from stormbreak.llm.complaint import error_beside, speaks
+from stormbreak.llm.finish_reasons import Meaning, Reason
 from stormbreak.llm.reading import Reading
+from stormbreak.llm.usage import usage_of
 from stormbreak.types import Verdict
 
 ERROR_INSIDE = "an error in place of an answer"
@@ -18,13 +20,34 @@ class Whole(msgspec.Struct):
     object: Any = None
     type: Any = None
     usage: Any = None
+    x_groq: Any = None
+    base_resp: Any = None
 
     def is_error(self) -> bool:
         """Whether it is an error, or has one beside the answer."""
         named = self.object == "error" or self.type == "error"
-        return named or bool(self.error and speaks(self.error))
+        if named or (self.error and speaks(self.error)):
+            return True
+        if self.x_groq is None and self.base_resp is None:
+            return False
+        return error_beside({"x_groq": self.x_groq, "base_resp": self.base_resp}) is not None
 
 
 def broken(detail: str, request_id: str | None) -> Reading:
     """Say that an answer is none; `detail` is in our own words."""
     return Reading(Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True)
+
+
+def refused_by(reason: Reason, usage: object, request_id: str | None) -> Reading:
+    """Say that an answer is none by its finish reason; it was billed all the same."""
+    if reason.meaning is Meaning.ERROR:
+        return broken(ERROR_INSIDE, request_id)
+    return Reading(
+        reason.verdict,
+        code=reason.name,
+        detail=f"the answer was {reason.meaning.value}",
+        usage=usage_of(usage),
+        finish_reason=reason.name,
+        request_id=request_id,
+        maybe_processed=True,
+    )

@@ -17,7 +17,11 @@ MOST = 128  # choices; no provider gives more, and who asks for more gets none h
 def written(shape: Shape, text: str, model: str, *, choices: int = 1) -> bytes | None:
     """The body of an answer that says `text` in each of its choices, no tokens used; None where an answer is no text."""
     write = _WRITERS.get(shape)
-    return None if write is None else msgspec.json.encode(write(text, model, choices))
+    return (
+        None
+        if write is None or choices > MOST
+        else msgspec.json.encode(write(text, model, choices))
+    )
 
 
 def _chat(text: str, model: str, choices: int) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def _chat(text: str, model: str, choices: int) -> dict[str, Any]:
         "model": model,
         "choices": [
             {"index": index, "message": message, "finish_reason": "stop"}
-            for index in range(min(choices, MOST))
+            for index in range(choices)
         ],
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
     }

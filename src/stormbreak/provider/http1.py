@@ -4,6 +4,7 @@ Knows requests with a length or in chunks, keep-alive, pipelining and `Expect: 1
 body, and refuses whatever it cannot read with certainty.
 """
 
+import re
 import time
 from email.utils import formatdate
 from functools import lru_cache
@@ -14,6 +15,9 @@ MOST_HEAD = 64 * 1024
 MOST_BODY = 8 * 1024 * 1024
 
 _CHUNK_LINE = 256
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+_ONCE = frozenset({b"host", b"transfer-encoding"})
 _WORDS = {status.value: status.phrase for status in HTTPStatus} | {
     498: "Capacity Exceeded",
     520: "Web Server Returned an Unknown Error",
@@ -58,23 +62,31 @@ class _Head(NamedTuple):
 class Reader:
     """Cuts a stream of bytes into requests: `feed` it, then ask for `next` until it returns None."""
 
-    __slots__ = ("_begun", "_body", "_buffer", "_head", "continue_wanted")
+    __slots__ = ("_begun", "_body", "_buffer", "_ended", "_head", "continue_wanted")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._head: _Head | None = None
         self._begun = False  # the head was given away before its body had come
         self._body = bytearray()
+        self._ended = False  # the last request said that none follows
         self.continue_wanted = False
 
     def feed(self, data: bytes) -> None:
         """Take in what arrived; refuse to hold more than one request of the largest size and its head."""
+        if self._ended:
+            return
         self._buffer += data
         if len(self._buffer) > MOST_BODY + 2 * MOST_HEAD:
             raise UnreadableError(413, "too much sent ahead")
 
     def next(self) -> Request | None:
-        """Return the next complete request, or None; raise UnreadableError where there can be none."""
+        """Return the next complete request, or None; raise UnreadableError where there can be none.
+
+        What follows a request with ``Connection: close`` is none.
+        """
+        if self._ended:
+            return None
         if self._head is None and not self._read_head():
             return None
         head = self._head
@@ -84,6 +96,7 @@ class Reader:
             return None
         self._head = None
         self._begun = False
+        self._ended = not head.keep_alive
         return _request(head, body)
 
     def begun(self) -> Request | None:
@@ -151,19 +164,26 @@ def _request(head: _Head, body: bytes) -> Request:
 
 def _parse_head(lines: list[bytes]) -> _Head:
     parts = lines[0].split(b" ")
-    if len(parts) != 3 or not parts[0].isalpha() or parts[2] not in {b"HTTP/1.1", b"HTTP/1.0"}:
+    known = len(parts) == 3 and parts[0].isalpha() and parts[2] in {b"HTTP/1.1", b"HTTP/1.0"}
+    if not known or not parts[1] or _CONTROL.search(parts[1]):
         raise UnreadableError(400, "malformed request line")
     headers: dict[bytes, bytes] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon or not name or not _TOKEN.issuperset(name):
+        if not colon or not name or not _TOKEN.issuperset(name) or _CONTROL.search(value):
             raise UnreadableError(400, "malformed header line")
-        name, value = name.lower(), value.strip()
+        name, value = name.lower(), value.strip(b" \t")
         if name == b"content-length" and headers.get(name, value) != value:
             raise UnreadableError(400, "two lengths")
+        if name in _ONCE and name in headers:
+            raise UnreadableError(400, f"two {name.decode()} lines")
         headers[name] = value
+    if parts[2] == b"HTTP/1.1" and b"host" not in headers:
+        raise UnreadableError(400, "no host line")
     target = parts[1].decode("latin-1")
-    connection = headers.get(b"connection", b"").lower()
+    connection = {
+        word.strip(b" \t") for word in headers.get(b"connection", b"").lower().split(b",")
+    }
     keep = b"close" not in connection and (parts[2] == b"HTTP/1.1" or b"keep-alive" in connection)
     return _Head(parts[0].decode("ascii"), target, headers, keep, _length(headers))
 
@@ -186,11 +206,10 @@ def _length(headers: dict[bytes, bytes]) -> int | None:
 
 
 def _chunk_size(line: bytes) -> int:
-    digits = line.split(b";", 1)[0].strip()
-    try:
-        return int(digits, 16) if digits.isalnum() and len(digits) <= 16 else int("", 16)
-    except ValueError:
-        raise UnreadableError(400, "malformed chunk size") from None
+    digits = _CHUNK.fullmatch(line)
+    if digits is None:
+        raise UnreadableError(400, "malformed chunk size")
+    return int(digits[1], 16)
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,8 @@ _LONG = 300  # characters of a message
 
 _ENDS = {
     End.FINISHED.value: "",
-    End.REFUSED.value: " The run stopped early: the first rows all failed for the same reason.",
+    End.REFUSED.value: " The run stopped early: rows failed in a row for the same reason, which no row is to blame for.",
+    End.SPENT.value: " The run stopped early: too little was left of its limit of spending.",
     End.UNREACHABLE.value: " The run stopped early: nothing answered there.",
     End.INTERRUPTED.value: " The run was interrupted; the same command goes on from there.",
 }
@@ -86,12 +87,16 @@ def _verdict(summary: Summary) -> str:
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
-    return [
+    facts = [
         ("input", shown(summary.input, 200)),
         ("answers", shown(summary.output, 200)),
         ("sent to", shown(summary.base_url, 120)),
         ("ended", summary.end),
     ]
+    reason = summary.reason
+    if reason is not None:
+        facts.append(("failed for", shown(f"{reason.verdict} {reason}".strip(), _LONG)))
+    return facts
 
 
 def _cards(summary: Summary, course: Course) -> list[Card]:

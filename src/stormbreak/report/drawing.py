@@ -4,7 +4,6 @@ No pyplot. matplotlib reads some settings from one place for the whole process o
 under a lock, and put back. Whatever the user's own settings file says does not matter.
 """
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +14,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from stormbreak.drivers.locks import new_lock
 from stormbreak.report.panel import Line, Panel
 from stormbreak.report.theme import STROKES, Paint
 
-_LOCK = threading.Lock()
+_LOCK = new_lock()
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "path.simplify_threshold": 0.2,

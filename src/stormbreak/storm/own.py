@@ -5,11 +5,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from math import floor, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import IO
 
+from stormbreak import tomlfile
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
 from stormbreak.provider.bounds import LONGEST
@@ -58,7 +60,7 @@ def read_arrivals(path: str | Path, *, column: str | None = None) -> list[float]
         ConfigurationError: a line is no time, there is none, or there are more than can be simulated.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with TextIOWrapper(tomlfile.opened(path), encoding="utf-8-sig", newline="") as file:
             times = _times(file, str(path), column)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None

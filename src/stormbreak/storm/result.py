@@ -7,10 +7,16 @@ from typing import Any
 
 import msgspec
 
+from stormbreak import tomlfile
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm.measures import Measures
 from stormbreak.storm.series import Series
+
+LARGEST = 256 * 1024 * 1024
+"""Bytes of a result: hours of a storm under several policies."""
+
+_WHAT = "the result of a storm"
 
 NO_SERIES = Series(calls=(), attempts=(), answers=(), ideal=(), failed=(), shed=())
 """Of a run of which only the measures are known."""
@@ -78,9 +84,13 @@ def read(path: str | Path) -> tuple[Document, list[Result]]:
         ConfigurationError: the file cannot be read, or holds something else.
     """
     try:
-        document = msgspec.json.decode(Path(path).read_bytes(), type=Document)
+        document = msgspec.json.decode(
+            tomlfile.read_bytes(path, what=_WHAT, largest=LARGEST), type=Document
+        )
         return document, document.results()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not what `storm run --json` prints: {error}") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None

@@ -8,7 +8,6 @@ Writing a line may block. Where that matters, give the logger a `logging.handler
 """
 
 import logging
-import threading
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from stormbreak.core.circuit import State
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CircuitChanged, Event, RetryRefused
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
 from stormbreak.telemetry.names import name_of
@@ -74,12 +74,11 @@ class Logs:
     def __init__(self, *, every: float = EVERY, most_targets: int = MOST_TARGETS) -> None:
         self._every = every
         self._targets = Targets(most_targets)
+        self._lock = new_lock()
         self._begin()
         forget_in_child(self._begin)
 
     def _begin(self) -> None:
-        # The garbage collector may end a call, and so come with events, in the middle of this.
-        self._lock = threading.RLock()
         self._spells: dict[_Kind, _Spell] = {}
         self._due = float("inf")  # when the first of those that left something out is over
 

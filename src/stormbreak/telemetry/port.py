@@ -22,6 +22,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Self, TypeAlias
 
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.socketfile import SocketFile
 
@@ -69,11 +70,17 @@ class Port:
             self._server.server_close()
             raise
         self.port: int | None = None if path is not None else self._server.server_address[1]
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._thread = threading.Thread(
             target=self._server.serve, name="stormbreak port", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._server.server_close()
+            if self._file is not None:
+                self._file.remove()
+            raise ConfigurationError("cannot listen: no thread can be started") from None
         atexit.register(self.close)
         forget_in_child(self._forget)
 
@@ -121,7 +128,6 @@ class Port:
         return socket.create_connection((HOST, self.port or 0), LOOK_EVERY)
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
         self._server.closed = True
         self._server.socket.close()
 
@@ -142,7 +148,7 @@ class _Server(ThreadingMixIn, TCPServer):
         self.closed = False
         self.complained: set[str] = set()
         self._since: dict[socket.socket, float] = {}  # when each request began
-        self._watching = threading.Lock()
+        self._watching = new_lock()
         self._room = threading.BoundedSemaphore(ROOM)
 
     def serve(self) -> None:

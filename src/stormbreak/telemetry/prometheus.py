@@ -10,6 +10,7 @@ One object serves any number of engines, threads and event loops. docs/telemetry
 """
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from stormbreak.core.engine import Engine
@@ -28,7 +29,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from stormbreak.telemetry.gauges import PREFIX, Gauges
-from stormbreak.telemetry.several import AllProcesses, WrittenGauges, is_one_of_several
+from stormbreak.telemetry.several import AllProcesses, WrittenGauges, is_one_of_several, writing
 
 
 class Metrics:
@@ -68,11 +69,15 @@ class Metrics:
             raise ConfigurationError(
                 "the registry has metrics of stormbreak's already: attach those to every client"
             ) from twice
-        forget_in_child(self._begin)
         self._families = {name: self._made(name, family) for name, family in FAMILIES.items()}
+        forget_in_child(self._begin)
 
     def _begin(self) -> None:
-        self._told = {}  # so that the first event of a child begins the writing there
+        self._told = {}
+        if self._written is None:
+            for metric in self._families.values():
+                _free_in_child(metric)
+            self.registry._lock = Lock()  # noqa: SLF001
 
     def watch(self, engine: Engine) -> None:
         """Tell what stands where in this engine, too, for as long as it lives."""
@@ -123,7 +128,24 @@ class Metrics:
         )
 
     def _child(self, name: str, target: str, labels: tuple[str, ...]) -> Callable[[float], None]:
-        if self._written is not None:
-            self._written.begin()
         child = self._families[name].labels(target, *labels)
-        return child.inc if isinstance(child, prometheus_client.Counter) else child.observe
+        tell = child.inc if isinstance(child, prometheus_client.Counter) else child.observe
+        written = self._written
+        if written is None:
+            return tell
+
+        def tell_among_several(amount: float) -> None:
+            with writing:  # nobody forks meanwhile: the library has one lock for all that it writes
+                tell(amount)
+            written.begin()
+
+        return tell_among_several
+
+
+def _free_in_child(metric: Any) -> None:
+    """Free the locks of the library's own, which another thread of the parent may hold at the fork."""
+    for each in (metric, *metric._metrics.values()):  # noqa: SLF001 - there is no public way
+        parts = (getattr(each, "_value", None), getattr(each, "_sum", None))
+        for part in (each, *parts, *getattr(each, "_buckets", ())):
+            if hasattr(part, "_lock"):
+                part._lock = Lock()  # noqa: SLF001

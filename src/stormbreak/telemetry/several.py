@@ -20,6 +20,7 @@ from prometheus_client import Metric, multiprocess, values
 from prometheus_client.registry import Collector
 
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.gauges import PREFIX
 from stormbreak.telemetry.standing import STANDING, Standing
@@ -34,14 +35,13 @@ _log = logging.getLogger("stormbreak")
 _NOTHING = {"sum": 0.0, "max": 0.0, "min": float("inf")}
 """What changes nothing in what all processes come to: a value cannot be taken out of the files."""
 
-# The garbage collector may end a call, and so come with events, in the middle of this.
-_writing = threading.RLock()
+writing = new_lock()
 if hasattr(os, "register_at_fork"):
     # prometheus_client has a lock for all that it writes: a child that is made meanwhile would wait for ever.
     os.register_at_fork(
-        before=_writing.acquire,
-        after_in_parent=_writing.release,
-        after_in_child=_writing.release,
+        before=writing.acquire,
+        after_in_parent=writing.release,
+        after_in_child=writing.release,
     )
 
 
@@ -94,16 +94,25 @@ class WrittenGauges:
 
     def begin(self) -> None:
         """Write from now on, as long as this object lives; if that is so already, do nothing."""
-        with _writing:
-            if self._writer is None:
-                self._writer = threading.Thread(
-                    target=_keep_writing, args=(ref(self),), name="stormbreak-gauges", daemon=True
-                )
-                self._writer.start()
+        if self._writer is not None:
+            return
+        writer = threading.Thread(
+            target=_keep_writing, args=(ref(self),), name="stormbreak-gauges", daemon=True
+        )
+        with writing:
+            first = self._writer is None
+            if first:
+                self._writer = writer
+        if first:
+            try:
+                writer.start()  # not under the lock: that waits for the new thread
+            except RuntimeError:  # no thread can be started: the next event tries again
+                self._writer = None
+                raise
 
     def write(self) -> None:
         """Write what stands where now."""
-        with _writing:  # looking, too: who looks first must not write last
+        with writing:  # looking, too: who looks first must not write last
             now = self._now()
             self._processes.set(1)
             for name, labels in self._written - now.keys():

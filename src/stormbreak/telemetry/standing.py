@@ -4,14 +4,12 @@ Several engines, and several keys of one target, are one number each: what is co
 told, of budgets the poorest. Engines are not kept alive; those that nobody steps any more have nothing to tell.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
-from weakref import WeakSet
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.telemetry.labels import STATES, Targets
 
 Lanes: TypeAlias = Mapping[str, list[Mapping[str, Any]]]
@@ -82,22 +80,15 @@ class Standing:
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
-        self._engines: WeakSet[Engine] = WeakSet()
-        self._begin()
-        forget_in_child(self._begin)
-
-    def _begin(self) -> None:
-        self._lock = threading.RLock()
+        self._engines: LiveSet[Engine] = LiveSet()
 
     def watch(self, engine: Engine) -> None:
         """Tell of this engine, too."""
-        with self._lock:
-            self._engines.add(engine)
+        self._engines.add(engine)
 
     def unwatch(self, engine: Engine) -> None:
         """Tell of it no more."""
-        with self._lock:
-            self._engines.discard(engine)
+        self._engines.discard(engine)
 
     def of(self, name: str) -> Standings:
         """The values of one gauge."""
@@ -112,9 +103,7 @@ class Standing:
         return found
 
     def _snapshots(self) -> Iterator[Mapping[str, Any]]:
-        with self._lock:
-            engines = list(self._engines)
-        for engine in engines:
+        for engine in self._engines:
             try:
                 yield engine.snapshot(pending=False)
             except RuntimeError:  # nobody steps it any more

@@ -1,18 +1,17 @@
 """What a live view needs to know of an engine: a listener that keeps a little, and asks the engine when somebody looks."""
 
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
-from weakref import WeakSet
 
 import msgspec
 
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.events import (
     CallCancelled,
     CallEnded,
@@ -69,20 +68,18 @@ class Watch:
     """A listener, on any thread and of any number of engines.
 
     `batch` is what a batch says of its rows, if it is one; `cost` is asked what all has cost, whenever somebody looks.
-
-    The lock may be taken twice by one thread: the garbage collector may close a call, and so tell of it, at any point.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.batch: BatchState | None = None
         self.cost: Callable[[], CostState | None] = _nobody_knows
-        self._engines: WeakSet[Engine] = WeakSet()
+        self._engines: LiveSet[Engine] = LiveSet()
+        self._lock = new_lock()
         self._clock = clock
         self._begin()
         forget_in_child(self._begin)
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()
         self._began = self._clock()
         self._counts: Counter[str] = Counter()
         self._minutes: dict[Target, Minute] = {}
@@ -90,13 +87,11 @@ class Watch:
 
     def watch(self, engine: Engine) -> None:
         """Ask this engine, too, whenever somebody looks."""
-        with self._lock:
-            self._engines.add(engine)
+        self._engines.add(engine)
 
     def unwatch(self, engine: Engine) -> None:
         """Ask it no more."""
-        with self._lock:
-            self._engines.discard(engine)
+        self._engines.discard(engine)
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
@@ -118,9 +113,7 @@ class Watch:
 
     def state(self) -> State:
         """What stands where, and what happened of late."""
-        with self._lock:
-            engines = list(self._engines)
-        standing = standing_in(engines)  # takes their locks, and so not within ours
+        standing = standing_in(self._engines)  # takes their locks, and so not within ours
         with self._lock:
             now = self._clock()
             watched, counts = now - self._began, Counts(**self._counts)

@@ -8,11 +8,13 @@ from importlib import import_module
 import openai
 import pytest
 from doors import KEY, QUICK, SDKS, until
-from sockets import End, answer, served
+from sockets import CHUNKED, End, answer, served
 
 from stormbreak import ConfigurationError, scope
 
 DRIPPING = [answer(b"", content_length=1000), *[0.05, b"x"] * 40, End.HANG]
+DRIPPING_HEAD = [b"HTTP/1.1 200 OK\r\nx: ", *[0.05, b"x"] * 100, End.HANG]
+DRIPPING_CHUNK = [CHUNKED, b"1;", *[0.05, b"x"] * 100, End.HANG]
 FILE = {"file": ("a.jsonl", b"{}")}
 
 
@@ -47,10 +49,14 @@ def within(seconds):
     assert time.monotonic() - began < seconds
 
 
-@pytest.mark.parametrize("script", [[End.HANG], DRIPPING], ids=["silent", "dripping"])
+@pytest.mark.parametrize(
+    "script",
+    [[End.HANG], DRIPPING, DRIPPING_HEAD, DRIPPING_CHUNK],
+    ids=["silent", "dripping", "dripping head", "dripping chunk"],
+)
 async def test_an_answer_ends_with_it(lib, client, script):
     async with served(script) as server, client() as (http, do):
-        with within(1.0), scope(deadline=0.2), pytest.raises(lib.ReadTimeout):
+        with within(2.5), scope(deadline=0.2), pytest.raises(lib.ReadTimeout):
             await do(http.post, f"{server.base_url}/files", files=FILE)
         assert len(server.requests) == 1
         await until(lambda: server.closed == 1)

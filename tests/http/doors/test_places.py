@@ -1,6 +1,7 @@
 """Keys that rotate do not pile up, and nobody who is in use is forgotten."""
 
 import asyncio
+import gc
 
 import httpx2
 import pytest
@@ -119,3 +120,49 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
     here = places.Places((), allow_http=False, connect=connect, forget=lambda _: True)
     assert here.wire(origin) is here.wire(origin) is others[0]
     assert here.wires() == (others[0],)
+
+
+def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
+    here = places.Places((), allow_http=False, connect=lambda _: object(), forget=lambda _: True)
+    with here.routes("https://kept.example/v1", None) as kept:
+        for number in range(20):
+            with here.routes(f"https://{number}.example/v1", None):
+                pass
+        for number in range(20, 40):
+            here.wire(origin_of(f"https://{number}.example/v1", None))
+        assert len(here.wires()) <= FEW + 1
+        assert kept.wires()[0] in here.wires()
+    assert here.wire(origin_of("https://kept.example/v1", None)) is kept.wires()[0]
+
+
+def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
+    inner = object()
+    here = places.Places((), allow_http=False, connect=lambda _: inner, forget=lambda _: True)
+    for number in range(20):
+        with here.routes(f"https://{number}.example/v1", None):
+            pass
+    assert len(here.wires()) <= FEW + 1
+
+
+async def test_what_is_read_from_a_host_that_is_forgotten_is_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(places, "MOST", 1)
+    body = b"x" * 10_000
+    script = [answer(body[:5000], content_length=10_000), 0.3, body[5000:]]
+    async with (
+        served(script) as server,
+        served(answer(b"{}")) as second,
+        served(answer(b"{}")) as third,
+    ):
+        transport = AsyncTransport(QUICK)
+        http = httpx2.AsyncClient(transport=transport)
+        request = http.build_request("GET", f"{server.base_url}/files/1")
+        response = await http.send(request, stream=True)
+        parts = response.aiter_raw()
+        got = await anext(parts)
+        for other in second, third:
+            assert (await http.get(f"{other.base_url}/models")).status_code == 200
+        gc.collect()
+        await asyncio.sleep(0.05)
+        assert len(transport._places.wires()) == 1
+        assert got + b"".join([part async for part in parts]) == body
+        await http.aclose()

@@ -110,7 +110,7 @@ async def test_no_redirect_is_followed(client):
         ("files", {"files": {"file": ("a.jsonl", b"{}")}, "data": {"purpose": "batch"}}),
         ("images/generations", {"json": PAYLOAD}),
         ("responses", {"json": {"model": "m", "input": PROMPT, "background": True}}),
-        ("completions", {"json": {"model": "m", "prompt": PROMPT, "stream": True}}),
+        ("chat/completions", {"json": PAYLOAD | {"deferred": True}}),
         ("chat/completions", {"json": {"messages": []}}),
         ("chat/completions", {"content": b"{"}),
         ("threads/t/messages", {"json": PAYLOAD}),

@@ -311,7 +311,8 @@ async def test_labels_that_were_asked_for_and_no_others(stormbreak_provider):
         ("embeddings", {"input": ["a"]}, "embeddings m"),
         ("responses", {"input": "a"}, "chat m"),
         ("messages", {"messages": SAY, "max_tokens": 9}, "chat m"),
-        ("completions", {"prompt": "a"}, "call m"),
+        ("completions", {"prompt": "a"}, "text_completion m"),
+        ("moderations", {"input": "a"}, "call m"),
     ],
 )
 async def test_operations_have_the_names_of_the_conventions(traces, endpoint, payload, name):

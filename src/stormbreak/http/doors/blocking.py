@@ -3,11 +3,13 @@
 An interrupt of the thread that waits closes the connection of its call, and frees what it held.
 """
 
+from functools import partial
 from typing import Any
 
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.http.doors.door import Door
+from stormbreak.http.doors.inner_connection import interruptible
 from stormbreak.http.doors.lent import LentTransport, lent_pieces
 
 
@@ -36,18 +38,29 @@ class BlockingDoor(Door):
         if self._is_beyond_limits(seen):
             return self._refused(seen)
         if self.inner is not None:
-            ready, until = self._ready_to_pass(seen, request)
-            return self._passed_inside(self.inner.handle_request(ready), seen, request, until)
+            return BACKGROUND.run(self._pass_inside(seen, request, self._send_inside))
         return BACKGROUND.run(self._pass(seen, lent_pieces(request.stream), request))
+
+    async def _send_inside(self, request: Any) -> Any:
+        return await interruptible(partial(self.inner.handle_request, request), _close)
 
     def close(self) -> None:
         """End what is under way: calls that wait are rejected, those that were sent lose their connection.
 
-        From any thread. Whoever asks later finds it open.
+        From any thread. Whoever asks later finds it open. An SDK closes it in a finalizer, too, which may interrupt
+        anything: then it is closed soon after, by the background loop.
         """
+        if not BACKGROUND.finish(self._end) and self.inner is not None:
+            self.inner.close()  # nothing is under way; it may have connections of its own
+
+    async def _end(self) -> None:
         ending, self._driver = self._driver, AsyncioDriver(self.engine)
         ending.close()
-        BACKGROUND.run(self._close())
+        await self._close()
 
     def _as_async(self, inner: Any) -> Any:
         return LentTransport(inner)
+
+
+def _close(late: Any) -> None:
+    late.close()

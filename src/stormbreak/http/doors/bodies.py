@@ -11,7 +11,7 @@ from typing import Any
 
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.errors import StreamBrokenError
-from stormbreak.http.doors.in_time import LATE, seconds_to
+from stormbreak.http.doors.inner_body import LATE, seconds_to
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.replies import failure_of
 from stormbreak.http.doors.story import Story
@@ -53,7 +53,7 @@ class OnThread(Body):
 
     def close(self) -> None:
         """Close the connection, and free what the call holds. A second time does nothing."""
-        BACKGROUND.run(self.free())
+        BACKGROUND.finish(self.free)
 
 
 class StreamBody(Body):

@@ -4,7 +4,8 @@ It serves httpx2 and httpx alike, which differ in their classes only. Who waits 
 loop, is up to the doors (`transport`, `blocking`).
 """
 
-from collections.abc import AsyncIterable, Callable
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -22,12 +23,12 @@ from stormbreak.http.doors.asks import Ask, Look, asked_in
 from stormbreak.http.doors.bodies import PassedBody, StreamBody
 from stormbreak.http.doors.calls import call_of, sender_of
 from stormbreak.http.doors.given_up import GivenUp
-from stormbreak.http.doors.in_time import LATE, InTimeOnLoop, InTimeOnThread, seconds_to
 from stormbreak.http.doors.inner import InnerWire, check_inner
+from stormbreak.http.doors.inner_body import LATE, seconds_to
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.passing import leads_elsewhere, passed
 from stormbreak.http.doors.places import Places
-from stormbreak.http.doors.replies import Failure, Reply, headers_of, reply_to
+from stormbreak.http.doors.replies import Failure, Reply, headers_of, is_filtered, reply_to
 from stormbreak.http.doors.request import NO_MODEL, DoorRequest
 from stormbreak.http.doors.said import scope_of
 from stormbreak.http.doors.story import Story
@@ -52,7 +53,6 @@ class Door:
     sends: ClassVar[str]  # the method by which a transport of its kind sends
     stream_body: ClassVar[Callable[..., StreamBody]]
     passed_body: ClassVar[Callable[..., PassedBody]]
-    in_time_body: ClassVar[Callable[..., InTimeOnLoop | InTimeOnThread]]
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -163,6 +163,8 @@ class Door:
             story = Story(sender.target or target, opened.command)
             return self._begun(source, story, opened, request)
         story = Story(opened.target or target, opened)
+        if source is not None and is_filtered(opened.outcome):
+            opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
             return self._begun(source, story, opened, request)
         self._keep(asked, seen, opened)
@@ -206,6 +208,22 @@ class Door:
         headers = as_they_came(head.headers, head.repeated)
         return self.library.response(head.status, headers, stream=body)
 
+    async def _pass_inside(
+        self, seen: DoorRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
+    ) -> Any:
+        """Send once, through the inner transport, what the engine does not hear of."""
+        ready, until = self._ready_to_pass(seen, request)
+        try:
+            async with asyncio.timeout(seconds_to(until)) as bound:
+                response = await send(ready)
+        except TimeoutError:
+            if not bound.expired():  # one of the body's own
+                raise
+            raise self._late(request) from None
+        if leads_elsewhere(response.headers, seen.url):
+            del response.headers["location"]
+        return self.library.over_inner(response, until, partial(self._late, request))
+
     def _ready_to_pass(self, seen: DoorRequest, request: Any) -> tuple[Any, float | None]:
         """The request as it passes through the inner transport, to be sent once; and until when.
 
@@ -224,17 +242,6 @@ class Door:
 
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
-
-    def _passed_inside(
-        self, response: Any, seen: DoorRequest, request: Any, until: float | None
-    ) -> Any:
-        """The response to it, which leads to no other origin, and is read until then."""
-        if leads_elsewhere(response.headers, seen.url):
-            del response.headers["location"]
-        if until is not None:
-            late = partial(self._late, request)
-            response.stream = self.in_time_body(response.stream, until, late)
-        return response
 
     def _asker(self, asked: Ask | Look, seen: DoorRequest) -> Asker | None:
         if not self.policy.fallback or not isinstance(asked, Ask):

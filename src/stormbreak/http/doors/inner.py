@@ -9,8 +9,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from math import inf
 from typing import Any
-from weakref import WeakSet
 
+from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.library import Library
 from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult, collected
@@ -46,7 +46,7 @@ class InnerWire:
     def __init__(self, library: Library, inner: Any) -> None:
         self._library = library
         self._inner = inner
-        self._incoming: WeakSet[InnerIncoming] = WeakSet()
+        self._incoming: LiveSet[InnerIncoming] = LiveSet()
 
     async def exchange(self, request: HttpRequest) -> WireResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
@@ -58,9 +58,11 @@ class InnerWire:
     async def open(self, request: HttpRequest) -> "InnerIncoming | Outcome":
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         idle = request.idle_timeout
-        if request.within is not None:  # what blocks cannot be ended by anybody else
-            idle = min(idle or inf, request.within + _GRACE)
-        spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": None}
+        pool = None
+        if request.within is not None:  # also where no socket is found that could be shut
+            pool = request.within + _GRACE
+            idle = min(idle or inf, pool)
+        spans = {"connect": request.connect_timeout, "read": idle, "write": idle, "pool": pool}
         made = self._library.request(
             request.method,
             request.url,
@@ -72,6 +74,7 @@ class InnerWire:
             response = await self._inner.handle_async_request(made)
         except self._library.errors as error:
             return self._library.outcome_of(error, None)
+        response = self._library.over_inner(response)
         incoming = InnerIncoming(response, self._library, request.most)
         self._incoming.add(incoming)
         return incoming
@@ -79,7 +82,7 @@ class InnerWire:
     async def close(self) -> None:
         """Close the inner transport: it is ours. Whoever reads is woken before, since a closed socket wakes nobody."""
         loop = asyncio.get_running_loop()
-        here = [each for each in tuple(self._incoming) if each.loop is loop]
+        here = [each for each in self._incoming if each.loop is loop]
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 for incoming in here:

@@ -3,14 +3,13 @@
 So it can be interrupted, leaves no thread behind, and finds whatever it keeps by thread.
 """
 
-import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from stormbreak.drivers.background import by_whoever_waits
+from stormbreak.http.doors.inner_connection import interruptible
 
 
 async def lent_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -28,18 +27,15 @@ async def lent_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 class LentTransport:
-    """A synchronous transport, as one that is asynchronous. Nothing can stop it but its own timeouts."""
+    """A synchronous transport, as one that is asynchronous. Cancelling shuts the socket that it waits for."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
     async def handle_async_request(self, request: Any) -> "LentResponse":
         """Send once, and wait for the head of the answer; in the context of whoever waits for that."""
-        response = await by_whoever_waits(
-            partial(copy_context().run, self._inner.handle_request, request),
-            undo=lambda late: late.close(),
-        )
-        return LentResponse(response)
+        send = partial(copy_context().run, self._inner.handle_request, request)
+        return LentResponse(await interruptible(send, undo=lambda late: late.close()))
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -52,30 +48,36 @@ class LentResponse:
     def __init__(self, response: Any) -> None:
         self.status_code = response.status_code
         self.headers = response.headers
+        self.extensions = response.extensions
         self._response = response
-        self._reads = False
+        self._reads = self._closed = False
+
+    @property
+    def stream(self) -> Any:
+        """Its body as it comes."""
+        return self._response.stream
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        self._response.stream = stream
 
     async def aiter_bytes(self) -> AsyncIterator[bytes]:
         """The bytes of its body, unpacked."""
         left: Iterator[bytes] = self._response.iter_bytes()
-        while piece := await by_whoever_waits(self._next_of(left)):
+        while piece := await interruptible(lambda: self._next(left)):
             yield piece
 
     async def aclose(self) -> None:
-        """Close it. Whoever reads is woken, where the connection can be found; what is left behind then closes itself."""
-        if self._reads:
-            with suppress(Exception):  # of other libraries: their connections are of many kinds
-                stream = self._response.extensions["network_stream"]
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        else:
+        """Close it. If a thread reads it, that was interrupted, and closes it itself."""
+        self._closed = True
+        if not self._reads:
             self._response.close()
 
-    def _next_of(self, left: Iterator[bytes]) -> Callable[[], bytes]:
-        def read() -> bytes:
-            self._reads = True
-            try:
-                return next(left, b"")
-            finally:
-                self._reads = False
-
-        return read
+    def _next(self, left: Iterator[bytes]) -> bytes:
+        self._reads = True
+        try:
+            return next(left, b"")
+        finally:
+            self._reads = False
+            if self._closed:
+                self._response.close()

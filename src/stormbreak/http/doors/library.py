@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from stormbreak.http.doors.inner_body import InnerBody
+from stormbreak.http.doors.inner_connection import parser_of
 from stormbreak.http.doors.replies import Failure
 from stormbreak.http.doors.request import OURS, DoorRequest, spans_in
 from stormbreak.http.doors.story import KEPT_AS, Story
@@ -21,10 +23,13 @@ _OURS = OURS.encode()
 class Library:
     """An HTTP library by its module."""
 
-    def __init__(self, module: ModuleType, whole: type[WholeBody]) -> None:
-        """`whole` is its class of response, for a body that is there."""
+    def __init__(
+        self, module: ModuleType, whole: type[WholeBody], inner_body: type[InnerBody]
+    ) -> None:
+        """`whole` is its class of response, for a body that is there; `inner_body` its class of byte stream."""
         self._module: Any = module
         self._whole: Any = whole
+        self._inner_body = inner_body
         self.name = module.__name__
 
     def read(self, request: Any) -> DoorRequest:
@@ -36,6 +41,18 @@ class Library:
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
         """Make a request for an inner transport."""
         return self._module.Request(method, url, headers=_as_sent(headers), **more)
+
+    def over_inner(
+        self,
+        response: Any,
+        until: float | None = None,
+        late: Callable[[], Exception] | None = None,
+    ) -> Any:
+        """The response of an inner transport, as it may be read: see `InnerBody`."""
+        parser = parser_of(response)
+        if parser is not None or until is not None:
+            response.stream = self._inner_body(response, parser, until, late)
+        return response
 
     def head_of(self, response: Any, received_at: float) -> HttpAnswer:
         """All of a response of an inner transport but its body; what is no UTF-8 is escaped, as our own wire does."""
@@ -108,7 +125,15 @@ class Library:
             verdict, detail = Verdict.BROKEN, GARBLED
         elif status is not None:
             verdict, detail = Verdict.BROKEN, "body was cut"
+        elif isinstance(error, kinds.RemoteProtocolError) and _is_of_parser(error):
+            verdict, detail = Verdict.BROKEN, "not HTTP"
         return Outcome(verdict, status=status, detail=detail, maybe_processed=True)
+
+
+def _is_of_parser(error: Exception) -> bool:
+    """Whether httpcore could not parse what came; else nothing came before the end of the connection."""
+    below = getattr(error.__cause__, "__context__", None)  # httpcore's pool drops the cause
+    return type(below).__module__.partition(".")[0] == "h11"
 
 
 def _as_sent(headers: Sent) -> Any:

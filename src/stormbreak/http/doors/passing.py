@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Mapping
 from math import inf
 from urllib.parse import urljoin
 
-from stormbreak.http.doors.in_time import LATE, seconds_to
+from stormbreak.http.doors.inner_body import LATE, seconds_to
 from stormbreak.http.doors.replies import Failure, failure_of
 from stormbreak.http.doors.request import DoorRequest, without_hops
 from stormbreak.http.doors.uploads import Upload, WrongLengthError

@@ -1,12 +1,12 @@
 """Where the requests at a door lead: routes by origin and key, wires by origin.
 
 Keys that rotate would pile up: beyond a bound, the routes that were not used for longest are forgotten, and what the
-engine knows of their targets, unless a call is under way there or they are to be left alone.
+engine knows of their targets, unless a call is under way there or they are to be left alone. So do hosts: beyond as many
+wires, those that no route leads over go. Whatever is still read holds its pool, which closes by itself afterwards.
 """
 
 import os
 import secrets
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from stormbreak.core.fallback import Fallback
 from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.locks import new_lock
 from stormbreak.http.environment import Endpoint
 from stormbreak.http.origin import Origin, origin_of
 from stormbreak.http.routes import Routes
@@ -48,11 +49,10 @@ class Places:
         self._forget = forget
         self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
         self._wires: dict[tuple[str, str], Wire] = {}
-        self._start_over()
+        self._lock = new_lock()
         forget_in_child(self._start_over)
 
     def _start_over(self) -> None:
-        self._lock = threading.Lock()
         for kept in self._kept.values():
             kept.calls = 0  # of the parent
 
@@ -64,20 +64,30 @@ class Places:
             ConfigurationError: the key would travel in the clear, or a fallback lacks its own.
         """
         where = base_url, _digest(key)
-        with self._lock:
-            kept = self._kept.get(where)
-            if kept is None:
-                kept = self._kept[where] = _Kept(self._made(base_url, key))
-            else:
-                self._kept.move_to_end(where)
-            kept.calls += 1
-            if len(self._kept) > MOST:
-                self._drop_one()
+        kept = self._used(where, None)
+        if kept is None:  # what makes routes calls too much to be done under the lock
+            kept = self._used(where, _Kept(self._made(base_url, key)))
+            assert kept is not None
+        if len(self._kept) > MOST:
+            self._drop_one()
         try:
             yield kept.routes
         finally:
             with self._lock:
                 kept.calls -= 1
+
+    def _used(self, where: tuple[str, bytes], made: "_Kept | None") -> "_Kept | None":
+        """The routes that are kept, or those that were made, with one call more; None where there are neither."""
+        with self._lock:
+            kept = self._kept.get(where)
+            if kept is not None:
+                self._kept.move_to_end(where)
+            elif made is not None:
+                kept = self._kept[where] = made
+            else:
+                return None
+            kept.calls += 1
+            return kept
 
     def _made(self, base_url: str, key: str | None) -> Routes:
         origin = self.origin(base_url, key)
@@ -91,10 +101,15 @@ class Places:
         )
 
     def _drop_one(self) -> None:
-        for where, kept in self._kept.items():
-            if not kept.calls and self._forget(kept.routes.own()):
-                del self._kept[where]
-                return
+        with self._lock:
+            idle = [(where, kept) for where, kept in self._kept.items() if not kept.calls]
+        for where, kept in idle:
+            if not self._forget(kept.routes.own()):
+                continue
+            with self._lock:
+                if not kept.calls:  # still
+                    self._kept.pop(where, None)
+            return
 
     def origin(self, base_url: str, key: str | None) -> Origin:
         """Tie the key to its address; raise ConfigurationError where it would travel in the clear."""
@@ -107,7 +122,18 @@ class Places:
         wire = self._wires.get(place)
         if wire is None:  # several threads may find that: one wire is kept
             wire = self._wires.setdefault(place, self._connect(origin))
+            if len(self._wires) > MOST:
+                self._drop_wires(place)
         return wire
+
+    def _drop_wires(self, newest: tuple[str, str]) -> None:
+        with self._lock:
+            needed = {wire for kept in self._kept.values() for wire in kept.routes.wires()}
+            for place, wire in tuple(self._wires.items()):
+                if len(self._wires) <= MOST:
+                    break
+                if place != newest and (wire not in needed or wire is self._wires[newest]):
+                    self._wires.pop(place, None)
 
     def wires(self) -> tuple[Wire, ...]:
         """All there are."""

@@ -15,7 +15,7 @@ from stormbreak.http.exchange import Received
 from stormbreak.http.repeated import Sent, as_they_came
 from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.reading import HttpAnswer, Shape
-from stormbreak.types import Ended, Outcome, Rejection, Verdict
+from stormbreak.types import TREATMENTS, Ended, Outcome, Rejection, Verdict
 
 FINAL = {"x-should-retry": "false"}
 
@@ -73,7 +73,7 @@ def reply_to(shape: Shape, story: Story, ended: Ended, now: float) -> Reply | Fa
         return failure_of(outcome, story)
     sent = received.sent or HttpAnswer(received.status, {}, received.body, now)
     headers = headers_of(sent, story)
-    if outcome.verdict is Verdict.OK or not sent.succeeded:
+    if outcome.verdict is Verdict.OK or not sent.succeeded or is_filtered(outcome):
         if sent.headers.get("content-type", "").startswith("text/event-stream"):
             headers["content-type"] = _JSON  # it was put together
         return Reply(sent.status, headers, sent.body)
@@ -82,6 +82,13 @@ def reply_to(shape: Shape, story: Story, ended: Ended, now: float) -> Reply | Fa
     if not _is_error(body):
         body = _error(shape, status, outcome.code, f"the answer was no good: {outcome.detail}")
     return Reply(status, headers | {"content-type": _JSON}, body)
+
+
+def is_filtered(outcome: Outcome) -> bool:
+    """Whether an answer, and no error, says by its finish reason that nothing came of it: an SDK's user looks for that."""
+    received = outcome.value
+    told = isinstance(received, Received) and received.reading.finish_reason is not None
+    return told and not TREATMENTS[outcome.verdict].retry
 
 
 def headers_of(head: HttpAnswer, story: Story) -> dict[str, str | tuple[str, ...]]:

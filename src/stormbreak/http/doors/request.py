@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from stormbreak.llm.reading import COMPLETIONS, FREE, Shape, shape_of
+from stormbreak.llm.reading import FREE, Shape, shape_of
 
 OURS = "x-stormbreak-"
 """How the headers begin that are meant for us."""
@@ -16,7 +16,6 @@ OURS = "x-stormbreak-"
 NO_MODEL = "-"
 """The model of targets that are asked for lists and the like."""
 
-_SAFE_JSON = (COMPLETIONS, *FREE)
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _KEY_PARAMETER = "key"
 _RETRY_COUNT = "x-stainless-retry-count"
@@ -127,8 +126,8 @@ def _place(url: str) -> tuple[str, str]:
 def _endpoint_in(url: str) -> str | None:
     """The end of the path, if it is an endpoint that is safe to repeat."""
     path = urlsplit(url).path
-    for end in _SAFE_JSON:
-        if path.endswith(end) and not path.endswith("/chat/completions"):
+    for end in FREE:
+        if path.endswith(end):
             return end
     if shape_of(path) is Shape.JSON:
         return None

@@ -4,8 +4,6 @@ import asyncio
 from typing import Any
 
 from stormbreak.http.doors.door import Door
-from stormbreak.http.doors.in_time import seconds_to
-from stormbreak.http.doors.request import DoorRequest
 
 
 class AsyncDoor(Door):
@@ -29,19 +27,8 @@ class AsyncDoor(Door):
         if self._is_beyond_limits(seen):
             return self._refused(seen)
         if self.inner is not None:
-            return await self._pass_inside(seen, request)
+            return await self._pass_inside(seen, request, self.inner.handle_async_request)
         return await self._pass(seen, request.stream, request)
-
-    async def _pass_inside(self, seen: DoorRequest, request: Any) -> Any:
-        ready, until = self._ready_to_pass(seen, request)
-        try:
-            async with asyncio.timeout(seconds_to(until)) as bound:
-                response = await self.inner.handle_async_request(ready)
-        except TimeoutError:
-            if not bound.expired():  # one of the body's own
-                raise
-            raise self._late(request) from None
-        return self._passed_inside(response, seen, request, until)
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. Its streams end, and count as nothing."""

@@ -2,19 +2,16 @@
 
 import ssl
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
+from stormbreak.drivers.locks import computed_once
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.environment import proxy_for, tls_context
+from stormbreak.http.environment import is_proxy, proxy_for, tls_context
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
 
 Verify: TypeAlias = ssl.SSLContext | bool
 Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
-
-_SCHEMES = ("http", "https")
 
 
 class Connecting:
@@ -58,7 +55,7 @@ class Connecting:
             raise ConfigurationError(f"{given[0]} goes to the inner transport, not to ours")
         if http2:
             raise ConfigurationError("http2 is not spoken: give an inner transport that does")
-        if proxy is not None and not _is_proxy(proxy):
+        if proxy is not None and not is_proxy(proxy):
             raise ConfigurationError("proxy must be an http:// or https:// URL, as a text")
         if not isinstance(verify, ssl.SSLContext | bool):
             raise ConfigurationError("verify must be an ssl.SSLContext, True or False")
@@ -81,7 +78,7 @@ class Connecting:
         """Those there are from the start: what only passes makes none."""
         return () if self._inner_wire is None else (self._inner_wire,)
 
-    @cached_property
+    @computed_once
     def _tls(self) -> ssl.SSLContext:
         context = self._trusting()
         if self._cert is not None:
@@ -101,13 +98,3 @@ class Connecting:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
-
-
-def _is_proxy(proxy: object) -> bool:
-    if not isinstance(proxy, str):
-        return False
-    try:
-        parts = urlsplit(proxy)
-    except ValueError:
-        return False
-    return parts.scheme in _SCHEMES and bool(parts.hostname)

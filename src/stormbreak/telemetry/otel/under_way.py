@@ -4,12 +4,12 @@ A call that never ends, such as one of an event loop that stood still for ever, 
 the oldest make way.
 """
 
-import threading
 from collections.abc import Callable
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from stormbreak.drivers.locks import new_lock
 from stormbreak.types import TARGET
 
 
@@ -33,12 +33,12 @@ class UnderWay:
     def __init__(self, most: int, overdue: Callable[[Traced], None]) -> None:
         self._most = most
         self._overdue = overdue
+        # The garbage collector may come with a signal handler or a finalizer in the middle of this.
+        self._lock = new_lock()
         self.forget()
 
     def forget(self) -> None:
         """Forget them all: in a child process they never end."""
-        # The garbage collector may end a call, and so come with events, in the middle of this.
-        self._lock = threading.RLock()
         self._calls: dict[int, Traced] = {}
 
     def close(self) -> None:

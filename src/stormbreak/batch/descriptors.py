@@ -1,0 +1,94 @@
+"""Open files of this process: room for all connections of a run before it sends, and for its own files at any time.
+
+A run that has no file left to open cannot write down what it pays for.
+"""
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stormbreak.drivers.locks import new_lock
+from stormbreak.errors import ConfigurationError
+
+RESERVE = 64
+"""Files besides the connections: those of the run, of name lookups, of whoever watches, and sockets that still close."""
+
+_DEFAULT_MOST = 10_240  # macOS: what a process may have where its hard limit says "unlimited"
+_SPARE = 4  # the run file and its directory, the failed file and its directory
+
+
+def make_room(connections: int) -> int:
+    """Raise the soft limit on open files as far as needed and allowed; return how many of the `connections` fit.
+
+    The limit stays raised: other runs of this process may need it by then.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    others = _open_now() + RESERVE
+    needed = others + connections
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return connections
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    for limit in (wanted, min(wanted, _DEFAULT_MOST)):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+            break
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, min(connections, soft - others))
+
+
+def too_many(concurrency: int, places: int, fit: int) -> ConfigurationError:
+    """Say that a run of this concurrency, with so many places to send to, does not fit, and what does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    each = f" to each of {places} addresses" if places > 1 else ""
+    return ConfigurationError(
+        f"concurrency {concurrency:,}: so many connections{each} do not fit into the {hard:,} files that this process"
+        f" may open (ulimit -Hn); use at most {fit // places:,}, or raise that limit"
+    )
+
+
+class Spare:
+    """Descriptors held in reserve, so that sockets cannot take the last one from the files of a run."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._held: list[int] = []
+        self._users = 0
+        self._fill()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Free the reserve for files that are opened within, in any thread."""
+        with self._lock:
+            self._users += 1
+            self._empty()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._fill()
+
+    def close(self) -> None:
+        """Let go of them; more than once is fine."""
+        with self._lock:
+            self._users += 1  # for good: nobody fills it again
+            self._empty()
+
+    def _fill(self) -> None:
+        with suppress(OSError):  # none is left: better luck next time
+            while len(self._held) < _SPARE:
+                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _empty(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
+
+def _open_now() -> int:
+    try:
+        return len(list(Path("/dev/fd").iterdir()))
+    except OSError:
+        return RESERVE

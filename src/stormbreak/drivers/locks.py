@@ -1,0 +1,110 @@
+"""The locks of this package, and what must hold while one is held.
+
+The garbage collector runs at almost any allocation, and a signal handler between almost any two instructions. Both run
+other people's code on the thread that they interrupt: finalizers of an SDK, weak references, generators that are
+closed. So every lock here is reentrant, is made by `new_lock`, and is free again in a forked child. While one is held:
+
+- nothing waits: not for another thread, not for a loop, not for the start of a thread;
+- nothing is called that can be left out: listeners, log handlers and users' functions come after it is released;
+- the data is in order at each point where such code can come in, or that code is postponed (`turns`).
+
+Code that waits for another thread asks `may_wait` first where it can run in a finalizer. Where a lock would only guard a
+single operation, use none: an operation of a dict, set or deque cannot be interrupted (`LiveSet`, `computed_once`).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from threading import RLock
+from types import FrameType
+from typing import Any, Generic, TypeVar
+from weakref import ref
+
+T = TypeVar("T")
+
+_locks: "set[ref[Any]]" = set()  # of all that live
+
+
+def new_lock() -> Any:
+    """Make a reentrant lock that is free in every forked child, unless the thread that forks holds it there, too."""
+    lock = RLock()
+    _locks.add(ref(lock, _locks.discard))
+    return lock
+
+
+def _alive() -> list[Any]:
+    return [lock for known in _locks.copy() if (lock := known()) is not None]
+
+
+def free_locks_in_child() -> None:
+    """Free the locks that a thread holds which is not in this child process."""
+    for lock in _alive():
+        if not lock._is_owned():  # noqa: SLF001 - as `threading.Condition` asks
+            lock._at_fork_reinit()  # noqa: SLF001 - as `logging` does
+
+
+def holds_lock() -> bool:
+    """Whether this thread holds a lock of this package: whatever it waits for may be waiting for that lock."""
+    return any(lock._is_owned() for lock in _alive())  # noqa: SLF001
+
+
+def may_wait() -> bool:
+    """Whether this thread may wait for another one: it holds no lock of ours, and runs no finalizer.
+
+    A finalizer interrupts a thread that may hold anybody's lock, such as that of a log handler.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `inspect` builds far more
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return False
+        frame = frame.f_back
+    return not holds_lock()
+
+
+class LiveSet(Generic[T]):
+    """Objects that are kept alive by others, for as long as they live. From any thread: no operation can be interrupted.
+
+    A `weakref.WeakSet` is made of many operations: it needs a lock of its own where several threads use it.
+    """
+
+    __slots__ = ("_refs",)
+
+    def __init__(self) -> None:
+        self._refs: set[ref[T]] = set()
+
+    def add(self, one: T) -> None:
+        """Add it; a second time does nothing."""
+        self._refs.add(ref(one, self._refs.discard))
+
+    def discard(self, one: T) -> None:
+        """Remove it, if it is there."""
+        self._refs.discard(ref(one))
+
+    def __contains__(self, one: T) -> bool:
+        return ref(one) in self._refs
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over those that are there now, whatever is added or dropped meanwhile."""
+        return iter([one for known in self._refs.copy() if (one := known()) is not None])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class computed_once(Generic[T]):  # noqa: N801 - a decorator, as that of functools
+    """A property that is computed when it is first asked for, as `functools.cached_property` without its lock.
+
+    That of Python 3.11 holds one lock for all objects of a class while it computes, which a forked child never gets
+    back. Here two threads may both compute; one value is kept.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self._name = compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, owner: Any, kind: type | None = None) -> T:
+        if owner is None:
+            return self  # type: ignore[return-value]
+        value = self._compute(owner)
+        kept: T = owner.__dict__.setdefault(self._name, value)
+        return kept

@@ -1,0 +1,82 @@
+"""What rows failed for, in the provider's words, and nothing that must not be shown."""
+
+import json
+
+import pytest
+
+from stormbreak.batch.reasons import KINDS, LONGEST, Reasons, message_in
+from stormbreak.types import Outcome, Verdict
+
+ASKED = json.dumps(
+    {
+        "model": "storm-1",
+        "messages": [{"role": "user", "content": "tell me of the quick brown fox"}],
+        "max_tokens": 5,
+    }
+).encode()
+
+
+def of(message):
+    return message_in(json.dumps({"error": {"message": message}}).encode(), ASKED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "No credit."}},
+        {"error": "No credit."},
+        {"message": "No credit."},
+        {"detail": "No credit."},
+        {"detail": [{"msg": "No credit.", "loc": ["body"]}]},
+        [{"error": {"message": "No credit."}}],
+        {"errors": [{"message": "No credit."}]},
+    ],
+)
+def test_the_message_is_found_where_apis_put_it(body):
+    assert message_in(json.dumps(body).encode(), ASKED) == "No credit."
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[]", b'{"error": {}}', b"[" * 9999])
+def test_a_body_without_a_message_has_none(body):
+    assert message_in(body, ASKED) == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("The model `storm-1` does not exist", "The model `storm-1` does not exist"),
+        ("Invalid 'max_tokens': 'abc'", "Invalid 'max_tokens': 'abc'"),
+        ("Wrong: 'quick brown'", "Wrong: '[...]'"),
+        ("I read of the quick brown fox here", "I read [...] here"),
+        ("Bad key sk-abcdefgh12345678.", "Bad key (what looks like a key)."),
+        ("Incorrect API key provided: sk-proj-****wxyz.", "Incorrect API key provided: [...]"),
+        ("no no no", "no no no"),
+        ("two\n lines \x1b[31m", "two lines \\x1b[31m"),
+    ],
+)
+def test_neither_keys_nor_pieces_of_the_request_are_shown(message, shown):
+    assert of(message) == shown
+
+
+def test_a_long_message_is_cut():
+    assert len(of("word " * 1000)) == LONGEST
+
+
+def test_the_most_frequent_is_told_with_a_message():
+    reasons = Reasons()
+    assert reasons.most() is None
+    for rows, status in ((1, 400), (3, 422)):
+        for _ in range(rows):
+            reasons.add(Outcome(Verdict.INVALID, status=status), b'{"error": "no"}', ASKED)
+    reasons.add(Outcome(Verdict.AUTH, status=401, code="bad_key"), b"", ASKED)
+    most = reasons.most()
+    assert (most.rows, most.status, most.message, str(most)) == (3, 422, "no", "422: no")
+    assert str(reasons.most(Verdict.AUTH)) == "401 bad_key"
+    assert reasons.most(Verdict.BILLING) is None
+
+
+def test_kinds_are_bounded():
+    reasons = Reasons()
+    for number in range(2 * KINDS):
+        reasons.add(Outcome(Verdict.INVALID, status=400, code=str(number)), b"", ASKED)
+    assert len(reasons._counted) == KINDS

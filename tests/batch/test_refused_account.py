@@ -1,0 +1,290 @@
+"""A key that is revoked, or credit that is used up, in the middle of a run: it stops, and no row is lost for it."""
+
+import json
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from batches import chat_rows, read, write
+from sockets import BODY
+from strangers import posted_to
+
+from stormbreak.batch import run
+from stormbreak.batch.runner import End
+from stormbreak.batch.schedule import SCOUTS, Refusals
+from stormbreak.cli.main import main
+from stormbreak.errors import ConfigurationError
+from stormbreak.types import Target, Verdict
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+REFUSALS = {
+    "auth": (401, "invalid_api_key", "The key was revoked."),
+    "billing": (402, "insufficient_quota", "You have no credit left."),
+    "invalid": (400, "bad_parameter", "max_tokens is not known here."),
+}
+WIDTH = 4
+
+
+def refusal(kind):
+    status, code, message = REFUSALS[kind]
+    return status, json.dumps({"error": {"code": code, "message": message}}).encode()
+
+
+class Provider:
+    """Answers by `refuses(number, body)`: None for an answer, or what it refuses a request for."""
+
+    def __init__(self, refuses):
+        self.refuses = refuses
+        self.lock = threading.Lock()
+        self.counted = Counter()
+        self.base_url = ""
+
+    def answer(self, _, body):
+        with self.lock:
+            number = sum(self.counted.values())
+            kind = self.refuses(number, body)
+            self.counted[kind] += 1
+        return (200, BODY) if kind is None else refusal(kind)
+
+
+@contextmanager
+def provided(refuses):
+    provider = Provider(refuses)
+    with posted_to(provider.answer) as url:
+        provider.base_url = f"{url}/v1"
+        yield provider
+
+
+def number_of(body):
+    return int(json.loads(body)["messages"][0]["content"].split()[1])
+
+
+# ------------------------------------------------------------ in the middle of a run
+
+
+@pytest.mark.parametrize("kind", ["auth", "billing"])
+def test_a_refused_account_stops_the_run_and_the_next_one_sends_these_rows_again(
+    tmp_path, output, capsys, kind
+):
+    source = write(tmp_path / "in.jsonl", chat_rows(400))
+    with provided(lambda number, _: kind if number >= 151 else None) as provider:
+        words = ["batch", "run", str(source), "--output", str(output), "--concurrency", str(WIDTH)]
+        words += ["--base-url", provider.base_url]
+        code = main(words)
+        said, _ = capsys.readouterr()
+        assert code == 1
+        assert len(read(output)) == 151
+        assert SCOUTS <= provider.counted[kind] <= SCOUTS + 2 * WIDTH
+        assert not (tmp_path / "out.failed.jsonl").exists()
+        status, code_of, message = REFUSALS[kind]
+        assert f"reason     {kind} {status} {code_of}: {message}" in said
+        assert "fix the cause, then the same command sends these rows" in said
+        provider.refuses = lambda *_: None
+        assert main([*words, "--quiet"]) == 0
+    assert Counter(line["custom_id"] for line in read(output)) == Counter(
+        row["custom_id"] for row in chat_rows(400)
+    )
+
+
+def test_what_was_in_flight_is_answered_and_written(run_rows, output):
+    slow = threading.Event()
+
+    def refuses(_, body):
+        number = number_of(body)
+        return "auth" if number > 30 else None
+
+    with provided(refuses) as provider:
+        quick = provider.answer
+
+        def answer(path, body):
+            if number_of(body) == 30:
+                slow.wait(30)
+            got = quick(path, body)
+            if provider.counted["auth"] >= SCOUTS:
+                slow.set()
+            return got
+
+        provider.answer = answer
+        with posted_to(answer) as url:
+            place = SimpleNamespace(base_url=f"{url}/v1")
+            summary = run_rows(chat_rows(200), place, concurrency=WIDTH)
+    assert (summary.end, summary.refused_by) == (End.REFUSED.value, Verdict.AUTH)
+    assert summary.failed == 0
+    assert "row-30" in {line["custom_id"] for line in read(output)}
+    assert summary.successful == len(read(output)) == 31
+    assert summary.reason.rows == provider.counted["auth"]
+
+
+def test_one_ctrl_c_does_not_cut_off_what_a_run_waits_for_that_stops_by_itself(run_rows, output):
+    release = threading.Event()
+
+    def answer(_, body):
+        if number_of(body) > 30:
+            return refusal("auth")
+        if number_of(body) == 30:
+            release.wait(30)
+        return 200, BODY
+
+    def tick(runner):
+        if runner.refused_by and not runner.interrupted:
+            runner.interrupt()
+        elif runner.interrupted:
+            release.set()
+
+    with posted_to(answer) as url:
+        place = SimpleNamespace(base_url=f"{url}/v1")
+        summary = run_rows(chat_rows(200), place, concurrency=WIDTH, tick=tick)
+    assert (summary.end, summary.successful) == ("refused", 31)
+    assert len(read(output)) == 31
+
+
+def test_single_refusals_are_failures_of_their_rows(run_rows, output):
+    """Such as those of a model that the key may not use, among others that it may."""
+    with provided(lambda _, body: "auth" if number_of(body) % 2 else None) as provider:
+        summary = run_rows(chat_rows(120), provider, concurrency=WIDTH)
+    assert (summary.end, summary.successful, summary.failed) == ("finished", 60, 60)
+    verdicts = {line["error"]["verdict"] for line in read(output.parent / "out.failed.jsonl")}
+    assert verdicts == {"auth"}
+
+
+def test_quick_refusals_among_slow_answers_stop_nothing(run_rows):
+    """Twenty are refused before the first of the slow answers comes; those that are under way are waited for."""
+    enough = threading.Event()
+
+    def answer(_, body):
+        number = number_of(body)
+        if number and number % 2:
+            return refusal("auth")
+        if number:
+            enough.wait(0.3)
+        return 200, BODY
+
+    with posted_to(answer) as url:
+        place = SimpleNamespace(base_url=f"{url}/v1")
+        summary = run_rows(chat_rows(120), place, concurrency=60)
+    assert (summary.end, summary.successful, summary.failed) == ("finished", 60, 60)
+
+
+def test_a_fallback_whose_key_was_revoked_stops_the_run_too(
+    tmp_path, output, stormbreak_provider, capsys
+):
+    """The first provider has no such model for most rows, and answers the others all the time."""
+    rows = chat_rows(200)
+    source = write(tmp_path / "in.jsonl", rows)
+
+    def missing(_, body):
+        return 200 if number_of(body) % 4 == 0 else 404
+
+    def first(_, body):
+        status = missing(_, body)
+        return status, BODY if status == 200 else b'{"error": {"code": "model_not_found"}}'
+
+    with posted_to(first) as url, provided(lambda n, _: "auth" if n > 30 else None) as second:
+        words = ["batch", "run", str(source), "--output", str(output), "--json", "--quiet"]
+        words += ["--base-url", f"{url}/v1", "--fallback-base-url", second.base_url]
+        code = main([*words, "--concurrency", "4"])
+    summary = json.loads(capsys.readouterr().out)
+    assert (code, summary["end"], summary["refused_by"]) == (1, "refused", "auth")
+    assert summary["failed"] == 0
+    assert second.counted["auth"] <= SCOUTS + 2 * WIDTH
+
+
+def test_from_python(output):
+    rows = [{"prompt": f"document {n}"} for n in range(200)]
+    with provided(lambda number, _: "billing" if number >= 50 else None) as provider:
+        options = {"output": output, "model": "m", "concurrency": WIDTH}
+        summary = run(rows, base_url=provider.base_url, **options)
+        assert (summary.end, summary.refused_by, summary.successful) == ("refused", "billing", 50)
+        assert (summary.failed, list(summary.failures())) == (0, [])
+        assert summary.reason.message == "You have no credit left."
+        provider.refuses = lambda *_: None
+        assert run(rows, base_url=provider.base_url, **options).complete
+
+
+# ------------------------------------------------------------ from the first row on
+
+
+def test_the_same_invalid_for_the_first_rows_stops_the_run(run_rows, output):
+    with provided(lambda *_: "invalid") as provider:
+        summary = run_rows(chat_rows(300), provider)
+    assert (summary.end, summary.refused_by) == ("refused", Verdict.INVALID)
+    assert sum(provider.counted.values()) == SCOUTS
+    assert (summary.left, summary.failed) == (300, 0)
+    assert str(summary.reason) == "400 bad_parameter: max_tokens is not known here."
+
+
+def test_invalid_rows_further_down_do_not_keep_a_run_from_going_on(run_rows, output):
+    """Rows were answered before, so that the way the run asks is right."""
+    seen = []
+
+    def tick(runner):
+        if runner.journal.done >= 10 and not seen:
+            seen.append(runner.journal.done)
+            runner.interrupt()
+
+    ill = range(60, 120)
+    with provided(lambda _, body: "invalid" if number_of(body) in ill else None) as provider:
+        first = run_rows(chat_rows(200)[:60], provider, limit=2)
+        assert first.successful == 60
+        with (output.parent / "in.jsonl").open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in chat_rows(200)[60:])
+        with pytest.raises(ConfigurationError, match="other content"):
+            run_rows(None, provider)
+        _pretend_that_it_began_so(output)
+        summary = run_rows(None, provider)
+    assert (summary.end, summary.successful, summary.failed) == ("finished", 140, 60)
+
+
+def _pretend_that_it_began_so(output):
+    from stormbreak.batch.rows import Rows  # noqa: PLC0415
+
+    file = output.parent / "out.jsonl.run"
+    run = json.loads(file.read_text())
+    with Rows.read(output.parent / "in.jsonl") as rows:
+        run |= {"fingerprint": rows.fingerprint, "rows": len(rows)}
+    file.write_text(json.dumps(run))
+
+
+# ------------------------------------------------------------ who is in doubt
+
+A, B = Target("a", "m", "1"), Target("b", "m", "2")
+
+
+def refused(refusals, count, account=A, verdict=Verdict.AUTH, *, now=10.0):
+    for number in range(count):
+        assert refusals.note(account, verdict, number, began=now - 1, now=now) == []
+
+
+def test_an_account_is_in_doubt_after_so_many_refusals():
+    refusals = Refusals()
+    refused(refusals, SCOUTS - 1)
+    assert refusals.doubt is None
+    refused(refusals, 1, now=11.0)
+    assert refusals.doubt == (10.0, Verdict.AUTH)
+
+
+def test_an_answer_to_a_call_that_began_later_clears_it():
+    refusals = Refusals()
+    refused(refusals, SCOUTS)
+    assert refusals.note(A, Verdict.OK, None, began=9.0, now=12.0) == []
+    assert refusals.note(B, Verdict.OK, None, began=11.0, now=12.0) == []
+    assert refusals.note(A, Verdict.THROTTLED, None, began=11.0, now=12.0) == []
+    assert refusals.doubt is not None
+    other_model = A._replace(model="n")
+    assert refusals.note(other_model, Verdict.OK, None, began=10.0, now=12.0) == [*range(SCOUTS)]
+    assert refusals.doubt is None
+    assert refusals.release() == []
+
+
+def test_accounts_are_counted_apart():
+    refusals = Refusals()
+    for _ in range(SCOUTS - 1):
+        refused(refusals, 1, A)
+        refused(refusals, 1, B, Verdict.BILLING)
+    assert refusals.doubt is None
+    refused(refusals, 1, B, Verdict.BILLING)
+    assert refusals.doubt == (10.0, Verdict.BILLING)
+    assert len(refusals.release()) == 2 * SCOUTS - 1

@@ -1,0 +1,170 @@
+"""Whoever asks chooses the names of models: an engine remembers so many, and never forgets what holds somebody back."""
+
+import pytest
+from stage import OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, told
+
+from stormbreak.core import engine
+from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.backoff import Constant
+from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.policy import Policy
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.types import Allowance, Allowances, Outcome, Target, Verdict
+
+FEW = 8
+ONCE = RetryPolicy(attempts=1)
+FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=2), open_for=5.0, jitter=0.0)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(engine, "MOST_LANES", FEW)
+
+
+def ask_many(stage, models=100, outcome=OK):
+    for number in range(models):
+        stage.start(target=Target("acme", f"model-{number}")).step(outcome)
+
+
+def known(stage):
+    return set(stage.engine._lanes)
+
+
+def test_an_engine_remembers_so_many_targets():
+    stage = Stage(Policy())
+    ask_many(stage, 3 * engine.MOST_LANES)
+
+    assert len(known(stage)) == engine.MOST_LANES
+
+
+@pytest.mark.parametrize("verdict", [Verdict.NOT_FOUND, Verdict.INVALID, Verdict.AUTH])
+def test_made_up_names_are_forgotten_though_they_fail(few, verdict):
+    stage = Stage(Policy())
+    ask_many(stage, outcome=Outcome(verdict))
+
+    assert len(known(stage)) <= FEW + 1
+
+
+def test_a_target_that_is_asked_now_and_then_stays(few):
+    stage = Stage(Policy())
+    lane = stage.lane
+    for _ in range(20):
+        stage.start().step(OK)
+        ask_many(stage, 4)
+
+    assert stage.lane is lane
+
+
+@pytest.mark.usefixtures("few")
+class TestWhatIsNeededStays:
+    def assert_stays(self, stage, seconds=0.0):
+        lane = stage.lane
+        stage.now += seconds
+        ask_many(stage)
+        assert stage.engine._lanes.get(TARGET) is lane
+        assert len(known(stage)) <= FEW + 1
+
+    def assert_goes(self, stage, seconds=0.0):
+        stage.now += seconds
+        ask_many(stage)
+        assert TARGET not in known(stage)
+
+    def test_an_attempt_in_flight(self):
+        stage = Stage(policy())
+        run = stage.start()
+        self.assert_stays(stage)
+        run.step(OK)
+        self.assert_goes(stage)
+
+    def test_a_call_between_two_attempts(self):
+        retry = RetryPolicy(attempts=2, backoff=Constant(seconds=200.0))
+        stage = Stage(policy(retry=retry))
+        run = stage.start().step(SERVER_ERROR)
+        assert run.backing_off
+        self.assert_stays(stage, 100.0)
+        run.close()
+        self.assert_goes(stage)
+
+    def test_a_failure_that_a_circuit_or_a_rate_may_still_count(self):
+        stage = Stage(policy(retry=ONCE))
+        stage.start().step(SERVER_ERROR)
+        self.assert_stays(stage, 59.0)
+        self.assert_goes(stage, 2.0)
+
+    def test_a_cooldown(self):
+        stage = Stage(policy(retry=ONCE))
+        stage.start().step(told(200.0))
+        self.assert_stays(stage, 199.0)
+        self.assert_goes(stage, 200.0)
+
+    def test_a_circuit_that_is_open_and_for_a_while_one_that_may_be_probed(self):
+        stage = Stage(policy(retry=ONCE, breaker=FRAGILE))
+        stage.fail_until_open()
+        self.assert_stays(stage, 899.0)
+        assert stage.lane.breaker.state is State.OPEN
+        self.assert_goes(stage, 100.0)
+
+    def test_a_circuit_that_was_opened_by_hand(self):
+        stage = Stage(policy(breaker=FRAGILE))
+        stage.lane.isolate(stage.now)
+        self.assert_stays(stage, 10_000.0)
+        stage.lane.reset(stage.now)
+        stage.now += 10.0
+        self.assert_goes(stage)
+
+    def test_a_rate_that_was_learned(self):
+        stage = Stage(policy(retry=ONCE, learn_rate=True))
+        while not stage.lane.rate.in_force(stage.now):
+            stage.now += 0.05
+            stage.start().step(OK)
+            stage.start().step(THROTTLED)
+        self.assert_stays(stage, 119.0)
+        self.assert_goes(stage, 3_600.0)
+
+    @pytest.mark.parametrize("limit", [AimdLimit(), AutomaticLimit()])
+    def test_a_limit_that_congestion_taught(self, limit):
+        stage = Stage(policy(retry=ONCE, limit=limit))
+        runs = [stage.start() for _ in range(20)]
+        stage.now += 1.0
+        for run in runs:
+            run.step(Outcome(Verdict.TIMEOUT))
+        assert stage.lane.slots.learned(stage.now)
+        self.assert_stays(stage, 100.0)
+        self.assert_goes(stage, 30.0)
+
+    def test_a_quota_that_is_partly_used(self):
+        stage = Stage(policy(quota=QuotaPolicy(rpm=1.0, burst=300.0)))
+        stage.start().step(OK)
+        assert stage.lane.is_needed(stage.now + 59.0)
+        assert not stage.lane.is_needed(stage.now + 61.0)
+
+    @pytest.mark.parametrize(("remaining", "stays"), [(0, True), (49, True), (99, False)])
+    def test_a_limit_that_was_told_and_is_nearly_used_up(self, remaining, stays):
+        told = Allowances(Allowance(limit=100, remaining=remaining, reset=60.0, flows=False))
+        stage = Stage(policy(quota=QuotaPolicy(learn=True)))
+        stage.start().step(OK._replace(told=told))
+        (self.assert_stays if stays else self.assert_goes)(stage)
+
+    def test_what_is_spent_is_not_a_matter_of_targets(self):
+        stage = Stage(policy())
+        budget = stage.lane.budget
+        self.assert_goes(stage)
+        assert stage.lane.budget is budget
+
+
+def test_targets_that_all_are_needed_cost_a_call_no_more_than_a_few_looks(few, monkeypatch):
+    looks = []
+    is_needed = engine.Lane.is_needed
+    monkeypatch.setattr(
+        engine.Lane, "is_needed", lambda lane, now: looks.append(lane) or is_needed(lane, now)
+    )
+    stage = Stage(policy(retry=ONCE))
+    ask_many(stage, outcome=SERVER_ERROR)
+    looks.clear()
+    stage.start(target=OTHER)
+
+    assert len(known(stage)) == 101
+    assert len(looks) <= engine.LOOKS

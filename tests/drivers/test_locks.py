@@ -1,0 +1,121 @@
+"""Every lock of the package is one of `new_lock`, and what is kept by weak references needs none."""
+
+import ast
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from stormbreak.drivers import locks
+from stormbreak.drivers.locks import LiveSet, computed_once, new_lock
+
+SOURCE = Path(locks.__file__).parent.parent
+BANNED = {
+    "Lock", "RLock", "Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier", "allocate_lock",
+    "WeakSet", "WeakValueDictionary", "WeakKeyDictionary", "cached_property",
+}  # fmt: skip
+MODULES = {"threading", "_thread", "weakref", "functools"}
+ALLOWED = {
+    "drivers/locks.py RLock": "of `new_lock`",
+    "drivers/circuit_breaker.py Lock": "a flag: never waited for",
+    "http/body_memory.py WeakKeyDictionary": "each loop has its own entry; single operations only",
+    "drivers/threads.py Lock": "parks one thread; no child has that thread",
+    "telemetry/port.py BoundedSemaphore": "never waited for; no child serves",
+    "telemetry/prometheus.py Lock": "takes the place of one of prometheus_client in a child",
+    "http/aiohttp_wire.py WeakKeyDictionary": "each loop has its own entry; single operations only",
+    "doctor/way.py cached_property": "of one thread, in a process of its own",
+}
+
+
+def used_in(path):
+    """The names of locks and their like that a module takes from the standard library."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            yield from (alias.name for alias in node.names)
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in MODULES
+        ):
+            yield node.attr
+
+
+def test_all_locks_are_made_in_one_place():
+    found = {
+        f"{path.relative_to(SOURCE).as_posix()} {name}"
+        for path in SOURCE.rglob("*.py")
+        for name in used_in(path)
+        if name in BANNED
+    }
+    assert found == ALLOWED.keys()
+
+
+def test_who_holds_one_may_not_wait():
+    lock = new_lock()
+    told = []
+    assert locks.may_wait()
+    with lock:
+        assert not locks.may_wait()
+        other = threading.Thread(target=lambda: told.append(locks.may_wait()))
+        other.start()
+        other.join()
+    assert told == [True]
+
+
+def test_a_finalizer_may_not_wait():
+    told = []
+
+    class Dropped:
+        def __del__(self):
+            told.append(locks.may_wait())
+
+    Dropped()
+    gc.collect()
+    assert told == [False]
+
+
+def test_a_lock_that_is_gone_is_not_kept():
+    lock = new_lock()
+    assert any(each is lock for each in locks._alive())
+    before = len(locks._locks)
+    del lock
+    assert len(locks._locks) < before
+
+
+class One:
+    pass
+
+
+def test_a_live_set_keeps_nothing_alive_and_may_change_while_it_is_gone_through():
+    one, other = One(), One()
+    those = LiveSet()
+    for each in (one, other, one):
+        those.add(each)
+    assert (len(those), one in those) == (2, True)
+    for each in those:  # noqa: B007 - it may not stay alive in another name
+        those.add(One())
+        those.discard(one)
+    del other, each
+    assert (len(those), one in those, list(those)) == (0, False, [])
+
+
+def test_what_is_computed_once_is_computed_once():
+    class Owner:
+        times = 0
+
+        @computed_once
+        def value(self):
+            """A value."""
+            self.times += 1
+            return self.times
+
+    owner = Owner()
+    assert (owner.value, owner.value, owner.times) == (1, 1, 1)
+    assert Owner.value.__doc__ == "A value."
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_what_cannot_be_referred_to_weakly_is_refused(kind):
+    with pytest.raises(TypeError, match="weak reference"):
+        LiveSet().add(kind())

@@ -1,0 +1,151 @@
+"""The garbage collector closes a client that was dropped, on whatever thread and in the middle of anything.
+
+It froze a process for good: the finalizer of an SDK's client came while the very thread held a lock of ours, and wanted
+that lock, or waited for a loop that wanted it.
+"""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx2
+import pytest
+from stage import OK, TARGET, policy
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.drivers.background import BACKGROUND
+from stormbreak.drivers.threads import Parked, ThreadDriver
+from stormbreak.httpx2 import Transport
+from stormbreak.types import Call, Outcome, Verdict
+
+SUPPORT = Path(__file__).parent.parent / "support"
+
+
+def within_time(scene):
+    thread = threading.Thread(target=scene, daemon=True)
+    thread.start()
+    thread.join(20.0)
+    return not thread.is_alive()
+
+
+class SdkClient:
+    """In a cycle, and closed by its finalizer, as the clients of openai and anthropic are."""
+
+    def __init__(self, http):
+        self.http, self.itself = http, self
+
+    def __del__(self):
+        self.http.close()
+
+
+def test_a_client_may_be_collected_wherever_a_lock_is_held():
+    """In a process of its own, where each lock has a client collected as soon as it is held."""
+    run = subprocess.run(
+        [sys.executable, SUPPORT / "collecting.py"],
+        check=False, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    modules = set(run.stdout.split())
+    assert modules >= {
+        "stormbreak.cache.memory",
+        "stormbreak.cache.sqlite",
+        "stormbreak.cost.meter",
+        "stormbreak.drivers.background",
+        "stormbreak.drivers.listening",
+        "stormbreak.drivers.sharing",
+        "stormbreak.drivers.turns",
+        "stormbreak.http.doors.places",
+        "stormbreak.telemetry.logs",
+        "stormbreak.telemetry.watch",
+    }
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_finalizer_does_not_wait_for_a_loop_that_waits_for_its_thread():
+    BACKGROUND.run(asyncio.sleep(0))
+    transport = Transport()
+    stepper = transport._driver._stepper
+    asked = threading.Event()
+
+    async def step():
+        asked.set()
+        stepper.snapshot()
+
+    def drop_under_the_lock():
+        gc.collect()
+        SdkClient(httpx2.Client(transport=Transport()))
+        with stepper._lock:
+            asyncio.run_coroutine_threadsafe(step(), BACKGROUND.loop())
+            asked.wait(10.0)
+            gc.collect()
+
+    assert within_time(drop_under_the_lock), "deadlock"
+
+
+def test_a_call_that_a_finalizer_makes_in_the_middle_of_a_step_is_refused():
+    driver = ThreadDriver(Engine(policy()))
+    with driver._stepper._lock, pytest.raises(RuntimeError, match="finalizer"):
+        driver._stepper._turn(lambda: driver.run(Call(1, TARGET), lambda _: OK))
+    assert driver.run(Call(2, TARGET), lambda _: OK).outcome == OK
+
+
+def test_whoever_waits_for_the_loop_under_a_lock_that_the_loop_wants_is_told():
+    transport = Transport()
+    stepper = transport._driver._stepper
+    told = []
+
+    async def step():
+        await asyncio.sleep(0)
+        stepper.snapshot()
+
+    def wait_under_the_lock():
+        with stepper._lock:
+            try:
+                BACKGROUND.run(step())
+            except RuntimeError as error:
+                told.append(str(error))
+
+    assert within_time(wait_under_the_lock), "deadlock"
+    assert told == ["a finalizer may not wait in the middle of a step"]
+
+
+def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
+    """Such as the metrics of prometheus_client, whose locks are plain ones."""
+    engine = Engine(policy(limit=FixedLimit(in_flight=2)))
+    driver, lock, heard = ThreadDriver(engine), threading.Lock(), []
+
+    def listen(event):
+        with lock:
+            heard.append(type(event).__name__)
+            gc.collect()
+
+    def drop_in_the_listener():
+        held = driver.open(
+            Call(1, TARGET, delivers=True), lambda _: Outcome(Verdict.OK, committed=True)
+        )
+        ring = [held]
+        ring.append(ring)
+        engine.listeners.append(listen)
+        del held, ring
+        gc.disable()
+        try:
+            driver.run(Call(2, TARGET), lambda _: OK)
+        finally:
+            gc.enable()
+
+    assert within_time(drop_in_the_listener), "deadlock"
+    assert engine.lane(TARGET).slots.in_flight == 0
+    driver._stepper.tell()
+    assert heard.count("CallCancelled") == 1
+
+
+def test_a_parked_thread_may_be_told_to_go_twice_and_before_it_waits():
+    parked = Parked()
+    parked.wait(0.0)
+    parked.set()
+    parked.set()
+    parked.wait(5.0)

@@ -1,0 +1,127 @@
+"""A child process gets no lock back that a thread of its parent holds: it hung in the constructor of its first client."""
+
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from forking import in_child
+
+from stormbreak.cache.memory import MemoryCache
+from stormbreak.core.fallback import CachePolicy
+from stormbreak.drivers import forks, locks, sharing
+from stormbreak.drivers.background import BACKGROUND
+from stormbreak.httpx2 import Transport
+from stormbreak.testing import serve
+
+SUPPORT = Path(__file__).parent.parent / "support"
+QUICK = "[provider]\nservice = 0.01\n"
+
+
+@contextmanager
+def held(*those):
+    """Another thread holds those locks."""
+    holds, release = threading.Event(), threading.Event()
+
+    def hold():
+        for lock in those:
+            lock.acquire()
+        holds.set()
+        release.wait(60.0)
+        for lock in those:
+            lock.release()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(20.0)
+    try:
+        yield
+    finally:
+        release.set()
+        holder.join()
+
+
+def uses(transport, base_url):
+    ask = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}]}
+    with httpx2.Client(transport=transport, timeout=15.0) as http:
+        return http.post(f"{base_url}/chat/completions", json=ask).status_code == 200
+
+
+def test_a_child_makes_a_client_while_the_parent_makes_one():
+    with held(sharing._lock):
+        assert in_child(lambda: Transport().engine is not None)
+
+
+def test_a_child_starts_a_loop_of_its_own_while_the_parent_starts_one():
+    with held(BACKGROUND._lock):
+        assert in_child(lambda: BACKGROUND.loop() is not None)
+
+
+def test_a_child_uses_a_cache_while_the_parent_uses_it():
+    cache = MemoryCache(CachePolicy())
+    cache.put(b"key", b"body")
+    cache._bytes += 1  # as in the middle of it
+    with held(cache._lock):
+        assert in_child(lambda: cache.get(b"key").body == b"body" and cache._bytes == 4)
+
+
+def test_a_child_makes_and_uses_clients_whatever_is_locked():
+    """Any lock there is, of all that this process has imported and made."""
+    with serve(QUICK) as provider:
+        transport = Transport()
+        assert uses(transport, provider.base_url)
+        with held(*locks._alive()):
+            assert in_child(
+                lambda: uses(transport, provider.base_url) and uses(Transport(), provider.base_url)
+            )
+        assert uses(transport, provider.base_url)
+
+
+def test_the_thread_that_forks_keeps_the_locks_that_it_holds():
+    lock = locks.new_lock()
+
+    def released():
+        lock.release()
+        return not lock._is_owned()
+
+    with lock:
+        assert in_child(released)
+        assert lock._is_owned()
+
+
+class Forgetful:
+    def __init__(self, error=None):
+        self.error, self.forgot = error, False
+        forks.forget_in_child(self.forget)
+
+    def forget(self):
+        self.forgot = True
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_cannot_forget_keeps_no_other_from_it():
+    one, other = Forgetful(OSError("no file left to open")), Forgetful()
+    assert in_child(lambda: one.forgot and other.forgot)
+    assert not other.forgot
+
+
+def test_what_is_gone_forgets_nothing():
+    one = Forgetful()
+    key = id(one)
+    assert key in forks._forgetful
+    del one
+    assert key not in forks._forgetful
+
+
+def test_a_few_seconds_of_dropped_clients_and_forks():
+    """The short version of `tests/prove/test_prove_soak.py`."""
+    run = subprocess.run(
+        [sys.executable, SUPPORT / "soak.py", "2"],
+        check=False, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")

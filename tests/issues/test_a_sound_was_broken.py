@@ -1,0 +1,57 @@
+"""Sound, pictures and other files through the client counted as `broken`: they were asked for, and paid for, on every attempt."""
+
+import json
+
+import pytest
+from clients import client_of
+from sockets import HALF, End, answer, served
+
+from stormbreak.errors import BrokenAnswerError
+
+SOUND = b"\xff\xfb\x90d\x00" + bytes(range(256)) * 20
+SPEECH = {"model": "tts-1", "input": "hello", "voice": "alloy"}
+
+
+@pytest.mark.parametrize(
+    "body", [SOUND, b"{" + SOUND, b"<" + SOUND, b"\n" + SOUND, b"ID3 data: \n\n"]
+)
+@pytest.mark.parametrize("kind", ["audio/mpeg", "image/png; x=y", "application/octet-stream"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_comes_as_it_is(kind, body, stream):
+    async with served(answer(body, content_type=kind)) as server, client_of(server) as client:
+        got = await client.request("audio/speech", SPEECH | {"stream": stream})
+        async with client.stream("audio/speech", SPEECH) as opened:
+            pieces = b"".join([piece async for piece in opened.raw()])
+        assert len(server.requests) == 2
+    assert (got.raw, got.text) == (body, "")
+    assert pieces == body
+
+
+async def test_an_error_in_its_place_is_one():
+    error = json.dumps({"error": {"message": "no", "code": "invalid_api_key"}}).encode()
+    script = answer(error, content_type="audio/mpeg")
+    async with served(script) as server, client_of(server) as client:
+        ended = await client.ask("audio/speech", json.dumps(SPEECH).encode())
+    assert ended.outcome.verdict == "auth"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answer(b"", content_type="audio/mpeg"),
+        answer(b"<html>", content_type="text/html"),
+        answer(b"no upstream", content_type="text/plain"),
+        (HALF.replace(b"application/json", b"audio/mpeg"), End.CLOSE),
+    ],
+)
+async def test_what_is_empty_cut_or_a_page_is_broken(script):
+    async with served(script) as server, client_of(server) as client:
+        with pytest.raises(BrokenAnswerError):
+            await client.request("audio/speech", SPEECH)
+
+
+async def test_a_completion_that_is_no_json_is_no_file():
+    script = answer(SOUND, content_type="application/octet-stream")
+    async with served(script) as server, client_of(server) as client:
+        with pytest.raises(BrokenAnswerError):
+            await client.request("chat/completions", {"messages": []})

@@ -1,0 +1,43 @@
+"""Names in many pieces, or empty pieces before a clash of kinds, were looked through anew with every event of a stream."""
+
+import json
+import time
+
+import pytest
+
+from stormbreak.llm.reading import Shape
+from stormbreak.llm.stream import StreamAssembler
+
+EVENTS = 30_000
+HALF = EVENTS // 2
+
+
+def chunk(index=0, finish=None, **delta):
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+STREAMS = {
+    "a name in pieces": [chunk(name=f"n{number}") for number in range(EVENTS)],
+    "empty pieces": [
+        *([chunk(content="")] * HALF),
+        chunk(content="a"),
+        *([chunk(content=[])] * HALF),
+    ],
+    "choices that nobody asked for": [chunk(number, "stop") for number in range(EVENTS)],
+    "fields of the whole": [
+        b'data: {"choices":[],"x":{"k%d":1}}\n\n' % number for number in range(EVENTS)
+    ],
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_it_takes_time_by_its_length(stream):
+    assembler = StreamAssembler(Shape.CHAT)
+    begun = time.process_time()
+    for event in STREAMS[stream]:
+        assembler.feed(event)
+        _ = assembler.whole
+    assembler.end()
+
+    assert time.process_time() - begun < 5

@@ -1,0 +1,97 @@
+"""docs/answers.md is what the tables say, and the tables are what the readers do."""
+
+import json
+
+import pytest
+from streamed import event as in_event
+
+import answers_page
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.complaint import complaint_of
+from stormbreak.llm.finish_reasons import FINISH_REASONS, Meaning, Reason, reason_of
+from stormbreak.llm.formats import FORMATS
+from stormbreak.llm.presets import PRESETS
+from stormbreak.llm.reading import HttpAnswer, Shape, shape_of
+from stormbreak.llm.scan import StreamScanner
+from stormbreak.llm.shapes import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
+from stormbreak.llm.tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
+from stormbreak.types import TREATMENTS, Verdict
+
+
+def test_the_page_is_up_to_date():
+    """If not: python bench/answers_page.py."""
+    assert answers_page.PAGE.read_text(encoding="utf-8") == answers_page.page()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_is_in_every_table(preset):
+    tables = (FINISH_REASONS.values(), ERROR_SHAPES, STREAM_ENDINGS)
+    assert all(any(preset in row.providers for row in table) for table in tables)
+    assert preset in STATUSES_OF
+    assert preset in SOURCES
+
+
+def test_whoever_documents_something_has_a_source():
+    rows = (
+        *FINISH_REASONS.values(),
+        *CODES,
+        *BROAD_CODES,
+        *PHRASES,
+        *ERROR_SHAPES,
+        *STREAM_ENDINGS,
+    )
+    assert {name for row in rows for name in row.providers} <= SOURCES.keys()
+
+
+def test_no_code_stands_twice():
+    assert len(NAMED) == len(CODES)
+    assert len(BROAD) == len(BROAD_CODES)
+    assert not NAMED.keys() & BROAD.keys()
+
+
+@pytest.mark.parametrize("reason", FINISH_REASONS.values(), ids=lambda reason: reason.name)
+def test_a_finish_reason_means_what_the_table_says(reason: Reason):
+    assert reason_of(reason.name.upper()) is reason
+    told = [
+        json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason.name}]})
+        for content in ("Hi", None)
+    ]
+    full, empty = (
+        read_answer(HttpAnswer(200, {}, body.encode(), 0.0), Shape.CHAT) for body in told
+    )
+    never = reason.meaning in {Meaning.HALF, Meaning.ERROR}
+    assert full.verdict is (reason.verdict if never else Verdict.OK)
+    assert empty.verdict is reason.verdict
+    if reason.meaning is Meaning.FILTERED:
+        assert not TREATMENTS[empty.verdict].retry
+
+
+@pytest.mark.parametrize("shape", ERROR_SHAPES, ids=lambda shape: shape.example)
+def test_an_error_is_seen_in_every_form(shape):
+    body = shape.example.encode()
+    assert complaint_of(body, is_error=shape.needs_status) is not None
+    assert answers_page.verdict_of_shape(shape) is not Verdict.OK
+    if shape.needs_status:
+        assert complaint_of(body, is_error=False) is None
+    elif shape.example.startswith("{"):
+        scanner = StreamScanner(Shape.CHAT)
+        scanner.feed(in_event(json.loads(body)))
+        assert scanner.end()[0].verdict is answers_page.verdict_of_shape(shape)
+
+
+def test_every_format_has_its_endings():
+    examples = {shape: [] for shape in FORMATS}
+    for ending in STREAM_ENDINGS:
+        examples[shape_of(ending.format)].append(ending.example[-1])
+    for shape, format_ in FORMATS.items():
+        assert all(any(last in each for each in examples[shape]) for last in format_.lasts)
+
+
+@pytest.mark.parametrize(
+    "ending", STREAM_ENDINGS, ids=lambda each: f"{each.format}:{each.example[-1]}"
+)
+def test_a_stream_that_is_passed_on_ends_in_the_same_way(ending):
+    scanner = StreamScanner(shape_of(ending.format))
+    for block in ending.blocks():
+        scanner.feed(block.encode())
+    assert scanner.end()[0].verdict is answers_page.verdict_of_ending(ending)

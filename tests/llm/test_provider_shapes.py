@@ -1,0 +1,568 @@
+"""Answers as single providers write them: the good ones are taken, the half ones are not, and nothing is paid twice."""
+
+import json
+
+import pytest
+from streamed import DONE, chunk, event, message, response, typed, whole_message, whole_response
+
+from stormbreak.llm.classify import read_answer
+from stormbreak.llm.reading import HttpAnswer, Shape, shape_of
+from stormbreak.llm.scan import StreamScanner
+from stormbreak.llm.stream import StreamAssembler
+from stormbreak.types import TREATMENTS, Tally, Usage, Verdict
+
+MESSAGE = {"role": "assistant", "content": "Hi"}
+TEXTS = shape_of("https://host/v1/completions")
+
+
+def read(body, shape=Shape.CHAT, status=200, **asked):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_answer(HttpAnswer(status, {}, raw, 0.0), shape, **asked)
+
+
+def assembled(events, shape=Shape.CHAT, **asked):
+    """The reading of a stream, and what was put together of it."""
+    assembler = StreamAssembler(shape, **asked)
+    assembler.feed(b"".join(events))
+    reading, body = assembler.end()
+    return reading, json.loads(body) if body else None
+
+
+def scanned(events, shape=Shape.CHAT, **asked):
+    scanner = StreamScanner(shape, **asked)
+    for each in events:
+        scanner.feed(each)
+    return scanner.end()[0]
+
+
+def choice(reason, message=None, **more):
+    own = {} if message is None else {"message": message}
+    return {"index": 0, "finish_reason": reason, **own, **more}
+
+
+def bare_chunk(reason, **more):
+    return event({"choices": [{"index": 0, "finish_reason": reason, **more}]})
+
+
+FILTERED = [
+    "content_filter: PROHIBITED_CONTENT",
+    "content_filter: SOMETHING_NEW",
+    "content_filter",
+    "SAFETY",
+    "recitation",
+    "BLOCKLIST",
+    "prohibited_content",
+    "SPII",
+    "LANGUAGE",
+    "IMAGE_SAFETY",
+    "OTHER",
+    "refusal",
+    "guardrail_intervened",
+    "sensitive",
+]
+
+
+@pytest.mark.parametrize("reason", FILTERED)
+@pytest.mark.parametrize("empty", [None, {}, {"role": "assistant", "content": None}])
+def test_a_filtered_answer_with_nothing_in_it_is_final(reason, empty):
+    reading = read({"choices": [choice(reason, empty)], "usage": {"prompt_tokens": 7}})
+    assert reading.verdict is Verdict.FILTERED
+    assert not TREATMENTS[reading.verdict].retry
+    assert reading.usage == Usage(input_tokens=7)
+    assert reading.code
+    assert reading.maybe_processed
+
+
+@pytest.mark.parametrize("reason", FILTERED)
+def test_a_filtered_stream_with_nothing_in_it_is_final(reason):
+    for events in ([bare_chunk(reason), DONE], [chunk("", role="assistant"), bare_chunk(reason)]):
+        assert assembled(events)[0].verdict is Verdict.FILTERED
+        assert scanned(events).verdict is Verdict.FILTERED
+
+
+@pytest.mark.parametrize("reason", FILTERED)
+@pytest.mark.parametrize(
+    "message", [{"content": "Hi"}, {"content": None, "refusal": "No."}, {"tool_calls": [{}]}]
+)
+def test_what_came_before_the_filter_is_an_answer(reason, message):
+    reading = read({"choices": [choice(reason, message)]})
+    assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
+    events = [chunk(**message), bare_chunk(reason), DONE]
+    assert assembled(events)[0].verdict is Verdict.OK
+    assert scanned(events).verdict is Verdict.OK
+
+
+def test_one_filtered_choice_spoils_no_other():
+    reading = read({"choices": [choice("content_filter"), choice("stop", MESSAGE)]}, choices=2)
+    assert (reading.verdict, reading.text) == (Verdict.OK, "")
+
+
+def test_a_refusal_of_anthropic_with_nothing_in_it():
+    empty = whole_message([""], "refusal")
+    assert read(empty, Shape.MESSAGES).verdict is Verdict.FILTERED
+    assert read(empty | {"content": []}, Shape.MESSAGES).verdict is Verdict.FILTERED
+    assert read(whole_message(["Hi"], "refusal"), Shape.MESSAGES).verdict is Verdict.OK
+    for texts, verdict in ([], Verdict.FILTERED), (["Hi"], Verdict.OK):
+        events = message(texts, "refusal")
+        assert assembled(events, Shape.MESSAGES)[0].verdict is verdict
+        assert scanned(events, Shape.MESSAGES).verdict is verdict
+
+
+def test_a_filtered_response_with_nothing_in_it():
+    cut = {"incomplete_details": {"reason": "content_filter"}}
+    for texts, verdict in ([], Verdict.FILTERED), (["Hi"], Verdict.OK):
+        assert read(whole_response(texts, "incomplete", **cut), Shape.RESPONSES).verdict is verdict
+    events = [
+        typed("response.created", response={}),
+        typed("response.incomplete", response={"status": "incomplete", "output": [], **cut}),
+    ]
+    assert assembled(events, Shape.RESPONSES)[0].verdict is Verdict.FILTERED
+    assert scanned(events, Shape.RESPONSES).verdict is Verdict.FILTERED
+
+
+def test_a_filter_of_azure_that_did_not_run_is_no_error():
+    beside = {"content_filter_results": {"error": {"code": "content_filter_error"}}}
+    assert read({"choices": [choice("stop", MESSAGE, **beside)]}).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    "code", ["invalid_prompt", "bio_policy", "misalignment_policy_violation", "invalid_image_url"]
+)
+def test_a_response_that_failed_by_what_was_asked_is_final(code):
+    failed = {"status": "failed", "error": {"code": code, "message": "x"}}
+    assert not TREATMENTS[read(failed, Shape.RESPONSES).verdict].retry
+
+
+HALF = {
+    "insufficient_system_resource": Verdict.OVERLOADED,
+    "abort": Verdict.SERVER_ERROR,
+    "network_error": Verdict.SERVER_ERROR,
+    "ERROR": Verdict.SERVER_ERROR,
+    "error": Verdict.SERVER_ERROR,
+}
+
+
+@pytest.mark.parametrize(("reason", "verdict"), HALF.items())
+def test_half_an_answer_is_none_however_much_came(reason, verdict):
+    assert read({"choices": [choice(reason, MESSAGE)]}).verdict is verdict
+    two = {"choices": [choice("stop", MESSAGE), choice(reason, MESSAGE)]}
+    assert read(two, choices=2).verdict is verdict
+    assert TREATMENTS[verdict].tally is Tally.FAILURE
+    events = [chunk("Hi"), bare_chunk(reason), DONE]
+    assert assembled(events)[0].verdict is verdict
+    assert scanned(events).verdict is verdict
+
+
+@pytest.mark.parametrize("reason", ["malformed_function_call", "MALFORMED_RESPONSE"])
+def test_what_the_model_spoilt_is_broken_where_nothing_else_came(reason):
+    told = f"function_call_filter: {reason}"
+    assert read({"choices": [choice(told)]}).verdict is Verdict.BROKEN
+    assert read({"choices": [choice(told, MESSAGE)]}).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("reason", ["something_new", "STOP", "end_turn", "eos", "model_length"])
+def test_a_reason_nobody_knows_ends_an_answer(reason):
+    """Decided: to refuse it would pay for every good answer again. Without a message it is none."""
+    reading = read({"choices": [choice(reason, MESSAGE)]})
+    assert (reading.verdict, reading.finish_reason) == (Verdict.OK, reason)
+    assert read({"choices": [choice(reason)]}).verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize("error", ["over_capacity", {"message": "stopped early"}])
+def test_an_error_of_groq_beside_a_finish_reason(error):
+    beside = {"x_groq": {"id": "r", "error": error}}
+    assert read({"choices": [choice("stop", MESSAGE)], **beside}).verdict is Verdict.SERVER_ERROR
+    last = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], **beside})
+    for events in ([chunk("Hi"), last, DONE], [chunk("Hi"), chunk("!"), last]):
+        assert assembled(events)[0].verdict is Verdict.SERVER_ERROR
+        assert scanned(events).verdict is Verdict.SERVER_ERROR
+    fine = {"x_groq": {"id": "r", "error": None, "usage": {"prompt_tokens": 1}}}
+    assert read({"choices": [choice("stop", MESSAGE)], **fine}).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        (1000, Verdict.SERVER_ERROR),
+        (1001, Verdict.TIMEOUT),
+        (1002, Verdict.THROTTLED),
+        (1004, Verdict.AUTH),
+        (1008, Verdict.BILLING),
+        (1026, Verdict.FILTERED),
+        (1027, Verdict.FILTERED),
+        (2013, Verdict.INVALID),
+        (9999, Verdict.SERVER_ERROR),
+    ],
+)
+def test_an_error_of_minimax_in_a_success(code, verdict):
+    told = {"base_resp": {"status_code": code, "status_msg": "x"}}
+    for body in ({"choices": None, **told}, {"choices": [choice("stop", MESSAGE)], **told}):
+        reading = read(body)
+        assert (reading.verdict, reading.code) == (verdict, str(code))
+    assert read(told, Shape.JSON).verdict is verdict
+    events = [event({"choices": None, **told})]
+    assert assembled(events)[0].verdict is verdict
+    assert scanned(events).verdict is verdict
+
+
+def test_a_success_of_minimax():
+    told = {"base_resp": {"status_code": 0, "status_msg": "success"}}
+    assert read({"choices": [choice("stop", MESSAGE)], **told}).verdict is Verdict.OK
+    events = [chunk("Hi"), event({"choices": [choice("stop")], **told}), DONE]
+    assert assembled(events)[0].verdict is Verdict.OK
+
+
+def test_a_status_beside_the_error():
+    """Cerebras: the error of a stream has its status outside."""
+    told = {"error": {"message": "x", "type": "t"}, "status_code": 503}
+    assert assembled([event(told)])[0].verdict is Verdict.OVERLOADED
+    assert read(told).verdict is Verdict.OVERLOADED
+
+
+def test_the_code_beside_an_error_that_is_a_text():
+    """xAI and TGI."""
+    assert read({"code": "invalid_argument", "error": "x"}).verdict is Verdict.INVALID
+    told = {"error": "x", "error_type": "overloaded"}
+    assert read(told).verdict is Verdict.OVERLOADED
+
+
+@pytest.mark.parametrize("status", [403, 429])
+def test_credits_of_xai_that_are_used_up(status):
+    words = (
+        "Your team t has either used all available credits or reached its monthly spending limit."
+    )
+    told = {"code": "Some resource has been exhausted", "error": words}
+    assert read(told, status=status).verdict is Verdict.BILLING
+
+
+def test_what_xai_refuses_for_its_content():
+    words = "Content violates usage guidelines. Team: t, Failed check: SAFETY_CHECK_TYPE_BIO"
+    assert read({"code": "x", "error": words}, status=403).verdict is Verdict.FILTERED
+
+
+def test_an_account_of_fireworks_that_is_suspended():
+    words = "Account acme is suspended, possibly due to reaching the monthly spending limit"
+    assert read({"error": {"message": words}}, status=412).verdict is Verdict.BILLING
+
+
+@pytest.mark.parametrize(("status", "verdict"), [(498, "overloaded"), (425, "server_error")])
+@pytest.mark.parametrize("code", [None, "rate_limit_exceeded", "capacity_exceeded", "too_early"])
+def test_498_and_425_count_whatever_code_they_have(status, verdict, code):
+    reading = read({"error": {"message": "x", "code": code}}, status=status)
+    assert reading.verdict == verdict
+    assert TREATMENTS[reading.verdict].tally is Tally.FAILURE
+
+
+ONE = {"object": "embedding", "embedding": [0.1, -2e-3]}
+
+
+@pytest.mark.parametrize("odd", [None, True, "x", {}, [1]])
+def test_a_vector_with_something_else_in_it(odd):
+    vector = [0.5, odd, 0.5]
+    assert read({"data": [{"embedding": vector}]}, Shape.EMBEDDINGS).verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("places", "verdict"),
+    [
+        ((0, 1), Verdict.OK),
+        ((1, 0), Verdict.OK),
+        ((None, 1), Verdict.OK),  # Gemini leaves out what is 0
+        ((None, None), Verdict.OK),
+        ((0, 0), Verdict.BROKEN),
+        ((1, 1), Verdict.BROKEN),
+    ],
+)
+def test_every_embedding_has_a_place_of_its_own(places, verdict):
+    data = [ONE if place is None else ONE | {"index": place} for place in places]
+    assert read({"data": data}, Shape.EMBEDDINGS, inputs=2).verdict is verdict
+
+
+def test_a_number_in_base64_is_no_list():
+    assert read({"data": [{"embedding": "null"}]}, Shape.EMBEDDINGS).verdict is Verdict.OK
+
+
+def test_log_probabilities_that_are_numbers():
+    """Together: the number of the one token that a chunk brings."""
+    parts = [
+        event({"choices": [{"index": 0, "delta": {"content": text}, "logprobs": number}]})
+        for text, number in (("H", -0.5), ("i", 0))
+    ]
+    reading, whole = assembled([*parts, bare_chunk("eos", logprobs=None), DONE])
+    assert reading.verdict is Verdict.OK
+    assert whole["choices"][0]["logprobs"] == {"token_logprobs": [-0.5, 0]}
+
+
+def test_a_block_index_that_is_used_twice():
+    """Ollama: thinking and text have the same index."""
+    start, *_, count, stop = message([])
+    events = [
+        start,
+        typed("content_block_start", index=0, content_block={"type": "thinking", "thinking": ""}),
+        typed("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "Hm"}),
+        typed("content_block_stop", index=0),
+        typed("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        typed("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        typed("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hi"}),
+        count,
+        stop,
+    ]
+    reading, whole = assembled(events, Shape.MESSAGES)
+    assert (reading.verdict, reading.text) == (Verdict.OK, "Hi")
+    assert [block["type"] for block in whole["content"]] == ["thinking", "text"]
+
+
+@pytest.mark.parametrize("left_out", [("output",), ("output", "status")])
+def test_a_response_that_ends_without_its_output(left_out):
+    *events, _ = response(["Hi", "!"])
+    whole = {k: v for k, v in whole_response(["Hi!"]).items() if k not in left_out}
+    end = typed("response.completed", response=whole)
+    without_items = [each for each in events if b"output_item" not in each]
+    for before in (events, without_items):
+        reading, body = assembled([*before, end], Shape.RESPONSES)
+        assert (reading.verdict, reading.text) == (Verdict.OK, "Hi!")
+        assert body["status"] == "completed"
+        assert scanned([*before, end], Shape.RESPONSES).verdict is Verdict.OK
+    assert assembled([events[0], end], Shape.RESPONSES)[0].verdict is Verdict.BROKEN
+    assert scanned([events[0], end], Shape.RESPONSES).verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("shape", "body"),
+    [
+        (Shape.CHAT, {"choices": [choice("stop", MESSAGE)]}),
+        (Shape.EMBEDDINGS, {"data": [ONE]}),
+        (Shape.RESPONSES, whole_response(["Hi"])),
+        (Shape.MESSAGES, whole_message(["Hi"])),
+        (Shape.JSON, {"id": "x"}),
+        (Shape.RESOURCE, {"id": "x"}),
+    ],
+)
+def test_a_byte_order_mark_before_json(shape, body):
+    assert read(b"\xef\xbb\xbf" + json.dumps(body).encode(), shape).verdict is Verdict.OK
+    error = b'\xef\xbb\xbf{"error": {"code": "insufficient_quota"}}'
+    assert read(error, shape, status=429).verdict is Verdict.BILLING
+
+
+def test_tool_calls_without_an_index():
+    parts = [
+        {"index": None, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{"}},
+        {"index": None, "function": {"arguments": "}"}},
+        {"index": None, "id": "b", "type": "function", "function": {"name": "g"}},
+    ]
+    events = [chunk(tool_calls=[part]) for part in parts]
+    reading, whole = assembled([*events, bare_chunk("tool_calls"), DONE])
+    assert reading.verdict is Verdict.OK
+    calls = whole["choices"][0]["message"]["tool_calls"]
+    assert [call["function"]["name"] for call in calls] == ["f", "g"]
+    assert calls[0]["function"]["arguments"] == "{}"
+
+
+def test_choices_without_an_index():
+    nulls = [
+        event({"choices": [{"index": None, "delta": {"content": "Hi"}, "finish_reason": None}]}),
+        event({"choices": [{"index": None, "delta": None, "finish_reason": "stop"}]}),
+    ]
+    assert assembled(nulls)[0].text == "Hi"
+    assert scanned(nulls).verdict is Verdict.OK
+
+
+def test_n_that_the_server_ignores():
+    """Asking again would be hopeless: it is taken, and told."""
+    reading = read({"choices": [choice("stop", MESSAGE)]}, choices=3)
+    assert (reading.verdict, reading.detail) == (Verdict.OK, "1 of 3 choices")
+    events = [chunk("Hi"), chunk(None, "stop")]
+    reading, _ = assembled([*events, DONE], choices=3)
+    assert (reading.verdict, reading.detail) == (Verdict.OK, "1 of 3 choices")
+    assert scanned([*events, DONE], choices=3).verdict is Verdict.OK
+    assert assembled(events, choices=3)[0].verdict is Verdict.BROKEN  # it may have been cut
+    assert scanned(events, choices=3).verdict is Verdict.BROKEN
+
+
+def text_chunk(text, reason=None, index=0, **more):
+    part = {"index": index, "text": text, "logprobs": None, "finish_reason": reason, **more}
+    return event({"id": "c", "object": "text_completion", "choices": [part]})
+
+
+def test_a_text_completion_that_is_streamed():
+    usage = event({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 2}})
+    events = [text_chunk("Hi"), text_chunk(" there"), text_chunk("", "length"), usage, DONE]
+    reading, whole = assembled(events, TEXTS)
+    assert (reading.verdict, reading.text) == (Verdict.OK, "Hi there")
+    assert reading.usage == Usage(input_tokens=2, output_tokens=2)
+    assert whole["object"] == "text_completion"
+    assert whole["choices"] == [
+        {"index": 0, "text": "Hi there", "logprobs": None, "finish_reason": "length"}
+    ]
+    reading = scanned(events, TEXTS)
+    assert (reading.verdict, reading.finish_reason) == (Verdict.OK, "length")
+    assert assembled(events[:2], TEXTS)[0].verdict is Verdict.BROKEN
+    assert scanned(events[:2], TEXTS).verdict is Verdict.BROKEN
+
+
+def test_two_text_completions_in_one_stream():
+    events = [text_chunk("a"), text_chunk("b", index=1), text_chunk("", "stop", index=1)]
+    assert assembled(events, TEXTS, choices=2)[0].verdict is Verdict.BROKEN
+    _, whole = assembled([*events, text_chunk("c", "stop"), DONE], TEXTS, choices=2)
+    assert [each["text"] for each in whole["choices"]] == ["ac", "b"]
+
+
+def test_log_probabilities_of_a_text_completion():
+    parts = [
+        text_chunk(text, logprobs={"tokens": [text], "text_offset": [at], "top_logprobs": None})
+        for at, text in enumerate("Hi")
+    ]
+    _, whole = assembled([*parts, text_chunk("", "stop"), DONE], TEXTS)
+    expected = {"tokens": ["H", "i"], "text_offset": [0, 1], "top_logprobs": None}
+    assert whole["choices"][0]["logprobs"] == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        ({"choices": [{"text": "Hi", "finish_reason": "stop"}]}, Verdict.OK),
+        ({"choices": [{"text": "Hi", "finish_reason": None}]}, Verdict.OK),  # Azure
+        ({"content": "Hi", "stop": True}, Verdict.OK),  # llama.cpp
+        ({"choices": [{"text": "", "finish_reason": "content_filter"}]}, Verdict.FILTERED),
+        ({"choices": [{"text": "Hi", "finish_reason": "abort"}]}, Verdict.SERVER_ERROR),
+        ({"choices": [{"error": {"code": 503}}]}, Verdict.OVERLOADED),
+        ({"choices": [{"text": None, "finish_reason": None}]}, Verdict.BROKEN),
+        ({"choices": []}, Verdict.BROKEN),
+        ({"request_id": "x"}, Verdict.BROKEN),
+    ],
+)
+def test_a_plain_text_completion(body, verdict):
+    assert read(body, TEXTS).verdict is verdict
+
+
+def test_an_error_in_a_field_of_the_event():
+    """llama.cpp, until 2025."""
+    error = {"code": 400, "message": "the request exceeds the available context size", "type": "x"}
+    line = b"error: " + json.dumps(error).encode() + b"\n\n"
+    for before in ([], [chunk("H"), chunk("i"), chunk("!")]):
+        events = [*before, line, DONE]
+        assert assembled(events)[0].verdict is Verdict.TOO_LONG
+        assert scanned(events).verdict is Verdict.TOO_LONG
+        assert scanned([b"".join(events)]).verdict is Verdict.TOO_LONG
+
+
+def test_a_deferred_answer_is_not_asked_for_again():
+    reading = read({"request_id": "f15c114e"})
+    assert reading.verdict is Verdict.INVALID
+    assert reading.maybe_processed
+
+
+def test_a_response_that_was_cancelled_is_not_asked_for_again():
+    cancelled = whole_response([], "cancelled")
+    assert read(cancelled, Shape.RESPONSES).verdict is Verdict.INVALID
+
+
+@pytest.mark.parametrize("nothing", ["", "null", None])
+def test_a_finish_reason_that_is_none_ends_nothing(nothing):
+    """Some gateways write the word."""
+    events = [
+        event({"choices": [{"index": 0, "delta": {"content": "H"}, "finish_reason": nothing}]})
+    ]
+    assert assembled(events)[0].verdict is Verdict.BROKEN
+    assert scanned(events).verdict is Verdict.BROKEN
+    events += [chunk("i"), bare_chunk("stop"), bare_chunk(nothing), DONE]
+    reading, whole = assembled(events)
+    assert (reading.text, whole["choices"][0]["finish_reason"]) == ("Hi", "stop")
+
+
+def test_what_stands_beside_the_end_of_a_message_is_kept():
+    *events, _, stop = message(["Hi"])
+    beside = {"applied_edits": []}
+    end = typed("message_delta", delta={"stop_reason": "end_turn"}, context_management=beside)
+    _, whole = assembled([*events, end, stop], Shape.MESSAGES)
+    assert whole["context_management"] == beside
+    assert whole["type"] == "message"
+
+
+def test_an_item_that_is_null_is_none():
+    events = response(["Hi"])[:-1]
+    null = typed("response.output_item.done", output_index=7, item=None)
+    bare = typed("response.completed", response={"status": "completed", "output": None})
+    assert assembled([*events, null, bare], Shape.RESPONSES)[0].text == "Hi"
+
+
+@pytest.mark.parametrize("own", [{"id": ""}, {"id": None, "index": 0}, {"index": 0}, {}])
+def test_parallel_tool_calls_that_nothing_tells_apart(own):
+    """Gemini: each whole, one after the other, with the same index and no id."""
+    calls = [("f", '{"a":1}'), ("g", "{}"), ("g", '{"b":2}')]
+    events = [
+        chunk(tool_calls=[own | {"function": {"name": name, "arguments": text}}])
+        for name, text in calls
+    ]
+    _, whole = assembled([*events, bare_chunk("tool_calls"), DONE])
+    got = [call["function"] for call in whole["choices"][0]["message"]["tool_calls"]]
+    assert [(call["name"], call["arguments"]) for call in got] == calls
+
+
+def test_a_tool_call_whose_name_is_repeated_is_one():
+    pieces = ['{"a":', "{}", "}", ""]
+    events = [
+        chunk(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": text}}])
+        for text in pieces
+    ]
+    _, whole = assembled([*events, bare_chunk("tool_calls"), DONE])
+    (call,) = whole["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": '{"a":{}}'}
+
+
+def test_a_filled_in_middle_of_mistral():
+    """It is asked for as a text completion, and answered as a chat."""
+    assert shape_of("/v1/fim/completions") is TEXTS
+    reading = read({"choices": [choice("stop", MESSAGE)]}, TEXTS)
+    assert (reading.verdict, reading.text) == (Verdict.OK, "Hi")
+    events = [chunk("H"), chunk("i"), bare_chunk("stop"), DONE]
+    reading, whole = assembled(events, TEXTS)
+    assert reading.text == "Hi"
+    assert whole["choices"][0]["message"]["content"] == "Hi"
+    assert scanned(events, TEXTS).verdict is Verdict.OK
+    empty = [bare_chunk("content_filter"), DONE]
+    assert assembled(empty, TEXTS)[0].verdict is Verdict.FILTERED
+
+
+def test_an_error_of_gemini_in_a_list():
+    told = [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "x"}}]
+    assert read(told).verdict is Verdict.THROTTLED
+    assert assembled([event(told)])[0].verdict is Verdict.THROTTLED
+    assert scanned([event(told)]).verdict is Verdict.THROTTLED
+    assert read([{"id": "x"}]).verdict is Verdict.BROKEN
+
+
+def test_what_anthropic_blocks_while_it_writes():
+    words = "Output blocked by content filtering policy"
+    told = {"type": "error", "error": {"type": "invalid_request_error", "message": words}}
+    assert read(told, Shape.MESSAGES, status=400).verdict is Verdict.FILTERED
+    start = message([])[0]
+    events = [start, event(told, "error")]
+    assert assembled(events, Shape.MESSAGES)[0].verdict is Verdict.FILTERED
+
+
+def test_a_server_that_finishes_with_every_chunk_is_believed_at_the_end():
+    """Gemini, behind some relays: "stop" in each chunk, so that a cut stream looked whole."""
+
+    def part(text, index=0):
+        delta = {"role": "assistant", "content": text}
+        return event({"choices": [{"index": index, "delta": delta, "finish_reason": "stop"}]})
+
+    parts = [part("H"), part("i"), part("!")]
+    for cut in (parts, parts[:2]):
+        assert assembled(cut)[0].verdict is Verdict.BROKEN
+        assert scanned(cut).verdict is Verdict.BROKEN
+    assert assembled([*parts, DONE])[0].text == "Hi!"
+    assert scanned([*parts, DONE]).verdict is Verdict.OK
+    for whole in ([part("Hi")], [chunk("H"), part("i")], [part("a"), part("b", index=1)]):
+        assert assembled(whole)[0].verdict is Verdict.OK
+        assert scanned(whole).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("outer", [{}, {"message": "", "code": None}])
+def test_an_error_in_an_error(outer):
+    """Groq, and gateways that hand on what they got."""
+    told = {"error": outer | {"error": {"message": "x", "code": "insufficient_quota"}}}
+    assert read(told).verdict is Verdict.BILLING
+    assert read(told, status=429).verdict is Verdict.BILLING
+    assert assembled([event(told)])[0].verdict is Verdict.BILLING

@@ -1,0 +1,110 @@
+"""Every kind of connection that a call may go over: our own, one of an HTTP library inside ours, a wrapped client of an SDK."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib import import_module
+from typing import NamedTuple
+
+import anthropic
+import openai
+
+from stormbreak.drivers.background import BACKGROUND
+from stormbreak.http.client import AsyncClient
+from stormbreak.http.doors.inner import InnerWire
+from stormbreak.http.doors.lent import LentTransport
+
+THREADS = 50
+KEY = "sk-wrapped-canary-0123456789"
+
+
+class Way(NamedTuple):
+    """`sdk` is the module whose client is wrapped; without one, the library's transport is `inner` to ours."""
+
+    lib: str
+    blocks: bool
+    sdk: object = None
+
+    def __str__(self):
+        over = self.lib if self.sdk is None else f"{self.sdk.__name__} wrapped"
+        return f"{over}, blocking" if self.blocks else over
+
+
+INNER = [Way(lib, blocks) for lib in ("httpx2", "httpx") for blocks in (False, True)]
+WRAPPED = [Way("httpx2", blocks, sdk) for sdk in (openai, anthropic) for blocks in (False, True)]
+
+
+def inner_of(way, **options):
+    """The library's own transport."""
+    lib = import_module(way.lib)
+    return (lib.HTTPTransport if way.blocks else lib.AsyncHTTPTransport)(**options)
+
+
+def wire_of(way, **options):
+    """The wire of ours over it."""
+    library = import_module(f"stormbreak.{way.lib}").Transport.library
+    inner = inner_of(way, **options)
+    return InnerWire(library, LentTransport(inner) if way.blocks else inner)
+
+
+async def done(way, coroutine):
+    """What a coroutine of ours returns, run where a call of that kind runs."""
+    if way is not None and way.blocks:
+        return await asyncio.to_thread(BACKGROUND.run, coroutine)
+    return await coroutine
+
+
+@asynccontextmanager
+async def asking(way, base_url, policy, *, verify=True):
+    """A function that asks for a chat completion, and returns its text, over a connection of that kind; None: our own."""
+    if way is None:
+        async with AsyncClient(base_url=base_url, model="m", policy=policy) as client:
+            yield partial(_ask_client, client)
+        return
+    lib, ours = import_module(way.lib), import_module(f"stormbreak.{way.lib}")
+    kind = lib.Client if way.blocks else lib.AsyncClient
+    if way.sdk is None:
+        transport = ours.Transport if way.blocks else ours.AsyncTransport
+        client = http = kind(transport=transport(policy, inner=inner_of(way, verify=verify)))
+        ask = partial(_ask_library, way, http, base_url)
+    else:
+        http = kind(verify=verify)
+        name = {openai: "OpenAI", anthropic: "Anthropic"}[way.sdk]
+        made = getattr(way.sdk, name if way.blocks else f"Async{name}")
+        base = base_url.removesuffix("/v1") if way.sdk is anthropic else base_url
+        client = made(base_url=base, api_key=KEY, http_client=http, max_retries=0)
+        ours.wrap(client, policy)
+        ask = partial(_ask_sdk, way, client)
+    http.timeout = 60
+    if way.blocks:  # as many threads as there may be calls
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    try:
+        yield ask
+    finally:
+        await _call(way, http.close if way.blocks else http.aclose)
+
+
+async def _call(way, function, *args, **more):
+    if way.blocks:
+        return await asyncio.to_thread(function, *args, **more)
+    return await function(*args, **more)
+
+
+async def _ask_client(client, text):
+    return (await client.chat([{"role": "user", "content": text}])).text
+
+
+async def _ask_library(way, http, base_url, text):
+    payload = {"model": "m", "messages": [{"role": "user", "content": text}]}
+    said = await _call(way, http.post, f"{base_url}/chat/completions", json=payload)
+    return said.raise_for_status().json()["choices"][0]["message"]["content"]
+
+
+async def _ask_sdk(way, client, text):
+    given = {"model": "m", "messages": [{"role": "user", "content": text}], "timeout": 60}
+    if way.sdk is anthropic:
+        said = await _call(way, client.messages.create, **given, max_tokens=9)
+        return said.content[0].text
+    said = await _call(way, client.chat.completions.create, **given)
+    return said.choices[0].message.content

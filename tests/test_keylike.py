@@ -1,0 +1,40 @@
+import pytest
+
+from stormbreak.keylike import can_be_secret
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "EMPTY",
+        "ollama",
+        "sk-1234",
+        "anything",
+        "Anything",
+        "not-needed",
+        "no key at all",
+        "lm-studio",
+        "CHANGE_ME",
+        "xxxxxxxxxxxxxxxxxxxxxxxx",
+    ],
+)
+def test_a_placeholder_is_no_secret(key):
+    assert not can_be_secret(key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-abcdefgh",
+        "sk-ant-api03-abcdefgh",
+        "AIzaabcdefghij",
+        "token-abc123",
+        "hunter2hunter2",
+        "kJhGfDsAqWeR",
+        "correcthorsebatterystaple",
+        "0123456789abcdef0123456789abcdef",
+    ],
+)
+def test_a_key_of_any_other_form_can_be_a_secret(key):
+    assert can_be_secret(key)
