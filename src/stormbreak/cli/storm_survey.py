@@ -200,7 +200,8 @@ def _tables(found: Survey) -> Iterator[Table]:
     yield _means(found)
     yield _worst(found)
     yield _losses(found, "family", found.families)
-    yield _losses(found, "calls/s of a process", found.fleets)
+    if not found.is_batch:  # which has one process
+        yield _losses(found, "calls/s of a process", found.fleets)
 
 
 def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
@@ -213,7 +214,7 @@ def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
 
 
 def _means(found: Survey) -> Table:
-    title = "Mean seconds until 99 % are answered" if found.is_batch else "Mean goodput in %"
+    title = "Seconds to 99 %" if found.is_batch else "Mean goodput in %"
     table = _table(title, ["policy"], ["mean"])
     for name, mean in found.means.items():
         table.add_row(_name(name), _number(mean))

@@ -28,11 +28,7 @@ def survey_page(found: Survey) -> Page:
             _worst(found),
             _means(found),
             Section(title="By family", table=_losses(found, "family", found.families)),
-            Section(
-                title="By size of process",
-                lead="Calls a second and process, in calm. A process with few calls has little to learn from.",
-                table=_losses(found, "calls/s of a process", found.fleets),
-            ),
+            *([] if found.is_batch else [_sizes(found)]),
             Section(title="The words", notes=_BATCH_WORDS if found.is_batch else _WORDS),
         ],
     )
@@ -76,6 +72,14 @@ def _means(found: Survey) -> Section:
             )
             for name, mean in means.items()
         ],
+    )
+
+
+def _sizes(found: Survey) -> Section:
+    return Section(
+        title="By size of process",
+        lead="Calls a second and process, in calm. A process with few calls has little to learn from.",
+        table=_losses(found, "calls/s of a process", found.fleets),
     )
 
 
