@@ -94,7 +94,10 @@ def test_the_help_says_that_batches_are_calls(capsys):
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        (["--families", "dip,dib"], "no family of storms is called 'dib'; there are: spike, dip"),
+        (
+            ["--draws", "1", "--families", "dip,dib"],
+            "no family of storms is called 'dib'; there are: spike, dip",
+        ),
         (["--preset", "batch", "--families", "herd"], "no family of batches is called 'herd'"),
         (["--policy", "interactiv"], "no policy and no file is called 'interactiv'; did you mean"),
         (["--policy", "./gone.toml"], "gone.toml"),

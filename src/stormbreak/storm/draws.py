@@ -147,12 +147,13 @@ def draw(
     """
     known = families_of(preset)
     names = tuple(families) or known
-    family = names[number % len(names)]
-    if family not in known:
+    unknown = [name for name in names if name not in known]
+    if unknown:
         kind = "batches" if preset == BATCH else "storms"
         raise ConfigurationError(
-            f"no family of {kind} is called {quoted(family)}; there are: {', '.join(known)}"
+            f"no family of {kind} is called {quoted(unknown[0])}; there are: {', '.join(known)}"
         )
+    family = names[number % len(names)]
     chance = _Chance(seed, number)
     if preset == BATCH:
         site = FAMILIES[family](chance, _batch(chance))
