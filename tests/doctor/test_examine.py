@@ -181,7 +181,7 @@ def test_http2_and_connection_retries():
 @pytest.mark.parametrize(
     ("base_url", "complaint"),
     [
-        ("http://api.example.org/v1", "plain http to api.example.org"),
+        ("http://api.example.org/v1", "plain http to 'api.example.org'"),
         (f"https://me:{KEY}@api.example.org/v1", "must hold no user or password"),
         ("http://127.0.0.1:9/v1", None),
         ("https://api.example.org/v1", None),

@@ -46,7 +46,7 @@ def test_nothing_is_wrong(environ):
         (
             {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://llm.example.org/v1"},
             "OPENAI_BASE_URL",
-            "plain http to llm.example.org",
+            "plain http to 'llm.example.org'",
         ),
         (
             {"ANTHROPIC_BASE_URL": f"https://me:{KEY}@llm.example.org"},

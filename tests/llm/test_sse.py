@@ -125,7 +125,7 @@ def test_whole_events_are_read_as_they_are_byte_by_byte(pieces):
         (b": half a comm", False),
         (b"data: x\n\n: half a comm", False),
         (b"data: x\n\n", False),
-        (b"data: x\r\n\r", False),
+        (b"data: x\r\n\r", True),
         (b"data: x\n", True),
         (b"data: x\n: half a comm", True),
         (b"da", True),

@@ -46,7 +46,7 @@ def storm(**trouble):
 def simulated(scenario, *, streamed=False):
     model = ProviderModel(scenario)
     model.arrive(0.0, key=1, streamed=streamed)
-    return outcome_of(model.advance(10.0)[-1])
+    return outcome_of(model.advance(10.0)[-1], streamed=streamed)
 
 
 async def live(provider, *, streamed=False):

@@ -46,7 +46,7 @@ class EventReader:
     def is_open(self) -> bool:
         """Whether an event has begun that has not ended. A comment is no part of one, whole or not."""
         begun = self._pending and not self._pending.startswith(b":")
-        return bool(begun or self._in_event or self._data)
+        return bool(begun or self._in_event or self._after_cr or self._data)
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Take a chunk and yield the events it completes; raise LineTooLongError."""

@@ -39,6 +39,9 @@ _SPOILT = (
     Kind.STREAM_RESET,
     Kind.ENDLESS_LINE,
 )
+_WHOLE_AS_STREAMS = frozenset({Kind.ENDLESS_BODY, Kind.LONG_LENGTH})
+"""Only the end of the body is missing: a stream is over when its format says so."""
+
 _WORDLESS = frozenset(
     {Kind.STALL_EARLY, Kind.HEARTBEATS, Kind.ERROR_EARLY}
 )  # before the first output
@@ -78,9 +81,9 @@ _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
 )
 
 
-def outcome_of(reply: Reply) -> Outcome:
+def outcome_of(reply: Reply, *, streamed: bool = False) -> Outcome:
     """Tell what a client makes of `reply`."""
-    if reply.trouble is None:
+    if reply.trouble is None or (streamed and reply.trouble.kind in _WHOLE_AS_STREAMS):
         return _OK
     outcome = _OUTCOMES[reply.trouble.kind]
     if reply.retry_after is None or not TREATMENTS[outcome.verdict].retry:
@@ -88,9 +91,9 @@ def outcome_of(reply: Reply) -> Outcome:
     return outcome._replace(retry_after=_as_told(reply.retry_after, reply.trouble.form))
 
 
-def is_heard(reply: Reply) -> bool:
+def is_heard(reply: Reply, *, streamed: bool = False) -> bool:
     """Whether the client sees this part of an answer at all."""
-    if reply.trouble is None:
+    if reply.trouble is None or (streamed and reply.trouble.kind in _WHOLE_AS_STREAMS):
         return True
     return reply.trouble.kind not in (_WORDLESS if reply.part is Part.FIRST else SILENT)
 

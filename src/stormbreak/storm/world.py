@@ -114,7 +114,7 @@ class World:
         self._aim()
 
     def _deliver(self, reply: Reply) -> None:
-        if not is_heard(reply):
+        if not is_heard(reply, streamed=self._streamed):
             return
         if reply.part is Part.FIRST:
             if waiting := self._waiting.get(reply.request):
@@ -123,7 +123,7 @@ class World:
         waiting = self._waiting.pop(reply.request, None)
         if waiting is None:
             return
-        outcome = outcome_of(reply)
+        outcome = outcome_of(reply, streamed=self._streamed)
         if waiting.tokens and outcome.verdict is Verdict.OK:
             outcome = outcome._replace(usage=Usage(input_tokens=waiting.tokens))
         if waiting.told is not None:
