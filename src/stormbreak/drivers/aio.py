@@ -20,7 +20,7 @@ from stormbreak.drivers.handed import Handed
 from stormbreak.drivers.racing import Racing
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
-from stormbreak.drivers.timeouts import Timeout
+from stormbreak.drivers.timeouts import AnsweredError, Timeout
 from stormbreak.drivers.under_way import CutShortError, SentAwayError, UnderWay, wake
 from stormbreak.drivers.waiting import look_again
 from stormbreak.types import Call, Ended, Outcome, Verdict
@@ -89,6 +89,10 @@ class AsyncioDriver:
                 else:
                     outcome = await self._until_next(stepper, flow, command, asker)
                 command = stepper.step(flow, outcome)
+        except AnsweredError as answered:
+            if not isinstance(stepper.step(flow, answered.outcome), _LAST):
+                stepper.close(flow)
+            raise answered.cancel from None
         except BaseException as error:
             _give_up(stepper, flow, error)
             if isinstance(error, CutShortError):
@@ -189,13 +193,18 @@ class AsyncioDriver:
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
         under_way = self._under_way
+        timeout = Timeout(command.timeout, under_way.timeouts)
         try:
-            with Timeout(command.timeout, under_way.timeouts):
+            with timeout:
                 if (
                     under_way.ending and under_way.closed_here()
                 ):  # a moment ago, when it was not found
                     raise CutShortError(command.attempt)
                 return await sender(command)
+        except AnsweredError as answered:
+            if timeout.alone:
+                return answered.outcome
+            raise
         except TimeoutError:  # not kept: its frames hold the request
             if under_way.ending and under_way.closed_here():
                 raise CutShortError(command.attempt) from None
