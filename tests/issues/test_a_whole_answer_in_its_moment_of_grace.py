@@ -191,7 +191,6 @@ WAYS = [requested, streamed, awaited]
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_relay_that_writes_stop_into_every_chunk_may_pause(way, monkeypatch):
     monkeypatch.setattr("stormbreak.http.exchange.GRACE", 0.05)
-    monkeypatch.setattr("stormbreak.http.exchange.USAGE_GRACE", 0.05, raising=False)
     first, second = map(stop_in_every_chunk, TEXTS)
     script = [CHUNKED, chunked(first), 0.4, chunked(second + DONE), b"0\r\n\r\n"]
     async with served(script) as server, client_of(server) as client, asyncio.timeout(20):

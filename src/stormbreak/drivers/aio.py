@@ -89,10 +89,6 @@ class AsyncioDriver:
                 else:
                     outcome = await self._until_next(stepper, flow, command, asker)
                 command = stepper.step(flow, outcome)
-        except AnsweredError as answered:
-            if not isinstance(stepper.step(flow, answered.outcome), _LAST):
-                stepper.close(flow)
-            raise answered.cancel from None
         except BaseException as error:
             _give_up(stepper, flow, error)
             if isinstance(error, CutShortError):
@@ -247,6 +243,10 @@ class AsyncioDriver:
 
 
 def _give_up(stepper: Stepper | Racing, flow: Flow, error: BaseException) -> None:
+    if isinstance(error, AnsweredError):
+        if not isinstance(stepper.step(flow, error.outcome), Ended):
+            stepper.close(flow)
+        raise error.cancel from None
     if isinstance(error, GeneratorExit):  # the coroutine was dropped: the garbage collector came
         stepper.drop(flow)
     else:

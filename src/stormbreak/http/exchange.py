@@ -152,29 +152,44 @@ async def _assembled(
     assembler = reader_of(StreamAssembler, asked, incoming.head)
     body = StreamBody(incoming)
     body.is_kept = True
-    begun, cancel = False, None
+    cancel: CancelledError | None = None
     try:
-        while not assembler.failed:
-            got = await body.read_into(assembler)
-            if isinstance(got, Outcome):
-                return got, None
-            if not got:
-                break
-            if not begun and assembler.first_output:
-                begun = True
-                if first is not None:
-                    first()
-                if stall_timeout is not None:
-                    incoming.hurry(stall_timeout)
+        broke = await _read_all(body, incoming, assembler, stall_timeout, first)
     except CancelledError as error:
         if assembler.failed or not assembler.whole:
             raise
-        cancel = error
+        broke, cancel = None, error
     finally:
         incoming.close()
         body.release()
+    if broke is not None:
+        return broke, None
     reading, whole = assembler.end()
     return (incoming.head._replace(body=whole), reading), cancel
+
+
+async def _read_all(
+    body: "StreamBody",
+    incoming: Incoming,
+    assembler: StreamAssembler,
+    stall_timeout: float | None,
+    first: Callable[[], None] | None,
+) -> Outcome | None:
+    """Read until the answer is over, or has failed; an outcome where it broke."""
+    begun = False
+    while not assembler.failed:
+        got = await body.read_into(assembler)
+        if isinstance(got, Outcome):
+            return got
+        if not got:
+            break
+        if not begun and assembler.first_output:
+            begun = True
+            if first is not None:
+                first()
+            if stall_timeout is not None:
+                incoming.hurry(stall_timeout)
+    return None
 
 
 class StreamBody:

@@ -106,14 +106,7 @@ class Source:
         """Wait for the first output: `committed`, with this as its value; or for the outcome of it all."""
         self._body.is_kept = True
         try:
-            while isinstance(got := await self.pull(), bytes):
-                self.held.append(got)
-                if self._scanner.first_output and not self._scanner.failed:
-                    if self._stall is not None:
-                        self._incoming.hurry(self._stall)
-                    status = self.head.status
-                    return Outcome(Verdict.OK, value=self, status=status, committed=True)
-            return got
+            return await self._until_output()
         except CancelledError as cancel:
             outcome = self.complete()
             if outcome is None:
@@ -121,6 +114,15 @@ class Source:
             raise AnsweredError(outcome, cancel) from None
         finally:
             self._body.release()
+
+    async def _until_output(self) -> Outcome:
+        while isinstance(got := await self.pull(), bytes):
+            self.held.append(got)
+            if self._scanner.first_output and not self._scanner.failed:
+                if self._stall is not None:
+                    self._incoming.hurry(self._stall)
+                return Outcome(Verdict.OK, value=self, status=self.head.status, committed=True)
+        return got
 
     def complete(self) -> Outcome | None:
         """Tell what came to a success, although its body has not ended; None if that is not known yet."""
