@@ -136,7 +136,7 @@ async def test_a_timeout_of_the_caller_is_one():
 
 async def test_a_stream_dropped_after_its_usage_is_a_success():
     async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
-        ends, seen = listened(client), asyncio.Event()
+        ends = listened(client)
         stream = await client.stream("chat/completions", {})
         async for event_ in stream:
             if event_.json().get("usage"):
@@ -148,7 +148,6 @@ async def test_a_stream_dropped_after_its_usage_is_a_success():
         await asyncio.sleep(0)
         await server.all_closed()
         assert_settled(ends)
-        assert not seen.is_set()
 
 
 async def test_a_client_that_is_closed_leaves_a_whole_stream_whole():

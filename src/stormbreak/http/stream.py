@@ -289,7 +289,7 @@ class Stream:
         self._held.clear()
         self._ready.clear()
         self._source.close()
-        if delivery is not None:
+        if delivery is not None and not dropped:
             delivery.close()
 
     def _take(self, chunk: bytes) -> None:
