@@ -16,6 +16,7 @@ from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.events import CallCancelled, CallEnded
 from stormbreak.types import Call, Ended, Outcome, Verdict
 
 BEGUN = OK._replace(committed=True)
@@ -84,6 +85,31 @@ async def test_the_deadline_ends_it():
     assert cut == [pytest.approx(20.0)]
     assert delivery.ended.outcome.own_deadline
     assert (delivery.ended.stopped, bench.in_flight) == ("committed", 0)
+
+
+@on_virtual_loop
+async def test_the_deadline_ends_a_complete_answer_as_a_success():
+    bench = Bench(RULES)
+    delivery = await bench.open(BEGUN, within=20.0)
+    cut = []
+    delivery.cut, delivery.complete = lambda: cut.append(now()), lambda: OK
+    await asyncio.sleep(100.0)
+
+    assert cut == [pytest.approx(20.0)]
+    assert (delivery.ended.outcome.verdict, bench.in_flight) == (Verdict.OK, 0)
+
+
+@on_virtual_loop
+async def test_one_that_is_dropped_in_the_middle_of_a_step_ends_with_its_outcome():
+    bench = Bench(RULES)
+    delivery, ends = await bench.open(BEGUN, within=50.0), []
+    bench.engine.listeners.append(ends.append)
+    bench.driver.by_hand(lambda *_: delivery.drop(OK))
+    await asyncio.sleep(0)
+
+    assert (delivery.over, bench.in_flight) == (True, 0)
+    assert [end.verdict for end in ends if isinstance(end, CallEnded)] == [Verdict.OK]
+    assert not any(isinstance(end, CallCancelled) for end in ends)
 
 
 @on_virtual_loop

@@ -125,10 +125,7 @@ async def test_so_it_is_under_an_sdk(over, delivered, ending):
 
 @pytest.mark.parametrize("way", [requested, streamed, awaited])
 @pytest.mark.parametrize("ending", ["closed", "open"])
-async def test_the_marker_of_the_end_is_not_needed_where_nothing_else_is_missing(
-    ending, way, monkeypatch
-):
-    monkeypatch.setattr("stormbreak.http.exchange.USAGE_GRACE", 0.05)
+async def test_the_marker_of_the_end_is_not_needed_where_nothing_else_is_missing(ending, way):
     events = chat(TEXTS)
     assert events.pop() == DONE
     async with served(script(events, ending)) as server, asyncio.timeout(20):

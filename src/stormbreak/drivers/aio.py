@@ -20,7 +20,7 @@ from stormbreak.drivers.handed import Handed
 from stormbreak.drivers.racing import Racing
 from stormbreak.drivers.sharing import stepper_of
 from stormbreak.drivers.steps import Stepper
-from stormbreak.drivers.timeouts import Timeout
+from stormbreak.drivers.timeouts import AnsweredError, Timeout
 from stormbreak.drivers.under_way import CutShortError, SentAwayError, UnderWay, wake
 from stormbreak.drivers.waiting import look_again
 from stormbreak.types import Call, Ended, Outcome, Verdict
@@ -189,13 +189,18 @@ class AsyncioDriver:
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
         under_way = self._under_way
+        timeout = Timeout(command.timeout, under_way.timeouts)
         try:
-            with Timeout(command.timeout, under_way.timeouts):
+            with timeout:
                 if (
                     under_way.ending and under_way.closed_here()
                 ):  # a moment ago, when it was not found
                     raise CutShortError(command.attempt)
                 return await sender(command)
+        except AnsweredError as answered:
+            if timeout.alone:
+                return answered.outcome
+            raise
         except TimeoutError:  # not kept: its frames hold the request
             if under_way.ending and under_way.closed_here():
                 raise CutShortError(command.attempt) from None
@@ -238,6 +243,10 @@ class AsyncioDriver:
 
 
 def _give_up(stepper: Stepper | Racing, flow: Flow, error: BaseException) -> None:
+    if isinstance(error, AnsweredError):
+        if not isinstance(stepper.step(flow, error.outcome), Ended):
+            stepper.close(flow)
+        raise error.cancel from None
     if isinstance(error, GeneratorExit):  # the coroutine was dropped: the garbage collector came
         stepper.drop(flow)
     else:

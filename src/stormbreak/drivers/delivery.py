@@ -47,10 +47,14 @@ class Delivery:
         if flow is not None:
             self._stepper.close(flow)
 
-    def __del__(self) -> None:
+    def drop(self, outcome: Outcome | None = None) -> None:
+        """Give it up in a finalizer; with an outcome, it ends with that."""
         flow, self._flow = self._flow, None
         if flow is not None:
-            self._stepper.drop(flow)
+            self._stepper.drop(flow, outcome)
+
+    def __del__(self) -> None:
+        self.drop()
 
     def _take(self) -> Flow | None:
         flow, self._flow = self._flow, None
@@ -60,12 +64,13 @@ class Delivery:
 class LoopDelivery(Delivery):
     """That of the running loop: at the deadline of the call it ends by itself.
 
-    `cut` is called then, and has to end the reading.
+    `cut` is called then, and has to end the reading. An answer that is `complete` by then is a success.
     """
 
     def __init__(self, stepper: Stepper, flow: Flow, command: Deliver) -> None:
         super().__init__(stepper, flow, command)
         self.cut: Callable[[], None] | None = None
+        self.complete: Callable[[], Outcome | None] | None = None
         self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         if command.until is not None:
@@ -73,9 +78,10 @@ class LoopDelivery(Delivery):
             # The timer must not keep alive what nobody else holds.
             self._timer = self.loop.call_later(left, _time_is_over, ref(self), left)
 
-    def __del__(self) -> None:
+    def drop(self, outcome: Outcome | None = None) -> None:
+        """Give it up in a finalizer, on whatever thread; with an outcome, it ends with that."""
         open_, timer = not self.over, self._timer
-        super().__del__()
+        super().drop(outcome)
         if open_:
             with suppress(RuntimeError):  # a loop that is closed
                 self.loop.call_soon_threadsafe(self._stepper.tell)
@@ -84,14 +90,17 @@ class LoopDelivery(Delivery):
 
     def time_is_over(self, seconds: float) -> None:
         """End it by the call's own deadline."""
-        if not self.over:
-            error = TimeoutError(f"no end within {seconds:g} s of its first output")
-            self.end(Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True))
-            if self.cut is not None:
-                self.cut()
+        if self.over or self._ends_whole():
+            return
+        error = TimeoutError(f"no end within {seconds:g} s of its first output")
+        self.end(Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True))
+        if self.cut is not None:
+            self.cut()
 
     def call_off(self) -> None:
         """End it because the client is closed: what the call held is free, and whoever reads is told. On its loop."""
+        if self.over or self._ends_whole():
+            return
         flow = self._take()
         if flow is not None:
             done = self.command
@@ -103,6 +112,16 @@ class LoopDelivery(Delivery):
             self._stepper.close(flow)
             if self.cut is not None:
                 self.cut()
+
+    def _ends_whole(self) -> bool:
+        """End it as a success if the answer is complete: it was paid for, and only the end of its body is waited for."""
+        outcome = None if self.complete is None else self.complete()
+        if outcome is None:
+            return False
+        self.end(outcome)
+        if self.cut is not None:
+            self.cut()
+        return True
 
     def _take(self) -> Flow | None:
         timer, self._timer = self._timer, None

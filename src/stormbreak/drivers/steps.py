@@ -8,6 +8,7 @@ import logging
 import threading
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod
 
@@ -55,6 +56,7 @@ class Stepper(Turns[Flow, _Left]):
         super()._begin()
         self._delivering: set[int] = set()
         self._pending: dict[Flow, tuple[Call, Command]] = {}
+        self._last: dict[Flow, Outcome] = {}  # of flows that were dropped with one
 
     def _start_over(self) -> None:
         super()._start_over()
@@ -164,11 +166,14 @@ class Stepper(Turns[Flow, _Left]):
         self.abandon(flow)
         self._catch_up()
 
-    def drop(self, flow: Flow) -> None:
+    def drop(self, flow: Flow, last: Outcome | None = None) -> None:
         """Close `flow` in a finalizer: what it held is free at once, and listeners hear of it with the next step.
 
         They may have locks of their own, which the very thread may hold that the finalizer interrupts.
+        A flow with a `last` outcome is resumed with it first.
         """
+        if last is not None:
+            self._last[flow] = last
         self._postpone(flow)
         self._catch_up(self._take_woken)
 
@@ -207,8 +212,12 @@ class Stepper(Turns[Flow, _Left]):
 
     def _settle(self, held: Flow) -> None:
         known, now = self._pending.pop(held, None), self.clock()
+        last = self._last.pop(held, None)
+        if last is not None:
+            with suppress(StopIteration):
+                held.send((last, now, self.chance()))
         close(held, now, self.chance())
-        if known is not None and self.engine.listeners:
+        if last is None and known is not None and self.engine.listeners:
             call, command = known
             sent = isinstance(command, Send | Race | Deliver)
             self.engine.events.append(CallCancelled(now, call.number, call.target, sent))

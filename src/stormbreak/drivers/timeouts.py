@@ -14,11 +14,24 @@ from contextlib import suppress
 from weakref import ref
 
 from stormbreak.drivers.locks import LiveSet
+from stormbreak.types import Outcome
 
 EXACT = 60.0  # seconds; a shorter timeout has a timer of its own
 GRAIN = 0.25  # seconds
 
 _CANCELLED = asyncio.CancelledError
+
+
+class AnsweredError(asyncio.CancelledError):
+    """Inside of a driver: a `cancel` met an attempt that had its whole answer and waited for no more than the end of its body.
+
+    The call is settled by the `outcome`; a timeout then gives that, and any other cancel goes on.
+    """
+
+    def __init__(self, outcome: Outcome, cancel: asyncio.CancelledError) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.cancel = cancel
 
 
 class Timeouts:
@@ -54,12 +67,13 @@ class Timeout:
     With None it does so when it is ended, and else never. A cancel by somebody else goes before it.
     """
 
-    __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with")  # fmt: skip
+    __slots__ = ("__weakref__", "_among", "_cancelling", "_fired", "_handle", "_on", "_seconds", "_task", "_with", "alone")  # fmt: skip
 
     def __init__(self, seconds: float | None, among: Timeouts) -> None:
         self._seconds = seconds
         self._among = among
         self._fired = False
+        self.alone = False  # afterwards: it fired, and nobody else cancelled
         self._handle: asyncio.TimerHandle | None = None  # its own timer
 
     def __enter__(self) -> None:
@@ -82,8 +96,10 @@ class Timeout:
         self._with.discard(self)
         if self._handle is not None:
             self._handle.cancel()
-        if self._fired and self._uncancel() and kind is _CANCELLED:
-            raise TimeoutError
+        if self._fired:
+            self.alone = self._uncancel()
+            if self.alone and kind is _CANCELLED:
+                raise TimeoutError
 
     def fire(self) -> None:
         """End what runs within; a second time does nothing.

@@ -1,9 +1,11 @@
 """One attempt at an LLM API: a request built, sent, and its answer read for what it means."""
 
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from stormbreak.core.spend import PriceOf
+from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.body_memory import FREE, Held
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.origin import Origin
@@ -30,7 +32,6 @@ Reader = TypeVar("Reader", bound=StreamReader)
 _Came: TypeAlias = tuple[HttpAnswer, Reading]  # as it came, assembled where it was a stream
 
 GRACE = 0.25  # seconds from the end of an answer to that of its body; longer, and the connection is not used again
-USAGE_GRACE = 2.0  # seconds from a complete answer to its usage, or the marker of its end
 _ANYTHING = "application/json, */*;q=0.5"  # of an endpoint that may give a file
 BEHIND = 16  # pieces of a body behind the end of its answer: a server may never stop
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
@@ -91,13 +92,17 @@ async def attempt(
     on it may be silent for `stall_timeout`. With `learn`, headers are read for limits, too.
     """
     request = request_of(origin, asked, idle_timeout, within)
+    cancel: CancelledError | None = None
     if asked.streamed:
-        came = await _assembled(wire, request, asked, stall_timeout, first)
+        came, cancel = await _assembled(wire, request, asked, stall_timeout, first)
     else:
         came = _plain(await wire.exchange(request), asked)
     if isinstance(came, Outcome):
         return came
-    return _judged(origin, asked, came, learn=learn)
+    outcome = _judged(origin, asked, came, learn=learn)
+    if cancel is not None:
+        raise AnsweredError(outcome, cancel)
+    return outcome
 
 
 async def refused(incoming: Incoming, origin: Origin, asked: Asked, *, learn: bool) -> Outcome:
@@ -137,43 +142,64 @@ async def _assembled(
     asked: Asked,
     stall_timeout: float | None,
     first: Callable[[], None] | None,
-) -> _Came | Outcome:
+) -> tuple[_Came | Outcome, CancelledError | None]:
+    """Put a streamed answer together; with the cancel that came behind it, when it was whole."""
     incoming = await wire.open(request)
     if isinstance(incoming, Outcome):
-        return incoming
+        return incoming, None
     if not incoming.head.succeeded:
-        return _plain(await collected(incoming), asked)
+        return _plain(await collected(incoming), asked), None
     assembler = reader_of(StreamAssembler, asked, incoming.head)
     body = StreamBody(incoming)
     body.is_kept = True
-    begun = False
+    cancel: CancelledError | None = None
     try:
-        while not assembler.failed:
-            got = await body.read_into(assembler)
-            if isinstance(got, Outcome):
-                return got
-            if not got:
-                break
-            if not begun and assembler.first_output:
-                begun = True
-                if first is not None:
-                    first()
-                if stall_timeout is not None:
-                    incoming.hurry(stall_timeout)
+        broke = await _read_all(body, incoming, assembler, stall_timeout, first)
+    except CancelledError as error:
+        if assembler.failed or not assembler.whole:
+            raise
+        broke, cancel = None, error
     finally:
         incoming.close()
         body.release()
+    if broke is not None:
+        return broke, None
     reading, whole = assembler.end()
-    return incoming.head._replace(body=whole), reading
+    return (incoming.head._replace(body=whole), reading), cancel
+
+
+async def _read_all(
+    body: "StreamBody",
+    incoming: Incoming,
+    assembler: StreamAssembler,
+    stall_timeout: float | None,
+    first: Callable[[], None] | None,
+) -> Outcome | None:
+    """Read until the answer is over, or has failed; an outcome where it broke."""
+    begun = False
+    while not assembler.failed:
+        got = await body.read_into(assembler)
+        if isinstance(got, Outcome):
+            return got
+        if not got:
+            break
+        if not begun and assembler.first_output:
+            begun = True
+            if first is not None:
+                first()
+            if stall_timeout is not None:
+                incoming.hurry(stall_timeout)
+    return None
 
 
 class StreamBody:
     """The body of a streamed answer, read until the answer is over: the one rule for all paths that read one.
 
     Once the format says that the answer is over, nothing that comes, or fails to come, can change it: a missing last chunk,
-    a lost connection, silence. The same holds where nothing is missing but the marker of the end. The rest is waited for
-    only as long as it takes to see whether the connection can be used again, or whether usage still comes; then the
-    connection is closed. Only bytes that cannot be unpacked spoil an answer that is over: it may not be what was sent.
+    a lost connection, silence. The same holds behind the usage that follows all finish reasons. The rest is waited for
+    only as long as it takes to see whether the connection can be used again; then the
+    connection is closed. Finish reasons alone say less: some relays write them into every chunk, so only
+    the right end of the body makes that an answer. Only bytes that cannot be unpacked spoil an answer that is over: it may not be what was sent.
     """
 
     is_kept = False  # what came so far is: it takes memory
@@ -201,8 +227,8 @@ class StreamBody:
                 await self._held.grow_to(self._size)
             reader.feed(got)
             if reader.whole:
-                self._behind += reader.over
-                self._incoming.hurry(GRACE if reader.over else USAGE_GRACE)
+                self._behind += 1
+                self._incoming.hurry(GRACE)
         return got
 
     def release(self) -> None:

@@ -100,8 +100,12 @@ class StreamSender(Sender):
             stall_timeout=policy.stall_timeout,
             within=timeout,
             learn=policy.quota.learn,
+            came=partial(self._take, command, is_good=True),
         )
+        self._take(command, source, is_good=outcome.verdict is Verdict.OK)
+        return if_cut_short(outcome, timeout, policy.attempt_timeout)
+
+    def _take(self, command: Send, source: Source | None, *, is_good: bool) -> None:
         if not self._is_good:  # attempts may race: one that comes too late changes nothing
             self.target, self.source = command.target, source
-            self._is_good = outcome.verdict is Verdict.OK
-        return if_cut_short(outcome, timeout, policy.attempt_timeout)
+            self._is_good = is_good

@@ -4,9 +4,12 @@ They pass through untouched. What they mean is for `llm` to say: a scanner, or a
 in one piece.
 """
 
+from asyncio import CancelledError
 from collections import deque
+from collections.abc import Callable
 from math import inf
 
+from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.echoes import without_echoes
 from stormbreak.http.exchange import (
     Asked,
@@ -103,20 +106,32 @@ class Source:
         """Wait for the first output: `committed`, with this as its value; or for the outcome of it all."""
         self._body.is_kept = True
         try:
-            while isinstance(got := await self.pull(), bytes):
-                self.held.append(got)
-                if self._scanner.first_output and not self._scanner.failed:
-                    if self._stall is not None:
-                        self._incoming.hurry(self._stall)
-                    status = self.head.status
-                    return Outcome(Verdict.OK, value=self, status=status, committed=True)
-            return got
+            return await self._until_output()
+        except CancelledError as cancel:
+            outcome = self.complete()
+            if outcome is None:
+                raise
+            raise AnsweredError(outcome, cancel) from None
         finally:
             self._body.release()
+
+    async def _until_output(self) -> Outcome:
+        while isinstance(got := await self.pull(), bytes):
+            self.held.append(got)
+            if self._scanner.first_output and not self._scanner.failed:
+                if self._stall is not None:
+                    self._incoming.hurry(self._stall)
+                return Outcome(Verdict.OK, value=self, status=self.head.status, committed=True)
+        return got
 
     def complete(self) -> Outcome | None:
         """Tell what came to a success, although its body has not ended; None if that is not known yet."""
         return self._judge() if self._scanner.whole and not self._scanner.failed else None
+
+    def finished(self) -> Outcome | None:
+        """Tell the same where its reader gives it up: then nothing more is needed than all finish reasons."""
+        scanner = self._scanner
+        return self._judge() if scanner.finished and not scanner.failed else None
 
     def assemble(self) -> None:
         """Put the answer together, of what was held and of all that comes; and keep all of it, for `received`."""
@@ -202,6 +217,9 @@ class AtHandSource:
     def complete(self) -> Outcome | None:
         """It has been told."""
 
+    def finished(self) -> Outcome | None:
+        """It has been told."""
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -215,8 +233,9 @@ async def begin(
     stall_timeout: float | None,
     within: float | None,
     learn: bool,
+    came: Callable[[Source], None] | None = None,
 ) -> tuple[Outcome, Source | None]:
-    """Send once and wait for the first output, or for the end.
+    """Send once and wait for the first output, or for the end; `came` hears of an answer that came as it was cancelled.
 
     The connection is closed in the end, unless the outcome is `committed`: then the source owns it.
     """
@@ -229,6 +248,10 @@ async def begin(
     outcome: Outcome | None = None
     try:
         outcome = await source.begin()
+    except AnsweredError:
+        if came is not None:
+            came(source)
+        raise
     finally:
         if outcome is None or not outcome.committed:
             source.close()

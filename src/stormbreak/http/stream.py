@@ -89,6 +89,7 @@ class Stream:
         self._ready: deque[StreamEvent] = deque()
         if self._delivery is not None:
             self._delivery.cut = source.close
+            self._delivery.complete = source.complete
             if self._delivery.over:  # its client was closed before anybody held it
                 source.close()
 
@@ -174,8 +175,8 @@ class Stream:
         self._reading = True
         try:
             got = await self._source.pull()
-        except BaseException:
-            self._give_up()
+        except BaseException as error:
+            self._give_up(dropped=isinstance(error, GeneratorExit))
             raise
         finally:
             self._reading = False
@@ -201,14 +202,16 @@ class Stream:
         Raises:
             StreamBrokenError: it was cut, went silent, said that something failed, or is malformed.
         """
-        if self._as is None and self._ended is None:
+        delivery = self._delivery
+        late = delivery is None or delivery.over  # nothing of it was put together in time
+        if self._as is None and not late:
             self._source.assemble()
         self._read_as(_As.ANSWER)
         while await self.piece() is not None:
             pass
         assert self._ended is not None
         ended = self._ended
-        if self._delivery is None:  # nothing was put together yet
+        if late:
             ended = ended._replace(outcome=ended.outcome._replace(value=self._source.whole()))
         return answer_of(self.target, ended, self._price_of)
 
@@ -219,9 +222,6 @@ class Stream:
         """
         if self._over:
             return
-        complete = self._source.complete()
-        if complete is not None and self._delivery is not None:
-            self._ended = self._delivery.end(complete)
         self._give_up()
 
     async def __aenter__(self) -> Self:
@@ -238,6 +238,7 @@ class Stream:
     def __del__(self) -> None:
         delivery = getattr(self, "_delivery", None)
         if delivery is not None and not delivery.over:
+            delivery.drop(self._source.finished())
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:
@@ -277,13 +278,19 @@ class Stream:
         error = broken_stream(self.target, ended, size=source.size, received=source.received)
         raise with_notes(error) from ended.outcome.error
 
-    def _give_up(self) -> None:
+    def _give_up(self, *, dropped: bool = False) -> None:
+        """Free all there is; of a complete answer, as a success. One that is `dropped` is so by a finalizer."""
+        delivery, finished = self._delivery, self._source.finished()
+        if delivery is not None and dropped:
+            delivery.drop(finished)
+        elif delivery is not None and finished is not None:
+            self._ended = delivery.end(finished)
         self._closed = True
         self._held.clear()
         self._ready.clear()
         self._source.close()
-        if self._delivery is not None:
-            self._delivery.close()
+        if delivery is not None and not dropped:
+            delivery.close()
 
     def _take(self, chunk: bytes) -> None:
         assert self._reader is not None

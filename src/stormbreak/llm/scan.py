@@ -117,6 +117,8 @@ class StreamScanner(StreamReader):
         if not (block.endswith(_WHOLE) and len(block) <= SKIMMED and self._marks.quiet(block)):
             return not block
         if block.find(b'"usage"') >= 0 and _USAGE.search(block):
+            if self._marks.finish_reason is not None:  # it may be the last that is needed
+                return False
             self._counted = block
         return True
 

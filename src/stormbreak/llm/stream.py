@@ -1,8 +1,8 @@
 """A streamed answer, put together, read to its end and judged like a plain one (law 15).
 
 A chat completion is complete when every choice has said why it finished. The closing ``[DONE]`` is not asked
-for: some providers omit it, and with the finish reasons nothing of the answer can be missing. What a cut after
-the last finish reason may cost is the usage, which then reads 0. A response is complete with
+for where the body ends rightly, or usage follows in an event of its own: some providers omit it. Without either, silence or
+a cut after the finish reasons makes no answer: some relays write a finish reason into every chunk. A response is complete with
 ``response.completed`` (or ``incomplete``), a message with ``message_stop``.
 """
 

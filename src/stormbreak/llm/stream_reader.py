@@ -22,7 +22,7 @@ from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
 
 TOTAL_LIMIT = 64 * 1024 * 1024
-_SETTLED = 64  # such events, and no more is looked for: it takes longer with each choice that a server makes up
+_LOOKS = 64  # for the end behind the usage, and no more: each takes longer with each choice that a server makes up
 UNREADABLE_EVENT = (*UNREADABLE, MalformedChunkError)
 
 
@@ -66,8 +66,8 @@ class StreamReader(ABC):
         self._format: Format | None = FORMATS.get(shape)
         self._follower: Follower | None = self._format and self._follow(self._format)
         self._done = False
-        self._nothing_missing = False
-        self._settled = 0  # events at which nothing was missing
+        self._counted_up = False
+        self._looks = 0
         self._failure: Reading | None = None
         self._error_body = b""
 
@@ -87,8 +87,19 @@ class StreamReader(ABC):
 
     @property
     def whole(self) -> bool:
-        """Whether this is decided even if not a byte more comes: `over`, or a complete answer without its end marker."""
-        return self.over or (self._nothing_missing and not self._is_open())
+        """Whether this is decided even if not a byte more comes: `over`, or all finish reasons, then usage, have come.
+
+        Finish reasons alone do not decide it: some relays write one into every chunk, and may pause.
+        """
+        return self.over or (self._counted_up and not self._is_open())
+
+    @property
+    def finished(self) -> bool:
+        """Whether it would be a complete answer if its body ended here."""
+        follower = self._follower
+        return self.over or (
+            follower is not None and follower.wrong() is None and not self._is_open()
+        )
 
     @property
     def failed(self) -> bool:
@@ -175,13 +186,19 @@ class StreamReader(ABC):
             else:
                 self._follower.add(as_object(said))
                 self._done = self._follower.ended
-                if self._settled < _SETTLED:
-                    self._nothing_missing = self._follower.wrong() is None
-                    self._settled += self._nothing_missing
+                self._look_for_count(said)
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
         except UNREADABLE_EVENT:
             self._break("invalid json in an event")
+
+    def _look_for_count(self, said: dict[str, Any]) -> None:
+        """See whether this event counts the answer up: usage in an event of its own, behind all finish reasons."""
+        if said.get("choices"):
+            self._counted_up = False
+        elif not self._counted_up and said.get("usage") and self._looks < _LOOKS:
+            self._looks += 1
+            self._counted_up = self._follower is not None and self._follower.wrong() is None
 
     def _is_open(self) -> bool:
         """Whether an event has begun that has not ended."""

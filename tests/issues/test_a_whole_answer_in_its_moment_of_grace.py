@@ -1,0 +1,216 @@
+"""A server sends everything, `[DONE]` included, and keeps the connection open. A deadline, a cancel or a drop in the moment
+of grace behind that lost an answer that was whole and paid for.
+"""
+
+import asyncio
+import gc
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+from clients import ONCE, SAY, client_of
+from sockets import CHUNKED, End, served
+from streamed import DONE, chat, chunk, event, message, response
+
+from stormbreak.errors import StreamBrokenError, UpstreamError
+from stormbreak.events import CallCancelled, CallEnded
+
+FORMATS = {"chat/completions": chat, "messages": message, "responses": response}
+TEXTS = ["Hello", " there"]
+
+
+def chunked(data):
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def kept_open(*events):
+    return [CHUNKED, chunked(b"".join(events)), End.HANG]
+
+
+@pytest.fixture(autouse=True)
+def _long_grace(monkeypatch):
+    monkeypatch.setattr("stormbreak.http.exchange.GRACE", 30.0)
+
+
+def listened(client):
+    ends = []
+    client.engine.listeners.append(
+        lambda said: ends.append(said) if isinstance(said, CallEnded | CallCancelled) else None
+    )
+    return ends
+
+
+def assert_settled(ends):
+    (end,) = ends
+    assert isinstance(end, CallEnded), end
+    assert end.verdict == "ok"
+    assert end.usage.output_tokens
+
+
+async def read_to_the_end(stream, seen):
+    async for _ in stream:
+        seen.set()
+
+
+@pytest.mark.parametrize("endpoint", FORMATS)
+@pytest.mark.parametrize("way", ["events", "answer", "late answer"])
+async def test_a_deadline_gives_the_answer_of_a_stream(endpoint, way):
+    async with served(kept_open(*FORMATS[endpoint](TEXTS))) as server, client_of(server) as client:
+        ends = listened(client)
+        async with asyncio.timeout(20), client.stream(endpoint, {}, deadline=0.5) as stream:
+            if way == "events":
+                assert "".join([text async for text in stream.texts()]) == "Hello there"
+            else:
+                if way == "late answer":
+                    await asyncio.sleep(0.8)
+                assert (await stream.answer()).text == "Hello there"
+        assert stream.usage.output_tokens
+        await server.all_closed()
+        assert_settled(ends)
+
+
+@pytest.mark.parametrize("on_wire", [True, False])
+async def test_a_deadline_gives_the_answer_of_a_call(on_wire):
+    more = {} if on_wire else {"stream": True}
+    async with (
+        served(kept_open(*chat(TEXTS))) as server,
+        client_of(server, stream_on_wire=on_wire) as client,
+    ):
+        ends = listened(client)
+        async with asyncio.timeout(20):
+            answer = await client.chat(SAY, deadline=0.5, **more)
+        assert answer.text == "Hello there"
+        assert len(server.requests) == 1
+        await server.all_closed()
+        assert_settled(ends)
+
+
+async def test_a_deadline_gives_an_empty_answer():
+    async with served(kept_open(*chat([]))) as server, client_of(server) as client:
+        ends = listened(client)
+        async with (
+            asyncio.timeout(20),
+            client.stream("chat/completions", {}, deadline=0.5) as stream,
+        ):
+            assert (await stream.answer()).text == ""
+        assert_settled(ends)
+
+
+async def test_a_cancel_settles_a_stream_and_goes_on():
+    async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
+        ends, seen = listened(client), asyncio.Event()
+        stream = await client.stream("chat/completions", {})
+        reading = asyncio.create_task(read_to_the_end(stream, seen))
+        await seen.wait()
+        await asyncio.sleep(0.1)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await server.all_closed()
+        assert_settled(ends)
+
+
+async def test_a_cancel_settles_a_call_and_goes_on():
+    async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
+        ends = listened(client)
+        asking = asyncio.ensure_future(client.chat(SAY, stream=True))
+        await server.asked()
+        await asyncio.sleep(0.3)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await asking
+        assert caught.type is asyncio.CancelledError
+        await server.all_closed()
+        assert_settled(ends)
+
+
+async def test_a_timeout_of_the_caller_is_one():
+    async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
+        ends = listened(client)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.4):
+                await client.chat(SAY, stream=True)
+        assert_settled(ends)
+
+
+async def test_a_stream_dropped_after_its_usage_is_a_success():
+    async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
+        ends = listened(client)
+        stream = await client.stream("chat/completions", {})
+        async for event_ in stream:
+            if event_.json().get("usage"):
+                break
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            del stream
+            gc.collect()
+        await asyncio.sleep(0)
+        await server.all_closed()
+        assert_settled(ends)
+
+
+async def test_a_client_that_is_closed_leaves_a_whole_stream_whole():
+    async with served(kept_open(*chat(TEXTS))) as server, client_of(server) as client:
+        ends, seen = listened(client), asyncio.Event()
+        stream = await client.stream("chat/completions", {})
+        reading = asyncio.create_task(read_to_the_end(stream, seen))
+        await seen.wait()
+        await asyncio.sleep(0.1)
+        await client.close()
+        await reading
+        assert_settled(ends)
+
+
+# ------------------------------------------------------------------ a finish reason alone is no end
+
+
+def stop_in_every_chunk(text):
+    return event({"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}],
+                  "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})  # fmt: skip
+
+
+async def requested(client):
+    return (await client.request("chat/completions", {"stream": True})).text
+
+
+async def streamed(client):
+    async with client.stream("chat/completions", {}) as stream:
+        return "".join([text async for text in stream.texts()])
+
+
+async def awaited(client):
+    async with client.stream("chat/completions", {}) as stream:
+        return (await stream.answer()).text
+
+
+WAYS = [requested, streamed, awaited]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_relay_that_writes_stop_into_every_chunk_may_pause(way, monkeypatch):
+    monkeypatch.setattr("stormbreak.http.exchange.GRACE", 0.05)
+    first, second = map(stop_in_every_chunk, TEXTS)
+    script = [CHUNKED, chunked(first), 0.4, chunked(second + DONE), b"0\r\n\r\n"]
+    async with served(script) as server, client_of(server) as client, asyncio.timeout(20):
+        assert await way(client) == "Hello there"
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("end", [End.CLOSE, End.RESET, End.HANG])
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_breaks_behind_a_finish_reason_alone_is_no_answer(way, end):
+    script = [CHUNKED, chunked(stop_in_every_chunk("Hello")), end]
+    policy = replace(ONCE, stall_timeout=0.2)
+    async with served(script) as server, client_of(server, policy) as client, asyncio.timeout(20):
+        with pytest.raises((StreamBrokenError, UpstreamError)):
+            await way(client)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_end_of_the_body_behind_a_finish_reason_makes_it_whole(way):
+    whole = b"".join([chunk("Hello", role="assistant"), chunk(None, "stop")])
+    script = [CHUNKED, chunked(whole), b"0\r\n\r\n"]
+    async with served(script) as server, client_of(server) as client, asyncio.timeout(20):
+        assert await way(client) == "Hello"
+        assert json.loads(server.requests[0].body)["stream"]
