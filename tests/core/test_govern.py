@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from stage import OK, SERVER_ERROR, Stage, policy
+from stage import INVALID, OK, SERVER_ERROR, Stage, policy
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BudgetPolicy
@@ -167,7 +167,7 @@ def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_lane_of_befor
     else:
         opened = Saved(state=State.OPEN, open_left=5.0, open_for=5.0)
         stage.engine.restore_circuits({MAIN: opened}, stage.now, 0.0)
-    busy.step(OK)
+    busy.step(INVALID)  # a success would end the pause
     stage.settle()
     assert (busy.over, waiting.queued) == (True, True)
 
