@@ -24,6 +24,7 @@ from msgspec import DecodeError
 from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
+from stormbreak import tomlfile
 from stormbreak.batch.choice import GOING_ON, Choice
 from stormbreak.batch.durable import replacing
 from stormbreak.batch.files import Files
@@ -74,11 +75,14 @@ _RUN = Decoder(Run)
 def read_run(files: Files) -> Run | None:
     """Return what stands in the run file, or None if there is none."""
     try:
-        run = _RUN.decode(files.run.read_bytes())
+        with tomlfile.opened(files.run) as file:
+            content = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigurationError(f"{path_of(files.run)}: {reason(error)}") from error
+    try:
+        run = _RUN.decode(content)
     except (DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigurationError(f"{path_of(files.run)}: not a run file of stormbreak") from None
     if run.version != VERSION:
