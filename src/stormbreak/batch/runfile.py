@@ -180,7 +180,7 @@ def _write(files: Files, run: Run) -> None:
 
 
 def _encoded(run: Run) -> bytes:
-    """Write JSON; of a name that is not UTF-8, the bytes are lone surrogates, and stand as `\\udcff`."""
+    """Write JSON; of a name that is not UTF-8, the bytes are lone surrogates, which are escaped."""
     try:
         return indented(encode(run))
     except UnicodeEncodeError:
