@@ -162,9 +162,10 @@ def test_a_thread_that_cannot_be_started_fails_one_call_and_leaves_no_loop(backg
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(background_module, "_new_loop", new_loop)
-    with monkeypatch.context() as none_left, pytest.raises(RuntimeError, match="new thread"):
+    with monkeypatch.context() as none_left:
         none_left.setattr(threading.Thread, "start", start)
-        background.run(who())
+        with pytest.raises(RuntimeError, match="new thread"):
+            background.run(who())
     assert made[0].is_closed()
 
     got = []

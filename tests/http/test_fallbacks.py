@@ -240,7 +240,9 @@ async def test_what_is_kept_was_whole():
 @pytest.mark.parametrize("body", [b"\xff\xfb\x90d" * 50, b"{" + b"\xff" * 50])
 async def test_a_file_is_not_kept_since_nothing_says_later_what_it_is(tmp_path, body):
     path = tmp_path / "answers.db"
-    async with served(answer(body, content_type="audio/mpeg"), answer(b'{"a": 1}'), ERROR) as server:
+    async with served(
+        answer(body, content_type="audio/mpeg"), answer(b'{"a": 1}'), ERROR
+    ) as server:
         client = client_of(server, ToCache(), cache=CachePolicy(path=str(path)))
         speech = {"input": "hello"}
         assert (await client.request("audio/speech", speech)).raw == body
