@@ -10,7 +10,8 @@ import select
 import stat
 import tomllib
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
+from typing import Any
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import holds_token, is_familiar, quoted
@@ -35,7 +36,7 @@ def read_text(path: str | os.PathLike[str], *, what: str) -> str:
         raise ConfigurationError(f"not UTF-8 text (line {line})") from None
 
 
-def opened(path: str | os.PathLike[str]) -> BinaryIO:
+def opened(path: str | os.PathLike[str], *, buffering: int = DEFAULT_BUFFER_SIZE) -> BufferedReader:
     """Open a file that somebody named for reading: a pipe as well, if somebody writes to it.
 
     Raises:
@@ -49,7 +50,7 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             _wait_for_writer(fd)
         os.set_blocking(fd, True)
-        return os.fdopen(fd, "rb")
+        return BufferedReader(FileIO(fd, "rb"), buffering)
     except BaseException:
         os.close(fd)
         raise

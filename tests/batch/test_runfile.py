@@ -1,5 +1,7 @@
 import json
+import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,17 @@ def test_what_is_written(files, make_rows):
     }
     assert stat.S_IMODE(files.run.stat().st_mode) == 0o600
     assert "about" not in files.run.read_text()
+
+
+@pytest.mark.parametrize("name", [b"in-\xff.jsonl", b"in-\xc3\xa9.jsonl"])
+def test_names_that_are_not_utf_8_are_kept_byte_for_byte(files, make_rows, name):
+    name = name.decode("ascii", "surrogateescape")  # as Python has it where all is ASCII
+    rows = make_rows("a", name=name)
+    begin(files, rows, api_key_env="\u00e9")
+    run = existing_run(files)
+    assert os.fsencode(Path(run.input).name) == os.fsencode(name)
+    assert run.options["api_key_env"] == "\u00e9"
+    assert begin(files, rows, api_key_env="\u00e9") == ()
 
 
 def test_the_same_command_goes_on(files, make_rows):

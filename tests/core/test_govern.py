@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from stage import OK, SERVER_ERROR, Stage, policy
+from stage import INVALID, OK, SERVER_ERROR, Stage, policy
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BudgetPolicy
@@ -11,6 +11,7 @@ from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import ELSEWHERE, Choose, Step
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.saved import Saved
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import Target
 
@@ -154,6 +155,35 @@ def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_lane_of_before():
     stage.settle()
 
     assert waiting.sending
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_lane_of_before(paused):
+    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    busy, waiting = (stage.start(target=MAIN, fail_fast=False) for _ in range(2))
+    govern(stage, main=replace(FILE, breaker=FRAGILE))
+    if paused:
+        stage.engine.pause(MAIN, 5.0, stage.now)
+    else:
+        opened = Saved(state=State.OPEN, open_left=5.0, open_for=5.0)
+        stage.engine.restore_circuits({MAIN: opened}, stage.now, 0.0)
+    busy.step(INVALID)  # a success would end the pause
+    stage.settle()
+    assert (busy.over, waiting.queued) == (True, True)
+
+
+def test_a_new_lane_goes_on_counting_how_often_the_circuit_opened():
+    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage.start(target=MAIN).step(SERVER_ERROR)
+    before = stage.engine.lane(MAIN)
+    govern(stage, main=replace(FILE, breaker=FRAGILE))
+    after = stage.engine.lane(MAIN)
+    assert after is not before
+    assert (after.openings, after.breaker.trips) == (1, 1)
+
+    stage.engine.reset(MAIN, stage.now)
+    govern(stage, main=replace(TIGHT, breaker=FRAGILE))
+    assert (stage.engine.lane(MAIN).openings, stage.engine.lane(MAIN).breaker.trips) == (1, 1)
 
 
 def test_an_isolation_by_hand_outlives_a_mode_that_comes_and_goes():

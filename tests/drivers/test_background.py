@@ -10,6 +10,7 @@ import time
 import pytest
 from interrupts import interrupted
 
+from stormbreak.drivers import background as background_module
 from stormbreak.drivers.background import Background
 
 WHO = contextvars.ContextVar("WHO", default="nobody")
@@ -148,3 +149,27 @@ def test_it_ends_with_the_process_in_good_order():
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "cleaned"
+
+
+def test_a_thread_that_cannot_be_started_fails_one_call_and_leaves_no_loop(background, monkeypatch):
+    made = []
+
+    def new_loop():
+        made.append(asyncio.new_event_loop())
+        return made[-1]
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(background_module, "_new_loop", new_loop)
+    with monkeypatch.context() as none_left:
+        none_left.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            background.run(who())
+    assert made[0].is_closed()
+
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(background.run(who())), daemon=True)
+    waiting.start()
+    waiting.join(10.0)
+    assert got == [("nobody", "stormbreak")]

@@ -13,6 +13,7 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.drivers import steps as steps_module
 from stormbreak.drivers.steps import Stepper
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.events import CallEnded, Sent
@@ -76,6 +77,34 @@ def test_each_listener_is_complained_about_on_its_own(caplog):
         raise OSError
 
     one_call(bench(broken, broken_too))
+
+    assert [record.exc_info[0] for record in caplog.records] == [LookupError, OSError]
+
+
+class _Slotted:
+    """A listener to which there are no weak references."""
+
+    __slots__ = ()
+
+    def __call__(self, event):
+        raise LookupError
+
+
+def _plain(event):
+    raise LookupError
+
+
+@pytest.mark.parametrize("first", [_plain, _Slotted()], ids=["function", "slots"])
+def test_a_new_listener_with_the_id_of_a_former_one_is_reported(caplog, monkeypatch, first):
+    def second(event):
+        raise OSError
+
+    monkeypatch.setattr(steps_module, "id", lambda _: 1, raising=False)
+    stepper = bench(first)
+    one_call(stepper)
+    stepper.engine.listeners[:] = [second]
+    one_call(stepper, 2)
+    one_call(stepper, 3)
 
     assert [record.exc_info[0] for record in caplog.records] == [LookupError, OSError]
 

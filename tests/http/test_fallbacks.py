@@ -237,6 +237,26 @@ async def test_what_is_kept_was_whole():
         await client.close()
 
 
+@pytest.mark.parametrize("body", [b"\xff\xfb\x90d" * 50, b"{" + b"\xff" * 50])
+async def test_a_file_is_not_kept_since_nothing_says_later_what_it_is(tmp_path, body):
+    path = tmp_path / "answers.db"
+    async with served(
+        answer(body, content_type="audio/mpeg"), answer(b'{"a": 1}'), ERROR
+    ) as server:
+        client = client_of(server, ToCache(), cache=CachePolicy(path=str(path)))
+        speech = {"input": "hello"}
+        assert (await client.request("audio/speech", speech)).raw == body
+        await client.close()
+        held = b"".join(each.read_bytes() for each in tmp_path.iterdir())
+        assert body not in held
+
+        client = client_of(server, ToCache(), cache=CachePolicy(path=str(path)))
+        await client.request("moderations", speech)
+        kept = await client.request("moderations", speech)
+        assert (kept.source, kept.raw) == ("cache", b'{"a": 1}')
+        await client.close()
+
+
 def test_a_cache_that_cannot_be_opened_is_told_when_the_client_is_made(tmp_path):
     cache = CachePolicy(path=str(tmp_path / "none" / "answers.db"))
     with pytest.raises(ConfigurationError, match="no cache of answers"):

@@ -1,6 +1,7 @@
 """Law 15 for plain answers: a success is a complete, well-formed answer, whatever the status said."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from streamed import whole_message, whole_response
 
 from stormbreak.llm.classify import read_answer
+from stormbreak.llm.complete import read_body
 from stormbreak.llm.reading import HttpAnswer, Shape
 from stormbreak.types import Usage, Verdict
 
@@ -259,3 +261,34 @@ def test_an_empty_message_is_the_model_s_choice(message):
     """Decided: asking again would pay again, for what is likely the same. docs/verdicts.md says so."""
     reading = read({"choices": [{"message": message, "finish_reason": "stop"}]})
     assert (reading.verdict, reading.text, reading.finish_reason) == (Verdict.OK, "", "stop")
+
+
+@pytest.mark.parametrize(
+    ("shape", "field"),
+    [
+        (Shape.CHAT, "choices"),
+        (Shape.COMPLETION, "choices"),
+        (Shape.EMBEDDINGS, "data"),
+        (Shape.RESPONSES, "output"),
+        (Shape.MESSAGES, "content"),
+    ],
+)
+def test_a_list_of_a_million_items_is_refused_before_objects_are_made_of_it(shape, field):
+    body = f'{{"{field}":['.encode() + b"{}," * 10**6 + b"{}]}"
+    read_body(body, shape, None, 1)  # what is made once is no matter here
+    tracemalloc.start()
+    reading = read_body(body, shape, None, 1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (reading.verdict, "items in one list" in reading.detail) == (Verdict.BROKEN, True)
+    assert most < len(body)
+
+
+def test_a_large_answer_with_many_objects_inside_is_good():
+    choice = {
+        "message": {"content": "{}" * 200_000},
+        "finish_reason": "stop",
+        "logprobs": {"content": [{"token": "x", "top_logprobs": [{}] * 20}] * 1000},
+    }
+    body = json.dumps({"choices": [choice]}).encode()
+    assert read_body(body, Shape.CHAT, None, 1).verdict is Verdict.OK

@@ -142,3 +142,31 @@ def test_a_word_that_holds_another_is_not_it():
     assert [each.keep_alive for each in read_all([head(b"connection: closeness"), head()])] == [
         True
     ] * 2
+
+
+class _Counting(bytearray):
+    """Counts the bytes in which something is looked for."""
+
+    searched = 0
+
+    def find(self, what, start=0, stop=None):
+        self.searched += min(len(self), stop or len(self)) - start
+        return super().find(what, start, len(self) if stop is None else stop)
+
+
+@pytest.mark.parametrize(
+    "drips",
+    [head(b"x: " + b"a" * 8000), IN_CHUNKS + b"0\r\nx: " + b"a" * 8000 + b"\r\n\r\n"],
+    ids=["head", "trailer"],
+)
+def test_what_comes_byte_by_byte_is_not_searched_from_its_beginning_each_time(drips):
+    reader, requests = Reader(), []
+    reader._buffer = _Counting()
+    for byte in drips * 2:
+        reader.feed(bytes([byte]))
+        while (request := reader.next()) is not None:
+            requests.append(request)
+    assert [request.body for request in requests] == [b"", b""]
+    assert reader._buffer.searched < 2 * 300 * len(
+        drips
+    )  # a line that begins a chunk has up to 256

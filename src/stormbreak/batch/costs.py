@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import reduce
 from pathlib import Path
 
+from stormbreak import tomlfile
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of, reason
 from stormbreak.batch.runfile import existing_run
@@ -81,7 +82,7 @@ def read_cost(output: Path, lookup: Lookup) -> BatchCost:
 
 def _uses(output: Path) -> tuple[Use, ...]:
     try:
-        with output.open("rb") as file:
+        with tomlfile.opened(output) as file:
             return add_up(read_answers(file))
     except FileNotFoundError:
         return ()

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import DecodeError, Raw, Struct, ValidationError
 from msgspec.json import Decoder, encode
 
+from stormbreak import tomlfile
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
@@ -130,7 +131,7 @@ def entries(path: Path) -> Iterator[Entry]:
     A torn last line is left out. Raises ConfigurationError for a broken line before the last.
     """
     try:
-        with path.open("rb", buffering=2**20) as file:
+        with tomlfile.opened(path, buffering=2**20) as file:
             offset = 0
             for number, raw in enumerate(file, 1):
                 try:
@@ -152,7 +153,7 @@ def entries(path: Path) -> Iterator[Entry]:
 def count_lines(path: Path) -> int:
     """Count the whole lines of `path` without looking into them; 0 if there is no such file."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with tomlfile.opened(path, buffering=2**20) as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
     except FileNotFoundError:
         return 0

@@ -37,7 +37,7 @@ def locked(files: Files) -> Iterator[None]:
 def held(files: Files) -> bool:
     """Tell whether a run is writing OUTPUT, without making a file."""
     try:
-        fd = os.open(files.lock, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(files.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -19,6 +19,7 @@ from typing import BinaryIO, Self
 from msgspec import DecodeError, Struct
 from msgspec.json import Decoder
 
+from stormbreak import tomlfile
 from stormbreak.batch.ids import IdTable
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row, RowError, parse_row
@@ -50,7 +51,7 @@ def new_fingerprint() -> blake2b:
 
 def fingerprint_of(path: Path) -> str:
     """What an INPUT of this content is known by. Raises OSError as it cannot be read."""
-    with path.open("rb") as file:
+    with tomlfile.opened(path) as file:
         return file_digest(file, new_fingerprint).hexdigest()
 
 

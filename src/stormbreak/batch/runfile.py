@@ -14,16 +14,18 @@ The `salt` is what the idempotency keys of all these runs are made with, so that
 carries the key that it had.
 """
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from msgspec import DecodeError
+from msgspec import DecodeError, convert, to_builtins
 from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
+from stormbreak import tomlfile
 from stormbreak.batch.choice import GOING_ON, Choice
 from stormbreak.batch.durable import replacing
 from stormbreak.batch.files import Files
@@ -74,12 +76,15 @@ _RUN = Decoder(Run)
 def read_run(files: Files) -> Run | None:
     """Return what stands in the run file, or None if there is none."""
     try:
-        run = _RUN.decode(files.run.read_bytes())
+        with tomlfile.opened(files.run) as file:
+            content = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigurationError(f"{path_of(files.run)}: {reason(error)}") from error
-    except (DecodeError, UnicodeDecodeError, RecursionError):
+    try:
+        run = _decoded(content)
+    except (ValueError, RecursionError):  # msgspec's errors are among them
         raise ConfigurationError(f"{path_of(files.run)}: not a run file of stormbreak") from None
     if run.version != VERSION:
         said = f"written by another stormbreak (format {run.version}, not {VERSION})"
@@ -171,7 +176,22 @@ def note_account(files: Files, run: Run, account: Account, pauses: Mapping[str, 
 
 def _write(files: Files, run: Run) -> None:
     with replacing(files.run) as file:
-        file.write(indented(encode(run)) + b"\n")
+        file.write(_encoded(run) + b"\n")
+
+
+def _encoded(run: Run) -> bytes:
+    """Write JSON; of a name that is not UTF-8, the bytes are lone surrogates, which are escaped."""
+    try:
+        return indented(encode(run))
+    except UnicodeEncodeError:
+        return json.dumps(to_builtins(run), indent=2).encode("ascii")
+
+
+def _decoded(content: bytes) -> Run:
+    try:
+        return _RUN.decode(content)
+    except DecodeError:  # lone surrogates, which are not for this decoder
+        return convert(json.loads(content), Run)
 
 
 def _check_places(files: Files, source: Path) -> None:

@@ -363,6 +363,9 @@ class Engine:
             saved = lane.breaker.save(now)
             if saved.state is not State.CLOSED:
                 new.restore(saved, now, elapsed=0.0)
+            if new.breaker is not None:
+                new.breaker.trips = lane.breaker.trips
+        new.openings = lane.openings  # what was restored did not open once more
         breaker = (
             new.policy.breaker
         )  # calls that still wait in the lane of before go by its mode, too
@@ -386,6 +389,12 @@ class Engine:
         self.lane(target)
         for lane in self._lanes_of(target):
             lane.reset(now)
+
+    def pause(self, target: Target, seconds: float, now: float) -> None:
+        """Send nothing to `target` for so many seconds."""
+        self.lane(target)
+        for lane in self._lanes_of(target):
+            lane.cooldown.hold(now + seconds, now)
 
     def lane(self, target: Target) -> Lane:
         """The lane of `target`, made when first asked for."""
@@ -447,7 +456,9 @@ class Engine:
     def restore_circuits(self, saved: Mapping[Target, Saved], now: float, elapsed: float) -> None:
         """Take up what was saved `elapsed` seconds ago; other circuits stay as they are."""
         for target, circuit in saved.items():
-            self.lane(target).restore(circuit, now, elapsed=elapsed)
+            self.lane(target)
+            for lane in self._lanes_of(target):
+                lane.restore(circuit, now, elapsed=elapsed)
 
     def snapshot(self, now: float | None = None, *, pending: bool = True) -> dict[str, Any]:
         """Every target's state, and the retries that could be paid; without `now` also what each `pending` call waits for.

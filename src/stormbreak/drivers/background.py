@@ -93,7 +93,11 @@ class Background:
         # Not under the lock: a finalizer may come here meanwhile, on this thread or on the new one, which starts.
         made = _new_loop()
         thread = threading.Thread(target=_forever, args=(made,), name="stormbreak", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:  # no thread can be started: the next use tries again
+            made.close()
+            raise
         with self._lock:
             loop = self._loop
             if loop is None:

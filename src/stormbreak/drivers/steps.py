@@ -10,7 +10,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Command, Deliver, Flow, Race, Send, close
@@ -46,7 +46,9 @@ class Stepper(Turns[Flow, _Left]):
         self.engine = engine
         self.clock = clock
         self.chance = chance
-        self._complained: set[int] = set()
+        self._complained: dict[
+            int, Callable[[], object]
+        ] = {}  # by id, which a later listener may have
         super().__init__()
         self.look = WeakMethod(self.snapshot)
         if steps_alone:  # else `sharing` sees to it
@@ -251,8 +253,9 @@ class Stepper(Turns[Flow, _Left]):
             self._complain_once(companion)
 
     def _complain_once(self, listener: object) -> None:
-        if id(listener) not in self._complained:
-            self._complained.add(id(listener))
+        known = self._complained.get(id(listener))
+        if known is None or known() is not listener:
+            self._complained[id(listener)] = _reference(listener)
             _log.exception("a listener failed; its further failures are not reported")
 
     def _refuse_in_the_middle(self) -> None:
@@ -261,3 +264,10 @@ class Stepper(Turns[Flow, _Left]):
     def _refuse_reentry(self) -> None:
         if threading.get_ident() in self._delivering:
             raise RuntimeError("a listener may not make calls on the engine it listens to")
+
+
+def _reference(listener: object) -> Callable[[], object]:
+    try:
+        return ref(listener)
+    except TypeError:  # it has slots; kept alive, its id is never used again
+        return lambda: listener

@@ -30,6 +30,8 @@ Degraded: TypeAlias = Callable[[Mapping[str, Any], Outcome], Said | Awaitable[Sa
 
 _FUNCTION, _CACHE = "the function for degraded answers", "the cache of answers"
 
+_MAY_BE_FILES = (Shape.JSON, Shape.RESOURCE)
+
 _log = logging.getLogger("stormbreak")
 
 
@@ -88,7 +90,7 @@ class AtHand:
 
     def _keep(self, cache: Cache, request: Request, body: bytes) -> None:
         key = request.key(cache.secret)
-        if key is None:
+        if key is None or not _is_found_again(body, request):
             return
         if not cache.blocks:
             cache.put(key, body)
@@ -131,6 +133,11 @@ class AtHand:
         if what not in self._complained:
             self._complained.add(what)
             _log.warning("%s failed, which is told once: %s", what, type(error).__name__)
+
+
+def _is_found_again(body: bytes, request: Request) -> bool:
+    """Whether a good answer is good without its headers, too: by them alone is a file known for what it is."""
+    return request.shape not in _MAY_BE_FILES or _outcome(body, request) is not None
 
 
 def _outcome(body: bytes, request: Request) -> Outcome | None:

@@ -97,9 +97,7 @@ class ByHand:
     def pause(self, target: Target | str, seconds: float) -> None:
         """Leave a target, or a model, alone for so many seconds, as it asked an earlier process."""
         where = self._known(target)
-        self._driver.by_hand(
-            lambda engine, now: engine.lane(where).cooldown.hold(now + seconds, now)
-        )
+        self._driver.by_hand(lambda engine, now: engine.pause(where, seconds, now))
 
     def may_spend(self, most: Decimal) -> None:
         """Let what is spent under its policy's limit go up to so many US dollars by now, and not yet to the limit."""

@@ -7,6 +7,7 @@ Those of the Responses and the Messages API have modules of their own.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +31,18 @@ _NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # how every other JSON value begin
 _REFUSED = "refused by its finish reason"
 
 _OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
+MOST_ITEMS = 10_000
+"""Choices or other items of one answer; providers allow 128 choices and 2,048 inputs."""
+_LARGE = 2**18  # bytes; smaller bodies need no look
+_LISTS: Mapping[Shape, str] = MappingProxyType(
+    {
+        Shape.CHAT: "choices",
+        Shape.COMPLETION: "choices",
+        Shape.EMBEDDINGS: "data",
+        Shape.RESPONSES: "output",
+        Shape.MESSAGES: "content",
+    }
+)
 _OF_NO_FORMAT = broken("of no known format", None)
 
 
@@ -88,6 +101,8 @@ def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | N
     try:
         if not body.isascii():
             body.decode()  # the decoder does not look into strings that it skips
+        if len(body) > _LARGE and _has_too_many(body, shape, wanted):
+            return broken(f"more than {MOST_ITEMS} items in one list", request_id)
         return _READERS[shape](body, request_id, wanted)
     except msgspec.ValidationError:
         return broken(f"not a {shape.value}", request_id)
@@ -96,6 +111,33 @@ def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | N
         if whole != body:
             return read_body(whole, shape, request_id, wanted)
         return broken(_unreadable(body), request_id)
+
+
+def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
+    """Whether the list that a reader makes objects of is longer than MOST_ITEMS.
+
+    Each item would take about 100 bytes: 32 MiB of empty ones took 4 s and 1.2 GB.
+    """
+    field = _LISTS.get(shape)
+    if field is None or body.count(b"{") <= MOST_ITEMS:
+        return False
+    if shape is Shape.EMBEDDINGS and (wanted is None or wanted > MOST_ITEMS):
+        return False  # local servers take any number of inputs
+    return _probe(field)(body)
+
+
+@lru_cache(maxsize=len(Shape))
+def _probe(field: str) -> Callable[[bytes], bool]:
+    """Make a decoder that looks at one list up to the first item that is too many, and skips the rest."""
+    items = [(f"item_{at}", msgspec.Raw, msgspec.Raw()) for at in range(MOST_ITEMS + 1)]
+    few = msgspec.defstruct("_Few", items, array_like=True)
+    decode = msgspec.json.Decoder(msgspec.defstruct("_Probe", [(field, few | None, None)])).decode
+
+    def probe(body: bytes) -> bool:
+        found = getattr(decode(body), field)
+        return found is not None and bool(bytes(getattr(found, items[-1][0])))
+
+    return probe
 
 
 def read_any(body: bytes) -> Reading:

@@ -79,7 +79,11 @@ def serve(
     server = ProviderServer(scenario_of(scenario), seed=seed, speed=speed)
     loop = new_loop()
     thread = threading.Thread(target=loop.run_forever, name="stormbreak-provider", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except BaseException:
+        loop.close()
+        raise
     try:
         asyncio.run_coroutine_threadsafe(server.start(port), loop).result(_PATIENCE)
         yield RunningProvider(server, loop)

@@ -62,7 +62,7 @@ class _Head(NamedTuple):
 class Reader:
     """Cuts a stream of bytes into requests: `feed` it, then ask for `next` until it returns None."""
 
-    __slots__ = ("_begun", "_body", "_buffer", "_ended", "_head", "continue_wanted")
+    __slots__ = ("_begun", "_body", "_buffer", "_ended", "_head", "_searched", "continue_wanted")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -70,6 +70,7 @@ class Reader:
         self._begun = False  # the head was given away before its body had come
         self._body = bytearray()
         self._ended = False  # the last request said that none follows
+        self._searched = 0  # bytes in which the end of the head or of the trailer does not begin
         self.continue_wanted = False
 
     def feed(self, data: bytes) -> None:
@@ -109,7 +110,7 @@ class Reader:
     def _read_head(self) -> bool:
         while self._buffer[:2] == b"\r\n":  # robust clients end a body with an extra line
             del self._buffer[:2]
-        end = self._buffer.find(b"\r\n\r\n", 0, MOST_HEAD)
+        end = self._find_end(0, MOST_HEAD)
         if end < 0:
             if len(self._buffer) >= MOST_HEAD:
                 raise UnreadableError(431, "request head too large")
@@ -121,6 +122,12 @@ class Reader:
             self._head.headers.get(b"expect", b"").lower() == b"100-continue" and not self._buffer
         )
         return True
+
+    def _find_end(self, start: int, stop: int) -> int:
+        """Find the empty line that ends a head or a trailer, from where the last search stopped; -1 if there is none."""
+        end = self._buffer.find(b"\r\n\r\n", max(start, self._searched), stop)
+        self._searched = 0 if end >= 0 else max(0, min(len(self._buffer), stop) - 3)
+        return end
 
     def _read_exactly(self, length: int) -> bytes | None:
         if len(self._buffer) < length:
@@ -147,9 +154,8 @@ class Reader:
         return None
 
     def _read_trailer(self, start: int) -> bytes | None:
-        if self._buffer[start : start + 4] == b"\r\n\r\n":
-            end = start
-        elif (end := self._buffer.find(b"\r\n\r\n", start)) < 0:
+        end = self._find_end(start, len(self._buffer))
+        if end < 0:
             return None
         del self._buffer[: end + 4]
         body = bytes(self._body)

@@ -1,0 +1,77 @@
+"""A pipe without a writer, in the place of a file of a batch, held the command for ever."""
+
+import os
+from contextlib import suppress
+from threading import Thread
+
+import pytest
+
+from stormbreak import tomlfile
+from stormbreak.batch.costs import read_cost
+from stormbreak.batch.lines import count_lines, entries
+from stormbreak.batch.lock import held
+from stormbreak.batch.rows import fingerprint_of
+from stormbreak.batch.runfile import check, read_run, record
+from stormbreak.cost.lookup import Lookup
+from stormbreak.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    monkeypatch.setattr(tomlfile, "PIPE_PATIENCE", 0.01)
+
+
+def ended(do, pipe):
+    """What `do` raises; a writer frees it if it hangs."""
+    raised = []
+
+    def work():
+        try:
+            do()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            raised.append(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(5.0)
+    hangs = thread.is_alive()
+    if hangs:
+        with suppress(OSError):
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        thread.join(5.0)
+    assert not hangs
+    return raised
+
+
+def test_a_run_file(files):
+    os.mkfifo(files.run)
+    (error,) = ended(lambda: read_run(files), files.run)
+    assert isinstance(error, ConfigurationError)
+    assert "nobody writes to that pipe" in str(error)
+
+
+def test_the_answers_whose_cost_is_asked_for(files, make_rows):
+    rows = make_rows("a")
+    record(files, rows, {"model": "m"}, last=check(files, rows, {"model": "m"}), now=1.0)
+    os.mkfifo(files.output)
+    (error,) = ended(lambda: read_cost(files.output, Lookup(())), files.output)
+    assert isinstance(error, ConfigurationError)
+    assert "nobody writes to that pipe" in str(error)
+
+
+def test_an_input_of_before(files):
+    os.mkfifo(files.input)
+    (error,) = ended(lambda: fingerprint_of(files.input), files.input)
+    assert isinstance(error, OSError)
+
+
+@pytest.mark.parametrize("read", [count_lines, lambda path: list(entries(path))])
+def test_an_output(files, read):
+    os.mkfifo(files.output)
+    (error,) = ended(lambda: read(files.output), files.output)
+    assert isinstance(error, ConfigurationError)
+
+
+def test_a_lock(files):
+    os.mkfifo(files.lock)
+    assert ended(lambda: held(files), files.lock) == []
