@@ -140,3 +140,38 @@ async def test_the_body_of_an_error_is_read_no_further_than_it_explains(stream, 
     assert ended.outcome.verdict is Verdict.INVALID
     assert ended.outcome.code == "no"
     assert max(sizes) == ERROR_LIMIT
+
+
+async def test_large_bodies_take_turns():
+    """Those that were all ready at once ran in one turn of the loop, and held up every other call."""
+    steps, between = [], []
+
+    async def grow(body):
+        held = Held()
+        for size in range(FREE + MIB, FREE + 5 * MIB, MIB):
+            await held.grow_to(size)
+            steps.append(body)
+        held.release()
+
+    async def other():
+        while len(steps) < 80:
+            before = len(steps)
+            await asyncio.sleep(0)
+            between.append(len(steps) - before)
+
+    await asyncio.wait_for(asyncio.gather(other(), *map(grow, range(20))), 10)
+    assert max(between) == 1
+
+
+async def test_a_body_that_gives_up_does_not_hold_up_those_behind_it():
+    first, second = Held(), Held()
+    waiting = asyncio.create_task(first.grow_to(FREE + MIB))
+    behind = asyncio.create_task(second.grow_to(FREE + MIB))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting, behind}, timeout=5)
+    assert waiting.cancelled()
+    assert behind.done()
+    first.release()
+    second.release()
+    assert memory().left == body_memory.BUDGET

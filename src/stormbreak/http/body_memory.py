@@ -4,10 +4,15 @@ A body may grow to 64 MiB, and a few KiB of gzip are enough for that: many at on
 bytes a body takes from a common budget. Where nothing is left, reading waits until other bodies have ended, and TCP slows
 the server down meanwhile: no answer fails for want of memory, except by its own timeout. One body at a time may go beyond
 the budget, so that there is always one that ends. In all that is the budget, one body, and `FREE` for each attempt.
+
+Large bodies take turns, too: one of them goes on in each turn of the loop. What unpacks and reads them is work, and many that
+are ready at once would hold up every other call on the loop.
 """
 
 import asyncio
 from collections import deque
+from contextlib import suppress
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 FREE = 256 * 1024  # bytes; hardly any answer is larger
@@ -15,10 +20,11 @@ BUDGET = 256 * 2**20  # bytes
 
 
 class BodyMemory:
-    """What is left for all bodies of one loop. Those that wait are served in the order of their coming."""
+    """What is left for all bodies of one loop. Those that wait are served one by one, in the order of their coming."""
 
     def __init__(self) -> None:
         self.left = BUDGET
+        self._due = False  # the next is served in the next turn of the loop
         self.beyond: Held | None = None  # the one that may go beyond the budget
         self.waiting: deque[tuple[Held, int, asyncio.Future[None]]] = deque()
 
@@ -33,14 +39,25 @@ class BodyMemory:
         return True
 
     def wake(self) -> None:
-        """Serve those that wait, as far as what is left goes."""
-        while self.waiting:
-            held, size, future = self.waiting[0]
-            if not future.done():
-                if not self.grants(held, size):
-                    return
-                future.set_result(None)
+        """Serve the next that waits, as far as what is left goes, in the next turn of the loop."""
+        if self.waiting and not self._due:
+            self._due = True
+            with suppress(RuntimeError):  # that loop is closed
+                self.waiting[0][2].get_loop().call_soon_threadsafe(self._serve)
+
+    def _serve(self) -> None:
+        self._due = False
+        while self.waiting and self.waiting[0][2].done():  # cancelled
             self.waiting.popleft()
+        ahead = (each for each in self.waiting if each[0] is self.beyond)
+        for waiting in (*islice(self.waiting, 1), *ahead):
+            held, size, future = waiting
+            if self.grants(held, size):
+                self.waiting.remove(waiting)
+                if not future.done():
+                    future.set_result(None)
+                self.wake()
+                return
 
 
 class Held:
@@ -58,14 +75,11 @@ class Held:
         if missing <= 0:
             return
         memory = self._memory = self._memory or _of_running_loop()
-        is_first = not memory.waiting or memory.beyond is self
-        if is_first and memory.grants(self, missing):
-            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         memory.waiting.append((self, missing, future))
-        await (
-            future
-        )  # where it is cancelled, `release` sees to what was granted, and to those behind
+        memory.wake()
+        # Where this is cancelled, `release` sees to what was granted, and to those behind.
+        await future
 
     def release(self) -> None:
         """Give everything back. A second time does nothing."""
