@@ -61,7 +61,7 @@ def page() -> str:
         SHAPES,
         _table(("form", "verdict of the example", "documented by"), _shapes()),
         "## Codes and types of errors",
-        "What a code may decide beside a status is told [there](verdicts.md#by-code).",
+        "[Verdicts by code](verdicts.md#by-code) says what a code decides beside a status.",
         _table(("code or type", "verdict", "documented by"), _codes(CODES)),
         "These decide only where an error came without a status of its own:",
         _table(("type", "verdict", "documented by"), _codes(BROAD_CODES)),
