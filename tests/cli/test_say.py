@@ -88,3 +88,16 @@ def test_a_file_name_that_is_no_utf_8_is_escaped_in_json():
         "cost": Decimal("0.10"),
         "models": [{"caf\\udce9": 1}],
     }
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_waits_for_a_full_standard_error_does_not_change_the_exit_code():
+    """Progress of a run that takes long stays in the buffer; Python then failed to flush it, with code 120."""
+    code = (
+        "import contextlib, sys\n"
+        "from stormbreak.cli import say\n"
+        "with contextlib.suppress(OSError): print('progress', file=sys.stderr, flush=True)\n"
+        "say.give_up_on_stderr()"
+    )
+    command = ["sh", "-c", 'exec "$@" 2>/dev/full', "sh", sys.executable, "-c", code]
+    assert subprocess.run(command, check=False).returncode == 0

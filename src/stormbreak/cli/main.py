@@ -8,7 +8,7 @@ import click
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.lazy import LazyGroup
-from stormbreak.cli.say import open_closed_streams, unwritable, warn
+from stormbreak.cli.say import give_up_on_stderr, open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden
 
@@ -49,6 +49,13 @@ def root() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code (2 for bad usage or configuration)."""
     open_closed_streams()
+    try:
+        return _run(argv)
+    finally:
+        give_up_on_stderr()
+
+
+def _run(argv: list[str] | None) -> int:
     try:
         result = root.main(args=argv, prog_name="stormbreak", standalone_mode=False)
     except click.exceptions.Exit as exit_:

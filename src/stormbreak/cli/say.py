@@ -36,6 +36,14 @@ def warn(line: str) -> None:
     try:
         click.echo(f"stormbreak: {line}", err=True)
     except OSError:
+        give_up_on_stderr()
+
+
+def give_up_on_stderr() -> None:
+    """Drop what standard error could not take, such as progress, or Python would fail at its end with code 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
         with suppress(OSError, ValueError):
             _send_nowhere(sys.stderr.fileno())
 
