@@ -39,9 +39,8 @@ class Ledger:
         self._allowed = NOTHING
         self._pauses = dict(store.pauses)
         self._noted = self._pauses
-        self._writing = (
-            new_lock()
-        )  # a write that is under way when the run ends goes on in its thread
+        # A write that is under way when the run ends goes on in its thread.
+        self._writing = new_lock()
         purse = client.engine.payers.purse(client.policy)
         if purse is not None and price_of is not None:
             self._limit = purse, price_of

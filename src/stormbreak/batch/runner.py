@@ -46,14 +46,14 @@ FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
 NOTE_EVERY = 1.0  # seconds
 PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
-CONNECTED_AFTER = (
-    2 * CONNECT_TIMEOUT
-)  # seconds; an attempt that takes longer was sent, and may be paid for
+CONNECTED_AFTER = 2 * CONNECT_TIMEOUT
+"""Seconds; an attempt that takes longer was sent, and may be paid for."""
+
 NOTE_GAP = 0.1  # seconds at the least, where no money waits for it
 PRICE_EVERY = 1.0  # seconds
-LACK_PAUSE = (
-    1.0  # seconds in which no row leaves, after one found no file to open for its connection
-)
+LACK_PAUSE = 1.0
+"""Seconds in which no row leaves, after one found no file to open for its connection."""
+
 LACKS = 10  # times in a row that the run file may find none, before the run ends
 THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -66,9 +66,7 @@ class End(Enum):
     """Why a run ended."""
 
     FINISHED = "finished"
-    REFUSED = (
-        "refused"  # every scout met the same final verdict, or the account was refused later on
-    )
+    REFUSED = "refused"  # by every scout alike, or the account later on
     SPENT = "spent"  # what is left of a limit of spending is too little for a row
     UNREACHABLE = "unreachable"  # nothing answered in HTTP
     INTERRUPTED = "interrupted"

@@ -366,9 +366,7 @@ class Engine:
             if new.breaker is not None:
                 new.breaker.trips = lane.breaker.trips
         new.openings = lane.openings  # what was restored did not open once more
-        breaker = (
-            new.policy.breaker
-        )  # calls that still wait in the lane of before go by its mode, too
+        breaker = new.policy.breaker  # calls in the lane of before go by its mode, too
         for former in self._lanes_of(lane.target):
             former.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
         return new
