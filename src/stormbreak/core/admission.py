@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, Circuit, Gate, Slots, Spacing, Vetoing
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import Queue, QueuePolicy
@@ -41,6 +42,7 @@ class Admission:
         self,
         gates: Sequence[Gate],
         slots: Slots,
+        diagnosis: Diagnosis,
         policy: QueuePolicy,
         wake: Callable[[Ticket], None],
         *,
@@ -60,10 +62,11 @@ class Admission:
         self._settles = _last_first(gates, lambda _: True)
         self._settles_well = _last_first(gates, lambda gate: gate.minds_success)
         self._slots = slots
-        self._slot = self._gates.index(slots)
-        self._slots_gate = self._gates[self._slot]
+        self._slots_gate = slots
+        self._diagnosis = diagnosis
+        self._observer = self._gates.index(diagnosis)
         takes = list(self._takes)
-        takes[self._slot] = slots.take_streamed
+        takes[self._observer] = diagnosis.take_streamed
         self._takes_streamed = tuple(takes)
         self._policy = policy
         self._wake = wake
@@ -166,7 +169,7 @@ class Admission:
 
     def first(self, tokens: list[Any], now: float) -> None:
         """Take note that an attempt begins to put out: a slot more is proven, and somebody may leave."""
-        self._slots.first(tokens[self._slot], now)
+        self._diagnosis.first(tokens[self._observer], now)
         self.pump(now)
 
     def learn(self, took: float) -> None:

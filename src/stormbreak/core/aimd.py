@@ -97,17 +97,12 @@ class AimdConcurrency:
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""
 
-    def first(self, token: tuple[int, float], now: float) -> None:
-        """Means nothing here."""
-
     def take(self, now: float) -> tuple[int, float]:
         """Occupy a slot."""
         self.in_flight += 1
         if self.in_flight >= self.limit:
             self._full_at = now
         return self._epoch, now
-
-    take_streamed = take
 
     def settle(
         self,

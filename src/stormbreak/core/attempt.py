@@ -54,7 +54,7 @@ def attempted(
         timeout = _attempt_timeout(lane, call, now)
         if engine.listeners:
             trail.note(_sent(call, number, now))
-        began = now
+        began = trail.sent_at = now
         permit = place.permit if isinstance(place, Ticket) else place
         outcome = GIVEN_UP
         answered, now, uniform = yield Send(call.target, number, timeout, permit)

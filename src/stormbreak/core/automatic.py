@@ -19,13 +19,10 @@ from dataclasses import dataclass
 from math import floor, inf, log2
 from typing import Literal
 
-from stormbreak.core.baseline import Baseline
 from stormbreak.core.checks import check_types, require
-from stormbreak.core.evidence import Evidence
-from stormbreak.core.flight import Flight, Landing
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.guard import Guard
-from stormbreak.core.proven import ProvenByFirst, ProvenByRate
 from stormbreak.types import Outcome
 
 HOLD = 5.0  # seconds
@@ -38,8 +35,10 @@ TIGHT = (
 FAILING = 10.0  # seconds since failures stood out
 LEAST = 2.0  # while there is evidence, before fading
 LOOK = 1.0  # seconds between two looks while all is quiet
+WELL_HOLD, WELL_DOUBLING = 1.0, 4.0
+SLOW = 30.0
+STANDING = 1.0
 AGAIN = 0.05  # seconds; nobody asks again sooner
-JUDGED = 120.0  # seconds since an attempt that streams left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,43 +58,41 @@ class AutomaticLimit:
 
 
 class AutomaticConcurrency:
-    """The gate that counts slots, as many as seem good. The token is the attempt's flight."""
+    """The gate that counts slots, as many as seem good."""
 
     __slots__ = (
-        "_answers", "_by_first", "_by_rate", "_control", "_evidence", "_guard", "_held", "_held_at", "_judge", "_look_at",
-        "_paused", "_plain", "_policy", "_streamed", "_streamed_at", "in_flight", "limit", "most",
+        "_answers", "_control", "_diagnosis", "_doubling", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
+        "_stood_at", "in_flight", "limit", "most",
     )  # fmt: skip
     name = "limit"
     minds_success = True
 
-    def __init__(self, policy: AutomaticLimit, *, paused: Callable[[float], bool]) -> None:
+    def __init__(self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]) -> None:
         """`paused(now)` says whether the target asked to be left alone: then silence is no sign."""
         self._policy = policy
+        self._diagnosis = diagnosis
         self._paused = paused
-        self._judge = self._plain = Baseline()
-        self._streamed = Baseline(streams=True)
-        self._streamed_at = -inf  # when an attempt that streams last left
-        self._evidence = Evidence()
-        self._by_first = ProvenByFirst()
-        self._by_rate = ProvenByRate()
         self._guard = Guard(policy.ceiling)
-        self._answers = 0  # since the guard was last fed
+        self._answers = 0  # when the guard was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
         self._control = LEAST  # what evidence would make of the limit, at the last look
         self._held = LEAST  # the same when the last evidence came
         self._held_at = -inf
+        self._stood_at = -inf  # when a queue that stands was last evidence
+        self._hold, self._doubling = HOLD, DOUBLING
         self.most: float = policy.ceiling  # the ceiling, raised by what was proven
         self.in_flight = 0
         self.limit = policy.ceiling
 
     @property
-    def late_at(self) -> float:
-        """When lateness was last evidence of congestion."""
-        return self._evidence.late_at
+    def _evidence_at(self) -> float:
+        """The last evidence that sending less helps."""
+        diagnosis = self._diagnosis
+        return max(diagnosis.late_at, diagnosis.dead_at, self._stood_at)
 
     def binds(self, now: float) -> bool:
         """Whether there is a limit but the ceiling."""
-        return now - self._evidence.at < HOLD + FADE
+        return now - self._evidence_at < HOLD + FADE
 
     learned = binds
 
@@ -106,103 +103,61 @@ class AutomaticConcurrency:
         if not self.binds(now) or self.in_flight >= self.most:
             return UNTIL_EVENT
         base = max(self._control, self._held)
-        growth = DOUBLING * log2(max(1.0, (self.in_flight + 1) / base))
-        return max(now + AGAIN, self._evidence.at + HOLD + min(growth, FADE))
+        growth = self._doubling * log2(max(1.0, (self.in_flight + 1) / base))
+        return max(now + AGAIN, self._evidence_at + self._hold + min(growth, FADE))
+
+    def _careful(self, now: float) -> bool:
+        """Whether it is not certain that answers are on time again, or that the target would let more pass."""
+        diagnosis = self._diagnosis
+        return now - max(diagnosis.late_at, diagnosis.throttled_at) < SLOW or not diagnosis.is_well(now)
 
     def tick(self, now: float, waited: float) -> None:
-        """Look at the time: let attempts vote, and a queue stand whose oldest call has `waited` so long."""
-        evidence, judge = self._evidence, self._judge
-        if evidence.votes_at <= now and judge.usual is not None:
-            evidence.vote(now, judge.usual, streams=judge.streams)
-        if waited:
-            evidence.waited(waited, now)
-        if now >= self._look_at or self.in_flight >= self.limit or evidence.at > self._held_at:
+        """Look at the time; the oldest call in the queue has `waited` so long."""
+        diagnosis = self._diagnosis
+        diagnosis.look(now)
+        if waited > STANDING and self._careful(now):
+            self._stood_at = now
+        if now >= self._look_at or self.in_flight >= self.limit or self._evidence_at > self._held_at:
             self._look(now)
 
-    def take(self, now: float) -> Flight:
+    def take(self, now: float) -> None:
         """Occupy a slot."""
-        return self._leave(Flight(now), self._plain)
-
-    def take_streamed(self, now: float) -> Flight:
-        """Occupy a slot, for an attempt whose first output will be told."""
-        self._streamed_at = now
-        return self._leave(Flight(now, streams=True), self._streamed)
-
-    def _leave(self, flight: Flight, baseline: Baseline) -> Flight:
         self.in_flight += 1
-        baseline.sent(flight)
-        usual = self._judge.usual
-        if baseline is self._judge or usual is None:
-            self._evidence.sent(flight, usual)
-        return flight
 
-    def first(self, token: Flight, now: float) -> None:
-        """The first output of an attempt has come."""
-        if not token.streams or token.first_at is not None or token.landing is not None:
-            return
-        token.first_at = now
-        self._by_first.first(now)
-
-    def settle(self, token: Flight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
-        """Free the slot, and learn. The limit follows at the next tick, in the same step."""
+    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Free the slot."""
         self.in_flight -= 1
-        landing = token.land(outcome, now)
-        if token.first_at is not None:
-            self._by_first.ended(now)
-        if landing is Landing.ANSWERED:
-            self._answers += 1
-            if token.first_at is None:
-                self._by_rate.answered(now, now - token.sent_at, self._judge.mean)
-        self._evidence.landed(token, now)
-        baseline = self._streamed if token.streams else self._plain
-        baseline.landed(token, now, self._evidence.at)
-
-    @property
-    def _mean(self) -> float | None:
-        """Of whole answers, which take as long whether they are streamed or not."""
-        mean = self._judge.mean
-        return self._streamed.mean if mean is None else mean
-
-    def _choose_judge(self, now: float) -> None:
-        known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
-        judge = self._streamed if known else self._plain
-        if judge is not self._judge:
-            self._judge = judge
-            self._evidence.start_over()
 
     def _look(self, now: float) -> None:
-        self._choose_judge(now)
+        diagnosis = self._diagnosis
+        diagnosis.choose_judge(now)
         policy = self._policy
         self._look_at = now if self.binds(now) else now + LOOK
-        late = now - self._evidence.late_at < FRESH
-        if late:
-            self._by_first.forget(now)
-        proven = self._proven(now)
+        late = now - diagnosis.late_at < FRESH
+        proven = diagnosis.proven(now, late=late)
         gain = min(TIGHT, policy.gain) if late else policy.gain
         self._control = max(LEAST, gain * proven + policy.plus)
         self.most = max(policy.ceiling, self._control) if proven else policy.ceiling
-        evidence_at = self._evidence.at
+        evidence_at = self._evidence_at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
-        floor_ = 0.0 if self._judge.streams else self._floor(now)
-        self.limit = max(1, floor(min(self.most, self._limit(now - evidence_at - HOLD, floor_))))
-
-    def _proven(self, now: float) -> float:
-        """Attempts past their first output, counted, and of all the others those that the answers tell of."""
-        return self._by_first.at(now) + self._by_rate.at(now, self._mean)
+        self._hold, self._doubling = (HOLD, DOUBLING) if self._careful(now) else (WELL_HOLD, WELL_DOUBLING)
+        floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
+        self.limit = max(1, floor(min(self.most, self._limit(now - evidence_at - self._hold, floor_))))
 
     def _limit(self, quiet: float, floor_: float) -> float:
-        """The limit when the last evidence is HOLD + `quiet` old."""
+        """The limit when the hold was over `quiet` seconds ago."""
         if quiet >= FADE:
             return self.most
         if quiet <= 0:
             return max(self._control, floor_)
-        return max(max(self._control, self._held) * 2 ** (quiet / DOUBLING), floor_)
+        return max(max(self._control, self._held) * 2 ** (quiet / self._doubling), floor_)
 
     def _floor(self, now: float) -> float:
-        answers, self._answers = self._answers, 0
+        diagnosis = self._diagnosis
+        answers, self._answers = diagnosis.answers - self._answers, diagnosis.answers
         if not self.binds(now):
             self._guard.quiet(now, answers, self.in_flight)
             return 0.0
-        failing = now - self._evidence.errors_at < FAILING or self._paused(now)
-        return self._guard.floor(now, answers, self._mean or 0.0, failing=failing)
+        failing = now - diagnosis.failed_at < FAILING or self._paused(now)
+        return self._guard.floor(now, answers, diagnosis.mean or 0.0, failing=failing)

@@ -30,9 +30,9 @@ from typing import Protocol, TypeAlias
 
 from stormbreak.core.checks import require, require_number
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
-from stormbreak.core.coldstart import ColdStart
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.counting import Counts
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.saved import LONGEST, Saved
 from stormbreak.core.trial import Decision, Probe, Trial
@@ -44,7 +44,7 @@ LONGEST_NAMED = 900.0
 REMEMBERED = 900.0
 """Seconds for which a circuit that may be probed is remembered, though nobody probes it."""
 
-Pass: TypeAlias = tuple[int, float, int]  # epoch, time it left, number in the cold start
+Pass: TypeAlias = tuple[int, float]  # epoch, time it left
 BreakerToken: TypeAlias = Pass | Probe
 
 
@@ -63,7 +63,7 @@ class Breaker:
     """
 
     __slots__ = (
-        "_alone", "_at_rest", "_by_hand_until", "_cold", "_counts", "_epoch", "_hold", "_named_ends_at", "_named_until",
+        "_alone", "_at_rest", "_by_hand_until", "_counts", "_epoch", "_hold", "_named_ends_at", "_named_until",
         "_on_change", "_open_for", "_policy", "_spread", "_treatments", "_trip", "_uniform", "state", "trial", "trips",
         "until",
     )  # fmt: skip
@@ -78,6 +78,7 @@ class Breaker:
         *,
         spread: float = SPREAD,
         alone: bool = False,
+        diagnosis: Diagnosis | None = None,
     ) -> None:
         """A time that a failure named is stretched by up to `spread` of itself.
 
@@ -87,8 +88,7 @@ class Breaker:
         self._spread = spread
         self._treatments = treatments
         self._on_change = on_change
-        self._trip = policy.trip.machine()
-        self._cold = ColdStart(policy.lease)
+        self._trip = policy.trip.machine(diagnosis or Diagnosis(treatments))
         self._counts = policy.mode in (Mode.NORMAL, Mode.METRICS_ONLY)
         self._at_rest = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._alone = alone
@@ -146,7 +146,7 @@ class Breaker:
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
-            return self._epoch, now, self._cold.left(now) if self._cold.on else 0
+            return self._epoch, now
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
             self.reset(now)  # no trial would ever decide
@@ -162,10 +162,7 @@ class Breaker:
             return
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
-            _, left_at, number = token
-            if number:
-                self._cold.ended(number, well=tally is Tally.SUCCESS)
-            if self._is_too_much(tally, outcome, now, now - left_at):
+            if self._is_too_much(tally, outcome, now, now - token[1]):
                 self._trips(now, uniform)
             return
         self._end_stale_trial(now)
@@ -179,9 +176,7 @@ class Breaker:
         if tally is Tally.NOTHING:
             return _was_cut(outcome) and self._trip.cut(now, took)
         self._heed(outcome, now)
-        self._cold.failed(took)
-        undecided = self._cold.undecided(now)
-        return self._trip.record(now, failed=True, took=took, undecided=undecided)
+        return self._trip.record(now, failed=True, took=took)
 
     def _settle_probe(
         self, probe: Probe, tally: Tally, outcome: Outcome, now: float, uniform: float
@@ -342,10 +337,6 @@ class Breaker:
         self._trip.reset()
         self._open_for = self._policy.open_for
         self._named_until = OPEN
-        if self._counts:
-            self._cold.begin()
-        else:
-            self._cold.on = False
 
     def _move(self, after: State, now: float) -> None:
         before, self.state = self.state, after

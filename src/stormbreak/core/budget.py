@@ -33,6 +33,7 @@ from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, Outcome, Treatment, Verdict
 
+T_FREE = 1
 BRIEF = 0.5  # seconds; a shorter named time makes no retry free
 
 
@@ -65,8 +66,8 @@ class Load(NamedTuple):
     """What the gates of a target know of the load on it."""
 
     gated: bool = False  # they hold the traffic, so that a retry adds none
-    late: bool = False  # answers were late a moment ago
-    lot: bool = False  # 429s are drawn by lot
+    well: bool = False  # answers come, most of them on time
+    overtaken: bool = False  # others that left later than the one that failed were answered on time
 
 
 UNKNOWN = Load()
@@ -115,13 +116,14 @@ class Budget:
         if _is_invited(outcome):
             return True
         self._recent.roll(now)
-        calls = self._recent.calls
-        if calls < self._policy.lone_calls:
-            return treatment.lone and self._in_a_row <= self._policy.lone_retries
-        if load.gated:
-            return True
-        isolated = 2 * self._recent.failures <= calls and not load.late
-        return isolated and (load.lot or outcome.verdict is not Verdict.THROTTLED)
+        lone = self._recent.calls < self._policy.lone_calls
+        if lone and self._in_a_row > self._policy.lone_retries:
+            return False
+        if not T_FREE:
+            load = load._replace(well=False)
+        if outcome.verdict is Verdict.TIMEOUT:
+            return (load.well and load.overtaken) or (load.gated and not lone)
+        return load.well or load.gated or lone
 
     def try_pay(self, now: float) -> bool:
         """Draw one retry; False, and nothing drawn, where there is less than one."""

@@ -36,7 +36,7 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
             outcome=outcome,
             attempt=trail.attempts - trail.before,
             left=_time_left(trail, now),
-            load=lane.load(now),
+            load=lane.load(now, trail.sent_at),
             now=now,
             uniform=uniform,
             previous=trail.delay,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stormbreak.core.checks import check_types, require
-from stormbreak.core.trip import FailureRate, TripRule
+from stormbreak.core.trip import DeadTarget, TripRule
 
 
 class State(StrEnum):
@@ -39,15 +39,15 @@ class BreakerPolicy:
     """
 
     mode: Mode = Mode.NORMAL
-    trip: TripRule = field(default_factory=FailureRate)
-    open_for: float = 5.0
+    trip: TripRule = field(default_factory=DeadTarget)
+    open_for: float = 1.0
     jitter: float = 0.5
-    growth: float = 1.0
-    longest_open: float = 120.0
+    growth: float = 1.5
+    longest_open: float = 5.0
     heed_server: bool = True
     probes: int = 3
     at_once: int = 3
-    close_at: float = 0.5
+    close_at: float = 0.33
     any_failure_reopens: bool = False
     lease: float = 60.0
     longest_half_open: float | None = 900.0

@@ -31,7 +31,6 @@ class Concurrency:
     __slots__ = ("in_flight", "limit")
     name = "limit"
     minds_success = True
-    late_at = OPEN  # a fixed limit does not look
 
     def __init__(self, policy: FixedLimit) -> None:
         self.limit = policy.in_flight
@@ -57,14 +56,9 @@ class Concurrency:
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""
 
-    def first(self, token: None, now: float) -> None:
-        """Means nothing to a fixed limit."""
-
     def take(self, now: float) -> None:  # noqa: ARG002
         """Occupy a slot."""
         self.in_flight += 1
-
-    take_streamed = take
 
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Free the slot."""

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from stormbreak.core.diagnosis import Diagnosis
+
 ROUNDING = 1e-9  # 0.28 * 25 is a little more than 7
 
 
@@ -32,11 +34,8 @@ class Trip(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
-        """Count one outcome that took so many seconds; True means: open the circuit.
-
-        `undecided` attempts are still under way and may well succeed; see `coldstart`.
-        """
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
+        """Count one outcome that took so many seconds; True means: open the circuit."""
 
     def cut(self, now: float, took: float) -> bool:
         """Count an attempt that we ended ourselves: no failure, but perhaps slow."""
@@ -83,7 +82,7 @@ class Row(Trip):
         self._threshold = threshold
         self._failures = 0
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
         self._failures = self._failures + 1 if failed else 0
         return self._failures >= self._threshold
 
@@ -94,31 +93,40 @@ class Row(Trip):
         self._failures = 0
 
 
+class Dead(Trip):
+    """Whether the target is dead, as the diagnosis of its attempts says."""
+
+    __slots__ = ("_diagnosis",)
+
+    def __init__(self, diagnosis: Diagnosis) -> None:
+        self._diagnosis = diagnosis
+
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
+        return failed and self._diagnosis.is_dead(now)
+
+    def counts(self, now: float) -> Counts:
+        failures = self._diagnosis.failures
+        return Counts(calls=failures, failures=failures)
+
+    def reset(self) -> None:
+        self._diagnosis.start_run()
+
+
 class FailureShare(Trip):
-    """The share of failures in a window. Attempts that are undecided are counted as if they succeeded.
+    """The share of failures in a window."""
 
-    An attempt may be undecided for longer than the window is. So all failures since the last success stand
-    against them, those too that the window has forgotten: else many attempts that hang outvote few that fail for ever.
-    """
-
-    __slots__ = ("_calls", "_in_a_row", "_share", "_window")
+    __slots__ = ("_calls", "_share", "_window")
 
     def __init__(self, window: Window, share: float, calls: int) -> None:
         self._window = window
         self._share = share
         self._calls = calls
-        self._in_a_row = 0
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
         window = self._window
         window.add(now, failed=failed)
-        if not failed:
-            self._in_a_row = 0
-            return False
-        self._in_a_row += 1
-        forgotten = max(0, self._in_a_row - window.failures)
-        many = self._share * (window.calls + forgotten + undecided) - ROUNDING
-        return window.calls >= self._calls and window.failures + forgotten >= many
+        many = self._share * window.calls - ROUNDING
+        return failed and window.calls >= self._calls and window.failures >= many
 
     def counts(self, now: float) -> Counts:
         self._window.roll(now)
@@ -127,7 +135,6 @@ class FailureShare(Trip):
 
     def reset(self) -> None:
         self._window.clear()
-        self._in_a_row = 0
 
 
 class SlowShare(Trip):
@@ -141,7 +148,7 @@ class SlowShare(Trip):
         self._calls = calls
         self._slower_than = slower_than
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
         slow = took >= self._slower_than
         window = self._window
         window.add(now, failed=slow)
@@ -171,10 +178,10 @@ class AnyOf(Trip):
     def __init__(self, machines: Sequence[Trip]) -> None:
         self._machines = tuple(machines)
 
-    def record(self, now: float, *, failed: bool, took: float = 0.0, undecided: int = 0) -> bool:
+    def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
         trips = False
         for machine in self._machines:
-            trips |= machine.record(now, failed=failed, took=took, undecided=undecided)
+            trips |= machine.record(now, failed=failed, took=took)
         return trips
 
     def cut(self, now: float, took: float) -> bool:

@@ -16,6 +16,7 @@ from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.counting import Counts
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.following import Companion
 from stormbreak.core.gate import OPEN, Gate, Spacing
 from stormbreak.core.hedge import Hedging
@@ -37,7 +38,6 @@ from stormbreak.types import Outcome, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
-LATE = 10.0  # seconds since answers were late
 PACED_CIRCUIT = 1.0  # after a circuit closed
 
 MOST_LANES = 256  # targets that are remembered, besides those with something in force
@@ -51,7 +51,7 @@ class Lane:
     """One target: its gates, and the queue in front of them."""
 
     __slots__ = (
-        "_closing_until", "_engine", "admission", "backing_off", "breaker", "budget", "cooldown", "earn", "failed_at",
+        "_closing_until", "_engine", "admission", "backing_off", "breaker", "budget", "cooldown", "diagnosis", "earn", "failed_at",
         "failed_in_a_row", "gone", "hedging", "openings", "pace", "policy", "quota", "rate", "recently_used", "shadow",
         "shadow_budget", "slots", "spending", "target", "treatments",
     )  # fmt: skip
@@ -78,9 +78,10 @@ class Lane:
             spread=policy.retry.spread,
             spared=self._is_spared,
         )
+        self.diagnosis = Diagnosis(self.treatments)
         self.rate = LearnedRate(on_lot=self.cooldown.lift) if policy.learn_rate else None
         self.slots = limiter(
-            policy.limit, paused=lambda now: self.cooldown.until > now, share=policy.share
+            policy.limit, self.diagnosis, paused=lambda now: self.cooldown.until > now, share=policy.share
         )
         self.breaker: Breaker | None = None
         gates: list[Gate] = [self.cooldown, self.pace]
@@ -106,9 +107,11 @@ class Lane:
         if policy.shadow is not None:
             self.shadow = self._shadow(policy.shadow)
             gates.append(self.shadow)
+        gates.append(self.diagnosis)  # settles before all that asks it
         self.admission = Admission(
             gates,
             self.slots,
+            self.diagnosis,
             policy.queue,
             engine.wake,
             spacings=spacings,
@@ -147,7 +150,7 @@ class Lane:
             or self.slots.learned(now)
         )
 
-    def load(self, now: float) -> Load:
+    def load(self, now: float, sent_at: float = OPEN) -> Load:
         """What the gates know of the load on this target."""
         gated = (
             self.admission.queued > 0
@@ -155,7 +158,7 @@ class Lane:
             or self.is_spaced(now)
             or (self.breaker is not None and self.breaker.state is not State.CLOSED)
         )
-        return Load(gated, now - self.slots.late_at < LATE, self.is_lot(now))
+        return Load(gated, self.diagnosis.is_well(now), self.diagnosis.is_overtaken(sent_at))
 
     def taken(self, now: float) -> float:
         """Which share of the room is taken, by those in flight and in the queue; 1 and more where nobody may leave."""
@@ -166,7 +169,7 @@ class Lane:
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         spread = self.policy.retry.spread
-        return Breaker(policy, self.treatments, self._on_circuit, spread=spread)
+        return Breaker(policy, self.treatments, self._on_circuit, spread=spread, diagnosis=self.diagnosis)
 
     def _weighing(self) -> Iterator[Quota | Spending]:
         shadow = None if self.shadow is None else self.shadow.quota

@@ -35,16 +35,8 @@ class Slots(Protocol):
         """Whether congestion of late has taught it a limit that a new one would have to find again."""
         ...
 
-    def take_streamed(self, now: float) -> Any:
-        """Take a slot for an attempt whose first output will be told."""
-        ...
-
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""
-        ...
-
-    def first(self, token: Any, now: float) -> None:
-        """The first output of the attempt that holds `token` has come."""
         ...
 
 

@@ -6,12 +6,13 @@ from typing import TypeAlias, assert_never
 from stormbreak.core.aimd import AimdConcurrency, AimdLimit
 from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
 from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.diagnosis import Diagnosis
 
 Limit: TypeAlias = FixedLimit | AimdLimit | AutomaticLimit
 Limiter: TypeAlias = Concurrency | AimdConcurrency | AutomaticConcurrency
 
 
-def limiter(policy: Limit, *, paused: Callable[[float], bool], share: float = 1.0) -> Limiter:
+def limiter(policy: Limit, diagnosis: Diagnosis, *, paused: Callable[[float], bool], share: float = 1.0) -> Limiter:
     """Make the machine. `paused(now)` says whether the target asked to be left alone.
 
     Of a fixed limit it gets its `share`, rounded down, and one slot at least; the others find their own.
@@ -22,6 +23,6 @@ def limiter(policy: Limit, *, paused: Callable[[float], bool], share: float = 1.
         case AimdLimit():
             return AimdConcurrency(policy)
         case AutomaticLimit():
-            return AutomaticConcurrency(policy, paused=paused)
+            return AutomaticConcurrency(policy, diagnosis, paused=paused)
         case _:
             assert_never(policy)

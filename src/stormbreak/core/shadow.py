@@ -22,6 +22,7 @@ from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, BudgetPolicy
 from stormbreak.core.checks import check_types
 from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
 from stormbreak.core.limit import Limit, Limiter, limiter
 from stormbreak.core.quota import QuotaPolicy
@@ -95,6 +96,7 @@ class ShadowGate:
         self.quota: Quota | None = None
         self._report = report
         self._refusal = "refuse" if fail_fast else "wait"
+        diagnosis = Diagnosis(treatments)
         self._gates: list[Gate] = []
         if policy.learn_rate:
             self._gates.append(LearnedRate())
@@ -102,13 +104,14 @@ class ShadowGate:
             self.quota = Quota(policy.quota, longest=retry.longest_wait, share=share)
             self._gates.append(self.quota)
         if policy.limit is not None:
-            self.slots = limiter(policy.limit, paused=paused, share=share)
+            self.slots = limiter(policy.limit, diagnosis, paused=paused, share=share)
             self._gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = Breaker(
-                policy.breaker, treatments, self._on_circuit, spread=retry.spread
+                policy.breaker, treatments, self._on_circuit, spread=retry.spread, diagnosis=diagnosis
             )
             self._gates.append(self.breaker)
+        self._gates.append(diagnosis)  # settles before all that asks it
 
     def ready_at(self, now: float) -> float:  # noqa: ARG002
         """Always OPEN: a shadow keeps nobody waiting."""

@@ -20,7 +20,7 @@ class Trail:
     """
 
     __slots__ = (
-        "_engine", "_history", "attempts", "call", "delay", "maybe_processed", "queued", "unconnected",
+        "_engine", "_history", "attempts", "call", "delay", "maybe_processed", "queued", "sent_at", "unconnected",
         "waited",
     )  # fmt: skip
     before = 0
@@ -36,6 +36,7 @@ class Trail:
         self.waited = 0.0
         self.queued = 0.0
         self.delay = 0.0
+        self.sent_at = 0.0  # when the last attempt left
 
     def note(self, event: Event) -> None:
         """Keep an event, and pass it on if somebody listens."""

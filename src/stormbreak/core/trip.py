@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from stormbreak.core.checks import check_types, require, require_window
-from stormbreak.core.counting import AnyOf, FailureShare, Row, SlowShare, Trip
+from stormbreak.core.counting import AnyOf, Dead, FailureShare, Row, SlowShare, Trip
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, TimeWindow
 
 LARGEST = 100_000
@@ -32,9 +33,20 @@ class ConsecutiveFailures:
         check_types(self)
         require(self.threshold >= 1, "threshold must be at least 1", self.threshold)
 
-    def machine(self) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
         """A fresh counter."""
         return Row(self.threshold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadTarget:
+    """Open when nothing has been answered for longer than chance explains: see `diagnosis`."""
+
+    kind: Literal["dead"] = "dead"
+
+    def machine(self, diagnosis: Diagnosis) -> Trip:
+        """Ask the diagnosis."""
+        return Dead(diagnosis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +67,7 @@ class FailureRate:
         _check_share(self.share, self.calls)
         require_window("seconds", self.seconds)
 
-    def machine(self) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
         """A fresh counter."""
         return FailureShare(TimeWindow(self.seconds), self.share, self.calls)
 
@@ -74,7 +86,7 @@ class FailureRateOfLast:
         _check_share(self.share, self.calls)
         _check_last(self.last, self.calls)
 
-    def machine(self) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
         """A fresh counter."""
         return FailureShare(CountWindow(self.last), self.share, self.calls)
 
@@ -98,7 +110,7 @@ class SlowRate:
         require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
         require_window("seconds", self.seconds)
 
-    def machine(self) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
         """A fresh counter."""
         return SlowShare(TimeWindow(self.seconds), self.share, self.calls, self.slower_than)
 
@@ -119,13 +131,13 @@ class SlowRateOfLast:
         require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
         _check_last(self.last, self.calls)
 
-    def machine(self) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
         """A fresh counter."""
         return SlowShare(CountWindow(self.last), self.share, self.calls, self.slower_than)
 
 
 SingleRule: TypeAlias = (
-    ConsecutiveFailures | FailureRate | FailureRateOfLast | SlowRate | SlowRateOfLast
+    DeadTarget | ConsecutiveFailures | FailureRate | FailureRateOfLast | SlowRate | SlowRateOfLast
 )
 
 
@@ -141,9 +153,9 @@ class AnyRule:
         require(len(self.rules) >= 1, "rules must name at least one rule", "none")
         object.__setattr__(self, "rules", tuple(self.rules))
 
-    def machine(self) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> Trip:
         """Fresh counters."""
-        return AnyOf([rule.machine() for rule in self.rules])
+        return AnyOf([rule.machine(diagnosis) for rule in self.rules])
 
 
 TripRule: TypeAlias = SingleRule | AnyRule

@@ -1,0 +1,280 @@
+"""What kind of trouble a target is in: overload, bad luck, or dead. The only judge of it.
+
+Sending less helps against an overload, and against nothing else. So whoever holds traffic back asks here first.
+The evidence is in the answers, not in the failures:
+
+- *overload*: answers come, and they are late against what is usual here (`late_at`);
+- *dead*: no answer comes at all, for longer than chance explains (`dead_at`);
+- *bad luck*: failures, next to answers that are on time. Sending less changes nothing, and retrying is right.
+
+Lateness is a running score (a CUSUM) over answers alone: up by one late answer, down by one on time. At its top each late
+one is evidence. An attempt that hangs has no vote: it may be lost, and says nothing of those that are served.
+
+Whether a target is dead is told by the attempts that left after the last one that was answered. Each of them that failed, or is
+older than is usual, counts. Where a share s of all attempts fails by chance, n of them in a row come with probability s^n:
+a run is taken for death where that is below `RARE`. The share is learned from the runs that an answer ended.
+
+Attempts that stream tell more than others: when they begin to put out. They and the others have baselines of
+their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
+`JUDGED`. The others then have no vote, or their whole answers would look late beside first outputs.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from enum import StrEnum
+from math import inf, log
+
+from stormbreak.core.baseline import Baseline
+from stormbreak.core.flight import Flight, Landing
+from stormbreak.core.gate import OPEN
+from stormbreak.core.proven import ProvenByFirst, ProvenByRate
+from stormbreak.types import Outcome, Tally, Treatment, Verdict
+
+TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
+WEIGHT = 0.1  # of the newest in a moving share
+MOSTLY = 0.5  # of the answers that are late
+RARE = 0.001  # what chance does not explain
+LEAST = 0.4  # the lowest share of failures that chance is granted ...
+MOST = 0.85  # ... and the highest
+UNDECIDED = 0.25  # of a run: so many may still be under way
+KEPT = 256  # failures of a run that are kept
+WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
+REMEMBERED = 180.0  # seconds since an answer was on time
+CONSPICUOUS = 1 / 3  # share of failures
+JUDGED = 120.0  # seconds since an attempt that streams left
+LATE_FOR = 10.0  # seconds since lateness was evidence
+
+
+class Cause(StrEnum):
+    """What kind of trouble it is."""
+
+    NONE = "none"
+    LUCK = "bad luck"
+    OVERLOAD = "overload"
+    DEAD = "dead"
+
+
+class Diagnosis:
+    """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
+
+    __slots__ = (
+        "_answered_sent_at", "_by_first", "_by_rate", "_failing", "_late", "_late_share", "_on_time_sent_at", "_plain",
+        "_run", "_streamed", "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
+        "late_at", "lost", "on_time_at", "throttled_at",
+    )  # fmt: skip
+    name = "diagnosis"
+    minds_success = True
+
+    def __init__(self, treatments: Mapping[Verdict, Treatment]) -> None:
+        """What counts as a failure is in the `treatments`."""
+        self._treatments = treatments
+        self.judge = self._plain = Baseline()
+        self._streamed = Baseline(streams=True)
+        self._streamed_at = -inf  # when an attempt that streams last left
+        self._by_first = ProvenByFirst()
+        self._by_rate = ProvenByRate()
+        self._watched: deque[Flight] = deque()  # in the order in which they left
+        self._late = 0
+        self._late_share = 0.0  # of the answers
+        self._run: list[float] = []  # when the failures left that left after the last that was answered
+        self._usual_run = 0.0  # failures between two answers
+        self._failing = 0.0  # share of failures
+        self._answered_sent_at = -inf  # when the newest attempt left that was answered
+        self._on_time_sent_at = -inf
+        self.answers = 0
+        self.lost = 0  # attempts under way that are older than is usual
+        self.on_time_at = -inf
+        self.late_at = -inf
+        self.dead_at = -inf
+        self.failed_at = -inf  # when failures last stood out
+        self.throttled_at = -inf
+
+    def ready_at(self, now: float) -> float:  # noqa: ARG002
+        """Always OPEN."""
+        return OPEN
+
+    def take(self, now: float) -> Flight:
+        """An attempt leaves."""
+        return self._leave(Flight(now), self._plain)
+
+    def take_streamed(self, now: float) -> Flight:
+        """An attempt leaves whose first output will be told."""
+        self._streamed_at = now
+        return self._leave(Flight(now, streams=True), self._streamed)
+
+    def _leave(self, flight: Flight, baseline: Baseline) -> Flight:
+        baseline.sent(flight)
+        if len(self._watched) < WATCHED:
+            self._watched.append(flight)
+        return flight
+
+    def first(self, flight: Flight, now: float) -> None:
+        """The first output of an attempt has come."""
+        if not flight.streams or flight.first_at is not None or flight.landing is not None:
+            return
+        flight.first_at = now
+        self._by_first.first(now)
+        if flight.overdue:
+            flight.overdue = False
+            self.lost -= 1
+
+    def settle(self, token: Flight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """An attempt ended."""
+        flight = token
+        landing = flight.land(outcome, now)
+        if flight.first_at is not None:
+            self._by_first.ended(now)
+        if flight.overdue:
+            flight.overdue = False
+            self.lost -= 1
+        if outcome.verdict is Verdict.THROTTLED:
+            self.throttled_at = now
+        if landing is Landing.ANSWERED:
+            self.answers += 1
+            if flight.first_at is None:
+                self._by_rate.answered(now, now - flight.sent_at, self.judge.mean)
+            self._answered(flight, now)
+        elif landing is not Landing.CUT:
+            self._failed(flight, outcome, now)
+        baseline = self._streamed if flight.streams else self._plain
+        baseline.landed(flight, now, max(self.late_at, self.dead_at))
+
+    def look(self, now: float) -> None:
+        """See who is older than is usual by now."""
+        usual = self.judge.usual
+        watched = self._watched
+        while watched:
+            flight = watched[0]
+            if flight.landing is None:
+                if usual is None or flight.sent_at + usual > now:
+                    return
+                if (flight.first_at is None or not self.judge.streams) and (flight.streams or not self.judge.streams):
+                    flight.overdue = True
+                    self.lost += 1
+                    self._count(flight, now)
+            watched.popleft()
+
+    def _answered(self, flight: Flight, now: float) -> None:
+        self._failing -= WEIGHT * self._failing
+        here = now if flight.first_at is None or not self.judge.streams else flight.first_at
+        self._end_run(flight, now)
+        usual = self.judge.usual
+        if self.judge.streams and not flight.streams:
+            return
+        if usual is None or here - flight.sent_at <= usual:
+            self._late_share -= WEIGHT * self._late_share
+            self._late = max(0, self._late - 1)
+            self.on_time_at = now
+            self._on_time_sent_at = max(self._on_time_sent_at, flight.sent_at)
+            return
+        self._late_share += WEIGHT * (1 - self._late_share)
+        top = TOP_FIRST if self.judge.streams else TOP_TOTAL
+        self._late = min(top, self._late + 1)
+        if self._late == top:
+            self.late_at = now
+
+    def _failed(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        self._failing += WEIGHT * (1 - self._failing)
+        if self._failing >= CONSPICUOUS:
+            self.failed_at = now
+        if self._treatments[outcome.verdict].tally is Tally.FAILURE:
+            self._count(flight, now)
+
+    def _count(self, flight: Flight, now: float) -> None:
+        """One more in the run, if it left after the last that was answered."""
+        if flight.counted or flight.sent_at <= self._answered_sent_at:
+            return
+        flight.counted = True
+        if len(self._run) < KEPT:
+            self._run.append(flight.sent_at)
+        if self._is_unexplained():
+            self.dead_at = now
+
+    def _end_run(self, flight: Flight, now: float) -> None:
+        sent_at = flight.sent_at
+        if sent_at <= self._answered_sent_at and self._answered_sent_at != -inf:
+            return
+        self._answered_sent_at = sent_at
+        run = self._run
+        explained = not self._is_unexplained()
+        if not run:
+            self._usual_run -= WEIGHT * self._usual_run
+            return
+        self._run = [each for each in run if each > sent_at]
+        ended = len(run) - len(self._run) - flight.counted
+        if explained:
+            self._usual_run += WEIGHT * (ended - self._usual_run)
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row."""
+        return len(self._run)
+
+    def start_run(self) -> None:
+        """Forget the failures in a row."""
+        self._run = []
+
+    @property
+    def longest_run(self) -> float:
+        """Failures in a row that chance explains."""
+        share = self._usual_run / (1 + self._usual_run)
+        return log(RARE) / log(min(MOST, max(LEAST, share)))
+
+    def _is_unexplained(self) -> bool:
+        run = self._run
+        if len(run) < self.longest_run:
+            return False
+        first, last = min(run), max(run)
+        undecided = 0
+        for flight in self._watched:
+            if flight.sent_at > last:
+                break
+            undecided += flight.landing is None and flight.sent_at >= first
+        return undecided <= UNDECIDED * len(run)
+
+    def is_dead(self, now: float) -> bool:
+        """Whether nothing has been answered for longer than chance explains."""
+        self.look(now)
+        return self._is_unexplained()
+
+    def is_well(self, now: float) -> bool:
+        """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
+        return (
+            self._late_share < MOSTLY
+            and now - self.on_time_at <= REMEMBERED
+            and not self.is_dead(now)
+        )
+
+    def is_overtaken(self, sent_at: float) -> bool:
+        """Whether an attempt that left then was overtaken by one that was answered on time."""
+        return self._on_time_sent_at > sent_at
+
+    def cause(self, now: float) -> Cause:
+        """What kind of trouble it is now."""
+        if self.is_dead(now):
+            return Cause.DEAD
+        if now - self.late_at < LATE_FOR:
+            return Cause.OVERLOAD
+        return Cause.LUCK if self._run or self._failing > WEIGHT else Cause.NONE
+
+    def proven(self, now: float, *, late: bool) -> float:
+        """Attempts that the target has just been shown to serve at once."""
+        if late:
+            self._by_first.forget(now)
+        return self._by_first.at(now) + self._by_rate.at(now, self.mean)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean seconds of a whole answer; they take as long whether they are streamed or not."""
+        mean = self.judge.mean
+        return self._streamed.mean if mean is None else mean
+
+    def choose_judge(self, now: float) -> None:
+        """Measure lateness by first outputs where enough is known of them."""
+        known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
+        judge = self._streamed if known else self._plain
+        if judge is not self.judge:
+            self.judge = judge
+            self._late = 0
+            self._late_share = 0.0
+            self._run = []
