@@ -27,6 +27,7 @@ BELOW = 0.9  # of the accepted rate
 SLOWEST = 0.05  # per second
 GROWTH = 1.02  # per second
 FADE = 120.0  # seconds without a lesson
+T_STEADY=T_FLOOR=1
 STEADY = 0.4  # of the refusals that one slice of the window may hold, if they are spread over the seconds
 SLOWER = 0.5  # of the accepted rate: no lower during a trial
 STILL = 15.0  # seconds without growth after a lesson during a trial
@@ -126,14 +127,15 @@ class LearnedRate:
         if before == inf:
             self._credit, self._earned_at = 0.0, now
         if not self._lot.on_trial(now):
-            self._slowest = SLOWER * served
-            if self._refused.peak - 1 <= STEADY * refused:
+            if before == inf or served > 0:
+                self._slowest = max(SLOWER * served, self._slowest / 2 if before < inf else 0.0)
+            if T_STEADY or self._refused.peak - 1 <= STEADY * refused:
                 self._lot.suppose(refused / max(sent, refused), now)
         on_trial = self._lot.on_trial(now)
         self._earn(now)
         self._learned_at = now
         self._still_until = now + STILL if on_trial else now
-        slowest = max(SLOWEST, self._slowest if on_trial else 0.0)
+        slowest = max(SLOWEST, self._slowest if on_trial or T_FLOOR else 0.0)
         self._rate = self._earning = max(slowest, accepted)
 
     def _found(self, now: float) -> None:
