@@ -197,15 +197,15 @@ def test_a_final_verdict_ends_the_row(verdict):
 def test_a_row_fails_after_so_many_attempts_over_all_rounds():
     made = proven(2)
     now, fate = 0.0, None
-    for round_ in range(1, 11):
+    for round_ in range(1, 6):
         turn = made.take(now)
         fate = made.settle(turn, ended(Verdict.TIMEOUT, attempts=2), now, 1.0)
-        if round_ < 10:
+        if round_ < 5:
             now = fate.due
     assert fate == Final(ok=False, attempts=ATTEMPTS)
 
 
-def test_what_never_got_a_connection_is_no_attempt_of_the_twenty():
+def test_what_never_got_a_connection_is_no_attempt_of_the_ten():
     made = proven(2)
     turn = made.take(0.0)
     for _ in range(50):
@@ -243,7 +243,7 @@ def test_rows_told_the_same_time_come_back_spread_out():
     assert dues == pytest.approx([110.0 + 5.0 * n for n in range(10)])
 
 
-@given(uniform=st.floats(0, 1, exclude_max=True), rounds=st.integers(0, 19))
+@given(uniform=st.floats(0, 1, exclude_max=True), rounds=st.integers(0, 9))
 def test_without_a_named_time_the_pause_is_bounded_and_never_nothing(uniform, rounds):
     made = proven(2)
     made.take(0.0)

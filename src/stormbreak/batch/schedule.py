@@ -24,7 +24,7 @@ from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.spending import COST
 from stormbreak.types import TREATMENTS, Ended, Outcome, Target, Verdict
 
-ATTEMPTS = 20  # sends of one row over all its rounds, but for those that got no connection
+ATTEMPTS = 10  # sends of one row over all its rounds, but for those that got no connection
 SCOUTS = 20
 HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
