@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
+from stormbreak.core.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
 from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
 
 FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED]
