@@ -5,7 +5,8 @@
 A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that
 never got a connection says nothing of the row, and does not count. Whatever else stops a
 call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules it: it comes
-back when the server said, or after a backoff. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
+back when the server said, or after a backoff. The backoff grows with each round. It does not where another row was answered
+in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are spread out, since the trouble may last. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
 that an outage does not drag the whole input through its first failure, and memory stays bounded. A row is taken only when there is
 room for it: a call that backs off makes room for another one.
 
@@ -22,7 +23,7 @@ from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.policy import Policy
 from stormbreak.core.spending import COST
-from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
+from stormbreak.types import TARGET, TREATMENTS, Ended, Outcome, Verdict
 
 ATTEMPTS = 10  # sends of one row over all its rounds, but for those that got no connection
 SCOUTS = 20
@@ -32,13 +33,16 @@ HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones a
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
 """Final verdicts about address, key, model or account: all scouts that meet one of them stop the run."""
 
+SPREAD_OUT = 4
+"""Sends of a row that are kept for later, however well other rows fare: a trouble may last for a minute or two."""
+
 _BACKOFF = FullJitter(base=2.0, cap=60.0)
 _LEAST = 0.5  # seconds before a row comes back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A row whose turn it is; `attempts` were made in the `rounds` before, and so many are `left`.
+    """A row whose turn it is, from `began` on; `attempts` were made in the `rounds` before, and so many are `left`.
 
     `maybe_processed` of them may have been processed, and billed.
 
@@ -46,6 +50,7 @@ class Turn:
     """
 
     index: int
+    began: float = 0.0
     deadline_at: float | None = None
     attempts: int = 0
     maybe_processed: int = 0
@@ -99,6 +104,7 @@ class Schedule:
         self._scouting = True
         self._scouted: list[Verdict] = []
         self._stopping = STOPPING | {Verdict.INVALID} if unproven else STOPPING
+        self._answered_at = float("-inf")  # when the target last answered a row
         self.under_way = 0
 
     @property
@@ -125,11 +131,11 @@ class Schedule:
         """The next row; or when to ask again (inf: when a row has ended); or None when all are over."""
         if self._later and self._later[0][0] <= now:
             self.under_way += 1
-            return heappop(self._later)[2]
+            return replace(heappop(self._later)[2], began=now)
         if self._may_send_fresh() and (index := self._next_fresh()) is not None:
             self._scouts_out += self._scouting
             self.under_way += 1
-            return Turn(index=index)
+            return Turn(index=index, began=now)
         if self._later:
             return self._later[0][0]
         return float("inf") if self.under_way or not self._drained else None
@@ -139,7 +145,6 @@ class Schedule:
         self.under_way -= 1
         verdict = ended.outcome.verdict
         attempts = turn.attempts + ended.attempts
-        due = now + self._pause(ended, turn.rounds, now, uniform)
         turn = replace(
             turn,
             attempts=attempts,
@@ -147,6 +152,9 @@ class Schedule:
             left=turn.left - ended.attempts + ended.unconnected,
             deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
         )
+        if verdict is Verdict.OK and ended.source == TARGET:
+            self._answered_at = now
+        due = now + self._pause(turn, ended, now, uniform)
         if verdict is Verdict.OK or not self._comes_back(turn, ended, due):
             if self._scouting:
                 self._learn(ended.outcome)
@@ -199,7 +207,8 @@ class Schedule:
             return True
         return TREATMENTS[verdict].retry and not ended.outcome.own_deadline
 
-    def _pause(self, ended: Ended, rounds: int, now: float, uniform: float) -> float:
+    def _pause(self, turn: Turn, ended: Ended, now: float, uniform: float) -> float:
         if ended.retry_at is not None and ended.retry_at > now:
             return (ended.retry_at - now) * (1 + self._spread * uniform)
-        return max(_LEAST, _BACKOFF.delay(rounds + 1, uniform))
+        bad_luck = self._answered_at >= turn.began and turn.left > SPREAD_OUT
+        return max(_LEAST, _BACKOFF.delay(1 if bad_luck else turn.rounds + 1, uniform))
