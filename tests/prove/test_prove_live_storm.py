@@ -25,7 +25,7 @@ DIP = staged(load("dip"), scale=0.2, until=130, copies=COPIES)
 
 
 CALM = 10.0  # seconds before the trouble of a draw
-LUCKS = (1, 2)
+LUCKS = (1, 2, 3)
 
 
 def played(client, policy, storm=DIP, seed=0):
