@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ TROUBLES = (  # 55 % of all attempts
 LUCK = scenario(*TROUBLES, slots=200, service=0.3, cv=0.5, queue=800, front_end=3000)
 LOOP = Path(__file__).parent / "jitter_loop.py"
 LOOK = 0.02  # seconds between two looks at the files
-AT_MOST = 600.0  # seconds
+AT_MOST = 300.0  # seconds; whatever takes longer takes for ever
 
 
 class Racer:
@@ -80,7 +80,7 @@ def ours(source, output, url, *more):
 
 
 def race(folder, seed, programs, *, rows=ROWS, storm=LUCK, share=0.99, kill_after=None):
-    """Run `programs` side by side; the seconds that each took for that share of the rows, by name.
+    """Run `programs` side by side; the seconds that each took for that share of the rows, by name; inf after `AT_MOST`.
 
     A program is a function of INPUT, OUTPUT and the address that gives its words. `kill_after` is by name.
     """
@@ -103,9 +103,8 @@ def race(folder, seed, programs, *, rows=ROWS, storm=LUCK, share=0.99, kill_afte
             stack.callback(racers[name].stop)
         give_up_at = time.monotonic() + AT_MOST
         while racers:
-            assert time.monotonic() < give_up_at, f"not answered in {AT_MOST:g} s: {[*racers]}"
             for name, racer in tuple(racers.items()):
-                seconds = racer.look()
+                seconds = inf if time.monotonic() > give_up_at else racer.look()
                 if seconds is not None:
                     took[name] = seconds
                     racers.pop(name).stop()
