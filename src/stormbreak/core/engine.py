@@ -147,6 +147,10 @@ class Lane:
             or self.slots.learned(now)
         )
 
+    def is_open(self, now: float) -> bool:
+        """Whether the circuit lets nobody pass now: it is open, isolated, or has sent all its probes."""
+        return self.breaker is not None and self.breaker.ready_at(now) > now
+
     def load(self, now: float) -> Load:
         """What the gates know of the load on this target."""
         gated = (
@@ -402,6 +406,11 @@ class Engine:
             self.crowded = len(self._lanes) > MOST_LANES
         lane.recently_used = True
         return lane
+
+    def is_open(self, target: Target, now: float) -> bool:
+        """Whether the circuit of `target` lets nobody pass now; makes no lane."""
+        lane = self._lanes.get(target)
+        return lane is not None and lane.is_open(now)
 
     def make_room(self, now: float) -> None:
         """Forget lanes beyond MOST_LANES, of those that are not needed the one that was not used for longest first.

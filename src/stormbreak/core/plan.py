@@ -105,7 +105,14 @@ class _Falling:
     ) -> Generator[Command, Resume, Ended]:
         trail = self._trail
         self._tried.add(target)
-        trail.move(target, patience=self._patience(steps))
+        elsewhere = self._can_go_elsewhere(steps, now)
+        waits = not elsewhere and (self._call.patience is not None or target == self._call.target)
+        trail.move(
+            target,
+            patience=self._patience(steps),
+            fail_fast=self._call.fail_fast or not waits,
+            elsewhere=elsewhere,
+        )
         ended = yield from carry(self._engine, trail, now, self._chance)
         outcome = ended.outcome
         self._met.add(outcome.verdict)
@@ -116,12 +123,19 @@ class _Falling:
             lane.failed_in_a_row += 1
         return ended
 
+    def _can_go_elsewhere(self, steps: Sequence[Step], now: float) -> bool:
+        """Whether a target of these steps can take the call, so that it need not wait for an open circuit."""
+        return any(
+            target not in self._tried and not self._engine.is_open(target, now)
+            for step in steps
+            if step.bounds_waiting
+            for target, _ in step.targets
+        )
+
     def _patience(self, steps: Sequence[Step]) -> float | None:
         """How long the call may be unserved in all, where these steps are still to come."""
         bounds = [
-            self._trail.waited + step.after
-            for step in steps
-            if step.after is not None and Verdict.REJECTED in step.on
+            self._trail.waited + step.after for step in steps if step.after and step.bounds_waiting
         ]
         patience = min(bounds, default=inf)
         if self._call.patience is not None:
