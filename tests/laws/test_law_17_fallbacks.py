@@ -215,6 +215,13 @@ def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
     assert run.step(OK).ended.waited == 0.0
 
 
+def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
+    stage = opened(retry=RetryPolicy(attempts=5))
+    rule = to(SECOND, on=[REJECTED], after=60.0)
+
+    assert start(stage, rule, fail_fast=False).step(SERVER_ERROR).backing_off
+
+
 def test_calls_in_the_queue_go_elsewhere_when_the_circuit_opens():
     stage = opened(limit=FixedLimit(in_flight=1))
     blocker = start(stage, fail_fast=False)

@@ -37,7 +37,7 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
             attempt=trail.attempts - trail.before,
             left=_time_left(trail, now),
             load=lane.load(now),
-            elsewhere=trail.elsewhere and lane.is_open(now),
+            elsewhere=outcome.verdict in trail.elsewhere and lane.is_open(now),
             now=now,
             uniform=uniform,
             previous=trail.delay,

@@ -105,7 +105,7 @@ class _Falling:
     ) -> Generator[Command, Resume, Ended]:
         trail = self._trail
         self._tried.add(target)
-        elsewhere = self._can_go_elsewhere(steps, now)
+        elsewhere = self._elsewhere(steps, now)
         waits = not elsewhere and (self._call.patience is not None or target == self._call.target)
         trail.move(
             target,
@@ -123,13 +123,19 @@ class _Falling:
             lane.failed_in_a_row += 1
         return ended
 
-    def _can_go_elsewhere(self, steps: Sequence[Step], now: float) -> bool:
-        """Whether a target of these steps can take the call, so that it need not wait for an open circuit."""
-        return any(
-            target not in self._tried and not self._engine.is_open(target, now)
-            for step in steps
-            if step.bounds_waiting
-            for target, _ in step.targets
+    def _elsewhere(self, steps: Sequence[Step], now: float) -> frozenset[Verdict]:
+        """For which verdicts a target of these steps can take the call, so that it need not wait for an open circuit."""
+        engine, tried = self._engine, self._tried
+        return frozenset[Verdict]().union(
+            *(
+                step.on
+                for step in steps
+                if step.bounds_waiting
+                and any(
+                    target not in tried and not engine.is_open(target, now)
+                    for target, _ in step.targets
+                )
+            )
         )
 
     def _patience(self, steps: Sequence[Step]) -> float | None:
