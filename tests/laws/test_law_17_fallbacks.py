@@ -216,10 +216,14 @@ def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
 
 
 def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
-    stage = opened(retry=RetryPolicy(attempts=5))
+    """Its retry is rejected, and there is a rule for that."""
+    stage = opened(retry=RetryPolicy(attempts=5, backoff=Constant(seconds=1.0)))
     rule = to(SECOND, on=[REJECTED], after=60.0)
+    run = start(stage, rule, fail_fast=False).step(SERVER_ERROR)
+    assert run.backing_off
+    stage.tick(1.0)
 
-    assert start(stage, rule, fail_fast=False).step(SERVER_ERROR).backing_off
+    assert where(run) == SECOND
 
 
 def test_calls_in_the_queue_go_elsewhere_when_the_circuit_opens():

@@ -13,7 +13,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import DOUBTED, Step, ordered
 from stormbreak.core.flow import Ask, Command, Flow, Resume
 from stormbreak.core.trail import LongTrail, Trail
-from stormbreak.events import FallbackRefused, FellBack, Labelled
+from stormbreak.events import CallRejected, FallbackRefused, FellBack, Labelled
 from stormbreak.types import FALLBACK, Call, Ended, Outcome, Target, Verdict
 
 GRACE = 0.25
@@ -116,6 +116,8 @@ class _Falling:
         ended = yield from carry(self._engine, trail, now, self._chance)
         outcome = ended.outcome
         self._met.add(outcome.verdict)
+        if ended.history and isinstance(ended.history[-1], CallRejected):
+            self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
         lane = self._engine.lane(target)
         if outcome.verdict is Verdict.OK:
             lane.failed_in_a_row = 0
