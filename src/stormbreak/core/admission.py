@@ -178,6 +178,20 @@ class Admission:
         gate = self._held_by(now)
         return "queue" if gate is None else gate.name
 
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """How many calls wait, for which gate, and for how many seconds, where its time is known.
+
+        A gate that is closed for too long to wait for holds calls, too, though none is in the queue.
+        """
+        gate = self._held_by(now)
+        until = inf if gate is None else gate.ready_at(now)
+        holds = self.queued or self._policy.longest_pause < until - now < inf
+        return {
+            "queued": self.queued,
+            "held_by": self.held_by(now) if holds else None,
+            "held_for": until - now if holds and until != inf else None,
+        }
+
     def _held_by(self, now: float) -> Gate | None:
         """The gate that will be closed the longest; of two that wait for an event, not the slots."""
         gate = max(self._gates, key=lambda gate: (gate.ready_at(now), gate is not self._slots_gate))

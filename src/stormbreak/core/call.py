@@ -46,6 +46,8 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
         if lane.shadow is not None:
             _decide_beside(lane, lane.shadow, decision, deciding, now)
         if isinstance(decision, Stop):
+            if decision.gate == "budget":
+                lane.refused_at = now
             trail.note(
                 RetryRefused(
                     now, call.number, call.target, trail.attempts, decision.gate, outcome.verdict

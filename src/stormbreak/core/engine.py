@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import count
+from math import inf
 from typing import Any
 
 from stormbreak.core.admission import Admission
@@ -38,6 +39,7 @@ from stormbreak.types import Outcome, Target
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
 LATE = 10.0  # seconds since answers were late
+REFUSED = 10.0  # seconds since the budget refused a retry
 PACED_CIRCUIT = 1.0  # after a circuit closed
 
 MOST_LANES = 256  # targets that are remembered, besides those with something in force
@@ -52,7 +54,7 @@ class Lane:
 
     __slots__ = (
         "_closing_until", "_engine", "admission", "backing_off", "breaker", "budget", "cooldown", "earn", "failed_at",
-        "failed_in_a_row", "gone", "hedging", "openings", "pace", "policy", "quota", "rate", "recently_used", "shadow",
+        "failed_in_a_row", "gone", "hedging", "openings", "pace", "policy", "quota", "rate", "recently_used", "refused_at", "shadow",
         "shadow_budget", "slots", "spending", "target", "treatments",
     )  # fmt: skip
 
@@ -67,6 +69,7 @@ class Lane:
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from here, or to here
         self.failed_at = OPEN  # when an attempt last failed in a way that a retry might mend
+        self.refused_at = OPEN  # when the budget last refused a retry
         self.backing_off = 0  # calls between two attempts
         self.recently_used = True  # since the engine last looked for lanes to forget
         self.pace = Pace()
@@ -261,15 +264,21 @@ class Lane:
             "place": self.target.place,
             "in_flight": self.slots.in_flight,
             "limit": self.slots.limit,
-            "queued": self.admission.queued,
-            "held_by": self.admission.held_by(now) if self.admission.queued else None,
+            **self.admission.snapshot(now),
+            "quota": None if self.quota is None else self.quota.scarcer(now),
+            "rate": None if self.rate is None else _finite(self.rate.rate_at(now)),
+            "limit_learned": self.slots.learned(now),
+            "late": now - self.slots.late_at < LATE,
             "circuit": None if breaker is None else breaker.state_at(now).value,
+            "next_probe": None if breaker is None else breaker.next_probe(now),
             "trips": 0 if breaker is None else breaker.trips,
             "failure_rate": counts.failure_rate,
             "slow_call_rate": counts.slow_call_rate,
             "cooldown": max(0.0, until - now),
+            "cooldown_asked": self.cooldown.asked if until > now else 0.0,
             "service": self.admission.service,
             "budget": None if self.budget is None else self.budget.balance(now),
+            "retries_refused": now - self.refused_at < REFUSED,
             **shadow,
         }
 
@@ -490,3 +499,7 @@ class Engine:
 
 def _nobody() -> None:
     return None
+
+
+def _finite(number: float) -> float | None:
+    return None if number == inf else number
