@@ -68,8 +68,7 @@ class Lane:
         self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from here, or to here
-        self.failed_at = OPEN  # when an attempt last failed in a way that a retry might mend
-        self.refused_at = OPEN  # when the budget last refused a retry
+        self.failed_at = self.refused_at = OPEN  # a retry might mend it; the budget paid for none
         self.backing_off = 0  # calls between two attempts
         self.recently_used = True  # since the engine last looked for lanes to forget
         self.pace = Pace()
