@@ -118,14 +118,28 @@ def test_a_patient_call_is_told_how_the_circuit_stands_when_its_time_is_over():
     stage.pass_time(20.0)
     assert stage.start().sending  # the only probe
     patient = stage.start(fail_fast=False, within=15.0)
+    stage.pass_time(15.0)
     assert (
-        told(patient.ended)
-        == "acme/large: the call may not wait that long: the circuit is half-open"
+        told(patient.ended) == "acme/large: could not be served in time: the circuit is half-open"
     )
     stage.lane.isolate(stage.now)
     patient = stage.start(fail_fast=False, within=15.0)
     stage.pass_time(15.0)
     assert told(patient.ended) == "acme/large: could not be served in time: the circuit is isolated"
+
+
+def test_a_patient_call_waits_for_a_probe_that_may_take_longer_than_it_has():
+    """The lease of a probe is only the longest that it may take."""
+    stage = ill()
+    stage.pass_time(20.0)
+    probe = stage.start()
+    patient = stage.start(fail_fast=False, within=15.0)
+    assert patient.queued
+    stage.tick(1.0)
+    probe.step(OK)
+    stage.settle()
+
+    assert patient.sending
 
 
 def test_who_waits_for_a_slot_is_told_that_the_circuit_was_isolated():

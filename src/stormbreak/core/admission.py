@@ -229,8 +229,11 @@ class Admission:
             ready_at = gate.ready_at(now)
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
                 continue
-            if gate is self._circuit and call.fail_fast:
-                return Rejection(gate.name, self._stands_so(now), _known(ready_at))
+            if gate is self._circuit:
+                if call.fail_fast:
+                    return Rejection(gate.name, self._stands_so(now), _known(ready_at))
+                if self._circuit.standing(now) == "half-open":
+                    continue  # its probes may decide sooner
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
                 return self._rejection(gate, TOO_LONG, now)
         return None
