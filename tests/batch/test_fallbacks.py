@@ -3,9 +3,12 @@
 import time
 
 import pytest
-from batches import chat_rows, read, write
+from batches import chat_rows, read, scenario, write
 
 from stormbreak.cli.main import main
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.trip import ConsecutiveFailures
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -66,3 +69,19 @@ def test_a_dead_address_holds_no_row_back(given, concurrency, tmp_path, stormbre
     assert dead.stats()["arrivals"] <= 60
     assert well.stats()["arrivals"] == 200
     assert took < 15  # 60 and more where rows wait for the circuit
+
+
+def test_a_dead_fallback_keeps_no_row_from_an_address_that_is_well_again(
+    run_rows, stormbreak_provider
+):
+    dead = stormbreak_provider(FAILS.format(kind="503", share=1.0))
+    trouble = {"kind": "503", "at": 0.2, "until": 1.5}
+    main_provider = stormbreak_provider(scenario(trouble, service=0.05))
+    rule = ToTargets(targets=(Place(base_url=dead.base_url),))
+    breaker = BreakerPolicy(trip=ConsecutiveFailures(threshold=3), open_for=0.5)
+    began = time.monotonic()
+    within = {"fallback": (rule,), "breaker": breaker}
+    summary = run_rows(chat_rows(200), main_provider, limit=8, within=within)
+
+    assert summary.complete
+    assert time.monotonic() - began < 20  # minutes where rows wait for the circuit of the fallback

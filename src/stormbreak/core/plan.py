@@ -19,6 +19,8 @@ from stormbreak.types import FALLBACK, Call, Ended, Outcome, Target, Verdict
 GRACE = 0.25
 """Seconds that an answer which is at hand may take beyond the deadline that failed all others."""
 
+_ANY = frozenset(Verdict)
+
 _Taken: TypeAlias = Generator[Command, Resume, Outcome]
 
 
@@ -106,11 +108,12 @@ class _Falling:
         trail = self._trail
         self._tried.add(target)
         elsewhere = self._elsewhere(steps, now)
-        waits = not elsewhere and (self._call.patience is not None or target == self._call.target)
+        if target != self._call.target and self._call.patience is None:
+            elsewhere = _ANY  # it ends, and may begin again at its own target
         trail.move(
             target,
             patience=self._patience(steps),
-            fail_fast=self._call.fail_fast or not waits,
+            fail_fast=self._call.fail_fast or bool(elsewhere),
             elsewhere=elsewhere,
         )
         ended = yield from carry(self._engine, trail, now, self._chance)
