@@ -14,13 +14,13 @@ from stormbreak.slow_reason import slow_reason
 def why_slow(runner: Runner, targets: Collection[Mapping[str, Any]], at: datetime) -> str:
     """Say why, by the snapshots of its targets; "" where nothing holds the run, or it stops or has ended.
 
-    A target that holds no row of its own does not hold the run while another one serves, such as a fallback.
+    A target without rows in its queue does not hold the run while nothing holds another one, such as a fallback.
     """
     if runner.stopping or not (runner.under_way or runner.schedule.waiting):
         return ""
     reasons = [(each, slow_reason(each, at)) for each in targets]
-    serves = any(each["in_flight"] and not reason for each, reason in reasons)
-    held = [(each, reason) for each, reason in reasons if reason and (each["queued"] or not serves)]
+    free = any(not reason for _, reason in reasons)
+    held = [(each, reason) for each, reason in reasons if reason and (each["queued"] or not free)]
     waiting = "" if any(each["in_flight"] for each in targets) else _waiting(runner)
     if not held:
         return waiting

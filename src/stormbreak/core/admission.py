@@ -28,6 +28,7 @@ from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
 HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
+DECIDED = 1.0  # seconds that probes are given at least, before a rejected call comes back
 STANDS = 4  # times the limit: a queue this long stands
 
 LATE = "could not be served in time"
@@ -230,10 +231,13 @@ class Admission:
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
                 continue
             if gate is self._circuit:
+                half_open = self._circuit.standing(now) == "half-open"
                 if call.fail_fast:
+                    if half_open:  # its probes will probably decide sooner
+                        ready_at = min(ready_at, now + max(DECIDED, self.service))
                     return Rejection(gate.name, self._stands_so(now), _known(ready_at))
-                if self._circuit.standing(now) == "half-open":
-                    continue  # its probes may decide sooner
+                if half_open:
+                    continue
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
                 return self._rejection(gate, TOO_LONG, now)
         return None
