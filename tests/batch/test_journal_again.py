@@ -9,7 +9,7 @@ from journals import OK, Ids, failure, ids_in, lines
 from stormbreak.batch.choice import GOING_ON, failed_rows
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.lines import Response
-from stormbreak.batch.schedule import SCOUTS
+from stormbreak.core.schedule import SCOUTS
 from stormbreak.types import Verdict
 
 

@@ -12,9 +12,10 @@ from sockets import BODY
 from strangers import posted_to
 
 from stormbreak.batch import run
+from stormbreak.batch.refusals import Refusals
 from stormbreak.batch.runner import End
-from stormbreak.batch.schedule import SCOUTS, Refusals
 from stormbreak.cli.main import main
+from stormbreak.core.schedule import SCOUTS
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Verdict
 

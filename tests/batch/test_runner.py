@@ -39,15 +39,15 @@ def test_a_row_that_came_back_was_sent_again(run_rows, stormbreak_provider):
     assert summary.retries == summary.attempts - 20 > 0
 
 
-def test_a_row_is_sent_twenty_times_and_no_more(run_rows, output, stormbreak_provider):
+def test_a_row_is_sent_ten_times_and_no_more(run_rows, output, stormbreak_provider):
     """Rounds of six are cut short in time; a policy that allows more is held to it, too."""
     provider = stormbreak_provider(scenario({"kind": "500"}))
     hasty = RetryPolicy(attempts=1000, backoff=Constant(seconds=0.001))
     policy = replace(BATCH, budget=None, breaker=None, retry=hasty)
     summary = run_rows(chat_rows(3), provider, policy=policy)
-    assert (summary.failed, summary.attempts) == (3, 60)
+    assert (summary.failed, summary.attempts) == (3, 30)
     failures = read(output.parent / "out.failed.jsonl")
-    assert [line["error"]["attempts"] for line in failures] == [20] * 3
+    assert [line["error"]["attempts"] for line in failures] == [10] * 3
 
 
 def test_a_row_has_one_idempotency_key_over_all_its_rounds(run_rows, stormbreak_provider):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from batches import chat_rows, environment, read, run_args, scenario, write
 
-from stormbreak.batch.job import WIDEST
 from stormbreak.core.backoff import Constant
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.schedule import WIDEST
 
 
 def test_so_many_are_in_flight_and_no_more(run_rows, stormbreak_provider):

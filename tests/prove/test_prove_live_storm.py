@@ -1,14 +1,18 @@
-"""A live storm at a size that SDKs bear: a dip of ten seconds is for good without us, and soon over with us."""
+"""Live storms at a size that SDKs bear: a dip of ten seconds, and draws of a survey with little traffic."""
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from stormbreak.provider.loader import load
+from stormbreak.provider.scenario import WATCHED
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
+from stormbreak.storm.draws import draw
 from stormbreak.storm.live import Program, play
 from stormbreak.storm.live.busy import ENOUGH
 from stormbreak.storm.live.scaled import staged
@@ -20,12 +24,32 @@ COPIES = 2
 DIP = staged(load("dip"), scale=0.2, until=130, copies=COPIES)
 
 
-def played(client, policy):
-    """What a client made of the dip, and what the simulator says of the policy that it has."""
+CALM = 10.0  # seconds before the trouble of a draw
+LUCKS = (1, 2, 3)
+
+
+def played(client, policy, storm=DIP, seed=0):
+    """What a client made of a storm, and what the simulator says of the policy that it has."""
     program = Program(client, (sys.executable, str(CLIENTS / f"{client}.py")))
-    storm = asyncio.run(play(DIP, program, copies=COPIES))
-    assert storm.busiest.program is None or storm.busiest.program < ENOUGH
-    return storm.result.measures, simulate(DIP, find(policy)).measures
+    live = asyncio.run(play(storm, program, copies=storm.load.processes, seed=seed))
+    assert live.busiest.program is None or live.busiest.program < ENOUGH
+    return live.result.measures, simulate(storm, find(policy), seed=seed).measures
+
+
+def brief(drawn):
+    """A draw with less calm around its trouble: a minute on sockets."""
+    scenario, load = drawn.scenario, drawn.scenario.load
+    early = load.trigger_at - CALM
+    trouble = [
+        replace(each, at=each.at - early, until=each.until - early) for each in scenario.trouble
+    ]
+    until = load.trigger_until - early
+    return replace(
+        scenario,
+        duration=until + WATCHED,
+        trouble=tuple(trouble),
+        load=replace(load, trigger_at=CALM, trigger_until=until),
+    )
 
 
 def test_the_sdk_keeps_the_queue_full():
@@ -45,3 +69,19 @@ def test_ours_is_soon_over_it():
     assert live.recovery <= 45
     assert live.goodput == pytest.approx(simulated.goodput, abs=0.15)
     assert live.amplification <= 1.3
+
+
+@pytest.mark.parametrize(
+    ("family", "seed"),
+    [
+        pytest.param("mixed", 606, id="bad luck"),
+        pytest.param("overload_luck", 364, id="overload"),
+        pytest.param("flapping", 1128, id="flapping"),
+    ],
+)
+def test_the_simulator_is_right_about_draws_of_a_survey(family, seed):
+    storm = brief(draw(0, seed=seed, families=[family]))
+    both = [played("ours", "interactive", storm, luck) for luck in LUCKS]
+    live, simulated = (fmean(each.goodput for each in side) for side in zip(*both, strict=True))
+
+    assert live == pytest.approx(simulated, abs=0.05)

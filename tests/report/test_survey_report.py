@@ -48,7 +48,7 @@ def test_batches_that_never_end_are_never():
     page = survey_page(a_survey({"ours": inf, "a": 20.0}, {"ours": 30.0, "a": inf}, preset="batch"))
     assert page.sections[0].table.rows[0][1:4] == ["never", "never", "20.0"]
     assert [bar.figure for bar in page.sections[1].bars] == ["never", "never"]
-    assert "not rescheduled" in page.sections[-1].notes[-1][1]
+    assert "sends failed rows again" in page.sections[-1].notes[-1][1]
 
 
 def test_the_command_writes_the_page(tmp_path, capsys):

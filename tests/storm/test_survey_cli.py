@@ -85,10 +85,10 @@ def test_a_claim_that_does_not_hold_is_exit_code_1(capsys):
     assert run(capsys, *few, "--assert", "regret_worst > 0.1")[0] == 0
 
 
-def test_the_help_says_that_batches_are_calls(capsys):
+def test_the_help_says_that_failed_rows_are_sent_again(capsys):
     assert main(["storm", "survey", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "calls are simulated, failed rows are not rescheduled yet" in said
+    assert "failed rows are sent again, as `batch run` does" in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from stormbreak.batch.order import order_output
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.rows import Reading, Rows
 from stormbreak.batch.runfile import Option, Run, check_before
-from stormbreak.batch.runner import PER_WIDTH, End, Runner
+from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.store import Store, open_store
 from stormbreak.batch.summary import Summary, summarise
 from stormbreak.core.automatic import AutomaticLimit
@@ -29,6 +29,7 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Listener
 from stormbreak.core.fallback import ToTargets
 from stormbreak.core.policy import Policy
+from stormbreak.core.schedule import PER_WIDTH, width_of
 from stormbreak.core.spend import PriceOf, SpendPolicy
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
@@ -39,7 +40,6 @@ from stormbreak.http.wire import POOL_LIMIT
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
 AUTO: Literal["auto"] = "auto"
 MODELS = 100_000  # that have bills of their own; what others share has no price
-WIDEST = 256  # rows sent or about to be, whatever a policy says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,9 +241,7 @@ def _fitting(policy: Policy, job: Job) -> Policy:
 
 
 def _width(policy: Policy, job: Job) -> int:
-    if isinstance(job.concurrency, int):
-        return job.concurrency
-    return min(policy.limit.ceiling, WIDEST)
+    return job.concurrency if isinstance(job.concurrency, int) else width_of(policy)
 
 
 async def _run(runner: Runner, client: AsyncClient) -> End:

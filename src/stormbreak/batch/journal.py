@@ -33,7 +33,7 @@ from stormbreak.batch.lines import (
 )
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
-from stormbreak.batch.schedule import SCOUTS
+from stormbreak.core.schedule import SCOUTS
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 

@@ -29,11 +29,12 @@ from stormbreak.batch.durable import OutputError
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.lines import Failure, Response
+from stormbreak.batch.refusals import ACCOUNT, Refusals
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
-from stormbreak.batch.schedule import ACCOUNT, Final, Later, Refusals, Schedule, Turn
 from stormbreak.batch.so_far import CostSoFar
 from stormbreak.core.presets import is_off
+from stormbreak.core.schedule import Final, Later, Schedule, Turn
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Returned, Sent
 from stormbreak.http.client import AsyncClient
@@ -45,7 +46,6 @@ from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Target, Verdict
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
 NOTE_EVERY = 1.0  # seconds
-PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
 CONNECTED_AFTER = 2 * CONNECT_TIMEOUT
 """Seconds; an attempt that takes longer was sent, and may be paid for."""
 
@@ -99,6 +99,7 @@ class Runner:
         self.counts = Counts()
         self.schedule = Schedule(
             journal.left(),
+            width=width,
             once=is_off(client.policy),
             spread=client.policy.retry.spread,
             unproven=not journal.done,
@@ -182,7 +183,10 @@ class Runner:
     async def _dispatch(self) -> None:
         while self._end is None:
             self._bell.clear()
-            if not self._has_room() or self.refusals.doubt is not None:
+            if (
+                not self.schedule.has_room(self.counts.backing_off)
+                or self.refusals.doubt is not None
+            ):
                 await self._bell.wait()
                 continue
             if time.monotonic() < self._hold_until:
@@ -197,10 +201,6 @@ class Runner:
                 task.add_done_callback(self._over)
             else:
                 await self._wait_until(turn)
-
-    def _has_room(self) -> bool:
-        calls = len(self._calls)
-        return calls - self.counts.backing_off < self.width and calls < PER_WIDTH * self.width
 
     async def _wait_until(self, until: float) -> None:
         """Wait for the bell, at the latest until then."""

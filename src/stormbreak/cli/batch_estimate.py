@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
-from stormbreak.batch.job import WIDEST
 from stormbreak.batch.rows import Rows
 from stormbreak.cli.cost_options import currency_of, shared
 from stormbreak.cli.cost_output import Output
 from stormbreak.cli.cost_words import said_of_prices
 from stormbreak.cli.numbers import Number
+from stormbreak.core.schedule import WIDEST
 from stormbreak.cost.lookup import Lookup, lookup_in
 from stormbreak.cost.money import Currency
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet

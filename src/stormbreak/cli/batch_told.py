@@ -7,8 +7,8 @@ from stormbreak.batch.cost_words import cost_in_words
 from stormbreak.batch.files import Files
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.runner import End
-from stormbreak.batch.schedule import SCOUTS
 from stormbreak.batch.summary import Summary
+from stormbreak.core.schedule import SCOUTS
 from stormbreak.types import Verdict
 
 _REFUSED = {

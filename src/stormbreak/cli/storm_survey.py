@@ -71,7 +71,7 @@ _LONGEST, _LONGEST_NAME = 1000, 40  # characters
     default="interactive",
     show_default=True,
     help="batch: all rows come at once, and the time until 99 % are answered counts;"
-    " calls are simulated, failed rows are not rescheduled yet.",
+    " failed rows are sent again, as `batch run` does.",
 )
 @click.option("--families", metavar="A,B,...", default="", help="Default: all of them.")
 @click.option(

@@ -28,11 +28,15 @@ from stormbreak.core.retry import RetryPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A policy with a name. A `deaf` one does not hear when the server says to come back."""
+    """A policy with a name. A `deaf` one does not hear when the server says to come back.
+
+    In a batch, one that `reschedules` sends a row whose call has failed again later, as `batch run` does.
+    """
 
     name: str
     policy: Policy
     deaf: bool = False
+    reschedules: bool = True
 
 
 def _retries(retries: int, backoff: Backoff) -> Policy:
@@ -79,14 +83,20 @@ _DEAF: Mapping[str, Policy] = MappingProxyType(
     }
 )
 
+_HEEDING: Mapping[str, Policy] = MappingProxyType(
+    {
+        "openai_sdk": _retries(2, _SDK),
+        **_LOOPS,
+        "budget": _BUDGET,
+        "aimd": _AIMD,
+        "article": ARTICLE,
+    }
+)
+
 BASELINES: Mapping[str, Contender] = MappingProxyType(
     {
-        **{name: Contender(name=name, policy=policy, deaf=True) for name, policy in _DEAF.items()},
-        "openai_sdk": Contender(name="openai_sdk", policy=_retries(2, _SDK)),
-        **{name: Contender(name=name, policy=policy) for name, policy in _LOOPS.items()},
-        "budget": Contender(name="budget", policy=_BUDGET),
-        "aimd": Contender(name="aimd", policy=_AIMD),
-        "article": Contender(name="article", policy=ARTICLE),
+        name: Contender(name=name, policy=policy, deaf=name in _DEAF, reschedules=False)
+        for name, policy in {**_DEAF, **_HEEDING}.items()
     }
 )
 """The baselines by name."""

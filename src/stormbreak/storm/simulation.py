@@ -1,7 +1,8 @@
 """A simulation: one scenario, one policy, one seed.
 
 Every process is a real engine under a virtual driver; all share one timeline and one provider model. `[load]` replaces
-the crowd. Arrivals, the process of each call, the provider and each engine draw from streams of chance of their own,
+the crowd. Where the load is a batch, its calls are rows, which are sent again as `batch run` does; baselines keep
+their own ways. Arrivals, the process of each call, the provider and each engine draw from streams of chance of their own,
 so that policies are compared on the same calls, which meet the same luck at their first, second, third attempt.
 """
 
@@ -13,7 +14,8 @@ from math import ceil, nextafter
 
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
-from stormbreak.core.presets import OFF
+from stormbreak.core.presets import OFF, for_batch
+from stormbreak.core.schedule import Turn
 from stormbreak.core.spend import SpendPolicy
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
@@ -25,6 +27,7 @@ from stormbreak.storm.ideal import check_length, ideal_answers
 from stormbreak.storm.measures import Observed, Record, measure
 from stormbreak.storm.replies import check_playable
 from stormbreak.storm.result import Result
+from stormbreak.storm.rows import Batch
 from stormbreak.storm.series import Look, series
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.storm.watch import Watch
@@ -34,6 +37,8 @@ from stormbreak.types import Call, Ended, Target, Verdict
 TARGET = Target("storm", "storm-1")
 
 _CHANCE = 0xC3  # key of the engines' streams
+_PAUSES = 0xD4  # and of the batches', for the time when a row comes back
+_BATCH = "batch"  # preset of a load whose calls are rows
 _AFTERWARDS = 1.0  # seconds; the last call ends at its deadline
 _STRIDE = 0.01  # of a simulation, after which its progress is told
 
@@ -106,7 +111,9 @@ class _Fleet:
         self._load = load
         self._streamed = streamed
         self._calls = calls
-        self._policy = _under(contender.policy, load)
+        in_batches = contender.reschedules and load.preset == _BATCH
+        policy = for_batch(contender.policy) if in_batches else contender.policy
+        self._policy = _under(policy, load)
         self._timeline = Timeline()
         crowd = scenario.crowd if load.beside_crowd else None
         self._model = ProviderModel(replace(scenario, crowd=crowd), seed)
@@ -114,13 +121,28 @@ class _Fleet:
         count = 1 if shared else load.processes
         self._drivers = [self._process(number, seed) for number in range(count)]
         self._lanes = [driver.engine.lane(TARGET) for driver in self._drivers]
+        self._batches = [
+            self._batch(policy, number, seed) for number in range(count if in_batches else 0)
+        ]
         self._watch = Watch(self._lanes, self._model, limited=contender.policy.limit != OFF.limit)
         self.looks: list[Look] = []  # at the end of each second
         self._ended: list[Record | None] = [None] * len(calls.times)
 
     def _process(self, number: int, seed: int) -> VirtualDriver:
-        chance = random.Random(mix(mix(mix(seed) ^ _CHANCE) + number)).random  # noqa: S311
+        chance = _chance(seed, _CHANCE, number)
         return VirtualDriver(Engine(self._policy), self._timeline, chance=chance)
+
+    def _batch(self, policy: Policy, process: int, seed: int) -> Batch:
+        batch = Batch(
+            policy,
+            self._timeline,
+            self._lanes[process],
+            chance=_chance(seed, _PAUSES, process),
+            start=partial(self._start, process),
+            end=self._record,
+        )
+        self._drivers[process].engine.listeners.append(batch.hear)
+        return batch
 
     def listen(self, listener: Listener) -> None:
         for driver in self._drivers:
@@ -136,7 +158,7 @@ class _Fleet:
             self._timeline.run(
                 min(until, nextafter(second, 0.0))
             )  # what is due then is of the next
-            self.looks.append(self._watch.look(self._timeline.now))
+            self.looks.append(self._look())
             if progress is not None and second / until >= told + _STRIDE:
                 told = min(1.0, second / until)
                 progress(told)
@@ -166,34 +188,56 @@ class _Fleet:
         if number + 1 < len(calls.times):
             timeline.at(calls.times[number + 1], partial(self._arrive, number + 1))
         process = calls.processes[number] % len(self._drivers)
+        if self._batches:
+            self._batches[process].add(number)
+        else:
+            self._start(process, Turn(index=number), partial(self._end, number))
+
+    def _start(self, process: int, turn: Turn, done: Callable[[Ended], None]) -> None:
+        """Start a call, or one of those of a row."""
         self._watch.wake(process)
-        driver = self._drivers[process]
+        driver, tokens = self._drivers[process], self._calls.tokens[turn.index]
         driver.start(
-            self._call(driver.engine, calls.tokens[number]),
-            partial(self._world.send, Sent(number, calls.tokens[number]), driver.first),
-            partial(self._end, number),
+            self._call(driver.engine, turn, tokens),
+            partial(self._world.send, Sent(turn.index, tokens, turn.attempts), driver.first),
+            done,
         )
 
-    def _call(self, engine: Engine, tokens: int) -> Call:
+    def _call(self, engine: Engine, turn: Turn, tokens: int) -> Call:
         return Call(
             engine.number(),
             TARGET,
-            deadline_at=self._timeline.now + self._load.deadline,
+            deadline_at=self._calls.times[turn.index] + self._load.deadline,
             patience=self._load.deadline,
             priority=self._policy.priority,
             fail_fast=self._policy.fail_fast,
             streams=self._streamed,
             tokens=tokens,
+            most=turn.left if self._batches else None,
         )
 
     def _end(self, number: int, ended: Ended) -> None:
-        self._ended[number] = Record(
-            self._calls.times[number],
-            self._timeline.now,
-            ended.outcome.verdict is Verdict.OK,
-            ended.attempts,
-            ended.queued,
+        self._record(
+            number,
+            answered=ended.outcome.verdict is Verdict.OK,
+            attempts=ended.attempts,
+            queued=ended.queued,
         )
+
+    def _record(self, number: int, *, answered: bool, attempts: int, queued: float) -> None:
+        self._ended[number] = Record(
+            self._calls.times[number], self._timeline.now, answered, attempts, queued
+        )
+
+    def _look(self) -> Look:
+        look = self._watch.look(self._timeline.now)
+        if not self._batches:
+            return look
+        return look._replace(queued=look.queued + sum(batch.waiting for batch in self._batches))
+
+
+def _chance(seed: int, key: int, number: int) -> Callable[[], float]:
+    return random.Random(mix(mix(mix(seed) ^ key) + number)).random  # noqa: S311
 
 
 def _under(policy: Policy, load: Load) -> Policy:

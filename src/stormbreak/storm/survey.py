@@ -3,8 +3,8 @@
 A single storm can be won by a policy that was made for it. A survey asks what a policy loses in storms that nobody
 thought of. Every policy meets the same calls with the same luck. The measure of a draw is *regret*: how many points of
 goodput the best of the others has more (0 where none has). A batch is measured by its makespan instead: seconds until
-99 % of the rows are answered, divided by that of the fastest of the others that answers as many. Calls are simulated:
-rows of a batch that fail are not rescheduled.
+99 % of the rows are answered, divided by that of the fastest of the others that answers as many. The
+rows of a batch are sent again as `batch run` does; baselines keep their own ways.
 """
 
 from collections.abc import Callable, Mapping, Sequence

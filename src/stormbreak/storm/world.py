@@ -19,10 +19,11 @@ _TRIES = 16  # bits of a chance key that number the attempts of one call
 
 
 class Sent(NamedTuple):
-    """A call whose attempts are sent here."""
+    """A call whose attempts are sent here, or a row with so many sends `before` this call."""
 
     number: int
     tokens: int  # that each of them uses; here, prompt and answer are one number
+    before: int = 0
 
 
 First: TypeAlias = Callable[[Send], None]
@@ -70,9 +71,10 @@ class World:
         """
         now = self._timeline.now
         self._count(now)
-        key = (call.number << _TRIES) + send.attempt
+        attempt = call.before + send.attempt
+        key = (call.number << _TRIES) + attempt
         request = self._model.arrive(
-            now, key, streamed=self._streamed, tokens=call.tokens, attempt=send.attempt
+            now, key, streamed=self._streamed, tokens=call.tokens, attempt=attempt
         )
         self._waiting[request] = _Asked(answer, first, send, call.tokens, self._told(now))
         self._aim()

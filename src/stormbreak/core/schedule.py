@@ -1,51 +1,48 @@
-"""Which row goes next, and what becomes of a row that did not end in an answer. Pure.
+"""Which row of a batch goes next, and what becomes of a row that did not end in an answer. Pure.
+
+`batch run` and the simulator use it: a row is sent again in both by the same rule.
 
 A row fails only on a final verdict, on its deadline, or after `ATTEMPTS` attempts; one that
 never got a connection says nothing of the row, and does not count. Whatever else stops a
 call (an empty retry budget, used-up retries, a pause longer than a call may wait) reschedules it: it comes
-back when the server said, or after a backoff. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
-that an outage does not drag the whole input through its first failure, and memory stays bounded.
+back when the server said, or after a backoff. The backoff grows with each round. It does not where another row was answered
+in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are spread out, since the trouble may last. With `once`, one attempt is all. Fresh rows are held back while many wait to come back, so
+that an outage does not drag the whole input through its first failure, and memory stays bounded. A row is taken only when there is
+room for it: a call that backs off makes room for another one.
 
 The first rows are scouts: until one of them shows that address, key, model and account are right, at most `SCOUTS`
 are sent, and if all of them meet the same final verdict, the run stops.
-
-Later on, a final verdict about the account (a revoked key, used-up credit) says nothing about the row. `Refusals` holds such
-rows until the account answers again. When it holds `SCOUTS` of them, nothing more is sent until all calls that began since the
-first of them have ended; without an answer among them the run stops, and the next run sends these rows again.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
+from stormbreak.core.policy import Policy
 from stormbreak.core.spending import COST
-from stormbreak.types import TREATMENTS, Ended, Outcome, Target, Verdict
+from stormbreak.types import TARGET, TREATMENTS, Ended, Outcome, Verdict
 
-ATTEMPTS = 20  # sends of one row over all its rounds, but for those that got no connection
+ATTEMPTS = 10  # sends of one row over all its rounds, but for those that got no connection
 SCOUTS = 20
+WIDEST = 256  # rows sent or about to be, whatever a policy says
+PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
 HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
 """Final verdicts about address, key, model or account: all scouts that meet one of them stop the run."""
 
-ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
-"""Final verdicts about the account, which stop a run at any time."""
-
-_SERVED = frozenset(
-    {Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED}
-)  # the account has been accepted
+SPREAD_OUT = 4
+"""Sends of a row that are kept for later, however well other rows fare: a trouble may last for a minute or two."""
 
 _BACKOFF = FullJitter(base=2.0, cap=60.0)
 _LEAST = 0.5  # seconds before a row comes back
 
-Held = TypeVar("Held")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A row whose turn it is; `attempts` were made in the `rounds` before, and so many are `left`.
+    """A row whose turn it is, from `began` on; `attempts` were made in the `rounds` before, and so many are `left`.
 
     `maybe_processed` of them may have been processed, and billed.
 
@@ -53,6 +50,7 @@ class Turn:
     """
 
     index: int
+    began: float = 0.0
     deadline_at: float | None = None
     attempts: int = 0
     maybe_processed: int = 0
@@ -74,74 +72,29 @@ class Final(NamedTuple):
     maybe_processed: int = 0
 
 
-class Refusals(Generic[Held]):
-    """Rows that were refused for the account they were sent with, since it last gave an answer.
-
-    Of several accounts, such as that of a fallback, each has its own. An answer shows that the account works only if its
-    call began after the first of the refusals: answers to earlier calls may still come long after a key is revoked.
-    """
-
-    def __init__(self) -> None:
-        self._since: dict[Target, float] = {}
-        self._held: dict[Target, list[tuple[Verdict, Held]]] = {}
-
-    def note(
-        self,
-        target: Target | None,
-        verdict: Verdict,
-        held: Held | None,
-        *,
-        began: float,
-        now: float,
-    ) -> list[Held]:
-        """Take note of a row that is over; return the rows whose failure is certain now, in their order.
-
-        A row that was refused is `held`; one that was answered has nothing to hold. `began` and `now` are when its call began and ended.
-        """
-        if target is None or (held is None and not self._since):  # nearly always
-            return []
-        account = target.account
-        if held is not None and verdict in ACCOUNT:
-            self._since.setdefault(account, now)
-            self._held.setdefault(account, []).append((verdict, held))
-            return []
-        if verdict in _SERVED and began >= self._since.get(account, float("inf")):
-            del self._since[account]
-            return [row for _, row in self._held.pop(account)]
-        return []
-
-    def release(self) -> list[Held]:
-        """Return all rows that are held: nothing more will tell about their accounts."""
-        held = [row for rows in self._held.values() for _, row in rows]
-        self._held.clear()
-        self._since.clear()
-        return held
-
-    @property
-    def doubt(self) -> tuple[float, Verdict] | None:
-        """Since when, and for which verdict, an account is in doubt: enough rows were refused in a row."""
-        for account, held in self._held.items():
-            if len(held) >= SCOUTS:
-                return self._since[account], held[-1][0]
-        return None
+def width_of(policy: Policy) -> int:
+    """How many rows are sent or about to be, where no flag says it."""
+    return min(policy.limit.ceiling, WIDEST)
 
 
 class Schedule:
     """The rows of one run, in input order, with those that come back in between.
 
-    With `unproven`, no row of this OUTPUT has ever been answered: then `INVALID` for all scouts stops the run, too.
+    At most `width` calls are sent or about to be, and four times as many back off. With `unproven`, no row of this OUTPUT has ever been answered: then `INVALID` for all scouts stops the run, too.
     """
 
     def __init__(
         self,
         pending: Iterator[int],
         *,
+        width: int = WIDEST,
         held_back: int = HELD_BACK,
         once: bool = False,
         spread: float = SPREAD,
         unproven: bool = False,
     ) -> None:
         self._pending = pending
+        self._width = width
         self._held_back = held_back
         self._once = once
         self._spread = spread
@@ -151,6 +104,7 @@ class Schedule:
         self._scouting = True
         self._scouted: list[Verdict] = []
         self._stopping = STOPPING | {Verdict.INVALID} if unproven else STOPPING
+        self._answered_at = float("-inf")  # when the target last answered a row
         self.under_way = 0
 
     @property
@@ -168,15 +122,20 @@ class Schedule:
         """Whether no row has yet shown that the run makes sense."""
         return self._scouting
 
+    def has_room(self, backing_off: int) -> bool:
+        """Whether a row may be taken, where so many of the calls under way back off."""
+        sent = self.under_way - backing_off
+        return sent < self._width and self.under_way < PER_WIDTH * self._width
+
     def take(self, now: float) -> Turn | float | None:
         """The next row; or when to ask again (inf: when a row has ended); or None when all are over."""
         if self._later and self._later[0][0] <= now:
             self.under_way += 1
-            return heappop(self._later)[2]
+            return replace(heappop(self._later)[2], began=now)
         if self._may_send_fresh() and (index := self._next_fresh()) is not None:
             self._scouts_out += self._scouting
             self.under_way += 1
-            return Turn(index=index)
+            return Turn(index=index, began=now)
         if self._later:
             return self._later[0][0]
         return float("inf") if self.under_way or not self._drained else None
@@ -186,7 +145,6 @@ class Schedule:
         self.under_way -= 1
         verdict = ended.outcome.verdict
         attempts = turn.attempts + ended.attempts
-        due = now + self._pause(ended, turn.rounds, now, uniform)
         turn = replace(
             turn,
             attempts=attempts,
@@ -194,6 +152,9 @@ class Schedule:
             left=turn.left - ended.attempts + ended.unconnected,
             deadline_at=ended.deadline_at if turn.deadline_at is None else turn.deadline_at,
         )
+        if verdict is Verdict.OK and ended.source == TARGET:
+            self._answered_at = now
+        due = now + self._pause(turn, ended, now, uniform)
         if verdict is Verdict.OK or not self._comes_back(turn, ended, due):
             if self._scouting:
                 self._learn(ended.outcome)
@@ -246,7 +207,8 @@ class Schedule:
             return True
         return TREATMENTS[verdict].retry and not ended.outcome.own_deadline
 
-    def _pause(self, ended: Ended, rounds: int, now: float, uniform: float) -> float:
+    def _pause(self, turn: Turn, ended: Ended, now: float, uniform: float) -> float:
         if ended.retry_at is not None and ended.retry_at > now:
             return (ended.retry_at - now) * (1 + self._spread * uniform)
-        return max(_LEAST, _BACKOFF.delay(rounds + 1, uniform))
+        bad_luck = self._answered_at >= turn.began and turn.left > SPREAD_OUT
+        return max(_LEAST, _BACKOFF.delay(1 if bad_luck else turn.rounds + 1, uniform))

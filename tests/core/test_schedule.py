@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
-from stormbreak.types import TREATMENTS, Ended, Outcome, Verdict
+from stormbreak.core.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
+from stormbreak.types import CACHE, FALLBACK, TREATMENTS, Ended, Outcome, Verdict
 
 FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED]
 TRANSIENT = [verdict for verdict, treatment in TREATMENTS.items() if treatment.retry]
@@ -197,15 +197,15 @@ def test_a_final_verdict_ends_the_row(verdict):
 def test_a_row_fails_after_so_many_attempts_over_all_rounds():
     made = proven(2)
     now, fate = 0.0, None
-    for round_ in range(1, 11):
+    for round_ in range(1, 6):
         turn = made.take(now)
         fate = made.settle(turn, ended(Verdict.TIMEOUT, attempts=2), now, 1.0)
-        if round_ < 10:
+        if round_ < 5:
             now = fate.due
     assert fate == Final(ok=False, attempts=ATTEMPTS)
 
 
-def test_what_never_got_a_connection_is_no_attempt_of_the_twenty():
+def test_what_never_got_a_connection_is_no_attempt_of_the_ten():
     made = proven(2)
     turn = made.take(0.0)
     for _ in range(50):
@@ -243,13 +243,62 @@ def test_rows_told_the_same_time_come_back_spread_out():
     assert dues == pytest.approx([110.0 + 5.0 * n for n in range(10)])
 
 
-@given(uniform=st.floats(0, 1, exclude_max=True), rounds=st.integers(0, 19))
+@given(uniform=st.floats(0, 1, exclude_max=True), rounds=st.integers(0, 9))
 def test_without_a_named_time_the_pause_is_bounded_and_never_nothing(uniform, rounds):
     made = proven(2)
     made.take(0.0)
     turn = Turn(index=1, rounds=rounds)
     fate = made.settle(turn, ended(Verdict.RESET, retry_at=3.0), 10.0, uniform)  # long past
     assert 10.5 <= fate.due <= 70.0
+
+
+def dark(made, turn, rounds):
+    """Let a row come back so often, in rounds that each take a second and in which no other row is answered."""
+    for _ in range(rounds):
+        fate = made.settle(turn, ended(Verdict.RESET, attempts=0), turn.began + 1.0, 1.0)
+        turn = made.take(fate.due)
+    return turn
+
+
+def test_the_pause_grows_while_nobody_is_answered():
+    made = proven(2)
+    turn = dark(made, made.take(0.0), 4)
+    pauses = [
+        made.settle(turn, ended(Verdict.RESET), turn.began + 1.0, uniform).due - turn.began - 1.0
+        for uniform in (0.5, 1.0)
+    ]
+    assert pauses == pytest.approx([16.0, 32.0])
+
+
+def test_a_row_in_whose_round_others_were_answered_comes_back_soon():
+    """It was bad luck, so the pause does not grow."""
+    made = proven(3)
+    turn = dark(made, made.take(0.0), 4)
+    now = turn.began + 1.0
+    made.settle(made.take(turn.began), ended(), now, 0.0)
+    fate = made.settle(turn, ended(Verdict.RESET), now, 1.0)
+    assert fate == Later(now + 2.0)
+
+
+@pytest.mark.parametrize("more", [{"source": FALLBACK}, {"source": CACHE}])
+def test_an_answer_from_elsewhere_says_nothing_about_the_target(more):
+    made = proven(3)
+    turn = dark(made, made.take(0.0), 4)
+    now = turn.began + 1.0
+    made.settle(made.take(turn.began), ended(**more), now, 0.0)
+    fate = made.settle(turn, ended(Verdict.RESET), now, 1.0)
+    assert fate == Later(now + 32.0)
+
+
+@pytest.mark.parametrize(("sent", "pause"), [(5, 2.0), (6, 32.0)])
+def test_the_last_sends_of_a_row_are_spread_out(sent, pause):
+    """The trouble may outlast a row that is sent often."""
+    made = proven(3)
+    turn = dark(made, made.take(0.0), 4)
+    now = turn.began + 1.0
+    made.settle(made.take(turn.began), ended(), now, 0.0)
+    fate = made.settle(turn, ended(Verdict.RESET, attempts=sent), now, 1.0)
+    assert fate == Later(now + pause)
 
 
 # ------------------------------------------------------------ the deadline

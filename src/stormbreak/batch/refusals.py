@@ -1,0 +1,72 @@
+"""Rows that were refused for the account they were sent with. Pure.
+
+In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says nothing about the row. `Refusals` holds
+such rows until the account answers again. When it holds `SCOUTS` of them, nothing more is sent until all calls that began since the
+first of them have ended; without an answer among them the run stops, and the next run sends these rows again.
+"""
+
+from typing import Generic, TypeVar
+
+from stormbreak.core.schedule import SCOUTS
+from stormbreak.types import Target, Verdict
+
+ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
+"""Final verdicts about the account, which stop a run at any time."""
+
+_SERVED = frozenset(
+    {Verdict.OK, Verdict.TOO_LONG, Verdict.FILTERED}
+)  # the account has been accepted
+
+Held = TypeVar("Held")
+
+
+class Refusals(Generic[Held]):
+    """Rows that were refused for the account they were sent with, since it last gave an answer.
+
+    Of several accounts, such as that of a fallback, each has its own. An answer shows that the account works only if its
+    call began after the first of the refusals: answers to earlier calls may still come long after a key is revoked.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[Target, float] = {}
+        self._held: dict[Target, list[tuple[Verdict, Held]]] = {}
+
+    def note(
+        self,
+        target: Target | None,
+        verdict: Verdict,
+        held: Held | None,
+        *,
+        began: float,
+        now: float,
+    ) -> list[Held]:
+        """Take note of a row that is over; return the rows whose failure is certain now, in their order.
+
+        A row that was refused is `held`; one that was answered has nothing to hold. `began` and `now` are when its call began and ended.
+        """
+        if target is None or (held is None and not self._since):  # nearly always
+            return []
+        account = target.account
+        if held is not None and verdict in ACCOUNT:
+            self._since.setdefault(account, now)
+            self._held.setdefault(account, []).append((verdict, held))
+            return []
+        if verdict in _SERVED and began >= self._since.get(account, float("inf")):
+            del self._since[account]
+            return [row for _, row in self._held.pop(account)]
+        return []
+
+    def release(self) -> list[Held]:
+        """Return all rows that are held: nothing more will tell about their accounts."""
+        held = [row for rows in self._held.values() for _, row in rows]
+        self._held.clear()
+        self._since.clear()
+        return held
+
+    @property
+    def doubt(self) -> tuple[float, Verdict] | None:
+        """Since when, and for which verdict, an account is in doubt: enough rows were refused in a row."""
+        for account, held in self._held.items():
+            if len(held) >= SCOUTS:
+                return self._since[account], held[-1][0]
+        return None

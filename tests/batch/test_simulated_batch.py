@@ -1,0 +1,86 @@
+"""A batch on sockets and the same one in the simulator: they agree, since a row is sent again by the same rule in both."""
+
+from dataclasses import replace
+from math import ceil
+from typing import NamedTuple
+
+import pytest
+from batches import chat_rows
+
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import BATCH
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.events import CallEnded
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.scenario import Load, Provider, Scenario, Trouble
+from stormbreak.storm import simulate
+from stormbreak.types import Verdict
+
+LIMIT = 16
+ONCE_A_ROUND = replace(BATCH, breaker=None, learn_rate=False, retry=RetryPolicy(attempts=1))
+BAD_LUCK = (
+    Trouble(kind=Kind.S500, share=0.2),
+    Trouble(kind=Kind.RESET, share=0.1),
+    Trouble(kind=Kind.S429, share=0.1, retry_after=1.0),
+    Trouble(kind=Kind.CUT_BODY, share=0.1),
+)
+
+
+class Batch(NamedTuple):
+    """What came of one: attempts for each row, and the seconds until half and 99 % of them were answered."""
+
+    attempts: float
+    half: float
+    nearly_all: float
+
+
+def batch(rows, service, *trouble):
+    return Scenario(
+        name="batch",
+        provider=Provider(slots=LIMIT, service=service, cv=0.3),
+        trouble=trouble,
+        load=Load(times=(0.0,) * rows, deadline=600.0, timeout=10.0, preset="batch"),
+    )
+
+
+def on_sockets(run_rows, provider, policy, rows):
+    events = []
+    summary = run_rows(
+        chat_rows(rows), provider, policy=policy, limit=LIMIT, listeners=[events.append]
+    )
+    began = events[0].at
+    answers = sorted(
+        event.at - began
+        for event in events
+        if isinstance(event, CallEnded) and event.verdict is Verdict.OK
+    )
+    return Batch(
+        summary.attempts / rows, answers[ceil(0.5 * rows) - 1], answers[ceil(0.99 * rows) - 1]
+    )
+
+
+def assert_alike(real, scenario, policy):
+    """What came of it on sockets lies within what ten seeds of the simulator give, and a quarter beyond."""
+    limited = replace(policy, limit=FixedLimit(in_flight=LIMIT))
+    runs = [simulate(scenario, limited, seed=seed).measures for seed in range(10)]
+    simulated = [Batch(run.amplification, run.p50, run.makespan_99) for run in runs]
+    for name in Batch._fields:
+        values = [getattr(each, name) for each in simulated]
+        assert min(values) / 1.25 <= getattr(real, name) <= 1.25 * max(values), (name, values)
+
+
+def test_rows_come_back_as_in_the_simulation(run_rows, stormbreak_provider):
+    scenario = batch(60, 0.1, Trouble(kind=Kind.S500, share=0.15))
+    real = on_sockets(run_rows, stormbreak_provider(scenario), ONCE_A_ROUND, 60)
+    assert_alike(real, scenario, ONCE_A_ROUND)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("trouble", [BAD_LUCK, (Trouble(kind=Kind.DOWN, until=4.0),)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_whole_batch_takes_as_long_as_in_the_simulation(
+    run_rows, stormbreak_provider, trouble, seed
+):
+    scenario = batch(300, 0.2, *trouble)
+    real = on_sockets(run_rows, stormbreak_provider(scenario, seed=seed), BATCH, 300)
+    assert_alike(real, scenario, BATCH)

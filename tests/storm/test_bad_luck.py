@@ -1,0 +1,66 @@
+"""A batch in bad luck and in an outage, in virtual time: what test_prove_bad_luck.py shows on real sockets."""
+
+from dataclasses import replace
+
+import pytest
+from bad_luck import LUCK, NARROW, ROWS, TIMEOUT, WIDTH, outage
+
+from stormbreak.core.backoff import FullJitter
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import BATCH
+from stormbreak.events import Returned, Sent
+from stormbreak.provider.loader import parse
+from stormbreak.provider.scenario import Herd, Load
+from stormbreak.storm import simulate
+from stormbreak.storm.baselines import BASELINES
+from stormbreak.types import Verdict
+
+NOT_YET = pytest.mark.xfail(reason="today's defaults hold back in bad luck", strict=True)
+SEEDS = range(3)
+
+
+def of_rows(scenario, count):
+    """The scenario with a batch of so many rows."""
+    load = Load(herds=(Herd(at=0.0, calls=count),), deadline=800.0, timeout=TIMEOUT, preset="batch")
+    return replace(parse(scenario), duration=900.0, load=load)
+
+
+def wide(width):
+    return replace(BATCH, limit=FixedLimit(in_flight=width))
+
+
+def plain_loop():
+    """A row is sent until it is answered, whatever the provider says of when; backs off as jitter_loop.py does."""
+    usual = BASELINES["loop_full_jitter"]
+    retry = replace(usual.policy.retry, attempts=1_000, backoff=FullJitter(base=0.5, cap=8.0))
+    return replace(usual, deaf=True, policy=replace(usual.policy, retry=retry))
+
+
+def seconds(policy, seed):
+    measures = simulate(of_rows(LUCK, ROWS), policy, seed=seed).measures
+    return float("inf") if measures.makespan_99 is None else measures.makespan_99
+
+
+@NOT_YET
+@pytest.mark.parametrize("policy", [BATCH, wide(WIDTH)], ids=["as it comes", str(WIDTH)])
+def test_99_of_100_rows_are_answered_about_as_soon_as_by_a_plain_loop(policy):
+    ratios = [seconds(policy, seed) / seconds(plain_loop(), seed) for seed in SEEDS]
+    assert max(ratios) <= 1.3
+
+
+def outlived(calm, seed):
+    """Requests that are sent into an outage, and seconds from its end to the first answer."""
+    events = []
+    scenario, over = outage(calm)
+    simulate(of_rows(scenario, 2_000), wide(NARROW), seed=seed, listener=events.append)
+    sent = sum(isinstance(event, Sent) and calm <= event.at < over for event in events)
+    answered = (it.at for it in events if isinstance(it, Returned) and it.verdict is Verdict.OK)
+    return sent, min(at for at in answered if at > over) - over
+
+
+@NOT_YET
+@pytest.mark.parametrize("calm", [0.0, 3.0], ids=["from the start", "after three seconds"])
+def test_little_is_sent_into_an_outage_and_its_end_is_found_at_once(calm):
+    outages = [outlived(calm, seed) for seed in SEEDS]
+    assert max(sent for sent, _ in outages) <= 60
+    assert max(after for _, after in outages) <= 2.0

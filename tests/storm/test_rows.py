@@ -1,0 +1,152 @@
+"""Rows of a batch in a simulation: sent again by the rule of `batch run`, but for loops that have a rule of their own."""
+
+from dataclasses import replace
+
+import pytest
+
+from stormbreak.core.backoff import Constant
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.presets import ARTICLE, BATCH, OFF
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.schedule import ATTEMPTS, SCOUTS
+from stormbreak.events import CallEnded, Sent
+from stormbreak.provider.kinds import Kind
+from stormbreak.provider.scenario import Herd, Load, Provider, Scenario, Trouble
+from stormbreak.storm import simulate
+from stormbreak.storm.baselines import BASELINES
+
+ONCE_A_ROUND = replace(BATCH, breaker=None, learn_rate=False, retry=RetryPolicy(attempts=1))
+
+
+def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, **load):
+    """Rows in one instant before a provider that needs a second for each."""
+    return Scenario(
+        name="rows",
+        duration=30.0,
+        provider=Provider(slots=slots, service=1.0, cv=0.0),
+        trouble=trouble,
+        load=Load(
+            herds=(Herd(at=0.0, calls=rows),),
+            deadline=deadline,
+            timeout=5.0,
+            preset=preset,
+            **load,
+        ),
+    )
+
+
+def unlucky(share):
+    return Trouble(kind=Kind.S500, share=share)
+
+
+def played(scenario, policy=ONCE_A_ROUND, **more):
+    """The measures, and the events."""
+    events = []
+    return simulate(scenario, policy, listener=events.append, **more).measures, events
+
+
+def test_a_row_whose_call_failed_is_sent_again():
+    measures, events = played(batch(unlucky(0.5)))
+    calls = sum(isinstance(event, CallEnded) for event in events)
+    assert measures.success > 0.99
+    assert measures.calls == 100
+    assert calls > 150
+    assert measures.amplification == sum(isinstance(event, Sent) for event in events) / 100
+
+
+def test_a_call_is_no_row_unless_the_load_is_a_batch():
+    measures, _ = played(batch(unlucky(0.5), preset="interactive"))
+    assert (measures.amplification, measures.success < 0.7) == (1.0, True)
+
+
+@pytest.mark.parametrize("name", ["none", "loop_naive", "loop_full_jitter", "article"])
+def test_a_baseline_keeps_its_own_way(name):
+    contender = BASELINES[name]
+    scenario = batch(unlucky(1.0))
+    measures, events = played(scenario, contender)
+    assert sum(isinstance(event, CallEnded) for event in events) == 100
+    assert measures.amplification <= contender.policy.retry.attempts
+
+
+def test_a_policy_that_would_fail_fast_waits_as_in_a_batch():
+    """What `batch run --policy article` does, which is not the baseline of that name."""
+    down = Trouble(kind=Kind.DOWN, until=20.0)
+    measures, _ = played(batch(down), ARTICLE)
+    assert measures.success == 1.0
+
+
+def test_a_row_is_sent_ten_times_and_no_more():
+    measures, _ = played(batch(unlucky(1.0)))
+    assert measures.success == 0.0
+    assert measures.amplification == ATTEMPTS
+
+
+def test_switched_off_a_row_is_sent_once():
+    measures, _ = played(batch(unlucky(1.0)), OFF)
+    assert measures.amplification == 1.0
+
+
+def test_a_row_fails_at_its_deadline():
+    measures, _ = played(batch(unlucky(1.0), rows=SCOUTS, deadline=3.0))
+    assert measures.success == 0.0
+    assert 1.0 < measures.amplification < 4.0
+
+
+def test_rows_that_find_no_place_before_their_deadline_are_not_sent():
+    narrow = replace(ONCE_A_ROUND, limit=FixedLimit(in_flight=7))
+    measures, _ = played(batch(rows=70, slots=200, deadline=3.5), narrow)
+    assert (measures.calls, measures.success, measures.shed) == (70, 0.3, 42)
+
+
+def test_the_luck_of_a_row_is_that_of_its_attempts_in_all_whatever_the_rounds():
+    """The third attempt of a row meets the same, in one round or in three: policies are compared on the same luck."""
+    patient = replace(
+        OFF,
+        retry=RetryPolicy(attempts=ATTEMPTS, backoff=Constant(seconds=0.5)),
+        limit=FixedLimit(in_flight=64),
+    )
+    rounds, _ = played(batch(unlucky(0.6)))
+    one_round, _ = played(batch(unlucky(0.6)), patient)
+    assert rounds.amplification == one_round.amplification
+    assert rounds.success == one_round.success
+
+
+def test_until_a_row_is_answered_only_scouts_are_sent():
+    _, events = played(batch(rows=200, slots=200))
+    at_once = [event for event in events if isinstance(event, Sent) and event.at < 1.0]
+    assert len(at_once) == SCOUTS
+
+
+def test_no_more_rows_are_in_work_than_the_limit_of_the_policy():
+    narrow = replace(ONCE_A_ROUND, limit=FixedLimit(in_flight=7))
+    measures, events = played(batch(rows=70, slots=200), narrow)
+    assert measures.makespan == pytest.approx(10.0)
+    assert measures.added_wait_p99 == pytest.approx(9.0)
+    assert measures.peak_attempts == 7
+    assert max(event.waited for event in events if isinstance(event, CallEnded)) == 0.0
+
+
+def test_each_process_has_a_batch_of_its_own():
+    measures, events = played(batch(unlucky(0.5), rows=60, processes=3))
+    assert measures.success > 0.99
+    at_once = [event for event in events if isinstance(event, Sent) and event.at < 0.01]
+    assert len(at_once) > SCOUTS
+
+
+def test_a_batch_whose_scouts_are_all_refused_sends_nothing_more():
+    measures, _ = played(batch(Trouble(kind=Kind.S401), rows=100))
+    assert (measures.success, measures.shed) == (0.0, 100 - SCOUTS)
+
+
+def test_rows_may_come_later():
+    scenario = batch(unlucky(0.5), rows=10)
+    assert scenario.load is not None
+    load = replace(scenario.load, herds=(), times=(0.0, 0.0, 5.0, 20.0, 20.0))
+    measures, _ = played(replace(scenario, load=load))
+    assert (measures.calls, measures.success) == (5, 1.0)
+
+
+def test_the_same_seed_gives_the_same_events():
+    scenario = batch(unlucky(0.5))
+    assert played(scenario, seed=3) == played(scenario, seed=3)
+    assert played(scenario, seed=3) != played(scenario, seed=4)

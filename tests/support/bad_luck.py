@@ -1,0 +1,183 @@
+"""A batch in bad luck and in an outage, on real sockets.
+
+In bad luck our command and a plain loop run at the same time, each before a provider of its own: they have the same
+machine. The luck of an attempt depends on the seed, the row and how often it was sent before, so all meet the same.
+Programs are timed from their start until so many lines stand in their OUTPUT.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from math import ceil, inf
+from pathlib import Path
+from typing import NamedTuple
+
+from batches import chat_rows, command, environment, provider_process, run_args, scenario, write
+
+from stormbreak.provider.loader import parse
+from stormbreak.provider.server import ProviderServer
+
+ROWS, WIDTH, TIMEOUT = 500, 64, 6.0
+TROUBLES = (  # 55 % of all attempts
+    {"kind": "429", "share": 0.08, "retry_after": 1},
+    {"kind": "429", "share": 0.05},
+    {"kind": "503", "share": 0.10},
+    {"kind": "529", "share": 0.05},
+    {"kind": "reset", "share": 0.09},
+    {"kind": "hang", "share": 0.05},
+    {"kind": "cut_body", "share": 0.13},
+)
+LUCK = scenario(*TROUBLES, slots=200, service=0.3, cv=0.5, queue=800, front_end=3000)
+LOOP = Path(__file__).parent / "jitter_loop.py"
+LOOK = 0.02  # seconds between two looks at the files
+AT_MOST = 300.0  # seconds; whatever takes longer takes for ever
+
+
+class Racer:
+    """A program on its way, `words`; killed after `kill_after` seconds and started again, if it is to be."""
+
+    def __init__(self, words, output, *, enough, kill_after=None):
+        self._words = words
+        self._output = output
+        self._enough = enough
+        self._kill_after = kill_after
+        self._ran_before = 0.0
+        self._start()
+
+    def _start(self):
+        self._began = time.monotonic()
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(self._words, env=environment(), **quiet)
+
+    def look(self):
+        """Look whether there is enough; return the seconds that it took, without the pause, or None."""
+        ran, code = time.monotonic() - self._began, self._process.poll()
+        if self._output.exists() and self._output.read_bytes().count(b"\n") >= self._enough:
+            return self._ran_before + ran
+        assert code is None, f"{self._output.name}: the program ended with {code}"
+        if self._kill_after is not None and ran >= self._kill_after:
+            self.stop()
+            self._ran_before, self._kill_after = time.monotonic() - self._began, None
+            self._start()
+        return None
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
+
+
+def loop(source, output, url, *, width=WIDTH):
+    """The words that start the plain loop."""
+    words = (sys.executable, LOOP, source, output, url, width, TIMEOUT)
+    return [str(word) for word in words]
+
+
+def ours(source, output, url, *more):
+    """The words that start our command."""
+    return command(*run_args(source, output, url), "--timeout", TIMEOUT, "--quiet", *more)
+
+
+def race(folder, seed, programs, *, rows=ROWS, storm=LUCK, share=0.99, kill_after=None):
+    """Run `programs` side by side; the seconds that each took for that share of the rows, by name; inf after `AT_MOST`.
+
+    A program is a function of INPUT, OUTPUT and the address that gives its words. `kill_after` is by name.
+    """
+    source = write(folder / "in.jsonl", chat_rows(rows))
+    scenario_file = folder / "luck.toml"
+    scenario_file.write_text(storm)
+    took = {}
+    with ExitStack() as stack:
+        provider = ("--scenario", scenario_file, "--seed", seed)
+        urls = {name: stack.enter_context(provider_process(*provider)) for name in programs}
+        racers = {}
+        for name, words in programs.items():
+            output = folder / f"{name}.jsonl"
+            racers[name] = Racer(
+                words(source, output, urls[name]),
+                output,
+                enough=ceil(share * rows),
+                kill_after=(kill_after or {}).get(name),
+            )
+            stack.callback(racers[name].stop)
+        give_up_at = time.monotonic() + AT_MOST
+        while racers:
+            for name, racer in tuple(racers.items()):
+                seconds = inf if time.monotonic() > give_up_at else racer.look()
+                if seconds is not None:
+                    took[name] = seconds
+                    racers.pop(name).stop()
+            time.sleep(LOOK)
+    return took
+
+
+@contextmanager
+def busy_beside(count):
+    """So many processes that never rest."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while 1: pass"]))
+            stack.callback(process.kill)
+        yield
+
+
+# ------------------------------------------------------------ an outage
+
+LASTS = 8.0  # seconds
+NARROW = 20  # attempts in flight
+LONG_ENOUGH = 3_000  # rows, so that some are left when it is over
+
+
+class Outage(NamedTuple):
+    """What the provider saw: requests sent into it, and seconds from its end to the first answer after it."""
+
+    sent: int
+    answered_after: float
+
+
+class _Moments:
+    """A witness of when requests came in and answers had been written."""
+
+    def __init__(self):
+        self.asked_at = []
+        self.answered_at = []
+
+    def asked(self, _, at):
+        self.asked_at.append(at)
+
+    def answered(self, _, at):
+        self.answered_at.append(at)
+
+
+def outage(calm):
+    """A scenario that goes down `calm` seconds after its first request, and when it is up again."""
+    down = {"kind": "down", "at": calm, "until": calm + LASTS}
+    return scenario(down, slots=200, service=0.2, cv=0.5), calm + LASTS
+
+
+async def outlived(folder, *, calm, seed=0):
+    """Let a batch with `NARROW` in flight live through an outage that begins `calm` seconds after its first request."""
+    source = write(folder / "in.jsonl", chat_rows(LONG_ENOUGH))
+    text, over = outage(calm)
+    playing, seen = parse(text), _Moments()
+    server = ProviderServer(playing, seed=seed)
+    await server.start()
+    words = ours(source, folder / "out.jsonl", server.base_url, "--concurrency", NARROW)
+    try:
+        server.play(playing, seen)
+        process = await asyncio.create_subprocess_exec(*map(str, words), env=environment())
+        try:
+            give_up_at = time.monotonic() + AT_MOST
+            while not (seen.answered_at and seen.answered_at[-1] > over):
+                assert time.monotonic() < give_up_at
+                await asyncio.sleep(LOOK)
+        finally:
+            process.kill()
+            await process.wait()
+    finally:
+        await server.close()
+    return Outage(
+        sent=sum(calm <= at < over for at in seen.asked_at),
+        answered_after=min(at for at in seen.answered_at if at > over) - over,
+    )
