@@ -1,6 +1,7 @@
 """One frame: what it says, that it fits, and that what is hostile stays text."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, Group
@@ -175,3 +176,25 @@ def test_no_colour_is_needed_and_colours_are_there():
 
     assert "33m" in shown()  # yellow
     assert "33m" not in shown(NO_COLOR="1")
+
+
+def test_a_slow_batch_and_a_slow_target_say_why():
+    why = "circuit open, next probe in 3 s"
+    batch = replace(state().batch, slow=why)
+    lines = drawn(state(batch=batch, targets=(target(slow=why),)))
+
+    assert f" slow {why}" in [line.rstrip() for line in lines]
+    assert f"   slow      {why}" in [line.rstrip() for line in lines]
+
+
+def test_a_target_that_has_one_line_says_why_behind_its_name():
+    targets = tuple(target(f"acme/{number}", slow="429s: 3.1 requests/s") for number in range(9))
+    lines = drawn(state(targets=targets), height=24)
+
+    assert sum(line.rstrip().endswith("  429s: 3.1 requests/s") for line in lines) >= 5
+
+
+def test_a_reason_is_made_fit_for_a_terminal():
+    lines = "".join(drawn(state(targets=(target(slow=HOSTILE),))))
+
+    assert "\x1b" not in lines

@@ -89,7 +89,7 @@ def test_half_open_without_a_free_probe_fails_fast_too():
 
     assert probe.sending
     refused = stage.start().ended
-    assert refused.retry_at == stage.now + 60.0  # the end of the lease
+    assert refused.retry_at == stage.now + 1.0  # not the end of the lease
     assert told(refused) == "acme/large: the circuit is half-open"
     assert stage.start(fail_fast=False).queued
 
@@ -118,14 +118,38 @@ def test_a_patient_call_is_told_how_the_circuit_stands_when_its_time_is_over():
     stage.pass_time(20.0)
     assert stage.start().sending  # the only probe
     patient = stage.start(fail_fast=False, within=15.0)
+    stage.pass_time(15.0)
     assert (
-        told(patient.ended)
-        == "acme/large: the call may not wait that long: the circuit is half-open"
+        told(patient.ended) == "acme/large: could not be served in time: the circuit is half-open"
     )
     stage.lane.isolate(stage.now)
     patient = stage.start(fail_fast=False, within=15.0)
     stage.pass_time(15.0)
     assert told(patient.ended) == "acme/large: could not be served in time: the circuit is isolated"
+
+
+def test_a_patient_call_waits_for_a_probe_that_may_take_longer_than_it_has():
+    """The lease of a probe is only the longest that it may take."""
+    stage = ill()
+    stage.pass_time(20.0)
+    probe = stage.start()
+    patient = stage.start(fail_fast=False, within=15.0)
+    assert patient.queued
+    stage.tick(1.0)
+    probe.step(OK)
+    stage.settle()
+
+    assert patient.sending
+
+
+def test_a_hasty_call_comes_back_when_the_probe_should_have_been_answered():
+    stage = ill()
+    stage.pass_time(20.0)
+    assert stage.start().sending
+    assert stage.start().ended.retry_at == stage.now + 1.0
+    stage.lane.admission.service = 3.0
+
+    assert stage.start().ended.retry_at == stage.now + 3.0
 
 
 def test_who_waits_for_a_slot_is_told_that_the_circuit_was_isolated():

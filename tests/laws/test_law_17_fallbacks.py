@@ -9,6 +9,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import DOUBTED, ELSEWHERE, TRANSIENT, Choose, Step
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.plan import GRACE
@@ -171,6 +172,102 @@ def test_most_attempts_hold_across_all():
 
 
 # ---------------------------------------------------------------- nobody waits who can be served elsewhere
+
+
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+)
+
+
+def opened(*targets, **more):
+    """A stage on which the circuits of these targets are open."""
+    stage = Stage(policy(breaker=FRAGILE, **more))
+    for target in targets:
+        stage.start(target=target).step(SERVER_ERROR).close()
+    return stage
+
+
+@pytest.mark.parametrize("waited", [0.0, 4.9])
+@pytest.mark.parametrize("after", [2.0, 60.0])
+def test_an_open_circuit_sends_a_call_elsewhere_at_once(after, waited):
+    stage = opened(FIRST)
+    stage.tick(waited)
+    run = start(stage, to(SECOND, after=after), fail_fast=False)
+
+    assert where(run) == SECOND
+    assert run.step(OK).ended.waited == 0.0
+
+
+def test_so_does_a_circuit_that_waits_for_its_probe():
+    stage = opened(FIRST)
+    stage.tick(5.0)
+    probe = start(stage, to(SECOND, after=60.0), fail_fast=False)
+
+    assert where(probe) == FIRST
+    assert where(start(stage, to(SECOND, after=60.0), fail_fast=False)) == SECOND
+
+
+def test_a_failed_attempt_is_not_repeated_at_an_open_circuit():
+    stage = opened(retry=RetryPolicy(attempts=5))
+    run = start(stage, to(SECOND, after=60.0), fail_fast=False).step(SERVER_ERROR)
+
+    assert where(run) == SECOND
+    assert run.step(OK).ended.waited == 0.0
+
+
+def test_a_failed_attempt_that_no_rule_is_for_is_repeated():
+    """Its retry is rejected, and there is a rule for that."""
+    stage = opened(retry=RetryPolicy(attempts=5, backoff=Constant(seconds=1.0)))
+    rule = to(SECOND, on=[REJECTED], after=60.0)
+    run = start(stage, rule, fail_fast=False).step(SERVER_ERROR)
+    assert run.backing_off
+    stage.tick(1.0)
+
+    assert where(run) == SECOND
+
+
+def test_calls_in_the_queue_go_elsewhere_when_the_circuit_opens():
+    stage = opened(limit=FixedLimit(in_flight=1))
+    blocker = start(stage, fail_fast=False)
+    run = start(stage, to(SECOND, after=60.0), fail_fast=False)
+    assert run.queued
+    blocker.step(SERVER_ERROR)
+    stage.settle()
+
+    assert where(run) == SECOND
+
+
+@pytest.mark.parametrize("later", [CACHE, to(SECOND), to(SECOND, on=[Verdict.BILLING], after=2.0)])
+def test_a_call_waits_for_the_circuit_where_its_rules_let_it_wait(later):
+    assert start(opened(FIRST), later, fail_fast=False).queued
+
+
+def test_where_every_circuit_is_open_a_call_waits_for_that_of_its_own_target():
+    stage = opened(FIRST, SECOND)
+    run = start(stage, to(SECOND, after=60.0), fail_fast=False)
+    assert run.queued
+    stage.tick(5.0)
+
+    assert where(run) == FIRST
+
+
+def test_a_call_without_a_bound_never_waits_for_the_circuit_of_a_fallback():
+    """Its own target may be well again long before, and a batch sends the row once more."""
+    stage = opened(FIRST, retry=RetryPolicy(attempts=5))
+    run = start(stage, to(SECOND, after=60.0), fail_fast=False).step(SERVER_ERROR)
+
+    assert run.ended.stopped == "breaker"
+    assert run.ended.retry_at == stage.now + 5.0
+
+
+def test_a_call_with_a_bound_waits_there_as_long_as_that():
+    stage = opened(FIRST, retry=RetryPolicy(attempts=5))
+    run = start(stage, to(SECOND, after=60.0), fail_fast=False, patience=20.0).step(SERVER_ERROR)
+    stage.tick(1.0)
+    assert run.queued
+    stage.tick(4.0)
+
+    assert where(run) == SECOND
 
 
 def test_a_long_wait_is_not_waited_for():

@@ -212,6 +212,17 @@ def test_of_their_cooldowns_the_longest_is_told_and_of_their_budgets_the_poorest
     assert target.budget == round(min(lane["budget"] for lane in lanes), 3)
 
 
+def test_of_their_reasons_that_of_the_longest_queue_is_told(watch):
+    stages = [Stepped(watch, policy(limit=FixedLimit(in_flight=9))) for _ in range(3)]
+    for stage, asked, waiting in zip(stages[:2], (8.0, 4.0), (1, 3), strict=True):
+        stage.start().step(told(asked))
+        for _ in range(waiting):
+            stage.start()
+    stages[2].start()
+
+    assert only(watch.state()).slow == "waiting: provider asked for 4 s, 4 s left"
+
+
 def test_an_engine_that_nobody_steps_has_nothing_to_say(watch):
     subscribe(Stage().engine, watch)
     assert watch.state().targets == ()

@@ -83,7 +83,7 @@ class Lines:
         said += f", {span(eta)} to go" if view.left and eta is not None else ""
         cost = cost_in_words(view.cost, view.limit_of_cost)
         said += f", cost {cost}" if cost else ""
-        self._write(f"{said}; idle: {view.idle}" if view.idle else said)
+        self._write(f"{said}; {view.slow}" if view.slow else said)
 
     def _write(self, line: str) -> None:
         if self._stream is None:
@@ -123,8 +123,8 @@ def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableT
     cost = cost_in_words(view.cost, view.limit_of_cost)
     if cost:
         whole.add_row(_named("cost", cost))
-    if view.idle:
-        whole.add_row(_named("idle", view.idle))
+    if view.slow:
+        whole.add_row(_named("slow", view.slow))
     if view.stopping and view.in_flight:
         whole.add_row(Text(_stopping(view), style="yellow"))
     return whole

@@ -3,9 +3,10 @@
 import time
 from collections import deque
 from dataclasses import dataclass
+from datetime import datetime
 
-from stormbreak.batch.idle import idle_because
 from stormbreak.batch.runner import Runner
+from stormbreak.batch.slow_run import why_slow
 from stormbreak.batch.spent import Cost, Limit
 
 _RATE_OVER = 30.0  # seconds that the shown rate looks back
@@ -29,7 +30,7 @@ class View:
     cost: Cost
     limit_of_cost: Limit | None
     interrupted: bool = False  # by a first Ctrl-C: a second one stops it at once
-    idle: str = ""  # why nothing is in flight, where nothing is
+    slow: str = ""  # why the run is slow, or nothing is in flight
 
     @classmethod
     def of(cls, runner: Runner) -> "View":
@@ -44,17 +45,14 @@ class View:
             limit=runner.width,
             waiting=runner.under_way - in_flight + runner.schedule.waiting,
             retries=counts.retries,
-            circuit=_circuit(
-                {each["circuit"] for each in targets},
-                max((each["cooldown"] for each in targets), default=0.0),
-            ),
+            circuit=_circuit({each["circuit"] for each in targets}),
             input_tokens=counts.input_tokens,
             output_tokens=counts.output_tokens,
             stopping=runner.stopping,
             interrupted=runner.interrupted,
             cost=runner.so_far.cost,
             limit_of_cost=runner.so_far.limit,
-            idle="" if in_flight else idle_because(runner, targets),
+            slow=why_slow(runner, targets, datetime.now().astimezone()),
         )
 
     @property
@@ -81,9 +79,9 @@ class Rate:
         return rate, view.left / rate if rate > 0 else None
 
 
-def _circuit(states: set[str | None], pause: float) -> str:
-    """Name the state of the worst circuit, or the pause that was asked for."""
+def _circuit(states: set[str | None]) -> str:
+    """Name the state of the worst circuit."""
     for state in ("isolated", "open", "half_open"):
         if state in states:
             return state.replace("_", "-")
-    return f"closed, pause {pause:.0f} s" if pause >= 1 else "closed"
+    return "closed"

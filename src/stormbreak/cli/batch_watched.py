@@ -70,6 +70,7 @@ class Watched:
             to_go=None if to_go is None else round(to_go, 1),
             retries=view.retries,
             stopping=view.stopping,
+            slow=view.slow,
         )
         if not self._begun:
             self._begun = True

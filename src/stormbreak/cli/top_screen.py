@@ -113,6 +113,8 @@ class Frame:
         if batch.stopping:
             figures.append("   stopping: sends nothing more", style="yellow")
         yield figures
+        if batch.slow:
+            yield Text(" slow ", style="dim").append(tame(batch.slow, 160), style="not dim yellow")
 
     # ------------------------------------------------------------ targets
 
@@ -123,7 +125,8 @@ class Frame:
             yield Text()
             return
         free = None if room is None else max(1, room - _LEAST_DECISIONS - 2)
-        if free is None or len(targets) * (_CARD + 1) <= free:
+        lines = sum(_CARD + 1 + bool(target.slow) for target in targets)
+        if free is None or lines <= free:
             for target in sorted(targets, key=lambda each: each.target):
                 yield from self._card(target)
                 yield Text()
@@ -148,6 +151,10 @@ class Frame:
         if target.budget is not None:
             line.append("   retry budget ").append(f"{target.budget:.1f}", style="not dim")
         yield line
+        if target.slow:
+            yield Text("   slow      ", style="dim").append(
+                tame(target.slow, 120), style="not dim yellow"
+            )
         top = max([*target.ok, *target.not_ok], default=0)
         yield self._curve("ok", target.ok, top, "green")
         ill = self._curve("not ok", target.not_ok, top, "red")
@@ -166,7 +173,10 @@ class Frame:
             line.append(f"{cooldown:>8}", style="yellow")
             line.append(f"{short(target.in_flight):>7}{short(target.queued):>7}")
             line.append(f"{_rate(target.ok):>7.1f}{_rate(target.not_ok):>7.1f}  ")
-            yield line.append(tame(target.target, 120), style="bold")
+            line.append(tame(target.target, 120), style="bold")
+            yield (
+                line.append(f"  {tame(target.slow, 120)}", style="yellow") if target.slow else line
+            )
         more = len(targets) - len(shown)
         if more:
             yield Text(f" and {more:,} more", style="dim")

@@ -29,6 +29,7 @@ from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
 HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
+DECIDED = 1.0  # seconds that probes are given at least, before a rejected call comes back
 STANDS = 4  # times the limit: a queue this long stands
 
 LATE = "could not be served in time"
@@ -181,6 +182,20 @@ class Admission:
         gate = self._held_by(now)
         return "queue" if gate is None else gate.name
 
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """How many calls wait, for which gate, and for how many seconds, where its time is known.
+
+        A gate that is closed for too long to wait for holds calls, too, though none is in the queue.
+        """
+        gate = self._held_by(now)
+        until = inf if gate is None else gate.ready_at(now)
+        holds = self.queued or self._policy.longest_pause < until - now < inf
+        return {
+            "queued": self.queued,
+            "held_by": self.held_by(now) if holds else None,
+            "held_for": until - now if holds and until != inf else None,
+        }
+
     def _held_by(self, now: float) -> Gate | None:
         """The gate that will be closed the longest; of two that wait for an event, not the slots."""
         gate = max(self._gates, key=lambda gate: (gate.ready_at(now), gate is not self._slots_gate))
@@ -218,8 +233,14 @@ class Admission:
             ready_at = gate.ready_at(now)
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
                 continue
-            if gate is self._circuit and call.fail_fast:
-                return Rejection(gate.name, self._stands_so(now), _known(ready_at))
+            if gate is self._circuit:
+                half_open = self._circuit.standing(now) == "half-open"
+                if call.fail_fast:
+                    if half_open:  # its probes will probably decide sooner
+                        ready_at = min(ready_at, now + max(DECIDED, self.service))
+                    return Rejection(gate.name, self._stands_so(now), _known(ready_at))
+                if half_open:
+                    continue
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
                 return self._rejection(gate, TOO_LONG, now)
         return None

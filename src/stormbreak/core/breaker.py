@@ -129,6 +129,13 @@ class Breaker:
         """Return the same as a word for messages."""
         return self.state_at(now).value.replace("_", "-")
 
+    def next_probe(self, now: float) -> float | None:
+        """Return the seconds until a call may leave as a probe; None where none is to come, or some are under way."""
+        ready_at = self.ready_at(now)
+        if self.state_at(now) not in (State.OPEN, State.ISOLATED) or ready_at == UNTIL_EVENT:
+            return None
+        return max(0.0, ready_at - now)
+
     def counts(self, now: float) -> Counts:
         """Return what the trip rule has counted in its windows."""
         return self._trip.counts(now)

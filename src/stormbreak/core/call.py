@@ -37,6 +37,7 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
             attempt=trail.attempts - trail.before,
             left=_time_left(trail, now),
             load=lane.load(now, trail.sent_at),
+            elsewhere=outcome.verdict in trail.elsewhere and lane.is_open(now),
             now=now,
             uniform=uniform,
             previous=trail.delay,
@@ -45,6 +46,8 @@ def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
         if lane.shadow is not None:
             _decide_beside(lane, lane.shadow, decision, deciding, now)
         if isinstance(decision, Stop):
+            if decision.gate == "budget":
+                lane.refused_at = now
             trail.note(
                 RetryRefused(
                     now, call.number, call.target, trail.attempts, decision.gate, outcome.verdict

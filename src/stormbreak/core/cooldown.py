@@ -39,7 +39,16 @@ class OnCooldown(Protocol):
 class Cooldown:
     """The gate that keeps calls away until a named time. The token is the time an attempt left."""
 
-    __slots__ = ("_longest", "_on_change", "_spared", "_spread", "_told_at", "_treatments", "until")
+    __slots__ = (
+        "_longest",
+        "_on_change",
+        "_spared",
+        "_spread",
+        "_told_at",
+        "_treatments",
+        "asked",
+        "until",
+    )
     name = "cooldown"
     minds_success = True
 
@@ -59,6 +68,9 @@ class Cooldown:
         self._treatments = treatments
         self._on_change = on_change
         self._told_at = OPEN  # when the attempt left that was told to wait
+        self.asked = (
+            0.0  # seconds that were named for the cooldown in force, before they were spread
+        )
         self.until = OPEN
 
     def ready_at(self, now: float) -> float:
@@ -81,12 +93,14 @@ class Cooldown:
         self._told_at = max(self._told_at, token)
         wait = min(wait, self._longest)
         if self.until < now + wait:
+            self.asked = wait
             self.until = now + wait * (1 + self._spread * uniform)
             self._on_change(now=now, until=self.until)
 
     def hold(self, until: float, now: float) -> None:
         """Keep calls away until then, as the target asked an earlier process."""
         if self.until < until:
+            self.asked = until - now
             self.until = until
             self._on_change(now=now, until=until)
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import count
+from math import inf
 from typing import Any
 
 from stormbreak.core.admission import Admission
@@ -38,6 +39,7 @@ from stormbreak.types import Outcome, Target
 
 PACED = 0.5  # after a pause of t seconds the queue leaves within PACED * t ...
 PACED_BOUNDS = (0.1, 5.0)  # ... but within these seconds
+REFUSED = 10.0  # seconds since the budget refused a retry
 PACED_CIRCUIT = 1.0  # after a circuit closed
 
 MOST_LANES = 256  # targets that are remembered, besides those with something in force
@@ -52,7 +54,7 @@ class Lane:
 
     __slots__ = (
         "_closing_until", "_engine", "admission", "backing_off", "breaker", "budget", "cooldown", "diagnosis", "earn", "failed_at",
-        "failed_in_a_row", "gone", "hedging", "openings", "pace", "policy", "quota", "rate", "recently_used", "shadow",
+        "failed_in_a_row", "gone", "hedging", "openings", "pace", "policy", "quota", "rate", "recently_used", "refused_at", "shadow",
         "shadow_budget", "slots", "spending", "target", "treatments",
     )  # fmt: skip
 
@@ -66,7 +68,7 @@ class Lane:
         self.gone = engine.is_gone(target)
         self.openings = 0  # how often the circuit opened
         self.failed_in_a_row = 0  # calls that fell back from here, or to here
-        self.failed_at = OPEN  # when an attempt last failed in a way that a retry might mend
+        self.failed_at = self.refused_at = OPEN  # a retry might mend it; the budget paid for none
         self.backing_off = 0  # calls between two attempts
         self.recently_used = True  # since the engine last looked for lanes to forget
         self.pace = Pace()
@@ -149,6 +151,10 @@ class Lane:
             or (self.quota is not None and self.quota.is_needed(now))
             or self.slots.learned(now)
         )
+
+    def is_open(self, now: float) -> bool:
+        """Whether the circuit lets nobody pass now: it is open, isolated, or has sent all its probes."""
+        return self.breaker is not None and self.breaker.ready_at(now) > now
 
     def load(self, now: float, sent_at: float = OPEN) -> Load:
         """What the gates know of the load on this target."""
@@ -260,15 +266,21 @@ class Lane:
             "place": self.target.place,
             "in_flight": self.slots.in_flight,
             "limit": self.slots.limit,
-            "queued": self.admission.queued,
-            "held_by": self.admission.held_by(now) if self.admission.queued else None,
+            **self.admission.snapshot(now),
+            "quota": None if self.quota is None else self.quota.scarcer(now),
+            "rate": None if self.rate is None else _finite(self.rate.rate_at(now)),
+            "limit_learned": self.slots.learned(now),
+            "trouble": self.diagnosis.cause(now).value,
             "circuit": None if breaker is None else breaker.state_at(now).value,
+            "next_probe": None if breaker is None else breaker.next_probe(now),
             "trips": 0 if breaker is None else breaker.trips,
             "failure_rate": counts.failure_rate,
             "slow_call_rate": counts.slow_call_rate,
             "cooldown": max(0.0, until - now),
+            "cooldown_asked": self.cooldown.asked if until > now else 0.0,
             "service": self.admission.service,
             "budget": None if self.budget is None else self.budget.balance(now),
+            "retries_refused": now - self.refused_at < REFUSED,
             **shadow,
         }
 
@@ -406,6 +418,11 @@ class Engine:
         lane.recently_used = True
         return lane
 
+    def is_open(self, target: Target, now: float) -> bool:
+        """Whether the circuit of `target` lets nobody pass now; makes no lane."""
+        lane = self._lanes.get(target)
+        return lane is not None and lane.is_open(now)
+
     def make_room(self, now: float) -> None:
         """Forget lanes beyond MOST_LANES, of those that are not needed the one that was not used for longest first.
 
@@ -484,3 +501,7 @@ class Engine:
 
 def _nobody() -> None:
     return None
+
+
+def _finite(number: float) -> float | None:
+    return None if number == inf else number

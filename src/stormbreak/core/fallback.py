@@ -4,8 +4,10 @@ A rule leads to other targets (another provider, another key, a model with a lar
 once, or to one that says that there is none. The rules are asked in their order, each once; the first that is for
 the verdict and can do something does. One deadline and one budget hold across all of them.
 
-While a rule for rejected calls is still to come, nobody waits longer than its `after` where he is: for a slot,
-for the end of a cooldown, for a backoff. Whoever can be served elsewhere need not queue.
+While a rule for rejected calls is still to come, no call waits longer than its `after` where it is: for a slot,
+for the end of a cooldown, for a backoff. It does not wait for an open circuit at all while the circuit of a target of such a rule
+lets calls pass. Where every circuit is open, it waits for that of its own target. A call without a bound on its patience never waits for the
+circuit of a fallback: it ends there, and its own target may be well again before.
 
 A move to another target is no retry there, but it is load that was not meant for it. So it is free only as long as that
 target seems well (fewer than `DOUBTED` failures in a row came back from it) or nothing was sent so far; else the
@@ -166,6 +168,11 @@ class Step(NamedTuple):
     targets: tuple[tuple[Target, float], ...] = ()
     choose: Choose = Choose.IN_ORDER
     text: str | None = None
+
+    @property
+    def bounds_waiting(self) -> bool:
+        """Whether a call does not wait for long where this step is still to come."""
+        return self.after is not None and Verdict.REJECTED in self.on
 
 
 def ordered(step: Step, uniform: float, load: Callable[[Target], float]) -> tuple[Target, ...]:

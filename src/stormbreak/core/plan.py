@@ -13,11 +13,13 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import DOUBTED, Step, ordered
 from stormbreak.core.flow import Ask, Command, Flow, Resume
 from stormbreak.core.trail import LongTrail, Trail
-from stormbreak.events import FallbackRefused, FellBack, Labelled
+from stormbreak.events import CallRejected, FallbackRefused, FellBack, Labelled
 from stormbreak.types import FALLBACK, Call, Ended, Outcome, Target, Verdict
 
 GRACE = 0.25
 """Seconds that an answer which is at hand may take beyond the deadline that failed all others."""
+
+_ANY = frozenset(Verdict)
 
 _Taken: TypeAlias = Generator[Command, Resume, Outcome]
 
@@ -105,10 +107,20 @@ class _Falling:
     ) -> Generator[Command, Resume, Ended]:
         trail = self._trail
         self._tried.add(target)
-        trail.move(target, patience=self._patience(steps))
+        elsewhere = self._elsewhere(steps, now)
+        if target != self._call.target and self._call.patience is None:
+            elsewhere = _ANY  # it ends, and may begin again at its own target
+        trail.move(
+            target,
+            patience=self._patience(steps),
+            fail_fast=self._call.fail_fast or bool(elsewhere),
+            elsewhere=elsewhere,
+        )
         ended = yield from carry(self._engine, trail, now, self._chance)
         outcome = ended.outcome
         self._met.add(outcome.verdict)
+        if ended.history and isinstance(ended.history[-1], CallRejected):
+            self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
         lane = self._engine.lane(target)
         if outcome.verdict is Verdict.OK:
             lane.failed_in_a_row = 0
@@ -116,12 +128,25 @@ class _Falling:
             lane.failed_in_a_row += 1
         return ended
 
+    def _elsewhere(self, steps: Sequence[Step], now: float) -> frozenset[Verdict]:
+        """For which verdicts a target of these steps can take the call, so that it need not wait for an open circuit."""
+        engine, tried = self._engine, self._tried
+        return frozenset[Verdict]().union(
+            *(
+                step.on
+                for step in steps
+                if step.bounds_waiting
+                and any(
+                    target not in tried and not engine.is_open(target, now)
+                    for target, _ in step.targets
+                )
+            )
+        )
+
     def _patience(self, steps: Sequence[Step]) -> float | None:
         """How long the call may be unserved in all, where these steps are still to come."""
         bounds = [
-            self._trail.waited + step.after
-            for step in steps
-            if step.after is not None and Verdict.REJECTED in step.on
+            self._trail.waited + step.after for step in steps if step.after and step.bounds_waiting
         ]
         patience = min(bounds, default=inf)
         if self._call.patience is not None:

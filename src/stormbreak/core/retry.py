@@ -1,7 +1,7 @@
 """Whether a failed attempt is followed by another, and when.
 
-The gates, in this order: the verdict allows it, and the server does not forbid it; nothing has reached the caller, attempts are left, the delay
-and a minimum of useful time fit before the deadline, within patience and below the cap, and the budget pays.
+The gates, in this order: the verdict allows it, and the server does not forbid it; nothing has reached the caller, no open circuit
+sends the call elsewhere, attempts are left, the delay and a minimum of useful time fit before the deadline, within patience and below the cap, and the budget pays.
 The budget comes last, so that a refusal costs nothing.
 """
 
@@ -75,10 +75,12 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     uniform: float,
     previous: float = 0.0,
     load: Load = UNKNOWN,
+    elsewhere: bool = False,
 ) -> Retry | Stop:
     """Ask every gate in turn about the attempt after number `attempt`, which ended in `outcome`.
 
-    `previous` is the delay before that attempt, in seconds.
+    `previous` is the delay before that attempt, in seconds; `elsewhere` says that the circuit is open, and that another
+    target can take the call.
     """
     delay = _delay(policy, outcome, attempt, uniform, previous)
     if budget is None and outcome.retry_after is not None:
@@ -87,6 +89,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
         ("verdict", treatment.retry),
         ("forbidden", not outcome.forbidden),
         ("committed", not outcome.committed),
+        ("breaker", not elsewhere),
         ("attempts", attempt < policy.attempts and left.attempts >= 1),
         ("deadline", delay + policy.min_useful <= left.deadline),
         ("patience", delay < left.patience),

@@ -13,7 +13,7 @@ class Trail:
     """Counts attempts and unserved seconds, and keeps the last events for whoever asks why.
 
     `queued` is the part of `waited` that was spent in the queue; `delay` is the last backoff, `before` are the attempts at
-    earlier targets, and `source` says where the answer comes from. `unconnected` and `maybe_processed` count attempts as
+    earlier targets, `source` says where the answer comes from, and `elsewhere` for which verdicts another target can take the call. `unconnected` and `maybe_processed` count attempts as
     `Ended` does.
 
     A call that succeeds at once leaves no events unless somebody listens.
@@ -24,6 +24,7 @@ class Trail:
         "waited",
     )  # fmt: skip
     before = 0
+    elsewhere: frozenset[Verdict] = frozenset()
     source = TARGET
 
     def __init__(self, engine: Engine, call: Call) -> None:
@@ -84,18 +85,27 @@ class Trail:
 class LongTrail(Trail):
     """That of a call with fallbacks: while `more` may follow, an end at one target is not that of the call."""
 
-    __slots__ = ("before", "ended_at", "more", "source")
+    __slots__ = ("before", "elsewhere", "ended_at", "more", "source")
 
     def __init__(self, engine: Engine, call: Call) -> None:
         super().__init__(engine, call)
         self.before = 0
+        self.elsewhere = frozenset()
         self.ended_at = 0.0
         self.more = True
         self.source = TARGET
 
-    def move(self, target: Target, *, patience: float | None) -> None:
+    def move(
+        self,
+        target: Target,
+        *,
+        patience: float | None,
+        fail_fast: bool,
+        elsewhere: frozenset[Verdict],
+    ) -> None:
         """Begin at a target."""
-        self.call = self.call._replace(target=target, patience=patience)
+        self.call = self.call._replace(target=target, patience=patience, fail_fast=fail_fast)
+        self.elsewhere = elsewhere
         self.before = self.attempts
         self.delay = 0.0
 

@@ -67,6 +67,16 @@ class Quota:
                 ready_at = max(ready_at, tokens.ready_at(self._tokens, now))
         return ready_at if ready_at > now else OPEN
 
+    def scarcer(self, now: float) -> str | None:
+        """Return what the call that was asked about last waits for the longest: "requests" or "tokens"; None: it may leave."""
+        ready_at = self.ready_at(now)
+        if ready_at <= now:
+            return None
+        requests = [] if self._rpm is None else [self._rpm.ready_at(1)]
+        if self._told is not None:
+            requests.append(self._told[0].ready_at(1, now))
+        return "requests" if ready_at in requests else "tokens"
+
     def is_needed(self, now: float) -> bool:
         """Whether some of a configured limit is taken, or much of one that was told: a new gate would begin with all of it."""
         buckets = (self._rpm, self._tpm)

@@ -19,6 +19,7 @@ QUEUE_GATES = frozenset({"breaker", "cooldown", "limit", "pace", "queue", "quota
 RETRY_GATES = frozenset(
     {
         "attempts",
+        "breaker",
         "budget",
         "committed",
         "deadline",

@@ -1,9 +1,11 @@
 """What engines say of one target, as one: several engines, such as those of two clients, may have the same."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from stormbreak.core.engine import Engine
+from stormbreak.slow_reason import slow_reason
 
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 
@@ -22,7 +24,7 @@ def standing_in(engines: Iterable[Engine]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _together(lanes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Counts add up; of circuits the worst is told, of cooldowns the longest, of budgets the poorest."""
+    """Counts add up; of circuits the worst is told, of cooldowns the longest, of budgets the poorest, of reasons that of the longest queue."""
     circuits = {lane["circuit"] for lane in lanes}
     budgets = [lane["budget"] for lane in lanes if lane["budget"] is not None]
     return {
@@ -32,4 +34,12 @@ def _together(lanes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         "queued": sum(lane["queued"] for lane in lanes),
         "cooldown": round(max(lane["cooldown"] for lane in lanes), 3),
         "budget": round(min(budgets), 3) if budgets else None,
+        "slow": _slow(lanes),
     }
+
+
+def _slow(lanes: Sequence[Mapping[str, Any]]) -> str:
+    """Why the target is slow, in words."""
+    now = datetime.now().astimezone()
+    by_queue = sorted(lanes, key=lambda lane: -lane["queued"])
+    return next((reason for lane in by_queue if (reason := slow_reason(lane, now))), "")

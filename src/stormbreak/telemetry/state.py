@@ -35,7 +35,7 @@ class TargetState:
     """One target. `verdicts` are those of attempts in the last 60 s; `ok` and `not_ok` count them by the second, oldest first.
 
     Of a target that only the engine or only the watch knows, the rest is as if nothing were there. `cooldown` is the
-    seconds that are left of it, `budget` the retries that could be paid.
+    seconds that are left of it, `budget` the retries that could be paid, `slow` says in words what holds its calls back now.
     """
 
     target: str
@@ -45,6 +45,7 @@ class TargetState:
     queued: int = 0
     cooldown: float = 0.0
     budget: float | None = None
+    slow: str = ""
     verdicts: Mapping[str, int]
     ok: tuple[int, ...]
     not_ok: tuple[int, ...]
@@ -62,7 +63,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchState:
-    """Rows over all runs on an OUTPUT; `rate` is rows per second of late, `to_go` the seconds that the rest would take."""
+    """Rows over all runs on an OUTPUT; `rate` is rows per second of late, `to_go` the seconds that the rest would take, `slow` why, in words."""
 
     total: int
     done: int
@@ -72,6 +73,7 @@ class BatchState:
     to_go: float | None
     retries: int
     stopping: bool
+    slow: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

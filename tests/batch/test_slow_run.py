@@ -1,0 +1,90 @@
+"""Why a run is slow, as the progress line and `stormbreak top` say it while a real provider holds the run."""
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from batches import chat_rows, scenario
+
+from stormbreak.batch import progress
+from stormbreak.batch.progress import Lines
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.fallback import Place, ToTargets
+from stormbreak.core.presets import BATCH
+from stormbreak.core.trip import ConsecutiveFailures
+
+pytestmark = pytest.mark.usefixtures("no_words_about_providers")
+
+TRIPS_SOON = BreakerPolicy(trip=ConsecutiveFailures(threshold=3), open_for=1.0)
+TROUBLE_503 = {"kind": "503", "at": 0.2, "until": 1.2}
+
+
+@pytest.fixture
+def printed(run_rows, stormbreak_provider, monkeypatch):
+    """What the progress lines of a run print behind the figures, a line for each look."""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+
+    def run(trouble, *, rows=60, limit=8, **within):
+        stream = io.StringIO()
+        provider = stormbreak_provider(scenario(*trouble, service=0.05))
+        lines = Lines(stream)
+        summary = run_rows(chat_rows(rows), provider, tick=lines.tick, limit=limit, within=within)
+        assert summary.complete
+        said = stream.getvalue()
+        assert "; " not in said.splitlines()[-1], "nothing holds a run that has ended"
+        return said
+
+    return run
+
+
+def test_a_pause_that_the_provider_asked_for(printed):
+    said = printed([{"kind": "429", "retry_after": 1, "until": 0.5}])
+
+    assert re.search(r"; waiting: provider asked for 1 s, [12] s left$", said, re.MULTILINE)
+
+
+def test_503s_until_the_circuit_opens(printed):
+    said = printed([TROUBLE_503], breaker=TRIPS_SOON)
+
+    assert re.search(
+        r"; circuit open, next probe in [12] s; last failure: overloaded \(503\)$",
+        said,
+        re.MULTILINE,
+    )
+
+
+def test_rows_that_come_back(printed):
+    said = printed([{"kind": "500", "at": 0.2, "until": 1.0}], breaker=None, budget=None)
+
+    assert re.search(r"; \d+ rows? to be sent again after server error \(500\)", said, re.MULTILINE)
+
+
+def test_an_empty_budget(printed):
+    paid = replace(BATCH.budget, ratio=0.0, always_paid=True)
+    said = printed([{"kind": "500", "at": 0.2, "until": 0.6}], breaker=None, budget=paid)
+
+    assert re.search(r"; retry budget empty$", said, re.MULTILINE)
+
+
+def test_a_limit_of_ones_own(printed):
+    said = printed([], rows=3, quota=replace(BATCH.quota, rpm=60.0))
+
+    assert re.search(r"; waiting for requests per minute: 1 s$", said, re.MULTILINE)
+
+
+def test_a_calm_run_is_never_slow(printed):
+    assert "; " not in printed([])
+    assert "; " not in printed([], limit=1, rows=10)
+
+
+def test_a_circuit_whose_rows_are_served_elsewhere_does_not_hold_the_run(
+    printed, stormbreak_provider
+):
+    well = stormbreak_provider("calm", speed=50)
+    rule = ToTargets(targets=(Place(base_url=well.base_url, api_key_env=None),))
+    said = printed([TROUBLE_503], rows=300, breaker=TRIPS_SOON, fallback=(rule,))
+    while_open = [line for line in said.splitlines() if "circuit open" in line]
+
+    assert [line for line in while_open if " 0 in flight" not in line]
+    assert not [line for line in while_open if "; " in line and " 0 in flight" not in line]

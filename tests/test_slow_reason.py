@@ -1,0 +1,209 @@
+"""One line for each cause, made from the snapshot of a target that really holds its calls."""
+
+from datetime import UTC, datetime
+
+import pytest
+from metering import price_of, usage
+from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
+
+from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.engine import Engine
+from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.trip import ConsecutiveFailures
+from stormbreak.slow_reason import slow_reason
+from stormbreak.types import Allowance, Allowances
+
+AT = datetime(2026, 11, 28, 13, 59, tzinfo=UTC)
+DOLLAR = usage(1_000_000)
+ONCE = RetryPolicy(attempts=1)
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0, probes=1, at_once=1
+)
+NOTHING = Stage().lane.snapshot(100.0)
+
+
+def said(stage):
+    return slow_reason(stage.lane.snapshot(stage.now), AT)
+
+
+def test_a_target_that_serves_has_none():
+    stage = Stage()
+    assert said(stage) == ""
+    stage.start().step(OK)
+    stage.start()
+
+    assert said(stage) == ""
+
+
+def test_nor_has_a_fixed_limit_that_is_reached():
+    stage = Stage(policy(limit=FixedLimit(in_flight=1)))
+    stage.start()
+    assert stage.start().queued
+
+    assert said(stage) == ""
+
+
+def test_a_pause_that_the_provider_asked_for():
+    stage = Stage(policy(retry=ONCE), chance=0.5)
+    stage.start().step(told(12.0))
+    assert said(stage) == "waiting: provider asked for 12 s, 15 s left"
+    stage.tick(14.5)
+    assert said(stage) == "waiting: provider asked for 12 s, 1 s left"
+    stage.tick(0.5)
+    assert said(stage) == ""
+
+
+def test_a_long_pause_is_shown_in_minutes():
+    stage = Stage(policy(retry=ONCE))
+    stage.start().step(told(600.0))
+
+    assert said(stage) == "waiting: provider asked for 10 min, 10 min left"
+
+
+def test_a_circuit():
+    stage = Stage(policy(breaker=FRAGILE, retry=ONCE))
+    stage.start().step(SERVER_ERROR)
+    assert said(stage) == "circuit open, next probe in 5 s"
+    stage.tick(4.5)
+    assert said(stage) == "circuit open, next probe in 1 s"
+    stage.tick(0.5)
+    assert said(stage) == "circuit open, next probe now"
+    probe = stage.start()
+    assert said(stage) == "circuit half-open: waiting for its probes"
+    probe.step(OK)
+    assert said(stage) == ""
+    stage.lane.isolate(stage.now, duration=30.0)
+    assert said(stage) == "circuit isolated, next probe in 30 s"
+    stage.lane.isolate(stage.now)
+    assert said(stage) == "circuit isolated"
+
+
+def test_a_send_rate_learned_from_429s():
+    stage = Stage(policy(learn_rate=True, retry=ONCE))
+    for number in range(60):
+        run = stage.start()
+        if run.sending:
+            run.step(THROTTLED if number % 2 else OK)
+        stage.pass_time(0.2)
+    while not stage.start().queued:
+        pass
+    rate = stage.lane.rate.rate_at(stage.now)
+
+    assert said(stage) == f"429s: {rate:.1f} requests/s"
+    assert 1 < rate < 5
+
+
+@pytest.mark.parametrize(
+    ("outcome", "seconds", "words"),
+    [
+        (SERVER_ERROR, 0.1, "limit: {} in flight, lowered after congestion"),
+        (OK, 30.0, "limit: {} in flight, answers are late"),
+    ],
+)
+def test_a_limit_that_was_lowered(outcome, seconds, words):
+    stage = Stage(policy(limit=AutomaticLimit(ceiling=256), retry=ONCE))
+    for _ in range(40):  # what is usual
+        stage.start()
+        stage.now += 0.2
+        stage.runs[-1].step(OK)
+    batch = [stage.start() for _ in range(40)]
+    stage.now += seconds
+    for run in batch:
+        run.step(outcome)
+    while not stage.start().queued:
+        assert stage.lane.slots.in_flight < 256
+
+    assert said(stage) == words.format(stage.lane.slots.limit)
+
+
+@pytest.mark.parametrize(
+    ("quota", "words"),
+    [
+        (QuotaPolicy(rpm=6.0), "waiting for requests per minute: 10 s"),
+        (QuotaPolicy(tpm=6_000.0), "waiting for tokens per minute: 8 s"),
+    ],
+)
+def test_a_quota_that_is_used_up(quota, words):
+    stage = Stage(policy(quota=quota))
+    stage.start(tokens=800)
+    assert stage.start(tokens=800).queued
+
+    assert said(stage) == words
+
+
+def test_a_quota_that_the_provider_told():
+    tokens = Allowance(limit=1_000, remaining=0, reset=8.0, window=60.0, flows=False)
+    stage = Stage(policy(quota=QuotaPolicy(learn=True), retry=ONCE))
+    stage.start(tokens=10).step(OK._replace(told=Allowances(tokens=tokens)))
+    assert stage.start(tokens=10).queued
+
+    assert said(stage) == "waiting for tokens per minute: 8 s"
+
+
+@pytest.mark.parametrize(
+    ("per", "words"),
+    [(60.0, "spending limit until 14:00"), (86_400.0, "spending limit until 2026-11-29 13:59")],
+)
+def test_a_spending_limit(per, words):
+    stage = spending(per)
+    stage.start(bound=DOLLAR).step(OK._replace(usage=DOLLAR))
+    run = stage.start(bound=DOLLAR)
+    assert run.queued or run.ended.stopped == "spend"  # as it would wait for a day
+
+    assert said(stage) == words
+
+
+def test_what_others_may_still_give_back_of_a_spending_limit():
+    stage = spending(60.0)
+    stage.start(bound=DOLLAR)
+    assert stage.start(bound=DOLLAR).queued
+
+    assert said(stage) == "spending limit: the rest is reserved for requests in flight"
+
+
+def spending(per):
+    """A stage on which a call may cost half of the limit, and more."""
+    stage = Stage(policy(spend=SpendPolicy(usd=1.5, per=per), retry=ONCE))
+    stage.engine = Engine(stage.engine.policy, price_of)
+    return stage
+
+
+def test_an_empty_retry_budget_for_ten_seconds():
+    budget = BudgetPolicy(ratio=0.0, always_paid=True)
+    stage = Stage(policy(budget=budget, retry=RetryPolicy(attempts=2)))
+    assert said(stage) == ""
+    stage.start().step(SERVER_ERROR)
+    assert said(stage) == "retry budget empty"
+    stage.tick(10.0)
+    assert said(stage) == ""
+
+
+def test_a_queue_that_leaves_slowly_after_a_pause():
+    stage = Stage(policy(limit=FixedLimit(in_flight=10), retry=ONCE))
+    stage.start().step(told(4.0))
+    for _ in range(20):
+        stage.start()
+    stage.pass_time(4.0)
+
+    assert said(stage) == "starting slowly after a pause"
+
+
+def test_the_strictest_gate_is_named():
+    snapshot = NOTHING | {
+        "circuit": "open",
+        "next_probe": 1.0,
+        "cooldown": 9.0,
+        "cooldown_asked": 9.0,
+    }
+    snapshot |= {"held_by": "quota", "held_for": 3.0, "quota": "tokens", "retries_refused": True}
+
+    assert slow_reason(snapshot, AT) == "circuit open, next probe in 1 s"
+    assert slow_reason(snapshot | {"circuit": "closed"}, AT).startswith("waiting: provider asked")
+    snapshot |= {"circuit": "closed", "cooldown": 0.0}
+    assert slow_reason(snapshot, AT) == "waiting for tokens per minute: 3 s"
+    assert slow_reason(snapshot | {"held_by": None}, AT) == "retry budget empty"
