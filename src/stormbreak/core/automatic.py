@@ -136,7 +136,9 @@ class AutomaticConcurrency:
         late = now - diagnosis.late_at < FRESH
         proven = diagnosis.proven(now, late=late)
         gain = min(TIGHT, policy.gain) if late else policy.gain
-        self._control = max(LEAST, gain * proven + policy.plus)
+        dead = now - diagnosis.dead_at < HOLD
+        plus, least = (min(1.0, policy.plus), 1.0) if dead else (policy.plus, LEAST)
+        self._control = max(least, gain * proven + plus)
         self.most = max(policy.ceiling, self._control) if proven else policy.ceiling
         evidence_at = self._evidence_at
         if evidence_at > self._held_at:

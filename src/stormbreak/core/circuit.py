@@ -40,9 +40,9 @@ class BreakerPolicy:
 
     mode: Mode = Mode.NORMAL
     trip: TripRule = field(default_factory=DeadTarget)
-    open_for: float = 1.0
-    jitter: float = 0.5
-    growth: float = 1.5
+    open_for: float = 0.75
+    jitter: float = 0.25
+    growth: float = 1.1
     longest_open: float = 5.0
     heed_server: bool = True
     probes: int = 3
