@@ -39,7 +39,7 @@ TOO_LONG = "the call may not wait that long"
 class Admission:
     """Gates in the order in which they are taken, and the queue in front of them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
         gates: Sequence[Gate],
         slots: Slots,
@@ -63,7 +63,7 @@ class Admission:
         self._settles = _last_first(gates, lambda _: True)
         self._settles_well = _last_first(gates, lambda gate: gate.minds_success)
         self._slots = slots
-        self._slots_gate = slots
+        self._slots_gate = self._gates[self._gates.index(slots)]
         self._diagnosis = diagnosis
         self._observer = self._gates.index(diagnosis)
         takes = list(self._takes)

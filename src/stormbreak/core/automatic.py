@@ -1,15 +1,13 @@
 """The automatic in-flight limit: does no harm, and holds when it must.
 
-Without evidence of congestion it does not bind, up to a ceiling: a calm burst from idle is sent at once, and
-long and short answers side by side are no congestion. With evidence (`evidence`), the limit is a little above
-what was just proven to be served (`proven`), less so while answers are late, and not below the floor of the
-`guard`. For `HOLD` seconds after the last evidence it goes on following what is proven, so in silence it falls. Then it
-doubles every `DOUBLING`, from what it was when that evidence came (or from what is proven by now, where that is
-more): silence has proven nothing. After `FADE` it is gone. It is at least 1 and can always grow again.
-
-Attempts that stream tell more than others: when they begin to put out. They and the others have baselines of
-their own; those that stream are the judges of lateness as soon as enough is known of them, and until none has left for
-`JUDGED`. The others then have no vote, or their whole answers would look late beside first outputs.
+Without evidence that sending less helps it does not bind, up to a ceiling: a calm burst from idle is sent at once,
+long and short answers side by side are no congestion, and neither are failures beside answers that are on time.
+The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands while it is not
+certain that all is well. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
+answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
+it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
+evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
+are on time and have been for a while. After `FADE` it is gone. It is at least 1 and can always grow again.
 
 `limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
 """
@@ -25,19 +23,18 @@ from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.guard import Guard
 from stormbreak.types import Outcome
 
-HOLD = 5.0  # seconds
-DOUBLING = 20.0  # seconds
+HOLD, DOUBLING = 5.0, 20.0  # seconds
+HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
+CAREFUL = (
+    30.0  # seconds since answers were late, or a 429: until then it is not certain that all is well
+)
 FADE = 120.0  # seconds
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
-TIGHT = (
-    1.2  # ... and the gain is no more than this, since a larger one only makes that queue longer
-)
+TIGHT = 1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
 FAILING = 10.0  # seconds since failures stood out
 LEAST = 2.0  # while there is evidence, before fading
+STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
-WELL_HOLD, WELL_DOUBLING = 1.0, 4.0
-SLOW = 30.0
-STANDING = 1.0
 AGAIN = 0.05  # seconds; nobody asks again sooner
 
 
@@ -67,7 +64,9 @@ class AutomaticConcurrency:
     name = "limit"
     minds_success = True
 
-    def __init__(self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]) -> None:
+    def __init__(
+        self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
+    ) -> None:
         """`paused(now)` says whether the target asked to be left alone: then silence is no sign."""
         self._policy = policy
         self._diagnosis = diagnosis
@@ -109,7 +108,9 @@ class AutomaticConcurrency:
     def _careful(self, now: float) -> bool:
         """Whether it is not certain that answers are on time again, or that the target would let more pass."""
         diagnosis = self._diagnosis
-        return now - max(diagnosis.late_at, diagnosis.throttled_at) < SLOW or not diagnosis.is_well(now)
+        return now - max(
+            diagnosis.late_at, diagnosis.throttled_at
+        ) < CAREFUL or not diagnosis.is_well(now)
 
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""
@@ -117,10 +118,14 @@ class AutomaticConcurrency:
         diagnosis.look(now)
         if waited > STANDING and self._careful(now):
             self._stood_at = now
-        if now >= self._look_at or self.in_flight >= self.limit or self._evidence_at > self._held_at:
+        if (
+            now >= self._look_at
+            or self.in_flight >= self.limit
+            or self._evidence_at > self._held_at
+        ):
             self._look(now)
 
-    def take(self, now: float) -> None:
+    def take(self, now: float) -> None:  # noqa: ARG002
         """Occupy a slot."""
         self.in_flight += 1
 
@@ -130,7 +135,6 @@ class AutomaticConcurrency:
 
     def _look(self, now: float) -> None:
         diagnosis = self._diagnosis
-        diagnosis.choose_judge(now)
         policy = self._policy
         self._look_at = now if self.binds(now) else now + LOOK
         late = now - diagnosis.late_at < FRESH
@@ -143,9 +147,13 @@ class AutomaticConcurrency:
         evidence_at = self._evidence_at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
-        self._hold, self._doubling = (HOLD, DOUBLING) if self._careful(now) else (WELL_HOLD, WELL_DOUBLING)
+        self._hold, self._doubling = (
+            (HOLD, DOUBLING) if self._careful(now) else (HOLD_WELL, DOUBLING_WELL)
+        )
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
-        self.limit = max(1, floor(min(self.most, self._limit(now - evidence_at - self._hold, floor_))))
+        self.limit = max(
+            1, floor(min(self.most, self._limit(now - evidence_at - self._hold, floor_)))
+        )
 
     def _limit(self, quiet: float, floor_: float) -> float:
         """The limit when the hold was over `quiet` seconds ago."""

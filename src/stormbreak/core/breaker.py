@@ -33,6 +33,7 @@ from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.flight import Flight
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.saved import LONGEST, Saved
 from stormbreak.core.trial import Decision, Probe, Trial
@@ -44,7 +45,7 @@ LONGEST_NAMED = 900.0
 REMEMBERED = 900.0
 """Seconds for which a circuit that may be probed is remembered, though nobody probes it."""
 
-Pass: TypeAlias = tuple[int, float]  # epoch, time it left
+Pass: TypeAlias = tuple[int, float, Flight | None]  # epoch, time it left, and for its own diagnosis
 BreakerToken: TypeAlias = Pass | Probe
 
 
@@ -63,7 +64,7 @@ class Breaker:
     """
 
     __slots__ = (
-        "_alone", "_at_rest", "_by_hand_until", "_counts", "_epoch", "_hold", "_named_ends_at", "_named_until",
+        "_alone", "_at_rest", "_by_hand_until", "_counts", "_diagnosis", "_epoch", "_hold", "_named_ends_at", "_named_until", "_observes",
         "_on_change", "_open_for", "_policy", "_spread", "_treatments", "_trip", "_uniform", "state", "trial", "trips",
         "until",
     )  # fmt: skip
@@ -82,13 +83,15 @@ class Breaker:
     ) -> None:
         """A time that a failure named is stretched by up to `spread` of itself.
 
-        `alone`: no cooldown stands beside it, so a time that a probe is given holds the next probes.
+        Without a `diagnosis` that somebody feeds, it makes its own. `alone`: no cooldown stands beside it, so a time that a probe is given holds the next probes.
         """
         self._policy = policy
         self._spread = spread
         self._treatments = treatments
         self._on_change = on_change
-        self._trip = policy.trip.machine(diagnosis or Diagnosis(treatments))
+        self._diagnosis = diagnosis or Diagnosis(treatments)
+        self._observes = diagnosis is None
+        self._trip = policy.trip.machine(self._diagnosis)
         self._counts = policy.mode in (Mode.NORMAL, Mode.METRICS_ONLY)
         self._at_rest = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._alone = alone
@@ -153,7 +156,7 @@ class Breaker:
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
-            return self._epoch, now
+            return self._epoch, now, self._diagnosis.take(now) if self._observes else None
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
             self.reset(now)  # no trial would ever decide
@@ -169,7 +172,10 @@ class Breaker:
             return
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
-            if self._is_too_much(tally, outcome, now, now - token[1]):
+            _, left_at, flight = token
+            if flight is not None:
+                self._diagnosis.settle(flight, outcome, now, uniform)
+            if self._is_too_much(tally, outcome, now, now - left_at):
                 self._trips(now, uniform)
             return
         self._end_stale_trial(now)

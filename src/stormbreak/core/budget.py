@@ -4,19 +4,19 @@ Retries multiply traffic exactly when a target can bear it least. So a retry has
 calls have earned, and the system cannot collapse from retries as long as load * (1 + ratio) stays below
 capacity. The account starts empty: a credit at the start would be multiplied by the number of processes.
 
-A retry is free where something else already sees to it:
+A retry is free where there is evidence that it does no harm:
 
 - the server named the time to come back, and it is not so brief that it keeps nobody away;
+- answers come, and most of them are on time (`diagnosis`): the failure was bad luck, and sending less would not
+  help. After a timeout only if an attempt that left later was answered on time: where all hang, nobody overtakes;
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
-  the circuit is not closed), and it has had enough outcomes to know;
-- most recent attempts succeed, nothing is late, and this was no 429, unless 429s are drawn by lot here: an
-  isolated error;
-- the process has hardly any traffic (fewer than `lone_calls` outcomes in `lone_seconds`), the verdict is a
-  429, a server error or a failed connection, and at most `lone_retries` failures came in a row: a lone
-  script must be able to retry.
+  the circuit is not closed), and it has had enough outcomes to know.
 
-Everything else, timeouts first, is paid. A process that knows nothing pays: thousands of small ones, each sure
-that its own retry does no harm, are what keeps an overload alive.
+A process with hardly any traffic (fewer than `lone_calls` outcomes in `lone_seconds`) cannot know. It is not made to pay for
+anything but timeouts, or a lone script could not retry at all; but after `lone_retries` failures in a row it pays for all. Thousands of
+small processes, each sure that its own retry does no harm, are what keeps an overload alive.
+
+Everything else, timeouts first, is paid.
 
 A row is of failures that may be retried. Timeouts count in it although they are never free themselves: they
 are the strongest sign of an overload, and if one ended the row, errors between timeouts would be free for ever.
@@ -31,9 +31,8 @@ from typing import NamedTuple
 
 from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.window import TimeWindow
-from stormbreak.types import TREATMENTS, Outcome, Treatment, Verdict
+from stormbreak.types import TREATMENTS, Outcome, Verdict
 
-T_FREE = 1
 BRIEF = 0.5  # seconds; a shorter named time makes no retry free
 
 
@@ -107,9 +106,7 @@ class Budget:
         elif TREATMENTS[outcome.verdict].retry and not _is_invited(outcome):
             self._in_a_row += 1
 
-    def is_free(
-        self, outcome: Outcome, treatment: Treatment, now: float, load: Load = UNKNOWN
-    ) -> bool:
+    def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
         if self._policy.always_paid:
             return False
@@ -119,8 +116,6 @@ class Budget:
         lone = self._recent.calls < self._policy.lone_calls
         if lone and self._in_a_row > self._policy.lone_retries:
             return False
-        if not T_FREE:
-            load = load._replace(well=False)
         if outcome.verdict is Verdict.TIMEOUT:
             return (load.well and load.overtaken) or (load.gated and not lone)
         return load.well or load.gated or lone

@@ -73,6 +73,12 @@ class Window(Protocol):
         ...
 
 
+def _counted(window: Window, now: float) -> Counts:
+    window.roll(now)
+    calls, failures = window.calls, window.failures
+    return Counts(calls, failures, failure_rate=failures / calls if calls else None)
+
+
 class Row(Trip):
     """Failures in a row."""
 
@@ -94,22 +100,24 @@ class Row(Trip):
 
 
 class Dead(Trip):
-    """Whether the target is dead, as the diagnosis of its attempts says."""
+    """Whether the target is dead, as the diagnosis of its attempts says. The window is only shown."""
 
-    __slots__ = ("_diagnosis",)
+    __slots__ = ("_diagnosis", "_window")
 
-    def __init__(self, diagnosis: Diagnosis) -> None:
+    def __init__(self, diagnosis: Diagnosis, window: Window) -> None:
         self._diagnosis = diagnosis
+        self._window = window
 
     def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:
+        self._window.add(now, failed=failed)
         return failed and self._diagnosis.is_dead(now)
 
     def counts(self, now: float) -> Counts:
-        failures = self._diagnosis.failures
-        return Counts(calls=failures, failures=failures)
+        return _counted(self._window, now)
 
     def reset(self) -> None:
         self._diagnosis.start_run()
+        self._window.clear()
 
 
 class FailureShare(Trip):
@@ -129,9 +137,7 @@ class FailureShare(Trip):
         return failed and window.calls >= self._calls and window.failures >= many
 
     def counts(self, now: float) -> Counts:
-        self._window.roll(now)
-        calls, failures = self._window.calls, self._window.failures
-        return Counts(calls, failures, failure_rate=failures / calls if calls else None)
+        return _counted(self._window, now)
 
     def reset(self) -> None:
         self._window.clear()

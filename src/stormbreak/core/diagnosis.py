@@ -42,6 +42,7 @@ WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of the
 REMEMBERED = 180.0  # seconds since an answer was on time
 CONSPICUOUS = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
+LOOK = 1.0  # seconds between two choices of who judges
 LATE_FOR = 10.0  # seconds since lateness was evidence
 
 
@@ -49,7 +50,7 @@ class Cause(StrEnum):
     """What kind of trouble it is."""
 
     NONE = "none"
-    LUCK = "bad luck"
+    BAD_LUCK = "bad luck"
     OVERLOAD = "overload"
     DEAD = "dead"
 
@@ -58,9 +59,28 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_sent_at", "_by_first", "_by_rate", "_failing", "_late", "_late_share", "_on_time_sent_at", "_plain",
-        "_run", "_streamed", "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
-        "late_at", "lost", "on_time_at", "throttled_at",
+        "_answered_sent_at",
+        "_by_first",
+        "_by_rate",
+        "_chosen_at",
+        "_failing",
+        "_late",
+        "_late_share",
+        "_on_time_sent_at",
+        "_plain",
+        "_run",
+        "_streamed",
+        "_streamed_at",
+        "_treatments",
+        "_usual_run",
+        "_watched",
+        "answers",
+        "dead_at",
+        "failed_at",
+        "judge",
+        "late_at",
+        "on_time_at",
+        "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
@@ -70,19 +90,21 @@ class Diagnosis:
         self._treatments = treatments
         self.judge = self._plain = Baseline()
         self._streamed = Baseline(streams=True)
+        self._chosen_at = -inf
         self._streamed_at = -inf  # when an attempt that streams last left
         self._by_first = ProvenByFirst()
         self._by_rate = ProvenByRate()
         self._watched: deque[Flight] = deque()  # in the order in which they left
         self._late = 0
         self._late_share = 0.0  # of the answers
-        self._run: list[float] = []  # when the failures left that left after the last that was answered
+        self._run: list[
+            float
+        ] = []  # when the failures left that left after the last that was answered
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self._on_time_sent_at = -inf
         self.answers = 0
-        self.lost = 0  # attempts under way that are older than is usual
         self.on_time_at = -inf
         self.late_at = -inf
         self.dead_at = -inf
@@ -114,9 +136,6 @@ class Diagnosis:
             return
         flight.first_at = now
         self._by_first.first(now)
-        if flight.overdue:
-            flight.overdue = False
-            self.lost -= 1
 
     def settle(self, token: Flight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """An attempt ended."""
@@ -124,9 +143,6 @@ class Diagnosis:
         landing = flight.land(outcome, now)
         if flight.first_at is not None:
             self._by_first.ended(now)
-        if flight.overdue:
-            flight.overdue = False
-            self.lost -= 1
         if outcome.verdict is Verdict.THROTTLED:
             self.throttled_at = now
         if landing is Landing.ANSWERED:
@@ -141,6 +157,9 @@ class Diagnosis:
 
     def look(self, now: float) -> None:
         """See who is older than is usual by now."""
+        if now >= self._chosen_at + LOOK:
+            self._chosen_at = now
+            self._choose_judge(now)
         usual = self.judge.usual
         watched = self._watched
         while watched:
@@ -148,16 +167,15 @@ class Diagnosis:
             if flight.landing is None:
                 if usual is None or flight.sent_at + usual > now:
                     return
-                if (flight.first_at is None or not self.judge.streams) and (flight.streams or not self.judge.streams):
-                    flight.overdue = True
-                    self.lost += 1
+                judged_by_first = self.judge.streams
+                if not judged_by_first or (flight.streams and flight.first_at is None):
                     self._count(flight, now)
             watched.popleft()
 
     def _answered(self, flight: Flight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
         here = now if flight.first_at is None or not self.judge.streams else flight.first_at
-        self._end_run(flight, now)
+        self._end_run(flight)
         usual = self.judge.usual
         if self.judge.streams and not flight.streams:
             return
@@ -190,7 +208,7 @@ class Diagnosis:
         if self._is_unexplained():
             self.dead_at = now
 
-    def _end_run(self, flight: Flight, now: float) -> None:
+    def _end_run(self, flight: Flight) -> None:
         sent_at = flight.sent_at
         if sent_at <= self._answered_sent_at and self._answered_sent_at != -inf:
             return
@@ -255,7 +273,7 @@ class Diagnosis:
             return Cause.DEAD
         if now - self.late_at < LATE_FOR:
             return Cause.OVERLOAD
-        return Cause.LUCK if self._run or self._failing > WEIGHT else Cause.NONE
+        return Cause.BAD_LUCK if self._run or self._failing > WEIGHT else Cause.NONE
 
     def proven(self, now: float, *, late: bool) -> float:
         """Attempts that the target has just been shown to serve at once."""
@@ -269,7 +287,7 @@ class Diagnosis:
         mean = self.judge.mean
         return self._streamed.mean if mean is None else mean
 
-    def choose_judge(self, now: float) -> None:
+    def _choose_judge(self, now: float) -> None:
         """Measure lateness by first outputs where enough is known of them."""
         known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
         judge = self._streamed if known else self._plain

@@ -81,9 +81,12 @@ class Lane:
             spared=self._is_spared,
         )
         self.diagnosis = Diagnosis(self.treatments)
-        self.rate = LearnedRate(on_lot=self.cooldown.lift) if policy.learn_rate else None
+        self.rate = LearnedRate(on_luck=self.cooldown.lift) if policy.learn_rate else None
         self.slots = limiter(
-            policy.limit, self.diagnosis, paused=lambda now: self.cooldown.until > now, share=policy.share
+            policy.limit,
+            self.diagnosis,
+            paused=lambda now: self.cooldown.until > now,
+            share=policy.share,
         )
         self.breaker: Breaker | None = None
         gates: list[Gate] = [self.cooldown, self.pace]
@@ -126,13 +129,13 @@ class Lane:
         """Whether a learned send rate is in force."""
         return self.rate is not None and self.rate.in_force(now)
 
-    def is_lot(self, now: float) -> bool:
-        """Whether refusals are drawn by lot here."""
-        return self.rate is not None and self.rate.is_lot(now)
+    def is_luck(self, now: float) -> bool:
+        """Whether refusals are bad luck here."""
+        return self.rate is not None and self.rate.is_luck(now)
 
     def _is_spared(self, outcome: Outcome, now: float) -> bool:
-        """Whether others need not wait with the call that was told to: a lot, or tokens that only it needs."""
-        return self.is_lot(now) or (self.quota is not None and self.quota.is_what_lacks(outcome))
+        """Whether others need not wait with the call that was told to: bad luck, or tokens that only it needs."""
+        return self.is_luck(now) or (self.quota is not None and self.quota.is_what_lacks(outcome))
 
     @property
     def idle(self) -> bool:
@@ -147,7 +150,7 @@ class Lane:
             or now - self.failed_at < FRESH
             or max(self.cooldown.ready_at(now), self.pace.ready_at(now)) > now
             or (self.breaker is not None and self.breaker.is_needed(now))
-            or (self.rate is not None and (self.rate.in_force(now) or self.rate.is_lot(now)))
+            or (self.rate is not None and (self.rate.in_force(now) or self.rate.is_luck(now)))
             or (self.quota is not None and self.quota.is_needed(now))
             or self.slots.learned(now)
         )
@@ -175,7 +178,9 @@ class Lane:
 
     def _breaker(self, policy: BreakerPolicy) -> Breaker:
         spread = self.policy.retry.spread
-        return Breaker(policy, self.treatments, self._on_circuit, spread=spread, diagnosis=self.diagnosis)
+        return Breaker(
+            policy, self.treatments, self._on_circuit, spread=spread, diagnosis=self.diagnosis
+        )
 
     def _weighing(self) -> Iterator[Quota | Spending]:
         shadow = None if self.shadow is None else self.shadow.quota

@@ -18,10 +18,10 @@ class Landing(Enum):
 class Flight:
     """The token of one attempt. With `streams`, its first output will be told; `first_at` is when it came.
 
-    `block` belongs to the baseline; `counted` and `overdue` to the diagnosis.
+    `block` belongs to the baseline; `counted` to the diagnosis.
     """
 
-    __slots__ = ("block", "counted", "ended_at", "first_at", "landing", "overdue", "sent_at", "streams")
+    __slots__ = ("block", "counted", "ended_at", "first_at", "landing", "sent_at", "streams")
 
     def __init__(self, sent_at: float, *, streams: bool = False) -> None:
         self.sent_at = sent_at
@@ -31,7 +31,6 @@ class Flight:
         self.landing: Landing | None = None
         self.block: Any = None
         self.counted = False
-        self.overdue = False
 
     def land(self, outcome: Outcome, now: float) -> Landing:
         """End, and tell what that says about load."""

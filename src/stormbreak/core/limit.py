@@ -12,7 +12,9 @@ Limit: TypeAlias = FixedLimit | AimdLimit | AutomaticLimit
 Limiter: TypeAlias = Concurrency | AimdConcurrency | AutomaticConcurrency
 
 
-def limiter(policy: Limit, diagnosis: Diagnosis, *, paused: Callable[[float], bool], share: float = 1.0) -> Limiter:
+def limiter(
+    policy: Limit, diagnosis: Diagnosis, *, paused: Callable[[float], bool], share: float = 1.0
+) -> Limiter:
     """Make the machine. `paused(now)` says whether the target asked to be left alone.
 
     Of a fixed limit it gets its `share`, rounded down, and one slot at least; the others find their own.

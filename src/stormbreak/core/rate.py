@@ -4,16 +4,16 @@ A refusal frees its slot at once, so a limit on what is in flight alone lets tho
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
 is gone after two minutes. One stray 429 teaches nothing.
 
-A first lesson, where refusals are spread over the seconds, also begins a trial of whether they are drawn by
-lot (`lot`), which no slower sending would help against. During the trial the rate goes no lower than half of
-what was served; if it is a lot, the rate is dropped, and refusals that the lot explains teach nothing.
+A lesson also begins a trial of whether refusals are bad luck (`luck`), which no slower sending would help against. The
+rate goes no lower than half of what was served when the last trial began. If it is bad luck, the rate is dropped, and refusals
+that it explains teach nothing.
 """
 
 from collections.abc import Callable
 from math import inf, log
 
 from stormbreak.core.gate import OPEN
-from stormbreak.core.lot import Lot
+from stormbreak.core.luck import Luck
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
@@ -27,9 +27,7 @@ BELOW = 0.9  # of the accepted rate
 SLOWEST = 0.05  # per second
 GROWTH = 1.02  # per second
 FADE = 120.0  # seconds without a lesson
-T_STEADY=T_FLOOR=1
-STEADY = 0.4  # of the refusals that one slice of the window may hold, if they are spread over the seconds
-SLOWER = 0.5  # of the accepted rate: no lower during a trial
+SLOWER = 0.5  # of the rate that was accepted when the last trial began: no lower
 STILL = 15.0  # seconds without growth after a lesson during a trial
 
 
@@ -37,18 +35,18 @@ class LearnedRate:
     """The gate that spaces out sends. At most one second's worth of them leaves at once."""
 
     __slots__ = (
-        "_busy_since", "_credit", "_earned_at", "_earning", "_learned_at", "_lot", "_on_lot", "_rate", "_refused",
+        "_busy_since", "_credit", "_earned_at", "_earning", "_learned_at", "_luck", "_on_luck", "_rate", "_refused",
         "_sent", "_sent_at", "_slowest", "_still_until",
     )  # fmt: skip
     name = "rate"
     minds_success = False
 
-    def __init__(self, on_lot: Callable[[float], None] = lambda _: None) -> None:
-        """`on_lot(now)` is called when refusals have proved to be drawn by lot."""
+    def __init__(self, on_luck: Callable[[float], None] = lambda _: None) -> None:
+        """`on_luck(now)` is called when refusals have proved to be bad luck."""
         self._sent = TimeWindow(WINDOW)
         self._refused = TimeWindow(WINDOW)
-        self._lot = Lot(self._found)
-        self._on_lot = on_lot
+        self._luck = Luck(self._found)
+        self._on_luck = on_luck
         self._rate = inf  # when it was learned
         self._learned_at = -inf
         self._still_until = -inf  # the rate grows from then on
@@ -63,9 +61,9 @@ class LearnedRate:
         """Whether a rate holds."""
         return now - self._learned_at < FADE
 
-    def is_lot(self, now: float) -> bool:
-        """Whether refusals are drawn by lot."""
-        return self._lot.holds(now)
+    def is_luck(self, now: float) -> bool:
+        """Whether refusals are bad luck."""
+        return self._luck.holds(now)
 
     def rate_at(self, now: float) -> float:
         """Sends per second; inf where none is in force."""
@@ -94,7 +92,7 @@ class LearnedRate:
             self._busy_since = now
         self._sent_at = now
         self._sent.add(now, failed=False)
-        self._lot.sent(now)
+        self._luck.sent(now)
         if self.in_force(now):
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
@@ -104,17 +102,17 @@ class LearnedRate:
         if outcome.verdict is not Verdict.THROTTLED:
             return
         self._refused.add(now, failed=True)
-        self._lot.refused(now)
+        self._luck.refused(now)
         if now - self._learned_at < PAUSE or now - self._busy_since < BUSY:
             return
         self._sent.roll(now)
         sent, refused = self._sent.calls, self._refused.calls
         if refused < max(LEAST, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
             return
-        if self._lot.holds(now):
-            if self._lot.explains(sent, refused):
+        if self._luck.holds(now):
+            if self._luck.explains(sent, refused):
                 return
-            self._lot.revoke(now)
+            self._luck.revoke(now)
         self._learn(sent, refused, now)
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
@@ -125,23 +123,18 @@ class LearnedRate:
         if accepted <= 0:
             accepted = (sent / seconds if before == inf else before) / 2
         if before == inf:
-            self._credit, self._earned_at = 0.0, now
-        if not self._lot.on_trial(now):
-            if before == inf or served > 0:
-                self._slowest = max(SLOWER * served, self._slowest / 2 if before < inf else 0.0)
-            if T_STEADY or self._refused.peak - 1 <= STEADY * refused:
-                self._lot.suppose(refused / max(sent, refused), now)
-        on_trial = self._lot.on_trial(now)
+            self._credit, self._earned_at, self._slowest = 0.0, now, SLOWEST
+        if self._luck.suppose(refused / max(sent, refused), now) or before == inf:
+            self._slowest = max(SLOWER * served, self._slowest / 2)
         self._earn(now)
         self._learned_at = now
-        self._still_until = now + STILL if on_trial else now
-        slowest = max(SLOWEST, self._slowest if on_trial or T_FLOOR else 0.0)
-        self._rate = self._earning = max(slowest, accepted)
+        self._still_until = now + STILL if self._luck.on_trial(now) else now
+        self._rate = self._earning = max(self._slowest, accepted)
 
     def _found(self, now: float) -> None:
-        """The refusals are drawn by lot: no rate helps against that."""
+        """The refusals are bad luck: no rate helps against that."""
         self._learned_at = -inf
-        self._on_lot(now)
+        self._on_luck(now)
 
     def _earn(self, now: float) -> None:
         """Put down what was earned since the last time. Between two sends the rate stands still."""

@@ -100,7 +100,7 @@ def decide(  # noqa: PLR0913 - keywords are cheap to read
     for gate, agrees in gates:
         if not agrees:
             return Stop(gate, retry_at)
-    if budget is None or budget.is_free(outcome, treatment, now, load):
+    if budget is None or budget.is_free(outcome, now, load):
         return Retry(now + delay, free=True)
     if budget.try_pay(now):
         return Retry(now + delay, free=False)

@@ -108,7 +108,11 @@ class ShadowGate:
             self._gates.append(self.slots)
         if policy.breaker is not None:
             self.breaker = Breaker(
-                policy.breaker, treatments, self._on_circuit, spread=retry.spread, diagnosis=diagnosis
+                policy.breaker,
+                treatments,
+                self._on_circuit,
+                spread=retry.spread,
+                diagnosis=diagnosis,
             )
             self._gates.append(self.breaker)
         self._gates.append(diagnosis)  # settles before all that asks it

@@ -12,6 +12,10 @@ LARGEST = 100_000
 """Outcomes that a count window holds, at the most: they are kept one by one."""
 
 
+SHOWN = 10.0
+"""Seconds of the window that is shown where the rule has none."""
+
+
 def _check_share(share: float, calls: int) -> None:
     require(0 < share <= 1, "share must lie in (0, 1]", share)
     require(calls >= 1, "calls must be at least 1", calls)
@@ -40,21 +44,25 @@ class ConsecutiveFailures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadTarget:
-    """Open when nothing has been answered for longer than chance explains: see `diagnosis`."""
+    """Open when nothing has been answered for longer than chance explains (`diagnosis`).
 
-    kind: Literal["dead"] = "dead"
+    The default. Five failures in a row are common where a half of all calls fails by chance; where nothing had failed before, eight
+    of them are not, and where a share of 70 % had, 20. Attempts that are older than is usual count as failures, and
+    answers to attempts that left before the failures did tell nothing.
+    """
+
+    kind: Literal["dead_target"] = "dead_target"
 
     def machine(self, diagnosis: Diagnosis) -> Trip:
         """Ask the diagnosis."""
-        return Dead(diagnosis)
+        return Dead(diagnosis, TimeWindow(SHOWN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureRate:
     """Open when `share` of at least `calls` outcomes within the last `seconds` failed.
 
-    The default for LLM traffic: five failures in a row are common in a partial outage, where four of five
-    in ten seconds are not.
+    Five failures in a row are common in a partial outage, where four of five in ten seconds are not.
     """
 
     kind: Literal["failure_rate"] = "failure_rate"

@@ -1,11 +1,11 @@
-"""Refusals by lot: a target that turns away a share of everything, however much it is sent.
+"""Refusals at random: a target that turns away a share of everything, however much it is sent.
 
-A limit that is used up and a lot look alike at first: both answer with 429. They differ in what helps. Against a
-limit, sending less makes the refusals stop. Against a lot it changes nothing: the same share is turned away, and
-whoever sends ever less to escape it is soon sending nothing. So when refusals first slow us down, a trial
+A limit that is used up and bad luck look alike at first: both answer with 429. They differ in what helps. Against a
+limit, sending less makes the refusals stop. Against bad luck it changes nothing: the same share is turned away, and
+whoever sends ever less to escape it is soon sending nothing. So when refusals slow us down, a trial
 begins: while less is sent, each second is weighed for "the share is as before" against "the share has fallen
-to a quarter" (a sequential probability ratio test, Wald 1945). Once the odds for the lot are a hundred to one,
-it is taken for one, for ten minutes, and its share is followed. A share that climbs beyond what
+to a quarter" (a sequential probability ratio test, Wald 1945). Once the odds for bad luck are a hundred to one,
+it is taken for that, for ten minutes, and its share is followed. A share that climbs beyond what
 chance explains ends it, and the next trial has to wait, each time twice as long.
 """
 
@@ -16,9 +16,9 @@ FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less 
 ODDS = log(100.0)  # that decide a trial, either way
 SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
 SILENT = 40.0  # seconds without a refusal that end a trial undecided
-MOST = 0.9  # the highest share that is a lot and no outage
-FEWEST = 0.05  # a lot of a lower share needs no name
-DOUBT = 30.0  # seconds without a trial after a lot that proved none; doubles
+MOST = 0.9  # the highest share that is bad luck and no outage
+FEWEST = 0.05  # a lower share needs no name
+DOUBT = 30.0  # seconds without a trial after bad luck that proved none; doubles
 NOISE = 3.0  # standard deviations that chance explains
 MEMORY = 1_000  # attempts over which the share is followed
 LASTS = 600.0  # seconds
@@ -57,8 +57,8 @@ class _Trial:
         self.score += refused * self._refused_weighs + accepted * self._accepted_weighs
 
 
-class Lot:
-    """Finds out whether refusals are drawn by lot. All times are seconds, shares are within [0, 1]."""
+class Luck:
+    """Finds out whether refusals are bad luck. All times are seconds, shares are within [0, 1]."""
 
     __slots__ = (
         "_doubt", "_doubted_until", "_followed", "_on_found", "_refused", "_second", "_sent", "_share", "_trial",
@@ -66,7 +66,7 @@ class Lot:
     )  # fmt: skip
 
     def __init__(self, on_found: Callable[[float], None]) -> None:
-        """`on_found(now)` is called when a trial has shown that it is a lot."""
+        """`on_found(now)` is called when a trial has shown that they are."""
         self._on_found = on_found
         self._trial: _Trial | None = None
         self._second = 0  # the one that is counted now
@@ -83,13 +83,15 @@ class Lot:
         return self._trial is not None
 
     def holds(self, now: float) -> bool:
-        """Whether refusals are taken for a lot."""
+        """Whether refusals are taken for bad luck."""
         return now < self._until
 
-    def suppose(self, share: float, now: float) -> None:
-        """Begin a trial of whether a `share` of refusals is a lot, unless one runs or has just misled."""
-        if share <= MOST and now >= self._doubted_until and not self.on_trial(now):
-            self._trial = _Trial(share, now)
+    def suppose(self, share: float, now: float) -> bool:
+        """Begin a trial of whether a `share` of refusals is bad luck, unless one runs or has just misled: whether it began."""
+        if share > MOST or now < self._doubted_until or self.on_trial(now):
+            return False
+        self._trial = _Trial(share, now)
+        return True
 
     def sent(self, now: float) -> None:
         """One was sent."""
@@ -103,7 +105,7 @@ class Lot:
         self._refused += 1
 
     def explains(self, sent: int, refused: int) -> bool:
-        """Whether the lot explains that of `sent` so many were `refused`.
+        """Whether bad luck explains that of `sent` so many were `refused`.
 
         The deviation allowed is that of the count itself and of the share, which is an estimate, too.
         """
@@ -112,7 +114,7 @@ class Lot:
         return refused <= share * sent + NOISE * sqrt(spread)
 
     def revoke(self, now: float) -> None:
-        """It was none, or is no longer one."""
+        """It was none, or is no longer."""
         self._until = -inf
         self._doubted_until = now + self._doubt
         self._doubt *= 2
