@@ -39,6 +39,7 @@ MOST = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
 WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
+RECENTLY = 30.0  # seconds since the last answer
 REMEMBERED = 180.0  # seconds since an answer was on time
 CONSPICUOUS = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
@@ -59,7 +60,7 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_late",
+        "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_late",
         "_late_share", "_on_time_sent_at", "_plain", "_refused_at", "_refused_sent_at", "_run", "_streamed",
         "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
         "late_at", "on_time_at", "throttled_at",
@@ -87,6 +88,7 @@ class Diagnosis:
         self._refused_sent_at = -inf  # when the last that met a 429 left ...
         self._refused_at = -inf  # ... and when that was heard
         self._contradicted = 0.0  # share of those in between that were served
+        self._answered_at = -inf
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self._on_time_sent_at = -inf
         self.answers = 0
@@ -177,6 +179,7 @@ class Diagnosis:
 
     def _answered(self, flight: Flight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
+        self._answered_at = now
         here = now if flight.first_at is None or not self.judge.streams else flight.first_at
         self._end_run(flight)
         usual = self.judge.usual
@@ -254,16 +257,20 @@ class Diagnosis:
         return undecided <= UNDECIDED * len(run)
 
     def is_dead(self, now: float) -> bool:
-        """Whether nothing has been answered for longer than chance explains."""
+        """Whether nothing has been answered for longer than chance explains, and what was answered before was on time."""
         self.look(now)
-        return self._is_unexplained()
+        return self._is_unexplained() and not self._was_late(now)
+
+    def _was_late(self, now: float) -> bool:
+        return self._late_share >= MOSTLY and now - self._answered_at < RECENTLY
 
     def is_well(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
+        self.look(now)
         return (
             self._late_share < MOSTLY
             and now - self.on_time_at <= REMEMBERED
-            and not self.is_dead(now)
+            and not self._is_unexplained()
         )
 
     def is_overtaken(self, sent_at: float) -> bool:
@@ -274,7 +281,7 @@ class Diagnosis:
         """What kind of trouble it is now."""
         if self.is_dead(now):
             return Cause.DEAD
-        if now - self.late_at < LATE_FOR:
+        if now - self.late_at < LATE_FOR or (self._was_late(now) and self._run):
             return Cause.OVERLOAD
         return Cause.BAD_LUCK if self._run or self._failing > WEIGHT else Cause.NONE
 
