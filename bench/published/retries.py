@@ -30,6 +30,7 @@ from published.bare_retries import (
 )
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import UNKNOWN, Budget, BudgetPolicy, Load
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
@@ -37,7 +38,7 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import FailureRateOfLast
 from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
-from stormbreak.types import Call, Ended, Outcome, Target, Treatment, Verdict
+from stormbreak.types import TREATMENTS, Call, Ended, Outcome, Target, Verdict
 
 _TARGET = Target("service", "fails")
 _WELL = Outcome(Verdict.OK)
@@ -63,7 +64,7 @@ class RetryBreaker(Budget):
     def __init__(self) -> None:
         super().__init__(BudgetPolicy(ratio=0.0))
         share = THRESHOLD / (1 + THRESHOLD) + 1e-6  # more than that, not just as many
-        self._trip = FailureRateOfLast(share=share, calls=1, last=_LAST).machine()
+        self._trip = FailureRateOfLast(share=share, calls=1, last=_LAST).machine(Diagnosis(TREATMENTS))
         self._may = True
 
     def earn(self, now: float) -> None:
@@ -78,7 +79,6 @@ class RetryBreaker(Budget):
     def is_free(
         self,
         outcome: Outcome,  # noqa: ARG002
-        treatment: Treatment,  # noqa: ARG002
         now: float,  # noqa: ARG002
         load: Load = UNKNOWN,  # noqa: ARG002
     ) -> bool:

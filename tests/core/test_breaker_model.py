@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from math import inf
-from statistics import fmean as mean
 
 import pytest
 from hypothesis import settings
@@ -54,7 +53,6 @@ class Attempt:
     left_at: float
     state: object  # identity of the state that let it pass
     probe: bool
-    cold: bool
     tally: str | None = None  # how it was counted
     answered: bool = True
 
@@ -136,13 +134,7 @@ class Plain:
         if self.state == "open":
             self.enter("half_open")
             self.ends_at = now + (self.policy.longest_half_open or inf)
-        cold = self.state == "closed" and not any(a.tally == "good" for a in self.since_closed())
-        self.attempts.append(
-            Attempt(token, now, self.here, probe=self.state == "half_open", cold=cold)
-        )
-
-    def since_closed(self):
-        return [a for a in self.mine() if a.tally != "forgotten"]
+        self.attempts.append(Attempt(token, now, self.here, probe=self.state == "half_open"))
 
     def settle(self, attempt, outcome, now, chance):
         if self.policy.mode in (Mode.DISABLED, Mode.FORCED_OPEN):
@@ -170,8 +162,6 @@ class Plain:
             self.trips += 1
             if self.policy.mode is Mode.METRICS_ONLY:
                 self.results = []
-                for other in self.mine():
-                    other.cold, other.tally = False, other.tally and "forgotten"
             else:
                 self.open(now, self.policy.open_for, chance)
 
@@ -219,8 +209,7 @@ class Plain:
             row = [failed for _, failed, _, counted in self.results if counted]
             newest_counts = self.results[-1][3]
             return newest_counts and len(row) >= rule.threshold and all(row[-rule.threshold :])
-        slow = rule.kind.startswith("slow")
-        if slow:
+        if rule.kind.startswith("slow"):
             seen = [
                 (at, took >= rule.slower_than)
                 for at, _, took, counted in self.results
@@ -238,24 +227,9 @@ class Plain:
             width = rule.seconds / 10
             seen = [(at, x) for at, x in seen if int(at / width) > int(now / width) - 10]
         many = sum(x for _, x in seen)
-        more, undecided = (0, 0) if slow else (self.forgotten(many), self.undecided(now))
         return (
-            seen[-1][1]
-            and len(seen) >= rule.calls
-            and many + more >= rule.share * (len(seen) + more + undecided) - 1e-9
+            seen[-1][1] and len(seen) >= rule.calls and many >= rule.share * len(seen) - 1e-9
         )
-
-    def forgotten(self, many):
-        """Failures since the last success that the window has forgotten."""
-        counted = [failed for _, failed, _, counted in self.results if counted]
-        row = next((n for n, failed in enumerate(reversed(counted)) if not failed), len(counted))
-        return max(0, row - many)
-
-    def undecided(self, now):
-        failures = [took for _, failed, took, counted in self.results if counted and failed]
-        usual, young = mean(failures or [0.0]) - 1e-6, now - self.policy.lease
-        cold = [a.left_at for a in self.mine() if a.cold and a.tally is None]
-        return sum(young < left_at <= now - usual for left_at in cold)
 
 
 class Compared(RuleBasedStateMachine):
