@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slots import Mixed, Slots
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
+from stormbreak.core.evidence import TOP_TOTAL
 
 from stormbreak.core.automatic import AutomaticLimit
-from stormbreak.core.evidence import TOP_TOTAL
 from stormbreak.core.gate import OPEN
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED

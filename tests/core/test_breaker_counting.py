@@ -2,7 +2,7 @@ import pytest
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
 
-from stormbreak.core.trip import FailureRate, SlowRateOfLast
+from stormbreak.core.trip import SlowRateOfLast
 from stormbreak.types import CANCELLED
 
 SLOW = SlowRateOfLast(share=1.0, slower_than=5.0, calls=2, last=2)
@@ -39,5 +39,3 @@ def test_a_slow_probe_is_no_sign_of_health_where_slowness_is_what_opens(took, ou
     ward.settle(probe, outcome)
 
     assert ward.state is after
-
-

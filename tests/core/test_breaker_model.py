@@ -227,9 +227,7 @@ class Plain:
             width = rule.seconds / 10
             seen = [(at, x) for at, x in seen if int(at / width) > int(now / width) - 10]
         many = sum(x for _, x in seen)
-        return (
-            seen[-1][1] and len(seen) >= rule.calls and many >= rule.share * len(seen) - 1e-9
-        )
+        return seen[-1][1] and len(seen) >= rule.calls and many >= rule.share * len(seen) - 1e-9
 
 
 class Compared(RuleBasedStateMachine):

@@ -7,6 +7,7 @@ from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.limit import limiter
 from stormbreak.types import TREATMENTS
 
+
 def made(policy, share=1.0):
     return limiter(policy, Diagnosis(TREATMENTS), paused=lambda _: False, share=share)
 
