@@ -240,7 +240,8 @@ def test_refusals_at_random_slow_it_down_for_a_while_and_then_no_more():
     found = []
     rate, calls = LearnedRate(found.append), iter(range(10**6))
     sent = [
-        of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)]) for second in range(120)
+        of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)])
+        for second in range(120)
     ]
 
     assert found
