@@ -64,7 +64,9 @@ class RetryBreaker(Budget):
     def __init__(self) -> None:
         super().__init__(BudgetPolicy(ratio=0.0))
         share = THRESHOLD / (1 + THRESHOLD) + 1e-6  # more than that, not just as many
-        self._trip = FailureRateOfLast(share=share, calls=1, last=_LAST).machine(Diagnosis(TREATMENTS))
+        self._trip = FailureRateOfLast(share=share, calls=1, last=_LAST).machine(
+            Diagnosis(TREATMENTS)
+        )
         self._may = True
 
     def earn(self, now: float) -> None:

@@ -97,8 +97,9 @@ class Plain:
         return max([own] + [at + (t - at) * (1 + 0.5 * chance) for t in self.told if t > at])
 
     def longer(self):
-        if self.spent:
-            return self.span
+        return self.span if self.spent else self.grown()
+
+    def grown(self):
         most = max(self.policy.longest_open, self.policy.open_for)
         return min(self.span * self.policy.growth, most)
 
@@ -184,7 +185,7 @@ class Plain:
         if (policy.any_failure_reopens and bad) or good + (
             policy.probes - good - bad
         ) < policy.close_at * policy.probes - 1e-9:
-            self.open(now, self.longer(), chance)
+            self.open(now, self.grown(), chance)  # one under way decides though no more are sent
         elif good >= max(1, policy.close_at * policy.probes - 1e-9):
             self.close("closed")
         else:

@@ -1,6 +1,6 @@
 """The automatic limit and the diagnosis that it asks, with a clock, by hand."""
 
-from stage import OK, SERVER_ERROR
+from stage import OK, SERVER_ERROR, told
 
 from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
 from stormbreak.core.diagnosis import Diagnosis
@@ -55,6 +55,11 @@ class Slots:
         for ends, flight in flying:
             self.tick(ends - self.now)
             self.settle([flight])
+
+    def stand(self):
+        """A 429, so that it is not certain that all is well, and a queue that stands."""
+        self.settle(self.take(), told(1.0))
+        self.tick(0.0, waited=2.0)
 
     def fail(self, count=8):
         """Fail as often in a row as chance does not explain where nothing had failed before."""
