@@ -2,7 +2,7 @@ import pytest
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
 from ward import CLOSED, HALF_OPEN, OPEN, Ward
 
-from stormbreak.core.trip import SlowRateOfLast
+from stormbreak.core.trip import DeadTarget, SlowRateOfLast
 from stormbreak.types import CANCELLED
 
 SLOW = SlowRateOfLast(share=1.0, slower_than=5.0, calls=2, last=2)
@@ -39,3 +39,46 @@ def test_a_slow_probe_is_no_sign_of_health_where_slowness_is_what_opens(took, ou
     ward.settle(probe, outcome)
 
     assert ward.state is after
+
+
+def known(ward):
+    """A breaker by itself that knows what is usual: answers of a second."""
+    tokens = [ward.take() for _ in range(32)]
+    ward.now += 1.0
+    for token in tokens:
+        ward.settle(token, OK)
+    ward.now += 10.0
+    return ward
+
+
+def test_by_itself_it_opens_a_dead_target_s_circuit_and_closes_it_with_a_success():
+    ward = known(Ward(trip=DeadTarget(), close_at=0.3))
+    ward.send(*[SERVER_ERROR] * 7)
+    assert ward.state is CLOSED
+    ward.send(SERVER_ERROR)
+    assert ward.state is OPEN
+    ward.now += 10.0
+    ward.send(OK)
+    assert ward.state is CLOSED
+    ward.send(*[SERVER_ERROR] * 7)
+    assert ward.state is CLOSED
+
+
+def test_what_left_before_it_opened_says_nothing_after_it_closed():
+    """Those in flight when it opened, answered or not, are no failures of the target that is well again."""
+    ward = known(Ward(trip=DeadTarget(), close_at=0.3))
+    answered, hanging = ([ward.take() for _ in range(20)] for _ in range(2))
+    ward.now += 0.1
+    ward.send(*[SERVER_ERROR] * 8)
+    assert ward.state is OPEN
+    for token in answered:
+        ward.settle(token, OK)
+    ward.now += 10.0
+    ward.send(OK)
+    assert ward.state is CLOSED
+    ward.send(SERVER_ERROR)
+    assert ward.state is CLOSED
+    for token in hanging:
+        ward.settle(token, TIMEOUT)
+
+    assert ward.state is CLOSED

@@ -516,6 +516,63 @@ def test_a_429_is_remembered(outcome):
     assert watch.diagnosis.throttled_at == watch.now
 
 
+def test_a_429_beside_which_most_are_served_is_that_of_one_and_not_of_all():
+    """All that left between a refused attempt and the word of it had the same chance."""
+    watch = Watch()
+    burst = watch.send(9)
+    watch.now += 0.1
+    watch.end(burst[:1], THROTTLED)
+    refused_at = watch.now
+    watch.now += 1.0
+    watch.end(burst[1:7])
+    assert not watch.diagnosis.refuses_some
+    watch.end(burst[7:8])  # 1 - 0.9 ** 7 is more than a half
+    assert watch.diagnosis.refuses_some
+    watch.end(burst[8:], THROTTLED)  # and one that is refused takes a tenth away
+    assert watch.diagnosis.throttled_at == watch.now > refused_at
+    assert not watch.diagnosis.refuses_some
+
+
+def test_and_is_then_no_sign_that_all_must_wait():
+    watch = Watch()
+    burst = watch.send(42)
+    watch.now += 0.1
+    watch.end(burst[:1], THROTTLED)
+    refused_at = watch.now
+    watch.now += 1.0
+    watch.end(burst[2:])
+    watch.end(burst[1:2], THROTTLED)
+
+    assert watch.diagnosis.throttled_at == refused_at
+
+
+def test_who_left_before_a_refused_one_or_knew_of_it_says_nothing():
+    watch = Watch()
+    before = watch.send(20)
+    watch.now += 0.1
+    refused = watch.send()
+    watch.now += 0.1
+    watch.end(refused, THROTTLED)
+    watch.now += 0.1
+    after = watch.send(20)
+    watch.now += 1.0
+    watch.end(before + after)
+
+    assert not watch.diagnosis.refuses_some
+
+
+def test_where_all_beside_a_429_are_refused_it_is_that_of_all():
+    watch = Watch()
+    for _ in range(50):
+        watch.fail(1, THROTTLED).answer()
+        burst = watch.send(5)
+        watch.now += 0.1
+        watch.end(burst, THROTTLED)
+
+    assert not watch.diagnosis.refuses_some
+    assert watch.diagnosis.throttled_at == watch.now
+
+
 def test_answers_that_are_late_or_come_in_an_outage_do_not_become_usual():
     watch = Watch().know().late(TOP_TOTAL)
     usual = watch.diagnosis.judge.usual

@@ -127,6 +127,20 @@ def test_a_heavy_call_alone_waits_for_the_tokens_that_only_it_needs(monkeypatch)
     assert stage.start().queued
 
 
+def test_a_call_alone_waits_for_a_time_that_it_is_given_beside_many_that_are_served():
+    stage = Stage(policy(retry=ONCE))
+    crowd = [stage.start() for _ in range(50)]
+    stage.tick(0.1)
+    crowd[0].step(told(0.5))
+    stage.tick(1.0)
+    for run in crowd[2:]:
+        run.step(OK)
+    assert stage.lane.diagnosis.refuses_some
+    crowd[1].step(told(60.0))
+
+    assert stage.start().sending
+
+
 def throttled_half_the_time():
     """A send rate is learned, for one call at a time."""
     rules = policy(learn_rate=True, retry=ONCE, limit=FixedLimit(in_flight=1))
