@@ -155,7 +155,8 @@ def test_failures_take_the_floor_away():
     slots.serve(60)
     for number in range(240):
         slots.settle(slots.take(), SERVER_ERROR if number % 3 else OK)
-        slots.tick(0.25)
+        slots.tick(0.2)
         slots.stand()
+        slots.tick(0.05)
 
     assert slots.gate.limit <= 1.5 * (2.0 * 4 / 3) + 2  # of what is still proven
