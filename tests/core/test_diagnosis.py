@@ -99,7 +99,7 @@ def test_nothing_is_known_at_first():
 # ------------------------------------------------------------ lateness
 
 
-@pytest.mark.parametrize(("streams", "top"), [(False, TOP_TOTAL), (True, TOP_FIRST)])
+@pytest.mark.parametrize(("streams", "top"), [(False, 8), (True, 5)])
 def test_so_many_late_answers_in_excess_are_evidence(streams, top):
     watch = Watch().know(streams=streams)
     watch.late(top - 1, streams=streams)
@@ -206,8 +206,11 @@ def test_streams_are_the_judges_until_none_has_left_for_two_minutes(age, streams
 
 
 def test_with_another_judge_scores_and_runs_begin_anew():
-    watch = Watch().know().late(TOP_TOTAL - 1).fail(7)
-    watch.know(streams=True)
+    watch = Watch().know(streams=True).know().wait(200.0)
+    watch.late(TOP_TOTAL - 1).fail(7)
+    assert (watch.diagnosis._late, watch.diagnosis.failures) == (TOP_TOTAL - 1, 7)
+    watch.send(1, streams=True)
+    watch.wait(0.1)
     assert watch.diagnosis.judge.streams
     assert (watch.diagnosis._late, watch.diagnosis._late_share, watch.diagnosis.failures) == (
         0,
@@ -342,6 +345,37 @@ def test_a_run_that_chance_did_not_explain_teaches_nothing_of_chance():
     watch.fail(100).answer()
 
     assert watch.diagnosis.longest_run == before
+
+
+def test_where_failures_become_rare_what_chance_explains_becomes_less():
+    watch = chance(5)
+    assert watch.diagnosis.longest_run > 30
+    watch.answer(100)
+
+    assert watch.diagnosis.longest_run == pytest.approx(log(0.001) / log(0.4))
+
+
+def test_who_is_answered_after_all_has_not_failed():
+    """Of three that are overdue the second is answered: one failed before it, and one may yet have."""
+    watch = Watch().know()
+    flights = []
+    for _ in range(3):
+        watch.now += 0.1
+        flights += watch.send()
+    watch.wait(2.0)
+    assert watch.diagnosis.failures == 3
+    watch.end(flights[1:2])
+
+    assert watch.diagnosis.failures == 1
+    assert watch.diagnosis._usual_run == pytest.approx(0.1)
+
+
+def test_whoever_asks_looks_at_the_time():
+    watch = Watch().know()
+    watch.send(8)
+    watch.now += 2.0
+
+    assert watch.is_dead
 
 
 def test_who_is_older_than_usual_counts_once():
@@ -499,6 +533,27 @@ def test_for_ten_seconds_after_lateness_the_cause_is_overload_whatever_fails():
 
 def test_the_cause_is_death_before_anything_else():
     assert Watch().know().late(TOP_TOTAL).fail(8).cause is Cause.DEAD
+
+
+def test_however_much_failed_before_the_cause_is_none_after_as_many_answers():
+    assert Watch().fail(100).answer(21).cause is Cause.BAD_LUCK
+
+    assert Watch().fail(100).answer(22).cause is Cause.NONE  # 0.9 ** 22 is less than a tenth
+
+
+def test_answers_prove_what_is_served_at_once():
+    """Nine a second, of a tenth of a second each; before that is known to be the mean."""
+    watch = Watch()
+    watch.send(15)  # so that no block of sixteen is complete
+    watch.answer(1)
+    watch.send(15)
+    watch.answer(1)
+    assert watch.diagnosis.answers == 2
+    assert watch.diagnosis.proven(watch.now, late=False) == pytest.approx(0.2, rel=0.01)
+    watch = Watch().answer(27)
+    assert watch.diagnosis.mean == pytest.approx(0.1)
+
+    assert watch.diagnosis.proven(watch.now, late=False) == pytest.approx(0.9, rel=0.2)
 
 
 def test_failures_stand_out_when_a_third_fails():
