@@ -221,10 +221,10 @@ class Diagnosis:
             return
         self._answered_sent_at = sent_at
         run = self._run
-        explained = not self._is_unexplained()
         if not run:
             self._usual_run -= WEIGHT * self._usual_run
             return
+        explained = not self._is_unexplained()
         self._run = [each for each in run if each > sent_at]
         ended = len(run) - len(self._run) - flight.counted
         if explained:
