@@ -12,6 +12,7 @@ from stormbreak.types import CANCELLED, Outcome, Verdict
 WELL = Load(well=True)
 OVERTAKEN = Load(well=True, overtaken=True)
 GATED = Load(gated=True)
+FOLLOWED = Load(gated=True, followed=True)
 
 
 def earned(calls, **changes):
@@ -129,12 +130,13 @@ LOADS = [
     (BUSY, TIMEOUT, WELL, False),
     (BUSY, TIMEOUT, OVERTAKEN, True),
     (BUSY, TIMEOUT, Load(overtaken=True), False),
-    (BUSY, TIMEOUT, GATED, True),
+    (BUSY, TIMEOUT, GATED, False),  # by a circuit: all would leave at once when it closes
+    (BUSY, TIMEOUT, FOLLOWED, True),
     ([SERVER_ERROR] * 9, SERVER_ERROR, WELL, True),  # however many fail
     ([TIMEOUT] * 9, TIMEOUT, OVERTAKEN, True),
     ([], TIMEOUT, WELL, False),
     ([], TIMEOUT, OVERTAKEN, True),  # in a process with hardly any traffic
-    ([], TIMEOUT, GATED, False),  # which does not know what its gates hold
+    ([], TIMEOUT, FOLLOWED, False),  # which does not know what its gates hold
     ([TIMEOUT] * 2, TIMEOUT, OVERTAKEN, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, WELL, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, GATED, False),

@@ -4,6 +4,7 @@ import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
@@ -57,12 +58,12 @@ def test_one_that_waits_shows_that_the_gates_hold_the_traffic():
 
 def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_it():
     stage = Stage(policy(retry=ONCE))
-    assert stage.lane.load(stage.now) == (False, False, False)
+    assert stage.lane.load(stage.now) == Load()
     stage.tick(1.0)
     stage.start().step(OK)
 
-    assert stage.lane.load(stage.now, stage.now - 0.1) == (False, True, True)
-    assert stage.lane.load(stage.now, stage.now) == (False, True, False)
+    assert stage.lane.load(stage.now, stage.now - 0.1) == Load(well=True, overtaken=True)
+    assert stage.lane.load(stage.now, stage.now) == Load(well=True)
 
 
 def test_the_trouble_is_what_the_diagnosis_says():

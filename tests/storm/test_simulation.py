@@ -5,9 +5,9 @@ from hashlib import sha256
 
 import pytest
 
-from stormbreak.core.automatic import AutomaticConcurrency
 from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
@@ -195,14 +195,14 @@ def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
 
 def test_with_first_output_each_answer_is_seen_to_begin():
     firsts = []
-    slots = AutomaticConcurrency.first
+    slots = Diagnosis.first
     with pytest.MonkeyPatch.context() as patched:
 
         def first(gate, flight, now):
             firsts.append(now - flight.sent_at)
             slots(gate, flight, now)
 
-        patched.setattr(AutomaticConcurrency, "first", first)
+        patched.setattr(Diagnosis, "first", first)
         plain = simulate(alone(), INTERACTIVE)
         assert firsts == []
         streamed = simulate(alone(), INTERACTIVE, first_output=True)
