@@ -573,11 +573,10 @@ def call_each(circuit, outcomes, *, every=1.0):
     passed = 0
     for well in outcomes:
         circuit.time.now += every
-        with contextlib.suppress(ValueError, CircuitOpenError):
-            with circuit.attempt():
-                passed += 1
-                if not well:
-                    fail()
+        with contextlib.suppress(ValueError, CircuitOpenError), circuit.attempt():
+            passed += 1
+            if not well:
+                fail()
     return passed
 
 
