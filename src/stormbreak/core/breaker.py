@@ -83,7 +83,8 @@ class Breaker:
     ) -> None:
         """A time that a failure named is stretched by up to `spread` of itself.
 
-        Without a `diagnosis` that somebody feeds, it makes its own. `alone`: no cooldown stands beside it, so a time that a probe is given holds the next probes.
+        Without a `diagnosis` that somebody feeds, it makes its own. `alone`: no cooldown stands beside it, so a time
+        that a probe is given holds the next probes.
         """
         self._policy = policy
         self._spread = spread
@@ -155,19 +156,21 @@ class Breaker:
 
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
-        flight = self._diagnosis.take(now) if self._observes else None
         if self.state is State.CLOSED:
-            return self._epoch, now, flight
+            return self._epoch, now, self._observe(now)
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
             self.reset(now)  # no trial would ever decide
-            return self._epoch, now, flight
+            return self.take(now)
         if self.trial is None:
             self.trial = Trial(self._policy, now)
             self._move(State.HALF_OPEN, now)
         probe = self.trial.take(now)
-        probe.flight = flight
+        probe.flight = self._observe(now)
         return probe
+
+    def _observe(self, now: float) -> Flight | None:
+        return self._diagnosis.take(now) if self._observes else None
 
     def settle(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
         """Count the outcome, unless it belongs to an earlier state."""

@@ -36,7 +36,7 @@ class Decision(Enum):
 
 
 class Probe:
-    """One place in a trial. `flight` is for the diagnosis of a breaker that makes its own."""
+    """One place in a trial. `flight` belongs to the breaker."""
 
     __slots__ = ("flight", "lease_until", "sent_at", "trial")
 
