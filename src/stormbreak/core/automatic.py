@@ -101,7 +101,7 @@ class AutomaticConcurrency:
             return OPEN
         if not self.binds(now) or self.in_flight >= self.most:
             return UNTIL_EVENT
-        base = max(self._control, self._held)
+        base = max(LEAST, self._control, self._held)
         growth = self._doubling * log2(max(1.0, (self.in_flight + 1) / base))
         return max(now + AGAIN, self._evidence_at + self._hold + min(growth, FADE))
 

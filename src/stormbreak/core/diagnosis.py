@@ -39,6 +39,7 @@ MOST = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
 WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
+RECENTLY = 30.0  # seconds since the last answer
 REMEMBERED = 180.0  # seconds since an answer was on time
 CONSPICUOUS = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
@@ -59,28 +60,10 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_sent_at",
-        "_by_first",
-        "_by_rate",
-        "_chosen_at",
-        "_failing",
-        "_late",
-        "_late_share",
-        "_on_time_sent_at",
-        "_plain",
-        "_run",
-        "_streamed",
-        "_streamed_at",
-        "_treatments",
-        "_usual_run",
-        "_watched",
-        "answers",
-        "dead_at",
-        "failed_at",
-        "judge",
-        "late_at",
-        "on_time_at",
-        "throttled_at",
+        "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_late",
+        "_late_share", "_on_time_sent_at", "_plain", "_refused_at", "_refused_sent_at", "_run", "_streamed",
+        "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
+        "late_at", "on_time_at", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
@@ -102,6 +85,10 @@ class Diagnosis:
         ] = []  # when the failures left that left after the last that was answered
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
+        self._refused_sent_at = -inf  # when the last that met a 429 left ...
+        self._refused_at = -inf  # ... and when that was heard
+        self._contradicted = 0.0  # share of those in between that were served
+        self._answered_at = -inf
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self._on_time_sent_at = -inf
         self.answers = 0
@@ -143,8 +130,7 @@ class Diagnosis:
         landing = flight.land(outcome, now)
         if flight.first_at is not None:
             self._by_first.ended(now)
-        if outcome.verdict is Verdict.THROTTLED:
-            self.throttled_at = now
+        self._compare(flight, outcome, now)
         if landing is Landing.ANSWERED:
             self.answers += 1
             if flight.first_at is None:
@@ -154,6 +140,25 @@ class Diagnosis:
             self._failed(flight, outcome, now)
         baseline = self._streamed if flight.streams else self._plain
         baseline.landed(flight, now, max(self.late_at, self.dead_at))
+
+    def _compare(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        """See what becomes of those that left after one that met a 429, and before that was heard."""
+        beside = self._refused_sent_at <= flight.sent_at <= self._refused_at
+        if outcome.verdict is Verdict.OK:
+            if beside:
+                self._contradicted += WEIGHT * (1 - self._contradicted)
+        elif outcome.verdict is Verdict.THROTTLED:
+            if beside:
+                self._contradicted -= WEIGHT * self._contradicted
+            self._refused_sent_at = max(self._refused_sent_at, flight.sent_at)
+            self._refused_at = now
+            if not self.refuses_some:
+                self.throttled_at = now
+
+    @property
+    def refuses_some(self) -> bool:
+        """Whether of the attempts beside one that meets a 429 most are served: the others need not wait with it."""
+        return self._contradicted > MOSTLY
 
     def look(self, now: float) -> None:
         """See who is older than is usual by now."""
@@ -174,6 +179,7 @@ class Diagnosis:
 
     def _answered(self, flight: Flight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
+        self._answered_at = now
         here = now if flight.first_at is None or not self.judge.streams else flight.first_at
         self._end_run(flight)
         usual = self.judge.usual
@@ -251,16 +257,20 @@ class Diagnosis:
         return undecided <= UNDECIDED * len(run)
 
     def is_dead(self, now: float) -> bool:
-        """Whether nothing has been answered for longer than chance explains."""
+        """Whether nothing has been answered for longer than chance explains, and what was answered before was on time."""
         self.look(now)
-        return self._is_unexplained()
+        return self._is_unexplained() and not self._was_late(now)
+
+    def _was_late(self, now: float) -> bool:
+        return self._late_share >= MOSTLY and now - self._answered_at < RECENTLY
 
     def is_well(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
+        self.look(now)
         return (
             self._late_share < MOSTLY
             and now - self.on_time_at <= REMEMBERED
-            and not self.is_dead(now)
+            and not self._is_unexplained()
         )
 
     def is_overtaken(self, sent_at: float) -> bool:
@@ -271,7 +281,7 @@ class Diagnosis:
         """What kind of trouble it is now."""
         if self.is_dead(now):
             return Cause.DEAD
-        if now - self.late_at < LATE_FOR:
+        if now - self.late_at < LATE_FOR or (self._was_late(now) and self._run):
             return Cause.OVERLOAD
         return Cause.BAD_LUCK if self._run or self._failing > WEIGHT else Cause.NONE
 

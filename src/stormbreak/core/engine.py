@@ -135,7 +135,11 @@ class Lane:
 
     def _is_spared(self, outcome: Outcome, now: float) -> bool:
         """Whether others need not wait with the call that was told to: bad luck, or tokens that only it needs."""
-        return self.is_luck(now) or (self.quota is not None and self.quota.is_what_lacks(outcome))
+        return (
+            self.is_luck(now)
+            or self.diagnosis.refuses_some
+            or (self.quota is not None and self.quota.is_what_lacks(outcome))
+        )
 
     @property
     def idle(self) -> bool:
