@@ -61,15 +61,16 @@ class Diagnosis:
 
     __slots__ = (
         "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_late",
-        "_late_share", "_on_time_sent_at", "_plain", "_refused_at", "_refused_sent_at", "_run", "_streamed",
+        "_late_share", "_limited", "_on_time_sent_at", "_plain", "_refused_at", "_refused_sent_at", "_run", "_streamed",
         "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
         "late_at", "on_time_at", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
 
-    def __init__(self, treatments: Mapping[Verdict, Treatment]) -> None:
-        """What counts as a failure is in the `treatments`."""
+    def __init__(self, treatments: Mapping[Verdict, Treatment], *, limited: bool = False) -> None:
+        """What counts as a failure is in the `treatments`. `limited`: a limit that finds itself deals with overload."""
+        self._limited = limited
         self._treatments = treatments
         self.judge = self._plain = Baseline()
         self._streamed = Baseline(streams=True)
@@ -220,10 +221,10 @@ class Diagnosis:
             return
         self._answered_sent_at = sent_at
         run = self._run
-        explained = not self._is_unexplained()
         if not run:
             self._usual_run -= WEIGHT * self._usual_run
             return
+        explained = not self._is_unexplained()
         self._run = [each for each in run if each > sent_at]
         ended = len(run) - len(self._run) - flight.counted
         if explained:
@@ -257,9 +258,12 @@ class Diagnosis:
         return undecided <= UNDECIDED * len(run)
 
     def is_dead(self, now: float) -> bool:
-        """Whether nothing has been answered for longer than chance explains, and what was answered before was on time."""
+        """Whether nothing has been answered for longer than chance explains.
+
+        Where a limit finds itself, not if what was answered before was late: then it is an overload, and a matter of the limit.
+        """
         self.look(now)
-        return self._is_unexplained() and not self._was_late(now)
+        return self._is_unexplained() and not (self._limited and self._was_late(now))
 
     def _was_late(self, now: float) -> bool:
         return self._late_share >= MOSTLY and now - self._answered_at < RECENTLY

@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 
 from stormbreak.core.admission import Admission
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
@@ -80,7 +81,9 @@ class Lane:
             spread=policy.retry.spread,
             spared=self._is_spared,
         )
-        self.diagnosis = Diagnosis(self.treatments)
+        self.diagnosis = Diagnosis(
+            self.treatments, limited=isinstance(policy.limit, AutomaticLimit)
+        )
         self.rate = LearnedRate(on_luck=self.cooldown.lift) if policy.learn_rate else None
         self.slots = limiter(
             policy.limit,
@@ -165,13 +168,16 @@ class Lane:
 
     def load(self, now: float, sent_at: float = OPEN) -> Load:
         """What the gates know of the load on this target."""
-        gated = (
-            self.admission.queued > 0
-            or self.slots.in_flight >= self.slots.limit
-            or self.is_spaced(now)
-            or (self.breaker is not None and self.breaker.state is not State.CLOSED)
+        waits = self.admission.queued > 0 or self.slots.in_flight >= self.slots.limit
+        spaced = self.is_spaced(now)
+        circuit = self.breaker is not None and self.breaker.state is not State.CLOSED
+        follows = spaced or (waits and self.slots.learned(now))
+        return Load(
+            gated=waits or spaced or circuit,
+            followed=follows,
+            well=self.diagnosis.is_well(now),
+            overtaken=self.diagnosis.is_overtaken(sent_at),
         )
-        return Load(gated, self.diagnosis.is_well(now), self.diagnosis.is_overtaken(sent_at))
 
     def taken(self, now: float) -> float:
         """Which share of the room is taken, by those in flight and in the queue; 1 and more where nobody may leave."""
