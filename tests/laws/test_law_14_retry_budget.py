@@ -1,7 +1,8 @@
 """Law 14. 0.1 retries per call, decaying within a minute, no starting credit. A retry is free when the server
 named the time, unless it is next to none; where answers come and most are on time (after a timeout only if an attempt that left later
-was answered on time); when this process's own gates hold the traffic; and in a process with fewer than 10 recent calls. There timeouts
-are paid whatever the gates say, and after three failures in a row everything is. Everything else, timeouts first, is paid.
+was answered on time); when this process's own gates hold the traffic (after a timeout only gates that follow what is served); and in a
+process with fewer than 10 recent calls. There timeouts are paid whatever the gates say, and after three failures in a row everything is.
+Everything else, timeouts first, is paid.
 """
 
 from itertools import permutations, product
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BRIEF, Budget, BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
@@ -20,7 +22,7 @@ from stormbreak.events import RetryPlanned
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 TRANSIENT = [verdict for verdict in Verdict if TREATMENTS[verdict].retry]
-LOADS = [Load(*each) for each in product([False, True], repeat=3)]
+LOADS = [Load(*each) for each in product([False, True], repeat=4)]
 
 
 def scene(**changes):
@@ -83,7 +85,7 @@ def test_what_is_free(verdict, load, successes, failures):
         budget.record(each, 0.0)
     lone = successes + failures < 10
     if verdict is Verdict.TIMEOUT:
-        free = (load.well and load.overtaken) or (load.gated and not lone)
+        free = (load.well and load.overtaken) or (load.followed and not lone)
     else:
         free = load.well or load.gated or lone
 
@@ -125,7 +127,8 @@ def test_which_gates_hold_the_traffic():
     stage.start()
     assert not lane.load(stage.now).gated
     stage.start()
-    assert lane.load(stage.now).gated  # the limit is reached
+    assert lane.load(stage.now).gated  # the limit is reached ...
+    assert not lane.load(stage.now).followed  # ... but it is a fixed one
     for run in stage.runs:
         run.step(OK)
     assert not lane.load(stage.now).gated
@@ -133,11 +136,26 @@ def test_which_gates_hold_the_traffic():
         lane.rate.take(stage.now)
         lane.rate.settle(None, THROTTLED, stage.now, 0.5)
         stage.now += 1.0
-    assert lane.load(stage.now).gated  # a send rate is in force
+    assert lane.load(stage.now).gated  # a send rate is in force, ...
+    assert lane.load(stage.now).followed  # ... and follows what is served
     assert not lane.load(stage.now + 120.0).gated
     stage.now += 120.0
     stage.lane.isolate(stage.now)
     assert lane.load(stage.now).gated  # the circuit is not closed
+    assert not lane.load(stage.now).followed
+
+
+def test_an_automatic_limit_that_is_reached_follows_what_is_served():
+    stage = scene(limit=AutomaticLimit(ceiling=20))
+    lane = stage.lane
+    crowd = [stage.start() for _ in range(20)]
+    assert lane.load(stage.now).gated
+    assert not lane.load(stage.now).followed  # at its ceiling it has learned nothing
+    for run in crowd:
+        run.step(SERVER_ERROR).close()
+    stage.start()
+
+    assert lane.load(stage.now).followed
 
 
 def test_a_success_ends_the_row():
