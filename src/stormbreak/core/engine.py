@@ -20,7 +20,7 @@ from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.following import Companion
-from stormbreak.core.gate import OPEN, Gate, Spacing
+from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.hedge import Hedging
 from stormbreak.core.limit import limiter
 from stormbreak.core.payers import Payers
@@ -91,38 +91,23 @@ class Lane:
             paused=lambda now: self.cooldown.until > now,
             share=policy.share,
         )
-        self.breaker: Breaker | None = None
-        gates: list[Gate] = [self.cooldown, self.pace]
-        spacings: list[Spacing] = []
-        if self.rate is not None:
-            gates.append(self.rate)
-            spacings.append(self.rate)
+        self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
         self.hedging = None if policy.hedge is None else Hedging(policy.hedge)
-        self.quota: Quota | None = None
-        if policy.quota.acts:
-            longest = policy.retry.longest_wait
-            self.quota = Quota(policy.quota, longest=longest, share=policy.share)
-            gates.append(self.quota)
-            spacings.append(self.quota)
+        self.quota = self._quota(policy) if policy.quota.acts else None
         self.spending = engine.payers.spending(policy, target, self._on_spend)
-        if self.spending is not None:
-            gates.append(self.spending)
-        gates.append(self.slots)
-        if policy.breaker is not None:
-            self.breaker = self._breaker(policy.breaker)
-            gates.append(self.breaker)
-        self.shadow: ShadowGate | None = None
-        if policy.shadow is not None:
-            self.shadow = self._shadow(policy.shadow)
-            gates.append(self.shadow)
-        gates.append(self.diagnosis)  # settles before all that asks it
+        self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
+        spacings = (self.rate, self.quota)
+        # the diagnosis settles first, before all that asks it
+        gates: tuple[Gate | None, ...] = (
+            self.cooldown, self.pace, *spacings, self.spending, self.slots, self.breaker, self.shadow, self.diagnosis,
+        )  # fmt: skip
         self.admission = Admission(
-            gates,
+            [gate for gate in gates if gate is not None],
             self.slots,
             self.diagnosis,
             policy.queue,
             engine.wake,
-            spacings=spacings,
+            spacings=[spacing for spacing in spacings if spacing is not None],
             circuit=self.breaker,
             weigh=tell_all(gate.weigh for gate in self._weighing()),
             spending=self.spending,
@@ -191,6 +176,9 @@ class Lane:
         return Breaker(
             policy, self.treatments, self._on_circuit, spread=spread, diagnosis=self.diagnosis
         )
+
+    def _quota(self, policy: Policy) -> Quota:
+        return Quota(policy.quota, longest=policy.retry.longest_wait, share=policy.share)
 
     def _weighing(self) -> Iterator[Quota | Spending]:
         shadow = None if self.shadow is None else self.shadow.quota
