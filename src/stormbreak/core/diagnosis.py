@@ -20,7 +20,7 @@ their own; those that stream are the judges of lateness as soon as enough is kno
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
@@ -64,10 +64,13 @@ class Diagnosis:
         "_by_rate",
         "_chosen_at",
         "_failing",
+        "_is_luck",
         "_late",
         "_late_share",
         "_on_time_sent_at",
+        "_overdue",
         "_plain",
+        "_refused",
         "_run",
         "_streamed",
         "_streamed_at",
@@ -85,8 +88,14 @@ class Diagnosis:
     name = "diagnosis"
     minds_success = True
 
-    def __init__(self, treatments: Mapping[Verdict, Treatment]) -> None:
-        """What counts as a failure is in the `treatments`."""
+    def __init__(
+        self,
+        treatments: Mapping[Verdict, Treatment],
+        *,
+        is_luck: Callable[[float], bool] = lambda _: False,
+    ) -> None:
+        """What counts as a failure is in the `treatments`; `is_luck(now)` says whether 429s have proved to be bad luck."""
+        self._is_luck = is_luck
         self._treatments = treatments
         self.judge = self._plain = Baseline()
         self._streamed = Baseline(streams=True)
@@ -94,6 +103,7 @@ class Diagnosis:
         self._streamed_at = -inf  # when an attempt that streams last left
         self._by_first = ProvenByFirst()
         self._by_rate = ProvenByRate()
+        self._overdue: set[Flight] = set()  # under way, and older than is usual
         self._watched: deque[Flight] = deque()  # in the order in which they left
         self._late = 0
         self._late_share = 0.0  # of the answers
@@ -104,6 +114,7 @@ class Diagnosis:
         self._failing = 0.0  # share of failures
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self._on_time_sent_at = -inf
+        self._refused = 0  # 429s since the last answer
         self.answers = 0
         self.on_time_at = -inf
         self.late_at = -inf
@@ -141,10 +152,12 @@ class Diagnosis:
         """An attempt ended."""
         flight = token
         landing = flight.land(outcome, now)
+        self._overdue.discard(flight)
         if flight.first_at is not None:
             self._by_first.ended(now)
-        if outcome.verdict is Verdict.THROTTLED:
+        if outcome.verdict is Verdict.THROTTLED and not self._is_luck(now):
             self.throttled_at = now
+            self._refused += 1
         if landing is Landing.ANSWERED:
             self.answers += 1
             if flight.first_at is None:
@@ -169,11 +182,13 @@ class Diagnosis:
                     return
                 judged_by_first = self.judge.streams
                 if not judged_by_first or (flight.streams and flight.first_at is None):
+                    self._overdue.add(flight)
                     self._count(flight, now)
             watched.popleft()
 
     def _answered(self, flight: Flight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
+        self._refused = 0
         here = now if flight.first_at is None or not self.judge.streams else flight.first_at
         self._end_run(flight)
         usual = self.judge.usual
@@ -267,13 +282,24 @@ class Diagnosis:
         """Whether an attempt that left then was overtaken by one that was answered on time."""
         return self._on_time_sent_at > sent_at
 
+    @property
+    def lost(self) -> int:
+        """Attempts under way that will hardly be answered: overdue, and overtaken."""
+        return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
+
     def cause(self, now: float) -> Cause:
         """What kind of trouble it is now."""
         if self.is_dead(now):
             return Cause.DEAD
-        if now - self.late_at < LATE_FOR:
+        if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
             return Cause.OVERLOAD
-        return Cause.BAD_LUCK if self._run or self._failing > WEIGHT else Cause.NONE
+        if not self._run and self._failing <= WEIGHT:
+            return Cause.NONE
+        return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
+
+    def _is_everybody_refused(self) -> bool:
+        """Whether 429s come and no answer beside them, for longer than chance explains."""
+        return self.throttled_at - self.on_time_at > LATE_FOR and self._refused >= self.longest_run
 
     def proven(self, now: float, *, late: bool) -> float:
         """Attempts that the target has just been shown to serve at once."""

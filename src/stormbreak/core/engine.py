@@ -80,8 +80,8 @@ class Lane:
             spread=policy.retry.spread,
             spared=self._is_spared,
         )
-        self.diagnosis = Diagnosis(self.treatments)
-        self.rate = LearnedRate(on_luck=self.cooldown.lift) if policy.learn_rate else None
+        self.diagnosis = Diagnosis(self.treatments, is_luck=self.is_luck)
+        self.rate = LearnedRate(on_luck=self._on_luck) if policy.learn_rate else None
         self.slots = limiter(
             policy.limit,
             self.diagnosis,
@@ -219,6 +219,10 @@ class Lane:
         self.admission.sweep(now)
         if self._engine.listeners:
             self._engine.events.append(CooldownStarted(now, self.target, until))
+
+    def _on_luck(self, now: float) -> None:
+        self.cooldown.lift(now)
+        self.diagnosis.throttled_at = -inf
 
     def _on_spend(self, now: float, share: Share) -> None:
         """Tell that a further part of the limit of spending is reached."""
