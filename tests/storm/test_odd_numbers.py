@@ -19,7 +19,7 @@ from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.sizes import LARGEST, SMALLEST
 from stormbreak.core.spend import SpendPolicy
-from stormbreak.core.trip import AnyRule, TripRule
+from stormbreak.core.trip import AnyRule, FailureRate, TripRule
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Herd, Kind, Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
@@ -121,7 +121,7 @@ def test_weights_are_numbers_too():
             lambda: BudgetPolicy(lone_seconds=1e-310),
             "lone_seconds must be at least 1e-06, got 1e-310",
         ),
-        (lambda: get_args(TripRule)[1](seconds=1e-310), "seconds must be at least 1e-06"),
+        (lambda: FailureRate(seconds=1e-310), "seconds must be at least 1e-06"),
         (lambda: Policy(priority="batch"), "priority must be a Priority, got 'batch'"),
         (lambda: Policy(deadline=10**5000), "got a number of thousands of digits"),
     ],
