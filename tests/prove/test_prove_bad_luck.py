@@ -1,4 +1,4 @@
-"""What a batch costs in bad luck and in an outage, on real sockets, beside a plain loop in the same trouble."""
+"""What a batch costs in bad luck and in an outage, on real sockets, beside the usual loop with full jitter in the same trouble."""
 
 import asyncio
 import random

@@ -80,7 +80,7 @@ LEARNING = replace(INTERACTIVE, quota=QuotaPolicy(learn=True))
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "66ffe3a6491816f5")],
+    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "14f102ad83d9ac1c")],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):
@@ -195,12 +195,12 @@ def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
 
 def test_with_first_output_each_answer_is_seen_to_begin():
     firsts = []
-    slots = Diagnosis.first
+    seen = Diagnosis.first
     with pytest.MonkeyPatch.context() as patched:
 
-        def first(gate, flight, now):
+        def first(diagnosis, flight, now):
             firsts.append(now - flight.sent_at)
-            slots(gate, flight, now)
+            seen(diagnosis, flight, now)
 
         patched.setattr(Diagnosis, "first", first)
         plain = simulate(alone(), INTERACTIVE)

@@ -61,7 +61,7 @@ class Diagnosis:
 
     __slots__ = (
         "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_late",
-        "_late_share", "_limited", "_on_time_sent_at", "_plain", "_refused_at", "_refused_sent_at", "_run", "_streamed",
+        "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_refused_at", "_refused_sent_at", "_run", "_streamed",
         "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
         "late_at", "on_time_at", "throttled_at",
     )  # fmt: skip
@@ -78,6 +78,7 @@ class Diagnosis:
         self._streamed_at = -inf  # when an attempt that streams last left
         self._by_first = ProvenByFirst()
         self._by_rate = ProvenByRate()
+        self._overdue: set[Flight] = set()  # under way, and older than is usual
         self._watched: deque[Flight] = deque()  # in the order in which they left
         self._late = 0
         self._late_share = 0.0  # of the answers
@@ -129,6 +130,7 @@ class Diagnosis:
         """An attempt ended."""
         flight = token
         landing = flight.land(outcome, now)
+        self._overdue.discard(flight)
         if flight.first_at is not None:
             self._by_first.ended(now)
         self._compare(flight, outcome, now)
@@ -175,6 +177,7 @@ class Diagnosis:
                     return
                 judged_by_first = self.judge.streams
                 if not judged_by_first or (flight.streams and flight.first_at is None):
+                    self._overdue.add(flight)
                     self._count(flight, now)
             watched.popleft()
 
@@ -281,11 +284,16 @@ class Diagnosis:
         """Whether an attempt that left then was overtaken by one that was answered on time."""
         return self._on_time_sent_at > sent_at
 
+    @property
+    def lost(self) -> int:
+        """Attempts under way that will hardly be answered: overdue, and overtaken."""
+        return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
+
     def cause(self, now: float) -> Cause:
         """What kind of trouble it is now."""
         if self.is_dead(now):
             return Cause.DEAD
-        if now - self.late_at < LATE_FOR or (self._was_late(now) and self._run):
+        if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
             return Cause.OVERLOAD
         return Cause.BAD_LUCK if self._run or self._failing > WEIGHT else Cause.NONE
 

@@ -84,7 +84,7 @@ class Lane:
         self.diagnosis = Diagnosis(
             self.treatments, limited=isinstance(policy.limit, AutomaticLimit)
         )
-        self.rate = LearnedRate(on_luck=self.cooldown.lift) if policy.learn_rate else None
+        self.rate = LearnedRate(on_luck=self._on_luck) if policy.learn_rate else None
         self.slots = limiter(
             policy.limit,
             self.diagnosis,
@@ -217,6 +217,10 @@ class Lane:
         self.admission.sweep(now)
         if self._engine.listeners:
             self._engine.events.append(CooldownStarted(now, self.target, until))
+
+    def _on_luck(self, now: float) -> None:
+        self.cooldown.lift(now)
+        self.diagnosis.throttled_at = -inf
 
     def _on_spend(self, now: float, share: Share) -> None:
         """Tell that a further part of the limit of spending is reached."""
