@@ -1,4 +1,4 @@
-"""Which tests notice when a module is wrong: `make mutations FILES="core/budget.py core/lot.py"`.
+"""Which tests notice when a module is wrong: `make mutations FILES="core/budget.py core/luck.py"`.
 
 Each mutant is loaded in place of its module in a forked process, which runs the tests of that module until one
 fails. One that takes far longer than the tests do counts as noticed. Results are kept in bench-results/ under the
@@ -39,9 +39,9 @@ AT_LEAST = 10.0  # ... and these seconds
 UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads the example
 
 FILES = (
-    "budget", "backoff", "retry", "window", "proven", "guard", "lot", "rate", "breaker", "trial", "counting", "trip",
-    "circuit", "coldstart", "told", "bucket", "weighed", "quota", "purse", "payers", "spending", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
-    "shadow", "evidence", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
+    "budget", "backoff", "retry", "window", "proven", "guard", "luck", "rate", "breaker", "trial", "counting", "trip",
+    "circuit", "told", "bucket", "weighed", "quota", "purse", "payers", "spending", "fair", "heaviest", "line", "queueing", "cooldown", "saved",
+    "shadow", "diagnosis", "baseline", "aimd", "permit", "ticket", "gate", "flight", "concurrency", "tally", "limit",
     "checks", "sizes", "policy", "presets", "trail", "tried", "automatic", "admission", "attempt", "race",
     "hedge", "call", "engine", "plan", "fallback",
 )  # fmt: skip
@@ -54,9 +54,9 @@ BESIDE = {
         "laws/test_law_06_one_deadline_and_patience.py",
     ],
     "window": ["core/test_trip.py", "core/test_budget.py"],
-    "proven": ["core/test_automatic.py"],
+    "proven": ["core/test_automatic.py", "core/test_diagnosis.py"],
     "guard": ["core/test_automatic.py"],
-    "lot": ["core/test_rate.py"],
+    "luck": ["core/test_rate.py"],
     "rate": ["core/test_gate.py", "laws/test_law_13_rates.py"],
     "breaker": [
         "core/test_breaker_half_open.py",
@@ -80,7 +80,6 @@ BESIDE = {
         "laws/test_law_07_trip_rules.py",
     ],
     "circuit": ["core/test_breaker_half_open.py", "core/test_breaker_model.py"],
-    "coldstart": ["core/test_breaker_counting.py"],
     "purse": ["core/test_spending.py", "core/test_payers.py"],
     "spending": ["issues/test_who_waits_for_money_elsewhere.py"],
     "payers": ["core/test_spending.py", "laws/test_law_14_retry_budget.py"],
@@ -88,7 +87,7 @@ BESIDE = {
     "quota": ["core/test_weighed.py", "laws/test_law_13_quotas.py"],
     "line": ["core/test_fair.py", "core/test_queueing.py"],
     "cooldown": ["core/test_gate.py"],
-    "evidence": ["core/test_automatic.py"],
+    "diagnosis": ["core/test_automatic.py", "core/test_automatic_episode.py", "core/test_trip.py"],
     "permit": [
         "core/test_call.py",
         "core/test_stateful.py",

@@ -22,7 +22,7 @@ from stormbreak.core import (
     automatic,
     baseline,
     cooldown,
-    evidence,
+    diagnosis,
     queueing,
     rate,
 )
@@ -30,7 +30,7 @@ from stormbreak.core.backoff import Exponential
 from stormbreak.core.budget import Budget
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.guard import Guard
-from stormbreak.core.lot import Lot
+from stormbreak.core.luck import Luck
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 
@@ -43,6 +43,7 @@ LEFT_OUT = {
     "heaviest.MANY": "of bookkeeping: when loads of before are cleared away",
     "queueing.ROUNDING": "of floating point",
     "trail.REMEMBERED": "of what a call can tell afterwards",
+    "trip.SHOWN": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
 }
 SCENARIOS_OWN = {
@@ -55,11 +56,6 @@ SCENARIOS_OWN = {
     "spend",
 }
 """Parameters that the load of a scenario replaces, or that have no place in a simulation."""
-
-TOGETHER = {
-    "breaker.jitter": (0.25, 0.95),  # must stay below 1
-}
-"""Parameters with bounds, and what they become."""
 
 
 class Patch(NamedTuple):
@@ -161,7 +157,7 @@ def parameters(policy: Policy) -> Iterator[Variant]:
     for path, value in _numbers(policy):
         if path in SCENARIOS_OWN:
             continue
-        for new in TOGETHER.get(path, varied(value)):
+        for new in varied(value):
             edit = _setting(path, new)
             if new != value and _is_possible(edit, policy):
                 yield Variant(f"policy.{path}", _shown(value, new), edit=edit)
@@ -227,6 +223,7 @@ def _constantly(value: Any) -> Callable[..., Any]:
 
 _NEVER = 1_000_000_000
 _LIMIT = automatic.AutomaticConcurrency
+_DIAGNOSIS = diagnosis.Diagnosis
 
 ABLATIONS = (
     _under("no limit", limit=FixedLimit(in_flight=_NEVER)),
@@ -236,18 +233,31 @@ ABLATIONS = (
         (_LIMIT, "binds", _constantly(True)),
         (_LIMIT, "_limit", lambda self, _, floor_: max(self._control, floor_)),
     ),
-    _without("no evidence from lateness", (evidence, "TOP_TOTAL", _NEVER), (evidence, "TOP_FIRST", _NEVER)),
-    _without("no evidence from errors", (evidence, "ERRORS", inf)),
-    _without("no evidence from the queue", (evidence, "STANDING", inf)),
+    _without("no evidence from lateness", (diagnosis, "TOP_TOTAL", _NEVER), (diagnosis, "TOP_FIRST", _NEVER)),
+    _without("no target is ever dead", (_DIAGNOSIS, "_is_unexplained", _constantly(False))),
+    _without("it is never well", (_DIAGNOSIS, "is_well", _constantly(False))),
+    _without("it is always well", (_DIAGNOSIS, "is_well", _constantly(True))),
+    _without("nobody is overtaken", (_DIAGNOSIS, "is_overtaken", _constantly(False))),
+    _without("no evidence from the queue", (automatic, "STANDING", inf)),
     _without("no guard", (Guard, "floor", _constantly(0.0))),
-    _without("no hold: the limit grows at once", (automatic, "HOLD", 0.0)),
+    _without("no hold: the limit grows at once", (automatic, "HOLD", 0.0), (automatic, "HOLD_WELL", 0.0)),
     _without("no fade: the limit is gone after its hold", (automatic, "FADE", 0.0)),
-    _without("a limit that never fades", (automatic, "FADE", _NEVER), (automatic, "DOUBLING", _NEVER)),
+    _without(
+        "a limit that never fades",
+        (automatic, "FADE", _NEVER),
+        (automatic, "DOUBLING", _NEVER),
+        (automatic, "DOUBLING_WELL", _NEVER),
+    ),
+    _without(
+        "a limit that is no quicker where all is well",
+        (automatic, "HOLD_WELL", automatic.HOLD),
+        (automatic, "DOUBLING_WELL", automatic.DOUBLING),
+    ),
     _without("blocks under congestion count as usual", (baseline, "CLEAR", -inf)),
     _without("odd blocks count", (baseline, "TRIM", inf)),
-    _under("no learned rate, hence no lot", learn_rate=False),
-    _without("no lot", (Lot, "suppose", _constantly(None))),
-    _without("a lot explains everything", (Lot, "explains", _constantly(True))),
+    _under("no learned rate, hence no trial of bad luck", learn_rate=False),
+    _without("no trial of bad luck", (Luck, "suppose", _constantly(False))),
+    _without("bad luck explains everything", (Luck, "explains", _constantly(True))),
     _without("a first lesson without delay", (rate, "BUSY", 0.0)),
     _under("no cooldown", cooldown=False),
     _without("a cooldown is never lifted", (cooldown.Cooldown, "lift", _constantly(None))),

@@ -99,13 +99,14 @@ def test_a_send_rate_learned_from_429s():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "seconds", "words"),
+    ("outcome", "seconds", "pause", "words"),
     [
-        (SERVER_ERROR, 0.1, "limit: {} in flight, lowered after congestion"),
-        (OK, 30.0, "limit: {} in flight, answers are late"),
+        (SERVER_ERROR, 0.1, 0.0, "limit: {} in flight, nothing is answered"),
+        (OK, 30.0, 0.0, "limit: {} in flight, answers are late"),
+        (OK, 30.0, 10.0, "limit: {} in flight, it grows again after an overload"),
     ],
 )
-def test_a_limit_that_was_lowered(outcome, seconds, words):
+def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
     stage = Stage(policy(limit=AutomaticLimit(ceiling=256), retry=ONCE))
     for _ in range(40):  # what is usual
         stage.start()
@@ -115,6 +116,7 @@ def test_a_limit_that_was_lowered(outcome, seconds, words):
     stage.now += seconds
     for run in batch:
         run.step(outcome)
+    stage.tick(pause)
     while not stage.start().queued:
         assert stage.lane.slots.in_flight < 256
 

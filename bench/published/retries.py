@@ -3,9 +3,9 @@
 Each client is a process with an engine of its own. Its strategies are ours as follows:
 
 - no retries, three retries: a `RetryPolicy`, and nothing else;
-- token bucket: a `BudgetPolicy` that earns a tenth with each call and does not decay. It wants a whole token where the
-  published program wants more than one, hence a cap of 4.95 instead of 5. The published bucket is full at first: ours, which
-  is empty, is filled by calls before the run. Failures are bare 429s: for everything else a retry is free while it is isolated;
+- token bucket: a `BudgetPolicy` that earns a tenth with each call, does not decay and pays for every retry. It wants a whole token
+  where the published program wants more than one, hence a cap of 4.95 instead of 5. The published bucket is full at first: ours,
+  which is empty, is filled by calls before the run;
 - breaker on retries: our trip rule `FailureRateOfLast` in the place of the budget. It counts a call that begins as one more
   that is well, and opens at 1 failure in 11, which is one failure for ten calls;
 - default: the preset `interactive` against 503s, as it is, an empty budget included.
@@ -30,6 +30,7 @@ from published.bare_retries import (
 )
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import UNKNOWN, Budget, BudgetPolicy, Load
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
@@ -37,12 +38,11 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import FailureRateOfLast
 from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
-from stormbreak.types import Call, Ended, Outcome, Target, Treatment, Verdict
+from stormbreak.types import TREATMENTS, Call, Ended, Outcome, Target, Verdict
 
 _TARGET = Target("service", "fails")
 _WELL = Outcome(Verdict.OK)
 _ILL = Outcome(Verdict.OVERLOADED, status=503)
-_BARE_429 = Outcome(Verdict.THROTTLED, status=429)
 _AGES = 1e9  # seconds: no decay
 _MANY = 1000  # attempts
 _LAST = 100_000  # outcomes, more than a client ever has
@@ -52,7 +52,7 @@ def _at_once(attempts: int) -> RetryPolicy:
     return RetryPolicy(attempts=attempts, backoff=Constant(seconds=0.0), min_useful=0.0)
 
 
-BUCKET = BudgetPolicy(ratio=FILL, cap=SIZE - FILL / 2, decay=_AGES, lone_calls=0)
+BUCKET = BudgetPolicy(ratio=FILL, cap=SIZE - FILL / 2, decay=_AGES, always_paid=True)
 
 
 class RetryBreaker(Budget):
@@ -63,7 +63,9 @@ class RetryBreaker(Budget):
     def __init__(self) -> None:
         super().__init__(BudgetPolicy(ratio=0.0))
         share = THRESHOLD / (1 + THRESHOLD) + 1e-6  # more than that, not just as many
-        self._trip = FailureRateOfLast(share=share, calls=1, last=_LAST).machine()
+        self._trip = FailureRateOfLast(share=share, calls=1, last=_LAST).machine(
+            Diagnosis(TREATMENTS)
+        )
         self._may = True
 
     def earn(self, now: float) -> None:
@@ -78,7 +80,6 @@ class RetryBreaker(Budget):
     def is_free(
         self,
         outcome: Outcome,  # noqa: ARG002
-        treatment: Treatment,  # noqa: ARG002
         now: float,  # noqa: ARG002
         load: Load = UNKNOWN,  # noqa: ARG002
     ) -> bool:
@@ -87,10 +88,9 @@ class RetryBreaker(Budget):
 
 
 class Ours(NamedTuple):
-    """A published strategy in our words: the policy, how the service fails, and what is done before."""
+    """A published strategy in our words: the policy, and what is done before."""
 
     policy: Policy
-    failure: Outcome = _ILL
     prepare: Callable[[Engine], None] = lambda _: None
 
 
@@ -109,8 +109,8 @@ def _break(engine: Engine) -> None:
 STRATEGIES: Mapping[str, Ours] = {
     "no retries": Ours(OFF),
     "three retries": Ours(replace(OFF, retry=_at_once(1 + RETRIES))),
-    "token bucket": Ours(replace(OFF, retry=_at_once(_MANY), budget=BUCKET), _BARE_429, _fill),
-    "breaker on retries": Ours(replace(OFF, retry=_at_once(1 + RETRIES)), _ILL, _break),
+    "token bucket": Ours(replace(OFF, retry=_at_once(_MANY), budget=BUCKET), _fill),
+    "breaker on retries": Ours(replace(OFF, retry=_at_once(1 + RETRIES)), _break),
 }
 DEFAULT, EMPTY = "default", "token bucket, empty"
 MORE: Mapping[str, Ours] = {
@@ -156,7 +156,7 @@ class _Service:
         self.attempts += 1
         failed = self._chance.random() < self._failing
         at = self.timeline.now + self._trip() + self._trip()
-        self.timeline.at(at, partial(reply, self._ours.failure if failed else _WELL))
+        self.timeline.at(at, partial(reply, _ILL if failed else _WELL))
 
     def _end(self, ended: Ended) -> None:
         self.successes += ended.outcome.verdict is Verdict.OK

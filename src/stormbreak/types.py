@@ -50,23 +50,21 @@ class Treatment(NamedTuple):
     retry: bool
     tally: Tally
     cools: bool  # a time named by the server keeps every call away from the target until then
-    lone: bool  # a process with hardly any traffic may retry it twice in a row without paying
 
 
-_FINAL = Treatment(retry=False, tally=Tally.NOTHING, cools=False, lone=False)
-_ILL = Treatment(retry=True, tally=Tally.FAILURE, cools=True, lone=False)
-_ILL_LONE = _ILL._replace(lone=True)
+_FINAL = Treatment(retry=False, tally=Tally.NOTHING, cools=False)
+_ILL = Treatment(retry=True, tally=Tally.FAILURE, cools=True)
 
 TREATMENTS: Mapping[Verdict, Treatment] = MappingProxyType(
     {
-        Verdict.OK: Treatment(retry=False, tally=Tally.SUCCESS, cools=False, lone=False),
-        Verdict.THROTTLED: Treatment(retry=True, tally=Tally.NOTHING, cools=True, lone=True),
-        Verdict.OVERLOADED: _ILL_LONE,
-        Verdict.SERVER_ERROR: _ILL_LONE,
+        Verdict.OK: Treatment(retry=False, tally=Tally.SUCCESS, cools=False),
+        Verdict.THROTTLED: Treatment(retry=True, tally=Tally.NOTHING, cools=True),
+        Verdict.OVERLOADED: _ILL,
+        Verdict.SERVER_ERROR: _ILL,
         Verdict.BROKEN: _ILL,
         Verdict.RESET: _ILL,
         Verdict.TIMEOUT: _ILL._replace(cools=False),
-        Verdict.CONNECT_FAILED: _ILL_LONE._replace(cools=False),
+        Verdict.CONNECT_FAILED: _ILL._replace(cools=False),
         Verdict.BILLING: _FINAL,
         Verdict.AUTH: _FINAL,
         Verdict.NOT_FOUND: _FINAL,

@@ -3,13 +3,12 @@
 import pytest
 
 import variants
-from stormbreak.core import evidence
+from stormbreak.core import diagnosis
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from variants import (
     LEFT_OUT,
-    TOGETHER,
     Patch,
     Variant,
     applied,
@@ -37,7 +36,7 @@ def test_a_variant_changes_something_and_takes_it_back(variant):
 def test_a_constant_that_is_gone_fails():
     with (
         pytest.raises(AttributeError, match="GONE"),
-        applied(Variant("evidence.GONE", "1 -> 2", (Patch(evidence, "GONE", 2),))),
+        applied(Variant("diagnosis.GONE", "1 -> 2", (Patch(diagnosis, "GONE", 2),))),
     ):
         pass
 
@@ -47,13 +46,9 @@ def test_every_quantity_of_the_core_takes_part():
     varied_ = {variant.name for variant in constants()}
 
     assert names >= LEFT_OUT.keys()
-    assert {"evidence.TOP_TOTAL", "automatic.HOLD", "guard.TAU", "lot.ODDS"} <= varied_
+    assert {"diagnosis.TOP_TOTAL", "automatic.HOLD", "guard.TAU", "luck.ODDS"} <= varied_
     untold = names - LEFT_OUT.keys() - varied_
     assert not {name for name in untold if _is_number(name)}
-
-
-def test_bounds_are_of_parameters_that_there_are():
-    assert {f"policy.{path}" for path in TOGETHER} <= {variant.name for variant in every()}
 
 
 def test_what_a_policy_refuses_is_left_out():

@@ -47,6 +47,7 @@ from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
+    DeadTarget,
     FailureRate,
     FailureRateOfLast,
     SlowRate,
@@ -91,6 +92,7 @@ backoffs = st.one_of(
 )
 of_last = {"share": part, "calls": st.integers(1, 100), "last": st.integers(1, 100)}
 rules = st.one_of(
+    built(DeadTarget),
     built(ConsecutiveFailures, threshold=counting),
     built(FailureRate, share=part, calls=counting, seconds=positive),
     ordered(FailureRateOfLast, "calls", "last", **of_last),

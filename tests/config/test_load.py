@@ -116,8 +116,8 @@ def test_a_changed_kind_starts_from_its_own_defaults(load):
 
 
 def test_a_part_that_the_preset_leaves_out_starts_from_the_default(load):
-    policy = load('preset = "off"\n[breaker.trip]\nshare = 0.5')
-    assert policy.breaker == BreakerPolicy(trip=FailureRate(share=0.5))
+    policy = load('preset = "off"\n[breaker]\nprobes = 5')
+    assert policy.breaker == BreakerPolicy(probes=5)
     assert policy.budget is None
 
 

@@ -8,7 +8,7 @@ from stormbreak.config import load_policy, resolve_policy
 from stormbreak.errors import ConfigurationError
 
 BACKOFFS = "constant, linear, exponential, proportional_jitter, full_jitter, equal_jitter, decorrelated_jitter"
-TRIPS = "consecutive, failure_rate, failure_rate_of_last, slow_rate, slow_rate_of_last"
+TRIPS = "dead_target, consecutive, failure_rate, failure_rate_of_last, slow_rate, slow_rate_of_last"
 TABLE = {
     # unknown keys
     "deadlin = 3": "deadlin is no key of a policy; did you mean deadline?",
@@ -42,7 +42,8 @@ TABLE = {
     # numbers
     "[retry.backoff]\nbase = -3": "retry.backoff.base must be positive, got -3",
     "[retry.backoff]\nbase = 9\ncap = 1": "retry.backoff.cap must not be below base, got 1",
-    "[breaker.trip]\nshare = 1.5": "breaker.trip.share must lie in (0, 1], got 1.5",
+    "[breaker.trip]\nkind = 'failure_rate'\nshare = 1.5": "breaker.trip.share must lie in (0, 1], got 1.5",
+    "[breaker.trip]\nshare = 0.5": "breaker.trip.share is no key of a policy; known here: kind",
     "[retry]\nattempts = 0": "retry.attempts must be at least 1, got 0",
     "deadline = -1": "deadline must be positive, got -1",
     "deadline = nan": 'deadline must be a finite number or "none", got nan',

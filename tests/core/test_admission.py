@@ -5,10 +5,11 @@ from door import INF, Door, Indifferent, free
 from stage import OK, TARGET, TIMEOUT, Spaced
 
 from stormbreak.core.admission import Admission
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.ticket import Ticket
-from stormbreak.types import Call, Priority, Rejection
+from stormbreak.types import TREATMENTS, Call, Priority, Rejection
 
 # ------------------------------------------------------------------ permits
 
@@ -35,9 +36,9 @@ def test_gates_are_taken_in_order_and_settled_in_reverse():
 def test_a_gate_that_does_not_mind_success_hears_of_failures_alone():
     door = Door()
     indifferent = Indifferent("indifferent", log := [])
-    admission = Admission(
-        [door.barrier, indifferent, door.slots], door.slots, QueuePolicy(), door.wake
-    )
+    diagnosis = Diagnosis(TREATMENTS)
+    gates = [door.barrier, indifferent, door.slots, diagnosis]
+    admission = Admission(gates, door.slots, diagnosis, QueuePolicy(), door.wake)
     for outcome in (OK, TIMEOUT):
         free(admission.enter(Call(1, TARGET), 0.0, INF), outcome=outcome)
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from slots import Mixed, Slots
-from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT
+from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
 from stormbreak.core.automatic import AutomaticLimit
-from stormbreak.core.evidence import TOP_TOTAL
+from stormbreak.core.diagnosis import TOP_TOTAL
 from stormbreak.core.gate import OPEN
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED
@@ -26,9 +26,9 @@ def test_a_calm_burst_does_not_make_it_bind():
     slots = Slots()
     slots.serve(60)
     burst = slots.take(200)
-    for number, flight in enumerate(burst):
+    for number in range(200):  # they take up to 2 seconds, in no order
         slots.tick(0.01)
-        slots.settle([flight])
+        slots.settle([burst[37 * number % 200]])
         assert slots.gate.limit >= 256, number
 
 
@@ -44,7 +44,7 @@ def test_isolated_errors_do_not_make_it_bind():
 def test_with_evidence_it_is_a_little_more_than_what_was_proven():
     slots = Slots()
     slots.serve(60, rate=10, took=2.0)
-    slots.fail()
+    slots.stand()
 
     assert slots.gate.binds(slots.now)
     assert slots.gate.limit == pytest.approx(1.5 * 20 + 2, abs=2)
@@ -54,12 +54,12 @@ def test_while_answers_are_late_it_is_closer_to_what_was_proven():
     slots = Slots()
     slots.serve(60, rate=10, took=2.0)
     slots.serve(3.0, rate=10, took=2.0)
-    late = slots.take(10)  # they reach the usual age unanswered
+    late = slots.take(10)
     slots.tick(2.7)
-
-    assert slots.gate.late_at == slots.now
-    assert slots.gate.limit == pytest.approx(1.2 * 20 + 2, abs=2)
     slots.settle(late)
+
+    assert slots.diagnosis.late_at == slots.now
+    assert slots.gate.limit == pytest.approx(1.2 * 20 + 2, abs=2)
     slots.serve(4.0, rate=10, took=2.0)  # in time again
     assert slots.gate.limit >= 1.5 * 20
 
@@ -67,16 +67,20 @@ def test_while_answers_are_late_it_is_closer_to_what_was_proven():
 def test_gain_and_plus():
     slots = Slots(gain=2.0, plus=9.0)
     slots.serve(60, rate=10, took=2.0)
-    slots.fail()
+    slots.stand()
 
     assert slots.gate.limit == pytest.approx(2 * 20 + 9, abs=2)
 
 
-def test_nothing_proven_is_a_limit_of_two():
+def test_nothing_proven_is_a_limit_of_two_and_of_one_where_nothing_is_answered():
     slots = Slots()
-    slots.fail()
-
+    slots.stand()
     assert slots.gate.limit == 2
+    slots.fail()
+    assert slots.gate.limit == 1
+    assert slots.tick(4.9) == 1
+
+    assert slots.tick(0.1) == 2
 
 
 def test_a_ceiling_of_one_is_one():
@@ -88,7 +92,7 @@ def test_a_ceiling_of_one_is_one():
 
 def test_it_is_held_then_doubles_every_twenty_seconds_and_then_is_gone():
     slots = Slots()
-    slots.fail()
+    slots.stand()
     limits = {}
     for second in range(1, 130):
         limits[second] = slots.tick(1.0)
@@ -109,9 +113,51 @@ def test_the_fade_starts_from_what_was_held_not_from_what_silence_proves():
     assert slots.gate.limit == pytest.approx(2 * held, abs=2)
 
 
+def test_where_answers_are_on_time_it_is_held_for_a_second_and_doubles_every_four():
+    slots = Slots()
+    slots.serve(60, rate=10, took=2.0)
+    slots.fail()
+    slots.settle(slots.take())
+    held = slots.gate.limit
+    assert slots.tick(0.9) == held
+
+    assert slots.tick(4.1) == pytest.approx(2 * held, abs=3)
+    assert slots.tick(8.0) == pytest.approx(8 * held, abs=10)
+
+
+@pytest.mark.parametrize(("ago", "quick"), [(25.0, False), (27.0, True)])
+def test_but_not_for_half_a_minute_after_a_429(ago, quick):
+    slots = Slots()
+    slots.serve(60, rate=10, took=2.0)
+    slots.settle(slots.take(), told(1.0))
+    slots.serve(ago - 2.0, rate=10, took=2.0)
+    slots.fail()
+    slots.settle(slots.take())
+    held = slots.gate.limit
+    slots.tick(4.0)
+
+    assert (slots.gate.limit > 1.4 * held) is quick
+
+
+@pytest.mark.parametrize(("waited", "binds"), [(1.0, False), (1.1, True)])
+def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_well(waited, binds):
+    slots = Slots()
+    slots.tick(0.0, waited=waited)
+
+    assert slots.gate.binds(slots.now) is binds
+
+
+def test_a_queue_that_stands_while_all_is_well_is_none():
+    slots = Slots()
+    slots.serve(60)
+    slots.tick(0.0, waited=100.0)
+
+    assert not slots.gate.binds(slots.now)
+
+
 def test_evidence_renews_it():
     slots = Slots()
-    slots.fail()
+    slots.stand()
     slots.tick(60.0)
     assert slots.gate.limit > 2
     slots.tick(0.0, waited=1.5)
@@ -153,7 +199,7 @@ def test_the_ceiling_is_raised_by_what_was_proven():
     assert slots.gate.limit == 10
 
 
-def test_lateness_is_evidence_and_hung_calls_show_it():
+def test_where_all_calls_hang_it_is_evidence_at_the_usual_age():
     slots = Slots()
     slots.serve(30, took=2.0)
     slots.take(8)
@@ -162,7 +208,23 @@ def test_lateness_is_evidence_and_hung_calls_show_it():
     slots.tick(0.2)
 
     assert slots.gate.binds(slots.now)
-    assert slots.gate.late_at == slots.now
+    assert slots.diagnosis.dead_at == slots.now
+    assert slots.diagnosis.late_at == -inf
+
+
+@pytest.mark.parametrize("outcome", [None, TIMEOUT, SERVER_ERROR])
+def test_what_hangs_or_fails_beside_answers_on_time_is_none(outcome):
+    slots = Slots()
+    slots.serve(30, took=2.0)
+    for _ in range(100):
+        answered, hanging = slots.take(2)
+        slots.tick(1.5)
+        slots.settle([answered])
+        if outcome is not None:
+            slots.tick(6.5)
+            slots.settle([hanging], outcome)
+
+    assert not slots.gate.binds(slots.now)
 
 
 def test_long_answers_beside_short_ones_are_none():
@@ -207,7 +269,8 @@ def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
     slots.serve(60)
     slots.paused = paused
     for _ in range(60):
-        slots.tick(1.0, waited=2.0)
+        slots.tick(1.0)
+        slots.stand()
 
     assert (slots.gate.limit == 2) is paused
 
@@ -220,18 +283,6 @@ def test_first_outputs_prove_at_once():
     slots.tick(0.0, waited=2.0)
 
     assert slots.gate.limit == 32
-
-
-def test_a_first_output_counts_once_and_not_after_the_end():
-    slots = Slots()
-    first, second = slots.take(2, streams=True)
-    slots.first([first, first])
-    slots.settle([second])
-    slots.first([second])
-    assert slots.gate._by_first.serving == 1
-    slots.settle([first])
-
-    assert slots.gate._by_first.serving == 0
 
 
 def test_with_first_outputs_known_long_answers_are_not_late():
@@ -247,8 +298,11 @@ def test_with_first_outputs_known_long_answers_are_not_late():
     slots.first(flights)
     slots.tick(100.0)
     assert not slots.gate.binds(slots.now)
-    slots.take(5, streams=True)
+    flights = slots.take(5, streams=True)
     slots.tick(1.0)
+    slots.first(flights)
+    assert not slots.gate.binds(slots.now)
+    slots.settle(flights)
 
     assert slots.gate.binds(slots.now)
 
@@ -271,12 +325,23 @@ def test_looking_changes_nothing():
 
 def test_closed_it_says_when_time_alone_may_open_it():
     slots = Slots()
-    slots.fail()
+    slots.stand()
     slots.take(2)
     at = slots.gate.ready_at(slots.now)
 
     assert at == pytest.approx(slots.now + 5.0 + 11.7, abs=0.1)  # 2 * 2 ** (11.7 / 20) = 3
     slots.tick(at - slots.now)
+    assert slots.gate.ready_at(slots.now) == OPEN
+
+
+def test_behind_one_that_hangs_at_a_dead_target_another_leaves_after_the_hold():
+    slots = Slots()
+    slots.fail()
+    slots.take(1)
+    at = slots.gate.ready_at(slots.now)
+
+    assert at == slots.now + 5.0
+    slots.tick(5.0)
     assert slots.gate.ready_at(slots.now) == OPEN
 
 
@@ -348,10 +413,11 @@ def test_with_no_stream_for_two_minutes_whole_answers_are_the_judges_again():
     for _ in range(40):
         slots.round(plain=8)
     assert not slots.gate.binds(slots.now)
-    slots.take(TOP_TOTAL)
+    late = slots.take(TOP_TOTAL)
     slots.tick(10.0)
+    slots.settle(late)
 
-    assert slots.gate.binds(slots.now)
+    assert slots.diagnosis.late_at == slots.now
 
 
 def test_streams_that_come_in_one_piece_are_in_time_and_prove_by_their_rate():
@@ -370,13 +436,6 @@ def test_plain_calls_in_service_are_proven_beside_streamed_ones():
     slots = Mixed()
     for _ in range(10):
         slots.round(streamed=10, plain=10)
-    slots.tick(0.0, waited=2.0)
+    slots.stand()
 
     assert 1.5 * 16 <= slots.gate.limit <= 1.5 * 26
-
-
-def test_what_does_not_stream_has_no_first_output():
-    slots = Slots()
-    slots.first(slots.take(3))
-
-    assert slots.gate._by_first.serving == 0

@@ -3,11 +3,13 @@
 from math import inf
 
 import pytest
-from slots import Mixed, Slots
-from stage import SERVER_ERROR
+from slots import Slots
+from stage import OK, SERVER_ERROR
 
 from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN
+from stormbreak.types import TREATMENTS
 
 
 def serving(count, *, at=4.0):
@@ -21,14 +23,15 @@ def serving(count, *, at=4.0):
 
 def signs(slots, *, late=inf, errors=inf):
     """Answers were late, and failures stood out, so many seconds ago; a call waits now."""
-    evidence = slots.gate._evidence
-    evidence.late_at, evidence.errors_at = slots.now - late, slots.now - errors
-    slots.tick(0.0, waited=2.0)
+    diagnosis = slots.diagnosis
+    diagnosis.late_at, diagnosis.failed_at = slots.now - late, slots.now - errors
+    slots.stand()
     return slots.gate.limit
 
 
 def test_before_anybody_has_looked_the_ceiling_is_the_limit():
-    gate = AutomaticConcurrency(AutomaticLimit(ceiling=9), paused=lambda _: False)
+    diagnosis = Diagnosis(TREATMENTS)
+    gate = AutomaticConcurrency(AutomaticLimit(ceiling=9), diagnosis, paused=lambda _: False)
 
     assert (gate.limit, gate.ready_at(0.0)) == (9, OPEN)
 
@@ -121,17 +124,6 @@ def test_after_the_hold_it_begins_to_grow_from_what_was_held():
     assert held <= slots.gate.limit <= 1.05 * held
 
 
-@pytest.mark.parametrize(("age", "streams"), [(119.9, True), (120.0, False)])
-def test_streams_are_the_judges_until_none_has_left_for_two_minutes(age, streams):
-    slots = Mixed()
-    for _ in range(10):
-        slots.round(streamed=8)
-    slots.gate._streamed_at = 100.0
-    slots.gate.tick(100.0 + age, 0.0)
-
-    assert streams is slots.gate._judge.streams
-
-
 def test_what_the_rate_proves_goes_by_the_mean_time_not_by_the_shortest():
     slots = Slots()
     slots.paused = True  # so that there is no floor
@@ -161,8 +153,10 @@ def test_the_floor_doubles_while_fewer_answers_come_than_usual(rate):
 def test_failures_take_the_floor_away():
     slots = Slots()
     slots.serve(60)
-    for _ in range(240):
-        slots.settle(slots.take(), SERVER_ERROR)
-        slots.tick(0.25, waited=2.0)
+    for number in range(240):
+        slots.settle(slots.take(), SERVER_ERROR if number % 3 else OK)
+        slots.tick(0.2)
+        slots.stand()
+        slots.tick(0.05)
 
-    assert slots.gate.limit == 2
+    assert slots.gate.limit <= 1.5 * (2.0 * 4 / 3) + 2  # of what is still proven

@@ -154,7 +154,7 @@ def test_disabled_lets_pass_and_counts_nothing():
     ward.send(*[SERVER_ERROR] * 9)
 
     assert (ward.state, ward.breaker.trips) == (CLOSED, 0)
-    assert not ward.breaker._cold._left_at
+    assert not ward.breaker._diagnosis._watched
 
 
 def test_forced_open_lets_nothing_pass_and_is_not_reset_by_hand():

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from math import inf
-from statistics import fmean as mean
 
 import pytest
 from hypothesis import settings
@@ -54,7 +53,6 @@ class Attempt:
     left_at: float
     state: object  # identity of the state that let it pass
     probe: bool
-    cold: bool
     tally: str | None = None  # how it was counted
     answered: bool = True
 
@@ -99,8 +97,9 @@ class Plain:
         return max([own] + [at + (t - at) * (1 + 0.5 * chance) for t in self.told if t > at])
 
     def longer(self):
-        if self.spent:
-            return self.span
+        return self.span if self.spent else self.grown()
+
+    def grown(self):
         most = max(self.policy.longest_open, self.policy.open_for)
         return min(self.span * self.policy.growth, most)
 
@@ -136,13 +135,7 @@ class Plain:
         if self.state == "open":
             self.enter("half_open")
             self.ends_at = now + (self.policy.longest_half_open or inf)
-        cold = self.state == "closed" and not any(a.tally == "good" for a in self.since_closed())
-        self.attempts.append(
-            Attempt(token, now, self.here, probe=self.state == "half_open", cold=cold)
-        )
-
-    def since_closed(self):
-        return [a for a in self.mine() if a.tally != "forgotten"]
+        self.attempts.append(Attempt(token, now, self.here, probe=self.state == "half_open"))
 
     def settle(self, attempt, outcome, now, chance):
         if self.policy.mode in (Mode.DISABLED, Mode.FORCED_OPEN):
@@ -170,8 +163,6 @@ class Plain:
             self.trips += 1
             if self.policy.mode is Mode.METRICS_ONLY:
                 self.results = []
-                for other in self.mine():
-                    other.cold, other.tally = False, other.tally and "forgotten"
             else:
                 self.open(now, self.policy.open_for, chance)
 
@@ -194,7 +185,7 @@ class Plain:
         if (policy.any_failure_reopens and bad) or good + (
             policy.probes - good - bad
         ) < policy.close_at * policy.probes - 1e-9:
-            self.open(now, self.longer(), chance)
+            self.open(now, self.grown(), chance)  # one under way decides though no more are sent
         elif good >= max(1, policy.close_at * policy.probes - 1e-9):
             self.close("closed")
         else:
@@ -219,8 +210,7 @@ class Plain:
             row = [failed for _, failed, _, counted in self.results if counted]
             newest_counts = self.results[-1][3]
             return newest_counts and len(row) >= rule.threshold and all(row[-rule.threshold :])
-        slow = rule.kind.startswith("slow")
-        if slow:
+        if rule.kind.startswith("slow"):
             seen = [
                 (at, took >= rule.slower_than)
                 for at, _, took, counted in self.results
@@ -238,24 +228,7 @@ class Plain:
             width = rule.seconds / 10
             seen = [(at, x) for at, x in seen if int(at / width) > int(now / width) - 10]
         many = sum(x for _, x in seen)
-        more, undecided = (0, 0) if slow else (self.forgotten(many), self.undecided(now))
-        return (
-            seen[-1][1]
-            and len(seen) >= rule.calls
-            and many + more >= rule.share * (len(seen) + more + undecided) - 1e-9
-        )
-
-    def forgotten(self, many):
-        """Failures since the last success that the window has forgotten."""
-        counted = [failed for _, failed, _, counted in self.results if counted]
-        row = next((n for n, failed in enumerate(reversed(counted)) if not failed), len(counted))
-        return max(0, row - many)
-
-    def undecided(self, now):
-        failures = [took for _, failed, took, counted in self.results if counted and failed]
-        usual, young = mean(failures or [0.0]) - 1e-6, now - self.policy.lease
-        cold = [a.left_at for a in self.mine() if a.cold and a.tally is None]
-        return sum(young < left_at <= now - usual for left_at in cold)
+        return seen[-1][1] and len(seen) >= rule.calls and many >= rule.share * len(seen) - 1e-9
 
 
 class Compared(RuleBasedStateMachine):

@@ -122,7 +122,13 @@ CALLS = {"ok": OK, "err": SERVER_ERROR, "slow": OK, "429": THROTTLED, "cancel": 
 
 class Scene:
     def __init__(self, rule, changes):
-        defaults = {"open_for": 10.0, "jitter": 0.0}
+        defaults = {
+            "open_for": 10.0,
+            "jitter": 0.0,
+            "growth": 1.0,
+            "longest_open": 120.0,
+            "close_at": 0.5,
+        }
         policy = BreakerPolicy(trip=rule, **{**defaults, **changes})
         self.breaker = Breaker(policy, TREATMENTS, lambda *_, **__: None)
         self.now = 1000.0

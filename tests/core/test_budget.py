@@ -7,7 +7,12 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
 from stormbreak.core.budget import BRIEF, UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.errors import ConfigurationError
-from stormbreak.types import CANCELLED, TREATMENTS
+from stormbreak.types import CANCELLED, Outcome, Verdict
+
+WELL = Load(well=True)
+OVERTAKEN = Load(well=True, overtaken=True)
+GATED = Load(gated=True)
+FOLLOWED = Load(gated=True, followed=True)
 
 
 def earned(calls, **changes):
@@ -17,9 +22,9 @@ def earned(calls, **changes):
     return budget
 
 
-def is_free(budget, outcome, now=0.0):
+def is_free(budget, outcome, load=UNKNOWN, now=0.0):
     budget.record(outcome, now)
-    return budget.is_free(outcome, TREATMENTS[outcome.verdict], now)
+    return budget.is_free(outcome, now, load)
 
 
 def test_starts_empty():
@@ -91,7 +96,10 @@ FREE = [
     ([TIMEOUT, TIMEOUT], SERVER_ERROR, False),
     ([SERVER_ERROR, TIMEOUT], SERVER_ERROR, False),
     ([], TIMEOUT, False),
-    ([], INVALID, False),
+    ([], Outcome(Verdict.RESET), True),
+    ([], Outcome(Verdict.BROKEN), True),
+    ([], Outcome(Verdict.CONNECT_FAILED), True),
+    ([OK] * 8, TIMEOUT, False),
     ([OK] * 8, THROTTLED, True),
     ([OK] * 9, THROTTLED, False),
     ([TIMEOUT] * 50, told(3.0), True),
@@ -111,13 +119,49 @@ def test_what_is_free(before, failure, free):
     assert free == is_free(budget, failure)
 
 
+BUSY = [OK] * 9
+LOADS = [
+    # what happened before, the failure, what the gates know, whether its retry is free
+    (BUSY, SERVER_ERROR, UNKNOWN, False),
+    (BUSY, SERVER_ERROR, WELL, True),
+    (BUSY, THROTTLED, WELL, True),
+    (BUSY, SERVER_ERROR, GATED, True),
+    (BUSY, TIMEOUT, UNKNOWN, False),
+    (BUSY, TIMEOUT, WELL, False),
+    (BUSY, TIMEOUT, OVERTAKEN, True),
+    (BUSY, TIMEOUT, Load(overtaken=True), False),
+    (BUSY, TIMEOUT, GATED, False),  # by a circuit: all would leave at once when it closes
+    (BUSY, TIMEOUT, FOLLOWED, True),
+    ([SERVER_ERROR] * 9, SERVER_ERROR, WELL, True),  # however many fail
+    ([TIMEOUT] * 9, TIMEOUT, OVERTAKEN, True),
+    ([], TIMEOUT, WELL, False),
+    ([], TIMEOUT, OVERTAKEN, True),  # in a process with hardly any traffic
+    ([], TIMEOUT, FOLLOWED, False),  # which does not know what its gates hold
+    ([TIMEOUT] * 2, TIMEOUT, OVERTAKEN, False),
+    ([SERVER_ERROR] * 2, SERVER_ERROR, WELL, False),
+    ([SERVER_ERROR] * 2, SERVER_ERROR, GATED, False),
+    ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, WELL, True),
+    (BUSY, told(BRIEF), UNKNOWN, True),
+    ([TIMEOUT] * 2, told(BRIEF), UNKNOWN, True),
+]
+
+
+@pytest.mark.parametrize(("before", "failure", "load", "free"), LOADS)
+def test_what_is_free_by_what_is_known_of_the_load(before, failure, load, free):
+    budget = earned(0)
+    for outcome in before:
+        budget.record(outcome, 0.0)
+
+    assert free == is_free(budget, failure, load)
+
+
 def test_traffic_of_half_a_minute_ago_is_no_traffic():
     budget = earned(0)
     for _ in range(50):
         budget.record(OK, 0.0)
 
     assert not is_free(budget, THROTTLED, now=1.0)
-    assert budget.is_free(THROTTLED, TREATMENTS[THROTTLED.verdict], 40.0)
+    assert budget.is_free(THROTTLED, 40.0)
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 30.0), st.booleans()), max_size=100))
@@ -168,7 +212,7 @@ def test_with_always_paid_no_retry_is_free(outcome):
         budget = Budget(policy)
         for _ in range(50):
             budget.record(OK, 0.0)
-        return is_free(budget, outcome)
+        return is_free(budget, outcome, OVERTAKEN)
 
     assert after_answers(BudgetPolicy())
     assert not after_answers(BudgetPolicy(always_paid=True))
@@ -178,11 +222,10 @@ def test_traffic_counts_for_exactly_half_a_minute():
     budget = earned(0)
     for _ in range(10):
         budget.record(OK, 0.0)
-    ask = (THROTTLED, TREATMENTS[THROTTLED.verdict])
 
-    assert not budget.is_free(*ask, 29.9)
-    assert budget.is_free(*ask, 30.0)
+    assert not budget.is_free(THROTTLED, 29.9)
+    assert budget.is_free(THROTTLED, 30.0)
 
 
 def test_who_knows_nothing_of_the_load_claims_nothing():
-    assert Load(gated=False, late=False, lot=False) == UNKNOWN
+    assert Load(gated=False, well=False, overtaken=False) == UNKNOWN

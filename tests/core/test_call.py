@@ -96,7 +96,8 @@ def test_a_rejected_call_says_by_whom():
 
 
 def test_what_the_target_said_is_told_before_what_we_said():
-    stage = Stage(policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1), jitter=0)))
+    rules = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0)
+    stage = Stage(policy(breaker=rules))
     run = stage.start().step(SERVER_ERROR)
     stage.settle()
     assert run.ended.outcome == SERVER_ERROR
@@ -181,7 +182,8 @@ def test_the_events_of_a_call_that_struggled():
 
 
 def test_the_events_of_a_target():
-    stage = Stage(Policy(breaker=BreakerPolicy(trip=ConsecutiveFailures(threshold=1)))).listen()
+    rules = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.5)
+    stage = Stage(Policy(breaker=rules)).listen()
     stage.start().step(told(2.0))
     stage.start(fail_fast=False)
     stage.tick(3.0)

@@ -1,7 +1,7 @@
 import pytest
 
 from stormbreak.core.circuit import BreakerPolicy, Mode
-from stormbreak.core.trip import FailureRate
+from stormbreak.core.trip import DeadTarget
 from stormbreak.errors import ConfigurationError
 
 BAD = [
@@ -43,15 +43,15 @@ def test_the_utmost_values_are_possible():
 def test_the_defaults():
     assert BreakerPolicy() == BreakerPolicy(
         mode=Mode.NORMAL,
-        trip=FailureRate(),
-        open_for=5.0,
-        jitter=0.5,
-        growth=1.0,
-        longest_open=120.0,
+        trip=DeadTarget(),
+        open_for=0.75,
+        jitter=0.25,
+        growth=1.1,
+        longest_open=5.0,
         heed_server=True,
         probes=3,
         at_once=3,
-        close_at=0.5,
+        close_at=0.33,
         any_failure_reopens=False,
         lease=60.0,
         longest_half_open=900.0,

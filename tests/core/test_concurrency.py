@@ -33,8 +33,5 @@ def test_one_at_a_time_is_possible_and_the_limit_is_its_own_ceiling():
     assert FixedLimit().in_flight == 256
 
 
-def test_a_fixed_limit_always_binds_and_never_sees_lateness():
-    slots = Concurrency(FixedLimit())
-
-    assert slots.binds(0.0) is True
-    assert slots.late_at == -inf
+def test_a_fixed_limit_always_binds():
+    assert Concurrency(FixedLimit()).binds(0.0) is True

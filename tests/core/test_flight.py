@@ -30,6 +30,6 @@ def test_how_an_attempt_lands(outcome, landing):
 def test_a_flight_begins_with_nothing_known():
     flight = Flight(3.0)
 
-    assert (flight.streams, flight.cold) == (False, False)
+    assert (flight.streams, flight.counted) == (False, False)
     assert (flight.first_at, flight.ended_at, flight.block) == (None, None, None)
     assert Flight(3.0, streams=True).streams

@@ -1,12 +1,13 @@
 """One target's lane: what it knows of the load, and what pauses, circuits and hands do to its queue."""
 
-from types import SimpleNamespace
-
 import pytest
-from stage import OK, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, told
+from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
+from stormbreak.core.backoff import Constant
+from stormbreak.core.budget import Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.policy import Policy
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.saved import Saved
@@ -55,12 +56,39 @@ def test_one_that_waits_shows_that_the_gates_hold_the_traffic():
     assert stage.lane.load(stage.now).gated
 
 
-@pytest.mark.parametrize(("age", "late"), [(9.9, True), (10.0, False)])
-def test_answers_were_late_a_moment_ago_for_ten_seconds(age, late):
-    stage = Stage()
-    stage.lane.slots = SimpleNamespace(in_flight=0, limit=9, late_at=stage.now - age)
+def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_it():
+    stage = Stage(policy(retry=ONCE))
+    assert stage.lane.load(stage.now) == Load()
+    stage.tick(1.0)
+    stage.start().step(OK)
 
-    assert late is stage.lane.load(stage.now).late
+    assert stage.lane.load(stage.now, stage.now - 0.1) == Load(well=True, overtaken=True)
+    assert stage.lane.load(stage.now, stage.now) == Load(well=True)
+
+
+def test_the_trouble_is_what_the_diagnosis_says():
+    stage = Stage(policy(retry=ONCE))
+    for number in range(8):
+        assert stage.lane.snapshot(stage.now)["trouble"] == ("bad luck" if number else "none")
+        stage.start().step(SERVER_ERROR)
+
+    assert stage.lane.snapshot(stage.now)["trouble"] == "dead"
+    assert not stage.lane.load(stage.now).well
+
+
+def test_who_is_given_to_an_attempt_is_its_own_time():
+    """A call that timed out is told as overtaken when another that left later was answered."""
+    stage = Stage(
+        Policy(retry=RetryPolicy(attempts=2, backoff=Constant(seconds=1.0)), breaker=None)
+    )
+    first = stage.start()
+    stage.tick(1.0)
+    stage.start().step(OK)
+    first.step(TIMEOUT)
+    assert first.backing_off
+    second = stage.start().step(TIMEOUT)  # nobody left after it, and nothing was earned
+
+    assert second.ended.stopped == "budget"
 
 
 @pytest.mark.parametrize(("named", "second_group"), [(0.1, 0.04), (4.0, 0.8), (60.0, 2.0)])
@@ -98,6 +126,20 @@ def test_a_heavy_call_alone_waits_for_the_tokens_that_only_it_needs(monkeypatch)
     stage.start().step(told(60.0))
 
     assert stage.start().queued
+
+
+def test_a_call_alone_waits_for_a_time_that_it_is_given_beside_many_that_are_served():
+    stage = Stage(policy(retry=ONCE))
+    crowd = [stage.start() for _ in range(50)]
+    stage.tick(0.1)
+    crowd[0].step(told(0.5))
+    stage.tick(1.0)
+    for run in crowd[2:]:
+        run.step(OK)
+    assert stage.lane.diagnosis.refuses_some
+    crowd[1].step(told(60.0))
+
+    assert stage.start().sending
 
 
 def throttled_half_the_time():
@@ -215,7 +257,7 @@ def test_a_lane_without_breaker_and_pause_says_so():
         "quota": None,
         "rate": None,
         "limit_learned": False,
-        "late": False,
+        "trouble": "none",
         "trips": 0,
         "failure_rate": None,
         "slow_call_rate": None,

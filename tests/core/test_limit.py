@@ -3,7 +3,14 @@ import pytest
 from stormbreak.core.aimd import AimdConcurrency, AimdLimit
 from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
 from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.limit import limiter
+from stormbreak.types import TREATMENTS
+
+
+def made(policy, share=1.0):
+    return limiter(policy, Diagnosis(TREATMENTS), paused=lambda _: False, share=share)
+
 
 KINDS = [
     (FixedLimit(), Concurrency),
@@ -14,11 +21,11 @@ KINDS = [
 
 @pytest.mark.parametrize(("policy", "machine"), KINDS)
 def test_each_kind_of_limit_has_its_machine(policy, machine):
-    assert isinstance(limiter(policy, paused=lambda _: False), machine)
+    assert isinstance(made(policy), machine)
 
 
 def test_who_is_alone_has_all_of_a_fixed_limit():
-    assert limiter(FixedLimit(in_flight=7), paused=lambda _: False).limit == 7
+    assert made(FixedLimit(in_flight=7)).limit == 7
 
 
 @pytest.mark.parametrize(
@@ -27,11 +34,11 @@ def test_who_is_alone_has_all_of_a_fixed_limit():
 def test_a_process_has_its_share_of_a_fixed_limit_and_one_slot_at_least(in_flight, share, limit):
     policy = FixedLimit(in_flight=in_flight)
 
-    assert limiter(policy, paused=lambda _: False, share=share).limit == limit
+    assert made(policy, share).limit == limit
 
 
 @pytest.mark.parametrize("policy", [AimdLimit(), AutomaticLimit()])
 def test_limits_that_find_themselves_are_left_alone(policy):
-    alone, beside = (limiter(policy, paused=lambda _: False, share=share) for share in (1.0, 0.1))
+    alone, beside = (made(policy, share) for share in (1.0, 0.1))
 
     assert alone.limit == beside.limit

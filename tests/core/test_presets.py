@@ -71,6 +71,7 @@ def test_the_article_has_exactly_its_numbers():
         trip=ConsecutiveFailures(threshold=5),
         open_for=30.0,
         jitter=0.0,
+        growth=1.0,
         probes=3,
         at_once=3,
         close_at=0.5,

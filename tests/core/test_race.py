@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from races import AFTER, FIRST, heard, scene, slow
+from races import AFTER, FIRST, answered, heard, scene, slow
 from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
 
 from stormbreak.core.circuit import BreakerPolicy
@@ -112,6 +112,7 @@ def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
 
 def test_attempts_at_another_target_are_not_counted_against_this_one():
     stage = scene(retry=RetryPolicy(attempts=2))
+    answered(stage, OTHER)
     step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),), Choose.IN_ORDER)
     run = stage.start(races=True, fallbacks=(step,))
     run.cross(1, INVALID)

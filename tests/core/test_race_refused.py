@@ -10,6 +10,7 @@ from stormbreak.core.engine import Lane
 from stormbreak.core.quota import QuotaPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import HedgeRefused
+from stormbreak.types import TREATMENTS
 
 
 class TestWhatKeepsAHedgeFromBeingSent:
@@ -58,9 +59,15 @@ class TestWhatKeepsAHedgeFromBeingSent:
         assert run.racing == [1]
 
     def test_answers_are_late(self, monkeypatch):
-        monkeypatch.setattr(Lane, "load", lambda *_: Load(late=True))
+        monkeypatch.setattr(Lane, "load", lambda *_: Load(well=False))
 
         self.refused(scene(), "load")
+
+    def test_nothing_has_been_answered_yet(self):
+        stage = scene()
+        stage.lane.diagnosis.__init__(TREATMENTS)
+
+        self.refused(stage, "load")
 
     def test_requests_per_minute_are_used_up(self):
         stage = scene(quota=QuotaPolicy(rpm=1.0))

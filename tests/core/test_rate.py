@@ -45,10 +45,11 @@ def test_nine_tenths_of_what_was_accepted(outcome):
     assert rate.rate_at(100.0) == pytest.approx(0.9 * 18.0)
 
 
-def test_two_percent_more_each_second_and_gone_after_two_minutes():
+def test_after_the_trial_two_percent_more_each_second_and_gone_after_two_minutes():
     rate = spent(200, 20)
 
-    assert rate.rate_at(110.0) == pytest.approx(0.9 * 18.0 * 1.02**10)
+    assert rate.rate_at(115.0) == pytest.approx(0.9 * 18.0)
+    assert rate.rate_at(125.0) == pytest.approx(0.9 * 18.0 * 1.02**10)
     assert rate.in_force(219.9)
     assert not rate.in_force(220.0)
     assert (rate.rate_at(220.0), rate.ready_at(220.0)) == (inf, OPEN)
@@ -80,8 +81,8 @@ def test_half_where_nothing_was_accepted():
     rate = spent(10, 10)  # the second refusal taught: eight more were to come
     assert rate.rate_at(100.0) == pytest.approx(0.9 * 0.8)
     for _ in range(5):
-        rate.settle(None, THROTTLED, 104.0, 0.5)
-    assert rate.rate_at(104.0) == pytest.approx(0.9 * 0.8 * 1.02**4 / 2)
+        rate.settle(None, THROTTLED, 130.0, 0.5)
+    assert rate.rate_at(130.0) == pytest.approx(0.9 * 0.8 * 1.02**15 / 2)
 
 
 def test_half_of_what_was_sent_where_no_rate_was_known():
@@ -99,12 +100,34 @@ def test_half_of_what_was_sent_where_all_of_it_was_refused():
 
 
 def test_never_slower_than_one_in_twenty_seconds():
-    rate = spent(5, 5)
+    rate = LearnedRate()
+    for second in range(6):
+        rate.take(float(second))
+        rate.settle(None, THROTTLED, float(second), 0.5)
     for step in range(20):
-        rate.settle(None, THROTTLED, 100.0 + 2.1 * step, 0.5)
-        rate.settle(None, THROTTLED, 100.0 + 2.1 * step, 0.5)
+        rate.settle(None, THROTTLED, 10.0 + 2.1 * step, 0.5)
+        rate.settle(None, THROTTLED, 10.0 + 2.1 * step, 0.5)
 
-    assert rate.rate_at(100.0 + 2.1 * 19) == pytest.approx(0.05)
+    assert rate.rate_at(10.0 + 2.1 * 19) == pytest.approx(0.05)
+
+
+def test_it_is_no_lower_than_half_of_what_was_served_when_the_last_trial_began():
+    rate = spent(200, 20)  # 18 a second
+    for refused_at in (*[101.0] * 50, *[102.1] * 200, *[110.0] * 200, *[115.0] * 200):
+        rate.settle(None, THROTTLED, refused_at, 0.5)
+        assert rate.rate_at(refused_at) >= 9.0
+
+    assert rate.rate_at(115.0) == 9.0
+
+
+def test_a_trial_takes_the_floor_down_by_half_at_most():
+    rate = spent(200, 20)
+    for second in range(10):
+        rate.take(145.0 + second)
+    for _ in range(5):  # the first trial has ended in silence
+        rate.settle(None, THROTTLED, 154.5, 0.5)
+
+    assert rate.rate_at(154.5) == 4.5
 
 
 def left(rate, since, until):
@@ -122,11 +145,13 @@ def left(rate, since, until):
 
 
 def test_calls_leave_at_the_rate():
-    rate = spent(200, 20)  # 16.2 per second, and growing
-    times = left(rate, 100.0, 110.0)
+    rate = spent(200, 20)  # 16.2 per second, and growing after 15 seconds
+    times = left(rate, 100.0, 115.0)
+    assert len(times) == pytest.approx(16.2 * 15, abs=2)
+    assert times[0] > 100.0
+    times = left(rate, 115.0, 125.0)
 
     assert len(times) == pytest.approx(sum(16.2 * 1.02**n for n in range(10)), rel=0.03)
-    assert times[0] > 100.0
 
 
 def test_an_idle_second_and_no_more_is_saved_up():
@@ -190,7 +215,8 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
 def test_the_time_for_sends_at_a_rate_that_grows():
     rate = spent(200, 20)
     assert LearnedRate().time_for(1000, 0.0) == 0.0
-    assert len(left(rate, 100.0, 100.0 + rate.time_for(100, 100.0))) == pytest.approx(100, abs=2)
+    left(rate, 100.0, 115.0)  # from now on it grows
+    assert len(left(rate, 115.0, 115.0 + rate.time_for(100, 115.0))) == pytest.approx(100, abs=2)
 
 
 def of_a_second(rate, second, outcomes):
@@ -205,21 +231,22 @@ def of_a_second(rate, second, outcomes):
     return left
 
 
-def by_lot(number):
+def at_random(number):
     """Three in ten are refused, ever."""
     return THROTTLED if number % 10 in (2, 5, 9) else OK
 
 
-def test_refusals_by_lot_slow_it_down_for_a_while_and_then_no_more():
+def test_refusals_at_random_slow_it_down_for_a_while_and_then_no_more():
     found = []
     rate, calls = LearnedRate(found.append), iter(range(10**6))
     sent = [
-        of_a_second(rate, second, [by_lot(next(calls)) for _ in range(20)]) for second in range(120)
+        of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)])
+        for second in range(120)
     ]
 
     assert found
     assert found[0] < 40.0
-    assert rate.is_lot(120.0)
+    assert rate.is_luck(120.0)
     assert not rate.in_force(120.0)
     assert min(sent[45:]) == 20
     assert min(sent) >= 0.5 * 0.9 * 14 - 2  # half of what was served, even during the trial
@@ -228,7 +255,7 @@ def test_refusals_by_lot_slow_it_down_for_a_while_and_then_no_more():
 def test_during_a_trial_the_rate_stands_still_and_then_grows():
     rate = LearnedRate()
     for second in range(6):
-        of_a_second(rate, second, [by_lot(number) for number in range(20)])
+        of_a_second(rate, second, [at_random(number) for number in range(20)])
     learned = rate.rate_at(6.0)
 
     assert rate.rate_at(5.12 + 15.0) == learned  # the first lesson was at 5.12
@@ -238,7 +265,7 @@ def test_during_a_trial_the_rate_stands_still_and_then_grows():
 def test_during_a_trial_it_is_no_lower_than_half_of_what_was_served():
     rate = LearnedRate()
     for second in range(6):
-        of_a_second(rate, second, [by_lot(number) for number in range(20)])
+        of_a_second(rate, second, [at_random(number) for number in range(20)])
     served = rate.rate_at(6.0) / 0.9
     for refused_at in (*[7.0] * 99, 7.2):
         rate.settle(None, THROTTLED, refused_at, 0.5)
@@ -246,11 +273,8 @@ def test_during_a_trial_it_is_no_lower_than_half_of_what_was_served():
     assert rate.rate_at(7.2) == pytest.approx(served / 2)
 
 
-@pytest.mark.parametrize(
-    ("refused_at", "trial"),
-    [([2.0, 2.0, 2.0, 4.0, 5.0], True), ([2.0, 2.0, 2.0, 2.0, 5.0], False)],
-)
-def test_only_refusals_that_are_spread_over_the_seconds_begin_a_trial(refused_at, trial):
+@pytest.mark.parametrize("refused_at", [[2.0, 2.0, 2.0, 4.0, 5.0], [2.0, 2.0, 2.0, 2.0, 5.0]])
+def test_a_lesson_begins_a_trial_however_its_refusals_are_spread_over_the_seconds(refused_at):
     rate = LearnedRate()
     for number in range(11):
         now = number / 2
@@ -259,11 +283,11 @@ def test_only_refusals_that_are_spread_over_the_seconds_begin_a_trial(refused_at
             rate.settle(None, THROTTLED, now, 0.5)
 
     assert rate.in_force(5.0)
-    assert (rate.rate_at(15.0) == rate.rate_at(5.0)) is trial  # it stands still
+    assert rate.rate_at(15.0) == rate.rate_at(5.0)  # it stands still
 
 
-def test_a_limit_is_no_lot():
-    rate, found = LearnedRate(lambda now: pytest.fail("no lot")), []
+def test_a_limit_is_no_bad_luck():
+    rate, found = LearnedRate(lambda now: pytest.fail("no luck")), []
     for second in range(300):
         room = 10
         for number in range(40):
@@ -275,18 +299,18 @@ def test_a_limit_is_no_lot():
         found.append(10 - room)
 
     assert max(found[20:]) <= 16
-    assert not rate.is_lot(300.0)
+    assert not rate.is_luck(300.0)
 
 
-def test_a_lot_that_becomes_an_outage_teaches_a_rate_again():
+def test_bad_luck_that_becomes_an_outage_teaches_a_rate_again():
     rate, calls = LearnedRate(), iter(range(10**6))
     for second in range(60):
-        of_a_second(rate, second, [by_lot(next(calls)) for _ in range(20)])
-    assert rate.is_lot(60.0)
+        of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)])
+    assert rate.is_luck(60.0)
     for second in range(60, 75):
         of_a_second(rate, second, [THROTTLED] * 20)
 
-    assert not rate.is_lot(75.0)
+    assert not rate.is_luck(75.0)
     assert rate.in_force(75.0)
 
 

@@ -13,7 +13,15 @@ from stormbreak.types import TREATMENTS
 
 
 def fresh(**changes):
-    rules = {"open_for": 10.0, "jitter": 0.0, "growth": 2.0, "probes": 2, "at_once": 2}
+    rules = {
+        "open_for": 10.0,
+        "jitter": 0.0,
+        "growth": 2.0,
+        "longest_open": 120.0,
+        "probes": 2,
+        "at_once": 2,
+        "close_at": 0.5,
+    }
     policy = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), **{**rules, **changes})
     return Breaker(policy, TREATMENTS, lambda *_, **__: None)
 

@@ -208,7 +208,7 @@ def test_times_differ_beyond_a_millisecond(seconds, expected):
     assert [what for _, what, _ in would(stage)] == ([] if expected is None else [expected])
 
 
-def test_attempts_that_hang_are_late_for_the_shadow_s_limit_too():
+def test_where_all_attempts_hang_the_target_is_dead_to_the_shadow_too():
     stage = beside({"retry": RetryPolicy(attempts=1)}, limit=AutomaticLimit())
     for _ in range(60):
         runs = [stage.start() for _ in range(20)]
@@ -221,7 +221,8 @@ def test_attempts_that_hang_are_late_for_the_shadow_s_limit_too():
     stage.tick(2.0)
     once(stage, OK)
 
-    assert stage.lane.shadow.slots._evidence.late_at > before
+    assert stage.lane.shadow.slots.binds(stage.now)
+    assert stage.lane.shadow._gates[-1].dead_at > before
 
 
 def test_nothing_decides_in_the_shadow_unless_asked():
@@ -230,7 +231,7 @@ def test_nothing_decides_in_the_shadow_unless_asked():
         once(stage, THROTTLED)
 
     assert would(stage) == []
-    assert not stage.lane.shadow._gates
+    assert [gate.name for gate in stage.lane.shadow._gates] == ["diagnosis"]
 
 
 def test_a_budget_that_refuses_is_not_judged_by_a_shadow_that_says_nothing_of_retries():

@@ -1,23 +1,31 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from stage import SERVER_ERROR
 
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
+    DeadTarget,
     FailureRate,
     FailureRateOfLast,
     SlowRate,
     SlowRateOfLast,
 )
 from stormbreak.errors import ConfigurationError
+from stormbreak.types import TREATMENTS
 
 F, S = True, False
 
 
+def made(rule):
+    return rule.machine(Diagnosis(TREATMENTS))
+
+
 def tripped_at(rule, outcomes, *, pause=0.0):
     """Index of the outcome that trips, or None."""
-    machine = rule.machine()
+    machine = made(rule)
     for index, failed in enumerate(outcomes):
         if machine.record(index * pause, failed=failed):
             return index
@@ -75,7 +83,7 @@ SLOWNESS = [
 @pytest.mark.parametrize("failed", [False, None])
 @pytest.mark.parametrize(("rule", "spans", "pause", "index"), SLOWNESS)
 def test_slowness_trips_whether_calls_succeeded_or_were_cut(rule, spans, pause, index, failed):
-    machine = rule.machine()
+    machine = made(rule)
     if failed is None and Q in spans:
         return  # what is cut before it is slow says nothing: below
     tripped = [
@@ -88,7 +96,7 @@ def test_slowness_trips_whether_calls_succeeded_or_were_cut(rule, spans, pause, 
 
 
 def test_what_is_cut_early_says_nothing():
-    machine = SlowRate(**SLOW).machine()
+    machine = made(SlowRate(**SLOW))
     for _ in range(99):
         assert not machine.cut(0.0, Q)
     for _ in range(3):
@@ -98,18 +106,28 @@ def test_what_is_cut_early_says_nothing():
 
 def test_a_slow_failure_counts_for_both():
     rule = AnyRule(rules=(SlowRate(**SLOW), FailureRate(share=1.0, calls=5)))
-    machine = rule.machine()
+    machine = made(rule)
     assert [machine.record(0.0, failed=True, took=Q) for _ in range(5)][4]
     machine.reset()
     assert [machine.record(0.0, failed=True, took=L) for _ in range(4)][3]
 
 
-@pytest.mark.parametrize("rule", [FailureRate(share=0.5, calls=2), FailureRateOfLast(share=0.5)])
-def test_what_is_undecided_counts_as_if_it_succeeded(rule):
-    machine = rule.machine()
-    opened = [machine.record(0.0, failed=True, undecided=20) for _ in range(21)]
+def test_a_dead_target_is_what_the_diagnosis_says_and_the_window_is_only_shown():
+    diagnosis = Diagnosis(TREATMENTS)
+    machine = DeadTarget().machine(diagnosis)
+    for _ in range(7):
+        diagnosis.settle(diagnosis.take(0.0), SERVER_ERROR, 0.0, 0.5)
+    assert not any(machine.record(0.0, failed=True) for _ in range(99))
+    diagnosis.settle(diagnosis.take(0.0), SERVER_ERROR, 0.0, 0.5)
 
-    assert opened == [False] * 19 + [True] * 2
+    assert machine.record(0.0, failed=True)
+    assert not machine.record(0.0, failed=False)  # a success never opens
+    counts = machine.counts(0.0)
+    assert (counts.calls, counts.failures, counts.failure_rate) == (101, 100, 100 / 101)
+    assert machine.counts(11.0).calls == 0
+    machine.reset()
+    assert (machine.counts(0.0).calls, diagnosis.failures) == (0, 0)
+    assert not machine.record(0.0, failed=True)
 
 
 FRESH = [
@@ -122,7 +140,7 @@ FRESH = [
 
 @pytest.mark.parametrize("rule", FRESH)
 def test_reset_forgets(rule):
-    machine = rule.machine()
+    machine = made(rule)
     machine.record(0.0, failed=True)
     machine.reset()
 
@@ -144,7 +162,7 @@ def test_the_rate_is_met_exactly_where_arithmetic_says_so(percent, calls):
 def test_slow_is_what_one_of_several_rules_calls_slow():
     rule = AnyRule(rules=(FailureRate(), SlowRate(slower_than=5.0), SlowRate(slower_than=9.0)))
 
-    assert [rule.machine().is_slow(took) for took in (4.9, 5.0, 9.0)] == [False, True, True]
+    assert [made(rule).is_slow(took) for took in (4.9, 5.0, 9.0)] == [False, True, True]
 
 
 DEFAULTS = [

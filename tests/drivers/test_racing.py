@@ -17,6 +17,14 @@ from stormbreak.types import Call, Outcome, Verdict
 HEDGED = policy(hedge=HedgePolicy(after=1.0, percentile=None), attempt_timeout=60.0)
 
 
+def serving(rules):
+    """A bench whose target has just answered: where nothing is known to be well, no other is sent beside an attempt."""
+    bench = Bench(rules)
+    diagnosis = bench.lane.diagnosis
+    diagnosis.settle(diagnosis.take(now()), OK, now(), 0.5)
+    return bench
+
+
 class Source:
     """What the rest of a stream would be read from."""
 
@@ -49,7 +57,7 @@ class Attempts:
 
 @on_virtual_loop
 async def test_a_slow_attempt_is_overtaken_and_stopped():
-    bench, attempts = Bench(HEDGED), Attempts((30.0, OK), (0.5, OK))
+    bench, attempts = serving(HEDGED), Attempts((30.0, OK), (0.5, OK))
     ended = await bench.run(attempts)
 
     assert now() == pytest.approx(1.5, abs=0.01)
@@ -61,8 +69,16 @@ async def test_a_slow_attempt_is_overtaken_and_stopped():
 
 
 @on_virtual_loop
+async def test_none_is_sent_beside_it_before_anything_was_answered():
+    bench, attempts = Bench(HEDGED), Attempts((30.0, OK))
+    await bench.run(attempts)
+
+    assert attempts.began == [(0.0, 1)]
+
+
+@on_virtual_loop
 async def test_an_attempt_in_time_runs_alone():
-    bench, attempts = Bench(HEDGED), Attempts((0.9, OK))
+    bench, attempts = serving(HEDGED), Attempts((0.9, OK))
     await bench.run(attempts)
 
     assert attempts.began == [(0.0, 1)]
@@ -71,7 +87,7 @@ async def test_an_attempt_in_time_runs_alone():
 
 @on_virtual_loop
 async def test_the_slow_one_may_win_after_all():
-    bench, attempts = Bench(HEDGED), Attempts((1.2, OK), (30.0, OK))
+    bench, attempts = serving(HEDGED), Attempts((1.2, OK), (30.0, OK))
     await bench.run(attempts)
     await asyncio.sleep(0)
 
@@ -81,7 +97,7 @@ async def test_the_slow_one_may_win_after_all():
 
 @on_virtual_loop
 async def test_a_failure_waits_for_the_other():
-    bench, attempts = Bench(HEDGED), Attempts((5.0, OK), (0.5, SERVER_ERROR))
+    bench, attempts = serving(HEDGED), Attempts((5.0, OK), (0.5, SERVER_ERROR))
     ended = await bench.run(attempts)
 
     assert ended.outcome == OK
@@ -96,7 +112,7 @@ async def test_each_has_its_own_timeout():
         attempt_timeout=2.0,
         retry=RetryPolicy(attempts=2),
     )
-    bench, attempts = Bench(rules), Attempts((30.0, OK), (1.5, OK))
+    bench, attempts = serving(rules), Attempts((30.0, OK), (1.5, OK))
     ended = await bench.run(attempts)
 
     assert ended.outcome == OK
@@ -107,7 +123,7 @@ async def test_each_has_its_own_timeout():
 @pytest.mark.parametrize("after", [0.5, 1.5])
 @on_virtual_loop
 async def test_a_cancel_stops_all_that_are_under_way(after):
-    bench, attempts = Bench(HEDGED), Attempts((30.0, OK), (30.0, OK))
+    bench, attempts = serving(HEDGED), Attempts((30.0, OK), (30.0, OK))
     task = bench.run(attempts)
     await asyncio.sleep(after)
     task.cancel()
@@ -121,7 +137,7 @@ async def test_a_cancel_stops_all_that_are_under_way(after):
 
 @on_virtual_loop
 async def test_what_a_sender_raises_reaches_the_caller_and_stops_the_other():
-    bench, attempts = Bench(HEDGED), Attempts((30.0, OK), (0.5, ZeroDivisionError()))
+    bench, attempts = serving(HEDGED), Attempts((30.0, OK), (0.5, ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         await bench.run(attempts)
     await asyncio.sleep(0)
@@ -134,7 +150,7 @@ async def test_what_a_sender_raises_reaches_the_caller_and_stops_the_other():
 async def test_two_that_are_answered_in_one_instant_count_once():
     instant, overtaken = asyncio.Event(), []
     asyncio.get_running_loop().call_later(1.5, instant.set)
-    bench, attempts = Bench(HEDGED), Attempts((instant, OK), (instant, OK))
+    bench, attempts = serving(HEDGED), Attempts((instant, OK), (instant, OK))
     bench.engine.listeners.append(
         lambda event: overtaken.append(event) if isinstance(event, Overtaken) else None
     )
@@ -147,7 +163,7 @@ async def test_two_that_are_answered_in_one_instant_count_once():
 
 @on_virtual_loop
 async def test_of_two_streams_that_begin_in_one_instant_one_is_delivered_and_one_closed():
-    bench, sources, instant = Bench(HEDGED), [Source(), Source()], asyncio.Event()
+    bench, sources, instant = serving(HEDGED), [Source(), Source()], asyncio.Event()
     asyncio.get_running_loop().call_later(1.5, instant.set)
     first = [Outcome(Verdict.OK, value=source, committed=True) for source in sources]
     attempts = Attempts((instant, first[0]), (instant, first[1]))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from chat_stream import CUT, HELLO
-from clients import PAYLOAD, QUICK, SAY, client_of, closed, lane_of
+from clients import PAYLOAD, QUICK, SAY, client_of, closed, hedging, lane_of
 from sockets import End, answer, failing, served
 
 from stormbreak import ClientClosedError, StreamBrokenError, load
@@ -34,7 +34,7 @@ HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.02, percentile=None))
 )
 async def test_what_was_sent_is_cancelled_and_counts_as_nothing(policy):
     events = []
-    async with served([End.HANG]) as server, client_of(server, policy) as client:
+    async with served([End.HANG]) as server, hedging(server, policy) as client:
         client.subscribe(events.append)
         asking = asyncio.create_task(client.chat(SAY))
         await server.asked(2 if policy is HEDGED else 1)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from chat_stream import CUT, ENDLESS, OPENING, WHOLE_ANSWER
-from clients import KEY, PAYLOAD, QUICK, client_of, lane_of
+from clients import KEY, PAYLOAD, QUICK, has_answered, hedging, lane_of
 from sockets import HALF, End, answer, served
 
 from stormbreak.core.hedge import HedgePolicy
@@ -18,7 +18,7 @@ SILENT = (End.HANG,)
 
 
 async def test_an_answer_comes_from_the_second_and_the_first_is_closed():
-    async with served(SILENT, (answer(),)) as server, client_of(server, HEDGED) as client:
+    async with served(SILENT, (answer(),)) as server, hedging(server, HEDGED) as client:
         said = await client.request("chat/completions", PAYLOAD)
         await asyncio.sleep(0.05)
 
@@ -31,7 +31,7 @@ async def test_an_answer_comes_from_the_second_and_the_first_is_closed():
 async def test_both_are_the_same_request():
     async with (
         served(SILENT, (answer(),)) as server,
-        client_of(server, HEDGED, api_key=KEY) as client,
+        hedging(server, HEDGED, api_key=KEY) as client,
     ):
         await client.request("chat/completions", PAYLOAD)
 
@@ -45,7 +45,7 @@ async def test_both_are_the_same_request():
 async def test_a_stream_comes_from_whoever_begins_first(head):
     async with (
         served((*head, End.HANG), (WHOLE_ANSWER,)) as server,
-        client_of(server, HEDGED) as client,
+        hedging(server, HEDGED) as client,
     ):
         async with client.stream("chat/completions", PAYLOAD) as stream:
             text = "".join([piece async for piece in stream.texts()])
@@ -59,7 +59,7 @@ async def test_a_stream_comes_from_whoever_begins_first(head):
 async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_asked():
     async with (
         served((CUT, 0.3, End.CLOSE), (WHOLE_ANSWER,)) as server,
-        client_of(server, HEDGED) as client,
+        hedging(server, HEDGED) as client,
     ):
         with pytest.raises(StreamBrokenError):
             async with client.stream("chat/completions", PAYLOAD) as stream:
@@ -69,7 +69,7 @@ async def test_a_stream_that_has_begun_is_read_to_its_end_and_nobody_else_is_ask
 
 
 async def test_a_cancel_closes_both():
-    async with served(SILENT) as server, client_of(server, HEDGED) as client:
+    async with served(SILENT) as server, hedging(server, HEDGED) as client:
         asking = asyncio.ensure_future(client.request("chat/completions", PAYLOAD))
         await server.asked(2)
         asking.cancel()
@@ -84,7 +84,7 @@ async def test_what_both_failed_with_says_so():
     rules = replace(HEDGED, retry=replace(HEDGED.retry, attempts=2))
     async with (
         served((0.2, answer(b"{}", 500)), (0.3, answer(b"{}", 500))) as server,
-        client_of(server, rules) as client,
+        hedging(server, rules) as client,
     ):
         with pytest.raises(ServerError) as caught:
             await client.request("chat/completions", PAYLOAD)
@@ -95,7 +95,7 @@ async def test_what_both_failed_with_says_so():
 
 
 async def test_half_an_answer_is_no_answer():
-    async with served((HALF, End.HANG), (answer(),)) as server, client_of(server, HEDGED) as client:
+    async with served((HALF, End.HANG), (answer(),)) as server, hedging(server, HEDGED) as client:
         said = await client.request("chat/completions", PAYLOAD)
 
         assert said.text == "fine"
@@ -111,6 +111,7 @@ def test_a_client_that_blocks_hedges_too(stormbreak_provider):
         requests = [1]
     """)
     with Client(base_url=provider.base_url, model="m", policy=HEDGED) as client:
+        has_answered(client.engine.lane(client.target("m")))
         said = client.request("chat/completions", PAYLOAD)
 
     assert said.attempts == 2

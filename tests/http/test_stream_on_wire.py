@@ -19,8 +19,9 @@ def client_of(base_url, **more):
     return AsyncClient(base_url=base_url, model="m", **{"stream_on_wire": True} | more)
 
 
-def slots_of(client):
-    return lane_of(client).slots
+def begun_at(client):
+    """What its target has been seen to begin to answer."""
+    return lane_of(client).diagnosis._by_first
 
 
 async def test_the_answer_is_the_same_as_unstreamed(stormbreak_provider):
@@ -78,7 +79,7 @@ async def test_embeddings_stay_plain(stormbreak_provider):
 async def test_a_server_that_answers_in_one_piece_is_understood():
     async with served(answer()) as server, client_of(server.base_url) as client:
         assert (await client.chat(SAY)).text == "fine"
-        assert slots_of(client)._by_first.serving == 0
+        assert begun_at(client).serving == 0
 
 
 @pytest.mark.parametrize(("on_wire", "asked"), [(True, {}), (False, {"stream": True})])
@@ -99,10 +100,10 @@ async def test_the_engine_hears_of_the_first_output_and_of_nothing_before(on_wir
         await server.asked()
         for _ in range(2):  # the opening; and all of the output but the line that ends it
             await asyncio.sleep(0.05)
-            serving.append(slots_of(client)._by_first.serving)
+            serving.append(begun_at(client).serving)
             ask.set()
         await calling
-        serving.append(slots_of(client)._by_first.serving)
-        proven = slots_of(client)._by_first.at(asyncio.get_running_loop().time())
+        serving.append(begun_at(client).serving)
+        proven = begun_at(client).at(asyncio.get_running_loop().time())
     assert serving == [0, 0, 0]
     assert proven == 1

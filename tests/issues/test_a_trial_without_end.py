@@ -15,7 +15,13 @@ class Trial:
     """A circuit that has just become half-open; its open time has grown to 20 s on the way."""
 
     def __init__(self, probes=3, **changes):
-        defaults = {"open_for": 5.0, "growth": 2.0, "jitter": 0.0, "lease": 60.0}
+        defaults = {
+            "open_for": 5.0,
+            "growth": 2.0,
+            "longest_open": 60.0,
+            "jitter": 0.0,
+            "lease": 60.0,
+        }
         policy = BreakerPolicy(
             trip=ConsecutiveFailures(threshold=1), probes=probes, **{**defaults, **changes}
         )

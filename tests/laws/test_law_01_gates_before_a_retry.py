@@ -18,7 +18,7 @@ GATES = ("verdict", "forbidden", "committed", "attempts", "deadline", "patience"
 
 
 def account(credit):
-    """So many retries, in a process with traffic whose answers are late: nothing is free there."""
+    """So many retries, in a process with traffic of which nothing is known: nothing is free there."""
     budget = Budget(BudgetPolicy(ratio=float(credit), lone_calls=0))
     budget.earn(0.0)
     return budget
@@ -41,7 +41,7 @@ def ask(closed, budget):
             patience=1.9 if "patience" in closed else 2.1,
         ),
         budget=budget,
-        load=Load(late=True),
+        load=Load(),
         now=0.0,
         uniform=0.5,
     )

@@ -12,6 +12,7 @@ from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.gate import OPEN
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import CANCELLED
@@ -73,9 +74,13 @@ def test_the_probe_is_not_taken_while_another_gate_holds_the_call():
 
 
 def test_all_gates_are_taken_in_one_step_the_probe_last():
-    names = [gate.name for gate in scene().lane.admission._gates]
+    stage = scene()
+    *gates, observer = stage.lane.admission._gates
+    stage.fail_until_open()
 
-    assert names == ["cooldown", "pace", "limit", "breaker"]
+    assert [gate.name for gate in gates] == ["cooldown", "pace", "limit", "breaker"]
+    assert observer is stage.lane.diagnosis
+    assert observer.ready_at(stage.now) == OPEN  # it holds nothing back
 
 
 @pytest.mark.parametrize("outcome", [SERVER_ERROR, told(3.0)])

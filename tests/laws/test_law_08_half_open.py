@@ -204,7 +204,7 @@ def test_the_server_may_set_the_open_time_and_is_never_asked_earlier(named, chan
     stage = Stage(policy(breaker=breaker), chance=chance)
     stage.start().step(SERVER_ERROR._replace(retry_after=named)).close()
     open_for = stage.lane.breaker.until - stage.now
-    own = 5.0 * (0.5 + chance)
+    own = breaker.open_for * (1 + breaker.jitter * (2 * chance - 1))
 
     assert open_for == pytest.approx(max(own, heed * min(named, 900.0) * (1 + 0.5 * chance)))
 

@@ -1,5 +1,5 @@
 """Law 13, its part that is built. After 429s that pile up a send rate is learned: a little below what was
-accepted. It grows, and fades. A stray 429 teaches nothing, nor do refusals that are drawn by lot, for which sending less
+accepted. It grows, and fades. A stray 429 teaches nothing, nor do refusals that are bad luck, for which sending less
 is no help.
 """
 
@@ -76,7 +76,7 @@ def test_two_minutes_later_it_is_forgotten_and_whoever_waits_leaves():
 
 @pytest.mark.parametrize("refusal", [THROTTLED, told(1.0)])
 @pytest.mark.parametrize("of_ten", [2, 3, 5])
-def test_refusals_by_lot_do_not_slow_it_down_for_long(refusal, of_ten):
+def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
     stage, refused = scene(), {0: 0, 1: 0}
     for number in range(20 * 90):
         stage.start()
@@ -88,5 +88,5 @@ def test_refusals_by_lot_do_not_slow_it_down_for_long(refusal, of_ten):
         stage.runs = [run for run in stage.runs if not run.over]
 
     assert refused[1] >= 20 * 30  # everything that came in the last thirty seconds, at once
-    assert stage.lane.is_lot(stage.now)
+    assert stage.lane.is_luck(stage.now)
     assert not stage.lane.is_spaced(stage.now)

@@ -112,14 +112,14 @@ def test_a_stream_that_is_given_up_counts_as_nothing():
     assert stage.engine.budget._in_a_row == 0
 
 
-def test_the_limit_hears_of_the_first_output():
+def test_the_diagnosis_hears_of_the_first_output():
     stage = Stage(policy(limit=AutomaticLimit()))
     run = start(stage)
-    serving = [stage.lane.slots._by_first.serving]
+    serving = [stage.lane.diagnosis._by_first.serving]
     run.step(BEGUN)
-    serving.append(stage.lane.slots._by_first.serving)
+    serving.append(stage.lane.diagnosis._by_first.serving)
     run.step(OK)
-    serving.append(stage.lane.slots._by_first.serving)
+    serving.append(stage.lane.diagnosis._by_first.serving)
 
     assert serving == [0, 1, 0]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.client import AsyncClient
+from stormbreak.types import Outcome, Verdict
 
 KEY = "sk-canary-0123456789"
 SAY = [{"role": "user", "content": "hello"}]
@@ -27,6 +29,19 @@ def client_of(server, policy=QUICK, **more):
 
 def lane_of(client):
     return client.engine.lane(client.target("m"))
+
+
+def has_answered(lane):
+    """Let a target have answered just now: no other attempt is sent beside one at a target that is not known to be well."""
+    now = time.monotonic()
+    lane.diagnosis.settle(lane.diagnosis.take(now), Outcome(Verdict.OK), now, 0.5)
+
+
+def hedging(server, policy, **more):
+    """A client that hedges from its first call on."""
+    client = client_of(server, policy, **more)
+    has_answered(lane_of(client))
+    return client
 
 
 def sent_by(server):

@@ -4,9 +4,10 @@ from stage import OK, TARGET
 
 from stormbreak.core.admission import Admission
 from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.types import Call
+from stormbreak.types import TREATMENTS, Call
 
 INF = float("inf")
 
@@ -84,10 +85,17 @@ class Door:
         self.slots = Concurrency(FixedLimit(in_flight=slots)) if isinstance(slots, int) else slots
         self.woken = []
         self.numbers = iter(range(1, 1000))
-        gates = [*self.barriers, self.slots]
+        diagnosis = Diagnosis(TREATMENTS)
+        gates = [*self.barriers, self.slots, diagnosis]
         weigh = self.barrier.weigh if kind is Scale else None
         self.admission = Admission(
-            gates, self.slots, QueuePolicy(size=size), self.wake, spacings=spacings, weigh=weigh
+            gates,
+            self.slots,
+            diagnosis,
+            QueuePolicy(size=size),
+            self.wake,
+            spacings=spacings,
+            weigh=weigh,
         )
 
     def wake(self, ticket):

@@ -1,6 +1,6 @@
 """A stage on which attempts race."""
 
-from stage import Stage, policy
+from stage import OK, TARGET, Stage, policy
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.hedge import HedgePolicy
@@ -15,7 +15,15 @@ def scene(*, most=1, **changes):
     """A stage on which an attempt is slow after half a second, and one call has been answered."""
     hedge = HedgePolicy(after=AFTER, percentile=None, most=most)
     retry = RetryPolicy(attempts=5, backoff=Constant(seconds=0.1))
-    return Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
+    stage = Stage(policy(**{"hedge": hedge, "retry": retry, **changes})).listen()
+    answered(stage)
+    return stage
+
+
+def answered(stage, target=TARGET):
+    """One call has been answered in time."""
+    diagnosis = stage.engine.lane(target).diagnosis
+    diagnosis.settle(diagnosis.take(stage.now), OK, stage.now, 0.5)
 
 
 def slow(stage, **call):

@@ -1,8 +1,10 @@
-"""The automatic limit with a clock, by hand."""
+"""The automatic limit and the diagnosis that it asks, with a clock, by hand."""
 
-from stage import OK, SERVER_ERROR
+from stage import OK, SERVER_ERROR, told
 
 from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.types import TREATMENTS
 
 
 class Slots:
@@ -10,7 +12,10 @@ class Slots:
 
     def __init__(self, **policy):
         self.paused = False
-        self.gate = AutomaticConcurrency(AutomaticLimit(**policy), paused=lambda _: self.paused)
+        self.diagnosis = Diagnosis(TREATMENTS)
+        self.gate = AutomaticConcurrency(
+            AutomaticLimit(**policy), self.diagnosis, paused=lambda _: self.paused
+        )
         self.now = 0.0
         self.tick()
 
@@ -20,19 +25,23 @@ class Slots:
         return self.gate.limit
 
     def take(self, count=1, *, streams=False):
-        take = self.gate.take_streamed if streams else self.gate.take
-        taken = [take(self.now) for _ in range(count)]
+        take = self.diagnosis.take_streamed if streams else self.diagnosis.take
+        taken = []
+        for _ in range(count):
+            self.gate.take(self.now)
+            taken.append(take(self.now))
         self.tick()
         return taken
 
     def settle(self, flights, outcome=OK):
         for flight in flights:
-            self.gate.settle(flight, outcome, self.now, 0.5)
+            self.diagnosis.settle(flight, outcome, self.now, 0.5)
+            self.gate.settle(None, outcome, self.now, 0.5)
             self.tick()
 
     def first(self, flights):
         for flight in flights:
-            self.gate.first(flight, self.now)
+            self.diagnosis.first(flight, self.now)
         self.tick()
 
     def serve(self, seconds, rate=10, took=2.0):
@@ -47,7 +56,13 @@ class Slots:
             self.tick(ends - self.now)
             self.settle([flight])
 
-    def fail(self, count=5):
+    def stand(self):
+        """A 429, so that it is not certain that all is well, and a queue that stands."""
+        self.settle(self.take(), told(1.0))
+        self.tick(0.0, waited=2.0)
+
+    def fail(self, count=8):
+        """Fail as often in a row as chance does not explain where nothing had failed before."""
         self.settle(self.take(count), SERVER_ERROR)
 
 

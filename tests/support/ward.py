@@ -14,6 +14,8 @@ RULES = {
     "trip": ConsecutiveFailures(threshold=2),
     "open_for": 10.0,
     "jitter": 0.0,
+    "growth": 1.0,
+    "longest_open": 120.0,
     "probes": 3,
     "at_once": 3,
     "close_at": 0.5,

@@ -28,6 +28,7 @@ from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
+    DeadTarget,
     FailureRate,
     FailureRateOfLast,
     SlowRate,
@@ -77,7 +78,8 @@ of that half for certain, the other half by chance.""",
 Retries come after anything from {base:seconds} to {growth:plain} times the delay before, at most {cap:seconds}.""",
         BudgetPolicy: """\
 A call earns {ratio:plain} retries, {cap:plain} are kept at most, and 63 % of what is unspent is gone after {decay:seconds}.
-A process with fewer than {lone_calls:times answer} in {lone_seconds:seconds} has {lone_retries:times free retry} in a row.
+A process with fewer than {lone_calls:times answer} in {lone_seconds:seconds} has {lone_retries:times free retry} in a row, \
+none of them after a timeout.
 {always_paid:either No retry is free, whatever the evidence|Retries are free while the evidence says that they do no harm}.""",
         BreakerPolicy: """\
 The mode of the breaker is {mode:word}.
@@ -89,6 +91,7 @@ Then {probes:times probe}, {at_once:plain} at the same time, decide; each keeps 
 It closes when {close_at:share} of them succeed, and {any_failure_reopens:either one failure|a failure too many} opens it again, \
 as does a trial undecided after {longest_half_open:seconds|no time at all}.""",
         ConsecutiveFailures: "The circuit opens after {threshold:times failure} in a row.",
+        DeadTarget: "The circuit opens when nothing has been answered for longer than chance explains.",
         FailureRate: """\
 The circuit opens when {share:share} of at least {calls:times outcome} within {seconds:seconds} are failures.""",
         FailureRateOfLast: """\

@@ -83,16 +83,17 @@ class Breaker:
     ) -> None:
         """A time that a failure named is stretched by up to `spread` of itself.
 
-        Without a `diagnosis` that somebody feeds, it makes its own. `alone`: no cooldown stands beside it, so a time that a probe is given holds the next probes.
+        Without a `diagnosis` that somebody feeds, it makes its own. `alone`: no cooldown stands beside it, so a time
+        that a probe is given holds the next probes.
         """
         self._policy = policy
         self._spread = spread
         self._treatments = treatments
         self._on_change = on_change
         self._diagnosis = diagnosis or Diagnosis(treatments)
-        self._observes = diagnosis is None
         self._trip = policy.trip.machine(self._diagnosis)
         self._counts = policy.mode in (Mode.NORMAL, Mode.METRICS_ONLY)
+        self._observes = diagnosis is None and self._counts
         self._at_rest = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._alone = alone
         self._epoch = 0
@@ -156,7 +157,7 @@ class Breaker:
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
-            return self._epoch, now, self._diagnosis.take(now) if self._observes else None
+            return self._epoch, now, self._observe(now)
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
             self.reset(now)  # no trial would ever decide
@@ -164,18 +165,23 @@ class Breaker:
         if self.trial is None:
             self.trial = Trial(self._policy, now)
             self._move(State.HALF_OPEN, now)
-        return self.trial.take(now)
+        probe = self.trial.take(now)
+        probe.flight = self._observe(now)
+        return probe
+
+    def _observe(self, now: float) -> Flight | None:
+        return self._diagnosis.take(now) if self._observes else None
 
     def settle(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
         """Count the outcome, unless it belongs to an earlier state."""
         if not self._counts:
             return
+        flight = token.flight if isinstance(token, Probe) else token[2]
+        if flight is not None:
+            self._diagnosis.settle(flight, outcome, now, uniform)
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
-            _, left_at, flight = token
-            if flight is not None:
-                self._diagnosis.settle(flight, outcome, now, uniform)
-            if self._is_too_much(tally, outcome, now, now - left_at):
+            if self._is_too_much(tally, outcome, now, now - token[1]):
                 self._trips(now, uniform)
             return
         self._end_stale_trial(now)

@@ -65,6 +65,9 @@ class Load(NamedTuple):
     """What the gates of a target know of the load on it."""
 
     gated: bool = False  # they hold the traffic, so that a retry adds none
+    followed: bool = (
+        False  # ... and by something that follows what is served, not by a circuit or a fixed limit
+    )
     well: bool = False  # answers come, most of them on time
     overtaken: bool = False  # others that left later than the one that failed were answered on time
 
@@ -117,7 +120,7 @@ class Budget:
         if lone and self._in_a_row > self._policy.lone_retries:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
-            return (load.well and load.overtaken) or (load.gated and not lone)
+            return (load.well and load.overtaken) or (load.followed and not lone)
         return load.well or load.gated or lone
 
     def try_pay(self, now: float) -> bool:

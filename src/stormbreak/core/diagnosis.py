@@ -39,6 +39,7 @@ MOST = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
 WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
+RECENTLY = 30.0  # seconds since the last answer
 REMEMBERED = 180.0  # seconds since an answer was on time
 CONSPICUOUS = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
@@ -59,31 +60,10 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_sent_at",
-        "_by_first",
-        "_by_rate",
-        "_chosen_at",
-        "_failing",
-        "_is_luck",
-        "_late",
-        "_late_share",
-        "_on_time_sent_at",
-        "_overdue",
-        "_plain",
-        "_refused",
-        "_run",
-        "_streamed",
-        "_streamed_at",
-        "_treatments",
-        "_usual_run",
-        "_watched",
-        "answers",
-        "dead_at",
-        "failed_at",
-        "judge",
-        "late_at",
-        "on_time_at",
-        "throttled_at",
+        "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_is_luck", "_late",
+        "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
+        "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
+        "late_at", "on_time_at", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
@@ -92,10 +72,15 @@ class Diagnosis:
         self,
         treatments: Mapping[Verdict, Treatment],
         *,
+        limited: bool = False,
         is_luck: Callable[[float], bool] = lambda _: False,
     ) -> None:
-        """What counts as a failure is in the `treatments`; `is_luck(now)` says whether 429s have proved to be bad luck."""
+        """What counts as a failure is in the `treatments`. `limited`: a limit that finds itself deals with overload.
+
+        `is_luck(now)`: whether 429s have proved to be bad luck; then they are no evidence.
+        """
         self._is_luck = is_luck
+        self._limited = limited
         self._treatments = treatments
         self.judge = self._plain = Baseline()
         self._streamed = Baseline(streams=True)
@@ -112,6 +97,10 @@ class Diagnosis:
         ] = []  # when the failures left that left after the last that was answered
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
+        self._refused_sent_at = -inf  # when the last that met a 429 left ...
+        self._refused_at = -inf  # ... and when that was heard
+        self._contradicted = 0.0  # share of those in between that were served
+        self._answered_at = -inf
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self._on_time_sent_at = -inf
         self._refused = 0  # 429s since the last answer
@@ -155,9 +144,7 @@ class Diagnosis:
         self._overdue.discard(flight)
         if flight.first_at is not None:
             self._by_first.ended(now)
-        if outcome.verdict is Verdict.THROTTLED and not self._is_luck(now):
-            self.throttled_at = now
-            self._refused += 1
+        self._compare(flight, outcome, now)
         if landing is Landing.ANSWERED:
             self.answers += 1
             if flight.first_at is None:
@@ -167,6 +154,26 @@ class Diagnosis:
             self._failed(flight, outcome, now)
         baseline = self._streamed if flight.streams else self._plain
         baseline.landed(flight, now, max(self.late_at, self.dead_at))
+
+    def _compare(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        """See what becomes of those that left after one that met a 429, and before that was heard."""
+        beside = self._refused_sent_at <= flight.sent_at <= self._refused_at
+        if outcome.verdict is Verdict.OK:
+            if beside:
+                self._contradicted += WEIGHT * (1 - self._contradicted)
+        elif outcome.verdict is Verdict.THROTTLED:
+            if beside:
+                self._contradicted -= WEIGHT * self._contradicted
+            self._refused_sent_at = max(self._refused_sent_at, flight.sent_at)
+            self._refused_at = now
+            self._refused += 1
+            if not (self.refuses_some or self._is_luck(now)):
+                self.throttled_at = now
+
+    @property
+    def refuses_some(self) -> bool:
+        """Whether of the attempts beside one that meets a 429 most are served: the others need not wait with it."""
+        return self._contradicted > MOSTLY
 
     def look(self, now: float) -> None:
         """See who is older than is usual by now."""
@@ -188,6 +195,7 @@ class Diagnosis:
 
     def _answered(self, flight: Flight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
+        self._answered_at = now
         self._refused = 0
         here = now if flight.first_at is None or not self.judge.streams else flight.first_at
         self._end_run(flight)
@@ -229,10 +237,10 @@ class Diagnosis:
             return
         self._answered_sent_at = sent_at
         run = self._run
-        explained = not self._is_unexplained()
         if not run:
             self._usual_run -= WEIGHT * self._usual_run
             return
+        explained = not self._is_unexplained()
         self._run = [each for each in run if each > sent_at]
         ended = len(run) - len(self._run) - flight.counted
         if explained:
@@ -266,16 +274,23 @@ class Diagnosis:
         return undecided <= UNDECIDED * len(run)
 
     def is_dead(self, now: float) -> bool:
-        """Whether nothing has been answered for longer than chance explains."""
+        """Whether nothing has been answered for longer than chance explains.
+
+        Where a limit finds itself, not if what was answered before was late: then it is an overload, and a matter of the limit.
+        """
         self.look(now)
-        return self._is_unexplained()
+        return self._is_unexplained() and not (self._limited and self._was_late(now))
+
+    def _was_late(self, now: float) -> bool:
+        return self._late_share >= MOSTLY and now - self._answered_at < RECENTLY
 
     def is_well(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
+        self.look(now)
         return (
             self._late_share < MOSTLY
             and now - self.on_time_at <= REMEMBERED
-            and not self.is_dead(now)
+            and not self._is_unexplained()
         )
 
     def is_overtaken(self, sent_at: float) -> bool:
@@ -295,11 +310,12 @@ class Diagnosis:
             return Cause.OVERLOAD
         if not self._run and self._failing <= WEIGHT:
             return Cause.NONE
-        return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
+        overload = (self._was_late(now) and self._run) or self._is_everybody_refused()
+        return Cause.OVERLOAD if overload else Cause.BAD_LUCK
 
     def _is_everybody_refused(self) -> bool:
         """Whether 429s come and no answer beside them, for longer than chance explains."""
-        return self.throttled_at - self.on_time_at > LATE_FOR and self._refused >= self.longest_run
+        return self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.longest_run
 
     def proven(self, now: float, *, late: bool) -> float:
         """Attempts that the target has just been shown to serve at once."""

@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 
 from stormbreak.core.admission import Admission
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
@@ -19,7 +20,7 @@ from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.following import Companion
-from stormbreak.core.gate import OPEN, Gate, Spacing
+from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.hedge import Hedging
 from stormbreak.core.limit import limiter
 from stormbreak.core.payers import Payers
@@ -80,7 +81,11 @@ class Lane:
             spread=policy.retry.spread,
             spared=self._is_spared,
         )
-        self.diagnosis = Diagnosis(self.treatments, is_luck=self.is_luck)
+        self.diagnosis = Diagnosis(
+            self.treatments,
+            limited=isinstance(policy.limit, AutomaticLimit),
+            is_luck=self.is_luck,
+        )
         self.rate = LearnedRate(on_luck=self._on_luck) if policy.learn_rate else None
         self.slots = limiter(
             policy.limit,
@@ -88,38 +93,23 @@ class Lane:
             paused=lambda now: self.cooldown.until > now,
             share=policy.share,
         )
-        self.breaker: Breaker | None = None
-        gates: list[Gate] = [self.cooldown, self.pace]
-        spacings: list[Spacing] = []
-        if self.rate is not None:
-            gates.append(self.rate)
-            spacings.append(self.rate)
+        self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
         self.hedging = None if policy.hedge is None else Hedging(policy.hedge)
-        self.quota: Quota | None = None
-        if policy.quota.acts:
-            longest = policy.retry.longest_wait
-            self.quota = Quota(policy.quota, longest=longest, share=policy.share)
-            gates.append(self.quota)
-            spacings.append(self.quota)
+        self.quota = self._quota(policy) if policy.quota.acts else None
         self.spending = engine.payers.spending(policy, target, self._on_spend)
-        if self.spending is not None:
-            gates.append(self.spending)
-        gates.append(self.slots)
-        if policy.breaker is not None:
-            self.breaker = self._breaker(policy.breaker)
-            gates.append(self.breaker)
-        self.shadow: ShadowGate | None = None
-        if policy.shadow is not None:
-            self.shadow = self._shadow(policy.shadow)
-            gates.append(self.shadow)
-        gates.append(self.diagnosis)  # settles before all that asks it
+        self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
+        spacings = (self.rate, self.quota)
+        # the diagnosis settles first, before all that asks it
+        gates: tuple[Gate | None, ...] = (
+            self.cooldown, self.pace, *spacings, self.spending, self.slots, self.breaker, self.shadow, self.diagnosis,
+        )  # fmt: skip
         self.admission = Admission(
-            gates,
+            [gate for gate in gates if gate is not None],
             self.slots,
             self.diagnosis,
             policy.queue,
             engine.wake,
-            spacings=spacings,
+            spacings=[spacing for spacing in spacings if spacing is not None],
             circuit=self.breaker,
             weigh=tell_all(gate.weigh for gate in self._weighing()),
             spending=self.spending,
@@ -135,7 +125,11 @@ class Lane:
 
     def _is_spared(self, outcome: Outcome, now: float) -> bool:
         """Whether others need not wait with the call that was told to: bad luck, or tokens that only it needs."""
-        return self.is_luck(now) or (self.quota is not None and self.quota.is_what_lacks(outcome))
+        return (
+            self.is_luck(now)
+            or self.diagnosis.refuses_some
+            or (self.quota is not None and self.quota.is_what_lacks(outcome))
+        )
 
     @property
     def idle(self) -> bool:
@@ -161,13 +155,16 @@ class Lane:
 
     def load(self, now: float, sent_at: float = OPEN) -> Load:
         """What the gates know of the load on this target."""
-        gated = (
-            self.admission.queued > 0
-            or self.slots.in_flight >= self.slots.limit
-            or self.is_spaced(now)
-            or (self.breaker is not None and self.breaker.state is not State.CLOSED)
+        waits = self.admission.queued > 0 or self.slots.in_flight >= self.slots.limit
+        spaced = self.is_spaced(now)
+        circuit = self.breaker is not None and self.breaker.state is not State.CLOSED
+        follows = spaced or (waits and self.slots.learned(now))
+        return Load(
+            gated=waits or spaced or circuit,
+            followed=follows,
+            well=self.diagnosis.is_well(now),
+            overtaken=self.diagnosis.is_overtaken(sent_at),
         )
-        return Load(gated, self.diagnosis.is_well(now), self.diagnosis.is_overtaken(sent_at))
 
     def taken(self, now: float) -> float:
         """Which share of the room is taken, by those in flight and in the queue; 1 and more where nobody may leave."""
@@ -181,6 +178,9 @@ class Lane:
         return Breaker(
             policy, self.treatments, self._on_circuit, spread=spread, diagnosis=self.diagnosis
         )
+
+    def _quota(self, policy: Policy) -> Quota:
+        return Quota(policy.quota, longest=policy.retry.longest_wait, share=policy.share)
 
     def _weighing(self) -> Iterator[Quota | Spending]:
         shadow = None if self.shadow is None else self.shadow.quota

@@ -125,7 +125,7 @@ class LearnedRate:
         if before == inf:
             self._credit, self._earned_at, self._slowest = 0.0, now, SLOWEST
         if self._luck.suppose(refused / max(sent, refused), now) or before == inf:
-            self._slowest = max(SLOWER * served, self._slowest / 2)
+            self._slowest = max(SLOWEST, SLOWER * served, self._slowest / 2)
         self._earn(now)
         self._learned_at = now
         self._still_until = now + STILL if self._luck.on_trial(now) else now

@@ -15,6 +15,7 @@ from math import ceil, inf
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.counting import ROUNDING
+from stormbreak.core.flight import Flight
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Tally
 
@@ -35,14 +36,15 @@ class Decision(Enum):
 
 
 class Probe:
-    """One place in a trial."""
+    """One place in a trial. `flight` belongs to the breaker."""
 
-    __slots__ = ("lease_until", "sent_at", "trial")
+    __slots__ = ("flight", "lease_until", "sent_at", "trial")
 
     def __init__(self, trial: "Trial", sent_at: float, lease_until: float) -> None:
         self.trial = trial
         self.sent_at = sent_at
         self.lease_until = lease_until
+        self.flight: Flight | None = None
 
 
 class Trial:

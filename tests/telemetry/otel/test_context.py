@@ -5,7 +5,7 @@ import threading
 
 import httpx2
 import pytest
-from clients import KEY, QUICK, SAY, client_of
+from clients import KEY, QUICK, SAY, client_of, has_answered
 from opentelemetry import baggage
 from opentelemetry.context import attach as enter
 from opentelemetry.context import detach as leave
@@ -165,6 +165,7 @@ async def test_hedges_have_their_own(traces):
             return OK
 
     engine = Engine(policy(hedge=HedgePolicy(after=0.02, percentile=None), retry=RETRIED.retry))
+    has_answered(engine.lane(TARGET))
     attach(engine, traces.listener)
     with traces.tracer.start_as_current_span("user's"):
         await AsyncioDriver(engine).run(Call(1, TARGET), sender)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from chat_stream import ENDLESS, HELLO, OPENING, STOP, THERE
-from clients import KEY, ONCE, PAYLOAD, QUICK, SAY, client_of
+from clients import KEY, ONCE, PAYLOAD, QUICK, SAY, hedging
 from opentelemetry.trace import SpanKind, StatusCode
 from sockets import End, answer, served
 from streamed import DONE
@@ -27,7 +27,7 @@ VERDICT, ERROR = "stormbreak.verdict", "error.type"
 
 
 def traced(provider, traces, policy=QUICK, **more):
-    client = client_of(provider, policy, api_key=KEY, **more)
+    client = hedging(provider, policy, api_key=KEY, **more)
     attach(client, traces.listener)
     return client
 

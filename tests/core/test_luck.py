@@ -4,74 +4,74 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.lot import FEWEST, MOST, Lot
+from stormbreak.core.luck import FEWEST, MOST, Luck
 
 
 class Draw:
-    """A lot on trial, and seconds that are played to it."""
+    """Luck on trial, and seconds that are played to it."""
 
     def __init__(self, share=0.3):
         self.found = []
-        self.lot = Lot(self.found.append)
+        self.luck = Luck(self.found.append)
         self.now = 100.0
-        self.lot.suppose(share, self.now)
+        self.luck.suppose(share, self.now)
 
     def play(self, seconds, sent, refused):
         """So many seconds with so many sent and refused in each; for a list, one number each."""
         for number in range(seconds):
             for _ in range(sent):
-                self.lot.sent(self.now)
+                self.luck.sent(self.now)
             for _ in range(
                 refused[number % len(refused)] if isinstance(refused, list) else refused
             ):
-                self.lot.refused(self.now)
+                self.luck.refused(self.now)
             self.now += 1.0
-            self.lot.on_trial(self.now)
+            self.luck.on_trial(self.now)
         return self
 
     def refuse(self, second, refused, sent=0):
         """Within that second."""
         for _ in range(sent):
-            self.lot.sent(second)
+            self.luck.sent(second)
         for _ in range(refused):
-            self.lot.refused(second)
+            self.luck.refused(second)
 
 
-def most_explained(lot, sent):
+def most_explained(luck, sent):
     """How many of so many may be refused."""
-    return bisect(range(sent), False, key=lambda refused: not lot.explains(sent, refused)) - 1
+    return bisect(range(sent), False, key=lambda refused: not luck.explains(sent, refused)) - 1
 
 
-def test_the_same_share_although_less_is_sent_is_a_lot():
+def test_the_same_share_although_less_is_sent_is_bad_luck():
     draw = Draw(0.3).play(30, 10, 3)
 
     assert len(draw.found) == 1
-    assert draw.lot.holds(draw.now)
-    assert not draw.lot.on_trial(draw.now)
+    assert draw.luck.holds(draw.now)
+    assert not draw.luck.on_trial(draw.now)
 
 
 def test_refusals_that_become_few_are_a_limit():
     draw = Draw(0.3).play(30, 10, [1, 0])
 
-    assert (draw.found, draw.lot.on_trial(draw.now)) == ([], False)
+    assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
 
 
 def test_the_first_five_seconds_do_not_count():
     draw = Draw(0.3).play(5, 1_000, 300)
 
     assert draw.found == []
-    assert draw.lot.on_trial(draw.now)
+    assert draw.luck.on_trial(draw.now)
     assert draw.play(1, 1_000, 300).found == [106.0]
 
 
 @pytest.mark.parametrize("odds", [99.5, 100.5])
-def test_a_hundred_to_one_is_what_shows_a_lot(odds):
+def test_a_hundred_to_one_is_what_shows_bad_luck(odds):
     """Four refused and one accepted: four times a quarter against one, and how much the fifth speaks against it."""
     fifth = odds / 4**4  # = (1 - share) / (1 - share / 4)
     draw = Draw((1 - fifth) / (1 - fifth / 4)).play(5, 0, 0).play(1, 5, 4)
 
     assert bool(draw.found) is (odds > 100)
-    assert draw.lot.on_trial(draw.now) is (odds < 100)
+    assert draw.luck.on_trial(draw.now) is (odds < 100)
 
 
 @pytest.mark.parametrize("odds", [99.5, 100.5])
@@ -80,7 +80,7 @@ def test_a_hundred_to_one_is_what_shows_a_limit(odds):
     draw = Draw((1 - twenty) / (1 - twenty / 4)).play(5, 0, 0).play(1, 20, 0)
 
     assert draw.found == []
-    assert draw.lot.on_trial(draw.now) is (odds < 100)
+    assert draw.luck.on_trial(draw.now) is (odds < 100)
 
 
 def test_a_refusal_counts_in_its_own_second_even_where_nothing_is_sent():
@@ -88,24 +88,24 @@ def test_a_refusal_counts_in_its_own_second_even_where_nothing_is_sent():
     draw.refuse(104.5, 0, sent=1)  # the last second that does not count
     draw.refuse(105.5, 4)
 
-    assert not draw.lot.on_trial(106.0)
+    assert not draw.luck.on_trial(106.0)
 
 
 def test_a_second_counts_when_it_is_over():
     draw = Draw(0.3).play(6, 0, 0)
     for _ in range(50):
-        draw.lot.sent(draw.now)
-        draw.lot.refused(draw.now)
-    assert draw.lot.on_trial(draw.now)
+        draw.luck.sent(draw.now)
+        draw.luck.refused(draw.now)
+    assert draw.luck.on_trial(draw.now)
 
-    assert not draw.lot.on_trial(draw.now + 1.0)
+    assert not draw.luck.on_trial(draw.now + 1.0)
 
 
 def test_silence_ends_a_trial_undecided():
     draw = Draw(0.3).play(40, 0, 0)
-    assert draw.lot.on_trial(draw.now)
+    assert draw.luck.on_trial(draw.now)
 
-    assert not draw.lot.on_trial(draw.now + 1.0)
+    assert not draw.luck.on_trial(draw.now + 1.0)
     assert draw.found == []
 
 
@@ -114,20 +114,20 @@ def test_refusals_that_decide_nothing_keep_a_trial_going():
     draw.refuse(160.0, 1)
     draw.now = 161.0  # its second is over
 
-    assert draw.lot.on_trial(draw.now + 40.0)
-    assert not draw.lot.on_trial(draw.now + 41.0)
+    assert draw.luck.on_trial(draw.now + 40.0)
+    assert not draw.luck.on_trial(draw.now + 41.0)
 
 
-def test_where_nearly_everything_is_refused_there_is_no_lot():
-    assert not Draw(MOST + 0.01).lot.on_trial(100.0)
+def test_where_nearly_everything_is_refused_there_is_no_bad_luck():
+    assert not Draw(MOST + 0.01).luck.on_trial(100.0)
     draw = Draw(0.5).play(30, 10, 10)
 
-    assert (draw.found, draw.lot.on_trial(draw.now)) == ([], False)
+    assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
 
 
-def test_nine_in_ten_may_still_be_a_lot():
+def test_nine_in_ten_may_still_be_bad_luck():
     draw = Draw(0.9)
-    assert draw.lot.on_trial(100.0)
+    assert draw.luck.on_trial(100.0)
 
     assert draw.play(5, 0, 0).play(1, 10, 9).found
 
@@ -136,8 +136,8 @@ def test_it_lasts_for_ten_minutes():
     draw = Draw(0.3).play(12, 10, 3)
     (found_at,) = draw.found
 
-    assert draw.lot.holds(found_at + 599.9)
-    assert not draw.lot.holds(found_at + 600.0)
+    assert draw.luck.holds(found_at + 599.9)
+    assert not draw.luck.holds(found_at + 600.0)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_it_lasts_for_ten_minutes():
 def test_chance_explains_so_much_and_no_more(refused, explained):
     draw = Draw(0.3).play(100, 10, 3)
 
-    assert draw.lot.explains(100, refused) is explained
+    assert draw.luck.explains(100, refused) is explained
 
 
 def test_the_share_is_what_was_refused_during_the_trial():
@@ -154,7 +154,7 @@ def test_the_share_is_what_was_refused_during_the_trial():
 
     assert draw.found == [108.0]
     # of 100: 30, and three deviations of a count of 100 and of a share from 30, sqrt(0.21 * (100 + 100**2 / 30))
-    assert most_explained(draw.lot, 100) == 58
+    assert most_explained(draw.luck, 100) == 58
 
 
 def test_what_leaves_as_a_second_begins_counts_in_it():
@@ -162,12 +162,12 @@ def test_what_leaves_as_a_second_begins_counts_in_it():
     for second in range(100, 108):
         draw.refuse(float(second), 3, sent=10)
 
-    assert not draw.lot.on_trial(108.0)
-    assert most_explained(draw.lot, 100) == 58  # as before: three in ten
+    assert not draw.luck.on_trial(108.0)
+    assert most_explained(draw.luck, 100) == 58  # as before: three in ten
 
 
 def test_nothing_refused_of_nothing_needs_no_explanation():
-    assert Draw(0.3).play(10, 10, 3).lot.explains(0, 0)
+    assert Draw(0.3).play(10, 10, 3).luck.explains(0, 0)
 
 
 def test_the_share_is_that_of_the_last_thousand():
@@ -176,43 +176,43 @@ def test_the_share_is_that_of_the_last_thousand():
 
     # three deviations of a count of a million and of a share from a thousand
     deviation = (0.307 * 0.693 * (1e6 + 1e12 / 1e3)) ** 0.5
-    assert most_explained(draw.lot, 1_000_000) == int(307_000 + 3 * deviation)
+    assert most_explained(draw.luck, 1_000_000) == int(307_000 + 3 * deviation)
 
 
 def test_the_share_is_followed():
     draw = Draw(0.3).play(60, 10, 3)
-    assert not draw.lot.explains(1_000, 600)
+    assert not draw.luck.explains(1_000, 600)
     for _ in range(6):
         draw.play(60, 10, 6)
 
-    assert draw.lot.explains(1_000, 600)
+    assert draw.luck.explains(1_000, 600)
 
 
 def test_a_share_of_next_to_nothing_is_forgotten():
     draw = Draw(0.3).play(60, 10, 3)
     draw.play(500, 10, 0)
 
-    assert not draw.lot.holds(draw.now)
+    assert not draw.luck.holds(draw.now)
     assert FEWEST > 0
 
 
 def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
     draw = Draw(0.3)
     for doubt in (30.0, 60.0, 120.0):
-        draw.lot.suppose(0.3, draw.now)
+        draw.luck.suppose(0.3, draw.now)
         draw.play(20, 10, 3)
-        assert draw.lot.holds(draw.now)
-        draw.lot.revoke(draw.now)
-        assert not draw.lot.holds(draw.now)
+        assert draw.luck.holds(draw.now)
+        draw.luck.revoke(draw.now)
+        assert not draw.luck.holds(draw.now)
         draw.now += doubt - 0.1
-        draw.lot.suppose(0.3, draw.now)
-        assert not draw.lot.on_trial(draw.now)
+        draw.luck.suppose(0.3, draw.now)
+        assert not draw.luck.on_trial(draw.now)
         draw.now += 0.1
 
 
 def test_a_trial_is_not_begun_anew_while_it_runs():
     draw = Draw(0.3).play(5, 10, 3)
-    draw.lot.suppose(0.3, draw.now)
+    draw.luck.suppose(0.3, draw.now)
     draw.play(5, 10, 3)
 
     assert draw.found
@@ -232,24 +232,24 @@ def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
     for pause, sent, refused, share in steps:
         draw.now += pause
         draw.play(1, sent, refused)
-        draw.lot.suppose(share, draw.now)
-        assert 0.0 <= draw.lot._share <= MOST
-        if draw.lot.holds(draw.now):
-            draw.lot.explains(sent, refused)
+        draw.luck.suppose(share, draw.now)
+        assert 0.0 <= draw.luck._share <= MOST
+        if draw.luck.holds(draw.now):
+            draw.luck.explains(sent, refused)
 
 
 def test_refusals_of_a_second_in_which_nothing_was_sent_are_followed():
     """One a second is sent, and its answer, a refusal half the time, comes within the next."""
     draw = Draw(0.5).play(60, 10, 5)
-    share = most_explained(draw.lot, 1_000)
+    share = most_explained(draw.luck, 1_000)
     for number in range(600):
-        draw.lot.sent(draw.now)
+        draw.luck.sent(draw.now)
         draw.now += 1.0
         if number % 2:
-            draw.lot.refused(draw.now)
+            draw.luck.refused(draw.now)
         draw.now += 1.0
-        draw.lot.on_trial(draw.now)
+        draw.luck.on_trial(draw.now)
         if number == 250:
             break
 
-    assert most_explained(draw.lot, 1_000) == pytest.approx(share, rel=0.05)
+    assert most_explained(draw.luck, 1_000) == pytest.approx(share, rel=0.05)
