@@ -526,7 +526,7 @@ def test_the_cause_is_bad_luck_for_a_while_after_a_failure():
 def test_for_ten_seconds_after_lateness_the_cause_is_overload_whatever_fails():
     watch = Watch().know().late(TOP_TOTAL)
     assert watch.cause is Cause.OVERLOAD
-    assert watch.answer().fail(3).wait(9.7).cause is Cause.OVERLOAD
+    assert watch.answer(2).fail(3).wait(9.7).cause is Cause.OVERLOAD
 
     assert watch.wait(0.3).cause is Cause.BAD_LUCK
 
