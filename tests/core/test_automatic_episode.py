@@ -135,7 +135,7 @@ def test_what_the_rate_proves_goes_by_the_mean_time_not_by_the_shortest():
         short = slots.take(10)
         long.append(slots.take(10))
         slots.tick(1.0)
-    limit = signs(slots, late=10.0)  # or the longer ones were lost; 20 to 24 answers a second
+    limit = signs(slots) - slots.diagnosis.lost  # 20 to 24 answers a second, of 1 s and of 4 s
 
     assert 1.5 * 50 + 2 <= limit <= 1.5 * 60 + 2
 

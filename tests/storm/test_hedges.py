@@ -13,6 +13,7 @@ from stormbreak.provider.scenario import Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
 from stormbreak.storm.measures import average
 
+SEEDS = range(5)
 HEDGED = replace(INTERACTIVE, hedge=HedgePolicy())
 
 LOST = Scenario(
@@ -61,15 +62,16 @@ def test_where_slowness_is_chance_the_tail_is_short_and_little_is_sent_for_it(fi
 
 @pytest.mark.parametrize("first_output", [False, True])
 def test_where_slowness_is_load_they_soon_stop(first_output):
-    """Those of the first second are sent in vain: the price, where capacity is scarce for everybody."""
+    """Those of the first second are sent in vain: the price, where capacity is scarce for everybody.
+
+    On average: a single run may lose 7 points, or win some.
+    """
     plain, hedged = (
-        average(
-            [told(CROWDED, policy, seed=seed, first_output=first_output)[0] for seed in (1, 2, 3)]
-        )
+        average([told(CROWDED, policy, seed=seed, first_output=first_output)[0] for seed in SEEDS])
         for policy in (INTERACTIVE, HEDGED)
     )
 
-    assert hedged.goodput > plain.goodput - 0.06
+    assert hedged.goodput > plain.goodput - 0.04
     assert hedged.attempts_per_sent_call < plain.attempts_per_sent_call + 0.04
 
 

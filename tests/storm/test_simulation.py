@@ -195,12 +195,12 @@ def test_each_process_has_an_engine_of_its_own_unless_all_share_one():
 
 def test_with_first_output_each_answer_is_seen_to_begin():
     firsts = []
-    slots = Diagnosis.first
+    seen = Diagnosis.first
     with pytest.MonkeyPatch.context() as patched:
 
-        def first(gate, flight, now):
+        def first(diagnosis, flight, now):
             firsts.append(now - flight.sent_at)
-            slots(gate, flight, now)
+            seen(diagnosis, flight, now)
 
         patched.setattr(Diagnosis, "first", first)
         plain = simulate(alone(), INTERACTIVE)

@@ -310,8 +310,7 @@ class Diagnosis:
             return Cause.OVERLOAD
         if not self._run and self._failing <= WEIGHT:
             return Cause.NONE
-        overload = (self._was_late(now) and self._run) or self._is_everybody_refused()
-        return Cause.OVERLOAD if overload else Cause.BAD_LUCK
+        return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
 
     def _is_everybody_refused(self) -> bool:
         """Whether 429s come and no answer beside them, for longer than chance explains."""
