@@ -534,6 +534,35 @@ def test_overload_lasts_until_an_answer_is_on_time_and_for_ten_seconds_at_least(
     assert watch.answer(1).fail(3).cause is Cause.BAD_LUCK
 
 
+def test_where_everybody_is_refused_it_is_an_overload_until_somebody_is_answered():
+    watch = Watch().know().wait(11.0)
+    assert watch.fail(7, THROTTLED).cause is Cause.BAD_LUCK
+    assert watch.fail(1, THROTTLED).cause is Cause.OVERLOAD
+
+    assert watch.answer().cause is Cause.BAD_LUCK
+
+
+def test_429s_that_have_proved_to_be_luck_are_no_evidence():
+    diagnosis = Diagnosis(TREATMENTS, is_luck=lambda now: now >= 5.0)
+    for now in (4.0, 6.0):
+        diagnosis.settle(diagnosis.take(now), THROTTLED, now, 0.5)
+
+    assert diagnosis.throttled_at == 4.0
+
+
+def test_lost_is_what_is_overdue_and_overtaken():
+    watch = Watch().know()
+    early = watch.send()
+    watch.answer()
+    assert watch.diagnosis.lost == 0  # not overdue
+    assert watch.wait(2.0).diagnosis.lost == 1
+    watch.send()
+    assert watch.wait(2.0).diagnosis.lost == 1  # nobody overtook the later one
+    watch.end(early)
+
+    assert watch.diagnosis.lost == 0
+
+
 def test_the_cause_is_death_before_anything_else():
     assert Watch().know().late(TOP_TOTAL).fail(8).cause is Cause.DEAD
 

@@ -3,11 +3,12 @@
 Without evidence that sending less helps it does not bind, up to a ceiling: a calm burst from idle is sent at once,
 long and short answers side by side are no congestion, and neither are failures beside answers that are on time.
 The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands while it is not
-certain that all is well. Attempts that are lost hold no slot. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
+certain that all is well. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
 answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
 it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
 evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
-are on time and have been for a while. After `FADE` it is gone. It is at least 1 and can always grow again.
+are on time and have been for a while. After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are
+lost, overdue and overtaken, hold no slot while answers are on time.
 
 `limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
 """
@@ -152,7 +153,8 @@ class AutomaticConcurrency:
         )
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
         limit = max(1.0, self._limit(now - evidence_at - self._hold, floor_))
-        self.limit = floor(min(self.most, limit + diagnosis.lost))
+        lost = 0 if now - diagnosis.late_at < CAREFUL else diagnosis.lost
+        self.limit = floor(min(self.most, limit + lost))
 
     def _limit(self, quiet: float, floor_: float) -> float:
         """The limit when the hold was over `quiet` seconds ago."""

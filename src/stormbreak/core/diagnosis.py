@@ -20,7 +20,7 @@ their own; those that stream are the judges of lateness as soon as enough is kno
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
@@ -60,16 +60,26 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_late",
-        "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_refused_at", "_refused_sent_at", "_run", "_streamed",
+        "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_is_luck", "_late",
+        "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
         "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
         "late_at", "on_time_at", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
 
-    def __init__(self, treatments: Mapping[Verdict, Treatment], *, limited: bool = False) -> None:
-        """What counts as a failure is in the `treatments`. `limited`: a limit that finds itself deals with overload."""
+    def __init__(
+        self,
+        treatments: Mapping[Verdict, Treatment],
+        *,
+        limited: bool = False,
+        is_luck: Callable[[float], bool] = lambda _: False,
+    ) -> None:
+        """What counts as a failure is in the `treatments`. `limited`: a limit that finds itself deals with overload.
+
+        `is_luck(now)`: whether 429s have proved to be bad luck; then they are no evidence.
+        """
+        self._is_luck = is_luck
         self._limited = limited
         self._treatments = treatments
         self.judge = self._plain = Baseline()
@@ -93,6 +103,7 @@ class Diagnosis:
         self._answered_at = -inf
         self._answered_sent_at = -inf  # when the newest attempt left that was answered
         self._on_time_sent_at = -inf
+        self._refused = 0  # 429s since the last answer
         self.answers = 0
         self.on_time_at = -inf
         self.late_at = -inf
@@ -155,7 +166,8 @@ class Diagnosis:
                 self._contradicted -= WEIGHT * self._contradicted
             self._refused_sent_at = max(self._refused_sent_at, flight.sent_at)
             self._refused_at = now
-            if not self.refuses_some:
+            self._refused += 1
+            if not (self.refuses_some or self._is_luck(now)):
                 self.throttled_at = now
 
     @property
@@ -184,6 +196,7 @@ class Diagnosis:
     def _answered(self, flight: Flight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
         self._answered_at = now
+        self._refused = 0
         here = now if flight.first_at is None or not self.judge.streams else flight.first_at
         self._end_run(flight)
         usual = self.judge.usual
@@ -295,7 +308,13 @@ class Diagnosis:
             return Cause.DEAD
         if now - self.late_at < LATE_FOR or self.late_at > self.on_time_at:
             return Cause.OVERLOAD
-        return Cause.BAD_LUCK if self._run or self._failing > WEIGHT else Cause.NONE
+        if not self._run and self._failing <= WEIGHT:
+            return Cause.NONE
+        return Cause.OVERLOAD if self._is_everybody_refused() else Cause.BAD_LUCK
+
+    def _is_everybody_refused(self) -> bool:
+        """Whether 429s come and no answer beside them, for longer than chance explains."""
+        return self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.longest_run
 
     def proven(self, now: float, *, late: bool) -> float:
         """Attempts that the target has just been shown to serve at once."""

@@ -82,7 +82,9 @@ class Lane:
             spared=self._is_spared,
         )
         self.diagnosis = Diagnosis(
-            self.treatments, limited=isinstance(policy.limit, AutomaticLimit)
+            self.treatments,
+            limited=isinstance(policy.limit, AutomaticLimit),
+            is_luck=self.is_luck,
         )
         self.rate = LearnedRate(on_luck=self._on_luck) if policy.learn_rate else None
         self.slots = limiter(
