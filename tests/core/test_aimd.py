@@ -125,16 +125,16 @@ def test_what_left_before_a_fall_moves_nothing():
 def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
     slots = AimdConcurrency(AimdLimit(start=10, ceiling=10, slow=5.0))
     settle(slots, full(slots)[:1], OK, now=5.0)
-    assert (slots.limit, slots.late_at) == (10, OPEN)
+    assert slots.limit == 10
     settle(slots, full(slots)[:1], OK, now=5.1)
-    assert (slots.limit, slots.late_at) == (8, 5.1)
+    assert slots.limit == 8
 
 
 def test_how_long_an_answer_took_is_counted_from_when_it_was_sent():
     slots = AimdConcurrency(AimdLimit(start=10, slow=5.0))
     slots.settle(slots.take(100.0), OK, 104.0, 0.5)
 
-    assert (slots.late_at, slots.limit) == (OPEN, 10)
+    assert slots.limit >= 10
 
 
 def test_it_always_binds_and_success_matters_to_it():
@@ -143,11 +143,11 @@ def test_it_always_binds_and_success_matters_to_it():
     assert slots.binds(0.0) is slots.minds_success is True
 
 
-def test_a_timeout_is_late():
-    slots = AimdConcurrency(AimdLimit())
-    settle(slots, full(slots)[:1], TIMEOUT, now=9.0)
+def test_a_timeout_is_a_sign_however_short_it_is():
+    slots = AimdConcurrency(AimdLimit(start=10, slow=5.0))
+    settle(slots, full(slots)[:1], TIMEOUT, now=1.0)
 
-    assert slots.late_at == 9.0
+    assert slots.limit == 8
 
 
 @given(

@@ -1,12 +1,12 @@
 """What kind of trouble it is, from the answers of one target."""
 
-from math import inf, log
-from random import Random
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
+from watch import Watch
 
 from stormbreak.core.diagnosis import TOP_FIRST, TOP_TOTAL, Cause, Diagnosis
 from stormbreak.core.gate import OPEN
@@ -14,76 +14,6 @@ from stormbreak.types import CANCELLED, TREATMENTS, Outcome, Tally, Verdict
 
 USUAL = 1.3  # of answers that take a second
 FIRST = 0.55  # of first outputs after 0.3 s
-
-
-class Watch:
-    """A diagnosis with a clock, and attempts that are sent and ended by hand."""
-
-    def __init__(self, treatments=TREATMENTS):
-        self.diagnosis = Diagnosis(treatments)
-        self.now = 100.0
-
-    def send(self, count=1, *, streams=False):
-        take = self.diagnosis.take_streamed if streams else self.diagnosis.take
-        return [take(self.now) for _ in range(count)]
-
-    def end(self, flights, outcome=OK):
-        for flight in flights:
-            self.diagnosis.settle(flight, outcome, self.now, 0.5)
-
-    def first(self, flights):
-        for flight in flights:
-            self.diagnosis.first(flight, self.now)
-
-    def wait(self, seconds):
-        self.now += seconds
-        self.diagnosis.look(self.now)
-        return self
-
-    def fail(self, count=1, outcome=SERVER_ERROR):
-        """So many, one after the other, that fail at once."""
-        for _ in range(count):
-            self.now += 0.01
-            self.end(self.send(), outcome)
-        return self
-
-    def answer(self, count=1, *, took=0.1):
-        """So many, one after the other."""
-        for _ in range(count):
-            self.now += 0.01
-            flights = self.send()
-            self.now += took
-            self.end(flights)
-        return self
-
-    def know(self, *, streams=False):
-        """Learn what is usual: whole answers take a second, and first outputs 0.3 s."""
-        flights = self.send(32, streams=streams)
-        self.now += 0.3
-        self.first(flights)
-        self.now += 0.7
-        self.end(flights)
-        return self.wait(1.0)
-
-    def late(self, count, *, streams=False):
-        """Answers that all come late."""
-        flights = self.send(count, streams=streams)
-        self.now += 2.0
-        self.first(flights)
-        self.end(flights)
-        return self
-
-    @property
-    def is_dead(self):
-        return self.diagnosis.is_dead(self.now)
-
-    @property
-    def is_well(self):
-        return self.diagnosis.is_well(self.now)
-
-    @property
-    def cause(self):
-        return self.diagnosis.cause(self.now)
 
 
 def test_nothing_is_known_at_first():
@@ -219,252 +149,6 @@ def test_with_another_judge_scores_and_runs_begin_anew():
     )
 
 
-# ------------------------------------------------------------ dead
-
-
-def test_eight_failures_in_a_row_are_more_than_chance_explains():
-    watch = Watch().answer().fail(7)
-    assert (watch.is_dead, watch.diagnosis.dead_at, watch.diagnosis.failures) == (False, -inf, 7)
-    watch.fail()
-
-    assert (watch.is_dead, watch.diagnosis.dead_at) == (True, watch.now)
-
-
-def test_they_are_at_a_cold_start_too():
-    assert not Watch().fail(7).is_dead
-    assert Watch().fail(8).is_dead
-
-
-def test_a_dead_target_is_known_from_cold_though_its_failures_are_slow():
-    """Two calls a second, of which each fails after five: ten are always under way."""
-    watch, flying = Watch(), []
-    for number in range(30):
-        flying += watch.send()
-        if number >= 10:
-            watch.end([flying.pop(0)], TIMEOUT)
-        assert watch.is_dead is (number >= 17), number  # the eighth failure
-        watch.wait(0.5)
-
-
-def test_an_answer_ends_the_run():
-    watch = Watch()
-    for _ in range(20):
-        watch.fail(7).answer()
-
-    assert (watch.diagnosis.dead_at, watch.diagnosis.failures) == (-inf, 0)
-
-
-def test_an_outage_is_known_though_answers_of_before_still_come():
-    """With many in flight, answers come for a while to attempts that left before it."""
-    watch = Watch().know()
-    before = watch.send(200)
-    watch.wait(0.1)
-    for number in range(8):
-        assert not watch.is_dead
-        watch.fail()
-        watch.end(before[25 * number : 25 * (number + 1)])
-
-    assert watch.is_dead
-    watch.answer()
-    assert not watch.is_dead
-
-
-def test_failures_of_attempts_that_left_before_the_last_that_was_answered_do_not_count():
-    watch = Watch()
-    slow = watch.send(50)
-    watch.answer()
-    watch.end(slow, TIMEOUT)
-
-    assert (watch.is_dead, watch.diagnosis.failures) == (False, 0)
-
-
-def test_of_a_cold_burst_failures_come_first_and_answers_later():
-    """Refused at once are ten of thirty: nobody knows while twenty are awaited."""
-    watch = Watch()
-    burst = watch.send(30)
-    watch.now += 0.1
-    watch.end(burst[:10], SERVER_ERROR)
-    assert not watch.is_dead
-    watch.now += 2.0
-    watch.end(burst[10:11])
-    assert watch.diagnosis.failures == 0
-    watch.end(burst[11:], SERVER_ERROR)
-
-    assert (watch.is_dead, watch.diagnosis.dead_at) == (False, -inf)
-
-
-def test_a_cold_burst_of_failures_alone_is_dead_when_a_quarter_is_undecided_at_most():
-    watch = Watch()
-    burst = watch.send(30)
-    watch.now += 0.1
-    watch.end(burst[:23], SERVER_ERROR)
-    assert not watch.is_dead  # 7 of 23 and more are undecided
-    watch.end(burst[23:24], SERVER_ERROR)
-
-    assert watch.is_dead
-
-
-@pytest.mark.parametrize(("undecided", "dead"), [(2, True), (3, False)])
-def test_those_of_the_same_time_that_are_under_way_may_still_be_answered(undecided, dead):
-    watch = Watch().answer()
-    watch.send(50)  # left before
-    watch.fail(4)
-    watch.send(undecided)
-    watch.fail(4)
-    watch.now += 0.01
-    watch.send(50)  # left after
-
-    assert watch.is_dead is dead
-
-
-def chance(failures):
-    """What is learned where more and more fail between two answers, and at last so many."""
-    watch = Watch()
-    for number in range(failures + 1):
-        for _ in range(100):
-            watch.fail(number).answer()
-    return watch
-
-
-@pytest.mark.parametrize(
-    ("failures", "longest"),
-    [(0, log(0.001) / log(0.4)), (2, log(0.001) / log(2 / 3)), (9, log(0.001) / log(0.85))],
-)
-def test_where_more_fail_by_chance_a_longer_run_is_explained(failures, longest):
-    watch = chance(failures)
-
-    assert watch.diagnosis.longest_run == pytest.approx(longest, rel=0.01)
-    watch.fail(int(longest))
-    assert not watch.is_dead
-    assert watch.fail().is_dead
-
-
-def test_a_run_that_chance_did_not_explain_teaches_nothing_of_chance():
-    watch = chance(1)
-    before = watch.diagnosis.longest_run
-    watch.fail(100).answer()
-
-    assert watch.diagnosis.longest_run == before
-
-
-def test_where_failures_become_rare_what_chance_explains_becomes_less():
-    watch = chance(5)
-    assert watch.diagnosis.longest_run > 30
-    watch.answer(100)
-
-    assert watch.diagnosis.longest_run == pytest.approx(log(0.001) / log(0.4))
-
-
-def test_who_is_answered_after_all_has_not_failed():
-    """Of three that are overdue the second is answered: one failed before it, and one may yet have."""
-    watch = Watch().know()
-    flights = []
-    for _ in range(3):
-        watch.now += 0.1
-        flights += watch.send()
-    watch.wait(2.0)
-    assert watch.diagnosis.failures == 3
-    watch.end(flights[1:2])
-
-    assert watch.diagnosis.failures == 1
-    assert watch.diagnosis._usual_run == pytest.approx(0.1)
-
-
-def test_whoever_asks_looks_at_the_time():
-    watch = Watch().know()
-    watch.send(8)
-    watch.now += 2.0
-
-    assert watch.is_dead
-
-
-def test_who_is_older_than_usual_counts_once():
-    watch = Watch().know()
-    hanging = watch.send(8)
-    assert not watch.wait(1.29).is_dead
-    watch.wait(0.02)
-    assert (watch.is_dead, watch.diagnosis.dead_at) == (True, watch.now)
-    watch.end(hanging, TIMEOUT)
-
-    assert watch.diagnosis.failures == 8
-
-
-def test_where_a_share_hangs_beside_answers_nothing_is_dead():
-    watch = Watch().know()
-    for _ in range(200):
-        watch.send(5)
-        watch.answer(took=1.0)
-        assert not watch.is_dead
-
-    assert watch.diagnosis.late_at == -inf
-    assert watch.cause is Cause.BAD_LUCK or watch.cause is Cause.NONE
-
-
-def test_before_anything_is_usual_who_hangs_does_not_count():
-    watch = Watch()
-    watch.send(100)
-
-    assert not watch.wait(1_000.0).is_dead
-
-
-def test_a_stream_that_has_begun_is_not_overdue_nor_is_what_does_not_stream():
-    watch = Watch().know(streams=True)
-    begun, _ = watch.send(20, streams=True), watch.send(20)
-    watch.wait(0.3)
-    watch.first(begun)
-    assert not watch.wait(20.0).is_dead
-    watch.send(8, streams=True)
-
-    assert watch.wait(0.6).is_dead
-
-
-@pytest.mark.parametrize(
-    "outcome", [THROTTLED, told(3.0), INVALID, CANCELLED, TIMEOUT._replace(own_deadline=True)]
-)
-def test_what_is_no_failure_neither_lengthens_the_run_nor_ends_it(outcome):
-    watch = Watch().fail(7).fail(50, outcome)
-    assert not watch.is_dead
-
-    assert watch.fail().is_dead
-
-
-def test_what_a_policy_counts_as_a_failure_counts():
-    ill = TREATMENTS[Verdict.THROTTLED]._replace(tally=Tally.FAILURE)
-
-    assert Watch({**TREATMENTS, Verdict.THROTTLED: ill}).fail(8, THROTTLED).is_dead
-
-
-def test_a_run_can_be_begun_anew():
-    watch = Watch().fail(9)
-    watch.diagnosis.start_run()
-    assert not watch.is_dead
-    assert not watch.fail(7).is_dead
-
-    assert watch.fail().is_dead
-
-
-def test_what_is_kept_is_bounded():
-    watch = Watch()
-    watch.send(3_000)
-    watch.fail(3_000)
-
-    assert watch.diagnosis.failures == 256
-    assert len(watch.diagnosis._watched) == 1_024
-
-
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
-def test_bad_luck_is_hardly_ever_taken_for_death(share):
-    watch, random, dead = Watch(), Random(7), 0
-    for _ in range(3_000):
-        if random.random() < share:
-            watch.fail()
-        else:
-            watch.answer()
-        dead += watch.is_dead
-
-    assert dead <= 30
-
-
 # ------------------------------------------------------------ well, overtaken, cause
 
 
@@ -561,6 +245,47 @@ def test_lost_is_what_is_overdue_and_overtaken():
     watch.end(early)
 
     assert watch.diagnosis.lost == 0
+
+
+def test_a_stream_that_is_late_and_then_begins_is_not_lost():
+    watch = Watch().know(streams=True)
+    late = watch.send(streams=True)
+    watch.wait(2.0)
+    watch.first(watch.send(streams=True))
+    begun = watch.send(streams=True)
+    watch.first(begun)
+    watch.end(begun)
+    watch.now += 0.1
+    watch.end(watch.send(streams=True))
+    assert watch.diagnosis.lost == 1
+    watch.first(late)
+
+    assert watch.diagnosis.lost == 0
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_after_late_answers_timeouts_are_a_matter_of_the_limit_and_quick_failures_are_death(
+    limited,
+):
+    slow, quick = (Watch(limited=limited).know().late(20) for _ in range(2))
+
+    assert slow.fail(8, TIMEOUT).is_dead is not limited
+    assert quick.fail(8).is_dead
+
+
+def test_timeouts_are_death_again_when_the_late_answers_are_half_a_minute_old():
+    watch = Watch(limited=True).know().late(20).fail(8, TIMEOUT)
+    assert not watch.wait(29.0).is_dead
+
+    assert watch.wait(1.0).is_dead
+
+
+def test_who_has_ended_is_not_watched_though_nobody_looks():
+    watch = Watch()
+    for _ in range(100):
+        watch.end(watch.send())
+
+    assert len(watch.diagnosis._watched) <= 1
 
 
 def test_the_cause_is_death_before_anything_else():

@@ -92,14 +92,6 @@ def test_a_clock_may_begin_long_before_zero():
     assert counted(window, -1e6 + 11) == (0, 0)
 
 
-def test_the_fullest_slice():
-    window = TimeWindow(10.0)
-    for now in (0.1, 1.1, 1.2, 1.3, 2.1):
-        window.add(now, failed=True)
-
-    assert window.peak == 3
-
-
 def test_the_end_of_a_slice_belongs_to_the_next():
     window = TimeWindow(10.0)
     window.add(0.5, failed=False)

@@ -60,7 +60,6 @@ class AimdConcurrency:
         "_policy",
         "_slow",
         "in_flight",
-        "late_at",
         "limit",
     )
     name = "limit"
@@ -75,7 +74,6 @@ class AimdConcurrency:
         self._full_at = -inf  # when the limit was last seen to be reached
         self.limit = policy.start
         self.in_flight = 0
-        self.late_at = OPEN  # never yet
 
     @property
     def most(self) -> float:
@@ -115,8 +113,6 @@ class AimdConcurrency:
         self.in_flight -= 1
         epoch, sent_at = token
         late = self._is_late(outcome, now - sent_at)
-        if late:
-            self.late_at = now
         if epoch != self._epoch:
             return
         if late or (outcome.verdict in CONGESTED and not outcome.own_deadline):

@@ -26,9 +26,7 @@ from stormbreak.types import Outcome
 
 HOLD, DOUBLING = 5.0, 20.0  # seconds
 HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
-CAREFUL = (
-    30.0  # seconds since answers were late, or a 429: until then it is not certain that all is well
-)
+CAREFUL = 30.0  # seconds since lateness or a 429: until then it is not certain that all is well
 FADE = 120.0  # seconds
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
 TIGHT = 1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
@@ -109,9 +107,8 @@ class AutomaticConcurrency:
     def _careful(self, now: float) -> bool:
         """Whether it is not certain that answers are on time again, or that the target would let more pass."""
         diagnosis = self._diagnosis
-        return now - max(
-            diagnosis.late_at, diagnosis.throttled_at
-        ) < CAREFUL or not diagnosis.is_well(now)
+        trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
+        return now - trouble_at < CAREFUL or not diagnosis.is_well(now)
 
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""

@@ -61,7 +61,7 @@ class Diagnosis:
 
     __slots__ = (
         "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_is_luck", "_late",
-        "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
+        "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
         "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
         "late_at", "on_time_at", "throttled_at",
     )  # fmt: skip
@@ -94,7 +94,10 @@ class Diagnosis:
         self._late_share = 0.0  # of the answers
         self._run: list[
             float
-        ] = []  # when the failures left that left after the last that was answered
+        ] = []  # when those failures left that left after the last answered one
+        self._quick: list[
+            float
+        ] = []  # those of them that were refused or broken before they were late
         self._usual_run = 0.0  # failures between two answers
         self._failing = 0.0  # share of failures
         self._refused_sent_at = -inf  # when the last that met a 429 left ...
@@ -126,8 +129,11 @@ class Diagnosis:
 
     def _leave(self, flight: Flight, baseline: Baseline) -> Flight:
         baseline.sent(flight)
-        if len(self._watched) < WATCHED:
-            self._watched.append(flight)
+        watched = self._watched
+        while watched and watched[0].landing is not None:  # nobody may have looked for long
+            watched.popleft()
+        if len(watched) < WATCHED:
+            watched.append(flight)
         return flight
 
     def first(self, flight: Flight, now: float) -> None:
@@ -135,6 +141,7 @@ class Diagnosis:
         if not flight.streams or flight.first_at is not None or flight.landing is not None:
             return
         flight.first_at = now
+        self._overdue.discard(flight)
         self._by_first.first(now)
 
     def settle(self, token: Flight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
@@ -190,7 +197,7 @@ class Diagnosis:
                 judged_by_first = self.judge.streams
                 if not judged_by_first or (flight.streams and flight.first_at is None):
                     self._overdue.add(flight)
-                    self._count(flight, now)
+                    self._count(flight, now, quick=False)
             watched.popleft()
 
     def _answered(self, flight: Flight, now: float) -> None:
@@ -219,29 +226,32 @@ class Diagnosis:
         if self._failing >= CONSPICUOUS:
             self.failed_at = now
         if self._treatments[outcome.verdict].tally is Tally.FAILURE:
-            self._count(flight, now)
+            self._count(flight, now, quick=flight.landing is Landing.REFUSED)
 
-    def _count(self, flight: Flight, now: float) -> None:
+    def _count(self, flight: Flight, now: float, *, quick: bool) -> None:
         """One more in the run, if it left after the last that was answered."""
         if flight.counted or flight.sent_at <= self._answered_sent_at:
             return
         flight.counted = True
         if len(self._run) < KEPT:
             self._run.append(flight.sent_at)
-        if self._is_unexplained():
+            if quick:
+                self._quick.append(flight.sent_at)
+        if self._is_unexplained(self._run):
             self.dead_at = now
 
     def _end_run(self, flight: Flight) -> None:
         sent_at = flight.sent_at
-        if sent_at <= self._answered_sent_at and self._answered_sent_at != -inf:
+        if sent_at <= self._answered_sent_at:
             return
         self._answered_sent_at = sent_at
         run = self._run
         if not run:
             self._usual_run -= WEIGHT * self._usual_run
             return
-        explained = not self._is_unexplained()
+        explained = not self._is_unexplained(run)
         self._run = [each for each in run if each > sent_at]
+        self._quick = [each for each in self._quick if each > sent_at]
         ended = len(run) - len(self._run) - flight.counted
         if explained:
             self._usual_run += WEIGHT * (ended - self._usual_run)
@@ -253,7 +263,7 @@ class Diagnosis:
 
     def start_run(self) -> None:
         """Forget the failures in a row."""
-        self._run = []
+        self._run, self._quick = [], []
 
     @property
     def longest_run(self) -> float:
@@ -261,9 +271,8 @@ class Diagnosis:
         share = self._usual_run / (1 + self._usual_run)
         return log(RARE) / log(min(MOST, max(LEAST, share)))
 
-    def _is_unexplained(self) -> bool:
-        run = self._run
-        if len(run) < self.longest_run:
+    def _is_unexplained(self, run: list[float]) -> bool:
+        if not run or len(run) < self.longest_run:
             return False
         first, last = min(run), max(run)
         undecided = 0
@@ -276,10 +285,12 @@ class Diagnosis:
     def is_dead(self, now: float) -> bool:
         """Whether nothing has been answered for longer than chance explains.
 
-        Where a limit finds itself, not if what was answered before was late: then it is an overload, and a matter of the limit.
+        Where a limit finds itself and the answers before were late, timeouts tell of an overload, which is a matter of the
+        limit. Then only failures count that came sooner.
         """
         self.look(now)
-        return self._is_unexplained() and not (self._limited and self._was_late(now))
+        overloaded = self._limited and self._was_late(now)
+        return self._is_unexplained(self._quick if overloaded else self._run)
 
     def _was_late(self, now: float) -> bool:
         return self._late_share >= MOSTLY and now - self._answered_at < RECENTLY
@@ -290,7 +301,7 @@ class Diagnosis:
         return (
             self._late_share < MOSTLY
             and now - self.on_time_at <= REMEMBERED
-            and not self._is_unexplained()
+            and not self._is_unexplained(self._run)
         )
 
     def is_overtaken(self, sent_at: float) -> bool:
@@ -336,4 +347,4 @@ class Diagnosis:
             self.judge = judge
             self._late = 0
             self._late_share = 0.0
-            self._run = []
+            self.start_run()

@@ -44,11 +44,6 @@ class TimeWindow:
             self._failures[index] += 1
             self.failures += 1
 
-    @property
-    def peak(self) -> int:
-        """Calls in the fullest slice."""
-        return max(self._calls)
-
     def roll(self, now: float) -> None:
         """Drop the slices that are older than the window; `calls` and `failures` are then current."""
         if now >= self._ends:

@@ -1,0 +1,76 @@
+"""A diagnosis with a clock, by hand."""
+
+from stage import OK, SERVER_ERROR
+
+from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.types import TREATMENTS
+
+
+class Watch:
+    """A diagnosis with a clock, and attempts that are sent and ended by hand."""
+
+    def __init__(self, treatments=TREATMENTS, *, limited=False):
+        self.diagnosis = Diagnosis(treatments, limited=limited)
+        self.now = 100.0
+
+    def send(self, count=1, *, streams=False):
+        take = self.diagnosis.take_streamed if streams else self.diagnosis.take
+        return [take(self.now) for _ in range(count)]
+
+    def end(self, flights, outcome=OK):
+        for flight in flights:
+            self.diagnosis.settle(flight, outcome, self.now, 0.5)
+
+    def first(self, flights):
+        for flight in flights:
+            self.diagnosis.first(flight, self.now)
+
+    def wait(self, seconds):
+        self.now += seconds
+        self.diagnosis.look(self.now)
+        return self
+
+    def fail(self, count=1, outcome=SERVER_ERROR):
+        """So many, one after the other, that fail at once."""
+        for _ in range(count):
+            self.now += 0.01
+            self.end(self.send(), outcome)
+        return self
+
+    def answer(self, count=1, *, took=0.1):
+        """So many, one after the other."""
+        for _ in range(count):
+            self.now += 0.01
+            flights = self.send()
+            self.now += took
+            self.end(flights)
+        return self
+
+    def know(self, *, streams=False):
+        """Learn what is usual: whole answers take a second, and first outputs 0.3 s."""
+        flights = self.send(32, streams=streams)
+        self.now += 0.3
+        self.first(flights)
+        self.now += 0.7
+        self.end(flights)
+        return self.wait(1.0)
+
+    def late(self, count, *, streams=False):
+        """Answers that all come late."""
+        flights = self.send(count, streams=streams)
+        self.now += 2.0
+        self.first(flights)
+        self.end(flights)
+        return self
+
+    @property
+    def is_dead(self):
+        return self.diagnosis.is_dead(self.now)
+
+    @property
+    def is_well(self):
+        return self.diagnosis.is_well(self.now)
+
+    @property
+    def cause(self):
+        return self.diagnosis.cause(self.now)
