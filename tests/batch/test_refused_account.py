@@ -256,7 +256,7 @@ A, B = Target("a", "m", "1"), Target("b", "m", "2")
 
 def refused(refusals, count, account=A, verdict=Verdict.AUTH, *, now=10.0):
     for number in range(count):
-        assert refusals.note(account, verdict, number, began=now - 1, now=now) == []
+        assert refusals.note(account, verdict, number, sent_at=now - 1, now=now) == []
 
 
 def test_an_account_is_in_doubt_after_so_many_refusals():
@@ -264,18 +264,27 @@ def test_an_account_is_in_doubt_after_so_many_refusals():
     refused(refusals, SCOUTS - 1)
     assert refusals.doubt is None
     refused(refusals, 1, now=11.0)
-    assert refusals.doubt == (10.0, Verdict.AUTH)
+    assert refusals.doubt == (10.0, Verdict.AUTH, False)
 
 
-def test_an_answer_to_a_call_that_began_later_clears_it():
+def test_half_as_many_calls_sent_after_the_first_refusal_are_enough_to_stop():
+    refusals = Refusals()
+    refused(refusals, SCOUTS, now=10.0)
+    for number in range(SCOUTS // 2):
+        assert not refusals.doubt.is_tried
+        refusals.note(A, Verdict.AUTH, number, sent_at=10.0, now=11.0)
+    assert refusals.doubt.is_tried
+
+
+def test_an_answer_to_a_call_that_was_sent_later_clears_it():
     refusals = Refusals()
     refused(refusals, SCOUTS)
-    assert refusals.note(A, Verdict.OK, None, began=9.0, now=12.0) == []
-    assert refusals.note(B, Verdict.OK, None, began=11.0, now=12.0) == []
-    assert refusals.note(A, Verdict.THROTTLED, None, began=11.0, now=12.0) == []
+    assert refusals.note(A, Verdict.OK, None, sent_at=9.0, now=12.0) == []
+    assert refusals.note(B, Verdict.OK, None, sent_at=11.0, now=12.0) == []
+    assert refusals.note(A, Verdict.THROTTLED, None, sent_at=11.0, now=12.0) == []
     assert refusals.doubt is not None
     other_model = A._replace(model="n")
-    assert refusals.note(other_model, Verdict.OK, None, began=10.0, now=12.0) == [*range(SCOUTS)]
+    assert refusals.note(other_model, Verdict.OK, None, sent_at=10.0, now=12.0) == [*range(SCOUTS)]
     assert refusals.doubt is None
     assert refusals.release() == []
 
@@ -287,5 +296,5 @@ def test_accounts_are_counted_apart():
         refused(refusals, 1, B, Verdict.BILLING)
     assert refusals.doubt is None
     refused(refusals, 1, B, Verdict.BILLING)
-    assert refusals.doubt == (10.0, Verdict.BILLING)
+    assert refusals.doubt == (10.0, Verdict.BILLING, False)
     assert len(refusals.release()) == 2 * SCOUTS - 1

@@ -29,7 +29,7 @@ from stormbreak.batch.durable import OutputError
 from stormbreak.batch.journal import Journal
 from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.lines import Failure, Response
-from stormbreak.batch.refusals import ACCOUNT, Refusals
+from stormbreak.batch.refusals import ACCOUNT, Doubt, Refusals
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.so_far import CostSoFar
@@ -114,7 +114,7 @@ class Runner:
         self._short = asyncio.Event()  # of what may be spent
         self._end: End | None = None
         self._error: BaseException | None = None
-        self._calls: dict[asyncio.Task[None], float] = {}  # when each began
+        self._calls: dict[asyncio.Task[None], float] = {}  # when each was last sent; inf: not yet
         # Failures of scouts, written once the run is known to make sense.
         self._held: list[_Held] = []
         self._bell = asyncio.Event()
@@ -197,7 +197,7 @@ class Runner:
                 return
             if isinstance(turn, Turn):
                 task = asyncio.create_task(self._serve(turn))
-                self._calls[task] = time.monotonic()
+                self._calls[task] = float("inf")
                 task.add_done_callback(self._over)
             else:
                 await self._wait_until(turn)
@@ -214,6 +214,9 @@ class Runner:
         if isinstance(event, RetryPlanned):
             self._bell.set()
         elif isinstance(event, Sent | Queued):
+            task = asyncio.current_task()
+            if isinstance(event, Sent) and task in self._calls:
+                self._calls[task] = time.monotonic()
             if self.ledger.is_short:
                 self._short.set()
         elif isinstance(event, CooldownStarted):
@@ -240,7 +243,7 @@ class Runner:
         elif ended.stopped != "drained":
             if ended.stopped == OPEN_FILES:
                 self._hold_until = time.monotonic() + LACK_PAUSE
-            self._settle(turn, row, ended, began=now)
+            self._settle(turn, row, ended, sent_at=now + ended.waited)
 
     def _key_of(self, row: Row) -> str:
         """The same in every round of a row, and in every run that asks the same there."""
@@ -249,7 +252,7 @@ class Runner:
         asked.update(row.body)
         return asked.hexdigest()
 
-    def _settle(self, turn: Turn, row: Row, ended: Ended, *, began: float) -> None:
+    def _settle(self, turn: Turn, row: Row, ended: Ended, *, sent_at: float) -> None:
         now = time.monotonic()
         self.counts.explain(ended.outcome)
         if turn.rounds and ended.attempts:
@@ -265,18 +268,18 @@ class Runner:
             assert response is not None
             self.counts.add(received.reading.usage)
             self.journal.succeed(row, response)
-            self._learn(None, ended, began=began, now=now)
+            self._learn(None, ended, sent_at=sent_at, now=now)
         else:
             body = b"" if response is None else response.body
             self.counts.reasons.add(ended.outcome, body, row.body)
             failed = (row, _failure(ended, fate, now), response)
-            self._learn(failed, ended, began=began, now=now)
+            self._learn(failed, ended, sent_at=sent_at, now=now)
 
-    def _learn(self, held: _Held | None, ended: Ended, *, began: float, now: float) -> None:
+    def _learn(self, held: _Held | None, ended: Ended, *, sent_at: float, now: float) -> None:
         """Write the failure of a row that is over, once it is certain; stop for what no row is to blame for."""
         verdict = ended.outcome.verdict
         target, of_account = _of_account(ended)
-        certain = self.refusals.note(target, of_account, held, began=began, now=now)
+        certain = self.refusals.note(target, of_account, held, sent_at=sent_at, now=now)
         if held is None or (of_account in ACCOUNT and target is not None):
             pass  # written already, or held until the account answers
         elif self._may_be_undone(verdict):
@@ -313,13 +316,17 @@ class Runner:
         del self._calls[task]
         self._bell.set()
         doubt = self.refusals.doubt
-        if doubt is not None:
-            since, verdict = doubt
-            if all(began < since for began in self._calls.values()):  # none can answer the doubt
-                self._refuse(verdict)
+        if doubt is not None and not self._may_answer(doubt):
+            self._refuse(doubt.verdict)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
+
+    def _may_answer(self, doubt: Doubt) -> bool:
+        """Whether a call under way may yet show that the account works."""
+        if not doubt.is_tried:
+            return bool(self._calls)
+        return any(doubt.since <= sent_at < float("inf") for sent_at in self._calls.values())
 
     def _stop(self, end: End) -> None:
         """Send nothing more; what was sent is still answered."""
