@@ -3,6 +3,7 @@
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import Load
 from stormbreak.core.circuit import BreakerPolicy, State
@@ -64,6 +65,17 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
 
     assert stage.lane.load(stage.now, stage.now - 0.1) == Load(well=True, overtaken=True)
     assert stage.lane.load(stage.now, stage.now) == Load(well=True)
+
+
+def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
+    stage = Stage(policy(limit=AutomaticLimit(), retry=ONCE))
+    stage.start().step(told(3.0))
+    for _ in range(100):
+        stage.start()
+    stage.pass_time(6.0)
+
+    assert len(sending(stage)) == 100
+    assert stage.lane.slots.limit == 256
 
 
 def test_the_trouble_is_what_the_diagnosis_says():

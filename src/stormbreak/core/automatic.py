@@ -2,8 +2,8 @@
 
 Without evidence that sending less helps it does not bind, up to a ceiling: a calm burst from idle is sent at once,
 long and short answers side by side are no congestion, and neither are failures beside answers that are on time.
-The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands while it is not
-certain that all is well. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
+The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands for want of slots while
+it is not certain that all is well: one that stands behind a cooldown or a send rate says nothing of slots. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
 answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
 it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
 evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
@@ -57,7 +57,7 @@ class AutomaticConcurrency:
     """The gate that counts slots, as many as seem good."""
 
     __slots__ = (
-        "_answers", "_control", "_diagnosis", "_doubling", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
+        "_answers", "_control", "_diagnosis", "_doubling", "_full_at", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
         "_stood_at", "in_flight", "limit", "most",
     )  # fmt: skip
     name = "limit"
@@ -76,6 +76,7 @@ class AutomaticConcurrency:
         self._control = LEAST  # what evidence would make of the limit, at the last look
         self._held = LEAST  # the same when the last evidence came
         self._held_at = -inf
+        self._full_at = -inf  # until when no slot was free
         self._stood_at = -inf  # when a queue that stands was last evidence
         self._hold, self._doubling = HOLD, DOUBLING
         self.most: float = policy.ceiling  # the ceiling, raised by what was proven
@@ -113,12 +114,15 @@ class AutomaticConcurrency:
         """Look at the time; the oldest call in the queue has `waited` so long."""
         diagnosis = self._diagnosis
         diagnosis.look(now)
-        if waited > STANDING and self._careful(now):
+        full = self.in_flight >= self.limit
+        if full:
+            self._full_at = now
+        if waited > STANDING and now - self._full_at < STANDING and self._careful(now):
             self._stood_at = now
         held_at = self._held_at
         if (
             now >= self._look_at
-            or self.in_flight >= self.limit
+            or full
             or diagnosis.evidence_at > held_at
             or self._stood_at > held_at
         ):
@@ -130,6 +134,8 @@ class AutomaticConcurrency:
 
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Free the slot."""
+        if self.in_flight >= self.limit:
+            self._full_at = now
         self.in_flight -= 1
 
     def _look(self, now: float) -> None:
