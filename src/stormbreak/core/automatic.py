@@ -85,8 +85,7 @@ class AutomaticConcurrency:
     @property
     def _evidence_at(self) -> float:
         """The last evidence that sending less helps."""
-        diagnosis = self._diagnosis
-        return max(diagnosis.late_at, diagnosis.dead_at, self._stood_at)
+        return max(self._diagnosis.evidence_at, self._stood_at)
 
     def binds(self, now: float) -> bool:
         """Whether there is a limit but the ceiling."""
@@ -116,10 +115,12 @@ class AutomaticConcurrency:
         diagnosis.look(now)
         if waited > STANDING and self._careful(now):
             self._stood_at = now
+        held_at = self._held_at
         if (
             now >= self._look_at
             or self.in_flight >= self.limit
-            or self._evidence_at > self._held_at
+            or diagnosis.evidence_at > held_at
+            or self._stood_at > held_at
         ):
             self._look(now)
 
