@@ -148,12 +148,21 @@ def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_wel
 
 
 @pytest.mark.parametrize(("since", "binds"), [(0.9, True), (1.0, False)])
-def test_a_queue_that_stands_while_slots_are_free_is_none(since, binds):
+def test_in_a_cold_start_a_queue_that_stands_while_slots_are_free_is_none(since, binds):
     slots = Slots(ceiling=10)
     slots.settle(slots.take(10), told(1.0))
     slots.tick(since, waited=100.0)
 
     assert slots.gate.binds(slots.now) is binds
+
+
+def test_later_on_it_is_whatever_it_stands_behind():
+    slots = Slots()
+    slots.serve(60)
+    slots.settle(slots.take(), told(1.0))
+    slots.tick(1.0, waited=1.1)
+
+    assert slots.gate.binds(slots.now)
 
 
 def test_a_queue_that_stands_while_all_is_well_is_none():

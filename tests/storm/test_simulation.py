@@ -80,7 +80,7 @@ LEARNING = replace(INTERACTIVE, quota=QuotaPolicy(learn=True))
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "2ca3e6d5ecc29e9c")],
+    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "a987a79c9378e4f9")],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):

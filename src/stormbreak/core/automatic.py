@@ -2,8 +2,9 @@
 
 Without evidence that sending less helps it does not bind, up to a ceiling: a calm burst from idle is sent at once,
 long and short answers side by side are no congestion, and neither are failures beside answers that are on time.
-The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands for want of slots while
-it is not certain that all is well: one that stands behind a cooldown or a send rate says nothing of slots. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
+The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands while it is not
+certain that all is well; in a cold start only one that stands for want of slots, for one that stands behind a cooldown would make a
+limit of what the first few calls have proven. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
 answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
 it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
 evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
@@ -110,6 +111,10 @@ class AutomaticConcurrency:
         trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
         return now - trouble_at < CAREFUL or not diagnosis.is_well(now)
 
+    def _is_short(self, now: float) -> bool:
+        """Whether a queue may stand for want of slots. Not where they are free, and nothing is known yet of what is served."""
+        return now - self._full_at < STANDING or self._diagnosis.judge.usual is not None
+
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""
         diagnosis = self._diagnosis
@@ -117,7 +122,7 @@ class AutomaticConcurrency:
         full = self.in_flight >= self.limit
         if full:
             self._full_at = now
-        if waited > STANDING and now - self._full_at < STANDING and self._careful(now):
+        if waited > STANDING and self._is_short(now) and self._careful(now):
             self._stood_at = now
         held_at = self._held_at
         if (
