@@ -162,7 +162,7 @@ class AutomaticConcurrency:
         )
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
         limit = max(1.0, self._limit(now - evidence_at - self._hold, floor_))
-        lost = 0 if now - diagnosis.late_at < CAREFUL else diagnosis.lost
+        lost = 0 if now - diagnosis.late_at < HOLD else diagnosis.lost
         self.limit = floor(min(self.most, limit + lost))
 
     def _limit(self, quiet: float, floor_: float) -> float:
