@@ -39,7 +39,7 @@ MOST = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
 WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
-RECENTLY = 30.0  # seconds since the last answer
+RECENTLY = 30.0  # seconds since an answer, lateness or a 429
 REMEMBERED = 180.0  # seconds since an answer was on time
 CONSPICUOUS = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
@@ -297,12 +297,13 @@ class Diagnosis:
 
     def is_well(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
+        return not self.is_ill(now) and now - self.on_time_at <= REMEMBERED
+
+    def is_ill(self, now: float) -> bool:
+        """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
-        return (
-            self._late_share < MOSTLY
-            and now - self.on_time_at <= REMEMBERED
-            and not self._is_unexplained(self._run)
-        )
+        late = self._late_share >= MOSTLY and now - self._answered_at <= REMEMBERED
+        return late or self._is_unexplained(self._run)
 
     def is_overtaken(self, sent_at: float) -> bool:
         """Whether an attempt that left then was overtaken by one that was answered on time."""
