@@ -49,7 +49,9 @@ def test_requests_per_minute(batch_run, stormbreak_provider, policy):
 def test_tokens_per_minute(batch_run, stormbreak_provider):
     provider = stormbreak_provider(scenario(service=0.01))
     assert batch_run("--tpm", "60000", provider=provider)[0] == 0
-    assert provider.stats()["connections"]["opened"] == 1  # a second of them is enough for one row
+    assert (
+        provider.stats()["connections"]["opened"] < 5
+    )  # a second of them is enough for one row; else 20
 
 
 def test_timeout_and_idle_timeout(batch_run, source, stormbreak_provider):

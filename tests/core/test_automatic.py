@@ -156,15 +156,33 @@ def test_after_a_dead_spell_one_answer_on_time_does_not_make_up_for_the_silence(
 @pytest.mark.parametrize(("waited", "binds"), [(1.0, False), (1.1, True)])
 def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_well(waited, binds):
     slots = Slots()
-    slots.tick(0.0, waited=waited)
+    slots.wait(waited)
 
     assert slots.gate.binds(slots.now) is binds
+
+
+@pytest.mark.parametrize(("since", "binds"), [(0.9, True), (1.0, False)])
+def test_in_a_cold_start_a_queue_that_stands_while_slots_are_free_is_none(since, binds):
+    slots = Slots(ceiling=10)
+    slots.settle(slots.take(10), told(1.0))
+    slots.tick(since, waited=100.0)
+
+    assert slots.gate.binds(slots.now) is binds
+
+
+def test_later_on_it_is_whatever_it_stands_behind():
+    slots = Slots()
+    slots.serve(60)
+    slots.settle(slots.take(), told(1.0))
+    slots.tick(1.0, waited=1.1)
+
+    assert slots.gate.binds(slots.now)
 
 
 def test_a_queue_that_stands_while_all_is_well_is_none():
     slots = Slots()
     slots.serve(60)
-    slots.tick(0.0, waited=100.0)
+    slots.wait(100.0)
 
     assert not slots.gate.binds(slots.now)
 
@@ -174,7 +192,7 @@ def test_evidence_renews_it():
     slots.stand()
     slots.tick(60.0)
     assert slots.gate.limit > 2
-    slots.tick(0.0, waited=1.5)
+    slots.wait(1.5)
 
     assert slots.gate.limit == 2
     assert slots.tick(4.9) == 2
@@ -196,7 +214,8 @@ def test_it_grows_again_while_more_is_proven():
     limits = []
     for _ in range(60):
         flights = slots.take(max(0, min(300, slots.gate.limit) - slots.gate.in_flight))
-        slots.tick(1.0, waited=2.0)
+        slots.tick(1.0)
+        slots.wait(2.0)
         slots.settle(flights)
         limits.append(slots.gate.limit)
 
@@ -270,7 +289,8 @@ def test_fewer_answers_without_errors_let_the_limit_grow():
     limits = []
     for _ in range(60):
         flights = slots.take(max(0, min(100, slots.gate.limit) - slots.gate.in_flight))
-        slots.tick(5.0, waited=2.0)
+        slots.tick(5.0)
+        slots.wait(2.0)
         slots.settle(flights)
         limits.append(slots.gate.limit)
 
@@ -294,7 +314,7 @@ def test_first_outputs_prove_at_once():
     flights = slots.take(30, streams=True)
     slots.tick(0.5)
     slots.first(flights[:20])
-    slots.tick(0.0, waited=2.0)
+    slots.wait(2.0)
 
     assert slots.gate.limit == 32
 
@@ -374,7 +394,8 @@ STEPS = st.lists(
 def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, ceiling):
     slots, flying = Slots(ceiling=ceiling), []
     for pause, outcome, puts_out, count in steps:
-        slots.tick(pause, waited=pause)
+        slots.tick(pause)
+        slots.wait(pause)
         for _ in range(count):
             if slots.gate.ready_at(slots.now) == OPEN:
                 flying += slots.take(streams=puts_out)
@@ -441,7 +462,7 @@ def test_streams_that_come_in_one_piece_are_in_time_and_prove_by_their_rate():
         slots.tick(1.0)
         slots.settle(flights)
     assert not slots.gate.binds(slots.now)
-    slots.tick(0.0, waited=2.0)
+    slots.wait(2.0)
 
     assert slots.gate.limit >= 10
 

@@ -145,7 +145,8 @@ def test_the_floor_doubles_while_fewer_answers_come_than_usual(rate):
     slots = Slots()
     slots.serve(60, rate=rate, took=2.0)
     for _ in range(320):
-        slots.tick(0.25, waited=2.0)
+        slots.tick(0.25)
+        slots.wait(2.0)
 
     assert slots.gate.limit == 256
 

@@ -26,7 +26,7 @@ class Line:
 
     def land(self, flights, at, outcome=OK, evidence_at=NEVER):
         for flight in flights:
-            flight.land(outcome, at)
+            flight.land(outcome)
             self.baseline.landed(flight, at, evidence_at)
 
     def blocks(self, count, took, at=0.0, evidence_at=NEVER):

@@ -4,6 +4,7 @@ import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
 from stormbreak.core.aimd import AimdLimit
+from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import Load
 from stormbreak.core.circuit import BreakerPolicy, State
@@ -87,6 +88,17 @@ def test_and_where_the_limit_has_fallen():
     stage.start(most=1).step(THROTTLED)
 
     assert stage.lane.load(stage.now).heeds_429s
+
+
+def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():
+    stage = Stage(policy(limit=AutomaticLimit(), retry=ONCE))
+    stage.start().step(told(3.0))
+    for _ in range(100):
+        stage.start()
+    stage.pass_time(6.0)
+
+    assert len(sending(stage)) == 100
+    assert stage.lane.slots.limit == 256
 
 
 def test_the_trouble_is_what_the_diagnosis_says():

@@ -62,7 +62,10 @@ def test_of_a_queue_that_stands_the_newest_interactive_call_is_served(
     if limit != "fixed":
         stage = Stage(policy(limit=AutomaticLimit(ceiling=slots)))
     if limit == "automatic, binds":
-        stage.lane.slots.tick(stage.now, 1.1)
+        gate = stage.lane.slots
+        gate.in_flight = gate.limit
+        gate.tick(stage.now, 1.1)
+        gate.in_flight = 0
     if spaced:
         stage.lane.admission._spacings = (Spaced(1e9),)
     width = stage.lane.slots.limit

@@ -1,14 +1,24 @@
 """What a batch costs in bad luck and in an outage, on real sockets, beside the usual loop with full jitter in the same trouble."""
 
 import asyncio
+import json
 import random
+import subprocess
+from urllib.request import urlopen
 
 import pytest
-from bad_luck import WIDTH, busy_beside, loop, ours, outlived, race
+from bad_luck import AT_MOST, LUCK, ROWS, WIDTH, busy_beside, loop, ours, outlived, race, unlucky
+from batches import assert_answered, chat_rows, environment, provider_process, read, write
+
+from stormbreak.core.schedule import ATTEMPTS
 
 pytestmark = pytest.mark.prove
 
 SEEDS = range(20)
+UNLUCKY = (
+    0,
+    2,
+)  # one row meets bad luck ten times in a row, and seven do: the most of the first 2,000 seeds
 OUTAGES = range(5)
 AS_LONG = 1.3  # times the loop's time, at most
 KILLED = (0.3, 20.0)  # seconds within which a batch is killed, at any moment
@@ -45,8 +55,28 @@ def times(request, tmp_path_factory):
 
 @pytest.mark.parametrize("program", ["as it comes", "64", "killed"])
 def test_99_of_100_rows_are_answered_about_as_soon_as_by_a_plain_loop(times, program):
+    """Or all that ten sends can answer: with seed 2 that is 493 of 500 rows."""
     ratios = [each[program] for each in times]
     assert [ratio for ratio in ratios if ratio > AS_LONG] == []
+
+
+@pytest.mark.parametrize("more", [(), ("--concurrency", WIDTH)], ids=["as it comes", "64"])
+@pytest.mark.parametrize("seed", UNLUCKY)
+def test_only_the_rows_whose_ten_sends_all_meet_bad_luck_are_not_answered(tmp_path, seed, more):
+    rows, luck, output = chat_rows(ROWS), tmp_path / "luck.toml", tmp_path / "out.jsonl"
+    luck.write_text(LUCK)
+    source = write(tmp_path / "in.jsonl", rows)
+    with provider_process("--scenario", luck, "--seed", seed) as url:
+        words = [str(word) for word in ours(source, output, url, *more)]
+        subprocess.run(words, check=False, env=environment(), timeout=AT_MOST)
+        with urlopen(f"{url.removesuffix('/v1')}/_provider/stats") as stats:
+            seen = json.load(stats)
+
+    failed = {line["custom_id"]: line for line in read(output.with_suffix(".failed.jsonl"))}
+    assert set(failed) == unlucky(rows, seed)
+    assert {line["error"]["attempts"] for line in failed.values()} <= {ATTEMPTS}
+    assert_answered([row for row in rows if row["custom_id"] not in failed], output)
+    assert seen["keys"]["most_attempts"] == ATTEMPTS
 
 
 @pytest.mark.parametrize("seed", OUTAGES)

@@ -57,9 +57,15 @@ class Slots:
             self.settle([flight])
 
     def stand(self):
-        """A 429, so that it is not certain that all is well, and a queue that stands."""
+        """A 429, so that it is not certain that all is well, and a queue that stands for want of slots."""
         self.settle(self.take(), told(1.0))
-        self.tick(0.0, waited=2.0)
+        self.wait(2.0)
+
+    def wait(self, seconds):
+        """A call has waited so long, and no slot is free until now."""
+        in_flight, self.gate.in_flight = self.gate.in_flight, self.gate.limit
+        self.tick(0.0, waited=seconds)
+        self.gate.in_flight = in_flight
 
     def fail(self, count=8):
         """Fail as often in a row as chance does not explain where nothing had failed before."""

@@ -58,7 +58,7 @@ class Admission:
         never leave, and when to look again.
         """
         self._gates = tuple(gates)
-        self._ready_ats = tuple(gate.ready_at for gate in gates)
+        self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)
         self._takes = tuple(gate.take for gate in gates)
         self._settles = _last_first(gates, lambda _: True)
         self._settles_well = _last_first(gates, lambda gate: gate.minds_success)

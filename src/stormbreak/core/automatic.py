@@ -3,7 +3,8 @@
 Without evidence that sending less helps it does not bind, up to a ceiling: a calm burst from idle is sent at once,
 long and short answers side by side are no congestion, and neither are failures beside answers that are on time.
 The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands while it is not
-certain that all is well. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
+certain that all is well; in a cold start only one that stands for want of slots, for one that stands behind a cooldown would make a
+limit of what the first few calls have proven. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
 answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
 it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
 evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
@@ -57,7 +58,7 @@ class AutomaticConcurrency:
     """The gate that counts slots, as many as seem good."""
 
     __slots__ = (
-        "_answers", "_control", "_diagnosis", "_doubling", "_grown", "_grown_at", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
+        "_answers", "_control", "_diagnosis", "_doubling", "_full_at", "_grown", "_grown_at", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
         "_stood_at", "in_flight", "limit", "most",
     )  # fmt: skip
     name = "limit"
@@ -76,6 +77,7 @@ class AutomaticConcurrency:
         self._control = LEAST  # what evidence would make of the limit, at the last look
         self._held = LEAST  # the same when the last evidence came
         self._held_at = -inf
+        self._full_at = -inf  # until when no slot was free
         self._stood_at = -inf  # when a queue that stands was last evidence
         self._hold, self._doubling = HOLD, DOUBLING
         self._grown, self._grown_at = 0.0, -inf  # doublings since, as of the last change of speed
@@ -86,8 +88,7 @@ class AutomaticConcurrency:
     @property
     def _evidence_at(self) -> float:
         """The last evidence that sending less helps."""
-        diagnosis = self._diagnosis
-        return max(diagnosis.late_at, diagnosis.dead_at, self._stood_at)
+        return max(self._diagnosis.evidence_at, self._stood_at)
 
     def binds(self, now: float) -> bool:
         """Whether there is a limit but the ceiling."""
@@ -113,16 +114,25 @@ class AutomaticConcurrency:
         trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
         return now - trouble_at < RECENTLY or not diagnosis.is_well(now)
 
+    def _is_short(self, now: float) -> bool:
+        """Whether a queue may stand for want of slots. Not where they are free, and nothing is known yet of what is served."""
+        return now - self._full_at < STANDING or self._diagnosis.judge.usual is not None
+
     def tick(self, now: float, waited: float) -> None:
         """Look at the time; the oldest call in the queue has `waited` so long."""
         diagnosis = self._diagnosis
         diagnosis.look(now)
-        if waited > STANDING and self._careful(now):
+        full = self.in_flight >= self.limit
+        if full:
+            self._full_at = now
+        if waited > STANDING and self._is_short(now) and self._careful(now):
             self._stood_at = now
+        held_at = self._held_at
         if (
             now >= self._look_at
-            or self.in_flight >= self.limit
-            or self._evidence_at > self._held_at
+            or full
+            or diagnosis.evidence_at > held_at
+            or self._stood_at > held_at
         ):
             self._look(now)
 
@@ -132,6 +142,8 @@ class AutomaticConcurrency:
 
     def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Free the slot."""
+        if self.in_flight >= self.limit:
+            self._full_at = now
         self.in_flight -= 1
 
     def _look(self, now: float) -> None:

@@ -157,7 +157,7 @@ class Breaker:
     def take(self, now: float) -> BreakerToken:
         """Let one call pass: freely while closed, as a probe otherwise."""
         if self.state is State.CLOSED:
-            return self._epoch, now, self._observe(now)
+            return self._epoch, now, self._diagnosis.take(now) if self._observes else None
         self._end_stale_trial(now)
         if self.state is State.ISOLATED and self._policy.mode is not Mode.NORMAL:
             self.reset(now)  # no trial would ever decide
@@ -166,18 +166,16 @@ class Breaker:
             self.trial = Trial(self._policy, now)
             self._move(State.HALF_OPEN, now)
         probe = self.trial.take(now)
-        probe.flight = self._observe(now)
+        probe.flight = self._diagnosis.take(now) if self._observes else None
         return probe
-
-    def _observe(self, now: float) -> Flight | None:
-        return self._diagnosis.take(now) if self._observes else None
 
     def settle(self, token: BreakerToken, outcome: Outcome, now: float, uniform: float) -> None:
         """Count the outcome, unless it belongs to an earlier state."""
         if not self._counts:
             return
-        flight = token.flight if isinstance(token, Probe) else token[2]
-        if flight is not None:
+        if self._observes:
+            flight = token.flight if isinstance(token, Probe) else token[2]
+            assert flight is not None
             self._diagnosis.settle(flight, outcome, now, uniform)
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed

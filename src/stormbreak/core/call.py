@@ -15,10 +15,9 @@ from stormbreak.events import CallRejected, RetryPlanned, RetryRefused
 from stormbreak.types import Ended, Outcome, Rejection, Verdict
 
 
-def carry(engine: Engine, trail: Trail, now: float, uniform: float) -> Flow:
+def carry(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) -> Flow:
     """Carry the call of `trail` to its end at its target. Nothing is held while backing off."""
     call = trail.call
-    lane = engine.lane(call.target)
     attempt = raced if call.races and lane.hedging is not None else attempted
     failure: Outcome | None = None
     while True:

@@ -84,7 +84,7 @@ class Cooldown:
     def settle(self, token: float, outcome: Outcome, now: float, uniform: float) -> None:
         """Start, extend or lift the cooldown."""
         if outcome.verdict is Verdict.OK:
-            if token >= self._told_at:
+            if self.until > now and token >= self._told_at:
                 self.lift(now)
             return
         wait = outcome.retry_after
@@ -151,8 +151,9 @@ class Pace:
 
     def ready_at(self, now: float) -> float:
         """The time of the next group, or OPEN."""
-        ready_at = min(self._next, self._ends)
-        return ready_at if ready_at > now else OPEN
+        if self._next <= now or self._ends <= now:
+            return OPEN
+        return min(self._next, self._ends)
 
     def take(self, now: float) -> int:
         """One leaves; when its group is complete, the next may leave after as many gaps."""

@@ -62,8 +62,8 @@ class Diagnosis:
     __slots__ = (
         "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_is_luck", "_late",
         "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
-        "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "failed_at", "judge",
-        "late_at", "on_time_at", "throttled_at",
+        "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at",
+        "judge", "late_at", "on_time_at", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
@@ -111,6 +111,7 @@ class Diagnosis:
         self.on_time_at = -inf
         self.late_at = -inf
         self.dead_at = -inf
+        self.evidence_at = -inf  # the later of the two: that sending less helps
         self.failed_at = -inf  # when failures last stood out
         self.throttled_at = -inf
 
@@ -147,11 +148,13 @@ class Diagnosis:
     def settle(self, token: Flight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """An attempt ended."""
         flight = token
-        landing = flight.land(outcome, now)
-        self._overdue.discard(flight)
+        landing = flight.land(outcome)
+        if self._overdue:
+            self._overdue.discard(flight)
         if flight.first_at is not None:
             self._by_first.ended(now)
-        self._compare(flight, outcome, now)
+        if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
+            self._compare(flight, outcome, now)
         if landing is Landing.ANSWERED:
             self.answers += 1
             if flight.first_at is None:
@@ -160,7 +163,7 @@ class Diagnosis:
         elif landing is not Landing.CUT:
             self._failed(flight, outcome, now)
         baseline = self._streamed if flight.streams else self._plain
-        baseline.landed(flight, now, max(self.late_at, self.dead_at))
+        baseline.landed(flight, now, self.evidence_at)
 
     def _compare(self, flight: Flight, outcome: Outcome, now: float) -> None:
         """See what becomes of those that left after one that met a 429, and before that was heard."""
@@ -204,22 +207,29 @@ class Diagnosis:
         self._failing -= WEIGHT * self._failing
         self._answered_at = now
         self._refused = 0
-        here = now if flight.first_at is None or not self.judge.streams else flight.first_at
-        self._end_run(flight)
-        usual = self.judge.usual
-        if self.judge.streams and not flight.streams:
+        judge, sent_at = self.judge, flight.sent_at
+        if sent_at > self._answered_sent_at:
+            self._answered_sent_at = sent_at
+            if self._run:
+                self._end_run(flight)
+            else:
+                self._usual_run -= WEIGHT * self._usual_run
+        if judge.streams and not flight.streams:
             return
-        if usual is None or here - flight.sent_at <= usual:
+        here = now if flight.first_at is None or not judge.streams else flight.first_at
+        if judge.usual is None or here - sent_at <= judge.usual:
             self._late_share -= WEIGHT * self._late_share
-            self._late = max(0, self._late - 1)
+            if self._late:
+                self._late -= 1
             self.on_time_at = now
-            self._on_time_sent_at = max(self._on_time_sent_at, flight.sent_at)
+            if sent_at > self._on_time_sent_at:  # noqa: PLR1730 - on the way of every call
+                self._on_time_sent_at = sent_at
             return
         self._late_share += WEIGHT * (1 - self._late_share)
-        top = TOP_FIRST if self.judge.streams else TOP_TOTAL
+        top = TOP_FIRST if judge.streams else TOP_TOTAL
         self._late = min(top, self._late + 1)
         if self._late == top:
-            self.late_at = now
+            self.late_at = self.evidence_at = now
 
     def _failed(self, flight: Flight, outcome: Outcome, now: float) -> None:
         self._failing += WEIGHT * (1 - self._failing)
@@ -238,17 +248,10 @@ class Diagnosis:
             if quick:
                 self._quick.append(flight.sent_at)
         if self._is_unexplained(self._run):
-            self.dead_at = now
+            self.dead_at = self.evidence_at = now
 
     def _end_run(self, flight: Flight) -> None:
-        sent_at = flight.sent_at
-        if sent_at <= self._answered_sent_at:
-            return
-        self._answered_sent_at = sent_at
-        run = self._run
-        if not run:
-            self._usual_run -= WEIGHT * self._usual_run
-            return
+        sent_at, run = flight.sent_at, self._run
         explained = not self._is_unexplained(run)
         self._run = [each for each in run if each > sent_at]
         self._quick = [each for each in self._quick if each > sent_at]

@@ -21,27 +21,26 @@ class Flight:
     `block` belongs to the baseline; `counted` to the diagnosis.
     """
 
-    __slots__ = ("block", "counted", "ended_at", "first_at", "landing", "sent_at", "streams")
+    __slots__ = ("block", "counted", "first_at", "landing", "sent_at", "streams")
 
     def __init__(self, sent_at: float, *, streams: bool = False) -> None:
         self.sent_at = sent_at
         self.streams = streams
         self.first_at: float | None = None
-        self.ended_at: float | None = None
         self.landing: Landing | None = None
         self.block: Any = None
         self.counted = False
 
-    def land(self, outcome: Outcome, now: float) -> Landing:
+    def land(self, outcome: Outcome) -> Landing:
         """End, and tell what that says about load."""
-        self.ended_at = now
         verdict = outcome.verdict
-        told = verdict is Verdict.THROTTLED and outcome.retry_after is not None
         if verdict is Verdict.OK:
             landing = Landing.ANSWERED
-        elif told or outcome.own_deadline or not TREATMENTS[verdict].retry:
-            landing = Landing.CUT
         else:
-            landing = Landing.LATE if verdict is Verdict.TIMEOUT else Landing.REFUSED
+            told = verdict is Verdict.THROTTLED and outcome.retry_after is not None
+            if told or outcome.own_deadline or not TREATMENTS[verdict].retry:
+                landing = Landing.CUT
+            else:
+                landing = Landing.LATE if verdict is Verdict.TIMEOUT else Landing.REFUSED
         self.landing = landing
         return landing

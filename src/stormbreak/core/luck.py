@@ -62,7 +62,7 @@ class Luck:
 
     __slots__ = (
         "_doubt", "_doubted_until", "_followed", "_on_found", "_refused", "_second", "_sent", "_share", "_trial",
-        "_until",
+        "_until", "is_limit",
     )  # fmt: skip
 
     def __init__(self, on_found: Callable[[float], None]) -> None:
@@ -76,6 +76,7 @@ class Luck:
         self._until = -inf
         self._doubt = DOUBT
         self._doubted_until = -inf
+        self.is_limit = False  # whether the last trial found that sending less helps
 
     def on_trial(self, now: float) -> bool:
         """Whether a trial is under way."""
@@ -116,6 +117,7 @@ class Luck:
     def revoke(self, now: float) -> None:
         """It was none, or is no longer."""
         self._until = -inf
+        self.is_limit = True
         self._doubted_until = now + self._doubt
         self._doubt *= 2
 
@@ -134,6 +136,7 @@ class Luck:
         trial.weigh(second, sent, refused)
         if abs(trial.score) >= ODDS or now - trial.refused_at > SILENT:
             self._trial = None
+            self.is_limit = trial.score <= -ODDS
         if trial.score >= ODDS and trial.refused <= MOST * trial.sent:
             self._followed = float(trial.sent)
             self._share = trial.refused / trial.sent

@@ -26,16 +26,17 @@ _Taken: TypeAlias = Generator[Command, Resume, Outcome]
 
 def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
     """Carry `call` to its end, at its target and where its fallbacks lead."""
-    earn = engine.lane(call.target).earn
+    lane = engine.lane(call.target)
     if engine.crowded:
         engine.make_room(now)
-    if earn is not None:
-        earn(now)
+        lane = engine.lane(call.target)  # which is used now
+    if lane.earn is not None:
+        lane.earn(now)
     if call.labels and engine.listeners:
         engine.events.append(Labelled(now, call.number, call.target, call.labels))
     if call.fallbacks:
         return _Falling(engine, LongTrail(engine, call), uniform).run(now)
-    return carry(engine, Trail(engine, call), now, uniform)
+    return carry(engine, lane, Trail(engine, call), now, uniform)
 
 
 class _Falling:
@@ -116,12 +117,13 @@ class _Falling:
             fail_fast=self._call.fail_fast or bool(elsewhere),
             elsewhere=elsewhere,
         )
-        ended = yield from carry(self._engine, trail, now, self._chance)
+        lane = self._engine.lane(target)
+        ended = yield from carry(self._engine, lane, trail, now, self._chance)
         outcome = ended.outcome
         self._met.add(outcome.verdict)
         if ended.history and isinstance(ended.history[-1], CallRejected):
             self._met.add(Verdict.REJECTED)  # after a failure, which is what it ended with
-        lane = self._engine.lane(target)
+        lane = self._engine.lane(target)  # a new one may have taken its place
         if outcome.verdict is Verdict.OK:
             lane.failed_in_a_row = 0
         elif lane.treatments[outcome.verdict].retry:

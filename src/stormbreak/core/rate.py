@@ -4,9 +4,9 @@ A refusal frees its slot at once, so a limit on what is in flight alone lets tho
 429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
 is gone after two minutes. One stray 429 teaches nothing.
 
-A lesson also begins a trial of whether refusals are bad luck (`luck`), which no slower sending would help against. The
-rate goes no lower than half of what was served when the last trial began. If it is bad luck, the rate is dropped, and refusals
-that it explains teach nothing.
+A lesson also begins a trial of whether refusals are bad luck (`luck`), which no slower sending would help against. Until a
+trial has found a limit, the rate goes no lower than what was served when it began; then no lower than half of that. If it is
+bad luck, the rate is dropped, and refusals that it explains teach nothing.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ BELOW = 0.9  # of the accepted rate
 SLOWEST = 0.05  # per second
 GROWTH = 1.02  # per second
 FADE = 120.0  # seconds without a lesson
-SLOWER = 0.5  # of the rate that was accepted when the last trial began: no lower
+SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
 STILL = 15.0  # seconds without growth after a lesson during a trial
 
 
@@ -125,8 +125,9 @@ class LearnedRate:
             accepted = (sent / seconds if before == inf else before) / 2
         if before == inf:
             self._credit, self._earned_at, self._slowest = 0.0, now, SLOWEST
+        slower = SLOWER if self._luck.is_limit else 1.0
         if self._luck.suppose(refused / max(sent, refused), now) or before == inf:
-            self._slowest = max(SLOWEST, SLOWER * served, self._slowest / 2)
+            self._slowest = max(SLOWEST, slower * served, self._slowest / 2)
         self._earn(now)
         self._learned_at = now
         self._still_until = now + STILL if self._luck.on_trial(now) else now
