@@ -9,7 +9,7 @@ answers are late, one where nothing is answered, and not below the floor of the 
 it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
 evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
 are on time and have been for a while; the time before is not made up for. After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are
-lost, overdue and overtaken, hold no slot while answers are on time.
+lost hold no slot: overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
 """
@@ -106,7 +106,7 @@ class AutomaticConcurrency:
         begins_at = self._evidence_at + self._hold
         growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
         opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
-        return max(now + AGAIN, opens_at)
+        return max(now + AGAIN, min(opens_at, self._diagnosis.overdue_at()))
 
     def _careful(self, now: float) -> bool:
         """Whether it is not certain that answers are on time again, or that the target would let more pass."""

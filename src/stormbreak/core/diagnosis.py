@@ -63,7 +63,7 @@ class Diagnosis:
         "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_is_luck", "_late",
         "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
         "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at",
-        "judge", "late_at", "on_time_at", "throttled_at",
+        "judge", "late_at", "on_time_at", "probed", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
@@ -108,6 +108,7 @@ class Diagnosis:
         self._on_time_sent_at = -inf
         self._refused = 0  # 429s since the last answer
         self.answers = 0
+        self.probed = False  # the circuit is not closed
         self.on_time_at = -inf
         self.late_at = -inf
         self.dead_at = -inf
@@ -313,8 +314,24 @@ class Diagnosis:
         return self._on_time_sent_at > sent_at
 
     @property
+    def lost_after(self) -> float | None:
+        """Age at which a probe is lost; None where answers before were late, so that it may be queued."""
+        return None if self._late_share >= WEIGHT else self.judge.usual
+
+    def overdue_at(self) -> float:
+        """When the next attempt is lost while the circuit sets the pace; inf where that is not known."""
+        usual = self.lost_after if self.probed else None
+        if usual is not None:
+            for flight in self._watched:
+                if flight.landing is None:
+                    return flight.sent_at + usual
+        return inf
+
+    @property
     def lost(self) -> int:
-        """Attempts under way that will hardly be answered: overdue, and overtaken."""
+        """Attempts under way that will hardly be answered: overdue, and overtaken or while the circuit sets the pace."""
+        if self.probed and self.lost_after is not None:
+            return len(self._overdue)
         return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
 
     def cause(self, now: float) -> Cause:
