@@ -135,8 +135,22 @@ def test_but_not_for_half_a_minute_after_a_429(ago, quick):
     slots.settle(slots.take())
     held = slots.gate.limit
     slots.tick(4.0)
+    slots.tick(4.0)
 
     assert (slots.gate.limit > 1.4 * held) is quick
+
+
+def test_after_a_dead_spell_one_answer_on_time_does_not_make_up_for_the_silence():
+    slots = Slots()
+    slots.serve(60)
+    slots.fail()
+    slots.tick(29.0)
+    silent = slots.gate.limit
+    assert silent < 100
+    slots.settle(slots.take())
+
+    assert slots.gate.limit == silent
+    assert slots.tick(4.0) == pytest.approx(2 * silent, abs=2)
 
 
 @pytest.mark.parametrize(("waited", "binds"), [(1.0, False), (1.1, True)])

@@ -124,7 +124,9 @@ LOADS = [
     # what happened before, the failure, what the gates know, whether its retry is free
     (BUSY, SERVER_ERROR, UNKNOWN, False),
     (BUSY, SERVER_ERROR, WELL, True),
-    (BUSY, THROTTLED, WELL, True),
+    (BUSY, THROTTLED, WELL, False),  # nothing would slow us down at a real limit
+    (BUSY, THROTTLED, Load(well=True, heeds_429s=True), True),
+    (BUSY, THROTTLED, Load(heeds_429s=True), False),
     (BUSY, SERVER_ERROR, GATED, True),
     (BUSY, TIMEOUT, UNKNOWN, False),
     (BUSY, TIMEOUT, WELL, False),

@@ -3,6 +3,7 @@
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
+from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import Load
@@ -65,6 +66,28 @@ def test_an_answer_shows_that_the_target_is_well_and_overtakes_who_left_before_i
 
     assert stage.lane.load(stage.now, stage.now - 0.1) == Load(well=True, overtaken=True)
     assert stage.lane.load(stage.now, stage.now) == Load(well=True)
+
+
+@pytest.mark.parametrize("learn_rate", [False, True])
+def test_429s_are_heeded_where_they_teach_a_rate(learn_rate):
+    stage = Stage(policy(learn_rate=learn_rate))
+    stage.start().step(THROTTLED)
+
+    assert stage.lane.load(stage.now).heeds_429s is learn_rate
+
+
+def test_and_where_most_attempts_beside_them_are_served():
+    stage = Stage(policy())
+    stage.lane.diagnosis._contradicted = 0.6
+
+    assert stage.lane.load(stage.now).heeds_429s
+
+
+def test_and_where_the_limit_has_fallen():
+    stage = Stage(policy(limit=AimdLimit()))
+    stage.start(most=1).step(THROTTLED)
+
+    assert stage.lane.load(stage.now).heeds_429s
 
 
 def test_calls_that_waited_for_a_pause_do_not_make_the_limit_bind():

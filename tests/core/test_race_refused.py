@@ -1,7 +1,8 @@
 """What keeps a second attempt from being sent beside a slow one."""
 
+import pytest
 from races import AFTER, heard, scene, slow
-from stage import OK, told
+from stage import OK, SERVER_ERROR, told
 
 from stormbreak.core.budget import BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
@@ -59,13 +60,15 @@ class TestWhatKeepsAHedgeFromBeingSent:
         assert run.racing == [1]
 
     def test_answers_are_late(self, monkeypatch):
-        monkeypatch.setattr(Lane, "load", lambda *_: Load(well=False))
+        monkeypatch.setattr(Lane, "load", lambda *_: Load(ill=True))
 
         self.refused(scene(), "load")
 
-    def test_nothing_has_been_answered_yet(self):
+    def test_nothing_is_answered_any_more(self):
         stage = scene()
-        stage.lane.diagnosis.__init__(TREATMENTS)
+        for _ in range(8):
+            stage.pass_time(0.01)
+            stage.start(most=1).step(SERVER_ERROR)
 
         self.refused(stage, "load")
 
@@ -86,6 +89,22 @@ class TestWhatKeepsAHedgeFromBeingSent:
         run = slow(stage)
         assert run.racing == [1, 2]
         assert stage.engine.budget.balance(stage.now) < 1.0
+
+
+def test_the_first_call_of_a_process_is_hedged():
+    stage = scene()
+    stage.lane.diagnosis.__init__(TREATMENTS)
+
+    assert slow(stage).racing == [1, 2]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_so_is_the_first_after_three_minutes_of_silence(late):
+    stage = scene()
+    stage.lane.diagnosis._late_share = float(late)
+    stage.pass_time(180.1)
+
+    assert slow(stage).racing == [1, 2]
 
 
 def test_a_hedge_is_never_free():

@@ -11,7 +11,7 @@ from stormbreak.types import Tally
 @pytest.mark.parametrize("probes", [1, 2, 5])
 @pytest.mark.parametrize(("answered", "times"), [(True, 3), (False, 10)])
 def test_a_trial_is_spent_by_probes_that_told_nothing(probes, answered, times):
-    trial = Trial(BreakerPolicy(probes=probes), 0.0)
+    trial = Trial(BreakerPolicy(probes=probes), 0.0, pace=5.0)
     for _ in range(times * probes):
         assert trial.ready_at(0.0) == OPEN
         trial.settle(trial.take(0.0), Tally.NOTHING, answered=answered, now=0.0)
@@ -23,7 +23,7 @@ def test_a_trial_is_spent_by_probes_that_told_nothing(probes, answered, times):
 
 def test_a_spent_trial_waits_for_the_last_of_those_still_under_way():
     """While one of them may answer, it may still be decided."""
-    trial = Trial(BreakerPolicy(probes=3, at_once=3, lease=60.0), 0.0)
+    trial = Trial(BreakerPolicy(probes=3, at_once=3, lease=60.0), 0.0, pace=5.0)
     trial.take(1.0), trial.take(5.0)
     for _ in range(9):
         trial.settle(trial.take(5.0), Tally.NOTHING, answered=True, now=5.0)

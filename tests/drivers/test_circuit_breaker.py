@@ -1,54 +1,17 @@
 import asyncio
-import contextlib
 import json
-import logging
-import random
 import threading
 from math import inf
 
 import pytest
+from circuits import FRAGILE, breaker, fail, fail_until_open
 
 from stormbreak import BreakerPolicy, CircuitBreaker, CircuitOpenError, ConfigurationError, Judge
-from stormbreak.core.circuit import Mode, State
+from stormbreak.core.circuit import State
 from stormbreak.core.trip import (
-    AnyRule,
     ConsecutiveFailures,
-    FailureRate,
-    SlowRate,
     SlowRateOfLast,
 )
-from stormbreak.drivers.circuit_breaker import BreakerMetrics
-
-FRAGILE = BreakerPolicy(
-    trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0, probes=1, at_once=1
-)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-def breaker(policy=FRAGILE, **changes):
-    clock = Clock()
-    circuit = CircuitBreaker(
-        policy, **{"clock": clock, "wall_clock": clock, "chance": lambda: 0.5, **changes}
-    )
-    circuit.time = clock
-    return circuit
-
-
-def fail():
-    raise ValueError
-
-
-def fail_until_open(circuit):
-    while circuit.state is State.CLOSED:
-        with pytest.raises(ValueError):
-            circuit.call(fail)
-    return circuit
 
 
 def by_call(circuit, function):
@@ -251,27 +214,6 @@ def test_a_server_may_keep_it_open():
     assert circuit.retry_in == 75.0
 
 
-def test_changes_are_told_outside_of_the_lock_and_trouble_there_fails_no_call(caplog):
-    told = []
-
-    def listen(before, after):
-        told.append((before, after, circuit.retry_in))
-        raise RuntimeError("broken listener")
-
-    circuit = breaker(on_change=listen)
-    with caplog.at_level(logging.ERROR, "stormbreak"):
-        fail_until_open(circuit)
-        circuit.time.now += 10.0
-        circuit.call(lambda: 1)
-
-    assert told == [
-        (State.CLOSED, State.OPEN, 10.0),
-        (State.OPEN, State.HALF_OPEN, 60.0),
-        (State.HALF_OPEN, State.CLOSED, 0.0),
-    ]
-    assert "broken listener" in caplog.text
-
-
 def test_state_is_saved_and_restored_and_the_time_between_counts():
     circuit = fail_until_open(breaker())
     circuit.time.now += 1.0
@@ -302,15 +244,6 @@ def test_bad_saved_state_changes_nothing(saved_at):
 def test_what_is_no_saved_state_is_refused(values):
     with pytest.raises(ConfigurationError, match="a saved circuit must be a table"):
         breaker().restore(values)
-
-
-def test_metrics_only_says_how_often_it_would_have_opened():
-    circuit = breaker(BreakerPolicy(mode=Mode.METRICS_ONLY, trip=ConsecutiveFailures(threshold=2)))
-    for _ in range(5):
-        with pytest.raises(ValueError):
-            circuit.call(fail)
-
-    assert (circuit.state, circuit.trips) == (State.CLOSED, 2)
 
 
 def test_threads_share_the_probes():
@@ -466,51 +399,6 @@ def test_an_outcome_of_function_that_gives_something_else_frees_the_place():
     assert (circuit.state, circuit.retry_in) == (State.HALF_OPEN, 0.0)
 
 
-def test_metrics_are_those_of_the_window_and_forget_with_it():
-    rules = (FailureRate(calls=10, seconds=10.0), SlowRate(slower_than=5.0, seconds=60.0))
-    circuit = breaker(BreakerPolicy(trip=AnyRule(rules=rules)))
-    empty = BreakerMetrics(
-        state=State.CLOSED, calls=0, failures=0, slow_calls=0, failure_rate=None,
-        slow_call_rate=None, rejected=0, trips=0,
-    )  # fmt: skip
-    assert circuit.metrics == empty
-
-    for _ in range(3):
-        circuit.call(lambda: 1)
-    with pytest.raises(ValueError):
-        circuit.call(fail)
-    with circuit.attempt():
-        circuit.time.now += 6.0
-    seen = circuit.metrics
-    assert (seen.calls, seen.failures, seen.slow_calls) == (5, 1, 1)
-    assert (seen.failure_rate, seen.slow_call_rate) == (0.2, 0.2)
-
-    circuit.time.now += 30.0
-    later = circuit.metrics
-    assert (later.failures, later.failure_rate, later.slow_call_rate) == (0, None, 0.2)
-    circuit.time.now += 60.0
-    assert circuit.metrics == empty
-
-
-def test_metrics_count_calls_that_were_rejected_and_how_often_it_opened():
-    circuit = fail_until_open(breaker())
-    for _ in range(3):
-        with pytest.raises(CircuitOpenError):
-            circuit.call(fail)
-
-    assert (circuit.metrics.rejected, circuit.metrics.trips) == (3, 1)
-
-
-def test_failures_in_a_row_are_the_metrics_of_that_rule():
-    circuit = breaker(BreakerPolicy(trip=ConsecutiveFailures(threshold=9)))
-    for _ in range(4):
-        with pytest.raises(ValueError):
-            circuit.call(fail)
-
-    seen = circuit.metrics
-    assert (seen.calls, seen.failures, seen.failure_rate) == (4, 4, None)
-
-
 def test_isolated_for_a_time_says_when_to_come_back_and_lets_a_probe_pass_then():
     circuit = breaker()
     circuit.isolate(duration=30.0)
@@ -519,136 +407,3 @@ def test_isolated_for_a_time_says_when_to_come_back_and_lets_a_probe_pass_then()
     circuit.time.now += 30.0
     assert circuit.call(lambda: 1) == 1
     assert circuit.state is State.CLOSED
-
-
-def test_changes_are_delivered_in_order_and_one_at_a_time_over_threads():
-    first, go = threading.Event(), threading.Event()
-    seen = []
-
-    def listen(before, after):
-        seen.append((before, after))
-        if len(seen) == 1:
-            first.set()
-            assert go.wait(10)
-
-    circuit = breaker(on_change=listen)
-    slow = threading.Thread(target=circuit.isolate)
-    slow.start()
-    assert first.wait(10)
-    circuit.reset()  # the lock is free while the listener runs, and this does not overtake it
-    circuit.isolate()
-    assert seen == [(State.CLOSED, State.ISOLATED)]
-    go.set()
-    slow.join(10)
-
-    assert seen == [
-        (State.CLOSED, State.ISOLATED),
-        (State.ISOLATED, State.CLOSED),
-        (State.CLOSED, State.ISOLATED),
-    ]
-
-
-def test_a_change_that_a_listener_makes_is_delivered_after_its_own():
-    seen = []
-
-    def listen(before, after):
-        seen.append(("begins", after))
-        if after is State.ISOLATED:
-            circuit.reset()
-        seen.append(("ends", after))
-
-    circuit = breaker(on_change=listen)
-    circuit.isolate()
-
-    assert seen == [
-        ("begins", State.ISOLATED),
-        ("ends", State.ISOLATED),
-        ("begins", State.CLOSED),
-        ("ends", State.CLOSED),
-    ]
-
-
-def call_each(circuit, outcomes, *, every=1.0):
-    """Call once `every` so many seconds: True is a success. How many calls passed."""
-    passed = 0
-    for well in outcomes:
-        circuit.time.now += every
-        with contextlib.suppress(ValueError, CircuitOpenError), circuit.attempt():
-            passed += 1
-            if not well:
-                fail()
-    return passed
-
-
-@pytest.mark.parametrize("successes", [0, 1, 100])
-def test_by_default_a_dead_function_opens_it_after_eight_failures(successes):
-    circuit = breaker(None)
-    assert call_each(circuit, [True] * successes + [False] * 7) == successes + 7
-    assert circuit.state is State.CLOSED
-    call_each(circuit, [False])
-
-    assert (circuit.state, circuit.trips) == (State.OPEN, 1)
-    assert circuit.retry_in == 0.75
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("share", "trips"), [(0.2, 0), (0.5, 2)])
-def test_by_default_failures_beside_successes_hardly_ever_open_it(share, trips, seed):
-    """Of a thousand rows that end with a success, chance may make one too long."""
-    chance = random.Random(seed)
-    circuit = breaker(None)
-    passed = call_each(circuit, (chance.random() >= share for _ in range(500)))
-
-    assert circuit.trips <= trips
-    assert passed >= 500 - 5 * trips
-
-
-def test_by_default_it_stays_closed_while_every_second_call_fails():
-    circuit = breaker(None)
-    call_each(circuit, [False, True] * 250)
-
-    assert (circuit.state, circuit.trips) == (State.CLOSED, 0)
-
-
-def test_by_default_a_row_of_failures_that_is_usual_does_not_open_it_and_one_that_is_not_does():
-    circuit = breaker(None)
-    call_each(circuit, ([False] * 5 + [True]) * 100)
-    assert call_each(circuit, [False] * 20) == 20
-    assert circuit.state is State.CLOSED
-    call_each(circuit, [False] * 40)
-
-    assert circuit.trips == 1
-
-
-def test_by_default_metrics_show_the_last_ten_seconds():
-    circuit = breaker(None)
-    call_each(circuit, [True, True, True, False])
-    seen = circuit.metrics
-    assert (seen.calls, seen.failures, seen.failure_rate) == (4, 1, 0.25)
-    assert (seen.slow_calls, seen.slow_call_rate) == (0, None)
-    circuit.time.now += 30.0
-
-    assert circuit.metrics.failure_rate is None
-
-
-@pytest.mark.parametrize("error", [None, ValueError()])
-@pytest.mark.parametrize("probes", [1, 2])
-def test_by_default_what_left_before_it_opened_does_not_open_it_again(error, probes):
-    """Twenty are under way when it opens, and end when it is closed again or not at all."""
-    circuit = breaker(BreakerPolicy(jitter=0.0, close_at=probes / 3))
-    call_each(circuit, [True] * 64)  # what is usual is known
-    circuit.time.now += 1.0
-    old = [circuit.attempt() for _ in range(20)]
-    for attempt in old:
-        attempt.__enter__()
-    call_each(circuit, [False] * 8, every=0.01)
-    assert circuit.state is State.OPEN
-    for attempt in old[:10]:
-        attempt.__exit__(type(error), error, None)
-    call_each(circuit, [True] * probes)
-    assert circuit.state is State.CLOSED
-    for attempt in old[10:15]:
-        attempt.__exit__(type(error), error, None)
-    call_each(circuit, [False] * 7)
-
-    assert (circuit.state, circuit.trips) == (State.CLOSED, 1)

@@ -69,11 +69,11 @@ async def test_a_slow_attempt_is_overtaken_and_stopped():
 
 
 @on_virtual_loop
-async def test_none_is_sent_beside_it_before_anything_was_answered():
-    bench, attempts = Bench(HEDGED), Attempts((30.0, OK))
+async def test_one_is_sent_beside_the_first_of_a_process():
+    bench, attempts = Bench(HEDGED), Attempts((30.0, OK), (0.1, OK))
     await bench.run(attempts)
 
-    assert attempts.began == [(0.0, 1)]
+    assert attempts.began == [(0.0, 1), (1.0, 2)]
 
 
 @on_virtual_loop

@@ -1,6 +1,6 @@
 """Law 14. 0.1 retries per call, decaying within a minute, no starting credit. A retry is free when the server
 named the time, unless it is next to none; where answers come and most are on time (after a timeout only if an attempt that left later
-was answered on time); when this process's own gates hold the traffic (after a timeout only gates that follow what is served); and in a
+was answered on time; after a 429 only if 429s slow us down, or most beside it are served); when this process's own gates hold the traffic (after a timeout only gates that follow what is served); and in a
 process with fewer than 10 recent calls. There timeouts are paid whatever the gates say, and after three failures in a row everything is.
 Everything else, timeouts first, is paid.
 """
@@ -22,7 +22,7 @@ from stormbreak.events import RetryPlanned
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 TRANSIENT = [verdict for verdict in Verdict if TREATMENTS[verdict].retry]
-LOADS = [Load(*each) for each in product([False, True], repeat=4)]
+LOADS = [Load(*each) for each in product([False, True], repeat=5)]
 
 
 def scene(**changes):
@@ -87,9 +87,20 @@ def test_what_is_free(verdict, load, successes, failures):
     if verdict is Verdict.TIMEOUT:
         free = (load.well and load.overtaken) or (load.followed and not lone)
     else:
-        free = load.well or load.gated or lone
+        heeded = load.heeds_429s or verdict is not Verdict.THROTTLED
+        free = (load.well and heeded) or load.gated or lone
 
     assert budget.is_free(outcome, 0.0, load) is free
+
+
+@pytest.mark.parametrize(("learn_rate", "attempts"), [(False, 1 + 3), (True, 1000)])
+def test_bare_429s_of_a_busy_process_are_paid_where_they_teach_no_rate(learn_rate, attempts):
+    stage = scene(learn_rate=learn_rate)
+    for _ in range(34):
+        stage.start().step(OK)
+    stage.tick(0.01)
+
+    assert exhausted(stage, THROTTLED).attempts == attempts
 
 
 @pytest.mark.parametrize("verdict", TRANSIENT)

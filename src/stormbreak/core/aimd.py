@@ -32,6 +32,7 @@ class AimdLimit:
     """
 
     kind: Literal["aimd"] = "aimd"
+    finds_itself = False
     start: int = 20
     step: float = 4.0
     share: float = 0.8

@@ -8,8 +8,8 @@ limit of what the first few calls have proven. With evidence, the limit is a lit
 answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
 it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
 evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
-are on time and have been for a while. After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are
-lost, overdue and overtaken, hold no slot while answers are on time.
+are on time and have been for a while; the time before is not made up for. After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are
+lost hold no slot: overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
 
 `limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
 """
@@ -20,14 +20,13 @@ from math import floor, inf, log2
 from typing import Literal
 
 from stormbreak.core.checks import check_types, require
-from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.core.guard import Guard
 from stormbreak.types import Outcome
 
 HOLD, DOUBLING = 5.0, 20.0  # seconds
 HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
-CAREFUL = 30.0  # seconds since lateness or a 429: until then it is not certain that all is well
 FADE = 120.0  # seconds
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
 TIGHT = 1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
@@ -43,6 +42,7 @@ class AutomaticLimit:
     """Found by itself: `gain` times what was proven, and `plus`; without evidence, `ceiling`."""
 
     kind: Literal["automatic"] = "automatic"
+    finds_itself = True
     ceiling: int = 256
     gain: float = 1.5
     plus: float = 2.0
@@ -58,7 +58,7 @@ class AutomaticConcurrency:
     """The gate that counts slots, as many as seem good."""
 
     __slots__ = (
-        "_answers", "_control", "_diagnosis", "_doubling", "_full_at", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
+        "_answers", "_control", "_diagnosis", "_doubling", "_full_at", "_grown", "_grown_at", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
         "_stood_at", "in_flight", "limit", "most",
     )  # fmt: skip
     name = "limit"
@@ -80,6 +80,7 @@ class AutomaticConcurrency:
         self._full_at = -inf  # until when no slot was free
         self._stood_at = -inf  # when a queue that stands was last evidence
         self._hold, self._doubling = HOLD, DOUBLING
+        self._grown, self._grown_at = 0.0, -inf  # doublings since, as of the last change of speed
         self.most: float = policy.ceiling  # the ceiling, raised by what was proven
         self.in_flight = 0
         self.limit = policy.ceiling
@@ -102,14 +103,16 @@ class AutomaticConcurrency:
         if not self.binds(now) or self.in_flight >= self.most:
             return UNTIL_EVENT
         base = max(LEAST, self._control, self._held)
-        growth = self._doubling * log2(max(1.0, (self.in_flight + 1) / base))
-        return max(now + AGAIN, self._evidence_at + self._hold + min(growth, FADE))
+        begins_at = self._evidence_at + self._hold
+        growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
+        opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
+        return max(now + AGAIN, min(opens_at, self._diagnosis.overdue_at()))
 
     def _careful(self, now: float) -> bool:
         """Whether it is not certain that answers are on time again, or that the target would let more pass."""
         diagnosis = self._diagnosis
         trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
-        return now - trouble_at < CAREFUL or not diagnosis.is_well(now)
+        return now - trouble_at < RECENTLY or not diagnosis.is_well(now)
 
     def _is_short(self, now: float) -> bool:
         """Whether a queue may stand for want of slots. Not where they are free, and nothing is known yet of what is served."""
@@ -157,21 +160,28 @@ class AutomaticConcurrency:
         evidence_at = self._evidence_at
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
-        self._hold, self._doubling = (
-            (HOLD, DOUBLING) if self._careful(now) else (HOLD_WELL, DOUBLING_WELL)
-        )
+            self._grown, self._grown_at = 0.0, evidence_at
+        speed = (HOLD, DOUBLING) if self._careful(now) else (HOLD_WELL, DOUBLING_WELL)
+        if speed != (self._hold, self._doubling):
+            self._grown, self._grown_at = self._doublings(now), now
+            self._hold, self._doubling = speed
         floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
-        limit = max(1.0, self._limit(now - evidence_at - self._hold, floor_))
+        limit = max(1.0, self._limit(now, floor_))
         lost = 0 if now - diagnosis.late_at < HOLD else diagnosis.lost
         self.limit = floor(min(self.most, limit + lost))
 
-    def _limit(self, quiet: float, floor_: float) -> float:
-        """The limit when the hold was over `quiet` seconds ago."""
+    def _doublings(self, now: float) -> float:
+        """How often it has doubled since the last evidence."""
+        begins_at = max(self._grown_at, self._evidence_at + self._hold)
+        return self._grown + max(0.0, now - begins_at) / self._doubling
+
+    def _limit(self, now: float, floor_: float) -> float:
+        quiet = now - self._evidence_at - self._hold
         if quiet >= FADE:
             return self.most
         if quiet <= 0:
             return max(self._control, floor_)
-        return max(max(self._control, self._held) * 2 ** (quiet / self._doubling), floor_)
+        return max(max(self._control, self._held) * 2 ** self._doublings(now), floor_)
 
     def _floor(self, now: float) -> float:
         diagnosis = self._diagnosis

@@ -163,9 +163,9 @@ class Breaker:
             self.reset(now)  # no trial would ever decide
             return self.take(now)
         if self.trial is None:
-            self.trial = Trial(self._policy, now)
+            self.trial = Trial(self._policy, now, pace=self._open_for)
             self._move(State.HALF_OPEN, now)
-        probe = self.trial.take(now)
+        probe = self.trial.take(now, lost_after=self._diagnosis.lost_after)
         probe.flight = self._diagnosis.take(now) if self._observes else None
         return probe
 
@@ -258,13 +258,7 @@ class Breaker:
 
     def _longer(self) -> float:
         """The open time after one more failed trial, before jitter."""
-        return min(self._open_for * self._policy.growth, self._most())
-
-    def _most(self) -> float:
-        """The longest open time that this policy makes by itself, before jitter."""
-        if self._policy.growth == 1:
-            return self._policy.open_for
-        return max(self._policy.longest_open, self._policy.open_for)
+        return self._policy.longer(self._open_for)
 
     def isolate(self, now: float, *, duration: float | None = None) -> None:
         """Open by hand: until `reset`, or for so many seconds, after which a trial decides.
@@ -342,8 +336,8 @@ class Breaker:
 
     def _restore_open(self, saved: Saved, now: float, elapsed: float) -> None:
         policy = self._policy
-        self._open_for = min(max(saved.open_for, policy.open_for), self._most())
-        own = min(saved.open_left, self._most() * (1 + policy.jitter))
+        self._open_for = min(max(saved.open_for, policy.open_for), self._policy.most_open)
+        own = min(saved.open_left, self._policy.most_open * (1 + policy.jitter))
         longest_named = LONGEST_NAMED * (1 + self._spread) if policy.heed_server else 0.0
         named = min(saved.named_left, longest_named)
         self._named_ends_at = now + max(0.0, named - elapsed)
@@ -359,6 +353,7 @@ class Breaker:
         before, self.state = self.state, after
         self._epoch += 1
         self._hold = OPEN
+        self._diagnosis.probed = after in (State.OPEN, State.HALF_OPEN)
         if after is not State.HALF_OPEN:
             self.trial = None
         if after is not State.ISOLATED:

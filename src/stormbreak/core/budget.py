@@ -8,7 +8,8 @@ A retry is free where there is evidence that it does no harm:
 
 - the server named the time to come back, and it is not so brief that it keeps nobody away;
 - answers come, and most of them are on time (`diagnosis`): the failure was bad luck, and sending less would not
-  help. After a timeout only if an attempt that left later was answered on time: where all hang, nobody overtakes;
+  help. After a timeout only if an attempt that left later was answered on time: where all hang, nobody overtakes. After a 429
+  only if 429s slow us down (a learned rate, a limit that has fallen), or most attempts beside it are served: it may stand for a limit;
 - the process's own gates hold the traffic (a queue stands, the limit is reached, a send rate is in force, or
   the circuit is not closed), and it has had enough outcomes to know.
 
@@ -70,6 +71,8 @@ class Load(NamedTuple):
     )
     well: bool = False  # answers come, most of them on time
     overtaken: bool = False  # others that left later than the one that failed were answered on time
+    heeds_429s: bool = False  # they slow the traffic down, or most beside them are served
+    ill: bool = False  # answers are late, or none comes: more than not knowing that it is well
 
 
 UNKNOWN = Load()
@@ -121,7 +124,8 @@ class Budget:
             return False
         if outcome.verdict is Verdict.TIMEOUT:
             return (load.well and load.overtaken) or (load.followed and not lone)
-        return load.well or load.gated or lone
+        well = load.well and (load.heeds_429s or outcome.verdict is not Verdict.THROTTLED)
+        return well or load.gated or lone
 
     def try_pay(self, now: float) -> bool:
         """Draw one retry; False, and nothing drawn, where there is less than one."""

@@ -34,7 +34,7 @@ class BreakerPolicy:
     until the time that a failure named.
 
     Half-open sends at most `probes`, no more than `at_once` at the same time; one unanswered for `lease` seconds makes room
-    for another. `close_at` is the share of them that must succeed. A trial without a decision after `longest_half_open`
+    for another. So does one that is older than usual, after answers on time: one per open time, which grows likewise. `close_at` is the share of them that must succeed. A trial without a decision after `longest_half_open`
     seconds opens the circuit again (None: it never does).
     """
 
@@ -66,3 +66,12 @@ class BreakerPolicy:
         require(self.lease > 0, "lease must be positive", self.lease)
         longest = self.longest_half_open
         require(longest is None or longest > 0, "longest_half_open must be positive", longest)
+
+    @property
+    def most_open(self) -> float:
+        """The longest open time that this policy makes by itself, before jitter."""
+        return self.open_for if self.growth == 1 else max(self.longest_open, self.open_for)
+
+    def longer(self, open_for: float) -> float:
+        """The open time that follows upon `open_for`, before jitter."""
+        return min(open_for * self.growth, self.most_open)

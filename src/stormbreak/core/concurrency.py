@@ -13,6 +13,7 @@ class FixedLimit:
     """Always the same number."""
 
     kind: Literal["fixed"] = "fixed"
+    finds_itself = False
     in_flight: int = 256
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ MOST = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
 WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
-RECENTLY = 30.0  # seconds since the last answer
+RECENTLY = 30.0  # seconds since an answer, lateness or a 429
 REMEMBERED = 180.0  # seconds since an answer was on time
 CONSPICUOUS = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
@@ -63,7 +63,7 @@ class Diagnosis:
         "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_is_luck", "_late",
         "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
         "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at",
-        "judge", "late_at", "on_time_at", "throttled_at",
+        "judge", "late_at", "on_time_at", "probed", "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
     minds_success = True
@@ -108,6 +108,7 @@ class Diagnosis:
         self._on_time_sent_at = -inf
         self._refused = 0  # 429s since the last answer
         self.answers = 0
+        self.probed = False  # the circuit is not closed
         self.on_time_at = -inf
         self.late_at = -inf
         self.dead_at = -inf
@@ -300,20 +301,37 @@ class Diagnosis:
 
     def is_well(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
+        return not self.is_ill(now) and now - self.on_time_at <= REMEMBERED
+
+    def is_ill(self, now: float) -> bool:
+        """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
-        return (
-            self._late_share < MOSTLY
-            and now - self.on_time_at <= REMEMBERED
-            and not self._is_unexplained(self._run)
-        )
+        late = self._late_share >= MOSTLY and now - self._answered_at <= REMEMBERED
+        return late or self._is_unexplained(self._run)
 
     def is_overtaken(self, sent_at: float) -> bool:
         """Whether an attempt that left then was overtaken by one that was answered on time."""
         return self._on_time_sent_at > sent_at
 
     @property
+    def lost_after(self) -> float | None:
+        """Age at which a probe is lost; None where answers before were late, so that it may be queued."""
+        return None if self._late_share >= WEIGHT else self.judge.usual
+
+    def overdue_at(self) -> float:
+        """When the next attempt is lost while the circuit sets the pace; inf where that is not known."""
+        usual = self.lost_after if self.probed else None
+        if usual is not None:
+            for flight in self._watched:
+                if flight.landing is None:
+                    return flight.sent_at + usual
+        return inf
+
+    @property
     def lost(self) -> int:
-        """Attempts under way that will hardly be answered: overdue, and overtaken."""
+        """Attempts under way that will hardly be answered: overdue, and overtaken or while the circuit sets the pace."""
+        if self.probed and self.lost_after is not None:
+            return len(self._overdue)
         return sum(self.is_overtaken(flight.sent_at) for flight in self._overdue)
 
     def cause(self, now: float) -> Cause:

@@ -12,7 +12,6 @@ from math import inf
 from typing import Any
 
 from stormbreak.core.admission import Admission
-from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
@@ -83,7 +82,7 @@ class Lane:
         )
         self.diagnosis = Diagnosis(
             self.treatments,
-            limited=isinstance(policy.limit, AutomaticLimit),
+            limited=policy.limit.finds_itself,
             is_luck=self.is_luck,
         )
         self.rate = LearnedRate(on_luck=self._on_luck) if policy.learn_rate else None
@@ -163,8 +162,14 @@ class Lane:
             gated=waits or spaced or circuit,
             followed=follows,
             well=self.diagnosis.is_well(now),
+            ill=self.diagnosis.is_ill(now),
+            heeds_429s=self._heeds_429s(now),
             overtaken=self.diagnosis.is_overtaken(sent_at),
         )
+
+    def _heeds_429s(self, now: float) -> bool:
+        learns = self.rate is not None or self.slots.learned(now)
+        return learns or self.diagnosis.refuses_some
 
     def taken(self, now: float) -> float:
         """Which share of the room is taken, by those in flight and in the queue; 1 and more where nobody may leave."""

@@ -148,7 +148,7 @@ class _Running:
         if call.deadline_at is not None and call.deadline_at - now < retry.min_useful:
             return "deadline"
         load = self._lane.load(now)
-        return "" if load.well and not load.gated else "load"
+        return "load" if load.ill or load.gated else ""
 
     def _crossed(self, sent: Send, came: _Came) -> Steps[_Came | None]:
         """One has ended, or begins to deliver: what the race came to, or None while others are under way."""

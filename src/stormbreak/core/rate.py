@@ -76,8 +76,9 @@ class LearnedRate:
         """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force."""
         if not self.in_force(now):
             return 0.0
-        growth = log(GROWTH)
-        return log(1 + sends * growth / self.rate_at(now)) / growth
+        growth, rate = log(GROWTH), self.rate_at(now)
+        still = min(max(0.0, self._still_until - now), sends / rate)
+        return still + log(1 + (sends - still * rate) * growth / rate) / growth
 
     def ready_at(self, now: float) -> float:
         """OPEN, or when the next send has been earned."""

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, BudgetPolicy
 from stormbreak.core.checks import check_types
@@ -97,7 +96,8 @@ class ShadowGate:
         self.quota: Quota | None = None
         self._report = report
         self._refusal = "refuse" if fail_fast else "wait"
-        diagnosis = Diagnosis(treatments, limited=isinstance(policy.limit, AutomaticLimit))
+        limited = policy.limit is not None and policy.limit.finds_itself
+        diagnosis = Diagnosis(treatments, limited=limited)
         self._gates: list[Gate] = []
         if policy.learn_rate:
             self._gates.append(LearnedRate())

@@ -1,7 +1,9 @@
 """The trial of a half-open circuit: a few probes decide whether the target is well again.
 
 A probe holds its place for at most its lease; when that is over another call may have the place, so a probe
-that hangs cannot hold the circuit. Its own result still counts, however late, while the trial lasts: otherwise
+that hangs cannot hold the circuit. Where the time of an answer is known, a place comes free once its probe is older than that,
+one place per open time, which grows meanwhile. So probes that hang leave no faster than probes that fail. Where answers before were
+late, probes that hang may be queued, and the lease alone holds. The result of a probe still counts, however late, while the trial lasts: otherwise
 a target slower than the lease, and well, would never be let back in. A trial that has not decided by `ends_at`
 is over: what it knows is stale, or its probes came to nothing.
 
@@ -51,12 +53,14 @@ class Trial:
     """At most `probes`, `at_once` at the same time, decided as soon as the outcome of them all is certain."""
 
     __slots__ = (
-        "_answered", "_given_back", "_needed", "_policy", "_tolerated",
+        "_answered", "_given_back", "_needed", "_pace", "_policy", "_tolerated",
         "ends_at", "failed", "probes", "spent", "succeeded",
     )  # fmt: skip
 
-    def __init__(self, policy: BreakerPolicy, now: float) -> None:
+    def __init__(self, policy: BreakerPolicy, now: float, *, pace: float) -> None:
+        """`pace`: the open time before."""
         self._policy = policy
+        self._pace = pace  # seconds between two that leave behind others that hang
         self._needed = max(1, ceil(policy.close_at * policy.probes - ROUNDING))
         self._tolerated = 0 if policy.any_failure_reopens else policy.probes - self._needed
         longest = policy.longest_half_open
@@ -76,11 +80,17 @@ class Trial:
             return OPEN
         return min(holding, default=OPEN)
 
-    def take(self, now: float) -> Probe:
-        """Send a probe."""
-        self.probes = [probe for probe in self.probes if probe.lease_until > now]
-        probe = Probe(self, now, now + self._policy.lease)
-        self.probes.append(probe)
+    def take(self, now: float, *, lost_after: float | None = None) -> Probe:
+        """Send a probe, whose place comes free when it is older than `lost_after`, an open time after another's."""
+        held = [probe for probe in self.probes if probe.lease_until > now]
+        if len(held) < len(self.probes):
+            self._pace = self._policy.longer(self._pace)
+        lease_until = now + self._policy.lease
+        if lost_after is not None:
+            free_at = max((probe.lease_until for probe in held), default=now)
+            lease_until = min(lease_until, max(now + lost_after, free_at + self._pace))
+        probe = Probe(self, now, lease_until)
+        self.probes = [*held, probe]
         return probe
 
     def settle(self, probe: Probe, tally: Tally, *, answered: bool, now: float) -> Decision | None:

@@ -1,0 +1,96 @@
+"""When a circuit breaker without a policy opens."""
+
+import contextlib
+import random
+
+import pytest
+from circuits import breaker, fail
+
+from stormbreak import BreakerPolicy, CircuitOpenError
+from stormbreak.core.circuit import State
+
+
+def call_each(circuit, outcomes, *, every=1.0):
+    """Call once `every` so many seconds: True is a success. How many calls passed."""
+    passed = 0
+    for well in outcomes:
+        circuit.time.now += every
+        with contextlib.suppress(ValueError, CircuitOpenError), circuit.attempt():
+            passed += 1
+            if not well:
+                fail()
+    return passed
+
+
+@pytest.mark.parametrize("successes", [0, 1, 100])
+def test_by_default_a_dead_function_opens_it_after_eight_failures(successes):
+    circuit = breaker(None)
+    assert call_each(circuit, [True] * successes + [False] * 7) == successes + 7
+    assert circuit.state is State.CLOSED
+    call_each(circuit, [False])
+
+    assert (circuit.state, circuit.trips) == (State.OPEN, 1)
+    assert circuit.retry_in == 0.75
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("share", "trips"), [(0.2, 0), (0.5, 2)])
+def test_by_default_failures_beside_successes_hardly_ever_open_it(share, trips, seed):
+    """Of a thousand rows that end with a success, chance may make one too long."""
+    chance = random.Random(seed)
+    circuit = breaker(None)
+    passed = call_each(circuit, (chance.random() >= share for _ in range(500)))
+
+    assert circuit.trips <= trips
+    assert passed >= 500 - 5 * trips
+
+
+def test_by_default_it_stays_closed_while_every_second_call_fails():
+    circuit = breaker(None)
+    call_each(circuit, [False, True] * 250)
+
+    assert (circuit.state, circuit.trips) == (State.CLOSED, 0)
+
+
+def test_by_default_a_row_of_failures_that_is_usual_does_not_open_it_and_one_that_is_not_does():
+    circuit = breaker(None)
+    call_each(circuit, ([False] * 5 + [True]) * 100)
+    assert call_each(circuit, [False] * 20) == 20
+    assert circuit.state is State.CLOSED
+    call_each(circuit, [False] * 40)
+
+    assert circuit.trips == 1
+
+
+def test_by_default_metrics_show_the_last_ten_seconds():
+    circuit = breaker(None)
+    call_each(circuit, [True, True, True, False])
+    seen = circuit.metrics
+    assert (seen.calls, seen.failures, seen.failure_rate) == (4, 1, 0.25)
+    assert (seen.slow_calls, seen.slow_call_rate) == (0, None)
+    circuit.time.now += 30.0
+
+    assert circuit.metrics.failure_rate is None
+
+
+@pytest.mark.parametrize("error", [None, ValueError()])
+@pytest.mark.parametrize("probes", [1, 2])
+def test_by_default_what_left_before_it_opened_does_not_open_it_again(error, probes):
+    """Twenty are under way when it opens, and end when it is closed again or not at all."""
+    circuit = breaker(BreakerPolicy(jitter=0.0, close_at=probes / 3))
+    call_each(circuit, [True] * 64)  # what is usual is known
+    circuit.time.now += 1.0
+    old = [circuit.attempt() for _ in range(20)]
+    for attempt in old:
+        attempt.__enter__()
+    call_each(circuit, [False] * 8, every=0.01)
+    assert circuit.state is State.OPEN
+    for attempt in old[:10]:
+        attempt.__exit__(type(error), error, None)
+    call_each(circuit, [True] * probes)
+    assert circuit.state is State.CLOSED
+    for attempt in old[10:15]:
+        attempt.__exit__(type(error), error, None)
+    call_each(circuit, [False] * 7)
+
+    assert (circuit.state, circuit.trips) == (State.CLOSED, 1)

@@ -1,0 +1,40 @@
+"""A circuit breaker of its own, with a clock by hand."""
+
+import pytest
+
+from stormbreak import BreakerPolicy, CircuitBreaker
+from stormbreak.core.circuit import State
+from stormbreak.core.trip import (
+    ConsecutiveFailures,
+)
+
+FRAGILE = BreakerPolicy(
+    trip=ConsecutiveFailures(threshold=2), open_for=10.0, jitter=0.0, probes=1, at_once=1
+)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def breaker(policy=FRAGILE, **changes):
+    clock = Clock()
+    circuit = CircuitBreaker(
+        policy, **{"clock": clock, "wall_clock": clock, "chance": lambda: 0.5, **changes}
+    )
+    circuit.time = clock
+    return circuit
+
+
+def fail():
+    raise ValueError
+
+
+def fail_until_open(circuit):
+    while circuit.state is State.CLOSED:
+        with pytest.raises(ValueError):
+            circuit.call(fail)
+    return circuit
