@@ -1,7 +1,9 @@
 """What rests on a constant: docs/sensitivity.md, every variant of `variants` against the storms and the calms.
 
+The first table takes each mechanism out in random storms that no constant was fitted to (`survey`).
 Results are kept (`kept`), so that a run can be stopped and gone on with. `--only TEXT` runs the variants that have it
-in their name; the page is written of all results there are for this code, and says which are missing.
+in their name; the page is written of all results there are for this code, and says which are missing. `--survey` makes the
+first table alone.
 """
 
 import argparse
@@ -21,12 +23,16 @@ from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Scenario
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
+from stormbreak.storm.draws import draw
 from stormbreak.storm.measures import Measures, average
 from variants import UNCHANGED, Variant, applied, every
 
 KEPT = Kept("sensitivity")
+SURVEY = Block(ROOT / "docs" / "sensitivity.md", "<!-- survey: begin -->", "<!-- survey: end -->")
 TABLES = Block(ROOT / "docs" / "sensitivity.md", "<!-- tables: begin -->", "<!-- tables: end -->")
 AFTER = 60.0  # seconds
+DRAWS, DRAW_SEED = 60, 11
+MOVED = 0.02  # of goodput, in a random storm
 POINTS = 0.01  # of goodput
 LONGER = 0.05  # of the makespan
 SENT = 0.1  # attempts per call
@@ -48,12 +54,15 @@ def main() -> None:
     parser.add_argument("--scenarios", default=",".join(STORMS + CALMS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--survey", action="store_true", help="only the table of random storms")
     parser.add_argument("--print", action="store_true", help="do not touch the page")
     options = parser.parse_args()
     scenarios, seeds = options.scenarios.split(","), range(1, options.seeds + 1)
+    draws = [Task(number, f"draw-{each}", 1) for number in ABLATED for each in range(DRAWS)]
     variants = [UNCHANGED, *every()]
     wanted = [i - 1 for i, variant in enumerate(variants) if options.only in variant.name or i == 0]
     tasks = [Task(i, scenario, seed) for i in wanted for scenario in scenarios for seed in seeds]
+    tasks = draws if options.survey else draws + tasks
     missing = [task for task in tasks if KEPT.get(*key(task)) is None]
     print(f"{len(tasks)} simulations, {len(missing)} to do", file=sys.stderr)
     began = time.perf_counter()
@@ -62,24 +71,34 @@ def main() -> None:
         for done, took in enumerate(pool.imap_unordered(one, missing), 1):
             left = (time.perf_counter() - began) / done * (len(missing) - done)
             print(f"{done}/{len(missing)} {took:.1f} s, {left / 60:.0f} min left", file=sys.stderr)
-    text = page(scenarios, seeds)
-    if options.print:
-        print(text)
-    else:
-        TABLES.write(text)
+    blocks = (
+        {SURVEY: survey()} if options.survey else {SURVEY: survey(), TABLES: page(scenarios, seeds)}
+    )
+    for block, text in blocks.items():
+        if options.print:
+            print(text)
+        else:
+            block.write(text)
 
 
 def one(task: Task) -> float:
     """Simulate, keep the measures, and say how long it took."""
     began = time.perf_counter()
     variant = variant_of(task)
-    storm = shortened(load(task.scenario))
+    storm = storm_of(task.scenario)
     found = find(storm.load.preset if storm.load else "interactive")
     with applied(variant):
         changed = replace(found, policy=variant.edit(found.policy))
         measures = simulate(storm, changed, seed=task.seed).measures
     KEPT.put(measures, *key(task))
     return time.perf_counter() - began
+
+
+def storm_of(name: str) -> Scenario:
+    """A scenario by its name, or a random storm by its number."""
+    if name.startswith("draw-"):
+        return draw(int(name.removeprefix("draw-")), seed=DRAW_SEED).scenario
+    return shortened(load(name))
 
 
 def shortened(storm: Scenario) -> Scenario:
@@ -125,6 +144,37 @@ def moved(scenario: str, before: Measures, after: Measures) -> list[str]:
     if abs(after.amplification - before.amplification) >= SENT:
         found.append(f"{after.amplification - before.amplification:+.2f} sent")
     return found
+
+
+def survey() -> str:
+    """What goodput falls by in random storms without each mechanism, the dearest first."""
+    rows = []
+    for number in ABLATED[1:]:
+        lost = []
+        for each in range(DRAWS):
+            pair = (
+                known(-1, f"draw-{each}", range(1, 2)),
+                known(number, f"draw-{each}", range(1, 2)),
+            )
+            if pair[0] and pair[1]:
+                lost.append((pair[0].goodput or 0.0) - (pair[1].goodput or 0.0))
+        mean = sum(lost) / len(lost)
+        loses = sum(each > MOVED for each in lost)
+        gains = sum(each < -MOVED for each in lost)
+        name = _VARIANTS[number].name
+        rows.append(
+            (mean, f"| {name} | {-100 * mean:+.1f} | {-100 * max(lost):+.1f} | {loses} | {gains} |")
+        )
+    return "\n".join(
+        [
+            f"{DRAWS} storms of seed {DRAW_SEED} from all families, one run each.",
+            "",
+            "| without | mean goodput, points | worst storm | storms that lose over 2 | that gain over 2 |",
+            "|---|---|---|---|---|",
+            *(row for _, row in sorted(rows, reverse=True)),
+            "",
+        ]
+    )
 
 
 def page(scenarios: Sequence[str], seeds: range) -> str:
@@ -191,6 +241,7 @@ def page(scenarios: Sequence[str], seeds: range) -> str:
 
 
 _VARIANTS = every()
+ABLATED = [-1, *(i for i, variant in enumerate(_VARIANTS) if variant.change == "ablation")]
 
 if __name__ == "__main__":
     main()
