@@ -239,14 +239,6 @@ def test_the_time_for_sends_at_a_rate_that_grows():
     assert len(left(rate, 115.0, 115.0 + rate.time_for(100, 115.0))) == pytest.approx(100, abs=2)
 
 
-@pytest.mark.parametrize("sends", [10, 400, 2_000])
-def test_the_time_for_sends_counts_those_seconds_in_which_the_rate_stands_still(sends):
-    rate = spent(200, 20)
-    expected = rate.time_for(sends, 100.0)
-
-    assert len(left(rate, 100.0, 100.0 + expected)) == pytest.approx(sends, abs=2, rel=0.002)
-
-
 def of_a_second(rate, second, outcomes):
     """Send one after the other within that second, as far as the rate lets them; how many left."""
     left = 0

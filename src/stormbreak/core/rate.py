@@ -73,12 +73,14 @@ class LearnedRate:
         return self._rate * growth
 
     def time_for(self, sends: float, now: float) -> float:
-        """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force."""
+        """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force.
+
+        That it stands still during a trial is left out on purpose: the trial may end, and who is rejected gains nothing.
+        """
         if not self.in_force(now):
             return 0.0
-        growth, rate = log(GROWTH), self.rate_at(now)
-        still = min(max(0.0, self._still_until - now), sends / rate)
-        return still + log(1 + (sends - still * rate) * growth / rate) / growth
+        growth = log(GROWTH)
+        return log(1 + sends * growth / self.rate_at(now)) / growth
 
     def ready_at(self, now: float) -> float:
         """OPEN, or when the next send has been earned."""
