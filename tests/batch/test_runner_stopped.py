@@ -84,7 +84,7 @@ def test_a_first_signal_drains_and_the_same_command_goes_on(
     tmp_path, output, stormbreak_provider, number
 ):
     provider = stormbreak_provider(scenario(service=0.3))
-    rows = chat_rows(100)
+    rows = chat_rows(300)
     args = run_args(write(tmp_path / "in.jsonl", rows), output, provider.base_url)
     with started(*args, "--concurrency", 20, "--json") as process:
         wait_until(lambda: size_of(output), "a first answer")
@@ -93,10 +93,10 @@ def test_a_first_signal_drains_and_the_same_command_goes_on(
     assert process.returncode == 130, errors
     summary = json.loads(said)
     assert summary["end"] == "interrupted"
-    assert 0 < summary["successful"] < 100
+    assert 0 < summary["successful"] < 300
     asked = provider.stats()["keys"]
     assert asked["asked"] == asked["answered"] == summary["successful"] == len(read(output))
-    with started(*args, "--concurrency", 50) as process:
+    with started(*args, "--concurrency", 100) as process:
         assert process.wait(20) == 0
     assert_answered(rows, output)
     assert provider.stats()["keys"]["answered_twice"] == 0
@@ -105,7 +105,7 @@ def test_a_first_signal_drains_and_the_same_command_goes_on(
 def test_a_terminal_that_hangs_up_twice_only_drains(tmp_path, output, stormbreak_provider):
     """So do a shell and the kernel; and whoever ran it with nohup does not want to hear of it."""
     provider = stormbreak_provider(scenario(service=0.5))
-    args = run_args(write(tmp_path / "in.jsonl", chat_rows(100)), output, provider.base_url)
+    args = run_args(write(tmp_path / "in.jsonl", chat_rows(400)), output, provider.base_url)
     with started(*args, "--concurrency", 20, "--json") as process:
         wait_until(lambda: size_of(output), "a first answer")
         process.send_signal(signal.SIGHUP)
@@ -113,7 +113,7 @@ def test_a_terminal_that_hangs_up_twice_only_drains(tmp_path, output, stormbreak
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors
     asked = provider.stats()["keys"]
-    assert asked["asked"] == asked["answered"] == len(read(output)) < 100
+    assert asked["asked"] == asked["answered"] == len(read(output)) < 400
 
 
 def test_under_nohup_it_goes_on(tmp_path, output, stormbreak_provider):

@@ -80,7 +80,7 @@ LEARNING = replace(INTERACTIVE, quota=QuotaPolicy(learn=True))
 
 @pytest.mark.parametrize(
     ("scenario", "policy", "stored"),
-    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "25a12e34a78b9876")],
+    [(STORM, FROZEN, "f147df72daa91b32"), (load("tokens"), LEARNING, "d0c79a45135915a4")],
     ids=["few mechanisms", "all of them"],
 )
 def test_the_events_are_those_that_were_stored(scenario, policy, stored):
