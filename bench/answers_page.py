@@ -12,7 +12,7 @@ from pathlib import Path
 from stormbreak.llm.classify import read_answer, verdict_of_status
 from stormbreak.llm.finish_reasons import FINISH_REASONS
 from stormbreak.llm.presets import PRESETS
-from stormbreak.llm.reading import HttpAnswer, Shape, shape_of
+from stormbreak.llm.reading import HttpResponse, Shape, endpoint_of
 from stormbreak.llm.shapes import (
     ERROR_SHAPES,
     SOURCES,
@@ -99,7 +99,7 @@ def _of_reason(name: str, content: str | None) -> str:
 
 
 def _read(body: str, shape: Shape = Shape.CHAT, status: int = 200) -> Verdict:
-    return read_answer(HttpAnswer(status, {}, body.encode(), 0.0), shape).verdict
+    return read_answer(HttpResponse(status, {}, body.encode(), 0.0), shape).verdict
 
 
 def verdict_of_shape(shape: ErrorShape) -> Verdict:
@@ -109,7 +109,7 @@ def verdict_of_shape(shape: ErrorShape) -> Verdict:
 
 def verdict_of_ending(ending: StreamEnding) -> Verdict:
     """Read the example of an ending."""
-    assembler = StreamAssembler(shape_of(ending.format))
+    assembler = StreamAssembler(endpoint_of(ending.format))
     for block in ending.blocks():
         assembler.feed(block.encode())
     return assembler.end()[0].verdict

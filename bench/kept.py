@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 _CODE_IN = {"core", "drivers", "storm", "provider", "scenarios"}
 
 
-class Kept:
+class CacheEntry:
     """What is kept in one folder of bench-results/."""
 
     def __init__(self, name: str) -> None:

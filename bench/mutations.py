@@ -34,7 +34,7 @@ SOURCE = ROOT / "src" / "stormbreak"
 KEPT = ROOT / "bench-results" / "mutations"
 VERDICTS = ROOT / "bench" / "verdicts.toml"
 TABLE = Block(ROOT / "docs" / "mutations.md", "<!-- table: begin -->", "<!-- table: end -->")
-SLOWEST = 5.0  # times as long as the tests take without a mutant ...
+MIN_SPEED = 5.0  # times as long as the tests take without a mutant ...
 AT_LEAST = 10.0  # ... and these seconds
 UNSHRUNK = hypothesis.Phase.explicit, hypothesis.Phase.generate  # nobody reads the example
 
@@ -218,7 +218,7 @@ def run(file: str, *, trusting: bool) -> dict[str, str]:
     began = time.perf_counter()
     if judge(Mutant("unchanged", 0, path.read_text()), module, tests, 600.0) != SURVIVED:
         raise SystemExit(f"{file}: its tests fail without any mutant")
-    patience = max(AT_LEAST, SLOWEST * (time.perf_counter() - began))
+    patience = max(AT_LEAST, MIN_SPEED * (time.perf_counter() - began))
     results = {}
     for mutant in mutants(path.read_text()):
         key = hashlib.sha256(mutant.source.encode()).hexdigest()

@@ -22,11 +22,11 @@ from stormbreak import Policy, Target, resilient
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.trip import AnyRule, FailureRate, SlowRate
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
-from stormbreak.types import Call, Ended, Outcome, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 CALLS = 4_000
 ROUNDS = 15
@@ -38,7 +38,7 @@ _COMMAND = Send(_TARGET, 1, SPAN)
 _TOKENS = 1_000  # of a call, where they are counted
 _EVERYTHING = Policy(
     breaker=BreakerPolicy(trip=AnyRule(rules=(FailureRate(), SlowRate(slower_than=60.0)))),
-    quota=QuotaPolicy(rpm=1e9, tpm=1e12, learn=True),
+    quota=RateLimitPolicy(rpm=1e9, tpm=1e12, learn=True),
 )
 """The default policy, requests and tokens per minute that are far away, and a rule for slow calls."""
 
@@ -223,7 +223,7 @@ def _blocking() -> Section:
     return Section("Overhead per successful call, functions that block", figures)
 
 
-def _done(_: Ended) -> None:
+def _done(_: CallResult) -> None:
     pass
 
 
@@ -298,7 +298,7 @@ def _in_virtual_time() -> Section:
 
 
 def sections() -> list[Section]:
-    """Measure on both loops and in virtual time."""
+    """MetricUpdate on both loops and in virtual time."""
     cores.pin(cores.CLIENT)
     try:
         return [

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from kept import CODE, ROOT, Kept
+from kept import CODE, ROOT, CacheEntry
 from marked import Block
 from storm_tables import BATCHES, CALMS, STORMS
 from stormbreak.provider.loader import load
@@ -27,7 +27,7 @@ from stormbreak.storm.draws import draw
 from stormbreak.storm.measures import Measures, average
 from variants import UNCHANGED, Variant, applied, every
 
-KEPT = Kept("sensitivity")
+KEPT = CacheEntry("sensitivity")
 SURVEY = Block(ROOT / "docs" / "sensitivity.md", "<!-- survey: begin -->", "<!-- survey: end -->")
 TABLES = Block(ROOT / "docs" / "sensitivity.md", "<!-- tables: begin -->", "<!-- tables: end -->")
 AFTER = 60.0  # seconds

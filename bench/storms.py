@@ -13,7 +13,7 @@ from multiprocessing import Pool
 from typing import NamedTuple
 
 import storm_tables
-from kept import ROOT, Kept
+from kept import ROOT, CacheEntry
 from marked import Block
 from storm_tables import CALMS, OURS, OURS_FIRST, OURS_HASTY, STORMS, Row, Runs
 from stormbreak.provider.loader import load
@@ -21,7 +21,7 @@ from stormbreak.storm import simulate
 from stormbreak.storm.baselines import BASELINES
 from stormbreak.storm.contenders import find
 
-KEPT = Kept("storms")
+KEPT = CacheEntry("storms")
 TABLES = Block(ROOT / "docs" / "storms.md", "<!-- tables: begin -->", "<!-- tables: end -->")
 ROWS = (OURS, OURS_FIRST, OURS_HASTY, *BASELINES)
 """`ours` is the preset that the scenario names (`batch` for a batch, else `interactive`), nothing changed."""

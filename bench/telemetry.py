@@ -53,7 +53,9 @@ def _subjects() -> list[_Subject]:
     """Who listens; more exporters are more lines here."""
     return [
         _Subject("nobody listens", (), "subtracted from the others"),
-        _Subject("somebody who does nothing", (_deaf,), "three events are built and told"),
+        _Subject(
+            "somebody who does nothing", (_ignores_retry_after,), "three events are built and told"
+        ),
         _Subject("logs", (Logs(),), "a call that succeeds at once has no line"),
         _Subject("Prometheus", (Metrics(),), "three counters, two histograms"),
         _Subject("logs and Prometheus", (Logs(), Metrics())),
@@ -75,7 +77,7 @@ def _traced(sampler: Sampler) -> Tracing:
     return Tracing(spans, MeterProvider([InMemoryMetricReader()]))
 
 
-def _deaf(_: object) -> None:
+def _ignores_retry_after(_: object) -> None:
     pass
 
 
@@ -163,7 +165,7 @@ def _possibility() -> Section:
 
 
 def sections() -> list[Section]:
-    """Measure with and without listeners."""
+    """MetricUpdate with and without listeners."""
     cores.pin(cores.CLIENT)
     try:
         return [_possibility(), _listened_to()]

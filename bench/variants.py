@@ -29,8 +29,8 @@ from stormbreak.core import (
 from stormbreak.core.backoff import Exponential
 from stormbreak.core.budget import Budget
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.guard import Guard
-from stormbreak.core.luck import Luck
+from stormbreak.core.guard import LimitFloor
+from stormbreak.core.luck import RandomRefusals
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 
@@ -222,7 +222,7 @@ def _constantly(value: Any) -> Callable[..., Any]:
 
 
 _NEVER = 1_000_000_000
-_LIMIT = automatic.AutomaticConcurrency
+_LIMIT = automatic.AutomaticLimiter
 _DIAGNOSIS = diagnosis.Diagnosis
 
 ABLATIONS = (
@@ -239,7 +239,7 @@ ABLATIONS = (
     _without("it is always well", (_DIAGNOSIS, "is_well", _constantly(True))),
     _without("nobody is overtaken", (_DIAGNOSIS, "is_overtaken", _constantly(False))),
     _without("no evidence from the queue", (automatic, "STANDING", inf)),
-    _without("no guard", (Guard, "floor", _constantly(0.0))),
+    _without("no guard", (LimitFloor, "floor", _constantly(0.0))),
     _without("no hold: the limit grows at once", (automatic, "HOLD", 0.0), (automatic, "HOLD_WELL", 0.0)),
     _without("no fade: the limit is gone after its hold", (automatic, "FADE", 0.0)),
     _without(
@@ -256,14 +256,14 @@ ABLATIONS = (
     _without("blocks under congestion count as usual", (baseline, "CLEAR", -inf)),
     _without("odd blocks count", (baseline, "TRIM", inf)),
     _under("no learned rate, hence no trial of bad luck", learn_rate=False),
-    _without("no trial of bad luck", (Luck, "suppose", _constantly(False))),
-    _without("bad luck explains everything", (Luck, "explains", _constantly(True))),
+    _without("no trial of bad luck", (RandomRefusals, "suppose", _constantly(False))),
+    _without("bad luck explains everything", (RandomRefusals, "explains", _constantly(True))),
     _without("a first lesson without delay", (rate, "BUSY", 0.0)),
     _under("no cooldown", cooldown=False),
     _without("a cooldown is never lifted", (cooldown.Cooldown, "lift", _constantly(None))),
     _without("no pace after a pause", (cooldown.Pace, "start", _constantly(None))),
     _without("no newest first", (queueing, "_newest_first", _constantly(False))),
-    _without("no shedding on arrival", (admission.Admission, "_soonest", _constantly(0.0))),
+    _without("no shedding on arrival", (admission.TargetQueue, "_soonest", _constantly(0.0))),
     _without("no shedding at the turn", (admission, "SERVICE_MARGIN", -inf)),
     _under("no breaker", breaker=None),
     _under("no budget", budget=None),

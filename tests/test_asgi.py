@@ -20,12 +20,12 @@ from stormbreak.asgi import HEADER, Rejections
 from stormbreak.core.breaker import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.scope import current
-from stormbreak.errors import error_of
+from stormbreak.errors import error_for
 from stormbreak.httpx2 import AsyncTransport
-from stormbreak.types import Ended, Outcome, Target, Verdict
+from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 BUSY = "The service is busy. Please try again later.\n"
 HASTY = Policy(fail_fast=True, patience=0.2, breaker=BreakerPolicy(), retry=ONCE.retry)
@@ -87,7 +87,7 @@ async def test_a_cooldown_is_503_and_says_when_to_come_back():
 
 
 async def test_a_quota_is_429():
-    policy = Policy(patience=0.2, quota=QuotaPolicy(rpm=1, burst=60.0))
+    policy = Policy(patience=0.2, quota=RateLimitPolicy(rpm=1, burst=60.0))
     async with asked([answer()], policy) as (ask, _, _):
         assert (await ask())[0] == 200
         status, headers, text = await ask()
@@ -154,10 +154,10 @@ async def raw(app, *headers):
 
 
 async def test_who_may_come_back_by_now_is_told_a_second():
-    ended = Ended(Outcome(Verdict.THROTTLED), retry_at=time.monotonic() - 5.0)
+    ended = CallResult(Outcome(Verdict.THROTTLED), retry_at=time.monotonic() - 5.0)
 
     async def app(_scope, _receive, _send):
-        raise error_of(Target("there", "m"), ended)
+        raise error_for(Target("there", "m"), ended)
 
     start, _ = await raw(app)
     assert (b"retry-after", b"1") in start["headers"]

@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.keylike import can_be_secret
+from stormbreak.keylike import may_be_secret
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from stormbreak.keylike import can_be_secret
     ],
 )
 def test_a_placeholder_is_no_secret(key):
-    assert not can_be_secret(key)
+    assert not may_be_secret(key)
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_a_placeholder_is_no_secret(key):
     ],
 )
 def test_a_key_of_any_other_form_can_be_a_secret(key):
-    assert can_be_secret(key)
+    assert may_be_secret(key)

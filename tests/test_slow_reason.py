@@ -11,12 +11,12 @@ from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.slow_reason import slow_reason
-from stormbreak.types import Allowance, Allowances
+from stormbreak.types import RateLimits, RateLimitStatus
 
 AT = datetime(2026, 11, 28, 13, 59, tzinfo=UTC)
 DOLLAR = usage(1_000_000)
@@ -126,8 +126,8 @@ def test_a_limit_that_was_lowered(outcome, seconds, pause, words):
 @pytest.mark.parametrize(
     ("quota", "words"),
     [
-        (QuotaPolicy(rpm=6.0), "waiting for requests per minute: 10 s"),
-        (QuotaPolicy(tpm=6_000.0), "waiting for tokens per minute: 8 s"),
+        (RateLimitPolicy(rpm=6.0), "waiting for requests per minute: 10 s"),
+        (RateLimitPolicy(tpm=6_000.0), "waiting for tokens per minute: 8 s"),
     ],
 )
 def test_a_quota_that_is_used_up(quota, words):
@@ -139,9 +139,9 @@ def test_a_quota_that_is_used_up(quota, words):
 
 
 def test_a_quota_that_the_provider_told():
-    tokens = Allowance(limit=1_000, remaining=0, reset=8.0, window=60.0, flows=False)
-    stage = Stage(policy(quota=QuotaPolicy(learn=True), retry=ONCE))
-    stage.start(tokens=10).step(OK._replace(told=Allowances(tokens=tokens)))
+    tokens = RateLimitStatus(limit=1_000, remaining=0, reset=8.0, window=60.0, flows=False)
+    stage = Stage(policy(quota=RateLimitPolicy(learn=True), retry=ONCE))
+    stage.start(tokens=10).step(OK._replace(told=RateLimits(tokens=tokens)))
     assert stage.start(tokens=10).queued
 
     assert said(stage) == "waiting for tokens per minute: 8 s"

@@ -31,7 +31,7 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
 from stormbreak.events import Event, RetryPlanned
-from stormbreak.types import Call, Ended, Outcome, Target, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Target, Verdict
 
 _TARGET = Target("server", "slows-down")
 _ANSWER = Outcome(Verdict.OK)
@@ -39,7 +39,7 @@ _DEADLINE = ATTEMPTS * TIMEOUT
 
 
 def _retrying(backoff: Backoff, budget: BudgetPolicy | None = None) -> Policy:
-    rule = RetryPolicy(attempts=ATTEMPTS, backoff=backoff, min_useful=0.0)
+    rule = RetryPolicy(attempts=ATTEMPTS, backoff=backoff, min_time_left=0.0)
     return replace(OFF, attempt_timeout=TIMEOUT, retry=rule, budget=budget)
 
 
@@ -104,7 +104,7 @@ class _World:
         self._inside -= 1
         self._after(self._trip(), partial(reply, _ANSWER))
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: CallResult) -> None:
         if ended.outcome.verdict is Verdict.OK:
             self.seconds.count("successes", self.timeline.now)
 

@@ -25,7 +25,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.presets import OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
-from stormbreak.types import Call, Ended, Outcome, Target, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Target, Verdict
 
 MEAN, DEVIATION = 0.010, 0.002  # seconds of a trip
 BASE, CAP = 0.005, 2.0
@@ -88,12 +88,14 @@ class _Table:
 
 def run(strategy: str, clients: int, seed: int) -> tuple[int, float]:
     """How many writes it took until every client was done, and how many milliseconds."""
-    rule = RetryPolicy(attempts=_FOREVER, backoff={**STRATEGIES, **MORE}[strategy], min_useful=0.0)
+    rule = RetryPolicy(
+        attempts=_FOREVER, backoff={**STRATEGIES, **MORE}[strategy], min_time_left=0.0
+    )
     policy = replace(OFF, retry=rule)
     timeline = Timeline()
     table = _Table(timeline, Random(seed))
     chance = Random(f"engines {seed}").random
-    ended: list[Ended] = []
+    ended: list[CallResult] = []
     for _ in range(clients):
         driver = VirtualDriver(Engine(policy), timeline, chance=chance)
         driver.start(Call(driver.engine.number(), _TARGET), table.attempt, ended.append)

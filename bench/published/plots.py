@@ -66,7 +66,7 @@ def _contention(cases: Mapping[tuple[str, int], Sides]) -> Figure:
         for axes, place in ((left, 0), (right, 1)):
             _curve(axes, contention.CLIENTS, [side.ours[place] for side in sides], look, name)
             bare = [side.bare[place] for side in sides if side.bare]
-            _marks(axes, contention.CLIENTS, bare, look)
+            _watcher(axes, contention.CLIENTS, bare, look)
     for axes, title, unit in (
         (left, "Calls", "writes until everybody is done"),
         (right, "Completion time", "time until everybody is done (ms)"),
@@ -90,7 +90,7 @@ def _retries(cases: Mapping[tuple[str, float], Sides]) -> Figure:
         for axes, place in ((left, 0), (right, 1)):
             _curve(axes, percent, [side.ours[place] for side in sides], look, name)
             bare = [side.bare[place] for side in sides if side.bare]
-            _marks(axes, percent[: len(bare)], bare, look)
+            _watcher(axes, percent[: len(bare)], bare, look)
     for axes, title, unit in (
         (left, "What clients see", "calls that succeed (%)"),
         (right, "What the service sees", "load (% of the load without retries)"),
@@ -109,7 +109,7 @@ def _collapse(cases: Mapping[tuple[str, str], Courses]) -> Figure:
         for axes, load in zip(row, LOADS, strict=True):
             courses = cases[load, policy]
             for look, name in zip(_LOOKS, Second._fields, strict=False):
-                _course(axes, courses, name, look)
+                _function_call(axes, courses, name, look)
             if load == "spike":
                 axes.axvspan(*SPIKE, color="0.85", zorder=0)
             axes.set_title(f"{load}: {policy}", fontsize=9)
@@ -121,7 +121,7 @@ def _collapse(cases: Mapping[tuple[str, str], Courses]) -> Figure:
     return figure
 
 
-def _course(axes: Axes, courses: Courses, name: str, look: Look) -> None:
+def _function_call(axes: Axes, courses: Courses, name: str, look: Look) -> None:
     ours = [second[name].value for second in courses.ours]
     axes.plot(range(len(ours)), ours, color=look.colour, linestyle=look.line, linewidth=1.3)
     if courses.bare is not None:
@@ -136,7 +136,7 @@ def _curve(axes: Axes, at: Sequence[float], means: Sequence[Mean], look: Look, n
     )
 
 
-def _marks(axes: Axes, at: Sequence[float], means: Sequence[Mean], look: Look) -> None:
+def _watcher(axes: Axes, at: Sequence[float], means: Sequence[Mean], look: Look) -> None:
     axes.errorbar(
         at,
         [mean.value for mean in means],

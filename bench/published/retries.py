@@ -38,7 +38,7 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import FailureRateOfLast
 from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
-from stormbreak.types import TREATMENTS, Call, Ended, Outcome, Target, Verdict
+from stormbreak.types import TREATMENTS, Call, CallResult, Outcome, Target, Verdict
 
 _TARGET = Target("service", "fails")
 _WELL = Outcome(Verdict.OK)
@@ -49,7 +49,7 @@ _LAST = 100_000  # outcomes, more than a client ever has
 
 
 def _at_once(attempts: int) -> RetryPolicy:
-    return RetryPolicy(attempts=attempts, backoff=Constant(seconds=0.0), min_useful=0.0)
+    return RetryPolicy(attempts=attempts, backoff=Constant(seconds=0.0), min_time_left=0.0)
 
 
 BUCKET = BudgetPolicy(ratio=FILL, cap=SIZE - FILL / 2, decay=_AGES, always_paid=True)
@@ -158,7 +158,7 @@ class _Service:
         at = self.timeline.now + self._trip() + self._trip()
         self.timeline.at(at, partial(reply, _ILL if failed else _WELL))
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: CallResult) -> None:
         self.successes += ended.outcome.verdict is Verdict.OK
 
 

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 from stormbreak.core.checks import shown
 from stormbreak.drivers.scope import scope as within
 from stormbreak.errors import CallError, ConfigurationError
-from stormbreak.http.doors.story import Story, story_of
-from stormbreak.types import Ended
+from stormbreak.http.doors.story import AttemptHistory, history_of
+from stormbreak.types import CallResult
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -102,7 +102,7 @@ def _name(header: object) -> bytes:
     return header.lower().encode()
 
 
-def _ended(error: Exception) -> Ended | None:
+def _ended(error: Exception) -> CallResult | None:
     """How the call ended that raised `error`; None for what is somebody else's. Of several that were refused, the last to be due.
 
     An SDK's error has our answer as its `response`, or the exception of an HTTP library, which tells it, as its cause.
@@ -114,20 +114,20 @@ def _ended(error: Exception) -> Ended | None:
     if isinstance(error, CallError):
         return error.ended
     for place in (error, getattr(error, "response", None), error.__cause__):
-        story = None if isinstance(place, CallError) else story_of(place)
+        story = None if isinstance(place, CallError) else history_of(place)
         if (
-            type(story) is Story and story.ended is not None
+            type(story) is AttemptHistory and story.ended is not None
         ):  # no other: what a guarded function raises is its own
             return story.ended
     return None
 
 
-def _is_refusal(ended: Ended) -> bool:
+def _is_refusal(ended: CallResult) -> bool:
     outcome = ended.outcome
     return outcome.rejection is not None or ended.retry_at is not None or outcome.own_deadline
 
 
-async def _refuse(send: Send, ended: Ended) -> None:
+async def _refuse(send: Send, ended: CallResult) -> None:
     """Say it without naming targets: this goes to whoever is outside."""
     rejection = ended.outcome.rejection
     status = 429 if rejection is not None and rejection.policy in _RATES else 503

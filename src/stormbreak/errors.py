@@ -33,7 +33,7 @@ from contextvars import ContextVar
 from copy import deepcopy
 from typing import Any, ClassVar
 
-from stormbreak.types import Ended, Outcome, Target, Verdict
+from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 _nested: ContextVar[bool] = ContextVar("nested", default=False)  # in `_travels`
 
@@ -52,7 +52,7 @@ class ConfigurationError(StormbreakError, ValueError):
 class CallError(StormbreakError):
     """A call did not end in an answer. `ended` tells how it went, `target` where it was to go."""
 
-    def __init__(self, message: str, *, target: Target, ended: Ended) -> None:
+    def __init__(self, message: str, *, target: Target, ended: CallResult) -> None:
         super().__init__(message)
         self.target = target
         self.ended = ended
@@ -166,7 +166,7 @@ class StreamBrokenError(UpstreamError):
     any. `verdict`, `status` and `code` tell how it broke.
     """
 
-    def __init__(self, message: str, *, target: Target, ended: Ended, received: bytes) -> None:
+    def __init__(self, message: str, *, target: Target, ended: CallResult, received: bytes) -> None:
         super().__init__(message, target=target, ended=ended)
         self.received = received
 
@@ -184,7 +184,7 @@ class AttemptTimeoutError(UpstreamError):
 
 
 class BillingError(UpstreamError):
-    """Quota or credit is used up."""
+    """RateLimitGate or credit is used up."""
 
     verdicts = (Verdict.BILLING,)
 
@@ -236,7 +236,7 @@ _FAILURES: dict[Verdict, type[UpstreamError]] = {
 }
 
 
-def error_of(target: Target, ended: Ended) -> CallError:
+def error_for(target: Target, ended: CallResult) -> CallError:
     """Make the exception that tells how a call to `target` ended."""
     outcome = ended.outcome
     if ended.stopped == ENDED_BY_CLOSING:
@@ -255,7 +255,9 @@ def error_of(target: Target, ended: Ended) -> CallError:
     return _FAILURES.get(outcome.verdict, UpstreamError)(message, target=target, ended=ended)
 
 
-def broken_stream(target: Target, ended: Ended, *, size: int, received: bytes) -> StreamBrokenError:
+def broken_stream(
+    target: Target, ended: CallResult, *, size: int, received: bytes
+) -> StreamBrokenError:
     """Make the exception that tells how a stream broke, after `size` bytes."""
     message = f"{target}: {_said(ended.outcome, f'after {size} bytes of a stream')}"
     return StreamBrokenError(message, target=target, ended=ended, received=received)
@@ -270,7 +272,7 @@ def _made_again(kind: type[CallError], args: tuple[object, ...]) -> CallError:
     return kind.__new__(kind, *args)
 
 
-def _portable(ended: Ended) -> Ended:
+def _portable(ended: CallResult) -> CallResult:
     if _travels(ended):
         return ended
     outcome = ended.outcome

@@ -156,7 +156,7 @@ class CallRejected(NamedTuple):
 
 
 class CallEnded(NamedTuple):
-    """A call is over; `maybe_processed` as that of `Ended`, `usage` is that of the answer, wherever it comes from."""
+    """A call is over; `maybe_processed` as that of `CallResult`, `usage` is that of the answer, wherever it comes from."""
 
     at: float
     call: int

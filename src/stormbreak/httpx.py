@@ -10,13 +10,13 @@ import httpx
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.http.at_hand import Degraded
-from stormbreak.http.doors.blocking import BlockingDoor
-from stormbreak.http.doors.bodies import OnLoop, OnThread, PassedBody, StreamBody
-from stormbreak.http.doors.inner_body import InnerBody
+from stormbreak.http.doors.blocking import SyncSdkTransport
+from stormbreak.http.doors.bodies import AsyncBody, PassThroughBody, StreamBody, SyncBody
+from stormbreak.http.doors.inner_body import WrappedBody
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.story import explain
-from stormbreak.http.doors.transport import AsyncDoor
-from stormbreak.http.doors.whole import WholeBody
+from stormbreak.http.doors.transport import AsyncSdkTransport
+from stormbreak.http.doors.whole import BufferedBody
 from stormbreak.http.doors.wrapping import put_under
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
@@ -24,44 +24,44 @@ __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 _Client = TypeVar("_Client")
 
 
-class _WholeResponse(WholeBody, httpx.Response):
+class _BufferedResponse(BufferedBody, httpx.Response):
     pass
 
 
-class _AsyncStreamBody(StreamBody, OnLoop, httpx.AsyncByteStream):
+class _AsyncStreamBody(StreamBody, AsyncBody, httpx.AsyncByteStream):
     pass
 
 
-class _AsyncPassedBody(PassedBody, OnLoop, httpx.AsyncByteStream):
+class _AsyncPassThroughBody(PassThroughBody, AsyncBody, httpx.AsyncByteStream):
     pass
 
 
-class _StreamBody(StreamBody, OnThread, httpx.SyncByteStream):
+class _StreamBody(StreamBody, SyncBody, httpx.SyncByteStream):
     pass
 
 
-class _PassedBody(PassedBody, OnThread, httpx.SyncByteStream):
+class _PassThroughBody(PassThroughBody, SyncBody, httpx.SyncByteStream):
     pass
 
 
-class _InnerBody(InnerBody, httpx.SyncByteStream, httpx.AsyncByteStream):
+class _WrappedBody(WrappedBody, httpx.SyncByteStream, httpx.AsyncByteStream):
     pass
 
 
-class AsyncTransport(AsyncDoor, httpx.AsyncBaseTransport):
+class AsyncTransport(AsyncSdkTransport, httpx.AsyncBaseTransport):
     """For `httpx.AsyncClient(transport=...)`, and so under openai.AsyncOpenAI and its like; `__init__` tells its arguments."""
 
-    library = Library(httpx, _WholeResponse, _InnerBody)
+    library = Library(httpx, _BufferedResponse, _WrappedBody)
     stream_body = _AsyncStreamBody
-    passed_body = _AsyncPassedBody
+    pass_through_body = _AsyncPassThroughBody
 
 
-class Transport(BlockingDoor, httpx.BaseTransport):
+class Transport(SyncSdkTransport, httpx.BaseTransport):
     """For `httpx.Client(transport=...)`, and so under openai.OpenAI and its like; `__init__` tells its arguments."""
 
-    library = Library(httpx, _WholeResponse, _InnerBody)
+    library = Library(httpx, _BufferedResponse, _WrappedBody)
     stream_body = _StreamBody
-    passed_body = _PassedBody
+    pass_through_body = _PassThroughBody
 
 
 def wrap(

@@ -16,17 +16,17 @@ _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a shell takes for the name of a variable."""
 
-_LONGEST_SHOWN = 60  # characters of a name
-_SHORTEST_SECRET = 8
+_MAX_SHOWN = 60  # characters of a name
+_MIN_SECRET = 8
 _LONG_SECRET = 16  # characters that even plain words make a secret with
-_FEWEST_CHARACTERS = 5  # different ones, or it is filler such as xxxxxxxx
+_MIN_CHARACTERS = 5  # different ones, or it is filler such as xxxxxxxx
 _PLAIN_WORDS = re.compile(r"[A-Za-z]?[a-z]*([-_. ][A-Za-z]?[a-z]*)*|[A-Z]+([-_. ][A-Z]+)*")
 _UNQUOTED = "what looks like a key, not like a name"
 _PARTS = re.compile(r"[-./:@\s]")
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=.-]{16,}", re.ASCII)
 
 
-def is_familiar(text: str, *, any_case: bool = False) -> bool:
+def has_key_prefix(text: str, *, any_case: bool = False) -> bool:
     """Whether `text` holds a key of a familiar form; hosts come in lower case, so there `any_case` counts."""
     return (_IN_ANY_CASE if any_case else _FAMILIAR).search(text) is not None
 
@@ -36,17 +36,17 @@ def is_token(word: str) -> bool:
     return _TOKEN.fullmatch(word) is not None
 
 
-def can_be_secret(key: str) -> bool:
+def may_be_secret(key: str) -> bool:
     """Whether an API key is worth hiding: it has a familiar form, is long, or is no plain word.
 
     Local servers take any key, and their guides write `anything`, `not-needed` or `sk-1234`: such a word also stands in
     texts that have nothing to do with a key.
     """
-    if len(key) < _SHORTEST_SECRET:
+    if len(key) < _MIN_SECRET:
         return False
-    if is_familiar(key):
+    if has_key_prefix(key):
         return True
-    if len(set(key)) < _FEWEST_CHARACTERS:
+    if len(set(key)) < _MIN_CHARACTERS:
         return False
     return len(key) >= _LONG_SECRET or _PLAIN_WORDS.fullmatch(key) is None
 
@@ -58,7 +58,7 @@ def holds_token(text: str) -> bool:
 
 def looks_like_key(text: str) -> bool:
     """Whether `text` is better not repeated."""
-    return is_familiar(text) or holds_token(text)
+    return has_key_prefix(text) or holds_token(text)
 
 
 def is_constant(word: str) -> bool:
@@ -66,7 +66,7 @@ def is_constant(word: str) -> bool:
     return _CONSTANT.fullmatch(word) is not None
 
 
-def names_secret(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
     """Whether what is called so is a secret by its name, however it looks."""
     return _SECRET_NAME.search(name.lower()) is not None
 
@@ -76,14 +76,14 @@ def quoted(name: str) -> str:
     return _UNQUOTED if looks_like_key(name) else _in_quotes(name)
 
 
-def model_quoted(name: str) -> str:
+def quote_model(name: str) -> str:
     """The same for the name of a model, a provider or both: their parts look like keys only when put together."""
-    secret = is_familiar(name) or any(map(is_token, _PARTS.split(name)))
+    secret = has_key_prefix(name) or any(map(is_token, _PARTS.split(name)))
     return _UNQUOTED if secret else _in_quotes(name)
 
 
 def _in_quotes(name: str) -> str:
-    return repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]!r}..."
+    return repr(name) if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]!r}..."
 
 
 def hidden(line: str, *, tokens: bool = False) -> str:

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import names_secret, quoted
+from stormbreak.keylike import is_secret_name, quoted
 from stormbreak.tomlfile import Table
 
-LONGEST_SHOWN = 40  # digits
-_MOST_ITEMS = 1000  # of a list: whoever reads it looks through them all
+MAX_SHOWN = 40  # digits
+_MAX_ITEMS = 1000  # of a list: whoever reads it looks through them all
 _WORDS = {int: "a whole number", bool: "true or false", str: "a string"}
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def read(kind: type[T], table: Table) -> T:
 
 
 def _read(hint: Any, value: Any, path: str) -> Any:
-    """Turn a TOML value into what the type asks for."""
+    """RowAttempt a TOML value into what the type asks for."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _read(parts[0], value, path)
@@ -39,7 +39,7 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         return _read(next(part for part in parts if part is not NoneType), value, path)
     if origin is tuple:
         _expect(isinstance(value, list), "a list", value, path)
-        _expect(len(value) <= _MOST_ITEMS, f"at most {_MOST_ITEMS} items", len(value), path)
+        _expect(len(value) <= _MAX_ITEMS, f"at most {_MAX_ITEMS} items", len(value), path)
         return tuple(_read(parts[0], item, f"{path}[{place}]") for place, item in enumerate(value))
     if origin is Literal:
         return _choose({choice: choice for choice in parts}, value, path)
@@ -118,10 +118,10 @@ def _as_float(value: float) -> float:
 def _unknown(prefix: str, key: str, given: Any) -> str:
     """A key that nobody knows, and its value; neither where they may be a secret."""
     name = f"{prefix}{key}" if quoted(key) == repr(key) else f"{prefix}({quoted(key)})"
-    return f"{name} = {'(not shown)' if names_secret(key) else _show(given)}"
+    return f"{name} = {'(not shown)' if is_secret_name(key) else _show(given)}"
 
 
 def _show(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "a list"
-    return quoted(value) if isinstance(value, str) else shown(value, longest=LONGEST_SHOWN)
+    return quoted(value) if isinstance(value, str) else shown(value, longest=MAX_SHOWN)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stormbreak.core.policy import Policy
     from stormbreak.provider.background import RunningProvider
     from stormbreak.provider.scenario import Scenario
-    from stormbreak.storm.baselines import Contender
+    from stormbreak.storm.baselines import NamedPolicy
     from stormbreak.storm.result import Result
     from stormbreak.storm.survey import Survey
 
@@ -71,15 +71,15 @@ def answer_text(payload: Mapping[str, Any]) -> str:
     `payload` is the body of the request, with its model; how its answer is delivered (`stream`) makes no difference.
     """
     from stormbreak.provider.formats.text import text_for  # noqa: PLC0415
-    from stormbreak.provider.formats.understand import digest_of  # noqa: PLC0415
+    from stormbreak.provider.formats.understand import request_digest  # noqa: PLC0415
 
-    return text_for(digest_of(payload))
+    return text_for(request_digest(payload))
 
 
 def storm(
     scenario: str | Path | Scenario,
     *,
-    policy: str | Path | Policy | Contender | None = None,
+    policy: str | Path | Policy | NamedPolicy | None = None,
     check: str | None = None,
     seed: int = 0,
     seeds: int = 1,
@@ -108,13 +108,13 @@ def storm(
     """
     from stormbreak.provider.background import scenario_of  # noqa: PLC0415
     from stormbreak.storm import contenders  # noqa: PLC0415
-    from stormbreak.storm.claims import parse_claim, values  # noqa: PLC0415
+    from stormbreak.storm.claims import parse_assertion, values  # noqa: PLC0415
     from stormbreak.storm.many import Run, simulate_all  # noqa: PLC0415
     from stormbreak.storm.measures import average  # noqa: PLC0415
     from stormbreak.storm.verdict import verdict  # noqa: PLC0415
 
     __tracebackhide__ = True
-    claim = None if check is None else parse_claim(check, source="check")
+    claim = None if check is None else parse_assertion(check, source="check")
     played = scenario_of(scenario)
     contender = contenders.meant(policy, played)
     runs = [
@@ -137,14 +137,14 @@ def storm(
 
 
 def survey(  # noqa: PLR0913 - keyword-only, one for each option
-    policy: str | Path | Policy | Contender | None = None,
+    policy: str | Path | Policy | NamedPolicy | None = None,
     *,
     draws: int = 60,
     check: str | None = None,
     seed: int = 0,
     families: Sequence[str] = (),
     preset: str = "interactive",
-    compare: Sequence[str | Path | Policy | Contender] = (),
+    compare: Sequence[str | Path | Policy | NamedPolicy] = (),
     lucks: int = 2,
     processes: int = 1,
 ) -> Survey:
@@ -166,12 +166,12 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         ConfigurationError: a policy, a family or the claim cannot be right.
     """
     from stormbreak.storm import contenders  # noqa: PLC0415
-    from stormbreak.storm.claims import parse_claim, values  # noqa: PLC0415
+    from stormbreak.storm.claims import parse_assertion, values  # noqa: PLC0415
     from stormbreak.storm.survey import Figures, rivals_of  # noqa: PLC0415
     from stormbreak.storm.survey import survey as survey_of  # noqa: PLC0415
 
     __tracebackhide__ = True
-    claim = None if check is None else parse_claim(check, source="check", about=Figures)
+    claim = None if check is None else parse_assertion(check, source="check", about=Figures)
     found = survey_of(
         contenders.given(preset if policy is None else policy),
         [*rivals_of(preset), *map(contenders.given, compare)],

@@ -14,10 +14,10 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from typing import Any
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import holds_token, is_familiar, quoted
+from stormbreak.keylike import has_key_prefix, holds_token, quoted
 
 LARGEST = 1024 * 1024  # bytes
-DEEPEST = 32  # tables and lists within each other; no file of ours needs ten
+MAX_DEPTH = 32  # tables and lists within each other; no file of ours needs ten
 PIPE_PATIENCE = 5.0  # seconds until somebody writes to a pipe
 
 Table = dict[str, Any]
@@ -48,7 +48,7 @@ def opened(path: str | os.PathLike[str], *, buffering: int = DEFAULT_BUFFER_SIZE
         raise OSError(errno.EINVAL, "not a file name") from None
     try:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            _wait_for_writer(fd)
+            _wait_for_pipe_writer(fd)
         os.set_blocking(fd, True)
         return BufferedReader(FileIO(fd, "rb"), buffering)
     except BaseException:
@@ -56,7 +56,7 @@ def opened(path: str | os.PathLike[str], *, buffering: int = DEFAULT_BUFFER_SIZE
         raise
 
 
-def _wait_for_writer(fd: int) -> None:
+def _wait_for_pipe_writer(fd: int) -> None:
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
     if not waiting.poll(PIPE_PATIENCE * 1000):
@@ -96,12 +96,12 @@ def parse(text: str, *, what: str, parse_float: Callable[[str], Any] = float) ->
 def check_depth(table: Table) -> None:
     """Refuse what is nested deeper than whoever looks through it can follow: a key of many parts is a table in each."""
     level: list[tuple[str, object]] = [*table.items()]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         level = [(top, inner) for top, value in level for inner in _inside(value)]
         if not level:
             return
     top = quoted(level[0][0])
-    raise ConfigurationError(f"{top} is nested too deeply: more than {DEEPEST} levels")
+    raise ConfigurationError(f"{top} is nested too deeply: more than {MAX_DEPTH} levels")
 
 
 def _inside(value: object) -> Iterable[object]:
@@ -113,7 +113,7 @@ def _inside(value: object) -> Iterable[object]:
 def _refuse_familiar(text: str, what: str) -> None:
     """Refuse a text in which a line, a comment included, holds a key of a familiar form."""
     for number, line in enumerate(text.splitlines(), 1):
-        if is_familiar(line):
+        if has_key_prefix(line):
             raise ConfigurationError(
                 f"line {number} looks like it holds an API key; {what} holds no keys,"
                 " they come from environment variables"

@@ -161,7 +161,7 @@ class Call(NamedTuple):
     tokens: int = 0  # estimate of what an attempt uses, prompt and answer together
     delivers: bool = False  # the caller gets the answer as it comes, from its first output on
     fallbacks: tuple[Any, ...] = ()  # of `core.fallback.Step`: where it may go from there
-    end_at: float | None = (
+    stream_deadline_at: float | None = (
         None  # of a delivery, where `deadline_at` is only that of its first output
     )
     races: bool = False  # whoever carries it out can give up one attempt for another
@@ -179,7 +179,7 @@ class Rejection(NamedTuple):
     retry_at: float | None = None
 
 
-class Allowance(NamedTuple):
+class RateLimitStatus(NamedTuple):
     """What a server said of one limit; None where it said nothing that can be true."""
 
     limit: float | None = None
@@ -189,11 +189,11 @@ class Allowance(NamedTuple):
     flows: bool = True  # comes back evenly until the reset, and not all at once
 
 
-class Allowances(NamedTuple):
+class RateLimits(NamedTuple):
     """What the headers of one answer said of the limits of requests and of tokens."""
 
-    requests: Allowance | None = None
-    tokens: Allowance | None = None
+    requests: RateLimitStatus | None = None
+    tokens: RateLimitStatus | None = None
 
 
 class Outcome(NamedTuple):
@@ -214,7 +214,7 @@ class Outcome(NamedTuple):
     committed: bool = False  # output has reached the caller
     rejection: Rejection | None = None
     usage: Usage | None = None  # where the provider said
-    told: Allowances | None = None  # what the headers said of limits
+    told: RateLimits | None = None  # what the headers said of limits
 
     @property
     def used(self) -> int | None:
@@ -223,7 +223,7 @@ class Outcome(NamedTuple):
 
 
 CANCELLED = Outcome(Verdict.CANCELLED)
-GIVEN_UP = Outcome(Verdict.CANCELLED, maybe_processed=True)
+CANCELLED_AFTER_SEND = Outcome(Verdict.CANCELLED, maybe_processed=True)
 """Cancelled after it was sent."""
 
 
@@ -231,7 +231,7 @@ TARGET, FALLBACK, CACHE, DEGRADED = "target", "fallback", "cache", "degraded"
 """Sources of an answer: the target that was asked first, another one, an answer of before, or one without a model."""
 
 
-class Ended(NamedTuple):
+class CallResult(NamedTuple):
     """How a call ended: its last outcome, and what it took to get there."""
 
     outcome: Outcome
@@ -259,7 +259,7 @@ class Cost(Protocol):
         ...
 
 
-class KnownCost(NamedTuple):
+class FixedCost(NamedTuple):
     """What an answer costs, as far as that is known."""
 
     usd: Decimal | None = None
@@ -289,7 +289,7 @@ class Answer:
     )
     detail: str | None = None
     maybe_processed: int = 0
-    costs: Cost = field(default=KnownCost(), repr=False, compare=False)
+    costs: Cost = field(default=FixedCost(), repr=False, compare=False)
 
     @property
     def cost(self) -> Decimal | None:

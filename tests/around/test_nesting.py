@@ -160,7 +160,7 @@ def test_a_bare_thread_is_outside_of_it():
 @pytest.mark.parametrize("shared", [True, False], ids=["one engine", "two engines"])
 @pytest.mark.parametrize("told", [False, True])
 def test_what_was_retried_within_is_not_retried_without_unless_told(shared, told):
-    outer = made(retry_given_up=told)
+    outer = made(retry_exhausted=told)
     inner = made(target=STOCK, engine=outer.engine if shared else None)
     script = Script(*[DownError()] * 9)
     with pytest.raises(DownError):
@@ -256,7 +256,7 @@ def test_a_rejection_within_is_neither_retried_nor_counted_without():
 # ---------------------------------------------------------------- around a client, and an SDK's door
 
 
-RETRY = RetryPolicy(attempts=2, backoff=Constant(seconds=0.01), min_useful=0.0)
+RETRY = RetryPolicy(attempts=2, backoff=Constant(seconds=0.01), min_time_left=0.0)
 
 
 async def test_what_a_client_retried_is_not_retried():

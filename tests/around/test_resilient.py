@@ -17,7 +17,7 @@ from stormbreak import CircuitOpenError, ConfigurationError, Policy, Target, exp
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import ToDegraded
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import AttemptTimeoutError
@@ -392,7 +392,10 @@ def test_turned_off_it_calls_once(monkeypatch):
         ({"tenant": 3}, r"tenant must be printable text .*, got '3'"),
         ({"engine": 3}, r"engine must be an engine, got 3"),
         ({"policy": Policy(fallback=(ToDegraded(),))}, r"fallback must be empty"),
-        ({"policy": Policy(quota=QuotaPolicy(tpm=9.0))}, r"quota\.tpm must be absent .*, got 9"),
+        (
+            {"policy": Policy(quota=RateLimitPolicy(tpm=9.0))},
+            r"quota\.tpm must be absent .*, got 9",
+        ),
         ({"policy": Policy(), "engine": made().engine}, r"name one of engine and policy"),
     ],
 )

@@ -7,8 +7,8 @@ import pytest
 from stormbreak import ConfigurationError, Judge, Verdict
 from stormbreak.around.rules import Rules
 from stormbreak.drivers.judge import FAILED, UNCOUNTED
-from stormbreak.errors import CircuitOpenError, broken_stream, error_of
-from stormbreak.types import Ended, Outcome, Rejection, Target
+from stormbreak.errors import CircuitOpenError, broken_stream, error_for
+from stormbreak.types import CallResult, Outcome, Rejection, Target
 
 
 class RefusedError(ConnectionError):
@@ -94,13 +94,13 @@ def test_a_rule_may_say_only_what_a_failure_can_be(verdict):
 
 
 def test_a_rejection_elsewhere_is_none_of_this_call():
-    ended = Ended(Outcome(Verdict.REJECTED, rejection=Rejection("breaker", "open")))
-    error = error_of(Target("other", ""), ended)
+    ended = CallResult(Outcome(Verdict.REJECTED, rejection=Rejection("breaker", "open")))
+    error = error_for(Target("other", ""), ended)
     assert isinstance(error, CircuitOpenError)
     assert said(Exception, error) == Outcome(Verdict.REJECTED)
 
 
 def test_what_was_committed_elsewhere_is_not_committed_here():
-    ended = Ended(Outcome(Verdict.BROKEN, committed=True))
+    ended = CallResult(Outcome(Verdict.BROKEN, committed=True))
     error = broken_stream(Target("other", ""), ended, size=3, received=b"one")
     assert said(Exception, error) == Outcome(Verdict.BROKEN)

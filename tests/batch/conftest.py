@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from batches import write
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.rows import Rows
 from stormbreak.core.concurrency import FixedLimit
@@ -15,7 +15,7 @@ from stormbreak.core.presets import BATCH, for_batch
 
 @pytest.fixture
 def files(tmp_path):
-    return Files.of(tmp_path / "out.jsonl")
+    return BatchPaths.of(tmp_path / "out.jsonl")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.batch.choice import GOING_ON, failed_rows
+from stormbreak.batch.choice import UNFINISHED_ROWS, failed_rows
 from stormbreak.types import Verdict
 
 PASSING = {
@@ -18,13 +18,13 @@ PASSING = {
 
 @pytest.mark.parametrize("verdict", [*Verdict])
 def test_a_run_that_goes_on_takes_what_passes(verdict):
-    assert GOING_ON.takes(verdict.value) is (verdict in PASSING)
+    assert UNFINISHED_ROWS.takes(verdict.value) is (verdict in PASSING)
 
 
 def test_a_verdict_that_nobody_knows_may_pass():
-    assert GOING_ON.takes("of another version")
-    assert GOING_ON.takes(None)
-    assert GOING_ON.fresh
+    assert UNFINISHED_ROWS.takes("of another version")
+    assert UNFINISHED_ROWS.takes(None)
+    assert UNFINISHED_ROWS.fresh
 
 
 @pytest.mark.parametrize("verdict", [*(each.value for each in Verdict), "of another version", None])

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from stormbreak.batch.cost_words import cost_in_words
+from stormbreak.batch.cost_words import format_cost
 from stormbreak.batch.spent import Cost, Limit
 
 
@@ -34,4 +34,4 @@ LIMIT = Limit(Decimal(20), Decimal("4.5"))
     ],
 )  # fmt: skip
 def test_cost(cost, limit, said):
-    assert cost_in_words(cost, limit) == said
+    assert format_cost(cost, limit) == said

@@ -8,7 +8,7 @@ from stormbreak.batch.course import (
     OTHERS,
     SLICES,
     Course,
-    Sight,
+    RunSample,
     Told,
 )
 from stormbreak.events import CallEnded, Hedged, RetryPlanned, Returned, Sent
@@ -30,8 +30,8 @@ def ended(call, waited=0.0):
 
 
 def sight(at, **more):
-    fields = dict.fromkeys(Sight._fields, 0) | {"at": at} | more
-    return Sight(**fields)
+    fields = dict.fromkeys(RunSample._fields, 0) | {"at": at} | more
+    return RunSample(**fields)
 
 
 def told(*events):

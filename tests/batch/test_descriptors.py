@@ -15,7 +15,7 @@ from sockets import BODY
 from strangers import posted_to
 
 from stormbreak import AsyncClient, RejectedError
-from stormbreak.batch.descriptors import RESERVE, Spare, make_room
+from stormbreak.batch.descriptors import RESERVE, ReservedFiles, make_room
 from stormbreak.batch.durable import OutputError
 from stormbreak.batch.store import Store
 
@@ -138,7 +138,7 @@ def test_a_system_that_lets_nobody_raise_it(monkeypatch):
 
 
 def test_a_reserve_can_be_opened_when_nothing_else_can():
-    spare = Spare()
+    spare = ReservedFiles()
     with none_left():
         with pytest.raises(OSError, match="Too many open files"):
             os.open(os.devnull, os.O_RDONLY)

@@ -9,8 +9,8 @@ import pytest
 from stormbreak.batch.durable import (
     AppendFile,
     OutputError,
-    discard_leftover,
     remove,
+    remove_stale_temp,
     replacing,
 )
 from stormbreak.errors import ConfigurationError
@@ -288,8 +288,8 @@ def test_a_directory_that_cannot_be_synced(tmp_path, monkeypatch, code, fails):
 
 def test_what_a_killed_process_left_is_discarded(tmp_path):
     (tmp_path / "out.stormbreak-new").write_bytes(LINE)
-    discard_leftover(tmp_path / "out")
-    discard_leftover(tmp_path / "out")
+    remove_stale_temp(tmp_path / "out")
+    remove_stale_temp(tmp_path / "out")
     assert names_in(tmp_path) == []
 
 

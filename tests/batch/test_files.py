@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.errors import ConfigurationError
 
 
@@ -16,8 +16,8 @@ from stormbreak.errors import ConfigurationError
     ],
 )
 def test_the_neighbours_of_output(output, failed):
-    files = Files.of(Path(output))
-    assert files == Files(
+    files = BatchPaths.of(Path(output))
+    assert files == BatchPaths(
         output=Path(output),
         failed=Path(failed),
         run=Path(output + ".run"),
@@ -29,15 +29,15 @@ def test_the_neighbours_of_output(output, failed):
 
 def test_two_names_of_one_file_share_their_neighbours(tmp_path):
     (tmp_path / "link.jsonl").symlink_to("out.jsonl")
-    assert Files.of(tmp_path / "link.jsonl") == Files.of(tmp_path / "out.jsonl")
+    assert BatchPaths.of(tmp_path / "link.jsonl") == BatchPaths.of(tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize("output", [".", "/", ""])
 def test_what_can_be_no_output(output):
     with pytest.raises(ConfigurationError, match="not a name for an output"):
-        Files.of(Path(output))
+        BatchPaths.of(Path(output))
 
 
 def test_a_link_to_itself_is_said_where_it_is_opened(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
-    assert Files.of(tmp_path / "loop").output == tmp_path / "loop"
+    assert BatchPaths.of(tmp_path / "loop").output == tmp_path / "loop"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from journals import OK, Ids, failure, ids_in, lines
 
 from stormbreak.batch.durable import OutputError
-from stormbreak.batch.files import Files
-from stormbreak.batch.journal import Journal
+from stormbreak.batch.files import BatchPaths
+from stormbreak.batch.journal import RowJournal
 from stormbreak.batch.lines import Response, failure_line, success_line
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
@@ -24,7 +24,7 @@ def ids():
 
 @pytest.fixture
 def journal(files, ids):
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         yield journal
 
 
@@ -72,7 +72,7 @@ def test_what_failed_for_good_is_not_tried_by_a_later_run(journal, ids, files):
     journal.fail(ids.row(2), failure())
     journal.fail(ids.row(3), failure(Verdict.FILTERED))
     journal.close()
-    later = Journal(files, ids)
+    later = RowJournal(files, ids)
     assert list(later.left()) == [0, 1, 2, 4, 5, 6, 7]
     assert (later.done, later.failed) == (0, 2)
     later.close()
@@ -84,11 +84,11 @@ def test_who_mended_key_or_account_deletes_the_failed_file_to_try_again(
 ):
     journal.fail(ids.row(3), failure(verdict))
     journal.close()
-    later = Journal(files, ids)
+    later = RowJournal(files, ids)
     assert 3 not in list(later.left())
     later.close()
     files.failed.unlink()
-    mended = Journal(files, ids)
+    mended = RowJournal(files, ids)
     assert 3 in list(mended.left())
     mended.close()
 
@@ -114,7 +114,7 @@ def test_lines_written_during_a_sync_are_not_counted_by_it(journal, ids, monkeyp
 
 async def test_flushing_in_a_thread_beside_a_writing_loop(files):
     ids = Ids(f"id {number}" for number in range(2000))
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         writing = True
 
         async def flush():
@@ -137,7 +137,7 @@ def test_what_a_killed_run_left_unsynced_is_synced_before_it_counts(files, ids, 
     files.output.write_bytes(success_line("a", OK))
     synced = []
     monkeypatch.setattr("stormbreak.batch.durable._sync", synced.append)
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         assert (journal.done, len(synced)) == (1, 1)
 
 
@@ -145,7 +145,7 @@ def test_a_failed_sync_counts_nothing(files, ids, monkeypatch):
     def fail(fd):
         raise OSError(28, "No space left on device")
 
-    journal = Journal(files, ids)
+    journal = RowJournal(files, ids)
     journal.succeed(ids.row(0), OK)
     monkeypatch.setattr("stormbreak.batch.durable._sync", fail)
     for _ in range(2):
@@ -157,17 +157,17 @@ def test_a_failed_sync_counts_nothing(files, ids, monkeypatch):
 
 
 def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(small_disk):
-    files = Files.of(small_disk / "out.jsonl")
+    files = BatchPaths.of(small_disk / "out.jsonl")
     ids = Ids(f"id {number}" for number in range(20))
     big = Response(status_code=200, body=json.dumps("x" * 9_000).encode())
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         for index in range(7):
             journal.succeed(ids.row(index), big)
         with pytest.raises(OutputError, match=r"out\.jsonl: cannot write: disk full"):
             journal.succeed(ids.row(7), big)
         journal.flush()
         assert journal.done == 7
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         assert (journal.done, next(iter(journal.left()))) == (7, 7)
 
 
@@ -178,7 +178,7 @@ ON_DISK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @ON_DISK
 @given(acts=ACTS, cut=st.integers(0, 10_000), torn=st.sampled_from(["output", "failed"]))
 def test_any_crash_is_mended_to_the_complete_lines(tmp_path_factory, acts, cut, torn):
-    files = Files.of(tmp_path_factory.mktemp("crash") / "out.jsonl")
+    files = BatchPaths.of(tmp_path_factory.mktemp("crash") / "out.jsonl")
     ids = Ids(["a", "é", "\x1b[1m", "d" * 200, '"', "\\n"])
     expected = play(acts, files, ids)
 
@@ -192,7 +192,7 @@ def test_any_crash_is_mended_to_the_complete_lines(tmp_path_factory, acts, cut, 
     ends = [sum(map(len, complete[: n + 1])) for n in range(len(complete))]
     survivors = sum(len(kept) >= end - 1 for end in ends)
 
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         assert (path.read_bytes() if path.exists() else b"") == b"".join(complete[:survivors])
         answered, failed = set(ids_in(files.output)), set(ids_in(files.failed))
         assert journal.done == len(answered)
@@ -207,7 +207,7 @@ def test_any_crash_is_mended_to_the_complete_lines(tmp_path_factory, acts, cut, 
 def play(acts, files, ids):
     """Write `acts`, leaving out what a runner would not do; return the ids that succeeded and failed."""
     answered, failed = set(), {}
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         for number, (act, index) in enumerate(acts):
             if ids[index] in answered:
                 continue
@@ -225,11 +225,11 @@ def play(acts, files, ids):
 def test_compaction_leaves_one_line_of_each_unanswered_row_with_all_its_attempts(
     tmp_path_factory, acts, reopened
 ):
-    files = Files.of(tmp_path_factory.mktemp("compact") / "out.jsonl")
+    files = BatchPaths.of(tmp_path_factory.mktemp("compact") / "out.jsonl")
     ids = Ids("abcdef")
     answered, failed = play(acts, files, ids)
     before = files.output.read_bytes()
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         assert (journal.done, journal.failed) == (len(answered), len(failed))
         journal.compact_failed()
         assert {
@@ -249,7 +249,7 @@ def test_compaction_leaves_one_line_of_each_unanswered_row_with_all_its_attempts
 
 
 def test_compaction_on_a_full_disk_leaves_the_failed_file(files, ids, file_limit):
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         for _ in range(3):
             for index in range(8):
                 journal.fail(ids.row(index), failure())
@@ -262,7 +262,7 @@ def test_compaction_on_a_full_disk_leaves_the_failed_file(files, ids, file_limit
 def refused(files, ids, tree):
     before = tree()
     with pytest.raises(ConfigurationError) as raised:
-        Journal(files, ids)
+        RowJournal(files, ids)
     assert tree() == before
     assert str(raised.value).isprintable()
     return str(raised.value)
@@ -301,7 +301,7 @@ def test_a_row_costs_little(files):
     ids = Ids(f"id {number}" for number in range(5000))
     rows = [ids.row(index) for index in range(5000)]
     body = Response(status_code=200, body=json.dumps({"text": "y" * 1000}).encode())
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         begun = time.process_time()
         for row in rows:
             journal.succeed(row, body)

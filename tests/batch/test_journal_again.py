@@ -6,10 +6,10 @@ from contextlib import closing
 import pytest
 from journals import OK, Ids, failure, ids_in, lines
 
-from stormbreak.batch.choice import GOING_ON, failed_rows
-from stormbreak.batch.journal import Journal
+from stormbreak.batch.choice import UNFINISHED_ROWS, failed_rows
+from stormbreak.batch.journal import RowJournal
 from stormbreak.batch.lines import Response
-from stormbreak.core.schedule import SCOUTS
+from stormbreak.core.schedule import PROBE_ROWS
 from stormbreak.types import Verdict
 
 
@@ -21,7 +21,7 @@ def ids():
 @pytest.fixture
 def begun(files, ids):
     """One row is answered, three have failed, two are left."""
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         journal.succeed(ids.row(0), OK)
         journal.fail(ids.row(1), failure(Verdict.TIMEOUT, attempts=20))
         journal.fail(ids.row(2), failure(Verdict.AUTH))
@@ -32,7 +32,7 @@ def begun(files, ids):
 @pytest.mark.parametrize(
     ("choice", "sent"),
     [
-        (GOING_ON, [1, 4, 5]),
+        (UNFINISHED_ROWS, [1, 4, 5]),
         (failed_rows(), [1, 2, 3]),
         (failed_rows([Verdict.AUTH]), [2]),
         (failed_rows([Verdict.AUTH, Verdict.TIMEOUT]), [1, 2]),
@@ -40,7 +40,7 @@ def begun(files, ids):
     ],
 )
 def test_which_rows_are_sent(begun, ids, choice, sent):
-    with closing(Journal(begun, ids, choice)) as journal:
+    with closing(RowJournal(begun, ids, choice)) as journal:
         assert sorted(journal.left()) == sent
         again = len(set(sent) & {1, 2, 3})
         assert (journal.retried, journal.again, journal.failed, journal.done) == (
@@ -52,14 +52,14 @@ def test_which_rows_are_sent(begun, ids, choice, sent):
 
 
 def test_the_last_line_of_a_row_decides(begun, ids):
-    with closing(Journal(begun, ids)) as journal:
+    with closing(RowJournal(begun, ids)) as journal:
         journal.fail(ids.row(1), failure(Verdict.AUTH))
-    with closing(Journal(begun, ids, failed_rows([Verdict.TIMEOUT]))) as journal:
+    with closing(RowJournal(begun, ids, failed_rows([Verdict.TIMEOUT]))) as journal:
         assert list(journal.left()) == []
 
 
 def test_what_becomes_of_them_counts_when_it_is_durable(begun, ids):
-    with closing(Journal(begun, ids, failed_rows())) as journal:
+    with closing(RowJournal(begun, ids, failed_rows())) as journal:
         journal.succeed(ids.row(1), OK)
         journal.fail(ids.row(2), failure(Verdict.AUTH))
         assert (journal.again, journal.mended, journal.failed, journal.done) == (3, 0, 3, 1)
@@ -69,7 +69,7 @@ def test_what_becomes_of_them_counts_when_it_is_durable(begun, ids):
 
 
 def test_a_row_is_taken_up_once(begun, ids):
-    with closing(Journal(begun, ids, failed_rows())) as journal:
+    with closing(RowJournal(begun, ids, failed_rows())) as journal:
         left = journal.left()
         first = next(left)
         journal.fail(ids.row(first), failure())
@@ -78,19 +78,21 @@ def test_a_row_is_taken_up_once(begun, ids):
 
 def test_the_first_rows_of_a_retry_are_drawn_from_all(files):
     ids = Ids(f"id {number}" for number in range(1000))
-    with closing(Journal(files, ids)) as journal:
+    with closing(RowJournal(files, ids)) as journal:
         for index in range(1000):
             journal.fail(ids.row(index), failure(Verdict.AUTH))
-    with closing(Journal(files, ids, failed_rows())) as journal:
+    with closing(RowJournal(files, ids, failed_rows())) as journal:
         rows = [*journal.left()]
     assert sorted(rows) == [*range(1000)]
-    assert rows[SCOUTS:] == sorted(rows[SCOUTS:])
-    assert max(rows[:SCOUTS]) > 500 > min(rows[:SCOUTS])  # each fails once in a million times
+    assert rows[PROBE_ROWS:] == sorted(rows[PROBE_ROWS:])
+    assert (
+        max(rows[:PROBE_ROWS]) > 500 > min(rows[:PROBE_ROWS])
+    )  # each fails once in a million times
 
 
 def test_what_was_not_come_to_keeps_its_line(begun, ids):
     before = lines(begun.failed)
-    with closing(Journal(begun, ids, failed_rows([Verdict.AUTH, Verdict.INVALID]))) as journal:
+    with closing(RowJournal(begun, ids, failed_rows([Verdict.AUTH, Verdict.INVALID]))) as journal:
         journal.succeed(ids.row(3), OK)
         journal.compact_failed()
     assert lines(begun.failed) == before[:2]
@@ -99,7 +101,7 @@ def test_what_was_not_come_to_keeps_its_line(begun, ids):
 
 def test_attempts_are_added_up_and_the_rest_is_that_of_the_last_failure(begun, ids):
     body = b'{"n": 1.50, "u":"\\u00e9"}'
-    with closing(Journal(begun, ids, failed_rows())) as journal:
+    with closing(RowJournal(begun, ids, failed_rows())) as journal:
         journal.fail(
             ids.row(1), failure(Verdict.AUTH, attempts=3), Response(status_code=401, body=body)
         )
@@ -110,6 +112,6 @@ def test_attempts_are_added_up_and_the_rest_is_that_of_the_last_failure(begun, i
     assert (last["error"]["attempts"], last["error"]["verdict"]) == (23, "auth")
     assert last["response"]["body"] == json.loads(body)
     before = begun.failed.read_bytes()
-    with closing(Journal(begun, ids, failed_rows())) as journal:
+    with closing(RowJournal(begun, ids, failed_rows())) as journal:
         journal.compact_failed()
     assert before == begun.failed.read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from batches import chat_row, chat_rows, read, scenario, write
 from metering import prices, usage
 
-from stormbreak.batch.choice import GOING_ON, failed_rows
+from stormbreak.batch.choice import UNFINISHED_ROWS, failed_rows
 from stormbreak.batch.runfile import read_run
 from stormbreak.batch.runner import End
 from stormbreak.cli.main import main
@@ -138,11 +138,11 @@ OPEN_BEHIND = [chat_row(0, max_tokens=10), *chat_rows(3, messages=ILL)[1:]]
 
 
 @pytest.mark.parametrize("rows", [OPEN_IN_FRONT, OPEN_BEHIND])
-@pytest.mark.parametrize("choice", [GOING_ON, failed_rows()])
+@pytest.mark.parametrize("choice", [UNFINISHED_ROWS, failed_rows()])
 def test_of_a_batch_that_goes_on_the_first_row_that_is_left_is_looked_at(
     run, stormbreak_provider, tmp_path, rows, choice
 ):
-    kind = "400" if choice is not GOING_ON else "500"
+    kind = "400" if choice is not UNFINISHED_ROWS else "500"
     ill = stormbreak_provider(scenario({"kind": kind, "match": "ill"}))
     assert run(ill, rows=rows, max_cost=None, policy=OFF).failed == 2  # each is sent once
     before = read(tmp_path / "out.failed.jsonl")

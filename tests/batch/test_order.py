@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormbreak.batch.durable import OutputError
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lines import Response, success_line
 from stormbreak.batch.order import order_output
 from stormbreak.errors import ConfigurationError
@@ -16,7 +16,7 @@ class Numbers(list):
         return self.index(custom_id) if custom_id in self else None
 
 
-def lines_of(ids):
+def history_lines(ids):
     body = b'{"text":"' + b"y" * random.Random(1).randrange(200) + b'"}'
     return [success_line(name, Response(status_code=200, body=body)) for name in ids]
 
@@ -24,8 +24,8 @@ def lines_of(ids):
 @settings(deadline=None)
 @given(st.permutations(list("abcdefgh")), st.integers(0, 8))
 def test_output_takes_the_order_of_the_input(tmp_path_factory, ids, count):
-    files = Files.of(tmp_path_factory.getbasetemp() / "out.jsonl")
-    lines = lines_of(ids[:count])
+    files = BatchPaths.of(tmp_path_factory.getbasetemp() / "out.jsonl")
+    lines = history_lines(ids[:count])
     files.output.write_bytes(b"".join(lines))
     order_output(files, Numbers("abcdefgh"))
     by_id = dict(zip(ids, lines, strict=False))
@@ -33,7 +33,7 @@ def test_output_takes_the_order_of_the_input(tmp_path_factory, ids, count):
 
 
 def test_a_line_of_no_row_is_not_dropped(files):
-    files.output.write_bytes(b"".join(lines_of("bza")))
+    files.output.write_bytes(b"".join(history_lines("bza")))
     before = files.output.read_bytes()
     with pytest.raises(ConfigurationError, match="no row of the input is 'z'"):
         order_output(files, Numbers("ab"))
@@ -41,7 +41,7 @@ def test_a_line_of_no_row_is_not_dropped(files):
 
 
 def test_a_full_disk_leaves_output_as_it_was(files, file_limit):
-    files.output.write_bytes(b"".join(lines_of("dcba")))
+    files.output.write_bytes(b"".join(history_lines("dcba")))
     before = files.output.read_bytes()
     with file_limit(len(before) - 1), pytest.raises(OutputError, match="left as it was"):
         order_output(files, Numbers("abcd"))

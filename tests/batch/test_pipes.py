@@ -12,7 +12,7 @@ from stormbreak.batch.lines import count_lines, entries
 from stormbreak.batch.lock import held
 from stormbreak.batch.rows import fingerprint_of
 from stormbreak.batch.runfile import check, read_run, record
-from stormbreak.cost.lookup import Lookup
+from stormbreak.cost.lookup import PriceLookup
 from stormbreak.errors import ConfigurationError
 
 
@@ -54,7 +54,7 @@ def test_the_answers_whose_cost_is_asked_for(files, make_rows):
     rows = make_rows("a")
     record(files, rows, {"model": "m"}, last=check(files, rows, {"model": "m"}), now=1.0)
     os.mkfifo(files.output)
-    (error,) = ended(lambda: read_cost(files.output, Lookup(())), files.output)
+    (error,) = ended(lambda: read_cost(files.output, PriceLookup(())), files.output)
     assert isinstance(error, ConfigurationError)
     assert "nobody writes to that pipe" in str(error)
 

@@ -14,7 +14,7 @@ from batches import PATIENCE, chat_rows, environment, read, scenario, size_of, w
 
 from stormbreak import ConfigurationError, Policy
 from stormbreak.batch import arun, failed_rows, read_answers, run
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lock import locked
 from stormbreak.cli.main import main
 from stormbreak.testing import answer_text
@@ -59,7 +59,7 @@ def test_rows_are_answered_and_read_back(output, place):
 
 def test_the_rows_are_kept_for_their_owner_and_serve_the_command_line(output, place, capsys):
     run(iter(PROMPTS), output=output, **place)
-    kept = Files.of(output).input
+    kept = BatchPaths.of(output).input
     assert [json.loads(line) for line in kept.read_text().splitlines()] == PROMPTS
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert main(["batch", "retry", str(output), "--dry-run"]) == 0
@@ -73,17 +73,17 @@ def test_the_same_call_goes_on_and_another_one_is_refused(output, place):
     assert [each.custom_id for each in again.answers()] == [f"row-{n}" for n in range(1, 41)]
     with pytest.raises(ConfigurationError, match=r"a run of other rows \(40; these are 39\)"):
         run(PROMPTS[1:], output=output, **place)
-    assert len(read(Files.of(output).input)) == 40
+    assert len(read(BatchPaths.of(output).input)) == 40
 
 
 def test_a_file_is_read_where_it_is(tmp_path, output, place):
     source = write(tmp_path / "rows.jsonl", chat_rows(5))
     assert run(str(source), output=str(output), **place).successful == 5
-    assert not Files.of(output).input.exists()
+    assert not BatchPaths.of(output).input.exists()
 
 
 def test_a_file_of_somebody_else_is_left_alone(output, place):
-    stranger = Files.of(output).input
+    stranger = BatchPaths.of(output).input
     stranger.write_text("precious\n")
     with pytest.raises(ConfigurationError, match=r"out\.input\.jsonl: exists, and no"):
         run(PROMPTS, output=output, **place)
@@ -120,7 +120,7 @@ def test_what_cannot_be_right_is_refused_and_leaves_no_rows_behind(output, place
     options = {"output": output} | place | given
     with pytest.raises(ConfigurationError, match=said):
         run(options.pop("rows", PROMPTS), **options)
-    assert not Files.of(output).input.exists()
+    assert not BatchPaths.of(output).input.exists()
 
 
 def test_a_word_that_is_no_option(output, place):
@@ -138,7 +138,7 @@ def test_trouble_of_whoever_makes_the_rows_stays_that_trouble(output, place):
 
 
 def test_an_output_that_is_being_written_is_told_before_the_rows_are_read(output, place):
-    with locked(Files.of(output)), pytest.raises(ConfigurationError, match="another run is"):
+    with locked(BatchPaths.of(output)), pytest.raises(ConfigurationError, match="another run is"):
         run((pytest.fail("was read") for _ in PROMPTS), output=output, **place)
 
 
@@ -224,7 +224,7 @@ def test_who_is_cancelled_while_the_rows_are_read_has_sent_nothing(output, place
 
     asyncio.run(cancelled())
     assert not output.exists()
-    assert not Files.of(output).input.exists()
+    assert not BatchPaths.of(output).input.exists()
 
 
 PROGRAM = """

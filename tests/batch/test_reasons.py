@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stormbreak.batch.reasons import KINDS, LONGEST, Reasons, message_in
+from stormbreak.batch.reasons import KINDS, LONGEST, FailureReasons, message_in
 from stormbreak.types import Outcome, Verdict
 
 ASKED = json.dumps(
@@ -63,7 +63,7 @@ def test_a_long_message_is_cut():
 
 
 def test_the_most_frequent_is_told_with_a_message():
-    reasons = Reasons()
+    reasons = FailureReasons()
     assert reasons.most() is None
     for rows, status in ((1, 400), (3, 422)):
         for _ in range(rows):
@@ -76,7 +76,7 @@ def test_the_most_frequent_is_told_with_a_message():
 
 
 def test_kinds_are_bounded():
-    reasons = Reasons()
+    reasons = FailureReasons()
     for number in range(2 * KINDS):
         reasons.add(Outcome(Verdict.INVALID, status=400, code=str(number)), b"", ASKED)
     assert len(reasons._counted) == KINDS

@@ -12,10 +12,10 @@ from sockets import BODY
 from strangers import posted_to
 
 from stormbreak.batch import run
-from stormbreak.batch.refusals import Refusals
+from stormbreak.batch.refusals import AccountErrors
 from stormbreak.batch.runner import End
 from stormbreak.cli.main import main
-from stormbreak.core.schedule import SCOUTS
+from stormbreak.core.schedule import PROBE_ROWS
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Verdict
 
@@ -78,7 +78,7 @@ def test_a_refused_account_stops_the_run_and_the_next_one_sends_these_rows_again
         said, _ = capsys.readouterr()
         assert code == 1
         assert len(read(output)) == 151
-        assert SCOUTS <= provider.counted[kind] <= SCOUTS + 2 * WIDTH
+        assert PROBE_ROWS <= provider.counted[kind] <= PROBE_ROWS + 2 * WIDTH
         assert not (tmp_path / "out.failed.jsonl").exists()
         status, code_of, message = REFUSALS[kind]
         assert f"reason     {kind} {status} {code_of}: {message}" in said
@@ -104,7 +104,7 @@ def test_what_was_in_flight_is_answered_and_written(run_rows, output):
             if number_of(body) == 30:
                 slow.wait(30)
             got = quick(path, body)
-            if provider.counted["auth"] >= SCOUTS:
+            if provider.counted["auth"] >= PROBE_ROWS:
                 slow.set()
             return got
 
@@ -190,7 +190,7 @@ def test_a_fallback_whose_key_was_revoked_stops_the_run_too(
     summary = json.loads(capsys.readouterr().out)
     assert (code, summary["end"], summary["refused_by"]) == (1, "refused", "auth")
     assert summary["failed"] == 0
-    assert second.counted["auth"] <= SCOUTS + 2 * WIDTH
+    assert second.counted["auth"] <= PROBE_ROWS + 2 * WIDTH
 
 
 def test_from_python(output):
@@ -212,7 +212,7 @@ def test_the_same_invalid_for_the_first_rows_stops_the_run(run_rows, output):
     with provided(lambda *_: "invalid") as provider:
         summary = run_rows(chat_rows(300), provider)
     assert (summary.end, summary.refused_by) == ("refused", Verdict.INVALID)
-    assert sum(provider.counted.values()) == SCOUTS
+    assert sum(provider.counted.values()) == PROBE_ROWS
     assert (summary.left, summary.failed) == (300, 0)
     assert str(summary.reason) == "400 bad_parameter: max_tokens is not known here."
 
@@ -260,41 +260,43 @@ def refused(refusals, count, account=A, verdict=Verdict.AUTH, *, now=10.0):
 
 
 def test_an_account_is_in_doubt_after_so_many_refusals():
-    refusals = Refusals()
-    refused(refusals, SCOUTS - 1)
+    refusals = AccountErrors()
+    refused(refusals, PROBE_ROWS - 1)
     assert refusals.doubt is None
     refused(refusals, 1, now=11.0)
     assert refusals.doubt == (10.0, Verdict.AUTH, False)
 
 
 def test_half_as_many_calls_sent_after_the_first_refusal_are_enough_to_stop():
-    refusals = Refusals()
-    refused(refusals, SCOUTS, now=10.0)
-    for number in range(SCOUTS // 2):
+    refusals = AccountErrors()
+    refused(refusals, PROBE_ROWS, now=10.0)
+    for number in range(PROBE_ROWS // 2):
         assert not refusals.doubt.is_tried
         refusals.note(A, Verdict.AUTH, number, sent_at=10.0, now=11.0)
     assert refusals.doubt.is_tried
 
 
 def test_an_answer_to_a_call_that_was_sent_later_clears_it():
-    refusals = Refusals()
-    refused(refusals, SCOUTS)
+    refusals = AccountErrors()
+    refused(refusals, PROBE_ROWS)
     assert refusals.note(A, Verdict.OK, None, sent_at=9.0, now=12.0) == []
     assert refusals.note(B, Verdict.OK, None, sent_at=11.0, now=12.0) == []
     assert refusals.note(A, Verdict.THROTTLED, None, sent_at=11.0, now=12.0) == []
     assert refusals.doubt is not None
     other_model = A._replace(model="n")
-    assert refusals.note(other_model, Verdict.OK, None, sent_at=10.0, now=12.0) == [*range(SCOUTS)]
+    assert refusals.note(other_model, Verdict.OK, None, sent_at=10.0, now=12.0) == [
+        *range(PROBE_ROWS)
+    ]
     assert refusals.doubt is None
     assert refusals.release() == []
 
 
 def test_accounts_are_counted_apart():
-    refusals = Refusals()
-    for _ in range(SCOUTS - 1):
+    refusals = AccountErrors()
+    for _ in range(PROBE_ROWS - 1):
         refused(refusals, 1, A)
         refused(refusals, 1, B, Verdict.BILLING)
     assert refusals.doubt is None
     refused(refusals, 1, B, Verdict.BILLING)
     assert refusals.doubt == (10.0, Verdict.BILLING, False)
-    assert len(refusals.release()) == 2 * SCOUTS - 1
+    assert len(refusals.release()) == 2 * PROBE_ROWS - 1

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.row import RowError, parse_row
+from stormbreak.batch.row import InputRowError, parse_row
 
 CANARY = "CANARY-PROMPT"
 CHAT = {"model": "own", "messages": [{"role": "user", "content": CANARY}]}
@@ -179,7 +179,7 @@ def test_numbers_beyond_floats_survive_the_filling_in():
     ],
 )
 def test_what_is_wrong_is_said_without_the_prompt(line, said):
-    with pytest.raises(RowError) as raised:
+    with pytest.raises(InputRowError) as raised:
         parse(line)
     assert said in str(raised.value)
     assert CANARY not in str(raised.value)
@@ -187,13 +187,13 @@ def test_what_is_wrong_is_said_without_the_prompt(line, said):
 
 
 def test_a_row_without_any_model_is_refused():
-    with pytest.raises(RowError, match="names no model, and no --model stands in"):
+    with pytest.raises(InputRowError, match="names no model, and no --model stands in"):
         parse({"prompt": "x"}, model=None)
 
 
 def test_ids_up_to_512_characters():
     assert parse({"prompt": "x", "custom_id": "é" * 512}).custom_id == "é" * 512
-    with pytest.raises(RowError) as raised:
+    with pytest.raises(InputRowError) as raised:
         parse({"prompt": "x", "custom_id": "\x1b[31m" * 200_000})
     assert "has 1,000,000 characters, more than 512" in str(raised.value)
     assert len(str(raised.value)) < 200
@@ -209,7 +209,7 @@ def test_any_bytes_are_a_row_or_an_error(line):
     said = ""
     try:
         json.loads(parse(line).body)
-    except RowError as error:
+    except InputRowError as error:
         said = str(error)
     assert said.isprintable()
 
@@ -230,7 +230,7 @@ def test_any_object_is_a_row_or_an_error(line):
     said = ""
     try:
         parse(line)
-    except RowError as error:
+    except InputRowError as error:
         said = str(error)
     assert said.isprintable()
 
@@ -249,7 +249,7 @@ def test_any_object_is_a_row_or_an_error(line):
 @pytest.mark.parametrize("form", ["body", "messages"])
 def test_what_the_client_reads_is_checked(wrong, complaint, form):
     row = CHAT | wrong
-    with pytest.raises(RowError, match=f"^{complaint}$"):
+    with pytest.raises(InputRowError, match=f"^{complaint}$"):
         parse(batch(body=row) if form == "body" else row)
 
 
@@ -259,6 +259,6 @@ def test_null_is_as_good_as_absent(fine):
 
 
 def test_embeddings_are_not_streamed():
-    with pytest.raises(RowError, match="embeddings are not streamed"):
+    with pytest.raises(InputRowError, match="embeddings are not streamed"):
         parse(batch(url="/v1/embeddings", body={"input": "x", "stream": True}))
     assert parse(batch(url="/v1/embeddings", body={"input": "x", "stream": False}))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.batch.runfile import check, existing_run, read_run, record
+from stormbreak.batch.runfile import check, read_existing_run, read_run, record
 from stormbreak.batch.spent import Tokens
 from stormbreak.errors import ConfigurationError
 
@@ -51,7 +51,7 @@ def test_names_that_are_not_utf_8_are_kept_byte_for_byte(files, make_rows, name)
     name = name.decode("ascii", "surrogateescape")  # as Python has it where all is ASCII
     rows = make_rows("a", name=name)
     begin(files, rows, api_key_env="\u00e9")
-    run = existing_run(files)
+    run = read_existing_run(files)
     assert os.fsencode(Path(run.input).name) == os.fsencode(name)
     assert run.options["api_key_env"] == "\u00e9"
     assert begin(files, rows, api_key_env="\u00e9") == ()
@@ -197,6 +197,6 @@ def test_a_run_file_from_before_something_was_counted_is_read(files, make_rows):
     used = {"attempts": 1, "input_tokens": 9, "cached_input_tokens": 2, "output_tokens": 3}
     run["account"]["spent"] = [{"provider": "p", "model": "m", "useful": used}]
     files.run.write_text(json.dumps(run))
-    (spent,) = existing_run(files).account.spent
+    (spent,) = read_existing_run(files).account.spent
 
     assert spent.useful == Tokens(**used)

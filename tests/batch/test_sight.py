@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from stormbreak.batch.sight import sight_of
+from stormbreak.batch.sight import sample_run
 
 
 def target(circuit="closed", cooldown=0.0, in_flight=3, limit=40):
@@ -23,7 +23,7 @@ def a_runner(*targets, width=50):
 
 
 def test_targets_are_summed_up_and_waiting_is_who_is_not_in_flight():
-    seen = sight_of(
+    seen = sample_run(
         a_runner(target("open"), target("half_open", cooldown=1.0), target(), width=500)
     )
 
@@ -35,5 +35,5 @@ def test_targets_are_summed_up_and_waiting_is_who_is_not_in_flight():
 
 
 def test_no_more_is_in_flight_than_the_run_is_wide():
-    assert sight_of(a_runner(target(), target(), width=50)).limit == 50
-    assert sight_of(a_runner(width=50)).limit == 50  # before anything was sent
+    assert sample_run(a_runner(target(), target(), width=50)).limit == 50
+    assert sample_run(a_runner(width=50)).limit == 50  # before anything was sent

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from metering import prices
 
 from stormbreak import AsyncClient
-from stormbreak.batch.so_far import CostSoFar
+from stormbreak.batch.so_far import LiveCost
 from stormbreak.batch.spent import Account, Cost, Spent, Tokens
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend import SpendPolicy
@@ -18,7 +18,7 @@ def spent(tokens):
     return Account(spent=(Spent(provider="p", model="m", useful=some),))
 
 
-class Books:
+class LedgerByPurpose:
     """A ledger whose account is looked up by a function."""
 
     def __init__(self, account):
@@ -35,7 +35,7 @@ def so_far(account, *, price_of=prices, spend=None):
         policy=Policy(spend=spend or SpendPolicy()),
         prices=price_of,
     )
-    return CostSoFar(client, Books(account))
+    return LiveCost(client, LedgerByPurpose(account))
 
 
 def test_it_is_as_it_was_at_the_last_look():

@@ -113,7 +113,7 @@ def test_the_most_holds_whatever_the_length_of_each_prompt():
 
     assert most(useful=long_and_short) == usd("0.45")
     assert most(wasted=short) == usd("0.055")
-    assert most(useful_open=short) == usd("0.1")
+    assert most(used_uncounted=short) == usd("0.1")
     assert most(wasted_open=long_and_short) == usd("0.6")
 
 
@@ -180,7 +180,7 @@ PRICED = Spent(
     model="m",
     useful=Tokens(attempts=2, input_tokens=200_000, output_tokens=20_000),
     wasted=Tokens(attempts=1, input_tokens=50_000),
-    useful_open=Tokens(attempts=1, input_tokens=10_000),
+    used_uncounted=Tokens(attempts=1, input_tokens=10_000),
     wasted_open=Tokens(attempts=4, input_tokens=400_000),
     unbounded=1,
 )

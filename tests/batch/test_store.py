@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from stormbreak.batch.given_rows import kept_in
+from stormbreak.batch.given_rows import spool_rows
 from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.lock import held, locked
 from stormbreak.batch.store import open_store
@@ -132,10 +132,10 @@ def test_a_copy_that_a_killed_run_left_is_removed_by_the_next(files, make_rows):
 def test_rows_from_python_stay_while_another_run_on_them_begins(files):
     """It had the lock but had not written its run file: `batch retry` would have missed the rows."""
     with ExitStack() as taken:
-        with kept_in(files, [{"prompt": "x"}]):
+        with spool_rows(files, [{"prompt": "x"}]):
             taken.enter_context(locked(files))
         assert files.input.exists()
-    with kept_in(files, [{"prompt": "x"}]):
+    with spool_rows(files, [{"prompt": "x"}]):
         pass
     assert not files.input.exists()
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from stormbreak.cache.kept import Kept
+from stormbreak.cache.kept import CacheEntry
 from stormbreak.cache.memory import MemoryCache
 from stormbreak.cache.sqlite import SqliteCache
 from stormbreak.core.fallback import CachePolicy
@@ -50,7 +50,7 @@ def test_an_answer_is_found_under_its_key_and_no_other(make, clock):
     cache = make()
     cache.put(b"one", b'{"a":1}')
 
-    assert cache.get(b"one") == Kept(b'{"a":1}', clock.now)
+    assert cache.get(b"one") == CacheEntry(b'{"a":1}', clock.now)
     assert cache.get(b"two") is None
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.cache.key import key_of
+from stormbreak.cache.key import cache_key
 
 SECRET = b"s" * 32
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.7}
@@ -14,7 +14,7 @@ URL = "https://here.example/v1"
 
 
 def key(body=BODY, *, secret=SECRET, base_url=URL, endpoint="chat/completions", api_key="k"):
-    return key_of(secret, base_url, endpoint, json.dumps(body).encode(), api_key)
+    return cache_key(secret, base_url, endpoint, json.dumps(body).encode(), api_key)
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_no_part_can_pass_for_the_next():
 
 @given(body=st.binary() | st.from_regex(rb'[\[{"0-9a-z:,\]}]*', fullmatch=True))
 def test_no_body_raises(body):
-    made = key_of(SECRET, URL, "chat/completions", body, None)
+    made = cache_key(SECRET, URL, "chat/completions", body, None)
     assert made is None or len(made) == 32

@@ -9,7 +9,7 @@ from failing import ill, rows_that_fail
 from metering import prices
 
 from stormbreak.batch.choice import failed_rows
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.runfile import read_run
 from stormbreak.cli.main import main
@@ -56,7 +56,7 @@ def well(stormbreak_provider):
 
 
 def kept(output):
-    return read_run(Files.of(output)).flags
+    return read_run(BatchPaths.of(output)).flags
 
 
 def no_file_holds(tmp_path, secret):
@@ -207,7 +207,9 @@ def test_max_cost_counts_over_all_runs(
         f'[[prices]]\nprovider = "127.0.0.1:{provider.port}"\nmodel = "storm-1"\ninput = 3\noutput = 15\n'
     )
     assert batch_run("--max-cost", "0.5", "--prices", str(file), provider=provider)[0] == 1
-    first = read_run(Files.of(output)).account.most(lambda *_: prices("p", "m", into="3", out="15"))
+    first = read_run(BatchPaths.of(output)).account.most(
+        lambda *_: prices("p", "m", into="3", out="15")
+    )
     assert first > 0.3
     summary = json.loads(retry("--json", "--max-cost", float(first) + 0.001, code=1))
     assert (summary["end"], summary["attempts"]) == ("spent", 0)
@@ -244,7 +246,7 @@ def test_a_dry_run_shows_no_key(begun, retry):
 
 
 def forget(output, *names):
-    path = Files.of(output).run
+    path = BatchPaths.of(output).run
     run = json.loads(path.read_bytes())
     path.write_text(json.dumps({name: run[name] for name in run if name not in names}))
 
@@ -277,7 +279,7 @@ def test_a_settings_file_says_where_to_a_run_file_that_does_not(begun, retry, ou
 
 def test_a_run_file_with_flags_that_are_none(begun, retry, output):
     begun()
-    path = Files.of(output).run
+    path = BatchPaths.of(output).run
     path.write_text(path.read_text().replace('"base_url": "http', '"rpm": "http'))
     assert "not a run file of stormbreak" in retry(code=2)
 
@@ -305,7 +307,7 @@ def test_an_input_that_moved(begun, retry, source, output, tmp_path, well):
     said = retry(code=2)
     assert said.startswith(f"{source}: the input of this batch is not there any more; --input says")
     retry("--input", moved, "--base-url", well.base_url)
-    assert read_run(Files.of(output)).input == str(moved)
+    assert read_run(BatchPaths.of(output)).input == str(moved)
 
 
 def test_an_input_that_changed(begun, retry, source, failed):

@@ -18,7 +18,7 @@ from batches import (
 )
 from strangers import talked_to
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lock import locked
 from stormbreak.cli.main import main
 
@@ -202,7 +202,7 @@ def test_what_is_wrong_with_output_is_told_before_a_long_input_is_read(
 ):
     provider = stormbreak_provider("calm")
     source.write_text("no request\n")  # which would be told, if it was read
-    files = Files.of(output)
+    files = BatchPaths.of(output)
     with locked(files):
         assert "another run is writing to" in one_line(batch_run(provider=provider)[2])
     output.write_text("precious\n")

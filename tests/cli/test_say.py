@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.cli.say import in_json
+from stormbreak.cli.say import json_text
 
 SAY = "from stormbreak.cli.say import say; say('x' * 100_000)"
 
@@ -84,7 +84,7 @@ def test_a_file_name_that_is_no_utf_8_is_escaped_in_json():
     """Of a file named in Latin-1; it was a traceback."""
     facts = {"input": "caf\udce9.jsonl", "cost": Decimal("0.10"), "models": [{"caf\udce9": 1}]}
 
-    assert json.loads(in_json(facts), parse_float=Decimal) == {
+    assert json.loads(json_text(facts), parse_float=Decimal) == {
         "input": "caf\\udce9.jsonl",
         "cost": Decimal("0.10"),
         "models": [{"caf\\udce9": 1}],
@@ -98,7 +98,7 @@ def test_what_waits_for_a_full_standard_error_does_not_change_the_exit_code():
         "import contextlib, sys\n"
         "from stormbreak.cli import say\n"
         "with contextlib.suppress(OSError): print('progress', file=sys.stderr, flush=True)\n"
-        "say.give_up_on_stderr()"
+        "say.drop_stderr()"
     )
     command = ["sh", "-c", 'exec "$@" 2>/dev/full', "sh", sys.executable, "-c", code]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -23,7 +23,7 @@ from batches import (
 from canary import KEY, PROMPT, WORD, assert_clean
 from watching import STORM, asked, batch_at_work, on_terminal, port_of, state_at
 
-from stormbreak.telemetry.port import ROOM, Port
+from stormbreak.telemetry.port import ROOM, StatusServer
 from stormbreak.telemetry.state import Counts, State, encoded
 from stormbreak.testing import serve
 
@@ -305,7 +305,11 @@ def test_without_the_extra_the_page_of_metrics_says_so(stormbreak_provider, tmp_
 def test_a_port_with_too_many_visitors_has_not_ended():
     state = State(pid=1, watched=1.0, counts=Counts(calls=12, answered=11), targets=())
     page = {"/state": lambda: ("application/json", encoded(state))}
-    with Port(page) as port, on_terminal("top", port.port) as terminal, ExitStack() as crowd:
+    with (
+        StatusServer(page) as port,
+        on_terminal("top", port.port) as terminal,
+        ExitStack() as crowd,
+    ):
         terminal.wait_for("watched for")
         for _ in range(2 * ROOM):
             crowd.enter_context(socket.create_connection(("127.0.0.1", port.port), 5))
@@ -320,7 +324,7 @@ def test_an_application_ends():
     """What is not a batch is told of by its calls."""
     state = State(pid=1, watched=1.0, counts=Counts(calls=12, answered=11), targets=())
     page = {"/state": lambda: ("application/json", encoded(state))}
-    with Port(page) as port, on_terminal("top", port.port) as terminal:
+    with StatusServer(page) as port, on_terminal("top", port.port) as terminal:
         terminal.wait_for("no target has been asked yet")
         port.close()
         assert terminal.wait_for_end() == 0

@@ -9,7 +9,7 @@ from batches import one_line
 
 from stormbreak.cli import top_place
 from stormbreak.cli.main import main
-from stormbreak.telemetry.port import Port
+from stormbreak.telemetry.port import StatusServer
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_of_several_one_must_be_named(monkeypatch, tmp_path):
     ],
 )
 def test_a_stranger_is_there(refused, page, said):
-    with Port({} if page is None else {"/state": lambda: page}) as port:
+    with StatusServer({} if page is None else {"/state": lambda: page}) as port:
         line = refused(port.port)
         assert line == f"127.0.0.1:{port.port}: no stormbreak is there: {said}"
 

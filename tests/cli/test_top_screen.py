@@ -9,12 +9,12 @@ from rich.console import Console, Group
 from stormbreak.cli.top_screen import ASCII, Frame
 from stormbreak.telemetry.state import (
     SECONDS,
-    BatchState,
-    CostState,
+    BatchSnapshot,
+    CostSnapshot,
     Counts,
     Decision,
     State,
-    TargetState,
+    TargetSnapshot,
 )
 
 HOSTILE = "[red]x[/]\x1b[31m\x1b]0;t\x07\r\n\u202e" + "名" * 200
@@ -28,7 +28,7 @@ def target(name="acme/large", **changes):
         "target": name, "circuit": "half_open", "in_flight": 12, "limit": 64, "queued": 1_234, "cooldown": 4.2,
         "budget": 3.25, "verdicts": {"ok": 900, "throttled": 180, "timeout": 3}, "ok": OK, "not_ok": NOT_OK,
     }  # fmt: skip
-    return TargetState(**given | changes)
+    return TargetSnapshot(**given | changes)
 
 
 def state(**changes):
@@ -37,7 +37,7 @@ def state(**changes):
         Decision(ago=ago, name="retry.planned", words=f"decision number {n}", times=n)
         for n, ago in enumerate((0.2, 3.0, 150.0), 1)
     )
-    batch = BatchState(
+    batch = BatchSnapshot(
         total=1_000, done=600, failed=12, left=388, rate=12.3, to_go=32.0, retries=190, stopping=False
     )  # fmt: skip
     given = {"pid": 4711, "watched": 75.0, "counts": counts, "targets": (target(),), "decisions": decisions, "batch": batch}  # fmt: skip
@@ -76,12 +76,12 @@ def test_a_frame():
 @pytest.mark.parametrize(
     ("cost", "said"),
     [
-        (CostState(least=1.5, most=1.5), "cost 1.50 USD"),
-        (CostState(least=0.001, most=2), "cost <0.01 to 2.00 USD"),
-        (CostState(least=1, most=2, unpriced=3), "cost 1.00 to 2.00 USD, and 3 attempts without a known price"),
-        (CostState(least=1, most=2, unbounded=3), "cost 1.00 to 2.00 USD or more"),
-        (CostState(least=-1e300, most=1e300), "cost -1e+300 to 1e+300 USD"),
-        (CostState(least=0, most=0, unpriced=3), "cost 3 attempts without a known price"),
+        (CostSnapshot(least=1.5, most=1.5), "cost 1.50 USD"),
+        (CostSnapshot(least=0.001, most=2), "cost <0.01 to 2.00 USD"),
+        (CostSnapshot(least=1, most=2, unpriced=3), "cost 1.00 to 2.00 USD, and 3 attempts without a known price"),
+        (CostSnapshot(least=1, most=2, unbounded=3), "cost 1.00 to 2.00 USD or more"),
+        (CostSnapshot(least=-1e300, most=1e300), "cost -1e+300 to 1e+300 USD"),
+        (CostSnapshot(least=0, most=0, unpriced=3), "cost 3 attempts without a known price"),
     ],
 )  # fmt: skip
 def test_what_it_has_cost(cost, said):
@@ -138,7 +138,7 @@ def test_silence_is_said():
 
 
 def test_a_batch_that_stops_says_so():
-    batch = BatchState(total=0, done=0, failed=0, left=0, rate=0.0, to_go=None, retries=0, stopping=True)  # fmt: skip
+    batch = BatchSnapshot(total=0, done=0, failed=0, left=0, rate=0.0, to_go=None, retries=0, stopping=True)  # fmt: skip
     assert "stopping" in "\n".join(drawn(state(batch=batch)))
 
 
@@ -158,7 +158,7 @@ def test_odd_numbers_are_no_trouble():
     odd = target(
         in_flight=-5, limit=-1, queued=10**30, cooldown=-1.0, ok=(), not_ok=(10**40,), budget=1e300
     )
-    batch = BatchState(total=-1, done=-5, failed=10**30, left=-1, rate=-1e300, to_go=1e300, retries=-1, stopping=False)  # fmt: skip
+    batch = BatchSnapshot(total=-1, done=-5, failed=10**30, left=-1, rate=-1e300, to_go=1e300, retries=-1, stopping=False)  # fmt: skip
     counts = Counts(calls=-(10**30))
     for height in (None, 12, 24):
         assert drawn(

@@ -85,7 +85,7 @@ def test_the_article_in_words():
 def test_what_changes_is_said():
     queue = QueuePolicy(least_share=0.1, weights={"shop": 3})
     policy = Policy(limit=AimdLimit(slow=90), queue=queue, failures=(Verdict.TIMEOUT, Verdict.AUTH))
-    said = " ".join(account(replace(policy, shadow=policy.as_shadow())))
+    said = " ".join(account(replace(policy, shadow=policy.shadow_overrides())))
     for words in [
         "an answer is late after 90 s.",
         "gets 10 % of what is served",

@@ -28,8 +28,8 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import (
     POSSIBLE,
     CachePolicy,
-    Choose,
     Place,
+    TargetOrder,
     ToCache,
     ToDegraded,
     ToTargets,
@@ -38,7 +38,7 @@ from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.sizes import LARGEST, SMALLEST
@@ -122,7 +122,7 @@ retries = built(
     RetryPolicy,
     attempts=counting,
     backoff=backoffs,
-    min_useful=not_negative,
+    min_time_left=not_negative,
     spread=not_negative,
     longest_wait=positive,
     one_step_longer=st.lists(st.integers(-600, 600), max_size=3).map(tuple),
@@ -156,7 +156,7 @@ limits = st.one_of(
     built(AutomaticLimit, ceiling=counting, gain=factor, plus=not_negative),
 )
 quotas = built(
-    QuotaPolicy,
+    RateLimitPolicy,
     rpm=st.none() | positive,
     tpm=st.none() | positive,
     burst=not_negative,
@@ -201,7 +201,7 @@ fallbacks = st.one_of(
         on=on,
         after=after,
         targets=st.lists(places, min_size=1, max_size=2).map(tuple),
-        choose=st.sampled_from(Choose),
+        choose=st.sampled_from(TargetOrder),
     ),
     built(ToCache, on=on, after=after),
     built(ToDegraded, on=on, after=after, text=words),

@@ -11,7 +11,7 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
@@ -73,7 +73,7 @@ def test_a_file_says_all_that_a_policy_can_say(load):
         retry=RetryPolicy(attempts=3, one_step_longer=(504, 529), backoff=Linear(base=2)),
         breaker=BreakerPolicy(open_for=7.5, trip=ConsecutiveFailures()),
         limit=FixedLimit(in_flight=9),
-        quota=QuotaPolicy(rpm=90, tpm=4000.5, learn=True),
+        quota=RateLimitPolicy(rpm=90, tpm=4000.5, learn=True),
         queue=BATCH.queue,
     )
 

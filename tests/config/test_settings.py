@@ -11,7 +11,7 @@ from stormbreak.config.describe import SETTINGS
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
 from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.fallback import Choose, Place, ToTargets
+from stormbreak.core.fallback import Place, TargetOrder, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
@@ -85,7 +85,7 @@ def test_targets_and_pools_by_name(path):
     assert settings.targets["main"].model == "gpt-4.1-mini-2025-04-14"
     assert settings.pools["chat"] == PoolSettings(
         targets=(Member(target="main"), Member(target="far-away", weight=3)),
-        choose=Choose.WEIGHTED,
+        choose=TargetOrder.WEIGHTED,
         on=(Verdict.TIMEOUT,),
     )
 

@@ -4,7 +4,7 @@ import pytest
 from door import INF, Door, Indifferent, free
 from stage import OK, TARGET, TIMEOUT, Spaced
 
-from stormbreak.core.admission import Admission
+from stormbreak.core.admission import TargetQueue
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import QueuePolicy
@@ -38,7 +38,7 @@ def test_a_gate_that_does_not_mind_success_hears_of_failures_alone():
     indifferent = Indifferent("indifferent", log := [])
     diagnosis = Diagnosis(TREATMENTS)
     gates = [door.barrier, indifferent, door.slots, diagnosis]
-    admission = Admission(gates, door.slots, diagnosis, QueuePolicy(), door.wake)
+    admission = TargetQueue(gates, door.slots, diagnosis, QueuePolicy(), door.wake)
     for outcome in (OK, TIMEOUT):
         free(admission.enter(Call(1, TARGET), 0.0, INF), outcome=outcome)
 

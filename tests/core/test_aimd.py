@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.aimd import AimdConcurrency, AimdLimit
+from stormbreak.core.aimd import AimdLimit, AimdLimiter
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Outcome, Verdict
@@ -22,7 +22,7 @@ class Plant:
 
     def __init__(self, capacity, *limits):
         self.capacity = capacity
-        self.clients = [AimdConcurrency(limit) for limit in limits]
+        self.clients = [AimdLimiter(limit) for limit in limits]
         self.now = 0.0
         self.served = self.refused = 0
 
@@ -54,7 +54,7 @@ def settle(slots, tokens, outcome=OK, now=1.0):
 
 
 def test_counts_slots():
-    slots = AimdConcurrency(AimdLimit(start=2))
+    slots = AimdLimiter(AimdLimit(start=2))
     one, _two = full(slots)
     assert slots.ready_at(0.0) == UNTIL_EVENT
     slots.settle(one, CANCELLED, 0.0, 0.5)
@@ -99,14 +99,14 @@ def test_does_not_climb_while_it_is_not_used():
     ],
 )
 def test_what_makes_it_fall(outcome, limit):
-    slots = AimdConcurrency(AimdLimit(start=10))
+    slots = AimdLimiter(AimdLimit(start=10))
     settle(slots, full(slots)[:1], outcome)
 
     assert slots.limit == limit
 
 
 def test_falls_once_per_round_trip_however_many_are_refused():
-    slots = AimdConcurrency(AimdLimit(start=100))
+    slots = AimdLimiter(AimdLimit(start=100))
     settle(slots, full(slots), THROTTLED)
     assert slots.limit == 80
     settle(slots, full(slots), THROTTLED)
@@ -114,7 +114,7 @@ def test_falls_once_per_round_trip_however_many_are_refused():
 
 
 def test_what_left_before_a_fall_moves_nothing():
-    slots = AimdConcurrency(AimdLimit(start=10))
+    slots = AimdLimiter(AimdLimit(start=10))
     first, *others = full(slots)
     slots.settle(first, THROTTLED, 1.0, 0.5)
     settle(slots, others, OK)
@@ -123,7 +123,7 @@ def test_what_left_before_a_fall_moves_nothing():
 
 
 def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
-    slots = AimdConcurrency(AimdLimit(start=10, ceiling=10, slow=5.0))
+    slots = AimdLimiter(AimdLimit(start=10, ceiling=10, slow=5.0))
     settle(slots, full(slots)[:1], OK, now=5.0)
     assert slots.limit == 10
     settle(slots, full(slots)[:1], OK, now=5.1)
@@ -131,20 +131,20 @@ def test_a_slow_answer_is_a_sign_where_the_policy_says_what_is_slow():
 
 
 def test_how_long_an_answer_took_is_counted_from_when_it_was_sent():
-    slots = AimdConcurrency(AimdLimit(start=10, slow=5.0))
+    slots = AimdLimiter(AimdLimit(start=10, slow=5.0))
     slots.settle(slots.take(100.0), OK, 104.0, 0.5)
 
     assert slots.limit >= 10
 
 
 def test_it_always_binds_and_success_matters_to_it():
-    slots = AimdConcurrency(AimdLimit())
+    slots = AimdLimiter(AimdLimit())
 
-    assert slots.binds(0.0) is slots.minds_success is True
+    assert slots.binds(0.0) is slots.settles_success is True
 
 
 def test_a_timeout_is_a_sign_however_short_it_is():
-    slots = AimdConcurrency(AimdLimit(start=10, slow=5.0))
+    slots = AimdLimiter(AimdLimit(start=10, slow=5.0))
     settle(slots, full(slots)[:1], TIMEOUT, now=1.0)
 
     assert slots.limit == 8
@@ -159,7 +159,7 @@ def test_a_timeout_is_a_sign_however_short_it_is():
 )
 def test_stays_within_its_bounds(outcomes, least, more, step, share):
     limit = AimdLimit(least=least, start=least, ceiling=least + more, step=step, share=share)
-    slots = AimdConcurrency(limit)
+    slots = AimdLimiter(limit)
     for outcome in outcomes:
         settle(slots, full(slots), outcome)
         assert least <= slots.limit <= least + more

@@ -3,7 +3,7 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from slots import Mixed, Slots
+from slots import Mixed, SlotGate
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
 from stormbreak.core.automatic import AutomaticLimit
@@ -14,7 +14,7 @@ from stormbreak.types import CANCELLED
 
 
 def test_without_evidence_the_ceiling_is_the_limit():
-    slots = Slots(ceiling=100)
+    slots = SlotGate(ceiling=100)
     slots.take(100)
 
     assert slots.gate.limit == slots.gate.in_flight == 100
@@ -23,7 +23,7 @@ def test_without_evidence_the_ceiling_is_the_limit():
 
 
 def test_a_calm_burst_does_not_make_it_bind():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     burst = slots.take(200)
     for number in range(200):  # they take up to 2 seconds, in no order
@@ -33,7 +33,7 @@ def test_a_calm_burst_does_not_make_it_bind():
 
 
 def test_isolated_errors_do_not_make_it_bind():
-    slots = Slots()
+    slots = SlotGate()
     for number in range(300):
         slots.tick(0.1)
         slots.settle(slots.take(), (OK, OK, OK, THROTTLED, SERVER_ERROR, OK)[number % 6])
@@ -42,7 +42,7 @@ def test_isolated_errors_do_not_make_it_bind():
 
 
 def test_with_evidence_it_is_a_little_more_than_what_was_proven():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.stand()
 
@@ -51,7 +51,7 @@ def test_with_evidence_it_is_a_little_more_than_what_was_proven():
 
 
 def test_while_answers_are_late_it_is_closer_to_what_was_proven():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.serve(3.0, rate=10, took=2.0)
     late = slots.take(10)
@@ -65,7 +65,7 @@ def test_while_answers_are_late_it_is_closer_to_what_was_proven():
 
 
 def test_gain_and_plus():
-    slots = Slots(gain=2.0, plus=9.0)
+    slots = SlotGate(gain=2.0, plus=9.0)
     slots.serve(60, rate=10, took=2.0)
     slots.stand()
 
@@ -73,7 +73,7 @@ def test_gain_and_plus():
 
 
 def test_nothing_proven_is_a_limit_of_two_and_of_one_where_nothing_is_answered():
-    slots = Slots()
+    slots = SlotGate()
     slots.stand()
     assert slots.gate.limit == 2
     slots.fail()
@@ -84,14 +84,14 @@ def test_nothing_proven_is_a_limit_of_two_and_of_one_where_nothing_is_answered()
 
 
 def test_a_ceiling_of_one_is_one():
-    slots = Slots(ceiling=1)
+    slots = SlotGate(ceiling=1)
     assert slots.gate.limit == 1
     slots.fail()
     assert slots.gate.limit == 1
 
 
 def test_it_is_held_then_doubles_every_twenty_seconds_and_then_is_gone():
-    slots = Slots()
+    slots = SlotGate()
     slots.stand()
     limits = {}
     for second in range(1, 130):
@@ -104,7 +104,7 @@ def test_it_is_held_then_doubles_every_twenty_seconds_and_then_is_gone():
 
 
 def test_the_fade_starts_from_what_was_held_not_from_what_silence_proves():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     slots.fail()
     held = slots.gate.limit
@@ -114,7 +114,7 @@ def test_the_fade_starts_from_what_was_held_not_from_what_silence_proves():
 
 
 def test_where_answers_are_on_time_it_is_held_for_a_second_and_doubles_every_four():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.fail()
     slots.settle(slots.take())
@@ -127,7 +127,7 @@ def test_where_answers_are_on_time_it_is_held_for_a_second_and_doubles_every_fou
 
 @pytest.mark.parametrize(("ago", "quick"), [(25.0, False), (27.0, True)])
 def test_but_not_for_half_a_minute_after_a_429(ago, quick):
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.settle(slots.take(), told(1.0))
     slots.serve(ago - 2.0, rate=10, took=2.0)
@@ -141,7 +141,7 @@ def test_but_not_for_half_a_minute_after_a_429(ago, quick):
 
 
 def test_after_a_dead_spell_one_answer_on_time_does_not_make_up_for_the_silence():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     slots.fail()
     slots.tick(29.0)
@@ -155,7 +155,7 @@ def test_after_a_dead_spell_one_answer_on_time_does_not_make_up_for_the_silence(
 
 @pytest.mark.parametrize(("waited", "binds"), [(1.0, False), (1.1, True)])
 def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_well(waited, binds):
-    slots = Slots()
+    slots = SlotGate()
     slots.wait(waited)
 
     assert slots.gate.binds(slots.now) is binds
@@ -163,7 +163,7 @@ def test_a_queue_that_stands_is_evidence_while_it_is_not_certain_that_all_is_wel
 
 @pytest.mark.parametrize(("since", "binds"), [(0.9, True), (1.0, False)])
 def test_in_a_cold_start_a_queue_that_stands_while_slots_are_free_is_none(since, binds):
-    slots = Slots(ceiling=10)
+    slots = SlotGate(ceiling=10)
     slots.settle(slots.take(10), told(1.0))
     slots.tick(since, waited=100.0)
 
@@ -171,7 +171,7 @@ def test_in_a_cold_start_a_queue_that_stands_while_slots_are_free_is_none(since,
 
 
 def test_later_on_it_is_whatever_it_stands_behind():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     slots.settle(slots.take(), told(1.0))
     slots.tick(1.0, waited=1.1)
@@ -180,7 +180,7 @@ def test_later_on_it_is_whatever_it_stands_behind():
 
 
 def test_a_queue_that_stands_while_all_is_well_is_none():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     slots.wait(100.0)
 
@@ -188,7 +188,7 @@ def test_a_queue_that_stands_while_all_is_well_is_none():
 
 
 def test_evidence_renews_it():
-    slots = Slots()
+    slots = SlotGate()
     slots.stand()
     slots.tick(60.0)
     assert slots.gate.limit > 2
@@ -199,7 +199,7 @@ def test_evidence_renews_it():
 
 
 def test_the_fade_stops_at_the_ceiling():
-    slots = Slots(ceiling=30)
+    slots = SlotGate(ceiling=30)
     slots.serve(60)
     slots.fail()
     limits = [slots.tick(1.0) for _ in range(130)]
@@ -209,7 +209,7 @@ def test_the_fade_stops_at_the_ceiling():
 
 
 def test_it_grows_again_while_more_is_proven():
-    slots = Slots()
+    slots = SlotGate()
     slots.fail()
     limits = []
     for _ in range(60):
@@ -224,7 +224,7 @@ def test_it_grows_again_while_more_is_proven():
 
 
 def test_the_ceiling_is_raised_by_what_was_proven():
-    slots = Slots(ceiling=10)
+    slots = SlotGate(ceiling=10)
     slots.serve(60, rate=10, took=2.0)
     assert slots.gate.limit > 20
     slots.tick(60.0)
@@ -233,7 +233,7 @@ def test_the_ceiling_is_raised_by_what_was_proven():
 
 
 def test_where_all_calls_hang_it_is_evidence_at_the_usual_age():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(30, took=2.0)
     slots.take(8)
     slots.tick(2.5)
@@ -247,7 +247,7 @@ def test_where_all_calls_hang_it_is_evidence_at_the_usual_age():
 
 @pytest.mark.parametrize("outcome", [None, TIMEOUT, SERVER_ERROR])
 def test_what_hangs_or_fails_beside_answers_on_time_is_none(outcome):
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(30, took=2.0)
     for _ in range(100):
         answered, hanging = slots.take(2)
@@ -261,7 +261,7 @@ def test_what_hangs_or_fails_beside_answers_on_time_is_none(outcome):
 
 
 def test_long_answers_beside_short_ones_are_none():
-    slots = Slots()
+    slots = SlotGate()
     for _ in range(300):
         short, long = slots.take(2)
         slots.tick(1.0)
@@ -273,7 +273,7 @@ def test_long_answers_beside_short_ones_are_none():
 
 
 def test_what_we_cut_ourselves_says_nothing():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(30)
     for outcome in (CANCELLED, TIMEOUT._replace(own_deadline=True)):
         slots.settle(slots.take(50), outcome)
@@ -284,7 +284,7 @@ def test_what_we_cut_ourselves_says_nothing():
 
 def test_fewer_answers_without_errors_let_the_limit_grow():
     """A target that is five times slower for ever: what was proven once is no guide any more."""
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60, rate=20, took=1.0)
     limits = []
     for _ in range(60):
@@ -299,7 +299,7 @@ def test_fewer_answers_without_errors_let_the_limit_grow():
 
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     slots.paused = paused
     for _ in range(60):
@@ -310,7 +310,7 @@ def test_a_pause_is_no_sign_that_we_hold_the_target_back(paused):
 
 
 def test_first_outputs_prove_at_once():
-    slots = Slots()
+    slots = SlotGate()
     flights = slots.take(30, streams=True)
     slots.tick(0.5)
     slots.first(flights[:20])
@@ -320,7 +320,7 @@ def test_first_outputs_prove_at_once():
 
 
 def test_with_first_outputs_known_long_answers_are_not_late():
-    slots = Slots()
+    slots = SlotGate()
     for _ in range(10):
         flights = slots.take(8, streams=True)
         slots.tick(0.3)
@@ -342,11 +342,11 @@ def test_with_first_outputs_known_long_answers_are_not_late():
 
 
 def test_looking_changes_nothing():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(20)
     slots.fail()
     slots.take(max(0, slots.gate.limit - slots.gate.in_flight))
-    other = Slots()
+    other = SlotGate()
     other.serve(20)
     other.fail()
     other.take(max(0, other.gate.limit - other.gate.in_flight))
@@ -358,7 +358,7 @@ def test_looking_changes_nothing():
 
 
 def test_closed_it_says_when_time_alone_may_open_it():
-    slots = Slots()
+    slots = SlotGate()
     slots.stand()
     slots.take(2)
     at = slots.gate.ready_at(slots.now)
@@ -369,7 +369,7 @@ def test_closed_it_says_when_time_alone_may_open_it():
 
 
 def test_behind_one_that_hangs_at_a_dead_target_another_leaves_after_the_hold():
-    slots = Slots()
+    slots = SlotGate()
     slots.fail()
     slots.take(1)
     at = slots.gate.ready_at(slots.now)
@@ -392,7 +392,7 @@ STEPS = st.lists(
 
 @given(steps=STEPS, ceiling=st.integers(1, 300))
 def test_at_least_one_never_beyond_reason_and_time_opens_it_when_it_said(steps, ceiling):
-    slots, flying = Slots(ceiling=ceiling), []
+    slots, flying = SlotGate(ceiling=ceiling), []
     for pause, outcome, puts_out, count in steps:
         slots.tick(pause)
         slots.wait(pause)

@@ -3,10 +3,10 @@
 from math import inf
 
 import pytest
-from slots import Slots
+from slots import SlotGate
 from stage import OK, SERVER_ERROR
 
-from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.automatic import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN
 from stormbreak.types import TREATMENTS
@@ -14,7 +14,7 @@ from stormbreak.types import TREATMENTS
 
 def serving(count, *, at=4.0):
     """So many attempts past their first output."""
-    slots = Slots()
+    slots = SlotGate()
     flights = slots.take(count, streams=True)
     slots.tick(at)
     slots.first(flights)
@@ -31,7 +31,7 @@ def signs(slots, *, late=inf, errors=inf):
 
 def test_before_anybody_has_looked_the_ceiling_is_the_limit():
     diagnosis = Diagnosis(TREATMENTS)
-    gate = AutomaticConcurrency(AutomaticLimit(ceiling=9), diagnosis, paused=lambda _: False)
+    gate = AutomaticLimiter(AutomaticLimit(ceiling=9), diagnosis, paused=lambda _: False)
 
     assert (gate.limit, gate.ready_at(0.0)) == (9, OPEN)
 
@@ -59,7 +59,7 @@ def test_while_answers_are_late_what_was_proven_before_is_forgotten(late, limit)
 
 @pytest.mark.parametrize(("age", "floor"), [(9.9, False), (10.0, True)])
 def test_for_ten_seconds_after_failures_stood_out_there_is_no_floor(age, floor):
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60, rate=10, took=2.0)
     slots.tick(15.0)  # nothing is proven any more
 
@@ -67,7 +67,7 @@ def test_for_ten_seconds_after_failures_stood_out_there_is_no_floor(age, floor):
 
 
 def test_it_binds_for_125_seconds():
-    slots = Slots()
+    slots = SlotGate()
     slots.fail()
 
     assert (slots.gate.binds(124.9), slots.gate.binds(125.0)) == (True, False)
@@ -75,7 +75,7 @@ def test_it_binds_for_125_seconds():
 
 @pytest.mark.parametrize("in_flight", [20, 25])
 def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
-    slots = Slots(ceiling=20)
+    slots = SlotGate(ceiling=20)
     slots.fail()
     slots.take(in_flight)
     assert slots.gate.binds(slots.now)
@@ -84,7 +84,7 @@ def test_in_an_episode_too_only_an_answer_opens_what_no_fade_can(in_flight):
 
 
 def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_since():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     slots.fail()
     slots.tick(10.0)
@@ -98,7 +98,7 @@ def test_the_time_it_names_is_when_the_fade_opens_it_though_nothing_was_proven_s
 
 
 def test_nobody_asks_again_sooner_than_in_50_ms():
-    slots = Slots()
+    slots = SlotGate()
     slots.fail()
     slots.take(2)
     at = slots.gate.ready_at(slots.now) + 1.0  # it should have opened, and nobody has looked
@@ -108,14 +108,14 @@ def test_nobody_asks_again_sooner_than_in_50_ms():
 
 def test_whoever_finds_it_full_looks_at_once():
     """The ceiling is raised by what was proven in this very instant."""
-    slots = Slots(ceiling=10)
+    slots = SlotGate(ceiling=10)
     slots.first(slots.take(10, streams=True))
 
     assert slots.gate.limit == 17
 
 
 def test_after_the_hold_it_begins_to_grow_from_what_was_held():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     slots.fail()
     held = slots.gate.limit
@@ -125,7 +125,7 @@ def test_after_the_hold_it_begins_to_grow_from_what_was_held():
 
 
 def test_what_the_rate_proves_goes_by_the_mean_time_not_by_the_shortest():
-    slots = Slots()
+    slots = SlotGate()
     slots.paused = True  # so that there is no floor
     short, long = [], []
     for _ in range(60):
@@ -142,7 +142,7 @@ def test_what_the_rate_proves_goes_by_the_mean_time_not_by_the_shortest():
 
 @pytest.mark.parametrize("rate", [1, 10])
 def test_the_floor_doubles_while_fewer_answers_come_than_usual(rate):
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60, rate=rate, took=2.0)
     for _ in range(320):
         slots.tick(0.25)
@@ -152,7 +152,7 @@ def test_the_floor_doubles_while_fewer_answers_come_than_usual(rate):
 
 
 def test_failures_take_the_floor_away():
-    slots = Slots()
+    slots = SlotGate()
     slots.serve(60)
     for number in range(240):
         slots.settle(slots.take(), SERVER_ERROR if number % 3 else OK)

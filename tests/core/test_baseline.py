@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TIMEOUT
 
-from stormbreak.core.baseline import BLOCK, KEPT, Baseline
-from stormbreak.core.flight import Flight
+from stormbreak.core.baseline import BLOCK, KEPT, LatencyBaseline
+from stormbreak.core.flight import InFlight
 from stormbreak.types import CANCELLED
 
 NEVER = -inf
@@ -16,10 +16,10 @@ class Line:
     """A baseline, and attempts that are sent and landed by hand."""
 
     def __init__(self, *, streams=False):
-        self.baseline = Baseline(streams=streams)
+        self.baseline = LatencyBaseline(streams=streams)
 
     def send(self, count, at=0.0):
-        flights = [Flight(at) for _ in range(count)]
+        flights = [InFlight(at) for _ in range(count)]
         for flight in flights:
             self.baseline.sent(flight)
         return flights
@@ -37,7 +37,7 @@ class Line:
 
 
 def test_nothing_is_usual_at_first():
-    baseline = Baseline()
+    baseline = LatencyBaseline()
 
     assert (baseline.usual, baseline.mean, baseline.streams) == (None, None, False)
 

@@ -11,7 +11,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode
-from stormbreak.core.saved import read_saved
+from stormbreak.core.saved import parse_snapshot
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,
@@ -307,7 +307,7 @@ class Compared(RuleBasedStateMachine):
 
     @rule(elapsed=st.sampled_from([0.0, 2.0]))
     def restart(self, elapsed):
-        saved = read_saved(self.breaker.save(self.now).as_dict())
+        saved = parse_snapshot(self.breaker.save(self.now).as_dict())
         trips = self.breaker.trips
         for attempt in self.under_way():  # gone with the process
             attempt.token = None

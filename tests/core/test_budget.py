@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.budget import BRIEF, UNKNOWN, Budget, BudgetPolicy, Load
+from stormbreak.core.budget import SHORT_WAIT, UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
@@ -103,10 +103,14 @@ FREE = [
     ([OK] * 8, THROTTLED, True),
     ([OK] * 9, THROTTLED, False),
     ([TIMEOUT] * 50, told(3.0), True),
-    ([told(BRIEF)] * 5, SERVER_ERROR, True),  # who comes when asked has used up nothing
-    ([told(BRIEF)] * 5 + [SERVER_ERROR], SERVER_ERROR, True),
-    ([SERVER_ERROR, told(BRIEF), SERVER_ERROR], SERVER_ERROR, False),  # nor has that ended a row
-    ([told(0.9 * BRIEF)] * 2, SERVER_ERROR, False),
+    ([told(SHORT_WAIT)] * 5, SERVER_ERROR, True),  # who comes when asked has used up nothing
+    ([told(SHORT_WAIT)] * 5 + [SERVER_ERROR], SERVER_ERROR, True),
+    (
+        [SERVER_ERROR, told(SHORT_WAIT), SERVER_ERROR],
+        SERVER_ERROR,
+        False,
+    ),  # nor has that ended a row
+    ([told(0.9 * SHORT_WAIT)] * 2, SERVER_ERROR, False),
 ]
 
 
@@ -143,8 +147,8 @@ LOADS = [
     ([SERVER_ERROR] * 2, SERVER_ERROR, WELL, False),
     ([SERVER_ERROR] * 2, SERVER_ERROR, GATED, False),
     ([OK] * 7 + [SERVER_ERROR] * 2, SERVER_ERROR, WELL, True),
-    (BUSY, told(BRIEF), UNKNOWN, True),
-    ([TIMEOUT] * 2, told(BRIEF), UNKNOWN, True),
+    (BUSY, told(SHORT_WAIT), UNKNOWN, True),
+    ([TIMEOUT] * 2, told(SHORT_WAIT), UNKNOWN, True),
 ]
 
 

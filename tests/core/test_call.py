@@ -34,7 +34,7 @@ from stormbreak.events import (
 )
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
-PATIENT = policy(retry=RetryPolicy(backoff=Constant(seconds=2.0)))
+LONG_TIMEOUT = policy(retry=RetryPolicy(backoff=Constant(seconds=2.0)))
 
 CONNECT_FAILED = Outcome(Verdict.CONNECT_FAILED)
 
@@ -53,7 +53,7 @@ def test_a_success_ends_the_call():
 
 
 def test_a_failure_is_followed_by_a_wait_and_another_attempt():
-    stage = Stage(PATIENT)
+    stage = Stage(LONG_TIMEOUT)
     run = stage.start()
     assert run.step(SERVER_ERROR).command == Wait(stage.now + 2.0)
     stage.tick(2.0)
@@ -63,7 +63,7 @@ def test_a_failure_is_followed_by_a_wait_and_another_attempt():
 
 
 def test_a_driver_that_wakes_early_does_not_make_the_retry_early():
-    stage = Stage(PATIENT)
+    stage = Stage(LONG_TIMEOUT)
     run = stage.start().step(SERVER_ERROR)
     until = run.command.until
     stage.now = until - 1e-6

@@ -19,8 +19,8 @@ from stormbreak.core.backoff import (
 )
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.checks import (
-    LONGEST_SHOWN,
-    SHORTEST_WINDOW,
+    MAX_SHOWN,
+    MIN_WINDOW,
     _rules,
     require,
     require_window,
@@ -32,7 +32,7 @@ from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, To
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend import SpendPolicy
@@ -50,7 +50,7 @@ WINDOWS = [
     (0, "seconds must be positive, got 0"),
     (-1.0, "seconds must be positive, got -1.0"),
     (float("nan"), "seconds must be positive, got nan"),
-    (0.99 * SHORTEST_WINDOW, "seconds must be at least 1e-06, got 9.9e-07"),
+    (0.99 * MIN_WINDOW, "seconds must be at least 1e-06, got 9.9e-07"),
 ]
 
 
@@ -72,7 +72,7 @@ def test_a_rule_that_holds_says_nothing_and_one_that_does_not_the_value():
 
 
 def test_a_value_is_not_shown_at_length():
-    assert LONGEST_SHOWN == 100
+    assert MAX_SHOWN == 100
     assert shown("x" * 100) == "x" * 100
     assert shown("x" * 101) == "x" * 100 + "..."
     assert shown(10**5000) == "a number of thousands of digits"
@@ -81,7 +81,7 @@ def test_a_value_is_not_shown_at_length():
 POLICIES = (
     AimdLimit, AnyRule, AutomaticLimit, BreakerPolicy, BudgetPolicy, CachePolicy, ConsecutiveFailures, Constant,
     DecorrelatedJitter, EqualJitter, Exponential, FailureRate, FailureRateOfLast, FixedLimit, FullJitter, HedgePolicy, Linear,
-    Place, Policy, ProportionalJitter, QueuePolicy, QuotaPolicy, RetryPolicy, ShadowPolicy, SlowRate, SlowRateOfLast,
+    Place, Policy, ProportionalJitter, QueuePolicy, RateLimitPolicy, RetryPolicy, ShadowPolicy, SlowRate, SlowRateOfLast,
     SpendPolicy, ToCache, ToDegraded, ToTargets,
 )  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_every_number_of_a_policy_is_checked_for_its_type(policy):
 def test_a_whole_number_is_a_number_and_a_secret_of_the_wrong_type_is_not_shown():
     assert FailureRate(seconds=10, share=Fraction(1, 2)).seconds == 10
     with pytest.raises(ConfigurationError, match=r"^rpm must be a number or None, got str$"):
-        QuotaPolicy(rpm="sk-secret")
+        RateLimitPolicy(rpm="sk-secret")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@ from math import inf
 import pytest
 from stage import OK
 
-from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.concurrency import FixedLimit, FixedLimiter
 from stormbreak.errors import ConfigurationError
 
 
 def test_open_while_a_slot_is_free():
-    slots = Concurrency(FixedLimit(in_flight=2))
+    slots = FixedLimiter(FixedLimit(in_flight=2))
     readiness = []
     for _ in range(2):
         readiness.append(slots.ready_at(0.0))
@@ -29,9 +29,9 @@ def test_impossible_values_are_named():
 def test_one_at_a_time_is_possible_and_the_limit_is_its_own_ceiling():
     policy = FixedLimit(in_flight=1)
 
-    assert (policy.ceiling, Concurrency(policy).most, Concurrency(policy).limit) == (1, 1, 1)
+    assert (policy.ceiling, FixedLimiter(policy).most, FixedLimiter(policy).limit) == (1, 1, 1)
     assert FixedLimit().in_flight == 256
 
 
 def test_a_fixed_limit_always_binds():
-    assert Concurrency(FixedLimit()).binds(0.0) is True
+    assert FixedLimiter(FixedLimit()).binds(0.0) is True

@@ -110,10 +110,10 @@ def test_a_first_output_counts_once_and_not_after_the_end_and_not_where_nothing_
     watch.first([one, one])
     watch.end([two])
     watch.first([two, *watch.send(3)])
-    assert watch.diagnosis._by_first.serving == 1
+    assert watch.diagnosis._first_output_estimate.serving == 1
     watch.end([one])
 
-    assert watch.diagnosis._by_first.serving == 0
+    assert watch.diagnosis._first_output_estimate.serving == 0
 
 
 def test_beside_streams_whole_answers_have_no_vote():
@@ -227,7 +227,7 @@ def test_where_everybody_is_refused_it_is_an_overload_until_somebody_is_answered
 
 
 def test_429s_that_have_proved_to_be_luck_are_no_evidence():
-    diagnosis = Diagnosis(TREATMENTS, is_luck=lambda now: now >= 5.0)
+    diagnosis = Diagnosis(TREATMENTS, is_random=lambda now: now >= 5.0)
     for now in (4.0, 6.0):
         diagnosis.settle(diagnosis.take(now), THROTTLED, now, 0.5)
 
@@ -337,12 +337,12 @@ def test_a_429_beside_which_most_are_served_is_that_of_one_and_not_of_all():
     refused_at = watch.now
     watch.now += 1.0
     watch.end(burst[1:7])
-    assert not watch.diagnosis.refuses_some
+    assert not watch.diagnosis.refuses_randomly
     watch.end(burst[7:8])  # 1 - 0.9 ** 7 is more than a half
-    assert watch.diagnosis.refuses_some
+    assert watch.diagnosis.refuses_randomly
     watch.end(burst[8:], THROTTLED)  # and one that is refused takes a tenth away
     assert watch.diagnosis.throttled_at == watch.now > refused_at
-    assert not watch.diagnosis.refuses_some
+    assert not watch.diagnosis.refuses_randomly
 
 
 def test_and_is_then_no_sign_that_all_must_wait():
@@ -370,7 +370,7 @@ def test_who_left_before_a_refused_one_or_knew_of_it_says_nothing():
     watch.now += 1.0
     watch.end(before + after)
 
-    assert not watch.diagnosis.refuses_some
+    assert not watch.diagnosis.refuses_randomly
 
 
 def test_where_all_beside_a_429_are_refused_it_is_that_of_all():
@@ -381,7 +381,7 @@ def test_where_all_beside_a_429_are_refused_it_is_that_of_all():
         watch.now += 0.1
         watch.end(burst, THROTTLED)
 
-    assert not watch.diagnosis.refuses_some
+    assert not watch.diagnosis.refuses_randomly
     assert watch.diagnosis.throttled_at == watch.now
 
 
@@ -432,7 +432,7 @@ def test_the_run_is_of_failures_that_left_after_all_that_were_answered(steps):
         run = [sent_at for sent_at in failed if sent_at > max(answered)]
         undecided = [f for f in flying if run and min(run) <= f.sent_at <= max(run)]
         assert watch.diagnosis.failures == len(run)
-        longest = watch.diagnosis.longest_run
+        longest = watch.diagnosis.max_failure_run
         assert watch.is_dead == (len(run) >= longest and len(undecided) <= len(run) / 4)
         assert 7.5 < longest < 42.6
         assert max(watch.diagnosis.dead_at, watch.diagnosis.late_at) <= watch.now

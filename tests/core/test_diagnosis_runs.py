@@ -122,7 +122,7 @@ def chance(failures):
 def test_where_more_fail_by_chance_a_longer_run_is_explained(failures, longest):
     watch = chance(failures)
 
-    assert watch.diagnosis.longest_run == pytest.approx(longest, rel=0.01)
+    assert watch.diagnosis.max_failure_run == pytest.approx(longest, rel=0.01)
     watch.fail(int(longest))
     assert not watch.is_dead
     assert watch.fail().is_dead
@@ -130,18 +130,18 @@ def test_where_more_fail_by_chance_a_longer_run_is_explained(failures, longest):
 
 def test_a_run_that_chance_did_not_explain_teaches_nothing_of_chance():
     watch = chance(1)
-    before = watch.diagnosis.longest_run
+    before = watch.diagnosis.max_failure_run
     watch.fail(100).answer()
 
-    assert watch.diagnosis.longest_run == before
+    assert watch.diagnosis.max_failure_run == before
 
 
 def test_where_failures_become_rare_what_chance_explains_becomes_less():
     watch = chance(5)
-    assert watch.diagnosis.longest_run > 30
+    assert watch.diagnosis.max_failure_run > 30
     watch.answer(100)
 
-    assert watch.diagnosis.longest_run == pytest.approx(log(0.001) / log(0.4))
+    assert watch.diagnosis.max_failure_run == pytest.approx(log(0.001) / log(0.4))
 
 
 def test_who_is_answered_after_all_has_not_failed():

@@ -4,9 +4,9 @@ import pytest
 
 from stormbreak.core.fallback import (
     CachePolicy,
-    Choose,
     Place,
     Step,
+    TargetOrder,
     ToCache,
     ToDegraded,
     ToTargets,
@@ -56,12 +56,12 @@ def order(choose, *weights, uniform=0.0, loads=None):
 
 
 def test_in_order_is_as_written_however_loaded():
-    assert order(Choose.IN_ORDER, 1, 9, 5, loads={A: 2.0}) == "abc"
+    assert order(TargetOrder.IN_ORDER, 1, 9, 5, loads={A: 2.0}) == "abc"
 
 
 def test_the_least_loaded_comes_first_and_equals_as_written():
-    assert order(Choose.LEAST_LOADED, 1, 1, 1, loads={A: 0.5, B: 0.2, C: 1.4}) == "bac"
-    assert order(Choose.LEAST_LOADED, 1, 1, 1) == "abc"
+    assert order(TargetOrder.LEAST_LOADED, 1, 1, 1, loads={A: 0.5, B: 0.2, C: 1.4}) == "bac"
+    assert order(TargetOrder.LEAST_LOADED, 1, 1, 1) == "abc"
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,18 @@ def test_the_least_loaded_comes_first_and_equals_as_written():
     [(0.0, "acb"), (0.19, "acb"), (0.2, "bca"), (0.39, "bca"), (0.4, "cab")],
 )
 def test_by_weight_the_first_is_drawn_and_others_follow_by_weight(uniform, expected):
-    assert order(Choose.WEIGHTED, 2, 2, 6, uniform=uniform) == expected
+    assert order(TargetOrder.WEIGHTED, 2, 2, 6, uniform=uniform) == expected
 
 
 def test_by_weight_those_without_room_come_last():
-    assert order(Choose.WEIGHTED, 2, 2, 6, uniform=0.99, loads={C: 1.0}) == "bac"
-    assert order(Choose.WEIGHTED, 2, 2, 6, uniform=0.99, loads={A: 1.0, B: 1.0, C: 1.0}) == "cab"
+    assert order(TargetOrder.WEIGHTED, 2, 2, 6, uniform=0.99, loads={C: 1.0}) == "bac"
+    assert (
+        order(TargetOrder.WEIGHTED, 2, 2, 6, uniform=0.99, loads={A: 1.0, B: 1.0, C: 1.0}) == "cab"
+    )
 
 
 def test_by_weight_the_last_is_drawn_where_rounding_leaves_nobody():
-    assert order(Choose.WEIGHTED, 0.1, 0.2, 0.3, uniform=1 - 2**-53) == "cba"
+    assert order(TargetOrder.WEIGHTED, 0.1, 0.2, 0.3, uniform=1 - 2**-53) == "cba"
 
 
 def test_what_a_rule_does_not_say():

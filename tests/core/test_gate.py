@@ -6,7 +6,7 @@ import pytest
 from stage import OK, told
 
 from stormbreak.core.cooldown import Pace
-from stormbreak.core.rate import LearnedRate
+from stormbreak.core.rate import AdaptiveSendRate
 
 
 def _paced():
@@ -16,7 +16,7 @@ def _paced():
 
 
 def _slowed():
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
     for second in range(20):
         token = rate.take(float(second))
         rate.settle(token, told(None), second + 0.5, 0.5)
@@ -35,7 +35,7 @@ def _state(thing):
 @pytest.mark.parametrize("outcome", [OK, OK._replace(retry_after=1.0)])
 def test_a_gate_that_does_not_mind_success_is_not_changed_by_one(made, outcome):
     gate = made()
-    assert not gate.minds_success
+    assert not gate.settles_success
     token = gate.take(19.5)
     before = deepcopy(_state(gate))
     gate.settle(token, outcome, 20.0, 0.5)

@@ -9,9 +9,9 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.fallback import ELSEWHERE, Choose, Step
+from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.saved import Saved
+from stormbreak.core.saved import CircuitSnapshot
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import Target
 
@@ -21,7 +21,7 @@ PLAIN = Target("acme", "large", "k1")
 
 FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1), open_for=5.0, jitter=0.0)
 FILE = policy(limit=FixedLimit(in_flight=9))
-TIGHT = policy(limit=FixedLimit(in_flight=1), attempt_timeout=3.0)
+NEARLY_FULL = policy(limit=FixedLimit(in_flight=1), attempt_timeout=3.0)
 
 
 def governed(**named):
@@ -38,11 +38,11 @@ def govern(stage, file=FILE, **named):
 
 
 def test_a_named_target_goes_by_its_own_policy_and_any_other_by_that_of_the_engine():
-    stage = governed(main=TIGHT)
+    stage = governed(main=NEARLY_FULL)
     first, second = stage.start(target=MAIN), stage.start(target=MAIN)
 
     assert (first.sending, first.command.timeout, second.queued) == (True, 3.0, True)
-    assert stage.engine.lane(MAIN._replace(model="tiny")).policy is TIGHT
+    assert stage.engine.lane(MAIN._replace(model="tiny")).policy is NEARLY_FULL
     assert stage.engine.lane(PLAIN).policy is FILE
     assert all(stage.start(target=PLAIN).sending for _ in range(9))
 
@@ -66,7 +66,7 @@ def test_policies_with_the_same_budget_share_it_and_others_do_not():
 
 
 def test_what_did_not_change_keeps_its_lane():
-    stage = governed(main=TIGHT, spare=TIGHT)
+    stage = governed(main=NEARLY_FULL, spare=NEARLY_FULL)
     kept, changed = stage.engine.lane(MAIN), stage.engine.lane(SPARE)
     govern(stage, main=policy(limit=FixedLimit(in_flight=1), attempt_timeout=3.0), spare=FILE)
 
@@ -75,16 +75,16 @@ def test_what_did_not_change_keeps_its_lane():
 
 
 def test_an_unnamed_target_has_a_new_lane_when_the_policy_of_the_engine_changes():
-    stage = governed(main=TIGHT)
+    stage = governed(main=NEARLY_FULL)
     before = stage.engine.lane(PLAIN)
-    govern(stage, file=TIGHT, main=TIGHT)
+    govern(stage, file=NEARLY_FULL, main=NEARLY_FULL)
 
     assert stage.engine.lane(PLAIN) is not before
-    assert stage.engine.lane(PLAIN).policy is TIGHT
+    assert stage.engine.lane(PLAIN).policy is NEARLY_FULL
 
 
 def test_who_is_in_a_lane_ends_there():
-    stage = governed(main=TIGHT)
+    stage = governed(main=NEARLY_FULL)
     flying, waiting = stage.start(target=MAIN), stage.start(target=MAIN)
     govern(stage, main=FILE)
     new = stage.start(target=MAIN)
@@ -100,7 +100,7 @@ def test_who_is_in_a_lane_ends_there():
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_changed_policy_does_not_close_a_circuit(isolated):
-    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     lane = stage.engine.lane(MAIN)
     if isolated:
         lane.isolate(stage.now)
@@ -116,29 +116,29 @@ FORCED = replace(FRAGILE, mode=Mode.FORCED_OPEN)
 
 
 def test_a_circuit_that_is_no_longer_forced_open_is_closed():
-    stage = governed(main=replace(TIGHT, breaker=FORCED))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FORCED))
     assert stage.start(target=MAIN, fail_fast=False).queued
-    govern(stage, main=replace(TIGHT, breaker=FRAGILE))
+    govern(stage, main=replace(NEARLY_FULL, breaker=FRAGILE))
 
     assert stage.start(target=MAIN, fail_fast=False).sending
 
 
 def test_calls_that_waited_for_a_circuit_forced_open_leave_when_it_is_so_no_longer():
-    stage = governed(main=replace(TIGHT, breaker=FORCED))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FORCED))
     waiting = stage.start(target=MAIN, fail_fast=False)
-    govern(stage, main=replace(TIGHT, breaker=FRAGILE))
+    govern(stage, main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.settle()
 
     assert waiting.sending
 
 
 def test_calls_that_wait_in_a_lane_of_before_are_kept_by_a_circuit_forced_open_now():
-    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     first, second = (
         stage.start(target=MAIN, fail_fast=False),
         stage.start(target=MAIN, fail_fast=False),
     )
-    govern(stage, main=replace(TIGHT, breaker=FORCED))
+    govern(stage, main=replace(NEARLY_FULL, breaker=FORCED))
     first.step(OK)
     stage.settle()
 
@@ -146,7 +146,7 @@ def test_calls_that_wait_in_a_lane_of_before_are_kept_by_a_circuit_forced_open_n
 
 
 def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_lane_of_before():
-    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.engine.isolate(MAIN, stage.now)
     waiting = stage.start(target=MAIN, fail_fast=False)
     govern(stage, main=replace(FILE, breaker=FRAGILE))
@@ -159,13 +159,13 @@ def test_what_is_done_by_hand_reaches_calls_that_wait_in_a_lane_of_before():
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_lane_of_before(paused):
-    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     busy, waiting = (stage.start(target=MAIN, fail_fast=False) for _ in range(2))
     govern(stage, main=replace(FILE, breaker=FRAGILE))
     if paused:
         stage.engine.pause(MAIN, 5.0, stage.now)
     else:
-        opened = Saved(state=State.OPEN, open_left=5.0, open_for=5.0)
+        opened = CircuitSnapshot(state=State.OPEN, open_left=5.0, open_for=5.0)
         stage.engine.restore_circuits({MAIN: opened}, stage.now, 0.0)
     busy.step(INVALID)  # a success would end the pause
     stage.settle()
@@ -173,7 +173,7 @@ def test_a_restored_circuit_and_a_pause_reach_calls_that_wait_in_a_lane_of_befor
 
 
 def test_a_new_lane_goes_on_counting_how_often_the_circuit_opened():
-    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.start(target=MAIN).step(SERVER_ERROR)
     before = stage.engine.lane(MAIN)
     govern(stage, main=replace(FILE, breaker=FRAGILE))
@@ -182,38 +182,38 @@ def test_a_new_lane_goes_on_counting_how_often_the_circuit_opened():
     assert (after.openings, after.breaker.trips) == (1, 1)
 
     stage.engine.reset(MAIN, stage.now)
-    govern(stage, main=replace(TIGHT, breaker=FRAGILE))
+    govern(stage, main=replace(NEARLY_FULL, breaker=FRAGILE))
     assert (stage.engine.lane(MAIN).openings, stage.engine.lane(MAIN).breaker.trips) == (1, 1)
 
 
 def test_an_isolation_by_hand_outlives_a_mode_that_comes_and_goes():
-    stage = governed(main=replace(TIGHT, breaker=FRAGILE))
+    stage = governed(main=replace(NEARLY_FULL, breaker=FRAGILE))
     stage.engine.isolate(MAIN, stage.now, duration=50.0)
     for breaker in (FORCED, FRAGILE):
-        govern(stage, main=replace(TIGHT, breaker=breaker))
+        govern(stage, main=replace(NEARLY_FULL, breaker=breaker))
 
     assert stage.engine.lane(MAIN).breaker.ready_at(stage.now) == stage.now + 50.0
 
 
 def test_a_target_that_is_gone_is_shown_until_its_last_call_has_ended():
-    stage = governed(main=TIGHT, spare=TIGHT)
+    stage = governed(main=NEARLY_FULL, spare=NEARLY_FULL)
     run = stage.start(target=MAIN)
     stage.start(target=SPARE)
-    govern(stage, spare=TIGHT)
+    govern(stage, spare=NEARLY_FULL)
     assert list(stage.engine.snapshot(stage.now)["targets"]) == [str(MAIN), str(SPARE)]
 
     run.step(OK)
     assert list(stage.engine.snapshot(stage.now)["targets"]) == [str(SPARE)]
-    govern(stage, spare=TIGHT)
+    govern(stage, spare=NEARLY_FULL)
     assert MAIN not in stage.engine._lanes
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
     once = policy(retry=RetryPolicy(attempts=1))
-    stage = governed(main=once, spare=TIGHT)
+    stage = governed(main=once, spare=NEARLY_FULL)
     busy = stage.start(target=SPARE) if known else None
-    step = Step(frozenset(ELSEWHERE), None, "fallback", ((SPARE, 1.0),), Choose.IN_ORDER)
+    step = Step(frozenset(ELSEWHERE), None, "fallback", ((SPARE, 1.0),), TargetOrder.IN_ORDER)
     run = stage.start(target=MAIN, fallbacks=(step,))
     govern(stage, main=once)
     busy = busy or stage.start(target=SPARE)
@@ -227,10 +227,10 @@ def test_who_began_before_may_still_fall_back_to_a_target_that_is_gone(known):
 
 
 def test_a_target_that_came_back_is_no_longer_gone():
-    stage = governed(main=TIGHT)
+    stage = governed(main=NEARLY_FULL)
     stage.start(target=MAIN)
     govern(stage)
-    govern(stage, main=TIGHT)
+    govern(stage, main=NEARLY_FULL)
 
     assert not stage.engine.lane(MAIN).gone
 

@@ -2,12 +2,12 @@ from math import exp
 
 import pytest
 
-from stormbreak.core.guard import Guard
+from stormbreak.core.guard import LimitFloor
 
 
 def usual(*, rate=10, in_flight=20, most=1_000.0, seconds=300):
     """A guard that has seen a steady load; and when."""
-    guard = Guard(most)
+    guard = LimitFloor(most)
     for second in range(seconds):
         guard.quiet(float(second), rate, in_flight)
     return guard, float(seconds)
@@ -26,7 +26,7 @@ def test_at_first_it_is_a_little_more_than_was_usually_in_flight():
 
 
 def test_who_knows_nothing_has_next_to_no_floor_and_it_stays_so():
-    assert set(episode(Guard(100.0), 50.0, 60, rate=0)) == {2.0}
+    assert set(episode(LimitFloor(100.0), 50.0, 60, rate=0)) == {2.0}
 
 
 def test_what_is_usual_follows_within_half_a_minute():
@@ -39,7 +39,7 @@ def test_what_is_usual_follows_within_half_a_minute():
 
 
 def test_the_first_look_teaches_nothing():
-    guard = Guard(1_000.0)
+    guard = LimitFloor(1_000.0)
     guard.quiet(100.0, 500, 500)
 
     assert guard.floor(101.0, 500, 2.0, failing=False) == 2.0
@@ -47,7 +47,7 @@ def test_the_first_look_teaches_nothing():
 
 @pytest.mark.parametrize("every", [0.5, 4.0])
 def test_answers_are_counted_by_the_second_however_often_it_is_fed(every):
-    guard = Guard(1_000.0)
+    guard = LimitFloor(1_000.0)
     for look in range(1_000):
         guard.quiet(every * look, int(10 * every), 20)
     now = every * 999

@@ -3,19 +3,19 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.heaviest import MANY, Heaviest
+from stormbreak.core.heaviest import MANY, HeaviestTenant
 
 TENANTS = st.sampled_from(["", "a", "b", "big", "small"])
 WEIGHTS = {"big": 3.0, "small": 0.5}
 
 
-class Crowd:
+class BackgroundTraffic:
     """Who waits, and how often a load was looked at."""
 
     def __init__(self):
         self.calls = Counter()
         self.looks = 0
-        self.heaviest = Heaviest(self.calls.keys(), self.load_of)
+        self.heaviest = HeaviestTenant(self.calls.keys(), self.load_of)
 
     def load_of(self, tenant):
         self.looks += 1
@@ -33,7 +33,7 @@ class Crowd:
 
 @given(steps=st.lists(st.tuples(st.sampled_from(["come", "go", "find"]), TENANTS)))
 def test_it_is_the_one_with_the_most(steps):
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     for step, tenant in steps:
         if step == "come":
             crowd.come(tenant)
@@ -44,7 +44,7 @@ def test_it_is_the_one_with_the_most(steps):
 
 
 def test_of_two_it_is_the_one_that_had_as_much_first():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     for tenant in ("b", "a"):
         crowd.come(tenant)
     assert crowd.heaviest.find() == "b"
@@ -54,7 +54,7 @@ def test_of_two_it_is_the_one_that_had_as_much_first():
 
 
 def test_one_that_shrank_is_put_back_where_it_belongs():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     for tenant in ("a", "a", "a", "b", "b"):
         crowd.come(tenant)
     assert crowd.heaviest.find() == "a"
@@ -67,7 +67,7 @@ def test_one_that_shrank_is_put_back_where_it_belongs():
 
 
 def test_a_full_queue_does_not_look_at_each_of_thousands():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     for number in range(5_000):
         crowd.come(str(number))
     crowd.heaviest.find()
@@ -80,7 +80,7 @@ def test_a_full_queue_does_not_look_at_each_of_thousands():
 
 
 def test_while_nobody_asks_loads_are_not_kept_without_end():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     for _ in range(3):
         crowd.come("a")
     assert crowd.heaviest.find() == "a"
@@ -94,7 +94,7 @@ def test_while_nobody_asks_loads_are_not_kept_without_end():
 
 
 def test_the_heap_is_made_anew_without_losing_anybody():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     crowd.come("a")
     crowd.heaviest.find()
     for number in range(2 * MANY):

@@ -4,23 +4,23 @@ from math import inf
 
 import pytest
 
-from stormbreak.core.hedge import ENOUGH, KEPT, HedgePolicy, Hedging
+from stormbreak.core.hedge import ENOUGH, KEPT, HedgePolicy, HedgeTimer
 from stormbreak.errors import ConfigurationError
 
 
 def taught(policy, seconds, *, begins=False):
-    hedging = Hedging(policy)
+    hedging = HedgeTimer(policy)
     for one in seconds:
         hedging.took(one, begins=begins)
     return hedging
 
 
 def test_after_a_fixed_time():
-    assert Hedging(HedgePolicy(after=0.7, percentile=None)).delay(begins=False) == 0.7
+    assert HedgeTimer(HedgePolicy(after=0.7, percentile=None)).delay(begins=False) == 0.7
 
 
 def test_at_once_is_a_time_too():
-    assert Hedging(HedgePolicy(after=0.0, percentile=None)).delay(begins=False) == 0.0
+    assert HedgeTimer(HedgePolicy(after=0.0, percentile=None)).delay(begins=False) == 0.0
 
 
 def test_never_while_nothing_is_known_of_the_percentile():

@@ -10,9 +10,9 @@ from stormbreak.core.budget import Load
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.saved import Saved
+from stormbreak.core.saved import CircuitSnapshot
 from stormbreak.core.trip import ConsecutiveFailures
 
 ONCE = RetryPolicy(attempts=1)
@@ -153,7 +153,7 @@ def test_who_may_not_wait_for_a_pause_that_begins_is_rejected_at_once():
 
 
 def test_a_heavy_call_alone_waits_for_the_tokens_that_only_it_needs(monkeypatch):
-    stage = Stage(policy(quota=QuotaPolicy(tpm=6e6), retry=ONCE))
+    stage = Stage(policy(quota=RateLimitPolicy(tpm=6e6), retry=ONCE))
     monkeypatch.setattr(type(stage.lane.quota), "is_what_lacks", lambda *_: True)
     stage.start().step(told(60.0))
     assert stage.start().sending
@@ -171,7 +171,7 @@ def test_a_call_alone_waits_for_a_time_that_it_is_given_beside_many_that_are_ser
     stage.tick(1.0)
     for run in crowd[2:]:
         run.step(OK)
-    assert stage.lane.diagnosis.refuses_some
+    assert stage.lane.diagnosis.refuses_randomly
     crowd[1].step(told(60.0))
 
     assert stage.start().sending
@@ -270,7 +270,9 @@ def test_whoever_waits_leaves_when_a_circuit_is_restored_as_closed():
     stage = Stage(policy(breaker=FRAGILE))
     stage.lane.isolate(stage.now)
     run = stage.start(fail_fast=False)
-    stage.lane.restore(Saved(state=State.CLOSED, open_left=0.0, open_for=5.0), stage.now, elapsed=0)
+    stage.lane.restore(
+        CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=5.0), stage.now, elapsed=0
+    )
     stage.settle()
 
     assert run.sending

@@ -1,8 +1,8 @@
 import pytest
 
-from stormbreak.core.aimd import AimdConcurrency, AimdLimit
-from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
-from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.aimd import AimdLimit, AimdLimiter
+from stormbreak.core.automatic import AutomaticLimit, AutomaticLimiter
+from stormbreak.core.concurrency import FixedLimit, FixedLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.limit import limiter
 from stormbreak.types import TREATMENTS
@@ -13,9 +13,9 @@ def made(policy, share=1.0):
 
 
 KINDS = [
-    (FixedLimit(), Concurrency),
-    (AimdLimit(), AimdConcurrency),
-    (AutomaticLimit(), AutomaticConcurrency),
+    (FixedLimit(), FixedLimiter),
+    (AimdLimit(), AimdLimiter),
+    (AutomaticLimit(), AutomaticLimiter),
 ]
 
 

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.luck import FEWEST, MOST, Luck
+from stormbreak.core.luck import FEWEST, MOST, RandomRefusals
 
 
-class Draw:
-    """Luck on trial, and seconds that are played to it."""
+class RandomStorm:
+    """RandomRefusals on trial, and seconds that are played to it."""
 
     def __init__(self, share=0.3):
         self.found = []
-        self.luck = Luck(self.found.append)
+        self.luck = RandomRefusals(self.found.append)
         self.now = 100.0
         self.luck.suppose(share, self.now)
 
@@ -43,7 +43,7 @@ def most_explained(luck, sent):
 
 
 def test_the_same_share_although_less_is_sent_is_bad_luck():
-    draw = Draw(0.3).play(30, 10, 3)
+    draw = RandomStorm(0.3).play(30, 10, 3)
 
     assert len(draw.found) == 1
     assert draw.luck.holds(draw.now)
@@ -51,13 +51,13 @@ def test_the_same_share_although_less_is_sent_is_bad_luck():
 
 
 def test_refusals_that_become_few_are_a_limit():
-    draw = Draw(0.3).play(30, 10, [1, 0])
+    draw = RandomStorm(0.3).play(30, 10, [1, 0])
 
     assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
 
 
 def test_the_first_five_seconds_do_not_count():
-    draw = Draw(0.3).play(5, 1_000, 300)
+    draw = RandomStorm(0.3).play(5, 1_000, 300)
 
     assert draw.found == []
     assert draw.luck.on_trial(draw.now)
@@ -68,7 +68,7 @@ def test_the_first_five_seconds_do_not_count():
 def test_a_hundred_to_one_is_what_shows_bad_luck(odds):
     """Four refused and one accepted: four times a quarter against one, and how much the fifth speaks against it."""
     fifth = odds / 4**4  # = (1 - share) / (1 - share / 4)
-    draw = Draw((1 - fifth) / (1 - fifth / 4)).play(5, 0, 0).play(1, 5, 4)
+    draw = RandomStorm((1 - fifth) / (1 - fifth / 4)).play(5, 0, 0).play(1, 5, 4)
 
     assert bool(draw.found) is (odds > 100)
     assert draw.luck.on_trial(draw.now) is (odds < 100)
@@ -77,14 +77,14 @@ def test_a_hundred_to_one_is_what_shows_bad_luck(odds):
 @pytest.mark.parametrize("odds", [99.5, 100.5])
 def test_a_hundred_to_one_is_what_shows_a_limit(odds):
     twenty = odds ** (-1 / 20)
-    draw = Draw((1 - twenty) / (1 - twenty / 4)).play(5, 0, 0).play(1, 20, 0)
+    draw = RandomStorm((1 - twenty) / (1 - twenty / 4)).play(5, 0, 0).play(1, 20, 0)
 
     assert draw.found == []
     assert draw.luck.on_trial(draw.now) is (odds < 100)
 
 
 def test_a_refusal_counts_in_its_own_second_even_where_nothing_is_sent():
-    draw = Draw(0.3).play(4, 10, 0)
+    draw = RandomStorm(0.3).play(4, 10, 0)
     draw.refuse(104.5, 0, sent=1)  # the last second that does not count
     draw.refuse(105.5, 4)
 
@@ -92,7 +92,7 @@ def test_a_refusal_counts_in_its_own_second_even_where_nothing_is_sent():
 
 
 def test_a_second_counts_when_it_is_over():
-    draw = Draw(0.3).play(6, 0, 0)
+    draw = RandomStorm(0.3).play(6, 0, 0)
     for _ in range(50):
         draw.luck.sent(draw.now)
         draw.luck.refused(draw.now)
@@ -102,7 +102,7 @@ def test_a_second_counts_when_it_is_over():
 
 
 def test_silence_ends_a_trial_undecided():
-    draw = Draw(0.3).play(40, 0, 0)
+    draw = RandomStorm(0.3).play(40, 0, 0)
     assert draw.luck.on_trial(draw.now)
 
     assert not draw.luck.on_trial(draw.now + 1.0)
@@ -110,7 +110,9 @@ def test_silence_ends_a_trial_undecided():
 
 
 def test_refusals_that_decide_nothing_keep_a_trial_going():
-    draw = Draw(0.3).play(60, 6, 1)  # one in six is between three in ten and a quarter of that
+    draw = RandomStorm(0.3).play(
+        60, 6, 1
+    )  # one in six is between three in ten and a quarter of that
     draw.refuse(160.0, 1)
     draw.now = 161.0  # its second is over
 
@@ -119,21 +121,21 @@ def test_refusals_that_decide_nothing_keep_a_trial_going():
 
 
 def test_where_nearly_everything_is_refused_there_is_no_bad_luck():
-    assert not Draw(MOST + 0.01).luck.on_trial(100.0)
-    draw = Draw(0.5).play(30, 10, 10)
+    assert not RandomStorm(MOST + 0.01).luck.on_trial(100.0)
+    draw = RandomStorm(0.5).play(30, 10, 10)
 
     assert (draw.found, draw.luck.on_trial(draw.now)) == ([], False)
 
 
 def test_nine_in_ten_may_still_be_bad_luck():
-    draw = Draw(0.9)
+    draw = RandomStorm(0.9)
     assert draw.luck.on_trial(100.0)
 
     assert draw.play(5, 0, 0).play(1, 10, 9).found
 
 
 def test_it_lasts_for_ten_minutes():
-    draw = Draw(0.3).play(12, 10, 3)
+    draw = RandomStorm(0.3).play(12, 10, 3)
     (found_at,) = draw.found
 
     assert draw.luck.holds(found_at + 599.9)
@@ -144,13 +146,13 @@ def test_it_lasts_for_ten_minutes():
     ("refused", "explained"), [(30, True), (44, True), (46, False), (70, False)]
 )
 def test_chance_explains_so_much_and_no_more(refused, explained):
-    draw = Draw(0.3).play(100, 10, 3)
+    draw = RandomStorm(0.3).play(100, 10, 3)
 
     assert draw.luck.explains(100, refused) is explained
 
 
 def test_the_share_is_what_was_refused_during_the_trial():
-    draw = Draw(0.3).play(8, 10, 3)
+    draw = RandomStorm(0.3).play(8, 10, 3)
 
     assert draw.found == [108.0]
     # of 100: 30, and three deviations of a count of 100 and of a share from 30, sqrt(0.21 * (100 + 100**2 / 30))
@@ -158,7 +160,7 @@ def test_the_share_is_what_was_refused_during_the_trial():
 
 
 def test_what_leaves_as_a_second_begins_counts_in_it():
-    draw = Draw(0.3)
+    draw = RandomStorm(0.3)
     for second in range(100, 108):
         draw.refuse(float(second), 3, sent=10)
 
@@ -167,11 +169,11 @@ def test_what_leaves_as_a_second_begins_counts_in_it():
 
 
 def test_nothing_refused_of_nothing_needs_no_explanation():
-    assert Draw(0.3).play(10, 10, 3).luck.explains(0, 0)
+    assert RandomStorm(0.3).play(10, 10, 3).luck.explains(0, 0)
 
 
 def test_the_share_is_that_of_the_last_thousand():
-    draw = Draw(0.3).play(200, 10, 3)
+    draw = RandomStorm(0.3).play(200, 10, 3)
     draw.play(1, 10, 10)  # moves it by seven in a thousand
 
     # three deviations of a count of a million and of a share from a thousand
@@ -180,7 +182,7 @@ def test_the_share_is_that_of_the_last_thousand():
 
 
 def test_the_share_is_followed():
-    draw = Draw(0.3).play(60, 10, 3)
+    draw = RandomStorm(0.3).play(60, 10, 3)
     assert not draw.luck.explains(1_000, 600)
     for _ in range(6):
         draw.play(60, 10, 6)
@@ -189,7 +191,7 @@ def test_the_share_is_followed():
 
 
 def test_a_share_of_next_to_nothing_is_forgotten():
-    draw = Draw(0.3).play(60, 10, 3)
+    draw = RandomStorm(0.3).play(60, 10, 3)
     draw.play(500, 10, 0)
 
     assert not draw.luck.holds(draw.now)
@@ -197,7 +199,7 @@ def test_a_share_of_next_to_nothing_is_forgotten():
 
 
 def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
-    draw = Draw(0.3)
+    draw = RandomStorm(0.3)
     for doubt in (30.0, 60.0, 120.0):
         draw.luck.suppose(0.3, draw.now)
         draw.play(20, 10, 3)
@@ -211,7 +213,7 @@ def test_after_an_error_the_next_trial_waits_and_each_time_twice_as_long():
 
 
 def test_a_trial_is_not_begun_anew_while_it_runs():
-    draw = Draw(0.3).play(5, 10, 3)
+    draw = RandomStorm(0.3).play(5, 10, 3)
     draw.luck.suppose(0.3, draw.now)
     draw.play(5, 10, 3)
 
@@ -228,7 +230,7 @@ def test_a_trial_is_not_begun_anew_while_it_runs():
 )
 def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
     """Answers may belong to sends of long ago: more may be refused than was sent."""
-    draw = Draw(0.5)
+    draw = RandomStorm(0.5)
     for pause, sent, refused, share in steps:
         draw.now += pause
         draw.play(1, sent, refused)
@@ -240,7 +242,7 @@ def test_whatever_comes_the_share_is_one_and_it_never_fails(steps):
 
 def test_refusals_of_a_second_in_which_nothing_was_sent_are_followed():
     """One a second is sent, and its answer, a refusal half the time, comes within the next."""
-    draw = Draw(0.5).play(60, 10, 5)
+    draw = RandomStorm(0.5).play(60, 10, 5)
     share = most_explained(draw.luck, 1_000)
     for number in range(600):
         draw.luck.sent(draw.now)

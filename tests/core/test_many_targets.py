@@ -9,10 +9,10 @@ from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.types import Allowance, Allowances, Outcome, Target, Verdict
+from stormbreak.types import Outcome, RateLimits, RateLimitStatus, Target, Verdict
 
 FEW = 8
 ONCE = RetryPolicy(attempts=1)
@@ -136,15 +136,15 @@ class TestWhatIsNeededStays:
         self.assert_goes(stage, 30.0)
 
     def test_a_quota_that_is_partly_used(self):
-        stage = Stage(policy(quota=QuotaPolicy(rpm=1.0, burst=300.0)))
+        stage = Stage(policy(quota=RateLimitPolicy(rpm=1.0, burst=300.0)))
         stage.start().step(OK)
         assert stage.lane.is_needed(stage.now + 59.0)
         assert not stage.lane.is_needed(stage.now + 61.0)
 
     @pytest.mark.parametrize(("remaining", "stays"), [(0, True), (49, True), (99, False)])
     def test_a_limit_that_was_told_and_is_nearly_used_up(self, remaining, stays):
-        told = Allowances(Allowance(limit=100, remaining=remaining, reset=60.0, flows=False))
-        stage = Stage(policy(quota=QuotaPolicy(learn=True)))
+        told = RateLimits(RateLimitStatus(limit=100, remaining=remaining, reset=60.0, flows=False))
+        stage = Stage(policy(quota=RateLimitPolicy(learn=True)))
         stage.start().step(OK._replace(told=told))
         (self.assert_stays if stays else self.assert_goes)(stage)
 
@@ -167,4 +167,4 @@ def test_targets_that_all_are_needed_cost_a_call_no_more_than_a_few_looks(few, m
     stage.start(target=OTHER)
 
     assert len(known(stage)) == 101
-    assert len(looks) <= engine.LOOKS
+    assert len(looks) <= engine.EVICTION_CHECKS

@@ -5,7 +5,7 @@ from stage import OK, SERVER_ERROR, Stage, policy, told
 
 from stormbreak.core.backoff import DecorrelatedJitter
 from stormbreak.core.budget import BudgetPolicy
-from stormbreak.core.fallback import ELSEWHERE, Choose, Step
+from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import CallEnded, FellBack
@@ -20,7 +20,7 @@ CACHE = Step(frozenset(ELSEWHERE), None, "cache")
 
 def to(*targets, after=None):
     places = tuple((target, 1.0) for target in targets)
-    return Step(frozenset(ELSEWHERE), after, "fallback", places, Choose.IN_ORDER)
+    return Step(frozenset(ELSEWHERE), after, "fallback", places, TargetOrder.IN_ORDER)
 
 
 def start(stage, *steps, **call):

@@ -17,7 +17,7 @@ from stormbreak.core.presets import (
     is_off,
     preset,
 )
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS, Priority, Tally, Verdict
@@ -53,7 +53,7 @@ def test_batch_is_the_same_without_a_deadline():
         "deadline": None,
         "patience": None,
         "priority": Priority.BATCH,
-        "quota": QuotaPolicy(learn=True),
+        "quota": RateLimitPolicy(learn=True),
         "queue": replace(INTERACTIVE.queue, size=1_000_000),
     }
 
@@ -98,7 +98,7 @@ def test_off_sends_once_and_holds_nothing():
 def test_it_is_off_with_bounds_of_time_and_limits_beside_it_too():
     bounded = {"deadline": 5.0, "attempt_timeout": 5.0, "idle_timeout": 5.0, "stall_timeout": 5.0}
 
-    assert is_off(replace(OFF, limit=AutomaticLimit(), quota=QuotaPolicy(rpm=60), **bounded))
+    assert is_off(replace(OFF, limit=AutomaticLimit(), quota=RateLimitPolicy(rpm=60), **bounded))
     assert not is_off(replace(OFF, patience=5.0))
     assert not is_off(INTERACTIVE)
 

@@ -2,15 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.proven import ProvenByFirst, ProvenByRate
+from stormbreak.core.proven import FirstOutputEstimate, RateEstimate
 
 
 def test_by_first_nothing_is_proven_at_first():
-    assert ProvenByFirst().at(100.0) == 0
+    assert FirstOutputEstimate().at(100.0) == 0
 
 
 def test_by_first_it_is_the_peak_of_those_that_put_out():
-    proven = ProvenByFirst()
+    proven = FirstOutputEstimate()
     for _ in range(3):
         proven.first(10.2)
     proven.ended(10.4)
@@ -21,7 +21,7 @@ def test_by_first_it_is_the_peak_of_those_that_put_out():
 
 
 def test_by_first_the_peak_is_remembered_for_five_seconds():
-    proven = ProvenByFirst()
+    proven = FirstOutputEstimate()
     for _ in range(6):
         proven.first(10.0)
     for _ in range(5):
@@ -31,7 +31,7 @@ def test_by_first_the_peak_is_remembered_for_five_seconds():
 
 
 def test_by_first_but_for_the_last_two_seconds_it_can_be_forgotten():
-    proven = ProvenByFirst()
+    proven = FirstOutputEstimate()
     for _ in range(6):
         proven.first(10.0)
     proven.ended(11.0)
@@ -45,7 +45,7 @@ def test_by_first_but_for_the_last_two_seconds_it_can_be_forgotten():
 
 
 def test_by_first_nothing_is_left_of_what_is_forgotten():
-    proven = ProvenByFirst()
+    proven = FirstOutputEstimate()
     proven.first(0.0)
     proven.ended(0.5)
     assert proven.at(3.0) == 1
@@ -55,7 +55,7 @@ def test_by_first_nothing_is_left_of_what_is_forgotten():
 
 
 def test_by_first_what_goes_on_serving_stays_proven():
-    proven = ProvenByFirst()
+    proven = FirstOutputEstimate()
     proven.first(0.0)
     proven.first(0.0)
 
@@ -64,7 +64,7 @@ def test_by_first_what_goes_on_serving_stays_proven():
 
 @given(st.lists(st.tuples(st.floats(0.0, 4.0), st.booleans()), max_size=100))
 def test_by_first_never_less_than_serve_now_never_more_than_ever_did(steps):
-    proven, now, most = ProvenByFirst(), 0.0, 0
+    proven, now, most = FirstOutputEstimate(), 0.0, 0
     for pause, begins in steps:
         now += pause
         if begins:
@@ -78,15 +78,15 @@ def test_by_first_never_less_than_serve_now_never_more_than_ever_did(steps):
 
 def answered(rate, seconds, took, mean, proven=None, start=0.0):
     """Answers at a steady rate."""
-    proven = proven or ProvenByRate()
+    proven = proven or RateEstimate()
     for number in range(int(rate * seconds)):
         proven.answered(start + number / rate, took, mean)
     return proven
 
 
 def test_by_rate_nothing_is_proven_at_first():
-    assert ProvenByRate().at(100.0, 2.0) == 0.0
-    assert ProvenByRate().at(100.0, None) == 0.0
+    assert RateEstimate().at(100.0, 2.0) == 0.0
+    assert RateEstimate().at(100.0, None) == 0.0
 
 
 @pytest.mark.parametrize(("rate", "mean"), [(10, 2.0), (100, 0.5), (4, 20.0)])
@@ -104,7 +104,7 @@ def test_by_rate_the_shortest_answer_stands_in_for_the_mean():
 
 
 def test_by_rate_the_stand_in_grows_slowly_with_longer_answers():
-    proven = ProvenByRate()
+    proven = RateEstimate()
     proven.answered(0.0, 1.0, None)
     proven.answered(0.0, 11.0, None)
 
@@ -121,7 +121,7 @@ def test_by_rate_the_best_two_slices_count_and_are_forgotten():
 
 
 def test_by_rate_a_single_slice_is_better_than_nothing():
-    proven = ProvenByRate()
+    proven = RateEstimate()
     for _ in range(8):
         proven.answered(3.0, 2.0, 2.0)
 
@@ -141,7 +141,7 @@ def test_by_rate_after_a_long_silence_nothing_is_proven():
     )
 )
 def test_by_rate_never_negative_and_never_much_to_remember(steps):
-    proven, now = ProvenByRate(), 0.0
+    proven, now = RateEstimate(), 0.0
     for pause, took, mean in steps:
         now += pause
         proven.answered(now, took, mean)
@@ -152,7 +152,7 @@ def test_by_rate_never_negative_and_never_much_to_remember(steps):
 
 
 def test_a_peak_lasts_to_the_end_of_its_attempt():
-    proven = ProvenByFirst()
+    proven = FirstOutputEstimate()
     proven.first(0.0)
     proven.ended(4.0)
 
@@ -161,7 +161,7 @@ def test_a_peak_lasts_to_the_end_of_its_attempt():
 
 
 def test_a_peak_within_a_second_is_kept():
-    proven = ProvenByFirst()
+    proven = FirstOutputEstimate()
     for _ in range(2):
         proven.first(7.1)
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_a_peak_within_a_second_is_kept():
 
 
 def test_a_slice_is_half_the_usual_time_wide():
-    proven = ProvenByRate()
+    proven = RateEstimate()
     for _ in range(8):
         proven.answered(0.0, 2.0, 8.0)
 
@@ -182,7 +182,7 @@ def test_a_slice_is_half_the_usual_time_wide():
 
 
 def test_a_silence_shorter_than_the_slices_forgets_nothing():
-    proven = ProvenByRate()
+    proven = RateEstimate()
     for _ in range(8):
         proven.answered(0.0, 2.0, 8.0)
 

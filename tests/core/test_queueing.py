@@ -183,7 +183,7 @@ def test_room_is_made_only_where_somebody_has_more(own, makes_room):
     others = [ticket(n, tenant="other") for n in range(2)]
     queue = queue_of(*others, *[ticket(9, tenant="own")] * own)
 
-    displaced = queue.displaced_by(Call(9, TARGET, tenant="own"), stands=False)
+    displaced = queue.victim_for(Call(9, TARGET, tenant="own"), stands=False)
     assert displaced is (others[1] if makes_room else None)
 
 
@@ -192,26 +192,25 @@ def test_room_is_made_by_the_tenant_that_has_the_most_for_its_weight():
     queue = queue_of(*tickets, weights=WEIGHTS)
 
     assert (
-        queue.displaced_by(Call(9, TARGET, priority=BATCH, tenant="new"), stands=False)
-        is tickets[5]
+        queue.victim_for(Call(9, TARGET, priority=BATCH, tenant="new"), stands=False) is tickets[5]
     )
-    assert queue.displaced_by(Call(9, TARGET, priority=BATCH, tenant="small"), stands=False) is None
-    assert queue.displaced_by(Call(9, TARGET, priority=BACKGROUND), stands=False) is None
+    assert queue.victim_for(Call(9, TARGET, priority=BATCH, tenant="small"), stands=False) is None
+    assert queue.victim_for(Call(9, TARGET, priority=BACKGROUND), stands=False) is None
 
 
 def test_what_has_the_most_is_counted_without_the_call_that_comes():
     tickets = [ticket(n, BATCH, tenant) for n, tenant in enumerate(["many"] * 3 + ["light"])]
     queue = queue_of(*tickets, weights={"light": 0.4})  # 3 / 1 against 1 / 0.4
 
-    assert queue.displaced_by(Call(9, TARGET, priority=BATCH), stands=False) is tickets[2]
+    assert queue.victim_for(Call(9, TARGET, priority=BATCH), stands=False) is tickets[2]
 
 
 def test_of_a_queue_that_stands_the_oldest_makes_room():
     tickets = [ticket(n, INTERACTIVE, "many") for n in range(3)]
     queue = queue_of(*tickets)
 
-    assert queue.displaced_by(Call(9, TARGET), stands=True) is tickets[0]
-    assert queue.displaced_by(Call(9, TARGET), stands=False) is tickets[2]
+    assert queue.victim_for(Call(9, TARGET), stands=True) is tickets[0]
+    assert queue.victim_for(Call(9, TARGET), stands=False) is tickets[2]
 
 
 class Queueing(RuleBasedStateMachine):
@@ -332,9 +331,9 @@ def test_the_utmost_values_are_possible_and_the_defaults():
 def test_a_tenant_that_has_come_to_have_the_most_is_the_next_to_make_room():
     queue = queue_of(ticket(0, tenant="a"), ticket(1, tenant="a"), ticket(2, tenant="b"))
     newcomer = Call(9, TARGET, tenant="new")
-    assert queue.displaced_by(newcomer, stands=False).call.tenant == "a"
+    assert queue.victim_for(newcomer, stands=False).call.tenant == "a"
     more = [ticket(number, tenant="b") for number in (3, 4)]
     for one in more:
         queue.push(one)
 
-    assert queue.displaced_by(newcomer, stands=False) is more[1]
+    assert queue.victim_for(newcomer, stands=False) is more[1]

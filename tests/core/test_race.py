@@ -9,7 +9,7 @@ from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.fallback import Choose, Step
+from stormbreak.core.fallback import Step, TargetOrder
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.permit import Permit
 from stormbreak.core.retry import RetryPolicy
@@ -113,7 +113,7 @@ def test_one_that_never_got_a_connection_is_counted_beside_another(wins):
 def test_attempts_at_another_target_are_not_counted_against_this_one():
     stage = scene(retry=RetryPolicy(attempts=2))
     answered(stage, OTHER)
-    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),), Choose.IN_ORDER)
+    step = Step(frozenset({Verdict.INVALID}), None, FALLBACK, ((OTHER, 1.0),), TargetOrder.IN_ORDER)
     run = stage.start(races=True, fallbacks=(step,))
     run.cross(1, INVALID)
     stage.pass_time(AFTER)

@@ -8,7 +8,7 @@ from stormbreak.core.budget import BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Lane
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import HedgeRefused
 from stormbreak.types import TREATMENTS
@@ -73,7 +73,7 @@ class TestWhatKeepsAHedgeFromBeingSent:
         self.refused(stage, "load")
 
     def test_requests_per_minute_are_used_up(self):
-        stage = scene(quota=QuotaPolicy(rpm=1.0))
+        stage = scene(quota=RateLimitPolicy(rpm=1.0))
         run = slow(stage)
 
         assert run.racing == [1]

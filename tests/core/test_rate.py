@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, told
 
 from stormbreak.core.gate import OPEN
-from stormbreak.core.rate import LearnedRate
+from stormbreak.core.rate import AdaptiveSendRate
 
 
 def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED):
     """A rate after so many sends in the last seconds, the last of which were refused."""
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
     if seconds == 9.0:
         rate.take(now - 10.0)  # busy for as long as it looks back; by now this one is forgotten
     for number in range(sent):
@@ -29,7 +29,7 @@ def limited():
 
 
 def test_nothing_is_learned_at_first():
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
 
     assert (rate.ready_at(0.0), rate.rate_at(0.0), rate.in_force(0.0)) == (OPEN, inf, False)
 
@@ -77,7 +77,7 @@ def test_a_lesson_every_two_seconds():
 
 @pytest.mark.parametrize(("pause", "learned"), [(10.0, True), (10.1, False)])
 def test_who_pauses_for_more_than_ten_seconds_begins_anew(pause, learned):
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
     rate.take(0.0)
     for _ in range(9):
         rate.take(pause)
@@ -100,7 +100,7 @@ def test_half_of_what_was_sent_where_no_rate_was_known():
 
 
 def test_half_of_what_was_sent_where_all_of_it_was_refused():
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
     for second in range(6):
         rate.take(float(second))
         rate.settle(None, THROTTLED, float(second), 0.5)
@@ -109,7 +109,7 @@ def test_half_of_what_was_sent_where_all_of_it_was_refused():
 
 
 def test_never_slower_than_one_in_twenty_seconds():
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
     for second in range(6):
         rate.take(float(second))
         rate.settle(None, THROTTLED, float(second), 0.5)
@@ -214,7 +214,7 @@ def test_what_was_earned_before_a_lesson_was_earned_at_the_rate_of_then():
     )
 )
 def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
-    rate, now = LearnedRate(), 0.0
+    rate, now = AdaptiveSendRate(), 0.0
     for pause, count, outcome in steps:
         now += pause
         before = [getattr(rate, name) for name in ("_credit", "_earned_at", "_earning", "_rate")]
@@ -234,9 +234,11 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
 
 def test_the_time_for_sends_at_a_rate_that_grows():
     rate = spent(200, 20)
-    assert LearnedRate().time_for(1000, 0.0) == 0.0
+    assert AdaptiveSendRate().time_to_send(1000, 0.0) == 0.0
     left(rate, 100.0, 115.0)  # from now on it grows
-    assert len(left(rate, 115.0, 115.0 + rate.time_for(100, 115.0))) == pytest.approx(100, abs=2)
+    assert len(left(rate, 115.0, 115.0 + rate.time_to_send(100, 115.0))) == pytest.approx(
+        100, abs=2
+    )
 
 
 def of_a_second(rate, second, outcomes):
@@ -258,7 +260,7 @@ def at_random(number):
 
 def test_refusals_at_random_slow_it_down_for_a_while_and_then_no_more():
     found = []
-    rate, calls = LearnedRate(found.append), iter(range(10**6))
+    rate, calls = AdaptiveSendRate(found.append), iter(range(10**6))
     sent = [
         of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)])
         for second in range(120)
@@ -266,14 +268,14 @@ def test_refusals_at_random_slow_it_down_for_a_while_and_then_no_more():
 
     assert found
     assert found[0] < 40.0
-    assert rate.is_luck(120.0)
+    assert rate.is_random(120.0)
     assert not rate.in_force(120.0)
     assert min(sent[45:]) == 20
     assert min(sent) >= 14 - 4  # what was served, even during the trial
 
 
 def test_during_a_trial_the_rate_stands_still_and_then_grows():
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
     for second in range(6):
         of_a_second(rate, second, [at_random(number) for number in range(20)])
     learned = rate.rate_at(6.0)
@@ -284,7 +286,7 @@ def test_during_a_trial_the_rate_stands_still_and_then_grows():
 
 @pytest.mark.parametrize("refused_at", [[2.0, 2.0, 2.0, 4.0, 5.0], [2.0, 2.0, 2.0, 2.0, 5.0]])
 def test_a_lesson_begins_a_trial_however_its_refusals_are_spread_over_the_seconds(refused_at):
-    rate = LearnedRate()
+    rate = AdaptiveSendRate()
     for number in range(11):
         now = number / 2
         rate.take(now)
@@ -296,7 +298,7 @@ def test_a_lesson_begins_a_trial_however_its_refusals_are_spread_over_the_second
 
 
 def test_a_limit_is_no_bad_luck():
-    rate, found = LearnedRate(lambda now: pytest.fail("no luck")), []
+    rate, found = AdaptiveSendRate(lambda now: pytest.fail("no luck")), []
     for second in range(300):
         room = 10
         for number in range(40):
@@ -308,18 +310,18 @@ def test_a_limit_is_no_bad_luck():
         found.append(10 - room)
 
     assert max(found[20:]) <= 16
-    assert not rate.is_luck(300.0)
+    assert not rate.is_random(300.0)
 
 
 def test_bad_luck_that_becomes_an_outage_teaches_a_rate_again():
-    rate, calls = LearnedRate(), iter(range(10**6))
+    rate, calls = AdaptiveSendRate(), iter(range(10**6))
     for second in range(60):
         of_a_second(rate, second, [at_random(next(calls)) for _ in range(20)])
-    assert rate.is_luck(60.0)
+    assert rate.is_random(60.0)
     for second in range(60, 75):
         of_a_second(rate, second, [THROTTLED] * 20)
 
-    assert not rate.is_luck(75.0)
+    assert not rate.is_random(75.0)
     assert rate.in_force(75.0)
 
 

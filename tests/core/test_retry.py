@@ -11,11 +11,13 @@ from stormbreak.core.backoff import (
     ProportionalJitter,
 )
 from stormbreak.core.budget import Budget, BudgetPolicy
-from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
+from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
 
-SECOND = RetryPolicy(attempts=3, backoff=Constant(seconds=1.0), min_useful=0.5, longest_wait=60.0)
+SECOND = RetryPolicy(
+    attempts=3, backoff=Constant(seconds=1.0), min_time_left=0.5, longest_wait=60.0
+)
 
 
 def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0.0, **left):
@@ -24,7 +26,7 @@ def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0
         TREATMENTS[outcome.verdict],
         outcome,
         attempt=attempt,
-        left=TimeLeft(**left),
+        left=RetryAllowance(**left),
         budget=budget,
         now=100.0,
         uniform=chance,
@@ -34,24 +36,24 @@ def ask(outcome=SERVER_ERROR, policy=SECOND, *, attempt=1, budget=None, chance=0
 TABLE = [
     # the question, the answer
     ({}, Retry(101.0, free=True)),
-    ({"outcome": INVALID}, Stop("verdict")),
-    ({"outcome": SERVER_ERROR._replace(committed=True)}, Stop("committed")),
+    ({"outcome": INVALID}, NoRetry("verdict")),
+    ({"outcome": SERVER_ERROR._replace(committed=True)}, NoRetry("committed")),
     ({"attempt": 2}, Retry(101.0, free=True)),
-    ({"attempt": 3}, Stop("attempts")),
+    ({"attempt": 3}, NoRetry("attempts")),
     ({"deadline": 1.5}, Retry(101.0, free=True)),
-    ({"deadline": 1.49}, Stop("deadline")),
+    ({"deadline": 1.49}, NoRetry("deadline")),
     ({"attempts": 1}, Retry(101.0, free=True)),
-    ({"attempts": 0}, Stop("attempts")),
+    ({"attempts": 0}, NoRetry("attempts")),
     ({"patience": 1.01}, Retry(101.0, free=True)),
-    ({"patience": 1.0}, Stop("patience")),  # nothing would be left to pass the gates with
+    ({"patience": 1.0}, NoRetry("patience")),  # nothing would be left to pass the gates with
     ({"outcome": told(60.0)}, Retry(160.0, free=True)),
     ({"outcome": told(60.0), "chance": 0.5}, Retry(175.0, free=True)),
-    ({"outcome": told(61.0)}, Stop("longest_wait", 161.0)),
+    ({"outcome": told(61.0)}, NoRetry("longest_wait", 161.0)),
     ({"outcome": told(0.01)}, Retry(101.0, free=True)),  # not below the backoff's own floor
     ({"outcome": told(2.0)}, Retry(102.0, free=True)),
-    ({"outcome": told(10.0), "deadline": 9.0}, Stop("deadline", 110.0)),
-    ({"outcome": told(10.0), "patience": 9.0}, Stop("patience", 110.0)),
-    ({"outcome": told(10.0), "attempt": 3}, Stop("attempts", 110.0)),
+    ({"outcome": told(10.0), "deadline": 9.0}, NoRetry("deadline", 110.0)),
+    ({"outcome": told(10.0), "patience": 9.0}, NoRetry("patience", 110.0)),
+    ({"outcome": told(10.0), "attempt": 3}, NoRetry("attempts", 110.0)),
 ]
 
 
@@ -101,14 +103,14 @@ def test_paid_where_it_is_not_free():
     budget.earn(100.0)
 
     assert ask(TIMEOUT, budget=budget) == Retry(101.0, free=False)
-    assert ask(TIMEOUT, budget=budget) == Stop("budget")
+    assert ask(TIMEOUT, budget=budget) == NoRetry("budget")
 
 
 def test_impossible_values_are_named():
     with pytest.raises(ConfigurationError, match="attempts must be at least 1, got 0"):
         RetryPolicy(attempts=0)
     with pytest.raises(ConfigurationError, match="min_useful must not be negative, got -1"):
-        RetryPolicy(min_useful=-1)
+        RetryPolicy(min_time_left=-1)
     with pytest.raises(ConfigurationError, match="longest_wait must be positive, got 0"):
         RetryPolicy(longest_wait=0)
     with pytest.raises(ConfigurationError, match="spread must not be negative, got -1"):
@@ -116,13 +118,15 @@ def test_impossible_values_are_named():
 
 
 def test_bounds_are_possible():
-    policy = RetryPolicy(attempts=1, min_useful=0, longest_wait=0.5, spread=0)
+    policy = RetryPolicy(attempts=1, min_time_left=0, longest_wait=0.5, spread=0)
 
-    assert ask(policy=policy) == Stop("attempts")
+    assert ask(policy=policy) == NoRetry("attempts")
 
 
 def test_defaults():
-    assert RetryPolicy(attempts=6, min_useful=0.5, longest_wait=900.0, spread=0.5) == RetryPolicy()
+    assert (
+        RetryPolicy(attempts=6, min_time_left=0.5, longest_wait=900.0, spread=0.5) == RetryPolicy()
+    )
 
 
 def test_where_no_time_is_named_none_is_too_long():

@@ -6,7 +6,7 @@ from stage import OK, SERVER_ERROR
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
-from stormbreak.core.saved import Saved, read_saved
+from stormbreak.core.saved import CircuitSnapshot, parse_snapshot
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
@@ -34,7 +34,7 @@ def again(breaker, now, *, at, elapsed=0.0, **changes):
     """The circuit in another process, whose clock reads `at`."""
     text = json.dumps(breaker.save(now).as_dict())
     other = fresh(**changes)
-    other.restore(read_saved(json.loads(text)), at, elapsed=elapsed)
+    other.restore(parse_snapshot(json.loads(text)), at, elapsed=elapsed)
     return other
 
 
@@ -121,7 +121,7 @@ def test_a_mode_goes_before_what_was_saved(mode):
 
 def test_a_circuit_that_is_not_open_is_saved_without_time_left():
     breaker = fresh()
-    assert breaker.save(5.0) == Saved(state=State.CLOSED, open_left=0.0, open_for=10.0)
+    assert breaker.save(5.0) == CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=10.0)
     breaker.isolate(5.0)
     assert breaker.save(5.0).open_left == 0.0
 
@@ -146,14 +146,14 @@ def test_no_time_has_passed_unless_it_is_told():
 
 
 def test_no_open_time_is_longer_than_the_policy_makes_it():
-    saved = Saved(state=State.OPEN, open_left=60.0, open_for=60.0)
+    saved = CircuitSnapshot(state=State.OPEN, open_left=60.0, open_for=60.0)
     breaker = fresh(open_for=0.5, longest_open=0.5, heed_server=False)
     breaker.restore(saved, 7.0)
     assert breaker.until == 7.5
 
 
 @pytest.mark.parametrize("forget", [Breaker.reset, lambda breaker, now: breaker.restore(
-    Saved(state=State.CLOSED, open_left=0.0, open_for=10.0), now)])  # fmt: skip
+    CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=10.0), now)])  # fmt: skip
 def test_a_time_that_the_server_named_is_forgotten_with_the_rest(forget):
     breaker = fresh()
     breaker.settle(breaker.take(0.0), SERVER_ERROR._replace(retry_after=500.0), 0.0, 0.5)
@@ -192,15 +192,15 @@ GOOD = {"state": "open", "open_left": 1, "open_for": 5.0}
     ],
 )
 def test_what_cannot_have_been_saved_is_named(key, value, message):
-    assert read_saved(GOOD).open_left == 1.0
+    assert parse_snapshot(GOOD).open_left == 1.0
     with pytest.raises(ConfigurationError, match=message):
-        read_saved({**GOOD, key: value})
+        parse_snapshot({**GOOD, key: value})
 
 
 @pytest.mark.parametrize("values", [None, [], "open", 3])
 def test_what_has_no_keys_is_no_saved_circuit(values):
     with pytest.raises(ConfigurationError, match="a saved circuit must be a table, got "):
-        read_saved(values)
+        parse_snapshot(values)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,9 @@ def test_what_has_no_keys_is_no_saved_circuit(values):
 )
 def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grown):
     breaker = fresh(**{"longest_open": 40.0, **changes})
-    breaker.restore(Saved(state=State.OPEN, open_left=9e6, open_for=9e6, named_left=9e6), 100.0)
+    breaker.restore(
+        CircuitSnapshot(state=State.OPEN, open_left=9e6, open_for=9e6, named_left=9e6), 100.0
+    )
     assert breaker.ready_at(100.0) == 100.0 + left
     now = breaker.until
     fail(breaker, now)
@@ -226,7 +228,7 @@ def test_no_time_is_longer_than_the_policy_of_today_makes_it(changes, left, grow
 
 def test_nor_is_the_open_time_shorter_than_it_begins_with():
     breaker = fresh()
-    breaker.restore(Saved(state=State.OPEN, open_left=0.0, open_for=1e-9), 0.0)
+    breaker.restore(CircuitSnapshot(state=State.OPEN, open_left=0.0, open_for=1e-9), 0.0)
     fail(breaker, 0.0)
     fail(breaker, 0.0)
     assert breaker.until == 20.0
@@ -234,11 +236,11 @@ def test_nor_is_the_open_time_shorter_than_it_begins_with():
 
 def test_half_open_is_no_state_to_keep():
     with pytest.raises(ConfigurationError, match="state must be one of closed, open, isolated"):
-        Saved(state=State.HALF_OPEN, open_left=0.0, open_for=5.0)
+        CircuitSnapshot(state=State.HALF_OPEN, open_left=0.0, open_for=5.0)
 
 
 def test_the_shortest_spans_are_possible():
-    assert read_saved({**GOOD, "open_left": 0, "open_for": 0.1}).open_for == 0.1
+    assert parse_snapshot({**GOOD, "open_left": 0, "open_for": 0.1}).open_for == 0.1
 
 
 def test_what_a_patient_policy_saves_can_be_read():
@@ -268,7 +270,7 @@ def test_a_named_time_outlives_a_restart():
 def test_a_saved_circuit_from_before_named_times_were_kept_is_read():
     values = {"state": "open", "open_left": 3.0, "open_for": 5.0}
 
-    assert read_saved(values) == Saved(state=State.OPEN, open_left=3.0, open_for=5.0)
+    assert parse_snapshot(values) == CircuitSnapshot(state=State.OPEN, open_left=3.0, open_for=5.0)
 
 
 @pytest.mark.parametrize("mode", Mode)

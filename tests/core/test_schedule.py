@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.schedule import ATTEMPTS, SCOUTS, Final, Later, Schedule, Turn
-from stormbreak.types import CACHE, FALLBACK, TREATMENTS, Ended, Outcome, Verdict
+from stormbreak.core.schedule import ATTEMPTS, PROBE_ROWS, Final, Reschedule, RowAttempt, Schedule
+from stormbreak.types import CACHE, FALLBACK, TREATMENTS, CallResult, Outcome, Verdict
 
 FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED]
 TRANSIENT = [verdict for verdict, treatment in TREATMENTS.items() if treatment.retry]
@@ -13,7 +13,7 @@ TRANSIENT = [verdict for verdict, treatment in TREATMENTS.items() if treatment.r
 
 def ended(verdict=Verdict.OK, *, attempts=1, status=200, **more):
     outcome = Outcome(verdict, own_deadline=more.pop("own_deadline", False), status=status)
-    return Ended(outcome, attempts=attempts, **more)
+    return CallResult(outcome, attempts=attempts, **more)
 
 
 def schedule(rows, **options):
@@ -30,7 +30,7 @@ def proven(rows, **options):
 def taken(made, now=0.0):
     """Take all that may go now."""
     turns = []
-    while isinstance(turn := made.take(now), Turn):
+    while isinstance(turn := made.take(now), RowAttempt):
         turns.append(turn)
     return turns, turn
 
@@ -61,7 +61,7 @@ def test_who_comes_back_goes_before_fresh_rows_and_not_before_its_time():
     made = proven(10)
     turn = made.take(0.0)
     fate = made.settle(turn, ended(Verdict.THROTTLED, retry_at=5.0), 1.0, 0.0)
-    assert fate == Later(5.0)
+    assert fate == Reschedule(5.0)
     assert made.take(4.99).index == 2
     back = made.take(5.0)
     assert (back.index, back.attempts, back.rounds) == (1, 1, 1)
@@ -75,7 +75,7 @@ def test_with_nothing_fresh_it_says_when_the_next_comes_back():
 
 
 def test_fresh_rows_are_held_back_while_many_wait():
-    made = proven(100, held_back=3)
+    made = proven(100, delayed=3)
     for _ in range(3):
         made.settle(made.take(0.0), ended(Verdict.OVERLOADED, retry_at=9.0), 1.0, 0.0)
     assert made.take(1.0) == 9.0
@@ -90,7 +90,7 @@ def test_fresh_rows_are_held_back_while_many_wait():
 def test_at_most_so_many_scouts_go_until_one_speaks():
     made = schedule(100)
     turns, then = taken(made)
-    assert len(turns) == SCOUTS
+    assert len(turns) == PROBE_ROWS
     assert then == inf
     assert made.scouting
     made.settle(turns[7], ended(), 1.0, 0.0)
@@ -150,7 +150,7 @@ def test_a_scout_that_got_no_answer_in_http_says_nothing_and_another_goes(verdic
         assert made.settle(turn, over, 1.0, 0.0) == Final(ok=False, attempts=1)
     assert made.scouting
     turns = turns[5:] + taken(made)[0]
-    assert len(turns) == SCOUTS
+    assert len(turns) == PROBE_ROWS
     for turn in turns:
         assert made.stop_reason() is None
         made.settle(turn, ended(Verdict.AUTH), 1.0, 0.0)
@@ -158,7 +158,7 @@ def test_a_scout_that_got_no_answer_in_http_says_nothing_and_another_goes(verdic
 
 
 def test_fewer_rows_than_scouts_stop_nothing():
-    made = schedule(SCOUTS - 1)
+    made = schedule(PROBE_ROWS - 1)
     for turn in taken(made)[0]:
         made.settle(turn, ended(Verdict.AUTH), 1.0, 0.0)
     assert made.stop_reason() is None
@@ -180,7 +180,7 @@ def test_later_rows_with_a_stopping_verdict_stop_nothing():
 def test_whatever_stops_a_call_but_a_final_verdict_lets_the_row_come_back(verdict, stopped):
     made = proven(5)
     fate = made.settle(made.take(0.0), ended(verdict, stopped=stopped), 1.0, 0.5)
-    assert isinstance(fate, Later)
+    assert isinstance(fate, Reschedule)
     assert fate.due > 1.0
 
 
@@ -220,7 +220,7 @@ def test_what_never_got_a_connection_is_no_attempt_of_the_ten():
 def test_once_is_once():
     made = proven(3, once=True)
     unsent = ended(Verdict.REJECTED, attempts=0, status=None)
-    assert isinstance(made.settle(made.take(0.0), unsent, 0.0, 0.0), Later)
+    assert isinstance(made.settle(made.take(0.0), unsent, 0.0, 0.0), Reschedule)
     fate = made.settle(made.take(0.0), ended(Verdict.OVERLOADED), 0.0, 0.0)
     assert fate == Final(ok=False, attempts=1)
 
@@ -247,7 +247,7 @@ def test_rows_told_the_same_time_come_back_spread_out():
 def test_without_a_named_time_the_pause_is_bounded_and_never_nothing(uniform, rounds):
     made = proven(2)
     made.take(0.0)
-    turn = Turn(index=1, rounds=rounds)
+    turn = RowAttempt(index=1, rounds=rounds)
     fate = made.settle(turn, ended(Verdict.RESET, retry_at=3.0), 10.0, uniform)  # long past
     assert 10.5 <= fate.due <= 70.0
 
@@ -277,7 +277,7 @@ def test_a_row_in_whose_round_others_were_answered_comes_back_soon():
     now = turn.began + 1.0
     made.settle(made.take(turn.began), ended(), now, 0.0)
     fate = made.settle(turn, ended(Verdict.RESET), now, 1.0)
-    assert fate == Later(now + 2.0)
+    assert fate == Reschedule(now + 2.0)
 
 
 @pytest.mark.parametrize("more", [{"source": FALLBACK}, {"source": CACHE}])
@@ -287,7 +287,7 @@ def test_an_answer_from_elsewhere_says_nothing_about_the_target(more):
     now = turn.began + 1.0
     made.settle(made.take(turn.began), ended(**more), now, 0.0)
     fate = made.settle(turn, ended(Verdict.RESET), now, 1.0)
-    assert fate == Later(now + 32.0)
+    assert fate == Reschedule(now + 32.0)
 
 
 @pytest.mark.parametrize(("sent", "pause"), [(5, 2.0), (6, 32.0)])
@@ -298,7 +298,7 @@ def test_the_last_sends_of_a_row_are_spread_out(sent, pause):
     now = turn.began + 1.0
     made.settle(made.take(turn.began), ended(), now, 0.0)
     fate = made.settle(turn, ended(Verdict.RESET, attempts=sent), now, 1.0)
-    assert fate == Later(now + pause)
+    assert fate == Reschedule(now + pause)
 
 
 # ------------------------------------------------------------ the deadline
@@ -345,19 +345,19 @@ OUTCOMES = st.tuples(
 @given(
     rows=st.integers(0, 60),
     width=st.integers(1, 40),
-    held_back=st.integers(1, 10),
+    delayed=st.integers(1, 10),
     deadline=st.one_of(st.none(), st.floats(1, 100)),
     script=st.lists(OUTCOMES, max_size=200),
 )
-def test_every_row_ends_exactly_once(rows, width, held_back, deadline, script):
-    made = schedule(rows, held_back=held_back)
+def test_every_row_ends_exactly_once(rows, width, delayed, deadline, script):
+    made = schedule(rows, delayed=delayed)
     under_way, over, attempts = [], [], dict.fromkeys(range(rows), 0)
     now, outcomes = 0.0, iter(script)
     while made.stop_reason() is None:
         turn = made.take(now) if len(under_way) < width else inf
         if turn is None:
             break
-        if isinstance(turn, Turn):
+        if isinstance(turn, RowAttempt):
             assert turn.index not in over
             assert turn.index not in {other.index for other in under_way}
             under_way.append(turn)
@@ -384,20 +384,20 @@ def test_every_row_ends_exactly_once(rows, width, held_back, deadline, script):
             assert now < turn < inf, "it must say when to ask again"
             now = turn
         assert made.under_way == len(under_way)
-        assert made.waiting <= held_back + width
+        assert made.waiting <= delayed + width
         assert made.waiting + len(under_way) + len(over) <= rows
     if made.stop_reason() is None:
         assert sorted(over) == list(range(rows))
     else:
-        assert over == list(range(SCOUTS)) or len(over) == SCOUTS
+        assert over == list(range(PROBE_ROWS)) or len(over) == PROBE_ROWS
 
 
 def test_a_row_whose_quick_retry_was_forbidden_comes_back():
     made = Schedule(iter([0]))
     never = Outcome(Verdict.THROTTLED, status=429, forbidden=True)
-    over = Ended(never, attempts=1, stopped="forbidden")
+    over = CallResult(never, attempts=1, stopped="forbidden")
 
-    assert isinstance(made.settle(made.take(0.0), over, 1.0, 0.0), Later)
+    assert isinstance(made.settle(made.take(0.0), over, 1.0, 0.0), Reschedule)
 
 
 def test_what_may_have_been_processed_is_summed_over_the_rounds_of_a_row():

@@ -15,7 +15,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import ConsecutiveFailures
@@ -88,7 +88,7 @@ def test_an_open_circuit_learns_from_its_probes_alone():
 
 def test_the_shadow_of_a_whole_policy_counts_what_that_policy_counts():
     """The article's breaker counts 429s; the one in force does not."""
-    stage = Stage(policy(shadow=ARTICLE.as_shadow(), retry=RetryPolicy(attempts=1))).listen()
+    stage = Stage(policy(shadow=ARTICLE.shadow_overrides(), retry=RetryPolicy(attempts=1))).listen()
     for _ in range(5):
         once(stage, THROTTLED)
 
@@ -111,17 +111,17 @@ def test_where_the_shadow_does_not_say_what_counts_it_is_as_in_force(shadow, sta
 
 def test_who_would_have_waited_for_a_quota_is_counted():
     one_attempt = {"retry": RetryPolicy(attempts=1)}
-    stage = beside(one_attempt, quota=QuotaPolicy(rpm=60.0, burst=0.0))
+    stage = beside(one_attempt, quota=RateLimitPolicy(rpm=60.0, burst=0.0))
     for _ in range(2):
         assert once(stage, OK).ended.attempts == 1
 
     assert would(stage) == [("quota", "wait", 101.0)]
 
 
-@pytest.mark.parametrize("real", [None, QuotaPolicy(tpm=6e6)])
+@pytest.mark.parametrize("real", [None, RateLimitPolicy(tpm=6e6)])
 def test_a_quota_in_the_shadow_weighs_what_leaves(real):
     changes = {"retry": RetryPolicy(attempts=1)} | ({} if real is None else {"quota": real})
-    stage = beside(changes, quota=QuotaPolicy(tpm=600.0, burst=0.0))
+    stage = beside(changes, quota=RateLimitPolicy(tpm=600.0, burst=0.0))
     for _ in range(2):
         stage.start(tokens=20).step(OK)
 
@@ -281,7 +281,7 @@ def test_without_a_shadow_there_is_no_gate_and_nothing_in_the_snapshot():
 
 
 def test_a_whole_policy_can_be_the_shadow_of_another():
-    shadow = ARTICLE.as_shadow()
+    shadow = ARTICLE.shadow_overrides()
 
     assert shadow == ShadowPolicy(
         failures=(Verdict.THROTTLED,),
@@ -298,12 +298,14 @@ def test_a_whole_policy_can_be_the_shadow_of_another():
 # ------------------------------------------------------------------ it changes no call
 
 SHADOWS = [
-    ARTICLE.as_shadow(),
-    Policy().as_shadow(),
+    ARTICLE.shadow_overrides(),
+    Policy().shadow_overrides(),
     ShadowPolicy(limit=AutomaticLimit(ceiling=1), breaker=FRAGILE, learn_rate=True),
     ShadowPolicy(limit=AimdLimit(start=1), budget=BudgetPolicy(ratio=0.0, lone_calls=0)),
     ShadowPolicy(retry=RetryPolicy(attempts=1), limit=FixedLimit(in_flight=1)),
-    ShadowPolicy(quota=QuotaPolicy(rpm=60.0, tpm=600.0, burst=0.0), failures=(Verdict.INVALID,)),
+    ShadowPolicy(
+        quota=RateLimitPolicy(rpm=60.0, tpm=600.0, burst=0.0), failures=(Verdict.INVALID,)
+    ),
 ]
 REAL = [
     Policy(),

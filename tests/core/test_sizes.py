@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stormbreak.core.sizes import check_sizes
+from stormbreak.core.sizes import check_magnitudes
 from stormbreak.errors import ConfigurationError
 
 
@@ -38,10 +38,10 @@ WRONG = [
 @pytest.mark.parametrize(("part", "message"), WRONG)
 def test_a_number_that_nobody_means_is_named_by_its_path(part, message):
     with pytest.raises(ConfigurationError, match=f"^{message}"):
-        check_sizes(part)
+        check_magnitudes(part)
 
 
 @pytest.mark.parametrize("number", [0, 0.0, 1e-6, -1e-6, 1e12, 10**12, -3])
 def test_every_other_may_be(number):
-    check_sizes(Part(number=number))
-    check_sizes(Part(several=(number, False), named={"a": number}))
+    check_magnitudes(Part(number=number))
+    check_magnitudes(Part(several=(number, False), named={"a": number}))

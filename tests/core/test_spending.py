@@ -342,10 +342,10 @@ CHEAP_WHEN_LONG = Prices(
 class Sold:
     """A price that is the same for every prompt."""
 
-    def most_of(self, used):
+    def max_cost_of(self, used):
         return self.cost_of(used)
 
-    def most_within(self, bound):
+    def max_output_within(self, bound):
         cached = (0, bound.input_tokens)
         return max(self.cost_of(replace(bound, cached_input_tokens=each)) for each in cached)
 
@@ -398,7 +398,7 @@ class Odd:
     def __init__(self, cost):
         self._cost = cost
 
-    def most_within(self, _):
+    def max_output_within(self, _):
         return Decimal(1)
 
     def cost_of(self, _):

@@ -290,13 +290,13 @@ class Storm(RuleBasedStateMachine):
             if not lane.admission.queued:
                 continue
             admission, now = lane.admission, self.stage.now
-            following = admission._queue.peek(stands=admission._stands(now))
+            following = admission._queue.peek(stands=admission._has_standing_queue(now))
             ready_at = admission._ready_at(following.call, now)
             if ready_at == inf:  # somebody who holds a slot will pump, or a hand on the circuit
                 isolated = lane.breaker is not None and lane.breaker.state is State.ISOLATED
                 assert lane.slots.in_flight >= lane.slots.limit or isolated
                 continue
-            keeper = lane.admission._keeper
+            keeper = lane.admission._timekeeper
             assert keeper is not None
             assert keeper.check_at <= max(ready_at, self.stage.now)
             (owner,) = [r for r in self.runs_of(lane) if r.queued and r.command.ticket is keeper]

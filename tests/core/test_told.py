@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from stormbreak.core.gate import OPEN
 from stormbreak.core.told import Told
-from stormbreak.types import Allowance
+from stormbreak.types import RateLimitStatus
 
-FLOWS = Allowance(limit=60.0, remaining=10.0, reset=50.0)
+FLOWS = RateLimitStatus(limit=60.0, remaining=10.0, reset=50.0)
 WINDOW = FLOWS._replace(flows=False)
 
 
@@ -46,12 +46,12 @@ def test_a_window_is_awaited_to_its_end():
 @pytest.mark.parametrize(
     "said",
     [
-        Allowance(),
-        Allowance(limit=60.0, reset=30.0),
-        Allowance(remaining=0.0),
-        Allowance(limit=60.0, remaining=0.0),
-        Allowance(limit=60.0, remaining=0.0, reset=0.0, flows=False),
-        Allowance(limit=0.0, remaining=0.0, window=60.0),
+        RateLimitStatus(),
+        RateLimitStatus(limit=60.0, reset=30.0),
+        RateLimitStatus(remaining=0.0),
+        RateLimitStatus(limit=60.0, remaining=0.0),
+        RateLimitStatus(limit=60.0, remaining=0.0, reset=0.0, flows=False),
+        RateLimitStatus(limit=0.0, remaining=0.0, window=60.0),
     ],
 )
 def test_where_no_remainder_or_no_time_is_named_nothing_is_known(said):
@@ -59,14 +59,14 @@ def test_where_no_remainder_or_no_time_is_named_nothing_is_known(said):
 
 
 def test_a_limit_with_a_window_needs_no_reset():
-    told = heard(Allowance(limit=60.0, remaining=0.0, window=60.0))
+    told = heard(RateLimitStatus(limit=60.0, remaining=0.0, window=60.0))
     assert told.ready_at(1, 100.0) == pytest.approx(101.0)
-    told = heard(Allowance(limit=60.0, remaining=0.0, window=60.0, flows=False))
+    told = heard(RateLimitStatus(limit=60.0, remaining=0.0, window=60.0, flows=False))
     assert told.ready_at(1, 100.0) == pytest.approx(160.0)
 
 
 def test_where_a_part_remains_a_window_names_the_time_too():
-    part = Allowance(limit=60.0, remaining=30.0, window=60.0)
+    part = RateLimitStatus(limit=60.0, remaining=30.0, window=60.0)
     told = heard(part)
     told.take(30, 100.0)
     assert told.ready_at(1, 100.0) == pytest.approx(101.0)
@@ -78,10 +78,16 @@ def test_where_a_part_remains_a_window_names_the_time_too():
 @pytest.mark.parametrize(
     ("said", "each"),
     [
-        (Allowance(limit=60.0, remaining=30.0, reset=0.5), 1 / 60),  # 30 in half a second
-        (Allowance(limit=60.0, remaining=30.0, reset=0.0), 1.0),  # no time: a limit is per minute
-        (Allowance(limit=60.0, remaining=60.0, reset=1.0), 1.0),  # nothing is missing: likewise
-        (Allowance(limit=60.0, remaining=60.0, reset=1.0, window=3600.0), 60.0),
+        (RateLimitStatus(limit=60.0, remaining=30.0, reset=0.5), 1 / 60),  # 30 in half a second
+        (
+            RateLimitStatus(limit=60.0, remaining=30.0, reset=0.0),
+            1.0,
+        ),  # no time: a limit is per minute
+        (
+            RateLimitStatus(limit=60.0, remaining=60.0, reset=1.0),
+            1.0,
+        ),  # nothing is missing: likewise
+        (RateLimitStatus(limit=60.0, remaining=60.0, reset=1.0, window=3600.0), 60.0),
     ],
 )
 def test_how_fast_it_flows(said, each):
@@ -159,14 +165,14 @@ def test_more_than_the_limit_leaves_when_all_of_it_is_there():
 
 
 def test_nothing_holds_for_longer_than_longest():
-    told = heard(Allowance(limit=10.0, remaining=0.0, reset=1e9))
+    told = heard(RateLimitStatus(limit=10.0, remaining=0.0, reset=1e9))
     assert told.ready_at(1, 100.0) == 1000.0
     assert told.ready_at(1, 1000.0) == OPEN
 
 
 counts = st.none() | st.floats(0.0, 1e6)
 news = st.builds(
-    Allowance, counts, counts, counts, st.none() | st.floats(0.0, 86_400.0), st.booleans()
+    RateLimitStatus, counts, counts, counts, st.none() | st.floats(0.0, 86_400.0), st.booleans()
 )
 
 
@@ -186,7 +192,7 @@ def test_looking_changes_nothing_and_it_opens_when_it_said(steps):
         told.hear(said, receipt, now, served=True)
 
 
-EMPTY = Allowance(limit=60.0, remaining=0.0, reset=50.0, flows=False)
+EMPTY = RateLimitStatus(limit=60.0, remaining=0.0, reset=50.0, flows=False)
 
 
 def two_say(one, other, *, served, later=0.5):

@@ -1,6 +1,6 @@
 from stage import OTHER, TARGET
 
-from stormbreak.core.tried import MOST, lines_of, notes_of
+from stormbreak.core.tried import MOST, history_lines, notes_of
 from stormbreak.events import (
     CallEnded,
     CallRejected,
@@ -12,7 +12,7 @@ from stormbreak.events import (
     Returned,
     Sent,
 )
-from stormbreak.types import CANCELLED, Ended, Verdict
+from stormbreak.types import CANCELLED, CallResult, Verdict
 
 
 def returned(attempt, *, status=503, code=None, detail=None):
@@ -22,7 +22,7 @@ def returned(attempt, *, status=503, code=None, detail=None):
 
 
 def ended(*history, **told):
-    return Ended(CANCELLED, history=history, **told)
+    return CallResult(CANCELLED, history=history, **told)
 
 
 def test_an_attempt_is_a_line_and_its_retry_belongs_to_it():
@@ -37,7 +37,7 @@ def test_an_attempt_is_a_line_and_its_retry_belongs_to_it():
         CallEnded(7.0, 1, TARGET, Verdict.OVERLOADED, 2, 2.5),
     ]
 
-    assert list(lines_of(history)) == [
+    assert list(history_lines(history)) == [
         "attempt 1 at acme/large: overloaded, status 503 after 1.2 s; again after 2.5 s",
         "attempt 2 at acme/large: overloaded, busy, cut after 812 bytes after 1.2 s",
     ]
@@ -53,7 +53,7 @@ def test_a_move_and_a_refusal_are_lines_too():
         CallRejected(1.0, 1, TARGET, "shed", "could not be served in time", None),
     ]
 
-    assert list(lines_of(history)) == [
+    assert list(history_lines(history)) == [
         "fell back from acme/large to acme/small: overloaded",
         "no fallback from acme/large to cache: nothing found",
         "rejected by shed at acme/large: could not be served in time",

@@ -2,17 +2,17 @@ import pytest
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy
 
 from stormbreak.core.gate import OPEN
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.weighed import Quota
+from stormbreak.core.weighed import RateLimitGate
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import (
     CANCELLED,
-    GIVEN_UP,
-    Allowance,
-    Allowances,
+    CANCELLED_AFTER_SEND,
     Call,
     Outcome,
+    RateLimits,
+    RateLimitStatus,
     Usage,
     Verdict,
 )
@@ -23,7 +23,7 @@ NOW = 100.0
 
 
 def quota(**values):
-    return Quota(QuotaPolicy(**values), longest=900.0)
+    return RateLimitGate(RateLimitPolicy(**values), longest=900.0)
 
 
 def ask(gate, tokens=0, now=NOW):
@@ -42,7 +42,7 @@ def take(gate, tokens=0, now=NOW):
         (CANCELLED, 0, 0),
         (UNCONNECTED, 0, 0),
         (Outcome(Verdict.REJECTED), 0, 0),
-        (GIVEN_UP, 600, 1),
+        (CANCELLED_AFTER_SEND, 600, 1),
         (OK, 600, 1),
         (OK._replace(usage=Usage(output_tokens=60)), 60, 1),
         (OK._replace(usage=Usage(output_tokens=1200)), 1200, 1),
@@ -76,7 +76,7 @@ def test_the_slowest_limit_decides():
 
 
 def told(**tokens):
-    return OK._replace(told=Allowances(tokens=Allowance(**tokens)))
+    return OK._replace(told=RateLimits(tokens=RateLimitStatus(**tokens)))
 
 
 def test_headers_are_obeyed():
@@ -87,8 +87,8 @@ def test_headers_are_obeyed():
     assert ask(gate, 150) == pytest.approx(NOW + 10.0)
 
 
-def told_requests(**requests):
-    return OK._replace(told=Allowances(requests=Allowance(**requests)))
+def requests_receipt(**requests):
+    return OK._replace(told=RateLimits(requests=RateLimitStatus(**requests)))
 
 
 def test_what_was_told_gets_back_what_was_not_used():
@@ -104,7 +104,7 @@ def test_what_was_told_gets_back_what_was_not_used():
 def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
     gate = quota(learn=True)
     first, second = take(gate), take(gate)
-    gate.settle(first, told_requests(limit=60.0, remaining=1.0, reset=59.0), NOW, 0.5)
+    gate.settle(first, requests_receipt(limit=60.0, remaining=1.0, reset=59.0), NOW, 0.5)
     assert ask(gate) > NOW  # the second may have it
     gate.settle(second, UNCONNECTED, NOW, 0.5)
     take(gate)
@@ -114,8 +114,8 @@ def test_what_was_told_of_requests_gets_back_one_that_was_not_sent():
 @pytest.mark.parametrize(("outcome", "believed"), [(OK, False), (THROTTLED, True)])
 def test_who_serves_on_when_nothing_remains_is_not_believed(outcome, believed):
     gate = quota(learn=True)
-    empty = Allowance(limit=600.0, remaining=0.0, reset=50.0, flows=False)
-    says = outcome._replace(told=Allowances(tokens=empty))
+    empty = RateLimitStatus(limit=600.0, remaining=0.0, reset=50.0, flows=False)
+    says = outcome._replace(told=RateLimits(tokens=empty))
     for token in [take(gate, 100), take(gate, 100)]:
         gate.settle(token, says, NOW, 0.5)
 
@@ -150,12 +150,12 @@ def test_tokens_that_hold_are_in_force_for_a_second_more():
 
 def test_the_time_for_sends_is_told_by_the_requests_alone():
     gate = quota(rpm=60, burst=10)
-    assert gate.time_for(10, NOW) == 0.0
+    assert gate.time_to_send(10, NOW) == 0.0
     for _ in range(10):
         take(gate)
 
-    assert [gate.time_for(sends, NOW) for sends in (1, 3)] == pytest.approx([1.0, 3.0])
-    assert quota(tpm=6).time_for(1_000, NOW) == 0.0
+    assert [gate.time_to_send(sends, NOW) for sends in (1, 3)] == pytest.approx([1.0, 3.0])
+    assert quota(tpm=6).time_to_send(1_000, NOW) == 0.0
 
 
 def test_headers_are_not_obeyed_where_they_are_not_to_be():
@@ -175,12 +175,12 @@ def test_headers_are_not_obeyed_where_they_are_not_to_be():
 )
 def test_a_bad_quota_is_refused(values, message):
     with pytest.raises(ConfigurationError, match=message):
-        QuotaPolicy(**values)
+        RateLimitPolicy(**values)
 
 
 def test_a_quota_acts_where_there_is_something_to_do():
-    assert not QuotaPolicy().acts
-    assert all(QuotaPolicy(**one).acts for one in ({"rpm": 1}, {"tpm": 1}, {"learn": True}))
+    assert not RateLimitPolicy().acts
+    assert all(RateLimitPolicy(**one).acts for one in ({"rpm": 1}, {"tpm": 1}, {"learn": True}))
 
 
 def test_a_count_gone_wrong_closes_the_limit_for_no_longer_than_anything_that_is_told():
@@ -197,7 +197,7 @@ def usually(gate, tokens):
     return gate
 
 
-TOKENS_LACK = Allowances(Allowance(1000, 900, 6.0), Allowance(10_000, 2_000, 48.0))
+TOKENS_LACK = RateLimits(RateLimitStatus(1000, 900, 6.0), RateLimitStatus(10_000, 2_000, 48.0))
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ TOKENS_LACK = Allowances(Allowance(1000, 900, 6.0), Allowance(10_000, 2_000, 48.
         (True, 2_001, TOKENS_LACK, False),  # no more than for this one: all have to wait
         (True, None, TOKENS_LACK, False),
         (False, 2_000, TOKENS_LACK, False),
-        (True, 2_000, TOKENS_LACK._replace(requests=Allowance(1000, 0, 60.0)), False),
+        (True, 2_000, TOKENS_LACK._replace(requests=RateLimitStatus(1000, 0, 60.0)), False),
         (True, 2_000, TOKENS_LACK._replace(requests=None), False),
         (True, 2_000, TOKENS_LACK._replace(tokens=None), False),
-        (True, 2_000, TOKENS_LACK._replace(tokens=Allowance(10_000, None, 48.0)), False),
+        (True, 2_000, TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0)), False),
         (True, 2_000, None, False),
     ],
 )
@@ -231,7 +231,7 @@ def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lack
     gate = quota(learn=True)
     usually(gate, 2_000)
     usually(gate, 1_000)
-    told = TOKENS_LACK._replace(tokens=Allowance(10_000, remaining, 48.0))
+    told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, remaining, 48.0))
 
     assert gate.is_what_lacks(THROTTLED._replace(told=told)) is lacks
 
@@ -239,13 +239,13 @@ def test_what_is_usual_moves_a_tenth_of_the_way_with_each_answer(remaining, lack
 def test_where_nothing_is_said_of_what_remains_nothing_is_enough():
     gate = quota(learn=True)
     usually(gate, 1)
-    told = TOKENS_LACK._replace(tokens=Allowance(10_000, None, 48.0))
+    told = TOKENS_LACK._replace(tokens=RateLimitStatus(10_000, None, 48.0))
 
     assert gate.is_what_lacks(THROTTLED._replace(told=told)) is False
 
 
 def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
-    stage = Stage(policy(quota=QuotaPolicy(learn=True), retry=RetryPolicy(attempts=2)))
+    stage = Stage(policy(quota=RateLimitPolicy(learn=True), retry=RetryPolicy(attempts=2)))
     stage.start(tokens=10).step(OK)
     heavy = stage.start(tokens=9_000).step(THROTTLED._replace(retry_after=30.0, told=TOKENS_LACK))
     light, other = stage.start(tokens=10), stage.start(tokens=9_000)
@@ -257,7 +257,9 @@ def test_who_wants_few_tokens_need_not_wait_with_who_wants_many():
 
 
 def test_of_what_is_configured_a_process_uses_its_share():
-    gate = Quota(QuotaPolicy(rpm=120.0, tpm=1200.0, burst=0.0), longest=900.0, share=0.25)
+    gate = RateLimitGate(
+        RateLimitPolicy(rpm=120.0, tpm=1200.0, burst=0.0), longest=900.0, share=0.25
+    )
     take(gate)
     assert ask(gate) == pytest.approx(NOW + 2.0)  # thirty a minute
     take(gate, 100, NOW + 2.0)
@@ -266,7 +268,7 @@ def test_of_what_is_configured_a_process_uses_its_share():
 
 
 def test_of_what_the_server_told_a_process_uses_its_share():
-    gate = Quota(QuotaPolicy(learn=True), longest=900.0, share=0.25)
+    gate = RateLimitGate(RateLimitPolicy(learn=True), longest=900.0, share=0.25)
     said = {"limit": 600.0, "remaining": 200.0, "reset": 40.0}
     gate.settle(take(gate, 100), told(**said), NOW, 0.5)
 

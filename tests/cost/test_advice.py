@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
-from stormbreak.cost.advice import Move, reasons
+from stormbreak.cost.advice import Migration, reasons
 from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.prices import Prices, Rate, Rates, Source
 from stormbreak.cost.roi import Case
@@ -23,7 +23,7 @@ def prices(provider, *, maker="openai/m", source=None):
 def move(now=3000, then=400, **more):
     given = {"current": prices("openai"), "candidate": prices("acme"), "on": DAY, **more}
     amounts = {"current": Decimal(now), "candidate": Decimal(then), "migration": Decimal(2000)}
-    return Move(case=Case(tokens=50_000_000, **amounts), **given)
+    return Migration(case=Case(tokens=50_000_000, **amounts), **given)
 
 
 def said(of, currency=USD):

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from stormbreak.cost.compare import Demand, compare
-from stormbreak.cost.lookup import Lookup, Offer
+from stormbreak.cost.lookup import Offer, PriceLookup
 from stormbreak.cost.money import USD
 from stormbreak.cost.price_file import builtin_names, load
 from stormbreak.cost.prices import Tokens
@@ -28,7 +28,7 @@ VOLUMES = [
 
 @pytest.fixture(scope="module")
 def lookup():
-    return Lookup([load("article-2025")])
+    return PriceLookup([load("article-2025")])
 
 
 def rows(lookup, model, tokens):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.cost.compare import Demand, at_list, compare, offers_for
-from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
-from stormbreak.cost.market import Market
+from stormbreak.cost.lookup import Offer, PriceLookup, Seller, UnknownPriceError
+from stormbreak.cost.market import ListPrices
 from stormbreak.cost.price_file import load, parse
 from stormbreak.cost.prices import Service, Tokens
 
@@ -29,7 +29,7 @@ provider = "free"
 model = "m"
 flat = 0
 """
-LOOKUP = Lookup([parse(MINE, source="mine.toml")], market=Market(DAY))
+LOOKUP = PriceLookup([parse(MINE, source="mine.toml")], market=ListPrices(DAY))
 OFFERS = [Offer.parse(f"{name}/m") for name in ("dear", "cheap", "free")]
 
 
@@ -82,7 +82,7 @@ def test_so_many_times_the_tokens_cost_so_many_times_as_much(total, share, times
 
 
 def test_without_providers_it_is_the_file_and_the_makers():
-    article = Lookup([load("article-2025")], market=Market(DAY))
+    article = PriceLookup([load("article-2025")], market=ListPrices(DAY))
     assert list(map(str, offers_for("claude-sonnet-4.5", [], article))) == [
         "openai@article-2025/claude-sonnet-4.5",
         "holysheep@article-2025/claude-sonnet-4.5",
@@ -95,7 +95,7 @@ def test_without_providers_it_is_the_file_and_the_makers():
 
 
 def test_a_list_price_is_that_of_the_maker():
-    article = Lookup([load("article-2025")], market=Market(DAY))
+    article = PriceLookup([load("article-2025")], market=ListPrices(DAY))
     demand = Demand(tokens=Tokens(35_000_000, 15_000_000))
     claimed = article.find(Offer.parse("holysheep/gpt-4.1"))
     assert at_list(claimed, demand, article) == 190
@@ -103,8 +103,8 @@ def test_a_list_price_is_that_of_the_maker():
 
 
 def test_without_the_market_files_are_compared_alone(monkeypatch):
-    monkeypatch.setattr(Market, "installed", False)
-    alone = Lookup([load("article-2025")])
+    monkeypatch.setattr(ListPrices, "installed", False)
+    alone = PriceLookup([load("article-2025")])
     offers = offers_for("gpt-4.1", (), alone)
     assert [str(offer.seller) for offer in offers] == [
         "openai@article-2025",

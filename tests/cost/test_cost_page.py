@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from stormbreak.cost.compare import Demand, at_list_price
-from stormbreak.cost.lookup import Lookup, Offer
-from stormbreak.cost.market import Market
+from stormbreak.cost.lookup import Offer, PriceLookup
+from stormbreak.cost.market import ListPrices
 from stormbreak.cost.price_file import load
 from stormbreak.cost.prices import Tokens
 from stormbreak.cost.roi import Case
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cost.md").read_text()
 DAY, VERSION = re.search(r"list prices of (\S+)\s+\(genai-prices ([\d.]+)\)", PAGE).groups()
-LOOKUP = Lookup([load("article-2025")], market=Market(date.fromisoformat(DAY)))
+LOOKUP = PriceLookup([load("article-2025")], market=ListPrices(date.fromisoformat(DAY)))
 
 pytestmark = pytest.mark.skipif(
     version("genai-prices") != VERSION, reason="the page tells the prices of another version"

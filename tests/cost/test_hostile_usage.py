@@ -83,7 +83,7 @@ async def spent_on(endpoint, script, *, is_streamed):
             await client.request(endpoint, ASKED[endpoint])
         (purse,) = client.snapshot()["spend"]
     bound = next(event.bound for event in heard if hasattr(event, "bound"))
-    most = price_of("", "").most_within(bound)
+    most = price_of("", "").max_output_within(bound)
     return Decimal(purse["spent"]) / most, Decimal(purse["spent"]), meter.snapshot().total
 
 
@@ -99,7 +99,7 @@ async def test_what_is_no_count_spends_all(endpoint, is_streamed, entry, output)
     share, _, bill = await spent_on(endpoint, script, is_streamed=is_streamed)
 
     assert share == 1
-    assert (bill.useful.attempts, bill.useful_open.attempts) == (0, 1)
+    assert (bill.useful.attempts, bill.used_uncounted.attempts) == (0, 1)
 
 
 @FORMATS
@@ -144,7 +144,7 @@ async def test_what_was_written_and_is_no_count_spends_all(name, written, is_str
     share, _, bill = await spent_on("messages", script, is_streamed=is_streamed)
 
     assert share == 1
-    assert (bill.useful.attempts, bill.useful_open.attempts) == (0, 1)
+    assert (bill.useful.attempts, bill.used_uncounted.attempts) == (0, 1)
 
 
 @EACH_WAY

@@ -2,8 +2,8 @@ from datetime import date
 
 import pytest
 
-from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, same
-from stormbreak.cost.market import Market
+from stormbreak.cost.lookup import Offer, PriceLookup, Seller, UnknownPriceError, same
+from stormbreak.cost.market import ListPrices
 from stormbreak.cost.price_file import load, parse
 from stormbreak.errors import ConfigurationError
 
@@ -13,7 +13,9 @@ DAY = date(2026, 11, 26)
 @pytest.fixture(scope="module")
 def lookup():
     deal = "[[prices]]\nprovider = 'acme'\nmodel = 'Acme-1.5'\nflat = 3\n"
-    return Lookup([load("article-2025"), parse(deal, source="deal.toml")], market=Market(DAY))
+    return PriceLookup(
+        [load("article-2025"), parse(deal, source="deal.toml")], market=ListPrices(DAY)
+    )
 
 
 def base(lookup, text):
@@ -83,13 +85,13 @@ def test_a_model_of_a_day_is_that_model():
 def test_a_model_of_a_day_has_its_own_price_where_it_is_listed():
     dated = "[[prices]]\nprovider = 'x'\nmodel = 'm-2026-05-04'\nflat = 2\n"
     text = f"[[prices]]\nprovider = 'x'\nmodel = 'm'\nflat = 1\n{dated}"
-    both = Lookup([parse(text, source="deal.toml")])
+    both = PriceLookup([parse(text, source="deal.toml")])
     assert [base(both, f"x/m{day}") for day in ("", "-2026-05-04", "-2026-05-05")] == [1, 2, 1]
 
 
 def test_price_files_do_without_the_market(lookup, monkeypatch):
-    monkeypatch.setattr(Market, "installed", False)
-    alone = Lookup([load("article-2025")])
+    monkeypatch.setattr(ListPrices, "installed", False)
+    alone = PriceLookup([load("article-2025")])
     assert base(alone, "holysheep/gpt-4.1") == 8
     with pytest.raises(ConfigurationError, match="pip install"):
         base(alone, "holysheep/gpt-5")
@@ -101,4 +103,4 @@ def test_two_files_of_one_name_are_not_taken_for_one():
         for n in (1, 2)
     ]
     with pytest.raises(ConfigurationError, match="two price files are called 'deal'"):
-        Lookup(files)
+        PriceLookup(files)

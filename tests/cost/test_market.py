@@ -8,7 +8,7 @@ import pytest
 
 from stormbreak.cost import market as module
 from stormbreak.cost.lookup import price_of
-from stormbreak.cost.market import Market
+from stormbreak.cost.market import ListPrices
 from stormbreak.cost.prices import Rate, Service, Step, Tokens
 from stormbreak.errors import ConfigurationError
 
@@ -24,7 +24,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture(scope="module")
 def market():
-    return Market(date(2026, 11, 26))
+    return ListPrices(date(2026, 11, 26))
 
 
 def test_a_model_has_prices_for_each_kind_of_token_and_service(market):
@@ -44,13 +44,13 @@ def test_a_model_has_prices_for_each_kind_of_token_and_service(market):
 def test_an_address_is_no_provider_and_loads_nothing(market, monkeypatch):
     assert not [name for name in market.providers() if module._ADDRESS.search(name)]
     monkeypatch.setattr(module, "find_spec", None)  # whoever loads the list asks it
-    fresh = Market()
+    fresh = ListPrices()
     assert fresh.find("127.0.0.1:8000", "gpt-4.1") is None
     assert fresh.models("llm.example.com") == []
 
 
 def test_before_a_variant_begins_there_is_none():
-    assert Market(date(2026, 1, 1)).find("openai", "gpt-4.1").batch is None
+    assert ListPrices(date(2026, 1, 1)).find("openai", "gpt-4.1").batch is None
 
 
 def test_long_prompts_have_steps(market):
@@ -125,7 +125,7 @@ def test_todays_list_price_is_a_function(monkeypatch):
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    bare = Market(date(2026, 11, 26))
+    bare = ListPrices(date(2026, 11, 26))
     assert not bare.installed
     with pytest.raises(ConfigurationError, match=r"pip install 'stormbreak\[cost\]'"):
         bare.find("openai", "gpt-4.1")

@@ -11,7 +11,7 @@ from stage import OK, OTHER, SERVER_ERROR, TARGET
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.fallback import Step
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.spend import known_most
+from stormbreak.core.spend import known_max_cost
 from stormbreak.cost.bill import Bill, Sum
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Rate, Rates
@@ -74,7 +74,7 @@ def test_an_answer_without_usage_is_of_use_and_lies_below_its_bound():
 
     bill = meter.snapshot().total
     assert bill.of_use == (0, 2)
-    assert bill.useful_open.attempts == 1
+    assert bill.used_uncounted.attempts == 1
     assert bill.is_whole
 
 
@@ -164,7 +164,7 @@ def test_a_thread_that_reckons_with_few_digits_adds_up_as_much():
 
 def test_nor_does_a_bound_become_less_there():
     with decimal.localcontext(prec=2):
-        assert known_most(price_of("acme", "small"), usage(123_457)) == usd("0.0123457")
+        assert known_max_cost(price_of("acme", "small"), usage(123_457)) == usd("0.0123457")
 
 
 def test_it_says_for_whom():
@@ -355,7 +355,7 @@ def test_a_meter_counts_for_one_engine():
 def test_a_bill_adds_up():
     bill = Bill(
         useful=Sum(usd=usd("1")),
-        useful_open=Sum(usd=usd("2")),
+        used_uncounted=Sum(usd=usd("2")),
         wasted=Sum(usd=usd("4")),
         wasted_open=Sum(usd=usd("8")),
     )

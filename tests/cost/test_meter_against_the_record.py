@@ -21,7 +21,7 @@ from stormbreak.cost.meter import Meter
 from stormbreak.errors import CallError
 from stormbreak.events import Returned
 from stormbreak.provider.billing import Billed
-from stormbreak.provider.formats.understand import digest_of
+from stormbreak.provider.formats.understand import request_digest
 
 CALLS = 5_000
 AT_ONCE = 250
@@ -150,7 +150,7 @@ async def test_known_costs_are_exact_and_the_rest_lies_within_its_range(stormbre
     assert bills.total.useful.usd == sum(prices_of("", "").cost_of(used) for used in known)
     exact = 0
     for number in range(CALLS):
-        billed = cost(record.get(digest_of(payload(number)), Billed()))
+        billed = cost(record.get(request_digest(payload(number)), Billed()))
         span = bills.labels.get(f"n={number}", Bill()).in_all
         assert span.least <= billed <= span.most
         exact += span.is_exact and billed > 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.cost.outage import Downtime, losses, read_storm
+from stormbreak.cost.outage import Downtime, losses, read_storm_result
 from stormbreak.errors import ConfigurationError
 
 RUNS = [
@@ -26,7 +26,7 @@ def read(tmp_path):
     def call(given):
         path = tmp_path / "storm.json"
         path.write_text(given if isinstance(given, str) else json.dumps(given))
-        return read_storm(path)
+        return read_storm_result(path)
 
     return call
 

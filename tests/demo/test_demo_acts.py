@@ -33,7 +33,7 @@ until = 0.3
     ],
 )
 def test_the_sleep_of_the_articles_code_in_words(row, said):
-    assert acts.sleep_of(row) == said
+    assert acts.article_sleep(row) == said
 
 
 def test_the_first_act_loses_what_is_refused_and_sends_each_row_once(tmp_path):

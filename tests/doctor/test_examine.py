@@ -238,13 +238,13 @@ def test_what_is_no_client(thing):
 
 
 def test_what_cannot_be_looked_at_is_no_client():
-    class Closed:
+    class FlowClosed:
         @property
         def __dict__(self):
             raise ValueError("nobody looks in here")
 
     with pytest.raises(ConfigurationError, match="no client of an SDK or an HTTP library"):
-        examine(Closed())
+        examine(FlowClosed())
 
 
 def test_how_a_finding_is_shown():

@@ -17,7 +17,7 @@ from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.events import CallCancelled, CallEnded
-from stormbreak.types import Call, Ended, Outcome, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)
@@ -58,7 +58,7 @@ async def test_what_ends_before_it_has_ended():
     bench = Bench(RULES)
     ended = await bench.open(OK)
 
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, CallResult)
     assert bench.in_flight == 0
 
 

@@ -40,7 +40,7 @@ class Scene:
 
     @property
     def serving(self):
-        return self.engine.lane(TARGET).diagnosis._by_first.serving
+        return self.engine.lane(TARGET).diagnosis._first_output_estimate.serving
 
 
 def test_the_permit_hears_of_it_once():
@@ -96,14 +96,14 @@ def test_under_asyncio():
 
     async def sender(driver, send):
         driver.first(send)
-        seen.append(driver.engine.lane(TARGET).diagnosis._by_first.serving)
+        seen.append(driver.engine.lane(TARGET).diagnosis._first_output_estimate.serving)
         return OK
 
     async def main():
         driver = AsyncioDriver(Engine(RULES))
         ended = await driver.run(Call(1, TARGET, streams=True), partial(sender, driver))
         assert ended.outcome.verdict is Verdict.OK
-        seen.append(driver.engine.lane(TARGET).diagnosis._by_first.serving)
+        seen.append(driver.engine.lane(TARGET).diagnosis._first_output_estimate.serving)
 
     run(main)
     assert seen == [1, 0]

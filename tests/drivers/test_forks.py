@@ -56,19 +56,19 @@ def test_what_is_in_flight_in_the_parent_is_not_in_the_child():
     assert engine.lane(TARGET).slots.in_flight == 0
 
 
-class Parked(threading.Event):
+class ParkedThread(threading.Event):
     """Where a thread waits, and how often it was told to go."""
 
     told = 0
 
     def set(self):
-        Parked.told += 1
+        ParkedThread.told += 1
         super().set()
 
 
 def test_a_child_wakes_no_thread_of_its_parent():
     """There is none, and the lock to wake it by may be held for ever."""
-    driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Constant(seconds=60.0)))), parking=Parked)  # fmt: skip
+    driver = ThreadDriver(Engine(policy(retry=RetryPolicy(backoff=Constant(seconds=60.0)))), parking=ParkedThread)  # fmt: skip
     waits = threading.Thread(target=driver.run, args=(Call(1, TARGET), lambda _: SERVER_ERROR))
     waits.start()
     while not driver._waits:
@@ -76,12 +76,12 @@ def test_a_child_wakes_no_thread_of_its_parent():
 
     def drained():
         driver.drain()
-        return Parked.told == 0
+        return ParkedThread.told == 0
 
     assert in_child(drained)
     driver.drain()
     waits.join(20)
-    assert (Parked.told, waits.is_alive()) == (1, False)
+    assert (ParkedThread.told, waits.is_alive()) == (1, False)
 
 
 def test_what_the_parent_learned_is_forgotten_and_who_listens_is_not():

@@ -14,7 +14,7 @@ from stormbreak.core.flow import Send
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.threads import ThreadDriver
 from stormbreak.drivers.waiting import DRAINED, LOOK_AGAIN
-from stormbreak.types import Call, Ended, Outcome, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 ONE = policy(limit=FixedLimit(in_flight=1))
 
@@ -39,7 +39,7 @@ def test_it_is_answered_until_it_ends():
     bench = Bench()
     handed = bench.hand()
     assert isinstance(bench.threads.leave(handed), Send)
-    assert isinstance(handed.answer(OK), Ended)
+    assert isinstance(handed.answer(OK), CallResult)
     assert handed.answer(SERVER_ERROR) == handed.command  # that changes nothing
     assert bench.threads.leave(handed) is None
     assert handed.command.outcome == OK

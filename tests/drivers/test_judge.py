@@ -5,8 +5,8 @@ import pytest
 from stage import TARGET
 
 from stormbreak.drivers.judge import Judge, outcome_of
-from stormbreak.errors import RejectedError, ThrottledError, error_of
-from stormbreak.types import TREATMENTS, Ended, Outcome, Rejection, Tally, Verdict
+from stormbreak.errors import RejectedError, ThrottledError, error_for
+from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Tally, Verdict
 
 
 class StatusError(Exception):
@@ -43,11 +43,11 @@ def test_the_status_that_an_exception_carries_decides(error, verdict, retry_afte
 
 def test_our_own_exceptions_carry_their_outcome():
     throttled = Outcome(Verdict.THROTTLED, status=429, retry_after=3.0)
-    error = error_of(TARGET, Ended(throttled))
+    error = error_for(TARGET, CallResult(throttled))
     assert isinstance(error, ThrottledError)
     assert Judge().of_error(error) == throttled
     rejected = Outcome(Verdict.REJECTED, rejection=Rejection("queue", "full"))
-    error = error_of(TARGET, Ended(rejected))
+    error = error_for(TARGET, CallResult(rejected))
     assert isinstance(error, RejectedError)
     assert tally_of(Judge().of_error(error)) is Tally.NOTHING
 

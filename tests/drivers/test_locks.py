@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.drivers import locks
-from stormbreak.drivers.locks import LiveSet, computed_once, new_lock
+from stormbreak.drivers.locks import LiveSet, cached_value, new_lock
 
 SOURCE = Path(locks.__file__).parent.parent
 BANNED = {
@@ -104,7 +104,7 @@ def test_what_is_computed_once_is_computed_once():
     class Owner:
         times = 0
 
-        @computed_once
+        @cached_value
         def value(self):
             """A value."""
             self.times += 1

@@ -10,7 +10,7 @@ from clients import SAY, client_of
 from sockets import End, answer, failing, served
 
 from stormbreak import Client, ConfigurationError, Priority, UpstreamError, scope
-from stormbreak.drivers.scope import LONGEST, MOST_LABELS, Scope, current
+from stormbreak.drivers.scope import LONGEST, MAX_LABELS, Scope, current
 from stormbreak.errors import AttemptTimeoutError, ShedError
 from stormbreak.events import Labelled, Sent
 from stormbreak.testing import serve
@@ -125,7 +125,7 @@ def test_the_inner_decides_and_adds_its_labels():
         ({"labels": {"a": "one\ntwo"}}, "label 'a' must be printable text"),
         ({"labels": {"a": 1}}, "label 'a' must be printable text"),
         (
-            {"labels": dict.fromkeys(map(str, range(MOST_LABELS + 1)), "x")},
+            {"labels": dict.fromkeys(map(str, range(MAX_LABELS + 1)), "x")},
             "there may be 16 labels, got 17",
         ),
     ],
@@ -143,7 +143,7 @@ def test_a_refusal_shows_no_key():
 
 
 def test_labels_are_bounded_over_all_scopes():
-    with scope(labels=dict.fromkeys(map(str, range(MOST_LABELS)), "x")) as outer:
+    with scope(labels=dict.fromkeys(map(str, range(MAX_LABELS)), "x")) as outer:
         with pytest.raises(ConfigurationError, match="16 labels"), scope(labels={"one-more": "x"}):
             pass
         assert current() is outer

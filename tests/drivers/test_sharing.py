@@ -3,7 +3,7 @@
 import gc
 
 import pytest
-from crowd import Crowd
+from crowd import BackgroundTraffic
 from stage import policy
 
 from stormbreak.core.engine import Engine
@@ -38,14 +38,14 @@ def test_a_stepper_goes_with_its_drivers():
 
 
 def test_ten_thousand_tasks_on_two_loops_leave_nothing_behind():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     crowd.run(tasks=5_000)
 
     crowd.check(started=10_000)
 
 
 def test_64_threads_leave_nothing_behind():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     crowd.run_threads(threads=64)
 
     crowd.check(started=64 * 20)

@@ -89,13 +89,13 @@ def test_who_waits_in_a_queue_looks_again_unasked():
     """Whoever keeps the time for all may be on a loop that was closed without a word."""
     spans = []
 
-    class Parked(threading.Event):
+    class ParkedThread(threading.Event):
         def wait(self, timeout=None):
             spans.append(timeout)
             return super().wait(timeout)
 
     scene = Scene(limit=FixedLimit(in_flight=1), patience=600.0)
-    scene.driver = ThreadDriver(scene.engine, parking=Parked)
+    scene.driver = ThreadDriver(scene.engine, parking=ParkedThread)
     leave, first = scene.hold_a_slot()
     second = scene.elsewhere(patience=600.0)
     scene.wait_for(queued=1)

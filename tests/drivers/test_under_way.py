@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from stormbreak.drivers.timeouts import Timeout
-from stormbreak.drivers.under_way import SentAwayError, UnderWay
+from stormbreak.drivers.under_way import RejectedWhileClosingError, UnderWay
 from stormbreak.drivers.waiting import CLOSED, DRAINED
 
 
-class Reading:
+class ParsedResponse:
     """A stream that notes that it was called off."""
 
     def __init__(self):
@@ -43,7 +43,7 @@ async def test_who_looked_before_the_end_and_waits_after_it_is_sent_away(end):
     under_way = UnderWay()
     under_way.may_wait()
     end(under_way)
-    with pytest.raises(SentAwayError):
+    with pytest.raises(RejectedWhileClosingError):
         await waits(under_way)
     assert under_way.sent_away(2) == (DRAINED if end is drained else CLOSED)._replace(attempts=2)
 
@@ -69,7 +69,7 @@ async def test_who_is_cancelled_is_forgotten():
 
 @pytest.mark.parametrize(("end", "over"), [(drained, False), (closed, True), (closed_here, True)])
 async def test_a_stream_that_begins_after_the_end(end, over):
-    under_way, stream = UnderWay(), Reading()
+    under_way, stream = UnderWay(), ParsedResponse()
     end(under_way)
     under_way.reads(stream)
     assert stream.over is over
@@ -85,7 +85,11 @@ async def test_a_loop_of_which_nothing_was_said():
 
 
 async def test_what_is_on_a_loop_that_is_closed_is_not_told():
-    under_way, stream, waking = UnderWay(), Reading(), asyncio.new_event_loop().create_future()
+    under_way, stream, waking = (
+        UnderWay(),
+        ParsedResponse(),
+        asyncio.new_event_loop().create_future(),
+    )
     stream.loop = waking.get_loop()
     under_way.reads(stream)
     under_way._waits.add(waking)
@@ -95,7 +99,7 @@ async def test_what_is_on_a_loop_that_is_closed_is_not_told():
 
 
 async def test_a_child_process_has_none_of_it():
-    under_way, stream = UnderWay(), Reading()
+    under_way, stream = UnderWay(), ParsedResponse()
     under_way.reads(stream)
     under_way._waits.add(asyncio.get_running_loop().create_future())
     with Timeout(5.0, under_way.timeouts):

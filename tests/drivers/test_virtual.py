@@ -8,7 +8,7 @@ from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.types import Call, Verdict
 
 
-class World:
+class SimulatedProvider:
     def __init__(self, **rules):
         self.timeline = Timeline()
         self.engine = Engine(policy(limit=FixedLimit(in_flight=1), **rules))
@@ -53,7 +53,7 @@ def test_the_clock_jumps_to_what_is_due_in_the_order_of_time_and_asking():
 
 
 def test_hours_pass_at_once():
-    world = World(retry=RetryPolicy(backoff=Constant(seconds=3600.0)))
+    world = SimulatedProvider(retry=RetryPolicy(backoff=Constant(seconds=3600.0)))
     world.start(SERVER_ERROR, SERVER_ERROR, OK)
     world.timeline.run()
 
@@ -61,7 +61,7 @@ def test_hours_pass_at_once():
 
 
 def test_a_sender_may_answer_at_once():
-    world = World()
+    world = SimulatedProvider()
     for number in range(3):
         world.start(OK, takes=None, number=number)
 
@@ -70,7 +70,7 @@ def test_a_sender_may_answer_at_once():
 
 
 def test_waiting_calls_follow_one_another():
-    world = World()
+    world = SimulatedProvider()
     for number in range(3):
         world.start(OK, number=number)
     world.timeline.run()
@@ -79,7 +79,7 @@ def test_waiting_calls_follow_one_another():
 
 
 def test_a_cooldown_is_waited_for():
-    world = World()
+    world = SimulatedProvider()
     world.start(told(30.0), OK)
     world.timeline.run(2.0)
     world.start(OK, number=2)
@@ -90,7 +90,7 @@ def test_a_cooldown_is_waited_for():
 
 
 def test_an_attempt_that_takes_too_long_is_given_up_and_its_answer_ignored():
-    world = World(attempt_timeout=3.0, retry=RetryPolicy(attempts=1))
+    world = SimulatedProvider(attempt_timeout=3.0, retry=RetryPolicy(attempts=1))
     world.start(OK, takes=10.0)
     world.timeline.run()
 
@@ -100,7 +100,7 @@ def test_an_attempt_that_takes_too_long_is_given_up_and_its_answer_ignored():
 
 
 def test_cancelling_gives_up_the_attempt_and_lets_the_next_one_leave():
-    world = World()
+    world = SimulatedProvider()
     cancel = world.start(OK, takes=10.0)
     world.start(OK, number=2)
     world.timeline.at(4.0, cancel)
@@ -113,7 +113,7 @@ def test_cancelling_gives_up_the_attempt_and_lets_the_next_one_leave():
 
 
 def test_cancelling_in_the_queue_and_while_backing_off():
-    world = World()
+    world = SimulatedProvider()
     world.start(OK, takes=10.0)
     queued = world.start(OK, number=2)
     world.timeline.at(4.0, queued)
@@ -127,7 +127,7 @@ def test_cancelling_in_the_queue_and_while_backing_off():
 
 
 def test_cancelling_what_is_over_does_nothing():
-    world = World()
+    world = SimulatedProvider()
     cancel = world.start(OK, takes=None)
     cancel()
 
@@ -180,7 +180,7 @@ def test_the_cancelled_are_counted_anew_after_a_clearance():
 
 
 def test_a_call_that_is_over_leaves_no_timer_behind():
-    world = World(attempt_timeout=600.0)
+    world = SimulatedProvider(attempt_timeout=600.0)
     for number in range(3):
         world.start(OK, number=number, deadline_at=500.0)
     world.timeline.run()

@@ -4,7 +4,7 @@ import os
 import pytest
 from stream_scene import StreamScene
 
-from stormbreak.http.aiohttp_wire import AiohttpWire
+from stormbreak.http.aiohttp_wire import AiohttpConnection
 from stormbreak.http.wire import HttpRequest
 
 
@@ -19,7 +19,7 @@ def direct(monkeypatch):
 @pytest.fixture
 async def wire():
     """A wire that is closed at the end, and must leave nothing behind."""
-    wire = AiohttpWire(limit=300)
+    wire = AiohttpConnection(limit=300)
     yield wire
     await wire.close()
     gc.collect()

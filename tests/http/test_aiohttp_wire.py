@@ -11,7 +11,7 @@ from sockets import BODY, CHUNKED, HALF, End, answer, served
 
 from stormbreak.http import aiohttp_incoming, aiohttp_wire
 from stormbreak.http.wire import HttpRequest
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 ZIPPED = gzip.compress(BODY)
@@ -20,7 +20,7 @@ ZIPPED = gzip.compress(BODY)
 async def test_a_whole_answer(ask):
     async with served(answer(x_request_id="req_1")) as server:
         got = await ask(server)
-    assert isinstance(got, HttpAnswer)
+    assert isinstance(got, HttpResponse)
     assert (got.status, got.body, got.headers["x-request-id"]) == (200, BODY, "req_1")
     assert abs(got.received_at - time.time()) < 5
     (request,) = server.requests

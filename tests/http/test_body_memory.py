@@ -123,13 +123,13 @@ async def test_no_good_answer_fails_for_want_of_memory(stream):
 async def test_the_body_of_an_error_is_read_no_further_than_it_explains(stream, monkeypatch):
     """64 MiB of an error were read, and looked through, for a word of it."""
     sizes = []
-    replaced = wire.HttpAnswer._replace
+    replaced = wire.HttpResponse._replace
 
     def watched(self, **fields):
         sizes.extend(len(body) for name, body in fields.items() if name == "body")
         return replaced(self, **fields)
 
-    monkeypatch.setattr(wire.HttpAnswer, "_replace", watched)
+    monkeypatch.setattr(wire.HttpResponse, "_replace", watched)
     endless = gzip.compress(b'{"error": {"code": "no"}}' + b" " * 60 * MIB)
     script = [answer(endless, 400, content_encoding="gzip", content_length=10**7), End.HANG]
     async with served(script) as server, client_of(server, ONCE) as client:

@@ -15,7 +15,7 @@ from stormbreak.core.presets import OFF
 from stormbreak.errors import StreamBrokenError
 from stormbreak.http import decoding
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.decoding import MOST_MEMBERS, PIECE, UndecodableError, decoder_of
+from stormbreak.http.decoding import MAX_MEMBERS, PIECE, UndecodableError, decoder_of
 from stormbreak.types import Verdict
 
 SAY = [{"role": "user", "content": "hello"}]
@@ -94,7 +94,7 @@ def test_what_is_not_packed(encoding):
 
 def test_empty_members_have_a_bound():
     with pytest.raises(UndecodableError):
-        unpacked("gzip", [gzip.compress(b"")] * (MOST_MEMBERS + 1))
+        unpacked("gzip", [gzip.compress(b"")] * (MAX_MEMBERS + 1))
 
 
 def test_what_unpacks_to_nothing_has_a_bound(monkeypatch):

@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stormbreak.http import echoes
-from stormbreak.http.echoes import without_echoes
-from stormbreak.llm.reading import Reading
+from stormbreak.http.echoes import redact
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.types import Verdict
 
 IMAGE = "data:image/png;base64," + b64encode(bytes(range(256)) * 40).decode()
@@ -19,7 +19,7 @@ ASKED = json.dumps(
 
 
 def left_of(body, verdict=Verdict.INVALID, asked=ASKED):
-    return without_echoes(Reading(verdict), body, api_key=KEY, asked=asked)[1]
+    return redact(ParsedResponse(verdict), body, api_key=KEY, asked=asked)[1]
 
 
 @pytest.mark.parametrize("ascii_", [True, False])
@@ -51,18 +51,18 @@ def test_a_good_answer_is_never_altered():
     text = f"{PROMPT} {KEY}"
     body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
-    assert without_echoes(Reading(Verdict.OK, text=text), body, api_key=KEY, asked=ASKED) == (
-        Reading(Verdict.OK, text=text),
+    assert redact(ParsedResponse(Verdict.OK, text=text), body, api_key=KEY, asked=ASKED) == (
+        ParsedResponse(Verdict.OK, text=text),
         body,
     )
 
 
 def test_a_word_that_stands_for_a_key_is_no_secret():
     """Guides of local servers have it: it stands in texts that have nothing to do with a key."""
-    reading = Reading(Verdict.INVALID, code="anything_is_missing")
+    reading = ParsedResponse(Verdict.INVALID, code="anything_is_missing")
     body = b'{"error": {"message": "anything is missing"}}'
 
-    assert without_echoes(reading, body, api_key="anything", asked=ASKED) == (reading, body)
+    assert redact(reading, body, api_key="anything", asked=ASKED) == (reading, body)
 
 
 @given(st.text(min_size=8), st.booleans(), st.sampled_from(["", IMAGE]))

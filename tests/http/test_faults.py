@@ -21,7 +21,7 @@ from stormbreak.types import Verdict
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 OTHER = {"model": "m", "messages": [{"role": "user", "content": "something else"}]}
 EMBED = {"model": "m", "input": ["a", "b"]}
-PATIENT = replace(OFF, idle_timeout=5.0)
+LONG_TIMEOUT = replace(OFF, idle_timeout=5.0)
 IMPATIENT = replace(OFF, idle_timeout=0.2)
 KEYS = {
     "budget": {"retry_after": 2.0},
@@ -115,7 +115,7 @@ over_each = pytest.mark.parametrize("way", [None, *INNER], ids=lambda way: str(w
 def playing(stormbreak_provider, monkeypatch):
     """A client of a provider that plays one kind; over a connection of the kind `way`, by default over our own."""
 
-    def play(kind, *, streamed=False, policy=PATIENT, way=None, **keys):
+    def play(kind, *, streamed=False, policy=LONG_TIMEOUT, way=None, **keys):
         if way is not None:
             monkeypatch.setattr("stormbreak.http.client.connect", lambda *_: wire_of(way))
         trouble = Trouble(kind=Kind(kind), **KEYS.get(kind, {}) | keys)
@@ -143,7 +143,7 @@ async def closing(client, way):
 
 def until(verdict):
     """A policy that waits long for everything that comes."""
-    return IMPATIENT if verdict is Verdict.TIMEOUT else PATIENT
+    return IMPATIENT if verdict is Verdict.TIMEOUT else LONG_TIMEOUT
 
 
 def text_in(outcome):

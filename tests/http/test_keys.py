@@ -1,6 +1,6 @@
 """Keys that a function gives: each goes to the address of its attempt."""
 
-from stormbreak.http.keys import AskedKey
+from stormbreak.http.keys import DynamicKey
 from stormbreak.http.origin import origin_of
 
 ADDRESSES = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1", "http://127.0.0.1:1/v1"]
@@ -8,7 +8,7 @@ ADDRESSES = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1", "http://127.0.0.1
 
 async def test_the_same_key_for_another_address_goes_there():
     """A settings file may move a target while its function gives what it gave before."""
-    key = AskedKey(lambda: "key")
+    key = DynamicKey(lambda: "key")
     asked = [await key.ask(origin_of(each, None), allow_http=False) for each in ADDRESSES]
     assert [(origin.base_url, origin.api_key) for origin in asked] == [
         (each, "key") for each in ADDRESSES

@@ -7,7 +7,7 @@ import pytest
 from sockets import answer, served
 
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
 
 SAY = [{"role": "user", "content": "hello"}]
@@ -20,7 +20,7 @@ USED = b'{"choices":[{"message":{"content":"fine"},"finish_reason":"stop"}],"usa
 
 
 def client_of(server, *, patience=0.5, **quota):
-    policy = replace(Policy(patience=patience), quota=QuotaPolicy(**quota))
+    policy = replace(Policy(patience=patience), quota=RateLimitPolicy(**quota))
     return AsyncClient(base_url=server.base_url, model="m", policy=policy)
 
 

@@ -8,7 +8,7 @@ import signal
 import httpx2
 import openai
 import pytest
-from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, key_of
+from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, cache_key
 from sockets import EVENTS, answer, failing, served
 
 from stormbreak import ConfigurationError
@@ -71,7 +71,7 @@ def path(tmp_path):
 
 def asked(server):
     """With which key and for which model the requests came."""
-    return [(key_of(request), json.loads(request.body)["model"]) for request in server.requests]
+    return [(cache_key(request), json.loads(request.body)["model"]) for request in server.requests]
 
 
 async def test_calls_in_flight_and_waiting_end_as_they_began_and_new_ones_go_by_the_new(path):

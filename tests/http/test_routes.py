@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormbreak.core.fallback import Choose, Place, ToCache, ToDegraded, ToTargets
+from stormbreak.core.fallback import Place, TargetOrder, ToCache, ToDegraded, ToTargets
 from stormbreak.errors import ConfigurationError
 from stormbreak.http import routes as module
 from stormbreak.http.environment import find_endpoint
@@ -106,7 +106,7 @@ def test_the_rules_become_steps_in_their_order():
             on=(Verdict.TOO_LONG,),
             after=3.0,
             targets=(Place(model="a", weight=2.0), Place(model="b")),
-            choose=Choose.WEIGHTED,
+            choose=TargetOrder.WEIGHTED,
         ),
         ToCache(),
         ToDegraded(text="later"),
@@ -114,7 +114,7 @@ def test_the_rules_become_steps_in_their_order():
     pool, cache, degraded = made.steps("m")
 
     assert [(target.model, weight) for target, weight in pool.targets] == [("a", 2.0), ("b", 1.0)]
-    assert (pool.on, pool.after, pool.choose) == ({Verdict.TOO_LONG}, 3.0, Choose.WEIGHTED)
+    assert (pool.on, pool.after, pool.choose) == ({Verdict.TOO_LONG}, 3.0, TargetOrder.WEIGHTED)
     assert (pool.source, cache.source, degraded.source) == ("fallback", "cache", "degraded")
     assert degraded.text == "later"
 

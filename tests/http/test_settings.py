@@ -5,7 +5,7 @@ import json
 
 import pytest
 from canary import everything_logged_to
-from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, key_of
+from settings_file import FIRST_KEY, SAY, SECOND_KEY, SettingsFile, cache_key
 from sockets import End, answer, failing, served
 
 from stormbreak import ConfigurationError
@@ -76,7 +76,7 @@ async def test_a_client_of_a_target_has_its_address_key_and_model(scene):
     settings, first, second = await scene(TWO, [[answer()]])
     got = await settings.client("main").chat(SAY)
     assert (got.target.name, got.target.model) == ("main", "large")
-    assert [key_of(request) for request in first.requests] == [FIRST_KEY]
+    assert [cache_key(request) for request in first.requests] == [FIRST_KEY]
     with pytest.raises(ConfigurationError, match="model is missing"):
         await settings.client("spare").chat(SAY)
     await settings.client("spare").chat(SAY, model="mine")
@@ -88,7 +88,7 @@ async def test_a_pool_goes_on_to_the_next_with_its_own_key(scene):
     got = await settings.client("chat").chat(SAY, model="asked")
     assert (got.source, got.target.name) == ("fallback", "spare")
     assert (models(first), models(second)) == (["large"], ["asked"])
-    assert [key_of(request) for request in second.requests] == [SECOND_KEY]
+    assert [cache_key(request) for request in second.requests] == [SECOND_KEY]
 
 
 async def test_the_others_of_a_pool_come_before_the_fallbacks_of_a_policy(scene):
@@ -231,7 +231,7 @@ async def test_it_is_asked_for_each_attempt(scene):
     main = settings.client("main")
     await main.chat(SAY)
     await main.chat(SAY)
-    assert [key_of(request) for request in first.requests] == [
+    assert [cache_key(request) for request in first.requests] == [
         "key-one", "key-two", "key-three", "key-four",
     ]  # fmt: skip
     assert len(settings.snapshot()["targets"]) == 1  # whatever the key
@@ -246,7 +246,7 @@ async def test_it_may_be_a_coroutine_function(scene):
     payload = {"messages": SAY}
     async with settings.client("main").stream("chat/completions", payload) as stream:
         await stream.answer()
-    assert [key_of(request) for request in first.requests] == ["key-from-afar"]
+    assert [cache_key(request) for request in first.requests] == ["key-from-afar"]
 
 
 def leak():
@@ -289,7 +289,7 @@ async def test_a_client_made_by_hand_takes_one_too():
             base_url=server.base_url, model="m", api_key=lambda: "key-by-hand"
         ) as client:
             await client.chat(SAY)
-        assert [key_of(request) for request in server.requests] == ["key-by-hand"]
+        assert [cache_key(request) for request in server.requests] == ["key-by-hand"]
 
 
 async def test_a_key_for_nobody_and_two_for_one_are_refused(scene):

@@ -11,7 +11,7 @@ from stormbreak import AsyncClient
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend import SpendPolicy
-from stormbreak.cost.market import Market
+from stormbreak.cost.market import ListPrices
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.origin import Origin
@@ -219,7 +219,7 @@ def test_prices_that_are_not_installed_are_told_when_a_client_is_made(monkeypatc
 
 
 def _market():
-    return Market().find("openai", "x")
+    return ListPrices().find("openai", "x")
 
 
 def test_a_settings_file_has_limits_and_a_reload_goes_on_from_what_was_spent(tmp_path):

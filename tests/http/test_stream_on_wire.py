@@ -21,7 +21,7 @@ def client_of(base_url, **more):
 
 def begun_at(client):
     """What its target has been seen to begin to answer."""
-    return lane_of(client).diagnosis._by_first
+    return lane_of(client).diagnosis._first_output_estimate
 
 
 async def test_the_answer_is_the_same_as_unstreamed(stormbreak_provider):

@@ -12,9 +12,9 @@ import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
 from stormbreak.drivers.background import Background
-from stormbreak.http.aiohttp_wire import AiohttpWire
+from stormbreak.http.aiohttp_wire import AiohttpConnection
 from stormbreak.http.wire import HttpRequest
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Verdict
 
 
@@ -113,7 +113,7 @@ async def test_bytes_nobody_asked_for_are_never_the_next_answer(ask, late):
         await ask(server)
         await asyncio.sleep(0.06)
         got = await ask(server)
-        assert isinstance(got, HttpAnswer)
+        assert isinstance(got, HttpResponse)
         assert got.body == BODY
         assert [request.connection for request in server.requests] == [1, 2]
 
@@ -144,7 +144,7 @@ async def test_a_dead_connection_is_an_outcome_and_no_second_try(ask, method):
 
 
 async def test_the_pool_is_as_wide_as_its_limit():
-    wire = AiohttpWire(limit=2)
+    wire = AiohttpConnection(limit=2)
     async with served([0.01, answer()]) as server:
         await asyncio.gather(*(wire.exchange(request_to(server.port)) for _ in range(6)))
         assert (server.opened, len(server.requests)) == (2, 6)
@@ -171,7 +171,7 @@ async def test_no_netrc_speaks_for_the_user(ask, monkeypatch, tmp_path):
 
 def test_each_loop_has_its_own_pool_which_ends_with_it():
     """Found: a pool that was not closed by hand outlived its loop, and complained."""
-    wire = AiohttpWire(limit=2)
+    wire = AiohttpConnection(limit=2)
 
     async def main():
         async with served() as server:
@@ -186,7 +186,7 @@ def test_each_loop_has_its_own_pool_which_ends_with_it():
 
 
 def test_two_loops_in_two_threads():
-    wire = AiohttpWire(limit=4)
+    wire = AiohttpConnection(limit=4)
     seen = []
 
     async def main():
@@ -206,7 +206,7 @@ def test_two_loops_in_two_threads():
 
 async def test_a_wire_that_is_dropped_closes_its_connections():
     async with served() as server:
-        await AiohttpWire(limit=2).exchange(request_to(server.port))
+        await AiohttpConnection(limit=2).exchange(request_to(server.port))
         gc.collect()
         await server.all_closed()
 

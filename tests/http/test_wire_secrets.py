@@ -7,7 +7,7 @@ import pytest
 from sockets import CHUNKED, HALF, End, answer, served
 
 from stormbreak.http.wire import HttpRequest
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome
 
 
@@ -58,4 +58,4 @@ async def test_no_outcome_holds_the_key(ask, script):
 async def test_a_request_and_an_answer_show_neither_key_nor_text():
     request = HttpRequest("http://h/v1", {"Authorization": "canary"}, b"canary")
     assert repr(request) == "HttpRequest('http://h/v1', 6 bytes)"
-    assert repr(HttpAnswer(200, {"x": "canary"}, b"canary", 0)) == "HttpAnswer(200, 6 bytes)"
+    assert repr(HttpResponse(200, {"x": "canary"}, b"canary", 0)) == "HttpAnswer(200, 6 bytes)"

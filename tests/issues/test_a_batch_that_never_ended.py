@@ -18,7 +18,7 @@ async def test_a_cancel_ends_the_notes_at_whatever_step_it_comes(steps):
     runner._short = asyncio.Event()
     runner.counts = SimpleNamespace(attempts=0)
     runner.ledger = SimpleNamespace(is_short=False, is_behind=False)
-    noting = asyncio.create_task(runner._note_often())
+    noting = asyncio.create_task(runner._write_notes())
     await asyncio.sleep(0.01)
     runner._short.set()  # money was short a moment before the end
     for _ in range(steps):

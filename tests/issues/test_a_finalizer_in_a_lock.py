@@ -18,7 +18,7 @@ from stage import OK, TARGET, policy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.drivers.background import BACKGROUND
-from stormbreak.drivers.threads import Parked, ThreadDriver
+from stormbreak.drivers.threads import ParkedThread, ThreadDriver
 from stormbreak.httpx2 import Transport
 from stormbreak.types import Call, Outcome, Verdict
 
@@ -144,7 +144,7 @@ def test_a_listener_that_has_a_lock_hears_of_a_dropped_stream_later():
 
 
 def test_a_parked_thread_may_be_told_to_go_twice_and_before_it_waits():
-    parked = Parked()
+    parked = ParkedThread()
     parked.wait(0.0)
     parked.set()
     parked.set()

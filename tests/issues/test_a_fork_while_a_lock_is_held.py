@@ -95,7 +95,7 @@ def test_the_thread_that_forks_keeps_the_locks_that_it_holds():
 class Forgetful:
     def __init__(self, error=None):
         self.error, self.forgot = error, False
-        forks.forget_in_child(self.forget)
+        forks.reset_in_child(self.forget)
 
     def forget(self):
         self.forgot = True
@@ -113,9 +113,9 @@ def test_one_that_cannot_forget_keeps_no_other_from_it():
 def test_what_is_gone_forgets_nothing():
     one = Forgetful()
     key = id(one)
-    assert key in forks._forgetful
+    assert key in forks._reset_in_child
     del one
-    assert key not in forks._forgetful
+    assert key not in forks._reset_in_child
 
 
 def test_a_few_seconds_of_dropped_clients_and_forks():

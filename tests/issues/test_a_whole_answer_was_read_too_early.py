@@ -63,10 +63,10 @@ async def test_what_was_closed_unread_or_passed_on_is_not_read_again(name):
                 pass
             with pytest.raises(lib.StreamClosed):
                 await unread.aread()
-            async with awaits.stream("POST", url, json=PAYLOAD) as passed_on:
-                _ = [piece async for piece in passed_on.aiter_raw()]
+            async with awaits.stream("POST", url, json=PAYLOAD) as forwarded_headers:
+                _ = [piece async for piece in forwarded_headers.aiter_raw()]
                 with pytest.raises(lib.StreamConsumed):
-                    await passed_on.aread()
+                    await forwarded_headers.aread()
 
 
 async def test_an_sdk_tells_how_long_it_took():

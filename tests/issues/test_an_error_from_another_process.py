@@ -8,12 +8,12 @@ from types import MappingProxyType
 import pytest
 
 from stormbreak import errors, explain
-from stormbreak.errors import CallError, StormbreakError, StreamBrokenError, error_of
+from stormbreak.errors import CallError, StormbreakError, StreamBrokenError, error_for
 from stormbreak.http.exchange import Received
-from stormbreak.llm.reading import HttpAnswer, Reading
-from stormbreak.types import Ended, Outcome, Target, Verdict
+from stormbreak.llm.reading import HttpResponse, ParsedResponse
+from stormbreak.types import CallResult, Outcome, Target, Verdict
 
-ENDED = Ended(Outcome(Verdict.BROKEN, status=200, error=OSError(1, "gone")), attempts=1)
+ENDED = CallResult(Outcome(Verdict.BROKEN, status=200, error=OSError(1, "gone")), attempts=1)
 
 
 def kinds(above):
@@ -47,8 +47,8 @@ def test_other_errors_come_as_they_went(kind):
 
 
 def answered(**more):
-    sent = HttpAnswer(429, MappingProxyType({"x": "1"}), b"{}", 0.0, **more)
-    return Received(429, b"{}", Reading(Verdict.THROTTLED), sent)
+    sent = HttpResponse(429, MappingProxyType({"x": "1"}), b"{}", 0.0, **more)
+    return Received(429, b"{}", ParsedResponse(Verdict.THROTTLED), sent)
 
 
 COPIES = [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy]
@@ -58,7 +58,7 @@ COPIES = [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepc
 @pytest.mark.parametrize("more", [{}, {"repeated": MappingProxyType({"x": ("1", "2")})}])
 def test_an_error_with_an_http_answer(copied, more):
     outcome = Outcome(Verdict.THROTTLED, value=answered(**more), status=429, code="slow_down")
-    came = copied(error_of(Target("p", "m"), Ended(outcome, attempts=2)))
+    came = copied(error_for(Target("p", "m"), CallResult(outcome, attempts=2)))
     assert (came.status, came.code, came.attempts) == (429, "slow_down", 2)
     assert came.ended.outcome.value == outcome.value
     assert came.ended.outcome.value.sent.headers["x"] == "1"
@@ -76,7 +76,7 @@ class OddError(Exception):
 @pytest.mark.parametrize("lock", [None, threading.Lock()])
 def test_what_cannot_travel_stays_behind(copied, lock):
     outcome = Outcome(Verdict.RESET, value=answered(), error=OddError("odd", lock=lock))
-    error = error_of(Target("p", "m"), Ended(outcome, history=("event", threading.Lock())))
+    error = error_for(Target("p", "m"), CallResult(outcome, history=("event", threading.Lock())))
     error.mine, error.lock = "mine", threading.Lock()
     error.__cause__ = outcome.error
     came = copied(error)
@@ -89,7 +89,7 @@ def test_what_cannot_travel_stays_behind(copied, lock):
 
 
 def test_a_cause_that_can_travel_does():
-    error = error_of(Target("p", "m"), ENDED)
+    error = error_for(Target("p", "m"), ENDED)
     error.__cause__ = OSError(1, "gone")
     came = pickle.loads(pickle.dumps(error))
     assert (type(came.__cause__), came.__cause__.errno) == (PermissionError, 1)
@@ -97,7 +97,7 @@ def test_a_cause_that_can_travel_does():
 
 
 def test_a_circle_of_causes_has_an_end():
-    first, second = (error_of(Target("p", "m"), ENDED) for _ in range(2))
+    first, second = (error_for(Target("p", "m"), ENDED) for _ in range(2))
     first.__cause__, second.__cause__ = second, first
     came = pickle.loads(pickle.dumps(first))
     assert type(came.__cause__) is type(second)
@@ -107,7 +107,7 @@ def test_a_cause_of_a_class_that_nobody_else_knows_stays_behind():
     class LocalError(Exception):
         pass
 
-    error = error_of(Target("p", "m"), ENDED)
+    error = error_for(Target("p", "m"), ENDED)
     error.__cause__, error.handler = LocalError(), lambda: None
     came = pickle.loads(pickle.dumps(error))
     assert came.__cause__ is None

@@ -10,10 +10,10 @@ from stage import SERVER_ERROR, TIMEOUT
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import Budget, BudgetPolicy, Load
-from stormbreak.core.retry import Retry, RetryPolicy, Stop, TimeLeft, decide
+from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
-POLICY = RetryPolicy(attempts=3, backoff=Constant(seconds=2.0), min_useful=0.5)
+POLICY = RetryPolicy(attempts=3, backoff=Constant(seconds=2.0), min_time_left=0.5)
 GATES = ("verdict", "forbidden", "committed", "attempts", "deadline", "patience", "budget")
 
 
@@ -36,7 +36,7 @@ def ask(closed, budget):
         TREATMENTS[outcome.verdict],
         outcome,
         attempt=3 if "attempts" in closed else 2,
-        left=TimeLeft(
+        left=RetryAllowance(
             deadline=2.4 if "deadline" in closed else 2.5,
             patience=1.9 if "patience" in closed else 2.1,
         ),
@@ -52,7 +52,7 @@ def test_the_first_gate_that_is_closed_refuses(closed):
     budget = account(0 if "budget" in closed else 5)
     first = next((gate for gate in GATES if gate in closed), None)
 
-    assert (Retry(2.0, free=False) if first is None else Stop(first)) == ask(closed, budget)
+    assert (Retry(2.0, free=False) if first is None else NoRetry(first)) == ask(closed, budget)
 
 
 @given(st.sets(st.sampled_from(GATES[:-1]), min_size=1))
@@ -86,7 +86,7 @@ def test_only_transient_verdicts_are_retried(verdict):
         TREATMENTS[verdict],
         Outcome(verdict),
         attempt=1,
-        left=TimeLeft(),
+        left=RetryAllowance(),
         budget=None,
         now=0.0,
         uniform=0.5,
@@ -99,23 +99,23 @@ def test_only_transient_verdicts_are_retried(verdict):
     delay=st.floats(0.0, 100.0),
     deadline=st.floats(0.0, 100.0),
     patience=st.floats(0.0, 100.0),
-    min_useful=st.floats(0.0, 10.0),
+    min_time_left=st.floats(0.0, 10.0),
 )
 def test_a_retry_is_planned_only_where_it_can_still_be_sent_and_be_of_use(
-    delay, deadline, patience, min_useful
+    delay, deadline, patience, min_time_left
 ):
     decision = decide(
-        RetryPolicy(backoff=Constant(seconds=delay), min_useful=min_useful),
+        RetryPolicy(backoff=Constant(seconds=delay), min_time_left=min_time_left),
         TREATMENTS[Verdict.SERVER_ERROR],
         SERVER_ERROR,
         attempt=1,
-        left=TimeLeft(deadline, patience),
+        left=RetryAllowance(deadline, patience),
         budget=None,
         now=0.0,
         uniform=0.5,
     )
-    fits = delay + min_useful <= deadline and delay < patience
+    fits = delay + min_time_left <= deadline and delay < patience
 
     assert fits == isinstance(decision, Retry)
     if fits:
-        assert decision.until <= min(deadline - min_useful, patience) + 1e-9
+        assert decision.until <= min(deadline - min_time_left, patience) + 1e-9

@@ -13,7 +13,7 @@ from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, for_batch
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.errors import CircuitOpenError, error_of
+from stormbreak.errors import CircuitOpenError, error_for
 
 ONE = BreakerPolicy(
     trip=ConsecutiveFailures(threshold=1), open_for=20.0, jitter=0.0, probes=1, at_once=1, lease=60
@@ -21,7 +21,7 @@ ONE = BreakerPolicy(
 
 
 def told(ended):
-    return str(error_of(TARGET, ended))
+    return str(error_for(TARGET, ended))
 
 
 def ill(**changes):
@@ -43,7 +43,7 @@ def test_a_hasty_call_fails_at_once_with_the_time_to_come_back(after):
 
 def test_the_error_says_so():
     ended = ill().start().ended
-    error = error_of(TARGET, ended)
+    error = error_for(TARGET, ended)
 
     assert isinstance(error, CircuitOpenError)
     assert str(error) == "acme/large: the circuit is open"
@@ -184,7 +184,7 @@ def test_who_waited_for_an_isolated_circuit_in_vain_is_told_that_it_was_the_circ
     stage.lane.isolate(stage.now)
     run = stage.start(fail_fast=False, patience=20.0)
     stage.pass_time(20.1)
-    error = error_of(TARGET, run.ended)
+    error = error_for(TARGET, run.ended)
 
     assert isinstance(error, CircuitOpenError)
     assert error.retry_at is None

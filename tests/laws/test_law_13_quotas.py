@@ -8,24 +8,26 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy
 
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.types import Allowance, Allowances, Outcome, Priority, Usage, Verdict
+from stormbreak.types import Outcome, Priority, RateLimits, RateLimitStatus, Usage, Verdict
 
 UNCONNECTED = Outcome(Verdict.CONNECT_FAILED)
 ONCE = RetryPolicy(attempts=1)
 
 
 def scene(*, slots=1000, **quota):
-    return Stage(policy(quota=QuotaPolicy(**quota), retry=ONCE, limit=FixedLimit(in_flight=slots)))
+    return Stage(
+        policy(quota=RateLimitPolicy(**quota), retry=ONCE, limit=FixedLimit(in_flight=slots))
+    )
 
 
 def tokens_told(**said):
-    return OK._replace(told=Allowances(tokens=Allowance(**said)))
+    return OK._replace(told=RateLimits(tokens=RateLimitStatus(**said)))
 
 
 def requests_told(**said):
-    return OK._replace(told=Allowances(requests=Allowance(**said)))
+    return OK._replace(told=RateLimits(requests=RateLimitStatus(**said)))
 
 
 def sending(stage):
@@ -201,11 +203,11 @@ class Server:
         self.at = now
         fits = amount <= self.left
         self.left -= amount if fits else 0
-        said = Allowance(
+        said = RateLimitStatus(
             self.limit, int(self.left), (self.limit - int(self.left)) * 60 / self.limit
         )
         self.served, self.refused = self.served + fits, self.refused + (not fits)
-        return (OK if fits else THROTTLED)._replace(told=Allowances(tokens=said))
+        return (OK if fits else THROTTLED)._replace(told=RateLimits(tokens=said))
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.5, 5.0])

@@ -88,5 +88,5 @@ def test_refusals_by_bad_luck_do_not_slow_it_down_for_long(refusal, of_ten):
         stage.runs = [run for run in stage.runs if not run.over]
 
     assert refused[1] >= 20 * 30  # everything that came in the last thirty seconds, at once
-    assert stage.lane.is_luck(stage.now)
+    assert stage.lane.is_random(stage.now)
     assert not stage.lane.is_spaced(stage.now)

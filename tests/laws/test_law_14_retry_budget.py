@@ -14,7 +14,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, 
 
 from stormbreak.core.automatic import AutomaticLimit
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import BRIEF, Budget, BudgetPolicy, Load
+from stormbreak.core.budget import SHORT_WAIT, Budget, BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.retry import RetryPolicy
@@ -210,15 +210,15 @@ def test_a_time_named_by_the_server_is_free_for_ever():
         stage.start().step(OK)
     run = stage.start()
     for _ in range(100):
-        run.step(told(BRIEF))
-        stage.pass_time(2 * BRIEF)
+        run.step(told(SHORT_WAIT))
+        stage.pass_time(2 * SHORT_WAIT)
 
     assert run.sending
     retries = [event for event in stage.events if isinstance(event, RetryPlanned)]
     assert [retry.free for retry in retries] == [True] * 100
 
 
-@given(seconds=st.floats(0.0, 0.99 * BRIEF))
+@given(seconds=st.floats(0.0, 0.99 * SHORT_WAIT))
 def test_a_time_so_brief_that_it_keeps_nobody_away_is_paid(seconds):
     stage = scene()
     for _ in range(50):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stormbreak.core.presets import OFF
 from stormbreak.errors import StreamBrokenError, UpstreamError
 from stormbreak.http.client import AsyncClient
-from stormbreak.llm.deltas import is_sound
+from stormbreak.llm.deltas import is_readable
 from stormbreak.types import Outcome, Verdict
 
 SAY = {"messages": [{"role": "user", "content": "hello"}]}
@@ -82,7 +82,7 @@ def test_the_pieces_in_which_it_comes_do_not_matter(cuts):
 )
 def test_no_noise_between_events_is_taken_for_an_answer(position, noise, way):
     data = b"{" + noise.replace(b"\n", b"").replace(b"\r", b"")
-    assume(not is_sound(data))
+    assume(not is_readable(data))
     pieces = [*PIECES[:position], b"data: " + data + b"\n\n", *PIECES[position:]]
     with pytest.raises(UpstreamError):
         read(pieces, way=way)

@@ -13,14 +13,14 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.flow import Deliver
+from stormbreak.core.flow import DeliverStream
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.events import Committed, Returned, Sent
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 EAGER_FUNCTION = policy(
-    retry=RetryPolicy(attempts=5, backoff=Constant(seconds=0.0), min_useful=0.0)
+    retry=RetryPolicy(attempts=5, backoff=Constant(seconds=0.0), min_time_left=0.0)
 )
 BEGUN = OK._replace(committed=True)
 BROKEN = Outcome(Verdict.BROKEN, status=200)
@@ -35,7 +35,7 @@ def start(stage, **call):
 @pytest.mark.parametrize("failure", [BROKEN, SERVER_ERROR, THROTTLED, TIMEOUT, told(2.0)])
 def test_what_breaks_after_it_is_not_sent_again(failure):
     run = start(Stage(EAGER)).step(BEGUN)
-    assert isinstance(run.command, Deliver)
+    assert isinstance(run.command, DeliverStream)
     assert run.command.outcome == BEGUN
     ended = run.step(failure).ended
 
@@ -115,11 +115,11 @@ def test_a_stream_that_is_given_up_counts_as_nothing():
 def test_the_diagnosis_hears_of_the_first_output():
     stage = Stage(policy(limit=AutomaticLimit()))
     run = start(stage)
-    serving = [stage.lane.diagnosis._by_first.serving]
+    serving = [stage.lane.diagnosis._first_output_estimate.serving]
     run.step(BEGUN)
-    serving.append(stage.lane.diagnosis._by_first.serving)
+    serving.append(stage.lane.diagnosis._first_output_estimate.serving)
     run.step(OK)
-    serving.append(stage.lane.diagnosis._by_first.serving)
+    serving.append(stage.lane.diagnosis._first_output_estimate.serving)
 
     assert serving == [0, 1, 0]
 
@@ -183,7 +183,7 @@ def test_nothing_is_sent_after_the_first_output(steps):
         else:
             assert not (delivered and run.sending)
             run.step(step)
-            delivered += isinstance(run.command, Deliver)
+            delivered += isinstance(run.command, DeliverStream)
     assert delivered <= 1
     if not run.over:
         run.close()

@@ -10,7 +10,7 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.fallback import DOUBTED, ELSEWHERE, TRANSIENT, Choose, Step
+from stormbreak.core.fallback import DEPRIORITIZED, ELSEWHERE, TRANSIENT, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.plan import GRACE
 from stormbreak.core.retry import RetryPolicy
@@ -28,7 +28,7 @@ FILTERED = Outcome(Verdict.FILTERED, status=400)
 REJECTED = Verdict.REJECTED
 
 
-def to(*targets, on=ELSEWHERE, after=None, choose=Choose.IN_ORDER):
+def to(*targets, on=ELSEWHERE, after=None, choose=TargetOrder.IN_ORDER):
     places = tuple(each if isinstance(each[0], Target) else (each, 1.0) for each in targets)
     return Step(frozenset(on), after, "fallback", places, choose)
 
@@ -352,8 +352,8 @@ BUDGET = policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.5, de
 def test_a_move_to_a_target_that_fails_is_paid():
     """Each call earns half a move; those to a target in no doubt are free."""
     stage = Stage(BUDGET).listen()
-    moved = [where(start(stage, to(SECOND)).step(SERVER_ERROR)) for _ in range(DOUBTED)]
-    assert moved == [SECOND] * DOUBTED
+    moved = [where(start(stage, to(SECOND)).step(SERVER_ERROR)) for _ in range(DEPRIORITIZED)]
+    assert moved == [SECOND] * DEPRIORITIZED
     for run in stage.runs:
         run.step(SERVER_ERROR)
     later = [start(stage, to(SECOND)).step(SERVER_ERROR) for _ in range(40)]
@@ -367,7 +367,7 @@ def test_a_move_to_a_target_that_fails_is_paid():
 
 def test_one_answer_ends_the_doubt():
     stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
-    for _ in range(DOUBTED):
+    for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
     stage.start(target=SECOND, fallbacks=(CACHE,)).step(OK)
 
@@ -377,7 +377,7 @@ def test_one_answer_ends_the_doubt():
 @pytest.mark.parametrize("outcome", [BILLING, Outcome(Verdict.AUTH, status=401)])
 def test_what_no_target_is_ill_of_is_never_paid(outcome):
     stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
-    for _ in range(DOUBTED):
+    for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
 
     assert where(start(stage, to(SECOND)).step(outcome)) == SECOND
@@ -386,7 +386,7 @@ def test_what_no_target_is_ill_of_is_never_paid(outcome):
 
 def test_an_answer_that_is_at_hand_costs_nothing():
     stage = Stage(policy(retry=RetryPolicy(attempts=1), budget=BudgetPolicy(ratio=0.0)))
-    for _ in range(DOUBTED):
+    for _ in range(DEPRIORITIZED):
         start(stage, to(SECOND)).step(SERVER_ERROR).step(SERVER_ERROR)
 
     assert where(start(stage, to(SECOND), CACHE).step(SERVER_ERROR)) == "cache"
@@ -400,13 +400,13 @@ def test_the_least_loaded_comes_first():
     for _ in range(3):
         stage.start(target=SECOND)
     stage.start(target=THIRD)
-    run = start(stage, to(SECOND, THIRD, choose=Choose.LEAST_LOADED)).step(SERVER_ERROR)
+    run = start(stage, to(SECOND, THIRD, choose=TargetOrder.LEAST_LOADED)).step(SERVER_ERROR)
 
     assert where(run) == THIRD
     assert where(run.step(SERVER_ERROR)) == SECOND
 
 
-@pytest.mark.parametrize("choose", [Choose.LEAST_LOADED, Choose.WEIGHTED])
+@pytest.mark.parametrize("choose", [TargetOrder.LEAST_LOADED, TargetOrder.WEIGHTED])
 def test_one_whose_circuit_is_open_comes_last(choose):
     stage = Stage(
         policy(
@@ -423,7 +423,7 @@ def test_one_whose_circuit_is_open_comes_last(choose):
 @pytest.mark.parametrize(("chance", "first"), [(0.0, SECOND), (0.74, SECOND), (0.76, THIRD)])
 def test_by_weight_chance_decides_who_comes_first(chance, first):
     stage = Stage(ONCE, chance=chance)
-    run = start(stage, to((SECOND, 3.0), (THIRD, 1.0), choose=Choose.WEIGHTED)).step(BILLING)
+    run = start(stage, to((SECOND, 3.0), (THIRD, 1.0), choose=TargetOrder.WEIGHTED)).step(BILLING)
     second = THIRD if first is SECOND else SECOND
 
     assert where(run) == first
@@ -434,7 +434,7 @@ def test_by_weight_chance_decides_who_comes_first(chance, first):
 
 
 OUTCOMES = [OK, THROTTLED, SERVER_ERROR, TIMEOUT, BILLING, TOO_LONG, INVALID, told(5.0), None]
-STEPS = [to(SECOND, after=2.0), to(THIRD, SECOND, choose=Choose.WEIGHTED), CACHE, DEGRADED]
+STEPS = [to(SECOND, after=2.0), to(THIRD, SECOND, choose=TargetOrder.WEIGHTED), CACHE, DEGRADED]
 
 
 @given(

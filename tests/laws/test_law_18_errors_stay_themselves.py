@@ -19,7 +19,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import Place, Step, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.tried import MOST, with_notes
+from stormbreak.core.tried import MOST, add_attempt_notes
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import (
     AttemptTimeoutError,
@@ -29,7 +29,7 @@ from stormbreak.errors import (
     StormbreakError,
     StreamBrokenError,
     UpstreamError,
-    error_of,
+    error_for,
 )
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import TREATMENTS, Outcome, Verdict
@@ -187,7 +187,7 @@ def test_notes_tell_every_attempt_and_have_a_bound(verdicts, processed):
         run.step(Outcome(verdict, status=599, maybe_processed=processed))
         stage.tick(2.0)
     ended = run.step(Outcome(Verdict.INVALID, status=400)).ended
-    first, *lines = with_notes(error_of(TARGET, ended)).__notes__
+    first, *lines = add_attempt_notes(error_for(TARGET, ended)).__notes__
     kept = [*verdicts, Verdict.INVALID][-MOST:]
 
     assert len(kept) == len(lines)
@@ -211,7 +211,7 @@ def test_notes_tell_where_a_call_went():
     )
     run = stage.start(fallbacks=steps)
     ended = run.step(SERVER_ERROR).step(SERVER_ERROR).step(None).ended
-    _, *lines = with_notes(error_of(TARGET, ended)).__notes__
+    _, *lines = add_attempt_notes(error_for(TARGET, ended)).__notes__
 
     assert lines == [
         "attempt 1 at acme/large: server_error, status 500 after 0.0 s",

@@ -27,12 +27,12 @@ from stormbreak.core.presets import for_batch
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import CallError, ConfigurationError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.echoes import SECRET, without_echoes
+from stormbreak.http.echoes import SECRET, redact
 from stormbreak.http.environment import find_endpoint
 from stormbreak.http.origin import is_loopback, origin_of, same_origin
-from stormbreak.keylike import can_be_secret
+from stormbreak.keylike import may_be_secret
 from stormbreak.llm.presets import PRESETS
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.types import Verdict
 
 SAY = [{"role": "user", "content": PROMPT}]
@@ -234,12 +234,12 @@ async def test_a_key_in_an_endpoint_does_not_leave():
 @example("0123456/", 2, Verdict.AUTH, True)  # found: only slashes written so once were known
 def test_a_key_of_any_form_is_blotted_where_it_is_repeated(key, depth, verdict, slashes):
     """As it is, in a JSON string, in JSON that is quoted in another; with slashes as some encoders write them."""
-    assume(can_be_secret(key))
+    assume(may_be_secret(key))
     said = f"no such key: <{key}>"
     for _ in range(depth):
         said = json.dumps(said)
         said = said.replace("/", r"\/") if slashes else said
-    _, body = without_echoes(Reading(verdict), said.encode(), api_key=key, asked=b"{}")
+    _, body = redact(ParsedResponse(verdict), said.encode(), api_key=key, asked=b"{}")
     left = body.decode()
     for _ in range(depth):
         left = json.loads(left)

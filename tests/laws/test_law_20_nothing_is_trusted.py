@@ -33,7 +33,7 @@ from stormbreak.http import aiohttp_incoming, aiohttp_wire
 from stormbreak.http.client import AsyncClient
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm.claims import parse_claim
+from stormbreak.storm.claims import parse_assertion
 from stormbreak.types import Verdict
 
 SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"
@@ -147,7 +147,7 @@ def test_a_claim_is_read_or_refused_and_never_executed(text):
     with ExitStack() as stack:
         traps = [stack.enter_context(mock.patch.object(builtins, name)) for name in FORBIDDEN]
         try:
-            parse_claim(text)
+            parse_assertion(text)
         except ConfigurationError as error:
             said = str(error)
         else:

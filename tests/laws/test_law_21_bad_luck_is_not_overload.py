@@ -27,7 +27,7 @@ from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Load, Provider, Scenario, Step, Trouble
 from stormbreak.storm.measures import quantile
 from stormbreak.storm.traffic import traffic
-from stormbreak.storm.world import Sent, World
+from stormbreak.storm.world import Sent, SimulatedProvider
 from stormbreak.types import Call, Target, Verdict
 
 BEGINS, ENDS = 40.0, 100.0  # seconds
@@ -143,7 +143,7 @@ def wrong_in_bad_luck(process, now):
 def longest_wrong(storm, seed, is_wrong):
     """The longest time for which a process was wrong without a break, in seconds."""
     load, timeline = storm.load, Timeline()
-    world = World(ProviderModel(storm, seed), timeline)
+    world = SimulatedProvider(ProviderModel(storm, seed), timeline)
     policy = replace(
         INTERACTIVE, deadline=load.deadline, patience=load.deadline, attempt_timeout=load.timeout
     )

@@ -7,11 +7,11 @@ from streamed import event as in_event
 
 import answers_page
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.complaint import complaint_of
-from stormbreak.llm.finish_reasons import FINISH_REASONS, Meaning, Reason, reason_of
+from stormbreak.llm.complaint import parse_error
+from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason, reason_of
 from stormbreak.llm.formats import FORMATS
 from stormbreak.llm.presets import PRESETS
-from stormbreak.llm.reading import HttpAnswer, Shape, shape_of
+from stormbreak.llm.reading import HttpResponse, Shape, endpoint_of
 from stormbreak.llm.scan import StreamScanner
 from stormbreak.llm.shapes import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
 from stormbreak.llm.tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
@@ -57,22 +57,22 @@ def test_a_finish_reason_means_what_the_table_says(reason: Reason):
         for content in ("Hi", None)
     ]
     full, empty = (
-        read_answer(HttpAnswer(200, {}, body.encode(), 0.0), Shape.CHAT) for body in told
+        read_answer(HttpResponse(200, {}, body.encode(), 0.0), Shape.CHAT) for body in told
     )
-    never = reason.meaning in {Meaning.HALF, Meaning.ERROR}
+    never = reason.meaning in {FinishMeaning.HALF, FinishMeaning.ERROR}
     assert full.verdict is (reason.verdict if never else Verdict.OK)
     assert empty.verdict is reason.verdict
-    if reason.meaning is Meaning.FILTERED:
+    if reason.meaning is FinishMeaning.FILTERED:
         assert not TREATMENTS[empty.verdict].retry
 
 
 @pytest.mark.parametrize("shape", ERROR_SHAPES, ids=lambda shape: shape.example)
 def test_an_error_is_seen_in_every_form(shape):
     body = shape.example.encode()
-    assert complaint_of(body, is_error=shape.needs_status) is not None
+    assert parse_error(body, is_error=shape.needs_status) is not None
     assert answers_page.verdict_of_shape(shape) is not Verdict.OK
     if shape.needs_status:
-        assert complaint_of(body, is_error=False) is None
+        assert parse_error(body, is_error=False) is None
     elif shape.example.startswith("{"):
         scanner = StreamScanner(Shape.CHAT)
         scanner.feed(in_event(json.loads(body)))
@@ -82,7 +82,7 @@ def test_an_error_is_seen_in_every_form(shape):
 def test_every_format_has_its_endings():
     examples = {shape: [] for shape in FORMATS}
     for ending in STREAM_ENDINGS:
-        examples[shape_of(ending.format)].append(ending.example[-1])
+        examples[endpoint_of(ending.format)].append(ending.example[-1])
     for shape, format_ in FORMATS.items():
         assert all(any(last in each for each in examples[shape]) for last in format_.lasts)
 
@@ -91,7 +91,7 @@ def test_every_format_has_its_endings():
     "ending", STREAM_ENDINGS, ids=lambda each: f"{each.format}:{each.example[-1]}"
 )
 def test_a_stream_that_is_passed_on_ends_in_the_same_way(ending):
-    scanner = StreamScanner(shape_of(ending.format))
+    scanner = StreamScanner(endpoint_of(ending.format))
     for block in ending.blocks():
         scanner.feed(block.encode())
     assert scanner.end()[0].verdict is answers_page.verdict_of_ending(ending)

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stormbreak.llm.classify import read_answer, verdict_of_status
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.tables import BROAD, NAMED, STATUSES
 from stormbreak.types import TREATMENTS, Verdict
 
@@ -16,11 +16,11 @@ CANARY = "sk-canary-Xq7-do not print me"
 def read(status, error=None, *, headers=None, shape=Shape.CHAT, **fields):
     error = {"message": "x", **fields} if error is None else error
     body = json.dumps({"error": error}).encode()
-    return read_answer(HttpAnswer(status, headers or {}, body, NOW), shape)
+    return read_answer(HttpResponse(status, headers or {}, body, NOW), shape)
 
 
 def bare(status, body=b"", headers=None):
-    return read_answer(HttpAnswer(status, headers or {}, body, NOW), Shape.CHAT)
+    return read_answer(HttpResponse(status, headers or {}, body, NOW), Shape.CHAT)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ BODIES = st.binary() | (TREES | NEAR).map(lambda tree: json.dumps(tree).encode()
 @example(200, {}, b'{"x":' + b"[" * 100_000, Shape.JSON, 0.0)
 @example(500, {}, b"[" * 100_000, Shape.JSON, 0.0)
 def test_nothing_raises_and_only_complete_answers_are_ok(status, headers, body, shape, received_at):
-    reading = read_answer(HttpAnswer(status, headers, body, received_at), shape)
+    reading = read_answer(HttpResponse(status, headers, body, received_at), shape)
     if reading.verdict is not Verdict.OK:
         return
     assert 200 <= status <= 299
@@ -365,7 +365,7 @@ def test_no_provider_text_gets_into_a_reading(status, field, place):
         "list": [{"error": said}],
         "text": {"error": CANARY},
     }[place]
-    reading = read_answer(HttpAnswer(status, {}, json.dumps(body).encode(), NOW), Shape.CHAT)
+    reading = read_answer(HttpResponse(status, {}, json.dumps(body).encode(), NOW), Shape.CHAT)
     assert CANARY not in repr(reading)
     assert "canary" not in repr(reading).lower()
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.complaint import complaint_of, identifier
+from stormbreak.llm.complaint import identifier, parse_error
 
 
 def complaint(value, *, is_error=True):
-    return complaint_of(json.dumps(value).encode(), is_error=is_error)
+    return parse_error(json.dumps(value).encode(), is_error=is_error)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_an_identifier_is_no_sentence_and_no_key(text, passes):
 
 @given(st.binary(), st.booleans())
 def test_nothing_raises(body, is_error):
-    complaint_of(body, is_error=is_error)
+    parse_error(body, is_error=is_error)

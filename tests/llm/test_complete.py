@@ -10,7 +10,7 @@ from streamed import whole_message, whole_response
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.complete import read_body
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.types import Usage, Verdict
 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hé!"}, "finish_reason": "stop"}
@@ -40,7 +40,7 @@ WHOLE = {
 
 def read(body, shape=Shape.CHAT, status=200, **asked):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_answer(HttpAnswer(status, {}, raw, 0.0), shape, **asked)
+    return read_answer(HttpResponse(status, {}, raw, 0.0), shape, **asked)
 
 
 @pytest.mark.parametrize("shape", Shape)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamed import whole_response
 
-from stormbreak.llm.deltas import is_sound, text_of
+from stormbreak.llm.deltas import is_readable, text_of
 from stormbreak.llm.halves import decoded
 
 
@@ -63,14 +63,14 @@ def test_what_repeats_the_whole_adds_nothing(whole):
 def test_half_a_character_is_replaced():
     half = b'{"choices":[{"delta":{"content":"so \\ud83d"}}]}'
 
-    assert is_sound(half)
+    assert is_readable(half)
     assert text_of(half) == "so �"
     assert decoded(half)["choices"][0]["delta"]["content"] == "so �"
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[DONE]", b'{"a":"\xff"}', b"\xff", b"[" * 100_000])
 def test_what_cannot_be_read(data):
-    assert not is_sound(data)
+    assert not is_readable(data)
     assert text_of(data) == ""
     with pytest.raises((msgspec.DecodeError, UnicodeError, RecursionError)):
         decoded(data)
@@ -79,5 +79,5 @@ def test_what_cannot_be_read(data):
 @given(st.binary(max_size=40))
 def test_nothing_raises(data):
     text_of(data)
-    if is_sound(data):
+    if is_readable(data):
         decoded(data)

@@ -6,7 +6,7 @@ import pytest
 from facts import FACTS, anthropic, aws
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.tables import is_known
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
@@ -36,7 +36,7 @@ def name_of(row):
 @pytest.mark.parametrize("row", FACTS, ids=name_of)
 def test_fact(row):
     _, status, named, verdict, wait, headers = row
-    reading = read_answer(HttpAnswer(status, headers, body_of(named), NOW), Shape.CHAT)
+    reading = read_answer(HttpResponse(status, headers, body_of(named), NOW), Shape.CHAT)
     assert (reading.verdict, reading.retry_after) == (verdict, wait)
 
 
@@ -60,13 +60,13 @@ def test_what_the_facts_say_of_breaker_and_retry(verdict):
 
 def test_an_outcome_that_nobody_knows_may_have_been_billed():
     body = json.dumps(anthropic("api_error", "change_outcome_unknown")).encode()
-    reading = read_answer(HttpAnswer(503, {}, body, NOW), Shape.JSON)
+    reading = read_answer(HttpResponse(503, {}, body, NOW), Shape.JSON)
     assert (reading.code, reading.maybe_processed) == ("change_outcome_unknown", True)
 
 
 def test_the_type_in_the_header_of_aws_is_the_code():
     headers = aws("ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/")
-    reading = read_answer(HttpAnswer(429, headers, b"{}", NOW), Shape.JSON)
+    reading = read_answer(HttpResponse(429, headers, b"{}", NOW), Shape.JSON)
     assert reading.code == "ThrottlingException"
     assert is_known(reading.code)
     assert is_known("ModelStreamErrorException")

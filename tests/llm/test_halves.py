@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.halves import MOST_HALVES, decoded, mended
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.types import Verdict
 
 PIECES = st.sampled_from(["a", "\\", '"', "u", "d83d", "\ud83d", "\ude00", "\U0001f600", "é"])
@@ -37,7 +37,7 @@ def test_only_lone_halves_are_replaced(text, expected):
 
 @given(LETTERS)
 def test_an_answer_cut_inside_a_character_is_an_answer(text):
-    reading = read_answer(HttpAnswer(200, {}, chat(text), 0.0), Shape.CHAT)
+    reading = read_answer(HttpResponse(200, {}, chat(text), 0.0), Shape.CHAT)
 
     assert reading.verdict is Verdict.OK
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -65,7 +65,7 @@ def test_large_broken_json_takes_no_time(escape):
     """60 MiB of escapes, which are 59 KiB of gzip, held the loop for 24 s and took 4.2 GB."""
     body = b'{"choices":"' + escape * (2**24 // len(escape))
     begun = time.process_time()
-    assert read_answer(HttpAnswer(200, {}, body, 0.0), Shape.CHAT).verdict is Verdict.BROKEN
+    assert read_answer(HttpResponse(200, {}, body, 0.0), Shape.CHAT).verdict is Verdict.BROKEN
     assert time.process_time() - begun < 1.5
 
 

@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.limits import limits_of
-from stormbreak.types import Allowance, Allowances
+from stormbreak.llm.limits import parse_rate_limits
+from stormbreak.types import RateLimits, RateLimitStatus
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 SAMPLES = json.loads((Path(__file__).parent / "data" / "ratelimit_headers.json").read_text())
 
 
 def read(**headers):
-    return limits_of({name.replace("_", "-"): text for name, text in headers.items()}, NOW)
+    return parse_rate_limits({name.replace("_", "-"): text for name, text in headers.items()}, NOW)
 
 
 @pytest.mark.parametrize("case", SAMPLES, ids=lambda case: case["id"])
 def test_samples_are_understood(case):
     headers = {name.lower(): value for name, value in case["headers"].items()}
     expected = case["expect"]["limits"]
-    read = limits_of(headers, NOW)
+    read = parse_rate_limits(headers, NOW)
 
     requests = expected.get("requests") or expected.get("default")
     assert (read is None) == (not expected)
@@ -41,7 +41,7 @@ def test_azure_writes_whole_seconds_and_does_not_know():
         x_ratelimit_reset_requests="1",
         x_ratelimit_limit_tokens="-1",
         x_ratelimit_remaining_tokens="0",
-    ) == Allowances(requests=Allowance(250, 249, 1.0))
+    ) == RateLimits(requests=RateLimitStatus(250, 249, 1.0))
 
 
 @pytest.mark.parametrize("remaining", ["-1", "", "many", "1e400", "nan", "0x10", "1,000", "٣"])
@@ -66,8 +66,9 @@ def test_mistral_names_its_window():
         x_ratelimit_tokens_query_cost="52",
         x_ratelimit_limit_req_minute="720",
         x_ratelimit_remaining_req_minute="717",
-    ) == Allowances(
-        requests=Allowance(720, 717, None, 60.0), tokens=Allowance(5e6, 4999911, None, 60.0)
+    ) == RateLimits(
+        requests=RateLimitStatus(720, 717, None, 60.0),
+        tokens=RateLimitStatus(5e6, 4999911, None, 60.0),
     )
 
 
@@ -80,9 +81,9 @@ def test_of_a_minute_and_a_day_the_narrower():
         x_ratelimit_remaining_tokens_minute="59000",
         x_ratelimit_reset_tokens_minute="11.38",
     )
-    assert said == Allowances(
-        requests=Allowance(14400, 100, 33011.4, 86_400.0),
-        tokens=Allowance(60000, 59000, 11.38, 60.0),
+    assert said == RateLimits(
+        requests=RateLimitStatus(14400, 100, 33011.4, 86_400.0),
+        tokens=RateLimitStatus(60000, 59000, 11.38, 60.0),
     )
 
 
@@ -95,7 +96,7 @@ def test_anthropic_with_limits_of_input_and_output_only():
         anthropic_ratelimit_output_tokens_remaining="1600",
         anthropic_ratelimit_output_tokens_reset="2026-11-24T22:00:54Z",
     )
-    assert said == Allowances(tokens=Allowance(16000, 1600, 54.0))
+    assert said == RateLimits(tokens=RateLimitStatus(16000, 1600, 54.0))
 
 
 def anthropic(**remaining):
@@ -111,25 +112,25 @@ def anthropic(**remaining):
 
 def test_a_part_that_is_used_up_does_not_hide_behind_the_sum():
     """Anthropic refused for input tokens while the sum had some left: calls went on, into 429s."""
-    assert anthropic(tokens=12_000, input_tokens=0, output_tokens=12_000) == Allowance(
+    assert anthropic(tokens=12_000, input_tokens=0, output_tokens=12_000) == RateLimitStatus(
         80_000, 0, 30.0
     )
-    assert anthropic(tokens=12_000, input_tokens=12_000, output_tokens=0) == Allowance(
+    assert anthropic(tokens=12_000, input_tokens=12_000, output_tokens=0) == RateLimitStatus(
         16_000, 0, 30.0
     )
 
 
 def test_of_the_sum_and_the_input_the_tighter_counts():
-    assert anthropic(tokens=50_000, input_tokens=8_000, output_tokens=9_000) == Allowance(
+    assert anthropic(tokens=50_000, input_tokens=8_000, output_tokens=9_000) == RateLimitStatus(
         80_000, 8_000, 30.0
     )
-    assert anthropic(tokens=9_600, input_tokens=70_000, output_tokens=9_000) == Allowance(
+    assert anthropic(tokens=9_600, input_tokens=70_000, output_tokens=9_000) == RateLimitStatus(
         96_000, 9_600, 30.0
     )
 
 
 def test_output_that_is_low_holds_up_no_input():
-    assert anthropic(tokens=60_000, input_tokens=59_000, output_tokens=1_000) == Allowance(
+    assert anthropic(tokens=60_000, input_tokens=59_000, output_tokens=1_000) == RateLimitStatus(
         96_000, 60_000, 30.0
     )
 
@@ -137,7 +138,7 @@ def test_output_that_is_low_holds_up_no_input():
 @pytest.mark.parametrize("reset", ["1795557630000", "1795557630", "30"])
 def test_openrouter_writes_a_point_in_time(reset):
     said = read(x_ratelimit_limit="20", x_ratelimit_remaining="0", x_ratelimit_reset=reset)
-    assert said == Allowances(requests=Allowance(20, 0, 30.0, flows=False))
+    assert said == RateLimits(requests=RateLimitStatus(20, 0, 30.0, flows=False))
 
 
 def test_of_several_policies_of_the_draft_the_narrower():
@@ -145,7 +146,7 @@ def test_of_several_policies_of_the_draft_the_narrower():
         ratelimit_policy='"burst";q=100;w=10, "daily";q=1000;w=86400',
         ratelimit='"burst";r=50;t=7, "daily";r=30;t=3600',
     )
-    assert said == Allowances(requests=Allowance(1000, 30, 3600.0, 86_400.0, flows=False))
+    assert said == RateLimits(requests=RateLimitStatus(1000, 30, 3600.0, 86_400.0, flows=False))
 
 
 names = st.sampled_from(
@@ -166,7 +167,7 @@ values = st.one_of(
 
 @given(st.dictionaries(names, values), st.floats(0, 1e11))
 def test_no_header_raises(headers, now):
-    said = limits_of(headers, now)
+    said = parse_rate_limits(headers, now)
     for one in said or ():
         if one is not None:
             assert one.remaining >= 0
@@ -183,4 +184,4 @@ def test_of_tokens_counted_two_ways_the_narrower():
         "x-ratelimit-remaining-tokens_usage_based": "100",
         "x-ratelimit-reset-tokens_usage_based": "54s",
     }
-    assert limits_of(headers, NOW) == Allowances(tokens=Allowance(1000, 100, 54.0))
+    assert parse_rate_limits(headers, NOW) == RateLimits(tokens=RateLimitStatus(1000, 100, 54.0))

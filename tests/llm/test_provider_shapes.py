@@ -6,18 +6,18 @@ import pytest
 from streamed import DONE, chunk, event, message, response, typed, whole_message, whole_response
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape, shape_of
+from stormbreak.llm.reading import HttpResponse, Shape, endpoint_of
 from stormbreak.llm.scan import StreamScanner
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import TREATMENTS, Tally, Usage, Verdict
 
 MESSAGE = {"role": "assistant", "content": "Hi"}
-TEXTS = shape_of("https://host/v1/completions")
+TEXTS = endpoint_of("https://host/v1/completions")
 
 
 def read(body, shape=Shape.CHAT, status=200, **asked):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_answer(HttpAnswer(status, {}, raw, 0.0), shape, **asked)
+    return read_answer(HttpResponse(status, {}, raw, 0.0), shape, **asked)
 
 
 def assembled(events, shape=Shape.CHAT, **asked):
@@ -512,7 +512,7 @@ def test_a_tool_call_whose_name_is_repeated_is_one():
 
 def test_a_filled_in_middle_of_mistral():
     """It is asked for as a text completion, and answered as a chat."""
-    assert shape_of("/v1/fim/completions") is TEXTS
+    assert endpoint_of("/v1/fim/completions") is TEXTS
     reading = read({"choices": [choice("stop", MESSAGE)]}, TEXTS)
     assert (reading.verdict, reading.text) == (Verdict.OK, "Hi")
     events = [chunk("H"), chunk("i"), bare_chunk("stop"), DONE]

@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.llm.reading import Shape, shape_of
+from stormbreak.llm.reading import Shape, endpoint_of
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from stormbreak.llm.reading import Shape, shape_of
     ],
 )
 def test_shape_of_an_endpoint(endpoint, shape):
-    assert shape_of(endpoint) is shape
+    assert endpoint_of(endpoint) is shape

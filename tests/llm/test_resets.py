@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.llm.resets import reset_of
+from stormbreak.llm.resets import parse_reset
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 
@@ -30,4 +30,4 @@ NOW = 1795557600.0  # 2026-11-24T22:00:00Z
     ],
 )
 def test_every_form_is_read(text, seconds):
-    assert reset_of(text, NOW) == (seconds if seconds is None else pytest.approx(seconds))
+    assert parse_reset(text, NOW) == (seconds if seconds is None else pytest.approx(seconds))

@@ -6,7 +6,7 @@ import pytest
 from readings import Reader
 from streamed import event, response, typed, whole_response
 
-from stormbreak.llm.reading import Shape, shape_of
+from stormbreak.llm.reading import Shape, endpoint_of
 from stormbreak.types import TREATMENTS, Usage, Verdict
 
 TEXTS = ["Hé", "llo"]
@@ -136,4 +136,4 @@ def test_a_malformed_event_breaks_the_stream(odd):
     ],
 )
 def test_the_shape_of_an_endpoint(endpoint, shape):
-    assert shape_of(endpoint) is shape
+    assert endpoint_of(endpoint) is shape

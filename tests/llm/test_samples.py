@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.waits import retry_after
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
@@ -44,7 +44,7 @@ def answer_of(case):
         if body is None
         else json.dumps(body).encode()
     )
-    return HttpAnswer(case["status"], case["headers"], raw, NOW)
+    return HttpResponse(case["status"], case["headers"], raw, NOW)
 
 
 @pytest.mark.parametrize("case", ERRORS, ids=lambda case: case["id"])

@@ -9,12 +9,12 @@ from streamed import DONE, PING, chat, chunk, event, message, response
 
 from stormbreak.llm import sse
 from stormbreak.llm import stream_reader as module
-from stormbreak.llm.chat_marks import ChatMarks
+from stormbreak.llm.chat_marks import ChatWatcher
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.messages_stream import MessageMarks
-from stormbreak.llm.reading import HttpAnswer, Shape
-from stormbreak.llm.responses_stream import ResponseMarks
-from stormbreak.llm.scan import SKIMMED, StreamScanner
+from stormbreak.llm.messages_stream import MessagesWatcher
+from stormbreak.llm.reading import HttpResponse, Shape
+from stormbreak.llm.responses_stream import ResponsesWatcher
+from stormbreak.llm.scan import MAX_UNPARSED, StreamScanner
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Usage, Verdict
 
@@ -217,7 +217,7 @@ def test_lines_that_end_oddly_are_bounded_and_read():
     scanner = fed(StreamScanner, Shape.CHAT, first, second)
     for piece in split(stream[len(first + second) :], 1000):
         scanner.feed(piece)
-        assert len(scanner._open) <= SKIMMED
+        assert len(scanner._open) <= MAX_UNPARSED
     assert scanner.end()[0].verdict is Verdict.OK
     assert scan(Shape.CHAT, *split(stream[: len(stream) // 2], 1000)).verdict is Verdict.BROKEN
 
@@ -235,7 +235,7 @@ def test_a_stream_is_bounded(monkeypatch):
 @pytest.mark.parametrize("status", [200, 429, 503])
 def test_a_plain_body_is_read_as_such(shape, body, status):
     scanner = fed(StreamScanner, shape, body, status=status)
-    reading = read_answer(HttpAnswer(status, HEADERS, body, 0.0), shape)
+    reading = read_answer(HttpResponse(status, HEADERS, body, 0.0), shape)
     assert scanner.is_plain
     assert scanner.end() == (reading, body)
 
@@ -248,10 +248,10 @@ def test_a_stream_of_another_shape_is_final():
 @pytest.mark.parametrize(
     ("marks", "events"),
     [
-        (ChatMarks, chat(["a", "finish_reason: stop"])[:3]),
-        (ChatMarks, [event({"choices": [], "usage": None, "error": None})]),
-        (MessageMarks, [*message(["a"])[1:4], PING]),
-        (ResponseMarks, response(["a"])[2:6]),
+        (ChatWatcher, chat(["a", "finish_reason: stop"])[:3]),
+        (ChatWatcher, [event({"choices": [], "usage": None, "error": None})]),
+        (MessagesWatcher, [*message(["a"])[1:4], PING]),
+        (ResponsesWatcher, response(["a"])[2:6]),
     ],
 )
 def test_output_is_quiet(marks, events):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stormbreak.llm import stream_reader as module
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.sse import LINE_LIMIT
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Usage, Verdict
@@ -68,7 +68,7 @@ def test_a_stream_becomes_the_answer_it_would_have_been():
         ],
         "usage": USAGE["usage"],
     }
-    assert read_answer(HttpAnswer(200, HEADERS, body, 0.0), Shape.CHAT) == reading
+    assert read_answer(HttpResponse(200, HEADERS, body, 0.0), Shape.CHAT) == reading
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"])
@@ -198,7 +198,7 @@ def test_a_plain_answer_to_a_streaming_request_is_read_as_such(size):
     ):
         reading, returned = read(*split(plain, size), status=status)
         assert (reading.verdict, returned) == (verdict, plain)
-        assert reading == read_answer(HttpAnswer(status, HEADERS, plain, 0.0), Shape.CHAT)
+        assert reading == read_answer(HttpResponse(status, HEADERS, plain, 0.0), Shape.CHAT)
 
 
 def test_a_stream_of_another_shape_is_final():
@@ -249,7 +249,7 @@ PIECES = st.lists(TEXT, min_size=1, max_size=4)
 
 @st.composite
 def completions(draw):
-    """Draw a completion, the chunks it would have been streamed in, and how many choices it has."""
+    """RandomStorm a completion, the chunks it would have been streamed in, and how many choices it has."""
     choices, chunks = [], []
     for index in range(draw(st.integers(1, 3))):
         content, calls = draw(PIECES), draw(st.lists(st.tuples(TEXT, PIECES), max_size=2))
@@ -343,7 +343,7 @@ def test_no_stream_raises_and_splitting_changes_nothing(chunks, shape):
     reading, body = read(*chunks, shape=shape)
     assert (reading, body) == read(*split(b"".join(chunks), 1), shape=shape)
     if reading.verdict is Verdict.OK:
-        assert read_answer(HttpAnswer(200, HEADERS, body, 0.0), shape) == reading
+        assert read_answer(HttpResponse(200, HEADERS, body, 0.0), shape) == reading
 
 
 def from_deeper_down(frames, call):

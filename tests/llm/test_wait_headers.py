@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.durations import LONGEST
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.waits import retry_after
 from stormbreak.types import Verdict
 
@@ -78,6 +78,6 @@ def test_a_huge_wait_is_long_and_not_absent(name, value):
 )
 def test_no_header_raises_or_names_a_wait_out_of_bounds(name, value, body, status):
     headers = {name: value, **RESETS.get(name, {})}
-    reading = read_answer(HttpAnswer(status, headers, body, NOW), Shape.CHAT)
+    reading = read_answer(HttpResponse(status, headers, body, NOW), Shape.CHAT)
     assert reading.retry_after is None or 0 < reading.retry_after <= LONGEST
     assert reading.verdict is not Verdict.OK

@@ -3,7 +3,7 @@
 import pytest
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.written import ID, written
 from stormbreak.types import Usage, Verdict
 
@@ -12,7 +12,7 @@ from stormbreak.types import Usage, Verdict
 @pytest.mark.parametrize("text", ["later", "sp\u00e4ter, \U0001f331", '"quoted"\n'])
 def test_it_is_a_whole_answer_without_tokens(shape, text):
     body = written(shape, text, "m")
-    reading = read_answer(HttpAnswer(200, {}, body, 0.0), shape)
+    reading = read_answer(HttpResponse(200, {}, body, 0.0), shape)
 
     assert (reading.verdict, reading.text, reading.usage) == (Verdict.OK, text, Usage())
     assert ID.encode() in body
@@ -22,7 +22,7 @@ def test_it_is_a_whole_answer_without_tokens(shape, text):
 def test_it_has_as_many_choices_as_were_asked_for(choices):
     """Found by review: who asked for two choices got no degraded answer."""
     body = written(Shape.CHAT, "later", "m", choices=choices)
-    reading = read_answer(HttpAnswer(200, {}, body, 0.0), Shape.CHAT, choices=choices)
+    reading = read_answer(HttpResponse(200, {}, body, 0.0), Shape.CHAT, choices=choices)
 
     assert (reading.verdict, reading.detail) == (Verdict.OK, None)
 

@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from stormbreak.provider.loader import load
-from stormbreak.provider.scenario import WATCHED
+from stormbreak.provider.scenario import RECOVERY_WINDOW
 from stormbreak.storm import simulate
 from stormbreak.storm.contenders import find
 from stormbreak.storm.draws import draw
@@ -46,7 +46,7 @@ def brief(drawn):
     until = load.trigger_until - early
     return replace(
         scenario,
-        duration=until + WATCHED,
+        duration=until + RECOVERY_WINDOW,
         trouble=tuple(trouble),
         load=replace(load, trigger_at=CALM, trigger_until=until),
     )

@@ -1,13 +1,13 @@
 """One engine under two event loops in two threads, and under 64 threads, for a minute each."""
 
 import pytest
-from crowd import Crowd
+from crowd import BackgroundTraffic
 
 pytestmark = pytest.mark.prove
 
 
 def test_a_minute_of_ten_thousand_tasks_leaves_nothing_behind():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     crowd.run(tasks=5_000, seconds=60.0)
 
     assert crowd.seen["ended"] > 10_000
@@ -15,7 +15,7 @@ def test_a_minute_of_ten_thousand_tasks_leaves_nothing_behind():
 
 
 def test_a_minute_of_64_threads_leaves_nothing_behind():
-    crowd = Crowd()
+    crowd = BackgroundTraffic()
     crowd.run_threads(threads=64, seconds=60.0)
 
     assert crowd.seen["ended"] > 10_000

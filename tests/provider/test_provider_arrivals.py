@@ -3,7 +3,7 @@
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.arrivals import Even, Poisson, laid_out
+from stormbreak.provider.arrivals import Even, Poisson, rate_segments
 from stormbreak.provider.loader import parse
 from stormbreak.provider.scenario import Step
 
@@ -36,7 +36,7 @@ def test_an_even_stream_sleeps_through_a_silence_and_ends_when_nothing_more_come
 
 
 def test_a_ramp_is_laid_out_in_short_steps_of_the_same_area():
-    rates = laid_out(10.0, (Step(at=20.0, rate=30.0, ramp=1.0),))
+    rates = rate_segments(10.0, (Step(at=20.0, rate=30.0, ramp=1.0),))
 
     assert rates == [
         (0.0, 10.0),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.provider.http1 import MOST_BODY, MOST_HEAD, Reader, UnreadableError
+from stormbreak.provider.http1 import MAX_BODY, MAX_HEAD, Reader, UnreadableError
 
 PLAIN = b"POST /v1/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -63,8 +63,8 @@ IN_CHUNKS = head(b"transfer-encoding: chunked")
         (head(b"transfer-encoding: chunked") + b"3\r\nabcXX", 400),
         (head(b"transfer-encoding: chunked") + b"1" * 300, 400),
         (head(b"transfer-encoding: chunked") + b"FFFFFFF\r\n", 413),
-        (head(b"content-length: %d" % (MOST_BODY + 1)), 413),
-        (b"GET / HTTP/1.1\r\nx: " + b"y" * MOST_HEAD, 431),
+        (head(b"content-length: %d" % (MAX_BODY + 1)), 413),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * MAX_HEAD, 431),
     ],
 )
 def test_what_cannot_be_read_is_refused(data, status):
@@ -75,9 +75,9 @@ def test_what_cannot_be_read_is_refused(data, status):
 
 def test_no_more_is_held_than_one_largest_request():
     reader = Reader()
-    reader.feed(b"x" * MOST_BODY)
+    reader.feed(b"x" * MAX_BODY)
     with pytest.raises(UnreadableError):
-        reader.feed(b"x" * (2 * MOST_HEAD + 1))
+        reader.feed(b"x" * (2 * MAX_HEAD + 1))
 
 
 @pytest.mark.parametrize(

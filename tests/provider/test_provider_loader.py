@@ -3,9 +3,9 @@
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.kinds import CONDITIONS, Form, Kind
+from stormbreak.provider.kinds import CONDITIONS, Kind, WaitForm
 from stormbreak.provider.loader import builtin_names, load, parse
-from stormbreak.provider.scenario import Herd, Provider, Scenario, Step, Trouble
+from stormbreak.provider.scenario import Burst, Provider, Scenario, Step, Trouble
 
 
 def test_every_builtin_scenario_loads_and_tells_what_it_is():
@@ -34,11 +34,11 @@ def test_chaos_plays_what_happens_every_day():
         *(Kind.ERROR_IN_200, Kind.CUT_STREAM, Kind.STREAM_RESET),
     }
     told = {
-        trouble.form if trouble.retry_after else Form.BARE
+        trouble.form if trouble.retry_after else WaitForm.BARE
         for trouble in chaos.trouble
         if trouble.kind is Kind.S429
     }
-    assert told == set(Form)
+    assert told == set(WaitForm)
 
 
 def test_a_file_says_what_is_played(tmp_path):
@@ -70,10 +70,10 @@ def test_a_file_says_what_is_played(tmp_path):
     assert scenario.provider == Provider(slots=100, service=2.0)
     assert scenario.trouble == (
         Trouble(kind=Kind.CAPACITY, factor=0.2, at=30.0, until=40.0),
-        Trouble(kind=Kind.S429, share=0.3, retry_after=2.5, form=Form.MS),
+        Trouble(kind=Kind.S429, share=0.3, retry_after=2.5, form=WaitForm.MS),
     )
     assert scenario.load.steps == (Step(at=10.0, rate=50.0),)
-    assert scenario.load.herds == (Herd(at=60.0, calls=1200, times=5),)
+    assert scenario.load.herds == (Burst(at=60.0, calls=1200, times=5),)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from stormbreak.provider.kinds import Kind
 from stormbreak.provider.loader import load, parse
 from stormbreak.provider.model import Part, ProviderModel
 from stormbreak.provider.scenario import (
-    Crowd,
+    BackgroundTraffic,
     Limit,
     LimitKind,
     Provider,
@@ -128,7 +128,7 @@ def test_a_hang_is_never_answered_and_takes_no_slot():
 
 def test_a_limit_names_the_wait_and_does_not_count_the_crowd():
     limit = Limit(kind=LimitKind.WINDOW, requests=1, per=60)
-    model = model_of(provider=provider(), limit=limit, crowd=Crowd(rate=10))
+    model = model_of(provider=provider(), limit=limit, crowd=BackgroundTraffic(rate=10))
     model.arrive(10.0, 1)
     model.arrive(20.0, 2)
     replies = model.advance(30)
@@ -150,7 +150,7 @@ def test_a_spoilt_answer_costs_its_work():
 
 
 def test_the_crowd_comes_at_its_rate_and_takes_slots_from_the_clients():
-    crowd = Crowd(rate=10, steps=(Step(at=100, rate=100), Step(at=200, rate=0)))
+    crowd = BackgroundTraffic(rate=10, steps=(Step(at=100, rate=100), Step(at=200, rate=0)))
     model = model_of(provider=provider(slots=250), crowd=crowd)
     model.advance(500)
     seconds = model.crowd.series()["arrivals"]
@@ -161,7 +161,7 @@ def test_the_crowd_comes_at_its_rate_and_takes_slots_from_the_clients():
 
 
 def test_refused_crowds_come_back_as_often_as_they_may():
-    crowd = Crowd(rate=10, steps=(Step(at=10, rate=0),), retries=3, delay=1.0)
+    crowd = BackgroundTraffic(rate=10, steps=(Step(at=10, rate=0),), retries=3, delay=1.0)
     down = Trouble(kind=Kind.DOWN)
     model = model_of(provider=provider(), crowd=crowd, trouble=(down,))
     model.advance(100)
@@ -216,7 +216,11 @@ def scenarios(draw):
         ),
         limit=draw(st.sampled_from([None, limit])),
         trouble=tuple(troubles),
-        crowd=draw(st.sampled_from([None, Crowd(rate=3, steps=(Step(at=20, rate=0),), retries=1)])),
+        crowd=draw(
+            st.sampled_from(
+                [None, BackgroundTraffic(rate=3, steps=(Step(at=20, rate=0),), retries=1)]
+            )
+        ),
     )
 
 

@@ -5,29 +5,29 @@ from email.utils import parsedate_to_datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.provider.kinds import Form
-from stormbreak.provider.told import wait_headers
+from stormbreak.provider.kinds import WaitForm
+from stormbreak.provider.told import retry_after_headers
 
 WAITS = st.floats(0, 1000)
 NOW = 1_700_000_000.25
 
 
-@given(st.sampled_from([Form.SECONDS, Form.MS, Form.DATE]), WAITS)
+@given(st.sampled_from([WaitForm.SECONDS, WaitForm.MS, WaitForm.DATE]), WAITS)
 def test_what_is_promised_is_never_less_than_meant_nor_a_second_more(form, wait):
-    _, promise = wait_headers(form, wait, NOW)
+    _, promise = retry_after_headers(form, wait, NOW)
     assert wait - 1e-6 <= promise <= wait + 1
 
 
 @given(WAITS)
 def test_what_is_written_is_what_is_promised(wait):
-    [(name, seconds)], promise = wait_headers(Form.SECONDS, wait, NOW)
+    [(name, seconds)], promise = retry_after_headers(WaitForm.SECONDS, wait, NOW)
     assert (name, float(seconds)) == ("retry-after", promise)
-    [(name, milliseconds)], promise = wait_headers(Form.MS, wait, NOW)
+    [(name, milliseconds)], promise = retry_after_headers(WaitForm.MS, wait, NOW)
     assert (name, int(milliseconds) / 1000) == ("retry-after-ms", promise)
-    [(name, date)], promise = wait_headers(Form.DATE, wait, NOW)
+    [(name, date)], promise = retry_after_headers(WaitForm.DATE, wait, NOW)
     assert (name, parsedate_to_datetime(date).timestamp()) == ("retry-after", NOW + promise)
 
 
 def test_a_bare_refusal_says_nothing():
-    assert wait_headers(Form.BARE, 3.0, NOW) == ((), None)
-    assert wait_headers(Form.SECONDS, None, NOW) == ((), None)
+    assert retry_after_headers(WaitForm.BARE, 3.0, NOW) == ((), None)
+    assert retry_after_headers(WaitForm.SECONDS, None, NOW) == ((), None)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
-from stormbreak.llm.limits import limits_of
+from stormbreak.llm.limits import parse_rate_limits
 from stormbreak.provider.limit import Standing
 from stormbreak.provider.scenario import Dialect
 from stormbreak.provider.told import limit_headers
@@ -22,7 +22,7 @@ ONLY_REQUESTS = {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
 
 @pytest.mark.parametrize("dialect", sorted(set(Dialect) - {Dialect.AZURE_UNKNOWN}))
 def test_every_dialect_is_understood(dialect):
-    said = limits_of(dict(limit_headers(dialect, STANDINGS, NOW)), NOW)
+    said = parse_rate_limits(dict(limit_headers(dialect, STANDINGS, NOW)), NOW)
 
     assert (said.requests.limit, said.requests.remaining) == (600, 590)
     assert said.requests.reset == pytest.approx(1.0, abs=1.0) or said.requests.window == 60
@@ -34,7 +34,7 @@ def test_every_dialect_is_understood(dialect):
 def test_azure_may_not_know():
     headers = dict(limit_headers(Dialect.AZURE_UNKNOWN, STANDINGS, NOW))
     assert headers["x-ratelimit-limit-requests"] == "-1"
-    assert limits_of(headers, NOW) is None
+    assert parse_rate_limits(headers, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ headers = "{dialect}"
 async def test_a_client_that_learns_is_hardly_refused(stormbreak_provider, dialect):
     """Sixty thousand tokens are there at once, and twenty thousand come back each second."""
     provider = stormbreak_provider(SCENARIO.format(dialect=dialect))
-    policy = replace(Policy(patience=None), quota=QuotaPolicy(learn=True))
+    policy = replace(Policy(patience=None), quota=RateLimitPolicy(learn=True))
     say = [{"role": "user", "content": "hello"}]
     async with AsyncClient(base_url=provider.base_url, policy=policy) as client:
         await client.chat(say, model="storm-1", max_tokens=50_000)

@@ -10,7 +10,7 @@ from small_storm import small_storm
 from surveyed import a_survey
 
 from stormbreak.cli.main import main
-from stormbreak.report.write import Destination
+from stormbreak.report.write import ReportFile
 from stormbreak.testing import serve
 
 ABOUT = """about = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''"""
@@ -82,5 +82,5 @@ def survey_report(places):
     """The report of a survey, worked out by hand, of a policy with a hostile name."""
     report = places["survey"] / "report.html"
     values = [{EVIL: 60.0 + 5 * number, "full_jitter": 90.0, "none": 50.0} for number in range(8)]
-    Destination.of(str(report)).survey(a_survey(*values))
+    ReportFile.of(str(report)).survey(a_survey(*values))
     return report

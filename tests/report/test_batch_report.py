@@ -8,7 +8,7 @@ import pytest
 from batches import chat_rows, scenario, write
 
 from stormbreak.batch.costs import BatchCost, ModelCost
-from stormbreak.batch.course import Course, Sight
+from stormbreak.batch.course import Course, RunSample
 from stormbreak.batch.reasons import Reason
 from stormbreak.batch.runner import End
 from stormbreak.batch.spent import Cost
@@ -39,7 +39,7 @@ def a_summary(tmp_path, **more):
 
 
 def sight(at, **more):
-    return Sight(**dict.fromkeys(Sight._fields, 0) | {"at": at} | more)
+    return RunSample(**dict.fromkeys(RunSample._fields, 0) | {"at": at} | more)
 
 
 def a_course(seconds=5):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from stormbreak.report.text import NAME, name_shown, shown
+from stormbreak.report.text import NAME, escape_name, shown
 
 KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-@pytest.mark.parametrize("show", [shown, name_shown])
+@pytest.mark.parametrize("show", [shown, escape_name])
 def test_a_name_is_one_line_that_is_not_too_long_and_holds_no_key(show):
     assert show("a\n\u202eb") == "a\\n\\u202eb"
     assert len(show("x" * 1000)) == NAME
@@ -17,5 +17,5 @@ def test_a_name_is_one_line_that_is_not_too_long_and_holds_no_key(show):
 
 
 def test_of_a_name_the_end_is_kept_and_of_a_text_the_beginning():
-    assert name_shown("a" + "x" * 100 + "b").endswith("xb")
+    assert escape_name("a" + "x" * 100 + "b").endswith("xb")
     assert shown("a" + "x" * 100 + "b").startswith("ax")

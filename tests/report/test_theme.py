@@ -4,7 +4,7 @@ import pytest
 
 from stormbreak.report.theme import STROKES, TONES, light, stand_in, themed
 
-NEEDED = {"ink": 7.0, "muted": 4.5, "trigger": 4.5, "ideal": 3.0} | {
+REQUIRED_KEY = {"ink": 7.0, "muted": 4.5, "trigger": 4.5, "ideal": 3.0} | {
     stroke.role: 3.0 for stroke in STROKES
 }
 
@@ -23,11 +23,11 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("role", NEEDED)
+@pytest.mark.parametrize("role", REQUIRED_KEY)
 @pytest.mark.parametrize("behind", ["page", "card"])
 def test_what_is_drawn_can_be_seen(theme, role, behind):
     colour, ground = getattr(TONES[role], theme), getattr(TONES[behind], theme)
-    assert contrast(colour, ground) >= NEEDED[role]
+    assert contrast(colour, ground) >= REQUIRED_KEY[role]
 
 
 def test_no_two_lines_have_the_same_dash_or_marker_or_colour():

@@ -13,7 +13,7 @@ from evil import EVIL
 from stormbreak.cli import batch_work
 from stormbreak.cli.main import main
 from stormbreak.errors import ConfigurationError
-from stormbreak.report.write import Destination
+from stormbreak.report.write import ReportFile
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 
@@ -57,15 +57,15 @@ def test_a_wrong_place_is_one_line_before_anything_runs(
 def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, tmp_path, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigurationError, match=r"pip install 'stormbreak\[report\]'"):
-        Destination.of(str(tmp_path / "report.html"))
+        ReportFile.of(str(tmp_path / "report.html"))
 
 
 def test_looking_at_a_place_leaves_what_is_there(tmp_path):
     path = tmp_path / "report.html"
-    Destination.of(str(path))
+    ReportFile.of(str(path))
     assert list(tmp_path.iterdir()) == []
     path.write_text("before")
-    Destination.of(str(path))
+    ReportFile.of(str(path))
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -13,7 +13,7 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import BATCH
 from stormbreak.events import Returned, Sent
 from stormbreak.provider.loader import parse
-from stormbreak.provider.scenario import Herd, Load
+from stormbreak.provider.scenario import Burst, Load
 from stormbreak.storm import simulate
 from stormbreak.storm.baselines import BASELINES
 from stormbreak.types import Verdict
@@ -23,7 +23,9 @@ SEEDS = range(3)
 
 def of_rows(scenario, count):
     """The scenario with a batch of so many rows."""
-    load = Load(herds=(Herd(at=0.0, calls=count),), deadline=800.0, timeout=TIMEOUT, preset="batch")
+    load = Load(
+        herds=(Burst(at=0.0, calls=count),), deadline=800.0, timeout=TIMEOUT, preset="batch"
+    )
     return replace(parse(scenario), duration=900.0, load=load)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.storm.claims import NAMES, parse_claim, values
+from stormbreak.storm.claims import NAMES, parse_assertion, values
 from stormbreak.storm.measures import Measures
 
 CALM = Measures(
@@ -55,21 +55,21 @@ CALM = Measures(
     ],
 )
 def test_claims(text, holds):
-    assert parse_claim(text).holds(CALM) is holds
+    assert parse_assertion(text).holds(CALM) is holds
 
 
 @pytest.mark.parametrize("sign", ["<", "<=", ">", ">=", "==", "!="])
 def test_of_a_share_of_nothing_nothing_holds(sign):
-    claim = parse_claim(f"goodput {sign} 0.5 and shed == 0")
+    claim = parse_assertion(f"goodput {sign} 0.5 and shed == 0")
     nothing = replace(CALM, goodput=None)
 
     assert not claim.holds(nothing)
-    assert parse_claim(f"goodput {sign} 0.5 or shed == 0").holds(nothing)
+    assert parse_assertion(f"goodput {sign} 0.5 or shed == 0").holds(nothing)
     assert values(claim, nothing) == "goodput is a share of nothing, shed is 0"
 
 
 def test_a_claim_knows_what_it_is_about():
-    claim = parse_claim("goodput > 1 or (shed == 0 and goodput > 0.5)")
+    claim = parse_assertion("goodput > 1 or (shed == 0 and goodput > 0.5)")
 
     assert claim.names() == ("goodput", "shed")
 
@@ -117,7 +117,7 @@ def test_a_claim_knows_what_it_is_about():
 )
 def test_what_is_no_claim_is_refused_in_words(text, complaint):
     with pytest.raises(ConfigurationError, match=re.escape(complaint)):
-        parse_claim(text)
+        parse_assertion(text)
 
 
 words = st.sampled_from([*NAMES, "and", "or", "(", ")", "<", "<=", "==", "never", "1", ".5", "x"])
@@ -126,7 +126,7 @@ words = st.sampled_from([*NAMES, "and", "or", "(", ")", "<", "<=", "==", "never"
 @given(st.one_of(st.text(max_size=80), st.lists(words, max_size=30).map(" ".join)))
 def test_any_text_is_read_or_refused(text):
     try:
-        claim = parse_claim(text)
+        claim = parse_assertion(text)
     except ConfigurationError:
         return
     assert claim.holds(CALM) in (True, False)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import builtin_names, dump, load, parse
 from stormbreak.storm.draws import FAMILIES, FLEETS, MOST_CALLS, draw, families_of
-from stormbreak.storm.ideal import check_length, ideal_answers, within
-from stormbreak.storm.measures import WATCHED
+from stormbreak.storm.ideal import check_length, ideal_throughput, within
+from stormbreak.storm.measures import RECOVERY_WINDOW
 from stormbreak.storm.replies import check_playable
 from stormbreak.storm.traffic import check_measured, traffic
 
@@ -46,9 +46,9 @@ def test_a_storm_can_be_measured_is_not_too_long_and_has_calls_that_can_be_answe
         check_measured(scenario, calls)
         assert 0 < len(calls.times) <= 2.1 * MOST_CALLS
         assert 30 <= scenario.load.trigger_at <= 60
-        assert scenario.load.trigger_until <= scenario.duration - WATCHED
+        assert scenario.load.trigger_until <= scenario.duration - RECOVERY_WINDOW
         if number % 15 == 0:  # the ideal of all 300 takes half a minute
-            assert within(ideal_answers(scenario, calls.times), scenario.load.trigger_at) >= 1
+            assert within(ideal_throughput(scenario, calls.times), scenario.load.trigger_at) >= 1
 
 
 def test_all_rows_of_a_batch_come_at_once():

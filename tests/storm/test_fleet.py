@@ -6,7 +6,7 @@ import pytest
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.events import Returned, Sent
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Provider, Scenario
 from stormbreak.storm import simulate
@@ -39,14 +39,14 @@ def refused(policy, scenario):
 @pytest.mark.parametrize("rate", [8.0, 14.0])
 def test_workers_with_their_shares_of_a_limit_are_not_refused(rate):
     scenario = counted(rate=rate)
-    quota = QuotaPolicy(rpm=0.95 * RPM, burst=1.0)
+    quota = RateLimitPolicy(rpm=0.95 * RPM, burst=1.0)
     shared = replace(INTERACTIVE, quota=quota, share=1 / WORKERS)
 
     assert refused(shared, scenario) < 0.01
 
 
 def test_each_with_the_whole_limit_they_are():
-    quota = QuotaPolicy(rpm=0.95 * RPM, burst=1.0)
+    quota = RateLimitPolicy(rpm=0.95 * RPM, burst=1.0)
     whole = replace(INTERACTIVE, quota=quota, learn_rate=False)
 
     assert refused(whole, counted(rate=14.0)) > 0.1

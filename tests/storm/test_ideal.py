@@ -7,7 +7,7 @@ import pytest
 from stormbreak.provider.kinds import Kind
 from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Provider, Scenario, Trouble
-from stormbreak.storm.ideal import _Fluid, ideal_answers, within
+from stormbreak.storm.ideal import _Fluid, ideal_throughput, within
 
 P = Provider(slots=100, service=2.0)  # 50 answers a second
 
@@ -19,7 +19,7 @@ def even(rate, start, end):
 
 def ideal(arrivals, *, deadline=30.0, **scenario):
     scenario = Scenario(name="x", load=Load(rate=1.0, deadline=deadline), **scenario)
-    return ideal_answers(scenario, sorted(arrivals))
+    return ideal_throughput(scenario, sorted(arrivals))
 
 
 def answered(arrivals, **scenario):
@@ -143,7 +143,7 @@ def test_the_incident():
     scenario = load("incident")
     calls = [*even(100, 0, 30), *even(440, 30, 77), *even(100, 77, 1457)]
 
-    served = within(ideal_answers(scenario, calls), 0.0)
+    served = within(ideal_throughput(scenario, calls), 0.0)
     assert len(calls) - served == pytest.approx(15_040 - 120 * 28, rel=0.02)
 
 

@@ -13,7 +13,7 @@ import pytest
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Load, Provider, Scenario
-from stormbreak.storm.baselines import BASELINES, Contender
+from stormbreak.storm.baselines import BASELINES, NamedPolicy
 from stormbreak.storm.many import Run, simulate_all
 
 STORM = Scenario(
@@ -22,7 +22,7 @@ STORM = Scenario(
     provider=Provider(slots=5, service=1.0, queue=10),
     load=Load(rate=6.0, processes=3, deadline=10.0, timeout=4.0),
 )
-OURS = Contender(name="interactive", policy=INTERACTIVE)
+OURS = NamedPolicy(name="interactive", policy=INTERACTIVE)
 
 
 def runs(*seeds, scenario=STORM):

@@ -15,13 +15,13 @@ from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.sizes import LARGEST, SMALLEST
 from stormbreak.core.spend import SpendPolicy
 from stormbreak.core.trip import AnyRule, FailureRate, TripRule
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.scenario import Herd, Kind, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Kind, Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
 
 REAL = (5e-324, 1e-310, 1e-7, SMALLEST, 0.0, -1.0, LARGEST, 1e13, 1e308, nan, inf, 10**400)
@@ -37,7 +37,7 @@ ROUGH = Scenario(
         Trouble(kind=Kind.S503, share=0.1, retry_after=1.0),
         Trouble(kind=Kind.HANG, share=0.1),
     ),
-    load=Load(rate=3.0, herds=(Herd(at=2.0, calls=10),), deadline=6.0, timeout=2.0),
+    load=Load(rate=3.0, herds=(Burst(at=2.0, calls=10),), deadline=6.0, timeout=2.0),
 )
 
 
@@ -80,7 +80,7 @@ def policy_with(part):
         CachePolicy: lambda: Policy(cache=part),
         HedgePolicy: lambda: Policy(hedge=part),
         QueuePolicy: lambda: Policy(queue=part),
-        QuotaPolicy: lambda: Policy(quota=part),
+        RateLimitPolicy: lambda: Policy(quota=part),
         SpendPolicy: lambda: Policy(spend=part),
         RetryPolicy: lambda: Policy(retry=part),
         Policy: lambda: part,
@@ -114,7 +114,7 @@ def test_weights_are_numbers_too():
     ("make", "complaint"),
     [
         (
-            lambda: Policy(quota=QuotaPolicy(rpm=5e-324)),
+            lambda: Policy(quota=RateLimitPolicy(rpm=5e-324)),
             "quota.rpm must be at least 1e-06 and at most 1e+12, got 5e-324",
         ),
         (

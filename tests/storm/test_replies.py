@@ -8,17 +8,17 @@ from stormbreak.events import CallEnded
 from stormbreak.http.client import AsyncClient
 from stormbreak.provider.kinds import (
     CONDITIONS,
-    HARMLESS,
     REFUSALS,
     SILENT,
     STREAM_ONLY,
-    Form,
+    WELL_FORMED,
     Kind,
+    WaitForm,
 )
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.provider.scenario import Herd, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
-from stormbreak.storm.replies import delay_of, is_heard, outcome_of
+from stormbreak.storm.replies import delay_of, outcome_of, sees_retry_after
 from stormbreak.types import Verdict
 
 NEVER_DRAWN = {Kind.EARLY_ANSWER}  # simulated requests come whole
@@ -31,10 +31,10 @@ KEYS = {
     Kind.BUDGET: {"retry_after": 2.0},
 }
 TOLD = [
-    (Kind.S429, Form.SECONDS),
-    (Kind.S429, Form.MS),
-    (Kind.S503, Form.SECONDS),
-    (Kind.S429, Form.BARE),
+    (Kind.S429, WaitForm.SECONDS),
+    (Kind.S429, WaitForm.MS),
+    (Kind.S503, WaitForm.SECONDS),
+    (Kind.S429, WaitForm.BARE),
 ]
 
 
@@ -93,7 +93,7 @@ def test_every_kind_that_is_answered_has_a_meaning():
     for kind in ANSWERED | {Kind.DOWN}:
         trouble = Trouble(kind=kind, **KEYS.get(kind, {}))
         outcome = outcome_of(Reply(1.0, 1, Part.WHOLE, trouble, 1.0))
-        assert (outcome.verdict is Verdict.OK) == (kind in HARMLESS | {Kind.STALE})
+        assert (outcome.verdict is Verdict.OK) == (kind in WELL_FORMED | {Kind.STALE})
         assert kind in REFUSALS or kind is Kind.DOWN or outcome.status in {200, None}
 
 
@@ -104,8 +104,8 @@ def test_every_kind_that_is_answered_has_a_meaning():
 def test_what_is_never_said_is_never_heard(kind, begins, ends):
     trouble = Trouble(kind=kind)
 
-    assert is_heard(Reply(1.0, 1, Part.FIRST, trouble, 2.0)) is begins
-    assert is_heard(Reply(2.0, 1, Part.WHOLE, trouble, 2.0)) is ends
+    assert sees_retry_after(Reply(1.0, 1, Part.FIRST, trouble, 2.0)) is begins
+    assert sees_retry_after(Reply(2.0, 1, Part.WHOLE, trouble, 2.0)) is ends
 
 
 def test_a_stalled_answer_costs_a_simulated_call_its_time():
@@ -115,7 +115,7 @@ def test_a_stalled_answer_costs_a_simulated_call_its_time():
         duration=60.0,
         provider=Provider(service=0.1, cv=0.0),
         trouble=(Trouble(kind=Kind.STALL, requests=(2,)),),
-        load=Load(herds=(Herd(at=1.0, calls=1, times=3, every=5.0),), timeout=3.0),
+        load=Load(herds=(Burst(at=1.0, calls=1, times=3, every=5.0),), timeout=3.0),
     )
     ended = []
     simulate(scenario, OFF, listener=lambda e: ended.append(e) if type(e) is CallEnded else None)
@@ -133,7 +133,7 @@ def test_attempts_count_for_simulated_calls():
         duration=60.0,
         provider=Provider(service=0.1, cv=0.0),
         trouble=(Trouble(kind=Kind.S503, first=1),),
-        load=Load(herds=(Herd(at=1.0, calls=1),), timeout=3.0),
+        load=Load(herds=(Burst(at=1.0, calls=1),), timeout=3.0),
     )
     ended = []
     simulate(

@@ -8,10 +8,10 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.presets import ARTICLE, BATCH, OFF
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.schedule import ATTEMPTS, SCOUTS
+from stormbreak.core.schedule import ATTEMPTS, PROBE_ROWS
 from stormbreak.events import CallEnded, Sent
 from stormbreak.provider.kinds import Kind
-from stormbreak.provider.scenario import Herd, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
 from stormbreak.storm.baselines import BASELINES
 
@@ -26,7 +26,7 @@ def batch(*trouble, rows=100, slots=50, preset="batch", deadline=600.0, **load):
         provider=Provider(slots=slots, service=1.0, cv=0.0),
         trouble=trouble,
         load=Load(
-            herds=(Herd(at=0.0, calls=rows),),
+            herds=(Burst(at=0.0, calls=rows),),
             deadline=deadline,
             timeout=5.0,
             preset=preset,
@@ -87,7 +87,7 @@ def test_switched_off_a_row_is_sent_once():
 
 
 def test_a_row_fails_at_its_deadline():
-    measures, _ = played(batch(unlucky(1.0), rows=SCOUTS, deadline=3.0))
+    measures, _ = played(batch(unlucky(1.0), rows=PROBE_ROWS, deadline=3.0))
     assert measures.success == 0.0
     assert 1.0 < measures.amplification < 4.0
 
@@ -114,7 +114,7 @@ def test_the_luck_of_a_row_is_that_of_its_attempts_in_all_whatever_the_rounds():
 def test_until_a_row_is_answered_only_scouts_are_sent():
     _, events = played(batch(rows=200, slots=200))
     at_once = [event for event in events if isinstance(event, Sent) and event.at < 1.0]
-    assert len(at_once) == SCOUTS
+    assert len(at_once) == PROBE_ROWS
 
 
 def test_no_more_rows_are_in_work_than_the_limit_of_the_policy():
@@ -130,12 +130,12 @@ def test_each_process_has_a_batch_of_its_own():
     measures, events = played(batch(unlucky(0.5), rows=60, processes=3))
     assert measures.success > 0.99
     at_once = [event for event in events if isinstance(event, Sent) and event.at < 0.01]
-    assert len(at_once) > SCOUTS
+    assert len(at_once) > PROBE_ROWS
 
 
 def test_a_batch_whose_scouts_are_all_refused_sends_nothing_more():
     measures, _ = played(batch(Trouble(kind=Kind.S401), rows=100))
-    assert (measures.success, measures.shed) == (0.0, 100 - SCOUTS)
+    assert (measures.success, measures.shed) == (0.0, 100 - PROBE_ROWS)
 
 
 def test_rows_may_come_later():

@@ -9,15 +9,15 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.provider.kinds import Kind
 from stormbreak.provider.loader import builtin_names, load
 from stormbreak.provider.scenario import (
-    Crowd,
-    Herd,
+    BackgroundTraffic,
+    Burst,
     Limit,
     LimitKind,
     Load,
@@ -26,7 +26,7 @@ from stormbreak.provider.scenario import (
     Trouble,
 )
 from stormbreak.storm import simulate
-from stormbreak.storm.baselines import BASELINES, Contender
+from stormbreak.storm.baselines import BASELINES, NamedPolicy
 from stormbreak.types import Verdict
 
 STORM = Scenario(
@@ -58,7 +58,7 @@ def alone(trouble=None, *, slots=1, calls=1, timeout=4.0, **more):
         duration=30.0,
         provider=Provider(slots=slots, service=1.0, cv=0.0, **more),
         trouble=() if trouble is None else (trouble,),
-        load=Load(herds=(Herd(at=1.0, calls=calls),), deadline=10.0, timeout=timeout),
+        load=Load(herds=(Burst(at=1.0, calls=calls),), deadline=10.0, timeout=timeout),
     )
 
 
@@ -75,7 +75,7 @@ FROZEN = replace(
     retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.5)),
     limit=FixedLimit(in_flight=3),
 )
-LEARNING = replace(INTERACTIVE, quota=QuotaPolicy(learn=True))
+LEARNING = replace(INTERACTIVE, quota=RateLimitPolicy(learn=True))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_deaf_do_not_hear_when_to_come_back():
     times = {
         deaf: [
             e.at
-            for e in heard(alone(told), Contender(name="", policy=policy, deaf=deaf))
+            for e in heard(alone(told), NamedPolicy(name="", policy=policy, deaf=deaf))
             if isinstance(e, Sent)
         ]
         for deaf in (False, True)
@@ -232,10 +232,10 @@ def test_beside_the_crowd_clients_share_the_capacity():
         name="crowded",
         duration=30.0,
         provider=Provider(slots=5, service=1.0),
-        crowd=Crowd(rate=6.0),
+        crowd=BackgroundTraffic(rate=6.0),
         load=load,
     )
-    beside = replace(storm, load=replace(load, beside_crowd=True))
+    beside = replace(storm, load=replace(load, keep_background_traffic=True))
 
     alone, crowded = (simulate(each, OFF, seed=1).measures for each in (storm, beside))
     assert crowded.calls == alone.calls
@@ -261,7 +261,7 @@ def test_progress_is_told_to_the_end():
 @pytest.mark.parametrize("name", [*PRESETS, *BASELINES])
 def test_every_call_ends_and_nothing_is_held(name):
     """`simulate` itself raises where a permit or a ticket is left."""
-    contender = BASELINES.get(name) or Contender(name=name, policy=PRESETS[name])
+    contender = BASELINES.get(name) or NamedPolicy(name=name, policy=PRESETS[name])
     ended = []
     result = simulate(
         STORM,

@@ -7,11 +7,11 @@ from math import inf
 from surveyed import a_survey
 
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.storm.baselines import BASELINES, Contender
-from stormbreak.storm.claims import parse_claim, values
+from stormbreak.storm.baselines import BASELINES, NamedPolicy
+from stormbreak.storm.claims import parse_assertion, values
 from stormbreak.storm.survey import Figures, rivals_of, survey
 
-OURS = Contender(name="interactive", policy=INTERACTIVE)
+OURS = NamedPolicy(name="interactive", policy=INTERACTIVE)
 FEW = {"draws": 2, "families": ["luck", "cut"], "lucks": 2, "seed": 197}  # small ones
 
 
@@ -51,8 +51,8 @@ def test_the_figures_of_a_survey():
 
 def test_a_claim_about_a_survey():
     figures = by_hand().figures
-    assert parse_claim("regret_p90 <= 10 and within_5 > 0.7", about=Figures).holds(figures)
-    claim = parse_claim("goodput > 0.9 or ahead > 0", about=Figures)
+    assert parse_assertion("regret_p90 <= 10 and within_5 > 0.7", about=Figures).holds(figures)
+    claim = parse_assertion("goodput > 0.9 or ahead > 0", about=Figures)
     assert not claim.holds(figures)
     assert values(claim, figures) == "goodput is 0.86, ahead is -2.0"
 
@@ -77,7 +77,7 @@ def test_a_batch_is_measured_by_the_time_of_the_fastest_other():
     assert "worst never" in found.sentence
     # a batch has no goodput and no points: no claim about them holds
     for claim in ("goodput >= 0", "within_5 >= 0", "within_1 < 1", "ahead < 1 and ahead > 1"):
-        assert not parse_claim(claim, about=Figures).holds(found.figures)
+        assert not parse_assertion(claim, about=Figures).holds(found.figures)
 
 
 def test_a_survey_of_nothing_but_the_policy_loses_nothing():

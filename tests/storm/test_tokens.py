@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.core.presets import OFF
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.events import Returned
 from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Dialect, Limit, LimitKind, Load, Provider, Scenario
 from stormbreak.storm import simulate
-from stormbreak.storm.ideal import ideal_answers, within
+from stormbreak.storm.ideal import ideal_throughput, within
 from stormbreak.storm.traffic import traffic
 from stormbreak.types import Verdict
 
@@ -49,7 +49,7 @@ def test_the_ideal_knows_of_it():
     storm = scenario(Limit(kind=LimitKind.BUCKET, tokens=30_000, per=60.0), rate=20.0)
 
     arrivals = traffic(storm.load, 60.0, seed=1).times
-    assert within(ideal_answers(storm, arrivals), 0.0) == pytest.approx(300 + 5 * 120, rel=0.03)
+    assert within(ideal_throughput(storm, arrivals), 0.0) == pytest.approx(300 + 5 * 120, rel=0.03)
 
 
 def test_calls_have_the_same_tokens_under_every_policy_and_the_mean_that_was_asked_for():
@@ -66,7 +66,7 @@ def test_a_quota_of_as_many_tokens_is_never_refused():
     storm = scenario(replace(BUCKET, tokens=6_000), tokens_cv=1.0, rate=2.0)
 
     assert refusals(storm, OFF) > 0
-    assert refusals(storm, replace(OFF, quota=QuotaPolicy(tpm=6_000.0))) == 0
+    assert refusals(storm, replace(OFF, quota=RateLimitPolicy(tpm=6_000.0))) == 0
 
 
 SAYS_NOTHING = {Dialect.AZURE_UNKNOWN}
@@ -77,7 +77,7 @@ def test_what_headers_say_of_requests_is_heard(dialect):
     whole_at_once = dialect in {Dialect.OPENROUTER, Dialect.IETF, Dialect.IETF_06}
     kind = LimitKind.WINDOW if whole_at_once else LimitKind.BUCKET
     storm = scenario(Limit(kind=kind, requests=300, per=60.0, headers=dialect))
-    learns = replace(OFF, quota=QuotaPolicy(learn=True))
+    learns = replace(OFF, quota=RateLimitPolicy(learn=True))
 
     assert refusals(storm, learns) < refusals(storm, OFF) / 2
 
@@ -85,7 +85,7 @@ def test_what_headers_say_of_requests_is_heard(dialect):
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
 def test_what_headers_say_of_tokens_is_heard(dialect):
     storm = scenario(replace(BUCKET, tokens=30_000, headers=dialect), tokens_cv=1.0)
-    learns = replace(OFF, quota=QuotaPolicy(learn=True))
+    learns = replace(OFF, quota=RateLimitPolicy(learn=True))
 
     assert refusals(storm, learns) < refusals(storm, OFF) / 2
 

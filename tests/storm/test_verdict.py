@@ -7,7 +7,7 @@ from measured import MEASURES
 
 from stormbreak.provider.scenario import Load, Provider, Scenario
 from stormbreak.storm.result import NO_SERIES, Result
-from stormbreak.storm.verdict import Moment, missing, never_made_up, verdict, weakest
+from stormbreak.storm.verdict import Moment, missing, unrecovered_answers, verdict, weakest
 
 LOAD = Load(rate=10.0, timeout=3.0, trigger_at=10.0, trigger_until=20.0)
 STORM = Scenario(name="squall", duration=60.0, provider=Provider(), load=LOAD)
@@ -102,7 +102,7 @@ def test_who_is_always_a_little_behind_has_no_weak_moment():
     ],
 )
 def test_what_no_pairing_makes_up_for(answers, lost):
-    assert never_made_up(result(answers).series, near=3.0) == lost
+    assert unrecovered_answers(result(answers).series, near=3.0) == lost
 
 
 # ------------------------------------------------------------ the sentence

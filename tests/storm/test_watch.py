@@ -10,7 +10,7 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.provider.kinds import Kind
 from stormbreak.provider.loader import load
-from stormbreak.provider.scenario import Herd, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
 from stormbreak.storm.series import Look
 from stormbreak.storm.watch import Watch
@@ -24,7 +24,7 @@ def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):
         provider=Provider(slots=slots, service=2.0, cv=0.0),
         trouble=trouble,
         load=Load(
-            herds=(Herd(at=at, calls=calls),), processes=processes, deadline=40.0, timeout=timeout
+            herds=(Burst(at=at, calls=calls),), processes=processes, deadline=40.0, timeout=timeout
         ),
     )
 
@@ -39,7 +39,7 @@ def test_what_is_in_flight_and_what_waits_and_where():
 
     assert told.in_flight == (0, 0, 3, 3, 3, 3, 2, 2, 0)
     assert told.queued == (0, 0, 3, 3, 1, 1, 0, 0, 0)
-    assert told.waiting_there == (0, 0, 1, 1, 1, 1, 0, 0, 0)
+    assert told.queued_at_provider == (0, 0, 1, 1, 1, 1, 0, 0, 0)
     assert sum(told.answers) == 6
 
 
@@ -49,7 +49,7 @@ def test_processes_are_summed_up():
 
     assert told.in_flight[2] + told.queued[2] == 12
     assert told.in_flight[2] > 3
-    assert told.waiting_there[2] == told.in_flight[2] - 2
+    assert told.queued_at_provider[2] == told.in_flight[2] - 2
 
 
 def test_a_second_is_over_just_before_the_next_one():
@@ -103,7 +103,8 @@ def test_circuits_that_are_not_closed_are_counted_while_nobody_calls_too():
     assert told.open_circuits[-1] == 4
 
     later = replace(
-        scenario, load=replace(scenario.load, herds=(Herd(at=2.0, calls=40), Herd(at=9.0, calls=1)))
+        scenario,
+        load=replace(scenario.load, herds=(Burst(at=2.0, calls=40), Burst(at=9.0, calls=1))),
     )
     told = simulate(later, policy, seed=1).series
     assert told.open_circuits == (0, 0, *(4,) * 8)
@@ -116,7 +117,8 @@ def test_wasted_work_is_told_when_it_ends():
 
     assert result.series.wasted == (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # all are over by second 5
     longer = replace(
-        scenario, load=replace(scenario.load, herds=(Herd(at=2.0, calls=6), Herd(at=15.0, calls=1)))
+        scenario,
+        load=replace(scenario.load, herds=(Burst(at=2.0, calls=6), Burst(at=15.0, calls=1))),
     )
     told = simulate(longer, OFF).series
     assert {second: work for second, work in enumerate(told.wasted) if work} == {6: 4.0, 8: 4.0}

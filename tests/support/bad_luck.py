@@ -153,7 +153,7 @@ def busy_beside(count):
 
 # ------------------------------------------------------------ an outage
 
-LASTS = 8.0  # seconds
+REMEMBER_FOR = 8.0  # seconds
 NARROW = 20  # attempts in flight
 LONG_ENOUGH = 3_000  # rows, so that some are left when it is over
 
@@ -181,8 +181,8 @@ class _Moments:
 
 def outage(calm):
     """A scenario that goes down `calm` seconds after its first request, and when it is up again."""
-    down = {"kind": "down", "at": calm, "until": calm + LASTS}
-    return scenario(down, slots=200, service=0.2, cv=0.5), calm + LASTS
+    down = {"kind": "down", "at": calm, "until": calm + REMEMBER_FOR}
+    return scenario(down, slots=200, service=0.2, cv=0.5), calm + REMEMBER_FOR
 
 
 async def outlived(folder, *, calm, seed=0):

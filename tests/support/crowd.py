@@ -51,7 +51,7 @@ class Interrupted(BaseException):
     """Raised where a thread sends, as KeyboardInterrupt would be."""
 
 
-class Crowd:
+class BackgroundTraffic:
     """Counts what was started, sent and ended, on both sides of the driver."""
 
     def __init__(self):

@@ -16,7 +16,7 @@ from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.http.client import AsyncClient
 from stormbreak.provider.loader import parse
 from stormbreak.provider.model import ProviderModel
-from stormbreak.storm.world import Sent, World
+from stormbreak.storm.world import Sent, SimulatedProvider
 from stormbreak.testing import serve
 from stormbreak.types import Call, Target, Verdict
 
@@ -46,7 +46,7 @@ until = {RETURN}
 """
 
 
-class Ended(NamedTuple):
+class CallResult(NamedTuple):
     """A call: when it came, when it ended, and whether it was answered."""
 
     came: float
@@ -55,11 +55,11 @@ class Ended(NamedTuple):
 
 
 @dataclass
-class Seen:
+class Observations:
     """What was seen: the limit every so often, and how each call ended."""
 
     limits: list[tuple[float, int]]
-    ended: list[Ended]
+    ended: list[CallResult]
 
     def settled(self, bound: float) -> float | None:
         """Seconds from the fall until the limit is within `bound` for good; None: it never is."""
@@ -97,8 +97,8 @@ def simulated(seed=0, *, streamed=True):
     """Live through it in virtual time."""
     timeline = Timeline()
     driver = VirtualDriver(Engine(POLICY), timeline)
-    world = World(ProviderModel(parse(SCENARIO), seed), timeline, streamed=streamed)
-    target, seen = Target("p", "m"), Seen([], [])
+    world = SimulatedProvider(ProviderModel(parse(SCENARIO), seed), timeline, streamed=streamed)
+    target, seen = Target("p", "m"), Observations([], [])
 
     def arrive(number):
         now = timeline.now
@@ -107,7 +107,7 @@ def simulated(seed=0, *, streamed=True):
         driver.start(call, send, partial(end, now))
 
     def end(came, how):
-        seen.ended.append(Ended(came, timeline.now, how.outcome.verdict is Verdict.OK))
+        seen.ended.append(CallResult(came, timeline.now, how.outcome.verdict is Verdict.OK))
 
     def look():
         seen.limits.append((timeline.now, driver.engine.lane(target).slots.limit))
@@ -127,7 +127,7 @@ def live(seed=0, *, streamed=True):
 
 
 async def _live(base_url, streamed):
-    seen, began = Seen([], []), time.monotonic()
+    seen, began = Observations([], []), time.monotonic()
 
     async def call(client, number):
         came = number / RATE
@@ -138,7 +138,7 @@ async def _live(base_url, streamed):
             ok = False
         else:
             ok = True
-        seen.ended.append(Ended(came, time.monotonic() - began, ok))
+        seen.ended.append(CallResult(came, time.monotonic() - began, ok))
 
     async def look(client):
         slots = client.engine.lane(client.target("m")).slots

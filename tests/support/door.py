@@ -2,8 +2,8 @@
 
 from stage import OK, TARGET
 
-from stormbreak.core.admission import Admission
-from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.admission import TargetQueue
+from stormbreak.core.concurrency import FixedLimit, FixedLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN
 from stormbreak.core.queueing import QueuePolicy
@@ -15,7 +15,7 @@ INF = float("inf")
 class Barrier:
     """A gate that opens when the test says so, and writes down what is asked of it."""
 
-    minds_success = True
+    settles_success = True
 
     def __init__(self, name="barrier", log=None):
         self.name = name
@@ -36,7 +36,7 @@ class Barrier:
 class Indifferent(Barrier):
     """One to which a success means nothing."""
 
-    minds_success = False
+    settles_success = False
 
 
 class Turnstile(Barrier):
@@ -54,8 +54,8 @@ class Scale(Barrier):
         self.opens_at = float(call.tokens)
 
 
-class Told(Concurrency):
-    """Slots that write down what they are told of the time."""
+class Told(FixedLimiter):
+    """SlotGate that write down what they are told of the time."""
 
     def __init__(self, slots=1):
         super().__init__(FixedLimit(in_flight=slots))
@@ -65,7 +65,7 @@ class Told(Concurrency):
         self.ticks.append((now, waited))
 
 
-class Growing(Concurrency):
+class Growing(FixedLimiter):
     """A limit that is small now."""
 
     most = None
@@ -82,13 +82,13 @@ class Door:
         self.log = []
         self.barriers = [kind(f"barrier{n}", self.log) for n in range(barriers)]
         self.barrier = self.barriers[0]
-        self.slots = Concurrency(FixedLimit(in_flight=slots)) if isinstance(slots, int) else slots
+        self.slots = FixedLimiter(FixedLimit(in_flight=slots)) if isinstance(slots, int) else slots
         self.woken = []
         self.numbers = iter(range(1, 1000))
         diagnosis = Diagnosis(TREATMENTS)
         gates = [*self.barriers, self.slots, diagnosis]
         weigh = self.barrier.weigh if kind is Scale else None
-        self.admission = Admission(
+        self.admission = TargetQueue(
             gates,
             self.slots,
             diagnosis,

@@ -278,7 +278,14 @@ FACTS = [
     ("bedrock", 500, {"message": "x"}, V.SERVER_ERROR, None, aws("InternalServerException")),
     ("bedrock", 503, {"message": "x"}, V.OVERLOADED, None, aws("ServiceUnavailableException")),
     ("bedrock", 400, {"message": "x"}, V.INVALID, None, aws("ValidationException")),
-    ("bedrock", 400, {"message": "Input is too long for requested model."}, V.TOO_LONG, None, {}),
+    (
+        "bedrock",
+        400,
+        {"message": "InputRef is too long for requested model."},
+        V.TOO_LONG,
+        None,
+        {},
+    ),
     ("bedrock", 403, {"message": "x"}, V.AUTH, None, aws("AccessDeniedException")),
     *(
         ("edge", status, HTML, V.SERVER_ERROR, None, {"content-type": "text/html"})

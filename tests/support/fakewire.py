@@ -1,6 +1,6 @@
 """A wire without sockets, on which streams come as a test wrote them down."""
 
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 CUT = Outcome(Verdict.BROKEN, status=200, detail="body was cut", maybe_processed=True)
@@ -10,7 +10,7 @@ class FakeIncoming:
     """Gives out pieces, then an outcome, or a right end."""
 
     def __init__(self, pieces, end=b"", status=200):
-        self.head = HttpAnswer(status, {"content-type": "text/event-stream"}, b"", 0.0)
+        self.head = HttpResponse(status, {"content-type": "text/event-stream"}, b"", 0.0)
         self.left = [*pieces, end]
         self.closed = False
 

@@ -47,7 +47,10 @@ ODD = [
     ("content-type", "text/event-stream"),
 ]
 
-HARMLESS = frozenset(ODD) - {("x-folded", "a\r\n b"), ("content-type", "text/html; charset=\x7f")}
+WELL_FORMED = frozenset(ODD) - {
+    ("x-folded", "a\r\n b"),
+    ("content-type", "text/html; charset=\x7f"),
+}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fuzz_answers import ENDPOINTS, HARMLESS, NOTES, ODD, STREAMED, framed, meant
+from fuzz_answers import ENDPOINTS, NOTES, ODD, STREAMED, WELL_FORMED, framed, meant
 from fuzz_breaks import CUTS, all_of, breaks
 from fuzz_rig import ENDS, WAYS, Case
 from hypothesis import strategies as st
@@ -37,5 +37,5 @@ def cases(draw):
         end=end,
         hurried=draw(st.booleans()),
         cut=bool(kinds & CUTS) or (end == "silence" and framing == "close"),
-        harm=bool(kinds - CUTS) or not HARMLESS.issuperset(odd),
+        harm=bool(kinds - CUTS) or not WELL_FORMED.issuperset(odd),
     )

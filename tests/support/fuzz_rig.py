@@ -18,7 +18,7 @@ from sockets import PATIENCE, answer
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import CallError, ConnectionLostError, StreamBrokenError
 from stormbreak.http.client import AsyncClient
@@ -36,7 +36,7 @@ POLICY = Policy(
     budget=None,
     breaker=None,
     limit=FixedLimit(in_flight=4),
-    quota=QuotaPolicy(learn=True),
+    quota=RateLimitPolicy(learn=True),
 )
 
 

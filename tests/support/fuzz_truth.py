@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fuzz_answers import CHAT, EMBEDDINGS, MESSAGES, RESPONSES
 
-_HALVES = re.compile("[\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _LINES = re.compile(rb"\r\n|\n|\r")
 _SIZE = re.compile(rb"\s*([0-9a-fA-F]+)")
 UNREADABLE = (ValueError, RecursionError)
@@ -109,7 +109,7 @@ def _object(value):
 
 
 def _text(value):
-    return _HALVES.sub("\ufffd", value) if isinstance(value, str) else None
+    return _SURROGATES.sub("\ufffd", value) if isinstance(value, str) else None
 
 
 def _joined(values):

@@ -14,7 +14,7 @@ from stage import OK, told
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.sharing import stepper_of
+from stormbreak.drivers.sharing import shared_stepper
 from stormbreak.telemetry import Metrics, attach, several
 from stormbreak.types import Call, Target
 
@@ -24,7 +24,7 @@ class Worker:
         self.metrics = Metrics()
         self.engine = Engine(Policy(limit=FixedLimit(in_flight=2)))
         self.attached = attach(self.engine, self.metrics)
-        self.stepper = stepper_of(self.engine, clock=lambda: 100.0, chance=lambda: 0.5)
+        self.stepper = shared_stepper(self.engine, clock=lambda: 100.0, chance=lambda: 0.5)
         self.flows = []
 
     def call(self, model):

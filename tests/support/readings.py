@@ -6,7 +6,7 @@ from typing import NamedTuple
 from streamed import DONE
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Verdict
 
@@ -17,7 +17,7 @@ class Reader(NamedTuple):
     shape: Shape
 
     def plain(self, body):
-        return read_answer(HttpAnswer(200, {}, json.dumps(body).encode(), 0.0), self.shape)
+        return read_answer(HttpResponse(200, {}, json.dumps(body).encode(), 0.0), self.shape)
 
     def fed(self, *events):
         """The assembler that was given them, and of each event whether the first output had come with it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stormbreak.http.doors.door import Door
-from stormbreak.http.doors.transport import AsyncDoor
+from stormbreak.http.doors.transport import AsyncSdkTransport
 
 PLACE = Path(__file__).parents[2] / "docs" / "sdks"
 GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"
@@ -90,7 +90,7 @@ class Running:
             return function(*args)
         finally:
             for door in self.doors:
-                if isinstance(door, AsyncDoor):
+                if isinstance(door, AsyncSdkTransport):
                     loop.run_until_complete(door.aclose())
             asyncio.set_event_loop(None)
             loop.close()
@@ -103,7 +103,7 @@ class Running:
     async def close(self):
         """Close the connections of this loop, and those of the loop in the background."""
         for door in self.doors:
-            if isinstance(door, AsyncDoor):
+            if isinstance(door, AsyncSdkTransport):
                 await door.aclose()
             else:
                 await asyncio.to_thread(door.close)

@@ -26,6 +26,6 @@ class SettingsFile:
         return load(self.path, **options)
 
 
-def key_of(request):
+def cache_key(request):
     """The key with which a request came."""
     return request.headers["authorization"].removeprefix("Bearer ")

@@ -2,18 +2,18 @@
 
 from stage import OK, SERVER_ERROR, told
 
-from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
+from stormbreak.core.automatic import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.types import TREATMENTS
 
 
-class Slots:
+class SlotGate:
     """The gate with a clock; whoever changes it ticks, as the queue does."""
 
     def __init__(self, **policy):
         self.paused = False
         self.diagnosis = Diagnosis(TREATMENTS)
-        self.gate = AutomaticConcurrency(
+        self.gate = AutomaticLimiter(
             AutomaticLimit(**policy), self.diagnosis, paused=lambda _: self.paused
         )
         self.now = 0.0
@@ -25,7 +25,7 @@ class Slots:
         return self.gate.limit
 
     def take(self, count=1, *, streams=False):
-        take = self.diagnosis.take_streamed if streams else self.diagnosis.take
+        take = self.diagnosis.take_streaming if streams else self.diagnosis.take
         taken = []
         for _ in range(count):
             self.gate.take(self.now)
@@ -72,7 +72,7 @@ class Slots:
         self.settle(self.take(count), SERVER_ERROR)
 
 
-class Mixed(Slots):
+class Mixed(SlotGate):
     """Streamed and plain attempts to one target: first outputs after 0.3 s, whole answers after 4 s."""
 
     def round(self, *, streamed=0, plain=0):

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Engine, Lane
-from stormbreak.core.flow import Command, Deliver, Race, Send, Wait, WaitFor, close
+from stormbreak.core.flow import Command, DeliverStream, Race, Send, Wait, WaitFor, close
 from stormbreak.core.plan import run_call
 from stormbreak.core.policy import Policy
 from stormbreak.events import Event
-from stormbreak.types import Call, Ended, Outcome, Target, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Target, Verdict
 
 TARGET = Target("acme", "large")
 OTHER = Target("acme", "small")
@@ -36,7 +36,7 @@ class Spaced:
     def in_force(self, now: float) -> bool:
         return True
 
-    def time_for(self, sends: float, now: float) -> float:
+    def time_to_send(self, sends: float, now: float) -> float:
         return sends / self.per_second
 
 
@@ -46,7 +46,7 @@ class Run:
     def __init__(self, stage: "Stage", call: Call) -> None:
         self.stage = stage
         self.call = call
-        self.ended: Ended | None = None
+        self.ended: CallResult | None = None
         self.closed = False
         self.command: Command | None = None
         self.since = stage.now  # when it gave its last command
@@ -97,7 +97,7 @@ class Run:
 
     @property
     def delivering(self) -> bool:
-        return isinstance(self.command, Deliver)
+        return isinstance(self.command, DeliverStream)
 
     @property
     def racing(self) -> list[int]:

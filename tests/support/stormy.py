@@ -35,7 +35,7 @@ STORM = "duration = 3600\n[provider]\nservice = 0.01\ncv = 0.0\n" + "".join(
 )
 SLOW = "duration = 3600\n[provider]\nservice = 0.3\ncv = 0.0\n"
 
-PATIENT = Policy(
+LONG_TIMEOUT = Policy(
     retry=RetryPolicy(attempts=4, backoff=Constant(seconds=0.02)),
     breaker=None,
     limit=FixedLimit(in_flight=SLOTS),
@@ -59,7 +59,7 @@ class Told(NamedTuple):
 
 
 def played(*listeners, **said):
-    """Play it all to these listeners."""
+    """FaultContext it all to these listeners."""
     with serve(STORM) as storm, serve(SLOW) as slow:
         ends, clients = asyncio.run(_play(storm.base_url, slow.base_url, listeners, **said))
         targets = {"storm": f"127.0.0.1:{storm.port}/m", "slow": f"127.0.0.1:{slow.port}/m"}
@@ -76,7 +76,7 @@ async def _play(storm, slow, listeners, *, key="sk-canary-0123456789", prompt="h
         clients.append(client)
         return client
 
-    async with client(storm, PATIENT) as patient:
+    async with client(storm, LONG_TIMEOUT) as patient:
         ends = []
         for start in range(0, CALLS, AT_ONCE):
             numbers = range(start, start + AT_ONCE)

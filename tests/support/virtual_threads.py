@@ -22,7 +22,7 @@ class Sleeper:
         self.error: BaseException | None = None
 
 
-class Parking:
+class Waiter:
     """The `threading.Event` of these threads."""
 
     def __init__(self, threads: "Threads") -> None:
@@ -55,8 +55,8 @@ class Threads:
     def time(self) -> float:
         return self.now
 
-    def parking(self) -> Parking:
-        return Parking(self)
+    def parking(self) -> Waiter:
+        return Waiter(self)
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._numbers), do))

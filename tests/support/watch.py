@@ -14,7 +14,7 @@ class Watch:
         self.now = 100.0
 
     def send(self, count=1, *, streams=False):
-        take = self.diagnosis.take_streamed if streams else self.diagnosis.take
+        take = self.diagnosis.take_streaming if streams else self.diagnosis.take
         return [take(self.now) for _ in range(count)]
 
     def end(self, flights, outcome=OK):

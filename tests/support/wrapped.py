@@ -12,14 +12,14 @@ import openai
 
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.doors.inner import InnerWire
-from stormbreak.http.doors.lent import LentTransport
+from stormbreak.http.doors.inner import WrappedConnection
+from stormbreak.http.doors.lent import BridgedTransport
 
 THREADS = 50
 KEY = "sk-wrapped-canary-0123456789"
 
 
-class Way(NamedTuple):
+class RequestPath(NamedTuple):
     """`sdk` is the module whose client is wrapped; without one, the library's transport is `inner` to ours."""
 
     lib: str
@@ -31,8 +31,10 @@ class Way(NamedTuple):
         return f"{over}, blocking" if self.blocks else over
 
 
-INNER = [Way(lib, blocks) for lib in ("httpx2", "httpx") for blocks in (False, True)]
-WRAPPED = [Way("httpx2", blocks, sdk) for sdk in (openai, anthropic) for blocks in (False, True)]
+INNER = [RequestPath(lib, blocks) for lib in ("httpx2", "httpx") for blocks in (False, True)]
+WRAPPED = [
+    RequestPath("httpx2", blocks, sdk) for sdk in (openai, anthropic) for blocks in (False, True)
+]
 
 
 def inner_of(way, **options):
@@ -45,7 +47,7 @@ def wire_of(way, **options):
     """The wire of ours over it."""
     library = import_module(f"stormbreak.{way.lib}").Transport.library
     inner = inner_of(way, **options)
-    return InnerWire(library, LentTransport(inner) if way.blocks else inner)
+    return WrappedConnection(library, BridgedTransport(inner) if way.blocks else inner)
 
 
 async def done(way, coroutine):

@@ -134,12 +134,12 @@ def test_threads_that_attach_the_same_at_once_attach_it_once(engine):
 
 
 def test_a_child_of_a_process_that_is_attaching_attaches_as_well(engine, ear):
-    attaching, go_on = threading.Event(), threading.Event()
+    attaching, has_next = threading.Event(), threading.Event()
 
     class Slow(Ear):
         def watch(self, engine):
             attaching.set()
-            go_on.wait(10)
+            has_next.wait(10)
 
     other = threading.Thread(target=attach, args=(engine, Slow()))
     other.start()
@@ -147,7 +147,7 @@ def test_a_child_of_a_process_that_is_attaching_attaches_as_well(engine, ear):
     try:
         assert in_child(lambda: attach(engine, ear).detach() is None)
     finally:
-        go_on.set()
+        has_next.set()
         other.join()
 
 

@@ -11,7 +11,7 @@ from stage import TARGET, Stage
 
 from stormbreak.core import admission, race, retry, shadow
 from stormbreak.core.policy import Policy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.spend import SpendPolicy
 from stormbreak.telemetry import labels
 from stormbreak.telemetry.labels import OTHER, Targets
@@ -35,7 +35,7 @@ def words_in(module, function):
 
 
 def test_the_sets_are_those_of_the_core():
-    rules = Policy(quota=QuotaPolicy(rpm=60.0), spend=SpendPolicy(usd=1.0))
+    rules = Policy(quota=RateLimitPolicy(rpm=60.0), spend=SpendPolicy(usd=1.0))
     lane = Stage(rules).lane
     gates = {gate.name for gate in lane.admission._gates if gate is not lane.diagnosis}
 

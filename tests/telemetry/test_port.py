@@ -14,7 +14,7 @@ import time
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.port import ROOM, NotServedError, Port
+from stormbreak.telemetry.port import ROOM, NotServedError, StatusServer
 
 
 def hello():
@@ -34,7 +34,7 @@ PAGES = {"/hello": hello, "/fails": fails, "/not-there": not_there}
 
 @pytest.fixture
 def port():
-    with Port(PAGES) as port:
+    with StatusServer(PAGES) as port:
         yield port
 
 
@@ -179,7 +179,7 @@ def test_who_sends_a_byte_now_and_then_does_not_keep_a_place_for_ever(port, monk
 
 def test_a_port_in_use_is_one_line(port):
     with pytest.raises(ConfigurationError) as caught:
-        Port(PAGES, port=port.port)
+        StatusServer(PAGES, port=port.port)
     said = str(caught.value)
     assert said == f"cannot listen on 127.0.0.1 port {port.port}: Address already in use"
 
@@ -187,24 +187,24 @@ def test_a_port_in_use_is_one_line(port):
 @pytest.mark.parametrize("number", [-1, 65536, 1 << 40])
 def test_a_port_that_cannot_be(number):
     with pytest.raises(ConfigurationError, match=f"port {number}: a port is from 0 to 65535"):
-        Port(PAGES, port=number)
+        StatusServer(PAGES, port=number)
 
 
 def test_it_closes_at_once_and_the_port_is_free():
     began = time.monotonic()
-    with Port(PAGES) as port:
+    with StatusServer(PAGES) as port:
         number = port.port
     port.close()
     assert time.monotonic() - began < 0.5
     with pytest.raises(ConnectionRefusedError):
         ask(port)
-    with Port(PAGES, port=number) as again:
+    with StatusServer(PAGES, port=number) as again:
         assert ask(again)[0] == 200
 
 
 def test_no_thread_is_left():
     before = {*threading.enumerate()}  # some of which may end meanwhile
-    with Port(PAGES) as port:
+    with StatusServer(PAGES) as port:
         ask(port)
     for thread in {
         *threading.enumerate()
@@ -215,7 +215,7 @@ def test_no_thread_is_left():
 
 def test_pages_may_change():
     pages = {}
-    with Port(pages) as port:
+    with StatusServer(pages) as port:
         assert ask(port)[0] == 404
         pages["/hello"] = hello
         assert ask(port)[0] == 200
@@ -296,7 +296,7 @@ def test_the_end_of_the_process_closes_it(tmp_path):
 
 def test_a_body_is_whole_however_large():
     large = {"/large": lambda: ("application/json", json.dumps("x" * (4 << 20)).encode())}
-    with Port(large) as port:
+    with StatusServer(large) as port:
         assert len(json.loads(ask(port, "/large")[2])) == 4 << 20
 
 
@@ -308,5 +308,5 @@ def test_where_no_thread_can_be_started_no_socket_is_left(tmp_path, monkeypatch)
 
     monkeypatch.setattr(threading.Thread, "start", full)
     with pytest.raises(ConfigurationError, match="no thread can be started"):
-        Port(PAGES, path=tmp_path / "s")
+        StatusServer(PAGES, path=tmp_path / "s")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.port import Port
+from stormbreak.telemetry.port import StatusServer
 from stormbreak.telemetry.socketfile import LONGEST, SocketFile
 
 PAGES = {"/hello": lambda: ("text/plain", b"hello")}
@@ -35,7 +35,7 @@ def ask(path):
 
 
 def test_it_serves_its_owner_and_is_gone_at_the_end(path):
-    with Port(PAGES, path=path) as port:
+    with StatusServer(PAGES, path=path) as port:
         assert ask(path) == b"hello"
         assert port.address == str(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -53,7 +53,7 @@ try:
 except PermissionError:
     print("kept out")
 """
-    with Port(PAGES, path=path):
+    with StatusServer(PAGES, path=path):
         command = [sys.executable, "-c", code]
         # The folders above are not theirs: from within, only the socket itself is in the way.
         said = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, check=False)
@@ -64,15 +64,15 @@ def test_a_stale_one_is_taken_over(path):
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(path))
     assert path.is_socket()
-    with Port(PAGES, path=path):
+    with StatusServer(PAGES, path=path):
         assert ask(path) == b"hello"
     assert not path.exists()
 
 
 def test_one_in_use_is_left_alone(path):
-    with Port(PAGES, path=path):
+    with StatusServer(PAGES, path=path):
         with pytest.raises(ConfigurationError) as caught:
-            Port(PAGES, path=path)
+            StatusServer(PAGES, path=path)
         assert str(caught.value) == f"{path}: in use"
         assert ask(path) == b"hello"
 
@@ -80,7 +80,7 @@ def test_one_in_use_is_left_alone(path):
 def test_what_is_no_socket_is_left_alone(path):
     path.write_text("mine")
     with pytest.raises(ConfigurationError, match="exists, and is no socket"):
-        Port(PAGES, path=path)
+        StatusServer(PAGES, path=path)
     assert path.read_text() == "mine"
 
 
@@ -89,12 +89,12 @@ def test_a_link_is_not_followed(path, tmp_path):
     theirs.write_text("mine")
     path.symlink_to(theirs)
     with pytest.raises(ConfigurationError, match="exists, and is no socket"):
-        Port(PAGES, path=path)
+        StatusServer(PAGES, path=path)
     assert theirs.read_text() == "mine"
 
 
 def test_what_took_its_place_is_left_alone(path):
-    port = Port(PAGES, path=path)
+    port = StatusServer(PAGES, path=path)
     path.unlink()
     path.write_text("mine")
     port.close()
@@ -103,7 +103,7 @@ def test_what_took_its_place_is_left_alone(path):
 
 def test_no_such_folder(tmp_path):
     with pytest.raises(ConfigurationError, match="no such file or directory"):
-        Port(PAGES, path=tmp_path / "none" / "s")
+        StatusServer(PAGES, path=tmp_path / "none" / "s")
 
 
 def test_too_long_a_path_is_said(tmp_path):
@@ -111,14 +111,14 @@ def test_too_long_a_path_is_said(tmp_path):
     with pytest.raises(
         ConfigurationError, match=f"too long for a socket: {LONGEST} bytes at the most"
     ):
-        Port(PAGES, path=path)
+        StatusServer(PAGES, path=path)
 
 
 def test_in_the_working_directory_no_path_is_too_long(tmp_path, monkeypatch):
     folder = tmp_path / ("n" * 120)
     folder.mkdir()
     monkeypatch.chdir(folder)
-    with Port(PAGES, path=folder / "s"):
+    with StatusServer(PAGES, path=folder / "s"):
         assert ask(folder / "s") == b"hello"
     assert not (folder / "s").exists()
 
@@ -127,7 +127,7 @@ def test_it_closes_where_its_path_has_become_too_long(tmp_path, monkeypatch):
     folder = tmp_path / ("n" * 120)
     folder.mkdir()
     monkeypatch.chdir(folder)
-    port = Port(PAGES, path=folder / "s")
+    port = StatusServer(PAGES, path=folder / "s")
     monkeypatch.chdir("/")
     port.close()
     assert not (folder / "s").exists()
@@ -139,10 +139,10 @@ def test_without_a_working_directory_a_whole_path_is_enough(path, tmp_path, monk
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with Port(PAGES, path=path):
+    with StatusServer(PAGES, path=path):
         assert ask(path) == b"hello"
     with pytest.raises(ConfigurationError, match=r"^s: no such file or directory$"):
-        Port(PAGES, path=Path("s"))
+        StatusServer(PAGES, path=Path("s"))
 
 
 def test_where_no_file_is_left_to_open_that_is_said(path, monkeypatch):
@@ -151,4 +151,4 @@ def test_where_no_file_is_left_to_open_that_is_said(path, monkeypatch):
 
     monkeypatch.setattr(socket, "socket", none_left)
     with pytest.raises(ConfigurationError, match=r"^cannot listen: Too many open files$"):
-        Port(PAGES, path=path)
+        StatusServer(PAGES, path=path)

@@ -5,16 +5,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from stormbreak.around.giving_up import give_up, tell
-from stormbreak.around.nesting import HELD, Held, gave_up, innermost, is_given_up
+from stormbreak.around.nesting import HELD, Held, innermost, record_given_up, was_given_up
 from stormbreak.around.rules import Rules
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Deliver, Send
-from stormbreak.core.tried import with_notes
-from stormbreak.drivers.handed import Handed
+from stormbreak.core.flow import DeliverStream, Send
+from stormbreak.core.tried import add_attempt_notes
+from stormbreak.drivers.handed import CallerDriven
 from stormbreak.drivers.judge import OK
 from stormbreak.drivers.timeouts import Timeout, Timeouts
-from stormbreak.errors import error_of
-from stormbreak.types import Ended, Outcome, Target, Verdict
+from stormbreak.errors import error_for
+from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 _COMMITTED = Outcome(Verdict.OK, committed=True)
 
@@ -33,7 +33,7 @@ class Course:
         self,
         engine: Engine,
         target: Target,
-        handed: Handed,
+        handed: CallerDriven,
         rules: Rules,
         *,
         number: int,
@@ -57,25 +57,25 @@ class Course:
                 or not self.engine.lane(self.target).treatments[outcome.verdict].retry
             )
             return Outcome(Verdict.TIMEOUT, error=error, maybe_processed=True, forbidden=forbidden)
-        self._given_up_within = not self.retries_given_up and is_given_up(error, held)
+        self._given_up_within = not self.retries_given_up and was_given_up(error, held)
         return outcome._replace(forbidden=True) if self._given_up_within else outcome
 
     def final(self) -> BaseException | None:
         """What the call ends with: the user's own exception, or one of ours; None where it was a result."""
         ended = self.handed.command
-        assert isinstance(ended, Ended), "it has ended"
+        assert isinstance(ended, CallResult), "it has ended"
         outcome = ended.outcome
         if outcome.verdict is Verdict.OK:
             return None
         error = outcome.error
         if error is not None and error is not self.cut:
             tell(error, self.target, ended)
-            if self._given_up_within or gave_up(ended):
+            if self._given_up_within or record_given_up(ended):
                 give_up(error)
             return error
         if error is None and outcome.rejection is None:
             return None
-        final = with_notes(error_of(self.target, ended))
+        final = add_attempt_notes(error_for(self.target, ended))
         final.__cause__ = error
         return final
 
@@ -88,12 +88,22 @@ class Attempt:
     """
 
     __slots__ = (
-        "_armed", "_around", "_before", "_committed", "_course", "_cuts", "_held", "_outcome", "_seconds",
-        "_send", "_until", "over",
+        "_armed",
+        "_around",
+        "_before",
+        "_committed",
+        "_cuts",
+        "_function_call",
+        "_held",
+        "_outcome",
+        "_seconds",
+        "_send",
+        "_until",
+        "over",
     )  # fmt: skip
 
     def __init__(self, course: Course, send: Send, *, cuts: bool) -> None:
-        self._course = course
+        self._function_call = course
         self._send = send
         self._cuts = cuts  # it runs in a task, which can be stopped in the middle
         self._armed: Timeout | None = None
@@ -117,7 +127,7 @@ class Attempt:
         returned is not asked for again.
         """
         try:
-            self._outcome = self._course.rules.of_result(result)
+            self._outcome = self._function_call.rules.of_result(result)
         except BaseException as error:
             error.add_note("raised by failed_result, of an attempt that had returned")
             self.cancel()
@@ -129,18 +139,18 @@ class Attempt:
         if not self._committed:
             self._committed = True
             self.disarm()
-            command = self._course.handed.answer(_COMMITTED)
-            if isinstance(command, Deliver):
+            command = self._function_call.handed.answer(_COMMITTED)
+            if isinstance(command, DeliverStream):
                 self._until = command.until
 
     def cancel(self) -> None:
         """End the call: it counts neither as success nor as failure, and nothing is retried."""
-        self._course.handed.close()
+        self._function_call.handed.close()
 
     def __enter__(self) -> Self:
         if self._held is not None:
             raise RuntimeError("an attempt is entered once; the loop has the next")
-        self._held = Held(self._course.engine, self._course.target, innermost())
+        self._held = Held(self._function_call.engine, self._function_call.target, innermost())
         self.step_in()
         if self._cuts and self._send.timeout is not None:
             self._arm(self._send.timeout)
@@ -153,7 +163,7 @@ class Attempt:
         at: TracebackType | None,
     ) -> bool:
         self.over = True
-        handed, held = self._course.handed, self._held
+        handed, held = self._function_call.handed, self._held
         assert held is not None
         held.live = False
         self.step_out()
@@ -167,18 +177,18 @@ class Attempt:
             if not isinstance(error, Exception):
                 handed.close()
                 return False
-            command = handed.answer(self._course.outcome_of(error, held))
+            command = handed.answer(self._function_call.outcome_of(error, held))
         except BaseException:  # of a rule, or a listener
             handed.close()
             raise
         finally:
             held.given_up = None
-        return not isinstance(command, Ended) or self._end(error)
+        return not isinstance(command, CallResult) or self._end(error)
 
     def _end(self, error: Exception) -> bool:
         """End the call, with the exception that is under way unless we cut it."""
-        final = self._course.final()
-        self._course.handed.forget()
+        final = self._function_call.final()
+        self._function_call.handed.forget()
         try:
             if final is None or final is error:
                 return False
@@ -190,9 +200,9 @@ class Attempt:
         """From here on it is this attempt that runs, in the present context."""
         self._before = HELD.get()
         HELD.set(self._held)
-        companion = self._course.engine.companion
+        companion = self._function_call.engine.companion
         if companion is not None:
-            self._around = companion.around(self._course.number, self._send)
+            self._around = companion.around(self._function_call.number, self._send)
             self._around.__enter__()
 
     def step_out(self) -> None:
@@ -202,7 +212,7 @@ class Attempt:
             around.__exit__(None, None, None)
         HELD.set(self._before)
 
-    def go_on(self, now: float, stall: float | None) -> None:
+    def has_next(self, now: float, stall: float | None) -> None:
         """Let a committed attempt run on, for `stall` seconds at the most, and not beyond the deadline of its call.
 
         Raises:
@@ -236,11 +246,11 @@ class Attempt:
         self._armed.__enter__()
 
     def _cut(self, said: str) -> TimeoutError:
-        self._course.cut = cut = TimeoutError(said)
+        self._function_call.cut = cut = TimeoutError(said)
         return cut
 
 
-class Riding:
+class NestedAttempt:
     """What looks like an attempt to a block that runs as a part of another one's attempt."""
 
     __slots__ = ("over",)
@@ -265,7 +275,7 @@ class Riding:
     def step_out(self) -> None:
         """As that."""
 
-    def go_on(self, now: float, stall: float | None) -> None:
+    def has_next(self, now: float, stall: float | None) -> None:
         """The attempt around it has a time."""
 
     def disarm(self) -> None:

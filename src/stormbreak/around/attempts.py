@@ -6,42 +6,42 @@ The engine decides between two of them. The call begins with the first.
 from collections.abc import Callable
 from typing import Self, TypeAlias
 
-from stormbreak.around.attempt import Attempt, Course, Riding
+from stormbreak.around.attempt import Attempt, Course, NestedAttempt
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.threads import ThreadDriver
 
-Begin: TypeAlias = Callable[[], Course | None]
+StartCall: TypeAlias = Callable[[], Course | None]
 """Begins a call; None where it rides along."""
 
 
 class _Loop:
     """What both kinds share."""
 
-    __slots__ = ("_attempt", "_begin", "_course")
+    __slots__ = ("_attempt", "_begin", "_function_call")
 
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: StartCall) -> None:
         self._begin = begin
-        self._course: Course | None = None
-        self._attempt: Attempt | Riding | None = None
+        self._function_call: Course | None = None
+        self._attempt: Attempt | NestedAttempt | None = None
 
     def _next(self) -> Course | None:
         """The call, if a further attempt may be expected; it is begun if need be. None: then `_attempt` says why."""
         if self._attempt is None:
-            self._course = self._begin()
-            if self._course is None:
-                self._attempt = Riding()
-            return self._course
+            self._function_call = self._begin()
+            if self._function_call is None:
+                self._attempt = NestedAttempt()
+            return self._function_call
         if not self._attempt.over:
-            if self._course is not None:
-                self._course.handed.close()
+            if self._function_call is not None:
+                self._function_call.handed.close()
             raise RuntimeError("the attempt was not made: write `with attempt:` in the loop")
-        course = self._course
+        course = self._function_call
         return None if course is None or course.handed.flow is None else course
 
-    def _riding(self) -> Riding | None:
+    def _nested_attempt(self) -> NestedAttempt | None:
         """The one attempt of a block that rides along; None once it was made."""
         attempt = self._attempt
-        return attempt if isinstance(attempt, Riding) and not attempt.over else None
+        return attempt if isinstance(attempt, NestedAttempt) and not attempt.over else None
 
     def _end(self, course: Course) -> None:
         """End the loop, if it was not a result, by an exception: no further attempt may leave."""
@@ -59,17 +59,17 @@ class Attempts(_Loop):
 
     __slots__ = ("_driver",)
 
-    def __init__(self, driver: ThreadDriver, begin: Begin) -> None:
+    def __init__(self, driver: ThreadDriver, begin: StartCall) -> None:
         super().__init__(begin)
         self._driver = driver
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Attempt | Riding:
+    def __next__(self) -> Attempt | NestedAttempt:
         course = self._next()
         if course is None:
-            riding = self._riding()
+            riding = self._nested_attempt()
             if riding is None:
                 raise StopIteration
             return riding
@@ -86,17 +86,17 @@ class AsyncAttempts(_Loop):
 
     __slots__ = ("_driver",)
 
-    def __init__(self, driver: AsyncioDriver, begin: Begin) -> None:
+    def __init__(self, driver: AsyncioDriver, begin: StartCall) -> None:
         super().__init__(begin)
         self._driver = driver
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Attempt | Riding:
+    async def __anext__(self) -> Attempt | NestedAttempt:
         course = self._next()
         if course is None:
-            riding = self._riding()
+            riding = self._nested_attempt()
             if riding is None:
                 raise StopAsyncIteration
             return riding

@@ -2,21 +2,21 @@
 
 from contextlib import suppress
 
-from stormbreak.around.nesting import gave_up, innermost
+from stormbreak.around.nesting import innermost, record_given_up
 from stormbreak.core.tried import notes_of
-from stormbreak.http.doors.story import KEPT_AS, Story
-from stormbreak.types import Ended, Target
+from stormbreak.http.doors.story import KEPT_AS, AttemptHistory
+from stormbreak.types import CallResult, Target
 
-_MOST_NOTES = 64  # on one exception: some raise the same object again and again
+_MAX_NOTES = 64  # on one exception: some raise the same object again and again
 
 
-class FunctionStory(Story):
+class FunctionHistory(AttemptHistory):
     """That of a call around a function."""
 
 
-def tell(error: BaseException, target: Target, ended: Ended) -> None:
+def tell(error: BaseException, target: Target, ended: CallResult) -> None:
     """Have `error`, with which a call ends, tell what was tried, if a retry was made or refused by a gate."""
-    refused = gave_up(ended)
+    refused = record_given_up(ended)
     if ended.attempts == 1 and not refused:
         return
     with suppress(
@@ -26,11 +26,11 @@ def tell(error: BaseException, target: Target, ended: Ended) -> None:
     # Without what came of it: an exception that holds itself is freed late.
     bare = ended._replace(outcome=ended.outcome._replace(error=None, value=None))
     with suppress(Exception):
-        setattr(error, KEPT_AS, FunctionStory(target, bare))
+        setattr(error, KEPT_AS, FunctionHistory(target, bare))
 
 
-def _note(error: BaseException, ended: Ended, *, refused: bool) -> None:
-    if len(getattr(error, "__notes__", ())) >= _MOST_NOTES:
+def _note(error: BaseException, ended: CallResult, *, refused: bool) -> None:
+    if len(getattr(error, "__notes__", ())) >= _MAX_NOTES:
         return
     for line in notes_of(ended):
         error.add_note(line)

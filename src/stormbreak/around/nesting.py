@@ -12,13 +12,13 @@ from contextvars import ContextVar
 
 from stormbreak.core.engine import Engine
 from stormbreak.errors import CallError
-from stormbreak.http.doors.story import Story, story_of
-from stormbreak.types import Ended, Target
+from stormbreak.http.doors.story import AttemptHistory, history_of
+from stormbreak.types import CallResult, Target
 
 _OWN_GATES = frozenset(("verdict", "forbidden", "committed"))
 """Gates that say of an error that it is not to be retried there at all; whoever is outside may think otherwise."""
 
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
 
 class Held:
@@ -55,24 +55,24 @@ def rides(engine: Engine, target: Target) -> bool:
     return False
 
 
-def gave_up(ended: Ended) -> bool:
+def record_given_up(ended: CallResult) -> bool:
     """Whether a call ended with something that would have been retried, were there no gates."""
     return ended.stopped is not None and ended.stopped not in _OWN_GATES
 
 
-def is_given_up(error: BaseException, held: Held) -> bool:
+def was_given_up(error: BaseException, held: Held) -> bool:
     """Whether a call within `held` retried `error`, or its cause, for as long as it could: a guarded one, or a client's."""
     link: BaseException | None = error
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         if link is None:
             break
-        if link is held.given_up or any(map(gave_up, _ends_told_by(link))):
+        if link is held.given_up or any(map(record_given_up, _history_from(link))):
             return True
         link = link.__cause__
     return False
 
 
-def _ends_told_by(error: BaseException) -> Iterator[Ended]:
+def _history_from(error: BaseException) -> Iterator[CallResult]:
     """How calls of a client or through a door ended, as their errors tell.
 
     Those around functions tell `held` instead: their error may be one object, raised again and again.
@@ -80,6 +80,6 @@ def _ends_told_by(error: BaseException) -> Iterator[Ended]:
     if isinstance(error, CallError):
         yield error.ended
     for place in (error, getattr(error, "response", None)):
-        story = story_of(place)
-        if type(story) is Story and story.ended is not None:
+        story = history_of(place)
+        if type(story) is AttemptHistory and story.ended is not None:
             yield story.ended

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from stormbreak.around.attempt import Course
 from stormbreak.around.attempts import AsyncAttempts, Attempts
 from stormbreak.around.nesting import HELD, rides
-from stormbreak.around.rules import Look, On, Rules
+from stormbreak.around.rules import FailureRules, Look, Rules
 from stormbreak.around.streams import async_streaming, streaming
 from stormbreak.core.checks import shown
 from stormbreak.core.engine import Engine, Listener
@@ -24,7 +24,7 @@ from stormbreak.core.policy import Policy
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import checked_text, current
-from stormbreak.drivers.threads import Parked, Parking, ThreadDriver
+from stormbreak.drivers.threads import ParkedThread, ThreadDriver, Waiter
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
 from stormbreak.keylike import quoted
@@ -53,17 +53,17 @@ class Resilient:
         target: Target | None = None,
         priority: Priority | None = None,
         tenant: str = "",
-        retry_given_up: bool = False,
+        retry_exhausted: bool = False,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
-        parking: Callable[[], Parking] = Parked,
+        parking: Callable[[], Waiter] = ParkedThread,
     ) -> None:
         self.engine = engine
         self._rules = rules
         self._target = target
         self._priority = engine.policy.priority if priority is None else priority
         self._tenant = tenant
-        self._retry_given_up = retry_given_up
+        self._retry_given_up = retry_exhausted
         self._clock = clock
         self._threads = ThreadDriver(engine, clock=clock, chance=chance, parking=parking)
         self._loops = AsyncioDriver(engine, clock=clock, chance=chance)
@@ -104,7 +104,7 @@ class Resilient:
             RejectedError: nothing was called (any more); says which policy refused and when to come back.
             TypeError: `function` is asynchronous.
         """
-        if self._rides():
+        if self._joins_outer_attempt():
             return function(*args, **kwargs)
         for attempt in Attempts(self._threads, self._begin):
             with attempt:
@@ -126,7 +126,7 @@ class Resilient:
             RejectedError: nothing was called (any more); says which policy refused and when to come back.
             AttemptTimeoutError: the last attempt was cancelled when its time was over.
         """
-        if self._rides():
+        if self._joins_outer_attempt():
             return await function(*args, **kwargs)
         async for attempt in AsyncAttempts(self._loops, self._begin):
             with attempt:
@@ -216,12 +216,12 @@ class Resilient:
         begin, stall = partial(self._begin, streams=True), self.policy.stall_timeout
         return async_streaming(lambda: AsyncAttempts(self._loops, begin), make, self._clock, stall)
 
-    def _rides(self) -> bool:
+    def _joins_outer_attempt(self) -> bool:
         return HELD.get() is not None and rides(self.engine, self.target)
 
     def _begin(self, *, streams: bool = False) -> Course | None:
-        """Begin a call, unless it is a part of one that is under way here."""
-        if self._rides():
+        """StartCall a call, unless it is a part of one that is under way here."""
+        if self._joins_outer_attempt():
             return None
         engine, target = self.engine, self.target
         policy, here = engine.policy, current()
@@ -245,14 +245,14 @@ class Resilient:
 def resilient(  # noqa: PLR0913 - keywords are cheap to read
     policy: Policy | str | None = None,
     *,
-    on: On | None = None,
+    on: FailureRules | None = None,
     failed_result: Look | None = None,
     retry_after: Callable[[Any], float | None] | None = None,
     target: Target | str | None = None,
     engine: Engine | None = None,
     priority: Priority | None = None,
     tenant: str = "",
-    retry_given_up: bool = False,
+    retry_exhausted: bool = False,
 ) -> Resilient:
     """Put an engine around any function: see `Resilient` for how, and docs/resilient.md.
 
@@ -266,7 +266,7 @@ def resilient(  # noqa: PLR0913 - keywords are cheap to read
         engine: that of a client or of another `Resilient`, to share its circuits, limits and budget; its policy holds.
         priority: whose calls are served first when a queue stands; by default that of the policy.
         tenant: on whose behalf the calls are, where tenants share.
-        retry_given_up: retry also what a call inside has retried for as long as it could.
+        retry_exhausted: retry also what a call inside has retried for as long as it could.
 
     Raises:
         ConfigurationError: names what cannot be right.
@@ -285,7 +285,7 @@ def resilient(  # noqa: PLR0913 - keywords are cheap to read
         target=_target(target),
         priority=priority,
         tenant=checked_text("tenant", tenant),
-        retry_given_up=retry_given_up,
+        retry_exhausted=retry_exhausted,
     )
 
 

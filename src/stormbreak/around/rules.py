@@ -20,7 +20,9 @@ Said: TypeAlias = bool | Verdict | Outcome | None
 
 Look: TypeAlias = Callable[[Any], Said]
 Rule: TypeAlias = type[BaseException] | Look
-On: TypeAlias = Rule | tuple[Rule, ...] | Mapping[type[BaseException], Said | Look] | Judge
+FailureRules: TypeAlias = (
+    Rule | tuple[Rule, ...] | Mapping[type[BaseException], Said | Look] | Judge
+)
 
 _FORMS = (
     "an exception class, a function of an exception, a tuple of these, a mapping from classes to verdicts, "
@@ -35,7 +37,7 @@ class Rules:
 
     def __init__(
         self,
-        on: On | None,
+        on: FailureRules | None,
         failed_result: Look | None = None,
         retry_after: Callable[[Any], float | None] | None = None,
     ) -> None:
@@ -50,7 +52,7 @@ class Rules:
     @property
     def retries(self) -> bool:
         """Whether there is anything that they retry."""
-        return self._of_error is not _never_again or self._failed_result is not None
+        return self._of_error is not _must_not_repeat or self._failed_result is not None
 
     def of_error(self, error: Exception) -> Outcome:
         """Judge what was raised; the outcome carries it."""
@@ -71,9 +73,9 @@ class Rules:
         return OK if not said else _outcome(said, FAILED)
 
 
-def _compiled(on: On | None) -> Callable[[Exception], Outcome]:
+def _compiled(on: FailureRules | None) -> Callable[[Exception], Outcome]:
     if on is None:
-        return _never_again
+        return _must_not_repeat
     if isinstance(on, Judge):
         return on.of_error
     if isinstance(on, Mapping):
@@ -89,7 +91,7 @@ def _is_rule(rule: object) -> bool:
     return issubclass(rule, BaseException) if isinstance(rule, type) else callable(rule)
 
 
-def _never_again(error: Exception) -> Outcome:
+def _must_not_repeat(error: Exception) -> Outcome:
     return Judge().of_error(error)._replace(forbidden=True)
 
 
@@ -100,12 +102,12 @@ def _any_of(rules: tuple[Rule, ...]) -> Callable[[Exception], Outcome]:
     def judge(error: Exception) -> Outcome:
         if isinstance(error, classes):
             return _read(error)
-        return _looked(looks, error)
+        return _by_predicate(looks, error)
 
     return judge
 
 
-def _looked(looks: tuple[Look, ...], error: Exception) -> Outcome:
+def _by_predicate(looks: tuple[Look, ...], error: Exception) -> Outcome:
     for look in looks:
         said = look(error)
         if said:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
-from stormbreak.around.attempt import Attempt, Riding
+from stormbreak.around.attempt import Attempt, NestedAttempt
 from stormbreak.around.attempts import AsyncAttempts, Attempts
 
 
@@ -36,7 +36,7 @@ def streaming(
 
 
 def _items(
-    attempt: Attempt | Riding, items: Any, clock: Callable[[], float]
+    attempt: Attempt | NestedAttempt, items: Any, clock: Callable[[], float]
 ) -> Generator[Any, Any, Any]:
     try:
         item = next(items)
@@ -52,7 +52,7 @@ def _items(
                 thrown = error
             finally:
                 attempt.step_in()
-            attempt.go_on(clock(), None)
+            attempt.has_next(clock(), None)
             item = _resumed(items, sent, thrown)
     except StopIteration as stop:
         return stop.value
@@ -99,7 +99,7 @@ def async_streaming(
                             thrown = error
                         finally:
                             attempt.step_in()
-                        attempt.go_on(clock(), stall)
+                        attempt.has_next(clock(), stall)
                         item = await _async_resumed(items, sent, thrown)
                         attempt.disarm()
                 except StopAsyncIteration:

@@ -26,7 +26,7 @@ class StoppedError(StormbreakError):
     """It was stopped before anything was sent."""
 
 
-class AtWork:
+class BackgroundRun:
     """A job from when it is made on; `on_progress` is told four times a second, in its thread."""
 
     def __init__(self, job: Job, on_progress: OnProgress | None) -> None:

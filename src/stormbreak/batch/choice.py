@@ -28,7 +28,7 @@ class Choice:
         return (self.only is None or verdict in self.only) and verdict not in self.never
 
 
-GOING_ON = Choice(fresh=True, never=FINAL)
+UNFINISHED_ROWS = Choice(fresh=True, never=FINAL)
 """All that is left, and all that failed for what passes."""
 
 

@@ -18,7 +18,7 @@ def dollars(least: str, most: str, *, unpriced: int, unbounded: int) -> str:
     return besides if most == _NOTHING else f"{said}, and {besides}"
 
 
-def cost_in_words(cost: Cost, limit: Limit | None) -> str:
+def format_cost(cost: Cost, limit: Limit | None) -> str:
     """Write what a batch has cost, and how much of its limit that is; nothing of what is not known."""
     said = []
     if cost.is_known:

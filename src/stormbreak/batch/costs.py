@@ -11,16 +11,16 @@ from functools import reduce
 from pathlib import Path
 
 from stormbreak import tomlfile
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.plain import path_of, reason
-from stormbreak.batch.runfile import existing_run
+from stormbreak.batch.runfile import read_existing_run
 from stormbreak.batch.spent import Account, Spent
 from stormbreak.batch.spent import Tokens as Used
 from stormbreak.cost.answers import read_answers
 from stormbreak.cost.bill import Span
-from stormbreak.cost.lookup import Lookup, same
+from stormbreak.cost.lookup import PriceLookup, same
 from stormbreak.cost.prices import Prices, Tokens
-from stormbreak.cost.traffic import Use, add_up
+from stormbreak.cost.traffic import Use, sum_usage
 from stormbreak.errors import ConfigurationError
 
 _NONE = Tokens(0, 0)
@@ -64,14 +64,14 @@ class BatchCost:
     said: tuple[str, ...] = ()
 
 
-def read_cost(output: Path, lookup: Lookup) -> BatchCost:
+def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:
     """Read what the batch that writes `output` has cost, at the prices in `lookup`.
 
     Raises:
         ConfigurationError: there is no run file, or a line of OUTPUT is none.
     """
-    files = Files.of(output)
-    run = existing_run(files)
+    files = BatchPaths.of(output)
+    run = read_existing_run(files)
     uses = _uses(files.output)
     account = run.account
     models = tuple(_models(uses, account.spent, lookup))
@@ -83,7 +83,7 @@ def read_cost(output: Path, lookup: Lookup) -> BatchCost:
 def _uses(output: Path) -> tuple[Use, ...]:
     try:
         with tomlfile.opened(output) as file:
-            return add_up(read_answers(file))
+            return sum_usage(read_answers(file))
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -92,7 +92,9 @@ def _uses(output: Path) -> tuple[Use, ...]:
         raise ConfigurationError(f"{path_of(output)}: {error}") from None
 
 
-def _models(uses: Iterable[Use], spent: tuple[Spent, ...], lookup: Lookup) -> Iterator[ModelCost]:
+def _models(
+    uses: Iterable[Use], spent: tuple[Spent, ...], lookup: PriceLookup
+) -> Iterator[ModelCost]:
     """One for each model that was asked for; then those whose answers belong to none of these."""
     left = list(uses)
     for each in spent:
@@ -107,14 +109,14 @@ def _models(uses: Iterable[Use], spent: tuple[Spent, ...], lookup: Lookup) -> It
 def _answers(use: Use, spent: Spent, all_: tuple[Spent, ...]) -> bool:
     """Whether these answers are to what was asked there: models answer under a name with a date, or another one."""
     said = use.kind.model
-    if len([each for each in all_ if each.useful.attempts or each.useful_open.attempts]) == 1:
-        return bool(spent.useful.attempts or spent.useful_open.attempts)
+    if len([each for each in all_ if each.useful.attempts or each.used_uncounted.attempts]) == 1:
+        return bool(spent.useful.attempts or spent.used_uncounted.attempts)
     return same(said, spent.model) or (
         said.startswith(spent.model) and not any(same(said, each.model) for each in all_)
     )
 
 
-def _cost(spent: Spent, uses: list[Use], lookup: Lookup) -> ModelCost:
+def _cost(spent: Spent, uses: list[Use], lookup: PriceLookup) -> ModelCost:
     prices = lookup.price_of(spent.provider, spent.model)
     tokens = reduce(Tokens.plus, (use.tokens for use in uses), _NONE)
     answers = sum(use.requests for use in uses)

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from stormbreak.batch.reasons import Reasons
+from stormbreak.batch.reasons import FailureReasons
 from stormbreak.events import (
     CallEnded,
     CircuitChanged,
@@ -34,7 +34,7 @@ class Counts:
     input_tokens: int = 0
     output_tokens: int = 0
     last_trouble: Returned | None = None  # the last attempt that came back without an answer
-    reasons: Reasons = field(default_factory=Reasons)  # of rows that failed
+    reasons: FailureReasons = field(default_factory=FailureReasons)  # of rows that failed
     trouble: str = ""  # of the last attempt that found no HTTP server
     _connected: bool = False  # something speaks HTTP there, or took a request and kept silent
     _sent: dict[int, float] = field(default_factory=dict)  # by call: when its attempt left

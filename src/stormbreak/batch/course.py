@@ -25,7 +25,7 @@ OTHERS = "others"
 T = TypeVar("T")
 
 
-class Sight(NamedTuple):
+class RunSample(NamedTuple):
     """How a run stands; `answered`, `failed` and tokens since its beginning."""
 
     at: float
@@ -53,9 +53,9 @@ class Slice:
     waiting: int = 0
     open_circuits: int = 0  # the most at a time
     cooling: int = 0  # the most at a time
-    last: Sight | None = None
+    last: RunSample | None = None
 
-    def look(self, sight: Sight) -> None:
+    def look(self, sight: RunSample) -> None:
         """Take note of how things stand."""
         self.sights += 1
         self.in_flight += sight.in_flight
@@ -92,7 +92,7 @@ class Course:
 
     began: float
     width: float = FIRST_WIDTH
-    first: Sight | None = None
+    first: RunSample | None = None
     slices: list[Slice] = field(default_factory=list)
     latencies: Histogram = field(default_factory=Histogram)
     waits: Histogram = field(
@@ -118,7 +118,7 @@ class Course:
             if self._hedges:
                 self._hedges = {hedge for hedge in self._hedges if hedge[0] != event.call}
 
-    def look(self, sight: Sight) -> None:
+    def look(self, sight: RunSample) -> None:
         """Take note of how the run stands."""
         self.first = self.first or sight
         self._slice(sight.at).look(sight)

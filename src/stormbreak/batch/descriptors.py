@@ -15,7 +15,7 @@ from stormbreak.errors import ConfigurationError
 RESERVE = 64
 """Files besides the connections: those of the run, of name lookups, of whoever watches, and sockets that still close."""
 
-_DEFAULT_MOST = 10_240  # macOS: what a process may have where its hard limit says "unlimited"
+_DEFAULT_MAX = 10_240  # macOS: what a process may have where its hard limit says "unlimited"
 _SPARE = 4  # the run file and its directory, the failed file and its directory
 
 
@@ -30,7 +30,7 @@ def make_room(connections: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    for limit in (wanted, min(wanted, _DEFAULT_MOST)):
+    for limit in (wanted, min(wanted, _DEFAULT_MAX)):
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
             break
@@ -38,7 +38,7 @@ def make_room(connections: int) -> int:
     return max(0, min(connections, soft - others))
 
 
-def too_many(concurrency: int, places: int, fit: int) -> ConfigurationError:
+def too_many_files(concurrency: int, places: int, fit: int) -> ConfigurationError:
     """Say that a run of this concurrency, with so many places to send to, does not fit, and what does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     each = f" to each of {places} addresses" if places > 1 else ""
@@ -48,7 +48,7 @@ def too_many(concurrency: int, places: int, fit: int) -> ConfigurationError:
     )
 
 
-class Spare:
+class ReservedFiles:
     """Descriptors held in reserve, so that sockets cannot take the last one from the files of a run."""
 
     def __init__(self) -> None:

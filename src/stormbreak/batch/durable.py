@@ -209,7 +209,7 @@ def remove(path: Path) -> None:
     sync_directory(path)
 
 
-def discard_leftover(path: Path) -> None:
+def remove_stale_temp(path: Path) -> None:
     """Remove what a process that was killed while it replaced `path` left behind."""
     with contextlib.suppress(OSError):  # found again, and reported, where it is in the way
         _fresh(path).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from math import ceil
 from typing import TypeAlias
 
 from stormbreak.batch.row import Row
-from stormbreak.core.spend import known_most
+from stormbreak.core.spend import known_max_cost
 from stormbreak.cost.prices import Prices, Service, Tokens
 from stormbreak.http.asking import Asking
 from stormbreak.llm.tokens import ANSWER
@@ -45,7 +45,7 @@ class ModelEstimate:
         self.input_tokens += expected.input_tokens
         self.output_tokens += expected.output_tokens
         self.expected = _plus(self.expected, self._cost(expected))
-        self.most = _plus(self.most, None if bound is None else known_most(self.prices, bound))
+        self.most = _plus(self.most, None if bound is None else known_max_cost(self.prices, bound))
         self.batched = _plus(self.batched, self._cost(expected, Service.BATCH))
 
     def _cost(self, usage: Usage, service: Service = Service.STANDARD) -> Decimal | None:

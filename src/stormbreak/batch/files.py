@@ -9,7 +9,7 @@ from stormbreak.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
+class BatchPaths:
     """OUTPUT (`out.jsonl`) and its neighbours."""
 
     output: Path

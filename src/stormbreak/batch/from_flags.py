@@ -12,23 +12,23 @@ from stormbreak.batch.choice import Choice
 from stormbreak.batch.flags import Flags, typed
 from stormbreak.batch.job import CONNECT_GRACE, Job
 from stormbreak.config import Settings, resolve_settings
-from stormbreak.config.load import preset_unless_file
+from stormbreak.config.load import resolve_preset
 from stormbreak.config.settings import TargetSettings
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, body_defaults, for_batch
-from stormbreak.cost.lookup import lookup_in
+from stormbreak.cost.lookup import load_lookup
 from stormbreak.cost.price_file import builtin_names
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_disabled
 
-PATIENT = 60.0
+LONG_TIMEOUT = 60.0
 """Seconds that a row waits where it is, before it goes to --fallback-base-url: a batch is in no hurry."""
 
 POLICY = "batch"
 
 
-def job_of(
+def build_job(
     flags: Flags,
     *,
     source: Path,
@@ -59,7 +59,7 @@ def job_of(
         output=output,
         policy=_policy_of(flags, named),
         defaults=body_defaults(named),
-        price_of=lookup_in(flags.prices).price_of if flags.prices else None,
+        price_of=load_lookup(flags.prices).price_of if flags.prices else None,
         concurrency=flags.concurrency,
         rpm=flags.rpm,
         tpm=flags.tpm,
@@ -98,14 +98,14 @@ def _policy_of(flags: Flags, named: Policy) -> Policy:
     if flags.fallback_base_url is None:
         return chosen
     place = Place(base_url=flags.fallback_base_url, api_key_env=flags.fallback_api_key_env)
-    last = ToTargets(after=PATIENT, targets=(place,))
+    last = ToTargets(after=LONG_TIMEOUT, targets=(place,))
     return replace(chosen, fallback=(*chosen.fallback, last))
 
 
 def _wherever(flags: Flags) -> Flags:
     """The same for a run that is started in another folder."""
     policy = flags.policy
-    if policy is not None and preset_unless_file(policy) is None:
+    if policy is not None and resolve_preset(policy) is None:
         policy = _absolute(policy)
     prices = [one if one in builtin_names() else _absolute(one) for one in flags.prices]
     return with_(flags, policy=policy, prices=tuple(prices))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stormbreak.batch.durable import replacing
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lock import held, locked
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.rows import fingerprint_of, new_fingerprint
@@ -17,7 +17,7 @@ Given = Iterable[Mapping[str, Any]]
 
 
 @contextmanager
-def kept_in(files: Files, rows: Given) -> Iterator[str]:
+def spool_rows(files: BatchPaths, rows: Given) -> Iterator[str]:
     """Write `rows` to `files.input` (mode 0600), and give their fingerprint; where no run came of it, the file goes again.
 
     Raises:
@@ -31,7 +31,7 @@ def kept_in(files: Files, rows: Given) -> Iterator[str]:
             files.input.unlink(missing_ok=True)
 
 
-def _write(files: Files, rows: Given) -> str:
+def _write(files: BatchPaths, rows: Given) -> str:
     digest, count = new_fingerprint(), 0
     try:
         with locked(files), replacing(files.input) as file:
@@ -40,12 +40,12 @@ def _write(files: Files, rows: Given) -> str:
                 digest.update(line)
                 file.write(line)
             _check(files, digest.hexdigest(), count)
-    except _TheirError as error:
+    except _RowsError as error:
         raise error.cause from None
     return digest.hexdigest()
 
 
-def _check(files: Files, fingerprint: str, count: int) -> None:
+def _check(files: BatchPaths, fingerprint: str, count: int) -> None:
     """Refuse rows of another run, and a file of somebody else's; those of a run before stay what they were."""
     run = read_run(files)
     if run is not None and run.fingerprint != fingerprint:
@@ -62,7 +62,7 @@ def _line(row: object, number: int) -> bytes:
     return encoded(dict(row), name=f"row {number}") + b"\n"
 
 
-class _TheirError(Exception):
+class _RowsError(Exception):
     """An OSError of whoever makes the rows, which is none of our files."""
 
     def __init__(self, cause: OSError) -> None:
@@ -74,4 +74,4 @@ def _from(rows: Given) -> Iterator[object]:
     try:
         yield from rows
     except OSError as error:
-        raise _TheirError(error) from None
+        raise _RowsError(error) from None

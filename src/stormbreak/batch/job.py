@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stormbreak.batch.choice import GOING_ON, Choice
-from stormbreak.batch.descriptors import make_room, too_many
+from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
+from stormbreak.batch.descriptors import make_room, too_many_files
 from stormbreak.batch.durable import OutputError
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.limits import check_cost
 from stormbreak.batch.lock import require_free
 from stormbreak.batch.order import order_output
 from stormbreak.batch.plain import path_of
-from stormbreak.batch.rows import Reading, Rows
+from stormbreak.batch.rows import ParsedResponse, Rows
 from stormbreak.batch.runfile import Option, Run, check_before
 from stormbreak.batch.runner import End, Runner
 from stormbreak.batch.store import Store, open_store
@@ -29,7 +29,7 @@ from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.engine import Listener
 from stormbreak.core.fallback import ToTargets
 from stormbreak.core.policy import Policy
-from stormbreak.core.schedule import PER_WIDTH, width_of
+from stormbreak.core.schedule import PER_WIDTH, max_rows_in_flight
 from stormbreak.core.spend import PriceOf, SpendPolicy
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
@@ -74,7 +74,7 @@ class Job:
     max_cost: float | None = None
     longest_answer: int | None = None
     price_of: PriceOf | None = None
-    choice: Choice = GOING_ON
+    choice: Choice = UNFINISHED_ROWS
     flags: Flags | None = None
     fingerprint: str | None = None
 
@@ -90,7 +90,7 @@ def run_job(
     tick: Callable[[Runner], None] = lambda _: None,
     *,
     listeners: Iterable[Listener] = (),
-    reading: Reading = lambda _: None,
+    reading: ParsedResponse = lambda _: None,
 ) -> Summary:
     """Run `job` to its end, or until a signal.
 
@@ -164,13 +164,13 @@ def _options(job: Job, base_url: str) -> Mapping[str, Option]:
 
 def _check_before(job: Job, options: Mapping[str, Option]) -> Run | None:
     """Refuse at once what can be told before INPUT is read, which takes a while; return the run to go on with."""
-    files = Files.of(job.output)
+    files = BatchPaths.of(job.output)
     last = check_before(files, job.source, options, job.choice)
     require_free(files)
     return last
 
 
-def _read(job: Job, reading: Reading, last: Run | None) -> Rows:
+def _read(job: Job, reading: ParsedResponse, last: Run | None) -> Rows:
     # What is right depends on the model: that of the run stays, but for `batch retry`.
     checked = last.fingerprint if last and last.options.get("model") == job.model else None
     rows = Rows.read(
@@ -233,7 +233,7 @@ def _fitting(policy: Policy, job: Job) -> Policy:
     if fit >= wanted * places:
         return policy
     if named is not None or fit < places:
-        raise too_many(named or 1, places, fit)
+        raise too_many_files(named or 1, places, fit)
     bound = fit // places
     if isinstance(policy.limit, FixedLimit):
         return replace(policy, limit=replace(policy.limit, in_flight=min(ceiling, bound)))
@@ -241,7 +241,7 @@ def _fitting(policy: Policy, job: Job) -> Policy:
 
 
 def _width(policy: Policy, job: Job) -> int:
-    return job.concurrency if isinstance(job.concurrency, int) else width_of(policy)
+    return job.concurrency if isinstance(job.concurrency, int) else max_rows_in_flight(policy)
 
 
 async def _run(runner: Runner, client: AsyncClient) -> End:

@@ -15,35 +15,35 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
 from stormbreak.batch.durable import AppendFile, OutputError, remove, replacing
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lines import (
-    NO_TRIES,
+    NO_ATTEMPTS,
     Entry,
     Failure,
     Index,
     Response,
     Tries,
+    add_earlier_attempts,
     entries,
     failure_line,
     placed,
     success_line,
-    with_earlier,
 )
 from stormbreak.batch.plain import path_of, quoted, reason
 from stormbreak.batch.row import Row
-from stormbreak.core.schedule import SCOUTS
+from stormbreak.core.schedule import PROBE_ROWS
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
 _LEFT: Final = 0
 _DONE: Final = 1
 _FAILED: Final = 2
-_AGAIN: Final = 3  # failed in an earlier run, and is sent again by this one
+_RETRY: Final = 3  # failed in an earlier run, and is sent again by this one
 
 
-class Journal:
+class RowJournal:
     """The rows of one OUTPUT and its failed file. Whoever opens it holds the lock.
 
     `succeed` and `fail` belong to one thread, where they take some 10 us; `flush` blocks, belongs in another
@@ -55,9 +55,9 @@ class Journal:
 
     def __init__(
         self,
-        files: Files,
+        files: BatchPaths,
         rows: Index,
-        choice: Choice = GOING_ON,
+        choice: Choice = UNFINISHED_ROWS,
         *,
         look: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -79,7 +79,7 @@ class Journal:
         failed_end = self._replay(files.failed, _FAILED)
         output_end = self._replay(files.output, _DONE)
         self.done = self._states.count(_DONE)
-        self.retried = self.again = self._states.count(_AGAIN)
+        self.retried = self.again = self._states.count(_RETRY)
         self.failed = self._states.count(_FAILED) + self.again
         self.mended = 0
         for first in islice(self._sent(), 1):
@@ -108,13 +108,13 @@ class Journal:
         """
         drawn: tuple[int, ...] = ()
         if not self._choice.fresh:
-            drawn = tuple(nsmallest(SCOUTS, self._sent(), key=_chance))
+            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=_chance))
         yield from drawn
         seen = frozenset(drawn)
         yield from (index for index in self._sent() if index not in seen)
 
     def _sent(self) -> Iterator[int]:
-        sent = (_LEFT, _AGAIN) if self._choice.fresh else (_AGAIN,)
+        sent = (_LEFT, _RETRY) if self._choice.fresh else (_RETRY,)
         return (index for index, state in enumerate(self._states) if state in sent)
 
     def succeed(self, row: Row, response: Response) -> None:
@@ -140,7 +140,7 @@ class Journal:
             moves = self._pending[:count]
             self.done += sum(after == _DONE for _, after in moves)
             self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)
-            again = [after for before, after in moves if before == _AGAIN]
+            again = [after for before, after in moves if before == _RETRY]
             self.again -= len(again)
             self.mended += again.count(_DONE)
             del self._pending[:count]
@@ -154,7 +154,7 @@ class Journal:
         self.flush()
         self._failed.close()
         path = self._files.failed
-        if _FAILED not in self._states and _AGAIN not in self._states:
+        if _FAILED not in self._states and _RETRY not in self._states:
             self._drop_failed()
             return
         ends = array("Q", bytes(8 * len(self._states)))
@@ -165,11 +165,11 @@ class Journal:
             for index, entry in placed(path, self._rows):
                 if self._states[index] < _FAILED:
                     continue
-                tries = earlier.pop(index, NO_TRIES)
+                tries = earlier.pop(index, NO_ATTEMPTS)
                 if entry.end < ends[index]:
                     earlier[index] = tries.plus(entry.tries)
                 else:
-                    file.write(with_earlier(entry, tries))
+                    file.write(add_earlier_attempts(entry, tries))
 
     def close(self) -> None:
         """Flush, and let go of the files; more than once is fine."""
@@ -184,7 +184,7 @@ class Journal:
         for index, entry in placed(path, self._rows):
             self._check(path, entry, index, answers=state == _DONE)
             again = state == _FAILED and self._choice.takes(entry.verdict)
-            self._states[index] = _AGAIN if again else state
+            self._states[index] = _RETRY if again else state
             end = entry.end
         return end
 

@@ -24,11 +24,11 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
 _RAW = Decoder(Raw)
-_DEEPEST = 500  # levels of nesting that every reader can be expected to follow
+_MAX_DEPTH = 500  # levels of nesting that every reader can be expected to follow
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # A string without an end is one token: a body full of quotes is searched once.
 _STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|-?[0-9][0-9.eE+-]*', re.DOTALL)
-_LONGEST_NUMBER = 4300  # digits that Python reads as an integer
+_MAX_NUMBER = 4300  # digits that Python reads as an integer
 _DECODED_WHOLE = 2**20  # bytes; of a larger body, the objects could take gigabytes
 _SHAPE_OF_NUMBERS = bytes.maketrans(b"123456789E", b"000000000e")
 
@@ -69,7 +69,7 @@ class Tries(NamedTuple):
         return Tries(self.attempts + more.attempts, self.maybe_processed + more.maybe_processed)
 
 
-NO_TRIES = Tries(0, 0)
+NO_ATTEMPTS = Tries(0, 0)
 
 
 class Entry(NamedTuple):
@@ -171,9 +171,9 @@ def placed(path: Path, rows: Index) -> Iterator[tuple[int, Entry]]:
         yield index, entry
 
 
-def with_earlier(entry: Entry, tries: Tries) -> bytes:
+def add_earlier_attempts(entry: Entry, tries: Tries) -> bytes:
     """The line of a failure as it stands there, with the tries of earlier runs added to its own."""
-    if tries == NO_TRIES:
+    if tries == NO_ATTEMPTS:
         return entry.raw
     line = _FIELDS.decode(entry.raw)
     error = _FIELDS.decode(line["error"])
@@ -184,7 +184,7 @@ def with_earlier(entry: Entry, tries: Tries) -> bytes:
 
 def _failed_with(error: _Error | None) -> tuple[str | None, Tries]:
     if error is None:
-        return None, NO_TRIES
+        return None, NO_ATTEMPTS
     return error.verdict, Tries(error.attempts, error.maybe_processed)
 
 
@@ -245,7 +245,7 @@ def _readable(token: re.Match[bytes]) -> bytes:
     if text.startswith(b'"'):
         return text
     try:
-        fits = len(text) <= _LONGEST_NUMBER and math.isfinite(float(text))
+        fits = len(text) <= _MAX_NUMBER and math.isfinite(float(text))
     except ValueError:  # none, in a body that is no JSON either
         return text
     return text if fits else b'"' + text + b'"'
@@ -260,7 +260,7 @@ def _checked(body: bytes) -> bytes:
         shape = body.translate(_SHAPE_OF_NUMBERS, b"+")
         if (b"e000" in shape or b"0" * 309 in shape) and _has_unreadable(body):
             raise DecodeError
-    if body.count(b"[") + body.count(b"{") > _DEEPEST and _depth(body) > _DEEPEST:
+    if body.count(b"[") + body.count(b"{") > _MAX_DEPTH and _depth(body) > _MAX_DEPTH:
         raise RecursionError
     return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body
 

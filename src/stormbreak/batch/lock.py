@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.plain import path_of, reason
 from stormbreak.errors import ConfigurationError
 
@@ -20,7 +20,7 @@ _PAUSE = 0.02  # seconds
 
 
 @contextlib.contextmanager
-def locked(files: Files) -> Iterator[None]:
+def locked(files: BatchPaths) -> Iterator[None]:
     """Hold the right to write OUTPUT. Raises ConfigurationError if another process holds it."""
     try:
         fd = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -34,7 +34,7 @@ def locked(files: Files) -> Iterator[None]:
         os.close(fd)
 
 
-def held(files: Files) -> bool:
+def held(files: BatchPaths) -> bool:
     """Tell whether a run is writing OUTPUT, without making a file."""
     try:
         fd = os.open(files.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -52,17 +52,17 @@ def held(files: Files) -> bool:
     return False
 
 
-def require_free(files: Files) -> None:
+def require_free(files: BatchPaths) -> None:
     """Refuse an OUTPUT that a run is writing now. Raises ConfigurationError; touches nothing."""
     if held(files):
         raise _taken(files)
 
 
-def _taken(files: Files) -> ConfigurationError:
+def _taken(files: BatchPaths) -> ConfigurationError:
     return ConfigurationError(f"another run is writing to {path_of(files.output)}")
 
 
-def _take(fd: int, files: Files) -> None:
+def _take(fd: int, files: BatchPaths) -> None:
     for left in reversed(range(_TRIES)):  # `held` may be in the way for an instant
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,11 +3,11 @@
 from array import array
 
 from stormbreak.batch.durable import replacing
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lines import Index, placed
 
 
-def order_output(files: Files, rows: Index) -> None:
+def order_output(files: BatchPaths, rows: Index) -> None:
     """Sort OUTPUT into input order: 8 bytes of memory per row, the file replaced in one step.
 
     Call it with the lock held and the journal closed, whose file would otherwise be the one replaced.

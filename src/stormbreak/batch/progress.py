@@ -14,13 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stormbreak.batch.cost_words import cost_in_words
+from stormbreak.batch.cost_words import format_cost
 from stormbreak.batch.figures import short, span
 from stormbreak.batch.runner import Runner
 from stormbreak.batch.view import Rate, View
 
 LINE_EVERY = 5.0  # seconds between plain lines
-READING_AFTER = 1.0  # seconds of silence while INPUT is read
+SHOW_READING_AFTER = 1.0  # seconds of silence while INPUT is read
 WIDEST = 100  # columns of the panel
 _GONE = (OSError, ValueError)  # a pipe without a reader, a terminal that was closed
 _NAME = 8  # columns of a name
@@ -56,23 +56,23 @@ class Lines:
         self._stream: IO[str] | None = stream
         self._rate = Rate()
         self._last = time.monotonic()
-        self._tell_reading_at = self._last + READING_AFTER
+        self._report_reading_at = self._last + SHOW_READING_AFTER
         self._shown: View | None = None
-        self._told_stopping = False
+        self._reported_stopping = False
 
     def reading(self, rows: int) -> None:
         """Write a line if it is time."""
         now = time.monotonic()
-        if now >= self._tell_reading_at:
-            self._tell_reading_at = now + LINE_EVERY
+        if now >= self._report_reading_at:
+            self._report_reading_at = now + LINE_EVERY
             self._write(_reading(rows))
 
     def tick(self, runner: Runner) -> None:
         """Write a line if it is time."""
         view = View.of(runner)
         rate, eta = self._rate.look(view)
-        if view.stopping and view.in_flight and not self._told_stopping:
-            self._told_stopping = True
+        if view.stopping and view.in_flight and not self._reported_stopping:
+            self._reported_stopping = True
             self._write(_stopping(view))
         if view == self._shown or (view.left and time.monotonic() - self._last < LINE_EVERY):
             return
@@ -81,7 +81,7 @@ class Lines:
         said = f"{view.done:,} done, {view.failed:,} failed, {view.left:,} left, {rate:,.1f} rows/s"
         said += f", {view.in_flight} in flight, {view.retries:,} retries, circuit {view.circuit}"
         said += f", {span(eta)} to go" if view.left and eta is not None else ""
-        cost = cost_in_words(view.cost, view.limit_of_cost)
+        cost = format_cost(view.cost, view.limit_of_cost)
         said += f", cost {cost}" if cost else ""
         self._write(f"{said}; {view.slow}" if view.slow else said)
 
@@ -105,7 +105,7 @@ class Panel:
 
     def reading(self, rows: int) -> None:
         """Say so, once it has taken a while."""
-        if time.monotonic() - self._began >= READING_AFTER:
+        if time.monotonic() - self._began >= SHOW_READING_AFTER:
             self._live.update(Text(_reading(rows), style="dim"))
 
     def tick(self, runner: Runner) -> None:
@@ -115,12 +115,12 @@ class Panel:
 
 
 def panel(view: View, rate: float, eta: float | None, width: int) -> RenderableType:
-    """Draw one."""
+    """RandomStorm one."""
     whole = Table.grid(expand=True)
     whole.width = min(width - 2, WIDEST)  # or the ^C that a terminal echoes breaks the line
     whole.add_row(_bar(view, eta))
     whole.add_row(_figures(view, rate))
-    cost = cost_in_words(view.cost, view.limit_of_cost)
+    cost = format_cost(view.cost, view.limit_of_cost)
     if cost:
         whole.add_row(_named("cost", cost))
     if view.slow:

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, Unpack
 
-from stormbreak.batch.at_work import AtWork, OnProgress
-from stormbreak.batch.choice import GOING_ON, Choice
-from stormbreak.batch.files import Files
+from stormbreak.batch.at_work import BackgroundRun, OnProgress
+from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.flags import Flags
-from stormbreak.batch.from_flags import job_of
-from stormbreak.batch.given_rows import kept_in
+from stormbreak.batch.from_flags import build_job
+from stormbreak.batch.given_rows import spool_rows
 from stormbreak.batch.job import AUTO, Job
 from stormbreak.batch.summary import Summary, require_reached
 from stormbreak.core.checks import require, shown
@@ -60,7 +60,7 @@ def run(
     rows: Rows,
     *,
     output: StrPath,
-    choice: Choice = GOING_ON,
+    choice: Choice = UNFINISHED_ROWS,
     on_progress: OnProgress | None = None,
     **options: Unpack[Options],
 ) -> Summary:
@@ -86,14 +86,14 @@ def run(
     """
     job, kept = _begin(rows, output, choice, options)
     with kept as fingerprint:
-        return _reached(AtWork(replace(job, fingerprint=fingerprint), on_progress).wait())
+        return _reached(BackgroundRun(replace(job, fingerprint=fingerprint), on_progress).wait())
 
 
 async def arun(
     rows: Rows,
     *,
     output: StrPath,
-    choice: Choice = GOING_ON,
+    choice: Choice = UNFINISHED_ROWS,
     on_progress: OnProgress | None = None,
     **options: Unpack[Options],
 ) -> Summary:
@@ -103,7 +103,9 @@ async def arun(
     """
     job, kept = _begin(rows, output, choice, options)
     with kept as fingerprint:
-        return _reached(await AtWork(replace(job, fingerprint=fingerprint), on_progress).waited())
+        return _reached(
+            await BackgroundRun(replace(job, fingerprint=fingerprint), on_progress).waited()
+        )
 
 
 def _begin(
@@ -111,8 +113,8 @@ def _begin(
 ) -> tuple[Job, AbstractContextManager[str | None]]:
     """The job, and what keeps its rows in a file for as long as they are needed, if they are in none."""
     place = _path("output", output, "a path, where answers are kept and a later run goes on")
-    files, policy = Files.of(place), options.get("policy")
-    job = job_of(
+    files, policy = BatchPaths.of(place), options.get("policy")
+    job = build_job(
         _flags(options),
         source=Path(rows) if isinstance(rows, _PATHS) else files.input,
         output=place,
@@ -122,7 +124,7 @@ def _begin(
     )
     if isinstance(rows, _PATHS):
         return job, nullcontext()
-    return job, kept_in(files, rows)
+    return job, spool_rows(files, rows)
 
 
 def _flags(options: Options) -> Flags:

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, decode
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lines import entries, with_readable_numbers
 from stormbreak.batch.plain import path_of
 from stormbreak.errors import ConfigurationError
@@ -97,7 +97,7 @@ def read_answers(output: str | PathLike[str]) -> Iterator[Answered]:
     Raises:
         ConfigurationError: a line is none of a batch; says which.
     """
-    for line in _lines(Files.of(Path(output)).output):
+    for line in _lines(BatchPaths.of(Path(output)).output):
         response = line.response or _Response()
         yield Answered(
             custom_id=line.custom_id,
@@ -116,7 +116,7 @@ def read_failures(output: str | PathLike[str]) -> Iterator[Failed]:
     Raises:
         ConfigurationError: a line is none of a batch; says which.
     """
-    for line in _lines(Files.of(Path(output)).failed):
+    for line in _lines(BatchPaths.of(Path(output)).failed):
         error = line.error or _Error()
         yield Failed(
             custom_id=line.custom_id,

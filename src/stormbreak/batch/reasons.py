@@ -44,7 +44,7 @@ class Reason:
         return ": ".join(part for part in (known, self.message) if part)
 
 
-class Reasons:
+class FailureReasons:
     """Counts rows by verdict, status and code, and keeps a message of each."""
 
     def __init__(self) -> None:

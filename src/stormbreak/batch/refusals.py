@@ -1,13 +1,13 @@
 """Rows that were refused for the account they were sent with. Pure.
 
-In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says nothing about the row. `Refusals` holds
-such rows until the account answers again. When it holds `SCOUTS` of them, no fresh row is sent until all calls that were sent since the
+In the middle of a run, a final verdict about the account (a revoked key, used-up credit) says nothing about the row. `AccountErrors` holds
+such rows until the account answers again. When it holds `PROBE_ROWS` of them, no fresh row is sent until all calls that were sent since the
 first refusal have ended; without an answer among them the run stops, and the next run sends these rows again.
 """
 
 from typing import Generic, NamedTuple, TypeVar
 
-from stormbreak.core.schedule import SCOUTS
+from stormbreak.core.schedule import PROBE_ROWS
 from stormbreak.types import Target, Verdict
 
 ACCOUNT = frozenset({Verdict.AUTH, Verdict.BILLING})
@@ -20,7 +20,7 @@ _SERVED = frozenset(
 Held = TypeVar("Held")
 
 
-class Doubt(NamedTuple):
+class SuspectAccount(NamedTuple):
     """An account that may not work any more."""
 
     since: float  # the first refusal
@@ -28,7 +28,7 @@ class Doubt(NamedTuple):
     is_tried: bool  # enough calls were sent since, and refused, to stop for it
 
 
-class Refusals(Generic[Held]):
+class AccountErrors(Generic[Held]):
     """Rows that were refused for the account they were sent with, since it last gave an answer.
 
     Of several accounts, such as that of a fallback, each has its own. An answer shows that the account works only if its
@@ -77,10 +77,10 @@ class Refusals(Generic[Held]):
         return held
 
     @property
-    def doubt(self) -> Doubt | None:
+    def doubt(self) -> SuspectAccount | None:
         """The account that has refused enough rows in a row, if there is one."""
         for account, held in self._held.items():
-            if len(held) >= SCOUTS:
-                enough = self._sent_since.get(account, 0) >= SCOUTS // 2
-                return Doubt(self._since[account], held[-1][0], enough)
+            if len(held) >= PROBE_ROWS:
+                enough = self._sent_since.get(account, 0) >= PROBE_ROWS // 2
+                return SuspectAccount(self._since[account], held[-1][0], enough)
         return None

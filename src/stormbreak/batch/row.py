@@ -53,7 +53,7 @@ _NUMBER = Decoder(int | None)
 _COUNT = Decoder(int)
 
 
-class RowError(ValueError):
+class InputRowError(ValueError):
     """A line that is no request; the message says why, the reader adds where."""
 
 
@@ -99,13 +99,13 @@ def _object(line: bytes) -> _Fields:
         line.decode()  # the JSON decoder lets invalid UTF-8 pass inside a raw value
         return _OBJECT.decode(line)
     except UnicodeDecodeError as error:
-        raise RowError(f"invalid UTF-8 at byte {error.start}") from None
+        raise InputRowError(f"invalid UTF-8 at byte {error.start}") from None
     except ValidationError:
-        raise RowError(f"is not {_OBJECT_EACH}") from None
+        raise InputRowError(f"is not {_OBJECT_EACH}") from None
     except DecodeError as error:
-        raise RowError(_broken(line, str(error))) from None
+        raise InputRowError(_broken(line, str(error))) from None
     except RecursionError:
-        raise RowError("is nested too deeply") from None
+        raise InputRowError("is nested too deeply") from None
 
 
 def _broken(line: bytes, complaint: str) -> str:
@@ -123,19 +123,19 @@ def _custom_id(raw: Raw | None, number: int) -> str:
         return f"row-{number}"
     custom_id = _typed(_STRING, raw, "custom_id must be a string")
     if not custom_id:
-        raise RowError("custom_id is empty")
+        raise InputRowError("custom_id is empty")
     if len(custom_id) > ID_LIMIT:
         said = f"custom_id {quoted(custom_id)} has {len(custom_id):,} characters"
-        raise RowError(f"{said}, more than {ID_LIMIT}")
+        raise InputRowError(f"{said}, more than {ID_LIMIT}")
     return custom_id
 
 
 def _form(fields: _Fields) -> str:
     forms = [form for form in _FORMS if form in fields]
     if not forms:
-        raise RowError('has none of "body", "messages", "prompt"')
+        raise InputRowError('has none of "body", "messages", "prompt"')
     if len(forms) > 1:
-        raise RowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
+        raise InputRowError(f'has "{forms[0]}" and "{forms[1]}": one is enough')
     return forms[0]
 
 
@@ -143,20 +143,20 @@ def _endpoint(method: Raw | None, url: Raw | None, *, needed: bool) -> str:
     if method is not None:
         verb = _typed(_STRING, method, "method must be a string")
         if verb.upper() != "POST":
-            raise RowError(f"method must be POST, got {quoted(verb)}")
+            raise InputRowError(f"method must be POST, got {quoted(verb)}")
     if url is None:
         if needed:
-            raise RowError("has no url")
+            raise InputRowError("has no url")
         return CHAT
     path = _typed(_STRING, url, "url must be a string")
     if path not in _ENDPOINTS:
         *others, last = (f"/v1{endpoint}" for endpoint in _NEEDED)
-        raise RowError(f"url must be {', '.join(others)} or {last}, got {quoted(path)}")
+        raise InputRowError(f"url must be {', '.join(others)} or {last}, got {quoted(path)}")
     return _ENDPOINTS[path]
 
 
 def _spelled_out(fields: _Fields, endpoint: str) -> _Fields:
-    """Turn a lone prompt into what the endpoint calls it."""
+    """RowAttempt a lone prompt into what the endpoint calls it."""
     if (raw := fields.pop("prompt", None)) is not None:
         _typed(_STRING, raw, "prompt must be a string")
         if "messages" in _NEEDED[endpoint]:
@@ -171,16 +171,16 @@ def _check(body: _Fields, endpoint: str) -> None:
     stored = endpoint == RESPONSES and "prompt" in body  # a prompt kept there needs no input
     for name in needed:
         if name not in body and not stored:
-            raise RowError(f"has no {name} in its body")
+            raise InputRowError(f"has no {name} in its body")
     if "messages" in needed and not _typed(
         _MESSAGES, body["messages"], "messages must be an array of objects"
     ):
-        raise RowError("messages is empty")
+        raise InputRowError("messages is empty")
     if "max_tokens" in needed:
         _typed(_COUNT, body["max_tokens"], "max_tokens must be a whole number")
     _check_delivery(body, endpoint)
     if "model" in body and not _typed(_STRING, body["model"], "model must be a string"):
-        raise RowError("model is empty")
+        raise InputRowError("model is empty")
     if "n" in body:
         _typed(_NUMBER, body["n"], "n must be a whole number")
 
@@ -188,9 +188,9 @@ def _check(body: _Fields, endpoint: str) -> None:
 def _check_delivery(body: _Fields, endpoint: str) -> None:
     """Refuse what would come in a way in which it cannot be taken."""
     if _flag(body, "stream") and endpoint == EMBEDDINGS:
-        raise RowError("stream is true, but embeddings are not streamed")
+        raise InputRowError("stream is true, but embeddings are not streamed")
     if endpoint == RESPONSES and _flag(body, "background"):
-        raise RowError("background is true, but a batch waits for every answer")
+        raise InputRowError("background is true, but a batch waits for every answer")
 
 
 def _flag(body: _Fields, name: str) -> bool | None:
@@ -201,7 +201,7 @@ def _with_model(body: _Fields, model: str | None) -> _Fields:
     if "model" in body:
         return body
     if not model:
-        raise RowError("names no model, and no --model stands in")
+        raise InputRowError("names no model, and no --model stands in")
     return body | {"model": Raw(encode(model))}
 
 
@@ -216,4 +216,4 @@ def _typed(decoder: Decoder[_T], raw: Raw, complaint: str) -> _T:
     try:
         return decoder.decode(raw)
     except ValidationError:
-        raise RowError(complaint) from None
+        raise InputRowError(complaint) from None

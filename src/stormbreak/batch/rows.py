@@ -22,11 +22,11 @@ from msgspec.json import Decoder
 from stormbreak import tomlfile
 from stormbreak.batch.ids import IdTable
 from stormbreak.batch.plain import path_of, quoted, reason
-from stormbreak.batch.row import Row, RowError, parse_row
+from stormbreak.batch.row import InputRowError, Row, parse_row
 from stormbreak.errors import ConfigurationError
 
 LINE_LIMIT = 64 * 2**20  # bytes of one line
-TOLD_EVERY = 4096  # lines
+REPORT_EVERY = 4096  # lines
 MORE_WRONG = 10  # lines named besides the first that is wrong
 
 _BOM = b"\xef\xbb\xbf"
@@ -40,7 +40,7 @@ class _Id(Struct):
 _ID = Decoder(_Id)
 
 _IdOf = Callable[[bytes, int, int], str]  # of a line, its index and its number
-Reading = Callable[[int], None]
+ParsedResponse = Callable[[int], None]
 """Is told now and then how many rows of INPUT have been read."""
 
 
@@ -82,7 +82,7 @@ class Rows:
         *,
         model: str | None = None,
         defaults: Mapping[str, float] | None = None,
-        told: Reading = lambda _: None,
+        told: ParsedResponse = lambda _: None,
         checked: str | None = None,
     ) -> Self:
         """Check and index all of `path`; `model` stands in for rows that name none, `defaults` for fields of a chat.
@@ -134,7 +134,7 @@ class Rows:
         number = self._numbers[index]
         try:
             return self._parsed(self._line_at(index), index, number)
-        except RowError as error:  # an earlier version has checked the file, and let it pass
+        except InputRowError as error:  # an earlier version has checked the file, and let it pass
             raise self._wrong(number, str(error)) from None
 
     def _line_at(self, index: int) -> bytes:
@@ -156,7 +156,7 @@ class Rows:
         """Return the index of the row called `custom_id`, or None."""
         return self._ids.find(custom_id)
 
-    def _is_still(self, checked: str, told: Reading) -> bool:
+    def _is_still(self, checked: str, told: ParsedResponse) -> bool:
         """Index the file by its ids alone; tell whether it is the one of that fingerprint. If not, forget it."""
         try:
             self._index(told, lambda line, _, number: _id_in(line, number))
@@ -167,7 +167,7 @@ class Rows:
         self._clear()
         return False
 
-    def _index(self, told: Reading, id_of: _IdOf) -> None:
+    def _index(self, told: ParsedResponse, id_of: _IdOf) -> None:
         digest = new_fingerprint()
         offset = number = 0
         os.lseek(self._fd, 0, os.SEEK_SET)
@@ -177,11 +177,11 @@ class Rows:
                 digest.update(line)
                 try:
                     self._take(line, number, offset, id_of)
-                except RowError as error:
+                except InputRowError as error:
                     more = self._more_wrong(file, number)
                     raise self._wrong(number, f"{error}{more}") from None
                 offset += len(line)
-                if number % TOLD_EVERY == 0:
+                if number % REPORT_EVERY == 0:
                     told(len(self))
         if not len(self):
             raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
@@ -202,7 +202,7 @@ class Rows:
         twin = self._ids.add(custom_id)
         if twin is not None:
             said = f"custom_id {quoted(custom_id)} stands on line {self._numbers[twin]} already"
-            raise RowError(said)
+            raise InputRowError(said)
         self._numbers.append(number)
         self._hashes.append(hash(stripped) & _HASH_BITS)
 
@@ -217,7 +217,7 @@ class Rows:
             try:
                 if line.strip():
                     self._parsed(line, len(self), number)
-            except RowError:
+            except InputRowError:
                 wrong.append(number)
         if not wrong:
             return ""
@@ -239,7 +239,7 @@ def _id_in(line: bytes, number: int) -> str:
     try:
         return _ID.decode(line).custom_id or f"row-{number}"
     except (DecodeError, UnicodeDecodeError, RecursionError):
-        raise RowError("is no request") from None
+        raise InputRowError("is no request") from None
 
 
 def _opened(path: Path) -> int:

@@ -26,9 +26,9 @@ from msgspec.json import Decoder, encode
 from msgspec.json import format as indented
 
 from stormbreak import tomlfile
-from stormbreak.batch.choice import GOING_ON, Choice
+from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
 from stormbreak.batch.durable import replacing
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.flags import Flags
 from stormbreak.batch.plain import path_of, plain, reason
 from stormbreak.batch.spent import Account
@@ -61,7 +61,7 @@ class Run:
     pauses: Mapping[str, float] = field(default_factory=dict)
 
 
-class Input(Protocol):
+class InputRef(Protocol):
     """What a run is compared by (`Rows` has it)."""
 
     path: Path
@@ -73,7 +73,7 @@ class Input(Protocol):
 _RUN = Decoder(Run)
 
 
-def read_run(files: Files) -> Run | None:
+def read_run(files: BatchPaths) -> Run | None:
     """Return what stands in the run file, or None if there is none."""
     try:
         with tomlfile.opened(files.run) as file:
@@ -92,7 +92,7 @@ def read_run(files: Files) -> Run | None:
     return run
 
 
-def existing_run(files: Files) -> Run:
+def read_existing_run(files: BatchPaths) -> Run:
     """Return what stands in the run file. Raises ConfigurationError if there is none."""
     run = read_run(files)
     if run is None:
@@ -102,7 +102,10 @@ def existing_run(files: Files) -> Run:
 
 
 def check(
-    files: Files, rows: Input, options: Mapping[str, Option], choice: Choice = GOING_ON
+    files: BatchPaths,
+    rows: InputRef,
+    options: Mapping[str, Option],
+    choice: Choice = UNFINISHED_ROWS,
 ) -> Run | None:
     """Refuse what may not go on here, touching nothing; return the run to go on with, or None for a new one.
 
@@ -118,11 +121,11 @@ def check(
 
 
 def check_before(
-    files: Files, source: Path, options: Mapping[str, Option], choice: Choice = GOING_ON
+    files: BatchPaths, source: Path, options: Mapping[str, Option], choice: Choice = UNFINISHED_ROWS
 ) -> Run | None:
     """Do as `check` does, as far as can be told before INPUT is read, which takes a while."""
     _check_places(files, source)
-    run = read_run(files) if choice.fresh else existing_run(files)
+    run = read_run(files) if choice.fresh else read_existing_run(files)
     if run is None:
         for path in (files.output, files.failed):
             if path.exists() and path.stat().st_size:
@@ -137,8 +140,8 @@ def check_before(
 
 
 def record(
-    files: Files,
-    rows: Input,
+    files: BatchPaths,
+    rows: InputRef,
     options: Mapping[str, Option],
     *,
     last: Run | None,
@@ -169,12 +172,14 @@ def record(
     return run, tuple(name for name in names if last.options.get(name) != run.options.get(name))
 
 
-def note_account(files: Files, run: Run, account: Account, pauses: Mapping[str, float]) -> None:
+def note_account(
+    files: BatchPaths, run: Run, account: Account, pauses: Mapping[str, float]
+) -> None:
     """Write the run file again, with what has been spent by now, and which models are to be left alone."""
     _write(files, replace(run, account=account, pauses=pauses))
 
 
-def _write(files: Files, run: Run) -> None:
+def _write(files: BatchPaths, run: Run) -> None:
     with replacing(files.run) as file:
         file.write(_encoded(run) + b"\n")
 
@@ -194,7 +199,7 @@ def _decoded(content: bytes) -> Run:
         return convert(json.loads(content), Run)
 
 
-def _check_places(files: Files, source: Path) -> None:
+def _check_places(files: BatchPaths, source: Path) -> None:
     for path in (files.output, files.failed, files.run, files.lock):
         try:
             why = _unfit(path, source)

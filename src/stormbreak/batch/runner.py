@@ -24,24 +24,24 @@ from enum import Enum
 from hashlib import blake2b
 
 from stormbreak.batch.counts import Counts
-from stormbreak.batch.descriptors import Spare
+from stormbreak.batch.descriptors import ReservedFiles
 from stormbreak.batch.durable import OutputError
-from stormbreak.batch.journal import Journal
+from stormbreak.batch.journal import RowJournal
 from stormbreak.batch.ledger import Ledger
 from stormbreak.batch.lines import Failure, Response
-from stormbreak.batch.refusals import ACCOUNT, Doubt, Refusals
+from stormbreak.batch.refusals import ACCOUNT, AccountErrors, SuspectAccount
 from stormbreak.batch.row import Row
 from stormbreak.batch.rows import Rows
-from stormbreak.batch.so_far import CostSoFar
+from stormbreak.batch.so_far import LiveCost
 from stormbreak.core.presets import is_off
-from stormbreak.core.schedule import Final, Later, Schedule, Turn
+from stormbreak.core.schedule import Final, Reschedule, RowAttempt, Schedule
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CooldownStarted, Event, Queued, RetryPlanned, Returned, Sent
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.exchange import Received
 from stormbreak.http.trouble import OPEN_FILES
 from stormbreak.http.wire import CONNECT_TIMEOUT
-from stormbreak.types import FALLBACK, TARGET, Ended, Outcome, Target, Verdict
+from stormbreak.types import FALLBACK, TARGET, CallResult, Outcome, Target, Verdict
 
 FLUSH_EVERY = 0.1  # seconds
 TICK_EVERY = 0.25  # seconds
@@ -54,7 +54,7 @@ PRICE_EVERY = 1.0  # seconds
 LACK_PAUSE = 1.0
 """Seconds in which no row leaves, after one found no file to open for its connection."""
 
-LACKS = 10  # times in a row that the run file may find none, before the run ends
+RESOURCE_ERRORS = 10  # times in a row that the run file may find none, before the run ends
 THREADS = 3  # of our own: name lookups, which may hang, fill those of the loop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -85,7 +85,7 @@ class Runner:
         self,
         client: AsyncClient,
         rows: Rows,
-        journal: Journal,
+        journal: RowJournal,
         *,
         ledger: Ledger,
         salt: str,
@@ -104,13 +104,13 @@ class Runner:
             spread=client.policy.retry.spread,
             unproven=not journal.done,
         )
-        self.refusals: Refusals[_Held] = Refusals()
+        self.refusals: AccountErrors[_Held] = AccountErrors()
         self.refused_by: Verdict | None = None
         self.width = width
         self._grace = grace
         self._tick = tick
         self.ledger = ledger
-        self.so_far = CostSoFar(client, ledger)
+        self.so_far = LiveCost(client, ledger)
         self._short = asyncio.Event()  # of what may be spent
         self._end: End | None = None
         self._error: BaseException | None = None
@@ -120,7 +120,7 @@ class Runner:
         self._bell = asyncio.Event()
         self._interrupts = 0
         self._hold_until = 0.0
-        self._spare = Spare()
+        self._spare = ReservedFiles()
         self._threads = ThreadPoolExecutor(THREADS, "stormbreak-batch")
         self._salt = f"{salt} {client.base_url}".encode()
         client.subscribe(self._hear)
@@ -150,7 +150,7 @@ class Runner:
                 if self._end is None and self.counts.unreachable:  # sooner than the grace was over
                     self._end = End.UNREACHABLE
                 if self._end is None:
-                    self._fail_held()
+                    self._fail_held_rows()
                     self._fail(self.refusals.release())
                 await self._in_thread(self.journal.flush)
                 await self._in_thread(self.so_far.look)
@@ -164,10 +164,15 @@ class Runner:
         """Send, until nothing more is to be sent and all that was sent is answered."""
         sitters = [
             asyncio.create_task(sit())
-            for sit in (self._flush_often, self._look_often, self._note_often, self._price_often)
+            for sit in (
+                self._flush_often,
+                self._update_timeseries,
+                self._write_notes,
+                self._update_cost,
+            )
         ]
         for task in sitters:
-            task.add_done_callback(self._missed)
+            task.add_done_callback(self._check_missed)
         try:
             try:
                 await self._dispatch()
@@ -195,7 +200,7 @@ class Runner:
             turn = self.schedule.take(time.monotonic())
             if turn is None:
                 return
-            if isinstance(turn, Turn):
+            if isinstance(turn, RowAttempt):
                 task = asyncio.create_task(self._serve(turn))
                 self._calls[task] = float("inf")
                 task.add_done_callback(self._over)
@@ -223,7 +228,7 @@ class Runner:
             self.ledger.pause(event)
             self._short.set()
 
-    async def _serve(self, turn: Turn) -> None:
+    async def _serve(self, turn: RowAttempt) -> None:
         row = self.rows.row_at(turn.index)
         now = time.monotonic()
         left = None if turn.deadline_at is None else max(0.0, turn.deadline_at - now)
@@ -237,7 +242,7 @@ class Runner:
                 idempotency_key=self._key_of(row),
             )
         except ConfigurationError as error:  # about this row alone
-            ended = Ended(Outcome(Verdict.INVALID, detail=str(error)))
+            ended = CallResult(Outcome(Verdict.INVALID, detail=str(error)))
         if ended.stopped == "spend" and ended.retry_at is None:
             self._stop(End.SPENT)
         elif ended.stopped != "drained":
@@ -252,13 +257,13 @@ class Runner:
         asked.update(row.body)
         return asked.hexdigest()
 
-    def _settle(self, turn: Turn, row: Row, ended: Ended, *, sent_at: float) -> None:
+    def _settle(self, turn: RowAttempt, row: Row, ended: CallResult, *, sent_at: float) -> None:
         now = time.monotonic()
         self.counts.explain(ended.outcome)
         if turn.rounds and ended.attempts:
             self.counts.retries += 1  # a row that has come back was sent before
         fate = self.schedule.settle(turn, ended, now, random.random())  # noqa: S311 - spread, no secret
-        if isinstance(fate, Later):
+        if isinstance(fate, Reschedule):
             return
         received = ended.outcome.value
         response = None
@@ -275,35 +280,35 @@ class Runner:
             failed = (row, _failure(ended, fate, now), response)
             self._learn(failed, ended, sent_at=sent_at, now=now)
 
-    def _learn(self, held: _Held | None, ended: Ended, *, sent_at: float, now: float) -> None:
+    def _learn(self, held: _Held | None, ended: CallResult, *, sent_at: float, now: float) -> None:
         """Write the failure of a row that is over, once it is certain; stop for what no row is to blame for."""
         verdict = ended.outcome.verdict
         target, of_account = _of_account(ended)
         certain = self.refusals.note(target, of_account, held, sent_at=sent_at, now=now)
         if held is None or (of_account in ACCOUNT and target is not None):
             pass  # written already, or held until the account answers
-        elif self._may_be_undone(verdict):
+        elif self._may_recover(verdict):
             self._held.append(held)
         else:
             certain.append(held)
         self._fail(certain)
         if not self.schedule.scouting:
-            self._fail_held()
+            self._fail_held_rows()
         self._refuse(self.schedule.stop_reason())
 
     def _refuse(self, verdict: Verdict | None) -> None:
-        """Stop for a verdict that no row is to blame for, if there is one."""
+        """NoRetry for a verdict that no row is to blame for, if there is one."""
         if verdict is not None:
             self.refused_by = self.refused_by or verdict
             self._stop(End.REFUSED)
 
-    def _may_be_undone(self, verdict: Verdict) -> bool:
+    def _may_recover(self, verdict: Verdict) -> bool:
         """Whether the run may yet end for what a row failed with, which then says nothing of the row."""
         if self.schedule.may_stop_for(verdict):
             return True
         return self.schedule.scouting and self.counts.unreachable
 
-    def _fail_held(self) -> None:
+    def _fail_held_rows(self) -> None:
         held, self._held = self._held, []
         self._fail(held)
 
@@ -322,7 +327,7 @@ class Runner:
         if error is not None:
             self._give_up(error)
 
-    def _may_answer(self, doubt: Doubt) -> bool:
+    def _may_answer(self, doubt: SuspectAccount) -> bool:
         """Whether a call under way may yet show that the account works."""
         if not doubt.is_tried:
             return bool(self._calls)
@@ -345,7 +350,7 @@ class Runner:
             self._cancel_all()
         self._stop(End.INTERRUPTED)
 
-    def _hang_up(self) -> None:
+    def _cancel_in_flight(self) -> None:
         """Do as `interrupt` does, and never end at once: a terminal that goes away hangs up several times."""
         self._stop(End.INTERRUPTED)
 
@@ -357,7 +362,7 @@ class Runner:
         if threading.current_thread() is threading.main_thread():
             heard = dict.fromkeys(SIGNALS, self.interrupt)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-                heard[signal.SIGHUP] = self._hang_up
+                heard[signal.SIGHUP] = self._cancel_in_flight
         for number, handler in heard.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -373,7 +378,7 @@ class Runner:
         if not self.journal.is_writable:
             self._cancel_all()
 
-    def _missed(self, sitter: "asyncio.Task[None]") -> None:
+    def _check_missed(self, sitter: "asyncio.Task[None]") -> None:
         """One of our own tasks is over: nobody does its work any more if it failed."""
         error = None if sitter.cancelled() else sitter.exception()
         if error is not None:
@@ -394,7 +399,7 @@ class Runner:
             if self.journal.pending:
                 await self._in_thread(self.journal.flush)
 
-    async def _note_often(self) -> None:
+    async def _write_notes(self) -> None:
         noted, lacks = self.counts.attempts, 0
         while True:
             with contextlib.suppress(TimeoutError):
@@ -409,7 +414,7 @@ class Runner:
                 await self._in_thread(self._note)
             except OutputError as error:
                 lacks += 1
-                if not _lacks_files(error) or lacks >= LACKS:
+                if not _lacks_files(error) or lacks >= RESOURCE_ERRORS:
                     raise
                 await asyncio.sleep(LACK_PAUSE)
                 continue
@@ -422,13 +427,13 @@ class Runner:
         with self._spare.released():
             self.ledger.write()
 
-    async def _price_often(self) -> None:
+    async def _update_cost(self) -> None:
         """Work out what it costs by now, in a thread."""
         while True:
             await self._in_thread(self.so_far.look)
             await asyncio.sleep(PRICE_EVERY)
 
-    async def _look_often(self) -> None:
+    async def _update_timeseries(self) -> None:
         """Show progress; give up when the grace is over and nothing was reached."""
         give_up_at = time.monotonic() + self._grace
         while True:
@@ -457,7 +462,7 @@ def _lacks_files(error: OutputError) -> bool:
     return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
 
 
-def _of_account(ended: Ended) -> tuple[Target | None, Verdict]:
+def _of_account(ended: CallResult) -> tuple[Target | None, Verdict]:
     """What a row's end tells of an account, and of which: its last outcome, or that a fallback was refused before."""
     verdict = ended.outcome.verdict
     if verdict is not Verdict.OK and verdict not in ACCOUNT:
@@ -467,7 +472,7 @@ def _of_account(ended: Ended) -> tuple[Target | None, Verdict]:
     return ended.target if ended.source in (TARGET, FALLBACK) else None, verdict
 
 
-def _who(ended: Ended) -> str | None:
+def _who(ended: CallResult) -> str | None:
     """Who answered a row, where it was not the target that it is for."""
     if ended.source == FALLBACK and ended.target is not None:
         return f"{ended.target.provider}/{ended.target.model}"
@@ -483,7 +488,7 @@ def _response(received: Received, answered_by: str | None) -> Response:
     )
 
 
-def _failure(ended: Ended, fate: Final, now: float) -> Failure:
+def _failure(ended: CallResult, fate: Final, now: float) -> Failure:
     """Explain a row that failed, in our own words."""
     outcome = ended.outcome
     said = [outcome.verdict.value]

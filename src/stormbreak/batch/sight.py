@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from stormbreak.batch.course import Course, Sight
+from stormbreak.batch.course import Course, RunSample
 from stormbreak.batch.runner import Runner
 
 Tick = Callable[[Runner], None]
@@ -13,18 +13,18 @@ def watching(course: Course, tick: Tick) -> Tick:
     """A tick that tells `course` how the run stands, and then does what `tick` does."""
 
     def look(runner: Runner) -> None:
-        course.look(sight_of(runner))
+        course.look(sample_run(runner))
         tick(runner)
 
     return look
 
 
-def sight_of(runner: Runner) -> Sight:
+def sample_run(runner: Runner) -> RunSample:
     """Look at `runner`. No more than its width is in flight, whatever limits its targets have."""
     targets = runner.client.snapshot(pending=False)["targets"].values()
     in_flight = sum(each["in_flight"] for each in targets)
     limit = sum(each["limit"] for each in targets) if targets else runner.width
-    return Sight(
+    return RunSample(
         at=time.monotonic(),
         in_flight=in_flight,
         limit=min(limit, runner.width),

@@ -11,7 +11,9 @@ from stormbreak.batch.runner import Runner
 from stormbreak.slow_reason import slow_reason
 
 
-def why_slow(runner: Runner, targets: Collection[Mapping[str, Any]], at: datetime) -> str:
+def slow_reason_for_run(
+    runner: Runner, targets: Collection[Mapping[str, Any]], at: datetime
+) -> str:
     """Say why, by the snapshots of its targets; "" where nothing holds the run, or it stops or has ended.
 
     A target without rows in its queue does not hold the run while nothing holds another one, such as a fallback.

@@ -10,7 +10,7 @@ from stormbreak.http.client import AsyncClient
 _log = logging.getLogger("stormbreak")
 
 
-class CostSoFar:
+class LiveCost:
     """The `cost` of all runs on OUTPUT at the client's prices, and the `limit` that it has, as they were at the last look."""
 
     def __init__(self, client: AsyncClient, ledger: Ledger) -> None:
@@ -19,13 +19,13 @@ class CostSoFar:
         self.limit: Limit | None = None
         self._ledger = ledger
         self._price_of = payers.price_of or _nobody_knows
-        self._purse = payers.purse(client.policy)
+        self._spend_account = payers.purse(client.policy)
         # Without it an earlier look, which took long, might have the last word.
         self._looking = new_lock()
 
     def look(self) -> None:
         """Work it out. Blocks: price lists take long to load."""
-        purse = self._purse
+        purse = self._spend_account
         with self._looking:
             self.limit = None if purse is None else Limit(purse.limit, purse.spent)
             try:

@@ -12,14 +12,14 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from msgspec import Meta
 
-from stormbreak.core.spend import Priced, PriceOf
+from stormbreak.core.spend import PriceOf, PriceTable
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**18)]
 """What a run file may say; no sum of more could be shown."""
-MOST_USD = Decimal(10**18)
+MAX_USD = Decimal(10**18)
 """The same for dollars."""
 
 
@@ -57,13 +57,13 @@ class Tokens:
             cache_write_1h_tokens=self.cache_write_1h_tokens,
         )
 
-    def usd(self, prices: Priced) -> Decimal:
+    def usd(self, prices: PriceTable) -> Decimal:
         """What they cost, if the tokens are spread over them evenly: exact, but for prices that go by the prompt."""
         return self._summed(prices.cost_of)
 
-    def most_usd(self, prices: Priced) -> Decimal:
+    def most_usd(self, prices: PriceTable) -> Decimal:
         """The most that they can cost, if these are bounds; else as `usd`."""
-        return self._summed(prices.most_within)
+        return self._summed(prices.max_output_within)
 
     def _summed(self, cost: Callable[[Usage], Decimal]) -> Decimal:
         counts = (self.output_tokens, *self._nested)
@@ -119,7 +119,7 @@ class Spent:
     provider: str
     model: str
     useful: Tokens = _NONE
-    useful_open: Tokens = _NONE
+    used_uncounted: Tokens = _NONE
     wasted: Tokens = _NONE
     wasted_open: Tokens = _NONE
     free: Count = 0
@@ -132,7 +132,7 @@ class Spent:
             provider=target.provider,
             model=target.model,
             useful=Tokens.of(bill.useful),
-            useful_open=Tokens.of(bill.useful_open),
+            used_uncounted=Tokens.of(bill.used_uncounted),
             wasted=Tokens.of(bill.wasted),
             wasted_open=Tokens.of(bill.wasted_open),
             free=bill.free,
@@ -142,7 +142,7 @@ class Spent:
     @property
     def attempts(self) -> int:
         """Those that have cost something, or may have."""
-        some = (self.useful, self.useful_open, self.wasted, self.wasted_open)
+        some = (self.useful, self.used_uncounted, self.wasted, self.wasted_open)
         return sum(each.attempts for each in some)
 
     def most(self, price_of: PriceOf) -> Decimal:
@@ -153,9 +153,9 @@ class Spent:
         if prices is None:
             where = f"{self.model} at {self.provider}"
             raise ConfigurationError(f"no price is known of {where}, where this batch went before")
-        known = prices.most_of(self.useful.usage) + prices.most_of(self.wasted.usage)
-        open_ = (self.useful_open.usage, self.wasted_open.usage)
-        return known + sum(prices.most_within(each) for each in open_)
+        known = prices.max_cost_of(self.useful.usage) + prices.max_cost_of(self.wasted.usage)
+        open_ = (self.used_uncounted.usage, self.wasted_open.usage)
+        return known + sum(prices.max_output_within(each) for each in open_)
 
     def span(self, price_of: PriceOf) -> Span | None:
         """What it has cost; None where the price, or a part of it, is not known."""
@@ -165,17 +165,17 @@ class Spent:
         except ConfigurationError:  # such as that there is no price list
             return None
 
-    def bounds(self, prices: Priced) -> Span:
+    def bounds(self, prices: PriceTable) -> Span:
         """About what it has cost, each attempt taken for the mean: what is known, and the most that it can be."""
         least = self.useful.usd(prices) + self.wasted.usd(prices)
-        open_ = self.useful_open.most_usd(prices) + self.wasted_open.most_usd(prices)
+        open_ = self.used_uncounted.most_usd(prices) + self.wasted_open.most_usd(prices)
         return Span(least, least + open_)
 
     def __add__(self, other: "Spent") -> "Spent":
         return changed(
             self,
             useful=self.useful + other.useful,
-            useful_open=self.useful_open + other.useful_open,
+            used_uncounted=self.used_uncounted + other.used_uncounted,
             wasted=self.wasted + other.wasted,
             wasted_open=self.wasted_open + other.wasted_open,
             free=self.free + other.free,
@@ -210,7 +210,7 @@ class Cost:
         return self.priced > 0
 
 
-Waste: TypeAlias = Mapping[str, Tokens]
+WasteReason: TypeAlias = Mapping[str, Tokens]
 """By reason: see `Bills.waste`."""
 
 
@@ -225,7 +225,7 @@ class Account:
     """
 
     spent: tuple[Spent, ...] = ()
-    waste: Waste = field(default_factory=dict)
+    waste: WasteReason = field(default_factory=dict)
     at_work: bool = False
     killed: Count = 0
     ahead: Decimal = NOTHING
@@ -234,7 +234,7 @@ class Account:
     def __post_init__(self) -> None:
         """Raise ValueError for dollars that a run file cannot have from us: they would count against a limit."""
         for usd in (self.ahead, self.lost):
-            if not (usd.is_finite() and NOTHING <= usd <= MOST_USD):
+            if not (usd.is_finite() and NOTHING <= usd <= MAX_USD):
                 raise ValueError("dollars that cannot be")
 
     def begin(self) -> "Account":

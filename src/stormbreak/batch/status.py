@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lines import count_lines, entries
 from stormbreak.batch.lock import held
 from stormbreak.batch.plain import plain
-from stormbreak.batch.runfile import existing_run
+from stormbreak.batch.runfile import read_existing_run
 from stormbreak.batch.spent import Cost
 from stormbreak.core.spend import PriceOf
 
@@ -32,8 +32,8 @@ class Status:
 
 def read_status(output: Path, price_of: PriceOf) -> Status:
     """Read how far the batch that writes `output` has come, and what it has cost at these prices."""
-    files = Files.of(output)
-    run = existing_run(files)
+    files = BatchPaths.of(output)
+    run = read_existing_run(files)
     active = held(files)
     done, failed = count_rows(files)
     return Status(
@@ -49,7 +49,7 @@ def read_status(output: Path, price_of: PriceOf) -> Status:
     )
 
 
-def count_rows(files: Files) -> tuple[int, Mapping[str, int]]:
+def count_rows(files: BatchPaths) -> tuple[int, Mapping[str, int]]:
     """How many rows are done, and how many failed with which verdict."""
     # The failed file first: an answer that comes meanwhile then overrules it, and no row counts twice.
     failed = {

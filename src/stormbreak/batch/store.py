@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormbreak.batch.choice import GOING_ON, Choice
-from stormbreak.batch.durable import discard_leftover
-from stormbreak.batch.files import Files
+from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
+from stormbreak.batch.durable import remove_stale_temp
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.flags import Flags
-from stormbreak.batch.journal import Journal
+from stormbreak.batch.journal import RowJournal
 from stormbreak.batch.lock import locked
 from stormbreak.batch.rows import Rows
 from stormbreak.batch.runfile import Option, Run, check, note_account, record
@@ -21,8 +21,8 @@ from stormbreak.batch.spent import Account
 class Store:
     """What a run writes to. `changed` names the options that differ from the run before."""
 
-    files: Files
-    journal: Journal
+    files: BatchPaths
+    journal: RowJournal
     changed: tuple[str, ...]
     run: Run
 
@@ -48,7 +48,7 @@ def open_store(
     *,
     options: Mapping[str, Option],
     flags: Flags | None = None,
-    choice: Choice = GOING_ON,
+    choice: Choice = UNFINISHED_ROWS,
     look: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Store]:
     """Claim OUTPUT for a run over `rows` that sends those of `choice`; flush and free everything at the end.
@@ -57,15 +57,15 @@ def open_store(
 
     Raises ConfigurationError, with nothing touched, if OUTPUT belongs to another input or another run is at work.
     """
-    files = Files.of(output)
+    files = BatchPaths.of(output)
     check(
         files, rows, options, choice
     )  # before the lock file is made: what is refused stays untouched
     with locked(files):
         last = check(files, rows, options, choice)  # again: now nobody else can change it
         for path in (files.output, files.failed, files.run):
-            discard_leftover(path)
-        with contextlib.closing(Journal(files, rows, choice, look=look)) as journal:
+            remove_stale_temp(path)
+        with contextlib.closing(RowJournal(files, rows, choice, look=look)) as journal:
             now = time.time()
             run, changed = record(files, rows, options, last=last, now=now, flags=flags)
             yield Store(files=files, journal=journal, changed=changed, run=run)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stormbreak.batch.runner import Runner
-from stormbreak.batch.slow_run import why_slow
+from stormbreak.batch.slow_run import slow_reason_for_run
 from stormbreak.batch.spent import Cost, Limit
 
 _RATE_OVER = 30.0  # seconds that the shown rate looks back
@@ -52,7 +52,7 @@ class View:
             interrupted=runner.interrupted,
             cost=runner.so_far.cost,
             limit_of_cost=runner.so_far.limit,
-            slow=why_slow(runner, targets, datetime.now().astimezone()),
+            slow=slow_reason_for_run(runner, targets, datetime.now().astimezone()),
         )
 
     @property

@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
     """An answer's body, JSON as the provider wrote it, and when it was kept (unix epoch seconds)."""
 
     body: bytes
@@ -24,7 +24,7 @@ class Cache(Protocol):
         """What digests of requests are keyed with: see `key`."""
         ...
 
-    def get(self, key: bytes) -> Kept | None:
+    def get(self, key: bytes) -> CacheEntry | None:
         """The answer of that key, unless it is too old."""
         ...
 

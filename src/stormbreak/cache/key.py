@@ -17,7 +17,7 @@ _DELIVERY = frozenset({"stream", "stream_options"})
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-def key_of(
+def cache_key(
     secret: bytes, base_url: str, endpoint: str, body: bytes, api_key: str | None
 ) -> bytes | None:
     """The key of an answer to `body`, 32 bytes; None for a body that is no JSON object."""

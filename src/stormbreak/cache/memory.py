@@ -5,10 +5,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from stormbreak.cache.kept import Kept
+from stormbreak.cache.kept import CacheEntry
 from stormbreak.cache.key import SECRET_BYTES
 from stormbreak.core.fallback import CachePolicy
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
 
 
@@ -21,12 +21,12 @@ class MemoryCache:
         self._policy = policy
         self._clock = clock
         self._lock = new_lock()
-        self._answers: OrderedDict[bytes, Kept] = OrderedDict()  # the oldest first
+        self._answers: OrderedDict[bytes, CacheEntry] = OrderedDict()  # the oldest first
         self._bytes = 0
         self.secret = secrets.token_bytes(SECRET_BYTES)
-        forget_in_child(self._count)
+        reset_in_child(self._count)
 
-    def get(self, key: bytes) -> Kept | None:
+    def get(self, key: bytes) -> CacheEntry | None:
         """The answer of that key, unless it is too old."""
         with self._lock:
             kept = self._answers.get(key)
@@ -35,7 +35,7 @@ class MemoryCache:
 
     def put(self, key: bytes, body: bytes) -> None:
         """Keep an answer; the oldest make room for it."""
-        kept = Kept(body, self._clock())
+        kept = CacheEntry(body, self._clock())
         with self._lock:
             self._drop(key)
             self._answers[key] = kept

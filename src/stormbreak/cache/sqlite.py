@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from stormbreak.cache.kept import Kept
+from stormbreak.cache.kept import CacheEntry
 from stormbreak.cache.key import SECRET_BYTES
 from stormbreak.core.fallback import CachePolicy
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 
@@ -64,7 +64,7 @@ class SqliteCache:
         self._clock = clock
         self._lock = new_lock()
         self._busy = False  # touched only under the lock
-        self._complained = False
+        self._warned = False
         try:
             _make(self._path)
             self._connection: sqlite3.Connection | None = _connect(self._path)
@@ -74,16 +74,16 @@ class SqliteCache:
         except (OSError, sqlite3.Error, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigurationError(f"{path}: no cache of answers: {reason}") from None
-        forget_in_child(self._leave_behind)
+        reset_in_child(self._leave_behind)
 
-    def get(self, key: bytes) -> Kept | None:
+    def get(self, key: bytes) -> CacheEntry | None:
         """The answer of that key, unless it is too old."""
         oldest = self._clock() - self._policy.max_age
 
-        def look(connection: sqlite3.Connection) -> Kept | None:
+        def look(connection: sqlite3.Connection) -> CacheEntry | None:
             query = "SELECT body, at FROM answers WHERE key = ? AND at > ?"
             found = connection.execute(query, (key, oldest)).fetchone()
-            return None if found is None else Kept(*found)
+            return None if found is None else CacheEntry(*found)
 
         return self._with(look)
 
@@ -125,8 +125,8 @@ class SqliteCache:
                 finally:
                     self._busy = False
         except sqlite3.Error as error:
-            if not self._complained:
-                self._complained = True
+            if not self._warned:
+                self._warned = True
                 name = type(error).__name__
                 _log.warning("the cache of answers fails, which is told once: %s", name)
             return None

@@ -11,10 +11,10 @@ from stormbreak.batch.estimate import ModelEstimate, Pace, estimate
 from stormbreak.batch.rows import Rows
 from stormbreak.cli.cost_options import currency_of, shared
 from stormbreak.cli.cost_output import Output
-from stormbreak.cli.cost_words import said_of_prices
+from stormbreak.cli.cost_words import price_notes
 from stormbreak.cli.numbers import Number
 from stormbreak.core.schedule import WIDEST
-from stormbreak.cost.lookup import Lookup, lookup_in
+from stormbreak.cost.lookup import PriceLookup, load_lookup
 from stormbreak.cost.money import Currency
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
 from stormbreak.http.environment import find_endpoint
@@ -107,7 +107,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     )
     output = Output.of(**rest, reads=(source, *files))
     shown_in = currency_of(currency, rate)
-    lookup = lookup_in(files)
+    lookup = load_lookup(files)
     seller = find_endpoint(provider, base_url=base_url, api_key="-", allow_http=True).provider
     with Rows.read(source, model=model) as rows:
         models = estimate(rows, seller, lookup.price_of, answer=answer, longest=longest_answer)
@@ -205,5 +205,5 @@ def _unknown(each: ModelEstimate, provider: str) -> Iterator[str]:
         yield f"No price of answers by the batch API is known of {each.model} at {provider}."
 
 
-def _prices(models: Sequence[ModelEstimate], lookup: Lookup) -> Iterator[str]:
-    return said_of_prices([each.prices for each in models if each.prices], lookup)
+def _prices(models: Sequence[ModelEstimate], lookup: PriceLookup) -> Iterator[str]:
+    return price_notes([each.prices for each in models if each.prices], lookup)

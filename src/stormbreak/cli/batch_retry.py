@@ -8,15 +8,15 @@ from typing import Any
 import click
 
 from stormbreak.batch.choice import Choice, failed_rows
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.flags import Flags, typed
-from stormbreak.batch.from_flags import has_target, job_of
+from stormbreak.batch.from_flags import build_job, has_target
 from stormbreak.batch.plain import path_of, plain
-from stormbreak.batch.runfile import Run, existing_run
+from stormbreak.batch.runfile import Run, read_existing_run
 from stormbreak.batch.status import count_rows
 from stormbreak.cli.batch_flags import shared_again
 from stormbreak.cli.batch_work import work
-from stormbreak.cli.say import in_json, say
+from stormbreak.cli.say import json_text, say
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden, quoted
 from stormbreak.types import Verdict
@@ -70,13 +70,13 @@ def command(
 
     A flag that is given counts instead of that of the last run. Rows that fail again keep their place in the failed file.
     """
-    run = existing_run(Files.of(output))
+    run = read_existing_run(BatchPaths.of(output))
     flags = _flags(Flags(**given), run, output).clean()
     source = moved_to or _input_of(run)
     choice = failed_rows(verdict for several in only for verdict in several)
-    job = job_of(flags, source=source, output=output, choice=choice)
+    job = build_job(flags, source=source, output=output, choice=choice)
     if dry_run:
-        _foretell(choice, flags, source=source, output=output, as_json=as_json)
+        _preview(choice, flags, source=source, output=output, as_json=as_json)
         return 0
     return work(job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port)
 
@@ -85,7 +85,7 @@ def _flags(given: Flags, run: Run, output: Path) -> Flags:
     """What was given, over what the last run was told."""
     elsewhere = has_target(given.policy)
     if run.flags is None and not (given.provider or given.base_url or elsewhere):
-        raise ConfigurationError(_untold(run, output))
+        raise ConfigurationError(_unmentioned(run, output))
     last = run.flags or Flags(model=_text(run.options.get("model")))
     flags = given.over(last.without_place() if elsewhere else last)
     if flags.provider or flags.base_url or has_target(flags.policy):
@@ -93,11 +93,11 @@ def _flags(given: Flags, run: Run, output: Path) -> Flags:
     return flags.over(Flags(base_url=_text(run.options.get("base_url"))))  # the environment's
 
 
-def _untold(run: Run, output: Path) -> str:
+def _unmentioned(run: Run, output: Path) -> str:
     was = _text(run.options.get("base_url"))
     where = f" (it was {was})" if was else ""
     return (
-        f"{path_of(Files.of(output).run)}: does not say how the last run was called; give --provider or"
+        f"{path_of(BatchPaths.of(output).run)}: does not say how the last run was called; give --provider or"
         f" --base-url{where}, and what else it needs, such as --api-key-env, --policy and --max-cost"
     )
 
@@ -115,9 +115,9 @@ def _input_of(run: Run) -> Path:
     return source
 
 
-def _foretell(choice: Choice, flags: Flags, *, source: Path, output: Path, as_json: bool) -> None:
+def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_json: bool) -> None:
     """Say which rows would be sent, and how."""
-    _, failed = count_rows(Files.of(output))
+    _, failed = count_rows(BatchPaths.of(output))
     verdicts = {verdict: count for verdict, count in failed.items() if choice.takes(verdict)}
     rows = sum(verdicts.values())
     if as_json:
@@ -128,7 +128,7 @@ def _foretell(choice: Choice, flags: Flags, *, source: Path, output: Path, as_js
             "verdicts": verdicts,
             "flags": dict(_shown(flags)),
         }
-        say(in_json(found))
+        say(json_text(found))
         return
     counted = ", ".join(f"{verdict} {count:,}" for verdict, count in verdicts.items())
     say(

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from stormbreak.batch.choice import GOING_ON
+from stormbreak.batch.choice import UNFINISHED_ROWS
 from stormbreak.batch.flags import Flags
-from stormbreak.batch.from_flags import job_of
+from stormbreak.batch.from_flags import build_job
 from stormbreak.cli.batch_flags import shared
 from stormbreak.cli.batch_work import work
 
@@ -27,5 +27,5 @@ def command(
     **flags: Any,
 ) -> int:
     """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
-    job = job_of(Flags(**flags), source=source, output=output, choice=GOING_ON)
+    job = build_job(Flags(**flags), source=source, output=output, choice=UNFINISHED_ROWS)
     return work(job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port)

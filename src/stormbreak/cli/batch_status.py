@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from stormbreak.batch.cost_words import cost_in_words
+from stormbreak.batch.cost_words import format_cost
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.status import Status, read_status
 from stormbreak.cli.batch_told import retry_command
 from stormbreak.cli.cost_options import priced
-from stormbreak.cli.say import in_json, say
-from stormbreak.cost.lookup import lookup_in
+from stormbreak.cli.say import json_text, say
+from stormbreak.cost.lookup import load_lookup
 
 
 @click.command()
@@ -20,9 +20,9 @@ from stormbreak.cost.lookup import lookup_in
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(output: Path, *, files: tuple[str, ...], as_json: bool) -> None:
     """Show how far the run that writes OUTPUT has come; changes nothing, also while it is at work."""
-    status = read_status(output, lookup_in(files).price_of)
+    status = read_status(output, load_lookup(files).price_of)
     if as_json:
-        say(in_json(status))
+        say(json_text(status))
         return
     say("\n".join(f"{name:<8} {said}" for name, said in _told(status) if said))
 
@@ -41,7 +41,7 @@ def _told(status: Status) -> list[tuple[str, str]]:
         ("done", f"{status.done:,}{share}"),
         ("failed", _counted(status)),
         ("left", f"{status.left:,}"),
-        ("cost", cost_in_words(status.cost, None)),
+        ("cost", format_cost(status.cost, None)),
         ("next", _next(status)),
     ]
 

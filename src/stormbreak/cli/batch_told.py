@@ -3,12 +3,12 @@
 import shlex
 from pathlib import Path
 
-from stormbreak.batch.cost_words import cost_in_words
-from stormbreak.batch.files import Files
+from stormbreak.batch.cost_words import format_cost
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.plain import path_of
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
-from stormbreak.core.schedule import SCOUTS
+from stormbreak.core.schedule import PROBE_ROWS
 from stormbreak.types import Verdict
 
 _REFUSED = {
@@ -23,7 +23,7 @@ _REFUSED = {
 def told(summary: Summary, *, retry: bool = False) -> str:
     """Say what came of the run, or of a retry, a line each."""
     back = ", ".join(f"{verdict} {count:,}" for verdict, count in summary.verdicts.items())
-    failed_file = path_of(Files.of(Path(summary.output)).failed)
+    failed_file = path_of(BatchPaths.of(Path(summary.output)).failed)
     lines = {
         "answered": f"{summary.successful:,} of {summary.total:,} rows",
         "failed": f"{summary.failed:,}" + (f"; why: {failed_file}" if summary.failed else ""),
@@ -33,7 +33,7 @@ def told(summary: Summary, *, retry: bool = False) -> str:
         "took": f"{summary.elapsed:,.1f} s, {summary.throughput:,.1f} rows/s",
         "sent": _sent(summary, retry=retry),
         "came back": back,
-        "cost": cost_in_words(summary.cost, summary.limit_of_cost),
+        "cost": format_cost(summary.cost, summary.limit_of_cost),
         "tokens": f"{summary.input_tokens:,} in, {summary.output_tokens:,} out",
         "answers": path_of(summary.output) if summary.successful else "",
         "stopped": _stopped(summary),
@@ -88,7 +88,7 @@ def _stopped(summary: Summary) -> str:
     if summary.refused_by is not None:
         why = _REFUSED[summary.refused_by]
         return (
-            f"{SCOUTS} rows in a row failed: {why}; nothing was lost: fix the cause, then the same command sends"
+            f"{PROBE_ROWS} rows in a row failed: {why}; nothing was lost: fix the cause, then the same command sends"
             " these rows and the rest"
         )
     if summary.end == End.SPENT.value:

@@ -6,18 +6,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.runner import Runner
 from stormbreak.batch.spent import Cost
 from stormbreak.batch.view import Rate, View
 from stormbreak.core.engine import Listener
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.observed import Observed
-from stormbreak.telemetry.port import Port
-from stormbreak.telemetry.state import BatchState, CostState
+from stormbreak.telemetry.port import StatusServer
+from stormbreak.telemetry.state import BatchSnapshot, CostSnapshot
 
 
-class Watched:
+class StatusSocket:
     """Shows one run, for as long as the context lasts.
 
     The port is taken at once. The socket is made when the run is at work, since then OUTPUT, and so what stands beside it,
@@ -34,7 +34,7 @@ class Watched:
         self._stack = ExitStack()
         self._begun = False
         if port is not None:
-            taken = self._stack.enter_context(Port(self._observed.pages, port=port))
+            taken = self._stack.enter_context(StatusServer(self._observed.pages, port=port))
             with suppress(OSError):  # such as a terminal that is gone
                 print(f"serving {taken.address}/metrics", file=sys.stderr)  # noqa: T201
 
@@ -61,7 +61,7 @@ class Watched:
     def _look(self, runner: Runner) -> None:
         view = View.of(runner)
         rate, to_go = self._rate.look(view)
-        self._observed.watch.batch = BatchState(
+        self._observed.watch.batch = BatchSnapshot(
             total=view.total,
             done=view.done,
             failed=view.failed,
@@ -79,14 +79,14 @@ class Watched:
 
     def _open_socket(self) -> None:
         try:
-            port = Port(self._observed.pages, path=Files.of(self._output).socket)
+            port = StatusServer(self._observed.pages, path=BatchPaths.of(self._output).socket)
         except ConfigurationError:
             return  # `stormbreak top` says that there is none
         self._stack.enter_context(port)
 
 
-def _state_of(cost: Cost) -> CostState:
-    return CostState(
+def _state_of(cost: Cost) -> CostSnapshot:
+    return CostSnapshot(
         least=float(cost.least),
         most=float(cost.most),
         unpriced=cost.unpriced,

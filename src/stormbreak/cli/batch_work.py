@@ -8,7 +8,7 @@ import click
 
 from stormbreak.batch.costs import BatchCost, read_cost
 from stormbreak.batch.course import Course
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.job import Job, run_job
 from stormbreak.batch.plain import path_of, plain
 from stormbreak.batch.progress import progress_on
@@ -16,11 +16,11 @@ from stormbreak.batch.runner import End
 from stormbreak.batch.sight import watching
 from stormbreak.batch.summary import Summary, require_reached
 from stormbreak.cli.batch_told import told
-from stormbreak.cli.batch_watched import Watched
-from stormbreak.cli.say import in_json, say, warn
-from stormbreak.cost.lookup import lookup_in
+from stormbreak.cli.batch_watched import StatusSocket
+from stormbreak.cli.say import json_text, say, warn
+from stormbreak.cost.lookup import load_lookup
 from stormbreak.errors import ConfigurationError
-from stormbreak.report.write import Destination
+from stormbreak.report.write import ReportFile
 
 
 def work(
@@ -30,7 +30,7 @@ def work(
     destination = None if report is None else _destination(report, job)
     course = Course(began=time.monotonic())
     with (
-        Watched(job.output, metrics_port) as watched,
+        StatusSocket(job.output, metrics_port) as watched,
         progress_on(sys.stderr, quiet=quiet) as progress,
     ):
         tick, listeners = watched.beside(progress.tick), watched.listeners
@@ -38,7 +38,7 @@ def work(
             tick, listeners = watching(course, tick), (*listeners, course.hear)
         summary = run_job(job, tick, listeners=listeners, reading=progress.reading)
     if as_json:
-        say(in_json(summary))
+        say(json_text(summary))
     elif summary.end != End.UNREACHABLE.value:
         say(told(summary, retry=not job.choice.fresh))
     if destination is not None:  # last: whatever becomes of it, what came of the rows has been told
@@ -46,9 +46,9 @@ def work(
     return _exit_code(summary)
 
 
-def _destination(report: str, job: Job) -> Destination:
+def _destination(report: str, job: Job) -> ReportFile:
     """Where the report goes, which may be none of the files of the batch."""
-    destination, files = Destination.of(report), Files.of(job.output)
+    destination, files = ReportFile.of(report), BatchPaths.of(job.output)
     taken = (job.source, files.output, files.failed, files.run, files.lock)
     if destination.path.resolve() in [path.resolve() for path in taken]:
         raise click.UsageError(f"--report {path_of(report)}: is a file of the batch itself")
@@ -59,13 +59,13 @@ def _cost_of(job: Job) -> BatchCost | None:
     """What all runs on OUTPUT have cost, where its files and the price lists say so."""
     prices: Sequence[str] = job.flags.prices if job.flags else ()
     try:
-        return read_cost(job.output, lookup_in(prices))
+        return read_cost(job.output, load_lookup(prices))
     except ConfigurationError:
         return None
 
 
 def _report(
-    destination: Destination, summary: Summary, course: Course, cost: BatchCost | None
+    destination: ReportFile, summary: Summary, course: Course, cost: BatchCost | None
 ) -> None:
     """Write the report. The run is over and its answers are safe, so that trouble is told, and changes nothing else."""
     try:

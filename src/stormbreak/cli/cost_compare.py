@@ -10,15 +10,15 @@ from stormbreak.cli.cost_options import (
     Amount,
     Volume,
     currency_of,
-    refuse_idle,
+    reject_unused_options,
     shared,
     traffic,
 )
 from stormbreak.cli.cost_output import Output
-from stormbreak.cli.cost_rows import Wanted, planned, real
-from stormbreak.cli.cost_words import assumed, said_of
+from stormbreak.cli.cost_rows import ComparisonRows, planned, real
+from stormbreak.cli.cost_words import assumed, source_notes
 from stormbreak.cost.compare import Demand, Mix, Row
-from stormbreak.cost.lookup import lookup_in
+from stormbreak.cost.lookup import load_lookup
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent, volume
@@ -99,23 +99,25 @@ def command(  # noqa: PLR0913 - one parameter for each option
     """Compare what the same traffic costs, against the first provider of each model."""
     output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=(path, *files))
     shown_in = currency_of(currency, rate)
-    lookup = lookup_in(files)
-    wanted = Wanted.parse(models, providers)
+    lookup = load_lookup(files)
+    wanted = ComparisonRows.parse(models, providers)
     if (volumes is None) == (path is None):
         raise click.UsageError("--tokens or --from: one of them is needed")
     if path is not None:
-        refuse_idle(("input_share", "cache_rate", "prompt"), "beside --from, which says it itself")
+        reject_unused_options(
+            ("input_share", "cache_rate", "prompt"), "beside --from, which says it itself"
+        )
         of = None if service is None else Service(service)
         rows, said = real(
             read_traffic(path), wanted, lookup, times=times, service=of, currency=shown_in
         )
     else:
         assert volumes is not None
-        refuse_idle(("times",), "without --from")
+        reject_unused_options(("times",), "without --from")
         mix = Mix(input_share, cache_rate, prompt[0], Service(service or Service.STANDARD))
         said = [assumed(volumes, mix)]
         rows = planned([mix.demand(volume) for volume in volumes], wanted, lookup)
-    said += said_of(rows, lookup)
+    said += source_notes(rows, lookup)
     head = {"currency": shown_in.code, "notes": said}
     output.answer(head, said, facts=_facts(rows, shown_in), rows=_sheet(rows, shown_in))
 

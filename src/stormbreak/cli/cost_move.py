@@ -7,9 +7,9 @@ from typing import NamedTuple, Self
 
 from stormbreak.cli.cost_told import Told
 from stormbreak.cli.cost_words import notes_of, whence
-from stormbreak.cost.advice import Move, outcome, reasons
+from stormbreak.cost.advice import Migration, outcome, reasons
 from stormbreak.cost.compare import Demand, at_list
-from stormbreak.cost.lookup import Lookup, Offer
+from stormbreak.cost.lookup import Offer, PriceLookup
 from stormbreak.cost.money import KEPT, Currency, near, rounded
 from stormbreak.cost.outage import Downtime
 from stormbreak.cost.prices import Prices
@@ -42,8 +42,8 @@ class Offers(NamedTuple):
         return cls(_parse("--current", current), _parse("--candidate", candidate))
 
     def move(
-        self, demand: Demand, migration: Decimal, lookup: Lookup, downtime: Downtime | None
-    ) -> Move:
+        self, demand: Demand, migration: Decimal, lookup: PriceLookup, downtime: Downtime | None
+    ) -> Migration:
         """Look the prices up. Raises UnknownPriceError."""
         now, then = (lookup.find(offer) for offer in self)
         case = Case(
@@ -52,7 +52,7 @@ class Offers(NamedTuple):
             candidate=demand.cost(then),
             migration=migration,
         )
-        return Move(
+        return Migration(
             case=case,
             current=now,
             candidate=then,
@@ -63,7 +63,7 @@ class Offers(NamedTuple):
         )
 
 
-def tell_move(told: Told, move: Move) -> None:
+def migration_cost(told: Told, move: Migration) -> None:
     """Add a move to what will be printed."""
     case, currency = move.case, told.currency
     against = list(reasons(move, currency))
@@ -106,7 +106,7 @@ def _priced(prices: Prices) -> str:
     return f"{_name(prices)}, by {prices.source.name}{claim}"
 
 
-def _verdict(move: Move, currency: Currency) -> str:
+def _verdict(move: Migration, currency: Currency) -> str:
     """Tell what comes of it in one sentence; where what is paid now is a claim, what the list says in a second one."""
     case, listed = move.case, move.listed_current
     said = f"The move {outcome(case.saving, currency.told)}"
@@ -132,7 +132,7 @@ def _head(prices: Prices) -> dict[str, str]:
     return {"provider": prices.provider, "model": prices.model, "source": source}
 
 
-def _rows(move: Move) -> Iterator[list[Cell]]:
+def _rows(move: Migration) -> Iterator[list[Cell]]:
     yield _cells("as given", move.case)
     if move.listed_current is not None:
         yield _cells("current at its list price", replace(move.case, current=move.listed_current))

@@ -16,7 +16,7 @@ from stormbreak.keylike import quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MOST_TOKENS = 10**14
+MAX_TOKENS = 10**14
 """A month; more than all providers together sell."""
 
 _NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")
@@ -70,8 +70,8 @@ class Volume(click.ParamType[tuple[int, ...]]):
     def _one(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = _AMOUNT.fullmatch(word)
         amount = Decimal(found[1]) * _SIZES[found[2].lower()] if found else Decimal(0)
-        if amount != int(amount) or not 1 <= amount <= MOST_TOKENS:
-            wanted = f"a number of tokens from 1 to {MOST_TOKENS:,}, such as 50M"
+        if amount != int(amount) or not 1 <= amount <= MAX_TOKENS:
+            wanted = f"a number of tokens from 1 to {MAX_TOKENS:,}, such as 50M"
             self.fail(f"must be {wanted}, got {quoted(word)}", param, ctx)
         return int(amount)
 
@@ -176,7 +176,7 @@ def sellers_in(text: str) -> list[Seller]:
         raise ConfigurationError(f"--providers {error}") from None
 
 
-def refuse_idle(names: Collection[str], why: str) -> None:
+def reject_unused_options(names: Collection[str], why: str) -> None:
     """Refuse those options of this command that were given, and say nothing here."""
     context = click.get_current_context()
     for option in context.command.params:

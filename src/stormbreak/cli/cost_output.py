@@ -14,14 +14,14 @@ from rich.text import Text
 
 from stormbreak.batch.plain import path_of, plain
 from stormbreak.cli.draw import draw, wide
-from stormbreak.cli.say import in_json, say
+from stormbreak.cli.say import json_text, say
 from stormbreak.cost.sheet import Column, Kind, Sheet, document
 from stormbreak.report.cost_facts import CostFacts
-from stormbreak.report.write import Destination
+from stormbreak.report.write import ReportFile
 
 _LONGEST = 60  # characters of a cell
-_LONGEST_SENTENCE = 1000
-_LEAST = 9  # characters of text in a line
+_MAX_SENTENCE = 1000
+_MIN = 9  # characters of text in a line
 _LINES = (2, 4)  # of a title
 _BETWEEN = 2  # characters between columns
 _ANY = 10_000  # characters: a width that bounds nothing
@@ -33,7 +33,7 @@ class Output:
 
     as_json: bool = False
     as_csv: bool = False
-    destination: Destination | None = None
+    destination: ReportFile | None = None
 
     @classmethod
     def of(
@@ -70,7 +70,7 @@ class Output:
         self, head: Mapping[str, object], said: Sequence[str], sheets: Mapping[str, Sheet]
     ) -> None:
         if self.as_json:
-            say(in_json(document(head, **sheets)))
+            say(json_text(document(head, **sheets)))
             return
         if self.as_csv:
             say(next(iter(sheets.values())).csv(), end="")
@@ -82,11 +82,11 @@ class Output:
             table = _drawn(sheet, console.width if console.is_terminal else None)
             draw(table, least=wide(_ANY).measure(table).maximum)
         for sentence in said:
-            say(plain(sentence, _LONGEST_SENTENCE))
+            say(plain(sentence, _MAX_SENTENCE))
 
 
-def _destination(report: str, reads: Sequence[str | Path | None]) -> Destination:
-    destination = Destination.of(report)
+def _destination(report: str, reads: Sequence[str | Path | None]) -> ReportFile:
+    destination = ReportFile.of(report)
     if destination.path.resolve() in [Path(name).resolve() for name in reads if name is not None]:
         raise click.UsageError(f"--report {path_of(report)}: is a file of what is priced")
     return destination
@@ -128,7 +128,7 @@ def _widths(
     texts = [place for place, column in enumerate(columns) if column.kind is Kind.TEXT]
     while not _fits(widths, room):
         longest = max(texts, key=widths.__getitem__)
-        if widths[longest] <= _LEAST:
+        if widths[longest] <= _MIN:
             break
         widths[longest] -= 1
     return widths

@@ -6,9 +6,9 @@ import click
 
 from stormbreak.cli.cost_options import currency_of, sellers_in, shared
 from stormbreak.cli.cost_output import Output
-from stormbreak.cli.cost_words import said_of_prices
+from stormbreak.cli.cost_words import price_notes
 from stormbreak.cost.compare import offers_for
-from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, lookup_in
+from stormbreak.cost.lookup import Offer, PriceLookup, Seller, UnknownPriceError, load_lookup
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Prices, Rate, Service
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
@@ -56,12 +56,12 @@ def command(
     """Show what is asked for a million tokens: of these models, of these providers, or of a price file."""
     output = Output.of(as_json=as_json, as_csv=as_csv, report=report, reads=files)
     shown_in = currency_of(currency, rate)
-    lookup = lookup_in(files)
+    lookup = load_lookup(files)
     sellers = sellers_in(providers)
     found = list(dict.fromkeys(_found(models, sellers, lookup)))
     rows = [[*cells, shown_in.code] for prices in found for cells in _rows(prices)]
     sheet = Sheet(columns=_COLUMNS, rows=rows, currency=shown_in)
-    said = [f"{shown_in.code} per million tokens.", *said_of_prices(found, lookup)]
+    said = [f"{shown_in.code} per million tokens.", *price_notes(found, lookup)]
     head = {"currency": shown_in.code, "notes": said}
     output.answer(head, said, facts=_facts(found, shown_in), prices=sheet)
 
@@ -94,7 +94,9 @@ def _facts(found: Sequence[Prices], currency: Currency) -> CostFacts:
     )
 
 
-def _found(models: Sequence[str], sellers: Sequence[Seller], lookup: Lookup) -> Iterator[Prices]:
+def _found(
+    models: Sequence[str], sellers: Sequence[Seller], lookup: PriceLookup
+) -> Iterator[Prices]:
     """The prices asked for. Raises UnknownPriceError for a model that nobody has a price of."""
     if not models and not sellers and not lookup.files:
         raise click.UsageError("which? a MODEL, --providers, or --prices FILE")
@@ -111,7 +113,7 @@ def _found(models: Sequence[str], sellers: Sequence[Seller], lookup: Lookup) -> 
         yield from known
 
 
-def _known(offers: Sequence[Offer], lookup: Lookup) -> Iterator[Prices]:
+def _known(offers: Sequence[Offer], lookup: PriceLookup) -> Iterator[Prices]:
     for offer in offers:
         try:
             yield lookup.find(offer)

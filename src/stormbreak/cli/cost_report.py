@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from stormbreak.batch.costs import BatchCost, ModelCost, read_cost
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.plain import plain
 from stormbreak.cli.cost_options import currency_of, shared
 from stormbreak.cli.cost_output import Output
-from stormbreak.cli.cost_words import said_of_prices
+from stormbreak.cli.cost_words import price_notes
 from stormbreak.cost.bill import Span
-from stormbreak.cost.lookup import lookup_in
+from stormbreak.cost.lookup import load_lookup
 from stormbreak.cost.money import Currency, between
 from stormbreak.cost.prices import Number, Tokens
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
@@ -62,13 +62,16 @@ def command(
 ) -> None:
     """Say what the batch that writes OUTPUT has cost: its answers, and what was sent for nothing."""
     output = Output.of(
-        as_json=as_json, as_csv=as_csv, report=report, reads=(path, Files.of(path).failed, *files)
+        as_json=as_json,
+        as_csv=as_csv,
+        report=report,
+        reads=(path, BatchPaths.of(path).failed, *files),
     )
     shown_in = currency_of(currency, rate)
-    lookup = lookup_in(files)
+    lookup = load_lookup(files)
     cost = read_cost(path, lookup)
     priced = [each.prices for each in cost.models if each.prices]
-    said = [*cost.said, *said_of_prices(priced, lookup)]
+    said = [*cost.said, *price_notes(priced, lookup)]
     head = {"output": cost.output, "currency": shown_in.code, "notes": said}
     sheets = {"models": _sheet(cost.models, shown_in), "waste": _waste(cost)}
     output.answer(head, said, facts=_facts(cost, shown_in), **sheets)

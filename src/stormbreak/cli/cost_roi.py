@@ -5,22 +5,22 @@ from pathlib import Path
 
 import click
 
-from stormbreak.cli.cost_move import Offers, tell_move
+from stormbreak.cli.cost_move import Offers, migration_cost
 from stormbreak.cli.cost_options import (
     MONEY,
     Amount,
     Volume,
     currency_of,
-    refuse_idle,
+    reject_unused_options,
     shared,
     traffic,
 )
 from stormbreak.cli.cost_output import Output
-from stormbreak.cli.cost_storm import tell_storm
+from stormbreak.cli.cost_storm import storm_cost
 from stormbreak.cli.cost_told import Told
 from stormbreak.cli.cost_words import assumed
 from stormbreak.cost.compare import Mix
-from stormbreak.cost.lookup import lookup_in
+from stormbreak.cost.lookup import load_lookup
 from stormbreak.cost.outage import Downtime
 from stormbreak.cost.prices import Service
 
@@ -93,21 +93,21 @@ def command(  # noqa: PLR0913 - one parameter for each option
     told = Told(currency=shown_in)
     if current and candidate and volume:
         mix = Mix(input_share, cache_rate, prompt[0], Service(service or Service.STANDARD))
-        lookup = lookup_in(files)
+        lookup = load_lookup(files)
         offers = Offers.parse(current, candidate)
         known = _known(downtime_minutes, downtime_cost)
         move = offers.move(mix.demand(volume[0]), hours * hourly, lookup, known)
         told.said.append(assumed(volume, mix))
-        tell_move(told, move)
+        migration_cost(told, move)
     elif storm is None or current or candidate or volume:
         raise click.UsageError("--current, --candidate and --tokens are needed, or --storm alone")
     else:
-        refuse_idle(_OF_A_MOVE, "without --current, --candidate and --tokens")
+        reject_unused_options(_OF_A_MOVE, "without --current, --candidate and --tokens")
     if storm is None:
-        refuse_idle(("scenario",), "without --storm")
+        reject_unused_options(("scenario",), "without --storm")
     else:
         downtime = _known(downtime_minutes, downtime_cost) or Downtime()
-        tell_storm(told, storm, scenario, downtime)
+        storm_cost(told, storm, scenario, downtime)
     output.answer(told.head, told.said, facts=told.facts(), **told.sheets)
 
 

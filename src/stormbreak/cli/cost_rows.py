@@ -8,14 +8,14 @@ import click
 
 from stormbreak.cli.cost_options import names_in, sellers_in
 from stormbreak.cost.compare import Demand, Row, compare, offers_for, unpriced
-from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError
+from stormbreak.cost.lookup import Offer, PriceLookup, Seller, UnknownPriceError
 from stormbreak.cost.money import Currency
 from stormbreak.cost.prices import Service, Tokens
 from stormbreak.cost.sheet import volume
 from stormbreak.cost.traffic import Traffic, Use
 
 
-class Wanted(NamedTuple):
+class ComparisonRows(NamedTuple):
     """What `--models` and `--providers` say."""
 
     models: Sequence[str]
@@ -27,7 +27,7 @@ class Wanted(NamedTuple):
         return cls(names_in(models), sellers_in(providers))
 
 
-def planned(demands: Sequence[Demand], wanted: Wanted, lookup: Lookup) -> list[Row]:
+def planned(demands: Sequence[Demand], wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
     """Each model's offers against the first of them; with one provider alone, all models against the first.
 
     Raises:
@@ -46,8 +46,8 @@ def planned(demands: Sequence[Demand], wanted: Wanted, lookup: Lookup) -> list[R
 
 def real(
     traffic: Traffic,
-    wanted: Wanted,
-    lookup: Lookup,
+    wanted: ComparisonRows,
+    lookup: PriceLookup,
     *,
     times: Decimal,
     service: Service | None,
@@ -76,7 +76,7 @@ def _demand(use: Use, times: Decimal, service: Service | None) -> Demand:
     )
 
 
-def _rows(demand: Demand, wanted: Wanted, lookup: Lookup) -> list[Row]:
+def _rows(demand: Demand, wanted: ComparisonRows, lookup: PriceLookup) -> list[Row]:
     """The offers of the model that was used come first; where it has no price at all, a row says so."""
     offers: list[Offer] = []
     own = Offer(Seller(""), demand.used)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stormbreak.cli.cost_told import Told
 from stormbreak.cost.money import Currency
-from stormbreak.cost.outage import Downtime, Loss, Storm, losses, read_storm
+from stormbreak.cost.outage import Downtime, Loss, Storm, losses, read_storm_result
 from stormbreak.cost.sheet import Cell, Column, Kind, Sheet, percent
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import load
@@ -20,9 +20,9 @@ _COLUMNS = (
 )
 
 
-def tell_storm(told: Told, path: Path, scenario: str | None, downtime: Downtime) -> None:
+def storm_cost(told: Told, path: Path, scenario: str | None, downtime: Downtime) -> None:
     """Add the losses of each policy to what will be printed."""
-    storm, currency = read_storm(path), told.currency
+    storm, currency = read_storm_result(path), told.currency
     seconds = _watched(storm, path, scenario)
     found = losses(storm, seconds, downtime)
     worst = max(loss.cost for loss in found)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from stormbreak.cost.compare import Mix, Row
-from stormbreak.cost.lookup import Lookup
+from stormbreak.cost.lookup import PriceLookup
 from stormbreak.cost.prices import Prices, Service, Source
 from stormbreak.cost.sheet import percent, volume
 
@@ -22,13 +22,13 @@ def assumed(volumes: Sequence[int], mix: Mix) -> str:
     )
 
 
-def said_of(rows: Sequence[Row], lookup: Lookup) -> Iterator[str]:
+def source_notes(rows: Sequence[Row], lookup: PriceLookup) -> Iterator[str]:
     """What has no price, and of whom the others are."""
     yield from dict.fromkeys(sentence(row.why) for row in rows if row.why)
-    yield from said_of_prices([row.prices for row in rows if row.prices], lookup)
+    yield from price_notes([row.prices for row in rows if row.prices], lookup)
 
 
-def said_of_prices(priced: Sequence[Prices], lookup: Lookup) -> Iterator[str]:
+def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
     """Where prices come from, which of them are claims, and of when."""
     for source in dict.fromkeys(prices.source for prices in priced):
         yield whence(source)

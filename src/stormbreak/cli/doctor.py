@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stormbreak.cli.draw import draw
-from stormbreak.cli.say import in_json, say
+from stormbreak.cli.say import json_text, say
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.installed import Installed, Setting, installed, told_of
 from stormbreak.doctor.sdks import NEVER_SENDS
@@ -31,7 +31,7 @@ def command(anything: tuple[str, ...], *, as_json: bool, strict: bool) -> int:
     here = installed()
     findings = sorted_by_severity((*surroundings(), *told_of(here)))
     if as_json:
-        say(in_json({"installed": here, "findings": findings}))
+        say(json_text({"installed": here, "findings": findings}))
     else:
         _show(here, findings)
     bad = {Severity.WRONG, Severity.RISK} if strict else {Severity.WRONG}

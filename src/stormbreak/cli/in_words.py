@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from stormbreak.config import Settings, account, delay_table
 from stormbreak.config.quantities import seconds, several
-from stormbreak.config.schema import word_for
+from stormbreak.config.schema import toml_word
 from stormbreak.config.settings import PoolSettings, TargetSettings
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import key_variables
@@ -77,7 +77,7 @@ def _key(target: TargetSettings, environ: Mapping[str, str]) -> str:
 def _pool(name: str, pool: PoolSettings) -> Iterator[str]:
     members = several(f"{member.target} (weight {member.weight:g})" for member in pool.targets)
     after = "any time at all" if pool.after is None else seconds(pool.after)
-    yield f"Pool {name}: {members}, {word_for(pool.choose)}."
+    yield f"Pool {name}: {members}, {toml_word(pool.choose)}."
     yield (
         f"A call that ends as {several(pool.on)}, or would wait for more than {after}, goes on to the others."
     )

@@ -43,7 +43,7 @@ def progress_of(scenario: Scenario, name: str) -> Iterator[Tell]:
 
 
 def warnings_of(played: Played) -> Iterator[str]:
-    """Reasons to doubt the figures of a storm, a line each."""
+    """FailureReasons to doubt the figures of a storm, a line each."""
     busiest = played.busiest
     if busiest.program is not None and busiest.program >= ENOUGH:
         yield (

@@ -8,7 +8,7 @@ import click
 
 from stormbreak.batch.plain import plain
 from stormbreak.cli.lazy import LazyGroup
-from stormbreak.cli.say import give_up_on_stderr, open_closed_streams, unwritable, warn
+from stormbreak.cli.say import drop_stderr, open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv)
     finally:
-        give_up_on_stderr()
+        drop_stderr()
 
 
 def _run(argv: list[str] | None) -> int:

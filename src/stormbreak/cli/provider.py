@@ -7,7 +7,7 @@ import click
 
 from stormbreak.cli.numbers import Number
 from stormbreak.cli.say import say
-from stormbreak.provider.bounds import FASTEST, SLOWEST
+from stormbreak.provider.bounds import MAX_SPEED, MIN_SPEED
 from stormbreak.provider.loader import builtin_names, load
 from stormbreak.provider.server import ProviderServer, new_loop
 
@@ -34,7 +34,7 @@ def command() -> None:
 )
 @click.option(
     "--speed",
-    type=Number(SLOWEST, FASTEST),
+    type=Number(MIN_SPEED, MAX_SPEED),
     help="Scenario seconds in one real second; each scenario has its own default.",
 )
 @click.option(

@@ -36,10 +36,10 @@ def warn(line: str) -> None:
     try:
         click.echo(f"stormbreak: {line}", err=True)
     except OSError:
-        give_up_on_stderr()
+        drop_stderr()
 
 
-def give_up_on_stderr() -> None:
+def drop_stderr() -> None:
     """Drop what standard error could not take, such as progress, or Python would fail at its end with code 120."""
     try:
         sys.stderr.flush()
@@ -60,7 +60,7 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def in_json(facts: object) -> str:
+def json_text(facts: object) -> str:
     """As JSON for programs, indented; decimals are numbers. What is no UTF-8 in the name of a file is escaped."""
     try:
         encoded = _JSON.encode(facts)

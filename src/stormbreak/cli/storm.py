@@ -10,7 +10,10 @@ from stormbreak.cli.lazy import LazyGroup
 _BUILT: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "list": ("stormbreak.cli.storm_list", "List the scenarios that can be simulated."),
-        "live": ("stormbreak.cli.storm_live", "Play one to programs that ask the provider."),
+        "live": (
+            "stormbreak.cli.storm_live",
+            "FaultContext one to programs that ask the provider.",
+        ),
         "run": ("stormbreak.cli.storm_run", "Say what a storm does to a policy."),
         "survey": ("stormbreak.cli.storm_survey", "Say what a policy loses in random storms."),
         "show": ("stormbreak.cli.storm_show", "Print a scenario: a file to be changed and run."),

@@ -24,12 +24,12 @@ from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_told import measures_of, told
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import hidden, quoted
-from stormbreak.provider.bounds import FASTEST, LONGEST, SLOWEST
+from stormbreak.provider.bounds import LONGEST, MAX_SPEED, MIN_SPEED
 from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.server import new_loop
-from stormbreak.report.write import Destination
-from stormbreak.storm.claims import Claim, parse_claim
+from stormbreak.report.write import ReportFile
+from stormbreak.storm.claims import Claim, parse_assertion
 from stormbreak.storm.live import Played, Program, ProgramError, play
 from stormbreak.storm.live.programs import name_of
 from stormbreak.storm.live.scaled import staged
@@ -41,8 +41,8 @@ UNKNOWN = ("openings",)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NAMED = re.compile(r"([A-Za-z][\w.-]{0,39})=(.*)", re.DOTALL)
-_MOST_COPIES = 1000
-_LONGEST_SAID = 300  # characters of what a program said last
+_MAX_COPIES = 1000
+_MAX_SAID = 300  # characters of what a program said last
 
 
 class _Show(NamedTuple):
@@ -67,7 +67,7 @@ class _Show(NamedTuple):
 )
 @click.option(
     "--copies",
-    type=click.IntRange(1, _MOST_COPIES),
+    type=click.IntRange(1, _MAX_COPIES),
     default=1,
     show_default=True,
     help="How often each is started.",
@@ -83,7 +83,7 @@ class _Show(NamedTuple):
 @click.option("--until", type=Number(1e-6, LONGEST), help="Scenario seconds after which it ends.")
 @click.option(
     "--speed",
-    type=Number(SLOWEST, FASTEST),
+    type=Number(MIN_SPEED, MAX_SPEED),
     default=1.0,
     show_default=True,
     help="Scenario seconds in one real second; the program's own timers stay as they are.",
@@ -115,7 +115,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     report: str | None,
 ) -> int:
     """Say what a storm does to programs that ask the provider at OPENAI_BASE_URL."""
-    destination = None if report is None else Destination.of(report)
+    destination = None if report is None else ReportFile.of(report)
     claimed = None if claim is None else _claim(claim)
     programs = _programs(commands)
     storm = staged(load(scenario), scale=scale, until=until, copies=copies, own_traffic=own_traffic)
@@ -140,7 +140,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
 
 
 def _claim(text: str) -> Claim:
-    claim = parse_claim(text)
+    claim = parse_assertion(text)
     for name in claim.names():
         if name in UNKNOWN:
             raise ConfigurationError(f"--assert: {name} cannot be seen from outside a program")
@@ -224,7 +224,7 @@ def _in_a_line(error: ProgramError) -> str:
     lines = [line.strip() for line in error.said.splitlines() if line.strip()]
     if not lines:
         return f"{error}, and said nothing of it"
-    return f"{error}; the last it said: {plain(hidden(lines[-1], tokens=True), _LONGEST_SAID)}"
+    return f"{error}; the last it said: {plain(hidden(lines[-1], tokens=True), _MAX_SAID)}"
 
 
 def _document(

@@ -20,9 +20,9 @@ from stormbreak.cli.storm_screen import sentence, tables
 from stormbreak.cli.storm_told import measures_of, told
 from stormbreak.cli.storm_traffic import storm_of
 from stormbreak.provider.scenario import Scenario
-from stormbreak.report.write import Destination
+from stormbreak.report.write import ReportFile
 from stormbreak.storm import contenders, result
-from stormbreak.storm.claims import parse_claim
+from stormbreak.storm.claims import parse_assertion
 from stormbreak.storm.many import Run, simulate_all
 from stormbreak.storm.measures import average
 from stormbreak.storm.result import Result
@@ -68,7 +68,7 @@ from stormbreak.storm.result import Result
     is_flag=True,
     help="Answers are streamed on the wire: clients see when each begins.",
 )
-@click.option("--plot", is_flag=True, help="Draw it, also where this is no terminal.")
+@click.option("--plot", is_flag=True, help="RandomStorm it, also where this is no terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measures as JSON.")
 @click.option("--series", is_flag=True, help="With --json: and each second of each run.")
 @click.option(
@@ -102,8 +102,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
         raise click.UsageError("--plot and --json: give one of them, not both")
     if series and not as_json:
         raise click.UsageError("--series: give --json, too")
-    destination = None if report is None else Destination.of(report)
-    claimed = None if claim is None else parse_claim(claim)
+    destination = None if report is None else ReportFile.of(report)
+    claimed = None if claim is None else parse_assertion(claim)
     storm = storm_of(scenario, arrivals=arrivals, column=column, rows=rows)
     first = contenders.find(policy) if policy else contenders.own(storm, source=scenario)
     others = [contenders.find(name) for name in dict.fromkeys(_names(compare))]

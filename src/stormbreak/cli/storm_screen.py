@@ -19,7 +19,7 @@ from stormbreak.storm.spread import Spread, Value, spread
 from stormbreak.storm.verdict import verdict
 
 _LONGEST = 2000  # characters of a sentence
-_LONGEST_HEAD = 32  # characters of a name above a column
+_MAX_HEAD = 32  # characters of a name above a column
 _BOUNDLESS = 10_000
 
 
@@ -90,7 +90,7 @@ def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str]
 
     `without` those measures that nobody knows.
     """
-    names = [escape(ending(name, _LONGEST_HEAD)) for name in policies]
+    names = [escape(ending(name, _MAX_HEAD)) for name in policies]
     shown = Table("", *names, box=SIMPLE, pad_edge=False)
     for column in shown.columns[1:]:
         column.justify = "right"

@@ -24,14 +24,14 @@ from stormbreak.cli.say import say
 from stormbreak.cli.storm_judge import judge
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.loader import dump
-from stormbreak.report.write import PAGE, Destination
+from stormbreak.report.write import PAGE, ReportFile
 from stormbreak.storm import contenders
-from stormbreak.storm.baselines import Contender
-from stormbreak.storm.claims import parse_claim
+from stormbreak.storm.baselines import NamedPolicy
+from stormbreak.storm.claims import parse_assertion
 from stormbreak.storm.draws import BATCH
 from stormbreak.storm.survey import NEAR, WORST, Figures, Summary, Survey, rivals_of, survey
 
-_LONGEST, _LONGEST_NAME = 1000, 40  # characters
+_LONGEST, _MAX_NAME = 1000, 40  # characters
 
 
 @click.command("survey")
@@ -112,8 +112,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
 
     Example: stormbreak storm survey --policy policy.toml --draws 100 --processes 2 --save worst
     """
-    destination = None if report is None else Destination.of(report, kinds=(PAGE,))
-    claimed = None if claim is None else parse_claim(claim, about=Figures)
+    destination = None if report is None else ReportFile.of(report, kinds=(PAGE,))
+    claimed = None if claim is None else parse_assertion(claim, about=Figures)
     folder = None if save is None else _folder(save)
     found = _survey(
         contenders.find(policy or preset),
@@ -176,7 +176,7 @@ def _again(found: Survey, path: Path, lucks: int) -> str:
     return plain(shlex.join(["stormbreak", "storm", "run", str(path), *flags]), _LONGEST)
 
 
-def _survey(policy: Contender, others: Sequence[Contender], **options: Any) -> Survey:
+def _survey(policy: NamedPolicy, others: Sequence[NamedPolicy], **options: Any) -> Survey:
     """Run it, with a bar on the terminal."""
     done: dict[int, float] = {}
     with _bar() as bar:
@@ -252,7 +252,7 @@ def _what(found: Survey) -> str:
 
 
 def _name(name: str) -> str:
-    return escape(plain(name, _LONGEST_NAME))
+    return escape(plain(name, _MAX_NAME))
 
 
 def _number(value: float) -> str:

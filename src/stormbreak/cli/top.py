@@ -22,11 +22,11 @@ from stormbreak.cli.top_place import find
 from stormbreak.cli.top_screen import ASCII, Frame, Glyphs
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.looking import (
-    GoneError,
-    HungUpError,
+    ConnectionClosedError,
+    NoResponseError,
+    NoServerError,
+    NotStormbreakError,
     Place,
-    SilentError,
-    StrangerError,
     look,
 )
 from stormbreak.telemetry.state import State, encoded
@@ -82,11 +82,11 @@ def _forgive(output: object) -> None:
 def _first_look(place: Place) -> State:
     try:
         return look(place, FIRST)
-    except GoneError as gone:
+    except NoServerError as gone:
         raise ConfigurationError(f"{place}: nothing answers there: {gone}") from gone
-    except SilentError as silent:
+    except NoResponseError as silent:
         raise ConfigurationError(f"{place}: no answer within {FIRST:g} s") from silent
-    except StrangerError as stranger:
+    except NotStormbreakError as stranger:
         raise ConfigurationError(f"{place}: no stormbreak is there: {stranger}") from stranger
 
 
@@ -109,9 +109,12 @@ def _watch(console: Console, place: Place, state: State) -> str | None:
             try:
                 state = look(place, EVERY)
                 answered_at = asked_at = time.monotonic()
-            except (SilentError, HungUpError):  # the next look tells whether it is the end
+            except (
+                NoResponseError,
+                ConnectionClosedError,
+            ):  # the next look tells whether it is the end
                 asked_at = time.monotonic()
-            except (GoneError, StrangerError):
+            except (NoServerError, NotStormbreakError):
                 break
     return f"{place} has ended; last seen: {_last_seen(state)}"
 

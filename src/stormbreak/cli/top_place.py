@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.lock import held
 from stormbreak.batch.plain import path_of
 from stormbreak.errors import ConfigurationError
@@ -24,7 +24,7 @@ def find(text: str | None) -> Place:
 def _of_path(path: Path) -> Place:
     if _is(path.is_socket):
         return Place(path=path)
-    files = Files.of(path)
+    files = BatchPaths.of(path)
     if _is(files.socket.is_socket) and held(files):
         return Place(path=files.socket, name=str(path))
     if held(files):
@@ -40,7 +40,7 @@ def _only_one(folder: Path) -> Place:
     outputs = [
         each.with_suffix("") for each in sorted(folder.glob("*.sock")) if _is(each.is_socket)
     ]
-    at_work = [output for output in outputs if held(Files.of(output))]
+    at_work = [output for output in outputs if held(BatchPaths.of(output))]
     if not at_work:
         raise ConfigurationError(
             "no batch is at work in this folder: name an OUTPUT, a port or a socket"
@@ -48,7 +48,7 @@ def _only_one(folder: Path) -> Place:
     if len(at_work) > 1:
         names = ", ".join(path_of(output) for output in at_work[:5])
         raise ConfigurationError(f"several batches are at work in this folder ({names}): name one")
-    return Place(path=Files.of(at_work[0]).socket, name=str(at_work[0]))
+    return Place(path=BatchPaths.of(at_work[0]).socket, name=str(at_work[0]))
 
 
 def _is(fact: Callable[[], bool]) -> bool:

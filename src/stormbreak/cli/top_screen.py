@@ -14,12 +14,12 @@ from stormbreak.batch.cost_words import dollars
 from stormbreak.batch.figures import short, span
 from stormbreak.cost.money import USD
 from stormbreak.telemetry.state import (
-    BatchState,
-    CostState,
+    BatchSnapshot,
+    CostSnapshot,
     Counts,
     Decision,
     State,
-    TargetState,
+    TargetSnapshot,
 )
 from stormbreak.telemetry.tame import tame
 
@@ -28,7 +28,7 @@ WIDE = 112  # columns from which the whole minute is drawn, a column for each se
 _ROOMY = 60  # columns below which only the most needed is said
 _RATE_OVER = 5  # seconds
 _SHOWN_ONCE = 12  # decisions, where no height says how many
-_LEAST_DECISIONS = 4
+_MIN_DECISIONS = 4
 _CELL = 16  # columns of a count and its name
 _CARD = 4  # lines of a target that is shown whole
 
@@ -99,7 +99,7 @@ class Frame:
         if state.cost is not None:
             yield Text(" cost ", style="dim").append(_cost(state.cost), style="not dim")
 
-    def _batch(self, batch: BatchState) -> Iterator[Text]:
+    def _batch(self, batch: BatchSnapshot) -> Iterator[Text]:
         over = max(0, batch.done) + max(0, batch.failed)
         share = over / batch.total if batch.total > 0 else 1.0
         to_go = f"{span(batch.to_go)} to go" if batch.left and batch.to_go is not None else ""
@@ -124,7 +124,7 @@ class Frame:
             yield Text(" no target has been asked yet", style="dim")
             yield Text()
             return
-        free = None if room is None else max(1, room - _LEAST_DECISIONS - 2)
+        free = None if room is None else max(1, room - _MIN_DECISIONS - 2)
         lines = sum(_CARD + 1 + bool(target.slow) for target in targets)
         if free is None or lines <= free:
             for target in sorted(targets, key=lambda each: each.target):
@@ -138,7 +138,7 @@ class Frame:
                 f" and {state.more_targets:,} more, of which the process does not tell", style="dim"
             )
 
-    def _card(self, target: TargetState) -> Iterator[Text]:
+    def _card(self, target: TargetSnapshot) -> Iterator[Text]:
         yield _apart(
             Text(f" {tame(target.target, 120)}", style="bold"), _standing(target), self._columns
         )
@@ -162,7 +162,7 @@ class Frame:
         said = ", ".join(f"{tame(name, 20)} {count:,}" for name, count in verdicts.items())
         yield ill.append(f"  {said}", style="not dim")
 
-    def _rows(self, targets: Sequence[TargetState], room: int) -> Iterator[Text]:
+    def _rows(self, targets: Sequence[TargetSnapshot], room: int) -> Iterator[Text]:
         """A line for each target, as many as there is room for."""
         yield Text(" circuit    cooldown flight  queue   ok/s not ok  target", style="dim")
         shown = targets if len(targets) < room else targets[: room - 2]
@@ -235,7 +235,7 @@ def _counts(counts: Counts, batch_retries: int | None) -> Iterator[Text]:
     )
 
 
-def _cost(cost: CostState) -> str:
+def _cost(cost: CostSnapshot) -> str:
     """Dollars, between the bounds; nothing where nothing is known."""
     least, most = _shown(cost.least), _shown(cost.most)
     return dollars(least, most, unpriced=cost.unpriced, unbounded=cost.unbounded)
@@ -255,13 +255,13 @@ def _figures(named: dict[str, int]) -> Text:
     return line
 
 
-def _circuit(target: TargetState) -> Text:
+def _circuit(target: TargetSnapshot) -> Text:
     """The state of the circuit in a word."""
     circuit = target.circuit or "none"
     return Text(tame(circuit, 12).replace("_", "-"), style=_STYLES.get(circuit, "dim"))
 
 
-def _standing(target: TargetState) -> Text:
+def _standing(target: TargetSnapshot) -> Text:
     """The circuit, and the cooldown if there is one, in words."""
     said = _circuit(target).append(" ")
     if target.circuit is None:
@@ -277,7 +277,7 @@ def _apart(left: Text, right: Text, width: int) -> Text:
     return left.append(" " * max(1, width - left.cell_len - right.cell_len)).append_text(right)
 
 
-def _trouble_first(target: TargetState) -> tuple[bool, int, str]:
+def _trouble_first(target: TargetSnapshot) -> tuple[bool, int, str]:
     well = target.circuit in (None, "closed") and target.cooldown <= 0
     return well, -sum(target.verdicts.values()), target.target
 

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stormbreak.config import quantities
-from stormbreak.config.schema import word_for
+from stormbreak.config.schema import toml_word
 from stormbreak.config.texts import TEXTS
 from stormbreak.core.policy import Policy
 
@@ -35,10 +35,10 @@ def account(policy: Policy) -> Iterator[str]:
 def told(part: Any) -> str:
     """Tell one part of it."""
     values = {field.name: getattr(part, field.name) for field in fields(part)}
-    return _Teller().vformat(TEXTS[type(part)], (), values)
+    return _SentenceFormatter().vformat(TEXTS[type(part)], (), values)
 
 
-class _Teller(Formatter):
+class _SentenceFormatter(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         spec, _, absent = format_spec.partition("|")
         how, _, what = spec.partition(" ")
@@ -60,7 +60,7 @@ _SAID: Mapping[str, Any] = MappingProxyType(
         "grown": lambda value, _: quantities.grown(value),
         "times": quantities.times,
         "several": lambda value, _: quantities.several(value),
-        "word": lambda value, _: word_for(value),
+        "word": lambda value, _: toml_word(value),
         "bounded": lambda value, _: f"bounded to {quantities.times(value, 'token')}",
         "plain": lambda value, _: quantities.plain(value),
         "name": lambda value, _: value,

@@ -11,14 +11,14 @@ from typing import Any
 from stormbreak.config import leaks
 from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import is_familiar, quoted
-from stormbreak.tomlfile import DEEPEST, Table, check_depth
+from stormbreak.keylike import has_key_prefix, quoted
+from stormbreak.tomlfile import MAX_DEPTH, Table, check_depth
 
 PREFIX = "STORMBREAK__"
 PROFILE = "STORMBREAK_PROFILE"
 
 
-class Layers:
+class Overrides:
     """A table, and from where each of its values came: a mistake is told of the place where it was made."""
 
     def __init__(self, table: Table) -> None:
@@ -82,8 +82,8 @@ def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
 def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
     """The keys that a variable names, as they are written in the table where it has them."""
     words = variable.removeprefix(PREFIX).split("__")
-    if len(words) > DEEPEST:
-        raise ConfigurationError(f"{quoted(variable)} names a key of more than {DEEPEST} parts")
+    if len(words) > MAX_DEPTH:
+        raise ConfigurationError(f"{quoted(variable)} names a key of more than {MAX_DEPTH} parts")
     if not all(words):
         raise ConfigurationError(f"{quoted(variable)} names no key: two _ stand between keys")
     keys = []
@@ -110,7 +110,7 @@ def _folded(key: str) -> str:
 
 
 def _value(variable: str, text: str) -> Any:
-    if is_familiar(text):
+    if has_key_prefix(text):
         raise ConfigurationError(f"{variable} looks like it holds an API key")
     try:
         table = tomllib.loads(f"value = {text}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import is_constant, is_token, names_secret
+from stormbreak.keylike import is_constant, is_secret_name, is_token
 
 TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
 MODELS = "models"  # names of models, by names of models
@@ -38,7 +38,7 @@ def _refuse_value(path: str, key: str, value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             _refuse_value(path, key, item)
-    elif isinstance(value, str) and (names_secret(key) or _looks_secret(key, value)):
+    elif isinstance(value, str) and (is_secret_name(key) or _looks_secret(key, value)):
         raise ConfigurationError(f"{path} looks like an API key; {_ADVICE}")
 
 

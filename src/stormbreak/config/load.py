@@ -1,4 +1,4 @@
-"""Reading a policy file, on top of a preset."""
+"""ParsedResponse a policy file, on top of a preset."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from stormbreak.config.schema import reader
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import hidden, is_familiar, looks_like_key
+from stormbreak.keylike import has_key_prefix, hidden, looks_like_key
 from stormbreak.tomlfile import Table
 
 _WHAT = "a policy"
@@ -40,10 +40,10 @@ def resolve_policy(name_or_path: str) -> Policy:
     Raises:
         ConfigurationError: there is neither, or the file is wrong.
     """
-    return preset_unless_file(name_or_path) or load_policy(name_or_path)
+    return resolve_preset(name_or_path) or load_policy(name_or_path)
 
 
-def preset_unless_file(name_or_path: str) -> Policy | None:
+def resolve_preset(name_or_path: str) -> Policy | None:
     """The preset of that name, None where it is that of a file.
 
     Raises:
@@ -54,7 +54,7 @@ def preset_unless_file(name_or_path: str) -> Policy | None:
     looks_like_a_file = "/" in name_or_path or name_or_path.endswith(".toml")
     exists = os.path.exists(name_or_path)  # noqa: PTH110 - Path raises for odd names
     is_key = (
-        is_familiar if looks_like_a_file else looks_like_key
+        has_key_prefix if looks_like_a_file else looks_like_key
     )  # a path may well look like a token
     if not exists and is_key(name_or_path):
         raise ConfigurationError(

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from stormbreak import tomlfile
 from stormbreak.config import leaks, mistakes
-from stormbreak.config.layers import PROFILE, Layers
-from stormbreak.config.load import base_of, overlay, policy_in, preset_unless_file
+from stormbreak.config.layers import PROFILE, Overrides
+from stormbreak.config.load import base_of, overlay, policy_in, resolve_preset
 from stormbreak.config.plain import plain
 from stormbreak.config.schema import BARE, join, reader
 from stormbreak.config.settings import Settings
@@ -40,7 +40,7 @@ def load_settings(
         table = _table(path)
         profiles = _profiles(table)
         table.pop("profiles", None)
-        layers = Layers(table)
+        layers = Overrides(table)
         chosen = profile or environ.get(PROFILE)
         if chosen:
             layers.lay_profile(chosen, _chosen(chosen, profiles, by_variable=not profile))
@@ -59,7 +59,7 @@ def resolve_settings(name_or_path: str, *, profile: str | None = None) -> Settin
     Raises:
         ConfigurationError: there is neither, or the file is wrong.
     """
-    preset = preset_unless_file(name_or_path)
+    preset = resolve_preset(name_or_path)
     if preset is not None:
         return Settings(policy=preset)
     return load_settings(name_or_path, profile=profile)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from stormbreak.config.schema import NONE, Place, join, kinds_of, may_be_none, place_of, words_of
+from stormbreak.config.schema import NONE, Place, join, may_be_none, place_of, variants_of, words_of
 from stormbreak.core import checks
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
@@ -40,7 +40,7 @@ def line_for(error: ValidationError, root: type = Policy) -> str:
         return unknown(place.path, str(first["loc"][-1]), known, _owner(place.path, root))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         given = first["input"].get("kind", "nothing")
-        return must(join(place.path, "kind"), one_of(kinds_of(place.hint)), given)
+        return must(join(place.path, "kind"), one_of(variants_of(place.hint)), given)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigurationError):  # a value of core has refused itself
         return f"{place.path}.{cause}" if place.path else str(cause)
@@ -86,6 +86,6 @@ def _wanted(error: ErrorDetails, place: Place) -> str:
         wanted = one_of(words)
     else:
         wanted = error["msg"]
-    if isinstance(error["input"], str) and error["input"] in kinds_of(place.hint):
+    if isinstance(error["input"], str) and error["input"] in variants_of(place.hint):
         wanted = f'{wanted} with kind = "{error["input"]}"'
     return f'{wanted} or "{NONE}"' if may_be_none(place.hint) else wanted

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from stormbreak.config.schema import NONE, word_for
+from stormbreak.config.schema import NONE, toml_word
 
 
 def plain(value: Any) -> Any:
@@ -13,7 +13,7 @@ def plain(value: Any) -> Any:
     if value is None:
         return NONE
     if isinstance(value, Enum):
-        return word_for(value)
+        return toml_word(value)
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

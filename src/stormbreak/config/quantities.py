@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from enum import Enum
 
-from stormbreak.config.schema import word_for
+from stormbreak.config.schema import toml_word
 
 _SPANS = (("hour", 3600.0), ("minute", 60.0))
 
@@ -47,6 +47,6 @@ def plain(number: float) -> str:
 
 def several(items: Iterable[object]) -> str:
     """List them: "504", "throttled and timeout", "none"."""
-    words = [word_for(item) if isinstance(item, Enum) else str(item) for item in items]
+    words = [toml_word(item) if isinstance(item, Enum) else str(item) for item in items]
     *others, last = words or ["none"]
     return f"{', '.join(others)} and {last}" if others else last

@@ -36,7 +36,7 @@ Root = TypeVar("Root")
 NONE = "none"
 """How a file says None: unbounded, or a part that is left out. TOML has no null."""
 
-LONGEST_KEY = 40  # characters of a key that are shown
+MAX_KEY = 40  # characters of a key that are shown
 
 BARE = re.compile(r"[\w-]{1,40}", re.ASCII)
 """Keys that a TOML file needs not quote."""
@@ -64,7 +64,7 @@ def place_of(location: tuple[int | str, ...], root: type = Policy) -> Place:
     hint: Any = root
     keys: tuple[str, ...] = ()
     for step in location:
-        kinds, parts = kinds_of(hint), parts_of(hint)
+        kinds, parts = variants_of(hint), parts_of(hint)
         if len(parts) > 1:
             hint = kinds[str(step)]
         elif parts:
@@ -83,7 +83,7 @@ def parts_of(hint: Any) -> tuple[type, ...]:
     return tuple(part for part in members if isinstance(part, type) and is_dataclass(part))
 
 
-def kinds_of(hint: Any) -> dict[str, type]:
+def variants_of(hint: Any) -> dict[str, type]:
     """The same by `kind`, where they have one."""
     kinds = {part: get_type_hints(part).get("kind") for part in parts_of(hint)}
     return {get_args(kind)[0]: part for part, kind in kinds.items() if kind is not None}
@@ -97,11 +97,11 @@ def may_be_none(hint: Any) -> bool:
 def words_of(hint: Any) -> tuple[str, ...]:
     """The words that `hint` allows, where it allows only certain words."""
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return tuple(word_for(member) for member in hint)
+        return tuple(toml_word(member) for member in hint)
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
-def word_for(member: Enum) -> str:
+def toml_word(member: Enum) -> str:
     """How a file calls a member of an enumeration."""
     return member.name.lower()
 
@@ -109,7 +109,7 @@ def word_for(member: Enum) -> str:
 def join(path: str, key: str) -> str:
     """`path` with one more key, quoted and cut where it is none that anybody would write."""
     if not BARE.fullmatch(key):
-        key = json.dumps(key[:LONGEST_KEY])
+        key = json.dumps(key[:MAX_KEY])
     return f"{path}.{key}" if path else key
 
 
@@ -179,6 +179,6 @@ def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
 
 def _member(enumeration: type[Enum], word: str) -> Enum:
     for member in enumeration:
-        if word_for(member) == word:
+        if toml_word(member) == word:
             return member
     raise PydanticCustomError("word", "not one of the words")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stormbreak.core.checks import require
-from stormbreak.core.fallback import AFTER, ELSEWHERE, Choose, check_rule
+from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import VARIABLE, quoted
@@ -56,7 +56,7 @@ class PoolSettings:
     targets: tuple[Member, ...] = ()
     on: tuple[Verdict, ...] = ELSEWHERE
     after: float | None = AFTER
-    choose: Choose = Choose.IN_ORDER
+    choose: TargetOrder = TargetOrder.IN_ORDER
 
     def __post_init__(self) -> None:
         require(bool(self.targets), "targets must name a target", "none")

@@ -21,7 +21,7 @@ from stormbreak.core.fallback import CachePolicy, Place, ToCache, ToDegraded, To
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.spend import SpendPolicy
@@ -59,7 +59,7 @@ Of quotas and a fixed limit, this process may use {share:share}.
 {cache:part}
 {shadow:part Nothing decides in the shadow.}""",
         RetryPolicy: """\
-A call is sent {attempts:times time} at most, with at least {min_useful:seconds} left for a further attempt.
+A call is sent {attempts:times time} at most, with at least {min_time_left:seconds} left for a further attempt.
 {backoff:part}
 A wait that the server names is {spread:moved stretched}; beyond {longest_wait:seconds} it ends the call.
 After these statuses the delay is one step ahead: {one_step_longer:several}.""",
@@ -107,7 +107,7 @@ In flight to one target may be {start:times attempt}, {step:plain} more per roun
 A sign of congestion leaves {share:share} of it, at least {least:plain}; an answer is late after {slow:seconds|no time}.""",
         AutomaticLimit: """\
 Up to {ceiling:times attempt} to one target may be in flight; under congestion {gain:plain} times what was just served, and {plus:plain}.""",
-        QuotaPolicy: """\
+        RateLimitPolicy: """\
 Per minute {rpm:times request|any number of requests} and {tpm:times token|any number of tokens} may go to one target; \
 where a number bounds them, that of {burst:seconds} may go at once.
 What the headers of answers say of limits is {learn:either obeyed|not heard}.""",

@@ -20,7 +20,7 @@ from math import inf
 from typing import Any
 
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.gate import OPEN, Circuit, Gate, Slots, Spacing, Vetoing
+from stormbreak.core.gate import OPEN, Circuit, Gate, PacingGate, SlotGate, VetoGate
 from stormbreak.core.permit import Permit
 from stormbreak.core.queueing import Queue, QueuePolicy
 from stormbreak.core.ticket import Ticket
@@ -28,29 +28,31 @@ from stormbreak.types import Call, Outcome, Priority, Rejection, Verdict
 
 SERVICE_MARGIN = 1.75  # a call is sent only if this many mean service times fit before its deadline
 LEARNING = 0.1  # weight of the newest answer in the mean service time
-HARD_TO_TELL = 1.0  # seconds; whoever waited less is not shed at its turn
-DECIDED = 1.0  # seconds that probes are given at least, before a rejected call comes back
-STANDS = 4  # times the limit: a queue this long stands
+NO_LATENESS_BEFORE = 1.0  # seconds; whoever waited less is not shed at its turn
+PROBES_DECIDE_WITHIN = (
+    1.0  # seconds that probes are given at least, before a rejected call comes back
+)
+STANDING_QUEUE_RATIO = 4  # times the limit: a queue this long stands
 
 LATE = "could not be served in time"
 TOO_LONG = "the call may not wait that long"
 
 
-class Admission:
+class TargetQueue:
     """Gates in the order in which they are taken, and the queue in front of them."""
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
         gates: Sequence[Gate],
-        slots: Slots,
+        slots: SlotGate,
         diagnosis: Diagnosis,
         policy: QueuePolicy,
         wake: Callable[[Ticket], None],
         *,
-        spacings: Sequence[Spacing] = (),
+        spacings: Sequence[PacingGate] = (),
         circuit: Circuit | None = None,
         weigh: Callable[[Call], None] | None = None,
-        spending: Vetoing | None = None,
+        spending: VetoGate | None = None,
     ) -> None:
         """Served through `gates`, of which `slots` is one, all of `spacings` are some, and `circuit` may be one.
 
@@ -61,22 +63,22 @@ class Admission:
         self._ready_ats = tuple(gate.ready_at for gate in gates if gate is not diagnosis)
         self._takes = tuple(gate.take for gate in gates)
         self._settles = _last_first(gates, lambda _: True)
-        self._settles_well = _last_first(gates, lambda gate: gate.minds_success)
+        self._settles_well = _last_first(gates, lambda gate: gate.settles_success)
         self._slots = slots
         self._slots_gate = self._gates[self._gates.index(slots)]
         self._diagnosis = diagnosis
         self._observer = self._gates.index(diagnosis)
         takes = list(self._takes)
-        takes[self._observer] = diagnosis.take_streamed
-        self._takes_streamed = tuple(takes)
+        takes[self._observer] = diagnosis.take_streaming
+        self._take_streaming = tuple(takes)
         self._policy = policy
         self._wake = wake
         self._spacings = tuple(spacings)
         self._circuit = circuit
-        self._weigh = weigh
-        self._spending = spending
+        self._reserve_for = weigh
+        self._spend_gate = spending
         self._queue = Queue(policy)
-        self._keeper: Ticket | None = None
+        self._timekeeper: Ticket | None = None
         self.service = 0.0  # mean seconds from leaving to a complete answer; 0 while unknown
 
     @property
@@ -87,7 +89,7 @@ class Admission:
     def enter(self, call: Call, now: float, expires_at: float) -> Permit | Ticket | Rejection:
         """Leave at once if every gate agrees and nobody waits; else queue, or say why not."""
         if now >= expires_at:
-            return self._shed(now)
+            return self._shed_rejection(now)
         if self._queue.size:
             self.pump(now)  # time may have opened a gate, and room in the queue with it
         else:
@@ -110,11 +112,11 @@ class Admission:
 
     def check(self, ticket: Ticket, now: float) -> None:
         """Look again for `ticket`, because it was woken or its time has come."""
-        if ticket is self._keeper:
-            self._keeper, ticket.check_at = None, None
+        if ticket is self._timekeeper:
+            self._timekeeper, ticket.check_at = None, None
         self.pump(now)
         if not ticket.decided and now >= ticket.expires_at:
-            self._reject(ticket, self._shed(now))
+            self._reject(ticket, self._shed_rejection(now))
             self.pump(now)
         ticket.due = False
 
@@ -129,23 +131,23 @@ class Admission:
         queue = self._queue
         self._slots.tick(now, now - queue.oldest_at() if queue.size else 0.0)
         while queue.size:
-            ticket = queue.peek(stands=self._stands(now))
+            ticket = queue.peek(stands=self._has_standing_queue(now))
             ready_at = self._ready_at(ticket.call, now)
             if ready_at > now:
-                never = self._spending and self._spending.veto(ticket.call, now)
+                never = self._spend_gate and self._spend_gate.veto(ticket.call, now)
                 if never:
                     self._reject(ticket, never)
                     continue
-                if ready_at == inf and self._spending is not None:
-                    ready_at = self._spending.turns_at()
+                if ready_at == inf and self._spend_gate is not None:
+                    ready_at = self._spend_gate.recheck_at()
                 if ready_at != inf:
-                    self._keep_time(ready_at)
+                    self._set_timekeeper(ready_at)
                 return
-            if self._too_late(ticket, now):
-                self._reject(ticket, self._shed(now))
+            if self._cannot_finish(ticket, now):
+                self._reject(ticket, self._shed_rejection(now))
                 continue
             queue.serve(ticket)
-            self._forget_keeper(ticket)
+            self._clear_timekeeper(ticket)
             ticket.permit = self._grant(ticket.call, now)
             self._wake(ticket)
 
@@ -202,8 +204,8 @@ class Admission:
         return gate if gate.ready_at(now) > now else None
 
     def _ready_at(self, call: Call, now: float) -> float:
-        if self._weigh is not None:
-            self._weigh(call)
+        if self._reserve_for is not None:
+            self._reserve_for(call)
         latest = OPEN
         for gate_ready_at in self._ready_ats:
             ready_at = gate_ready_at(now)
@@ -212,23 +214,23 @@ class Admission:
         return latest
 
     def _grant(self, call: Call, now: float) -> Permit:
-        takes = self._takes_streamed if call.streams else self._takes
+        takes = self._take_streaming if call.streams else self._takes
         return Permit(self, [take(now) for take in takes], now)
 
-    def _stands(self, now: float) -> bool:
+    def _has_standing_queue(self, now: float) -> bool:
         """Whether more calls wait than can be served."""
         return (
-            self._queue.size > STANDS * self._slots.limit
+            self._queue.size > STANDING_QUEUE_RATIO * self._slots.limit
             and self._slots.binds(now)
             and not any(spacing.in_force(now) for spacing in self._spacings)
         )
 
     def _refusal(self, call: Call, now: float, expires_at: float) -> Rejection | None:
-        never = self._spending and self._spending.veto(call, now)
+        never = self._spend_gate and self._spend_gate.veto(call, now)
         if never:
             return never
-        if self._weigh is not None:
-            self._weigh(call)
+        if self._reserve_for is not None:
+            self._reserve_for(call)
         for gate in self._gates:
             ready_at = gate.ready_at(now)
             if ready_at <= now or gate is self._slots_gate:  # a slot may come free sooner
@@ -237,8 +239,8 @@ class Admission:
                 half_open = self._circuit.standing(now) == "half-open"
                 if call.fail_fast:
                     if half_open:  # its probes will probably decide sooner
-                        ready_at = min(ready_at, now + max(DECIDED, self.service))
-                    return Rejection(gate.name, self._stands_so(now), _known(ready_at))
+                        ready_at = min(ready_at, now + max(PROBES_DECIDE_WITHIN, self.service))
+                    return Rejection(gate.name, self._circuit_text(now), _known(ready_at))
                 if half_open:
                     continue
             if ready_at != inf and ready_at > min(expires_at, now + self._policy.longest_pause):
@@ -247,14 +249,14 @@ class Admission:
 
     def _make_room(self, call: Call, now: float, expires_at: float) -> Rejection | None:
         ahead = self._queue.ahead_of(call)
-        wait = self._until_turn(ahead, now, slots=self._slots.limit)
-        stands = self._stands(now)
+        wait = self._time_until_turn(ahead, now, slots=self._slots.limit)
+        stands = self._has_standing_queue(now)
         newest_first = call.priority is Priority.INTERACTIVE and stands
         if now + self._soonest(ahead, now) > expires_at and not newest_first:
             return Rejection("shed", LATE, now + wait)
         if self._queue.size < self._policy.size:
             return None
-        displaced = self._queue.displaced_by(call, stands=stands)
+        displaced = self._queue.victim_for(call, stands=stands)
         if displaced is None:
             return Rejection("queue", f"{self.queued} calls are waiting", now + wait)
         urgent = call.priority < displaced.call.priority
@@ -268,21 +270,23 @@ class Admission:
         A limit in the middle of an episode says little of what it will be in the next: who is turned away
         for it cannot be called back.
         """
-        return self._until_turn(ahead, now, slots=self._slots.most)
+        return self._time_until_turn(ahead, now, slots=self._slots.most)
 
-    def _until_turn(self, ahead: float, now: float, *, slots: float) -> float:
+    def _time_until_turn(self, ahead: float, now: float, *, slots: float) -> float:
         by_slots = self.service * (ahead + 1) / slots
-        return max([by_slots, *(spacing.time_for(ahead + 1, now) for spacing in self._spacings)])
+        return max(
+            [by_slots, *(spacing.time_to_send(ahead + 1, now) for spacing in self._spacings)]
+        )
 
-    def _too_late(self, ticket: Ticket, now: float) -> bool:
+    def _cannot_finish(self, ticket: Ticket, now: float) -> bool:
         if now >= ticket.expires_at:
             return True
         deadline_at = ticket.call.deadline_at
-        if deadline_at is None or now - ticket.queued_at < HARD_TO_TELL:
+        if deadline_at is None or now - ticket.queued_at < NO_LATENESS_BEFORE:
             return False
         return now + SERVICE_MARGIN * self.service > deadline_at
 
-    def _shed(self, now: float) -> Rejection:
+    def _shed_rejection(self, now: float) -> Rejection:
         """Say that the time is over, which gate took it, and when to come back."""
         gate = self._held_by(now)
         if gate is None or gate is self._slots_gate:
@@ -292,10 +296,10 @@ class Admission:
 
     def _rejection(self, gate: Gate, reason: str, now: float) -> Rejection:
         if gate is self._circuit:
-            reason = f"{reason}: {self._stands_so(now)}"
+            reason = f"{reason}: {self._circuit_text(now)}"
         return Rejection(_policy_of(gate), reason, _known(gate.ready_at(now)))
 
-    def _stands_so(self, now: float) -> str:
+    def _circuit_text(self, now: float) -> str:
         assert self._circuit is not None
         return f"the circuit is {self._circuit.standing(now)}"
 
@@ -306,17 +310,17 @@ class Admission:
 
     def _discard(self, ticket: Ticket) -> None:
         self._queue.discard(ticket)
-        self._forget_keeper(ticket)
+        self._clear_timekeeper(ticket)
 
-    def _forget_keeper(self, ticket: Ticket) -> None:
-        if ticket is self._keeper:
-            self._keeper = None
+    def _clear_timekeeper(self, ticket: Ticket) -> None:
+        if ticket is self._timekeeper:
+            self._timekeeper = None
 
-    def _keep_time(self, at: float) -> None:
-        keeper = self._keeper or next(iter(self._queue))
+    def _set_timekeeper(self, at: float) -> None:
+        keeper = self._timekeeper or next(iter(self._queue))
         if keeper.check_at is None or keeper.check_at > at:
             keeper.check_at = at
-            self._keeper = keeper
+            self._timekeeper = keeper
             self._wake(keeper)
 
 

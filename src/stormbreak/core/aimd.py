@@ -20,7 +20,7 @@ from stormbreak.core.checks import check_types, require
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Outcome, Verdict
 
-LEARNED = 120.0  # seconds for which a fall is remembered where nobody asks
+LEARNED_FOR = 120.0  # seconds for which a fall is remembered where nobody asks
 CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
 
 
@@ -50,7 +50,7 @@ class AimdLimit:
         require(self.slow is None or self.slow > 0, "slow must be positive", self.slow)
 
 
-class AimdConcurrency:
+class AimdLimiter:
     """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
 
     __slots__ = (
@@ -64,7 +64,7 @@ class AimdConcurrency:
         "limit",
     )
     name = "limit"
-    minds_success = True
+    settles_success = True
 
     def __init__(self, policy: AimdLimit) -> None:
         self._policy = policy
@@ -91,7 +91,7 @@ class AimdConcurrency:
 
     def learned(self, now: float) -> bool:
         """Whether it fell of late: what it has climbed since is soon found again."""
-        return now - self._fell_at < LEARNED
+        return now - self._fell_at < LEARNED_FOR
 
     def tick(self, now: float, waited: float) -> None:
         """Nothing changes with time."""
@@ -121,9 +121,9 @@ class AimdConcurrency:
             self._fell_at = now
             self._move_to(self._exact * self._policy.share)
         elif outcome.verdict is Verdict.OK and self._full_at >= sent_at:
-            self._move_to(self._exact + self._climb())
+            self._move_to(self._exact + self._increase())
 
-    def _climb(self) -> float:
+    def _increase(self) -> float:
         step = self._policy.step / self._exact
         return step if self._epoch else max(1.0, step)
 

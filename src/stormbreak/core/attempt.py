@@ -8,14 +8,14 @@ from math import inf
 from typing import TypeAlias
 
 from stormbreak.core.engine import Engine, Lane
-from stormbreak.core.flow import Closed, Deliver, Send, Steps, WaitFor
+from stormbreak.core.flow import DeliverStream, FlowClosed, Send, Steps, WaitFor
 from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
-from stormbreak.core.trail import Trail
+from stormbreak.core.trail import CallState
 from stormbreak.events import Committed, Queued, Returned, Sent
-from stormbreak.types import CANCELLED, GIVEN_UP, Call, Outcome, Rejection, Verdict
+from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Call, Outcome, Rejection, Verdict
 
-EARLY = 0.001  # seconds; a timer may run this much before its time
+FIRST_OUTPUT_GRACE = 0.001  # seconds; a timer may run this much before its time
 
 Moment: TypeAlias = tuple[float, float]
 Attempt: TypeAlias = Steps[tuple[Outcome, float, float]]
@@ -24,7 +24,7 @@ Attempt: TypeAlias = Steps[tuple[Outcome, float, float]]
 def attempted(
     engine: Engine,
     lane: Lane,
-    trail: Trail,
+    trail: CallState,
     now: float,
     uniform: float,
     permit: Permit | None = None,
@@ -56,19 +56,19 @@ def attempted(
             trail.note(_sent(call, number, now))
         began = trail.sent_at = now
         permit = place.permit if isinstance(place, Ticket) else place
-        outcome = GIVEN_UP
+        outcome = CANCELLED_AFTER_SEND
         answered, now, uniform = yield Send(call.target, number, timeout, permit)
-        outcome = answered or GIVEN_UP
+        outcome = answered or CANCELLED_AFTER_SEND
         trail.unconnected += outcome.rejection is not None  # by this machine: nothing was sent
         if call.delivers and outcome.committed:
             delivery = _delivery(engine, trail, number, permit, outcome, now, took=now - began)
-            outcome = GIVEN_UP
+            outcome = CANCELLED_AFTER_SEND
             answered, now, uniform = yield delivery
-            outcome = (answered or GIVEN_UP)._replace(committed=True)
+            outcome = (answered or CANCELLED_AFTER_SEND)._replace(committed=True)
         if outcome.verdict is Verdict.TIMEOUT and _by_own_deadline(lane, call, outcome, began, now):
             outcome = outcome._replace(own_deadline=True)
-        _take_note(engine, lane, trail, number, outcome, now, took=now - began)
-    except Closed as closed:
+        _record_outcome(engine, lane, trail, number, outcome, now, took=now - began)
+    except FlowClosed as closed:
         now, uniform = closed.moment
         raise
     finally:
@@ -82,22 +82,22 @@ def _sent(call: Call, number: int, now: float) -> Sent:
 
 def _delivery(
     engine: Engine,
-    trail: Trail,
+    trail: CallState,
     number: int,
     permit: Permit | None,
     outcome: Outcome,
     now: float,
     *,
     took: float,
-) -> Deliver:
+) -> DeliverStream:
     """Commit: the caller gets the first output, and with it all that follows."""
     call = trail.call
     if permit is not None:
         permit.first(now)
     if engine.listeners:
         trail.note(Committed(now, call.number, call.target, number, took))
-    until = call.deadline_at if call.end_at is None else call.end_at
-    return Deliver(
+    until = call.deadline_at if call.stream_deadline_at is None else call.stream_deadline_at
+    return DeliverStream(
         outcome,
         None if until == inf else until,
         trail.attempts,
@@ -106,7 +106,7 @@ def _delivery(
     )
 
 
-def _queue(lane: Lane, trail: Trail, ticket: Ticket, now: float) -> Steps[Moment]:
+def _queue(lane: Lane, trail: CallState, ticket: Ticket, now: float) -> Steps[Moment]:
     """Wait until the queue has decided about `ticket`."""
     call, began = trail.call, now
     trail.note(Queued(now, call.number, call.target, lane.admission.held_by(now)))
@@ -119,10 +119,10 @@ def _queue(lane: Lane, trail: Trail, ticket: Ticket, now: float) -> Steps[Moment
             return now, uniform
 
 
-def _take_note(
+def _record_outcome(
     engine: Engine,
     lane: Lane,
-    trail: Trail,
+    trail: CallState,
     number: int,
     outcome: Outcome,
     now: float,
@@ -152,7 +152,7 @@ def _take_note(
         )
 
 
-def _expires_at(call: Call, trail: Trail, now: float) -> float:
+def _expires_at(call: Call, trail: CallState, now: float) -> float:
     deadline_at = inf if call.deadline_at is None else call.deadline_at
     patience = inf if call.patience is None else call.patience - trail.waited
     return min(deadline_at, now + patience)
@@ -171,7 +171,11 @@ def _by_own_deadline(lane: Lane, call: Call, outcome: Outcome, began: float, now
 
     Beyond the first output an attempt has no time of its own.
     """
-    if call.deadline_at is None or now < call.deadline_at - EARLY or outcome.status is not None:
+    if (
+        call.deadline_at is None
+        or now < call.deadline_at - FIRST_OUTPUT_GRACE
+        or outcome.status is not None
+    ):
         return False
     timeout = lane.policy.attempt_timeout
     return outcome.committed or timeout is None or call.deadline_at - began < timeout

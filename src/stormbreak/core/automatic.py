@@ -22,19 +22,21 @@ from typing import Literal
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.diagnosis import RECENTLY, Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.guard import Guard
+from stormbreak.core.guard import LimitFloor
 from stormbreak.types import Outcome
 
 HOLD, DOUBLING = 5.0, 20.0  # seconds
 HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
 FADE = 120.0  # seconds
 FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
-TIGHT = 1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
+NEARLY_FULL = (
+    1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
+)
 FAILING = 10.0  # seconds since failures stood out
 LEAST = 2.0  # while there is evidence, before fading
 STANDING = 1.0  # seconds in the queue
 LOOK = 1.0  # seconds between two looks while all is quiet
-AGAIN = 0.05  # seconds; nobody asks again sooner
+RETRY_LOOK = 0.05  # seconds; nobody asks again sooner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +56,31 @@ class AutomaticLimit:
         require(self.plus >= 0, "plus must not be negative", self.plus)
 
 
-class AutomaticConcurrency:
+class AutomaticLimiter:
     """The gate that counts slots, as many as seem good."""
 
     __slots__ = (
-        "_answers", "_control", "_diagnosis", "_doubling", "_full_at", "_grown", "_grown_at", "_guard", "_held", "_held_at", "_hold", "_look_at", "_paused", "_policy",
-        "_stood_at", "in_flight", "limit", "most",
+        "_answers",
+        "_control",
+        "_diagnosis",
+        "_doubling",
+        "_full_at",
+        "_grown",
+        "_grown_at",
+        "_held",
+        "_held_at",
+        "_hold",
+        "_limit_floor",
+        "_look_at",
+        "_paused",
+        "_policy",
+        "_stood_at",
+        "in_flight",
+        "limit",
+        "most",
     )  # fmt: skip
     name = "limit"
-    minds_success = True
+    settles_success = True
 
     def __init__(
         self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
@@ -71,7 +89,7 @@ class AutomaticConcurrency:
         self._policy = policy
         self._diagnosis = diagnosis
         self._paused = paused
-        self._guard = Guard(policy.ceiling)
+        self._limit_floor = LimitFloor(policy.ceiling)
         self._answers = 0  # when the guard was last fed
         self._look_at = -inf  # before this, and without new evidence, there is nothing to see
         self._control = LEAST  # what evidence would make of the limit, at the last look
@@ -106,9 +124,9 @@ class AutomaticConcurrency:
         begins_at = self._evidence_at + self._hold
         growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
         opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
-        return max(now + AGAIN, min(opens_at, self._diagnosis.overdue_at()))
+        return max(now + RETRY_LOOK, min(opens_at, self._diagnosis.overdue_at()))
 
-    def _careful(self, now: float) -> bool:
+    def _is_cautious(self, now: float) -> bool:
         """Whether it is not certain that answers are on time again, or that the target would let more pass."""
         diagnosis = self._diagnosis
         trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
@@ -125,7 +143,7 @@ class AutomaticConcurrency:
         full = self.in_flight >= self.limit
         if full:
             self._full_at = now
-        if waited > STANDING and self._is_short(now) and self._careful(now):
+        if waited > STANDING and self._is_short(now) and self._is_cautious(now):
             self._stood_at = now
         held_at = self._held_at
         if (
@@ -152,7 +170,7 @@ class AutomaticConcurrency:
         self._look_at = now if self.binds(now) else now + LOOK
         late = now - diagnosis.late_at < FRESH
         proven = diagnosis.proven(now, late=late)
-        gain = min(TIGHT, policy.gain) if late else policy.gain
+        gain = min(NEARLY_FULL, policy.gain) if late else policy.gain
         dead = now - diagnosis.dead_at < HOLD
         plus, least = (min(1.0, policy.plus), 1.0) if dead else (policy.plus, LEAST)
         self._control = max(least, gain * proven + plus)
@@ -161,7 +179,7 @@ class AutomaticConcurrency:
         if evidence_at > self._held_at:
             self._held, self._held_at = self._control, evidence_at
             self._grown, self._grown_at = 0.0, evidence_at
-        speed = (HOLD, DOUBLING) if self._careful(now) else (HOLD_WELL, DOUBLING_WELL)
+        speed = (HOLD, DOUBLING) if self._is_cautious(now) else (HOLD_WELL, DOUBLING_WELL)
         if speed != (self._hold, self._doubling):
             self._grown, self._grown_at = self._doublings(now), now
             self._hold, self._doubling = speed
@@ -187,7 +205,7 @@ class AutomaticConcurrency:
         diagnosis = self._diagnosis
         answers, self._answers = diagnosis.answers - self._answers, diagnosis.answers
         if not self.binds(now):
-            self._guard.quiet(now, answers, self.in_flight)
+            self._limit_floor.quiet(now, answers, self.in_flight)
             return 0.0
         failing = now - diagnosis.failed_at < FAILING or self._paused(now)
-        return self._guard.floor(now, answers, diagnosis.mean or 0.0, failing=failing)
+        return self._limit_floor.floor(now, answers, diagnosis.mean or 0.0, failing=failing)

@@ -13,7 +13,7 @@ from math import fsum, inf
 from statistics import median
 from typing import NamedTuple
 
-from stormbreak.core.flight import Flight, Landing
+from stormbreak.core.flight import Completion, InFlight
 
 BLOCK = 16  # attempts
 LEAST = 8  # samples that make a block worth keeping
@@ -21,7 +21,7 @@ KEPT = 16  # blocks
 ENOUGH = 20  # samples for an opinion
 TRIM = 2.0  # a block is odd when its median is this many times the low ones'
 LOW = 0.2  # the quantile of the medians that says which are low
-REBASE = 120.0  # seconds without a clean block after which a dirty one counts
+RESET_AFTER = 120.0  # seconds without a clean block after which a dirty one counts
 CLEAR = 5.0  # seconds that evidence must be older than a block
 EVERY = 0.25  # seconds; an opinion is formed no more often
 TOTAL_QUANTILE, FIRST_QUANTILE = 0.75, 0.90  # of the samples, still usual
@@ -47,7 +47,7 @@ class _Kept(NamedTuple):
     total: float  # seconds in all
 
 
-class Baseline:
+class LatencyBaseline:
     """Learns `usual`, beyond which an answer is late, and `mean`, both in seconds; None while unknown.
 
     For a `mean` to begin with, the first block is enough, even one that overlaps evidence.
@@ -67,7 +67,7 @@ class Baseline:
         self.usual: float | None = None
         self.mean: float | None = None
 
-    def sent(self, flight: Flight) -> None:
+    def sent(self, flight: InFlight) -> None:
         """Take in an attempt that leaves."""
         block = self._filling
         if block.sent == BLOCK:
@@ -77,10 +77,10 @@ class Baseline:
         block.sent += 1
         flight.block = block
 
-    def landed(self, flight: Flight, now: float, evidence_at: float) -> None:
+    def landed(self, flight: InFlight, now: float, evidence_at: float) -> None:
         """Take in an attempt that has ended; `evidence_at` is the last sign of congestion."""
         block: _Block = flight.block
-        if flight.landing is Landing.ANSWERED or flight.landing is Landing.LATE:
+        if flight.landing is Completion.ANSWERED or flight.landing is Completion.LATE:
             total = now - flight.sent_at
             block.totals.append(total)
             known = self.streams and flight.first_at is not None
@@ -97,7 +97,7 @@ class Baseline:
         clean = evidence_at < block.opened_at - CLEAR
         if clean:
             self._clean_at = now
-        elif self._clean_at is None or now - self._clean_at < REBASE:
+        elif self._clean_at is None or now - self._clean_at < RESET_AFTER:
             return
         block.samples.sort()
         self._kept.append(_Kept(median(block.samples), block.samples, fsum(block.totals)))

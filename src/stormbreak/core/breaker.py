@@ -33,19 +33,21 @@ from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.flight import Flight
+from stormbreak.core.flight import InFlight
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.saved import LONGEST, Saved
+from stormbreak.core.saved import LONGEST, CircuitSnapshot
 from stormbreak.core.trial import Decision, Probe, Trial
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
-LONGEST_NAMED = 900.0
+MAX_RETRY_AFTER = 900.0
 """Seconds that count of a time named by a server, at the most; then it is spread."""
 
 REMEMBERED = 900.0
 """Seconds for which a circuit that may be probed is remembered, though nobody probes it."""
 
-Pass: TypeAlias = tuple[int, float, Flight | None]  # epoch, time it left, and for its own diagnosis
+Pass: TypeAlias = tuple[
+    int, float, InFlight | None
+]  # epoch, time it left, and for its own diagnosis
 BreakerToken: TypeAlias = Pass | Probe
 
 
@@ -64,12 +66,30 @@ class Breaker:
     """
 
     __slots__ = (
-        "_alone", "_at_rest", "_by_hand_until", "_counts", "_diagnosis", "_epoch", "_hold", "_named_ends_at", "_named_until", "_observes",
-        "_on_change", "_open_for", "_policy", "_spread", "_treatments", "_trip", "_uniform", "state", "trial", "trips",
+        "_alone",
+        "_counts",
+        "_diagnosis",
+        "_epoch",
+        "_hold",
+        "_manual_until",
+        "_named_ends_at",
+        "_observes",
+        "_on_change",
+        "_open_duration",
+        "_open_is_idle",
+        "_policy",
+        "_retry_after_until",
+        "_spread",
+        "_treatments",
+        "_trip",
+        "_uniform",
+        "state",
+        "trial",
+        "trips",
         "until",
     )  # fmt: skip
     name = "breaker"
-    minds_success = True
+    settles_success = True
 
     def __init__(
         self,
@@ -94,24 +114,26 @@ class Breaker:
         self._trip = policy.trip.machine(self._diagnosis)
         self._counts = policy.mode in (Mode.NORMAL, Mode.METRICS_ONLY)
         self._observes = diagnosis is None and self._counts
-        self._at_rest = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
+        self._open_is_idle = State.ISOLATED if policy.mode is Mode.FORCED_OPEN else State.CLOSED
         self._alone = alone
         self._epoch = 0
-        self._open_for = policy.open_for  # as grown so far
-        self._named_until = OPEN  # the latest time that a failure named since the last success
+        self._open_duration = policy.open_for  # as grown so far
+        self._retry_after_until = (
+            OPEN  # the latest time that a failure named since the last success
+        )
         self._named_ends_at = OPEN  # the same as spread when the circuit opened
         self._hold = OPEN  # no probe leaves before
-        self._by_hand_until = OPEN  # end of an isolation by hand
+        self._manual_until = OPEN  # end of an isolation by hand
         self._uniform = 0.5  # the chance that opened the circuit last
         self.trial: Trial | None = None
         self.trips = 0
-        self.state = self._at_rest
-        self.until = self._rests_until  # end of the open time, or of an isolation
+        self.state = self._open_is_idle
+        self.until = self._open_until_at  # end of the open time, or of an isolation
         self._forget()
 
     @property
-    def _rests_until(self) -> float:
-        return UNTIL_EVENT if self._at_rest is State.ISOLATED else OPEN
+    def _open_until_at(self) -> float:
+        return UNTIL_EVENT if self._open_is_idle is State.ISOLATED else OPEN
 
     def ready_at(self, now: float) -> float:
         """When a call may leave: see `Gate`."""
@@ -149,7 +171,7 @@ class Breaker:
 
         Not for ever: some time after its next probe was due, a circuit that nobody asks for is as good as closed.
         """
-        if self.state is self._at_rest:
+        if self.state is self._open_is_idle:
             return False
         ready_at = self.ready_at(now)
         return ready_at > now or now - self.until < REMEMBERED
@@ -163,7 +185,7 @@ class Breaker:
             self.reset(now)  # no trial would ever decide
             return self.take(now)
         if self.trial is None:
-            self.trial = Trial(self._policy, now, pace=self._open_for)
+            self.trial = Trial(self._policy, now, pace=self._open_duration)
             self._move(State.HALF_OPEN, now)
         probe = self.trial.take(now, lost_after=self._diagnosis.lost_after)
         probe.flight = self._diagnosis.take(now) if self._observes else None
@@ -179,36 +201,36 @@ class Breaker:
             self._diagnosis.settle(flight, outcome, now, uniform)
         tally = Tally.NOTHING if outcome.own_deadline else self._treatments[outcome.verdict].tally
         if not isinstance(token, Probe) and token[0] == self._epoch:  # then the circuit is closed
-            if self._is_too_much(tally, outcome, now, now - token[1]):
+            if self._should_trip(tally, outcome, now, now - token[1]):
                 self._trips(now, uniform)
             return
         self._end_stale_trial(now)
         if isinstance(token, Probe) and token.trial is self.trial:
             self._settle_probe(token, tally, outcome, now, uniform)
 
-    def _is_too_much(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
+    def _should_trip(self, tally: Tally, outcome: Outcome, now: float, took: float) -> bool:
         if tally is Tally.SUCCESS:
-            self._named_until = OPEN  # a failure cannot speak for a target that serves
+            self._retry_after_until = OPEN  # a failure cannot speak for a target that serves
             return self._trip.record(now, failed=False, took=took)
         if tally is Tally.NOTHING:
-            return _was_cut(outcome) and self._trip.cut(now, took)
-        self._heed(outcome, now)
+            return _was_cancelled_late(outcome) and self._trip.cut(now, took)
+        self._respect_retry_after(outcome, now)
         return self._trip.record(now, failed=True, took=took)
 
     def _settle_probe(
         self, probe: Probe, tally: Tally, outcome: Outcome, now: float, uniform: float
     ) -> None:
         assert self.trial is not None
-        counts = tally is Tally.SUCCESS or _was_cut(outcome)
+        counts = tally is Tally.SUCCESS or _was_cancelled_late(outcome)
         if counts and self._trip.is_slow(now - probe.sent_at):
             tally = Tally.FAILURE  # slow is what the rule calls ill
         if tally is Tally.SUCCESS:
-            self._named_until = self._hold = OPEN
+            self._retry_after_until = self._hold = OPEN
         elif tally is Tally.FAILURE or self._alone:
-            self._heed(outcome, now)
+            self._respect_retry_after(outcome, now)
             if self._alone:
-                self._hold = self._named_end(now, uniform)
-        answered = not _was_cut(outcome)
+                self._hold = self._retry_after_end(now, uniform)
+        answered = not _was_cancelled_late(outcome)
         decision = self.trial.settle(probe, tally, answered=answered, now=now)
         if decision is Decision.ILL:
             self._open(now, now, self._longer(), uniform)
@@ -217,10 +239,10 @@ class Breaker:
         else:
             self._end_stale_trial(now)  # with this probe it may be spent
 
-    def _heed(self, outcome: Outcome, now: float) -> None:
+    def _respect_retry_after(self, outcome: Outcome, now: float) -> None:
         if outcome.retry_after and self._policy.heed_server:
-            named = min(outcome.retry_after, LONGEST_NAMED)
-            self._named_until = max(self._named_until, now + named)
+            named = min(outcome.retry_after, MAX_RETRY_AFTER)
+            self._retry_after_until = max(self._retry_after_until, now + named)
 
     def _trips(self, now: float, uniform: float) -> None:
         self.trips += 1
@@ -239,26 +261,26 @@ class Breaker:
 
     def _open(self, at: float, now: float, seconds: float, uniform: float) -> None:
         self.until = self._open_until(at, seconds, uniform)
-        self._named_ends_at = self._named_end(at, uniform)
-        self._open_for, self._uniform = seconds, uniform
+        self._named_ends_at = self._retry_after_end(at, uniform)
+        self._open_duration, self._uniform = seconds, uniform
         self._move(State.OPEN, now)
 
     def _open_until(self, at: float, seconds: float, uniform: float) -> float:
         until = at + seconds * (1 + self._policy.jitter * (2 * uniform - 1))
-        return max(until, self._named_end(at, uniform))
+        return max(until, self._retry_after_end(at, uniform))
 
-    def _named_end(self, at: float, uniform: float) -> float:
+    def _retry_after_end(self, at: float, uniform: float) -> float:
         """When the named time is over that holds at `at`, spread; OPEN where none does."""
-        named = self._named_until - at
+        named = self._retry_after_until - at
         return at + named * (1 + self._spread * uniform) if named > 0 else OPEN
 
     def _after_trial(self, trial: Trial) -> float:
         """The open time after a trial without a decision: that nothing was told is no sign of illness."""
-        return self._open_for if trial.spent else self._longer()
+        return self._open_duration if trial.spent else self._longer()
 
     def _longer(self) -> float:
         """The open time after one more failed trial, before jitter."""
-        return self._policy.longer(self._open_for)
+        return self._policy.longer(self._open_duration)
 
     def isolate(self, now: float, *, duration: float | None = None) -> None:
         """Open by hand: until `reset`, or for so many seconds, after which a trial decides.
@@ -273,59 +295,63 @@ class Breaker:
                 f"duration must be above 0, up to {LONGEST:.0f} s",
                 duration,
             )
-        self._by_hand_until = UNTIL_EVENT if duration is None else now + duration
-        self.until = max(self._by_hand_until, self._rests_until)
+        self._manual_until = UNTIL_EVENT if duration is None else now + duration
+        self.until = max(self._manual_until, self._open_until_at)
         self._move(State.ISOLATED, now)
 
     def reset(self, now: float) -> None:
         """Close, and forget what was counted; a breaker that is forced open stays isolated."""
         self._forget()
-        self._by_hand_until = OPEN
-        self.until = self._rests_until
-        self._move(self._at_rest, now)
+        self._manual_until = OPEN
+        self.until = self._open_until_at
+        self._move(self._open_is_idle, now)
 
     def force(self, forced_open: bool, now: float) -> None:  # noqa: FBT001
         """Be forced open from now on, or no longer: the policy that says so has changed."""
         at_rest = State.ISOLATED if forced_open else State.CLOSED
-        if at_rest is self._at_rest:
+        if at_rest is self._open_is_idle:
             return
-        self._at_rest = at_rest
-        if self._by_hand_until > now:
-            self.until = max(self._by_hand_until, self._rests_until)
+        self._open_is_idle = at_rest
+        if self._manual_until > now:
+            self.until = max(self._manual_until, self._open_until_at)
         else:
             self.reset(now)
 
-    def save(self, now: float) -> Saved:
+    def save(self, now: float) -> CircuitSnapshot:
         """Return what is worth keeping over a restart.
 
         Half-open is saved as open: its probes do not come back. What the mode alone isolates is saved as closed: the
         next process has a mode of its own.
         """
-        open_for = self._open_for
-        if self._by_hand_until > now:
-            left = 0.0 if self._by_hand_until == UNTIL_EVENT else self._by_hand_until - now
-            return Saved(state=State.ISOLATED, open_left=left, open_for=open_for)
+        open_for = self._open_duration
+        if self._manual_until > now:
+            left = 0.0 if self._manual_until == UNTIL_EVENT else self._manual_until - now
+            return CircuitSnapshot(state=State.ISOLATED, open_left=left, open_for=open_for)
         if self.state is State.CLOSED or self._policy.mode is not Mode.NORMAL:
-            return Saved(state=State.CLOSED, open_left=0.0, open_for=open_for)
+            return CircuitSnapshot(state=State.CLOSED, open_left=0.0, open_for=open_for)
         if self.state is State.OPEN or self._is_stale(now):
             stale = self.trial
-            named = self._named_end(stale.ends_at, self._uniform) if stale else self._named_ends_at
-            return Saved(
+            named = (
+                self._retry_after_end(stale.ends_at, self._uniform)
+                if stale
+                else self._named_ends_at
+            )
+            return CircuitSnapshot(
                 state=State.OPEN,
                 open_left=max(0.0, self.ready_at(now) - now),
                 open_for=open_for,
                 named_left=max(0.0, named - now),
             )
-        return Saved(state=State.OPEN, open_left=0.0, open_for=open_for)
+        return CircuitSnapshot(state=State.OPEN, open_left=0.0, open_for=open_for)
 
-    def restore(self, saved: Saved, now: float, *, elapsed: float = 0.0) -> None:
+    def restore(self, saved: CircuitSnapshot, now: float, *, elapsed: float = 0.0) -> None:
         """Take up what was saved `elapsed` seconds ago. What was counted, and who was under way, is forgotten.
 
         Only a breaker in normal mode opens so; isolated is isolated in every mode. No time is longer than this
         policy makes it: it may be another than the one that was saved under.
         """
         self._forget()
-        self._by_hand_until = OPEN
+        self._manual_until = OPEN
         left = saved.open_left - elapsed
         if saved.state is State.ISOLATED and (saved.open_left == 0 or left > 0):
             self.isolate(now, duration=left if saved.open_left else None)
@@ -334,11 +360,11 @@ class Breaker:
         else:
             self.reset(now)
 
-    def _restore_open(self, saved: Saved, now: float, elapsed: float) -> None:
+    def _restore_open(self, saved: CircuitSnapshot, now: float, elapsed: float) -> None:
         policy = self._policy
-        self._open_for = min(max(saved.open_for, policy.open_for), self._policy.most_open)
+        self._open_duration = min(max(saved.open_for, policy.open_for), self._policy.most_open)
         own = min(saved.open_left, self._policy.most_open * (1 + policy.jitter))
-        longest_named = LONGEST_NAMED * (1 + self._spread) if policy.heed_server else 0.0
+        longest_named = MAX_RETRY_AFTER * (1 + self._spread) if policy.heed_server else 0.0
         named = min(saved.named_left, longest_named)
         self._named_ends_at = now + max(0.0, named - elapsed)
         self.until = now + max(0.0, own - elapsed, named - elapsed)
@@ -346,8 +372,8 @@ class Breaker:
 
     def _forget(self) -> None:
         self._trip.reset()
-        self._open_for = self._policy.open_for
-        self._named_until = OPEN
+        self._open_duration = self._policy.open_for
+        self._retry_after_until = OPEN
 
     def _move(self, after: State, now: float) -> None:
         before, self.state = self.state, after
@@ -357,13 +383,13 @@ class Breaker:
         if after is not State.HALF_OPEN:
             self.trial = None
         if after is not State.ISOLATED:
-            self._by_hand_until = OPEN
+            self._manual_until = OPEN
         if after is not before or after is State.OPEN:
             shut = after in (State.OPEN, State.ISOLATED)
             until = self.until if shut and self.until < UNTIL_EVENT else None
             self._on_change(before, after, now=now, until=until)
 
 
-def _was_cut(outcome: Outcome) -> bool:
+def _was_cancelled_late(outcome: Outcome) -> bool:
     """Whether we ended the attempt ourselves."""
     return outcome.own_deadline or outcome.verdict is Verdict.CANCELLED

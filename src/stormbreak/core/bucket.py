@@ -20,13 +20,13 @@ from math import inf
 class Bucket:
     """Holds `depth` seconds of a flow of `rate` per second. It begins full."""
 
-    __slots__ = ("_depth", "_given_back", "_seconds", "full_at")
+    __slots__ = ("_depth", "_returned_unused", "_seconds", "full_at")
 
     def __init__(self, rate: float, depth: float) -> None:
         self._seconds = 1 / rate  # that one is worth
         self._depth = max(depth, self._seconds)
         self.full_at = 0.0  # when it is full again, if nobody takes any more
-        self._given_back = 0.0  # seconds, ever
+        self._returned_unused = 0.0  # seconds, ever
 
     def ready_at(self, amount: float) -> float:
         """The time from which `amount` may be taken; whoever asks earlier may be told an earlier time later."""
@@ -41,7 +41,7 @@ class Bucket:
         """Take `amount`, and return a receipt for `refund`."""
         full_at = max(self.full_at, now) + amount * self._seconds
         self.full_at = full_at
-        return full_at + self._given_back
+        return full_at + self._returned_unused
 
     def settle(self, amount: float, *, latest: float = inf) -> None:
         """Give back `amount` that was not used; a negative one was used beyond what was taken.
@@ -56,7 +56,7 @@ class Bucket:
 
         What others got back meanwhile has moved that time; it is taken for earlier than it may be, never for later.
         """
-        ahead = receipt - self._given_back - now
+        ahead = receipt - self._returned_unused - now
         seconds = min(amount * self._seconds, max(0.0, ahead))
         self.full_at -= seconds
-        self._given_back += seconds
+        self._returned_unused += seconds

@@ -34,7 +34,7 @@ from stormbreak.core.checks import check_types, require, require_window
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
-BRIEF = 0.5  # seconds; a shorter named time makes no retry free
+SHORT_WAIT = 0.5  # seconds; a shorter named time makes no retry free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +109,14 @@ class Budget:
         self._recent.add(now, failed=failed)
         if not failed:
             self._in_a_row = 0
-        elif TREATMENTS[outcome.verdict].retry and not _is_invited(outcome):
+        elif TREATMENTS[outcome.verdict].retry and not _was_invited_by_server(outcome):
             self._in_a_row += 1
 
     def is_free(self, outcome: Outcome, now: float, load: Load = UNKNOWN) -> bool:
         """Whether a retry after `outcome` (already recorded) need not be paid."""
         if self._policy.always_paid:
             return False
-        if _is_invited(outcome):
+        if _was_invited_by_server(outcome):
             return True
         self._recent.roll(now)
         lone = self._recent.calls < self._policy.lone_calls
@@ -137,6 +137,6 @@ class Budget:
         return True
 
 
-def _is_invited(outcome: Outcome) -> bool:
+def _was_invited_by_server(outcome: Outcome) -> bool:
     """Whether the server itself named the time to come back, late enough to keep anybody away."""
-    return outcome.retry_after is not None and outcome.retry_after >= BRIEF
+    return outcome.retry_after is not None and outcome.retry_after >= SHORT_WAIT

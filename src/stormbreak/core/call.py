@@ -8,14 +8,14 @@ from stormbreak.core.attempt import attempted
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import Flow, Wait
 from stormbreak.core.race import raced
-from stormbreak.core.retry import Retry, Stop, TimeLeft, decide
+from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, decide
 from stormbreak.core.shadow import ShadowGate
-from stormbreak.core.trail import Trail
+from stormbreak.core.trail import CallState
 from stormbreak.events import CallRejected, RetryPlanned, RetryRefused
-from stormbreak.types import Ended, Outcome, Rejection, Verdict
+from stormbreak.types import CallResult, Outcome, Rejection, Verdict
 
 
-def carry(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) -> Flow:
+def carry(engine: Engine, lane: Lane, trail: CallState, now: float, uniform: float) -> Flow:
     """Carry the call of `trail` to its end at its target. Nothing is held while backing off."""
     call = trail.call
     attempt = raced if call.races and lane.hedging is not None else attempted
@@ -43,8 +43,8 @@ def carry(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) 
         )
         decision = deciding(lane.policy.retry, budget=lane.budget)
         if lane.shadow is not None:
-            _decide_beside(lane, lane.shadow, decision, deciding, now)
-        if isinstance(decision, Stop):
+            _decide_shadow(lane, lane.shadow, decision, deciding, now)
+        if isinstance(decision, NoRetry):
             if decision.gate == "budget":
                 lane.refused_at = now
             trail.note(
@@ -76,11 +76,11 @@ def carry(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) 
         trail.waited += now - began
 
 
-def _decide_beside(
+def _decide_shadow(
     lane: Lane,
     shadow: ShadowGate,
-    decision: Retry | Stop,
-    deciding: Callable[..., Retry | Stop],
+    decision: Retry | NoRetry,
+    deciding: Callable[..., Retry | NoRetry],
     now: float,
 ) -> None:
     """Let the shadow decide about the same retry, and compare."""
@@ -90,7 +90,9 @@ def _decide_beside(
         shadow.decided(now, decision, deciding(retry, budget=lane.shadow_budget))
 
 
-def _rejected(trail: Trail, rejection: Rejection, failure: Outcome | None, now: float) -> Ended:
+def _rejected(
+    trail: CallState, rejection: Rejection, failure: Outcome | None, now: float
+) -> CallResult:
     """End a call that was refused here. What an earlier attempt met at the target is told first."""
     call = trail.call
     trail.note(CallRejected(now, call.number, call.target, *rejection))
@@ -98,9 +100,9 @@ def _rejected(trail: Trail, rejection: Rejection, failure: Outcome | None, now: 
     return trail.end(outcome, now, stopped=rejection.policy, retry_at=rejection.retry_at)
 
 
-def _time_left(trail: Trail, now: float) -> TimeLeft:
+def _time_left(trail: CallState, now: float) -> RetryAllowance:
     call = trail.call
-    return TimeLeft(
+    return RetryAllowance(
         deadline=inf if call.deadline_at is None else call.deadline_at - now,
         patience=inf if call.patience is None else call.patience - trail.waited,
         attempts=inf if call.most is None else call.most - trail.attempts,

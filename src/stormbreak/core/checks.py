@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin, g
 
 from stormbreak.errors import ConfigurationError
 
-SHORTEST_WINDOW = 1e-6
+MIN_WINDOW = 1e-6
 """Seconds: a window is cut into slices, and times are divided by their width."""
 
-LONGEST_SHOWN = 100  # characters of a value
+MAX_SHOWN = 100  # characters of a value
 
 
 def require(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
@@ -24,7 +24,7 @@ def require(holds: bool, rule: str, value: object) -> None:  # noqa: FBT001
 def require_window(name: str, seconds: float) -> None:
     """Refuse a window that is none, or too short to be counted in."""
     require(seconds > 0, f"{name} must be positive", seconds)
-    require(seconds >= SHORTEST_WINDOW, f"{name} must be at least {SHORTEST_WINDOW:g}", seconds)
+    require(seconds >= MIN_WINDOW, f"{name} must be at least {MIN_WINDOW:g}", seconds)
 
 
 def require_number(name: str, value: object) -> None:
@@ -105,9 +105,7 @@ def _all_of(origin: type, item: _Test | None) -> _Test:
     return lambda value: isinstance(value, tuple | list) and all(map(holds, value)), f"a tuple{of}"
 
 
-def shown(
-    value: object, *, longest: int = LONGEST_SHOWN, write: Callable[[object], str] = str
-) -> str:
+def shown(value: object, *, longest: int = MAX_SHOWN, write: Callable[[object], str] = str) -> str:
     """A value for a message, as `write` has it, not at length."""
     try:
         text = write(value)

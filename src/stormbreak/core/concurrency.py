@@ -26,12 +26,12 @@ class FixedLimit:
         return self.in_flight
 
 
-class Concurrency:
+class FixedLimiter:
     """The gate that counts slots."""
 
     __slots__ = ("in_flight", "limit")
     name = "limit"
-    minds_success = True
+    settles_success = True
 
     def __init__(self, policy: FixedLimit) -> None:
         self.limit = policy.in_flight

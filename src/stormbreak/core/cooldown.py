@@ -24,7 +24,7 @@ SPREAD = 0.5
 """A named time t becomes anything within [t, (1 + SPREAD) t], where nothing else is said."""
 
 
-SMALLEST_GROUP = 4
+MIN_GROUP = 4
 """Calls that leave together after a pause, at the least: one alone might be unlucky."""
 
 
@@ -50,7 +50,7 @@ class Cooldown:
         "until",
     )
     name = "cooldown"
-    minds_success = True
+    settles_success = True
 
     def __init__(
         self,
@@ -121,10 +121,10 @@ class Pace:
 
     __slots__ = ("_ends", "_gap", "_group", "_left", "_next", "_release", "_sent_away", "_vacant")
     name = "pace"
-    minds_success = False
+    settles_success = False
 
     def __init__(self) -> None:
-        self._group = SMALLEST_GROUP
+        self._group = MIN_GROUP
         self._release = self._left = self._sent_away = self._vacant = 0
         self._next = self._ends = OPEN
         self._gap = 0.0
@@ -137,7 +137,7 @@ class Pace:
         if self._left:
             fared_well = 2 * self._sent_away <= self._left
             self._group = self._group * 2 if fared_well else self._group // 2
-            self._group = min(max(self._group, SMALLEST_GROUP), max(calls, SMALLEST_GROUP))
+            self._group = min(max(self._group, MIN_GROUP), max(calls, MIN_GROUP))
             self._left = self._sent_away = 0
         self._release += 1
         self._next = max(self._next, at)

@@ -28,7 +28,7 @@ class Counts(NamedTuple):
     slow_call_rate: float | None = None
 
 
-class Trip(ABC):
+class TripCounter(ABC):
     """Counts outcomes and says when it is too much."""
 
     __slots__ = ()
@@ -55,7 +55,7 @@ class Trip(ABC):
 
 
 class Window(Protocol):
-    """Recent calls, and how many of them were of the kind that is counted."""
+    """RecentDecisions calls, and how many of them were of the kind that is counted."""
 
     calls: int
     failures: int
@@ -79,7 +79,7 @@ def _counted(window: Window, now: float) -> Counts:
     return Counts(calls, failures, failure_rate=failures / calls if calls else None)
 
 
-class Row(Trip):
+class Row(TripCounter):
     """Failures in a row."""
 
     __slots__ = ("_failures", "_threshold")
@@ -99,7 +99,7 @@ class Row(Trip):
         self._failures = 0
 
 
-class Dead(Trip):
+class DeadTargetTrip(TripCounter):
     """Whether the target is dead, as the diagnosis of its attempts says. The window is only shown."""
 
     __slots__ = ("_diagnosis", "_window")
@@ -120,7 +120,7 @@ class Dead(Trip):
         self._window.clear()
 
 
-class FailureShare(Trip):
+class FailureRateTrip(TripCounter):
     """The share of failures in a window."""
 
     __slots__ = ("_calls", "_share", "_window")
@@ -143,7 +143,7 @@ class FailureShare(Trip):
         self._window.clear()
 
 
-class SlowShare(Trip):
+class SlowRateTrip(TripCounter):
     """The share of slow calls in a window, whether they succeeded, failed, or were cut when already slow."""
 
     __slots__ = ("_calls", "_share", "_slower_than", "_window")
@@ -176,12 +176,12 @@ class SlowShare(Trip):
         self._window.clear()
 
 
-class AnyOf(Trip):
+class AnyTrip(TripCounter):
     """Several of them; every one counts everything, and the first that has enough opens."""
 
     __slots__ = ("_machines",)
 
-    def __init__(self, machines: Sequence[Trip]) -> None:
+    def __init__(self, machines: Sequence[TripCounter]) -> None:
         self._machines = tuple(machines)
 
     def record(self, now: float, *, failed: bool, took: float = 0.0) -> bool:

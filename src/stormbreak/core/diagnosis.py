@@ -24,24 +24,26 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
-from stormbreak.core.baseline import Baseline
-from stormbreak.core.flight import Flight, Landing
+from stormbreak.core.baseline import LatencyBaseline
+from stormbreak.core.flight import Completion, InFlight
 from stormbreak.core.gate import OPEN
-from stormbreak.core.proven import ProvenByFirst, ProvenByRate
+from stormbreak.core.proven import FirstOutputEstimate, RateEstimate
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence
 WEIGHT = 0.1  # of the newest in a moving share
-MOSTLY = 0.5  # of the answers that are late
+MAJORITY = 0.5  # of the answers that are late
 RARE = 0.001  # what chance does not explain
 LEAST = 0.4  # the lowest share of failures that chance is granted ...
 MOST = 0.85  # ... and the highest
 UNDECIDED = 0.25  # of a run: so many may still be under way
 KEPT = 256  # failures of a run that are kept
-WATCHED = 1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
+RECOVERY_WINDOW = (
+    1_024  # attempts that are watched, at most: beyond that a part of them speaks for all
+)
 RECENTLY = 30.0  # seconds since an answer, lateness or a 429
 REMEMBERED = 180.0  # seconds since an answer was on time
-CONSPICUOUS = 1 / 3  # share of failures
+SUSPICIOUS_RATIO = 1 / 3  # share of failures
 JUDGED = 120.0  # seconds since an attempt that streams left
 LOOK = 1.0  # seconds between two choices of who judges
 LATE_FOR = 10.0  # seconds since lateness was evidence
@@ -60,36 +62,65 @@ class Diagnosis:
     """Watches every attempt at one target. A gate that is always open; the token is the attempt's flight."""
 
     __slots__ = (
-        "_answered_at", "_answered_sent_at", "_by_first", "_by_rate", "_chosen_at", "_contradicted", "_failing", "_is_luck", "_late",
-        "_late_share", "_limited", "_on_time_sent_at", "_overdue", "_plain", "_quick", "_refused", "_refused_at", "_refused_sent_at", "_run", "_streamed",
-        "_streamed_at", "_treatments", "_usual_run", "_watched", "answers", "dead_at", "evidence_at", "failed_at",
-        "judge", "late_at", "on_time_at", "probed", "throttled_at",
+        "_answered_at",
+        "_answered_sent_at",
+        "_by_rate",
+        "_chosen_at",
+        "_contradicted",
+        "_failing",
+        "_first_output_estimate",
+        "_is_luck",
+        "_late",
+        "_late_share",
+        "_limited",
+        "_on_time_sent_at",
+        "_overdue",
+        "_plain",
+        "_quick",
+        "_refused",
+        "_refused_at",
+        "_refused_sent_at",
+        "_run",
+        "_streamed",
+        "_streamed_at",
+        "_treatments",
+        "_usual_run",
+        "_watched",
+        "answers",
+        "dead_at",
+        "evidence_at",
+        "failed_at",
+        "judge",
+        "late_at",
+        "on_time_at",
+        "probed",
+        "throttled_at",
     )  # fmt: skip
     name = "diagnosis"
-    minds_success = True
+    settles_success = True
 
     def __init__(
         self,
         treatments: Mapping[Verdict, Treatment],
         *,
         limited: bool = False,
-        is_luck: Callable[[float], bool] = lambda _: False,
+        is_random: Callable[[float], bool] = lambda _: False,
     ) -> None:
         """What counts as a failure is in the `treatments`. `limited`: a limit that finds itself deals with overload.
 
-        `is_luck(now)`: whether 429s have proved to be bad luck; then they are no evidence.
+        `is_random(now)`: whether 429s have proved to be bad luck; then they are no evidence.
         """
-        self._is_luck = is_luck
+        self._is_luck = is_random
         self._limited = limited
         self._treatments = treatments
-        self.judge = self._plain = Baseline()
-        self._streamed = Baseline(streams=True)
+        self.judge = self._plain = LatencyBaseline()
+        self._streamed = LatencyBaseline(streams=True)
         self._chosen_at = -inf
         self._streamed_at = -inf  # when an attempt that streams last left
-        self._by_first = ProvenByFirst()
-        self._by_rate = ProvenByRate()
-        self._overdue: set[Flight] = set()  # under way, and older than is usual
-        self._watched: deque[Flight] = deque()  # in the order in which they left
+        self._first_output_estimate = FirstOutputEstimate()
+        self._by_rate = RateEstimate()
+        self._overdue: set[InFlight] = set()  # under way, and older than is usual
+        self._watched: deque[InFlight] = deque()  # in the order in which they left
         self._late = 0
         self._late_share = 0.0  # of the answers
         self._run: list[
@@ -120,53 +151,53 @@ class Diagnosis:
         """Always OPEN."""
         return OPEN
 
-    def take(self, now: float) -> Flight:
+    def take(self, now: float) -> InFlight:
         """An attempt leaves."""
-        return self._leave(Flight(now), self._plain)
+        return self._leave(InFlight(now), self._plain)
 
-    def take_streamed(self, now: float) -> Flight:
+    def take_streaming(self, now: float) -> InFlight:
         """An attempt leaves whose first output will be told."""
         self._streamed_at = now
-        return self._leave(Flight(now, streams=True), self._streamed)
+        return self._leave(InFlight(now, streams=True), self._streamed)
 
-    def _leave(self, flight: Flight, baseline: Baseline) -> Flight:
+    def _leave(self, flight: InFlight, baseline: LatencyBaseline) -> InFlight:
         baseline.sent(flight)
         watched = self._watched
         while watched and watched[0].landing is not None:  # nobody may have looked for long
             watched.popleft()
-        if len(watched) < WATCHED:
+        if len(watched) < RECOVERY_WINDOW:
             watched.append(flight)
         return flight
 
-    def first(self, flight: Flight, now: float) -> None:
+    def first(self, flight: InFlight, now: float) -> None:
         """The first output of an attempt has come."""
         if not flight.streams or flight.first_at is not None or flight.landing is not None:
             return
         flight.first_at = now
         self._overdue.discard(flight)
-        self._by_first.first(now)
+        self._first_output_estimate.first(now)
 
-    def settle(self, token: Flight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+    def settle(self, token: InFlight, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """An attempt ended."""
         flight = token
         landing = flight.land(outcome)
         if self._overdue:
             self._overdue.discard(flight)
         if flight.first_at is not None:
-            self._by_first.ended(now)
+            self._first_output_estimate.ended(now)
         if flight.sent_at <= self._refused_at or outcome.verdict is Verdict.THROTTLED:
             self._compare(flight, outcome, now)
-        if landing is Landing.ANSWERED:
+        if landing is Completion.ANSWERED:
             self.answers += 1
             if flight.first_at is None:
                 self._by_rate.answered(now, now - flight.sent_at, self.judge.mean)
             self._answered(flight, now)
-        elif landing is not Landing.CUT:
+        elif landing is not Completion.CUT:
             self._failed(flight, outcome, now)
         baseline = self._streamed if flight.streams else self._plain
         baseline.landed(flight, now, self.evidence_at)
 
-    def _compare(self, flight: Flight, outcome: Outcome, now: float) -> None:
+    def _compare(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         """See what becomes of those that left after one that met a 429, and before that was heard."""
         beside = self._refused_sent_at <= flight.sent_at <= self._refused_at
         if outcome.verdict is Verdict.OK:
@@ -178,13 +209,13 @@ class Diagnosis:
             self._refused_sent_at = max(self._refused_sent_at, flight.sent_at)
             self._refused_at = now
             self._refused += 1
-            if not (self.refuses_some or self._is_luck(now)):
+            if not (self.refuses_randomly or self._is_luck(now)):
                 self.throttled_at = now
 
     @property
-    def refuses_some(self) -> bool:
+    def refuses_randomly(self) -> bool:
         """Whether of the attempts beside one that meets a 429 most are served: the others need not wait with it."""
-        return self._contradicted > MOSTLY
+        return self._contradicted > MAJORITY
 
     def look(self, now: float) -> None:
         """See who is older than is usual by now."""
@@ -198,13 +229,13 @@ class Diagnosis:
             if flight.landing is None:
                 if usual is None or flight.sent_at + usual > now:
                     return
-                judged_by_first = self.judge.streams
-                if not judged_by_first or (flight.streams and flight.first_at is None):
+                uses_first_output = self.judge.streams
+                if not uses_first_output or (flight.streams and flight.first_at is None):
                     self._overdue.add(flight)
                     self._count(flight, now, quick=False)
             watched.popleft()
 
-    def _answered(self, flight: Flight, now: float) -> None:
+    def _answered(self, flight: InFlight, now: float) -> None:
         self._failing -= WEIGHT * self._failing
         self._answered_at = now
         self._refused = 0
@@ -232,14 +263,14 @@ class Diagnosis:
         if self._late == top:
             self.late_at = self.evidence_at = now
 
-    def _failed(self, flight: Flight, outcome: Outcome, now: float) -> None:
+    def _failed(self, flight: InFlight, outcome: Outcome, now: float) -> None:
         self._failing += WEIGHT * (1 - self._failing)
-        if self._failing >= CONSPICUOUS:
+        if self._failing >= SUSPICIOUS_RATIO:
             self.failed_at = now
         if self._treatments[outcome.verdict].tally is Tally.FAILURE:
-            self._count(flight, now, quick=flight.landing is Landing.REFUSED)
+            self._count(flight, now, quick=flight.landing is Completion.REFUSED)
 
-    def _count(self, flight: Flight, now: float, *, quick: bool) -> None:
+    def _count(self, flight: InFlight, now: float, *, quick: bool) -> None:
         """One more in the run, if it left after the last that was answered."""
         if flight.counted or flight.sent_at <= self._answered_sent_at:
             return
@@ -251,7 +282,7 @@ class Diagnosis:
         if self._is_unexplained(self._run):
             self.dead_at = self.evidence_at = now
 
-    def _end_run(self, flight: Flight) -> None:
+    def _end_run(self, flight: InFlight) -> None:
         sent_at, run = flight.sent_at, self._run
         explained = not self._is_unexplained(run)
         self._run = [each for each in run if each > sent_at]
@@ -270,13 +301,13 @@ class Diagnosis:
         self._run, self._quick = [], []
 
     @property
-    def longest_run(self) -> float:
+    def max_failure_run(self) -> float:
         """Failures in a row that chance explains."""
         share = self._usual_run / (1 + self._usual_run)
         return log(RARE) / log(min(MOST, max(LEAST, share)))
 
     def _is_unexplained(self, run: list[float]) -> bool:
-        if not run or len(run) < self.longest_run:
+        if not run or len(run) < self.max_failure_run:
             return False
         first, last = min(run), max(run)
         undecided = 0
@@ -297,7 +328,7 @@ class Diagnosis:
         return self._is_unexplained(self._quick if overloaded else self._run)
 
     def _was_late(self, now: float) -> bool:
-        return self._late_share >= MOSTLY and now - self._answered_at < RECENTLY
+        return self._late_share >= MAJORITY and now - self._answered_at < RECENTLY
 
     def is_well(self, now: float) -> bool:
         """Whether answers come, most of them on time; in the last minutes, where there is little traffic."""
@@ -306,7 +337,7 @@ class Diagnosis:
     def is_ill(self, now: float) -> bool:
         """Whether most of the answers of the last minutes were late, or none comes for longer than chance explains."""
         self.look(now)
-        late = self._late_share >= MOSTLY and now - self._answered_at <= REMEMBERED
+        late = self._late_share >= MAJORITY and now - self._answered_at <= REMEMBERED
         return late or self._is_unexplained(self._run)
 
     def is_overtaken(self, sent_at: float) -> bool:
@@ -346,13 +377,15 @@ class Diagnosis:
 
     def _is_everybody_refused(self) -> bool:
         """Whether 429s come and no answer beside them, for longer than chance explains."""
-        return self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.longest_run
+        return (
+            self._refused_at - self.on_time_at > LATE_FOR and self._refused >= self.max_failure_run
+        )
 
     def proven(self, now: float, *, late: bool) -> float:
         """Attempts that the target has just been shown to serve at once."""
         if late:
-            self._by_first.forget(now)
-        return self._by_first.at(now) + self._by_rate.at(now, self.mean)
+            self._first_output_estimate.forget(now)
+        return self._first_output_estimate.at(now) + self._by_rate.at(now, self.mean)
 
     @property
     def mean(self) -> float | None:
@@ -361,7 +394,7 @@ class Diagnosis:
         return self._streamed.mean if mean is None else mean
 
     def _choose_judge(self, now: float) -> None:
-        """Measure lateness by first outputs where enough is known of them."""
+        """MetricUpdate lateness by first outputs where enough is known of them."""
         known = self._streamed.usual is not None and now - self._streamed_at < JUDGED
         judge = self._streamed if known else self._plain
         if judge is not self.judge:

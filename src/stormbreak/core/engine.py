@@ -11,29 +11,29 @@ from itertools import count
 from math import inf
 from typing import Any
 
-from stormbreak.core.admission import Admission
+from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.following import Companion
+from stormbreak.core.following import ContextListener
 from stormbreak.core.gate import OPEN, Gate
-from stormbreak.core.hedge import Hedging
+from stormbreak.core.hedge import HedgeTimer
 from stormbreak.core.limit import limiter
-from stormbreak.core.payers import Payers
+from stormbreak.core.payers import SharedBudgets
 from stormbreak.core.policy import Policy
 from stormbreak.core.purse import Share
-from stormbreak.core.rate import LearnedRate
-from stormbreak.core.saved import Saved
+from stormbreak.core.rate import AdaptiveSendRate
+from stormbreak.core.saved import CircuitSnapshot
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
 from stormbreak.core.spend import PriceOf
 from stormbreak.core.spending import Spending
 from stormbreak.core.tally import tallied
-from stormbreak.core.telling import tell_all
+from stormbreak.core.telling import call_all
 from stormbreak.core.ticket import Ticket
-from stormbreak.core.weighed import Quota
+from stormbreak.core.weighed import RateLimitGate
 from stormbreak.events import CircuitChanged, CooldownStarted, Event, SpendReached, WouldHave
 from stormbreak.types import Outcome, Target
 
@@ -43,7 +43,9 @@ REFUSED = 10.0  # seconds since the budget refused a retry
 PACED_CIRCUIT = 1.0  # after a circuit closed
 
 MOST_LANES = 256  # targets that are remembered, besides those with something in force
-LOOKS = 4  # at lanes per call, while there are more: each call brings one more at the most
+EVICTION_CHECKS = (
+    4  # at lanes per call, while there are more: each call brings one more at the most
+)
 FRESH = 60.0  # seconds for which a failure counts, in the windows of circuits and rates
 
 Listener = Callable[[Event], None]
@@ -62,7 +64,7 @@ class Lane:
         self.policy = policy = engine.policy_of(target)
         self.treatments = policy.treatments
         self.budget, self.shadow_budget = budgets = engine.payers.budgets(policy)
-        self.earn = tell_all(budget.earn for budget in budgets if budget is not None)
+        self.earn = call_all(budget.earn for budget in budgets if budget is not None)
         self._engine = engine
         self.target = target
         self.gone = engine.is_gone(target)
@@ -83,9 +85,11 @@ class Lane:
         self.diagnosis = Diagnosis(
             self.treatments,
             limited=policy.limit.finds_itself,
-            is_luck=self.is_luck,
+            is_random=self.is_random,
         )
-        self.rate = LearnedRate(on_luck=self._on_luck) if policy.learn_rate else None
+        self.rate = (
+            AdaptiveSendRate(on_random=self._on_random_refusals) if policy.learn_rate else None
+        )
         self.slots = limiter(
             policy.limit,
             self.diagnosis,
@@ -93,7 +97,7 @@ class Lane:
             share=policy.share,
         )
         self.breaker = None if policy.breaker is None else self._breaker(policy.breaker)
-        self.hedging = None if policy.hedge is None else Hedging(policy.hedge)
+        self.hedging = None if policy.hedge is None else HedgeTimer(policy.hedge)
         self.quota = self._quota(policy) if policy.quota.acts else None
         self.spending = engine.payers.spending(policy, target, self._on_spend)
         self.shadow = None if policy.shadow is None else self._shadow(policy.shadow)
@@ -102,7 +106,7 @@ class Lane:
         gates: tuple[Gate | None, ...] = (
             self.cooldown, self.pace, *spacings, self.spending, self.slots, self.breaker, self.shadow, self.diagnosis,
         )  # fmt: skip
-        self.admission = Admission(
+        self.admission = TargetQueue(
             [gate for gate in gates if gate is not None],
             self.slots,
             self.diagnosis,
@@ -110,7 +114,7 @@ class Lane:
             engine.wake,
             spacings=[spacing for spacing in spacings if spacing is not None],
             circuit=self.breaker,
-            weigh=tell_all(gate.weigh for gate in self._weighing()),
+            weigh=call_all(gate.weigh for gate in self._call_aware_gates()),
             spending=self.spending,
         )
 
@@ -118,15 +122,15 @@ class Lane:
         """Whether a learned send rate is in force."""
         return self.rate is not None and self.rate.in_force(now)
 
-    def is_luck(self, now: float) -> bool:
+    def is_random(self, now: float) -> bool:
         """Whether refusals are bad luck here."""
-        return self.rate is not None and self.rate.is_luck(now)
+        return self.rate is not None and self.rate.is_random(now)
 
     def _is_spared(self, outcome: Outcome, now: float) -> bool:
         """Whether others need not wait with the call that was told to: bad luck, or tokens that only it needs."""
         return (
-            self.is_luck(now)
-            or self.diagnosis.refuses_some
+            self.is_random(now)
+            or self.diagnosis.refuses_randomly
             or (self.quota is not None and self.quota.is_what_lacks(outcome))
         )
 
@@ -143,7 +147,7 @@ class Lane:
             or now - self.failed_at < FRESH
             or max(self.cooldown.ready_at(now), self.pace.ready_at(now)) > now
             or (self.breaker is not None and self.breaker.is_needed(now))
-            or (self.rate is not None and (self.rate.in_force(now) or self.rate.is_luck(now)))
+            or (self.rate is not None and (self.rate.in_force(now) or self.rate.is_random(now)))
             or (self.quota is not None and self.quota.is_needed(now))
             or self.slots.learned(now)
         )
@@ -169,7 +173,7 @@ class Lane:
 
     def _heeds_429s(self, now: float) -> bool:
         learns = self.rate is not None or self.slots.learned(now)
-        return learns or self.diagnosis.refuses_some
+        return learns or self.diagnosis.refuses_randomly
 
     def taken(self, now: float) -> float:
         """Which share of the room is taken, by those in flight and in the queue; 1 and more where nobody may leave."""
@@ -184,10 +188,10 @@ class Lane:
             policy, self.treatments, self._on_circuit, spread=spread, diagnosis=self.diagnosis
         )
 
-    def _quota(self, policy: Policy) -> Quota:
-        return Quota(policy.quota, longest=policy.retry.longest_wait, share=policy.share)
+    def _quota(self, policy: Policy) -> RateLimitGate:
+        return RateLimitGate(policy.quota, longest=policy.retry.longest_wait, share=policy.share)
 
-    def _weighing(self) -> Iterator[Quota | Spending]:
+    def _call_aware_gates(self) -> Iterator[RateLimitGate | Spending]:
         shadow = None if self.shadow is None else self.shadow.quota
         for gate in (self.quota, self.spending, shadow):
             if gate is not None:
@@ -225,7 +229,7 @@ class Lane:
         if self._engine.listeners:
             self._engine.events.append(CooldownStarted(now, self.target, until))
 
-    def _on_luck(self, now: float) -> None:
+    def _on_random_refusals(self, now: float) -> None:
         self.cooldown.lift(now)
         self.diagnosis.throttled_at = -inf
 
@@ -265,7 +269,7 @@ class Lane:
         self._closing_until = OPEN
         self.admission.pump(now)
 
-    def restore(self, saved: Saved, now: float, *, elapsed: float) -> None:
+    def restore(self, saved: CircuitSnapshot, now: float, *, elapsed: float) -> None:
         """Take up a circuit that was saved `elapsed` seconds ago; who may no longer wait leaves the queue."""
         if self.breaker is not None:
             self.breaker.restore(saved, now, elapsed=elapsed)
@@ -313,14 +317,14 @@ class Engine:
         self._accounts: Mapping[Target, Policy] = {}
         self._past: Mapping[Target, Policy] = {}  # those before
         self.listeners: list[Listener] = []
-        self.companion: Companion | None = None
+        self.companion: ContextListener | None = None
         self.look: Callable[[], Callable[..., dict[str, Any]] | None] = _nobody  # of who steps it
         self._numbers = count(1)
         self.start_over()
 
     def start_over(self) -> None:
         """Forget all that was learned, and all that is under way: in a child process it will never end."""
-        self.payers = Payers(self._on_freed, self._price_of)
+        self.payers = SharedBudgets(self._on_freed, self._price_of)
         self.events: list[Event] = []
         self.woken: list[Ticket] = []
         self._lanes: OrderedDict[Target, Lane] = OrderedDict()
@@ -396,11 +400,11 @@ class Engine:
                 new.breaker.trips = lane.breaker.trips
         new.openings = lane.openings  # what was restored did not open once more
         breaker = new.policy.breaker  # calls in the lane of before go by its mode, too
-        for former in self._lanes_of(lane.target):
+        for former in self._states_of(lane.target):
             former.force(breaker is not None and breaker.mode is Mode.FORCED_OPEN, now)
         return new
 
-    def _lanes_of(self, target: Target) -> list[Lane]:
+    def _states_of(self, target: Target) -> list[Lane]:
         """Return the lane of `target`, where there is one, and those of before in which calls still wait."""
         former = [lane for lane in self._former if lane.target == target]
         return [*former, self._lanes[target]] if target in self._lanes else former
@@ -408,19 +412,19 @@ class Engine:
     def isolate(self, target: Target, now: float, *, duration: float | None = None) -> None:
         """Open the circuit of `target` by hand, until `reset` or for so many seconds."""
         self.lane(target)
-        for lane in self._lanes_of(target):
+        for lane in self._states_of(target):
             lane.isolate(now, duration=duration)
 
     def reset(self, target: Target, now: float) -> None:
         """Close the circuit of `target` by hand, and lift its cooldown."""
         self.lane(target)
-        for lane in self._lanes_of(target):
+        for lane in self._states_of(target):
             lane.reset(now)
 
     def pause(self, target: Target, seconds: float, now: float) -> None:
         """Send nothing to `target` for so many seconds."""
         self.lane(target)
-        for lane in self._lanes_of(target):
+        for lane in self._states_of(target):
             lane.cooldown.hold(now + seconds, now)
 
     def lane(self, target: Target) -> Lane:
@@ -443,7 +447,7 @@ class Engine:
         Looks at a few of them only: a lane that was used since the last look goes to the end (a clock, as of pages in memory).
         """
         lanes = self._lanes
-        for _ in range(LOOKS):
+        for _ in range(EVICTION_CHECKS):
             if len(lanes) <= MOST_LANES:
                 break
             target, lane = next(iter(lanes.items()))
@@ -472,7 +476,7 @@ class Engine:
         ticket.due = True
         self.woken.append(ticket)
 
-    def save_circuits(self, now: float) -> dict[Target, Saved]:
+    def save_circuits(self, now: float) -> dict[Target, CircuitSnapshot]:
         """What is worth keeping over a restart of every circuit that is not closed."""
         saved = {
             target: lane.breaker.save(now)
@@ -485,11 +489,13 @@ class Engine:
             if circuit.state is not State.CLOSED
         }
 
-    def restore_circuits(self, saved: Mapping[Target, Saved], now: float, elapsed: float) -> None:
+    def restore_circuits(
+        self, saved: Mapping[Target, CircuitSnapshot], now: float, elapsed: float
+    ) -> None:
         """Take up what was saved `elapsed` seconds ago; other circuits stay as they are."""
         for target, circuit in saved.items():
             self.lane(target)
-            for lane in self._lanes_of(target):
+            for lane in self._states_of(target):
                 lane.restore(circuit, now, elapsed=elapsed)
 
     def snapshot(self, now: float | None = None, *, pending: bool = True) -> dict[str, Any]:

@@ -10,7 +10,7 @@ lets calls pass. Where every circuit is open, it waits for that of its own targe
 circuit of a fallback: it ends there, and its own target may be well again before.
 
 A move to another target is no retry there, but it is load that was not meant for it. So it is free only as long as that
-target seems well (fewer than `DOUBTED` failures in a row came back from it) or nothing was sent so far; else the
+target seems well (fewer than `DEPRIORITIZED` failures in a row came back from it) or nothing was sent so far; else the
 budget pays, as for a retry: when everything is down, falling from one to the next must not double the traffic.
 """
 
@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from stormbreak.core.checks import check_types, require
 from stormbreak.types import Target, Verdict
 
-DOUBTED = 3
+DEPRIORITIZED = 3
 """Failures in a row, of those that may be retried, after which a move to a target has to be paid."""
 
 AFTER = 2.0
@@ -44,7 +44,7 @@ ELSEWHERE = (*TRANSIENT, Verdict.BILLING, Verdict.AUTH, Verdict.NOT_FOUND)
 POSSIBLE = (*ELSEWHERE, Verdict.TOO_LONG, Verdict.FILTERED, Verdict.INVALID, Verdict.REDIRECTED)
 
 
-class Choose(StrEnum):
+class TargetOrder(StrEnum):
     """Which target of several comes first: as they are written, by chance and weight, or the one with most room."""
 
     IN_ORDER = "in_order"
@@ -96,7 +96,7 @@ class ToTargets:
     on: tuple[Verdict, ...] = ELSEWHERE
     after: float | None = AFTER
     targets: tuple[Place, ...] = ()
-    choose: Choose = Choose.IN_ORDER
+    choose: TargetOrder = TargetOrder.IN_ORDER
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -166,7 +166,7 @@ class Step(NamedTuple):
     after: float | None
     source: str
     targets: tuple[tuple[Target, float], ...] = ()
-    choose: Choose = Choose.IN_ORDER
+    choose: TargetOrder = TargetOrder.IN_ORDER
     text: str | None = None
 
     @property
@@ -181,10 +181,10 @@ def ordered(step: Step, uniform: float, load: Callable[[Target], float]) -> tupl
     By weight the first is drawn with `uniform`, the others follow by their weights. Those without room come last.
     """
     places = step.targets
-    if step.choose is Choose.IN_ORDER:
+    if step.choose is TargetOrder.IN_ORDER:
         return tuple(target for target, _ in places)
     loads = {target: load(target) for target, _ in places}
-    if step.choose is Choose.LEAST_LOADED:
+    if step.choose is TargetOrder.LEAST_LOADED:
         return tuple(sorted(loads, key=loads.__getitem__))
     free = [place for place in places if loads[place[0]] < 1.0] or list(places)
     drawn = uniform * sum(weight for _, weight in free)

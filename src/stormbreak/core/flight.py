@@ -6,7 +6,7 @@ from typing import Any
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 
-class Landing(Enum):
+class Completion(Enum):
     """How an attempt ended, as far as it says something about load."""
 
     ANSWERED = "answered"
@@ -15,7 +15,7 @@ class Landing(Enum):
     CUT = "cut"  # by us, or for a reason of its own: a wrong request, a pause that the server named
 
 
-class Flight:
+class InFlight:
     """The token of one attempt. With `streams`, its first output will be told; `first_at` is when it came.
 
     `block` belongs to the baseline; `counted` to the diagnosis.
@@ -27,20 +27,20 @@ class Flight:
         self.sent_at = sent_at
         self.streams = streams
         self.first_at: float | None = None
-        self.landing: Landing | None = None
+        self.landing: Completion | None = None
         self.block: Any = None
         self.counted = False
 
-    def land(self, outcome: Outcome) -> Landing:
+    def land(self, outcome: Outcome) -> Completion:
         """End, and tell what that says about load."""
         verdict = outcome.verdict
         if verdict is Verdict.OK:
-            landing = Landing.ANSWERED
+            landing = Completion.ANSWERED
         else:
             told = verdict is Verdict.THROTTLED and outcome.retry_after is not None
             if told or outcome.own_deadline or not TREATMENTS[verdict].retry:
-                landing = Landing.CUT
+                landing = Completion.CUT
             else:
-                landing = Landing.LATE if verdict is Verdict.TIMEOUT else Landing.REFUSED
+                landing = Completion.LATE if verdict is Verdict.TIMEOUT else Completion.REFUSED
         self.landing = landing
         return landing

@@ -14,7 +14,7 @@ carries the commands out; it alone sleeps, locks, draws chance and reads the clo
                            it all; TIMEOUT at `until`
 
 Every resume carries an outcome (None after a wait), the time `now` and a `uniform` chance in [0, 1).
-The flow returns `Ended`.
+The flow returns `CallResult`.
 """
 
 from collections.abc import Generator
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from stormbreak.core.fallback import Step
 from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
-from stormbreak.types import Ended, Outcome, Target
+from stormbreak.types import CallResult, Outcome, Target
 
 
 class Wait(NamedTuple):
@@ -68,7 +68,7 @@ class Race:
         self.first: Send | None = None
 
 
-class Deliver(NamedTuple):
+class DeliverStream(NamedTuple):
     """Hand the stream of the committed `outcome` to the caller; end it at `until` (None: never)."""
 
     outcome: Outcome
@@ -86,14 +86,14 @@ class Ask(NamedTuple):
     until: float | None
 
 
-Command: TypeAlias = Wait | WaitFor | Send | Race | Deliver | Ask
+Command: TypeAlias = Wait | WaitFor | Send | Race | DeliverStream | Ask
 Resume: TypeAlias = tuple[Outcome | None, float, float]
 Ends = TypeVar("Ends")
 Steps: TypeAlias = Generator[Command, Resume, Ends]
-Flow: TypeAlias = Steps[Ended]
+Flow: TypeAlias = Steps[CallResult]
 
 
-class Closed(BaseException):
+class FlowClosed(BaseException):
     """Thrown into a flow to close it: like `close()`, but it says when.
 
     Not a GeneratorExit: that would reach the frames below a `yield from` as a bare one, without the moment.
@@ -106,5 +106,5 @@ class Closed(BaseException):
 
 def close(flow: Steps[Any], now: float, uniform: float) -> None:
     """Close `flow`, or a part of one: its permits settle as CANCELLED at `now`. Closing an ended flow does nothing."""
-    with suppress(Closed):
-        flow.throw(Closed(now, uniform))
+    with suppress(FlowClosed):
+        flow.throw(FlowClosed(now, uniform))

@@ -11,7 +11,7 @@ from stormbreak.core.flow import Send
 from stormbreak.types import Call
 
 
-class Companion(Protocol):
+class ContextListener(Protocol):
     """Told of every call before its first event, on the thread and in the context of whoever makes it."""
 
     def begins(self, call: Call, now: float) -> None:

@@ -16,7 +16,7 @@ UNTIL_EVENT = inf
 """`ready_at` of a gate that waits for something to happen, not for a time."""
 
 
-class Slots(Protocol):
+class SlotGate(Protocol):
     """What the queue needs to know of the gate that counts slots."""
 
     limit: int
@@ -40,26 +40,26 @@ class Slots(Protocol):
         ...
 
 
-class Spacing(Protocol):
+class PacingGate(Protocol):
     """What the queue needs to know of a gate that spaces out sends."""
 
     def in_force(self, now: float) -> bool:
         """Whether a send rate holds."""
         ...
 
-    def time_for(self, sends: float, now: float) -> float:
+    def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent; 0 where no rate holds."""
         ...
 
 
-class Vetoing(Protocol):
+class VetoGate(Protocol):
     """What the queue needs to know of the gate that may refuse a call for good."""
 
     def veto(self, call: Call, now: float) -> Rejection | None:
         """Why `call`, which cannot leave now, never will; None: it may."""
         ...
 
-    def turns_at(self) -> float:
+    def recheck_at(self) -> float:
         """When the gate that waits for an event has another look, whatever happens; inf: never."""
         ...
 
@@ -69,7 +69,7 @@ class Gate(Protocol):
 
     name: str
 
-    minds_success: bool
+    settles_success: bool
     """Whether `settle` does anything after a success."""
 
     def ready_at(self, now: float) -> float:

@@ -10,13 +10,13 @@ from math import exp
 
 TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
 STEP = 10.0  # seconds in which the floor doubles or halves
-FEWER = 0.8  # of the usual answers per second
+PROBE_BELOW = 0.8  # of the usual answers per second
 GRACE = 10.0  # seconds before the floor moves; at least
 GRACE_TIMES = 3.0  # ... and so many times the usual time of an answer
 GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
 
 
-class Guard:
+class LimitFloor:
     """Gives the floor. Feed it while all is quiet, and during an episode."""
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Guard:
     def _move(self, now: float, rate: float) -> None:
         steps = (now - self._moved_at) / STEP
         self._moved_at = now
-        if rate < FEWER * self._rate:
+        if rate < PROBE_BELOW * self._rate:
             steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
             self._floor = min(self._most, self._floor * 2.0**steps)
         elif rate > self._rate:

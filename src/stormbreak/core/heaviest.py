@@ -12,7 +12,7 @@ from itertools import count
 MANY = 64  # loads of before that are worth making the heap anew
 
 
-class Heaviest:
+class HeaviestTenant:
     """Finds it. `tenants` are those that wait, at any time; `load_of(tenant)` is 0 for all others."""
 
     __slots__ = ("_heap", "_load_of", "_order", "_tenants")

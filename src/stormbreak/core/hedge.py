@@ -36,7 +36,7 @@ class HedgePolicy:
         require(self.most >= 1, "most must be at least 1", self.most)
 
 
-class _Times:
+class _RecentDurations:
     """What recent attempts took."""
 
     __slots__ = ("_taken",)
@@ -52,14 +52,14 @@ class _Times:
         return sorted(self._taken)[int(share * count)] if count >= ENOUGH else inf
 
 
-class Hedging:
+class HedgeTimer:
     """Knows of one target when an attempt is slow. Times to first outputs and to whole answers are kept apart."""
 
     __slots__ = ("_policy", "_times")
 
     def __init__(self, policy: HedgePolicy) -> None:
         self._policy = policy
-        self._times = (_Times(), _Times())
+        self._times = (_RecentDurations(), _RecentDurations())
 
     @property
     def most(self) -> int:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import TypeAlias, assert_never
 
-from stormbreak.core.aimd import AimdConcurrency, AimdLimit
-from stormbreak.core.automatic import AutomaticConcurrency, AutomaticLimit
-from stormbreak.core.concurrency import Concurrency, FixedLimit
+from stormbreak.core.aimd import AimdLimit, AimdLimiter
+from stormbreak.core.automatic import AutomaticLimit, AutomaticLimiter
+from stormbreak.core.concurrency import FixedLimit, FixedLimiter
 from stormbreak.core.diagnosis import Diagnosis
 
 Limit: TypeAlias = FixedLimit | AimdLimit | AutomaticLimit
-Limiter: TypeAlias = Concurrency | AimdConcurrency | AutomaticConcurrency
+Limiter: TypeAlias = FixedLimiter | AimdLimiter | AutomaticLimiter
 
 
 def limiter(
@@ -21,10 +21,10 @@ def limiter(
     """
     match policy:
         case FixedLimit():
-            return Concurrency(FixedLimit(in_flight=max(1, int(policy.in_flight * share))))
+            return FixedLimiter(FixedLimit(in_flight=max(1, int(policy.in_flight * share))))
         case AimdLimit():
-            return AimdConcurrency(policy)
+            return AimdLimiter(policy)
         case AutomaticLimit():
-            return AutomaticConcurrency(policy, diagnosis, paused=paused)
+            return AutomaticLimiter(policy, diagnosis, paused=paused)
         case _:
             assert_never(policy)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
 from stormbreak.core.fair import FairShares
-from stormbreak.core.heaviest import Heaviest
+from stormbreak.core.heaviest import HeaviestTenant
 from stormbreak.core.ticket import Ticket
 
 
@@ -21,7 +21,7 @@ class Line:
         self._all: OrderedDict[Ticket, None] = OrderedDict()
         self._by_tenant: dict[str, OrderedDict[Ticket, None]] = {}
         self._shares = FairShares(weights)
-        self._heaviest = Heaviest(self._by_tenant.keys(), self.load_of)
+        self._heaviest = HeaviestTenant(self._by_tenant.keys(), self.load_of)
         self.credit = 0.0
 
     def __len__(self) -> int:

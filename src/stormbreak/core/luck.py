@@ -21,10 +21,10 @@ FEWEST = 0.05  # a lower share needs no name
 DOUBT = 30.0  # seconds without a trial after bad luck that proved none; doubles
 NOISE = 3.0  # standard deviations that chance explains
 MEMORY = 1_000  # attempts over which the share is followed
-LASTS = 600.0  # seconds
+REMEMBER_FOR = 600.0  # seconds
 
 
-class _Trial:
+class _HypothesisTest:
     """Weighs seconds, each when it is over."""
 
     __slots__ = (
@@ -57,7 +57,7 @@ class _Trial:
         self.score += refused * self._refused_weighs + accepted * self._accepted_weighs
 
 
-class Luck:
+class RandomRefusals:
     """Finds out whether refusals are bad luck. All times are seconds, shares are within [0, 1]."""
 
     __slots__ = (
@@ -68,7 +68,7 @@ class Luck:
     def __init__(self, on_found: Callable[[float], None]) -> None:
         """`on_found(now)` is called when a trial has shown that they are."""
         self._on_found = on_found
-        self._trial: _Trial | None = None
+        self._trial: _HypothesisTest | None = None
         self._second = 0  # the one that is counted now
         self._sent = self._refused = 0  # in it
         self._share = 0.0
@@ -91,7 +91,7 @@ class Luck:
         """Begin a trial of whether a `share` of refusals is bad luck, unless one runs or has just misled: whether it began."""
         if share > MOST or now < self._doubted_until or self.on_trial(now):
             return False
-        self._trial = _Trial(share, now)
+        self._trial = _HypothesisTest(share, now)
         return True
 
     def sent(self, now: float) -> None:
@@ -132,7 +132,9 @@ class Luck:
         elif self.holds(now):
             self._follow(sent, refused)
 
-    def _try(self, trial: _Trial, second: int, sent: int, refused: int, now: float) -> None:
+    def _try(
+        self, trial: _HypothesisTest, second: int, sent: int, refused: int, now: float
+    ) -> None:
         trial.weigh(second, sent, refused)
         if abs(trial.score) >= ODDS or now - trial.refused_at > SILENT:
             self._trial = None
@@ -140,7 +142,7 @@ class Luck:
         if trial.score >= ODDS and trial.refused <= MOST * trial.sent:
             self._followed = float(trial.sent)
             self._share = trial.refused / trial.sent
-            self._until = now + LASTS
+            self._until = now + REMEMBER_FOR
             self._on_found(now)
 
     def _follow(self, sent: int, refused: int) -> None:

@@ -11,7 +11,7 @@ from stormbreak.core.spending import Report, Spending
 from stormbreak.types import Target
 
 
-class Payers:
+class SharedBudgets:
     """The budgets and purses of one engine.
 
     `freed(now, gate)` is called when an attempt has been paid through that gate; `price_of` is asked where there is a limit of

@@ -3,7 +3,7 @@
 from math import inf
 from typing import Any
 
-from stormbreak.core.flow import Ask, Command, Deliver, Race, Send, Wait, WaitFor
+from stormbreak.core.flow import Ask, Command, DeliverStream, Race, Send, Wait, WaitFor
 from stormbreak.types import Call
 
 
@@ -29,7 +29,7 @@ def shown(call: Call, command: Command, now: float) -> dict[str, Any]:
 
 
 _NAMES = {
-    Wait: "wait", WaitFor: "wait_for", Send: "send", Race: "race", Deliver: "deliver", Ask: "ask",
+    Wait: "wait", WaitFor: "wait_for", Send: "send", Race: "race", DeliverStream: "deliver", Ask: "ask",
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def _more(command: Command, now: float) -> dict[str, Any]:
     if isinstance(command, WaitFor):
         ticket = command.ticket
         return {"until": _left(ticket.expires_at, now), "waited": max(0.0, now - ticket.queued_at)}
-    if isinstance(command, Deliver):
+    if isinstance(command, DeliverStream):
         return {"attempts": command.attempts, "until": _left(command.until, now)}
     return {"until": _left(command.until, now)}
 

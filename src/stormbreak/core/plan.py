@@ -10,11 +10,11 @@ from typing import TypeAlias
 
 from stormbreak.core.call import carry
 from stormbreak.core.engine import Engine
-from stormbreak.core.fallback import DOUBTED, Step, ordered
+from stormbreak.core.fallback import DEPRIORITIZED, Step, ordered
 from stormbreak.core.flow import Ask, Command, Flow, Resume
-from stormbreak.core.trail import LongTrail, Trail
+from stormbreak.core.trail import CallState, FallbackCallState
 from stormbreak.events import CallRejected, FallbackRefused, FellBack, Labelled
-from stormbreak.types import FALLBACK, Call, Ended, Outcome, Target, Verdict
+from stormbreak.types import FALLBACK, Call, CallResult, Outcome, Target, Verdict
 
 GRACE = 0.25
 """Seconds that an answer which is at hand may take beyond the deadline that failed all others."""
@@ -35,14 +35,14 @@ def run_call(engine: Engine, call: Call, now: float, uniform: float) -> Flow:
     if call.labels and engine.listeners:
         engine.events.append(Labelled(now, call.number, call.target, call.labels))
     if call.fallbacks:
-        return _Falling(engine, LongTrail(engine, call), uniform).run(now)
-    return carry(engine, lane, Trail(engine, call), now, uniform)
+        return FallbackRun(engine, FallbackCallState(engine, call), uniform).run(now)
+    return carry(engine, lane, CallState(engine, call), now, uniform)
 
 
-class _Falling:
+class FallbackRun:
     """One call with fallbacks; `chance` decides where it goes by weight."""
 
-    def __init__(self, engine: Engine, trail: LongTrail, chance: float) -> None:
+    def __init__(self, engine: Engine, trail: FallbackCallState, chance: float) -> None:
         self._engine = engine
         self._trail = trail
         self._chance = chance
@@ -53,7 +53,7 @@ class _Falling:
     def run(self, now: float) -> Flow:
         """Try the target, then every step that is for a verdict that was met."""
         trail, steps = self._trail, self._call.fallbacks
-        first = yield from self._carry(self._call.target, steps, now)
+        first = yield from self._run_target(self._call.target, steps, now)
         outcome = first.outcome
         for place, step in enumerate(steps, 1):
             if _is_over(outcome):
@@ -81,9 +81,9 @@ class _Falling:
             if gate is not None:
                 self._note_refusal(str(target), gate)
                 continue
-            self._note_move(str(target), outcome)
+            self._emit_fallback(str(target), outcome)
             others = (step, *later) if place < len(targets) else later
-            ended = yield from self._carry(target, others, trail.ended_at)
+            ended = yield from self._run_target(target, others, trail.ended_at)
             outcome = ended.outcome
             if _is_over(outcome):
                 trail.source = FALLBACK
@@ -99,16 +99,16 @@ class _Falling:
         if found is None or found.verdict is not Verdict.OK:
             self._note_refusal(step.source, "nothing found")
             return outcome
-        self._note_move(step.source, outcome)
+        self._emit_fallback(step.source, outcome)
         trail.source = step.source
         return found
 
-    def _carry(
+    def _run_target(
         self, target: Target, steps: Sequence[Step], now: float
-    ) -> Generator[Command, Resume, Ended]:
+    ) -> Generator[Command, Resume, CallResult]:
         trail = self._trail
         self._tried.add(target)
-        elsewhere = self._elsewhere(steps, now)
+        elsewhere = self._fallback_targets(steps, now)
         if target != self._call.target and self._call.patience is None:
             elsewhere = _ANY  # it ends, and may begin again at its own target
         trail.move(
@@ -130,7 +130,7 @@ class _Falling:
             lane.failed_in_a_row += 1
         return ended
 
-    def _elsewhere(self, steps: Sequence[Step], now: float) -> frozenset[Verdict]:
+    def _fallback_targets(self, steps: Sequence[Step], now: float) -> frozenset[Verdict]:
         """For which verdicts a target of these steps can take the call, so that it need not wait for an open circuit."""
         engine, tried = self._engine, self._tried
         return frozenset[Verdict]().union(
@@ -162,10 +162,10 @@ class _Falling:
             return "attempts"
         left = inf if call.deadline_at is None else call.deadline_at - now
         lane = engine.lane(target)
-        if left < lane.policy.retry.min_useful:
+        if left < lane.policy.retry.min_time_left:
             return "deadline"
         is_load = lane.treatments[outcome.verdict].retry  # not so where it was rejected here
-        doubted = lane.failed_in_a_row >= DOUBTED
+        doubted = lane.failed_in_a_row >= DEPRIORITIZED
         if is_load and doubted and lane.budget is not None and not lane.budget.try_pay(now):
             return "budget"
         return None
@@ -173,7 +173,7 @@ class _Falling:
     def _load(self, target: Target) -> float:
         return self._engine.lane(target).taken(self._trail.ended_at)
 
-    def _note_move(self, to: str, outcome: Outcome) -> None:
+    def _emit_fallback(self, to: str, outcome: Outcome) -> None:
         trail, call = self._trail, self._trail.call
         trail.note(
             FellBack(

@@ -11,12 +11,12 @@ from stormbreak.core.fallback import CachePolicy, Fallback
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.limit import Limit
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.shadow import ShadowPolicy
-from stormbreak.core.sizes import check_sizes
+from stormbreak.core.sizes import check_magnitudes
 from stormbreak.core.spend import SpendPolicy
-from stormbreak.core.tally import check_counted, tallied
+from stormbreak.core.tally import check_verdict_lists, tallied
 from stormbreak.types import Priority, Treatment, Verdict
 
 
@@ -53,7 +53,7 @@ class Policy:
     breaker: BreakerPolicy | None = field(default_factory=BreakerPolicy)
     limit: Limit = field(default_factory=AutomaticLimit)
     learn_rate: bool = True
-    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
+    quota: RateLimitPolicy = field(default_factory=RateLimitPolicy)
     share: float = 1.0
     spend: SpendPolicy = field(default_factory=SpendPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
@@ -70,10 +70,10 @@ class Policy:
         require(0 < self.share <= 1, "share must be above 0 and at most 1", self.share)
         urgency = self.priority
         require(isinstance(urgency, Priority), "priority must be a Priority", repr(urgency))
-        check_sizes(self)
-        check_counted(self.failures, self.uncounted)
+        check_magnitudes(self)
+        check_verdict_lists(self.failures, self.uncounted)
 
-    def as_shadow(self) -> ShadowPolicy:
+    def shadow_overrides(self) -> ShadowPolicy:
         """What of this policy can decide beside another: see `ShadowPolicy` for what cannot."""
         return ShadowPolicy(
             failures=self.failures,

@@ -13,7 +13,7 @@ from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.concurrency import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
@@ -26,7 +26,7 @@ BATCH = Policy(
     deadline=None,
     patience=None,
     priority=Priority.BATCH,
-    quota=QuotaPolicy(learn=True),
+    quota=RateLimitPolicy(learn=True),
     queue=QueuePolicy(size=1_000_000),
 )
 

@@ -12,7 +12,7 @@ RECENT = 2  # slices that count while answers are late
 LEARNING = 0.02  # weight of a longer answer in the least time of one
 
 
-class ProvenByFirst:
+class FirstOutputEstimate:
     """The peak of attempts that put out, over the last `SLICES` seconds."""
 
     __slots__ = ("_peaks", "_second", "serving")
@@ -60,7 +60,7 @@ class _Slice:
         self.answers = 0
 
 
-class ProvenByRate:
+class RateEstimate:
     """The best mean rate of two adjacent slices of the last `SLICES`, times the usual time of an answer.
 
     A slice is half that time wide, and at least a second. Until the usual time is known, a smoothed minimum

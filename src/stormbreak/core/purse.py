@@ -44,7 +44,7 @@ class Purse:
         "_met",
         "_per",
         "_period",
-        "_set_aside",
+        "_reserved",
         "_spent",
         "_told",
         "allowed",
@@ -58,7 +58,7 @@ class Purse:
         self.ends_at = inf
         self._period = 0
         self._spent = NOTHING
-        self._set_aside = NOTHING
+        self._reserved = NOTHING
         self._told = 0  # per cent
         self._met = False  # and that has been told
         self.allowed = INFINITE
@@ -98,7 +98,7 @@ class Purse:
     @property
     def taken(self) -> Decimal:
         """What is spent and set aside, in the period that was begun last."""
-        return EXACT.add(self._spent, self._set_aside)
+        return EXACT.add(self._spent, self._reserved)
 
     @property
     def room(self) -> Decimal:
@@ -111,7 +111,7 @@ class Purse:
         return self._spent
 
     @property
-    def comes_back(self) -> bool:
+    def refunds_at(self) -> bool:
         """Whether another period follows."""
         return self._per != inf
 
@@ -120,14 +120,14 @@ class Purse:
         self._turn(now)
         if self.ends_at == inf and self._per != inf:
             self.ends_at = now + self._per
-        self._set_aside = EXACT.add(self._set_aside, most)
+        self._reserved = EXACT.add(self._reserved, most)
         return self._period
 
     def settle(self, most: Decimal, cost: Decimal, period: int, now: float) -> None:
         """Of `most`, set aside in that period, so much was spent."""
         self._turn(now)
         if period == self._period:
-            self._set_aside = EXACT.subtract(self._set_aside, most)
+            self._reserved = EXACT.subtract(self._reserved, most)
             self.spend(cost)
 
     def spend(self, cost: Decimal) -> None:
@@ -161,7 +161,7 @@ class Purse:
         return {
             "limit": str(self.limit),
             "spent": str(NOTHING if over else self._spent),
-            "set_aside": str(NOTHING if over else self._set_aside),
+            "set_aside": str(NOTHING if over else self._reserved),
             "ends": None if over or self.ends_at == inf else self.ends_at - now,
         }
 
@@ -170,6 +170,6 @@ class Purse:
         if now >= self.ends_at:
             self._period += 1
             self.ends_at = inf
-            self._spent = self._set_aside = NOTHING
+            self._spent = self._reserved = NOTHING
             self._told = 0
             self._met = False

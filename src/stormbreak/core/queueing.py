@@ -76,7 +76,7 @@ class Queue:
         """Remove who is next, as served."""
         served = ticket.call.priority
         if self.size > len(self._lines[served]):  # others wait, too
-            self._bring_credit(served)
+            self._add_credit(served)
         self._remove(ticket, as_served=True)
 
     def discard(self, ticket: Ticket) -> None:
@@ -95,7 +95,7 @@ class Queue:
             return urgent + own
         return min(urgent + own, (own + 1) / self._least_share - 1)
 
-    def displaced_by(self, call: Call, *, stands: bool) -> Ticket | None:
+    def victim_for(self, call: Call, *, stands: bool) -> Ticket | None:
         """Who would have to make room for `call`, if anybody."""
         least = next((p for p in reversed(self._lines) if self._lines[p]), None)
         if least is None or least < call.priority:
@@ -113,7 +113,7 @@ class Queue:
                 return priority
         return waiting[0]
 
-    def _bring_credit(self, served: Priority) -> None:
+    def _add_credit(self, served: Priority) -> None:
         urgent = True  # nobody more urgent waits
         for priority, line in self._lines.items():
             if not line:

@@ -6,7 +6,7 @@ from stormbreak.core.checks import check_types, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaPolicy:
+class RateLimitPolicy:
     """At most `rpm` requests and `tpm` tokens per minute, per process and target. None: without a limit.
 
     After a pause, `burst` seconds of them may leave at once (at least one request). With `learn`, what

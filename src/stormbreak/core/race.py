@@ -10,11 +10,20 @@ from typing import NamedTuple
 
 from stormbreak.core.attempt import Attempt, attempted
 from stormbreak.core.engine import Engine, Lane
-from stormbreak.core.flow import Closed, Command, Deliver, Race, Resume, Send, Steps, close
-from stormbreak.core.hedge import Hedging
-from stormbreak.core.trail import Trail
+from stormbreak.core.flow import (
+    Command,
+    DeliverStream,
+    FlowClosed,
+    Race,
+    Resume,
+    Send,
+    Steps,
+    close,
+)
+from stormbreak.core.hedge import HedgeTimer
+from stormbreak.core.trail import CallState
 from stormbreak.events import Hedged, HedgeRefused, Overtaken
-from stormbreak.types import CANCELLED, GIVEN_UP, Outcome, Verdict
+from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Verdict
 
 
 class _Came(NamedTuple):
@@ -49,23 +58,23 @@ class _Rival:
         return permit.first_at if permit else None
 
 
-def raced(engine: Engine, lane: Lane, trail: Trail, now: float, uniform: float) -> Attempt:
+def raced(engine: Engine, lane: Lane, trail: CallState, now: float, uniform: float) -> Attempt:
     """Make an attempt, and others beside it while it is slow. All are settled, however the frame is left."""
     assert lane.hedging is not None, "whoever races has a policy for it"
-    race = _Running(engine, lane, lane.hedging, trail)
+    race = _Race(engine, lane, lane.hedging, trail)
     try:
         return (yield from race.run(now, uniform))
-    except Closed as closed:
+    except FlowClosed as closed:
         race.close(*closed.moment)
         raise
     finally:
         race.drop()
 
 
-class _Running:
+class _Race:
     """A race under way, and what has failed in it."""
 
-    def __init__(self, engine: Engine, lane: Lane, hedging: Hedging, trail: Trail) -> None:
+    def __init__(self, engine: Engine, lane: Lane, hedging: HedgeTimer, trail: CallState) -> None:
         self._engine = engine
         self._lane = lane
         self._hedging = hedging
@@ -94,7 +103,9 @@ class _Running:
             if race.first is None:
                 slow_at = self._slow(now, uniform)
                 continue
-            came = yield from self._crossed(race.first, _Came(outcome or GIVEN_UP, now, uniform))
+            came = yield from self._late_answer(
+                race.first, _Came(outcome or CANCELLED_AFTER_SEND, now, uniform)
+            )
             if came is not None:
                 return came
 
@@ -145,17 +156,17 @@ class _Running:
         here = trail.attempts - trail.before
         if here >= retry.attempts or (call.most is not None and trail.attempts >= call.most):
             return "attempts"
-        if call.deadline_at is not None and call.deadline_at - now < retry.min_useful:
+        if call.deadline_at is not None and call.deadline_at - now < retry.min_time_left:
             return "deadline"
         load = self._lane.load(now)
         return "load" if load.ill or load.gated else ""
 
-    def _crossed(self, sent: Send, came: _Came) -> Steps[_Came | None]:
+    def _late_answer(self, sent: Send, came: _Came) -> Steps[_Came | None]:
         """One has ended, or begins to deliver: what the race came to, or None while others are under way."""
         rival = next(rival for rival in self._rivals if rival.sent is sent)
         took = (rival.first_at or came.now) - rival.began
         command = rival.step(came)
-        if isinstance(command, Deliver):
+        if isinstance(command, DeliverStream):
             self._win(rival, took, came)
             command = rival.step((yield command))
         elif came.outcome.verdict is Verdict.OK:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf, log
 
 from stormbreak.core.gate import OPEN
-from stormbreak.core.luck import Luck
+from stormbreak.core.luck import RandomRefusals
 from stormbreak.core.window import TimeWindow
 from stormbreak.types import Outcome, Verdict
 
@@ -24,36 +24,47 @@ ENOUGH = 5  # sends that a first lesson needs, or it is told by chance
 BUSY = 5.0  # seconds of sending before a first lesson
 PAUSE = 2.0  # seconds between two lessons
 BELOW = 0.9  # of the accepted rate
-SLOWEST = 0.05  # per second
+MIN_SPEED = 0.05  # per second
 GROWTH = 1.02  # per second
 FADE = 120.0  # seconds without a lesson
 SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
-STILL = 15.0  # seconds without growth after a lesson during a trial
+QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
 
 
-class LearnedRate:
+class AdaptiveSendRate:
     """The gate that spaces out sends. At most one second's worth of them leaves at once."""
 
     __slots__ = (
-        "_busy_since", "_credit", "_earned_at", "_earning", "_learned_at", "_luck", "_on_luck", "_rate", "_refused",
-        "_sent", "_sent_at", "_slowest", "_still_until",
+        "_busy_since",
+        "_credit",
+        "_earned_at",
+        "_earning",
+        "_learned_at",
+        "_on_random_refusals",
+        "_random_refusals",
+        "_rate",
+        "_refused",
+        "_sent",
+        "_sent_at",
+        "_slowest",
+        "_still_until",
     )  # fmt: skip
     name = "rate"
-    minds_success = False
+    settles_success = False
 
-    def __init__(self, on_luck: Callable[[float], None] = lambda _: None) -> None:
-        """`on_luck(now)` is called when refusals have proved to be bad luck."""
+    def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
+        """`on_random(now)` is called when refusals have proved to be bad luck."""
         self._sent = TimeWindow(WINDOW)
         self._refused = TimeWindow(WINDOW)
-        self._luck = Luck(self._found)
-        self._on_luck = on_luck
+        self._random_refusals = RandomRefusals(self._found)
+        self._on_random_refusals = on_random
         self._rate = inf  # when it was learned
         self._learned_at = -inf
         self._still_until = -inf  # the rate grows from then on
-        self._slowest = SLOWEST
+        self._slowest = MIN_SPEED
         self._credit = 0.0  # sends earned, as of `_earned_at`
         self._earned_at = 0.0
-        self._earning = SLOWEST  # per second, since then
+        self._earning = MIN_SPEED  # per second, since then
         self._sent_at = -inf  # the last send
         self._busy_since = -inf
 
@@ -61,9 +72,9 @@ class LearnedRate:
         """Whether a rate holds."""
         return now - self._learned_at < FADE
 
-    def is_luck(self, now: float) -> bool:
+    def is_random(self, now: float) -> bool:
         """Whether refusals are bad luck."""
-        return self._luck.holds(now)
+        return self._random_refusals.holds(now)
 
     def rate_at(self, now: float) -> float:
         """Sends per second; inf where none is in force."""
@@ -72,7 +83,7 @@ class LearnedRate:
         growth: float = GROWTH ** max(0.0, now - self._still_until)
         return self._rate * growth
 
-    def time_for(self, sends: float, now: float) -> float:
+    def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force.
 
         That it stands still during a trial is left out on purpose: the trial may end, and who is rejected gains nothing.
@@ -95,7 +106,7 @@ class LearnedRate:
             self._busy_since = now
         self._sent_at = now
         self._sent.add(now, failed=False)
-        self._luck.sent(now)
+        self._random_refusals.sent(now)
         if self.in_force(now):
             self._earn(now)
             self._credit = max(0.0, self._credit - 1)
@@ -105,17 +116,17 @@ class LearnedRate:
         if outcome.verdict is not Verdict.THROTTLED:
             return
         self._refused.add(now, failed=True)
-        self._luck.refused(now)
+        self._random_refusals.refused(now)
         if now - self._learned_at < PAUSE or now - self._busy_since < BUSY:
             return
         self._sent.roll(now)
         sent, refused = self._sent.calls, self._refused.calls
         if refused < max(LEAST, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
             return
-        if self._luck.holds(now):
-            if self._luck.explains(sent, refused):
+        if self._random_refusals.holds(now):
+            if self._random_refusals.explains(sent, refused):
                 return
-            self._luck.revoke(now)
+            self._random_refusals.revoke(now)
         self._learn(sent, refused, now)
 
     def _learn(self, sent: int, refused: int, now: float) -> None:
@@ -126,19 +137,19 @@ class LearnedRate:
         if accepted <= 0:
             accepted = (sent / seconds if before == inf else before) / 2
         if before == inf:
-            self._credit, self._earned_at, self._slowest = 0.0, now, SLOWEST
-        slower = SLOWER if self._luck.is_limit else 1.0
-        if self._luck.suppose(refused / max(sent, refused), now) or before == inf:
-            self._slowest = max(SLOWEST, slower * served, self._slowest / 2)
+            self._credit, self._earned_at, self._slowest = 0.0, now, MIN_SPEED
+        slower = SLOWER if self._random_refusals.is_limit else 1.0
+        if self._random_refusals.suppose(refused / max(sent, refused), now) or before == inf:
+            self._slowest = max(MIN_SPEED, slower * served, self._slowest / 2)
         self._earn(now)
         self._learned_at = now
-        self._still_until = now + STILL if self._luck.on_trial(now) else now
+        self._still_until = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
         self._rate = self._earning = max(self._slowest, accepted)
 
     def _found(self, now: float) -> None:
         """The refusals are bad luck: no rate helps against that."""
         self._learned_at = -inf
-        self._on_luck(now)
+        self._on_random_refusals(now)
 
     def _earn(self, now: float) -> None:
         """Put down what was earned since the last time. Between two sends the rate stands still."""

@@ -23,7 +23,7 @@ LONG = 60  # characters of a value that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
+class CircuitSnapshot:
     """A circuit, at rest. `open_left` seconds of the open time are left; `open_for` has it grown to so far.
 
     `named_left` seconds are left of a time that the target named. An isolation by hand has an `open_left`, too, where
@@ -53,7 +53,7 @@ class Saved:
         }
 
 
-def read_saved(values: Mapping[str, Any]) -> Saved:
+def parse_snapshot(values: Mapping[str, Any]) -> CircuitSnapshot:
     """Read what `as_dict` wrote; other keys are left alone.
 
     Raises:
@@ -64,7 +64,7 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
     known = ", ".join(KEPT)
     if state not in [kept.value for kept in KEPT]:
         raise ConfigurationError(f"state must be one of {known}, got {_quoted(state)}")
-    return Saved(
+    return CircuitSnapshot(
         state=State(state),
         open_left=_bounded(values, "open_left"),
         open_for=_bounded(values, "open_for"),
@@ -72,7 +72,7 @@ def read_saved(values: Mapping[str, Any]) -> Saved:
     )
 
 
-def read_circuits(values: Mapping[str, Any]) -> dict[str, Saved]:
+def parse_snapshots(values: Mapping[str, Any]) -> dict[str, CircuitSnapshot]:
     """Read the circuits of several models, by name, under `circuits`.
 
     Raises:
@@ -83,11 +83,11 @@ def read_circuits(values: Mapping[str, Any]) -> dict[str, Saved]:
     return {model: _read_one(model, circuit) for model, circuit in circuits.items()}
 
 
-def _read_one(model: object, circuit: Any) -> Saved:
+def _read_one(model: object, circuit: Any) -> CircuitSnapshot:
     if not isinstance(model, str) or not model:
         raise ConfigurationError(f"circuits must have names of models, got {_quoted(model)}")
     try:
-        return read_saved(circuit)
+        return parse_snapshot(circuit)
     except ConfigurationError as error:
         raise ConfigurationError(f"circuits of {quoted(model)}: {error}") from None
 

@@ -10,7 +10,7 @@ in this one, for then it was bad luck; but the last `SPREAD_OUT` sends are sprea
 that an outage does not drag the whole input through its first failure, and memory stays bounded. A row is taken only when there is
 room for it: a call that backs off makes room for another one.
 
-The first rows are scouts: until one of them shows that address, key, model and account are right, at most `SCOUTS`
+The first rows are scouts: until one of them shows that address, key, model and account are right, at most `PROBE_ROWS`
 are sent, and if all of them meet the same final verdict, the run stops.
 """
 
@@ -23,13 +23,13 @@ from stormbreak.core.backoff import FullJitter
 from stormbreak.core.cooldown import SPREAD
 from stormbreak.core.policy import Policy
 from stormbreak.core.spending import COST
-from stormbreak.types import TARGET, TREATMENTS, Ended, Outcome, Verdict
+from stormbreak.types import TARGET, TREATMENTS, CallResult, Outcome, Verdict
 
 ATTEMPTS = 10  # sends of one row over all its rounds, but for those that got no connection
-SCOUTS = 20
+PROBE_ROWS = 20
 WIDEST = 256  # rows sent or about to be, whatever a policy says
 PER_WIDTH = 5  # calls under way for each place: one that is sent, and others that back off
-HELD_BACK = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
+DELAYED_SHARE = 1_000  # rows waiting to come back, at the most, before fresh ones are held back
 STOPPING = frozenset({Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED})
 """Final verdicts about address, key, model or account: all scouts that meet one of them stop the run."""
 
@@ -37,11 +37,11 @@ SPREAD_OUT = 4
 """Sends of a row that are kept for later, however well other rows fare: a trouble may last for a minute or two."""
 
 _BACKOFF = FullJitter(base=2.0, cap=60.0)
-_LEAST = 0.5  # seconds before a row comes back
+_MIN = 0.5  # seconds before a row comes back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class RowAttempt:
     """A row whose turn it is, from `began` on; `attempts` were made in the `rounds` before, and so many are `left`.
 
     `maybe_processed` of them may have been processed, and billed.
@@ -58,7 +58,7 @@ class Turn:
     left: int = ATTEMPTS
 
 
-class Later(NamedTuple):
+class Reschedule(NamedTuple):
     """The row comes back at `due`."""
 
     due: float
@@ -72,7 +72,7 @@ class Final(NamedTuple):
     maybe_processed: int = 0
 
 
-def width_of(policy: Policy) -> int:
+def max_rows_in_flight(policy: Policy) -> int:
     """How many rows are sent or about to be, where no flag says it."""
     return min(policy.limit.ceiling, WIDEST)
 
@@ -88,20 +88,20 @@ class Schedule:
         pending: Iterator[int],
         *,
         width: int = WIDEST,
-        held_back: int = HELD_BACK,
+        delayed: int = DELAYED_SHARE,
         once: bool = False,
         spread: float = SPREAD,
         unproven: bool = False,
     ) -> None:
         self._pending = pending
         self._width = width
-        self._held_back = held_back
+        self._held_back = delayed
         self._once = once
         self._spread = spread
-        self._later: list[tuple[float, int, Turn]] = []
+        self._later: list[tuple[float, int, RowAttempt]] = []
         self._drained = False
-        self._scouts_out = 0
-        self._scouting = True
+        self._probe_rows = 0
+        self._is_probing = True
         self._scouted: list[Verdict] = []
         self._stopping = STOPPING | {Verdict.INVALID} if unproven else STOPPING
         self._answered_at = float("-inf")  # when the target last answered a row
@@ -120,27 +120,29 @@ class Schedule:
     @property
     def scouting(self) -> bool:
         """Whether no row has yet shown that the run makes sense."""
-        return self._scouting
+        return self._is_probing
 
     def has_room(self, backing_off: int) -> bool:
         """Whether a row may be taken, where so many of the calls under way back off."""
         sent = self.under_way - backing_off
         return sent < self._width and self.under_way < PER_WIDTH * self._width
 
-    def take(self, now: float) -> Turn | float | None:
+    def take(self, now: float) -> RowAttempt | float | None:
         """The next row; or when to ask again (inf: when a row has ended); or None when all are over."""
         if self._later and self._later[0][0] <= now:
             self.under_way += 1
             return replace(heappop(self._later)[2], began=now)
         if self._may_send_fresh() and (index := self._next_fresh()) is not None:
-            self._scouts_out += self._scouting
+            self._probe_rows += self._is_probing
             self.under_way += 1
-            return Turn(index=index, began=now)
+            return RowAttempt(index=index, began=now)
         if self._later:
             return self._later[0][0]
         return float("inf") if self.under_way or not self._drained else None
 
-    def settle(self, turn: Turn, ended: Ended, now: float, uniform: float) -> Final | Later:
+    def settle(
+        self, turn: RowAttempt, ended: CallResult, now: float, uniform: float
+    ) -> Final | Reschedule:
         """Say what becomes of a row after its call has ended."""
         self.under_way -= 1
         verdict = ended.outcome.verdict
@@ -155,23 +157,23 @@ class Schedule:
         if verdict is Verdict.OK and ended.source == TARGET:
             self._answered_at = now
         due = now + self._pause(turn, ended, now, uniform)
-        if verdict is Verdict.OK or not self._comes_back(turn, ended, due):
-            if self._scouting:
+        if verdict is Verdict.OK or not self._reschedule_at(turn, ended, due):
+            if self._is_probing:
                 self._learn(ended.outcome)
             return Final(verdict is Verdict.OK, attempts, turn.maybe_processed)
         heappush(self._later, (due, turn.index, replace(turn, rounds=turn.rounds + 1)))
-        return Later(due)
+        return Reschedule(due)
 
     def stop_reason(self) -> Verdict | None:
         """The final verdict that every scout met, if the run should stop for it."""
-        return self._scouted[0] if self._scouting and len(self._scouted) >= SCOUTS else None
+        return self._scouted[0] if self._is_probing and len(self._scouted) >= PROBE_ROWS else None
 
     def may_stop_for(self, verdict: Verdict) -> bool:
         """Whether the run may yet stop for a scout's verdict, which then says nothing about its row."""
-        return self._scouting and verdict in self._stopping
+        return self._is_probing and verdict in self._stopping
 
     def _may_send_fresh(self) -> bool:
-        if self._scouting and self._scouts_out >= SCOUTS:
+        if self._is_probing and self._probe_rows >= PROBE_ROWS:
             return False
         return len(self._later) < self._held_back
 
@@ -186,15 +188,15 @@ class Schedule:
         One that got no answer in HTTP has nothing to say, and another goes in its stead.
         """
         if outcome.status is None:
-            self._scouts_out -= 1
+            self._probe_rows -= 1
             return
         verdict = outcome.verdict
         self._scouted.append(verdict)
         if verdict not in self._stopping or verdict is not self._scouted[0]:
-            self._scouting = False
+            self._is_probing = False
             self._scouted.clear()
 
-    def _comes_back(self, turn: Turn, ended: Ended, due: float) -> bool:
+    def _reschedule_at(self, turn: RowAttempt, ended: CallResult, due: float) -> bool:
         verdict = ended.outcome.verdict
         if (
             turn.left < 1
@@ -207,8 +209,8 @@ class Schedule:
             return True
         return TREATMENTS[verdict].retry and not ended.outcome.own_deadline
 
-    def _pause(self, turn: Turn, ended: Ended, now: float, uniform: float) -> float:
+    def _pause(self, turn: RowAttempt, ended: CallResult, now: float, uniform: float) -> float:
         if ended.retry_at is not None and ended.retry_at > now:
             return (ended.retry_at - now) * (1 + self._spread * uniform)
         bad_luck = self._answered_at >= turn.began and turn.left > SPREAD_OUT
-        return max(_LEAST, _BACKOFF.delay(1 if bad_luck else turn.rounds + 1, uniform))
+        return max(_MIN, _BACKOFF.delay(1 if bad_luck else turn.rounds + 1, uniform))

@@ -25,11 +25,11 @@ from stormbreak.core.circuit import BreakerPolicy, State
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
 from stormbreak.core.limit import Limit, Limiter, limiter
-from stormbreak.core.quota import QuotaPolicy
-from stormbreak.core.rate import LearnedRate
-from stormbreak.core.retry import Retry, RetryPolicy, Stop
-from stormbreak.core.tally import check_counted
-from stormbreak.core.weighed import Quota
+from stormbreak.core.quota import RateLimitPolicy
+from stormbreak.core.rate import AdaptiveSendRate
+from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
+from stormbreak.core.tally import check_verdict_lists
+from stormbreak.core.weighed import RateLimitGate
 from stormbreak.types import Outcome, Treatment, Verdict
 
 DIFFERENT = 0.001  # seconds; two times further apart differ
@@ -52,11 +52,11 @@ class ShadowPolicy:
     breaker: BreakerPolicy | None = None
     limit: Limit | None = None
     learn_rate: bool = False
-    quota: QuotaPolicy | None = None
+    quota: RateLimitPolicy | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_counted(self.failures or (), self.uncounted or ())
+        check_verdict_lists(self.failures or (), self.uncounted or ())
 
     @property
     def retries(self) -> bool:
@@ -74,7 +74,7 @@ class ShadowGate:
     """The shadow of one target's gates. The token holds those of the mechanisms that let the attempt pass."""
 
     name = "shadow"
-    minds_success = True
+    settles_success = True
 
     def __init__(
         self,
@@ -93,16 +93,16 @@ class ShadowGate:
         self.budget = budget
         self.slots: Limiter | None = None
         self.breaker: Breaker | None = None
-        self.quota: Quota | None = None
+        self.quota: RateLimitGate | None = None
         self._report = report
         self._refusal = "refuse" if fail_fast else "wait"
         limited = policy.limit is not None and policy.limit.finds_itself
         diagnosis = Diagnosis(treatments, limited=limited)
         self._gates: list[Gate] = []
         if policy.learn_rate:
-            self._gates.append(LearnedRate())
+            self._gates.append(AdaptiveSendRate())
         if policy.quota is not None:
-            self.quota = Quota(policy.quota, longest=retry.longest_wait, share=share)
+            self.quota = RateLimitGate(policy.quota, longest=retry.longest_wait, share=share)
             self._gates.append(self.quota)
         if policy.limit is not None:
             self.slots = limiter(policy.limit, diagnosis, paused=paused, share=share)
@@ -145,12 +145,12 @@ class ShadowGate:
             self.budget.record(outcome, now)
         self._tick(now)
 
-    def decided(self, now: float, real: Retry | Stop, shadow: Retry | Stop) -> None:
+    def decided(self, now: float, real: Retry | NoRetry, shadow: Retry | NoRetry) -> None:
         """After a failure: count where the shadow would have decided otherwise about a retry."""
-        if isinstance(shadow, Stop):
+        if isinstance(shadow, NoRetry):
             if isinstance(real, Retry):
                 self.would(now, shadow.gate, "not_retry", None)
-        elif isinstance(real, Stop):
+        elif isinstance(real, NoRetry):
             self.would(now, "retry", "retry", shadow.until)
         elif abs(shadow.until - real.until) > DIFFERENT:
             later = shadow.until > real.until

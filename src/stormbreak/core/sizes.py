@@ -14,7 +14,7 @@ SMALLEST = 1e-6
 LARGEST = 1e12
 
 
-def check_sizes(part: Any) -> None:
+def check_magnitudes(part: Any) -> None:
     """Raise ConfigurationError for the first number in `part`, at any depth, that is out of bounds; names its path."""
     for path, number in _numbers(part, ""):
         if number:

@@ -38,18 +38,18 @@ EXACT = Context(prec=50)
 """In which dollars are worked out and added: threads of an application may have contexts that round to few digits."""
 
 
-class Priced(Protocol):
+class PriceTable(Protocol):
     """What a seller asks for a model."""
 
     def cost_of(self, usage: Usage) -> Decimal:
         """What one attempt with this usage costs, in US dollars; raises ConfigurationError where that is not known."""
         ...
 
-    def most_of(self, usage: Usage) -> Decimal:
+    def max_cost_of(self, usage: Usage) -> Decimal:
         """The most that attempts cost which used so much together, whatever each of them did. Raises as `cost_of` does."""
         ...
 
-    def most_within(self, bound: Usage) -> Decimal:
+    def max_output_within(self, bound: Usage) -> Decimal:
         """The most that attempts cost which used no more than that together. Raises as `cost_of` does.
 
         All of the input may have been read from a cache, or written to one; for an hour no more than the bound says.
@@ -57,22 +57,22 @@ class Priced(Protocol):
         ...
 
 
-PriceOf: TypeAlias = Callable[[str, str], Priced | None]
+PriceOf: TypeAlias = Callable[[str, str], PriceTable | None]
 """By provider and model; None where the price is not known."""
 
 
-def known_cost(prices: Priced | None, usage: Usage) -> Decimal | None:
+def known_cost(prices: PriceTable | None, usage: Usage) -> Decimal | None:
     """What an attempt with this usage costs; None where a price is not known. No tokens, as of a list of models, are free."""
     return _known(prices, usage, lambda known: known.cost_of(usage))
 
 
-def known_most(prices: Priced | None, bound: Usage) -> Decimal | None:
+def known_max_cost(prices: PriceTable | None, bound: Usage) -> Decimal | None:
     """The most that an attempt with this bound can cost; else as `known_cost`."""
-    return _known(prices, bound, lambda known: known.most_within(bound))
+    return _known(prices, bound, lambda known: known.max_output_within(bound))
 
 
 def _known(
-    prices: Priced | None, usage: Usage, cost: Callable[[Priced], Decimal]
+    prices: PriceTable | None, usage: Usage, cost: Callable[[PriceTable], Decimal]
 ) -> Decimal | None:
     if not usage.total:
         return Decimal(0)

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from stormbreak.core.gate import UNTIL_EVENT
 from stormbreak.core.purse import NOTHING, Purse, Share
-from stormbreak.core.spend import Priced, known_cost, known_most
+from stormbreak.core.spend import PriceTable, known_cost, known_max_cost
 from stormbreak.types import Call, Outcome, Rejection, Usage, Verdict
 
 COST = "cost"
@@ -37,12 +37,12 @@ class Spending:
 
     __slots__ = ("_freed", "_most", "_prices", "_report", "_weighed", "purse")
     name = "spend"
-    minds_success = True
+    settles_success = True
 
     def __init__(
         self,
         purse: Purse,
-        prices: Priced | None,
+        prices: PriceTable | None,
         report: Report,
         freed: Callable[[float, "Spending"], None],
     ) -> None:
@@ -63,7 +63,7 @@ class Spending:
         bound = call.bound
         if bound is not self._weighed:  # it is asked about at every gate, and while it waits
             self._weighed = bound
-            self._most = most = None if bound is None else known_most(self._prices, bound)
+            self._most = most = None if bound is None else known_max_cost(self._prices, bound)
             if most is not None and most > self.purse.largest:
                 self.purse.largest = most
 
@@ -78,8 +78,8 @@ class Spending:
         if most > purse.limit:
             reason = f"it may cost {most:.6f} USD, and the limit is {purse.limit} USD"
             return Rejection(COST, reason)
-        self._tell(now, refused=True)
-        if purse.comes_back:
+        self._notify(now, refused=True)
+        if purse.refunds_at:
             return None
         return Rejection(self.name, f"the limit of {purse.limit} USD leaves no {most:.6f} USD")
 
@@ -101,10 +101,10 @@ class Spending:
             billed = outcome.verdict is Verdict.OK or outcome.maybe_processed
             cost = most if billed or usage is not None else NOTHING
         self.purse.settle(most, cost, period, now)
-        self._tell(now)
+        self._notify(now)
         self._freed(now, self)
 
-    def turns_at(self) -> float:
+    def recheck_at(self) -> float:
         """When another period begins, whatever is still set aside in this one."""
         return self.purse.ends_at
 
@@ -113,7 +113,7 @@ class Spending:
             return call.unbounded or "nothing bounds what it costs"
         return f"no price is known of {call.target.model} at {call.target.provider}"
 
-    def _tell(self, now: float, *, refused: bool = False) -> None:
+    def _notify(self, now: float, *, refused: bool = False) -> None:
         share = self.purse.news(refused=refused)
         if share is not None:
             self._report(now, share)

@@ -12,7 +12,7 @@ COUNTABLE = tuple(verdict for verdict in Verdict if verdict not in (Verdict.OK, 
 """Verdicts that a policy may have counted as failures, or not at all: a success is none, and some are our own doing."""
 
 
-def check_counted(failures: Collection[Verdict], uncounted: Collection[Verdict]) -> None:
+def check_verdict_lists(failures: Collection[Verdict], uncounted: Collection[Verdict]) -> None:
     """Check what a policy names as `failures` and as `uncounted`.
 
     Raises:

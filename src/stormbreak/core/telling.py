@@ -6,7 +6,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def tell_all(told: Iterable[Callable[[T], None]]) -> Callable[[T], None] | None:
+def call_all(told: Iterable[Callable[[T], None]]) -> Callable[[T], None] | None:
     """One function that tells them all; None where there is nobody to tell."""
     several = tuple(told)
     if len(several) <= 1:

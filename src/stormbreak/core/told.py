@@ -17,10 +17,10 @@ seconds: then one has to ask again.
 from math import inf
 
 from stormbreak.core.gate import OPEN
-from stormbreak.types import Allowance
+from stormbreak.types import RateLimitStatus
 
 MINUTE = 60.0  # what a limit is per, where nothing else is known
-SLOWEST = 1e-9  # per second
+MIN_SPEED = 1e-9  # per second
 SLACK = 1.0  # seconds; resets are rounded
 
 
@@ -78,7 +78,7 @@ class Told:
         """Take `amount`, and return a receipt: news from before it was taken do not know of it."""
         self._taken += amount
         if now < self.until:
-            self._carry_on(now)
+            self._advance_window(now)
             self._remaining -= amount
         return self._taken
 
@@ -88,10 +88,10 @@ class Told:
         What the server had counted when it was heard last is not corrected: it knew better.
         """
         if now < self.until and receipt > self._heard:
-            self._carry_on(now)
+            self._advance_window(now)
             self._remaining = min(self._limit, self._remaining + amount)
 
-    def hear(self, said: Allowance, receipt: float, now: float, *, served: bool) -> None:
+    def hear(self, said: RateLimitStatus, receipt: float, now: float, *, served: bool) -> None:
         """Believe what the answer to the attempt with that receipt said; `served` if it was no refusal."""
         if said.remaining is None or not self._believed:
             return
@@ -103,9 +103,9 @@ class Told:
             if said.window is None or limit in (0.0, inf):
                 return
             reset = said.window * (missing / limit if said.flows else 1.0)
-        flow = self._flow_of(said, limit, missing, reset)
+        flow = self._refill_rate(said, limit, missing, reset)
         if served and not flow and not said.remaining:
-            self._notice_empty(now, reset)
+            self._on_exhausted(now, reset)
         if receipt < self._heard or not self._believed:
             return
         self._heard = receipt
@@ -116,18 +116,20 @@ class Told:
         # Once it is whole again, what flows is still bounded by how it flows.
         self.until = now + (self._longest if self._flow else min(reset, self._longest))
 
-    def _notice_empty(self, now: float, reset: float) -> None:
+    def _on_exhausted(self, now: float, reset: float) -> None:
         if now + SLACK < self._empty_until:
             self._believed, self.until = False, OPEN
         self._empty_until = now + reset
 
-    def _flow_of(self, said: Allowance, limit: float, missing: float, reset: float) -> float:
+    def _refill_rate(
+        self, said: RateLimitStatus, limit: float, missing: float, reset: float
+    ) -> float:
         if not said.flows or limit == inf:
             return 0.0
         if missing and reset > 0:
-            return max(SLOWEST, missing / reset)
+            return max(MIN_SPEED, missing / reset)
         return limit / (said.window or MINUTE)
 
-    def _carry_on(self, now: float) -> None:
+    def _advance_window(self, now: float) -> None:
         self._remaining = min(self._limit, self._remaining + (now - self._at) * self._flow)
         self._at = now

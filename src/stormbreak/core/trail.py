@@ -4,17 +4,17 @@ from collections import deque
 
 from stormbreak.core.engine import Engine
 from stormbreak.events import CallEnded, Event
-from stormbreak.types import TARGET, Call, Ended, Outcome, Target, Verdict
+from stormbreak.types import TARGET, Call, CallResult, Outcome, Target, Verdict
 
 REMEMBERED = 64  # events a call keeps of itself
 
 
-class Trail:
+class CallState:
     """Counts attempts and unserved seconds, and keeps the last events for whoever asks why.
 
     `queued` is the part of `waited` that was spent in the queue; `delay` is the last backoff, `before` are the attempts at
     earlier targets, `source` says where the answer comes from, and `elsewhere` for which verdicts another target can take the call. `unconnected` and `maybe_processed` count attempts as
-    `Ended` does.
+    `CallResult` does.
 
     A call that succeeds at once leaves no events unless somebody listens.
     """
@@ -54,7 +54,7 @@ class Trail:
         *,
         stopped: str | None = None,
         retry_at: float | None = None,
-    ) -> Ended:
+    ) -> CallResult:
         """Sum up, and tell that the call is over."""
         if self._engine.listeners:
             call = self.call
@@ -72,17 +72,17 @@ class Trail:
             )
         return self._sum(outcome, stopped, retry_at)
 
-    def _sum(self, outcome: Outcome, stopped: str | None, retry_at: float | None) -> Ended:
+    def _sum(self, outcome: Outcome, stopped: str | None, retry_at: float | None) -> CallResult:
         history = tuple(self._history) if self._history else ()
         deadline_at = self.call.deadline_at
-        return Ended(
+        return CallResult(
             outcome, self.attempts, self.waited, stopped, retry_at, history,
             self.queued, deadline_at, self.unconnected, self.call.target, self.source,
             self.maybe_processed,
         )  # fmt: skip
 
 
-class LongTrail(Trail):
+class FallbackCallState(CallState):
     """That of a call with fallbacks: while `more` may follow, an end at one target is not that of the call."""
 
     __slots__ = ("before", "elsewhere", "ended_at", "more", "source")
@@ -103,7 +103,7 @@ class LongTrail(Trail):
         fail_fast: bool,
         elsewhere: frozenset[Verdict],
     ) -> None:
-        """Begin at a target."""
+        """StartCall at a target."""
         self.call = self.call._replace(target=target, patience=patience, fail_fast=fail_fast)
         self.elsewhere = elsewhere
         self.before = self.attempts
@@ -116,7 +116,7 @@ class LongTrail(Trail):
         *,
         stopped: str | None = None,
         retry_at: float | None = None,
-    ) -> Ended:
+    ) -> CallResult:
         """Sum up what came of one target, or in the end of all."""
         self.ended_at = now
         if self.more:

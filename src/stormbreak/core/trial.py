@@ -8,7 +8,7 @@ a target slower than the lease, and well, would never be let back in. A trial th
 is over: what it knows is stale, or its probes came to nothing.
 
 A probe that tells nothing, one way or the other, gives its place to another; but not without end. After
-`ANSWERED` times as many answers of that kind as there are probes, or `GIVEN_BACK` times as many that came to nothing
+`ANSWERED` times as many answers of that kind as there are probes, or `RETURNED_UNUSED` times as many that came to nothing
 for any reason, no more are sent: the trial is *spent*. Those under way may still decide, until their leases are over.
 """
 
@@ -17,7 +17,7 @@ from math import ceil, inf
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.counting import ROUNDING
-from stormbreak.core.flight import Flight
+from stormbreak.core.flight import InFlight
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.types import Tally
 
@@ -25,7 +25,7 @@ ANSWERED = 3
 """Times `probes`: answers that tell nothing of health, such as a 429 or a 401. Where half of the answers are 429s, a
 trial of three probes still decides 99 times in 100."""
 
-GIVEN_BACK = 10
+RETURNED_UNUSED = 10
 """Times `probes`: probes that told nothing, those among them that we ended ourselves: callers that cancel are no
 reason to keep others away."""
 
@@ -46,15 +46,24 @@ class Probe:
         self.trial = trial
         self.sent_at = sent_at
         self.lease_until = lease_until
-        self.flight: Flight | None = None
+        self.flight: InFlight | None = None
 
 
 class Trial:
     """At most `probes`, `at_once` at the same time, decided as soon as the outcome of them all is certain."""
 
     __slots__ = (
-        "_answered", "_given_back", "_needed", "_pace", "_policy", "_tolerated",
-        "ends_at", "failed", "probes", "spent", "succeeded",
+        "_answered",
+        "_needed",
+        "_pace",
+        "_policy",
+        "_returned_unused",
+        "_tolerated",
+        "ends_at",
+        "failed",
+        "probes",
+        "spent",
+        "succeeded",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, now: float, *, pace: float) -> None:
@@ -67,7 +76,7 @@ class Trial:
         self.ends_at = inf if longest is None else now + longest
         self.probes: list[Probe] = []  # that hold a place, or did until their lease was over
         self.succeeded = self.failed = 0
-        self._answered = self._given_back = 0  # what told nothing
+        self._answered = self._returned_unused = 0  # what told nothing
         self.spent = False
 
     def ready_at(self, now: float) -> float:
@@ -102,18 +111,20 @@ class Trial:
         elif tally is Tally.FAILURE:
             self.failed += 1
         else:
-            self._came_to_nothing(answered=answered)
+            self._was_inconclusive(answered=answered)
         if self.spent:
             self.ends_at = min(self.ends_at, max(self._leases(now), default=now))
         if self.failed > self._tolerated:
             return Decision.ILL
         return Decision.WELL if self.succeeded >= self._needed else None
 
-    def _came_to_nothing(self, *, answered: bool) -> None:
+    def _was_inconclusive(self, *, answered: bool) -> None:
         self._answered += answered
-        self._given_back += 1
+        self._returned_unused += 1
         probes = self._policy.probes
-        self.spent |= self._answered >= ANSWERED * probes or self._given_back >= GIVEN_BACK * probes
+        self.spent |= (
+            self._answered >= ANSWERED * probes or self._returned_unused >= RETURNED_UNUSED * probes
+        )
 
     def _leases(self, now: float) -> list[float]:
         """When the places that are held come free."""

@@ -17,14 +17,14 @@ from stormbreak.events import (
     RetryPlanned,
     Returned,
 )
-from stormbreak.types import Ended
+from stormbreak.types import CallResult
 
 MOST = 12  # lines
 
 Error = TypeVar("Error", bound=CallError)
 
 
-def with_notes(error: Error) -> Error:
+def add_attempt_notes(error: Error) -> Error:
     """Add to `error` what was tried; where nothing was sent, there is nothing to add. Returns the same object."""
     if error.ended.attempts:
         for line in notes_of(error.ended):
@@ -32,9 +32,9 @@ def with_notes(error: Error) -> Error:
     return error
 
 
-def notes_of(ended: Ended) -> list[str]:
+def notes_of(ended: CallResult) -> list[str]:
     """What a call has tried, a line each; the first sums up."""
-    lines = list(lines_of(ended.history))
+    lines = list(history_lines(ended.history))
     said = f"tried: {ended.attempts} attempt(s), {ended.waited:.1f} s unserved"
     if ended.maybe_processed:
         said += f", {ended.maybe_processed} may have been processed and billed"
@@ -43,7 +43,7 @@ def notes_of(ended: Ended) -> list[str]:
     return [said, *lines[-MOST:]]
 
 
-def lines_of(history: Iterable[object]) -> Iterator[str]:
+def history_lines(history: Iterable[object]) -> Iterator[str]:
     """Tell the events of a call, a line for each attempt and each move."""
     line = ""
     for event in history:
@@ -60,7 +60,7 @@ def lines_of(history: Iterable[object]) -> Iterator[str]:
 def line_for(event: object) -> str:
     """One line for an attempt, a move or a rejection; empty for what is none."""
     if isinstance(event, Returned | Hedged | Overtaken):
-        return f"attempt {event.attempt} at {event.target}: {_fate(event)}"
+        return f"attempt {event.attempt} at {event.target}: {_result_text(event)}"
     if isinstance(event, FellBack):
         return f"fell back from {event.target} to {event.to}: {event.verdict}"
     if isinstance(event, FallbackRefused):
@@ -70,7 +70,7 @@ def line_for(event: object) -> str:
     return ""
 
 
-def _fate(event: Returned | Hedged | Overtaken) -> str:
+def _result_text(event: Returned | Hedged | Overtaken) -> str:
     if isinstance(event, Hedged):
         return f"beside the one before, unanswered after {event.after:.1f} s"
     if isinstance(event, Overtaken):

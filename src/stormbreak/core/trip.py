@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from stormbreak.core.checks import check_types, require, require_window
-from stormbreak.core.counting import AnyOf, Dead, FailureShare, Row, SlowShare, Trip
+from stormbreak.core.counting import (
+    AnyTrip,
+    DeadTargetTrip,
+    FailureRateTrip,
+    Row,
+    SlowRateTrip,
+    TripCounter,
+)
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.window import CountWindow, TimeWindow
 
@@ -16,7 +23,7 @@ SHOWN = 10.0
 """Seconds of the window that is shown where the rule has none."""
 
 
-def _check_share(share: float, calls: int) -> None:
+def _check_ratio(share: float, calls: int) -> None:
     require(0 < share <= 1, "share must lie in (0, 1]", share)
     require(calls >= 1, "calls must be at least 1", calls)
 
@@ -37,7 +44,7 @@ class ConsecutiveFailures:
         check_types(self)
         require(self.threshold >= 1, "threshold must be at least 1", self.threshold)
 
-    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
+    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
         return Row(self.threshold)
 
@@ -53,9 +60,9 @@ class DeadTarget:
 
     kind: Literal["dead_target"] = "dead_target"
 
-    def machine(self, diagnosis: Diagnosis) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> TripCounter:
         """Ask the diagnosis."""
-        return Dead(diagnosis, TimeWindow(SHOWN))
+        return DeadTargetTrip(diagnosis, TimeWindow(SHOWN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +79,12 @@ class FailureRate:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_share(self.share, self.calls)
+        _check_ratio(self.share, self.calls)
         require_window("seconds", self.seconds)
 
-    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
+    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return FailureShare(TimeWindow(self.seconds), self.share, self.calls)
+        return FailureRateTrip(TimeWindow(self.seconds), self.share, self.calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +98,12 @@ class FailureRateOfLast:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_share(self.share, self.calls)
+        _check_ratio(self.share, self.calls)
         _check_last(self.last, self.calls)
 
-    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
+    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return FailureShare(CountWindow(self.last), self.share, self.calls)
+        return FailureRateTrip(CountWindow(self.last), self.share, self.calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +121,13 @@ class SlowRate:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_share(self.share, self.calls)
+        _check_ratio(self.share, self.calls)
         require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
         require_window("seconds", self.seconds)
 
-    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
+    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return SlowShare(TimeWindow(self.seconds), self.share, self.calls, self.slower_than)
+        return SlowRateTrip(TimeWindow(self.seconds), self.share, self.calls, self.slower_than)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +142,13 @@ class SlowRateOfLast:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_share(self.share, self.calls)
+        _check_ratio(self.share, self.calls)
         require(self.slower_than > 0, "slower_than must be positive", self.slower_than)
         _check_last(self.last, self.calls)
 
-    def machine(self, diagnosis: Diagnosis) -> Trip:  # noqa: ARG002
+    def machine(self, diagnosis: Diagnosis) -> TripCounter:  # noqa: ARG002
         """A fresh counter."""
-        return SlowShare(CountWindow(self.last), self.share, self.calls, self.slower_than)
+        return SlowRateTrip(CountWindow(self.last), self.share, self.calls, self.slower_than)
 
 
 SingleRule: TypeAlias = (
@@ -161,9 +168,9 @@ class AnyRule:
         require(len(self.rules) >= 1, "rules must name at least one rule", "none")
         object.__setattr__(self, "rules", tuple(self.rules))
 
-    def machine(self, diagnosis: Diagnosis) -> Trip:
+    def machine(self, diagnosis: Diagnosis) -> TripCounter:
         """Fresh counters."""
-        return AnyOf([rule.machine(diagnosis) for rule in self.rules])
+        return AnyTrip([rule.machine(diagnosis) for rule in self.rules])
 
 
 TripRule: TypeAlias = SingleRule | AnyRule

@@ -19,9 +19,9 @@ from typing import TypeAlias
 
 from stormbreak.core.bucket import Bucket
 from stormbreak.core.gate import OPEN
-from stormbreak.core.quota import QuotaPolicy
+from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.told import Told
-from stormbreak.types import Allowances, Call, Outcome, Verdict
+from stormbreak.types import Call, Outcome, RateLimits, Verdict
 
 LEARNING = 0.1  # weight of the newest answer in what is usual
 RECENT = 1.0  # seconds since it held somebody
@@ -32,20 +32,20 @@ Reserved: TypeAlias = tuple[int, float, float, float]
 """What one attempt took: its tokens, and the receipts of `rpm` and of what was told of requests and tokens."""
 
 
-class Quota:
+class RateLimitGate:
     """One request and some tokens for every attempt."""
 
-    __slots__ = ("_longest", "_rpm", "_tokens", "_told", "_tpm", "_usual")
+    __slots__ = ("_longest", "_rpm", "_tokens", "_told", "_tpm", "_typical_tokens")
     name = "quota"
-    minds_success = True
+    settles_success = True
 
-    def __init__(self, policy: QuotaPolicy, *, longest: float, share: float = 1.0) -> None:
+    def __init__(self, policy: RateLimitPolicy, *, longest: float, share: float = 1.0) -> None:
         """What the server told, or counted, closes a limit for `longest` seconds at the most. All limits count by their `share`."""
         self._longest = longest
         self._rpm = None if policy.rpm is None else Bucket(share * policy.rpm / 60, policy.burst)
         self._tpm = None if policy.tpm is None else Bucket(share * policy.tpm / 60, policy.burst)
         self._told = (Told(longest, share), Told(longest, share)) if policy.learn else None
-        self._usual = 0.0  # tokens of a call that was answered; 0 while unknown
+        self._typical_tokens = 0.0  # tokens of a call that was answered; 0 while unknown
         self._tokens = 0  # of the call that is asked about
 
     def weigh(self, call: Call) -> None:
@@ -91,7 +91,7 @@ class Quota:
             self._tpm is not None and self._tpm.ready_at(self._tokens) > since
         )
 
-    def time_for(self, sends: float, now: float) -> float:
+    def time_to_send(self, sends: float, now: float) -> float:
         """Seconds until so many more have been sent, by the configured requests alone."""
         return 0.0 if self._rpm is None else max(0.0, self._rpm.turn_at(sends - 1) - now)
 
@@ -116,26 +116,30 @@ class Quota:
         said = outcome.told
         if (
             self._told is None
-            or not self._usual
+            or not self._typical_tokens
             or said is None
             or said.requests is None
             or said.tokens is None
         ):
             return False
-        return bool(said.requests.remaining) and (said.tokens.remaining or 0.0) >= self._usual
+        return (
+            bool(said.requests.remaining) and (said.tokens.remaining or 0.0) >= self._typical_tokens
+        )
 
     def settle(self, token: Reserved, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
         """Give back what was reserved too much, and hear what the server said."""
-        reserved, rpm, told_requests, told_tokens = token
+        reserved, rpm, requests_receipt, tokens_receipt = token
         used = _used(outcome, reserved)
         served = outcome.verdict is Verdict.OK
         if served:
-            self._usual += (used - self._usual) * (LEARNING if self._usual else 1.0)
+            self._typical_tokens += (used - self._typical_tokens) * (
+                LEARNING if self._typical_tokens else 1.0
+            )
         if not served and not _was_sent(outcome):
             if self._rpm is not None:
                 self._rpm.refund(1, rpm, now)
             if self._told is not None:
-                self._told[0].settle(1, told_requests, now)
+                self._told[0].settle(1, requests_receipt, now)
         left = reserved - used
         if left and self._tpm is not None:
             self._tpm.settle(left, latest=now + self._longest)
@@ -143,15 +147,15 @@ class Quota:
             return
         _, tokens = self._told
         if left and now < tokens.until:
-            tokens.settle(left, told_tokens, now)
+            tokens.settle(left, tokens_receipt, now)
         if outcome.told is not None:
-            receipts = told_requests, told_tokens
+            receipts = requests_receipt, tokens_receipt
             _hear(self._told, outcome.told, receipts, now, served=served)
 
 
 def _hear(
     told: tuple[Told, Told],
-    said: Allowances,
+    said: RateLimits,
     receipts: tuple[float, float],
     now: float,
     *,

@@ -27,7 +27,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class Migration:
     """A move and what is known of it: the prices on both sides, and a month at the list prices of their makers.
 
     `per_minute` is what downtime costs, where that is known.
@@ -42,7 +42,7 @@ class Move:
     on: date
 
 
-def reasons(move: Move, currency: Currency) -> Iterator[Reason]:
+def reasons(move: Migration, currency: Currency) -> Iterator[Reason]:
     """Give each reason that the figures hold, the weightiest first."""
     case, amount = move.case, currency.told
     if case.saving < 0:
@@ -71,7 +71,7 @@ def outcome(saving: Decimal, amount: Amount) -> str:
     return f"costs {amount(-saving)} a month more" if saving else "saves nothing"
 
 
-def _break_even(move: Move) -> Iterator[Reason]:
+def _break_even(move: Migration) -> Iterator[Reason]:
     least = move.case.break_even
     if not least:
         return
@@ -79,7 +79,7 @@ def _break_even(move: Move) -> Iterator[Reason]:
     yield Reason(holds=move.case.tokens < least, said=said)
 
 
-def _at_list_prices(move: Move, amount: Amount) -> Iterator[Reason]:
+def _at_list_prices(move: Migration, amount: Amount) -> Iterator[Reason]:
     """What claims, and resellers, are worth beside the lists of the market."""
     case = move.case
     listed = move.listed_current
@@ -101,7 +101,7 @@ def _at_list_prices(move: Move, amount: Amount) -> Iterator[Reason]:
         yield Reason(holds=True, said=said)
 
 
-def _old(move: Move) -> Iterator[Reason]:
+def _old(move: Migration) -> Iterator[Reason]:
     sources = dict.fromkeys(
         prices.source for prices in (move.current, move.candidate) if prices.source.as_of
     )

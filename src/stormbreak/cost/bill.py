@@ -69,7 +69,7 @@ class Bill:
     """Attempts by what they were good for.
 
     `useful` and `wasted` are known by the usage that arrived, to callers that got an answer, and else. Of the others only
-    bounds are known: `useful_open` of answers without usage, `wasted_open` of what may have been billed for nothing. What
+    bounds are known: `used_uncounted` of answers without usage, `wasted_open` of what may have been billed for nothing. What
     was `free` was refused, or never sent.
 
     `saved_by_cache` is what answers of a cache would have cost, and the discount for prompts that a provider had in its
@@ -80,7 +80,7 @@ class Bill:
     """
 
     useful: Sum = field(default_factory=Sum)
-    useful_open: Sum = field(default_factory=Sum)
+    used_uncounted: Sum = field(default_factory=Sum)
     wasted: Sum = field(default_factory=Sum)
     wasted_open: Sum = field(default_factory=Sum)
     free: int = 0
@@ -97,7 +97,7 @@ class Bill:
     @property
     def sums(self) -> tuple[Sum, Sum, Sum, Sum]:
         """All four."""
-        return self.useful, self.useful_open, self.wasted, self.wasted_open
+        return self.useful, self.used_uncounted, self.wasted, self.wasted_open
 
     @property
     def attempts(self) -> int:
@@ -107,7 +107,7 @@ class Bill:
     @property
     def of_use(self) -> Span:
         """What the answers cost that callers got."""
-        return Span(self.useful.usd, EXACT.add(self.useful.usd, self.useful_open.usd))
+        return Span(self.useful.usd, EXACT.add(self.useful.usd, self.used_uncounted.usd))
 
     @property
     def for_nothing(self) -> Span:
@@ -127,10 +127,10 @@ class Bill:
 
     def copy(self) -> "Bill":
         """The same, as it is now."""
-        useful, useful_open, wasted, wasted_open = (each.copy() for each in self.sums)
+        useful, used_uncounted, wasted, wasted_open = (each.copy() for each in self.sums)
         return Bill(
             useful=useful,
-            useful_open=useful_open,
+            used_uncounted=used_uncounted,
             wasted=wasted,
             wasted_open=wasted_open,
             free=self.free,

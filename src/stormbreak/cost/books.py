@@ -5,12 +5,12 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
-from stormbreak.core.spend import EXACT, Priced, PriceOf, known_cost, known_most
+from stormbreak.core.spend import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
 from stormbreak.types import Labels, Priority, Target, Usage
 
 OTHER = "other"
-_MOST_PRICES = 10_000  # that are remembered
+_MAX_PRICES = 10_000  # that are remembered
 
 _KINDS = ("models", "priorities", "tenants", "labels", "waste")
 
@@ -28,14 +28,14 @@ class Purpose(NamedTuple):
     wasted: str = ""
 
 
-class Books:
+class LedgerByPurpose:
     """Puts bills together. What is not known is counted, and never taken for nothing."""
 
     def __init__(self, price_of: PriceOf, most: int) -> None:
         """At most so many values of one kind have a bill of their own."""
         self._price_of = price_of
         self._most = most
-        self._prices: dict[Target, Priced | None] = {}
+        self._prices: dict[Target, PriceTable | None] = {}
         self._total = Bill()
         self._targets: dict[Target, Bill] = {}
         self._by: dict[str, dict[str, Bill]] = {kind: {} for kind in _KINDS}
@@ -46,11 +46,11 @@ class Books:
 
     def most(self, target: Target, bound: Usage) -> Decimal | None:
         """The most that an attempt with this bound can cost there, where that is known."""
-        return known_most(self._prices_at(target), bound)
+        return known_max_cost(self._prices_at(target), bound)
 
-    def _prices_at(self, target: Target) -> Priced | None:
+    def _prices_at(self, target: Target) -> PriceTable | None:
         if target not in self._prices:
-            if len(self._prices) >= _MOST_PRICES:
+            if len(self._prices) >= _MAX_PRICES:
                 self._prices.clear()
             self._prices[target] = self._price_of(target.provider, target.model)
         return self._prices[target]
@@ -126,7 +126,7 @@ class Books:
 def _sum_in(bill: Bill, purpose: Purpose, *, exact: bool) -> Sum:
     if purpose.wasted:
         return bill.wasted if exact else bill.wasted_open
-    return bill.useful if exact else bill.useful_open
+    return bill.useful if exact else bill.used_uncounted
 
 
 def _copied(bills: dict[Name, Bill]) -> dict[Name, Bill]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
-from stormbreak.cost.lookup import Lookup, Offer, Seller, UnknownPriceError, same
+from stormbreak.cost.lookup import Offer, PriceLookup, Seller, UnknownPriceError, same
 from stormbreak.cost.market import NAME as MARKET
 from stormbreak.cost.prices import Number, Prices, Service, Tokens
 from stormbreak.errors import ConfigurationError
@@ -86,7 +86,7 @@ class Row:
         return None if self.saved is None or not self.against else self.saved / self.against
 
 
-def compare(demand: Demand, offers: Sequence[Offer], lookup: Lookup) -> list[Row]:
+def compare(demand: Demand, offers: Sequence[Offer], lookup: PriceLookup) -> list[Row]:
     """Price each offer, one at least, against the first that has a price; one without any stays, and says why.
 
     Raises:
@@ -113,7 +113,7 @@ def unpriced(demand: Demand, offer: Offer, why: str) -> Row:
     return Row(demand=demand, offer=offer, why=why)
 
 
-def offers_for(model: str, sellers: Sequence[Seller], lookup: Lookup) -> list[Offer]:
+def offers_for(model: str, sellers: Sequence[Seller], lookup: PriceLookup) -> list[Offer]:
     """Who is asked for `model`: the sellers named.
 
     Without any, it is all in the price files who sell it, and their makers at the list price; without files, all of the
@@ -141,7 +141,7 @@ def at_list_price(maker: str) -> Offer:
     return Offer(Seller(seller.provider, MARKET), model)
 
 
-def at_list(prices: Prices, demand: Demand, lookup: Lookup) -> Decimal | None:
+def at_list(prices: Prices, demand: Demand, lookup: PriceLookup) -> Decimal | None:
     """What the demand costs at the list price of the model's maker; None where that is not known, or not another."""
     if not prices.maker or not lookup.market.installed:
         return None

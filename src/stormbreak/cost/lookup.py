@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import NamedTuple, Self
 
 from stormbreak.cost.market import NAME as MARKET
-from stormbreak.cost.market import Market
+from stormbreak.cost.market import ListPrices
 from stormbreak.cost.price_file import PriceFile, load
-from stormbreak.cost.prices import Prices, word_of
+from stormbreak.cost.prices import Prices, normalise_model
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import model_quoted
+from stormbreak.keylike import quote_model
 
 _DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")  # gpt-4.1-2025-04-14 costs what gpt-4.1 costs
 
@@ -33,7 +33,7 @@ class Seller(NamedTuple):
         provider, _, source = text.strip().partition("@")
         if not provider or ("@" in text and not source):
             raise ConfigurationError(
-                f"must be PROVIDER or PROVIDER@SOURCE, got {model_quoted(text)}"
+                f"must be PROVIDER or PROVIDER@SOURCE, got {quote_model(text)}"
             )
         return cls(provider, source or None)
 
@@ -52,7 +52,7 @@ class Offer(NamedTuple):
         """Read `provider/model` or `provider@source/model`; the model may hold more slashes."""
         seller, _, model = text.strip().partition("/")
         if not seller or not model:
-            raise ConfigurationError(f"must be PROVIDER/MODEL, got {model_quoted(text)}")
+            raise ConfigurationError(f"must be PROVIDER/MODEL, got {quote_model(text)}")
         return cls(Seller.parse(seller), model)
 
     def __str__(self) -> str:
@@ -63,27 +63,31 @@ class UnknownPriceError(ConfigurationError):
     """Nobody here knows what that costs."""
 
 
-class Lookup:
+class PriceLookup:
     """Where prices are looked up."""
 
-    def __init__(self, files: Sequence[PriceFile] = (), *, market: Market | None = None) -> None:
+    def __init__(
+        self, files: Sequence[PriceFile] = (), *, market: ListPrices | None = None
+    ) -> None:
         self.files: dict[str, PriceFile] = {}
-        self.market = market or Market()
+        self.market = market or ListPrices()
         self._known: dict[tuple[str, str, str], Prices] = {}
         for file in files:
             if file.name in self.files:
-                said = model_quoted(file.name)
+                said = quote_model(file.name)
                 raise ConfigurationError(
                     f"two price files are called {said}: give one another name (name = ...)"
                 )
             self.files[file.name] = file
             for prices in file.offers():
-                self._known[file.name, prices.provider.lower(), word_of(prices.model)] = prices
+                self._known[file.name, prices.provider.lower(), normalise_model(prices.model)] = (
+                    prices
+                )
 
     def price_of(self, provider: str, model: str, source: str | None = None) -> Prices | None:
         """What `provider` asks for `model`; None where that is not known."""
         for name in self.files if source is None else (source,):
-            for word in (word_of(model), _DATE.sub("", word_of(model))):
+            for word in (normalise_model(model), _DATE.sub("", normalise_model(model))):
                 found = self._known.get((name, provider.lower(), word))
                 if found is not None:
                     return found
@@ -101,7 +105,7 @@ class Lookup:
         self.check(offer.seller)
         near = _near(offer.model, self.models(offer.seller))
         raise UnknownPriceError(
-            f"no price is known for {model_quoted(offer.model)} at {offer.seller}{near}"
+            f"no price is known for {quote_model(offer.model)} at {offer.seller}{near}"
         )
 
     def check(self, seller: Seller) -> None:
@@ -109,11 +113,11 @@ class Lookup:
         sources = [*self.files, MARKET]
         if seller.source is not None and seller.source not in sources:
             near = _near(seller.source, sources)
-            raise UnknownPriceError(f"no prices come from {model_quoted(seller.source)}{near}")
+            raise UnknownPriceError(f"no prices come from {quote_model(seller.source)}{near}")
         known = self.providers(seller.source)
         if not self.models(seller):
             near = _near(seller.provider, known)
-            raise UnknownPriceError(f"no prices are known of {model_quoted(seller.provider)}{near}")
+            raise UnknownPriceError(f"no prices are known of {quote_model(seller.provider)}{near}")
 
     def providers(self, source: str | None = None) -> list[str]:
         """Those that a source, or any, has prices of."""
@@ -137,7 +141,7 @@ class Lookup:
         sellers = (Seller(name) for name in self.providers())
         known = dict.fromkeys(name for seller in sellers for name in self.models(seller))
         near = _near(model, known)
-        return UnknownPriceError(f"nobody is known to sell {model_quoted(model)}{near}")
+        return UnknownPriceError(f"nobody is known to sell {quote_model(model)}{near}")
 
     def filed(self) -> list[Prices]:
         """All that the files say."""
@@ -147,9 +151,9 @@ class Lookup:
         return self.market.providers() if source in (None, MARKET) else []
 
 
-def lookup_in(files: Iterable[str]) -> Lookup:
+def load_lookup(files: Iterable[str]) -> PriceLookup:
     """Where prices are looked up, the files first."""
-    return Lookup([load(name) for name in dict.fromkeys(files)])
+    return PriceLookup([load(name) for name in dict.fromkeys(files)])
 
 
 def price_of(provider: str, model: str) -> Prices | None:
@@ -159,12 +163,12 @@ def price_of(provider: str, model: str) -> Prices | None:
 
 @lru_cache(maxsize=1024)
 def _list_price(provider: str, model: str, on: date) -> Prices | None:
-    return Market(on).find(provider, model)
+    return ListPrices(on).find(provider, model)
 
 
 def same(model: str, other: str) -> bool:
     """Whether both are the name of one model, or the second is one of a day."""
-    return word_of(model) in (word_of(other), _DATE.sub("", word_of(other)))
+    return normalise_model(model) in (normalise_model(other), _DATE.sub("", normalise_model(other)))
 
 
 def _near(name: str, known: Iterable[str]) -> str:

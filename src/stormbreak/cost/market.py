@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from stormbreak.cost.prices import Prices, Rate, Rates, Service, Source, Step
-from stormbreak.drivers.locks import computed_once
+from stormbreak.drivers.locks import cached_value
 from stormbreak.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _BESIDES: Mapping[str, str] = MappingProxyType(
 )
 
 
-class Market:
+class ListPrices:
     """The list prices of a day."""
 
     def __init__(self, on: date | None = None) -> None:
@@ -92,7 +92,7 @@ class Market:
         """Whether there are prices of the market here."""
         return find_spec("genai_prices") is not None
 
-    @computed_once
+    @cached_value
     def source(self) -> Source:
         """genai-prices, its version, and the day."""
         from genai_prices import __version__  # noqa: PLC0415 - takes long
@@ -104,17 +104,17 @@ class Market:
             return None  # in no list, and not worth loading one
         return self._by_name.get(_ALIASES.get(name.lower(), name.lower()))
 
-    @computed_once
+    @cached_value
     def _by_name(self) -> "dict[str, Provider]":
         return {provider.id: provider for provider in self._snapshot.providers}
 
-    @computed_once
+    @cached_value
     def _makers(self) -> frozenset[str]:
         """Those to whose lists others refer."""
         sellers = self._by_name.values()
         return frozenset(name for each in sellers for name in each.fallback_model_providers or ())
 
-    @computed_once
+    @cached_value
     def _snapshot(self) -> Any:
         if not self.installed:
             raise ConfigurationError(

@@ -12,8 +12,8 @@ from decimal import Decimal
 
 from stormbreak.core.spend import EXACT, PriceOf
 from stormbreak.cost.bill import Bills
-from stormbreak.cost.books import Books, Purpose
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.cost.books import LedgerByPurpose, Purpose
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import (
@@ -74,7 +74,7 @@ class Meter:
         self._engine: object = None
         self._lock = new_lock()
         self._begin()
-        forget_in_child(self._begin)
+        reset_in_child(self._begin)
         self._hear: dict[type, Callable[..., None]] = {
             Labelled: self._labelled,
             Sent: self._sent,
@@ -88,7 +88,7 @@ class Meter:
 
     def _begin(self) -> None:
         """Begin anew, as in a child process: what was spent before it is on the bill of its parent."""
-        self._books = Books(self._price_of, self._most)
+        self._ledgers = LedgerByPurpose(self._price_of, self._most)
         self._calls: OrderedDict[int, _Call] = OrderedDict()
 
     def watch(self, engine: object) -> None:
@@ -111,7 +111,7 @@ class Meter:
     def snapshot(self) -> Bills:
         """The bills so far."""
         with self._lock:
-            return self._books.shown(
+            return self._ledgers.shown(
                 (attempt.purpose.target, attempt.bound)
                 for call in self._calls.values()
                 for attempt in call.attempts.values()
@@ -138,11 +138,11 @@ class Meter:
             return
         purpose, usage = attempt.purpose, event.usage
         if event.verdict is Verdict.OK:
-            self._calls[event.call].cost = self._books.billed(purpose, usage, attempt.bound)
+            self._calls[event.call].cost = self._ledgers.billed(purpose, usage, attempt.bound)
         elif usage is not None or event.maybe_processed:
             self._waste(attempt, event.verdict.value, usage)
         else:
-            self._books.free(purpose)
+            self._ledgers.free(purpose)
 
     def _overtaken(self, event: Overtaken) -> None:
         attempt = self._over(event)
@@ -175,17 +175,17 @@ class Meter:
 
     def _waste(self, attempt: _Attempt, why: str, usage: Usage | None = None) -> None:
         purpose = attempt.purpose._replace(wasted=CUT if attempt.committed else why)
-        self._books.billed(purpose, usage, attempt.bound)
+        self._ledgers.billed(purpose, usage, attempt.bound)
 
     def _save(self, call: _Call, usage: Usage) -> None:
         """Put down what an answer from elsewhere saved."""
-        at_first = self._books.cost(call.first.target, usage)
+        at_first = self._ledgers.cost(call.first.target, usage)
         if at_first is None or call.fell_to == DEGRADED:
             return
         if call.fell_to == CACHE:
-            self._books.saved(call.first, cache=at_first)
+            self._ledgers.saved(call.first, cache=at_first)
         elif call.cost is not None:
-            self._books.saved(call.first, fallback=EXACT.subtract(at_first, call.cost))
+            self._ledgers.saved(call.first, fallback=EXACT.subtract(at_first, call.cost))
 
     def _call(self, number: int, target: Target) -> _Call:
         call = self._calls.get(number)

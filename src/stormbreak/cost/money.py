@@ -33,7 +33,7 @@ PLACES: Mapping[str, int] = MappingProxyType(
 )
 """Decimal places of the smallest coin, by the code of the currency (ISO 4217)."""
 
-_SMALLEST_RATE, _LARGEST_RATE = Decimal("0.000001"), Decimal(10_000_000)
+_MIN_RATE, _MAX_RATE = Decimal("0.000001"), Decimal(10_000_000)
 KEPT = 6
 """Decimal places of a number for programs."""
 
@@ -44,8 +44,8 @@ _WIDE = Context(
 
 def check_rate(name: str, per_usd: Decimal) -> None:
     """Refuse what no currency's dollar can be worth. Raises ConfigurationError."""
-    if not (per_usd.is_finite() and _SMALLEST_RATE <= per_usd <= _LARGEST_RATE):
-        wanted = f"between {_SMALLEST_RATE} and {_LARGEST_RATE:,}"
+    if not (per_usd.is_finite() and _MIN_RATE <= per_usd <= _MAX_RATE):
+        wanted = f"between {_MIN_RATE} and {_MAX_RATE:,}"
         raise ConfigurationError(f"{name} must be {wanted}, got {shown(per_usd)}")
 
 

@@ -75,7 +75,7 @@ class Storm(msgspec.Struct):
         return {policy: sum(all_, Decimal(0)) / len(all_) for policy, all_ in of.items() if all_}
 
 
-def read_storm(path: Path) -> Storm:
+def read_storm_result(path: Path) -> Storm:
     """Read a result. Raises ConfigurationError, which names the file."""
     try:
         storm = msgspec.json.decode(

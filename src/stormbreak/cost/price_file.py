@@ -15,16 +15,16 @@ from stormbreak import tables, tomlfile
 from stormbreak.core.checks import require, shown
 from stormbreak.cost.market import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, plain
-from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, word_of
+from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, normalise_model
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import model_quoted
+from stormbreak.keylike import quote_model
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
 """Dollars per million tokens; the latter is ten cents a token. What is beyond them is a slip of the pen."""
 
 _WHAT = "a price file"
 _LONGEST = 200  # characters of a name
-_LONGEST_PROMPT = 10**9  # tokens
+_MAX_PROMPT = 10**9  # tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class LongPrompts(Asked):
 
     def __post_init__(self) -> None:
         Asked.__post_init__(self)
-        require(0 < self.above <= _LONGEST_PROMPT, "above must be a number of tokens", self.above)
+        require(0 < self.above <= _MAX_PROMPT, "above must be a number of tokens", self.above)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +100,7 @@ class Entry(Asked):
                 )
         provider, _, model = self.maker.partition("/")
         if self.maker and not (provider and model):
-            raise ConfigurationError(
-                f"maker must be provider/model, got {model_quoted(self.maker)}"
-            )
+            raise ConfigurationError(f"maker must be provider/model, got {quote_model(self.maker)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +135,9 @@ class PriceFile:
             for key, price in _asked(entry):
                 most = f"at most {plain(dearest):,} {self.currency} per million tokens"
                 require(price <= dearest, f"prices[{place}].{key} must be {most}", price)
-            name = (entry.provider.lower(), word_of(entry.model))
+            name = (entry.provider.lower(), normalise_model(entry.model))
             if name in known:
-                said = model_quoted(f"{entry.provider}/{entry.model}")
+                said = quote_model(f"{entry.provider}/{entry.model}")
                 raise ConfigurationError(f"prices[{place}] must not say again what {said} costs")
             known.add(name)
 
@@ -154,15 +152,15 @@ class PriceFile:
                 listed_as=entry.model,
                 standard=self._rates(entry, entry.long_prompts),
                 source=source,
-                batch=self._perhaps(entry.batch),
-                flex=self._perhaps(entry.flex),
-                priority=self._perhaps(entry.priority),
+                batch=self._optional(entry.batch),
+                flex=self._optional(entry.flex),
+                priority=self._optional(entry.priority),
                 latency=entry.latency,
                 maker=entry.maker,
                 notes=(entry.note,) if entry.note else (),
             )
 
-    def _perhaps(self, asked: Asked | None) -> Rates | None:
+    def _optional(self, asked: Asked | None) -> Rates | None:
         return None if asked is None else self._rates(asked)
 
     def _rates(self, asked: Asked, longer: tuple[LongPrompts, ...] = ()) -> Rates:
@@ -212,7 +210,7 @@ def load(name_or_path: str | Path) -> PriceFile:
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for odd names
         known = ", ".join(builtin_names())
         raise ConfigurationError(
-            f"no price file is called {model_quoted(name)}; those that come along: {known}"
+            f"no price file is called {quote_model(name)}; those that come along: {known}"
         )
     try:
         text = tomlfile.read_text(name, what=_WHAT)
@@ -250,4 +248,4 @@ def _asked(entry: Entry) -> Iterator[tuple[str, Decimal]]:
 def _check_name(key: str, name: str) -> None:
     fits = name and name == name.strip() and len(name) <= _LONGEST and name.isprintable()
     if not fits:
-        raise ConfigurationError(f"{key} must be a name, got {model_quoted(name)}")
+        raise ConfigurationError(f"{key} must be a name, got {quote_model(name)}")

@@ -56,7 +56,7 @@ class Tokens(NamedTuple):
 
     @property
     def total(self) -> Number:
-        """Input and output together."""
+        """InputRef and output together."""
         return self.input + self.output
 
     def plus(self, other: Self) -> Self:
@@ -117,7 +117,7 @@ class Rates:
         """The most that the tokens of any number of requests cost, however they are shared out. Raises as `cost` does."""
         return self._sum(tokens, lambda rate: rate.dearest(tokens.input))
 
-    def most_within(self, bound: Tokens) -> Decimal:
+    def max_output_within(self, bound: Tokens) -> Decimal:
         """The most that they cost if so much is read from a cache, or written to one, as makes it dearest. Raises as `cost` does.
 
         For an hour no more is written than `bound` says.
@@ -193,15 +193,15 @@ class Prices:
         """What one call costs, by the standard prices. Raises as `Rates.cost` does."""
         return self.standard.cost(Tokens.of(usage), prompt=usage.input_tokens)
 
-    def most_of(self, usage: Usage) -> Decimal:
+    def max_cost_of(self, usage: Usage) -> Decimal:
         """The most that calls which used so much together cost, whatever the length of each. Raises as `Rates.cost` does."""
         return self.standard.most(Tokens.of(usage))
 
-    def most_within(self, bound: Usage) -> Decimal:
+    def max_output_within(self, bound: Usage) -> Decimal:
         """The most that calls cost which used no more than that together. Raises as `Rates.cost` does."""
-        return self.standard.most_within(Tokens.of(bound))
+        return self.standard.max_output_within(Tokens.of(bound))
 
 
-def word_of(model: str) -> str:
+def normalise_model(model: str) -> str:
     """A name as it is looked up: whatever its case, and whether a version is written with a point or a dash."""
     return model.strip().lower().replace(".", "-")

@@ -64,7 +64,7 @@ class _Sum:
         self.requests += requests
 
 
-def add_up(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
+def sum_usage(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
     """What each kind has used, in the order of their coming.
 
     An answer without usage is taken to have used the mean input of the others of its kind, or of all, and a token for each

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stormbreak import tomlfile
 from stormbreak.cost.answers import is_line, read_answers
-from stormbreak.cost.traffic import Traffic, add_up
+from stormbreak.cost.traffic import Traffic, sum_usage
 from stormbreak.cost.usage_export import read_csv, read_pages
 from stormbreak.errors import ConfigurationError
 
@@ -36,7 +36,7 @@ def _read(path: Path) -> Traffic:
     with tomlfile.opened(path) as file:
         first = file.readline(LARGEST)
         if is_line(first):
-            return Traffic(uses=add_up(read_answers(chain([first], file))))
+            return Traffic(uses=sum_usage(read_answers(chain([first], file))))
         raw = (first + file.read(LARGEST + 1)).removeprefix(BOM_UTF8)
     if not raw.strip():
         return Traffic(uses=())

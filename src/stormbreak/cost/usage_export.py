@@ -15,7 +15,7 @@ import msgspec
 
 from stormbreak.core.checks import shown
 from stormbreak.cost.prices import Service, Tokens
-from stormbreak.cost.traffic import Counted, Kind, Traffic, add_up
+from stormbreak.cost.traffic import Counted, Kind, Traffic, sum_usage
 from stormbreak.errors import ConfigurationError
 
 _NEEDED = ("model", "input_tokens", "output_tokens")
@@ -51,7 +51,7 @@ def read_pages(raw: bytes) -> Traffic:
     buckets = [bucket for page in several for bucket in page.data]
     more = bool(several) and several[-1].has_more
     return Traffic(
-        uses=add_up(_of_buckets(buckets)),
+        uses=sum_usage(_of_buckets(buckets)),
         since=_day(min((bucket.start_time for bucket in buckets), default=None)),
         until=_day(max((bucket.end_time for bucket in buckets), default=None)),
         said=("There are more pages of this export (has_more): they are not in it.",)
@@ -70,7 +70,7 @@ def read_csv(text: str) -> Traffic:
             raise ConfigurationError(
                 f"no column {', '.join(missing)}: not OpenAI's export of usage"
             )
-        uses = add_up(_of_rows(rows, days))
+        uses = sum_usage(_of_rows(rows, days))
     except csv.Error as error:
         raise ConfigurationError(f"line {rows.reader.line_num}: broken CSV: {error}") from None
     return Traffic(

@@ -31,7 +31,7 @@ class Result:
     interrupted: bool = False
 
 
-def sleep_of(row: int) -> str:
+def article_sleep(row: int) -> str:
     """How long the article's code would sleep when row `row` meets a 429: 2 ** row * 0.5 s, in words."""
     seconds = 2**row / 2
     for unit, size in (("years", _YEAR), ("days", 86_400), ("hours", 3_600), ("minutes", 60)):

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from stormbreak.demo.acts import Result, sleep_of
+from stormbreak.demo.acts import Result, article_sleep
 from stormbreak.demo.stage import ROWS
 from stormbreak.types import Verdict
 
@@ -49,7 +49,7 @@ class Screen:
         """Say what the article's code does after a 429."""
         self._print(
             "   After a 429 it sleeps 2 ** row / 2 seconds and holds its place meanwhile:\n"
-            f"   row 20 would now sleep {sleep_of(20)}, row 37 would now sleep {sleep_of(37)}.\n"
+            f"   row 20 would now sleep {article_sleep(20)}, row 37 would now sleep {article_sleep(37)}.\n"
             "   Not slept here; the row counts as lost.",
             style="dim",
             highlight=False,
@@ -66,7 +66,9 @@ class Screen:
         if self._lost > SHOWN:
             return
         if verdict is Verdict.THROTTLED:
-            said = f"row {row} got a 429 and would now sleep [bold red]{sleep_of(row)}[/]; lost"
+            said = (
+                f"row {row} got a 429 and would now sleep [bold red]{article_sleep(row)}[/]; lost"
+            )
         else:
             said = f"row {row} met {verdict.value.replace('_', ' ')}; lost"
         self._print(f"   [red]✗[/] {said}", highlight=False)
@@ -121,7 +123,7 @@ class Bar:
         self._task = progress.add_task("", total=ROWS)
 
     def tick(self, answered: int) -> None:
-        """Move the bar."""
+        """Migration the bar."""
         self._progress.update(self._task, completed=answered)
 
 

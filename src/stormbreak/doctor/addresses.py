@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from stormbreak.doctor.findings import Finding, Severity
-from stormbreak.doctor.reaching import Layer, read
-from stormbreak.doctor.way import Way
+from stormbreak.doctor.reaching import ClientLayer, read
+from stormbreak.doctor.way import RequestPath
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.origin import origin_of
 
@@ -13,7 +13,7 @@ _NO_KEY = "<missing API key>"  # so openai's clients of Azure say that they have
 _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
 
-def addresses(way: Way) -> Iterator[Finding]:
+def addresses(way: RequestPath) -> Iterator[Finding]:
     """What is wrong with the address and the key of the SDK, or of the HTTP client where there is none."""
     layer = way.sdk or way.http
     if layer is None:
@@ -34,7 +34,7 @@ def addresses(way: Way) -> Iterator[Finding]:
         )
 
 
-def _key(layer: Layer) -> str | None:
+def _key(layer: ClientLayer) -> str | None:
     """The key that goes along, if it can be told; of one that is made for each request, only that there is one."""
     thing = layer.thing
     for name in ("api_key", "auth_token"):

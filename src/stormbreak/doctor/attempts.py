@@ -5,14 +5,14 @@ from math import inf
 from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
-from stormbreak.doctor.reaching import Layer, Unmade, is_transport, named, used_by
+from stormbreak.doctor.reaching import ClientLayer, NotBuiltYet, is_transport, named, used_by
 from stormbreak.http.doors.door import Door
 
 SDKS = frozenset({"openai", "anthropic"})
 """Their own retries end with `x-should-retry: false`, which every final answer of ours carries."""
 
 
-def attempts_of(layer: Layer) -> float | None:
+def attempts_of(layer: ClientLayer) -> float | None:
     """How often it may send what is within; None where it seems to retry and nobody can tell how often."""
     thing = layer.thing
     if isinstance(thing, Door):
@@ -22,7 +22,7 @@ def attempts_of(layer: Layer) -> float | None:
     if isinstance(thing, FunctionType | MethodType):
         guard = guard_of(layer)
         return _of_function(thing) if guard is None else guard.attempts
-    if isinstance(thing, Unmade):
+    if isinstance(thing, NotBuiltYet):
         return _retries(thing)
     for package, count in _KNOWN.items():
         if package in layer.packages:
@@ -30,9 +30,9 @@ def attempts_of(layer: Layer) -> float | None:
     return 1
 
 
-def retrier(layer: Layer) -> str:
+def retrier(layer: ClientLayer) -> str:
     """What retries there, as its users know it: of a function, the library that decorates it."""
-    if isinstance(layer.thing, Unmade):
+    if isinstance(layer.thing, NotBuiltYet):
         return "its openai client"
     if not isinstance(layer.thing, FunctionType | MethodType):
         return named(layer.thing)
@@ -55,7 +55,7 @@ def _of_transport(transport: Any) -> float | None:
     return None if "retr" in type(transport).__name__.lower() else 1
 
 
-def guard_of(layer: Layer) -> Any:
+def guard_of(layer: ClientLayer) -> Any:
     """The `resilient` that this very function is decorated with; None where it only stands around one that is."""
     guard = getattr(layer.thing, "guarded_by", None)
     within = getattr(layer.thing, "__wrapped__", None)

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 from stormbreak.doctor.addresses import addresses
 from stormbreak.doctor.attempts import retrier
-from stormbreak.doctor.doorways import doorways, lead_past, leads_past
+from stormbreak.doctor.doorways import bypasses, doorways, is_bypassed
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
 from stormbreak.doctor.pools import pools
 from stormbreak.doctor.reaching import arrives, chains, named, read
 from stormbreak.doctor.spans import spans
 from stormbreak.doctor.stacks import stacks
-from stormbreak.doctor.way import Way
+from stormbreak.doctor.way import RequestPath
 from stormbreak.errors import ConfigurationError
 
 MANY = 16  # open clients of one class; one per host and loop would be plenty
@@ -26,7 +26,7 @@ def examine(client: object, *, name: str = "client") -> list[Finding]:
     Raises:
         ConfigurationError: no client can be found in it.
     """
-    ways = [Way(chain) for chain in chains(client, name)]
+    ways = [RequestPath(chain) for chain in chains(client, name)]
     if not ways:
         raise ConfigurationError(
             f"no client of an SDK or an HTTP library is known to be in a {named(client)}"
@@ -34,17 +34,17 @@ def examine(client: object, *, name: str = "client") -> list[Finding]:
     return sorted_by_severity(_examined(ways))
 
 
-def _examined(ways: list[Way]) -> Iterator[Finding]:
-    astray = lead_past(ways)
+def _examined(ways: list[RequestPath]) -> Iterator[Finding]:
+    astray = bypasses(ways)
     for way in ways:
-        first = (leads_past,) if way in astray else (doorways, stacks)
+        first = (is_bypassed,) if way in astray else (doorways, stacks)
         for rule in (*first, spans, pools, addresses):
             yield from rule(way)
         yield from _lost(way)
         yield from _crowd(way)
 
 
-def _lost(way: Way) -> Iterator[Finding]:
+def _lost(way: RequestPath) -> Iterator[Finding]:
     if not arrives(way.chain):
         yield Finding(
             severity=Severity.NOTE,
@@ -56,7 +56,7 @@ def _lost(way: Way) -> Iterator[Finding]:
         )
 
 
-def _crowd(way: Way) -> Iterator[Finding]:
+def _crowd(way: RequestPath) -> Iterator[Finding]:
     """Clients that are made for each call stay open until they are collected, each with a pool of its own."""
     for layer in way.chain:
         if read(layer.thing, "reuse_client") is False:

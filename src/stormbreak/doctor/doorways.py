@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from stormbreak.core.presets import is_off
 from stormbreak.doctor.findings import Finding, Severity
-from stormbreak.doctor.reaching import Layer
-from stormbreak.doctor.way import Way
+from stormbreak.doctor.reaching import ClientLayer
+from stormbreak.doctor.way import RequestPath
 from stormbreak.http.doors.door import Door
 from stormbreak.http.environment import is_disabled
 
 
-def doorways(way: Way) -> Iterator[Finding]:
+def doorways(way: RequestPath) -> Iterator[Finding]:
     """What keeps a policy from being followed on one way."""
     if way.policy is not None and is_off(way.policy):
         yield _off(way)
@@ -27,13 +27,13 @@ def doorways(way: Way) -> Iterator[Finding]:
         yield from _misplaced(way, way.door)
 
 
-def lead_past(ways: list[Way]) -> list[Way]:
+def bypasses(ways: list[RequestPath]) -> list[RequestPath]:
     """Those whose HTTP client has a door, but not on this way."""
     guarded = {id(way.http.thing) for way in ways if way.http and way.door}
     return [way for way in ways if way.http and not way.door and id(way.http.thing) in guarded]
 
 
-def leads_past(way: Way) -> Iterator[Finding]:
+def is_bypassed(way: RequestPath) -> Iterator[Finding]:
     """Say where it parts from the way through the door."""
     assert way.http is not None
     yield Finding(
@@ -46,7 +46,7 @@ def leads_past(way: Way) -> Iterator[Finding]:
     )
 
 
-def _off(way: Way) -> Finding:
+def _off(way: RequestPath) -> Finding:
     layer = way.door or way.ours
     assert layer is not None
     disabled = is_disabled()
@@ -62,7 +62,7 @@ def _off(way: Way) -> Finding:
     )
 
 
-def _misplaced(way: Way, layer: Layer) -> Iterator[Finding]:
+def _misplaced(way: RequestPath, layer: ClientLayer) -> Iterator[Finding]:
     door, http = layer.thing, way.http
     assert isinstance(door, Door)
     if http is None:

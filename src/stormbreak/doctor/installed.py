@@ -78,7 +78,7 @@ def _setting(found: Distribution, default: Default) -> Setting:
         return Setting(value=default.value, read=False)
     if number is None:
         return Setting(value=default.none, read=True)
-    number -= default.counts_first
+    number -= default.includes_first
     return Setting(value=int(number) if number.is_integer() else number, read=True)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from stormbreak.doctor.attempts import SDKS
 from stormbreak.doctor.findings import Finding, Severity
-from stormbreak.doctor.way import Way
+from stormbreak.doctor.way import RequestPath
 
 FEW = 100  # connections; what httpx2 and httpx have by themselves
 
 
-def pools(way: Way) -> Iterator[Finding]:
+def pools(way: RequestPath) -> Iterator[Finding]:
     """What is odd about the pool that requests leave by, if it is not ours."""
     if way.pool is None:
         return
@@ -49,7 +49,7 @@ def pools(way: Way) -> Iterator[Finding]:
         )
 
 
-def _size(way: Way, path: str, pool: Any) -> Iterator[Finding]:
+def _size(way: RequestPath, path: str, pool: Any) -> Iterator[Finding]:
     most = getattr(pool, "_max_connections", None)
     if not isinstance(most, int):
         return
@@ -87,7 +87,7 @@ def _small(where: str, what: str, why: str, instead: str) -> Finding:
     )
 
 
-def _of_sdk(way: Way) -> int | None:
+def _of_sdk(way: RequestPath) -> int | None:
     """How many connections the SDK's own client has; it is imported, since its client is here."""
     if way.sdk is None:
         return None

@@ -15,7 +15,7 @@ from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.doors.door import Door
 
-_DEEPEST = 12
+_MAX_DEPTH = 12
 _MOST = 64  # chains that are followed
 
 _WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -43,7 +43,7 @@ _LIBRARIES = frozenset({"httpx2", "httpx"})
 _SENDS = ("handle_request", "handle_async_request")
 
 
-class Layer(NamedTuple):
+class ClientLayer(NamedTuple):
     """A thing on the way of a request, and its path from what was given."""
 
     path: str
@@ -60,7 +60,7 @@ class Layer(NamedTuple):
         return packages_of(self.thing)
 
 
-class Unmade:
+class NotBuiltYet:
     """The SDK client that llama-index makes at its first call, by the settings that it will give it."""
 
     def __init__(self, model: Any, http: Any) -> None:
@@ -71,7 +71,7 @@ class Unmade:
         self._client = http
 
 
-Chain = tuple[Layer, ...]
+Chain = tuple[ClientLayer, ...]
 """The layers that a request passes, the outermost first."""
 
 
@@ -109,7 +109,7 @@ def chains(thing: object, name: str = "client") -> list[Chain]:
     Ways that are lost end where they are. They are told only where no other is known, and only from what we know: in
     what is the user's own, anything may stand about.
     """
-    found = list(islice(_follow((Layer(name, thing),)), _MOST))
+    found = list(islice(_follow((ClientLayer(name, thing),)), _MOST))
     return [one for one in found if arrives(one)] or [
         one for one in found if is_known(one[0].thing)
     ]
@@ -124,25 +124,25 @@ def arrives(way: Chain) -> bool:
 def _follow(way: Chain) -> Iterator[Chain]:
     seen = {id(layer.thing) for layer in way}
     further = [layer for layer in _within(way[-1]) if id(layer.thing) not in seen]
-    if not further or len(way) == _DEEPEST:
+    if not further or len(way) == _MAX_DEPTH:
         yield way
         return
     for layer in further:
         yield from _follow((*way, layer))
 
 
-def _within(layer: Layer) -> Iterator[Layer]:
+def _within(layer: ClientLayer) -> Iterator[ClientLayer]:
     """What a request meets next; nothing where it leaves, or where nobody knows."""
     thing = layer.thing
     if isinstance(thing, AsyncClient | Client | ModuleType):
         return  # to look around in a module would import more of it
     if is_http_client(thing):
-        yield Layer(f"{layer.path}._transport", thing._transport)  # noqa: SLF001 - there is no public way
+        yield ClientLayer(f"{layer.path}._transport", thing._transport)  # noqa: SLF001 - there is no public way
         for pattern, transport in thing._mounts.items():  # noqa: SLF001
             if transport is not None:  # None: the transport
-                yield Layer(f"{layer.path}._mounts[{pattern.pattern!r}]", transport)
+                yield ClientLayer(f"{layer.path}._mounts[{pattern.pattern!r}]", transport)
     elif isinstance(thing, MethodType):
-        yield Layer(f"{layer.path}.__self__", thing.__self__)
+        yield ClientLayer(f"{layer.path}.__self__", thing.__self__)
     elif isinstance(thing, FunctionType | partial):
         yield from _each(layer, _FUNCTIONS)
         yield from _known(layer, ":", used_by(thing))
@@ -153,24 +153,24 @@ def _within(layer: Layer) -> Iterator[Layer]:
         yield from _known(layer, ".", read(thing, "__dict__") or {})
 
 
-def _unmade(layer: Layer) -> Iterator[Layer]:
+def _unmade(layer: ClientLayer) -> Iterator[ClientLayer]:
     thing = layer.thing
     for kept, made, given in (
         ("_client", "_get_client()", "_http_client"),
         ("_aclient", "_get_aclient()", "_async_http_client"),
     ):
         if "llama_index" in layer.packages and hasattr(thing, kept) and not read(thing, kept):
-            yield Layer(f"{layer.path}.{made}", Unmade(thing, read(thing, given)))
+            yield ClientLayer(f"{layer.path}.{made}", NotBuiltYet(thing, read(thing, given)))
 
 
-def _ways(layer: Layer) -> tuple[str, ...]:
+def _ways(layer: ClientLayer) -> tuple[str, ...]:
     """The attributes in which a transport, an SDK or a framework keeps what is within."""
     if isinstance(layer.thing, Door):
         return ("inner",)
     if is_transport(layer.thing):
         own = type(layer.thing).__module__.partition(".")[0] in _LIBRARIES
         return () if own else _UNDER
-    if isinstance(layer.thing, Unmade):
+    if isinstance(layer.thing, NotBuiltYet):
         return ("_client",)
     ways = (_WAYS[package] for package in _WAYS if package in layer.packages)
     return tuple(dict.fromkeys(chain.from_iterable(ways)))
@@ -190,21 +190,21 @@ def used_by(function: object) -> dict[str, Any]:
     return held
 
 
-def _known(layer: Layer, join: str, things: Mapping[str, Any]) -> Iterator[Layer]:
+def _known(layer: ClientLayer, join: str, things: Mapping[str, Any]) -> Iterator[ClientLayer]:
     for name, thing in tuple(things.items()):  # of a module, they may grow when they are touched
         if not isinstance(thing, type) and is_known(thing):
-            yield Layer(f"{layer.path}{join}{name}", thing)
+            yield ClientLayer(f"{layer.path}{join}{name}", thing)
 
 
-def _each(layer: Layer, names: tuple[str, ...]) -> Iterator[Layer]:
+def _each(layer: ClientLayer, names: tuple[str, ...]) -> Iterator[ClientLayer]:
     for name in names:
         found = read(layer.thing, name)
         path = f"{layer.path}.{name}"
         if isinstance(found, list | tuple):
             for place, one in enumerate(found):
-                yield Layer(f"{path}[{place}]", one)
+                yield ClientLayer(f"{path}[{place}]", one)
         elif found is not None and not isinstance(found, str | type):
-            yield Layer(path, found)
+            yield ClientLayer(path, found)
 
 
 def read(thing: object, name: str) -> Any:

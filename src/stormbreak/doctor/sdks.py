@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 ENDLESS = "without end"
 NONE = "none"
-ITS_SDKS = "its SDK's"
+SDK_DEFAULT = "its SDK's"
 NEVER_SENDS = "-"
 
 
@@ -15,14 +15,14 @@ class Default(NamedTuple):
     """A default: a number, or words, in the version that was checked, and where the package writes it, if it does.
 
     `name` is a constant, `Class.field` or `function.argument`; where None stands there, it means `none`.
-    Of retries, `counts_first` says that the number written there is that of all attempts.
+    Of retries, `includes_first` says that the number written there is that of all attempts.
     """
 
     value: float | str
     file: str = ""
     name: str = ""
     none: str = NONE
-    counts_first: bool = False
+    includes_first: bool = False
 
 
 class Sdk(NamedTuple):
@@ -96,7 +96,10 @@ SDKS: tuple[Sdk, ...] = (
         "langchain-openai",
         "1.7.4",
         Default(
-            ITS_SDKS, "langchain_openai/chat_models/base.py", "BaseChatOpenAI.max_retries", ITS_SDKS
+            SDK_DEFAULT,
+            "langchain_openai/chat_models/base.py",
+            "BaseChatOpenAI.max_retries",
+            SDK_DEFAULT,
         ),
         Default(NONE, "langchain_openai/chat_models/base.py", "BaseChatOpenAI.request_timeout"),
         "ChatOpenAI(http_client=..., http_async_client=...), both",
@@ -117,7 +120,7 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "pydantic-ai-slim",
         "2.68.0",
-        Default(ITS_SDKS),
+        Default(SDK_DEFAULT),
         Default(600.0, "pydantic_ai/_http.py", "DEFAULT_HTTP_TIMEOUT"),
         "OpenAIProvider(http_client=<library>.AsyncClient(transport=AsyncTransport()))",
         traps=("The transports of pydantic_ai.retries multiply with the SDK's own retries.",),
@@ -125,16 +128,16 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "openai-agents",
         "0.24.0",
-        Default(ITS_SDKS),
-        Default(ITS_SDKS),
+        Default(SDK_DEFAULT),
+        Default(SDK_DEFAULT),
         "set_default_openai_client(AsyncOpenAI(http_client=...))",
         over="openai",
     ),
     Sdk(
         "instructor",
         "1.17.0",
-        Default(ITS_SDKS),
-        Default(ITS_SDKS),
+        Default(SDK_DEFAULT),
+        Default(SDK_DEFAULT),
         "from_openai(OpenAI(http_client=...))",
         over="openai",
         traps=("max_retries=3 asks again for answers that do not fit; each is a call of its own.",),
@@ -163,7 +166,7 @@ SDKS: tuple[Sdk, ...] = (
     Sdk(
         "stamina",
         "26.1.0",
-        Default(9, "stamina/_core.py", "retry.attempts", counts_first=True),
+        Default(9, "stamina/_core.py", "retry.attempts", includes_first=True),
         Default(NEVER_SENDS),
         _OUTSIDE,
         traps=("Around an SDK its ten attempts multiply with the SDK's retries: 30 by default.",),
@@ -172,7 +175,7 @@ SDKS: tuple[Sdk, ...] = (
         "backoff",
         "2.2.1",
         Default(
-            ENDLESS, "backoff/_decorator.py", "on_exception.max_tries", ENDLESS, counts_first=True
+            ENDLESS, "backoff/_decorator.py", "on_exception.max_tries", ENDLESS, includes_first=True
         ),
         Default(NEVER_SENDS),
         _OUTSIDE,

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from stormbreak.doctor.attempts import attempts_of
 from stormbreak.doctor.findings import LONG, Finding, Severity
-from stormbreak.doctor.reaching import Layer
-from stormbreak.doctor.way import Way
+from stormbreak.doctor.reaching import ClientLayer
+from stormbreak.doctor.way import RequestPath
 
 _PARTS = ("connect", "read", "write", "pool")
 _MILLISECONDS = {"google": "_http_options", "mistralai": ""}
@@ -20,7 +20,7 @@ class Spans(NamedTuple):
     by_part: Mapping[str, float | None]
 
 
-def spans(way: Way) -> Iterator[Finding]:
+def spans(way: RequestPath) -> Iterator[Finding]:
     """What may wait for ever, or for so long that it comes to the same."""
     if way.policy is not None:
         yield from _under(way)
@@ -37,7 +37,7 @@ def spans(way: Way) -> Iterator[Finding]:
         yield _long(way, said.where, read)
 
 
-def _under(way: Way) -> Iterator[Finding]:
+def _under(way: RequestPath) -> Iterator[Finding]:
     """Under a policy its deadline bounds the call, or its timeout each attempt."""
     policy = way.policy
     assert policy is not None
@@ -58,7 +58,7 @@ def _under(way: Way) -> Iterator[Finding]:
     )
 
 
-def _said(way: Way) -> Spans | None:
+def _said(way: RequestPath) -> Spans | None:
     """The timeouts that count: an SDK passes its own with each request, past those of its HTTP client."""
     for layer in reversed(way.chain):
         for package, home in _MILLISECONDS.items():
@@ -70,7 +70,7 @@ def _said(way: Way) -> Spans | None:
     return None if layer is None else Spans(f"{layer.path}.timeout", _parts(layer.thing.timeout))
 
 
-def _in_milliseconds(layer: Layer, home: str) -> Spans | None:
+def _in_milliseconds(layer: ClientLayer, home: str) -> Spans | None:
     name = "timeout" if home else "timeout_ms"
     holder = getattr(layer.thing, home, None) if home else layer.thing
     if not hasattr(holder, name):
@@ -98,7 +98,7 @@ def _missing(where: str, silent: list[str], severity: Severity) -> Finding:
     )
 
 
-def _long(way: Way, where: str, read: float) -> Finding:
+def _long(way: RequestPath, where: str, read: float) -> Finding:
     attempts = 1 if way.sdk is None else attempts_of(way.sdk) or 1
     whole = (
         f", {read * attempts:g} s over {attempts:g} attempts and their pauses"

@@ -5,11 +5,11 @@ from math import inf, prod
 
 from stormbreak.doctor.attempts import attempts_of, guard_of, retrier
 from stormbreak.doctor.findings import Finding, Severity
-from stormbreak.doctor.reaching import Layer
-from stormbreak.doctor.way import Way, is_sdk
+from stormbreak.doctor.reaching import ClientLayer
+from stormbreak.doctor.way import RequestPath, is_sdk
 
 
-def stacks(way: Way) -> Iterator[Finding]:
+def stacks(way: RequestPath) -> Iterator[Finding]:
     """No policy at all; retries over retries; and the retries of an SDK that a door ends."""
     counted = [(layer, attempts_of(layer)) for layer in way.chain]
     multiply = [(layer, count) for layer, count in counted if count is None or count > 1]
@@ -30,7 +30,7 @@ def stacks(way: Way) -> Iterator[Finding]:
         yield _endless(multiply[0][0])
 
 
-def _unguarded(way: Way, multiply: list[tuple[Layer, float | None]]) -> Finding:
+def _unguarded(way: RequestPath, multiply: list[tuple[ClientLayer, float | None]]) -> Finding:
     retries = " and ".join(f"{_count(count)} ({retrier(layer)})" for layer, count in multiply)
     return Finding(
         severity=Severity.RISK,
@@ -46,7 +46,7 @@ def _unguarded(way: Way, multiply: list[tuple[Layer, float | None]]) -> Finding:
     )
 
 
-def _stopped(layer: Layer) -> Finding:
+def _stopped(layer: ClientLayer) -> Finding:
     attempts = attempts_of(layer)
     return Finding(
         severity=Severity.NOTE,
@@ -58,7 +58,7 @@ def _stopped(layer: Layer) -> Finding:
     )
 
 
-def _stacked(multiply: list[tuple[Layer, float | None]], *, guarded: bool) -> Finding:
+def _stacked(multiply: list[tuple[ClientLayer, float | None]], *, guarded: bool) -> Finding:
     counts = [count for _, count in multiply]
     known = prod(count for count in counts if count is not None)
     most = _count(known) if known == inf else f"up to {known:g} times"
@@ -81,7 +81,7 @@ def _stacked(multiply: list[tuple[Layer, float | None]], *, guarded: bool) -> Fi
     )
 
 
-def _endless(layer: Layer) -> Finding:
+def _endless(layer: ClientLayer) -> Finding:
     return Finding(
         severity=Severity.WRONG,
         name="retries-without-end",

@@ -6,35 +6,35 @@ from typing import Any
 
 from stormbreak.core.policy import Policy
 from stormbreak.doctor.attempts import SDKS
-from stormbreak.doctor.reaching import Chain, Layer, Unmade, is_http_client, read
+from stormbreak.doctor.reaching import Chain, ClientLayer, NotBuiltYet, is_http_client, read
 from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
 from stormbreak.http.doors.door import Door
 
 
-class Way:
+class RequestPath:
     """One way of a request, from what the user holds to where it leaves. What there is none of is None."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
 
     @cached_property
-    def door(self) -> Layer | None:
+    def door(self) -> ClientLayer | None:
         """The transport of ours."""
         return self._first(lambda layer: isinstance(layer.thing, Door))
 
     @cached_property
-    def ours(self) -> Layer | None:
+    def ours(self) -> ClientLayer | None:
         """The client of ours, which is a way of its own."""
         return self._first(lambda layer: isinstance(layer.thing, AsyncClient | Client))
 
     @cached_property
-    def http(self) -> Layer | None:
+    def http(self) -> ClientLayer | None:
         """The client of an HTTP library."""
         return self._first(lambda layer: is_http_client(layer.thing))
 
     @cached_property
-    def sdk(self) -> Layer | None:
+    def sdk(self) -> ClientLayer | None:
         """The client of openai or anthropic."""
         return self._first(is_sdk)
 
@@ -57,13 +57,13 @@ class Way:
         old = self.http is not None and "httpx" in self.http.packages
         return "httpx" if old else "httpx2"
 
-    def _first(self, holds: Callable[[Layer], bool]) -> Layer | None:
+    def _first(self, holds: Callable[[ClientLayer], bool]) -> ClientLayer | None:
         return next((layer for layer in self.chain if holds(layer)), None)
 
 
-def is_sdk(layer: Layer) -> bool:
+def is_sdk(layer: ClientLayer) -> bool:
     """Whether it is a client of an SDK whose own retries a door ends."""
-    if isinstance(layer.thing, Unmade):
+    if isinstance(layer.thing, NotBuiltYet):
         return True
     return (
         bool(layer.packages & SDKS)

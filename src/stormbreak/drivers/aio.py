@@ -12,25 +12,25 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Ask, Deliver, Flow, Race, Send, Wait, WaitFor
-from stormbreak.core.following import Companion
+from stormbreak.core.flow import Ask, DeliverStream, Flow, Race, Send, Wait, WaitFor
+from stormbreak.core.following import ContextListener
 from stormbreak.drivers.delivery import LoopDelivery
-from stormbreak.drivers.forks import forget_in_child
-from stormbreak.drivers.handed import Handed
-from stormbreak.drivers.racing import Racing
-from stormbreak.drivers.sharing import stepper_of
+from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.handed import CallerDriven
+from stormbreak.drivers.racing import HedgeTasks
+from stormbreak.drivers.sharing import shared_stepper
 from stormbreak.drivers.steps import Stepper
 from stormbreak.drivers.timeouts import AnsweredError, Timeout
-from stormbreak.drivers.under_way import CutShortError, SentAwayError, UnderWay, wake
-from stormbreak.drivers.waiting import look_again
-from stormbreak.types import Call, Ended, Outcome, Verdict
+from stormbreak.drivers.under_way import RejectedWhileClosingError, StreamCutError, UnderWay, wake
+from stormbreak.drivers.waiting import check_ticket
+from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 R = TypeVar("R")
 
 Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
 Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
 
-_LAST = (Ended, Deliver)
+_LAST = (CallResult, DeliverStream)
 _TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
 
 
@@ -49,30 +49,30 @@ class AsyncioDriver:
     ) -> None:
         self.engine = engine
         self.clock = clock
-        self._stepper = stepper_of(engine, clock=clock, chance=chance)
-        self._under_way = UnderWay()
-        forget_in_child(self._under_way.forget)
+        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
+        self._active_calls = UnderWay()
+        reset_in_child(self._active_calls.forget)
 
     def run(
         self, call: Call, sender: Sender, asker: Asker | None = None
-    ) -> Coroutine[Any, Any, Ended]:
+    ) -> Coroutine[Any, Any, CallResult]:
         """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled; `asker` finds answers elsewhere.
 
         Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
         """
         assert not call.delivers, "a call that delivers is opened"
         # Not awaited here: one frame less on the way of every call.
-        return cast("Coroutine[Any, Any, Ended]", self.open(call, sender, asker))
+        return cast("Coroutine[Any, Any, CallResult]", self.open(call, sender, asker))
 
     async def open(
         self, call: Call, sender: Sender, asker: Asker | None = None
-    ) -> Ended | LoopDelivery:
+    ) -> CallResult | LoopDelivery:
         """Carry `call` to its end, or if it delivers to the first output of an attempt.
 
         Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
         """
-        stepper: Stepper | Racing = self._stepper
-        under_way, attempts = self._under_way, 0
+        stepper: Stepper | HedgeTasks = self._stepper
+        under_way, attempts = self._active_calls, 0
         if under_way.ending and under_way.closed_here():
             return under_way.sent_away(attempts)
         companion = self.engine.companion
@@ -91,12 +91,12 @@ class AsyncioDriver:
                 command = stepper.step(flow, outcome)
         except BaseException as error:
             _give_up(stepper, flow, error)
-            if isinstance(error, CutShortError):
+            if isinstance(error, StreamCutError):
                 return error.ended
-            if isinstance(error, SentAwayError):
+            if isinstance(error, RejectedWhileClosingError):
                 return under_way.sent_away(attempts)
             raise
-        if isinstance(command, Deliver):
+        if isinstance(command, DeliverStream):
             delivery = LoopDelivery(self._stepper, flow, command)
             under_way.reads(delivery)
             return delivery
@@ -104,7 +104,7 @@ class AsyncioDriver:
 
     async def _until_next(
         self,
-        stepper: Stepper | Racing,
+        stepper: Stepper | HedgeTasks,
         flow: Flow,
         command: Wait | WaitFor | Ask | Race,
         asker: Asker | None,
@@ -112,29 +112,29 @@ class AsyncioDriver:
         if isinstance(command, Ask):
             return await self._ask(asker, command)
         if isinstance(command, Race):
-            assert isinstance(stepper, Racing), "who does not say so does not race"
+            assert isinstance(stepper, HedgeTasks), "who does not say so does not race"
             try:
                 return await stepper.until_first(command)
-            except CutShortError:  # told by the first of them
-                raise CutShortError(command.sends[-1].attempt) from None
+            except StreamCutError:  # told by the first of them
+                raise StreamCutError(command.sends[-1].attempt) from None
         await self._wait(flow, command)
         return None
 
     def _prepared(
-        self, call: Call, sender: Sender, companion: Companion | None
-    ) -> tuple[Stepper | Racing, Sender]:
+        self, call: Call, sender: Sender, companion: ContextListener | None
+    ) -> tuple[Stepper | HedgeTasks, Sender]:
         """What steps a call that may race, or has company, and what sends its attempts."""
         if companion is not None:
             sender = _accompanied(sender, companion, call.number)
         if self.engine.races:
-            return Racing(self._stepper, partial(self._send, sender)), sender
+            return HedgeTasks(self._stepper, partial(self._send, sender)), sender
         return self._stepper, sender
 
-    def hand(self, call: Call) -> Handed:
+    def hand(self, call: Call) -> CallerDriven:
         """Begin `call`, whose attempts the holder makes; `leave` says when."""
-        return Handed(self._stepper, call)
+        return CallerDriven(self._stepper, call)
 
-    async def leave(self, handed: Handed) -> Send | None:
+    async def leave(self, handed: CallerDriven) -> Send | None:
         """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
 
         The timeout of the attempt is the holder's. A cancel closes the call.
@@ -147,9 +147,9 @@ class AsyncioDriver:
                 assert handed.flow is not None
                 await self._wait(handed.flow, command)
                 handed.answer(None)
-        except SentAwayError:
+        except RejectedWhileClosingError:
             handed.close()
-            handed.command = self._under_way.sent_away(0)
+            handed.command = self._active_calls.sent_away(0)
             return None
         except BaseException:
             handed.close()
@@ -174,28 +174,28 @@ class AsyncioDriver:
 
     def drain(self) -> None:
         """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
-        self._under_way.drain()
+        self._active_calls.drain()
 
     def close(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """End every call on `loop`, or on every loop, now or later: those that wait, those that were sent, those that are read.
 
         From any thread. On the running loop it has happened when this returns; elsewhere it happens soon.
         """
-        self._under_way.close(loop)
+        self._active_calls.close(loop)
 
     def end_streams(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the streams that are read on `loop`; what they held is free, and counts as nothing. From any thread."""
-        self._under_way.end_streams(loop)
+        self._active_calls.end_streams(loop)
 
     async def _send(self, sender: Sender, command: Send) -> Outcome:
-        under_way = self._under_way
+        under_way = self._active_calls
         timeout = Timeout(command.timeout, under_way.timeouts)
         try:
             with timeout:
                 if (
                     under_way.ending and under_way.closed_here()
                 ):  # a moment ago, when it was not found
-                    raise CutShortError(command.attempt)
+                    raise StreamCutError(command.attempt)
                 return await sender(command)
         except AnsweredError as answered:
             if timeout.alone:
@@ -203,25 +203,25 @@ class AsyncioDriver:
             raise
         except TimeoutError:  # not kept: its frames hold the request
             if under_way.ending and under_way.closed_here():
-                raise CutShortError(command.attempt) from None
+                raise StreamCutError(command.attempt) from None
             return _TIMED_OUT._replace(error=TimeoutError(f"no answer in {command.timeout:g} s"))
 
     async def _ask(self, asker: Asker | None, command: Ask) -> Outcome | None:
         if asker is None:
             return None
         left = None if command.until is None else command.until - self.clock()
-        under_way = self._under_way
+        under_way = self._active_calls
         try:
             with Timeout(left, under_way.timeouts):
                 return await asker(command)
         except TimeoutError:
             if under_way.ending and under_way.closed_here():
-                raise SentAwayError from None
+                raise RejectedWhileClosingError from None
             return None
 
     async def _wait(self, flow: Flow, command: Wait | WaitFor) -> None:
         """Wait as told; raise SentAwayError if nobody may wait any more."""
-        under_way = self._under_way
+        under_way = self._active_calls
         under_way.may_wait()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -231,7 +231,7 @@ class AsyncioDriver:
             return
         timer, seconds = None, command.until - self.clock()
         if ticket is not None:
-            seconds = min(seconds, look_again(ticket))
+            seconds = min(seconds, check_ticket(ticket))
         if seconds != float("inf"):
             timer = loop.call_later(seconds, wake, future)
         try:
@@ -242,9 +242,9 @@ class AsyncioDriver:
         under_way.may_wait()
 
 
-def _give_up(stepper: Stepper | Racing, flow: Flow, error: BaseException) -> None:
+def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) -> None:
     if isinstance(error, AnsweredError):
-        if not isinstance(stepper.step(flow, error.outcome), Ended):
+        if not isinstance(stepper.step(flow, error.outcome), CallResult):
             stepper.close(flow)
         raise error.cancel from None
     if isinstance(error, GeneratorExit):  # the coroutine was dropped: the garbage collector came
@@ -253,7 +253,7 @@ def _give_up(stepper: Stepper | Racing, flow: Flow, error: BaseException) -> Non
         stepper.close(flow)
 
 
-def _accompanied(sender: Sender, companion: Companion, number: int) -> Sender:
+def _accompanied(sender: Sender, companion: ContextListener, number: int) -> Sender:
     async def send(command: Send) -> Outcome:
         with companion.around(number, command):
             return await sender(command)

@@ -1,7 +1,7 @@
 """The event loop of all synchronous clients of a process: one, on a thread of its own.
 
 It starts when it is first used and ends with the process; a forked child starts its own. Who asks something of it
-blocks, and does meanwhile what is asked of it in turn: work that blocks (`by_whoever_waits`). uvloop is used where it is
+blocks, and does meanwhile what is asked of it in turn: work that blocks (`run_in_waiting_thread`). uvloop is used where it is
 installed; the loop policy of the process is left alone.
 """
 
@@ -16,11 +16,11 @@ from contextvars import Context, ContextVar
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import holds_lock, may_wait, new_lock
 
 T = TypeVar("T")
-_Errands: TypeAlias = "SimpleQueue[Callable[[], None] | None]"  # None: it is over
+_Tasks: TypeAlias = "SimpleQueue[Callable[[], None] | None]"  # None: it is over
 
 SOON = 1.0  # seconds after which whoever waits is asked whether it may
 LEAVING = 5.0  # seconds that a cancelled call has to close its connection, and the loop to end with the process
@@ -35,7 +35,7 @@ class Background:
     def __init__(self) -> None:
         self._lock = new_lock()
         self._begin()
-        forget_in_child(self._begin)
+        reset_in_child(self._begin)
 
     def _begin(self) -> None:
         self._ending: set[asyncio.Task[None]] = set()
@@ -155,7 +155,7 @@ class _Job(Generic[T]):
         self._coroutine = coroutine
         self.loop: asyncio.AbstractEventLoop
         self._task: asyncio.Task[T] | None = None
-        self._errands: _Errands = SimpleQueue()
+        self._errands: _Tasks = SimpleQueue()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         _ERRANDS.set(self._errands)  # in a context of its own, which the task inherits
@@ -199,10 +199,10 @@ class _Job(Generic[T]):
         return self._task.result()
 
 
-_ERRANDS: ContextVar[_Errands] = ContextVar("_ERRANDS")  # of the thread that waits
+_ERRANDS: ContextVar[_Tasks] = ContextVar("_ERRANDS")  # of the thread that waits
 
 
-async def by_whoever_waits(do: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+async def run_in_waiting_thread(do: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
     """Have the thread that waits for this coroutine `do` what blocks; return what it does, or raise it.
 
     Nothing can stop it there. Where nobody wants what came of it any more, since this was cancelled, `undo` gets it.

@@ -19,12 +19,12 @@ from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 from stormbreak.core.breaker import Breaker, BreakerToken
 from stormbreak.core.checks import require_type
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.saved import read_saved, span_in
-from stormbreak.core.sizes import check_sizes
+from stormbreak.core.saved import parse_snapshot, span_in
+from stormbreak.core.sizes import check_magnitudes
 from stormbreak.drivers.judge import OK, Judge, check_function
-from stormbreak.drivers.turns import Turns
+from stormbreak.drivers.turns import TurnLock
 from stormbreak.errors import CircuitOpenError
-from stormbreak.types import CANCELLED, TREATMENTS, Ended, Outcome, Rejection, Target, Verdict
+from stormbreak.types import CANCELLED, TREATMENTS, CallResult, Outcome, Rejection, Target, Verdict
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,7 +55,7 @@ class BreakerMetrics:
     trips: int
 
 
-class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
+class CircuitBreaker(TurnLock[tuple[_Pass, Outcome], _Changes]):
     """Stops calling what is ill, and finds out when it is well again.
 
     `call`, `async_call`, `with breaker.attempt()` and the object as a decorator all do the same; whatever may not
@@ -87,7 +87,7 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
         self._wall_clock = wall_clock
         self._chance = chance
         self._policy = policy or BreakerPolicy()
-        check_sizes(self._policy)
+        check_magnitudes(self._policy)
         super().__init__()
 
     def _begin(self) -> None:
@@ -205,7 +205,7 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
         Raises:
             ConfigurationError: names the key and the value that cannot be right; nothing has changed.
         """
-        saved = read_saved(values)
+        saved = parse_snapshot(values)
         elapsed = max(0.0, self._wall_clock() - span_in(values, "saved_at"))
         self._turn(lambda: self._breaker.restore(saved, self._clock(), elapsed=elapsed))
 
@@ -237,7 +237,7 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
         reason = f"the circuit is {self._breaker.standing(now)}"
         rejection = Rejection("breaker", reason, retry_at)
         outcome = Outcome(Verdict.REJECTED, rejection=rejection)
-        ended = Ended(outcome, stopped="breaker", retry_at=retry_at)
+        ended = CallResult(outcome, stopped="breaker", retry_at=retry_at)
         back = "" if retry_at is None else f"; come back in {ready_at - now:.1f} s"
         target = Target(self.name, "")
         return CircuitOpenError(f"{self.name}: {reason}{back}", target=target, ended=ended)
@@ -246,10 +246,10 @@ class CircuitBreaker(Turns[tuple[_Pass, Outcome], _Changes]):
         if self._on_change is not None:
             self._changes.append((before, after))
 
-    def _take_away(self) -> _Changes | None:
+    def _collect(self) -> _Changes | None:
         return self._changes or None
 
-    def _see_to(self, left: _Changes) -> None:
+    def _deliver_later(self, left: _Changes) -> None:
         """Deliver what is queued, unless that is under way: on another thread, or below a listener on this one."""
         while left and self._delivering.acquire(blocking=False):
             try:

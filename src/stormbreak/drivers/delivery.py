@@ -9,18 +9,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from weakref import ref
 
-from stormbreak.core.flow import Deliver, Flow
+from stormbreak.core.flow import DeliverStream, Flow
 from stormbreak.drivers.steps import Stepper
-from stormbreak.drivers.waiting import CUT_SHORT
-from stormbreak.types import Ended, Outcome, Verdict
+from stormbreak.drivers.waiting import STREAM_CUT
+from stormbreak.types import CallResult, Outcome, Verdict
 
 
 class Delivery:
     """What is left of a call after its first output. Its deadline, `command.until`, is for its holder to keep."""
 
-    def __init__(self, stepper: Stepper, flow: Flow, command: Deliver) -> None:
+    def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
         self.command = command
-        self.ended: Ended | None = None
+        self.ended: CallResult | None = None
         self._stepper = stepper
         self._flow: Flow | None = flow
 
@@ -29,7 +29,7 @@ class Delivery:
         """Whether it was ended or closed."""
         return self._flow is None
 
-    def end(self, outcome: Outcome) -> Ended | None:
+    def end(self, outcome: Outcome) -> CallResult | None:
         """Say what the stream came to; how the call ended, or None where it had been closed.
 
         A second time changes nothing.
@@ -37,7 +37,7 @@ class Delivery:
         flow = self._take()
         if flow is not None:
             ended = self._stepper.step(flow, outcome)
-            assert isinstance(ended, Ended), "nothing follows a delivery"
+            assert isinstance(ended, CallResult), "nothing follows a delivery"
             self.ended = ended
         return self.ended
 
@@ -67,7 +67,7 @@ class LoopDelivery(Delivery):
     `cut` is called then, and has to end the reading. An answer that is `complete` by then is a success.
     """
 
-    def __init__(self, stepper: Stepper, flow: Flow, command: Deliver) -> None:
+    def __init__(self, stepper: Stepper, flow: Flow, command: DeliverStream) -> None:
         super().__init__(stepper, flow, command)
         self.cut: Callable[[], None] | None = None
         self.complete: Callable[[], Outcome | None] | None = None
@@ -104,7 +104,7 @@ class LoopDelivery(Delivery):
         flow = self._take()
         if flow is not None:
             done = self.command
-            self.ended = CUT_SHORT._replace(
+            self.ended = STREAM_CUT._replace(
                 attempts=done.attempts,
                 waited=done.waited,
                 maybe_processed=done.maybe_processed + 1,

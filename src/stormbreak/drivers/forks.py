@@ -17,24 +17,24 @@ from stormbreak.drivers.locks import free_locks_in_child
 _Forgetful = tuple["ref[object]", Callable[[Any], None]]
 
 # By the id of the object. A dict needs no lock, which the thread that holds it might not take along into the child.
-_forgetful: dict[int, _Forgetful] = {}
+_reset_in_child: dict[int, _Forgetful] = {}
 
 
-def forget_in_child(forget: Callable[[], None]) -> None:
+def reset_in_child(forget: Callable[[], None]) -> None:
     """Have the bound method `forget` called in every child, for as long as its object lives; one of each object."""
     method = cast("MethodType", forget)
     key, function = id(method.__self__), method.__func__
 
     def gone(_: object) -> None:
-        _forgetful.pop(key, None)
+        _reset_in_child.pop(key, None)
 
-    _forgetful[key] = ref(method.__self__, gone), function
+    _reset_in_child[key] = ref(method.__self__, gone), function
 
 
 def _in_child() -> None:
     free_locks_in_child()
     failed: list[Exception] = []
-    for known, forget in list(_forgetful.values()):
+    for known, forget in list(_reset_in_child.values()):
         owner = known()
         if owner is not None:
             try:

@@ -7,11 +7,11 @@ that is dropped, by the garbage collector and on whatever thread, is closed.
 
 from stormbreak.core.flow import Command, Flow
 from stormbreak.drivers.steps import Stepper
-from stormbreak.types import Call, Ended, Outcome
+from stormbreak.types import Call, CallResult, Outcome
 
 
-class Handed:
-    """One call under way: its `command` is what is to be done next, `Ended` in the end."""
+class CallerDriven:
+    """One call under way: its `command` is what is to be done next, `CallResult` in the end."""
 
     __slots__ = ("_stepper", "command", "flow")
 
@@ -19,20 +19,20 @@ class Handed:
         self.flow: Flow | None = None
         self._stepper = stepper
         flow, self.command = stepper.start(call)
-        if not isinstance(self.command, Ended):
+        if not isinstance(self.command, CallResult):
             self.flow = flow
 
-    def answer(self, outcome: Outcome | None) -> Command | Ended:
+    def answer(self, outcome: Outcome | None) -> Command | CallResult:
         """Say what came of the command, and learn the next. Once the call is closed, nothing changes."""
         if self.flow is not None:
             self.command = self._stepper.step(self.flow, outcome)
-            if isinstance(self.command, Ended):
+            if isinstance(self.command, CallResult):
                 self.flow = None
         return self.command
 
     def forget(self) -> None:
         """Keep no longer what came of it: an exception whose traceback leads here would hold itself."""
-        if isinstance(self.command, Ended):
+        if isinstance(self.command, CallResult):
             outcome = self.command.outcome._replace(value=None, error=None)
             self.command = self.command._replace(outcome=outcome)
 

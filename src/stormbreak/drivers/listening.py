@@ -28,7 +28,7 @@ class Attached:
         with _turn:
             if listener in self._engine.listeners:
                 return
-            _tell(listener, "watch", self._engine)
+            _notify(listener, "watch", self._engine)
             self._engine.listeners.append(listener)
             self._mine.append(listener)
 
@@ -42,7 +42,7 @@ class Attached:
             for listener in mine:
                 self._engine.listeners.remove(listener)
             for listener in mine:
-                _tell(listener, "unwatch", self._engine)
+                _notify(listener, "unwatch", self._engine)
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,7 @@ def subscribe(engine: Engine, listener: Listener) -> Attached:
     return Attached(engine, listener)
 
 
-def _tell(listener: Listener, what: str, engine: Engine) -> None:
+def _notify(listener: Listener, what: str, engine: Engine) -> None:
     hears = getattr(listener, what, None)
     if hears is not None:
         hears(engine)

@@ -9,7 +9,7 @@ closed. So every lock here is reentrant, is made by `new_lock`, and is free agai
 - the data is in order at each point where such code can come in, or that code is postponed (`turns`).
 
 Code that waits for another thread asks `may_wait` first where it can run in a finalizer. Where a lock would only guard a
-single operation, use none: an operation of a dict, set or deque cannot be interrupted (`LiveSet`, `computed_once`).
+single operation, use none: an operation of a dict, set or deque cannot be interrupted (`LiveSet`, `cached_value`).
 """
 
 import sys
@@ -90,7 +90,7 @@ class LiveSet(Generic[T]):
         return sum(1 for _ in self)
 
 
-class computed_once(Generic[T]):  # noqa: N801 - a decorator, as that of functools
+class cached_value(Generic[T]):  # noqa: N801 - a decorator, as that of functools
     """A property that is computed when it is first asked for, as `functools.cached_property` without its lock.
 
     That of Python 3.11 holds one lock for all objects of a class while it computes, which a forked child never gets

@@ -6,13 +6,13 @@ from math import inf
 
 from stormbreak.core.flow import Command, Flow, Race, Send
 from stormbreak.drivers.steps import Stepper
-from stormbreak.types import Call, Ended, Outcome
+from stormbreak.types import Call, CallResult, Outcome
 
 _losing: set["asyncio.Task[Outcome]"] = set()
 """Tasks that were given up and have not ended yet: a loop keeps none but weak references."""
 
 
-class Racing:
+class HedgeTasks:
     """Steps the flow of one call that may race, and carries its races out; `send` makes one attempt."""
 
     def __init__(self, stepper: Stepper, send: Callable[[Send], Awaitable[Outcome]]) -> None:
@@ -22,11 +22,11 @@ class Racing:
         self._ended: list[Send] = []  # in the order in which they did
         self._wake: asyncio.Future[None] | None = None
 
-    def start(self, call: Call) -> tuple[Flow, Command | Ended]:
+    def start(self, call: Call) -> tuple[Flow, Command | CallResult]:
         """Start the flow of `call`, and tell it that it may race."""
         return self._stepper.start(call._replace(races=True))
 
-    def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
+    def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
         """Resume `flow`; whoever is no part of its next command is given up."""
         command = self._stepper.step(flow, outcome)
         self._keep(command.sends if isinstance(command, Race) else ())

@@ -17,7 +17,7 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
 from stormbreak.types import Labels, Priority
 
-MOST_LABELS = 16
+MAX_LABELS = 16
 LONGEST = 200  # characters of a tenant, or of the value of a label
 
 _LABEL = re.compile(r"[a-z0-9_.-]{1,64}")
@@ -204,5 +204,5 @@ def _merged(outer: Labels, inner: Labels) -> Labels:
     if not inner:
         return outer
     merged = dict(outer) | dict(inner)
-    require(len(merged) <= MOST_LABELS, f"there may be {MOST_LABELS} labels", len(merged))
+    require(len(merged) <= MAX_LABELS, f"there may be {MAX_LABELS} labels", len(merged))
     return tuple(sorted(merged.items()))

@@ -12,7 +12,7 @@ from stormbreak.drivers.steps import Stepper
 _lock = new_lock()
 
 
-def stepper_of(
+def shared_stepper(
     engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
 ) -> Stepper:
     """The stepper of `engine`, for as long as anybody has it.

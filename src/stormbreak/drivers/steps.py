@@ -13,14 +13,14 @@ from typing import Any, TypeAlias, TypeVar
 from weakref import WeakMethod, ref
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Command, Deliver, Flow, Race, Send, close
-from stormbreak.core.following import Companion
+from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
+from stormbreak.core.following import ContextListener
 from stormbreak.core.pending import shown
 from stormbreak.core.plan import run_call
 from stormbreak.core.ticket import Ticket
-from stormbreak.drivers.turns import Turns
+from stormbreak.drivers.turns import TurnLock
 from stormbreak.events import CallCancelled, Event
-from stormbreak.types import Call, Ended, Outcome
+from stormbreak.types import Call, CallResult, Outcome
 
 R = TypeVar("R")
 
@@ -32,7 +32,7 @@ _TROUBLE = (Exception, CancelledError, GeneratorExit)
 _log = logging.getLogger("stormbreak")
 
 
-class Stepper(Turns[Flow, _Left]):
+class Stepper(TurnLock[Flow, _Left]):
     """Steps the flows of one engine; safe from any thread. Flows that nobody will resume are what is postponed."""
 
     def __init__(
@@ -46,9 +46,7 @@ class Stepper(Turns[Flow, _Left]):
         self.engine = engine
         self.clock = clock
         self.chance = chance
-        self._complained: dict[
-            int, Callable[[], object]
-        ] = {}  # by id, which a later listener may have
+        self._warned: dict[int, Callable[[], object]] = {}  # by id, which a later listener may have
         super().__init__()
         self.look = WeakMethod(self.snapshot)
         if steps_alone:  # else `sharing` sees to it
@@ -60,11 +58,11 @@ class Stepper(Turns[Flow, _Left]):
         self._pending: dict[Flow, tuple[Call, Command]] = {}
         self._last: dict[Flow, Outcome] = {}  # of flows that were dropped with one
 
-    def _start_over(self) -> None:
-        super()._start_over()
+    def _reset_after_fork(self) -> None:
+        super()._reset_after_fork()
         self.engine.start_over()
 
-    def start(self, call: Call) -> tuple[Flow, Command | Ended]:
+    def start(self, call: Call) -> tuple[Flow, Command | CallResult]:
         """Start the flow of `call` and run it to its first command.
 
         Raises:
@@ -75,7 +73,7 @@ class Stepper(Turns[Flow, _Left]):
         engine = self.engine
         companion = engine.companion
         if companion is not None:
-            self._accompany(companion, call)
+            self._enter_contexts(companion, call)
         with self._lock:
             if self._busy:
                 self._refuse_in_the_middle()
@@ -84,11 +82,11 @@ class Stepper(Turns[Flow, _Left]):
             try:
                 wanted = next(flow)
                 self._pending[flow] = call, wanted
-                command: Command | Ended = wanted
+                command: Command | CallResult = wanted
             except StopIteration as stop:
                 command = stop.value
             finally:
-                left = self._take_away() if engine.woken or engine.events else None
+                left = self._collect() if engine.woken or engine.events else None
                 self._busy = False
         if left is not None or self._postponed:
             try:
@@ -100,7 +98,7 @@ class Stepper(Turns[Flow, _Left]):
                 raise
         return flow, command
 
-    def step(self, flow: Flow, outcome: Outcome | None) -> Command | Ended:
+    def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
         """Resume `flow` with what came of its last command.
 
         Raises:
@@ -115,7 +113,7 @@ class Stepper(Turns[Flow, _Left]):
             self._busy = True
             try:
                 wanted = flow.send((outcome, self.clock(), self.chance()))
-                command: Command | Ended = wanted
+                command: Command | CallResult = wanted
                 known = self._pending.get(flow)
                 if known is not None:  # it is, but for what a forked child has of its parent
                     self._pending[flow] = known[0], wanted
@@ -123,7 +121,7 @@ class Stepper(Turns[Flow, _Left]):
                 command = stop.value
                 self._pending.pop(flow, None)
             finally:
-                left = self._take_away() if engine.woken or engine.events else None
+                left = self._collect() if engine.woken or engine.events else None
                 self._busy = False
         if left is not None or self._postponed:
             self._act(left)
@@ -177,7 +175,7 @@ class Stepper(Turns[Flow, _Left]):
         if last is not None:
             self._last[flow] = last
         self._postpone(flow)
-        self._catch_up(self._take_woken)
+        self._catch_up(self._collect_woken)
 
     def tell(self) -> None:
         """Have listeners hear now of what was dropped."""
@@ -195,16 +193,16 @@ class Stepper(Turns[Flow, _Left]):
             ticket.waker = waker
             return True
 
-    def _take_away(self) -> _Left | None:
+    def _collect(self) -> _Left | None:
         engine = self.engine
         if not engine.woken and not engine.events:
             return None
-        wakers, _ = self._take_woken()
+        wakers, _ = self._collect_woken()
         events = engine.events.copy()
         engine.events.clear()
         return wakers, events
 
-    def _take_woken(self) -> _Left:
+    def _collect_woken(self) -> _Left:
         woken = self.engine.woken
         wakers = [ticket.waker for ticket in woken if ticket.waker is not None]
         for ticket in woken:
@@ -221,10 +219,10 @@ class Stepper(Turns[Flow, _Left]):
         close(held, now, self.chance())
         if last is None and known is not None and self.engine.listeners:
             call, command = known
-            sent = isinstance(command, Send | Race | Deliver)
+            sent = isinstance(command, Send | Race | DeliverStream)
             self.engine.events.append(CallCancelled(now, call.number, call.target, sent))
 
-    def _see_to(self, left: _Left) -> None:
+    def _deliver_later(self, left: _Left) -> None:
         wakers, events = left
         for wake in wakers:
             wake()
@@ -241,21 +239,21 @@ class Stepper(Turns[Flow, _Left]):
                     try:
                         listener(event)
                     except _TROUBLE:  # a listener's must never fail a call
-                        self._complain_once(listener)
+                        self._warn_once(listener)
         finally:
             if not within:
                 self._delivering.discard(here)
 
-    def _accompany(self, companion: Companion, call: Call) -> None:
+    def _enter_contexts(self, companion: ContextListener, call: Call) -> None:
         try:
             companion.begins(call, self.clock())
         except _TROUBLE:
-            self._complain_once(companion)
+            self._warn_once(companion)
 
-    def _complain_once(self, listener: object) -> None:
-        known = self._complained.get(id(listener))
+    def _warn_once(self, listener: object) -> None:
+        known = self._warned.get(id(listener))
         if known is None or known() is not listener:
-            self._complained[id(listener)] = _reference(listener)
+            self._warned[id(listener)] = _reference(listener)
             _log.exception("a listener failed; its further failures are not reported")
 
     def _refuse_in_the_middle(self) -> None:

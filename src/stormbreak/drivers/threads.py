@@ -12,13 +12,13 @@ from contextlib import suppress
 from typing import Protocol, TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Ask, Deliver, Race, Send, Wait, WaitFor
+from stormbreak.core.flow import Ask, DeliverStream, Race, Send, Wait, WaitFor
 from stormbreak.drivers.delivery import Delivery
-from stormbreak.drivers.forks import forget_in_child
-from stormbreak.drivers.handed import Handed
-from stormbreak.drivers.sharing import stepper_of
-from stormbreak.drivers.waiting import DRAINED, look_again
-from stormbreak.types import Call, Ended, Outcome
+from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.handed import CallerDriven
+from stormbreak.drivers.sharing import shared_stepper
+from stormbreak.drivers.waiting import DRAINED, check_ticket
+from stormbreak.types import Call, CallResult, Outcome
 
 Sender: TypeAlias = Callable[[Send], Outcome]
 Asker: TypeAlias = Callable[[Ask], Outcome | None]
@@ -26,7 +26,7 @@ Asker: TypeAlias = Callable[[Ask], Outcome | None]
 FOREVER = threading.TIMEOUT_MAX
 
 
-class Parking(Protocol):
+class Waiter(Protocol):
     """Where one thread waits, as in a `threading.Event`."""
 
     def wait(self, timeout: float, /) -> object:
@@ -36,7 +36,7 @@ class Parking(Protocol):
         """Let whoever waits go, now or later; from any thread."""
 
 
-class Parked:
+class ParkedThread:
     """Parks one thread, once. An Event holds a plain lock meanwhile: a finalizer that sets it would wait for itself."""
 
     __slots__ = ("_lock",)
@@ -67,26 +67,26 @@ class ThreadDriver:
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
-        parking: Callable[[], Parking] = Parked,
+        parking: Callable[[], Waiter] = ParkedThread,
     ) -> None:
         self.engine = engine
         self.clock = clock
-        self._stepper = stepper_of(engine, clock=clock, chance=chance)
+        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
         self._parking = parking
-        self._waits: set[Parking] = set()
+        self._waits: set[Waiter] = set()
         self._draining = False
-        forget_in_child(self._forget)
+        reset_in_child(self._forget)
 
-    def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> Ended:
+    def run(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult:
         """Carry `call` to its end; `sender` makes one attempt; `asker` finds answers elsewhere, in the time it is given.
 
         An exception of either closes the flow: what it held is free, and counts neither as success nor as failure.
         """
         ended = self.open(call, sender, asker)
-        assert isinstance(ended, Ended), "a call that delivers is opened"
+        assert isinstance(ended, CallResult), "a call that delivers is opened"
         return ended
 
-    def open(self, call: Call, sender: Sender, asker: Asker | None = None) -> Ended | Delivery:
+    def open(self, call: Call, sender: Sender, asker: Asker | None = None) -> CallResult | Delivery:
         """Carry `call` to its end, or if it delivers to the first output of an attempt.
 
         Then `sender` answers with an outcome that is `committed`, and the rest, the deadline included, is up to
@@ -95,27 +95,27 @@ class ThreadDriver:
         stepper = self._stepper
         flow, command = stepper.start(call)
         try:
-            while not isinstance(command, Ended):
+            while not isinstance(command, CallResult):
                 outcome: Outcome | None = None
                 if isinstance(command, Send):
                     outcome = self._send(call, sender, command)
                 elif isinstance(command, Ask):
                     outcome = None if asker is None else asker(command)
-                elif isinstance(command, Deliver):
+                elif isinstance(command, DeliverStream):
                     return Delivery(stepper, flow, command)
                 elif self._draining or not self._wait(command):
                     return DRAINED
                 command = stepper.step(flow, outcome)
         finally:
-            if not isinstance(command, Ended | Deliver):
+            if not isinstance(command, CallResult | DeliverStream):
                 stepper.close(flow)
         return command
 
-    def hand(self, call: Call) -> Handed:
+    def hand(self, call: Call) -> CallerDriven:
         """Begin `call`, whose attempts the holder makes; `leave` says when."""
-        return Handed(self._stepper, call)
+        return CallerDriven(self._stepper, call)
 
-    def leave(self, handed: Handed) -> Send | None:
+    def leave(self, handed: CallerDriven) -> Send | None:
         """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
 
         An exception, KeyboardInterrupt above all, closes the call.
@@ -158,7 +158,7 @@ class ThreadDriver:
         if isinstance(command, WaitFor):
             if not self._stepper.arm(command.ticket, parking.set):
                 return True
-            seconds = min(seconds, look_again(command.ticket))
+            seconds = min(seconds, check_ticket(command.ticket))
         self._waits.add(parking)
         try:
             if not self._draining:  # since a moment ago

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
 
 Held = TypeVar("Held")
@@ -21,19 +21,19 @@ Left = TypeVar("Left")
 R = TypeVar("R")
 
 
-class Turns(ABC, Generic[Held, Left]):
+class TurnLock(ABC, Generic[Held, Left]):
     """One turn at a time, from any thread: `Held` is what may be postponed, `Left` what a turn leaves behind."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
         self._begin()
-        forget_in_child(self._start_over)
+        reset_in_child(self._reset_after_fork)
 
     def _begin(self) -> None:
         self._busy = False  # a turn is under way; touched only under the lock
         self._postponed: deque[Held] = deque()
 
-    def _start_over(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Begin anew in a child process: nobody there has the lock, or will end what is under way."""
         self._begin()
 
@@ -50,7 +50,7 @@ class Turns(ABC, Generic[Held, Left]):
                     return do()
                 finally:
                     if not within:
-                        left = self._take_away()
+                        left = self._collect()
                         self._busy = False
         finally:
             if left is not None or self._postponed:
@@ -65,7 +65,7 @@ class Turns(ABC, Generic[Held, Left]):
 
         `take` takes away what is dealt with here; by default that is all.
         """
-        take = take or self._take_away
+        take = take or self._collect
         while True:
             with self._lock:
                 if self._busy or not self._postponed:
@@ -77,11 +77,11 @@ class Turns(ABC, Generic[Held, Left]):
                     left = take()
                     self._busy = False
             if left is not None:
-                self._see_to(left)
+                self._deliver_later(left)
 
     def _act(self, left: Left | None) -> None:
         if left is not None:
-            self._see_to(left)
+            self._deliver_later(left)
         if self._postponed:
             self._catch_up()
 
@@ -90,9 +90,9 @@ class Turns(ABC, Generic[Held, Left]):
         """Settle what was postponed; under the lock."""
 
     @abstractmethod
-    def _take_away(self) -> Left | None:
+    def _collect(self) -> Left | None:
         """Take what the turn left behind, None if that is nothing; under the lock."""
 
     @abstractmethod
-    def _see_to(self, left: Left) -> None:
+    def _deliver_later(self, left: Left) -> None:
         """Deal with what a turn left behind; the lock is released."""

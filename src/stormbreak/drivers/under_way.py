@@ -11,19 +11,19 @@ from functools import partial
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.drivers.timeouts import Timeouts, on_loop
-from stormbreak.drivers.waiting import CLOSED, CUT_SHORT, DRAINED
-from stormbreak.types import Ended
+from stormbreak.drivers.waiting import CLOSED, DRAINED, STREAM_CUT
+from stormbreak.types import CallResult
 
 
-class CutShortError(Exception):
+class StreamCutError(Exception):
     """Inside of a driver: an attempt was cancelled because the client was closed. `ended` tells how its call ended."""
 
     def __init__(self, attempt: int) -> None:
         super().__init__()
-        self.ended = CUT_SHORT._replace(attempts=attempt)
+        self.ended = STREAM_CUT._replace(attempts=attempt)
 
 
-class SentAwayError(Exception):
+class RejectedWhileClosingError(Exception):
     """Inside of a driver: nobody may wait any more."""
 
 
@@ -52,9 +52,9 @@ class UnderWay:
             SentAwayError: nobody may.
         """
         if self.ending and (self._drained or self.closed_here()):
-            raise SentAwayError
+            raise RejectedWhileClosingError
 
-    def sent_away(self, attempts: int) -> Ended:
+    def sent_away(self, attempts: int) -> CallResult:
         """How the call of someone ends who may not wait, or not begin, on the running loop, after so many attempts."""
         return (CLOSED if self.closed_here() else DRAINED)._replace(attempts=attempts)
 

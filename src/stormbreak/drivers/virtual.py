@@ -13,9 +13,9 @@ from math import inf
 from typing import Any, TypeAlias
 
 from stormbreak.core.engine import Engine
-from stormbreak.core.flow import Ask, Command, Deliver, Flow, Race, Send, WaitFor
+from stormbreak.core.flow import Ask, Command, DeliverStream, Flow, Race, Send, WaitFor
 from stormbreak.drivers.steps import Stepper
-from stormbreak.types import Call, Ended, Outcome, Verdict
+from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 Reply: TypeAlias = Callable[[Outcome], None]
 VirtualSender: TypeAlias = Callable[[Send, Reply], Callable[[], None] | None]
@@ -94,7 +94,7 @@ class VirtualDriver:
         )
 
     def start(
-        self, call: Call, sender: VirtualSender, done: Callable[[Ended], None]
+        self, call: Call, sender: VirtualSender, done: Callable[[CallResult], None]
     ) -> Callable[[], None]:
         """Start `call` now; `done` gets how it ended. Returns a function that cancels it."""
         run = _Run(self, sender, done)
@@ -128,7 +128,7 @@ class _Run:
     )  # fmt: skip
 
     def __init__(
-        self, driver: VirtualDriver, sender: VirtualSender, done: Callable[[Ended], None]
+        self, driver: VirtualDriver, sender: VirtualSender, done: Callable[[CallResult], None]
     ) -> None:
         self._driver = driver
         self._sender = sender
@@ -147,7 +147,7 @@ class _Run:
         if self._driver.engine.races:
             call = call._replace(races=True)
         self._flow, command = self._driver.stepper.start(call)
-        self._obey(command)
+        self._run_command(command)
 
     def cancel(self) -> None:
         if self._ended or self._flow is None:
@@ -170,7 +170,7 @@ class _Run:
         if outcome is None or not outcome.committed:
             self._give_up = None
         self._delivering = None
-        self._obey(self._driver.stepper.step(self._flow, outcome))
+        self._run_command(self._driver.stepper.step(self._flow, outcome))
 
     def _abandon(self) -> None:
         give_up, self._give_up = self._give_up, None
@@ -182,12 +182,12 @@ class _Run:
             self._driver.timeline.cancel(self._timer)
             self._timer = None
 
-    def _obey(self, command: Command | Ended) -> None:
+    def _run_command(self, command: Command | CallResult) -> None:
         if self._rivals and not isinstance(command, Race):
             self._lose()
         if isinstance(command, Send):
             self._send(command, self._turn)
-        elif isinstance(command, Ended):
+        elif isinstance(command, CallResult):
             self._ended = True
             self._done(command)
         elif isinstance(command, WaitFor):
@@ -196,7 +196,7 @@ class _Run:
             self._resume(self._turn, None)
         elif isinstance(command, Race):
             self._start_race(command, self._turn)
-        elif isinstance(command, Deliver):
+        elif isinstance(command, DeliverStream):
             self._delivering = self._turn - 1
             if command.until is not None:
                 self._set_timer(command.until, _TIMED_OUT)
@@ -220,7 +220,7 @@ class _Run:
             if send in self._rivals:
                 continue
             rival = self._rivals[send] = _Rival()
-            crossed = partial(self._crossed, send)
+            crossed = partial(self._late_answer, send)
             if send.timeout is not None:
                 at = timeline.now + send.timeout
                 rival.timer = timeline.at(at, partial(crossed, _TIMED_OUT))
@@ -232,7 +232,7 @@ class _Run:
         if race.until != inf:
             self._set_timer(race.until, None)
 
-    def _crossed(self, send: Send, outcome: Outcome) -> None:
+    def _late_answer(self, send: Send, outcome: Outcome) -> None:
         """One of several attempts has ended, or the winner has more to say."""
         rival = self._rivals.pop(send, None)
         if rival is None:

@@ -16,11 +16,11 @@ from stormbreak.http.aiohttp_protocol import next_bytes
 from stormbreak.http.decoding import Decoder
 from stormbreak.http.trouble import outcome_of
 from stormbreak.http.wire import BODY_LIMIT
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 
-class AiohttpIncoming:
+class AiohttpResponse:
     """The body of `response`, of the running loop. Silence is one of the server: it counts only while we wait for it.
 
     One timer looks now and then how long that has been; nothing is set or cancelled for each piece.
@@ -29,7 +29,7 @@ class AiohttpIncoming:
     def __init__(
         self,
         response: aiohttp.ClientResponse,
-        head: HttpAnswer,
+        head: HttpResponse,
         decoder: Decoder | None,
         idle_timeout: float | None,
         *,
@@ -153,7 +153,7 @@ class AiohttpIncoming:
         return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
 
 
-def _look(held: "ref[AiohttpIncoming]") -> None:
+def _look(held: "ref[AiohttpResponse]") -> None:
     incoming = held()
     if incoming is not None:
         incoming.look()

@@ -19,15 +19,15 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import LiveSet
-from stormbreak.http.aiohttp_incoming import AiohttpIncoming
+from stormbreak.http.aiohttp_incoming import AiohttpResponse
 from stormbreak.http.aiohttp_protocol import protocol
 from stormbreak.http.decoding import ACCEPTED, Decoder, decoder_of
-from stormbreak.http.repeated import repeated_in
-from stormbreak.http.trouble import EarlyAnswerError, outcome_of
-from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, HttpRequest, WireResult, collected
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.http.repeated import repeated_headers
+from stormbreak.http.trouble import EarlyResponseError, outcome_of
+from stormbreak.http.wire import BODY_LIMIT, CONNECT_TIMEOUT, ExchangeResult, HttpRequest, collected
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 KEEP_ALIVE = 60.0  # seconds
@@ -41,10 +41,10 @@ _PARENTS: list[object] = []  # what must not be collected, or it would be closed
 class _Pool(NamedTuple):
     session: aiohttp.ClientSession
     closer: AsyncGenerator[None, None]
-    incoming: LiveSet[AiohttpIncoming]
+    incoming: LiveSet[AiohttpResponse]
 
 
-class AiohttpWire:
+class AiohttpConnection:
     """At most `limit` connections per event loop; each pool is closed with its loop at the latest.
 
     `tls` says whom to trust; it is needed for https only.
@@ -57,9 +57,9 @@ class AiohttpWire:
         self._proxy = proxy
         self._tls = tls
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
-        forget_in_child(self._leave_behind)
+        reset_in_child(self._leave_behind)
 
-    async def exchange(self, request: HttpRequest) -> WireResult:
+    async def exchange(self, request: HttpRequest) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         response: aiohttp.ClientResponse | None = None
         pool = await self._pool()
@@ -86,7 +86,7 @@ class AiohttpWire:
             if response is not None and not response.closed:
                 response.close()
 
-    async def open(self, request: HttpRequest) -> AiohttpIncoming | Outcome:
+    async def open(self, request: HttpRequest) -> AiohttpResponse | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         pool = await self._pool()
         try:
@@ -97,14 +97,14 @@ class AiohttpWire:
 
     @staticmethod
     def _incoming_of(
-        pool: _Pool, response: aiohttp.ClientResponse, head: HttpAnswer, request: HttpRequest
-    ) -> AiohttpIncoming:
+        pool: _Pool, response: aiohttp.ClientResponse, head: HttpResponse, request: HttpRequest
+    ) -> AiohttpResponse:
         connection = response.connection
         if connection is not None and connection.protocol is not None:
             connection.protocol.read_timeout = (
                 None  # a timer for each piece; from here on there is our own
             )
-        incoming = AiohttpIncoming(
+        incoming = AiohttpResponse(
             response, head, _decoder(head), request.idle_timeout, most=request.most
         )
         incoming.pool = pool
@@ -142,7 +142,7 @@ class AiohttpWire:
         writing = response._writer  # noqa: SLF001 - the task that sends a large body
         if writing is not None and not writing.done() and _head_of(response).succeeded:
             response.close()
-            raise EarlyAnswerError
+            raise EarlyResponseError
         return response
 
     async def _pool(self) -> _Pool:
@@ -195,15 +195,15 @@ def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
     )
 
 
-def _head_of(response: aiohttp.ClientResponse) -> HttpAnswer:
+def _head_of(response: aiohttp.ClientResponse) -> HttpResponse:
     came = response.headers
     headers = {name.lower(): value for name, value in came.items()}
     if len(headers) == len(came):
-        return HttpAnswer(response.status, headers, b"", time.time())
-    return HttpAnswer(response.status, headers, b"", time.time(), repeated_in(came.items()))
+        return HttpResponse(response.status, headers, b"", time.time())
+    return HttpResponse(response.status, headers, b"", time.time(), repeated_headers(came.items()))
 
 
-def _decoder(head: HttpAnswer) -> Decoder | None:
+def _decoder(head: HttpResponse) -> Decoder | None:
     encoding = head.headers.get("content-encoding")
     return None if encoding is None else decoder_of(encoding)
 
@@ -251,7 +251,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
-    """Whether bytes have come that the loop has not read yet. Later ones cannot be told from an answer."""
+    """Whether bytes have come that the loop has not read yet. Reschedule ones cannot be told from an answer."""
     socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
     if socket is None:
         return False

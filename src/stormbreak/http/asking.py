@@ -10,7 +10,7 @@ from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
 from stormbreak.llm.bounds import bound_of, unbounded_by
 from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.reading import FREE, Shape, path_of, shape_of
+from stormbreak.llm.reading import FREE, Shape, endpoint_of, path_of
 from stormbreak.llm.tokens import estimate
 from stormbreak.types import Target, Usage
 
@@ -45,7 +45,7 @@ class Asking:
     ) -> None:
         """`on_wire`: as a stream where the answer is the same; `delivers`: as a stream in any case."""
         self.endpoint = endpoint
-        self.shape = shape = shape_of(endpoint)
+        self.shape = shape = endpoint_of(endpoint)
         if delivers:
             body = delivered(body, with_usage=shape in _COUNTED)
         self.wanted = wanted = wants(body)

@@ -13,16 +13,16 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from stormbreak.cache.kept import Cache
-from stormbreak.cache.key import key_of
+from stormbreak.cache.key import cache_key
 from stormbreak.cache.opened import open_cache
 from stormbreak.core.fallback import ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.http.exchange import Received
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpAnswer, Shape
+from stormbreak.llm.reading import HttpResponse, Shape
 from stormbreak.llm.written import written
-from stormbreak.types import CACHE, TARGET, Ended, Outcome, Verdict
+from stormbreak.types import CACHE, TARGET, CallResult, Outcome, Verdict
 
 Said: TypeAlias = str | Mapping[str, Any] | None
 Degraded: TypeAlias = Callable[[Mapping[str, Any], Outcome], Said | Awaitable[Said]]
@@ -49,13 +49,13 @@ class Request(NamedTuple):
 
     def key(self, secret: bytes) -> bytes | None:
         """Under which its answer is kept; None: it is not."""
-        return key_of(secret, self.base_url, self.endpoint, self.body, self.api_key)
+        return cache_key(secret, self.base_url, self.endpoint, self.body, self.api_key)
 
     def __repr__(self) -> str:
         return f"Request({self.endpoint!r}, {len(self.body)} bytes)"
 
 
-class AtHand:
+class LocalAnswers:
     """The cache and the degraded answers of one client; either may be missing.
 
     A cache is opened where the fallbacks of the policy have a use for it.
@@ -67,7 +67,7 @@ class AtHand:
         self._degraded = degraded
         self.keeps = keeps
         self._keeping: set[asyncio.Future[None]] = set()
-        self._complained: set[str] = set()
+        self._warned: set[str] = set()
 
     async def find(self, ask: Ask, request: Request) -> Outcome | None:
         """The answer that a step asks for, where there is one."""
@@ -76,17 +76,17 @@ class AtHand:
             body = await (self._kept(request) if is_kept else self._made(ask, request))
             return None if body is None else _outcome(body, request)
         except Exception as error:  # noqa: BLE001 - what helps must not make it worse
-            self._complain_once(_CACHE if is_kept else _FUNCTION, error)
+            self._warn_once(_CACHE if is_kept else _FUNCTION, error)
             return None
 
-    def keep(self, request: Request, ended: Ended) -> None:
+    def keep(self, request: Request, ended: CallResult) -> None:
         """Have the answer with which a call ended kept, some time soon; only a good one of its own target is."""
         if self._cache is None or ended.outcome.verdict is not Verdict.OK or ended.source != TARGET:
             return
         try:
             self._keep(self._cache, request, ended.outcome.value.body)
         except Exception as error:  # noqa: BLE001 - such as no thread to be had: the answer is there
-            self._complain_once(_CACHE, error)
+            self._warn_once(_CACHE, error)
 
     def _keep(self, cache: Cache, request: Request, body: bytes) -> None:
         key = request.key(cache.secret)
@@ -129,9 +129,9 @@ class AtHand:
             return None
         return written(request.shape, str(said), request.model, choices=request.choices)
 
-    def _complain_once(self, what: str, error: Exception) -> None:
-        if what not in self._complained:
-            self._complained.add(what)
+    def _warn_once(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
             _log.warning("%s failed, which is told once: %s", what, type(error).__name__)
 
 
@@ -142,7 +142,7 @@ def _is_found_again(body: bytes, request: Request) -> bool:
 
 def _outcome(body: bytes, request: Request) -> Outcome | None:
     """Read it as if it had just come; what is no whole answer is none."""
-    answer = HttpAnswer(200, {}, body, 0.0)
+    answer = HttpResponse(200, {}, body, 0.0)
     reading = read_answer(answer, request.shape, choices=request.choices, inputs=request.inputs)
     if reading.verdict is not Verdict.OK:
         return None

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.llm.bounds import is_bound
+from stormbreak.llm.bounds import is_bounded
 from stormbreak.llm.halves import UNREADABLE
 from stormbreak.llm.reading import Shape
 
 
-class Wants(msgspec.Struct):
+class RequestFields(msgspec.Struct):
     """What a body asks for, as far as it matters here. Its repr shows no text."""
 
     model: str
@@ -39,12 +39,12 @@ class Wants(msgspec.Struct):
                 said = [self.max_completion_tokens, self.max_tokens]
             case _:
                 said = [self.max_tokens]
-        return max(filter(is_bound, said), default=None)
+        return max(filter(is_bounded, said), default=None)
 
     @property
     def choices(self) -> int:
         """How many answers are written, and billed; of `best_of` only the best `n` are shown."""
-        return max(self.n or 1, self.best_of if is_bound(self.best_of) else 1)
+        return max(self.n or 1, self.best_of if is_bounded(self.best_of) else 1)
 
     @property
     def may_stream(self) -> bool:
@@ -79,7 +79,7 @@ _Plain = msgspec.defstruct("_Plain", [("value", _DEEP)])
 
 _UNFIT = (bytes, bytearray, memoryview)
 _SHOWN = 40  # characters of a name in a path
-_WANTS = msgspec.json.Decoder(Wants)
+_WANTS = msgspec.json.Decoder(RequestFields)
 _EMBEDDED = msgspec.json.Decoder(_Embedded)
 _PROMPTED = msgspec.json.Decoder(_Prompted)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -155,7 +155,7 @@ def _as_it_is(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-def wants(body: bytes) -> Wants:
+def wants(body: bytes) -> RequestFields:
     """Read what a body asks for; raise ConfigurationError if it is no JSON object or names no model."""
     try:
         return _WANTS.decode(body)

@@ -8,20 +8,20 @@ from typing import Any
 
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
-from stormbreak.core.saved import read_circuits, span_in
+from stormbreak.core.saved import parse_snapshots, span_in
 from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.footing import Ground
+from stormbreak.http.footing import TargetResolver
 from stormbreak.types import Target
 
 
-class ByHand:
+class ClientControls:
     """An engine at work on some ground. All of this may be called from any thread."""
 
     engine: Engine
 
-    def _stand(self, engine: Engine, ground: Ground) -> None:
+    def _stand(self, engine: Engine, ground: TargetResolver) -> None:
         self.engine = engine
         self._ground = ground
         self._driver = AsyncioDriver(engine)
@@ -89,7 +89,7 @@ class ByHand:
         Raises:
             ConfigurationError: names what cannot be right; nothing has changed.
         """
-        circuits = read_circuits(values)
+        circuits = parse_snapshots(values)
         elapsed = max(0.0, time.time() - span_in(values, "saved_at"))
         saved = {self.target(model): circuit for model, circuit in circuits.items()}
         self._driver.by_hand(lambda engine, now: engine.restore_circuits(saved, now, elapsed))

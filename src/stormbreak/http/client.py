@@ -15,24 +15,24 @@ from typing import Any, Self
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.core.spend import PriceOf
-from stormbreak.core.tried import with_notes
+from stormbreak.core.tried import add_attempt_notes
 from stormbreak.drivers.aio import Asker
 from stormbreak.drivers.scope import checked_priority, current
-from stormbreak.errors import error_of
+from stormbreak.errors import error_for
 from stormbreak.http.asking import Asking
-from stormbreak.http.at_hand import AtHand, Degraded
+from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.body import encoded
-from stormbreak.http.by_hand import ByHand
+from stormbreak.http.by_hand import ClientControls
 from stormbreak.http.connect import connect
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.exchange import answer_of
-from stormbreak.http.footing import Alone, Footing, Ground, model_of
-from stormbreak.http.keys import AskedKey, KeyFunction
+from stormbreak.http.footing import SingleTarget, TargetConfig, TargetResolver, model_of
+from stormbreak.http.keys import DynamicKey, KeyFunction
 from stormbreak.http.pricing import check_prices, list_price
 from stormbreak.http.routes import Routes
-from stormbreak.http.sending import StreamSender, WholeSender
-from stormbreak.http.source import AtHandSource
-from stormbreak.http.stream import Opening, Stream
+from stormbreak.http.sending import BufferedSender, StreamSender
+from stormbreak.http.source import LocalSource
+from stormbreak.http.stream import PendingStream, Stream
 from stormbreak.llm.reading import OPERATIONS
 from stormbreak.types import (
     CACHE,
@@ -41,13 +41,13 @@ from stormbreak.types import (
     TARGET,
     Answer,
     Call,
-    Ended,
+    CallResult,
     Priority,
     Verdict,
 )
 
 
-class AsyncClient(ByHand):
+class AsyncClient(ClientControls):
     """Calls an OpenAI-compatible API, or Anthropic's, through an engine.
 
     Args:
@@ -86,7 +86,7 @@ class AsyncClient(ByHand):
         endpoint = find_endpoint(
             provider,
             base_url=base_url,
-            api_key=AskedKey(api_key) if callable(api_key) else api_key,
+            api_key=DynamicKey(api_key) if callable(api_key) else api_key,
             api_key_env=api_key_env,
             allow_http=allow_http,
         )
@@ -97,12 +97,12 @@ class AsyncClient(ByHand):
             environ=os.environ,
             connect=partial(connect, policy.limit.ceiling),
         )
-        at_hand = AtHand(policy, degraded)
-        footing = Footing(policy, routes, at_hand, model, stream_on_wire, policy.weighs)
-        self._stand(Engine(policy, prices or list_price), Alone(footing))
+        at_hand = LocalAnswers(policy, degraded)
+        footing = TargetConfig(policy, routes, at_hand, model, stream_on_wire, policy.weighs)
+        self._stand(Engine(policy, prices or list_price), SingleTarget(footing))
 
     @classmethod
-    def on(cls, engine: Engine, ground: Ground) -> Self:
+    def on(cls, engine: Engine, ground: TargetResolver) -> Self:
         """Make a client of an engine that is there already, and may be shared."""
         client = cls.__new__(cls)
         client._stand(engine, ground)  # noqa: SLF001 - of this very class
@@ -145,7 +145,7 @@ class AsyncClient(ByHand):
         target = ended.target or self.target(model)
         outcome = ended.outcome
         if outcome.verdict is not Verdict.OK:
-            raise with_notes(error_of(target, ended)) from outcome.error
+            raise add_attempt_notes(error_for(target, ended)) from outcome.error
         return answer_of(target, ended, self._price_of)
 
     async def chat(
@@ -175,7 +175,7 @@ class AsyncClient(ByHand):
         priority: Priority | None = None,
         deadline: float | None = None,
         tenant: str = "",
-    ) -> Opening:
+    ) -> PendingStream:
         """Send `payload` as `request` does, and hand over the answer while it comes: see `http.stream.Stream`.
 
         Use it as ``async with client.stream(...) as stream``, or await it. That waits for the first output; until
@@ -188,7 +188,7 @@ class AsyncClient(ByHand):
             ClientClosedError: this client was closed, before or meanwhile.
             ConfigurationError: the payload names no model, or is no JSON; or the priority is none.
         """
-        return Opening(self._open(endpoint, payload, priority, deadline, tenant))
+        return PendingStream(self._open(endpoint, payload, priority, deadline, tenant))
 
     async def _open(
         self,
@@ -205,12 +205,12 @@ class AsyncClient(ByHand):
         sender = StreamSender(asking, footing.routes, self.engine.policy)
         opened = await self._driver.open(call, sender, _asker(footing, call, asking))
         target, source = sender.target or call.target, sender.source
-        if isinstance(opened, Ended):
+        if isinstance(opened, CallResult):
             target = opened.target or target
             if opened.outcome.verdict is not Verdict.OK:
-                raise with_notes(error_of(target, opened)) from opened.outcome.error
+                raise add_attempt_notes(error_for(target, opened)) from opened.outcome.error
             if opened.source in (CACHE, DEGRADED):
-                at_hand = AtHandSource(opened.outcome)
+                at_hand = LocalSource(opened.outcome)
                 return Stream(target, at_hand, opened, opened.source, price_of=self._price_of)
             came_from = opened.source
         else:
@@ -229,7 +229,7 @@ class AsyncClient(ByHand):
         queue_is_free: bool = False,
         attempts: int | None = None,
         idempotency_key: str | None = None,
-    ) -> Ended:
+    ) -> CallResult:
         """Send a JSON object given as bytes, a model in it, and tell how it ended.
 
         `attempts` are the most that are made, where the policy allows more. With `queue_is_free` the seconds to the
@@ -247,7 +247,7 @@ class AsyncClient(ByHand):
             footing, asking, priority, tenant, deadline, queue_is_free=queue_is_free, most=attempts
         )
 
-        sender = WholeSender(asking, footing.routes, self.engine.policy, self._driver.first)
+        sender = BufferedSender(asking, footing.routes, self.engine.policy, self._driver.first)
         ended = await self._driver.run(call, sender, _asker(footing, call, asking))
         if footing.at_hand.keeps:
             footing.at_hand.keep(asking.request(footing.base_url, footing.api_key), ended)
@@ -259,7 +259,7 @@ class AsyncClient(ByHand):
 
     def _call(
         self,
-        footing: Footing,
+        footing: TargetConfig,
         asking: Asking,
         priority: Priority | None,
         tenant: str,
@@ -320,7 +320,7 @@ class AsyncClient(ByHand):
         await self.close()
 
 
-def _asker(footing: Footing, call: Call, asking: Asking) -> Asker | None:
+def _asker(footing: TargetConfig, call: Call, asking: Asking) -> Asker | None:
     """Who finds the answers at hand, where a fallback may ask for one."""
     if not call.fallbacks:
         return None

@@ -7,9 +7,9 @@ from stormbreak.http.wire import POOL_LIMIT, Wire
 
 def connect(most: int, origin: Origin) -> Wire:
     """Make a wire of at most so many connections, but never of more than `POOL_LIMIT`."""
-    from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - aiohttp only when needed
+    from stormbreak.http.aiohttp_wire import AiohttpConnection  # noqa: PLC0415 - aiohttp only when needed
 
-    return AiohttpWire(
+    return AiohttpConnection(
         limit=min(most, POOL_LIMIT),
         proxy=proxy_for(origin),
         tls=tls_context() if origin.base_url.startswith("https:") else None,

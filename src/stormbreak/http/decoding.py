@@ -7,7 +7,7 @@ there could not be told from a good one (law 15). A piece is at most `PIECE` byt
 import zlib
 from collections.abc import Callable, Iterator
 
-from stormbreak.http.wire import BODY_LIMIT, GARBLED
+from stormbreak.http.wire import BODY_LIMIT, MALFORMED
 
 ACCEPTED = "gzip, deflate"
 _PACKING = frozenset(
@@ -28,7 +28,7 @@ _PACKING = frozenset(
 """The content codings that IANA has registered, apart from `identity`."""
 
 PIECE = 1024 * 1024
-MOST_MEMBERS = 1000
+MAX_MEMBERS = 1000
 """A body may be several gzip members in a row. Empty ones cost time and bring nothing."""
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -66,7 +66,7 @@ class Decoder:
             try:
                 piece = member.decompress(left, PIECE)
             except zlib.error:
-                raise UndecodableError(GARBLED) from None
+                raise UndecodableError(MALFORMED) from None
             if piece:
                 yield piece
             if member.eof:
@@ -91,8 +91,8 @@ class Decoder:
 
     def _begin(self, first: int) -> "zlib._Decompress":
         self._members += 1
-        if self._members > (MOST_MEMBERS if self._several else 1):
-            raise UndecodableError(GARBLED)
+        if self._members > (MAX_MEMBERS if self._several else 1):
+            raise UndecodableError(MALFORMED)
         member = self._member = zlib.decompressobj(wbits=self._windows(first))
         return member
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.keylike import can_be_secret
+from stormbreak.keylike import may_be_secret
 from stormbreak.llm.halves import UNREADABLE
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.llm.tables import is_known
 from stormbreak.types import Verdict
 
 GONE = b"[...]"
 SECRET = 8  # characters; anything shorter than that keeps no secret
-TELLING = 12  # characters of a single word that may tell whose text it is from
+MIN_MATCH = 12  # characters of a single word that may tell whose text it is from
 
 KEPT = (
     64 * 2**10
@@ -29,12 +29,12 @@ KEPT = (
 
 LONG = 4 * 2**10  # bytes of a request that holds many words
 
-_WORD = re.compile(rf"[\w-]{{{TELLING},}}")
+_WORD = re.compile(rf"[\w-]{{{MIN_MATCH},}}")
 
 
-def without_echoes(
-    reading: Reading, body: bytes, *, api_key: str | None, asked: bytes
-) -> tuple[Reading, bytes]:
+def redact(
+    reading: ParsedResponse, body: bytes, *, api_key: str | None, asked: bytes
+) -> tuple[ParsedResponse, bytes]:
     """Redact the key and the text of the request `asked` in the body of a failure, and in any reading's identifiers."""
     key = _secret(api_key)
     if reading.verdict is not Verdict.OK:
@@ -47,10 +47,10 @@ def without_echoes(
 @lru_cache(maxsize=64)
 def _secret(api_key: str | None) -> str:
     """The key, where it can be a secret; else nothing."""
-    return api_key if api_key is not None and can_be_secret(api_key) else ""
+    return api_key if api_key is not None and may_be_secret(api_key) else ""
 
 
-def _without_identifiers(reading: Reading, key: str, asked: bytes) -> Reading:
+def _without_identifiers(reading: ParsedResponse, key: str, asked: bytes) -> ParsedResponse:
     """Drop ids and codes that repeat something; a code that our own tables know is no secret."""
 
     def safe(said: str | None) -> str | None:

@@ -19,13 +19,13 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
 from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.keys import AskedKey
+from stormbreak.http.keys import DynamicKey
 from stormbreak.http.origin import Origin, is_host, is_loopback, origin_of, same_origin
-from stormbreak.keylike import VARIABLE, holds_token, is_constant, is_familiar, quoted
-from stormbreak.llm.presets import PRESETS, Preset, preset
+from stormbreak.keylike import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
+from stormbreak.llm.presets import PRESETS, KnownProvider, preset
 
 
-class Endpoint(NamedTuple):
+class ProviderEndpoint(NamedTuple):
     """A provider's name, as it appears in targets, and its origin.
 
     In a settings file it has a `name`, and a `policy` of its own. Its `key` may have to be asked for.
@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
     origin: Origin
     name: str = ""
     policy: Policy | None = None
-    key: AskedKey | None = None
+    key: DynamicKey | None = None
     allow_http: bool = False
 
 
@@ -43,11 +43,11 @@ def find_endpoint(
     provider: str | None = None,
     *,
     base_url: str | None = None,
-    api_key: str | AskedKey | None = None,
+    api_key: str | DynamicKey | None = None,
     api_key_env: str | None = None,
     allow_http: bool = False,
     environ: Mapping[str, str] = os.environ,
-) -> Endpoint:
+) -> ProviderEndpoint:
     """Find out where to send and with which key; `provider` names a preset, `base_url` wins over it.
 
     Raises:
@@ -56,8 +56,8 @@ def find_endpoint(
     known = preset(provider) if provider else None
     if base_url is None:
         base_url = known.base_url if known else _base_url(environ)
-    asked = api_key if isinstance(api_key, AskedKey) else None
-    if isinstance(api_key, AskedKey):
+    asked = api_key if isinstance(api_key, DynamicKey) else None
+    if isinstance(api_key, DynamicKey):
         api_key = api_key.stand_in
     elif api_key is None:
         api_key = _key(known, base_url, api_key_env, environ)
@@ -65,7 +65,7 @@ def find_endpoint(
     if api_key is None and known is not None and known.key_env is not None:
         raise ConfigurationError(_no_key(known, origin))
     name = known.name if known else _name_of(origin)
-    return Endpoint(name, origin, key=asked, allow_http=allow_http)
+    return ProviderEndpoint(name, origin, key=asked, allow_http=allow_http)
 
 
 def _base_url(environ: Mapping[str, str]) -> str:
@@ -80,7 +80,7 @@ def _base_url(environ: Mapping[str, str]) -> str:
 
 
 def _key(
-    known: Preset | None, base_url: str, named: str | None, environ: Mapping[str, str]
+    known: KnownProvider | None, base_url: str, named: str | None, environ: Mapping[str, str]
 ) -> str | None:
     if named is not None:
         return _value_of(named, environ)
@@ -102,7 +102,9 @@ def key_variables(
     return _candidates(known, base_url, environ)
 
 
-def _candidates(known: Preset | None, base_url: str, environ: Mapping[str, str]) -> list[str]:
+def _candidates(
+    known: KnownProvider | None, base_url: str, environ: Mapping[str, str]
+) -> list[str]:
     candidates: list[str] = []
     if known is not None and known.key_env and same_origin(base_url, known.base_url):
         candidates.append(known.key_env)
@@ -119,7 +121,7 @@ def _value_of(named: str, environ: Mapping[str, str]) -> str:
     is_name = VARIABLE.fullmatch(named) is not None
     if is_name and environ.get(named):
         return environ[named]
-    if is_familiar(named) or (holds_token(named) and not is_constant(named)):
+    if has_key_prefix(named) or (holds_token(named) and not is_constant(named)):
         raise ConfigurationError(
             "api_key_env looks like a key, not like the name of a variable: put the key into a variable"
         )
@@ -134,7 +136,7 @@ def _is_that_of(other: str | None, base_url: str) -> bool:
     return same_origin(base_url, other) if other else False
 
 
-def _no_key(known: Preset, origin: Origin) -> str:
+def _no_key(known: KnownProvider, origin: Origin) -> str:
     if same_origin(origin.base_url, known.base_url):
         return f"no API key: set {known.key_env}"
     return (

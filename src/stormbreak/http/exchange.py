@@ -7,33 +7,35 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from stormbreak.core.spend import PriceOf
 from stormbreak.drivers.timeouts import AnsweredError
 from stormbreak.http.body_memory import FREE, Held
-from stormbreak.http.echoes import without_echoes
+from stormbreak.http.echoes import redact
 from stormbreak.http.origin import Origin
-from stormbreak.http.pricing import CostToWorkOut
+from stormbreak.http.pricing import LazyCost
 from stormbreak.http.wire import (
     CONNECT_TIMEOUT,
-    GARBLED,
+    MALFORMED,
+    ExchangeResult,
     HttpRequest,
-    Incoming,
+    ResponseStream,
     Wire,
-    WireResult,
     collected,
 )
 from stormbreak.llm.classify import read_answer
 from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.limits import limits_of
-from stormbreak.llm.reading import BOM, HttpAnswer, Reading, Shape, without_mark
+from stormbreak.llm.limits import parse_rate_limits
+from stormbreak.llm.reading import BOM, HttpResponse, ParsedResponse, Shape, without_mark
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.llm.stream_reader import StreamReader
-from stormbreak.types import Answer, Ended, Outcome, Target, Verdict
+from stormbreak.types import Answer, CallResult, Outcome, Target, Verdict
 
 Reader = TypeVar("Reader", bound=StreamReader)
 
-_Came: TypeAlias = tuple[HttpAnswer, Reading]  # as it came, assembled where it was a stream
+_Came: TypeAlias = tuple[
+    HttpResponse, ParsedResponse
+]  # as it came, assembled where it was a stream
 
 GRACE = 0.25  # seconds from the end of an answer to that of its body; longer, and the connection is not used again
 _ANYTHING = "application/json, */*;q=0.5"  # of an endpoint that may give a file
-BEHIND = 16  # pieces of a body behind the end of its answer: a server may never stop
+PROXY_STATUSES = 16  # pieces of a body behind the end of its answer: a server may never stop
 CONNECT_SHARE = 0.9  # of an attempt's time; the rest shows that it was the connection that failed
 
 
@@ -67,8 +69,8 @@ class Received(NamedTuple):
 
     status: int
     body: bytes
-    reading: Reading
-    sent: HttpAnswer | None = None
+    reading: ParsedResponse
+    sent: HttpResponse | None = None
 
     def __repr__(self) -> str:
         return f"Received({self.status}, {len(self.body)} bytes, {self.reading.verdict})"
@@ -99,25 +101,27 @@ async def attempt(
         came = _plain(await wire.exchange(request), asked)
     if isinstance(came, Outcome):
         return came
-    outcome = _judged(origin, asked, came, learn=learn)
+    outcome = _classified(origin, asked, came, learn=learn)
     if cancel is not None:
         raise AnsweredError(outcome, cancel)
     return outcome
 
 
-async def refused(incoming: Incoming, origin: Origin, asked: Asked, *, learn: bool) -> Outcome:
+async def refused(
+    incoming: ResponseStream, origin: Origin, asked: Asked, *, learn: bool
+) -> Outcome:
     """Read an answer that is no success, and say what it means."""
     came = _plain(await collected(incoming), asked)
-    return came if isinstance(came, Outcome) else _judged(origin, asked, came, learn=learn)
+    return came if isinstance(came, Outcome) else _classified(origin, asked, came, learn=learn)
 
 
-def _judged(origin: Origin, asked: Asked, came: _Came, *, learn: bool) -> Outcome:
+def _classified(origin: Origin, asked: Asked, came: _Came, *, learn: bool) -> Outcome:
     sent, reading = came
-    reading, body = without_echoes(reading, sent.body, api_key=origin.api_key, asked=asked.body)
+    reading, body = redact(reading, sent.body, api_key=origin.api_key, asked=asked.body)
     return outcome_of(sent, reading, body, learn=learn)
 
 
-def _plain(answer: WireResult, asked: Asked) -> _Came | Outcome:
+def _plain(answer: ExchangeResult, asked: Asked) -> _Came | Outcome:
     if isinstance(answer, Outcome):
         return answer
     if asked.shape is not Shape.RESOURCE and answer.body.startswith(BOM):  # that may be a file
@@ -131,7 +135,7 @@ def _plain(answer: WireResult, asked: Asked) -> _Came | Outcome:
     return answer, reading
 
 
-def _is_stream(answer: HttpAnswer) -> bool:
+def _is_stream(answer: HttpResponse) -> bool:
     """Whether a server streams that was not asked to: it would again."""
     return answer.succeeded and answer.headers.get("content-type", "").startswith("text/event-")
 
@@ -170,7 +174,7 @@ async def _assembled(
 
 async def _read_all(
     body: "StreamBody",
-    incoming: Incoming,
+    incoming: ResponseStream,
     assembler: StreamAssembler,
     stall_timeout: float | None,
     first: Callable[[], None] | None,
@@ -204,7 +208,7 @@ class StreamBody:
 
     is_kept = False  # what came so far is: it takes memory
 
-    def __init__(self, incoming: Incoming) -> None:
+    def __init__(self, incoming: ResponseStream) -> None:
         self._incoming = incoming
         self._behind = 0  # pieces that came behind the end
         self._size = 0
@@ -215,12 +219,12 @@ class StreamBody:
 
         Cancelling closes the connection.
         """
-        if self._behind > BEHIND:
+        if self._behind > PROXY_STATUSES:
             self._incoming.close()
             return b""
         got = await self._incoming.read()
         if not isinstance(got, bytes):
-            return b"" if reader.whole and got.detail != GARBLED else got
+            return b"" if reader.whole and got.detail != MALFORMED else got
         if got:
             self._size += len(got)
             if self.is_kept and self._size > FREE:
@@ -253,7 +257,7 @@ def request_of(
     )
 
 
-def reader_of(kind: type[Reader], asked: Asked, head: HttpAnswer) -> Reader:
+def reader_of(kind: type[Reader], asked: Asked, head: HttpResponse) -> Reader:
     """Make what reads the streamed answer to `asked` that begins with `head`."""
     return kind(
         asked.shape,
@@ -265,7 +269,7 @@ def reader_of(kind: type[Reader], asked: Asked, head: HttpAnswer) -> Reader:
     )
 
 
-def answer_of(target: Target, ended: Ended, price_of: PriceOf | None) -> Answer:
+def answer_of(target: Target, ended: CallResult, price_of: PriceOf | None) -> Answer:
     """Make the answer out of how a call ended well; by `price_of` it will say what it costs."""
     received = ended.outcome.value
     assert isinstance(received, Received)
@@ -282,11 +286,11 @@ def answer_of(target: Target, ended: Ended, price_of: PriceOf | None) -> Answer:
         source=ended.source,
         detail=ended.outcome.detail,
         maybe_processed=ended.maybe_processed,
-        costs=CostToWorkOut(price_of, target, reading.usage, ended.source),
+        costs=LazyCost(price_of, target, reading.usage, ended.source),
     )
 
 
-def if_cut_short(outcome: Outcome, timeout: float | None, usual: float | None) -> Outcome:
+def cancelled_outcome(outcome: Outcome, timeout: float | None, usual: float | None) -> Outcome:
     """The outcome; as of our own deadline where `timeout`, less than the `usual` time to connect, was too short for that."""
     short = (
         outcome.verdict is Verdict.CONNECT_FAILED
@@ -306,7 +310,9 @@ def _headers(origin: Origin, asked: Asked) -> dict[str, str]:
     return headers
 
 
-def outcome_of(answer: HttpAnswer, reading: Reading, body: bytes, *, learn: bool) -> Outcome:
+def outcome_of(
+    answer: HttpResponse, reading: ParsedResponse, body: bytes, *, learn: bool
+) -> Outcome:
     """Tell what `answer` came to, and keep it; with `learn`, tell what its headers say of limits, too."""
     return Outcome(
         reading.verdict,
@@ -318,5 +324,5 @@ def outcome_of(answer: HttpAnswer, reading: Reading, body: bytes, *, learn: bool
         maybe_processed=reading.verdict is not Verdict.OK and reading.maybe_processed,
         forbidden=reading.forbidden,
         usage=reading.usage if reading.usage.total else None,
-        told=limits_of(answer.headers, answer.received_at) if learn else None,
+        told=parse_rate_limits(answer.headers, answer.received_at) if learn else None,
     )

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from stormbreak.core.fallback import Choose, Step
+from stormbreak.core.fallback import Step, TargetOrder
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import AtHand
+from stormbreak.http.at_hand import LocalAnswers
 from stormbreak.http.body import wants
 from stormbreak.http.routes import Routes, make_room
 from stormbreak.http.wire import Wire
@@ -18,7 +18,7 @@ from stormbreak.types import FALLBACK, Target, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Footing:
+class TargetConfig:
     """What calls to one target stand on. `model` is for payloads that name none, or in a pool for all of them.
 
     `weighs` says whether anybody who may be asked counts tokens. Steps `ahead` come before those of the policy.
@@ -26,7 +26,7 @@ class Footing:
 
     policy: Policy
     routes: Routes
-    at_hand: AtHand
+    at_hand: LocalAnswers
     model: str | None = None
     stream_on_wire: bool = False
     weighs: bool = False
@@ -60,34 +60,34 @@ class Footing:
         return own if self.ahead is None else (self.ahead(model), *own)
 
 
-class Ground(Protocol):
+class TargetResolver(Protocol):
     """Where a client stands."""
 
     @property
-    def first(self) -> Footing:
+    def first(self) -> TargetConfig:
         """What is told of the client when nobody asks for a call."""
         ...
 
-    def footing(self, body: bytes) -> Footing:
+    def footing(self, body: bytes) -> TargetConfig:
         """What a call with this body is to stand on."""
         ...
 
-    def owned(self) -> tuple[AtHand | Wire, ...]:
+    def owned(self) -> tuple[LocalAnswers | Wire, ...]:
         """What is closed with the client."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
+class SingleTarget:
     """The ground of a client that was made by hand: always the same."""
 
-    first: Footing
+    first: TargetConfig
 
-    def footing(self, _body: bytes) -> Footing:
+    def footing(self, _body: bytes) -> TargetConfig:
         """The one there is."""
         return self.first
 
-    def owned(self) -> tuple[AtHand | Wire, ...]:
+    def owned(self) -> tuple[LocalAnswers | Wire, ...]:
         """All it has."""
         return self.first.at_hand, *self.first.routes.wires()
 
@@ -100,10 +100,10 @@ class Pool:
 
     def __init__(
         self,
-        members: tuple[Footing, ...],
+        members: tuple[TargetConfig, ...],
         on: tuple[Verdict, ...],
         after: float | None,
-        choose: Choose,
+        choose: TargetOrder,
         order: Callable[[Step], tuple[Target, ...]],
     ) -> None:
         self.members = members
@@ -113,9 +113,9 @@ class Pool:
         self._order = order
         self._steps: dict[str, Step] = {}
 
-    def footing(self, body: bytes) -> Footing:
+    def footing(self, body: bytes) -> TargetConfig:
         """That of the member whose turn it is."""
-        if self._choose is Choose.IN_ORDER:
+        if self._choose is TargetOrder.IN_ORDER:
             return self.members[0]
         model = wants(body).model
         first = self._order(self.step(model))[0]
@@ -132,7 +132,7 @@ class Pool:
         return step
 
 
-def model_of(named: object, footing: Footing) -> str:
+def model_of(named: object, footing: TargetConfig) -> str:
     """The model of a payload, by the footing where it names none.
 
     Raises:

@@ -13,14 +13,14 @@ from stormbreak.config.settings import PoolSettings, Settings, TargetSettings
 from stormbreak.core.fallback import Step
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import AtHand, Degraded
+from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.connect import connect
-from stormbreak.http.environment import Endpoint, find_endpoint, in_force
-from stormbreak.http.footing import Footing, Pool
-from stormbreak.http.keys import AskedKey
+from stormbreak.http.environment import ProviderEndpoint, find_endpoint, in_force
+from stormbreak.http.footing import Pool, TargetConfig
+from stormbreak.http.keys import DynamicKey
 from stormbreak.http.origin import Origin
 from stormbreak.http.pricing import check_prices
-from stormbreak.http.routes import Known, Routes
+from stormbreak.http.routes import Routes, RouteTable
 from stormbreak.http.wire import POOL_LIMIT, Wire
 from stormbreak.keylike import hidden, quoted
 from stormbreak.types import Target
@@ -32,7 +32,7 @@ class Generation:
 
     settings: Settings
     policy: Policy
-    footings: Mapping[str, Footing]
+    footings: Mapping[str, TargetConfig]
     pools: Mapping[str, Pool]
 
     @property
@@ -54,7 +54,7 @@ class Generation:
             if then.get(account, address) != address
         )
 
-    def find(self, name: str) -> tuple[Footing, Pool | None]:
+    def find(self, name: str) -> tuple[TargetConfig, Pool | None]:
         """On what a call to `name` stands; of a pool, the first, and the pool.
 
         Raises:
@@ -70,7 +70,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
+class SettingsBuilder:
     """Makes the generations of one file. Wires outlive them: connections that are not used close by themselves.
 
     `order` puts the targets of a step into the order of their turns. With `list_prices`, those are what limits of spending
@@ -79,7 +79,7 @@ class Maker:
 
     path: str | os.PathLike[str]
     profile: str | None
-    keys: Mapping[str, AskedKey]
+    keys: Mapping[str, DynamicKey]
     degraded: Degraded | None
     order: Callable[[Step], tuple[Target, ...]]
     wires: dict[tuple[str, str], Wire]
@@ -94,12 +94,12 @@ class Maker:
         settings = load_settings(self.path, profile=self.profile)
         if not settings.targets:  # a file that is about to be written is empty
             raise self.wrong("it names no target, as in [targets.main]")
-        known = Known()
+        known = RouteTable()
         footings = {}
         weighs = in_force(settings.policy).weighs  # it holds where they fall back to
         for name, target in settings.targets.items():
             try:
-                footings[name] = self._footing(name, target, known, before, weighs=weighs)
+                footings[name] = self._target_config(name, target, known, before, weighs=weighs)
             except ConfigurationError as error:
                 raise self.wrong(f"targets.{name}: {error}") from None
         weighs = any(footing.weighs for footing in footings.values())
@@ -112,15 +112,15 @@ class Maker:
         """What is wrong with the file, told with its name."""
         return ConfigurationError(f"{hidden(str(self.path))}: {what}")
 
-    def _footing(
+    def _target_config(
         self,
         name: str,
         target: TargetSettings,
-        known: Known,
+        known: RouteTable,
         before: Generation | None,
         *,
         weighs: bool,
-    ) -> Footing:
+    ) -> TargetConfig:
         policy = in_force(target.policy)
         if self.list_prices:
             check_prices(policy)
@@ -135,11 +135,11 @@ class Maker:
         if before is not None and before.settings.targets.get(name) == target:
             at_hand = before.footings[name].at_hand  # answers kept in memory are still good
         else:
-            at_hand = AtHand(policy, self.degraded)
+            at_hand = LocalAnswers(policy, self.degraded)
         model, on_wire = target.model, target.stream_on_wire
-        return Footing(policy, routes, at_hand, model, on_wire, weighs or policy.weighs)
+        return TargetConfig(policy, routes, at_hand, model, on_wire, weighs or policy.weighs)
 
-    def _endpoint(self, name: str, target: TargetSettings) -> Endpoint:
+    def _endpoint(self, name: str, target: TargetSettings) -> ProviderEndpoint:
         key = self.keys.get(name)
         if key is not None and target.api_key_env is not None:
             raise ConfigurationError("it has an api_key_env, and a function for its key")
@@ -151,7 +151,9 @@ class Maker:
             allow_http=target.allow_http,
         )
 
-    def _pool(self, pool: PoolSettings, footings: Mapping[str, Footing], *, weighs: bool) -> Pool:
+    def _pool(
+        self, pool: PoolSettings, footings: Mapping[str, TargetConfig], *, weighs: bool
+    ) -> Pool:
         made: Pool
 
         def ahead(model: str) -> Step:

@@ -14,7 +14,7 @@ KeyFunction: TypeAlias = Callable[[], str | Awaitable[str]]
 """Gives a key, or a coroutine that does. It runs on the event loop: one that blocks should be a coroutine function."""
 
 
-class AskedKey:
+class DynamicKey:
     """The key of one origin. Until it is asked, a random word stands for it, and tells it from other keys."""
 
     def __init__(self, function: KeyFunction) -> None:

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import holds_token, is_familiar, quoted
+from stormbreak.keylike import has_key_prefix, holds_token, quoted
 from stormbreak.llm.key_headers import key_headers
 from stormbreak.llm.reading import Shape
 
@@ -26,9 +26,9 @@ _PORTS = {"http": 80, "https": 443}
 _SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
 _HIDDEN = "what looks like a key"
 _SCHEMES = ("http", "https")
-_LONGEST_HOST = 253  # RFC 1035, without the last dot
+_MAX_HOST = 253  # RFC 1035, without the last dot
 _KEY_PART = re.compile(r"(?=[a-z]*[0-9])[a-z0-9]{16,}", re.IGNORECASE | re.ASCII)
-_LONGEST_SCHEME = 12
+_MAX_SCHEME = 12
 _ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
 _KEY_PARAMETERS = frozenset(
     {"key", "apikey", "api-key", "api_key", "x-api-key", "subscription-key", "access_token"}
@@ -125,13 +125,15 @@ def is_host(host: str) -> bool:
         name = host.encode("idna").decode()  # raises where a part is longer than 63
     except UnicodeError:
         return False
-    return len(name.removesuffix(".")) <= _LONGEST_HOST
+    return len(name.removesuffix(".")) <= _MAX_HOST
 
 
 def _is_key(host: str) -> bool:
     """Whether a key stands where a host belongs: URLs have it in lower case, and it would be looked up, and shown."""
     return (
-        "." not in host and is_familiar(host, any_case=True) and _KEY_PART.search(host) is not None
+        "." not in host
+        and has_key_prefix(host, any_case=True)
+        and _KEY_PART.search(host) is not None
     )
 
 
@@ -179,12 +181,12 @@ def _shown(parts: SplitResult) -> str:
         not parts.netloc and parts.scheme not in _SCHEMES
     ):  # of localhost:80, localhost is none either
         return "no http:// or https:// before it"
-    scheme = repr(parts.scheme) if len(parts.scheme) <= _LONGEST_SCHEME else _HIDDEN
+    scheme = repr(parts.scheme) if len(parts.scheme) <= _MAX_SCHEME else _HIDDEN
     return f"scheme {scheme} and host {_host_in(parts)}"
 
 
 def _host_in(parts: SplitResult) -> str:
-    """The host in quotes. Whole names often look like a token, so of those only a familiar key is hidden."""
+    """The host in quotes. SuccessBody names often look like a token, so of those only a familiar key is hidden."""
     host = parts.netloc.rpartition("@")[2]  # as it was written, for a key has capitals
-    hidden = is_familiar(host, any_case=True) or ("." not in host and holds_token(host))
+    hidden = has_key_prefix(host, any_case=True) or ("." not in host and holds_token(host))
     return _HIDDEN if hidden else repr(parts.hostname)

@@ -5,15 +5,15 @@ from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import Priced, PriceOf, known_cost
+from stormbreak.core.spend import PriceOf, PriceTable, known_cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
-from stormbreak.types import CACHE, DEGRADED, KnownCost, Target, Usage
+from stormbreak.types import CACHE, DEGRADED, FixedCost, Target, Usage
 
 _NOTHING = Decimal(0)
 
 
-class CostToWorkOut:
+class LazyCost:
     """What an answer costs, worked out when somebody asks: most never ask, and to load the list prices takes long."""
 
     __slots__ = ("price_of", "source", "target", "usage")
@@ -43,10 +43,10 @@ class CostToWorkOut:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Prices do not travel, and need not be ones that can be pickled; what it came to does."""
-        return KnownCost, (self.usd,)
+        return FixedCost, (self.usd,)
 
 
-def list_price(provider: str, model: str) -> Priced | None:
+def list_price(provider: str, model: str) -> PriceTable | None:
     """Today's list price of a model; None where it is not known. The prices are loaded when first asked for."""
     from stormbreak.cost.lookup import price_of  # noqa: PLC0415 - nobody else needs it
 
@@ -63,7 +63,7 @@ def check_prices(policy: Policy) -> None:
         list_price("openai", "")
 
 
-def engine_under(policy: Policy | str) -> Engine:
+def engine_for(policy: Policy | str) -> Engine:
     """Make an engine for a policy, or a preset, as it is in force here. Raises as `check_prices` does."""
     chosen = in_force(policy)
     check_prices(chosen)

@@ -7,7 +7,7 @@ Sent: TypeAlias = Mapping[str, str | tuple[str, ...]]
 """Headers of an answer by their lower-case names; of those that come several times all values, in their order."""
 
 
-def repeated_in(came: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+def repeated_headers(came: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     """Of the headers, by their lower-case names, those that came several times, with all their values."""
     values: dict[str, tuple[str, ...]] = {}
     for name, value in came:
@@ -16,14 +16,14 @@ def repeated_in(came: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     return {name: several for name, several in values.items() if len(several) > 1}
 
 
-def as_they_came(
+def with_repeats(
     headers: Mapping[str, str], repeated: Mapping[str, tuple[str, ...]]
 ) -> dict[str, str | tuple[str, ...]]:
     """The headers, each with all the values that it came with."""
     return {**headers, **{name: repeated[name] for name in repeated if name in headers}}
 
 
-def one_by_one(headers: Sent) -> list[tuple[str, str]]:
+def split_repeats(headers: Sent) -> list[tuple[str, str]]:
     """A line for each value."""
     return [
         (name, each)

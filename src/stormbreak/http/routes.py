@@ -11,8 +11,8 @@ from typing import TypeVar
 from stormbreak.core.fallback import Fallback, Place, Step, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.environment import Endpoint, find_endpoint
-from stormbreak.http.keys import AskedKey
+from stormbreak.http.environment import ProviderEndpoint, find_endpoint
+from stormbreak.http.keys import DynamicKey
 from stormbreak.http.origin import Origin
 from stormbreak.http.wire import Wire
 from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Target
@@ -35,7 +35,7 @@ class Route:
     origin: Origin
     wire: Wire
     policy: Policy | None = None  # where it is not that of the client
-    key: AskedKey | None = None
+    key: DynamicKey | None = None
     allow_http: bool = False
 
     async def keyed(self) -> Origin | Outcome:
@@ -45,20 +45,22 @@ class Route:
         return await self.key.ask(self.origin, allow_http=self.allow_http)
 
 
-class Known:
+class RouteTable:
     """The routes of one client, or of several that share them; those of many models are made again when asked for."""
 
     def __init__(self) -> None:
         self._routes: dict[Target, Route] = {}
-        self._leads: dict[Target, list[tuple[Endpoint, Wire]]] = {}  # by target without its model
+        self._leads: dict[
+            Target, list[tuple[ProviderEndpoint, Wire]]
+        ] = {}  # by target without its model
 
-    def lead(self, endpoint: Endpoint, wire: Wire) -> None:
+    def lead(self, endpoint: ProviderEndpoint, wire: Wire) -> None:
         """Make targets of this endpoint routable."""
         leads = self._leads.setdefault(_target(endpoint, ""), [])
         if (endpoint, wire) not in leads:
             leads.append((endpoint, wire))
 
-    def add(self, target: Target, endpoint: Endpoint, wire: Wire) -> None:
+    def add(self, target: Target, endpoint: ProviderEndpoint, wire: Wire) -> None:
         """Remember a route; the first to a target counts."""
         if target in self._routes:
             return
@@ -94,16 +96,16 @@ class Routes:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: ProviderEndpoint,
         rules: tuple[Fallback, ...],
         *,
         allow_http: bool,
         environ: Mapping[str, str],
         connect: Callable[[Origin], Wire],
-        known: Known | None = None,
+        known: RouteTable | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self._known = Known() if known is None else known
+        self._known = RouteTable() if known is None else known
         self._own: dict[str, Target] = {}
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._rules = [
@@ -161,7 +163,7 @@ class Routes:
                 text = rule.text if isinstance(rule, ToDegraded) else None
                 yield Step(on, after, source, text=text)
 
-    def _route(self, endpoint: Endpoint, model: str) -> Target:
+    def _route(self, endpoint: ProviderEndpoint, model: str) -> Target:
         """The target of a model there, to which there is a route from now on."""
         target = _target(endpoint, model)
         self._known.add(target, endpoint, self._wires[endpoint.origin.base_url])
@@ -174,18 +176,18 @@ def make_room(by_model: dict[str, T]) -> None:
         by_model.clear()
 
 
-def _target(endpoint: Endpoint, model: str) -> Target:
+def _target(endpoint: ProviderEndpoint, model: str) -> Target:
     return Target(endpoint.provider, model, endpoint.origin.key_digest, endpoint.name)
 
 
-def _route(target: Target, endpoint: Endpoint, wire: Wire) -> Route:
+def _route(target: Target, endpoint: ProviderEndpoint, wire: Wire) -> Route:
     policy, key, allow_http = endpoint.policy, endpoint.key, endpoint.allow_http
     return Route(target, endpoint.origin, wire, policy, key, allow_http)
 
 
 def _found(
-    rule: Fallback, own: Endpoint, *, allow_http: bool, environ: Mapping[str, str]
-) -> Iterator[Endpoint]:
+    rule: Fallback, own: ProviderEndpoint, *, allow_http: bool, environ: Mapping[str, str]
+) -> Iterator[ProviderEndpoint]:
     if isinstance(rule, ToTargets):
         for number, place in enumerate(rule.targets):
             try:
@@ -195,8 +197,8 @@ def _found(
 
 
 def _endpoint(
-    place: Place, own: Endpoint, *, allow_http: bool, environ: Mapping[str, str]
-) -> Endpoint:
+    place: Place, own: ProviderEndpoint, *, allow_http: bool, environ: Mapping[str, str]
+) -> ProviderEndpoint:
     """What is not said is as it is for the client; a provider or an address brings its own key."""
     elsewhere = place.provider is not None or place.base_url is not None
     if not elsewhere and place.api_key_env is None:

@@ -6,13 +6,13 @@ from typing import Protocol
 
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
-from stormbreak.http.exchange import Asked, attempt, if_cut_short
+from stormbreak.http.exchange import Asked, attempt, cancelled_outcome
 from stormbreak.http.routes import Route, Routes
 from stormbreak.http.source import Source, begin
 from stormbreak.types import Outcome, Target, Verdict
 
 
-class Sendable(Protocol):
+class RequestSource(Protocol):
     """What is asked, as a sender has to know it."""
 
     @property
@@ -34,7 +34,12 @@ class Sender:
     source: Source | None = None
 
     def __init__(
-        self, asked: Sendable, routes: Routes, policy: Policy, *, idle_timeout: float | None = None
+        self,
+        asked: RequestSource,
+        routes: Routes,
+        policy: Policy,
+        *,
+        idle_timeout: float | None = None,
     ) -> None:
         self._asked = asked
         self._routes = routes
@@ -45,12 +50,12 @@ class Sender:
         return policy.idle_timeout if self._idle is None else self._idle
 
 
-class WholeSender(Sender):
+class BufferedSender(Sender):
     """Waits for the end of each answer. `first` hears of the first output, where that can be told."""
 
     def __init__(
         self,
-        asked: Sendable,
+        asked: RequestSource,
         routes: Routes,
         policy: Policy,
         first: Callable[[Send], None],
@@ -77,7 +82,7 @@ class WholeSender(Sender):
             first=partial(self._first, command) if self._asked.begins else None,
             learn=policy.quota.learn,
         )
-        return if_cut_short(outcome, timeout, policy.attempt_timeout)
+        return cancelled_outcome(outcome, timeout, policy.attempt_timeout)
 
 
 class StreamSender(Sender):
@@ -103,7 +108,7 @@ class StreamSender(Sender):
             came=partial(self._take, command, is_good=True),
         )
         self._take(command, source, is_good=outcome.verdict is Verdict.OK)
-        return if_cut_short(outcome, timeout, policy.attempt_timeout)
+        return cancelled_outcome(outcome, timeout, policy.attempt_timeout)
 
     def _take(self, command: Send, source: Source | None, *, is_good: bool) -> None:
         if not self._is_good:  # attempts may race: one that comes too late changes nothing

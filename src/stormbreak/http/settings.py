@@ -14,12 +14,12 @@ from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import AtHand, Degraded
+from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.footing import Footing
-from stormbreak.http.generation import Generation, Maker
-from stormbreak.http.keys import AskedKey, KeyFunction
+from stormbreak.http.footing import TargetConfig
+from stormbreak.http.generation import Generation, SettingsBuilder
+from stormbreak.http.keys import DynamicKey, KeyFunction
 from stormbreak.http.pricing import list_price
 from stormbreak.keylike import quoted
 from stormbreak.types import Target
@@ -58,7 +58,9 @@ class LiveSettings:
         prices: PriceOf | None = None,
     ) -> None:
         asked = {name: _asked(name, function) for name, function in keys.items()}
-        self._maker = maker = Maker(path, profile, asked, degraded, self._order, {}, prices is None)
+        self._maker = maker = SettingsBuilder(
+            path, profile, asked, degraded, self._order, {}, prices is None
+        )
         self._now = maker.read()
         unknown = next((name for name in keys if name not in self._now.footings), None)
         if unknown is not None:
@@ -159,9 +161,9 @@ class LiveSettings:
         return self._driver.by_hand(order)
 
 
-def _asked(name: object, function: Any) -> AskedKey:
+def _asked(name: object, function: Any) -> DynamicKey:
     if callable(function):
-        return AskedKey(function)
+        return DynamicKey(function)
     kind = type(function).__name__  # it is not repeated: it may be the key
     raise ConfigurationError(f"keys must be functions: that of {quoted(str(name))} is a {kind}")
 
@@ -174,15 +176,15 @@ class _Named:
         self._name = name
 
     @property
-    def first(self) -> Footing:
+    def first(self) -> TargetConfig:
         """The target, or the first of the pool."""
         return self._settings.now.find(self._name)[0]
 
-    def footing(self, body: bytes) -> Footing:
+    def footing(self, body: bytes) -> TargetConfig:
         """The target, or that of the pool whose turn it is."""
         first, pool = self._settings.now.find(self._name)
         return first if pool is None else pool.footing(body)
 
-    def owned(self) -> tuple[AtHand, ...]:
+    def owned(self) -> tuple[LocalAnswers, ...]:
         """No wires: others use them, too. What is kept of answers is waited for."""
         return tuple(footing.at_hand for footing in self._settings.now.footings.values())

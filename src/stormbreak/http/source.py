@@ -10,7 +10,7 @@ from collections.abc import Callable
 from math import inf
 
 from stormbreak.drivers.timeouts import AnsweredError
-from stormbreak.http.echoes import without_echoes
+from stormbreak.http.echoes import redact
 from stormbreak.http.exchange import (
     Asked,
     Received,
@@ -21,11 +21,11 @@ from stormbreak.http.exchange import (
     request_of,
 )
 from stormbreak.http.origin import Origin
-from stormbreak.http.wire import Incoming, Wire
+from stormbreak.http.wire import ResponseStream, Wire
 from stormbreak.llm.classify import request_id_of
 from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.limits import limits_of
-from stormbreak.llm.reading import HttpAnswer, Reading
+from stormbreak.llm.limits import parse_rate_limits
+from stormbreak.llm.reading import HttpResponse, ParsedResponse
 from stormbreak.llm.scan import StreamScanner
 from stormbreak.llm.stream import StreamAssembler
 from stormbreak.types import Outcome, Verdict
@@ -42,7 +42,7 @@ class Source:
 
     def __init__(
         self,
-        incoming: Incoming,
+        incoming: ResponseStream,
         asked: Asked,
         origin: Origin,
         *,
@@ -80,7 +80,7 @@ class Source:
     @property
     def request_id(self) -> str | None:
         """The provider's id of the request."""
-        reading = Reading(Verdict.OK, request_id=request_id_of(self.head.headers))
+        reading = ParsedResponse(Verdict.OK, request_id=request_id_of(self.head.headers))
         return self._without_echoes(reading, b"")[0].request_id
 
     @property
@@ -174,16 +174,16 @@ class Source:
         sent = self.head._replace(body=body)
         return outcome_of(sent, *self._without_echoes(reading, body), learn=self._learn)
 
-    def _without_echoes(self, reading: Reading, body: bytes) -> tuple[Reading, bytes]:
-        return without_echoes(reading, body, api_key=self._api_key, asked=self._asked.body)
+    def _without_echoes(self, reading: ParsedResponse, body: bytes) -> tuple[ParsedResponse, bytes]:
+        return redact(reading, body, api_key=self._api_key, asked=self._asked.body)
 
     def _with_limits(self, outcome: Outcome) -> Outcome:
         if not self._learn:
             return outcome
-        return outcome._replace(told=limits_of(self.head.headers, self.head.received_at))
+        return outcome._replace(told=parse_rate_limits(self.head.headers, self.head.received_at))
 
 
-class AtHandSource:
+class LocalSource:
     """An answer that came from no target, in one piece: there is nothing to read and nothing to close."""
 
     failed = False
@@ -194,7 +194,7 @@ class AtHandSource:
     def __init__(self, outcome: Outcome) -> None:
         self._received: Received = outcome.value
         received = self._received
-        self.head = HttpAnswer(received.status, {}, b"", 0.0)
+        self.head = HttpResponse(received.status, {}, b"", 0.0)
         self.received = received.body
         self.held: list[bytes] = [received.body]
         self.size = len(received.body)

@@ -13,16 +13,16 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
 from stormbreak.core.spend import PriceOf
-from stormbreak.core.tried import with_notes
+from stormbreak.core.tried import add_attempt_notes
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
-from stormbreak.http.pricing import CostToWorkOut
-from stormbreak.http.source import AtHandSource, Source
-from stormbreak.llm.deltas import ends, is_sound, text_of
+from stormbreak.http.pricing import LazyCost
+from stormbreak.http.source import LocalSource, Source
+from stormbreak.llm.deltas import ends, is_readable, text_of
 from stormbreak.llm.halves import decoded
 from stormbreak.llm.sse import Event, EventReader
-from stormbreak.types import TARGET, Answer, Ended, Target, Usage, Verdict
+from stormbreak.types import TARGET, Answer, CallResult, Target, Usage, Verdict
 
 _DONE = b"[DONE]"
 
@@ -41,7 +41,7 @@ class StreamEvent(NamedTuple):
         return f"StreamEvent({self.name!r}, {len(self.data)} bytes)"
 
 
-class _As(Enum):
+class _StreamFormat(Enum):
     EVENTS = "events"
     TEXTS = "texts"
     RAW = "raw bytes"
@@ -60,8 +60,8 @@ class Stream:
     def __init__(
         self,
         target: Target,
-        source: Source | AtHandSource,
-        opened: LoopDelivery | Ended,
+        source: Source | LocalSource,
+        opened: LoopDelivery | CallResult,
         came_from: str = TARGET,
         *,
         price_of: PriceOf | None = None,
@@ -84,7 +84,7 @@ class Stream:
         self._spoilt = False
         self._at_end = False
         self._told = False  # some of its text
-        self._as: _As | None = None
+        self._as: _StreamFormat | None = None
         self._reader: EventReader | None = EventReader()
         self._ready: deque[StreamEvent] = deque()
         if self._delivery is not None:
@@ -120,10 +120,10 @@ class Stream:
         usage = self.usage
         if usage is None:
             return None
-        return CostToWorkOut(self._price_of, self.target, usage, self.source).usd
+        return LazyCost(self._price_of, self.target, usage, self.source).usd
 
     def __aiter__(self) -> Self:
-        self._read_as(_As.EVENTS)
+        self._read_as(_StreamFormat.EVENTS)
         return self
 
     async def __anext__(self) -> StreamEvent:
@@ -155,12 +155,12 @@ class Stream:
 
     def texts(self) -> AsyncIterator[str]:
         """Iterate over the pieces of text of the first choice."""
-        self._read_as(_As.TEXTS)
+        self._read_as(_StreamFormat.TEXTS)
         return _Texts(self)
 
     def raw(self) -> AsyncIterator[bytes]:
         """Iterate over the bytes as they come, in whatever pieces."""
-        self._read_as(_As.RAW)
+        self._read_as(_StreamFormat.RAW)
         return _Raw(self)
 
     async def piece(self) -> bytes | None:
@@ -168,7 +168,7 @@ class Stream:
         if self._held:
             return self._held.popleft()
         if self._over:
-            self._see_how_it_ended()
+            self._raise_if_failed()
             return None
         if self._reading:
             raise RuntimeError("another task reads the stream")
@@ -184,7 +184,7 @@ class Stream:
             return got
         assert self._delivery is not None
         self._ended = self._delivery.end(got)
-        self._see_how_it_ended()
+        self._raise_if_failed()
         return None
 
     def text_in(self, event: StreamEvent) -> str:
@@ -206,7 +206,7 @@ class Stream:
         late = delivery is None or delivery.over  # nothing of it was put together in time
         if self._as is None and not late:
             self._source.assemble()
-        self._read_as(_As.ANSWER)
+        self._read_as(_StreamFormat.ANSWER)
         while await self.piece() is not None:
             pass
         assert self._ended is not None
@@ -259,24 +259,24 @@ class Stream:
         assert self._delivery is not None
         return self._delivery.command[2:]
 
-    def _read_as(self, way: _As) -> None:
+    def _read_as(self, way: _StreamFormat) -> None:
         if self._as not in (None, way):
             raise RuntimeError(f"the stream is read as {self._as.value} already")
         self._as = way
-        if way is not _As.ANSWER and self._delivery is not None:
+        if way is not _StreamFormat.ANSWER and self._delivery is not None:
             self._source.held = []
 
-    def _see_how_it_ended(self) -> None:
+    def _raise_if_failed(self) -> None:
         ended = self._ended
         if ended is None or self._closed:
             raise RuntimeError("the stream was closed")
         if ended.outcome.verdict is not Verdict.OK:
             self._raise(ended)
 
-    def _raise(self, ended: Ended) -> NoReturn:
+    def _raise(self, ended: CallResult) -> NoReturn:
         source = self._source
         error = broken_stream(self.target, ended, size=source.size, received=source.received)
-        raise with_notes(error) from ended.outcome.error
+        raise add_attempt_notes(error) from ended.outcome.error
 
     def _give_up(self, *, dropped: bool = False) -> None:
         """Free all there is; of a complete answer, as a success. One that is `dropped` is so by a finalizer."""
@@ -302,7 +302,7 @@ class Stream:
         for name, data in events:
             if self._at_end:
                 return
-            if is_sound(data):
+            if is_readable(data):
                 self._ready.append(StreamEvent(name.decode(errors="replace") if name else "", data))
                 self._at_end = ends(data, self._source.lasts)
             elif data.strip() == _DONE:
@@ -361,7 +361,7 @@ class _Raw:
         return chunk
 
 
-class Opening:
+class PendingStream:
     """A stream that is asked for: await it, or use it in an ``async with``."""
 
     def __init__(self, opening: Coroutine[Any, Any, Stream]) -> None:

@@ -28,7 +28,7 @@ _TOO_MANY = Outcome(
 )
 
 
-class EarlyAnswerError(aiohttp.ClientError):
+class EarlyResponseError(aiohttp.ClientError):
     """A good answer began before the request was sent whole: it cannot be the answer to it."""
 
 
@@ -63,7 +63,7 @@ def _lacks_files(error: aiohttp.ClientConnectorError) -> bool:
 def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
     if isinstance(error, TimeoutError):
         return Verdict.TIMEOUT, "went silent"
-    if isinstance(error, EarlyAnswerError):
+    if isinstance(error, EarlyResponseError):
         return Verdict.BROKEN, "answered before the request was sent whole"
     if isinstance(error, UndecodableError):
         again = not isinstance(error, UnacceptedCodingError)

@@ -1,14 +1,14 @@
 """One request over HTTP, and what came back: the small interface that hides the HTTP library.
 
 A wire makes exactly one attempt: it does not retry, does not follow redirects and never raises for what a
-server or a network did. It answers with an `HttpAnswer`, or with the `Outcome` of an attempt that got none.
+server or a network did. It answers with an `HttpResponse`, or with the `Outcome` of an attempt that got none.
 """
 
 from collections.abc import AsyncIterable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 from stormbreak.http.body_memory import FREE, Held
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome
 
 BODY_LIMIT = 64 * 2**20  # bytes of one decoded body
@@ -38,20 +38,20 @@ class HttpRequest(NamedTuple):
         return f"HttpRequest({self.url.partition('?')[0]!r}, {size})"
 
 
-WireResult: TypeAlias = HttpAnswer | Outcome
+ExchangeResult: TypeAlias = HttpResponse | Outcome
 
 
-GARBLED = "body cannot be decompressed"
+MALFORMED = "body cannot be decompressed"
 """Detail of an outcome: what came of the body may not be what was sent, even if it reads well."""
 
 
-class Incoming(Protocol):
+class ResponseStream(Protocol):
     """An answer whose head has come, and whose body comes as it is read. It owns its connection.
 
     One that is dropped closes its connection, on whatever thread that happens.
     """
 
-    head: HttpAnswer
+    head: HttpResponse
 
     async def read(self) -> bytes | Outcome:
         """Wait for the next bytes: none at the end of the body, an outcome where it ended badly.
@@ -69,7 +69,7 @@ class Incoming(Protocol):
         ...
 
 
-async def collected(incoming: Incoming) -> WireResult:
+async def collected(incoming: ResponseStream) -> ExchangeResult:
     """Read an answer to its end; the connection is closed if that did not come.
 
     An error is what its head says, however its body ends: cut, silent, endless or garbled, it stays final, or keeps its
@@ -100,11 +100,11 @@ async def collected(incoming: Incoming) -> WireResult:
 class Wire(Protocol):
     """Something that can carry requests."""
 
-    async def exchange(self, request: HttpRequest) -> WireResult:
+    async def exchange(self, request: HttpRequest) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         ...
 
-    async def open(self, request: HttpRequest) -> Incoming | Outcome:
+    async def open(self, request: HttpRequest) -> ResponseStream | Outcome:
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         ...
 

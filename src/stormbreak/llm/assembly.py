@@ -12,9 +12,16 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason, delta_of, text_of
+from stormbreak.llm.chunk import (
+    delta_of,
+    expect_finish_reason,
+    expect_index,
+    expect_list,
+    expect_object,
+    text_of,
+)
 from stormbreak.llm.halves import UNREADABLE
-from stormbreak.llm.pieces import Pieces
+from stormbreak.llm.pieces import JsonAccumulator
 
 UNFINISHED = "stream ended without finish_reason"
 _OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
@@ -39,8 +46,8 @@ class ChatAssembly:
         """Take one chunk; raise MalformedChunkError."""
         _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
         self._usage = usage_in(chunk) or self._usage
-        for part in map(as_object, as_list(chunk.get("choices"))):
-            index = as_index(part.get("index"))
+        for part in map(expect_object, expect_list(chunk.get("choices"))):
+            index = expect_index(part.get("index"))
             choice = self._choices.get(index)
             if choice is None:
                 choice = self._choices[index] = self._choice_of(part)
@@ -80,22 +87,22 @@ class _ToolCall:
     def __init__(self, index: int, name: object) -> None:
         self.index = index
         self.id = name
-        self._pieces = Pieces()
+        self._pieces = JsonAccumulator()
 
     def is_behind(self, delta: dict[str, Any]) -> bool:
         """Whether a piece without an id begins another call, since nothing of this one is missing."""
         if delta.get("id"):
             return False
-        function = as_object(delta.get("function") or {})
+        function = expect_object(delta.get("function") or {})
         more = function.get("arguments")
         if not function.get("name") or not isinstance(more, str) or not more.startswith("{"):
             return False
-        so_far = as_object(self._pieces.result().get("function") or {}).get("arguments")
+        so_far = expect_object(self._pieces.result().get("function") or {}).get("arguments")
         return isinstance(so_far, str) and so_far.endswith("}") and _is_json(so_far)
 
     def add(self, delta: dict[str, Any]) -> None:
         self.id = self.id or delta.get("id")
-        as_object(delta.get("function") or {})
+        expect_object(delta.get("function") or {})
         self._pieces.add({name: piece for name, piece in delta.items() if name != "index"})
 
     def result(self) -> dict[str, Any]:
@@ -115,8 +122,8 @@ class _ToolCalls:
 
     def add(self, deltas: list[Any]) -> bool:
         """Take the deltas of one chunk and tell whether there were any."""
-        for position, delta in enumerate(map(as_object, deltas)):
-            index, name = as_index(delta.get("index"), position), delta.get("id")
+        for position, delta in enumerate(map(expect_object, deltas)):
+            index, name = expect_index(delta.get("index"), position), delta.get("id")
             call = self._open.get(index)
             if call is None or (name and call.id and name != call.id) or call.is_behind(delta):
                 call = self._open[index] = _ToolCall(index, name)
@@ -137,20 +144,22 @@ class _Choice:
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self._begun = False
-        self._message = Pieces()
+        self._message = JsonAccumulator()
         self._calls = _ToolCalls()
-        self._logprobs = Pieces()
+        self._logprobs = JsonAccumulator()
         self._numbers: list[Any] = []  # the bare logprobs of Together
-        self._rest = Pieces(joins=False)
+        self._rest = JsonAccumulator(joins=False)
 
     def add(self, part: dict[str, Any]) -> bool:
         """Take this choice's part of a chunk and tell whether it brought output."""
         rest = {name: value for name, value in part.items() if name not in _TAKEN}
         delta = dict(self._delta_of(part, begun=self._begun))
-        self.finish_reason = as_reason(rest.pop("finish_reason", None)) or self.finish_reason
+        self.finish_reason = (
+            expect_finish_reason(rest.pop("finish_reason", None)) or self.finish_reason
+        )
         self._add_logprobs(rest.pop("logprobs", None))
         self._rest.add({name: value for name, value in rest.items() if value is not None})
-        called = self._calls.add(as_list(delta.pop("tool_calls", None)))
+        called = self._calls.add(expect_list(delta.pop("tool_calls", None)))
         brought = self._message.add(delta) or called
         self._begun |= brought
         return brought
@@ -175,7 +184,7 @@ class _Choice:
         if type(logprobs) in (int, float):
             self._numbers.append(logprobs)
         else:
-            self._logprobs.add(as_object(logprobs or {}))
+            self._logprobs.add(expect_object(logprobs or {}))
 
 
 class _TextChoice(_Choice):

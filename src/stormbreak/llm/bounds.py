@@ -42,7 +42,7 @@ _REFERRING = (
 )  # fmt: skip
 
 
-class _Asks(msgspec.Struct):
+class _CostFields(msgspec.Struct):
     """The fields of a body that make more of it than it says."""
 
     previous_response_id: msgspec.Raw = _NOTHING
@@ -75,7 +75,7 @@ class _Asks(msgspec.Struct):
         return "speed" if self.speed == "fast" else None
 
 
-_ASKS = msgspec.json.Decoder(_Asks)
+_ASKS = msgspec.json.Decoder(_CostFields)
 
 
 def unbounded_by(body: bytes) -> str | None:
@@ -99,7 +99,7 @@ def input_bound(body: bytes) -> int | None:
     return len(body) + TEMPLATE + tools + PICTURE * pictures
 
 
-def is_bound(said: Any) -> bool:
+def is_bounded(said: Any) -> bool:
     """Whether what a body says of the length of its answer is a number that bounds it."""
     return type(said) is int and 0 < said <= _LARGEST
 
@@ -109,7 +109,7 @@ def bound_of(
 ) -> Usage | None:
     """The most tokens of prompt and answer; None where the body does not tell. The arguments are those of `estimate`."""
     most = input_bound(body)
-    if most is None or not (is_bound(bound) or not answers):
+    if most is None or not (is_bounded(bound) or not answers):
         return None
     hour = most if b'"ttl"' in body and _KEPT.search(body) else 0  # `in` takes a fifth of the time
     return Usage(

@@ -6,12 +6,12 @@ from typing import Any
 
 from stormbreak.llm.assembly import UNFINISHED, usage_in
 from stormbreak.llm.chunk import (
-    as_index,
-    as_list,
-    as_object,
-    as_reason,
     brings_output,
     delta_of,
+    expect_finish_reason,
+    expect_index,
+    expect_list,
+    expect_object,
     text_of,
 )
 
@@ -22,7 +22,7 @@ _ERROR = re.compile(rb'"error"(?!\s*:\s*n)')
 _ERROR_FIELD = re.compile(rb"(?:^|[\r\n])error:")
 
 
-class ChatMarks:
+class ChatWatcher:
     """Take chunks, the first ones and whatever is not `quiet`; know what they tell.
 
     Args:
@@ -56,8 +56,11 @@ class ChatMarks:
     def add(self, chunk: dict[str, Any]) -> None:
         """Take one chunk; raise MalformedChunkError."""
         self.usage = self.usage_in(chunk) or self.usage
-        for part in map(as_object, as_list(chunk.get("choices"))):
-            index, reason = as_index(part.get("index")), as_reason(part.get("finish_reason"))
+        for part in map(expect_object, expect_list(chunk.get("choices"))):
+            index, reason = (
+                expect_index(part.get("index")),
+                expect_finish_reason(part.get("finish_reason")),
+            )
             delta = self._delta_of(part, begun=self.has_output)
             brought, before = brings_output(delta), self._reasons.get(index)
             self.has_output = self.has_output or brought
@@ -89,7 +92,7 @@ def _may_be_error(block: bytes) -> bool:
     return block.find(b"error:") >= 0 and _ERROR_FIELD.search(block) is not None
 
 
-class TextMarks(ChatMarks):
+class CompletionWatcher(ChatWatcher):
     """The same of a text completion."""
 
     _delta_of = staticmethod(text_of)

@@ -5,14 +5,14 @@ from typing import Any
 from stormbreak.llm.pieces import SAID, MalformedChunkError
 
 
-def as_object(value: object) -> dict[str, Any]:
+def expect_object(value: object) -> dict[str, Any]:
     """Pass an object; raise MalformedChunkError."""
     if not isinstance(value, dict):
         raise MalformedChunkError
     return value
 
 
-def as_list(value: object) -> list[Any]:
+def expect_list(value: object) -> list[Any]:
     """Pass a list, null as an empty one; raise MalformedChunkError."""
     if value is None:
         return []
@@ -21,7 +21,7 @@ def as_list(value: object) -> list[Any]:
     return value
 
 
-def as_index(value: object, default: int = 0) -> int:
+def expect_index(value: object, default: int = 0) -> int:
     """Pass a position, `default` where there is none; raise MalformedChunkError."""
     if value is None:
         return default
@@ -30,7 +30,7 @@ def as_index(value: object, default: int = 0) -> int:
     return value
 
 
-def as_reason(value: object) -> str | None:
+def expect_finish_reason(value: object) -> str | None:
     """Pass a reason or none, as which some write the word; raise MalformedChunkError."""
     if value is not None and not isinstance(value, str):
         raise MalformedChunkError
@@ -45,7 +45,7 @@ def delta_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:
     delta = choice.get("delta")
     if delta is None and not begun:
         delta = choice.get("message")
-    return as_object(delta or {})
+    return expect_object(delta or {})
 
 
 def text_of(choice: dict[str, Any], *, begun: bool) -> dict[str, Any]:

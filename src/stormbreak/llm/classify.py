@@ -14,9 +14,9 @@ No input raises. Nothing a provider wrote in free text gets into a Reading, save
 import re
 from collections.abc import Mapping
 
-from stormbreak.llm.complaint import Complaint, complaint_of
+from stormbreak.llm.complaint import ProviderError, parse_error
 from stormbreak.llm.complete import read_body
-from stormbreak.llm.reading import HttpAnswer, Reading, Shape
+from stormbreak.llm.reading import HttpResponse, ParsedResponse, Shape
 from stormbreak.llm.tables import (
     BROAD,
     DAILY,
@@ -33,13 +33,13 @@ from stormbreak.llm.waits import WAITS, retry_after
 from stormbreak.llm.whole import ERROR_INSIDE
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
-_NOTHING_SAID = Complaint()
+_NOTHING_SAID = ProviderError()
 _KINDS_OF_5XX = frozenset({Verdict.SERVER_ERROR, Verdict.OVERLOADED})
 _SAYS_ENOUGH = frozenset(Verdict).difference(
     *(phrase.on for phrase in PHRASES), {Verdict.THROTTLED}
 )
 _AWS_TYPE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
-_LONGEST_ERROR = (
+_MAX_ERROR = (
     2**20
 )  # bytes of a success in which an error is looked for: to decode more takes seconds
 _FILES = frozenset({"application/octet-stream", "application/pdf", "application/zip"})
@@ -51,8 +51,8 @@ _HOST = re.compile(
 
 
 def read_answer(
-    answer: HttpAnswer, shape: Shape, *, choices: int = 1, inputs: int | None = None
-) -> Reading:
+    answer: HttpResponse, shape: Shape, *, choices: int = 1, inputs: int | None = None
+) -> ParsedResponse:
     """Tell what an answer means. OK is only a complete and well-formed answer to that very call.
 
     Args:
@@ -62,25 +62,25 @@ def read_answer(
         inputs: how many inputs it gave to be embedded; None if that is not known.
     """
     if not answer.succeeded:
-        return read_error(answer, complaint_of(answer.body, is_error=True))
+        return read_error(answer, parse_error(answer.body, is_error=True))
     if shape is Shape.RESOURCE and _is_file(answer.headers):
-        return Reading(Verdict.OK, request_id=request_id_of(answer.headers))
+        return ParsedResponse(Verdict.OK, request_id=request_id_of(answer.headers))
     wanted = inputs if shape is Shape.EMBEDDINGS else choices
     reading = read_body(answer.body, shape, request_id_of(answer.headers), wanted)
     if reading.verdict is Verdict.OK or reading.finish_reason is not None:
         return reading
-    short = len(answer.body) <= _LONGEST_ERROR
-    complaint = complaint_of(answer.body, is_error=False) if short else None
+    short = len(answer.body) <= _MAX_ERROR
+    complaint = parse_error(answer.body, is_error=False) if short else None
     if complaint is None and reading.detail == ERROR_INSIDE:
         complaint = _NOTHING_SAID
     if complaint:
         return read_error(answer, complaint)
     if shape is Shape.JSON and answer.body and is_media(answer.headers):
-        return Reading(Verdict.OK, request_id=request_id_of(answer.headers))
+        return ParsedResponse(Verdict.OK, request_id=request_id_of(answer.headers))
     return reading
 
 
-def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
+def read_error(answer: HttpResponse, complaint: ProviderError | None) -> ParsedResponse:
     """Tell what an error means; inside a success, `complaint` is the error that was found there."""
     inside = answer.succeeded
     said = _with_header(complaint or _NOTHING_SAID, answer.headers)
@@ -95,7 +95,7 @@ def read_error(answer: HttpAnswer, complaint: Complaint | None) -> Reading:
     if forbidden and TREATMENTS[verdict].tally is Tally.FAILURE:
         verdict = Verdict.UNREPEATABLE
     refusal = wait is not None or any(NAMED.get(name.lower()) is verdict for name in said.names)
-    return Reading(
+    return ParsedResponse(
         verdict,
         retry_after=wait,
         code=said.code,
@@ -145,7 +145,7 @@ def may_be_processed(status: int, verdict: Verdict, *, refusal: bool) -> bool:
     return TREATMENTS[verdict].retry and not refused
 
 
-def _with_header(said: Complaint, headers: Mapping[str, str]) -> Complaint:
+def _with_header(said: ProviderError, headers: Mapping[str, str]) -> ProviderError:
     """Add the type that AWS puts into a header: `ThrottlingException:http://...`."""
     found = _AWS_TYPE.match(headers.get("x-amzn-errortype", ""))
     return said._replace(names=(found[0], *said.names)) if found else said
@@ -157,17 +157,17 @@ def _forbidden(verdict: Verdict, headers: Mapping[str, str]) -> bool:
     return word == "false" and TREATMENTS[verdict].retry
 
 
-def _verdict(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:
+def _verdict(status: int | None, said: ProviderError, headers: Mapping[str, str]) -> Verdict:
     verdict = _by_status(status, said, headers)
     return Verdict.BILLING if verdict is Verdict.THROTTLED and _lasts(said) else verdict
 
 
-def _lasts(said: Complaint) -> bool:
+def _lasts(said: ProviderError) -> bool:
     """Whether it is a quota of the day, or none at all, that throttles."""
     return any(map(DAILY.search, said.quotas)) or bool(NONE_GRANTED.search(said.message))
 
 
-def _by_status(status: int | None, said: Complaint, headers: Mapping[str, str]) -> Verdict:
+def _by_status(status: int | None, said: ProviderError, headers: Mapping[str, str]) -> Verdict:
     if said.verdict is not None:
         return said.verdict
     names = [name.lower() for name in said.names]
@@ -185,7 +185,7 @@ def _by_status(status: int | None, said: Complaint, headers: Mapping[str, str]) 
     return named if telling else _by_message(base, said.message)
 
 
-def _openrouter(said: Complaint, headers: Mapping[str, str]) -> Verdict:
+def _openrouter(said: ProviderError, headers: Mapping[str, str]) -> Verdict:
     """Tell apart what OpenRouter means by 402 and 403."""
     if said.flagged:
         return Verdict.FILTERED
@@ -204,7 +204,7 @@ def _by_message(base: Verdict, message: str) -> Verdict:
     return next((each.verdict for each in found), base)
 
 
-def _detail(verdict: Verdict, answer: HttpAnswer, *, inside: bool) -> str | None:
+def _detail(verdict: Verdict, answer: HttpResponse, *, inside: bool) -> str | None:
     if verdict is Verdict.REDIRECTED:
         found = _HOST.match(answer.headers.get("location", ""))
         return f"redirected to {found[1].lower()}" if found else "redirected without naming a host"

@@ -28,7 +28,7 @@ _HINT = re.compile(
 )
 
 
-class Complaint(NamedTuple):
+class ProviderError(NamedTuple):
     """An error as its body tells it. `names` are codes and types, the most specific first."""
 
     names: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ def speaks(error: object) -> bool:
     return any(error.values()) if isinstance(error, dict) else bool(error)
 
 
-def error_beside(said: Mapping[str, Any]) -> Any:
+def error_next_to_result(said: Mapping[str, Any]) -> Any:
     """Find the error that Groq or MiniMax puts beside an answer; None if there is none.
 
     MiniMax always sends `base_resp`; a `status_code` of 0 is a success.
@@ -70,7 +70,7 @@ def error_beside(said: Mapping[str, Any]) -> Any:
     return minimax if minimax.get("status_code") else None
 
 
-def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
+def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
     """Find the error in a body; None if it holds none.
 
     Args:
@@ -81,10 +81,10 @@ def complaint_of(body: bytes, *, is_error: bool) -> Complaint | None:
         said = msgspec.json.decode(without_mark(body))
     except UNREADABLE:
         return None
-    return complaint_in(said, is_error=is_error)
+    return find_error(said, is_error=is_error)
 
 
-def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
+def find_error(said: object, *, is_error: bool) -> ProviderError | None:
     """Find the error in a decoded body."""
     if isinstance(said, list) and said and (is_error or _is_of_gemini(said[0])):
         said = said[0]
@@ -94,7 +94,7 @@ def complaint_in(said: object, *, is_error: bool) -> Complaint | None:
     if not speaks(error):
         error = _in_choices(said.get("choices"))
     if not error and ("x_groq" in said or "base_resp" in said):
-        error = error_beside(said)
+        error = error_next_to_result(said)
     if error:
         return _complaint(error, said)
     if is_error or said.get("object") == "error" or said.get("type") == "error":
@@ -114,7 +114,7 @@ def _in_choices(choices: object) -> Any:
     return next(filter(speaks, errors), None)
 
 
-def _complaint(error: object, beside: dict[str, Any]) -> Complaint:
+def _complaint(error: object, beside: dict[str, Any]) -> ProviderError:
     """Read an error object, or a text; some put its code or its status `beside` it."""
     if not isinstance(error, dict):
         error = {"message": error, "code": beside.get("code"), "type": beside.get("error_type")}
@@ -127,7 +127,7 @@ def _complaint(error: object, beside: dict[str, Any]) -> Complaint:
         error.get("message"), error.get("detail"), error.get("status_msg"), metadata.get("raw")
     )
     own = error.get("status_code")
-    return Complaint(
+    return ProviderError(
         names=tuple(_names(error, details)),
         status=status or _status(own) or _status(beside.get("status_code")),
         message=message,

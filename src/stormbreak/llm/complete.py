@@ -18,10 +18,10 @@ from stormbreak.llm.complaint import speaks
 from stormbreak.llm.finish_reasons import reason_of, refused
 from stormbreak.llm.halves import UNREADABLE, mended
 from stormbreak.llm.messages import read_message
-from stormbreak.llm.reading import Reading, Shape, without_mark
+from stormbreak.llm.reading import ParsedResponse, Shape, without_mark
 from stormbreak.llm.responses import read_response
 from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken, refused_by
+from stormbreak.llm.whole import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.types import Verdict
 
 _EMBEDDING = re.compile(
@@ -31,7 +31,7 @@ _NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # how every other JSON value begin
 _REFUSED = "refused by its finish reason"
 
 _OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
-MOST_ITEMS = 10_000
+MAX_ITEMS = 10_000
 """Choices or other items of one answer; providers allow 128 choices and 2,048 inputs."""
 _LARGE = 2**18  # bytes; smaller bodies need no look
 _LISTS: Mapping[Shape, str] = MappingProxyType(
@@ -56,7 +56,7 @@ class _Choice(msgspec.Struct):
     error: Any = None
 
 
-class _Chat(Whole):
+class _Chat(SuccessBody):
     choices: list[_Choice] | None = None
     request_id: Any = None
 
@@ -68,7 +68,7 @@ class _TextChoice(msgspec.Struct):
     error: Any = None
 
 
-class _Completion(Whole):
+class _Completion(SuccessBody):
     choices: list[_TextChoice] | None = None
     content: Any = None
 
@@ -78,11 +78,11 @@ class _Item(msgspec.Struct):
     index: Any = None
 
 
-class _Embeddings(Whole):
+class _Embeddings(SuccessBody):
     data: list[_Item] | None = None
 
 
-class _Resource(Whole):
+class _Resource(SuccessBody):
     id: Any = None
     status: Any = None
 
@@ -92,7 +92,9 @@ class _Resource(Whole):
         return super().is_error() and ("error" in (self.object, self.type) or not named)
 
 
-def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | None) -> Reading:
+def read_body(
+    body: bytes, shape: Shape, request_id: str | None, wanted: int | None
+) -> ParsedResponse:
     """Read the body of a success: OK if it is complete, else what is wrong with it.
 
     A byte order mark in front is passed over. `wanted` is how many choices or embeddings the call asked for; None if that is not known.
@@ -102,7 +104,7 @@ def read_body(body: bytes, shape: Shape, request_id: str | None, wanted: int | N
         if not body.isascii():
             body.decode()  # the decoder does not look into strings that it skips
         if len(body) > _LARGE and _has_too_many(body, shape, wanted):
-            return broken(f"more than {MOST_ITEMS} items in one list", request_id)
+            return broken(f"more than {MAX_ITEMS} items in one list", request_id)
         return _READERS[shape](body, request_id, wanted)
     except msgspec.ValidationError:
         return broken(f"not a {shape.value}", request_id)
@@ -119,9 +121,9 @@ def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
     Each item would take about 100 bytes: 32 MiB of empty ones took 4 s and 1.2 GB.
     """
     field = _LISTS.get(shape)
-    if field is None or body.count(b"{") <= MOST_ITEMS:
+    if field is None or body.count(b"{") <= MAX_ITEMS:
         return False
-    if shape is Shape.EMBEDDINGS and (wanted is None or wanted > MOST_ITEMS):
+    if shape is Shape.EMBEDDINGS and (wanted is None or wanted > MAX_ITEMS):
         return False  # local servers take any number of inputs
     return _probe(field)(body)
 
@@ -129,7 +131,7 @@ def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
 @lru_cache(maxsize=len(Shape))
 def _probe(field: str) -> Callable[[bytes], bool]:
     """Make a decoder that looks at one list up to the first item that is too many, and skips the rest."""
-    items = [(f"item_{at}", msgspec.Raw, msgspec.Raw()) for at in range(MOST_ITEMS + 1)]
+    items = [(f"item_{at}", msgspec.Raw, msgspec.Raw()) for at in range(MAX_ITEMS + 1)]
     few = msgspec.defstruct("_Few", items, array_like=True)
     decode = msgspec.json.Decoder(msgspec.defstruct("_Probe", [(field, few | None, None)])).decode
 
@@ -140,7 +142,7 @@ def _probe(field: str) -> Callable[[bytes], bool]:
     return probe
 
 
-def read_any(body: bytes) -> Reading:
+def read_any(body: bytes) -> ParsedResponse:
     """Read the body of a success whose format nobody names; one that fits none is not OK."""
     readings = (read_body(body, shape, None, None) for shape in _OF_MODELS)
     return next((each for each in readings if each.verdict is Verdict.OK), _OF_NO_FORMAT)
@@ -157,10 +159,10 @@ _decode_chat = msgspec.json.Decoder(_Chat).decode
 _decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_resource = msgspec.json.Decoder(_Resource).decode
-_decode_whole = msgspec.json.Decoder(Whole).decode
+_decode_whole = msgspec.json.Decoder(SuccessBody).decode
 
 
-def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
+def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResponse:
     answer = _decode_chat(body)
     if answer.is_error():
         return broken(ERROR_INSIDE, request_id)
@@ -178,7 +180,7 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
             return refused_by(reason, answer.usage, request_id)
     first = answer.choices[0]
     content = None if first.message is None else first.message.content
-    return Reading(
+    return ParsedResponse(
         Verdict.OK,
         detail=_too_few(len(answer.choices), wanted),
         text=content if isinstance(content, str) else _text_of_parts(content),
@@ -188,7 +190,7 @@ def _chat(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
     )
 
 
-def _deferred(request_id: str | None) -> Reading:
+def _deferred(request_id: str | None) -> ParsedResponse:
     """An answer of xAI's that is to be had later: another request would begin, and bill, another one."""
     detail = "the answer is deferred: deferred calls are not followed"
     return broken(detail, request_id)._replace(verdict=Verdict.INVALID)
@@ -217,7 +219,7 @@ def _brings(body: bytes) -> bool:
     return any(isinstance(each, dict) and brings_output(each) for each in messages)
 
 
-def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
+def _completion(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResponse:
     """Read a completion of old. Some servers leave out why it ended, and llama.cpp once had a form of its own."""
     answer = _decode_completion(body)
     choices = answer.choices
@@ -226,7 +228,7 @@ def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Read
     if not choices:
         if not isinstance(answer.content, str):
             return broken("no choices", request_id)
-        return Reading(
+        return ParsedResponse(
             Verdict.OK, text=answer.content, usage=usage_of(answer.usage), request_id=request_id
         )
     reasons = [each.finish_reason for each in choices]
@@ -237,7 +239,7 @@ def _completion(body: bytes, request_id: str | None, wanted: int | None) -> Read
     if not all(reasons[at] or isinstance(text, str) for at, text in enumerate(texts)):
         return broken("no text", request_id)
     text = texts[0]
-    return Reading(
+    return ParsedResponse(
         Verdict.OK,
         detail=_too_few(len(choices), wanted),
         text=text if isinstance(text, str) else "",
@@ -254,7 +256,7 @@ def _text_of_parts(content: object) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> Reading:
+def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResponse:
     answer = _decode_embeddings(body)
     if answer.is_error():
         return broken(ERROR_INSIDE, request_id)
@@ -267,7 +269,7 @@ def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> Read
     places = [item.index for item in answer.data if type(item.index) is int]  # Gemini leaves out 0
     if len(set(places)) < len(places):
         return broken("two embeddings with the same index", request_id)
-    return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
+    return ParsedResponse(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
 
 
 def _is_embedding(item: _Item) -> bool:
@@ -280,31 +282,33 @@ def _is_embedding(item: _Item) -> bool:
     return raw.find(b"[", 1) < 0 and all(raw.find(other) < 0 for other in _NO_NUMBERS)
 
 
-def _json(body: bytes, request_id: str | None, _: int | None) -> Reading:
+def _json(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
     answer = _decode_whole(body)
     if answer.is_error():
         return broken(ERROR_INSIDE, request_id)
-    return Reading(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
+    return ParsedResponse(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
 
 
-def _resource(body: bytes, request_id: str | None, _: int | None) -> Reading:
+def _resource(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
     """Read what is there to be looked at: lists as well, and whatever became of a job."""
     if not body.lstrip().startswith(b"{"):
         msgspec.json.decode(body)
-        return Reading(Verdict.OK, request_id=request_id)
+        return ParsedResponse(Verdict.OK, request_id=request_id)
     if _decode_resource(body).is_error():
         return broken(ERROR_INSIDE, request_id)
-    return Reading(Verdict.OK, request_id=request_id)
+    return ParsedResponse(Verdict.OK, request_id=request_id)
 
 
-_READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], Reading]] = MappingProxyType(
-    {
-        Shape.CHAT: _chat,
-        Shape.COMPLETION: _completion,
-        Shape.EMBEDDINGS: _embeddings,
-        Shape.RESPONSES: read_response,
-        Shape.MESSAGES: read_message,
-        Shape.JSON: _json,
-        Shape.RESOURCE: _resource,
-    }
+_READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], ParsedResponse]] = (
+    MappingProxyType(
+        {
+            Shape.CHAT: _chat,
+            Shape.COMPLETION: _completion,
+            Shape.EMBEDDINGS: _embeddings,
+            Shape.RESPONSES: read_response,
+            Shape.MESSAGES: read_message,
+            Shape.JSON: _json,
+            Shape.RESOURCE: _resource,
+        }
+    )
 )

@@ -36,7 +36,7 @@ _RFC3339 = re.compile(
 )
 
 
-def http_date(text: str, now: float) -> float | None:
+def parse_http_date(text: str, now: float) -> float | None:
     """Read an HTTP date; None if it is none. `now` settles the century of a two-digit year."""
     for form in _HTTP_FORMS:
         found = form.fullmatch(text)

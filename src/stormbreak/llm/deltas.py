@@ -35,7 +35,7 @@ _CHUNK = msgspec.json.Decoder(_Chunk)
 _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 
 
-def is_sound(data: bytes) -> bool:
+def is_readable(data: bytes) -> bool:
     """Whether it is JSON, as far as that can be told without making anything of it."""
     try:
         decoded(data, _ANYTHING.decode)

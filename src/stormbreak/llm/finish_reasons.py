@@ -17,7 +17,7 @@ from typing import NamedTuple
 from stormbreak.types import Verdict
 
 
-class Meaning(Enum):
+class FinishMeaning(Enum):
     """What a finish reason says of the answer."""
 
     COMPLETE = "complete"
@@ -29,7 +29,7 @@ class Meaning(Enum):
     ERROR = "error"
 
 
-_NEVER = frozenset({Meaning.HALF, Meaning.ERROR})
+_NEVER = frozenset({FinishMeaning.HALF, FinishMeaning.ERROR})
 
 
 class Reason(NamedTuple):
@@ -39,13 +39,13 @@ class Reason(NamedTuple):
     """
 
     name: str
-    meaning: Meaning
+    meaning: FinishMeaning
     verdict: Verdict
     providers: tuple[str, ...]
 
 
 def _rows(
-    meaning: Meaning, verdict: Verdict, by_name: Mapping[str, str]
+    meaning: FinishMeaning, verdict: Verdict, by_name: Mapping[str, str]
 ) -> tuple[tuple[str, Reason], ...]:
     return tuple(
         (name, Reason(name, meaning, verdict, tuple(providers.split())))
@@ -62,7 +62,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
     dict(
         (
             *_rows(
-                Meaning.COMPLETE,
+                FinishMeaning.COMPLETE,
                 Verdict.OK,
                 {
                     "stop": _COMPATIBLE,
@@ -77,7 +77,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                 },
             ),
             *_rows(
-                Meaning.TRUNCATED,
+                FinishMeaning.TRUNCATED,
                 Verdict.OK,
                 {
                     "length": _COMPATIBLE,
@@ -100,7 +100,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                 },
             ),
             *_rows(
-                Meaning.TOOL_CALL,
+                FinishMeaning.TOOL_CALL,
                 Verdict.OK,
                 {
                     "tool_calls": _COMPATIBLE,
@@ -111,7 +111,7 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                 },
             ),
             *_rows(
-                Meaning.FILTERED,
+                FinishMeaning.FILTERED,
                 Verdict.FILTERED,
                 {
                     "content_filter": (
@@ -139,9 +139,9 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                     "sensitive": "zhipu",
                 },
             ),
-            *_rows(Meaning.FILTERED, Verdict.AUTH, {"pup_limited_disabled": "gemini"}),
+            *_rows(FinishMeaning.FILTERED, Verdict.AUTH, {"pup_limited_disabled": "gemini"}),
             *_rows(
-                Meaning.SPOILT,
+                FinishMeaning.SPOILT,
                 Verdict.BROKEN,
                 {
                     "malformed_function_call": "gemini",
@@ -151,14 +151,14 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                     "malformed_tool_use": "bedrock",
                 },
             ),
-            *_rows(Meaning.SPOILT, Verdict.INVALID, {"missing_thought_signature": "gemini"}),
+            *_rows(FinishMeaning.SPOILT, Verdict.INVALID, {"missing_thought_signature": "gemini"}),
             *_rows(
-                Meaning.HALF,
+                FinishMeaning.HALF,
                 Verdict.OVERLOADED,
                 {"insufficient_system_resource": "deepseek"},
             ),
             *_rows(
-                Meaning.HALF,
+                FinishMeaning.HALF,
                 Verdict.SERVER_ERROR,
                 {
                     "abort": "local",  # vLLM, SGLang
@@ -168,9 +168,9 @@ FINISH_REASONS: Mapping[str, Reason] = MappingProxyType(
                     "user_cancel": "cohere",
                 },
             ),
-            *_rows(Meaning.HALF, Verdict.TIMEOUT, {"timeout": "cohere"}),
+            *_rows(FinishMeaning.HALF, Verdict.TIMEOUT, {"timeout": "cohere"}),
             *_rows(
-                Meaning.ERROR,
+                FinishMeaning.ERROR,
                 Verdict.SERVER_ERROR,
                 {"error": "openrouter mistral together fireworks local cohere"},
             ),

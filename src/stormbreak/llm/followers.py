@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 
-class Follower(Protocol):
+class EventConsumer(Protocol):
     """Whatever takes the decoded data of events and knows how far the answer has come."""
 
     @property
@@ -25,21 +25,21 @@ class Follower(Protocol):
         """
 
 
-class Marked:
-    """Keeps an answer; how far it has come is for its `_marks` to say, another follower."""
+class WatchedAssembly:
+    """Keeps an answer; how far it has come is for its `_watcher` to say, another follower."""
 
-    _marks: Follower
+    _watcher: EventConsumer
 
     @property
     def has_output(self) -> bool:
         """Whether output has come."""
-        return self._marks.has_output
+        return self._watcher.has_output
 
     @property
     def ended(self) -> bool:
         """Whether nothing that may still come can change the answer."""
-        return self._marks.ended
+        return self._watcher.ended
 
     def wrong(self, *, done: bool = False) -> str | None:
         """Tell what is missing if nothing more comes; None of a complete answer."""
-        return self._marks.wrong(done=done)
+        return self._watcher.wrong(done=done)

@@ -5,27 +5,27 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from stormbreak.llm.assembly import ChatAssembly, TextAssembly
-from stormbreak.llm.chat_marks import ChatMarks, TextMarks
-from stormbreak.llm.complaint import Complaint, complaint_in
-from stormbreak.llm.followers import Follower
-from stormbreak.llm.messages_stream import END, MessageAssembly, MessageMarks
+from stormbreak.llm.chat_marks import ChatWatcher, CompletionWatcher
+from stormbreak.llm.complaint import ProviderError, find_error
+from stormbreak.llm.followers import EventConsumer
+from stormbreak.llm.messages_stream import END, MessageAssembly, MessagesWatcher
 from stormbreak.llm.reading import Shape
 from stormbreak.llm.responses_stream import (
     ENDS,
     ResponseAssembly,
-    ResponseMarks,
-    complaint_in_event,
+    ResponsesWatcher,
+    error_in_event,
 )
 
 
-class Assembly(Follower, Protocol):
+class StreamAssembly(EventConsumer, Protocol):
     """A follower that keeps the answer."""
 
     def result(self) -> dict[str, Any]:
         """Give the answer as its unstreamed body would be."""
 
 
-class Marks(Follower, Protocol):
+class StreamWatcher(EventConsumer, Protocol):
     """A follower that keeps only what tells how the stream went, and may be spared what is `quiet`."""
 
     @property
@@ -53,19 +53,19 @@ class Format(NamedTuple):
     `lasts` are the types of the events that end a stream, beside ``[DONE]``: what comes after them is no part of it.
     """
 
-    assembly: Callable[[int], Assembly]
-    marks: Callable[[int], Marks]
-    complaint_in: Callable[..., Complaint | None] = complaint_in
+    assembly: Callable[[int], StreamAssembly]
+    marks: Callable[[int], StreamWatcher]
+    find_error: Callable[..., ProviderError | None] = find_error
     lasts: frozenset[str] = frozenset()
 
 
 FORMATS: Mapping[Shape, Format] = MappingProxyType(
     {
-        Shape.CHAT: Format(ChatAssembly, ChatMarks),
-        Shape.COMPLETION: Format(TextAssembly, TextMarks),
+        Shape.CHAT: Format(ChatAssembly, ChatWatcher),
+        Shape.COMPLETION: Format(TextAssembly, CompletionWatcher),
         Shape.RESPONSES: Format(
-            ResponseAssembly, ResponseMarks, complaint_in_event, frozenset(ENDS)
+            ResponseAssembly, ResponsesWatcher, error_in_event, frozenset(ENDS)
         ),
-        Shape.MESSAGES: Format(MessageAssembly, MessageMarks, lasts=frozenset({END})),
+        Shape.MESSAGES: Format(MessageAssembly, MessagesWatcher, lasts=frozenset({END})),
     }
 )

@@ -14,7 +14,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 MOST_HALVES = 50_000
 """Escaped halves, in pairs or alone, that are looked at in one text: 30 ms. A model leaves one in a string at most."""
 
-_HALVES = re.compile(
+_SURROGATES = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole character
     rb"|[89a-fA-F][0-9a-fA-F]{2})"
 )
@@ -28,7 +28,7 @@ def mended(body: bytes) -> bytes:
     """
     parts: list[bytes] = []
     copied = at = looked_at = 0
-    while found := _HALVES.search(body, at):
+    while found := _SURROGATES.search(body, at):
         looked_at += 1
         if looked_at > MOST_HALVES:
             return body

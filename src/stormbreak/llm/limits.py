@@ -23,9 +23,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from stormbreak.llm.durations import number
-from stormbreak.llm.resets import reset_of
-from stormbreak.llm.waits import server_time
-from stormbreak.types import Allowance, Allowances
+from stormbreak.llm.resets import parse_reset
+from stormbreak.llm.waits import parse_server_date
+from stormbreak.types import RateLimits, RateLimitStatus
 
 _SANE = 1e12  # no limit is larger
 _WINDOWS = MappingProxyType({"minute": 60.0, "hour": 3600.0, "day": 86_400.0})
@@ -66,22 +66,22 @@ _BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
 _PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output"))
 
 
-def limits_of(headers: Mapping[str, str], received_at: float) -> Allowances | None:
+def parse_rate_limits(headers: Mapping[str, str], received_at: float) -> RateLimits | None:
     """Read what the headers (by lower-case name) say of limits; None if they say nothing.
 
     `received_at` is unix epoch seconds; the answer's own `Date` goes before it.
     """
-    requests: Allowance | None = None
-    tokens: Allowance | None = None
+    requests: RateLimitStatus | None = None
+    tokens: RateLimitStatus | None = None
     for is_tokens, said in _said(headers, received_at):
         if is_tokens:
             tokens = _narrower(tokens, said)
         else:
             requests = _narrower(requests, said)
-    return None if requests is None and tokens is None else Allowances(requests, tokens)
+    return None if requests is None and tokens is None else RateLimits(requests, tokens)
 
 
-def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool, Allowance]]:
+def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool, RateLimitStatus]]:
     now: float | None = None
     for name in sorted(
         headers, key=_PARTS.__contains__
@@ -89,27 +89,29 @@ def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool
         if "ratelimit" not in name:
             continue
         if now is None:
-            now = server_time(headers, received_at)
+            now = parse_server_date(headers, received_at)
         dialect = _BY_REMAINING.get(name)
         if dialect is not None:
-            said = _allowance(headers, dialect, now)
+            said = _rate_limit(headers, dialect, now)
             if said is not None and not (said.remaining and dialect.whole in headers):
                 yield dialect.tokens, said
         elif name == "ratelimit":
             yield from ((False, said) for said in _ietf(headers))
 
 
-def _allowance(headers: Mapping[str, str], dialect: _Dialect, now: float) -> Allowance | None:
+def _rate_limit(
+    headers: Mapping[str, str], dialect: _Dialect, now: float
+) -> RateLimitStatus | None:
     written = headers.get(dialect.names.format("limit"), "").strip()
     limit = _count(written)
     remaining = _count(headers[dialect.names.format("remaining")].strip())
     if remaining is None or (limit is not None and limit <= 0) or written.startswith("-"):
         return None
-    reset = reset_of(headers.get(dialect.names.format("reset"), "").strip(), now)
-    return Allowance(limit, remaining, _not_negative(reset), dialect.window, dialect.flows)
+    reset = parse_reset(headers.get(dialect.names.format("reset"), "").strip(), now)
+    return RateLimitStatus(limit, remaining, _not_negative(reset), dialect.window, dialect.flows)
 
 
-def _ietf(headers: Mapping[str, str]) -> Iterator[Allowance]:
+def _ietf(headers: Mapping[str, str]) -> Iterator[RateLimitStatus]:
     """Structured fields: `"default";r=50;t=30`, and a policy of the same name: `"default";q=100;w=10`."""
     policies = {
         name: dict(_IETF_ITEM.findall(rest))
@@ -118,7 +120,7 @@ def _ietf(headers: Mapping[str, str]) -> Iterator[Allowance]:
     for name, rest in _IETF_POLICY.findall(headers["ratelimit"]):
         item, policy = dict(_IETF_ITEM.findall(rest)), policies.get(name, {})
         if "r" in item:
-            yield Allowance(
+            yield RateLimitStatus(
                 _float(policy.get("q")) or None,
                 float(item["r"]),
                 _float(item.get("t")),
@@ -127,11 +129,11 @@ def _ietf(headers: Mapping[str, str]) -> Iterator[Allowance]:
             )
 
 
-def _narrower(one: Allowance | None, other: Allowance) -> Allowance:
+def _narrower(one: RateLimitStatus | None, other: RateLimitStatus) -> RateLimitStatus:
     return other if one is None or _share(other) < _share(one) else one
 
 
-def _share(said: Allowance) -> float:
+def _share(said: RateLimitStatus) -> float:
     assert said.remaining is not None
     return said.remaining / said.limit if said.limit else float(said.remaining > 0)
 

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.finish_reasons import refused
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken, refused_by
+from stormbreak.llm.whole import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.types import Verdict
 
 
@@ -16,7 +16,7 @@ class _Block(msgspec.Struct):
     text: Any = None
 
 
-class _Message(Whole):
+class _Message(SuccessBody):
     content: list[_Block] | None = None
     stop_reason: str | None = None
 
@@ -24,7 +24,7 @@ class _Message(Whole):
 _decode = msgspec.json.Decoder(_Message).decode
 
 
-def read_message(body: bytes, request_id: str | None, _: int | None) -> Reading:
+def read_message(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
     """Read the body of a success; raise what msgspec does."""
     answer = _decode(body)
     if answer.is_error():
@@ -38,7 +38,7 @@ def read_message(body: bytes, request_id: str | None, _: int | None) -> Reading:
     if reason is not None:
         return refused_by(reason, answer.usage, request_id)
     texts = (block.text for block in answer.content if block.type == "text")
-    return Reading(
+    return ParsedResponse(
         Verdict.OK,
         text="".join(text for text in texts if isinstance(text, str)),
         usage=usage_of(answer.usage),

@@ -9,17 +9,17 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.chunk import as_index, as_object, as_reason, brings_output
-from stormbreak.llm.followers import Marked
+from stormbreak.llm.chunk import brings_output, expect_finish_reason, expect_index, expect_object
+from stormbreak.llm.followers import WatchedAssembly
 from stormbreak.llm.halves import UNREADABLE
-from stormbreak.llm.pieces import MalformedChunkError, Pieces
+from stormbreak.llm.pieces import JsonAccumulator, MalformedChunkError
 
 END = "message_stop"
 _INPUT = "partial_json"
 _OWN = frozenset({"type", "delta", "usage"})
 
 
-class MessageMarks:
+class MessagesWatcher:
     """What tells how the stream goes: begun, output, usage, why it stopped, and its end."""
 
     def __init__(self, _: int = 1) -> None:
@@ -46,17 +46,17 @@ class MessageMarks:
         """Take the data of one event; raise MalformedChunkError."""
         kind = said.get("type")
         if kind == "message_start":
-            self._begin(as_object(said.get("message")))
+            self._begin(expect_object(said.get("message")))
         elif kind in {"content_block_start", "content_block_delta"}:
             field = "content_block" if kind == "content_block_start" else "delta"
             self._require_begun()
-            self.has_output = brings_output(as_object(said.get(field))) or self.has_output
+            self.has_output = brings_output(expect_object(said.get(field))) or self.has_output
         elif kind == "message_delta":
             self._require_begun()
-            reason = as_reason(as_object(said.get("delta") or {}).get("stop_reason"))
+            reason = expect_finish_reason(expect_object(said.get("delta") or {}).get("stop_reason"))
             self.finish_reason = reason or self.finish_reason
             self._count(said)
-            counted = as_object(said.get("usage") or {}).get("output_tokens")
+            counted = expect_object(said.get("usage") or {}).get("output_tokens")
             self._is_counted = self._is_counted or counted is not None
         elif kind == END:
             self.ended = True
@@ -90,29 +90,29 @@ class MessageMarks:
 
     def _count(self, said: dict[str, Any]) -> None:
         """Take what is counted: the later number is of the whole, the earlier one stays where none comes."""
-        counts = as_object(said.get("usage") or {})
+        counts = expect_object(said.get("usage") or {})
         self._usage |= {name: count for name, count in counts.items() if count is not None}
 
 
-class MessageAssembly(Marked):
+class MessageAssembly(WatchedAssembly):
     """The message itself, put together; `result` is what the same call would have got unstreamed."""
 
     def __init__(self, _: int = 1) -> None:
-        self._marks: MessageMarks = MessageMarks()
+        self._watcher: MessagesWatcher = MessagesWatcher()
         self._message: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
         self._blocks: dict[int, list[_Block]] = {}
 
     def add(self, said: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        self._marks.add(said)
+        self._watcher.add(said)
         kind = said.get("type")
         if kind == "message_start":
             self._message = said["message"]
         elif kind == "content_block_start":
-            self._start(as_index(said.get("index")), said["content_block"])
+            self._start(expect_index(said.get("index")), said["content_block"])
         elif kind == "content_block_delta":
-            blocks = self._blocks.get(as_index(said.get("index")))
+            blocks = self._blocks.get(expect_index(said.get("index")))
             if not blocks:
                 raise MalformedChunkError
             blocks[-1].add(said["delta"])
@@ -130,14 +130,14 @@ class MessageAssembly(Marked):
         """Give the message as its unstreamed body would be."""
         blocks = (block for index in sorted(self._blocks) for block in self._blocks[index])
         content = [block.result() for block in blocks]
-        return self._message | {"content": content} | self._end | {"usage": self._marks.usage}
+        return self._message | {"content": content} | self._end | {"usage": self._watcher.usage}
 
 
 class _Block:
     """One block of content. The input of a tool comes as pieces of JSON text."""
 
     def __init__(self, start: dict[str, Any]) -> None:
-        self._pieces = Pieces()
+        self._pieces = JsonAccumulator()
         self._pieces.add(start)
         self._input: list[str] = []
         self._start: dict[str, Any] | None = start

@@ -19,7 +19,7 @@ class MalformedChunkError(ValueError):
     """A chunk is valid JSON, but no chunk of a chat completion."""
 
 
-class Pieces:
+class JsonAccumulator:
     """An object that comes in pieces.
 
     Args:
@@ -49,7 +49,7 @@ class Pieces:
 
 
 class _Field:
-    """One value that comes in pieces. Text is kept as a list of them, an object as `Pieces`."""
+    """One value that comes in pieces. Text is kept as a list of them, an object as `JsonAccumulator`."""
 
     def __init__(self, name: str, *, joins: bool) -> None:
         self._name = name
@@ -88,7 +88,7 @@ class _Field:
         if self._is_empty():
             self._kind = kind
             if kind is dict:
-                self._so_far = Pieces(joins=self._joins)
+                self._so_far = JsonAccumulator(joins=self._joins)
             else:
                 self._so_far = None if kind is float else []
         elif kind is not float and not piece:

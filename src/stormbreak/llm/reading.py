@@ -1,6 +1,6 @@
 """What goes into the provider semantics, and what comes out.
 
-An `HttpAnswer` is everything a server said; a `Reading` is what it means. Neither holds more than the one
+An `HttpResponse` is everything a server said; a `ParsedResponse` is what it means. Neither holds more than the one
 answer, and nothing here reads a clock: the time of receipt is part of the input.
 """
 
@@ -58,7 +58,7 @@ _NOT_ANTHROPIC = "/threads/"  # the messages of a thread are objects of OpenAI's
 
 
 @lru_cache(maxsize=_ENDPOINTS)
-def shape_of(endpoint: str) -> Shape:
+def endpoint_of(endpoint: str) -> Shape:
     """Tell the shape from the end of a path or URL; an endpoint nobody knows answers any JSON object."""
     path = path_of(endpoint)
     if _NOT_ANTHROPIC in path:
@@ -78,7 +78,7 @@ def path_of(endpoint: str) -> str:
     return "/" + endpoint.partition("?")[0].strip("/")
 
 
-class HttpAnswer(NamedTuple):
+class HttpResponse(NamedTuple):
     """One HTTP response. Header names are lower-case; `received_at` is in unix epoch seconds.
 
     Of headers that came several times, `repeated` has all values, and `headers` what one of them comes to.
@@ -104,7 +104,7 @@ class HttpAnswer(NamedTuple):
         return f"HttpAnswer({self.status}, {len(self.body)} bytes)"
 
 
-class Reading(NamedTuple):
+class ParsedResponse(NamedTuple):
     """What an answer means.
 
     `code` and `request_id` are identifiers of the provider's, or None: never free text. `detail` is in our

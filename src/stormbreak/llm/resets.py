@@ -11,7 +11,7 @@ EPOCH_FROM = 30 * 86_400
 _EPOCH_MS_FROM = 1e11  # the year 5138 in seconds, 1973 in milliseconds
 
 
-def reset_of(text: str, now: float) -> float | None:
+def parse_reset(text: str, now: float) -> float | None:
     """Read a reset; `now` is unix epoch seconds by the server's clock.
 
     None if it is none; zero or less where it has passed.

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.finish_reasons import refused
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE, Whole, broken, refused_by
+from stormbreak.llm.whole import ERROR_INSIDE, SuccessBody, broken, refused_by
 from stormbreak.types import Verdict
 
 UNFINISHED = frozenset({"queued", "in_progress", "cancelled"})
@@ -27,7 +27,7 @@ class _Details(msgspec.Struct):
     reason: str | None = None
 
 
-class _Response(Whole):
+class _Response(SuccessBody):
     status: str | None = None
     output: list[_Item] | None = None
     incomplete_details: _Details | None = None
@@ -36,7 +36,7 @@ class _Response(Whole):
 _decode = msgspec.json.Decoder(_Response).decode
 
 
-def read_response(body: bytes, request_id: str | None, _: int | None) -> Reading:
+def read_response(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
     """Read the body of a success; raise what msgspec does."""
     answer = _decode(body)
     if answer.is_error() or answer.status == "failed":
@@ -52,7 +52,7 @@ def read_response(body: bytes, request_id: str | None, _: int | None) -> Reading
     reason = refused([ended], has_output=any(map(_brings, answer.output)))
     if reason is not None:
         return refused_by(reason, answer.usage, request_id)
-    return Reading(
+    return ParsedResponse(
         Verdict.OK,
         text="".join(map(_text_of, answer.output)),
         usage=usage_of(answer.usage),

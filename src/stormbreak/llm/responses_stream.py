@@ -7,9 +7,9 @@ those who show it as it comes; the first delta is the first output, not `respons
 import re
 from typing import Any
 
-from stormbreak.llm.chunk import as_index, as_list, as_object, as_reason
-from stormbreak.llm.complaint import Complaint, complaint_in
-from stormbreak.llm.followers import Marked
+from stormbreak.llm.chunk import expect_finish_reason, expect_index, expect_list, expect_object
+from stormbreak.llm.complaint import ProviderError, find_error
+from stormbreak.llm.followers import WatchedAssembly
 from stormbreak.llm.pieces import MalformedChunkError
 
 ENDS = {"response.completed": "completed", "response.incomplete": "incomplete"}
@@ -20,15 +20,15 @@ _ITEM = "response.output_item.done"
 _TELLS = re.compile(rb"response\.(?:created|completed|incomplete|failed)")
 
 
-def complaint_in_event(said: object, *, is_error: bool) -> Complaint | None:
+def error_in_event(said: object, *, is_error: bool) -> ProviderError | None:
     """Find the error in an event, also the one inside a response that failed, or says that it has not."""
     if isinstance(said, dict) and said.get("type") in _LASTS:
-        found = complaint_in(said.get("response"), is_error=False)
-        return found or (Complaint() if said["type"] == _FAILED else None)
-    return complaint_in(said, is_error=is_error)
+        found = find_error(said.get("response"), is_error=False)
+        return found or (ProviderError() if said["type"] == _FAILED else None)
+    return find_error(said, is_error=is_error)
 
 
-class ResponseMarks:
+class ResponsesWatcher:
     """What tells how the stream goes: output, and the response that ends it."""
 
     def __init__(self, _: int = 1) -> None:
@@ -56,7 +56,7 @@ class ResponseMarks:
         if not isinstance(kind, str):
             raise MalformedChunkError
         if kind in ENDS:
-            self._end(as_object(said.get("response")), ENDS[kind])
+            self._end(expect_object(said.get("response")), ENDS[kind])
         elif kind == "response.created":
             if self._begun:  # two streams in one
                 raise MalformedChunkError
@@ -81,39 +81,39 @@ class ResponseMarks:
         return "no output" if bare else None
 
     def _end(self, response: dict[str, Any], status: str) -> None:
-        details = as_object(response.get("incomplete_details") or {})
+        details = expect_object(response.get("incomplete_details") or {})
         if response.get("status") not in {status, None}:
             raise MalformedChunkError
         output = response.get("output")
-        as_list(output)
+        expect_list(output)
         self.response = response | {"status": status, "output": output}
         self.usage = response.get("usage")
-        self.finish_reason = as_reason(details.get("reason")) or status
+        self.finish_reason = expect_finish_reason(details.get("reason")) or status
 
 
-class ResponseAssembly(Marked):
+class ResponseAssembly(WatchedAssembly):
     """The response itself.
 
     Some servers leave its `output` empty at the end, or out: then it is the items that came, or else the text.
     """
 
     def __init__(self, _: int = 1) -> None:
-        self._marks: ResponseMarks = ResponseMarks()
+        self._watcher: ResponsesWatcher = ResponsesWatcher()
         self._items: dict[int, Any] = {}
         self._texts: list[str] = []
 
     def add(self, said: dict[str, Any]) -> None:
         """Take the data of one event; raise MalformedChunkError."""
-        self._marks.add(said)
+        self._watcher.add(said)
         kind = said["type"]
         if kind == _ITEM and said.get("item") is not None:
-            self._items[as_index(said.get("output_index"), len(self._items))] = said["item"]
+            self._items[expect_index(said.get("output_index"), len(self._items))] = said["item"]
         elif kind == TEXT and isinstance(said.get("delta"), str):
             self._texts.append(said["delta"])
 
     def result(self) -> dict[str, Any]:
         """Give the response as its unstreamed body would be."""
-        response = self._marks.response
+        response = self._watcher.response
         assert response is not None
         items = [self._items[index] for index in sorted(self._items)]
         return response | {"output": response["output"] or items or self._message()}

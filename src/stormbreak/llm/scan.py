@@ -12,20 +12,20 @@ Usage may come with every event: the last one is kept as it came, and decoded at
 import re
 from typing import Any
 
-from stormbreak.llm.chunk import as_object
+from stormbreak.llm.chunk import expect_object
 from stormbreak.llm.classify import read_error, request_id_of
-from stormbreak.llm.complaint import Complaint
-from stormbreak.llm.finish_reasons import Meaning, refused
-from stormbreak.llm.formats import Format, Marks
+from stormbreak.llm.complaint import ProviderError
+from stormbreak.llm.finish_reasons import FinishMeaning, refused
+from stormbreak.llm.formats import Format, StreamWatcher
 from stormbreak.llm.halves import decoded
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.llm.sse import Event, EventReader
 from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE_EVENT, StreamReader
 from stormbreak.llm.usage import usage_of
 from stormbreak.llm.whole import refused_by
 from stormbreak.types import Verdict
 
-SKIMMED = 2**20  # bytes of events that are only looked through; longer ones are read
+MAX_UNPARSED = 2**20  # bytes of events that are only looked through; longer ones are read
 
 _WHOLE = (b"}\n\n", b"}\r\n\r\n")  # how nearly every event ends
 _BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")  # the longest last
@@ -35,14 +35,14 @@ _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 class StreamScanner(StreamReader):
     """Look at the bytes of one answer as they pass; `end` says what they were."""
 
-    _marks: Marks
+    _watcher: StreamWatcher
     _skims = False
     _counted = b""  # the last quiet events with usage
 
-    def _follow(self, kind: Format) -> Marks:
-        self._marks = kind.marks(self._choices)
+    def _follow(self, kind: Format) -> StreamWatcher:
+        self._watcher = kind.marks(self._choices)
         self._open = bytearray()  # an event that has not ended yet, while skimming
-        return self._marks
+        return self._watcher
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; after a failure, and after the end, they are ignored."""
@@ -52,7 +52,7 @@ class StreamScanner(StreamReader):
         else:
             super().feed(chunk)
 
-    def end(self) -> tuple[Reading, bytes]:
+    def end(self) -> tuple[ParsedResponse, bytes]:
         """Judge the stream that ended here, and give the body of an error, or of an answer that is no stream.
 
         The body of a stream has passed: there is none, and no text in the reading.
@@ -66,14 +66,14 @@ class StreamScanner(StreamReader):
         failure = self._finish()
         return (failure, self._error_body) if failure else (self._complete(), b"")
 
-    def _complete(self) -> Reading:
-        marks, request_id = self._marks, request_id_of(self._head.headers)
+    def _complete(self) -> ParsedResponse:
+        marks, request_id = self._watcher, request_id_of(self._head.headers)
         reason = refused(marks.reasons, has_output=marks.has_output)
-        if reason is not None and reason.meaning is Meaning.ERROR:
-            return read_error(self._head, Complaint())._replace(request_id=request_id)
+        if reason is not None and reason.meaning is FinishMeaning.ERROR:
+            return read_error(self._head, ProviderError())._replace(request_id=request_id)
         if reason is not None:
             return refused_by(reason, self._usage(), request_id)
-        return Reading(
+        return ParsedResponse(
             Verdict.OK,
             usage=usage_of(self._usage()),
             finish_reason=marks.finish_reason,
@@ -81,13 +81,13 @@ class StreamScanner(StreamReader):
         )
 
     def _read_events(self, chunk: bytes) -> None:
-        at = self._begin_to_skim(chunk) if self._marks.has_output and not self._skims else 0
+        at = self._start_pass_through(chunk) if self._watcher.has_output and not self._skims else 0
         if self._skims:
-            self._skim(chunk[at:])
+            self._pass_through(chunk[at:])
         elif not self.over:
             self._decode(chunk[at:])
 
-    def _begin_to_skim(self, chunk: bytes) -> int:
+    def _start_pass_through(self, chunk: bytes) -> int:
         """Read to the end of the first event, and tell where that is."""
         ends = [chunk.find(blank) + len(blank) for blank in _BLANK if chunk.find(blank) >= 0]
         at = min(ends, default=0)
@@ -96,16 +96,18 @@ class StreamScanner(StreamReader):
 
     def _decode(self, events: bytes) -> None:
         super()._read_events(events)
-        self._skims = self._marks.has_output and self._events.idle and not self.over
+        self._skims = self._watcher.has_output and self._events.idle and not self.over
 
-    def _skim(self, chunk: bytes) -> None:
+    def _pass_through(self, chunk: bytes) -> None:
         """Cut after the last event that is whole; what is not quiet is read."""
         start = max(0, len(self._open) - len(_BLANK[-1]) + 1)
         self._open += chunk
         blanks = _BLANK if self._open.find(b"\r", start) >= 0 else _BLANK[:1]
         found = [(self._open.rfind(blank, start), len(blank)) for blank in blanks]
         at = max(end + size if end >= 0 else 0 for end, size in found)
-        if len(self._open) - at > SKIMMED:  # no common event: whoever reads it bounds its lines
+        if (
+            len(self._open) - at > MAX_UNPARSED
+        ):  # no common event: whoever reads it bounds its lines
             at = len(self._open)
         block = bytes(self._open[:at])
         del self._open[:at]
@@ -114,10 +116,12 @@ class StreamScanner(StreamReader):
 
     def _is_quiet(self, block: bytes) -> bool:
         """Whether whole events are output only; their usage is kept."""
-        if not (block.endswith(_WHOLE) and len(block) <= SKIMMED and self._marks.quiet(block)):
+        if not (
+            block.endswith(_WHOLE) and len(block) <= MAX_UNPARSED and self._watcher.quiet(block)
+        ):
             return not block
         if block.find(b'"usage"') >= 0 and _USAGE.search(block):
-            if self._marks.finish_reason is not None:  # it may be the last that is needed
+            if self._watcher.finish_reason is not None:  # it may be the last that is needed
                 return False
             self._counted = block
         return True
@@ -126,17 +130,17 @@ class StreamScanner(StreamReader):
         return bool(self._open) or super()._is_open()
 
     def _take(self, event: Event) -> None:
-        before = self._marks.usage
+        before = self._watcher.usage
         super()._take(event)
-        if self._marks.usage is not before:
+        if self._watcher.usage is not before:
             self._counted = b""
 
     def _usage(self) -> Any:
         """Decode the last usage, where it came with output."""
-        usage = self._marks.usage
+        usage = self._watcher.usage
         for event in EventReader().feed(self._counted):
             try:
-                usage = self._marks.usage_in(as_object(decoded(event.data))) or usage
+                usage = self._watcher.usage_in(expect_object(decoded(event.data))) or usage
             except UNREADABLE_EVENT:
                 continue
         return usage

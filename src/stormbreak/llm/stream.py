@@ -8,8 +8,8 @@ a cut after the finish reasons makes no answer: some relays write a finish reaso
 
 import msgspec
 
-from stormbreak.llm.formats import Assembly, Format
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.formats import Format, StreamAssembly
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.llm.stream_reader import StreamReader
 from stormbreak.types import Verdict
 
@@ -17,13 +17,13 @@ from stormbreak.types import Verdict
 class StreamAssembler(StreamReader):
     """Take the bytes of one answer as they come; `end` says what they were, and gives the whole."""
 
-    _assembly: Assembly
+    _assembly: StreamAssembly
 
-    def _follow(self, kind: Format) -> Assembly:
+    def _follow(self, kind: Format) -> StreamAssembly:
         self._assembly = kind.assembly(self._choices)
         return self._assembly
 
-    def end(self) -> tuple[Reading, bytes]:
+    def end(self) -> tuple[ParsedResponse, bytes]:
         """Judge the stream that ended here, and give the body it amounts to.
 
         The body of a success is what the call would have got unstreamed; that of an error is the error as
@@ -35,11 +35,13 @@ class StreamAssembler(StreamReader):
         failure = self._finish()
         return (failure, self._error_body) if failure else self._whole()
 
-    def _whole(self) -> tuple[Reading, bytes]:
+    def _whole(self) -> tuple[ParsedResponse, bytes]:
         try:
             body = msgspec.json.encode(self._assembly.result())
         except RecursionError:  # `end` may be called from deeper down than `feed` was
-            return Reading(Verdict.BROKEN, detail="nested too deeply", maybe_processed=True), b""
+            return ParsedResponse(
+                Verdict.BROKEN, detail="nested too deeply", maybe_processed=True
+            ), b""
         reading = self._read(body)
         whole = reading.verdict is Verdict.OK or reading.finish_reason is not None
         return reading, body if whole else b""

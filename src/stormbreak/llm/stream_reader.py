@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from stormbreak.llm.chunk import as_object
+from stormbreak.llm.chunk import expect_object
 from stormbreak.llm.classify import is_media, read_answer, read_error, request_id_of
-from stormbreak.llm.complaint import Complaint
-from stormbreak.llm.followers import Follower
+from stormbreak.llm.complaint import ProviderError
+from stormbreak.llm.followers import EventConsumer
 from stormbreak.llm.formats import FORMATS, Format
 from stormbreak.llm.halves import UNREADABLE, decoded
 from stormbreak.llm.pieces import MalformedChunkError
-from stormbreak.llm.reading import HttpAnswer, Reading, Shape
+from stormbreak.llm.reading import HttpResponse, ParsedResponse, Shape
 from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
 from stormbreak.types import Verdict
 
@@ -55,7 +55,7 @@ class StreamReader(ABC):
         inputs: int | None = None,
     ) -> None:
         self._shape = shape
-        self._head = HttpAnswer(status, headers or {}, b"", received_at)
+        self._head = HttpResponse(status, headers or {}, b"", received_at)
         self._choices = choices
         self._inputs = inputs
         plain = not self._head.succeeded or is_media(self._head.headers)
@@ -64,21 +64,21 @@ class StreamReader(ABC):
         self._size = 0
         self._events = EventReader()
         self._format: Format | None = FORMATS.get(shape)
-        self._follower: Follower | None = self._format and self._follow(self._format)
+        self._consumer: EventConsumer | None = self._format and self._follow(self._format)
         self._done = False
         self._counted_up = False
         self._looks = 0
-        self._failure: Reading | None = None
+        self._failure: ParsedResponse | None = None
         self._error_body = b""
 
     @abstractmethod
-    def _follow(self, kind: Format) -> Follower:
+    def _follow(self, kind: Format) -> EventConsumer:
         """Make what follows the events of this answer."""
 
     @property
     def first_output(self) -> bool:
         """Whether output has arrived: text, a refusal, reasoning or a tool call."""
-        return self._follower is not None and self._follower.has_output
+        return self._consumer is not None and self._consumer.has_output
 
     @property
     def over(self) -> bool:
@@ -96,7 +96,7 @@ class StreamReader(ABC):
     @property
     def finished(self) -> bool:
         """Whether it would be a complete answer if its body ended here."""
-        follower = self._follower
+        follower = self._consumer
         return self.over or (
             follower is not None and follower.wrong() is None and not self._is_open()
         )
@@ -128,12 +128,12 @@ class StreamReader(ABC):
         """Give the body that is no stream; None if this is one, or has failed."""
         return bytes(self._plain) if self.is_plain and not self._failure else None
 
-    def _finish(self) -> Reading | None:
+    def _finish(self) -> ParsedResponse | None:
         """Read what the end of the stream left, and tell what failed, or is missing."""
         if not self.over:
             self._read_rest()
         wrong = (
-            self._follower.wrong(done=self._done) if self._follower and not self._failure else None
+            self._consumer.wrong(done=self._done) if self._consumer and not self._failure else None
         )
         if wrong:
             self._break(wrong)
@@ -155,7 +155,7 @@ class StreamReader(ABC):
             self._read_events(start)
         else:  # final: to ask for this stream again would only pay for it again
             detail = f"a stream cannot be made into a {self._shape.value}"
-            self._fail(Reading(Verdict.INVALID, detail=detail, maybe_processed=True))
+            self._fail(ParsedResponse(Verdict.INVALID, detail=detail, maybe_processed=True))
 
     def _read_events(self, chunk: bytes) -> None:
         try:
@@ -174,18 +174,18 @@ class StreamReader(ABC):
 
     def _take(self, event: Event) -> None:
         assert self._format
-        assert self._follower
+        assert self._consumer
         if event.data.strip() == b"[DONE]":
             self._done = True
             return
         try:
             said: Any = decoded(event.data)
-            complaint = self._format.complaint_in(said, is_error=event.name == b"error")
+            complaint = self._format.find_error(said, is_error=event.name == b"error")
             if complaint:
                 self._complain(event, complaint)
             else:
-                self._follower.add(as_object(said))
-                self._done = self._follower.ended
+                self._consumer.add(expect_object(said))
+                self._done = self._consumer.ended
                 self._look_for_count(said)
         except MalformedChunkError:
             self._break(f"not a part of a {self._shape.value}")
@@ -198,22 +198,22 @@ class StreamReader(ABC):
             self._counted_up = False
         elif not self._counted_up and said.get("usage") and self._looks < _LOOKS:
             self._looks += 1
-            self._counted_up = self._follower is not None and self._follower.wrong() is None
+            self._counted_up = self._consumer is not None and self._consumer.wrong() is None
 
     def _is_open(self) -> bool:
         """Whether an event has begun that has not ended."""
         return self._events.is_open
 
-    def _complain(self, event: Event, complaint: Complaint) -> None:
+    def _complain(self, event: Event, complaint: ProviderError) -> None:
         self._error_body = event.data
         self._fail(read_error(self._head, complaint))
 
     def _break(self, detail: str) -> None:
-        self._fail(Reading(Verdict.BROKEN, detail=detail, maybe_processed=True))
+        self._fail(ParsedResponse(Verdict.BROKEN, detail=detail, maybe_processed=True))
 
-    def _fail(self, reading: Reading) -> None:
+    def _fail(self, reading: ParsedResponse) -> None:
         self._failure = reading._replace(request_id=request_id_of(self._head.headers))
 
-    def _read(self, body: bytes) -> Reading:
+    def _read(self, body: bytes) -> ParsedResponse:
         answer = self._head._replace(body=body)
         return read_answer(answer, self._shape, choices=self._choices, inputs=self._inputs)

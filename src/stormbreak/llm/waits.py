@@ -14,9 +14,9 @@ wait for in any case.
 import re
 from collections.abc import Iterator, Mapping
 
-from stormbreak.llm.dates import http_date, rfc3339
+from stormbreak.llm.dates import parse_http_date, rfc3339
 from stormbreak.llm.durations import number, wait
-from stormbreak.llm.resets import EPOCH_FROM, reset_of
+from stormbreak.llm.resets import EPOCH_FROM, parse_reset
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 WAITS = (*_MILLISECONDS, "retry-after")
@@ -39,7 +39,7 @@ def retry_after(
     """
     named = _named(headers, received_at) or wait(hint)
     if named is None and status == 429:
-        now = server_time(headers, received_at)
+        now = parse_server_date(headers, received_at)
         waits = [wait(reset) for reset in _exhausted(headers, now)]
         named = max((span for span in waits if span is not None), default=None)
     return named
@@ -49,17 +49,17 @@ def _named(headers: Mapping[str, str], received_at: float) -> float | None:
     for name in _MILLISECONDS:
         written = number(headers.get(name, "").strip())
         if written is not None:
-            named = wait(_span(written, 1000, server_time(headers, received_at)))
+            named = wait(_span(written, 1000, parse_server_date(headers, received_at)))
             if named is not None:
                 return named
     text = headers.get("retry-after", "").strip()
     if not text:
         return None
-    now = server_time(headers, received_at)
+    now = parse_server_date(headers, received_at)
     written = number(text)
     if written is not None:
         return wait(_span(written, 1, now))
-    date = http_date(text, now)
+    date = parse_http_date(text, now)
     if date is None:
         date = rfc3339(text)
     return None if date is None else wait(date - now)
@@ -74,9 +74,9 @@ def _span(written: float, per_second: int, now: float) -> float:
     return written / per_second
 
 
-def server_time(headers: Mapping[str, str], received_at: float) -> float:
+def parse_server_date(headers: Mapping[str, str], received_at: float) -> float:
     """Tell the time by the server's clock, or else by ours."""
-    date = http_date(headers.get("date", "").strip(), received_at)
+    date = parse_http_date(headers.get("date", "").strip(), received_at)
     return received_at if date is None else date
 
 
@@ -86,9 +86,9 @@ def _exhausted(headers: Mapping[str, str], now: float) -> Iterator[float | None]
         if "ratelimit" in name and "-reset" in name:
             remaining = headers.get(name.replace("-reset", "-remaining"), "").strip()
             if number(remaining) == 0:
-                yield reset_of(value.strip(), now)
+                yield parse_reset(value.strip(), now)
     if headers.get("anthropic-ratelimit-unified-status", "").strip() == "rejected":
-        yield reset_of(headers.get("anthropic-ratelimit-unified-reset", "").strip(), now)
+        yield parse_reset(headers.get("anthropic-ratelimit-unified-reset", "").strip(), now)
     for policy in headers.get("ratelimit", "").split(","):
         item = dict(_IETF_ITEM.findall(policy))
         if "t" in item and int(item.get("r", 1)) == 0:

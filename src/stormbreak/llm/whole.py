@@ -4,16 +4,16 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.complaint import error_beside, speaks
-from stormbreak.llm.finish_reasons import Meaning, Reason
-from stormbreak.llm.reading import Reading
+from stormbreak.llm.complaint import error_next_to_result, speaks
+from stormbreak.llm.finish_reasons import FinishMeaning, Reason
+from stormbreak.llm.reading import ParsedResponse
 from stormbreak.llm.usage import usage_of
 from stormbreak.types import Verdict
 
 ERROR_INSIDE = "an error in place of an answer"
 
 
-class Whole(msgspec.Struct):
+class SuccessBody(msgspec.Struct):
     """The fields that any answer may have."""
 
     error: Any = None
@@ -30,19 +30,23 @@ class Whole(msgspec.Struct):
             return True
         if self.x_groq is None and self.base_resp is None:
             return False
-        return error_beside({"x_groq": self.x_groq, "base_resp": self.base_resp}) is not None
+        return (
+            error_next_to_result({"x_groq": self.x_groq, "base_resp": self.base_resp}) is not None
+        )
 
 
-def broken(detail: str, request_id: str | None) -> Reading:
+def broken(detail: str, request_id: str | None) -> ParsedResponse:
     """Say that an answer is none; `detail` is in our own words."""
-    return Reading(Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True)
+    return ParsedResponse(
+        Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True
+    )
 
 
-def refused_by(reason: Reason, usage: object, request_id: str | None) -> Reading:
+def refused_by(reason: Reason, usage: object, request_id: str | None) -> ParsedResponse:
     """Say that an answer is none by its finish reason; it was billed all the same."""
-    if reason.meaning is Meaning.ERROR:
+    if reason.meaning is FinishMeaning.ERROR:
         return broken(ERROR_INSIDE, request_id)
-    return Reading(
+    return ParsedResponse(
         reason.verdict,
         code=reason.name,
         detail=f"the answer was {reason.meaning.value}",

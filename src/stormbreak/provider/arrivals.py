@@ -10,7 +10,7 @@ _RAMP_STEP = 0.25  # seconds; a ramp becomes steps of this length
 Rates = list[tuple[float, float]]
 
 
-def laid_out(rate: float, steps: tuple[Step, ...]) -> Rates:
+def rate_segments(rate: float, steps: tuple[Step, ...]) -> Rates:
     """Give the rate from each moment on; a ramp becomes short steps, each with its middle rate."""
     rates = [(0.0, rate)]
     for step in steps:
@@ -29,7 +29,7 @@ class Poisson:
     __slots__ = ("_drawn", "_salt", "_steps")
 
     def __init__(self, rate: float, steps: tuple[Step, ...], salt: int) -> None:
-        self._steps = laid_out(rate, steps)
+        self._steps = rate_segments(rate, steps)
         self._salt = salt
         self._drawn = 0
 
@@ -59,7 +59,7 @@ class Even:
     __slots__ = ("_steps",)
 
     def __init__(self, rate: float, steps: tuple[Step, ...]) -> None:
-        self._steps = laid_out(rate, steps)
+        self._steps = rate_segments(rate, steps)
 
     def next_after(self, now: float) -> float | None:
         """Find the next arrival; None if no more will come. `now` is 0 or the arrival before."""

@@ -44,11 +44,11 @@ class RunningProvider:
         return self._ask(self._server.stats)
 
     def billed(self) -> dict[str, Billed]:
-        """What was billed by now, by the digest of the request: see `digest_of` in `provider.formats.understand`."""
+        """What was billed by now, by the digest of the request: see `request_digest` in `provider.formats.understand`."""
         return self._ask(lambda: dict(self._server.billing.by_digest))
 
     def reset(self) -> None:
-        """Begin the scenario anew, with the next request."""
+        """StartCall the scenario anew, with the next request."""
         self._ask(self._server.reset)
 
     def _ask(self, question: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.tables import LONGEST_SHOWN
+from stormbreak.tables import MAX_SHOWN
 
 SMALLEST = 1e-6
 """What is not 0 is no less: sums of smaller numbers stand still, quotients by them overflow."""
@@ -18,10 +18,10 @@ SMALLEST = 1e-6
 LONGEST = 1_000_000
 """Seconds that anything lasts, at the most: more than eleven days."""
 
-LONGEST_RAMP = 86_400
+MAX_RAMP = 86_400
 """Seconds of a ramp: it becomes four steps a second."""
 
-SLOWEST, FASTEST = 0.001, 1_000_000
+MIN_SPEED, MAX_SPEED = 0.001, 1_000_000
 """Scenario seconds in one real second."""
 
 MOST = 1_000_000_000
@@ -55,8 +55,8 @@ class Range(NamedTuple):
 
 Seconds = Annotated[float, Range("zero or positive", cap=LONGEST)]
 Span = Annotated[float, Range("positive", above=0, cap=LONGEST)]
-Ramp = Annotated[float, Range("zero or positive", cap=LONGEST_RAMP)]
-Speed = Annotated[float, Range("positive", above=0, shortest=SLOWEST, cap=FASTEST)]
+Ramp = Annotated[float, Range("zero or positive", cap=MAX_RAMP)]
+Speed = Annotated[float, Range("positive", above=0, shortest=MIN_SPEED, cap=MAX_SPEED)]
 Rate = Annotated[float, Range("zero or positive")]
 Positive = Annotated[float, Range("positive", above=0)]
 AtLeastOne = Annotated[float, Range("at least 1", least=1)]
@@ -85,5 +85,5 @@ def check_ranges(value: object) -> None:
             breach = None if number is None else allowed.breach(number)
             if breach is not None:
                 raise ConfigurationError(
-                    f"{name} must be {breach}, got {shown(number, longest=LONGEST_SHOWN)}"
+                    f"{name} must be {breach}, got {shown(number, longest=MAX_SHOWN)}"
                 )

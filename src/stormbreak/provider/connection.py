@@ -148,12 +148,12 @@ class Connection(asyncio.Protocol):
         request = self._reader.begun()
         script = None if request is None else self._desk.begun(request)
         if script is None:
-            self._encourage()
+            self._send_continue()
             return
         self._answered_early = self._occupied = True
         self.play(script, keep_alive=True, done=None)
 
-    def _encourage(self) -> None:
+    def _send_continue(self) -> None:
         if self._reader.continue_wanted and self._transport is not None:
             self._reader.continue_wanted = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -11,8 +11,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
-MOST_HEAD = 64 * 1024
-MOST_BODY = 8 * 1024 * 1024
+MAX_HEAD = 64 * 1024
+MAX_BODY = 8 * 1024 * 1024
 
 _CHUNK_LINE = 256
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
@@ -78,7 +78,7 @@ class Reader:
         if self._ended:
             return
         self._buffer += data
-        if len(self._buffer) > MOST_BODY + 2 * MOST_HEAD:
+        if len(self._buffer) > MAX_BODY + 2 * MAX_HEAD:
             raise UnreadableError(413, "too much sent ahead")
 
     def next(self) -> Request | None:
@@ -110,9 +110,9 @@ class Reader:
     def _read_head(self) -> bool:
         while self._buffer[:2] == b"\r\n":  # robust clients end a body with an extra line
             del self._buffer[:2]
-        end = self._find_end(0, MOST_HEAD)
+        end = self._find_end(0, MAX_HEAD)
         if end < 0:
-            if len(self._buffer) >= MOST_HEAD:
+            if len(self._buffer) >= MAX_HEAD:
                 raise UnreadableError(431, "request head too large")
             return False
         lines = bytes(self._buffer[:end]).split(b"\r\n")
@@ -139,7 +139,7 @@ class Reader:
     def _read_chunks(self) -> bytes | None:
         while (end := self._buffer.find(b"\r\n", 0, _CHUNK_LINE)) >= 0:
             size = _chunk_size(bytes(self._buffer[:end]))
-            if len(self._body) + size > MOST_BODY:
+            if len(self._body) + size > MAX_BODY:
                 raise UnreadableError(413, "request body too large")
             if size == 0:
                 return self._read_trailer(end)
@@ -206,7 +206,7 @@ def _length(headers: dict[bytes, bytes]) -> int | None:
     if not given.isdigit() or len(given) > 18:
         raise UnreadableError(400, "malformed content-length")
     length = int(given)
-    if length > MOST_BODY:
+    if length > MAX_BODY:
         raise UnreadableError(413, "request body too large")
     return length
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 
-class Form(StrEnum):
+class WaitForm(StrEnum):
     """How a wait is written: `Retry-After` in whole seconds or as a date, `retry-after-ms`, or not at all."""
 
     SECONDS = "seconds"
@@ -128,7 +128,7 @@ STREAM_ONLY = frozenset(
         Kind.ENDLESS_LINE,
     }
 )
-HARMLESS = SLOW | {
+WELL_FORMED = SLOW | {
     Kind.BIG_BODY,
     Kind.TINY_CHUNKS,
     Kind.INTERIM,
@@ -171,11 +171,11 @@ def _meaningful(kind: Kind) -> frozenset[str]:
     return _CHOSEN
 
 
-MEANINGFUL: Mapping[Kind, frozenset[str]] = MappingProxyType(
+ALLOWED_KEYS: Mapping[Kind, frozenset[str]] = MappingProxyType(
     {kind: _meaningful(kind) for kind in Kind}
 )
 
-NEEDED: Mapping[Kind, str] = MappingProxyType(
+REQUIRED_KEY: Mapping[Kind, str] = MappingProxyType(
     {Kind.CAPACITY: "factor", Kind.SERVICE: "factor", Kind.BUDGET: "retry_after"}
 )
 """The key without which a kind means nothing."""

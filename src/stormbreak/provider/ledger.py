@@ -7,7 +7,7 @@ monotonic clock, from the moment it was written.
 from collections import Counter
 from typing import Any, NamedTuple
 
-from stormbreak.provider.kinds import Form
+from stormbreak.provider.kinds import WaitForm
 
 _EXAMPLES_KEPT = 20
 
@@ -15,16 +15,16 @@ _EXAMPLES_KEPT = 20
 class Record:
     """One request body through all its attempts."""
 
-    __slots__ = ("answers", "attempts", "promised_on", "promised_until")
+    __slots__ = ("answers", "attempts", "promised_on", "wait_promised_until")
 
     def __init__(self) -> None:
         self.attempts = 0
         self.answers = 0
-        self.promised_until = 0.0
+        self.wait_promised_until = 0.0
         self.promised_on = 0
 
 
-class Early(NamedTuple):
+class EarlyReturn(NamedTuple):
     """An attempt that came before the time its predecessor was told."""
 
     key: str
@@ -42,7 +42,7 @@ class Ledger:
         self.troubles: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.early = 0
-        self._early_examples: list[Early] = []
+        self._early_examples: list[EarlyReturn] = []
         self._idempotency: Counter[bytes] = Counter()
 
     def asked(self, digest: str, now: float, connection: int, idempotency: bytes | None) -> Record:
@@ -51,19 +51,19 @@ class Ledger:
         if record is None:
             record = self.records[digest] = Record()
         record.attempts += 1
-        if now < record.promised_until:
+        if now < record.wait_promised_until:
             self.early += 1
             if len(self._early_examples) < _EXAMPLES_KEPT:
-                by = round(record.promised_until - now, 6)
-                self._early_examples.append(Early(digest, by, record.promised_on, connection))
+                by = round(record.wait_promised_until - now, 6)
+                self._early_examples.append(EarlyReturn(digest, by, record.promised_on, connection))
         if idempotency is not None:
             self._idempotency[idempotency] += 1
         return record
 
-    def promised(self, record: Record, until: float, form: Form, connection: int) -> None:
+    def promised(self, record: Record, until: float, form: WaitForm, connection: int) -> None:
         """Note that the client of a request was told to stay away until then."""
         self.waits[form.value] += 1
-        record.promised_until = until
+        record.wait_promised_until = until
         record.promised_on = connection
 
     def summary(self) -> dict[str, Any]:

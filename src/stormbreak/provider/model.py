@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 from stormbreak.provider.arrivals import Poisson
 from stormbreak.provider.chance import Lognormal, mix, uniform
-from stormbreak.provider.kinds import REFUSALS, Form, Kind
+from stormbreak.provider.kinds import REFUSALS, Kind, WaitForm
 from stormbreak.provider.limit import Standing, limit_of
-from stormbreak.provider.scenario import Crowd, Scenario, Trouble
+from stormbreak.provider.scenario import BackgroundTraffic, Scenario, Trouble
 from stormbreak.provider.selection import Asking
 from stormbreak.provider.tally import Tally
 from stormbreak.provider.weather import Spell, forecast
@@ -119,7 +119,7 @@ class ProviderModel:
         self._queue: deque[_Job] = deque()
         self._room = math.inf if provider.queue is None else provider.queue
         self._limit = limit_of(scenario.limit)
-        form = scenario.limit.form if scenario.limit else Form.BARE
+        form = scenario.limit.form if scenario.limit else WaitForm.BARE
         self._over_limit = Trouble(kind=Kind.S429, form=form)
         self._front_gap = 1.0 / provider.front_end if provider.front_end else 0.0
         self._front_free_at = 0.0
@@ -129,7 +129,7 @@ class ProviderModel:
         self._numbers = 0
         self._replies: list[Reply] = []
         spells = forecast(scenario)
-        self._spell = spells[0]
+        self._phase = spells[0]
         for spell in spells[1:]:
             self._plan(spell.at, self._turn, spell)
         self._invite(scenario.crowd)
@@ -171,7 +171,7 @@ class ProviderModel:
     def answers_early(self, now: float, key: int) -> bool:
         """Whether a request that has only begun to come is answered at once; it is no arrival."""
         self._run_until(now)
-        return uniform(mix(self._salt ^ mix(key))) < self._spell.early
+        return uniform(mix(self._salt ^ mix(key))) < self._phase.early
 
     def standings(self, now: float) -> list[Standing]:
         """Tell how the limits of the clients' key stand."""
@@ -208,16 +208,16 @@ class ProviderModel:
             act(at, what)
 
     def _turn(self, now: float, spell: Spell) -> None:
-        self._spell = spell
+        self._phase = spell
         self._fill(now)
 
     # ------------------------------------------------------------ the way of a request
 
-    def _tally(self, job: _Job) -> Tally:
+    def _counters(self, job: _Job) -> Tally:
         return self.clients if job.number else self.crowd
 
     def _enter(self, now: float, job: _Job) -> None:
-        self._tally(job).arrived(now)
+        self._counters(job).arrived(now)
         starts = max(now, self._front_free_at)
         if starts - now > self.scenario.provider.backlog:
             self._end(now, job, "dropped")
@@ -229,7 +229,7 @@ class ProviderModel:
             self._admit(now, job)
 
     def _admit(self, now: float, job: _Job) -> None:
-        spell = self._spell
+        spell = self._phase
         if spell.down is not None:
             self._refuse(now, job, spell.down, "down")
             return
@@ -264,7 +264,7 @@ class ProviderModel:
             self._end(now, job, outcome)
             return
         told = trouble.retry_after if wait is None else wait
-        told = None if trouble.form is Form.BARE else told
+        told = None if trouble.form is WaitForm.BARE else told
         self._plan(now + trouble.after, self._refused, _Refusal(job, trouble, outcome, told))
 
     def _refused(self, now: float, refusal: _Refusal) -> None:
@@ -276,12 +276,12 @@ class ProviderModel:
             self._replies.append(Reply(now, job.number, Part.WHOLE, trouble, now, told))
 
     def _fill(self, now: float) -> None:
-        while self._queue and self.busy < self._spell.slots:
+        while self._queue and self.busy < self._phase.slots:
             self._start(now, self._queue.popleft())
 
     def _start(self, now: float, job: _Job) -> None:
         self.busy += 1
-        span = self._service.draw(mix(job.key)) * self._spell.slowdown
+        span = self._service.draw(mix(job.key)) * self._phase.slowdown
         job.done_at = now + span
         if job.streamed:
             self._plan(now + span * self.scenario.provider.prefill, self._speak, job)
@@ -294,7 +294,7 @@ class ProviderModel:
     def _finish(self, now: float, done: tuple[_Job, float]) -> None:
         job, span = done
         self.busy -= 1
-        tally = self._tally(job)
+        tally = self._counters(job)
         tally.work += span
         if self._late(now, job):
             tally.wasted_work += span
@@ -306,7 +306,7 @@ class ProviderModel:
         self._fill(now)
 
     def _end(self, now: float, job: _Job, outcome: str, *, worked: bool = False) -> None:
-        self._tally(job).ended(now, outcome)
+        self._counters(job).ended(now, outcome)
         self._inside.pop(job.number, None)
         if self._ended is not None and job.number:
             self._ended(job.number, worked=worked)
@@ -319,7 +319,7 @@ class ProviderModel:
 
     # ------------------------------------------------------------ the crowd
 
-    def _invite(self, crowd: Crowd | None) -> None:
+    def _invite(self, crowd: BackgroundTraffic | None) -> None:
         if crowd is not None:
             self._flow = Poisson(crowd.rate, crowd.steps, mix(self._salt ^ 0xC40D))
             self._expect(0.0)

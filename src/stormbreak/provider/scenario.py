@@ -24,9 +24,9 @@ from stormbreak.provider.bounds import (
     Speed,
     check_ranges,
 )
-from stormbreak.provider.kinds import MEANINGFUL, NEEDED, Form, Kind
+from stormbreak.provider.kinds import ALLOWED_KEYS, REQUIRED_KEY, Kind, WaitForm
 
-WATCHED = 30
+RECOVERY_WINDOW = 30
 """Seconds in which calls must succeed for a recovery: so long a simulation goes on after its trigger."""
 
 
@@ -96,7 +96,7 @@ class Limit:
     per: Span = 60.0
     burst: AtLeastOne | None = None
     reject_cost: Seconds = 0.0
-    form: Form = Form.SECONDS
+    form: WaitForm = WaitForm.SECONDS
     headers: Dialect | None = None
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class Trouble:
     after: Seconds = 0.05  # until a refusal is on the wire
     seconds: Seconds = 5.0  # by how much a slow answer is slower
     retry_after: Seconds | None = None
-    form: Form = Form.SECONDS
+    form: WaitForm = WaitForm.SECONDS
     match: str | None = None
     requests: tuple[Count, ...] = ()
     first: Count | None = None
@@ -140,7 +140,7 @@ class Trouble:
             raise ConfigurationError("match must be a text that is not empty, got ''")
         if self.until is not None and self.until <= self.at:
             raise ConfigurationError(f"until must be after at ({self.at}), got {self.until}")
-        needed = NEEDED.get(self.kind)
+        needed = REQUIRED_KEY.get(self.kind)
         if needed is not None and getattr(self, needed) is None:
             raise ConfigurationError(
                 f"{needed} is needed for the kind {self.kind.value!r}, got none"
@@ -149,7 +149,7 @@ class Trouble:
             raise ConfigurationError(f"ramp needs until, got ramp {self.ramp}")
         for item in fields(self):
             value = getattr(self, item.name)
-            known = MEANINGFUL[self.kind] | {"kind", "at", "until"}
+            known = ALLOWED_KEYS[self.kind] | {"kind", "at", "until"}
             if item.name not in known and value != item.default:
                 raise ConfigurationError(
                     f"{item.name} means nothing for the kind {self.kind.value!r}, got {value!r}"
@@ -169,7 +169,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crowd:
+class BackgroundTraffic:
     """The load of everybody else, lived through inside the model.
 
     A call that the provider refuses comes back `retries` times, about `delay` later each time. An answer
@@ -188,7 +188,7 @@ class Crowd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Herd:
+class Burst:
     """`calls` in one instant, `times` times, `every` seconds."""
 
     at: Seconds
@@ -204,10 +204,10 @@ class Herd:
 class Load:
     """What the clients under test do: read by the simulator, where they replace the crowd; ignored on sockets.
 
-    With `beside_crowd` the crowd stays, and the clients come on top of it.
+    With `keep_background_traffic` the crowd stays, and the clients come on top of it.
 
     `processes`, `deadline` and `timeout` are N, D and T of the storm tables. `trigger_at` and `trigger_until`
-    bound what is measured as the trigger, which must end `WATCHED` seconds before the scenario does. A call has
+    bound what is measured as the trigger, which must end `RECOVERY_WINDOW` seconds before the scenario does. A call has
     `tokens` on average, lognormal with the coefficient of variation `tokens_cv`, prompt and answer together; clients
     estimate them right. With `times`, calls arrive exactly then, in this order, instead of at a rate; `sizes` then may
     say the tokens of each.
@@ -215,10 +215,10 @@ class Load:
 
     rate: Rate = 0.0
     steps: tuple[Step, ...] = ()
-    herds: tuple[Herd, ...] = ()
+    herds: tuple[Burst, ...] = ()
     times: tuple[Seconds, ...] = ()
     sizes: tuple[Depth, ...] = ()
-    beside_crowd: bool = False
+    keep_background_traffic: bool = False
     arrivals: Literal["poisson", "even"] = "poisson"
     processes: Count = 1
     deadline: Span = 30.0
@@ -255,7 +255,7 @@ class Scenario:
     provider: Provider = Provider()
     limit: Limit | None = None
     trouble: tuple[Trouble, ...] = ()
-    crowd: Crowd | None = None
+    crowd: BackgroundTraffic | None = None
     load: Load | None = None
 
     def __post_init__(self) -> None:
@@ -281,15 +281,15 @@ def _check_trigger(load: Load, duration: float) -> None:
         raise ConfigurationError(
             f"load.trigger_at must be before the end (duration {duration}), got {load.trigger_at}"
         )
-    if load.trigger_until is not None and load.trigger_until > duration - WATCHED:
+    if load.trigger_until is not None and load.trigger_until > duration - RECOVERY_WINDOW:
         raise ConfigurationError(
-            f"load.trigger_until must be {WATCHED} s before the end (duration {duration}) or earlier,"
+            f"load.trigger_until must be {RECOVERY_WINDOW} s before the end (duration {duration}) or earlier,"
             f" so that a recovery can be seen, got {load.trigger_until}"
         )
 
 
 def _draws(trouble: Trouble) -> bool:
-    return "share" in MEANINGFUL[trouble.kind] and not trouble.picks
+    return "share" in ALLOWED_KEYS[trouble.kind] and not trouble.picks
 
 
 def _on(trouble: Trouble, moment: float) -> bool:

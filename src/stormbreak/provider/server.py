@@ -15,13 +15,13 @@ from stormbreak.errors import ConfigurationError
 from stormbreak.provider.billing import Billing
 from stormbreak.provider.chance import mix
 from stormbreak.provider.connection import Connection
-from stormbreak.provider.faults.play import Play
+from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.faults.refusals import refused
 from stormbreak.provider.faults.table import answered
 from stormbreak.provider.formats.form import Asked, Refusal
 from stormbreak.provider.formats.understand import FORMATS, understand
 from stormbreak.provider.http1 import Headers, Request, UnreadableError
-from stormbreak.provider.kinds import CONDITIONS, HARMLESS, REFUSALS, Kind
+from stormbreak.provider.kinds import CONDITIONS, REFUSALS, WELL_FORMED, Kind
 from stormbreak.provider.ledger import Ledger, Record
 from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.pace import Pace
@@ -29,8 +29,8 @@ from stormbreak.provider.routes import Routes
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
 from stormbreak.provider.tally import Tally, peak_arrivals
-from stormbreak.provider.told import limit_headers, wait_headers
-from stormbreak.provider.witness import Witness
+from stormbreak.provider.told import limit_headers, retry_after_headers
+from stormbreak.provider.witness import RequestObserver
 
 HOST = "127.0.0.1"
 
@@ -62,7 +62,7 @@ class ProviderServer:
         self._pace = Pace(self.speed, self._attend)
         self._waiting: dict[int, _Exchange] = {}
         self._numbers: dict[Connection, int] = {}
-        self._witness: Witness | None = None
+        self._witness: RequestObserver | None = None
         self._routes = Routes(scenario.provider, seed=seed, stats=self.stats, reset=self.reset)
         self._begin()
 
@@ -86,7 +86,7 @@ class ProviderServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Stop listening and end every connection."""
+        """NoRetry listening and end every connection."""
         self._pace.stop()
         if self._server is not None:
             self._server.close()
@@ -100,7 +100,7 @@ class ProviderServer:
             exchange.connection.drop()
         self._begin()
 
-    def play(self, scenario: Scenario, witness: Witness | None = None) -> None:
+    def play(self, scenario: Scenario, witness: RequestObserver | None = None) -> None:
         """Reset, with another scenario and before another witness; which models there are, and keys, stays."""
         self.scenario = scenario
         self._witness = witness
@@ -169,7 +169,7 @@ class ProviderServer:
         self._ledger.troubles[Kind.EARLY_ANSWER.value] += 1
         self._ledger.statuses["200"] += 1
         other = Asked(FORMATS[request.path], "storm-1", self._previous, b"", {"input": ""}, False)
-        return answered(Play(other, self._routes.headers(), other), None)
+        return answered(FaultContext(other, self._routes.headers(), other), None)
 
     def handle(self, connection: Connection, request: Request) -> None:
         """Hand work to the model; answer everything else at once."""
@@ -215,7 +215,7 @@ class ProviderServer:
         )
         if self._model.has(number):
             self.billing.arrived(number, asked)
-        other = self._other_than(asked)
+        other = self._other_response(asked)
         told = self._told()
         self._waiting[number] = _Exchange(
             connection, request.keep_alive, asked, other, record, told
@@ -223,7 +223,7 @@ class ProviderServer:
         self._numbers[connection] = number
         self._attend()
 
-    def _other_than(self, asked: Asked) -> Asked:
+    def _other_response(self, asked: Asked) -> Asked:
         """Make up a request like this one; it is known by what was asked before, if that was another."""
         previous, self._previous = self._previous, asked.digest
         return asked._replace(
@@ -257,7 +257,7 @@ class ProviderServer:
         """Count a good answer once it is written whole; a stream may end a moment before the model's work."""
         if reply.part is Part.FIRST:
             self._finish(exchange.connection, reply.request)
-        if reply.trouble is None or reply.trouble.kind in HARMLESS:
+        if reply.trouble is None or reply.trouble.kind in WELL_FORMED:
             exchange.record.answers += 1
             if self._witness is not None:
                 self._witness.answered(exchange.asked, self._pace.now())
@@ -274,7 +274,7 @@ class ProviderServer:
         if trouble is not None and _is_refusal(reply):
             waits = self._wait(reply, exchange)
             return refused(trouble.kind, exchange.asked.format, headers + waits)
-        play = Play(
+        play = FaultContext(
             exchange.asked,
             headers,
             exchange.other,
@@ -288,7 +288,7 @@ class ProviderServer:
         if reply.trouble is None or reply.retry_after is None:
             return ()
         form = reply.trouble.form
-        headers, promise = wait_headers(form, reply.retry_after / self.speed, time.time())
+        headers, promise = retry_after_headers(form, reply.retry_after / self.speed, time.time())
         if promise is not None:
             until = time.monotonic() + promise
             self._ledger.promised(exchange.record, until, form, exchange.connection.number)

@@ -7,26 +7,28 @@ from email.utils import formatdate
 from types import MappingProxyType
 
 from stormbreak.provider.http1 import Headers
-from stormbreak.provider.kinds import Form
+from stormbreak.provider.kinds import WaitForm
 from stormbreak.provider.limit import Standing
 from stormbreak.provider.scenario import Dialect
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_WAIT = 1e9  # seconds; no date can be written for much more
+_MAX_WAIT = 1e9  # seconds; no date can be written for much more
 
 
-def wait_headers(form: Form, wait: float | None, now: float) -> tuple[Headers, float | None]:
+def retry_after_headers(
+    form: WaitForm, wait: float | None, now: float
+) -> tuple[Headers, float | None]:
     """Write down a wait of real seconds from the wall-clock time `now`.
 
     Returns the headers and the seconds that they really ask for, which rounding only makes longer.
     """
-    if wait is None or form is Form.BARE:
+    if wait is None or form is WaitForm.BARE:
         return (), None
-    wait = min(wait, _LONGEST_WAIT)
-    if form is Form.MS:
+    wait = min(wait, _MAX_WAIT)
+    if form is WaitForm.MS:
         milliseconds = math.ceil(wait * 1000)
         return (("retry-after-ms", str(milliseconds)),), milliseconds / 1000
-    if form is Form.DATE:
+    if form is WaitForm.DATE:
         second = math.ceil(now + wait)
         return (("retry-after", formatdate(second, usegmt=True)),), second - now
     seconds = max(1, math.ceil(wait))
@@ -43,12 +45,12 @@ _Pairs = Iterator[tuple[str, str]]
 
 def _openai(standings: Sequence[Standing], _: float) -> _Pairs:
     for one in standings:
-        yield from _three(f"x-ratelimit-{{}}-{_thing(one)}", one, _go(one.reset))
+        yield from _openai_pair(f"x-ratelimit-{{}}-{_thing(one)}", one, _go(one.reset))
 
 
 def _azure(standings: Sequence[Standing], _: float) -> _Pairs:
     for one in standings:
-        yield from _three(f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset)))
+        yield from _openai_pair(f"x-ratelimit-{{}}-{_thing(one)}", one, str(math.ceil(one.reset)))
 
 
 def _azure_unknown(standings: Sequence[Standing], _: float) -> _Pairs:
@@ -62,32 +64,32 @@ def _azure_unknown(standings: Sequence[Standing], _: float) -> _Pairs:
 def _cerebras(standings: Sequence[Standing], _: float) -> _Pairs:
     for one in standings:
         names = f"x-ratelimit-{{}}-{_thing(one)}-minute"
-        yield from _three(names, one, f"{max(0.0, one.reset):.9f}")
+        yield from _openai_pair(names, one, f"{max(0.0, one.reset):.9f}")
 
 
 def _mistral(standings: Sequence[Standing], _: float) -> _Pairs:
     for one in standings:
         word = "tokens" if one.tokens else "req"
-        yield from list(_three(f"x-ratelimit-{{}}-{word}-minute", one, ""))[:2]
+        yield from list(_openai_pair(f"x-ratelimit-{{}}-{word}-minute", one, ""))[:2]
 
 
 def _anthropic(standings: Sequence[Standing], now: float) -> _Pairs:
     for one in standings:
         at = _EPOCH + timedelta(seconds=math.ceil(now + one.reset))
         reset = at.isoformat().replace("+00:00", "Z")
-        yield from _three(f"anthropic-ratelimit-{_thing(one)}-{{}}", one, reset)
+        yield from _openai_pair(f"anthropic-ratelimit-{_thing(one)}-{{}}", one, reset)
 
 
 def _openrouter(standings: Sequence[Standing], now: float) -> _Pairs:
     for one in standings:
         if not one.tokens:
-            yield from _three("x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000)))
+            yield from _openai_pair("x-ratelimit-{}", one, str(math.ceil((now + one.reset) * 1000)))
 
 
 def _ietf_06(standings: Sequence[Standing], _: float) -> _Pairs:
     for one in standings:
         if not one.tokens:
-            yield from _three("ratelimit-{}", one, str(math.ceil(one.reset)))
+            yield from _openai_pair("ratelimit-{}", one, str(math.ceil(one.reset)))
 
 
 def _ietf(standings: Sequence[Standing], _: float) -> _Pairs:
@@ -117,7 +119,7 @@ def _thing(one: Standing) -> str:
     return "tokens" if one.tokens else "requests"
 
 
-def _three(names: str, one: Standing, reset: str) -> _Pairs:
+def _openai_pair(names: str, one: Standing, reset: str) -> _Pairs:
     yield names.format("limit"), str(int(one.limit))
     yield names.format("remaining"), str(int(one.remaining))
     yield names.format("reset"), reset

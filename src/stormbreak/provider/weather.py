@@ -52,14 +52,14 @@ def forecast(scenario: Scenario) -> tuple[Spell, ...]:
         moments.add(trouble.at)
         if trouble.until is not None:
             moments.update(trouble.until + step for step in _ramp_steps(trouble.ramp))
-    return tuple(_spell(scenario, moment) for moment in sorted(moments))
+    return tuple(_phase(scenario, moment) for moment in sorted(moments))
 
 
 def _ramp_steps(ramp: float) -> list[float]:
     return [min(step * _RAMP_STEP, ramp) for step in range(math.ceil(ramp / _RAMP_STEP) + 1)]
 
 
-def _spell(scenario: Scenario, now: float) -> Spell:
+def _phase(scenario: Scenario, now: float) -> Spell:
     present = [trouble for trouble in scenario.trouble if _holds(trouble, now)]
     faults, end = [], 0.0
     for trouble in present:

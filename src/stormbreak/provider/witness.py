@@ -5,7 +5,7 @@ from typing import Protocol
 from stormbreak.provider.formats.form import Asked
 
 
-class Witness(Protocol):
+class RequestObserver(Protocol):
     """Is told, on the provider's event loop."""
 
     def asked(self, asked: Asked, at: float) -> None:

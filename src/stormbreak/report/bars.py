@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from stormbreak.batch.plain import ending
 from stormbreak.report.page import Bar
-from stormbreak.report.theme import Paint
+from stormbreak.report.theme import Colours
 
 _BAR = 26  # hundredths of an inch, with the space to the next
 _THICK = 0.6  # of that
@@ -29,7 +29,7 @@ class BarBlock:
         return _BAR * len(self.bars)
 
 
-def draw_bars(block: BarBlock, axes: Axes, paint: Paint, size: float) -> None:
+def draw_bars(block: BarBlock, axes: Axes, paint: Colours, size: float) -> None:
     """Draw them over all of `axes`, with text of `size` points."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stormbreak.batch.costs import BatchCost
 from stormbreak.batch.course import Course
-from stormbreak.batch.files import Files
+from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.histogram import Histogram
 from stormbreak.batch.runner import End
 from stormbreak.batch.summary import Summary
@@ -207,7 +207,7 @@ def _targets(course: Course) -> Section | None:
 
 
 def _failures(summary: Summary) -> Section | None:
-    failed = Files.of(Path(summary.output)).failed
+    failed = BatchPaths.of(Path(summary.output)).failed
     failures = list(islice(summary.failures(), FAILURES)) if summary.failed else []
     if not failures:
         return None

@@ -6,7 +6,7 @@ from math import nan
 
 from stormbreak.provider.scenario import Scenario
 from stormbreak.report.panel import Line, Panel, clock_for, mean, means, stride
-from stormbreak.report.text import name_shown
+from stormbreak.report.text import escape_name
 from stormbreak.report.theme import STROKES
 from stormbreak.storm import Result
 from stormbreak.storm.measures import Measures, average
@@ -16,7 +16,7 @@ Pick = Callable[[Series], Sequence[float | None]]
 """Takes one number for each second out of a series; None where there is none."""
 
 _BEFORE, _AFTER = 0.4, 2.0  # lengths of the trigger that are shown around it
-_LEAST_BEFORE, _LEAST_AFTER = 10, 30  # seconds
+_MIN_BEFORE, _MIN_AFTER = 10, 30  # seconds
 _WORTH_A_VIEW = 2.0  # the whole run is so many times longer than what is around the trigger
 
 
@@ -51,7 +51,7 @@ class Comparison:
         self.runs: dict[str, list[Result]] = {}
         for result in results:
             self.runs.setdefault(result.policy, []).append(result)
-        self.names = {policy: name_shown(policy) for policy in self.runs}
+        self.names = {policy: escape_name(policy) for policy in self.runs}
         self.views = list(_views(scenario, results))
 
     @property
@@ -87,7 +87,7 @@ class Comparison:
         )
 
     def panel(self, view: View, quantity: Quantity, policies: Sequence[str]) -> Panel:
-        """Draw a quantity under these policies."""
+        """RandomStorm a quantity under these policies."""
         length = view.end - view.start
         step, clock = stride(length), clock_for(length)
         lines = [self._line(view, step, policy, quantity.pick) for policy in policies]
@@ -144,8 +144,8 @@ def _views(scenario: Scenario, results: Sequence[Result]) -> Sequence[View]:
     whole = View(name="The whole run", start=0, end=int(scenario.duration))
     at, until = load.trigger_at or 0.0, load.trigger_until
     span = until - at
-    start = max(0, int(at - max(_LEAST_BEFORE, _BEFORE * span)))
-    end = min(whole.end, int(until + max(_LEAST_AFTER, _AFTER * span)))
+    start = max(0, int(at - max(_MIN_BEFORE, _BEFORE * span)))
+    end = min(whole.end, int(until + max(_MIN_AFTER, _AFTER * span)))
     if whole.end < _WORTH_A_VIEW * (end - start):
         return [whole]
     return [whole, View(name="Around the trigger", start=start, end=end)]

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stormbreak.drivers.locks import new_lock
 from stormbreak.report.panel import Line, Panel
-from stormbreak.report.theme import STROKES, Paint
+from stormbreak.report.theme import STROKES, Colours
 
 _LOCK = new_lock()
 _SETTINGS: dict[Any, Any] = {
@@ -44,7 +44,7 @@ def settings(salt: str) -> Iterator[None]:
         yield
 
 
-def draw(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
+def draw(panel: Panel, axes: Axes, paint: Colours, size: float) -> None:
     """Draw `panel` on `axes`, with text of `size` points."""
     axes.set_facecolor("none")
     _frame(panel, axes, paint, size)
@@ -58,7 +58,7 @@ def draw(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
     axes.set_xlim(panel.xs[0], panel.xs[-1] if len(panel.xs) > 1 else panel.xs[0] + 1)
 
 
-def _frame(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
+def _frame(panel: Panel, axes: Axes, paint: Colours, size: float) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(paint("muted"))
@@ -81,7 +81,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:g}"
 
 
-def _shade(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
+def _shade(panel: Panel, axes: Axes, paint: Colours, size: float) -> None:
     assert panel.shaded is not None
     start, end = panel.shaded
     axes.axvspan(start, end, color=paint("trigger"), alpha=0.14, linewidth=0)
@@ -101,7 +101,7 @@ def _shade(panel: Panel, axes: Axes, paint: Paint, size: float) -> None:
     )
 
 
-def _draw_line(panel: Panel, line: Line, axes: Axes, paint: Paint) -> None:
+def _draw_line(panel: Panel, line: Line, axes: Axes, paint: Colours) -> None:
     if line.stroke is None:
         axes.fill_between(panel.xs, line.ys, color=paint("ideal"), alpha=0.22, linewidth=0)
         axes.plot(panel.xs, line.ys, color=paint("ideal"), linewidth=_THIN)

@@ -34,9 +34,9 @@ _SCALE = 140  # pixels to an inch
 _BIG, _TEXT, _SMALL = 15.5, 10.5, 9.0  # points
 _VERDICT, _NOTE = 92, 160  # characters of a line
 _Corner: TypeAlias = Literal["upper left", "upper right"]
-_MOST_CARDS = 6
+_MAX_CARDS = 6
 _CARDS_IN_A_ROW = 3  # four stand in one, too
-_LONGEST_KEY = 48  # characters
+_MAX_KEY = 48  # characters
 _COLOURS = 256
 _ROUNDS = 3
 
@@ -64,9 +64,9 @@ class Picture:
 
 
 def png_of(picture: Picture) -> bytes:
-    """Draw it."""
+    """RandomStorm it."""
     verdict, note = wrap(picture.verdict, _VERDICT), wrap(picture.note, _NOTE)
-    cards = _cards(picture.cards[:_MOST_CARDS])
+    cards = _cards(picture.cards[:_MAX_CARDS])
     keys = list(_in_rows(picture.keys, _WIDTH - 2 * _MARGIN))
     starts = range(0, len(picture.tiles), _COLUMNS)
     rows = [_Row(picture.tiles[start : start + _COLUMNS]) for start in starts]
@@ -145,7 +145,7 @@ class _Sheet:
     def legend(
         self, keys: Sequence[Key], x: float, *, to: _Corner = "upper left", below: float = 0.0
     ) -> None:
-        """Draw a legend whose top left, or top right, is here, or so much below."""
+        """RandomStorm a legend whose top left, or top right, is here, or so much below."""
         handles = [_handle(key) for key in keys]
         self._figure.legend(
             handles=handles,
@@ -213,7 +213,7 @@ def _in_rows(keys: Sequence[Key], room: float) -> Iterator[list[Key]]:
     """Keys of a legend, as many in a row as there is room for, with names that are not too long."""
     row, left = list[Key](), room
     for key in keys:
-        named = replace(key, name=ending(key.name, _LONGEST_KEY))
+        named = replace(key, name=ending(key.name, _MAX_KEY))
         width = _KEY + _LETTER * len(named.name)
         if row and width > left:
             yield row

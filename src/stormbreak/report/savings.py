@@ -47,7 +47,7 @@ def savings_cards(case: Case, currency: Currency) -> list[Card]:
     share, returned = case.share, case.returned
     return [
         Card(
-            name="Saved a month",
+            name="CircuitSnapshot a month",
             figure=currency.told(case.saving),
             about=f"{currency.told(case.current)} now, {currency.told(case.candidate)} then",
         ),

@@ -12,6 +12,6 @@ def shown(text: object, limit: int = NAME) -> str:
     return plain(hidden(str(text)), limit=limit)
 
 
-def name_shown(name: object) -> str:
+def escape_name(name: object) -> str:
     """A policy's name, which may be a path: like `shown`, but where it is too long, its end is what is kept."""
     return ending(hidden(str(name)), limit=NAME)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-Paint = Callable[[str], str]
+Colours = Callable[[str], str]
 """Gives the colour of a role, such as "ink", as "#rrggbb"."""
 
 
@@ -68,7 +68,7 @@ _STAND_INS = {role: f"#0a0b{number:02x}" for number, role in enumerate(TONES, 1)
 
 
 def light(role: str) -> str:
-    """Paint for a picture."""
+    """Colours for a picture."""
     return TONES[role].light
 
 

@@ -29,7 +29,7 @@ PAGE, PICTURE = ".html", ".png"
 _NEEDED = ("jinja2", "matplotlib")
 
 
-class Destination:
+class ReportFile:
     """A file that a report will be written to: a page, or a picture, by its name."""
 
     def __init__(self, path: Path) -> None:
@@ -113,10 +113,10 @@ class Destination:
             file.write(made)
 
 
-class _JustLookedError(Exception):
+class _WriteCheckDoneError(Exception):
     """Nothing was to be written."""
 
 
 def _try_out(path: Path) -> None:
-    with suppress(_JustLookedError), replacing(path):
-        raise _JustLookedError
+    with suppress(_WriteCheckDoneError), replacing(path):
+        raise _WriteCheckDoneError

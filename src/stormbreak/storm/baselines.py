@@ -27,7 +27,7 @@ from stormbreak.core.retry import RetryPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
+class NamedPolicy:
     """A policy with a name. A `deaf` one does not hear when the server says to come back.
 
     In a batch, one that `reschedules` sends a row whose call has failed again later, as `batch run` does.
@@ -41,7 +41,7 @@ class Contender:
 
 def _retries(retries: int, backoff: Backoff) -> Policy:
     """Retries and nothing else."""
-    rule = RetryPolicy(attempts=1 + retries, backoff=backoff, min_useful=0.0, spread=0.0)
+    rule = RetryPolicy(attempts=1 + retries, backoff=backoff, min_time_left=0.0, spread=0.0)
     return replace(OFF, retry=rule)
 
 
@@ -71,7 +71,7 @@ _LOOPS: Mapping[str, Policy] = MappingProxyType(
     }
 )
 
-_DEAF: Mapping[str, Policy] = MappingProxyType(
+_IGNORING: Mapping[str, Policy] = MappingProxyType(
     {
         "none": OFF,
         "naive": _retries(5, Constant(seconds=0.0)),
@@ -83,7 +83,7 @@ _DEAF: Mapping[str, Policy] = MappingProxyType(
     }
 )
 
-_HEEDING: Mapping[str, Policy] = MappingProxyType(
+_RESPECTING: Mapping[str, Policy] = MappingProxyType(
     {
         "openai_sdk": _retries(2, _SDK),
         **_LOOPS,
@@ -93,10 +93,10 @@ _HEEDING: Mapping[str, Policy] = MappingProxyType(
     }
 )
 
-BASELINES: Mapping[str, Contender] = MappingProxyType(
+BASELINES: Mapping[str, NamedPolicy] = MappingProxyType(
     {
-        name: Contender(name=name, policy=policy, deaf=name in _DEAF, reschedules=False)
-        for name, policy in {**_DEAF, **_HEEDING}.items()
+        name: NamedPolicy(name=name, policy=policy, deaf=name in _IGNORING, reschedules=False)
+        for name, policy in {**_IGNORING, **_RESPECTING}.items()
     }
 )
 """The baselines by name."""

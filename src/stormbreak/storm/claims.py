@@ -29,12 +29,12 @@ OF_NOTHING = "a share of nothing"
 
 _LONGEST = 1000  # characters of a claim
 _SHOWN = 40  # of them, in a message
-_DEEPEST = 20  # parentheses in parentheses
+_MAX_DEPTH = 20  # parentheses in parentheses
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _TOKEN = re.compile(rf"\s*(?:[A-Za-z_]\w*|{_NUMBER}(?![\w.])|<=|>=|==|!=|<|>|\(|\))", re.ASCII)
 _WORD_BREAKS = re.compile(r"[\s<>=!()]+")
 _IN_SHARES = SHARES | {"wasted", "within_1", "within_5"}
-_LARGEST_SHARE = 1.5  # a larger number is meant in percent: the claim would hold always or never
+_MAX_SHARE = 1.5  # a larger number is meant in percent: the claim would hold always or never
 _HINTS: Mapping[str, str] = MappingProxyType(
     {"%": "; write 0.9 for 90 %", "=": "; write ==", "&": "; write and", "|": "; write or"}
 )
@@ -72,7 +72,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Joined:
+class AndOr:
     """Several claims of which all, or any, must hold."""
 
     together: Callable[[list[bool]], bool]
@@ -87,10 +87,10 @@ class Joined:
         return tuple(dict.fromkeys(name for part in self.parts for name in part.names()))
 
 
-Claim: TypeAlias = Comparison | Joined
+Claim: TypeAlias = Comparison | AndOr
 
 
-def parse_claim(text: str, *, source: str = "--assert", about: type = Measures) -> Claim:
+def parse_assertion(text: str, *, source: str = "--assert", about: type = Measures) -> Claim:
     """Read a claim about the fields of the dataclass `about`; `source` names where it was given.
 
     Raises:
@@ -98,7 +98,7 @@ def parse_claim(text: str, *, source: str = "--assert", about: type = Measures) 
     """
     try:
         return _Reader(text, about).read()
-    except _NoClaimError as error:
+    except _SyntaxError as error:
         secret = any(map(looks_like_key, _WORD_BREAKS.split(text)))
         why = "cannot be read, and holds what looks like a key" if secret else error
         raise ConfigurationError(f"{source}: {why}") from None
@@ -116,7 +116,7 @@ def _in_words(name: str, value: float | None) -> str:
     return str(value)
 
 
-class _NoClaimError(ValueError):
+class _SyntaxError(ValueError):
     """A text that is no claim."""
 
 
@@ -135,7 +135,7 @@ class _Reader:
     def read(self) -> Claim:
         claim = self._claim()
         if self._place < len(self._tokens):
-            raise _NoClaimError(f"nothing more was expected at {self._tokens[self._place]!r}")
+            raise _SyntaxError(f"nothing more was expected at {self._tokens[self._place]!r}")
         return claim
 
     def _claim(self) -> Claim:
@@ -151,28 +151,28 @@ class _Reader:
         while self._peek() == word:
             self._place += 1
             parts.append(read())
-        return parts[0] if len(parts) == 1 else Joined(together=together, parts=tuple(parts))
+        return parts[0] if len(parts) == 1 else AndOr(together=together, parts=tuple(parts))
 
     def _part(self) -> Claim:
         if self._peek() != "(":
             return self._comparison()
         self._place += 1
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise _NoClaimError(f"more than {_DEEPEST} parentheses in each other")
+        if self._depth > _MAX_DEPTH:
+            raise _SyntaxError(f"more than {_MAX_DEPTH} parentheses in each other")
         claim = self._claim()
         if self._next() != ")":
-            raise _NoClaimError("a closing parenthesis is missing")
+            raise _SyntaxError("a closing parenthesis is missing")
         self._depth -= 1
         return claim
 
     def _comparison(self) -> Comparison:
         measure = self._next()
         if measure not in self._names:
-            raise _NoClaimError(_no_measure(measure, self._names))
+            raise _SyntaxError(_no_measure(measure, self._names))
         sign = self._next()
         if sign not in _COMPARISONS:
-            raise _NoClaimError(
+            raise _SyntaxError(
                 f"after {measure} comes one of {' '.join(_COMPARISONS)}, got {sign!r}"
             )
         return Comparison(measure=measure, sign=sign, value=self._value(measure))
@@ -182,9 +182,9 @@ class _Reader:
         if word == NEVER and measure in self._may_never_come:
             return inf
         if not re.fullmatch(_NUMBER, word, re.ASCII) or float(word) == inf:
-            raise _NoClaimError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
-        if measure in _IN_SHARES and float(word) > _LARGEST_SHARE:
-            raise _NoClaimError(f"{measure} is a share, 0.9 for 90 %, got {word[:_SHOWN]}")
+            raise _SyntaxError(f"{measure} is compared with a number, got {word[:_SHOWN]!r}")
+        if measure in _IN_SHARES and float(word) > _MAX_SHARE:
+            raise _SyntaxError(f"{measure} is a share, 0.9 for 90 %, got {word[:_SHOWN]}")
         return float(word)
 
     def _peek(self) -> str:
@@ -198,13 +198,13 @@ class _Reader:
 
 def _tokens(text: str) -> list[str]:
     if len(text) > _LONGEST:
-        raise _NoClaimError(f"longer than {_LONGEST} characters")
+        raise _SyntaxError(f"longer than {_LONGEST} characters")
     tokens, place, end = [], 0, len(text.rstrip())
     while place < end:
         match = _TOKEN.match(text, place)
         if match is None:
             rest = text[place:].strip()
-            raise _NoClaimError(f"cannot be read from {rest[:20]!r} on{_HINTS.get(rest[0], '')}")
+            raise _SyntaxError(f"cannot be read from {rest[:20]!r} on{_HINTS.get(rest[0], '')}")
         tokens.append(match[0].strip())
         place = match.end()
     return tokens

@@ -9,10 +9,10 @@ from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm.baselines import BASELINES, Contender
+from stormbreak.storm.baselines import BASELINES, NamedPolicy
 
 
-def find(name: str) -> Contender:
+def find(name: str) -> NamedPolicy:
     """Find the contender called `name`.
 
     Raises:
@@ -27,10 +27,10 @@ def find(name: str) -> Contender:
         raise ConfigurationError(
             f"no policy and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
         )
-    return Contender(name=name, policy=resolve_policy(name))
+    return NamedPolicy(name=name, policy=resolve_policy(name))
 
 
-def own(scenario: Scenario, *, source: str) -> Contender:
+def own(scenario: Scenario, *, source: str) -> NamedPolicy:
     """Find the policy that the scenario itself names; `source` is what the user calls the scenario.
 
     Raises:
@@ -42,7 +42,7 @@ def own(scenario: Scenario, *, source: str) -> Contender:
         raise ConfigurationError(f"{source}: load.preset: {error}") from None
 
 
-def meant(policy: str | Path | Policy | Contender | None, scenario: Scenario) -> Contender:
+def meant(policy: str | Path | Policy | NamedPolicy | None, scenario: Scenario) -> NamedPolicy:
     """Find what a program means: a name, a path, a value, or None for the scenario's own.
 
     Raises:
@@ -51,16 +51,16 @@ def meant(policy: str | Path | Policy | Contender | None, scenario: Scenario) ->
     return own(scenario, source=scenario.name) if policy is None else given(policy)
 
 
-def given(policy: str | Path | Policy | Contender) -> Contender:
+def given(policy: str | Path | Policy | NamedPolicy) -> NamedPolicy:
     """Find the contender that a program gives: a name, a path or a value.
 
     Raises:
         ConfigurationError: there is none, or the file is wrong.
     """
-    if isinstance(policy, Contender):
+    if isinstance(policy, NamedPolicy):
         return policy
     if isinstance(policy, Policy):
-        return Contender(name="the policy", policy=policy)
+        return NamedPolicy(name="the policy", policy=policy)
     return find(str(policy))
 
 

@@ -14,10 +14,10 @@ from typing import TypeVar
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
 from stormbreak.provider.chance import mix, uniform
-from stormbreak.provider.kinds import Form, Kind
+from stormbreak.provider.kinds import Kind, WaitForm
 from stormbreak.provider.scenario import (
-    Crowd,
-    Herd,
+    BackgroundTraffic,
+    Burst,
     Limit,
     LimitKind,
     Load,
@@ -37,15 +37,15 @@ FLEETS = (f"under {_SMALL:g}", f"{_SMALL:g} to {_LARGE:g}", f"{_LARGE:g} and mor
 BATCH = "batch"
 _LEAD = (30.0, 60.0)  # seconds of calm before the trouble
 _TAIL = (60.0, 120.0)  # and after it
-_LONGEST_BATCH = 200.0  # seconds at full capacity
+_MAX_BATCH = 200.0  # seconds at full capacity
 T = TypeVar("T")
 
-_FORMS = (Form.SECONDS, Form.MS, Form.BARE)
+_FORMS = (WaitForm.SECONDS, WaitForm.MS, WaitForm.BARE)
 _FAST = (Kind.S500, Kind.S502, Kind.S503, Kind.S529)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class RandomStorm:
     """One random storm, the `number`-th of its seed."""
 
     number: int
@@ -71,16 +71,16 @@ class _Chance:
         self._drawn = 0
 
     def between(self, low: float, high: float) -> float:
-        """Draw a number, each as likely as any other."""
+        """RandomStorm a number, each as likely as any other."""
         self._drawn += 1
         return low + (high - low) * uniform(mix(self._bits + self._drawn))
 
     def scale(self, low: float, high: float) -> float:
-        """Draw a number, each order of magnitude as likely as any other."""
+        """RandomStorm a number, each order of magnitude as likely as any other."""
         return float(low * (high / low) ** self.between(0.0, 1.0))
 
     def pick(self, options: Sequence[T]) -> T:
-        """Draw one of them."""
+        """RandomStorm one of them."""
         return options[int(self.between(0.0, len(options)))]
 
 
@@ -95,7 +95,7 @@ class _Site:
     tail: float
     trouble: tuple[Trouble, ...] = ()
     limit: Limit | None = None
-    crowd: Crowd | None = None
+    crowd: BackgroundTraffic | None = None
 
     @property
     def until(self) -> float:
@@ -133,7 +133,7 @@ class _Site:
 
 def draw(
     number: int, *, seed: int, families: Sequence[str] = (), preset: str = "interactive"
-) -> Draw:
+) -> RandomStorm:
     """Draw the storm with that number.
 
     Args:
@@ -171,7 +171,7 @@ def draw(
         crowd=site.crowd,
         load=load,
     )
-    return Draw(number=number, family=family, scenario=scenario)
+    return RandomStorm(number=number, family=family, scenario=scenario)
 
 
 def families_of(preset: str) -> tuple[str, ...]:
@@ -230,14 +230,14 @@ def _batch(chance: _Chance) -> _Site:
     site = _site(chance)
     slots = int(chance.scale(30.0, 400.0))
     service = _short(chance.scale(0.2, 5.0))
-    rows = int(min(chance.scale(200.0, 5_000.0), max(200.0, _LONGEST_BATCH * slots / service)))
+    rows = int(min(chance.scale(200.0, 5_000.0), max(200.0, _MAX_BATCH * slots / service)))
     load = Load(
         rate=slots / service,
         processes=1,
         timeout=_short(service * chance.between(4.0, 12.0)),
         deadline=3_000.0,
         preset=BATCH,
-        herds=(Herd(at=0.0, calls=rows),),
+        herds=(Burst(at=0.0, calls=rows),),
     )
     length = _short(chance.scale(10.0, 600.0))
     return replace(
@@ -279,7 +279,7 @@ def _hang_share(chance: _Chance, site: _Site) -> _Site:
     return site.over(Kind.HANG, chance.between(0.1, 0.7))
 
 
-def _luck(chance: _Chance, site: _Site) -> _Site:
+def _random_refusals(chance: _Chance, site: _Site) -> _Site:
     return site.over(chance.pick(_FAST), chance.between(0.1, 0.75))
 
 
@@ -377,7 +377,7 @@ def _herd(chance: _Chance, site: _Site) -> _Site:
     beside = site.load.rate * (site.at + site.tail)
     room = (2 * MOST_CALLS - beside) / (calls + site.load.rate * every)
     times = int(max(1.0, min(4.0, room)))
-    load = replace(site.load, herds=(Herd(at=site.at, calls=calls, times=times, every=every),))
+    load = replace(site.load, herds=(Burst(at=site.at, calls=calls, times=times, every=every),))
     length = max(site.lasting(60.0).length, every * (times - 0.5))
     return replace(site, load=load, length=_short(length))
 
@@ -394,7 +394,7 @@ def _two(chance: _Chance, site: _Site) -> _Site:
     pause = chance.between(0.0, 0.3) * site.length
     at = _short(first.until + pause)
     second = replace(site, at=at, length=_short(max(5.0, site.length - first.length - pause)))
-    makes = (_dip, _slow, _down, _hang_share, _luck, _cut, _throttled, _overload_luck)
+    makes = (_dip, _slow, _down, _hang_share, _random_refusals, _cut, _throttled, _overload_luck)
     one, two = chance.pick(makes)(chance, first), chance.pick(makes)(chance, second)
     length = _short(two.until - site.at)
     return replace(site, length=length, trouble=one.trouble + two.trouble)
@@ -413,13 +413,13 @@ def _crowd(chance: _Chance, site: _Site) -> _Site:
     """Others hit the same provider and retry at once, whatever it says; then capacity falls."""
     part = chance.between(0.3, 0.7)
     rate = site.load.rate
-    crowd = Crowd(
+    crowd = BackgroundTraffic(
         rate=_short(rate * part),
         retries=int(chance.between(2.0, 6.0)),
         delay=_short(chance.scale(0.05, 1.0)),
         timeout=site.load.timeout,
     )
-    load = replace(site.load, rate=_short(rate * (1 - part)), beside_crowd=True)
+    load = replace(site.load, rate=_short(rate * (1 - part)), keep_background_traffic=True)
     site = replace(site, crowd=crowd, load=load)
     return site.over(Kind.CAPACITY, factor=_short(rate / site.capacity * chance.between(0.3, 1.0)))
 
@@ -439,7 +439,7 @@ FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
         "down": _down,
         "blackhole": _blackhole,
         "hang_share": _hang_share,
-        "luck": _luck,
+        "luck": _random_refusals,
         "cut": _cut,
         "throttled": _throttled,
         "flapping": _flapping,

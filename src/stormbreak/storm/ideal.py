@@ -25,10 +25,10 @@ from stormbreak.provider.scenario import Limit, LimitKind, Load, Scenario
 from stormbreak.provider.weather import Spell, forecast
 
 _STEP = 0.05  # seconds; shorter where service is
-_SHORTEST_STEP = 0.001
+_MIN_STEP = 0.001
 _STEPS_IN_A_SERVICE = 10
 _NEGLIGIBLE = 1e-9
-MOST_STEPS = 20_000_000
+MAX_STEPS = 20_000_000
 """Some minutes of work."""
 
 
@@ -46,7 +46,7 @@ class _Conditions(NamedTuple):
     shortest: float  # the shortest service time from now on
 
 
-def ideal_answers(scenario: Scenario, arrivals: Sequence[float]) -> list[Amount]:
+def ideal_throughput(scenario: Scenario, arrivals: Sequence[float]) -> list[Amount]:
     """Give the answers of the optimum for calls that arrive at `arrivals` (in order)."""
     assert scenario.load is not None
     conditions = _conditions(scenario)
@@ -78,7 +78,7 @@ def within(amounts: Sequence[Amount], start: float, end: float = inf) -> float:
 def check_length(scenario: Scenario) -> None:
     """Refuse a scenario that would take hours: ConfigurationError."""
     assert scenario.load is not None
-    longest = MOST_STEPS * _step(_conditions(scenario))
+    longest = MAX_STEPS * _step(_conditions(scenario))
     if scenario.duration + scenario.load.deadline > longest:
         raise ConfigurationError(
             f"duration and load.deadline must be at most {longest:,.0f} s together in a simulation with such"
@@ -207,4 +207,4 @@ def _shares(spell: Spell, *, refusals: bool) -> Iterator[float]:
 def _step(conditions: Sequence[_Conditions]) -> float:
     spans = [part.service for part in conditions if part.service]
     shortest = min(spans, default=inf) / _STEPS_IN_A_SERVICE
-    return max(_SHORTEST_STEP, min(_STEP, shortest))
+    return max(_MIN_STEP, min(_STEP, shortest))

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm.baselines import Contender
+from stormbreak.storm.baselines import NamedPolicy
 from stormbreak.storm.result import Result
 from stormbreak.storm.simulation import simulate
 
@@ -46,7 +46,7 @@ class Run:
     """One simulation to do."""
 
     scenario: Scenario
-    contender: Contender
+    contender: NamedPolicy
     seed: int
     shared: bool = False
     first_output: bool = False

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from math import ceil, fsum, inf
 from typing import NamedTuple
 
-from stormbreak.provider.scenario import WATCHED, Load
+from stormbreak.provider.scenario import RECOVERY_WINDOW, Load
 from stormbreak.storm.ideal import Amount, within
 
-RECOVERED = 0.95  # share of the calls of `WATCHED` seconds that must be answered
+RECOVERED = 0.95  # share of the calls of `RECOVERY_WINDOW` seconds that must be answered
 
 SHARES = frozenset({"goodput", "trigger_goodput", "success"})
 """Measures that may be shares of nothing."""
@@ -112,9 +112,9 @@ def recovery(records: Sequence[Record], load: Load, duration: float) -> float | 
     if load.trigger_until is None:
         return 0.0
     arrived, answered = _by_second(records, load.trigger_until, duration)
-    for second in range(len(arrived) - WATCHED + 1):
-        calls = sum(arrived[second : second + WATCHED])
-        good = sum(answered[second : second + WATCHED])
+    for second in range(len(arrived) - RECOVERY_WINDOW + 1):
+        calls = sum(arrived[second : second + RECOVERY_WINDOW])
+        good = sum(answered[second : second + RECOVERY_WINDOW])
         if calls and good >= RECOVERED * calls:
             return float(second)
     return None

@@ -20,7 +20,7 @@ from stormbreak.storm.traffic import MOST_CALLS
 
 BATCH_DEADLINE = 3600.0  # seconds of each call, where the scenario is not of a batch itself
 BATCH_TIMEOUT = 60.0
-_LONGEST_LINE = 2**20  # characters
+_MAX_LINE = 2**20  # characters
 
 
 def with_arrivals(scenario: Scenario, times: Sequence[float]) -> Scenario:
@@ -101,10 +101,10 @@ def _times(file: IO[str], path: str, column: str | None) -> list[float]:
 def _said(file: IO[str], path: str, column: str | None) -> Iterator[tuple[int, str]]:
     """What each line says of its time, with the number of the line; blank ones are left out."""
     place: int | None = None  # of the column
-    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), ""), 1):
+    for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), ""), 1):
         where = f"{path}:{number}"
-        if len(line) > _LONGEST_LINE:
-            raise ConfigurationError(f"{where}: longer than {_LONGEST_LINE:,} characters")
+        if len(line) > _MAX_LINE:
+            raise ConfigurationError(f"{where}: longer than {_MAX_LINE:,} characters")
         if not line.strip():
             continue
         if column is None:

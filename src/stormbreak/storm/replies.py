@@ -13,13 +13,13 @@ from types import MappingProxyType
 from stormbreak.errors import ConfigurationError
 from stormbreak.keylike import quoted
 from stormbreak.llm.classify import may_be_processed, verdict_of_status
-from stormbreak.llm.limits import limits_of
-from stormbreak.provider.kinds import HARMLESS, SILENT, SLOW, STATUSES, Form, Kind
+from stormbreak.llm.limits import parse_rate_limits
+from stormbreak.provider.kinds import SILENT, SLOW, STATUSES, WELL_FORMED, Kind, WaitForm
 from stormbreak.provider.limit import Standing
 from stormbreak.provider.model import Part, Reply
 from stormbreak.provider.scenario import Dialect, Scenario
 from stormbreak.provider.told import limit_headers
-from stormbreak.types import TREATMENTS, Allowances, Outcome, Verdict
+from stormbreak.types import TREATMENTS, Outcome, RateLimits, Verdict
 
 _EPOCH = 1.7e9  # unix seconds at which a simulation begins: some headers name points in time
 _OK = Outcome(Verdict.OK, status=200)
@@ -57,7 +57,7 @@ def _refused(status: int) -> Outcome:
 _OUTCOMES: Mapping[Kind, Outcome] = MappingProxyType(
     {
         **{kind: _refused(int(kind)) for kind in STATUSES},
-        **dict.fromkeys(HARMLESS, _OK),
+        **dict.fromkeys(WELL_FORMED, _OK),
         **dict.fromkeys(_SPOILT, _BROKEN),
         Kind.DOWN: _refused(503),
         Kind.QUOTA: Outcome(Verdict.BILLING, status=429),
@@ -91,7 +91,7 @@ def outcome_of(reply: Reply, *, streamed: bool = False) -> Outcome:
     return outcome._replace(retry_after=_as_told(reply.retry_after, reply.trouble.form))
 
 
-def is_heard(reply: Reply, *, streamed: bool = False) -> bool:
+def sees_retry_after(reply: Reply, *, streamed: bool = False) -> bool:
     """Whether the client sees this part of an answer at all."""
     if reply.trouble is None or (streamed and reply.trouble.kind in _WHOLE_AS_STREAMS):
         return True
@@ -108,10 +108,10 @@ def check_playable(scenario: Scenario) -> None:
             )
 
 
-def told_of(dialect: Dialect, standings: Sequence[Standing], now: float) -> Allowances | None:
+def told_of(dialect: Dialect, standings: Sequence[Standing], now: float) -> RateLimits | None:
     """What a client reads in the headers of an answer at `now`."""
     headers = limit_headers(dialect, standings, _EPOCH + now)
-    return limits_of({name.lower(): value for name, value in headers}, _EPOCH + now)
+    return parse_rate_limits({name.lower(): value for name, value in headers}, _EPOCH + now)
 
 
 def delay_of(reply: Reply) -> float:
@@ -120,6 +120,6 @@ def delay_of(reply: Reply) -> float:
     return trouble.seconds if trouble is not None and trouble.kind in SLOW else 0.0
 
 
-def _as_told(wait: float, form: Form) -> float:
+def _as_told(wait: float, form: WaitForm) -> float:
     """`wait` as it is written on the wire: rounded up to what the form can say."""
-    return math.ceil(wait * 1000) / 1000 if form is Form.MS else float(max(1, math.ceil(wait)))
+    return math.ceil(wait * 1000) / 1000 if form is WaitForm.MS else float(max(1, math.ceil(wait)))

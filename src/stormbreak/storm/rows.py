@@ -13,16 +13,16 @@ from typing import Protocol, Self
 from stormbreak.core.engine import Lane
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import is_off
-from stormbreak.core.schedule import Later, Schedule, Turn, width_of
+from stormbreak.core.schedule import Reschedule, RowAttempt, Schedule, max_rows_in_flight
 from stormbreak.drivers.virtual import Timeline, Timer
 from stormbreak.events import Event, RetryPlanned
-from stormbreak.types import Ended
+from stormbreak.types import CallResult
 
 
 class Start(Protocol):
     """Starts the call of a row."""
 
-    def __call__(self, turn: Turn, done: Callable[[Ended], None]) -> None:
+    def __call__(self, turn: RowAttempt, done: Callable[[CallResult], None]) -> None:
         """`done` gets how it ended."""
         ...
 
@@ -73,7 +73,7 @@ class Batch:
         self._arrived = _Arrived()
         self._schedule = Schedule(
             self._arrived,
-            width=width_of(policy),
+            width=max_rows_in_flight(policy),
             once=is_off(policy),
             spread=policy.retry.spread,
             unproven=True,
@@ -114,7 +114,7 @@ class Batch:
             return
         while schedule.has_room(self._lane.backing_off):
             turn = schedule.take(now)
-            if isinstance(turn, Turn):
+            if isinstance(turn, RowAttempt):
                 if not turn.rounds:
                     self._queued[turn.index] = now - self._arrived.since
                 self._start(turn, partial(self._over, turn))
@@ -123,12 +123,12 @@ class Batch:
                 self._wake(turn)
             return
 
-    def _over(self, turn: Turn, ended: Ended) -> None:
+    def _over(self, turn: RowAttempt, ended: CallResult) -> None:
         """A call has ended: the row comes back, or is over."""
         now, number = self._timeline.now, turn.index
         self._queued[number] += ended.queued
         fate = self._schedule.settle(turn, ended, now, self._chance())
-        if not isinstance(fate, Later):
+        if not isinstance(fate, Reschedule):
             queued = self._queued.pop(number)
             self._end(number, answered=fate.ok, attempts=fate.attempts, queued=queued)
         self._wake(now)

@@ -16,7 +16,7 @@ class Look(NamedTuple):
     limit: int | None  # of attempts in flight; None unless that of every process binds
     limited: int  # processes whose limit binds
     open_circuits: int  # processes whose circuit is not closed
-    waiting_there: int  # attempts in the provider's queue
+    queued_at_provider: int  # attempts in the provider's queue
     wasted: float  # seconds of work for clients who had gone, up to here
 
 
@@ -27,7 +27,7 @@ class Series:
     `failed` calls ended in that second without an answer in time after an attempt, `shed` ones without any.
 
     The others are as they stood when the second was over, over all processes: attempts `in_flight`, calls `queued`
-    in the clients, attempts `waiting_there` in the queue of the provider, `open_circuits` (processes whose circuit is not
+    in the clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
     closed). Of `limited` processes a limit binds, set by hand or found in congestion; `limit` is their sum, and None
     unless all are limited: what others may send is up to nobody. `wasted` are the seconds of the provider's work that
     came to an end in that second for clients who had gone. All of these are empty where nobody could look.
@@ -44,7 +44,7 @@ class Series:
     limit: tuple[int | None, ...] = ()
     limited: tuple[int, ...] = ()
     open_circuits: tuple[int, ...] = ()
-    waiting_there: tuple[int, ...] = ()
+    queued_at_provider: tuple[int, ...] = ()
     wasted: tuple[float, ...] = ()
 
     def plain(self) -> dict[str, list[float | int | None]]:
@@ -81,7 +81,7 @@ def series(
         limit=tuple(look.limit for look in seen),
         limited=tuple(look.limited for look in seen),
         open_circuits=tuple(look.open_circuits for look in seen),
-        waiting_there=tuple(look.waiting_there for look in seen),
+        queued_at_provider=tuple(look.queued_at_provider for look in seen),
         wasted=_differences([look.wasted for look in seen]),
     )
 

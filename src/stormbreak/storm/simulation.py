@@ -15,15 +15,15 @@ from math import ceil, nextafter
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, for_batch
-from stormbreak.core.schedule import Turn
+from stormbreak.core.schedule import RowAttempt
 from stormbreak.core.spend import SpendPolicy
 from stormbreak.drivers.virtual import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.chance import mix
 from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Load, Scenario
-from stormbreak.storm.baselines import Contender
-from stormbreak.storm.ideal import check_length, ideal_answers
+from stormbreak.storm.baselines import NamedPolicy
+from stormbreak.storm.ideal import check_length, ideal_throughput
 from stormbreak.storm.measures import Observed, Record, measure
 from stormbreak.storm.replies import check_playable
 from stormbreak.storm.result import Result
@@ -31,8 +31,8 @@ from stormbreak.storm.rows import Batch
 from stormbreak.storm.series import Look, series
 from stormbreak.storm.traffic import Traffic, check_measured, traffic
 from stormbreak.storm.watch import Watch
-from stormbreak.storm.world import Sent, World
-from stormbreak.types import Call, Ended, Target, Verdict
+from stormbreak.storm.world import Sent, SimulatedProvider
+from stormbreak.types import Call, CallResult, Target, Verdict
 
 TARGET = Target("storm", "storm-1")
 
@@ -47,7 +47,7 @@ Progress = Callable[[float], None]
 
 def simulate(
     scenario: Scenario,
-    policy: Contender | Policy,
+    policy: NamedPolicy | Policy,
     *,
     seed: int = 0,
     shared: bool = False,
@@ -74,7 +74,7 @@ def simulate(
         raise ConfigurationError(f"{scenario.name}: a simulation needs a [load], got none")
     check_length(scenario)
     check_playable(scenario)
-    contender = policy if isinstance(policy, Contender) else Contender(name="", policy=policy)
+    contender = policy if isinstance(policy, NamedPolicy) else NamedPolicy(name="", policy=policy)
     calls = traffic(scenario.load, scenario.duration, seed)
     check_measured(scenario, calls)
     fleet = _Fleet(
@@ -83,7 +83,7 @@ def simulate(
     if listener is not None:
         fleet.listen(listener)
     fleet.run(scenario.duration, progress)
-    ideal = ideal_answers(scenario, calls.times)
+    ideal = ideal_throughput(scenario, calls.times)
     records, observed = fleet.records, fleet.observed()
     return Result(
         scenario=scenario.name,
@@ -101,7 +101,7 @@ class _Fleet:
         self,
         scenario: Scenario,
         load: Load,
-        contender: Contender,
+        contender: NamedPolicy,
         calls: Traffic,
         *,
         seed: int,
@@ -115,9 +115,11 @@ class _Fleet:
         policy = for_batch(contender.policy) if in_batches else contender.policy
         self._policy = _under(policy, load)
         self._timeline = Timeline()
-        crowd = scenario.crowd if load.beside_crowd else None
+        crowd = scenario.crowd if load.keep_background_traffic else None
         self._model = ProviderModel(replace(scenario, crowd=crowd), seed)
-        self._world = World(self._model, self._timeline, deaf=contender.deaf, streamed=streamed)
+        self._world = SimulatedProvider(
+            self._model, self._timeline, deaf=contender.deaf, streamed=streamed
+        )
         count = 1 if shared else load.processes
         self._drivers = [self._process(number, seed) for number in range(count)]
         self._lanes = [driver.engine.lane(TARGET) for driver in self._drivers]
@@ -191,9 +193,9 @@ class _Fleet:
         if self._batches:
             self._batches[process].add(number)
         else:
-            self._start(process, Turn(index=number), partial(self._end, number))
+            self._start(process, RowAttempt(index=number), partial(self._end, number))
 
-    def _start(self, process: int, turn: Turn, done: Callable[[Ended], None]) -> None:
+    def _start(self, process: int, turn: RowAttempt, done: Callable[[CallResult], None]) -> None:
         """Start a call, or one of those of a row."""
         self._watch.wake(process)
         driver, tokens = self._drivers[process], self._calls.tokens[turn.index]
@@ -203,7 +205,7 @@ class _Fleet:
             done,
         )
 
-    def _call(self, engine: Engine, turn: Turn, tokens: int) -> Call:
+    def _call(self, engine: Engine, turn: RowAttempt, tokens: int) -> Call:
         return Call(
             engine.number(),
             TARGET,
@@ -216,7 +218,7 @@ class _Fleet:
             most=turn.left if self._batches else None,
         )
 
-    def _end(self, number: int, ended: Ended) -> None:
+    def _end(self, number: int, ended: CallResult) -> None:
         self._record(
             number,
             answered=ended.outcome.verdict is Verdict.OK,

@@ -14,8 +14,8 @@ from math import inf
 from statistics import median
 from typing import Any
 
-from stormbreak.storm.baselines import BASELINES, Contender
-from stormbreak.storm.draws import BATCH, FLEETS, Draw, draw
+from stormbreak.storm.baselines import BASELINES, NamedPolicy
+from stormbreak.storm.draws import BATCH, FLEETS, RandomStorm, draw
 from stormbreak.storm.many import simulate_all
 from stormbreak.storm.measures import Measures, quantile, rounded
 from stormbreak.storm.simulation import simulate
@@ -37,12 +37,12 @@ WORST = 10
 class SurveyRun:
     """One policy in one draw with one luck: what a worker does."""
 
-    draw: Draw
-    contender: Contender
+    draw: RandomStorm
+    contender: NamedPolicy
     seed: int
 
     def simulate(self, progress: Callable[[float], None]) -> Measures:
-        """Play it, and keep the measures only."""
+        """FaultContext it, and keep the measures only."""
         scenario = self.draw.scenario
         return simulate(scenario, self.contender, seed=self.seed, progress=progress).measures
 
@@ -56,7 +56,7 @@ class Score:
     makespans, below 1 where the policy is faster than all others, and 1 where no other ever gets there.
     """
 
-    draw: Draw
+    draw: RandomStorm
     values: Mapping[str, float]
     lost: float
     best: str
@@ -220,14 +220,14 @@ class Survey:
         }
 
 
-def rivals_of(preset: str) -> list[Contender]:
+def rivals_of(preset: str) -> list[NamedPolicy]:
     """The baselines that a survey compares with."""
     return [BASELINES[name] for name in (BATCH_RIVALS if preset == BATCH else RIVALS)]
 
 
 def survey(  # noqa: PLR0913 - keyword-only, one for each option
-    policy: Contender,
-    others: Sequence[Contender],
+    policy: NamedPolicy,
+    others: Sequence[NamedPolicy],
     *,
     draws: int,
     seed: int = 0,
@@ -262,7 +262,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         for contender in contenders
         for luck in range(1, lucks + 1)
     ]
-    tell = None if progress is None else partial(_tell, progress, len(runs))
+    tell = None if progress is None else partial(_notify, progress, len(runs))
     measured = simulate_all(runs, processes=processes, progress=tell)
     scores = []
     for place, each in enumerate(found):
@@ -280,7 +280,7 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
     )
 
 
-def _tell(
+def _notify(
     progress: Callable[[int, float, int], None], runs: int, number: int, share: float
 ) -> None:
     progress(number, share, runs)
@@ -293,7 +293,7 @@ def _value(several: Sequence[Measures], preset: str) -> float:
     return 100.0 * sum(each.goodput or 0.0 for each in several) / len(several)
 
 
-def score(of: Draw, policy: str, values: Mapping[str, float], preset: str) -> Score:
+def score(of: RandomStorm, policy: str, values: Mapping[str, float], preset: str) -> Score:
     """Compare the policy with the best of the others; where both are as good, it is the best."""
     rivals = [name for name in values if name != policy]
     own = values[policy]

@@ -10,12 +10,12 @@ from math import fsum
 from typing import NamedTuple
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.arrivals import Even, Poisson, laid_out
+from stormbreak.provider.arrivals import Even, Poisson, rate_segments
 from stormbreak.provider.chance import Lognormal, mix
-from stormbreak.provider.scenario import Herd, Load, Scenario
+from stormbreak.provider.scenario import Burst, Load, Scenario
 
 MOST_CALLS = 10_000_000
-MOST_PROCESSES = 100_000
+MAX_PROCESSES = 100_000
 
 _ARRIVALS, _PROCESSES, _TOKENS = 0xA1, 0xB2, 0xC3  # keys of the streams
 
@@ -66,9 +66,9 @@ def _tokens(load: Load, calls: int, salt: int) -> list[int]:
 
 
 def _check(load: Load, duration: float) -> None:
-    if load.processes > MOST_PROCESSES:
+    if load.processes > MAX_PROCESSES:
         raise ConfigurationError(
-            f"load.processes must be at most {MOST_PROCESSES} in a simulation, got {load.processes}"
+            f"load.processes must be at most {MAX_PROCESSES} in a simulation, got {load.processes}"
         )
     calls = _expected(load, duration)
     if calls > MOST_CALLS:
@@ -78,7 +78,7 @@ def _check(load: Load, duration: float) -> None:
 
 
 def _expected(load: Load, duration: float) -> float:
-    rates = [part for part in laid_out(load.rate, load.steps) if part[0] < duration]
+    rates = [part for part in rate_segments(load.rate, load.steps) if part[0] < duration]
     ends = [*(at for at, _ in rates[1:]), duration]
     flow = fsum(rate * (end - at) for (at, rate), end in zip(rates, ends, strict=True))
     return flow + len(load.times) + sum(herd.calls * herd.times for herd in load.herds)
@@ -93,7 +93,7 @@ def _flow(load: Load, salt: int) -> Iterator[float]:
         at = stream.next_after(at)
 
 
-def _herds(herds: tuple[Herd, ...]) -> list[float]:
+def _herds(herds: tuple[Burst, ...]) -> list[float]:
     return sorted(
         herd.at + herd.every * time
         for herd in herds

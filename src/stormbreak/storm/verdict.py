@@ -83,7 +83,7 @@ def missing(series: Series, near: float) -> list[float]:
     return found
 
 
-def never_made_up(series: Series, near: float) -> float:
+def unrecovered_answers(series: Series, near: float) -> float:
     """How many of the ideal's answers have none of their own near them, if as many as can be have one.
 
     Pairs are made in the order in which they come, which leaves the fewest alone. `missing` tells when the clients were
@@ -127,7 +127,7 @@ def _offset(others: deque[tuple[int, float]], amount: float, *, since: float) ->
 def _weakest(series: Series, load: Load, seed: int) -> Moment:
     start, length = _start(load), len(series.ideal)
     moments = [Moment(start, start, 0.0, 0.0, seed)]
-    if not round(never_made_up(series, load.timeout)):
+    if not round(unrecovered_answers(series, load.timeout)):
         return moments[0]
     lacks = missing(series, load.timeout)
     for begin in range(start, max(start + 1, length - WINDOW + 1)):

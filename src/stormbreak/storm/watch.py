@@ -6,7 +6,7 @@ A process in which nothing is under way stands still: it is not looked at again 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stormbreak.core.automatic import AutomaticConcurrency
+from stormbreak.core.automatic import AutomaticLimiter
 from stormbreak.core.circuit import State
 from stormbreak.core.engine import Lane
 from stormbreak.provider.model import ProviderModel
@@ -52,7 +52,7 @@ class Watch:
             limit += stands.limit
             binding += stands.binds
             shut += stands.shut
-            if lane.idle and not (stands.binds and isinstance(lane.slots, AutomaticConcurrency)):
+            if lane.idle and not (stands.binds and isinstance(lane.slots, AutomaticLimiter)):
                 self._awake.remove(process)
                 self._asleep[process] = stands
                 self._count(stands, 1)
@@ -68,7 +68,7 @@ class Watch:
             limit=limit + self._limit if self._limited and binding == len(self._lanes) else None,
             limited=binding if self._limited else 0,
             open_circuits=shut + self._shut,
-            waiting_there=self._model.queued,
+            queued_at_provider=self._model.queued,
             wasted=self._model.clients.wasted_work,
         )
 

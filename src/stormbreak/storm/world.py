@@ -12,8 +12,8 @@ from stormbreak.core.flow import Send
 from stormbreak.drivers.virtual import Reply as Answer
 from stormbreak.drivers.virtual import Timeline, Timer
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.storm.replies import delay_of, is_heard, outcome_of, told_of
-from stormbreak.types import Allowances, Usage, Verdict
+from stormbreak.storm.replies import delay_of, outcome_of, sees_retry_after, told_of
+from stormbreak.types import RateLimits, Usage, Verdict
 
 _TRIES = 16  # bits of a chance key that number the attempts of one call
 
@@ -36,10 +36,10 @@ class _Asked(NamedTuple):
     first: First
     send: Send
     tokens: int
-    told: Allowances | None
+    told: RateLimits | None
 
 
-class World:
+class SimulatedProvider:
     """Carries attempts to the model and replies back.
 
     With `deaf`, clients do not hear when to come back; with `streamed`, they see the first output of an answer.
@@ -55,7 +55,7 @@ class World:
     ) -> None:
         self._model = model
         self._timeline = timeline
-        self._deaf = deaf
+        self._ignores_retry_after = deaf
         self._streamed = streamed
         limit = model.scenario.limit
         self._dialect = None if limit is None else limit.headers
@@ -80,7 +80,7 @@ class World:
         self._aim()
         return partial(self._give_up, request)
 
-    def _told(self, now: float) -> Allowances | None:
+    def _told(self, now: float) -> RateLimits | None:
         """What is counted when a request comes in is what its answer says, as on the embedded provider."""
         if self._dialect is None:
             return None
@@ -116,7 +116,7 @@ class World:
         self._aim()
 
     def _deliver(self, reply: Reply) -> None:
-        if not is_heard(reply, streamed=self._streamed):
+        if not sees_retry_after(reply, streamed=self._streamed):
             return
         if reply.part is Part.FIRST:
             if waiting := self._waiting.get(reply.request):
@@ -130,7 +130,7 @@ class World:
             outcome = outcome._replace(usage=Usage(input_tokens=waiting.tokens))
         if waiting.told is not None:
             outcome = outcome._replace(told=waiting.told)
-        if self._deaf and outcome.retry_after is not None:
+        if self._ignores_retry_after and outcome.retry_after is not None:
             outcome = outcome._replace(retry_after=None)
         if later := delay_of(reply):
             self._timeline.at(reply.at + later, partial(waiting.answer, outcome))

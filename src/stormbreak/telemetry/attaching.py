@@ -38,9 +38,9 @@ def engine_of(what: Any) -> Engine:
     found = what if isinstance(what, Engine) else getattr(what, "engine", None)
     if isinstance(found, Engine):
         return found
-    from stormbreak.http.doors.wrapping import doors_under  # noqa: PLC0415 - it needs aiohttp
+    from stormbreak.http.doors.wrapping import installed_transports  # noqa: PLC0415 - it needs aiohttp
 
-    for door in doors_under(what):
+    for door in installed_transports(what):
         return door.engine
     raise ConfigurationError(
         "only what has an engine can be listened to: a client, settings, a transport, a wrapped client,"

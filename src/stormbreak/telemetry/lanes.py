@@ -10,7 +10,7 @@ from stormbreak.slow_reason import slow_reason
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 
 
-def standing_in(engines: Iterable[Engine]) -> Mapping[str, Mapping[str, Any]]:
+def merge_targets(engines: Iterable[Engine]) -> Mapping[str, Mapping[str, Any]]:
     """What stands where, by the target as engines name it; an engine that nobody steps has nothing to say."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for engine in engines:

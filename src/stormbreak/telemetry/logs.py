@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from stormbreak.core.circuit import State
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.events import CircuitChanged, Event, RetryRefused
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
@@ -52,7 +52,7 @@ class _Kind(NamedTuple):
     target: str
 
 
-class _Spell:
+class _Burst:
     """Since a line was written: how many were left out, and the last of them."""
 
     __slots__ = ("last", "left_out", "until")
@@ -76,10 +76,10 @@ class Logs:
         self._targets = Targets(most_targets)
         self._lock = new_lock()
         self._begin()
-        forget_in_child(self._begin)
+        reset_in_child(self._begin)
 
     def _begin(self) -> None:
-        self._spells: dict[_Kind, _Spell] = {}
+        self._spells: dict[_Kind, _Burst] = {}
         self._due = float("inf")  # when the first of those that left something out is over
 
     def __call__(self, event: Event) -> None:
@@ -123,7 +123,7 @@ class Logs:
         with self._lock:
             spell = self._spells.get(kind)
             if spell is None or event.at >= spell.until:
-                self._spells[kind] = _Spell(event.at + self._every)
+                self._spells[kind] = _Burst(event.at + self._every)
                 return True
             spell.left_out += 1
             spell.last = event

@@ -18,19 +18,19 @@ _LOOPBACK = frozenset({"localhost", HOST, "::1"})
 _HOST_AND_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
-class GoneError(Exception):
+class NoServerError(Exception):
     """Nobody listens there; the message says how that is known."""
 
 
-class HungUpError(GoneError):
+class ConnectionClosedError(NoServerError):
     """Somebody took the connection and hung up: the end, or a port with too many visitors at this moment."""
 
 
-class SilentError(Exception):
+class NoResponseError(Exception):
     """Whoever listens there did not answer in time."""
 
 
-class StrangerError(Exception):
+class NotStormbreakError(Exception):
     """What answers there is not one of us; the message says how that is known."""
 
 
@@ -84,23 +84,23 @@ def look(place: Place, timeout: float) -> State:
         answer = connection.getresponse()
         body = answer.read(LARGEST + 1)
     except TimeoutError as error:
-        raise SilentError from error
+        raise NoResponseError from error
     except (ConnectionResetError, BrokenPipeError) as error:
-        raise HungUpError("the connection was closed") from error
+        raise ConnectionClosedError("the connection was closed") from error
     except OSError as error:  # refused, or no such file
-        raise GoneError((error.strerror or type(error).__name__).lower()) from error
+        raise NoServerError((error.strerror or type(error).__name__).lower()) from error
     except (http.client.HTTPException, ValueError) as error:
-        raise StrangerError("it does not speak HTTP") from error
+        raise NotStormbreakError("it does not speak HTTP") from error
     finally:
         connection.close()
     if answer.status != http.HTTPStatus.OK:
-        raise StrangerError(f"it answers /state with status {answer.status}")
+        raise NotStormbreakError(f"it answers /state with status {answer.status}")
     if len(body) > LARGEST:
-        raise StrangerError("it says more than a state can be")
+        raise NotStormbreakError("it says more than a state can be")
     try:
         return decoded(body)
     except ValueError as error:
-        raise StrangerError(str(error)) from error
+        raise NotStormbreakError(str(error)) from error
 
 
 class _Connection(http.client.HTTPConnection):

@@ -100,21 +100,21 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 """By name, which exporters put their own prefix before and suffix behind."""
 
-Measure: TypeAlias = tuple[str, tuple[str, ...], float]
+MetricUpdate: TypeAlias = tuple[str, tuple[str, ...], float]
 """The name of a metric, the values of its labels but for the target, and how much."""
 
 
-def measured(event: Event) -> tuple[Measure, ...]:
+def measured(event: Event) -> tuple[MetricUpdate, ...]:
     """What an event comes to; most are one, labels come to nothing."""
     measure = _MEASURES.get(type(event))
     return () if measure is None else measure(event)
 
 
-def _sent(_: Sent) -> tuple[Measure, ...]:
+def _sent(_: Sent) -> tuple[MetricUpdate, ...]:
     return (("attempts_sent", (), 1),)
 
 
-def _returned(event: Returned) -> tuple[Measure, ...]:
+def _returned(event: Returned) -> tuple[MetricUpdate, ...]:
     ok = "true" if event.verdict is Verdict.OK else "false"
     told = (
         ("attempts", (event.verdict.value,), 1),
@@ -123,7 +123,7 @@ def _returned(event: Returned) -> tuple[Measure, ...]:
     return told if event.usage is None else (*told, *_used(event.usage))
 
 
-def _used(usage: Usage) -> Iterator[Measure]:
+def _used(usage: Usage) -> Iterator[MetricUpdate]:
     cache = usage.cached_input_tokens, usage.cache_write_tokens
     counts = usage.input_tokens, usage.output_tokens, *cache
     for kind, count in zip(TOKENS, counts, strict=True):
@@ -131,7 +131,7 @@ def _used(usage: Usage) -> Iterator[Measure]:
             yield "tokens", (kind,), count
 
 
-def _ended(event: CallEnded) -> tuple[Measure, ...]:
+def _ended(event: CallEnded) -> tuple[MetricUpdate, ...]:
     told = (
         ("calls", (event.verdict.value,), 1),
         ("call_wait_seconds", (), event.waited),
@@ -141,31 +141,31 @@ def _ended(event: CallEnded) -> tuple[Measure, ...]:
     return told
 
 
-def _retried(event: RetryPlanned) -> tuple[Measure, ...]:
+def _retried(event: RetryPlanned) -> tuple[MetricUpdate, ...]:
     reason = one_of(VERDICTS, event.verdict)
     return (("retries", (reason, "true" if event.free else "false"), 1),)
 
 
-def _fell_back(event: FellBack) -> tuple[Measure, ...]:
+def _fell_back(event: FellBack) -> tuple[MetricUpdate, ...]:
     return (("fallbacks", (kind_of(event.to), event.verdict.value), 1),)
 
 
-def _not_fallen_back(event: FallbackRefused) -> tuple[Measure, ...]:
+def _not_fallen_back(event: FallbackRefused) -> tuple[MetricUpdate, ...]:
     gate = one_of(FALLBACK_GATES, event.gate)
     return (("fallbacks_refused", (kind_of(event.to), gate), 1),)
 
 
-def _moved(event: CircuitChanged) -> tuple[Measure, ...]:
+def _moved(event: CircuitChanged) -> tuple[MetricUpdate, ...]:
     states = one_of(STATES, event.before), one_of(STATES, event.after)
     return (("circuit_transitions", states, 1),)
 
 
-def _differed(event: WouldHave) -> tuple[Measure, ...]:
+def _differed(event: WouldHave) -> tuple[MetricUpdate, ...]:
     what = one_of(MECHANISMS, event.mechanism), one_of(DIFFERENCES, event.what)
     return (("shadow", what, 1),)
 
 
-_MEASURES: Mapping[type, Callable[[Any], tuple[Measure, ...]]] = MappingProxyType(
+_MEASURES: Mapping[type, Callable[[Any], tuple[MetricUpdate, ...]]] = MappingProxyType(
     {
         Sent: _sent,
         Returned: _returned,

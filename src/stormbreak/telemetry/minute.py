@@ -7,7 +7,7 @@ from stormbreak.telemetry.state import SECONDS
 from stormbreak.types import Verdict
 
 
-class Minute:
+class LastMinute:
     """Keeps a count for each of the last seconds in which there was a verdict, and no more."""
 
     __slots__ = ("_seconds",)

@@ -12,7 +12,7 @@ from stormbreak.telemetry.watch import Watch
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """`watch` is one of the `listeners`; `pages` are for a `Port`."""
+    """`watch` is one of the `listeners`; `pages` are for a `StatusServer`."""
 
     watch: Watch
     listeners: tuple[Listener, ...]

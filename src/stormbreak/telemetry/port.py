@@ -21,7 +21,7 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Self, TypeAlias
 
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.socketfile import SocketFile
@@ -46,7 +46,7 @@ class NotServedError(Exception):
     """Raised by a page that there is not: answered as 501, with the one line that says why."""
 
 
-class Port:
+class StatusServer:
     """Serves `pages`, by their paths, until it is closed; `pages` may change meanwhile.
 
     On `port` of 127.0.0.1 (0 takes a free one), or on a socket at `path`.
@@ -82,7 +82,7 @@ class Port:
                 self._file.remove()
             raise ConfigurationError("cannot listen: no thread can be started") from None
         atexit.register(self.close)
-        forget_in_child(self._forget)
+        reset_in_child(self._forget)
 
     @property
     def address(self) -> str:
@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         except NotServedError as why:
             self._say(HTTPStatus.NOT_IMPLEMENTED, str(why))
         except Exception:  # noqa: BLE001 - a page's trouble is told, and goes no further
-            self._complain_once(path)
+            self._warn_once(path)
             self._say(HTTPStatus.INTERNAL_SERVER_ERROR, "the page failed; the log says why")
         else:
             self._answer(HTTPStatus.OK, kind, body)
@@ -277,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _complain_once(self, path: str) -> None:
+    def _warn_once(self, path: str) -> None:
         if path not in self.server.complained:
             self.server.complained.add(path)
             _log.warning(

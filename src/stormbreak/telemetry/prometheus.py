@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
@@ -29,7 +29,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from stormbreak.telemetry.gauges import PREFIX, Gauges
-from stormbreak.telemetry.several import AllProcesses, WrittenGauges, is_one_of_several, writing
+from stormbreak.telemetry.several import AllProcesses, SharedGauges, is_multiprocess, writing
 
 
 class Metrics:
@@ -55,12 +55,12 @@ class Metrics:
         self._targets = Targets(most_targets)
         self._standing = Standing(self._targets)
         self._told: dict[tuple[str, str, tuple[str, ...]], Callable[[float], None]] = {}
-        self._written: WrittenGauges | None = None
+        self._written: SharedGauges | None = None
         self._served = self.registry
-        several = is_one_of_several()
+        several = is_multiprocess()
         try:
             if several:
-                self._written = WrittenGauges(self._standing, self.registry)
+                self._written = SharedGauges(self._standing, self.registry)
                 self._served = prometheus_client.CollectorRegistry()
                 self._served.register(AllProcesses(self._written.write))
             else:
@@ -70,7 +70,7 @@ class Metrics:
                 "the registry has metrics of stormbreak's already: attach those to every client"
             ) from twice
         self._families = {name: self._made(name, family) for name, family in FAMILIES.items()}
-        forget_in_child(self._begin)
+        reset_in_child(self._begin)
 
     def _begin(self) -> None:
         self._told = {}
@@ -134,12 +134,12 @@ class Metrics:
         if written is None:
             return tell
 
-        def tell_among_several(amount: float) -> None:
+        def register_process(amount: float) -> None:
             with writing:  # nobody forks meanwhile: the library has one lock for all that it writes
                 tell(amount)
             written.begin()
 
-        return tell_among_several
+        return register_process
 
 
 def _free_in_child(metric: Any) -> None:

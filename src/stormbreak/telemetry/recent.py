@@ -53,7 +53,7 @@ class _Run:
         self.times = 1
 
 
-class Recent:
+class RecentDecisions:
     """Keeps the last of them. Words are made of them when somebody looks."""
 
     def __init__(self) -> None:

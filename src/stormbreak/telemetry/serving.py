@@ -9,7 +9,7 @@ from stormbreak.drivers.listening import Attached
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.attaching import engine_of
 from stormbreak.telemetry.observed import Observed
-from stormbreak.telemetry.port import Port
+from stormbreak.telemetry.port import StatusServer
 
 
 class Serving:
@@ -17,7 +17,7 @@ class Serving:
 
     def __init__(self, engines: Sequence[Engine], *, port: int, path: Path | None) -> None:
         self._observed = Observed.new(metrics=True)
-        self._port = Port(self._observed.pages, port=port, path=path)
+        self._port = StatusServer(self._observed.pages, port=port, path=path)
         self.address = self._port.address
         self.port = self._port.port
         listeners = self._observed.listeners

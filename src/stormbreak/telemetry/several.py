@@ -19,7 +19,7 @@ import prometheus_client
 from prometheus_client import Metric, multiprocess, values
 from prometheus_client.registry import Collector
 
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry.gauges import PREFIX
@@ -45,7 +45,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def is_one_of_several() -> bool:
+def is_multiprocess() -> bool:
     """Whether prometheus_client is in its multi-process mode, which it chooses when it is imported.
 
     Raises:
@@ -63,7 +63,7 @@ def is_one_of_several() -> bool:
     return True
 
 
-class WrittenGauges:
+class SharedGauges:
     """What stands in this process, written where every process reads it. From any thread."""
 
     def __init__(self, standing: Standing, registry: prometheus_client.CollectorRegistry) -> None:
@@ -87,7 +87,7 @@ class WrittenGauges:
         )
         self._written: set[tuple[str, tuple[str, ...]]] = set()
         self._begin()
-        forget_in_child(self._begin)
+        reset_in_child(self._begin)
 
     def _begin(self) -> None:
         self._writer: threading.Thread | None = None  # a fork has none
@@ -139,7 +139,7 @@ class AllProcesses(Collector):
     def collect(self) -> Iterable[Metric]:
         """All that they have written; the gauges of those that are no more are not among it."""
         self._write()
-        _forget_the_dead(Path(os.environ[FOLDER]))
+        _remove_dead_processes(Path(os.environ[FOLDER]))
         collector = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]
         for _ in range(MOMENTS):
             with suppress(struct.error):  # a file that another process has made, and not filled
@@ -148,7 +148,7 @@ class AllProcesses(Collector):
         return list(collector.collect())  # type: ignore[no-untyped-call]
 
 
-def _forget_the_dead(folder: Path) -> None:
+def _remove_dead_processes(folder: Path) -> None:
     """Remove what processes that are no more had to say of what stands: it stands no longer."""
     pids = {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*_*.db")}
     if str(os.getpid()) not in pids or os.name != "posix":  # then they are known by something else
@@ -169,7 +169,7 @@ def _lives(pid: str) -> bool:
     return True
 
 
-def _keep_writing(held: "ref[WrittenGauges]") -> None:
+def _keep_writing(held: "ref[SharedGauges]") -> None:
     told = False
     while (gauges := held()) is not None:
         try:

@@ -12,10 +12,10 @@ from stormbreak.core.engine import Engine
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.telemetry.labels import STATES, Targets
 
-Lanes: TypeAlias = Mapping[str, list[Mapping[str, Any]]]
+TargetSnapshots: TypeAlias = Mapping[str, list[Mapping[str, Any]]]
 """The snapshots of lanes, by the label of their target."""
 
-Standings: TypeAlias = Iterator[tuple[Mapping[str, str], float]]
+GaugeValues: TypeAlias = Iterator[tuple[Mapping[str, str], float]]
 """Labels and values."""
 
 
@@ -24,7 +24,7 @@ class Gauge(NamedTuple):
 
     text: str
     labels: tuple[str, ...]
-    values: Callable[[Lanes], Standings]
+    values: Callable[[TargetSnapshots], GaugeValues]
     across: str  # sum, max or min
 
 
@@ -37,7 +37,7 @@ def _of(key: str, across: str, text: str) -> Gauge:
     """One value for each target, of what the snapshots of its lanes have under `key`."""
     together = _TOGETHER[across]
 
-    def values(lanes: Lanes) -> Standings:
+    def values(lanes: TargetSnapshots) -> GaugeValues:
         for label, snapshots in lanes.items():
             known = [each[key] for each in snapshots if each[key] is not None]
             if known:
@@ -46,7 +46,7 @@ def _of(key: str, across: str, text: str) -> Gauge:
     return Gauge(text, ("target",), values, across)
 
 
-def _circuits(lanes: Lanes) -> Standings:
+def _circuits(lanes: TargetSnapshots) -> GaugeValues:
     for label, snapshots in lanes.items():
         states = [each["circuit"] for each in snapshots if each["circuit"] is not None]
         for state in STATES if states else ():
@@ -90,11 +90,11 @@ class Standing:
         """Tell of it no more."""
         self._engines.discard(engine)
 
-    def of(self, name: str) -> Standings:
+    def of(self, name: str) -> GaugeValues:
         """The values of one gauge."""
         return STANDING[name].values(self.lanes())
 
-    def lanes(self) -> Lanes:
+    def lanes(self) -> TargetSnapshots:
         """The snapshots of all lanes."""
         found: dict[str, list[Mapping[str, Any]]] = {}
         for snapshot in self._snapshots():

@@ -31,7 +31,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TargetState:
+class TargetSnapshot:
     """One target. `verdicts` are those of attempts in the last 60 s; `ok` and `not_ok` count them by the second, oldest first.
 
     Of a target that only the engine or only the watch knows, the rest is as if nothing were there. `cooldown` is the
@@ -62,7 +62,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchState:
+class BatchSnapshot:
     """Rows over all runs on an OUTPUT; `rate` is rows per second of late, `to_go` the seconds that the rest would take, `slow` why, in words."""
 
     total: int
@@ -77,7 +77,7 @@ class BatchState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CostState:
+class CostSnapshot:
     """US dollars that all attempts have cost, between what is known and the most that it can be.
 
     Attempts at models without a known price, so many as are `unpriced`, are in neither. Of those that are
@@ -98,11 +98,11 @@ class State:
     pid: int
     watched: float
     counts: Counts
-    targets: tuple[TargetState, ...]
+    targets: tuple[TargetSnapshot, ...]
     more_targets: int = 0
     decisions: tuple[Decision, ...] = ()
-    batch: BatchState | None = None
-    cost: CostState | None = None
+    batch: BatchSnapshot | None = None
+    cost: CostSnapshot | None = None
 
 
 _DECODER = msgspec.json.Decoder(State)

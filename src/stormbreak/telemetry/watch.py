@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
 from stormbreak.events import (
     CallCancelled,
@@ -26,23 +26,23 @@ from stormbreak.events import (
     Returned,
     Sent,
 )
-from stormbreak.telemetry.lanes import standing_in
-from stormbreak.telemetry.minute import Minute
-from stormbreak.telemetry.recent import Recent, in_words
+from stormbreak.telemetry.lanes import merge_targets
+from stormbreak.telemetry.minute import LastMinute
+from stormbreak.telemetry.recent import RecentDecisions, in_words
 from stormbreak.telemetry.state import (
     SECONDS,
-    BatchState,
-    CostState,
+    BatchSnapshot,
+    CostSnapshot,
     Counts,
     State,
-    TargetState,
+    TargetSnapshot,
     encoded,
 )
 from stormbreak.telemetry.tame import tame
 from stormbreak.types import Target, Verdict
 
 MOST_TARGETS = 100  # with those that are not told apart, which are the last
-_LONGEST_NAME = 120  # characters of a target
+_MAX_NAME = 120  # characters of a target
 _OTHERS = Target("others", "")
 
 _COUNTED: Mapping[type, str] = MappingProxyType(
@@ -71,19 +71,19 @@ class Watch:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.batch: BatchState | None = None
-        self.cost: Callable[[], CostState | None] = _nobody_knows
+        self.batch: BatchSnapshot | None = None
+        self.cost: Callable[[], CostSnapshot | None] = _nobody_knows
         self._engines: LiveSet[Engine] = LiveSet()
         self._lock = new_lock()
         self._clock = clock
         self._begin()
-        forget_in_child(self._begin)
+        reset_in_child(self._begin)
 
     def _begin(self) -> None:
         self._began = self._clock()
         self._counts: Counter[str] = Counter()
-        self._minutes: dict[Target, Minute] = {}
-        self._recent = Recent()
+        self._minutes: dict[Target, LastMinute] = {}
+        self._recent = RecentDecisions()
 
     def watch(self, engine: Engine) -> None:
         """Ask this engine, too, whenever somebody looks."""
@@ -113,7 +113,7 @@ class Watch:
 
     def state(self) -> State:
         """What stands where, and what happened of late."""
-        standing = standing_in(self._engines)  # takes their locks, and so not within ours
+        standing = merge_targets(self._engines)  # takes their locks, and so not within ours
         with self._lock:
             now = self._clock()
             watched, counts = now - self._began, Counts(**self._counts)
@@ -140,14 +140,14 @@ class Watch:
         """The same, as a port serves it."""
         return "application/json", encoded(self.state())
 
-    def _minute(self, event: Returned) -> Minute:
+    def _minute(self, event: Returned) -> LastMinute:
         minute = self._minutes.get(event.target)
         if minute is not None:
             return minute
         if len(self._minutes) >= MOST_TARGETS - 1:
             self._forget_silent(event.at)
         target = event.target if len(self._minutes) < MOST_TARGETS - 1 else _OTHERS
-        return self._minutes.setdefault(target, Minute())
+        return self._minutes.setdefault(target, LastMinute())
 
     def _forget_silent(self, now: float) -> None:
         silent = [target for target, minute in self._minutes.items() if minute.last < now - SECONDS]
@@ -156,14 +156,14 @@ class Watch:
 
     def _targets(
         self, standing: Mapping[str, Mapping[str, Any]], now: float
-    ) -> Iterator[TargetState]:
+    ) -> Iterator[TargetSnapshot]:
         minutes = {str(target): minute for target, minute in self._minutes.items()}
-        nothing = Minute()
+        nothing = LastMinute()
         for name in {**standing, **minutes}:
             minute = minutes.get(name, nothing)
             ok, not_ok = minute.series(now)
-            yield TargetState(
-                target=tame(name, _LONGEST_NAME),
+            yield TargetSnapshot(
+                target=tame(name, _MAX_NAME),
                 verdicts=minute.verdicts(now),
                 ok=ok,
                 not_ok=not_ok,
@@ -171,5 +171,5 @@ class Watch:
             )
 
 
-def _busy_first(target: TargetState) -> tuple[int, str]:
+def _busy_first(target: TargetSnapshot) -> tuple[int, str]:
     return -(target.in_flight + target.queued + sum(target.verdicts.values())), target.target

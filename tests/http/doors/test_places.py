@@ -117,13 +117,15 @@ def test_one_wire_leads_to_an_origin_whichever_thread_comes_first():
         return wire
 
     others = []
-    here = places.Places((), allow_http=False, connect=connect, forget=lambda _: True)
+    here = places.OriginResolver((), allow_http=False, connect=connect, forget=lambda _: True)
     assert here.wire(origin) is here.wire(origin) is others[0]
     assert here.wires() == (others[0],)
 
 
 def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
-    here = places.Places((), allow_http=False, connect=lambda _: object(), forget=lambda _: True)
+    here = places.OriginResolver(
+        (), allow_http=False, connect=lambda _: object(), forget=lambda _: True
+    )
     with here.routes("https://kept.example/v1", None) as kept:
         for number in range(20):
             with here.routes(f"https://{number}.example/v1", None):
@@ -137,7 +139,9 @@ def test_hosts_do_not_pile_up_but_for_those_that_are_in_use():
 
 def test_hosts_that_one_inner_transport_leads_to_do_not_pile_up():
     inner = object()
-    here = places.Places((), allow_http=False, connect=lambda _: inner, forget=lambda _: True)
+    here = places.OriginResolver(
+        (), allow_http=False, connect=lambda _: inner, forget=lambda _: True
+    )
     for number in range(20):
         with here.routes(f"https://{number}.example/v1", None):
             pass

@@ -2,15 +2,15 @@
 
 import pytest
 
-from stormbreak.http.doors.given_up import KEPT, GivenUp
+from stormbreak.http.doors.given_up import KEPT, RecentFailures
 from stormbreak.http.doors.replies import Failure
-from stormbreak.http.doors.request import DoorRequest, Spans, spans_in
+from stormbreak.http.doors.request import SdkRequest, Spans, spans_in
 
 JSON = {"content-type": "application/json"}
 
 
 def post(url, **headers):
-    return DoorRequest("POST", url, JSON | headers)
+    return SdkRequest("POST", url, JSON | headers)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def post(url, **headers):
 )
 def test_safe_to_repeat(url, base, endpoint):
     request = post(url)
-    assert request.is_ask
+    assert request.is_model_call
     assert request.place == (base, endpoint)
 
 
@@ -48,20 +48,22 @@ def test_safe_to_repeat(url, base, endpoint):
     ],
 )
 def test_not_known_to_be(url):
-    assert not post(url).is_ask
+    assert not post(url).is_model_call
 
 
 def test_neither_a_form_nor_another_method_is_an_ask():
     url = "https://a/v1/chat/completions"
-    assert not DoorRequest("POST", url, {"content-type": "multipart/form-data; boundary=x"}).is_ask
-    assert not DoorRequest("DELETE", url, JSON).is_ask
+    assert not SdkRequest(
+        "POST", url, {"content-type": "multipart/form-data; boundary=x"}
+    ).is_model_call
+    assert not SdkRequest("DELETE", url, JSON).is_model_call
 
 
 def test_looks():
     url = "https://a/v1/models"
-    assert DoorRequest("GET", url, {"accept": "application/json"}).is_look
-    assert not DoorRequest("GET", url, {"accept": "*/*"}).is_look
-    assert not DoorRequest("GET", url, {"accept": "text/event-stream"}).is_look
+    assert SdkRequest("GET", url, {"accept": "application/json"}).is_lookup
+    assert not SdkRequest("GET", url, {"accept": "*/*"}).is_lookup
+    assert not SdkRequest("GET", url, {"accept": "text/event-stream"}).is_lookup
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_looks():
     ],
 )
 def test_the_key(headers, url, key):
-    assert DoorRequest("GET", url, headers).key == key
+    assert SdkRequest("GET", url, headers).key == key
 
 
 def test_spans():
@@ -86,7 +88,7 @@ def test_spans():
 
 def test_a_call_that_was_given_up_is_told_again_to_the_sdk_s_own_retry_only():
     now = [0.0]
-    given_up = GivenUp(lambda: now[0])
+    given_up = RecentFailures(lambda: now[0])
     failure = Failure("ReadTimeout", "m", None)
     url = "https://a/v1/messages"
     given_up.keep(post(url), b"a", failure)
@@ -101,7 +103,7 @@ def test_a_call_that_was_given_up_is_told_again_to_the_sdk_s_own_retry_only():
 
 
 def test_no_more_than_so_many_are_kept():
-    given_up = GivenUp(lambda: 0.0)
+    given_up = RecentFailures(lambda: 0.0)
     for number in range(1500):
         given_up.keep(post("https://a/v1/messages"), b"%d" % number, Failure("X", "m", None))
     assert len(given_up._kept) == 1024

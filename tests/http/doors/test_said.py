@@ -10,7 +10,7 @@ from sockets import answer, served
 from stormbreak import ConfigurationError, Priority, scope
 from stormbreak.drivers.background import Background
 from stormbreak.drivers.scope import current
-from stormbreak.http.doors.said import scope_of
+from stormbreak.http.doors.said import scope_from_headers
 
 OURS = {
     "X-Stormbreak-Priority": "batch",
@@ -26,17 +26,17 @@ UPLOAD = ("files", {"files": {"file": ("a.jsonl", b"{}")}})
 
 def said(**headers):
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return scope_of({f"x-stormbreak-{name}": value for name, value in named.items()})
+    return scope_from_headers({f"x-stormbreak-{name}": value for name, value in named.items()})
 
 
 def test_without_headers_the_scope_around_holds():
-    assert scope_of({"accept": "application/json"}) is current()
+    assert scope_from_headers({"accept": "application/json"}) is current()
     with scope(tenant="acme") as here:
-        assert scope_of({"accept": "application/json"}) is here
+        assert scope_from_headers({"accept": "application/json"}) is here
 
 
 def test_all_that_can_be_said():
-    here = scope_of({name.lower(): value for name, value in OURS.items()})
+    here = scope_from_headers({name.lower(): value for name, value in OURS.items()})
     assert here[1:] == (Priority.BATCH, "acme", (("feature", "search"),), 1)
     assert 29 < here.deadline_at - time.monotonic() <= 30
 

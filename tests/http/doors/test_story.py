@@ -6,11 +6,11 @@ from doors import QUICK, SAY
 from sockets import served
 
 from stormbreak import explain
-from stormbreak.http.doors.story import KEPT_AS, Story
+from stormbreak.http.doors.story import KEPT_AS, AttemptHistory
 from stormbreak.httpx2 import AsyncTransport
-from stormbreak.types import Ended, Outcome, Target, Verdict
+from stormbreak.types import CallResult, Outcome, Target, Verdict
 
-STORY = Story(Target("p", "m", "0123abcd"), Ended(Outcome(Verdict.RESET), attempts=2))
+STORY = AttemptHistory(Target("p", "m", "0123abcd"), CallResult(Outcome(Verdict.RESET), attempts=2))
 LINE = "p/m#0123abcd: reset after 2 attempt(s), 0.00 s waited"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.storm.live import busy
-from stormbreak.storm.live.busy import Busiest, Busy
+from stormbreak.storm.live.busy import CpuLoad, PeakCpuLoad
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -32,7 +32,7 @@ def program():
 
 def test_what_a_program_started_and_waited_for_counts(monkeypatch, program):
     monkeypatch.setattr(busy, "WINDOW", 0.0)
-    watch, began = Busy([program.pid]), time.monotonic()
+    watch, began = CpuLoad([program.pid]), time.monotonic()
     assert program.stdout.readline() == b"done\n"
     watch.look()
     took = time.monotonic() - began
@@ -43,9 +43,9 @@ def test_what_a_program_started_and_waited_for_counts(monkeypatch, program):
 
 
 def test_the_busiest_window_counts_and_one_that_is_not_over_does_not(monkeypatch):
-    watch = Busy([])
+    watch = CpuLoad([])
     watch.look()
-    assert watch.busiest == Busiest()
+    assert watch.busiest == PeakCpuLoad()
 
     monkeypatch.setattr(busy, "WINDOW", 0.0)
     since = time.process_time()
@@ -60,7 +60,7 @@ def test_the_busiest_window_counts_and_one_that_is_not_over_does_not(monkeypatch
 
 def test_a_program_that_has_gone_is_not_known(monkeypatch):
     monkeypatch.setattr(busy, "WINDOW", 0.0)
-    watch = Busy([2**22 + 1])  # more than Linux gives
+    watch = CpuLoad([2**22 + 1])  # more than Linux gives
     time.sleep(0.01)
     watch.look()
     assert watch.busiest.program is None

@@ -22,11 +22,11 @@ from stormbreak.cli.main import main
 from stormbreak.provider.loader import parse
 from stormbreak.storm.claims import NAMES
 from stormbreak.storm.live import Played
-from stormbreak.storm.live.busy import Busiest
+from stormbreak.storm.live.busy import PeakCpuLoad
 from stormbreak.storm.live.scaled import staged
 from stormbreak.storm.traffic import traffic
 
-BRIEF = """
+SHORT_WAIT = """
 duration = 1
 [provider]
 service = 0.02
@@ -52,7 +52,7 @@ def small(tmp_path):
 @pytest.fixture
 def brief(tmp_path):
     path = tmp_path / "brief.toml"
-    path.write_text(BRIEF)
+    path.write_text(SHORT_WAIT)
     return str(path)
 
 
@@ -141,7 +141,7 @@ def test_seeds_are_storms_one_after_another(capsys, brief, asker, typed):
 
 
 def test_of_seeds_the_mean_is_shown_and_the_worst(capsys, brief, asker, typed):
-    storm = staged(parse(BRIEF))
+    storm = staged(parse(SHORT_WAIT))
     first, second = (len(traffic(storm.load, storm.duration, seed).times) for seed in (0, 1))
     assert round((first + second) / 2) != first
     claim = ("--assert", f"success == 1 and calls == {round((first + second) / 2)}")
@@ -309,7 +309,7 @@ def test_how_far_it_is_stands_on_a_terminal(brief, asker, typed):
 
 
 def test_reasons_to_doubt_the_figures_are_said():
-    busiest = Busiest(program=0.93, provider=0.85, machine=0.99)
+    busiest = PeakCpuLoad(program=0.93, provider=0.85, machine=0.99)
     played = Played(result=None, strangers=3, exits=(0,), latest=0.4, busiest=busiest)
     assert [warning.split(":")[0] for warning in warnings_of(played)] == [
         "a copy used 93% of a core for 5 s",
@@ -318,5 +318,5 @@ def test_reasons_to_doubt_the_figures_are_said():
         "a call was handed over 0.4 s late",
         "3 requests held no prompt of the storm, and are in no measure but the attempts",
     ]
-    calm = Played(result=None, strangers=0, exits=(0,), latest=0.01, busiest=Busiest())
+    calm = Played(result=None, strangers=0, exits=(0,), latest=0.01, busiest=PeakCpuLoad())
     assert list(warnings_of(calm)) == []

@@ -6,7 +6,7 @@ import pytest
 
 from stormbreak.provider.formats.understand import FORMATS, understand
 from stormbreak.storm.live.prompts import Bounds, Prompts
-from stormbreak.storm.live.seen import Seen, waits
+from stormbreak.storm.live.seen import Observations, waits
 from stormbreak.storm.measures import Record
 
 PROMPTS = Prompts("storm 3fa9c1")
@@ -20,7 +20,7 @@ def asked(prompt, **more):
 
 
 def given():
-    return Seen(lambda asked: PROMPTS.number_in(asked.essence))
+    return Observations(lambda asked: PROMPTS.number_in(asked.essence))
 
 
 def test_a_call_is_known_by_its_prompt_whatever_is_around_it():
@@ -64,7 +64,7 @@ def test_records_of_calls_that_were_handed_over():
     seen.answered(three, 13.0)  # exactly in time
     seen.answered(three, 13.5)
 
-    assert seen.of_given([0.5, 1.0, 3.0, 4.0], deadline=10.0) == [
+    assert seen.for_sent_calls([0.5, 1.0, 3.0, 4.0], deadline=10.0) == [
         Record(0.5, 2.0, True, 1, pytest.approx(0.2)),
         Record(1.0, 11.0, False, 2, 0.5),  # too late
         Record(3.0, 13.0, True, 1, pytest.approx(0.2)),
@@ -83,14 +83,14 @@ def test_what_holds_no_prompt_is_a_stranger():
 
 
 def test_traffic_of_its_own_is_known_by_its_bodies():
-    seen = Seen(lambda asked: asked.digest)
+    seen = Observations(lambda asked: asked.digest)
     seen.asked(asked("b"), 2.0)
     seen.asked(asked("a"), 1.0)
     seen.asked(asked("a", stream=True), 2.5)  # how an answer comes is not what is asked
     seen.asked(asked("c"), 9.0)
     seen.answered(asked("b"), 3.0)
 
-    assert seen.of_its_own(until=9.0, deadline=5.0) == [
+    assert seen.for_unknown_calls(until=9.0, deadline=5.0) == [
         Record(1.0, 6.0, False, 2, 0.0),
         Record(2.0, 3.0, True, 1, 0.0),
     ]

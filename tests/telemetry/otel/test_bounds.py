@@ -16,7 +16,7 @@ from traces import Traces, events_of, said
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
-from stormbreak.drivers.sharing import stepper_of
+from stormbreak.drivers.sharing import shared_stepper
 from stormbreak.drivers.threads import ThreadDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry import Tracing, attach
@@ -35,7 +35,7 @@ def engine_of(listener):
 
 
 def stepper_on(engine):
-    return stepper_of(engine, clock=time.monotonic, chance=random.random)  # as drivers do
+    return shared_stepper(engine, clock=time.monotonic, chance=random.random)  # as drivers do
 
 
 def test_calls_that_never_end_are_not_kept_for_ever(traces):

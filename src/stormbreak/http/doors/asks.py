@@ -6,7 +6,7 @@ import msgspec
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.asking import Asking
-from stormbreak.http.doors.request import NO_MODEL, DoorRequest
+from stormbreak.http.doors.request import NO_MODEL, SdkRequest
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
 from stormbreak.http.wire import CONNECT_TIMEOUT
@@ -21,7 +21,7 @@ class Ask(Asking):
     """A request for an answer of a model."""
 
     def __init__(
-        self, request: DoorRequest, endpoint: str, body: bytes, *, on_wire: bool = False
+        self, request: SdkRequest, endpoint: str, body: bytes, *, on_wire: bool = False
     ) -> None:
         super().__init__(
             endpoint, body, on_wire=on_wire, key=request.headers.get("idempotency-key")
@@ -48,7 +48,10 @@ class Ask(Asking):
         if self._own is None:
             self._own = route.target
             own = {"accept": "text/event-stream"} if self.streamed and not self.delivers else {}
-            headers = self._request.passed_on(more={"idempotency-key": asked.idempotency_key}) | own
+            headers = (
+                self._request.forwarded_headers(more={"idempotency-key": asked.idempotency_key})
+                | own
+            )
             asked = _as_written(asked, self._request, headers)
             self._sent[route.target] = asked
         return asked
@@ -61,9 +64,11 @@ class Look:
     delivers = begins = streamed = False
     shape = Shape.RESOURCE
 
-    def __init__(self, request: DoorRequest) -> None:
+    def __init__(self, request: SdkRequest) -> None:
         asked = Asked("", b"", Shape.RESOURCE, streamed=False, choices=1, idempotency_key="")
-        self._asked = _as_written(asked, request, request.passed_on())._replace(method="GET")
+        self._asked = _as_written(asked, request, request.forwarded_headers())._replace(
+            method="GET"
+        )
 
     def to(self, _route: Route) -> Asked:
         """What is sent."""
@@ -86,10 +91,10 @@ class Look:
 
 
 def asked_in(
-    request: DoorRequest, endpoint: str, body: bytes, *, on_wire: bool
+    request: SdkRequest, endpoint: str, body: bytes, *, on_wire: bool
 ) -> Ask | Look | None:
     """What the request asks; None where it is nothing that is known to be safe to repeat."""
-    if request.is_look:
+    if request.is_lookup:
         return Look(request)
     try:
         ask = Ask(request, endpoint, body, on_wire=on_wire)
@@ -105,6 +110,6 @@ def _lasts(body: bytes) -> bool:
     return any(bytes(fields.get(name, b"null")) not in (b"null", b"false") for name in _LASTING)
 
 
-def _as_written(asked: Asked, request: DoorRequest, headers: Mapping[str, str]) -> Asked:
+def _as_written(asked: Asked, request: SdkRequest, headers: Mapping[str, str]) -> Asked:
     connect = min(CONNECT_TIMEOUT, request.spans.connect or CONNECT_TIMEOUT)
     return asked._replace(url=request.url, headers=headers, connect_timeout=connect)

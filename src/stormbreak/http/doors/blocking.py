@@ -10,10 +10,10 @@ from stormbreak.drivers.aio import AsyncioDriver
 from stormbreak.drivers.background import BACKGROUND
 from stormbreak.http.doors.door import Door
 from stormbreak.http.doors.inner_connection import interruptible
-from stormbreak.http.doors.lent import LentTransport, lent_pieces
+from stormbreak.http.doors.lent import BridgedTransport, bridged_chunks
 
 
-class BlockingDoor(Door):
+class SyncSdkTransport(Door):
     """A synchronous transport, for any number of threads; `Door.__init__` tells its arguments.
 
     `inner` is synchronous as well; it does its work on the thread that asks. A function that makes degraded answers
@@ -31,7 +31,7 @@ class BlockingDoor(Door):
         """
         seen = self.library.read(request)
         asked = None
-        if seen.is_ask or seen.is_look:
+        if seen.is_model_call or seen.is_lookup:
             asked = self._asked(seen, request.read())
         if asked is not None:
             return BACKGROUND.run(self._answered(asked, seen, request))
@@ -39,7 +39,7 @@ class BlockingDoor(Door):
             return self._refused(seen)
         if self.inner is not None:
             return BACKGROUND.run(self._pass_inside(seen, request, self._send_inside))
-        return BACKGROUND.run(self._pass(seen, lent_pieces(request.stream), request))
+        return BACKGROUND.run(self._pass(seen, bridged_chunks(request.stream), request))
 
     async def _send_inside(self, request: Any) -> Any:
         return await interruptible(partial(self.inner.handle_request, request), _close)
@@ -59,7 +59,7 @@ class BlockingDoor(Door):
         await self._close()
 
     def _as_async(self, inner: Any) -> Any:
-        return LentTransport(inner)
+        return BridgedTransport(inner)
 
 
 def _close(late: Any) -> None:

@@ -14,9 +14,9 @@ from stormbreak.errors import StreamBrokenError
 from stormbreak.http.doors.inner_body import LATE, seconds_to
 from stormbreak.http.doors.library import Library
 from stormbreak.http.doors.replies import failure_of
-from stormbreak.http.doors.story import Story
+from stormbreak.http.doors.story import AttemptHistory
 from stormbreak.http.stream import Stream
-from stormbreak.http.wire import Incoming
+from stormbreak.http.wire import ResponseStream
 from stormbreak.types import Outcome
 
 
@@ -32,7 +32,7 @@ class Body(ABC):
         """Close the connection, and free what the call holds. A second time does nothing."""
 
 
-class OnLoop(Body):
+class AsyncBody(Body):
     """Reads it on the running loop."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -44,7 +44,7 @@ class OnLoop(Body):
         await self.free()
 
 
-class OnThread(Body):
+class SyncBody(Body):
     """Reads it on the thread that asks, which blocks. Another may close it."""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -59,7 +59,9 @@ class OnThread(Body):
 class StreamBody(Body):
     """A stream that has begun; its bytes are untouched. One that breaks raises what the library has for it."""
 
-    def __init__(self, stream: Stream, story: Story, library: Library, request: Any) -> None:
+    def __init__(
+        self, stream: Stream, story: AttemptHistory, library: Library, request: Any
+    ) -> None:
         stream.raw()
         self._stream = stream
         self._story = story
@@ -82,11 +84,11 @@ class StreamBody(Body):
         await self._stream.aclose()
 
 
-class PassedBody(Body):
+class PassThroughBody(Body):
     """The body of an answer that only passes, no longer than `until`."""
 
     def __init__(
-        self, incoming: Incoming, library: Library, request: Any, until: float | None
+        self, incoming: ResponseStream, library: Library, request: Any, until: float | None
     ) -> None:
         self._until = until
         self._incoming = incoming

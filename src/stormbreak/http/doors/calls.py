@@ -12,12 +12,12 @@ from stormbreak.drivers.scope import Scope
 from stormbreak.http.doors.asks import Ask, Look
 from stormbreak.http.doors.request import Spans
 from stormbreak.http.routes import Routes
-from stormbreak.http.sending import StreamSender, WholeSender
+from stormbreak.http.sending import BufferedSender, StreamSender
 from stormbreak.llm.reading import OPERATIONS
 from stormbreak.types import Call, Target
 
 
-def call_of(
+def make_call(
     engine: Engine,
     asked: Ask | Look,
     target: Target,
@@ -49,7 +49,7 @@ def call_of(
         tokens=asked.tokens() if policy.weighs else 0,
         delivers=asked.delivers,
         fallbacks=steps,
-        end_at=here.earlier(now + whole) if asked.delivers else None,
+        stream_deadline_at=here.earlier(now + whole) if asked.delivers else None,
         labels=here.labels,
         operation=OPERATIONS.get(asked.shape, ""),
         bound=bound,
@@ -57,15 +57,15 @@ def call_of(
     )
 
 
-def sender_of(
+def make_sender(
     asked: Ask | Look,
     routes: Routes,
     spans: Spans,
     policy: Policy,
     first: Callable[[Send], None],
-) -> WholeSender | StreamSender:
+) -> BufferedSender | StreamSender:
     """Make what sends its attempts; behind the first output of a stream the SDK's own timeout bounds silence."""
     if not asked.delivers:
-        return WholeSender(asked, routes, policy, first)
+        return BufferedSender(asked, routes, policy, first)
     spans_given = [span for span in (spans.read, policy.idle_timeout) if span is not None]
     return StreamSender(asked, routes, policy, idle_timeout=min(spans_given, default=None))

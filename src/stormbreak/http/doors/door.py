@@ -18,29 +18,29 @@ from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.drivers.listening import Attached, subscribe
 from stormbreak.drivers.scope import Scope
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.at_hand import AtHand, Degraded
+from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.doors.asks import Ask, Look, asked_in
-from stormbreak.http.doors.bodies import PassedBody, StreamBody
-from stormbreak.http.doors.calls import call_of, sender_of
-from stormbreak.http.doors.given_up import GivenUp
-from stormbreak.http.doors.inner import InnerWire, check_inner
+from stormbreak.http.doors.bodies import PassThroughBody, StreamBody
+from stormbreak.http.doors.calls import make_call, make_sender
+from stormbreak.http.doors.given_up import RecentFailures
+from stormbreak.http.doors.inner import WrappedConnection, check_wrapped
 from stormbreak.http.doors.inner_body import LATE, seconds_to
 from stormbreak.http.doors.library import Library
-from stormbreak.http.doors.passing import leads_elsewhere, passed
-from stormbreak.http.doors.places import Places
-from stormbreak.http.doors.replies import Failure, Reply, headers_of, is_filtered, reply_to
-from stormbreak.http.doors.request import NO_MODEL, DoorRequest
-from stormbreak.http.doors.said import scope_of
-from stormbreak.http.doors.story import Story
-from stormbreak.http.doors.wires import Cert, Connecting, Verify
-from stormbreak.http.pricing import engine_under
-from stormbreak.http.repeated import as_they_came
+from stormbreak.http.doors.passing import passed, redirects_to_other_origin
+from stormbreak.http.doors.places import OriginResolver
+from stormbreak.http.doors.replies import Failure, Reply, headers_of, is_filtered, response_for
+from stormbreak.http.doors.request import NO_MODEL, SdkRequest
+from stormbreak.http.doors.said import scope_from_headers
+from stormbreak.http.doors.story import AttemptHistory
+from stormbreak.http.doors.wires import Cert, ConnectionFactory, Verify
+from stormbreak.http.pricing import engine_for
+from stormbreak.http.repeated import with_repeats
 from stormbreak.http.routes import Routes
 from stormbreak.http.source import Source
 from stormbreak.http.stream import Stream
 from stormbreak.http.wire import POOL_LIMIT
-from stormbreak.llm.reading import shape_of
-from stormbreak.types import Ended, Outcome, Rejection, Target, Verdict
+from stormbreak.llm.reading import endpoint_of
+from stormbreak.types import CallResult, Outcome, Rejection, Target, Verdict
 
 UNCOUNTED = "what it costs cannot be counted: it is no JSON, names no model, or lasts on the server"
 """Of a request that would pass, why a limit of spending refuses it."""
@@ -52,7 +52,7 @@ class Door:
     library: ClassVar[Library]
     sends: ClassVar[str]  # the method by which a transport of its kind sends
     stream_body: ClassVar[Callable[..., StreamBody]]
-    passed_body: ClassVar[Callable[..., PassedBody]]
+    pass_through_body: ClassVar[Callable[..., PassThroughBody]]
 
     def __init__(  # noqa: PLR0913 - keywords are cheap to read
         self,
@@ -85,13 +85,13 @@ class Door:
         Raises:
             ConfigurationError: names the argument that cannot be right.
         """
-        self.engine = policy if isinstance(policy, Engine) else engine_under(policy)
+        self.engine = policy if isinstance(policy, Engine) else engine_for(policy)
         self.policy = self.engine.policy
         self._driver = driver = AsyncioDriver(self.engine)
         self._stream_on_wire = stream_on_wire
-        self._connecting = Connecting(
+        self._connecting = ConnectionFactory(
             inner=inner,
-            inner_wire=lambda inner: InnerWire(self.library, self._as_async(inner)),
+            inner_wire=lambda inner: WrappedConnection(self.library, self._as_async(inner)),
             limit=min(self.policy.limit.ceiling, POOL_LIMIT),
             proxy=proxy,
             verify=verify,
@@ -99,35 +99,35 @@ class Door:
             trust_env=trust_env,
             http2=http2,
         )
-        self._places = Places(
+        self._places = OriginResolver(
             self.policy.fallback,
             allow_http=allow_http,
-            connect=self._connecting.wire_to,
+            connect=self._connecting.connection_to,
             forget=lambda targets: driver.by_hand(lambda engine, now: engine.forget(targets, now)),
         )
         if isinstance(inner, Door):
             raise ConfigurationError("inner is a transport of stormbreak's already")
         if inner is not None:
-            check_inner(inner, self.library, self.sends)
-        self._at_hand = AtHand(self.policy, degraded)
-        self._given_up = GivenUp(self._driver.clock)
+            check_wrapped(inner, self.library, self.sends)
+        self._local_answers = LocalAnswers(self.policy, degraded)
+        self._given_up = RecentFailures(self._driver.clock)
 
     def _as_async(self, inner: Any) -> Any:
         """The inner transport, as one that is asynchronous."""
         return inner
 
-    def _asked(self, seen: DoorRequest, body: bytes) -> Ask | Look | None:
+    def _asked(self, seen: SdkRequest, body: bytes) -> Ask | Look | None:
         """What is asked for, where the engine should hear of it."""
         return asked_in(seen, seen.place[1], body, on_wire=self._stream_on_wire)
 
-    async def _answered(self, asked: Ask | Look, seen: DoorRequest, request: Any) -> Any:
+    async def _answered(self, asked: Ask | Look, seen: SdkRequest, request: Any) -> Any:
         """Carry a call to its end, or to the first output of a stream: its response, or an exception.
 
         Raises:
             ConfigurationError: the key would travel in the clear to another machine, a fallback has none, or a header
                 of ours cannot be right.
         """
-        here = scope_of(seen.headers)
+        here = scope_from_headers(seen.headers)
         known = self._given_up.find(seen, request.content)
         if known is not None:
             raise self.library.error(known, request) from known.cause
@@ -139,14 +139,14 @@ class Door:
         return told
 
     async def _answer(
-        self, asked: Ask | Look, seen: DoorRequest, routes: Routes, request: Any, here: Scope
+        self, asked: Ask | Look, seen: SdkRequest, routes: Routes, request: Any, here: Scope
     ) -> Any:
         """The response that a call ends with or begins to give; or how it failed without one."""
         target = routes.target(asked.model)
         if self.policy.spend.acts:
             asked.bind(self.policy.spend.longest_answer, target.provider)
         asked.to(routes.route(target))  # its own target is the first
-        call = call_of(
+        call = make_call(
             self.engine,
             asked,
             target,
@@ -155,26 +155,26 @@ class Door:
             here=here,
         )
         driver = self._driver
-        sender = sender_of(asked, routes, seen.spans, self.policy, driver.first)
+        sender = make_sender(asked, routes, seen.spans, self.policy, driver.first)
         opened = await driver.open(call, sender, self._asker(asked, seen))
         source = sender.source
         if isinstance(opened, LoopDelivery):
             assert source is not None
-            story = Story(sender.target or target, opened.command)
+            story = AttemptHistory(sender.target or target, opened.command)
             return self._begun(source, story, opened, request)
-        story = Story(opened.target or target, opened)
+        story = AttemptHistory(opened.target or target, opened)
         if source is not None and is_filtered(opened.outcome):
             opened = opened._replace(outcome=opened.outcome._replace(verdict=Verdict.OK))
         if source is not None and opened.outcome.verdict is Verdict.OK:  # it came whole
             return self._begun(source, story, opened, request)
         self._keep(asked, seen, opened)
-        told = reply_to(asked.shape, story, opened, driver.clock())
+        told = response_for(asked.shape, story, opened, driver.clock())
         if isinstance(told, Failure):
             return told
         return self.library.response(told.status, told.headers, story=story, content=told.body)
 
     def _begun(
-        self, source: Source, story: Story, opened: LoopDelivery | Ended, request: Any
+        self, source: Source, story: AttemptHistory, opened: LoopDelivery | CallResult, request: Any
     ) -> Any:
         """The response to a stream that has begun, or came whole."""
         stream = Stream(story.target, source, opened)
@@ -182,34 +182,36 @@ class Door:
         headers = headers_of(source.head, story)
         return self.library.response(source.head.status, headers, story=story, stream=body)
 
-    def _is_beyond_limits(self, seen: DoorRequest) -> bool:
+    def _is_beyond_limits(self, seen: SdkRequest) -> bool:
         """Whether it asks a model, but would only pass, while there is a limit of spending."""
-        return seen.is_ask and self.policy.spend.acts
+        return seen.is_model_call and self.policy.spend.acts
 
-    def _refused(self, seen: DoorRequest) -> Any:
+    def _refused(self, seen: SdkRequest) -> Any:
         """The response to a request of which no limit of spending would hear."""
         base_url, endpoint = seen.place
         target = Target(urlsplit(base_url).netloc, NO_MODEL)
-        ended = Ended(Outcome(Verdict.REJECTED, rejection=Rejection(COST, UNCOUNTED)), stopped=COST)
-        story = Story(target, ended)
-        told = reply_to(shape_of(endpoint), story, ended, self._driver.clock())
+        ended = CallResult(
+            Outcome(Verdict.REJECTED, rejection=Rejection(COST, UNCOUNTED)), stopped=COST
+        )
+        story = AttemptHistory(target, ended)
+        told = response_for(endpoint_of(endpoint), story, ended, self._driver.clock())
         assert isinstance(told, Reply), "a rejection is answered"
         return self.library.response(told.status, told.headers, story=story, content=told.body)
 
-    async def _pass(self, seen: DoorRequest, sent: AsyncIterable[bytes], request: Any) -> Any:
+    async def _pass(self, seen: SdkRequest, sent: AsyncIterable[bytes], request: Any) -> Any:
         """Send once, over our own pools, what is not known to be safe to repeat; the engine does not hear of it."""
-        until = scope_of(seen.headers).deadline_at
+        until = scope_from_headers(seen.headers).deadline_at
         origin = self._places.origin(seen.place[0], seen.key)
         got = await passed(self._places.wire(origin), seen, sent, until=until)
         if isinstance(got, Failure):
             raise self.library.error(got, request) from got.cause
         head, incoming = got
-        body = self.passed_body(incoming, self.library, request, until)
-        headers = as_they_came(head.headers, head.repeated)
+        body = self.pass_through_body(incoming, self.library, request, until)
+        headers = with_repeats(head.headers, head.repeated)
         return self.library.response(head.status, headers, stream=body)
 
     async def _pass_inside(
-        self, seen: DoorRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
+        self, seen: SdkRequest, request: Any, send: Callable[[Any], Awaitable[Any]]
     ) -> Any:
         """Send once, through the inner transport, what the engine does not hear of."""
         ready, until = self._ready_to_pass(seen, request)
@@ -220,19 +222,19 @@ class Door:
             if not bound.expired():  # one of the body's own
                 raise
             raise self._late(request) from None
-        if leads_elsewhere(response.headers, seen.url):
+        if redirects_to_other_origin(response.headers, seen.url):
             del response.headers["location"]
         return self.library.over_inner(response, until, partial(self._late, request))
 
-    def _ready_to_pass(self, seen: DoorRequest, request: Any) -> tuple[Any, float | None]:
+    def _ready_to_pass(self, seen: SdkRequest, request: Any) -> tuple[Any, float | None]:
         """The request as it passes through the inner transport, to be sent once; and until when.
 
         Raises:
             ConfigurationError: the key would travel in the clear to another machine, or a header of ours cannot be right.
         """
-        until = scope_of(seen.headers).deadline_at
+        until = scope_from_headers(seen.headers).deadline_at
         self._places.origin(seen.place[0], seen.key)
-        ready = self.library.without_ours(request)
+        ready = self.library.without_our_headers(request)
         if until is None:
             return ready, until
         left = seconds_to(until)
@@ -243,15 +245,15 @@ class Door:
     def _late(self, request: Any) -> Exception:
         return self.library.error(LATE, request)
 
-    def _asker(self, asked: Ask | Look, seen: DoorRequest) -> Asker | None:
+    def _asker(self, asked: Ask | Look, seen: SdkRequest) -> Asker | None:
         if not self.policy.fallback or not isinstance(asked, Ask):
             return None
         wanted = asked.request(seen.place[0], seen.key)
-        return lambda ask: self._at_hand.find(ask, wanted)
+        return lambda ask: self._local_answers.find(ask, wanted)
 
-    def _keep(self, asked: Ask | Look, seen: DoorRequest, ended: Ended) -> None:
-        if self._at_hand.keeps and isinstance(asked, Ask):
-            self._at_hand.keep(asked.request(seen.place[0], seen.key), ended)
+    def _keep(self, asked: Ask | Look, seen: SdkRequest, ended: CallResult) -> None:
+        if self._local_answers.keeps and isinstance(asked, Ask):
+            self._local_answers.keep(asked.request(seen.place[0], seen.key), ended)
 
     @property
     def inner(self) -> Any:
@@ -276,6 +278,6 @@ class Door:
 
     async def _close(self) -> None:
         """Close the connections of the running loop."""
-        await self._at_hand.close()
+        await self._local_answers.close()
         for wire in {*self._places.wires(), *self._connecting.wires()}:
             await wire.close()

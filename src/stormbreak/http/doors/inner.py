@@ -13,7 +13,7 @@ from typing import Any
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.library import Library
-from stormbreak.http.wire import BODY_LIMIT, HttpRequest, WireResult, collected
+from stormbreak.http.wire import BODY_LIMIT, ExchangeResult, HttpRequest, collected
 from stormbreak.types import Outcome, Verdict
 
 _SENDS = {"handle_async_request": "an asynchronous", "handle_request": "a synchronous"}
@@ -21,7 +21,7 @@ _GRACE = 0.1  # seconds
 _LIBRARIES = frozenset({"httpx", "httpx2"})
 
 
-def check_inner(inner: Any, library: Library, sends: str) -> None:
+def check_wrapped(inner: Any, library: Library, sends: str) -> None:
     """Refuse what cannot be sent through by its method `sends`, or would hide attempts from the policy.
 
     Raises:
@@ -40,22 +40,22 @@ def check_inner(inner: Any, library: Library, sends: str) -> None:
         )
 
 
-class InnerWire:
+class WrappedConnection:
     """Carries requests over `inner`."""
 
     def __init__(self, library: Library, inner: Any) -> None:
         self._library = library
         self._inner = inner
-        self._incoming: LiveSet[InnerIncoming] = LiveSet()
+        self._incoming: LiveSet[WrappedResponse] = LiveSet()
 
-    async def exchange(self, request: HttpRequest) -> WireResult:
+    async def exchange(self, request: HttpRequest) -> ExchangeResult:
         """Send once and read the whole answer. Cancelling closes the connection."""
         incoming = await self.open(request)
         if isinstance(incoming, Outcome):
             return incoming
         return await collected(incoming)
 
-    async def open(self, request: HttpRequest) -> "InnerIncoming | Outcome":
+    async def open(self, request: HttpRequest) -> "WrappedResponse | Outcome":
         """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
         idle = request.idle_timeout
         pool = None
@@ -75,7 +75,7 @@ class InnerWire:
         except self._library.errors as error:
             return self._library.outcome_of(error, None)
         response = self._library.over_inner(response)
-        incoming = InnerIncoming(response, self._library, request.most)
+        incoming = WrappedResponse(response, self._library, request.most)
         self._incoming.add(incoming)
         return incoming
 
@@ -95,7 +95,7 @@ class InnerWire:
         await self._inner.aclose()
 
 
-class InnerIncoming:
+class WrappedResponse:
     """The body of a response of an inner transport, as it comes; of the running loop."""
 
     def __init__(self, response: Any, library: Library, most: float | None) -> None:

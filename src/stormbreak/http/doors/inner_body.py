@@ -17,7 +17,7 @@ def seconds_to(until: float | None) -> float | None:
     return None if until is None else max(0.0, until - time.monotonic())
 
 
-class InnerBody:
+class WrappedBody:
     """The stream of `response`, read on a loop or by a thread, no longer than `until`; `late` makes what is raised then.
 
     Closing it closes the connection, too, where bytes came that nobody asked for.

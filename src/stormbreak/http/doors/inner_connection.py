@@ -23,7 +23,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from stormbreak.drivers.background import by_whoever_waits
+from stormbreak.drivers.background import run_in_waiting_thread
 from stormbreak.drivers.locks import new_lock
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ TO_H11 = ("_httpcore_stream", "_stream", "_connection", "_h11_state")
 TO_QUEUE = ("_protocol", "read_queue")
 """From an anyio stream to the bytes that it has read and not handed out."""
 
-_FIRST_LOOK, _LONGEST_LOOK = 0.01, 1.0  # seconds between two looks for the socket of a thread
+_FIRST_LOOK, _MAX_LOOK = 0.01, 1.0  # seconds between two looks for the socket of a thread
 
 
 def parser_of(response: Any) -> Any:
@@ -84,7 +84,7 @@ async def interruptible(work: Callable[[], T], undo: Callable[[T], None] | None 
     """
     blocking = _Blocking(work)
     try:
-        return await by_whoever_waits(blocking.run, undo)
+        return await run_in_waiting_thread(blocking.run, undo)
     except asyncio.CancelledError:
         _interrupt(blocking, asyncio.get_running_loop(), _FIRST_LOOK)
         raise
@@ -143,5 +143,5 @@ class _Blocking(Generic[T]):
 def _interrupt(blocking: _Blocking[Any], loop: asyncio.AbstractEventLoop, pause: float) -> None:
     """Interrupt it until it is over: a transport of the user's own may send again."""
     if not blocking.interrupt():
-        pause = min(2 * pause, _LONGEST_LOOK)
+        pause = min(2 * pause, _MAX_LOOK)
         loop.call_later(pause, partial(_interrupt, blocking, loop, pause))

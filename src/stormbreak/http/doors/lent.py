@@ -8,25 +8,25 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from stormbreak.drivers.background import by_whoever_waits
+from stormbreak.drivers.background import run_in_waiting_thread
 from stormbreak.http.doors.inner_connection import interruptible
 
 
-async def lent_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def bridged_chunks(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
     """The pieces of a body that an SDK sends.
 
     Each waits for the one behind it: with the last it must be known that there is no more, since an answer that comes
     before that is taken for one to another request.
     """
     left = iter(pieces)
-    piece = await by_whoever_waits(lambda: next(left, None))
+    piece = await run_in_waiting_thread(lambda: next(left, None))
     while piece is not None:
-        behind = await by_whoever_waits(lambda: next(left, None))
+        behind = await run_in_waiting_thread(lambda: next(left, None))
         yield piece
         piece = behind
 
 
-class LentTransport:
+class BridgedTransport:
     """A synchronous transport, as one that is asynchronous. Cancelling shuts the socket that it waits for."""
 
     def __init__(self, inner: Any) -> None:
@@ -43,7 +43,7 @@ class LentTransport:
 
 
 class LentResponse:
-    """An answer of such a transport, as far as an `InnerIncoming` knows it."""
+    """An answer of such a transport, as far as an `WrappedResponse` knows it."""
 
     def __init__(self, response: Any) -> None:
         self.status_code = response.status_code

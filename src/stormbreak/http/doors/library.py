@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from stormbreak.http.doors.inner_body import InnerBody
+from stormbreak.http.doors.inner_body import WrappedBody
 from stormbreak.http.doors.inner_connection import parser_of
 from stormbreak.http.doors.replies import Failure
-from stormbreak.http.doors.request import OURS, DoorRequest, spans_in
-from stormbreak.http.doors.story import KEPT_AS, Story
-from stormbreak.http.doors.whole import WholeBody
-from stormbreak.http.repeated import Sent, one_by_one, repeated_in
-from stormbreak.http.wire import GARBLED
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.http.doors.request import OURS, SdkRequest, spans_in
+from stormbreak.http.doors.story import KEPT_AS, AttemptHistory
+from stormbreak.http.doors.whole import BufferedBody
+from stormbreak.http.repeated import Sent, repeated_headers, split_repeats
+from stormbreak.http.wire import MALFORMED
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome, Verdict
 
 _SPANS = ("connect", "read", "write", "pool")
@@ -24,7 +24,7 @@ class Library:
     """An HTTP library by its module."""
 
     def __init__(
-        self, module: ModuleType, whole: type[WholeBody], inner_body: type[InnerBody]
+        self, module: ModuleType, whole: type[BufferedBody], inner_body: type[WrappedBody]
     ) -> None:
         """`whole` is its class of response, for a body that is there; `inner_body` its class of byte stream."""
         self._module: Any = module
@@ -32,11 +32,11 @@ class Library:
         self._inner_body = inner_body
         self.name = module.__name__
 
-    def read(self, request: Any) -> DoorRequest:
+    def read(self, request: Any) -> SdkRequest:
         """Read all of a request but its body."""
         spans = spans_in(request.extensions)
         headers = _headers_in(request.headers.raw, _text)
-        return DoorRequest(request.method.upper(), str(request.url), headers, spans)
+        return SdkRequest(request.method.upper(), str(request.url), headers, spans)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
         """Make a request for an inner transport."""
@@ -48,23 +48,23 @@ class Library:
         until: float | None = None,
         late: Callable[[], Exception] | None = None,
     ) -> Any:
-        """The response of an inner transport, as it may be read: see `InnerBody`."""
+        """The response of an inner transport, as it may be read: see `WrappedBody`."""
         parser = parser_of(response)
         if parser is not None or until is not None:
             response.stream = self._inner_body(response, parser, until, late)
         return response
 
-    def head_of(self, response: Any, received_at: float) -> HttpAnswer:
+    def head_of(self, response: Any, received_at: float) -> HttpResponse:
         """All of a response of an inner transport but its body; what is no UTF-8 is escaped, as our own wire does."""
         raw = response.headers.raw
         headers = _headers_in(raw, _escaped)
-        head = HttpAnswer(response.status_code, headers, b"", received_at)
+        head = HttpResponse(response.status_code, headers, b"", received_at)
         if len(headers) == len(raw):
             return head
         came = ((name.decode("latin-1"), _escaped(value)) for name, value in raw)
-        return head._replace(repeated=repeated_in(came))
+        return head._replace(repeated=repeated_headers(came))
 
-    def without_ours(self, request: Any) -> Any:
+    def without_our_headers(self, request: Any) -> Any:
         """The request, or a copy of it without the headers that are meant for us."""
         headers = request.headers.raw
         kept = [each for each in headers if not each[0].lower().startswith(_OURS)]
@@ -84,7 +84,7 @@ class Library:
         )
 
     def response(
-        self, status: int, headers: Sent, *, story: Story | None = None, **body: Any
+        self, status: int, headers: Sent, *, story: AttemptHistory | None = None, **body: Any
     ) -> Any:
         """Make a response; its body is `content` or `stream`."""
         extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
@@ -122,7 +122,7 @@ class Library:
         if isinstance(error, kinds.TimeoutException):
             verdict, detail = Verdict.TIMEOUT, "went silent"
         elif isinstance(error, kinds.DecodingError):
-            verdict, detail = Verdict.BROKEN, GARBLED
+            verdict, detail = Verdict.BROKEN, MALFORMED
         elif status is not None:
             verdict, detail = Verdict.BROKEN, "body was cut"
         elif isinstance(error, kinds.RemoteProtocolError) and _is_of_parser(error):
@@ -138,7 +138,7 @@ def _is_of_parser(error: Exception) -> bool:
 
 def _as_sent(headers: Sent) -> Any:
     """Headers as the library takes them: as bytes, where they hold more than ASCII, which is all that it would encode."""
-    lines = one_by_one(headers)
+    lines = split_repeats(headers)
     if all(value.isascii() for _, value in lines):
         return lines
     return [(name, value.encode("utf-8", "surrogateescape")) for name, value in lines]

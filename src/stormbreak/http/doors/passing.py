@@ -8,19 +8,19 @@ from urllib.parse import urljoin
 
 from stormbreak.http.doors.inner_body import LATE, seconds_to
 from stormbreak.http.doors.replies import Failure, failure_of
-from stormbreak.http.doors.request import DoorRequest, without_hops
+from stormbreak.http.doors.request import SdkRequest, without_hops
 from stormbreak.http.doors.uploads import Upload, WrongLengthError
 from stormbreak.http.origin import same_origin
-from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, Incoming, Wire
-from stormbreak.llm.reading import HttpAnswer
+from stormbreak.http.wire import CONNECT_TIMEOUT, HttpRequest, ResponseStream, Wire
+from stormbreak.llm.reading import HttpResponse
 from stormbreak.types import Outcome
 
 _ONCE = ("location", "content-length")  # what was looked at is what is passed on
 
 
 async def passed(
-    wire: Wire, seen: DoorRequest, body: AsyncIterable[bytes], *, until: float | None
-) -> tuple[HttpAnswer, Incoming] | Failure:
+    wire: Wire, seen: SdkRequest, body: AsyncIterable[bytes], *, until: float | None
+) -> tuple[HttpResponse, ResponseStream] | Failure:
     """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK.
 
     No longer than `until`, on the monotonic clock. What the body raises is raised.
@@ -49,14 +49,14 @@ async def passed(
         del passing["content-encoding"]  # it is unpacked
     elif "content-length" in head.headers:
         passing["content-length"] = head.headers["content-length"]
-    if leads_elsewhere(passing, seen.url):
+    if redirects_to_other_origin(passing, seen.url):
         del passing["location"]
     several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
     return head._replace(headers=passing, repeated=several), incoming
 
 
-def _request(seen: DoorRequest, upload: Upload) -> HttpRequest:
-    headers = seen.passed_on()
+def _request(seen: SdkRequest, upload: Upload) -> HttpRequest:
+    headers = seen.forwarded_headers()
     has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
     if "content-length" in seen.headers:
         headers["content-length"] = seen.headers["content-length"]
@@ -71,7 +71,7 @@ def _request(seen: DoorRequest, upload: Upload) -> HttpRequest:
     )
 
 
-def leads_elsewhere(headers: Mapping[str, str], url: str) -> bool:
+def redirects_to_other_origin(headers: Mapping[str, str], url: str) -> bool:
     """Whether an answer from `url` sends whoever follows to another origin: the key would go there, too."""
     location = headers.get("location")
     if location is None:

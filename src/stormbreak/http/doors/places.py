@@ -14,9 +14,9 @@ from hashlib import blake2b
 from urllib.parse import urlsplit
 
 from stormbreak.core.fallback import Fallback
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.drivers.locks import new_lock
-from stormbreak.http.environment import Endpoint
+from stormbreak.http.environment import ProviderEndpoint
 from stormbreak.http.origin import Origin, origin_of
 from stormbreak.http.routes import Routes
 from stormbreak.http.wire import Wire
@@ -29,7 +29,7 @@ _SALT = secrets.token_bytes(16)
 _NAMES = {urlsplit(known.base_url).netloc: known.name for known in PRESETS.values()}
 
 
-class Places:
+class OriginResolver:
     """The routes of one door, made as its requests come.
 
     `connect` makes a wire to an origin. `forget` drops what is known of targets, if they are idle.
@@ -50,9 +50,9 @@ class Places:
         self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
         self._wires: dict[tuple[str, str], Wire] = {}
         self._lock = new_lock()
-        forget_in_child(self._start_over)
+        reset_in_child(self._reset_after_fork)
 
-    def _start_over(self) -> None:
+    def _reset_after_fork(self) -> None:
         for kept in self._kept.values():
             kept.calls = 0  # of the parent
 
@@ -93,7 +93,7 @@ class Places:
         origin = self.origin(base_url, key)
         netloc = urlsplit(origin.base_url).netloc
         return Routes(
-            Endpoint(_NAMES.get(netloc, netloc), origin),
+            ProviderEndpoint(_NAMES.get(netloc, netloc), origin),
             self._rules,
             allow_http=self._allow_http,
             environ=os.environ,

@@ -10,12 +10,12 @@ import msgspec
 
 from stormbreak.core.spending import COST
 from stormbreak.http.doors.request import without_hops
-from stormbreak.http.doors.story import Story
+from stormbreak.http.doors.story import AttemptHistory
 from stormbreak.http.exchange import Received
-from stormbreak.http.repeated import Sent, as_they_came
+from stormbreak.http.repeated import Sent, with_repeats
 from stormbreak.llm.halves import UNREADABLE
-from stormbreak.llm.reading import HttpAnswer, Shape
-from stormbreak.types import TREATMENTS, Ended, Outcome, Rejection, Verdict
+from stormbreak.llm.reading import HttpResponse, Shape
+from stormbreak.types import TREATMENTS, CallResult, Outcome, Rejection, Verdict
 
 FINAL = {"x-should-retry": "false"}
 
@@ -55,7 +55,7 @@ class Failure(NamedTuple):
 
     kind: str
     message: str
-    story: Story | None
+    story: AttemptHistory | None
     cause: BaseException | None = None
 
     def notes(self) -> tuple[str, ...]:
@@ -63,7 +63,9 @@ class Failure(NamedTuple):
         return () if self.story is None else tuple(self.story.lines())
 
 
-def reply_to(shape: Shape, story: Story, ended: Ended, now: float) -> Reply | Failure:
+def response_for(
+    shape: Shape, story: AttemptHistory, ended: CallResult, now: float
+) -> Reply | Failure:
     """Tell an SDK, which asked for an answer of this shape, how its call ended."""
     outcome = ended.outcome
     if outcome.rejection is not None:
@@ -71,7 +73,7 @@ def reply_to(shape: Shape, story: Story, ended: Ended, now: float) -> Reply | Fa
     received = outcome.value
     if not isinstance(received, Received):
         return failure_of(outcome, story)
-    sent = received.sent or HttpAnswer(received.status, {}, received.body, now)
+    sent = received.sent or HttpResponse(received.status, {}, received.body, now)
     headers = headers_of(sent, story)
     if outcome.verdict is Verdict.OK or not sent.succeeded or is_filtered(outcome):
         if sent.headers.get("content-type", "").startswith("text/event-stream"):
@@ -91,15 +93,15 @@ def is_filtered(outcome: Outcome) -> bool:
     return told and not TREATMENTS[outcome.verdict].retry
 
 
-def headers_of(head: HttpAnswer, story: Story) -> dict[str, str | tuple[str, ...]]:
+def headers_of(head: HttpResponse, story: AttemptHistory) -> dict[str, str | tuple[str, ...]]:
     """The headers of an answer as the SDK gets them: of one that was decoded, and is not to be followed."""
-    headers = as_they_came(without_hops(head.headers.items()), head.repeated)
+    headers = with_repeats(without_hops(head.headers.items()), head.repeated)
     for name in ("content-encoding", "location"):
         headers.pop(name, None)
     return headers | FINAL | _told(story)
 
 
-def _told(story: Story) -> dict[str, str]:
+def _told(story: AttemptHistory) -> dict[str, str]:
     target = str(story.target)
     named = {"x-stormbreak-target": target} if _is_plain(target) else {}
     return named | {"x-stormbreak-attempts": str(story.attempts)}
@@ -109,7 +111,7 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _rejected(shape: Shape, rejection: Rejection, story: Story, now: float) -> Reply:
+def _rejected(shape: Shape, rejection: Rejection, story: AttemptHistory, now: float) -> Reply:
     status = 503 if rejection.policy in _UNAVAILABLE else 429
     if rejection.policy == COST:  # it is about the request itself
         status = 400
@@ -119,7 +121,7 @@ def _rejected(shape: Shape, rejection: Rejection, story: Story, now: float) -> R
     return Reply(status, headers, _error(shape, status, f"stormbreak_{rejection.policy}", message))
 
 
-def failure_of(outcome: Outcome, story: Story | None) -> Failure:
+def failure_of(outcome: Outcome, story: AttemptHistory | None) -> Failure:
     """Tell of an attempt, the last of `story`, that got no answer."""
     message = str(outcome.detail or outcome.error or outcome.verdict)
     return Failure(_kind_of(outcome), message, story, outcome.error)

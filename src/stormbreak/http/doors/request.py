@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from stormbreak.llm.reading import FREE, Shape, shape_of
+from stormbreak.llm.reading import FREE, Shape, endpoint_of
 
 OURS = "x-stormbreak-"
 """How the headers begin that are meant for us."""
@@ -36,7 +36,7 @@ class Spans(NamedTuple):
     read: float | None = None
 
 
-class DoorRequest(NamedTuple):
+class SdkRequest(NamedTuple):
     """One request of an SDK. Header names are lower-case. Its repr shows neither key nor prompt."""
 
     method: str
@@ -55,13 +55,13 @@ class DoorRequest(NamedTuple):
         return query.get(_KEY_PARAMETER)
 
     @property
-    def outer_retries(self) -> int:
+    def sdk_retry_count(self) -> int:
         """Which retry of the SDK's own this is; 0: none, as far as it says."""
         said = self.headers.get(_RETRY_COUNT, "")
         return int(said) if said.isascii() and said.isdigit() else 0
 
     @property
-    def is_ask(self) -> bool:
+    def is_model_call(self) -> bool:
         """Whether it asks a model for something that may be asked for again; its body is still to be looked into."""
         return (
             self.method == "POST"
@@ -70,7 +70,7 @@ class DoorRequest(NamedTuple):
         )
 
     @property
-    def is_look(self) -> bool:
+    def is_lookup(self) -> bool:
         """Whether it reads something, as one piece of JSON; openai asks for streams as if they were."""
         return (
             self.method == "GET"
@@ -83,7 +83,7 @@ class DoorRequest(NamedTuple):
         """The base URL and the endpoint behind it; neither has a query."""
         return _place(self.url.partition("?")[0])
 
-    def passed_on(self, *, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    def forwarded_headers(self, *, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Its headers, without those of one hop and those that are meant for us; `more` where it has none of the name."""
         return dict(more or {}) | without_hops(self.headers.items())
 
@@ -129,6 +129,6 @@ def _endpoint_in(url: str) -> str | None:
     for end in FREE:
         if path.endswith(end):
             return end
-    if shape_of(path) is Shape.JSON:
+    if endpoint_of(path) is Shape.JSON:
         return None
     return "/chat/completions" if path.endswith("/chat/completions") else path[path.rindex("/") :]

@@ -24,7 +24,7 @@ _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _KNOWN = ("priority", "deadline", "tenant", "label-NAME", "retries")
 
 
-def scope_of(headers: Mapping[str, str]) -> Scope:
+def scope_from_headers(headers: Mapping[str, str]) -> Scope:
     """What holds for a request with these headers, their names in lower case: what it says goes before the scope here.
 
     Raises:

@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from typing import Any
 
-from stormbreak.core.flow import Deliver
-from stormbreak.core.tried import lines_of
+from stormbreak.core.flow import DeliverStream
+from stormbreak.core.tried import history_lines
 from stormbreak.errors import CallError
-from stormbreak.types import Ended, Target
+from stormbreak.types import CallResult, Target
 
 KEPT_AS = "stormbreak"
 """Under this name a story is kept among the extensions of a response, and on an exception."""
 
 _LINKS = ("response", "__cause__", "__context__")
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
 
-class Story:
+class AttemptHistory:
     """The story of a call to `target`; it may be told before it has ended."""
 
-    def __init__(self, target: Target, told: Ended | Deliver) -> None:
+    def __init__(self, target: Target, told: CallResult | DeliverStream) -> None:
         self.target = target
         self._told = told
 
@@ -28,25 +28,25 @@ class Story:
         return self._told.attempts
 
     @property
-    def ended(self) -> Ended | None:
+    def ended(self) -> CallResult | None:
         """How it ended; None while its answer is on its way."""
-        return self._told if isinstance(self._told, Ended) else None
+        return self._told if isinstance(self._told, CallResult) else None
 
-    def end(self, ended: Ended) -> None:
+    def end(self, ended: CallResult) -> None:
         """Note how it ended."""
         self._told = ended
 
     def lines(self) -> Iterator[str]:
         """Tell it, a line for each attempt and each move, and one that sums up."""
         told = self._told
-        if isinstance(told, Ended):
-            yield from lines_of(told.history)
+        if isinstance(told, CallResult):
+            yield from history_lines(told.history)
         yield f"{self.target}: {self._summary()}"
 
     def _summary(self) -> str:
         told = self._told
         spent = f"{told.attempts} attempt(s), {told.waited:.2f} s waited"
-        if not isinstance(told, Ended):
+        if not isinstance(told, CallResult):
             return f"its answer is on its way; {spent}"
         stopped = f"; no further retry: {told.stopped}" if told.stopped else ""
         return f"{told.outcome.verdict} after {spent}{stopped}"
@@ -58,10 +58,10 @@ def explain(what: object) -> str:
     Empty where nothing is known of it.
     """
     for place, link in enumerate(_chain(what)):
-        story = story_of(link)
+        story = history_of(link)
         if story is not None:
             return "\n".join(story.lines())
-        if place == _DEEPEST:
+        if place == _MAX_DEPTH:
             break
     return ""
 
@@ -77,12 +77,12 @@ def _chain(what: object) -> Iterator[object]:
         waiting += [getattr(each, name, None) for name in _LINKS]
 
 
-def story_of(what: object) -> Story | None:
+def history_of(what: object) -> AttemptHistory | None:
     """The story that this very object carries, if any."""
     if isinstance(what, CallError):
-        return Story(what.target, what.ended)
+        return AttemptHistory(what.target, what.ended)
     story: Any = getattr(what, KEPT_AS, None)
     if story is None:
         extensions = getattr(what, "extensions", None)
         story = extensions.get(KEPT_AS) if isinstance(extensions, dict) else None
-    return story if isinstance(story, Story) else None
+    return story if isinstance(story, AttemptHistory) else None

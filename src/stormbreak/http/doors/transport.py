@@ -6,7 +6,7 @@ from typing import Any
 from stormbreak.http.doors.door import Door
 
 
-class AsyncDoor(Door):
+class AsyncSdkTransport(Door):
     """An asynchronous transport; `Door.__init__` tells its arguments. `inner` is one, too."""
 
     sends = "handle_async_request"
@@ -20,7 +20,7 @@ class AsyncDoor(Door):
         """
         seen = self.library.read(request)
         asked = None
-        if seen.is_ask or seen.is_look:
+        if seen.is_model_call or seen.is_lookup:
             asked = self._asked(seen, await request.aread())
         if asked is not None:
             return await self._answered(asked, seen, request)

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-class WholeBody:
+class BufferedBody:
     """Comes before the library's own class of response, and gives it the body that it would read out of its stream.
 
     What is iterated over, or closed unread, is as the library has it.

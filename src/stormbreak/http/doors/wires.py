@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from stormbreak.drivers.locks import computed_once
+from stormbreak.drivers.locks import cached_value
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import is_proxy, proxy_for, tls_context
 from stormbreak.http.origin import Origin
@@ -14,7 +14,7 @@ Verify: TypeAlias = ssl.SSLContext | bool
 Cert: TypeAlias = str | tuple[str, str] | tuple[str, str, str]
 
 
-class Connecting:
+class ConnectionFactory:
     """The settings of our own pools, as the HTTP libraries name them. With `inner` there are none: it has its own.
 
     Raises:
@@ -62,9 +62,9 @@ class Connecting:
         if inner is None:
             _ = self._tls if cert is not None or verify is not True else None  # told at the start
 
-    def wire_to(self, origin: Origin) -> Wire:
+    def connection_to(self, origin: Origin) -> Wire:
         """Make the wire to an origin."""
-        from stormbreak.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - only when needed
+        from stormbreak.http.aiohttp_wire import AiohttpConnection  # noqa: PLC0415 - only when needed
 
         if self._inner_wire is not None:
             return self._inner_wire
@@ -72,13 +72,13 @@ class Connecting:
         if proxy is None and self.trust_env:
             proxy = proxy_for(origin)
         secure = origin.base_url.startswith("https:")
-        return AiohttpWire(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
+        return AiohttpConnection(limit=self._limit, proxy=proxy, tls=self._tls if secure else None)
 
     def wires(self) -> tuple[Wire, ...]:
         """Those there are from the start: what only passes makes none."""
         return () if self._inner_wire is None else (self._inner_wire,)
 
-    @computed_once
+    @cached_value
     def _tls(self) -> ssl.SSLContext:
         context = self._trusting()
         if self._cert is not None:

@@ -7,7 +7,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.doors.door import Door
-from stormbreak.http.pricing import engine_under
+from stormbreak.http.pricing import engine_for
 
 _OWN = ("_transport", "_mounts")
 """Where httpx2 and httpx keep what a client sends through."""
@@ -36,14 +36,14 @@ def put_under(
         )
     if http.is_closed:
         raise ConfigurationError("the client is closed")
-    engine = policy if isinstance(policy, Engine) else engine_under(policy)
+    engine = policy if isinstance(policy, Engine) else engine_for(policy)
     made = {each: kind(engine, inner=inner, **settings) for each, inner in transports.items()}
     http._transport = made[id(http._transport)]  # noqa: SLF001
     for pattern, inner in http._mounts.items():  # noqa: SLF001
         http._mounts[pattern] = made.get(id(inner))  # noqa: SLF001 - None: the transport
 
 
-def doors_under(client: Any) -> list[Door]:
+def installed_transports(client: Any) -> list[Door]:
     """The doors that a client of the library sends through, or that of an SDK on one; none if it was not wrapped."""
     for one in (client, getattr(client, "_client", None)):
         mounts = getattr(one, "_mounts", None)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from types import MappingProxyType
 
-from stormbreak.provider.faults.play import Play
+from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.http1 import chunk
 from stormbreak.provider.kinds import Kind
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, once, plain
@@ -15,18 +15,18 @@ HTML = b"<!doctype html>\n<html><head><title>Sign in</title></head><body>Sign in
 _PIECES = 10
 
 
-def good(play: Play) -> Script:
+def good(play: FaultContext) -> Script:
     """Answer well."""
     return once(play.whole())
 
 
-def _slow_headers(play: Play) -> Script:
+def _slow_headers(play: FaultContext) -> Script:
     whole = play.whole()
     cut = whole.index(b"\r\n") + 2
     return Script([Piece(0, whole[:cut]), Piece(play.slower, whole[cut:])], Ending.KEEP, 200)
 
 
-def _slow_body(play: Play) -> Script:
+def _slow_body(play: FaultContext) -> Script:
     body = play.body
     size = math.ceil(len(body) / _PIECES)
     parts = [body[start : start + size] for start in range(0, len(body), size)]
@@ -34,42 +34,42 @@ def _slow_body(play: Play) -> Script:
     return Script([Piece(0, play.head(len(body))), *pieces], Ending.KEEP, 200)
 
 
-def _stall(play: Play) -> Script:
+def _stall(play: FaultContext) -> Script:
     return once(_half(play), ending=Ending.HANG)
 
 
-def _stall_early(play: Play) -> Script:
+def _stall_early(play: FaultContext) -> Script:
     return once(play.head(len(play.body)), ending=Ending.HANG)
 
 
-def _cut_body(play: Play) -> Script:
+def _cut_body(play: FaultContext) -> Script:
     return once(_half(play), ending=Ending.CLOSE)
 
 
-def _half(play: Play) -> bytes:
+def _half(play: FaultContext) -> bytes:
     body = play.body
     return play.head(len(body)) + body[: len(body) // 2]
 
 
-def _empty_body(play: Play) -> Script:
+def _empty_body(play: FaultContext) -> Script:
     return plain(200, b"", play.headers)
 
 
-def _invalid_json(play: Play) -> Script:
+def _invalid_json(play: FaultContext) -> Script:
     body = play.body
     return plain(200, body[: len(body) * 2 // 3], play.headers)
 
 
-def html_200(play: Play) -> Script:
+def html_200(play: FaultContext) -> Script:
     """Answer with the page of somebody in between."""
     return plain(200, HTML, play.headers, "text/html")
 
 
-def _error_in_200(play: Play) -> Script:
+def _error_in_200(play: FaultContext) -> Script:
     return plain(200, play.asked.format.late_error, play.headers)
 
 
-def _big_body(play: Play) -> Script:
+def _big_body(play: FaultContext) -> Script:
     """Say more than was asked for, in a field that nobody knows."""
     return plain(200, padded(play.body, BIG), play.headers)
 
@@ -79,7 +79,7 @@ def padded(body: bytes, size: int) -> bytes:
     return b'%b,"padding":"%b"}' % (body[:-1], b"." * (size - len(b',"padding":""')))
 
 
-def tiny_chunks(play: Play) -> Script:
+def tiny_chunks(play: FaultContext) -> Script:
     """Send the whole answer in chunks of seven bytes."""
     body = play.body
     parts = [body[start : start + TINY] for start in range(0, len(body), TINY)]
@@ -88,7 +88,7 @@ def tiny_chunks(play: Play) -> Script:
     return chunked([Piece(0, play.head()), *pieces])
 
 
-FAULTS: MappingProxyType[Kind, Callable[[Play], Script]] = MappingProxyType(
+FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
         Kind.SLOW_BODY: _slow_body,

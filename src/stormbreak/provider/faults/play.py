@@ -7,7 +7,7 @@ from stormbreak.provider.http1 import Headers, head
 from stormbreak.provider.scripts import EVENTS, JSON
 
 
-class Play(NamedTuple):
+class FaultContext(NamedTuple):
     """One answer to be played. Spans are real seconds."""
 
     asked: Asked

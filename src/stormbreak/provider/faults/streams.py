@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
 from stormbreak.provider.faults import bodies
-from stormbreak.provider.faults.play import Play
+from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.formats.form import Events
 from stormbreak.provider.http1 import chunk
 from stormbreak.provider.kinds import Kind
@@ -18,115 +18,115 @@ _BEAT = 0.01
 _BIG_EVENTS = 64
 
 
-def good(play: Play) -> Script:
+def good(play: FaultContext) -> Script:
     """Stream the answer over its time."""
     return chunked(paced(play.head(), play.events, play.lasting))
 
 
-def _slow_headers(play: Play) -> Script:
+def _slow_headers(play: FaultContext) -> Script:
     opening = play.head()
     cut = opening.index(b"\r\n") + 2
     first, *rest = paced(opening[cut:], play.events, play.lasting)
     return chunked([Piece(0, opening[:cut]), Piece(play.slower, first.data), *rest])
 
 
-def _slow_body(play: Play) -> Script:
+def _slow_body(play: FaultContext) -> Script:
     return good(play._replace(lasting=play.lasting + play.slower))
 
 
-def _parts(play: Play) -> Events:
+def _parts(play: FaultContext) -> Events:
     assert play.asked.format.events is not None
     return play.asked.format.events(play.asked)
 
 
-def _half(play: Play) -> list[Piece]:
+def _half(play: FaultContext) -> list[Piece]:
     """The first half of the events: some words are among them."""
     events = play.events
     return paced(play.head(), events[: len(events) // 2], play.lasting / 2)
 
 
-def _opened(play: Play) -> list[Piece]:
+def _opened(play: FaultContext) -> list[Piece]:
     """All that comes before the first word."""
     return paced(play.head(), _parts(play).opening, 0.0)
 
 
-def _stall(play: Play) -> Script:
+def _stall(play: FaultContext) -> Script:
     return Script(_half(play), Ending.HANG, 200)
 
 
-def _stall_early(play: Play) -> Script:
+def _stall_early(play: FaultContext) -> Script:
     return Script(_opened(play), Ending.HANG, 200)
 
 
-def _cut_stream(play: Play) -> Script:
+def _cut_stream(play: FaultContext) -> Script:
     return chunked(_half(play))
 
 
-def _cut_body(play: Play) -> Script:
+def _cut_body(play: FaultContext) -> Script:
     return Script(_half(play), Ending.CLOSE, 200)
 
 
-def _stream_reset(play: Play) -> Script:
+def _stream_reset(play: FaultContext) -> Script:
     return Script([*_half(play), Piece(_FLUSHED, b"")], Ending.RESET, 200)
 
 
-def _empty_body(play: Play) -> Script:
+def _empty_body(play: FaultContext) -> Script:
     return chunked([Piece(0, play.head())])
 
 
-def _invalid_json(play: Play) -> Script:
+def _invalid_json(play: FaultContext) -> Script:
     broken = _parts(play).output[0].rstrip()[:-_LOST] + b"\n\n"
     return chunked([*_half(play), Piece(0, chunk(broken))])
 
 
-def _error_in_200(play: Play) -> Script:
+def _error_in_200(play: FaultContext) -> Script:
     return chunked([*_half(play), Piece(0, chunk(play.asked.format.late_event))])
 
 
-def _error_early(play: Play) -> Script:
+def _error_early(play: FaultContext) -> Script:
     return chunked([*_opened(play), Piece(0, chunk(play.asked.format.late_event))])
 
 
-def _no_done(play: Play) -> Script:
+def _no_done(play: FaultContext) -> Script:
     parts = _parts(play)._replace(end=[])
     return chunked(paced(play.head(), parts.all(), play.lasting))
 
 
-def _comments(play: Play) -> Script:
+def _comments(play: FaultContext) -> Script:
     """Say between the events that the model is still at it, as comments and as events that are none."""
     events = [b": PROCESSING\n\n:\n\n%bretry: 3000\n\n" % event for event in play.events]
     return chunked(paced(play.head(), events, play.lasting))
 
 
-def _crlf(play: Play) -> Script:
+def _crlf(play: FaultContext) -> Script:
     return _with_line_ends(play, b"\r\n")
 
 
-def _cr(play: Play) -> Script:
+def _cr(play: FaultContext) -> Script:
     return _with_line_ends(play, b"\r")
 
 
-def _with_line_ends(play: Play, end: bytes) -> Script:
+def _with_line_ends(play: FaultContext, end: bytes) -> Script:
     events = [event.replace(b"\n", end) for event in play.events]
     return chunked(paced(play.head(), events, play.lasting))
 
 
-def _heartbeats(play: Play) -> Script:
+def _heartbeats(play: FaultContext) -> Script:
     return Script(_beating(play), Ending.KEEP, 200)
 
 
-def _beating(play: Play) -> Iterator[Piece]:
+def _beating(play: FaultContext) -> Iterator[Piece]:
     """Say again and again that an answer will come, and never give any."""
     yield from _opened(play)
     while True:
         yield Piece(_BEAT, chunk(b": PROCESSING\n\n"))
 
 
-def _endless_line(play: Play) -> Script:
+def _endless_line(play: FaultContext) -> Script:
     return Script(_line(play), Ending.KEEP, 200)
 
 
-def _line(play: Play) -> Iterator[Piece]:
+def _line(play: FaultContext) -> Iterator[Piece]:
     yield from _opened(play)
     yield Piece(0, chunk(b"data: "))
     more = chunk(b"." * _ROUND)
@@ -134,7 +134,7 @@ def _line(play: Play) -> Iterator[Piece]:
         yield Piece(_BREATH, more)
 
 
-def _big_body(play: Play) -> Script:
+def _big_body(play: FaultContext) -> Script:
     """Four megabytes of comments between the events, none of them too long a line."""
     events = play.events
     size = bodies.BIG // _BIG_EVENTS
@@ -142,7 +142,7 @@ def _big_body(play: Play) -> Script:
     return chunked(paced(play.head(), [events[0], *padding, *events[1:]], play.lasting))
 
 
-FAULTS: MappingProxyType[Kind, Callable[[Play], Script]] = MappingProxyType(
+FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.SLOW_HEADERS: _slow_headers,
         Kind.SLOW_BODY: _slow_body,

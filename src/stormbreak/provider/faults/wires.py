@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import MappingProxyType
 
-from stormbreak.provider.faults.play import Play
+from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.http1 import chunk
 from stormbreak.provider.kinds import Kind
 from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once
@@ -30,53 +30,53 @@ _HINTS = (
 )
 
 
-def _interim(play: Play) -> Script:
+def _interim(play: FaultContext) -> Script:
     return once(_HINTS + play.whole())
 
 
-def _stale(play: Play) -> Script:
-    return once(_of_another(play))
+def _stale(play: FaultContext) -> Script:
+    return once(_someone_elses_answer(play))
 
 
-def _of_another(play: Play) -> bytes:
+def _someone_elses_answer(play: FaultContext) -> bytes:
     return play._replace(asked=play.other).whole()
 
 
-def _twice(play: Play) -> Script:
-    return once(play.whole() + _of_another(play))
+def _twice(play: FaultContext) -> Script:
+    return once(play.whole() + _someone_elses_answer(play))
 
 
-def _unasked(play: Play) -> Script:
-    return once(play.whole())._replace(idle=Idle(play.after, _of_another(play)))
+def _unasked(play: FaultContext) -> Script:
+    return once(play.whole())._replace(idle=Idle(play.after, _someone_elses_answer(play)))
 
 
-def _quiet_close(play: Play) -> Script:
+def _quiet_close(play: FaultContext) -> Script:
     return once(play.whole())._replace(idle=Idle(play.after, b"", closes=True))
 
 
-def _close_race(play: Play) -> Script:
+def _close_race(play: FaultContext) -> Script:
     return once(play.whole(), ending=Ending.RACE)
 
 
-def _short_length(play: Play) -> Script:
+def _short_length(play: FaultContext) -> Script:
     return once(play.head(len(play.body) - _SHORT) + play.body)
 
 
-def _long_length(play: Play) -> Script:
+def _long_length(play: FaultContext) -> Script:
     return once(play.head(len(play.body) + _SHORT) + play.body, ending=Ending.HANG)
 
 
-def _long_header(play: Play) -> Script:
+def _long_header(play: FaultContext) -> Script:
     return once(play.head(len(play.body), ("x-trace", "." * LONG_HEADER)) + play.body)
 
 
-def _endless_headers(play: Play) -> Script:
+def _endless_headers(play: FaultContext) -> Script:
     opening = play.head(len(play.body))[:-2]
     more = b"".join(b"x-trace-%04d: %b\r\n" % (place, b"." * 100) for place in range(500))
     return Script(_endless(opening, more), Ending.KEEP, 200)
 
 
-def _endless_body(play: Play) -> Script:
+def _endless_body(play: FaultContext) -> Script:
     """Go on after the answer with what means nothing: white space, or comments."""
     more = b":" + b"." * _ROUND + b"\n\n" if play.asked.streamed else b" " * _ROUND
     body = play.body.removesuffix(b"data: [DONE]\n\n")
@@ -89,17 +89,17 @@ def _endless(opening: bytes, more: bytes) -> Iterator[Piece]:
         yield Piece(_BREATH, more)
 
 
-def _gzip_lie(play: Play) -> Script:
+def _gzip_lie(play: FaultContext) -> Script:
     return once(play.head(len(play.body), _GZIP) + play.body)
 
 
-def _gzip_cut(play: Play) -> Script:
+def _gzip_cut(play: FaultContext) -> Script:
     packed = _gzipped(play.body)
     cut = packed[: len(packed) * 2 // 3]
     return once(play.head(len(cut), _GZIP) + cut)
 
 
-def _gzip_bomb(play: Play) -> Script:
+def _gzip_bomb(play: FaultContext) -> Script:
     packed = _bomb(play.body)
     return once(play.head(len(packed), _GZIP) + packed)
 
@@ -128,7 +128,7 @@ def _nothing(byte: bytes) -> tuple[bytes, int]:
     return packed * (BOMB // _NOTHING), check
 
 
-FAULTS: MappingProxyType[Kind, Callable[[Play], Script]] = MappingProxyType(
+FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
     {
         Kind.STALE: _stale,
         Kind.INTERIM: _interim,

@@ -9,7 +9,7 @@ from stormbreak.provider.chance import mix, uniform
 from stormbreak.provider.formats import openai
 from stormbreak.provider.formats.form import Asked, Format, encode, whole_number
 
-_MOST_DIMENSIONS = 4096
+_MAX_DIMENSIONS = 4096
 
 
 def _complaint(payload: Mapping[str, Any]) -> str | None:
@@ -35,7 +35,7 @@ def _count(texts: Any) -> int:
 
 
 def _vector(asked: Asked, place: int) -> list[float] | str:
-    dimensions = min(max(whole_number(asked.payload.get("dimensions"), 16), 1), _MOST_DIMENSIONS)
+    dimensions = min(max(whole_number(asked.payload.get("dimensions"), 16), 1), _MAX_DIMENSIONS)
     start = mix(asked.key + place)
     numbers = array("f", (uniform(mix(start + d)) * 2 - 1 for d in range(dimensions)))
     packed = asked.payload.get("encoding_format") == "base64"

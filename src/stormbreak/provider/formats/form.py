@@ -23,16 +23,16 @@ class Refusal(NamedTuple):
     metadata: Mapping[str, str] | None = None
 
 
-class Written(NamedTuple):
+class CacheWrites(NamedTuple):
     """Tokens of a prompt that are written to a cache: for five minutes, and for an hour."""
 
     short: int = 0
     hour: int = 0
 
 
-def nothing_written(_: Mapping[str, Any]) -> Written:
+def nothing_written(_: Mapping[str, Any]) -> CacheWrites:
     """The format has no such cache."""
-    return Written()
+    return CacheWrites()
 
 
 class Asked(NamedTuple):
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
         return len(self.essence) // 4 + 1
 
     @property
-    def written(self) -> Written:
+    def written(self) -> CacheWrites:
         """Those of the prompt that it has written to a cache."""
         return self.format.written(self.payload)
 
@@ -114,7 +114,7 @@ class Format(NamedTuple):
     late_error: bytes
     late_event: bytes
     demands: tuple[bytes, ...] = ()
-    written: Callable[[Mapping[str, Any]], Written] = nothing_written
+    written: Callable[[Mapping[str, Any]], CacheWrites] = nothing_written
 
 
 def whole_number(value: Any, default: int) -> int:

@@ -6,10 +6,10 @@ from typing import Any
 
 from stormbreak.provider.formats.form import (
     Asked,
+    CacheWrites,
     Events,
     Format,
     Refusal,
-    Written,
     encode,
     messages_complaint,
     named_event,
@@ -52,7 +52,7 @@ def _output_tokens(payload: Mapping[str, Any]) -> int:
     return whole_number(payload.get("max_tokens"), TOKENS)
 
 
-def _written(payload: Mapping[str, Any]) -> Written:
+def _written(payload: Mapping[str, Any]) -> CacheWrites:
     """What stands in the blocks that are marked with `cache_control`. Each request writes it anew, and none reads it."""
     short = hour = 0
     for block in _blocks(payload):
@@ -63,7 +63,7 @@ def _written(payload: Mapping[str, Any]) -> Written:
                 hour += tokens
             else:
                 short += tokens
-    return Written(short, hour)
+    return CacheWrites(short, hour)
 
 
 def _blocks(payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

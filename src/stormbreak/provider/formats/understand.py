@@ -55,7 +55,7 @@ def understand(format_: Format, headers: Mapping[bytes, bytes], body: bytes) -> 
     )
 
 
-def digest_of(payload: Mapping[str, Any]) -> str:
+def request_digest(payload: Mapping[str, Any]) -> str:
     """Compute the digest by which a request is known."""
     return _digest(_essence(payload))
 

@@ -17,7 +17,7 @@ ENOUGH = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Busiest:
+class PeakCpuLoad:
     """The largest share of a core in any window; of the machine, of all its cores. None: not known."""
 
     program: float | None = None  # the busiest of its copies, with what they started and waited for
@@ -25,7 +25,7 @@ class Busiest:
     machine: float | None = None
 
 
-class Busy:
+class CpuLoad:
     """Watches some processes beside this one, in which the provider is."""
 
     def __init__(self, pids: Iterable[int]) -> None:
@@ -49,9 +49,9 @@ class Busy:
         self._before = now
 
     @property
-    def busiest(self) -> Busiest:
+    def busiest(self) -> PeakCpuLoad:
         """The most until now; nothing before the first window is over."""
-        return Busiest(**{kind: round(share, 3) for kind, share in self._most.items()})
+        return PeakCpuLoad(**{kind: round(share, 3) for kind, share in self._most.items()})
 
     def _read(self) -> dict[str, float]:
         """CPU seconds until now of whatever is known."""

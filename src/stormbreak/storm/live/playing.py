@@ -12,12 +12,12 @@ from typing import NamedTuple
 from stormbreak.provider.chance import mix
 from stormbreak.provider.scenario import Load, Scenario
 from stormbreak.provider.server import ProviderServer
-from stormbreak.storm.ideal import check_length, ideal_answers
-from stormbreak.storm.live.busy import Busiest, Busy
+from stormbreak.storm.ideal import check_length, ideal_throughput
+from stormbreak.storm.live.busy import CpuLoad, PeakCpuLoad
 from stormbreak.storm.live.programs import Copy, Program, ProgramError, environment, start, stop
 from stormbreak.storm.live.prompts import Bounds, Prompts
 from stormbreak.storm.live.scaled import rehearsal
-from stormbreak.storm.live.seen import Seen, waits
+from stormbreak.storm.live.seen import Observations, waits
 from stormbreak.storm.measures import Measures, Observed, Record, measure
 from stormbreak.storm.result import Result
 from stormbreak.storm.series import series
@@ -61,7 +61,7 @@ class Played:
     strangers: int
     exits: tuple[int | None, ...]
     latest: float
-    busiest: Busiest
+    busiest: PeakCpuLoad
 
 
 async def play(
@@ -95,7 +95,7 @@ async def play(
         if own_traffic:
             await storm.wait_for()
         else:
-            await storm.hand_over(calls, f"storm {mix(seed):016x}"[:12])
+            await storm.send_call(calls, f"storm {mix(seed):016x}"[:12])
         return storm.played(program.name, seed, calls)
     finally:
         await stop(running)
@@ -126,14 +126,14 @@ class _Storm:
         self._scenario = scenario
         self._load = load
         self._progress = progress
-        self._seen = Seen(lambda asked: asked.digest)
-        self._busiest = Busiest()
+        self._seen = Observations(lambda asked: asked.digest)
+        self._busiest = PeakCpuLoad()
         self._handed = 0
         self._latest = 0.0
 
     # ------------------------------------------------------------ calls that are handed over
 
-    async def hand_over(self, calls: Traffic, name: str) -> None:
+    async def send_call(self, calls: Traffic, name: str) -> None:
         """Rehearse, then hand over every call when it is due, until the last has ended."""
         bounds = Bounds(
             model=next(iter(self._scenario.provider.models), "storm-1"),
@@ -142,13 +142,13 @@ class _Storm:
         )
         await self._rehearse(Prompts(f"rehearsal of {name}"), bounds)
         prompts = Prompts(name)
-        self._seen = Seen(lambda asked: prompts.number_in(asked.essence))
+        self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(self._scenario, self._seen)
         self._server.begin()
         handing = asyncio.create_task(self._hand(calls, prompts, bounds))
         try:
             await self._watch(handing)
-            self._tell()
+            self._notify()
         finally:
             handing.cancel()
 
@@ -158,7 +158,7 @@ class _Storm:
         Its times are those of the storm, since programs set themselves up by their first line. Whoever is so slow to start
         that it gives that call up is handed it again.
         """
-        seen = Seen(lambda asked: prompts.number_in(asked.essence))
+        seen = Observations(lambda asked: prompts.number_in(asked.essence))
         self._server.play(rehearsal(self._scenario), seen)
         loop = asyncio.get_running_loop()
         end, hand_at = loop.time() + PATIENCE, 0.0
@@ -190,7 +190,7 @@ class _Storm:
     async def _watch(self, handing: asyncio.Task[None] | None = None) -> None:
         """Look on until all has ended, or the last deadline has passed."""
         end = self._scenario.duration + self._load.deadline + _AFTERWARDS
-        busy = Busy(copy.pid for copy in self._copies)
+        busy = CpuLoad(copy.pid for copy in self._copies)
         while self._server.now < end:
             if handing is None or handing.done():
                 if all(copy.code is not None for copy in self._copies):
@@ -199,7 +199,7 @@ class _Storm:
                 await self._check_alive(f"after {self._server.now:.1f} s of the storm")
             busy.look()
             self._busiest = busy.busiest
-            self._tell()
+            self._notify()
             await asyncio.sleep(_LOOK)
 
     # ------------------------------------------------------------ a program's own traffic
@@ -226,13 +226,13 @@ class _Storm:
         """Take the measures."""
         scenario, load, seen = self._scenario, self._load, self._seen
         records = (
-            seen.of_given(calls.times, load.deadline)
+            seen.for_sent_calls(calls.times, load.deadline)
             if calls.times
-            else seen.of_its_own(scenario.duration, load.deadline)
+            else seen.for_unknown_calls(scenario.duration, load.deadline)
         )
         if not any(record.attempts for record in records):
             raise self._failed("it asked for none of its calls")
-        ideal = ideal_answers(scenario, [record.arrived for record in records])
+        ideal = ideal_throughput(scenario, [record.arrived for record in records])
         last = 1 + int(max(record.ended for record in records))
         attempts = seen.attempts[:last]
         work = self._server.stats()["clients"]
@@ -255,7 +255,7 @@ class _Storm:
 
     # ------------------------------------------------------------ on the way
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._progress is not None:
             seen, until = self._seen, self._scenario.duration
             calls = self._handed or len(seen.calls)
@@ -270,7 +270,7 @@ class _Storm:
                 )
                 raise self._failed(
                     f"{which}ended {when}, with {_in_words(copy.code)}",
-                    said=await copy.last_words(),
+                    said=await copy.stderr_tail(),
                 )
 
     def _failed(self, what: str, *, said: str = "") -> ProgramError:

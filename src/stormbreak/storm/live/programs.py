@@ -26,7 +26,7 @@ _KEPT = 4096  # bytes of standard error
 _STDERR = 2
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _LOOK = 0.02  # seconds between looks at one that is to end
-_LAST_WORDS = 0.5  # seconds in which what a dead program wrote is still read
+_STDERR_TAIL = 0.5  # seconds in which what a dead program wrote is still read
 
 
 class Program(NamedTuple):
@@ -108,10 +108,10 @@ class Copy(asyncio.SubprocessProtocol):
         if self._stdin is not None:
             self._stdin.close()
 
-    async def last_words(self) -> str:
+    async def stderr_tail(self) -> str:
         """The end of its standard error."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
+            async with asyncio.timeout(_STDERR_TAIL):
                 await self._silent.wait()
         return self._tail.decode(errors="replace")
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.scenario import WATCHED, Limit, Load, Provider, Scenario
+from stormbreak.provider.scenario import RECOVERY_WINDOW, Limit, Load, Provider, Scenario
 
-_LONGEST_REHEARSAL = 5.0  # seconds of service
+_MAX_REHEARSAL = 5.0  # seconds of service
 _ANY = Load(rate=1.0)  # its deadline and timeout hold where a scenario has no load
 
 
@@ -46,7 +46,7 @@ def staged(
 def rehearsal(scenario: Scenario) -> Scenario:
     """The same provider on a good day, for a first call before the storm."""
     provider = scenario.provider
-    service = min(provider.service, _LONGEST_REHEARSAL)
+    service = min(provider.service, _MAX_REHEARSAL)
     calm = replace(
         provider, slots=None, queue=None, front_end=None, cv=0.0, service=service, least=0.0
     )
@@ -58,9 +58,9 @@ def _shorter(scenario: Scenario, load: Load, until: float) -> float:
         raise ConfigurationError(
             f"--until must be at most the duration of {scenario.name}, {scenario.duration:g}, got {until:g}"
         )
-    if load.trigger_until is not None and until < load.trigger_until + WATCHED:
+    if load.trigger_until is not None and until < load.trigger_until + RECOVERY_WINDOW:
         raise ConfigurationError(
-            f"--until must be at least {load.trigger_until + WATCHED:g}, {WATCHED} s after the trigger of"
+            f"--until must be at least {load.trigger_until + RECOVERY_WINDOW:g}, {RECOVERY_WINDOW} s after the trigger of"
             f" {scenario.name}, so that a recovery can be seen; got {until:g}"
         )
     return until

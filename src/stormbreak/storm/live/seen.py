@@ -14,7 +14,7 @@ from stormbreak.storm.measures import Record, quantile
 Name: TypeAlias = int | str  # the number of a call, or the digest of its body
 
 
-class SeenCall:
+class ObservedCall:
     """The attempts of one call; times are scenario seconds."""
 
     __slots__ = ("answered_at", "asked_at", "attempts")
@@ -32,12 +32,12 @@ class SeenCall:
         return Record(arrived, ended, in_time, self.attempts, max(0.0, self.asked_at - arrived))
 
 
-class Seen:
-    """A witness of a storm. `known_by` tells of which call a request is; None: of none that was given."""
+class Observations:
+    """A witness of a storm. `matched_by` tells of which call a request is; None: of none that was given."""
 
-    def __init__(self, known_by: Callable[[Asked], Name | None]) -> None:
-        self._known_by = known_by
-        self.calls: dict[Name, SeenCall] = {}
+    def __init__(self, matched_by: Callable[[Asked], Name | None]) -> None:
+        self._known_by = matched_by
+        self.calls: dict[Name, ObservedCall] = {}
         self.strangers = 0  # requests for no call
         self.attempts: list[int] = []  # in each second
         self.answers = 0  # to calls that had none
@@ -53,7 +53,7 @@ class Seen:
             return
         call = self.calls.get(name)
         if call is None:
-            call = self.calls[name] = SeenCall(at)
+            call = self.calls[name] = ObservedCall(at)
         call.attempts += 1
 
     def answered(self, asked: Asked, at: float) -> None:
@@ -69,15 +69,15 @@ class Seen:
         call = self.calls.get(name)
         return call is not None and call.answered_at is not None
 
-    def of_given(self, times: Sequence[float], deadline: float) -> list[Record]:
+    def for_sent_calls(self, times: Sequence[float], deadline: float) -> list[Record]:
         """The calls that were handed to the program at `times`; call number i is the i-th, from 1 on."""
-        never = SeenCall(0.0)
+        never = ObservedCall(0.0)
         return [
             self.calls.get(number, never).record(arrived, deadline)
             for number, arrived in enumerate(times, 1)
         ]
 
-    def of_its_own(self, until: float, deadline: float) -> list[Record]:
+    def for_unknown_calls(self, until: float, deadline: float) -> list[Record]:
         """The calls that the program brought before `until`: each arrived when it was first asked for."""
         calls = sorted(self.calls.values(), key=lambda call: call.asked_at)
         return [call.record(call.asked_at, deadline) for call in calls if call.asked_at < until]

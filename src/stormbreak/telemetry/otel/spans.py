@@ -17,7 +17,7 @@ from opentelemetry.context import get_current
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from stormbreak.core.flow import Send
-from stormbreak.drivers.forks import forget_in_child
+from stormbreak.drivers.forks import reset_in_child
 from stormbreak.events import (
     CallCancelled,
     CallEnded,
@@ -34,7 +34,7 @@ from stormbreak.telemetry.otel import conventions as names
 from stormbreak.telemetry.otel.current import Current
 from stormbreak.telemetry.otel.genai import GenAi
 from stormbreak.telemetry.otel.told import TOLD, name_and_attributes
-from stormbreak.telemetry.otel.under_way import Traced, UnderWay
+from stormbreak.telemetry.otel.under_way import ActiveSpan, UnderWay
 from stormbreak.telemetry.tame import tame
 from stormbreak.types import FALLBACK, TARGET, Call, Target, Verdict
 
@@ -56,7 +56,7 @@ class Spans:
         self._measures = measures
         self._labels = labels
         self._calls = UnderWay(most, _give_up)
-        forget_in_child(self._forget)
+        reset_in_child(self._forget)
 
     def _forget(self) -> None:
         self._calls.forget()
@@ -66,7 +66,7 @@ class Spans:
         self._calls.close()
 
     def begins(self, call: Call, now: float) -> None:
-        """Begin the span of a call, under the one that is current here."""
+        """StartCall the span of a call, under the one that is current here."""
         context, target = get_current(), call.target
         attributes = names.where(target) | {names.PRIORITY: call.priority.name.lower()}
         if call.operation:
@@ -79,7 +79,7 @@ class Spans:
         name = f"{call.operation or 'call'} {tame(target.model or target.provider)}"
         span = self._tracer.start_span(name, context, _kind(target), attributes)
         below = set_span_in_context(span, context)
-        self._calls.add(call.number, Traced(span, below, operation=call.operation, began=now))
+        self._calls.add(call.number, ActiveSpan(span, below, operation=call.operation, began=now))
 
     def around(self, number: int, sent: Send) -> AbstractContextManager[object]:
         """Make the span of an attempt the current one."""
@@ -103,7 +103,7 @@ class Spans:
         if act is not None:
             act(self, call, event)
 
-    def _sent(self, call: Traced, event: Sent) -> None:
+    def _sent(self, call: ActiveSpan, event: Sent) -> None:
         if not call.span.is_recording():  # nor would this be
             return
         attributes = names.where(event.target) | {names.ATTEMPT: event.attempt}
@@ -114,7 +114,7 @@ class Spans:
             name, call.context, _kind(event.target), attributes
         )
 
-    def _returned(self, call: Traced, event: Returned) -> None:
+    def _returned(self, call: ActiveSpan, event: Returned) -> None:
         if event.usage is not None:
             self._measures.used(event.usage, event.target, call.operation)
         span = call.attempts.pop(event.attempt, None)
@@ -126,7 +126,7 @@ class Spans:
             span.set_attribute(names.CODE, tame(event.code))
         _end(span, event.verdict, event.detail)
 
-    def _committed(self, call: Traced, event: Committed) -> None:
+    def _committed(self, call: ActiveSpan, event: Committed) -> None:
         seconds = event.at - call.began
         call.span.set_attribute(names.FIRST_CHUNK, seconds)
         span = call.attempts.get(event.attempt)
@@ -134,19 +134,19 @@ class Spans:
             span.add_event("attempt.committed", {names.SECONDS: event.took})
         self._measures.began(seconds, event.target, call.operation)
 
-    def _overtaken(self, call: Traced, event: Overtaken) -> None:
+    def _overtaken(self, call: ActiveSpan, event: Overtaken) -> None:
         span = call.attempts.pop(event.attempt, None)
         if span is not None:
             _end(span, Verdict.CANCELLED)
 
-    def _fell_back(self, call: Traced, event: FellBack) -> None:
+    def _fell_back(self, call: ActiveSpan, event: FellBack) -> None:
         to = kind_of(event.to)
         call.source = FALLBACK if to == TARGET else to
 
-    def _rejected(self, call: Traced, event: CallRejected) -> None:
+    def _rejected(self, call: ActiveSpan, event: CallRejected) -> None:
         call.span.set_attribute(names.POLICY, event.policy)
 
-    def _ended(self, call: Traced, event: CallEnded) -> None:
+    def _ended(self, call: ActiveSpan, event: CallEnded) -> None:
         span, verdict = call.span, event.verdict
         _end_attempts(call)
         span.set_attributes(
@@ -163,12 +163,12 @@ class Spans:
         _end(span, verdict)
         self._measures.ended(event.at - call.began, event.target, call.operation, verdict)
 
-    def _cancelled(self, call: Traced, _: CallCancelled) -> None:
+    def _cancelled(self, call: ActiveSpan, _: CallCancelled) -> None:
         _end_attempts(call)
         _end(call.span, Verdict.CANCELLED)
 
 
-_ACTS: Mapping[type, Callable[[Spans, Traced, Any], None]] = MappingProxyType(
+_ACTS: Mapping[type, Callable[[Spans, ActiveSpan, Any], None]] = MappingProxyType(
     {
         Sent: Spans._sent,  # noqa: SLF001 - of the class above
         Returned: Spans._returned,  # noqa: SLF001
@@ -196,13 +196,13 @@ def _end(span: Span, verdict: Verdict, detail: str | None = None) -> None:
     span.end()
 
 
-def _end_attempts(call: Traced) -> None:
+def _end_attempts(call: ActiveSpan) -> None:
     """End the attempts that were under way when their call was given up."""
     while call.attempts:
         _end(call.attempts.popitem()[1], Verdict.CANCELLED)
 
 
-def _give_up(call: Traced) -> None:
+def _give_up(call: ActiveSpan) -> None:
     """End what nobody will hear of again, or too late."""
     _end_attempts(call)
     call.span.set_attribute(names.UNFINISHED, True)

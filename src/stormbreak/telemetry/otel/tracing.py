@@ -56,7 +56,7 @@ class Tracing:
         self._most_calls = most_calls
         self._targets = Targets(most_targets)
         self._genai = GenAi(meter, self._targets)
-        self._tell = {name: teller(meter, name, family) for name, family in FAMILIES.items()}
+        self._notify = {name: teller(meter, name, family) for name, family in FAMILIES.items()}
         self._labels_of: dict[tuple[str, str, tuple[str, ...]], dict[str, str]] = {}
         self._standing = Standing(self._targets)
         observe(meter, self._standing)
@@ -96,4 +96,4 @@ class Tracing:
             if labels is None:
                 named = zip(FAMILIES[name].labels, values, strict=True)
                 labels = self._labels_of[name, target, values] = {"target": target, **dict(named)}
-            self._tell[name](amount, labels)
+            self._notify[name](amount, labels)

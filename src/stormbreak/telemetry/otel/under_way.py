@@ -13,7 +13,7 @@ from stormbreak.drivers.locks import new_lock
 from stormbreak.types import TARGET
 
 
-class Traced:
+class ActiveSpan:
     """A call: its span, the context under which those of its attempts are, and what is open of these, by number."""
 
     __slots__ = ("attempts", "began", "context", "operation", "source", "span")
@@ -30,7 +30,7 @@ class Traced:
 class UnderWay:
     """At most `most` calls, by number; `overdue` is given one that has to make way. From any thread."""
 
-    def __init__(self, most: int, overdue: Callable[[Traced], None]) -> None:
+    def __init__(self, most: int, overdue: Callable[[ActiveSpan], None]) -> None:
         self._most = most
         self._overdue = overdue
         # The garbage collector may come with a signal handler or a finalizer in the middle of this.
@@ -39,7 +39,7 @@ class UnderWay:
 
     def forget(self) -> None:
         """Forget them all: in a child process they never end."""
-        self._calls: dict[int, Traced] = {}
+        self._calls: dict[int, ActiveSpan] = {}
 
     def close(self) -> None:
         """Give up all of them, and from now on each that comes."""
@@ -49,9 +49,9 @@ class UnderWay:
         for call in calls.values():
             self._overdue(call)
 
-    def add(self, number: int, call: Traced) -> None:
+    def add(self, number: int, call: ActiveSpan) -> None:
         """Keep a call."""
-        oldest: Traced | None = None
+        oldest: ActiveSpan | None = None
         with self._lock:
             self._calls[number] = call
             if len(self._calls) > self._most:
@@ -59,11 +59,11 @@ class UnderWay:
         if oldest is not None:
             self._overdue(oldest)
 
-    def find(self, number: int) -> Traced | None:
+    def find(self, number: int) -> ActiveSpan | None:
         """The call of this number."""
         return self._calls.get(number)
 
-    def take(self, number: int) -> Traced | None:
+    def take(self, number: int) -> ActiveSpan | None:
         """The same, which is then no longer kept."""
         with self._lock:
             return self._calls.pop(number, None)
