@@ -7,7 +7,7 @@ import click
 
 from stormbreak.batch.from_flags import POLICY
 from stormbreak.batch.job import AUTO, CONNECT_GRACE
-from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS, USD
+from stormbreak.cli.numbers import REQUESTS, SECONDS, TOKENS, DOLLARS
 from stormbreak.core.presets import BATCH
 from stormbreak.keylike import quoted
 
@@ -57,8 +57,8 @@ _LIMITS = (
     click.option("--tpm", type=TOKENS, help="Tokens per minute, prompts and answers together."),
     click.option(
         "--max-cost",
-        type=USD,
-        metavar="USD",
+        type=DOLLARS,
+        metavar="DOLLARS",
         help="US dollars that all runs on OUTPUT may cost together.",
     ),
     click.option(

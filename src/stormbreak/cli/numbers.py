@@ -56,4 +56,4 @@ class Number(click.ParamType[float]):
 SECONDS = Positive("seconds")
 REQUESTS = Positive("requests")
 TOKENS = Positive("tokens")
-USD = Positive("US dollars")
+DOLLARS = Positive("US dollars")
