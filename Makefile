@@ -80,7 +80,7 @@ published: $(READY)  ## play published simulations again, and write docs/publish
 sensitivity: $(READY)  ## vary every constant and take out every mechanism (very long; can be stopped and resumed)
 	$(BIN)/python bench/sensitivity.py $(if $(ONLY),--only '$(ONLY)')
 
-mutations: $(READY)  ## break a module of the core in every small way, and see which tests notice (FILES=core/budget.py)
+mutations: $(READY)  ## break a module of the core in every small way, and see which tests notice (FILES=core/retry_budget.py)
 	$(BIN)/python bench/mutations.py $(FILES)
 
 format: $(READY)  ## put the code into its format

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stormbreak.llm.classify import read_answer, verdict_of_status
+from stormbreak.llm.error_tables import BROAD_CODES, CODES, MINIMAX_CODES, PHRASES, Code
 from stormbreak.llm.finish_reasons import FINISH_REASONS
-from stormbreak.llm.presets import PRESETS
-from stormbreak.llm.reading import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.providers import PRESETS
 from stormbreak.llm.shapes import (
     ERROR_SHAPES,
     SOURCES,
@@ -21,8 +22,7 @@ from stormbreak.llm.shapes import (
     ErrorShape,
     StreamEnding,
 )
-from stormbreak.llm.stream import StreamAssembler
-from stormbreak.llm.tables import BROAD_CODES, CODES, MINIMAX_CODES, PHRASES, Code
+from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.types import TREATMENTS, Verdict
 
 PAGE = Path(__file__).parent.parent / "docs" / "answers.md"

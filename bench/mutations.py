@@ -1,4 +1,4 @@
-"""Which tests notice when a module is wrong: `make mutations FILES="core/budget.py core/luck.py"`.
+"""Which tests notice when a module is wrong: `make mutations FILES="core/retry_budget.py core/send_rate.py"`.
 
 Each mutant is loaded in place of its module in a forked process, which runs the tests of that module until one
 fails. One that takes far longer than the tests do counts as noticed. Results are kept in bench-results/ under the

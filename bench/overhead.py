@@ -24,8 +24,8 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.trip import AnyRule, FailureRate, SlowRate
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.virtual_time import Reply, Timeline, VirtualDriver
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 CALLS = 4_000

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 import uvloop
 
 import cores
-from stormbreak.provider.loader import load
+from stormbreak.provider.scenario_file import load
 from stormbreak.provider.server import ProviderServer, new_loop
 
 SCENARIO = "bench"

@@ -13,7 +13,7 @@ import openai
 
 from rounds import Figure, share
 from stormbreak import Policy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.httpx2 import AsyncTransport, Transport
 
 MODEL = "storm-1"

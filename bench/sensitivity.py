@@ -19,12 +19,12 @@ from typing import NamedTuple
 from kept import CODE, ROOT, CacheEntry
 from marked import Block
 from storm_tables import BATCHES, CALMS, STORMS
-from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Scenario
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.contenders import find
-from stormbreak.storm.draws import draw
 from stormbreak.storm.measures import Measures, average
+from stormbreak.storm.policies import find
+from stormbreak.storm.random_storms import draw
 from variants import UNCHANGED, Variant, applied, every
 
 KEPT = CacheEntry("sensitivity")

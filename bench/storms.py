@@ -16,10 +16,9 @@ import storm_tables
 from kept import ROOT, CacheEntry
 from marked import Block
 from storm_tables import CALMS, OURS, OURS_FIRST, OURS_HASTY, STORMS, Row, Runs
-from stormbreak.provider.loader import load
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.baselines import BASELINES
-from stormbreak.storm.contenders import find
+from stormbreak.storm.policies import BASELINES, find
 
 KEPT = CacheEntry("storms")
 TABLES = Block(ROOT / "docs" / "storms.md", "<!-- tables: begin -->", "<!-- tables: end -->")

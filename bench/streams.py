@@ -21,7 +21,7 @@ from dripping import CHUNKS, dripping
 from held import Watch, allow_files
 from rounds import Figure, Section, alternate, share
 from stormbreak import AsyncClient, Policy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 
 STREAMS = 1_000
 ROUNDS = 4

@@ -27,7 +27,7 @@ from rounds import Figure, Section, alternate, minus
 from stormbreak import Policy, Target
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.flow import Send
-from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.telemetry import Logs, Metrics, Tracing, attach
 from stormbreak.telemetry.watch import Watch
 from stormbreak.types import Call, Outcome, Verdict

@@ -19,30 +19,30 @@ from typing import Any, NamedTuple
 import stormbreak.core
 from stormbreak.core import (
     admission,
-    automatic,
-    baseline,
+    automatic_limit,
     cooldown,
     diagnosis,
+    latency_baseline,
     queueing,
-    rate,
+    send_rate,
 )
+from stormbreak.core.automatic_limit import LimitFloor
 from stormbreak.core.backoff import Exponential
-from stormbreak.core.budget import Budget
-from stormbreak.core.concurrency import FixedLimit
-from stormbreak.core.guard import LimitFloor
-from stormbreak.core.luck import RandomRefusals
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
+from stormbreak.core.retry_budget import Budget
+from stormbreak.core.send_rate import RandomRefusals
 from stormbreak.errors import ConfigurationError
 
 LEFT_OUT = {
-    "attempt.EARLY": "of the clocks of event loops, which virtual time does not have",
+    "attempt.FIRST_OUTPUT_GRACE": "of the clocks of event loops, which virtual time does not have",
     "cooldown.SPREAD": "the default of `policy.retry.spread`",
     "fair.MANY": "of bookkeeping: when idle tenants are cleared away",
     "hedge.ENOUGH": "of hedges, which are off",
     "hedge.KEPT": "of hedges, which are off",
     "heaviest.MANY": "of bookkeeping: when loads of before are cleared away",
     "queueing.ROUNDING": "of floating point",
-    "trail.REMEMBERED": "of what a call can tell afterwards",
+    "call_state.REMEMBERED": "of what a call can tell afterwards",
     "trip.SHOWN": "of what a breaker shows",
     "window.LONG_AGO": "no quantity",
 }
@@ -222,7 +222,7 @@ def _constantly(value: Any) -> Callable[..., Any]:
 
 
 _NEVER = 1_000_000_000
-_LIMIT = automatic.AutomaticLimiter
+_LIMIT = automatic_limit.AutomaticLimiter
 _DIAGNOSIS = diagnosis.Diagnosis
 
 ABLATIONS = (
@@ -238,27 +238,27 @@ ABLATIONS = (
     _without("it is never well", (_DIAGNOSIS, "is_well", _constantly(False))),
     _without("it is always well", (_DIAGNOSIS, "is_well", _constantly(True))),
     _without("nobody is overtaken", (_DIAGNOSIS, "is_overtaken", _constantly(False))),
-    _without("no evidence from the queue", (automatic, "STANDING", inf)),
+    _without("no evidence from the queue", (automatic_limit, "STANDING", inf)),
     _without("no guard", (LimitFloor, "floor", _constantly(0.0))),
-    _without("no hold: the limit grows at once", (automatic, "HOLD", 0.0), (automatic, "HOLD_WELL", 0.0)),
-    _without("no fade: the limit is gone after its hold", (automatic, "FADE", 0.0)),
+    _without("no hold: the limit grows at once", (automatic_limit, "HOLD", 0.0), (automatic_limit, "HOLD_WELL", 0.0)),
+    _without("no fade: the limit is gone after its hold", (automatic_limit, "FADE", 0.0)),
     _without(
         "a limit that never fades",
-        (automatic, "FADE", _NEVER),
-        (automatic, "DOUBLING", _NEVER),
-        (automatic, "DOUBLING_WELL", _NEVER),
+        (automatic_limit, "FADE", _NEVER),
+        (automatic_limit, "DOUBLING", _NEVER),
+        (automatic_limit, "DOUBLING_WELL", _NEVER),
     ),
     _without(
         "a limit that is no quicker where all is well",
-        (automatic, "HOLD_WELL", automatic.HOLD),
-        (automatic, "DOUBLING_WELL", automatic.DOUBLING),
+        (automatic_limit, "HOLD_WELL", automatic_limit.HOLD),
+        (automatic_limit, "DOUBLING_WELL", automatic_limit.DOUBLING),
     ),
-    _without("blocks under congestion count as usual", (baseline, "CLEAR", -inf)),
-    _without("odd blocks count", (baseline, "TRIM", inf)),
+    _without("blocks under congestion count as usual", (latency_baseline, "CLEAR", -inf)),
+    _without("odd blocks count", (latency_baseline, "TRIM", inf)),
     _under("no learned rate, hence no trial of bad luck", learn_rate=False),
     _without("no trial of bad luck", (RandomRefusals, "suppose", _constantly(False))),
     _without("bad luck explains everything", (RandomRefusals, "explains", _constantly(True))),
-    _without("a first lesson without delay", (rate, "BUSY", 0.0)),
+    _without("a first lesson without delay", (send_rate, "BUSY", 0.0)),
     _under("no cooldown", cooldown=False),
     _without("a cooldown is never lifted", (cooldown.Cooldown, "lift", _constantly(None))),
     _without("no pace after a pause", (cooldown.Pace, "start", _constantly(None))),

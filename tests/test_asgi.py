@@ -18,7 +18,7 @@ from web import serving
 from stormbreak import CircuitOpenError, ConfigurationError
 from stormbreak.asgi import HEADER, Rejections
 from stormbreak.core.breaker import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.trip import ConsecutiveFailures

@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.keylike import may_be_secret
+from stormbreak.key_patterns import may_be_secret
 
 
 @pytest.mark.parametrize(

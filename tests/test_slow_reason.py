@@ -6,16 +6,16 @@ import pytest
 from metering import price_of, usage
 from stage import OK, SERVER_ERROR, THROTTLED, Stage, policy, told
 
-from stormbreak.core.automatic import AutomaticLimit
-from stormbreak.core.budget import BudgetPolicy
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.slow_reason import slow_reason
+from stormbreak.drivers.explain import slow_reason
 from stormbreak.types import RateLimits, RateLimitStatus
 
 AT = datetime(2026, 11, 28, 13, 59, tzinfo=UTC)

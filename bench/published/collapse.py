@@ -23,13 +23,13 @@ from published.bare_collapse import (
     Seconds,
 )
 from stormbreak.core.backoff import Backoff, Constant, FullJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.drivers.virtual_time import Reply, Timeline, VirtualDriver
 from stormbreak.events import Event, RetryPlanned
 from stormbreak.types import Call, CallResult, Outcome, Target, Verdict
 

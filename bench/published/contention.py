@@ -24,7 +24,7 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.presets import OFF
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Reply, Timeline, VirtualDriver
 from stormbreak.types import Call, CallResult, Outcome, Target, Verdict
 
 MEAN, DEVIATION = 0.010, 0.002  # seconds of a trip

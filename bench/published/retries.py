@@ -29,15 +29,15 @@ from published.bare_retries import (
     Tally,
 )
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.core.trip import FailureRateOfLast
-from stormbreak.drivers.virtual import Reply, Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Reply, Timeline, VirtualDriver
 from stormbreak.types import TREATMENTS, Call, CallResult, Outcome, Target, Verdict
 
 _TARGET = Target("service", "fails")

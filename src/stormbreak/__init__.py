@@ -5,16 +5,15 @@ The public names. Each is loaded when it is first used, so that importing stormb
 
 from typing import TYPE_CHECKING
 
-from stormbreak.on_demand import on_demand
+from stormbreak.lazy_import import on_demand
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stormbreak.around.resilient import Resilient as Resilient
-    from stormbreak.around.resilient import resilient as resilient
     from stormbreak.core.circuit import BreakerPolicy as BreakerPolicy
     from stormbreak.core.policy import Policy as Policy
     from stormbreak.drivers.circuit_breaker import CircuitBreaker as CircuitBreaker
+    from stormbreak.drivers.explain import explain as explain
     from stormbreak.drivers.judge import Judge as Judge
     from stormbreak.drivers.scope import scope as scope
     from stormbreak.errors import CallError as CallError
@@ -25,13 +24,14 @@ if TYPE_CHECKING:
     from stormbreak.errors import StormbreakError as StormbreakError
     from stormbreak.errors import StreamBrokenError as StreamBrokenError
     from stormbreak.errors import UpstreamError as UpstreamError
-    from stormbreak.http.blocking import BlockingStream as BlockingStream
-    from stormbreak.http.blocking import Client as Client
+    from stormbreak.functions.resilient import Resilient as Resilient
+    from stormbreak.functions.resilient import resilient as resilient
     from stormbreak.http.client import AsyncClient as AsyncClient
-    from stormbreak.http.doors.story import explain as explain
     from stormbreak.http.settings import LiveSettings as LiveSettings
     from stormbreak.http.settings import load as load
     from stormbreak.http.stream import Stream as Stream
+    from stormbreak.http.sync_client import BlockingStream as BlockingStream
+    from stormbreak.http.sync_client import Client as Client
     from stormbreak.types import Answer as Answer
     from stormbreak.types import Priority as Priority
     from stormbreak.types import Target as Target
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "stormbreak.types",
     "AsyncClient": "stormbreak.http.client",
-    "BlockingStream": "stormbreak.http.blocking",
+    "BlockingStream": "stormbreak.http.sync_client",
     "BreakerPolicy": "stormbreak.core.circuit",
     "CallError": "stormbreak.errors",
     "CircuitBreaker": "stormbreak.drivers.circuit_breaker",
     "CircuitOpenError": "stormbreak.errors",
-    "Client": "stormbreak.http.blocking",
+    "Client": "stormbreak.http.sync_client",
     "ClientClosedError": "stormbreak.errors",
     "ConfigurationError": "stormbreak.errors",
     "Judge": "stormbreak.drivers.judge",
@@ -54,7 +54,7 @@ _HOMES = {
     "Policy": "stormbreak.core.policy",
     "Priority": "stormbreak.types",
     "RejectedError": "stormbreak.errors",
-    "Resilient": "stormbreak.around.resilient",
+    "Resilient": "stormbreak.functions.resilient",
     "StormbreakError": "stormbreak.errors",
     "Stream": "stormbreak.http.stream",
     "StreamBrokenError": "stormbreak.errors",
@@ -62,8 +62,8 @@ _HOMES = {
     "UpstreamError": "stormbreak.errors",
     "Usage": "stormbreak.types",
     "Verdict": "stormbreak.types",
-    "explain": "stormbreak.http.doors.story",
-    "resilient": "stormbreak.around.resilient",
+    "explain": "stormbreak.drivers.explain",
+    "resilient": "stormbreak.functions.resilient",
     "load": "stormbreak.http.settings",
     "scope": "stormbreak.drivers.scope",
 }

@@ -17,9 +17,9 @@ from math import ceil, inf
 from typing import Any, TypeAlias
 
 from stormbreak.core.checks import shown
+from stormbreak.drivers.explain import AttemptHistory, history_of
 from stormbreak.drivers.scope import scope as within
 from stormbreak.errors import CallError, ConfigurationError
-from stormbreak.http.doors.story import AttemptHistory, history_of
 from stormbreak.types import CallResult
 
 Message: TypeAlias = MutableMapping[str, Any]

@@ -9,15 +9,20 @@ import httpx
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
+from stormbreak.drivers.explain import explain
 from stormbreak.http.at_hand import Degraded
-from stormbreak.http.doors.blocking import SyncSdkTransport
-from stormbreak.http.doors.bodies import AsyncBody, PassThroughBody, StreamBody, SyncBody
-from stormbreak.http.doors.inner_body import WrappedBody
-from stormbreak.http.doors.library import Library
-from stormbreak.http.doors.story import explain
-from stormbreak.http.doors.transport import AsyncSdkTransport
-from stormbreak.http.doors.whole import BufferedBody
-from stormbreak.http.doors.wrapping import put_under
+from stormbreak.http.transports.library import (
+    AsyncBody,
+    BufferedBody,
+    Library,
+    PassThroughBody,
+    StreamBody,
+    SyncBody,
+)
+from stormbreak.http.transports.sync_transport import SyncSdkTransport
+from stormbreak.http.transports.transport import AsyncSdkTransport
+from stormbreak.http.transports.wrap import put_under
+from stormbreak.http.transports.wrapped_body import WrappedBody
 
 __all__ = ["AsyncTransport", "Transport", "explain", "wrap"]
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from stormbreak.core.checks import shown
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import is_secret_name, quoted
-from stormbreak.tomlfile import Table
+from stormbreak.key_patterns import is_secret_name, quoted
+from stormbreak.toml_file import Table
 
 MAX_SHOWN = 40  # digits
 _MAX_ITEMS = 1000  # of a list: whoever reads it looks through them all

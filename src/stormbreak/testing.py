@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stormbreak.core.policy import Policy
-    from stormbreak.provider.background import RunningProvider
+    from stormbreak.provider.in_thread import RunningProvider
     from stormbreak.provider.scenario import Scenario
-    from stormbreak.storm.baselines import NamedPolicy
+    from stormbreak.storm.policies import NamedPolicy
     from stormbreak.storm.result import Result
     from stormbreak.storm.survey import Survey
 
@@ -60,9 +60,9 @@ def serve(
     Raises:
         ConfigurationError: the scenario cannot be right, or nobody may listen on that port.
     """
-    from stormbreak.provider import background  # noqa: PLC0415
+    from stormbreak.provider import in_thread  # noqa: PLC0415
 
-    return background.serve(scenario, seed=seed, speed=speed, port=port)
+    return in_thread.serve(scenario, seed=seed, speed=speed, port=port)
 
 
 def answer_text(payload: Mapping[str, Any]) -> str:
@@ -70,8 +70,8 @@ def answer_text(payload: Mapping[str, Any]) -> str:
 
     `payload` is the body of the request, with its model; how its answer is delivered (`stream`) makes no difference.
     """
-    from stormbreak.provider.formats.text import text_for  # noqa: PLC0415
-    from stormbreak.provider.formats.understand import request_digest  # noqa: PLC0415
+    from stormbreak.provider.formats.base import text_for  # noqa: PLC0415
+    from stormbreak.provider.formats.registry import request_digest  # noqa: PLC0415
 
     return text_for(request_digest(payload))
 
@@ -106,17 +106,17 @@ def storm(
         AssertionError: the claim does not hold; says what came of the storm, and the values.
         ConfigurationError: the scenario, the policy or the claim cannot be right.
     """
-    from stormbreak.provider.background import scenario_of  # noqa: PLC0415
-    from stormbreak.storm import contenders  # noqa: PLC0415
-    from stormbreak.storm.claims import parse_assertion, values  # noqa: PLC0415
-    from stormbreak.storm.many import Run, simulate_all  # noqa: PLC0415
+    from stormbreak.provider.in_thread import scenario_of  # noqa: PLC0415
+    from stormbreak.storm import policies  # noqa: PLC0415
+    from stormbreak.storm.assertions import parse_assertion, values  # noqa: PLC0415
     from stormbreak.storm.measures import average  # noqa: PLC0415
+    from stormbreak.storm.parallel import Run, simulate_all  # noqa: PLC0415
     from stormbreak.storm.verdict import verdict  # noqa: PLC0415
 
     __tracebackhide__ = True
     claim = None if check is None else parse_assertion(check, source="check")
     played = scenario_of(scenario)
-    contender = contenders.meant(policy, played)
+    contender = policies.meant(policy, played)
     runs = [
         Run(
             scenario=played,
@@ -165,16 +165,16 @@ def survey(  # noqa: PLR0913 - keyword-only, one for each option
         AssertionError: the claim does not hold; says what came of the survey, and the values.
         ConfigurationError: a policy, a family or the claim cannot be right.
     """
-    from stormbreak.storm import contenders  # noqa: PLC0415
-    from stormbreak.storm.claims import parse_assertion, values  # noqa: PLC0415
+    from stormbreak.storm import policies  # noqa: PLC0415
+    from stormbreak.storm.assertions import parse_assertion, values  # noqa: PLC0415
     from stormbreak.storm.survey import Figures, rivals_of  # noqa: PLC0415
     from stormbreak.storm.survey import survey as survey_of  # noqa: PLC0415
 
     __tracebackhide__ = True
     claim = None if check is None else parse_assertion(check, source="check", about=Figures)
     found = survey_of(
-        contenders.given(preset if policy is None else policy),
-        [*rivals_of(preset), *map(contenders.given, compare)],
+        policies.given(preset if policy is None else policy),
+        [*rivals_of(preset), *map(policies.given, compare)],
         draws=draws,
         seed=seed,
         families=families,

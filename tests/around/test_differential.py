@@ -10,9 +10,9 @@ from stage import policy
 
 from stormbreak import Verdict
 from stormbreak.core.backoff import FullJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 
 CALLS = 60

@@ -14,7 +14,7 @@ from stage import policy
 from stormbreak import AsyncClient, CircuitOpenError, UpstreamError
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.httpx2 import AsyncTransport

@@ -5,9 +5,9 @@ from math import inf, nan
 import pytest
 
 from stormbreak import ConfigurationError, Judge, Verdict
-from stormbreak.around.rules import Rules
 from stormbreak.drivers.judge import FAILED, UNCOUNTED
 from stormbreak.errors import CircuitOpenError, broken_stream, error_for
+from stormbreak.functions.outcome_rules import Rules
 from stormbreak.types import CallResult, Outcome, Rejection, Target
 
 

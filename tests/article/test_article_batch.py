@@ -23,12 +23,12 @@ from stage import OK, TARGET, THROTTLED, Stage
 from virtual_loop import now, run
 
 from stormbreak import AsyncClient, ConfigurationError
+from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.rows import Rows
 from stormbreak.cli.main import main
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE, ARTICLE_BODY, for_batch
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import Call
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")

@@ -17,8 +17,8 @@ from stormbreak.core.circuit import State
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE, for_batch
 from stormbreak.core.trip import FailureRate
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import Call
 
 

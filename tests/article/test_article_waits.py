@@ -16,12 +16,12 @@ from stage import OK, TARGET, Stage, told
 from virtual_loop import now, run
 
 from stormbreak import AsyncClient
-from stormbreak.config.delays import ARTICLE as ITS_TABLE
-from stormbreak.config.delays import delays
+from stormbreak.config.policy_summary import ARTICLE as ITS_TABLE
+from stormbreak.config.policy_summary import delays
 from stormbreak.core.backoff import DecorrelatedJitter, ProportionalJitter
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import ARTICLE
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ThrottledError
 from stormbreak.types import Call, Verdict
 

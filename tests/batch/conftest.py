@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from batches import write
 
-from stormbreak.batch.files import BatchPaths
+from stormbreak.batch.input.index import Rows
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.rows import Rows
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import BATCH, for_batch
 
 

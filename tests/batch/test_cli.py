@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from stormbreak.batch.lines import Failure, Response
-from stormbreak.batch.store import open_store
+from stormbreak.batch.store.output_files import open_store
+from stormbreak.batch.store.record import Failure, Response
 from stormbreak.cli.main import main
 from stormbreak.types import Verdict
 

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from stormbreak.batch.cost_words import format_cost
 from stormbreak.batch.spent import Cost, Limit
+from stormbreak.cli.numbers import format_cost
 
 
 def cost(least="0", most="0", **changes):

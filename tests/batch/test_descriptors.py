@@ -15,9 +15,9 @@ from sockets import BODY
 from strangers import posted_to
 
 from stormbreak import AsyncClient, RejectedError
-from stormbreak.batch.descriptors import RESERVE, ReservedFiles, make_room
-from stormbreak.batch.durable import OutputError
-from stormbreak.batch.store import Store
+from stormbreak.batch.running.file_limits import RESERVE, ReservedFiles, make_room
+from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.output_files import Store
 
 FILES = resource.RLIMIT_NOFILE
 
@@ -119,7 +119,7 @@ def test_room_is_made_as_far_as_the_hard_limit_goes(monkeypatch, soft, hard, wan
     limits = [(soft, hard)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    monkeypatch.setattr("stormbreak.batch.descriptors._open_now", lambda: 100)
+    monkeypatch.setattr("stormbreak.batch.running.file_limits._open_now", lambda: 100)
     assert make_room(wanted) == fit
     assert limits[-1][0] == then
 
@@ -130,7 +130,7 @@ def test_a_system_that_lets_nobody_raise_it(monkeypatch):
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", never)
-    monkeypatch.setattr("stormbreak.batch.descriptors._open_now", lambda: 100)
+    monkeypatch.setattr("stormbreak.batch.running.file_limits._open_now", lambda: 100)
     assert make_room(1000) == 156 - RESERVE
 
 
@@ -225,8 +225,8 @@ def test_a_run_file_that_cannot_be_written_drains_what_is_in_flight(
 def test_a_run_file_that_finds_no_file_to_open_is_written_later(
     run_rows, output, stormbreak_provider, monkeypatch
 ):
-    monkeypatch.setattr("stormbreak.batch.runner.LACK_PAUSE", 0.1)
-    monkeypatch.setattr("stormbreak.batch.runner.NOTE_EVERY", 0.1)
+    monkeypatch.setattr("stormbreak.batch.running.runner.LACK_PAUSE", 0.1)
+    monkeypatch.setattr("stormbreak.batch.running.runner.NOTE_EVERY", 0.1)
     provider = stormbreak_provider(scenario(service=0.2))
     note, failed = Store.note, []
 

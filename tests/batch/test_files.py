@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.batch.files import BatchPaths
+from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.errors import ConfigurationError
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.ids import IdTable
+from stormbreak.batch.input.index import IdTable
 
 
 def table_of(ids, hashed):

@@ -7,9 +7,9 @@ import pytest
 from journals import OK, Ids, failure, ids_in, lines
 
 from stormbreak.batch.choice import UNFINISHED_ROWS, failed_rows
-from stormbreak.batch.journal import RowJournal
-from stormbreak.batch.lines import Response
-from stormbreak.core.schedule import PROBE_ROWS
+from stormbreak.batch.store.journal import RowJournal
+from stormbreak.batch.store.record import Response
+from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.types import Verdict
 
 

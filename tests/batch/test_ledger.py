@@ -10,10 +10,10 @@ from metering import prices, usage
 
 from stormbreak import AsyncClient
 from stormbreak.batch.ledger import ATTEMPTS, PART, Ledger
-from stormbreak.batch.runfile import read_run
 from stormbreak.batch.spent import Account, Spent, Tokens
+from stormbreak.batch.store.run_file import read_run
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.bill import Bill, Bills, Sum
 from stormbreak.types import Target
 

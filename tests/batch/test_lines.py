@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.lines import (
+from stormbreak.batch.read_back import read_answers
+from stormbreak.batch.store.record import (
     Failure,
     Response,
     count_lines,
@@ -13,7 +14,6 @@ from stormbreak.batch.lines import (
     failure_line,
     success_line,
 )
-from stormbreak.batch.read_back import read_answers
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

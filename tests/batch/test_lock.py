@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from stormbreak.batch.lock import held, locked
+from stormbreak.batch.store.lock import held, locked
 from stormbreak.errors import ConfigurationError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from stormbreak.batch.files import Files
-from stormbreak.batch.lock import locked
+from stormbreak.batch.store.paths import Files
+from stormbreak.batch.store.lock import locked
 with locked(Files.of(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(60)

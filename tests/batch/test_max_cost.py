@@ -9,8 +9,8 @@ from batches import chat_row, chat_rows, read, scenario, write
 from metering import prices, usage
 
 from stormbreak.batch.choice import UNFINISHED_ROWS, failed_rows
-from stormbreak.batch.runfile import read_run
-from stormbreak.batch.runner import End
+from stormbreak.batch.running.runner import End
+from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main
 from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormbreak.batch.durable import OutputError
-from stormbreak.batch.files import BatchPaths
-from stormbreak.batch.lines import Response, success_line
-from stormbreak.batch.order import order_output
+from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.output_files import order_output
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.record import Response, success_line
 from stormbreak.errors import ConfigurationError
 
 

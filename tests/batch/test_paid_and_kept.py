@@ -26,8 +26,8 @@ from sockets import BODY
 from strangers import posted_to
 
 from stormbreak.batch import run
-from stormbreak.batch.durable import AppendFile, OutputError
 from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.store.append_file import AppendFile, OutputError
 from stormbreak.cli.main import main
 from stormbreak.core.presets import BATCH
 from stormbreak.errors import ConfigurationError
@@ -172,7 +172,7 @@ def test_a_request_that_is_still_worked_on_is_not_given_up_as_unreachable(
     run_rows, output, monkeypatch
 ):
     """The first connection was lost, and nothing has answered yet; the others were sent, and are paid for."""
-    monkeypatch.setattr("stormbreak.batch.runner.CONNECTED_AFTER", 0.3)
+    monkeypatch.setattr("stormbreak.batch.running.runner.CONNECTED_AFTER", 0.3)
     lost, release = [], threading.Event()
 
     def answer(_, body):

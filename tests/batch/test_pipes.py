@@ -6,19 +6,19 @@ from threading import Thread
 
 import pytest
 
-from stormbreak import tomlfile
-from stormbreak.batch.costs import read_cost
-from stormbreak.batch.lines import count_lines, entries
-from stormbreak.batch.lock import held
-from stormbreak.batch.rows import fingerprint_of
-from stormbreak.batch.runfile import check, read_run, record
-from stormbreak.cost.lookup import PriceLookup
+from stormbreak import toml_file
+from stormbreak.batch.input.index import fingerprint_of
+from stormbreak.batch.store.cost import read_cost
+from stormbreak.batch.store.lock import held
+from stormbreak.batch.store.record import count_lines, entries
+from stormbreak.batch.store.run_file import check, read_run, record
+from stormbreak.cost.price_lookup import PriceLookup
 from stormbreak.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr(tomlfile, "PIPE_PATIENCE", 0.01)
+    monkeypatch.setattr(toml_file, "PIPE_PATIENCE", 0.01)
 
 
 def ended(do, pipe):

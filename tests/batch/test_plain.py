@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from stormbreak.batch.plain import ending, path_of, plain, quoted, reason
+from stormbreak.escape import ending, path_of, plain, quoted, reason
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from stormbreak.batch import progress, view
-from stormbreak.batch.progress import Lines, Panel, Quiet, panel, progress_on
+from stormbreak.batch import view
 from stormbreak.batch.spent import Cost, Limit
 from stormbreak.batch.view import View
+from stormbreak.cli.batch import progress
+from stormbreak.cli.batch.progress import Lines, Panel, Quiet, panel, progress_on
 
 VIEW = {
     "total": 10_000_000, "done": 6_123_456, "failed": 1_234, "in_flight": 250, "limit": 256, "waiting": 1_024,

@@ -14,8 +14,8 @@ from batches import PATIENCE, chat_rows, environment, read, scenario, size_of, w
 
 from stormbreak import ConfigurationError, Policy
 from stormbreak.batch import arun, failed_rows, read_answers, run
-from stormbreak.batch.files import BatchPaths
-from stormbreak.batch.lock import locked
+from stormbreak.batch.store.lock import locked
+from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.main import main
 from stormbreak.testing import answer_text
 from stormbreak.types import Verdict

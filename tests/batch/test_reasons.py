@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stormbreak.batch.reasons import KINDS, LONGEST, FailureReasons, message_in
+from stormbreak.batch.running.failure_reasons import KINDS, LONGEST, FailureReasons, message_in
 from stormbreak.types import Outcome, Verdict
 
 ASKED = json.dumps(

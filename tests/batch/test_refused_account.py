@@ -12,10 +12,10 @@ from sockets import BODY
 from strangers import posted_to
 
 from stormbreak.batch import run
-from stormbreak.batch.refusals import AccountErrors
-from stormbreak.batch.runner import End
+from stormbreak.batch.running.failure_reasons import AccountErrors
+from stormbreak.batch.running.runner import End
 from stormbreak.cli.main import main
-from stormbreak.core.schedule import PROBE_ROWS
+from stormbreak.core.row_schedule import PROBE_ROWS
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Verdict
 
@@ -240,7 +240,7 @@ def test_invalid_rows_further_down_do_not_keep_a_run_from_going_on(run_rows, out
 
 
 def _pretend_that_it_began_so(output):
-    from stormbreak.batch.rows import Rows  # noqa: PLC0415
+    from stormbreak.batch.input.index import Rows  # noqa: PLC0415
 
     file = output.parent / "out.jsonl.run"
     run = json.loads(file.read_text())

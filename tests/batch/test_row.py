@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.batch.row import InputRowError, parse_row
+from stormbreak.batch.input.request import InputRowError, parse_row
 
 CANARY = "CANARY-PROMPT"
 CHAT = {"model": "own", "messages": [{"role": "user", "content": CANARY}]}

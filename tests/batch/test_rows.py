@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.batch.row import parse_row
-from stormbreak.batch.rows import Rows
+from stormbreak.batch.input.index import Rows
+from stormbreak.batch.input.request import parse_row
 from stormbreak.errors import ConfigurationError
 
 
@@ -123,7 +123,9 @@ def test_an_id_of_a_megabyte_is_refused_in_few_words(read):
 
 
 def test_hash_collisions_are_no_duplicates(read, monkeypatch):
-    monkeypatch.setattr("stormbreak.batch.ids.IdTable.__init__.__kwdefaults__", {"hashed": len})
+    monkeypatch.setattr(
+        "stormbreak.batch.input.index.IdTable.__init__.__kwdefaults__", {"hashed": len}
+    )
     rows = read(b"\n".join(line(f"{n:03}") for n in range(50)))
     assert [rows.find(f"{n:03}") for n in range(50)] == list(range(50))
     assert rows.find("999") is None
@@ -151,7 +153,7 @@ def test_a_missing_model(read):
 
 
 def test_a_line_without_end_is_not_read_into_memory(read, monkeypatch):
-    monkeypatch.setattr("stormbreak.batch.rows.LINE_LIMIT", 1000)
+    monkeypatch.setattr("stormbreak.batch.input.index.LINE_LIMIT", 1000)
     assert "in.jsonl:1: longer than 1,000 bytes" in refused(read, b" " * 5000)
 
 
@@ -235,7 +237,7 @@ def parsed(monkeypatch):
         numbers.append(number)
         return parse_row(line, index=index, number=number, model=model, defaults=defaults)
 
-    monkeypatch.setattr("stormbreak.batch.rows.parse_row", counted)
+    monkeypatch.setattr("stormbreak.batch.input.index.parse_row", counted)
     return numbers
 
 

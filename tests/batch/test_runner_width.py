@@ -12,7 +12,7 @@ from batches import chat_rows, environment, read, run_args, scenario, write
 from stormbreak.core.backoff import Constant
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.schedule import WIDEST
+from stormbreak.core.row_schedule import WIDEST
 
 
 def test_so_many_are_in_flight_and_no_more(run_rows, stormbreak_provider):

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import pytest
 from batches import chat_rows
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.events import CallEnded
-from stormbreak.provider.kinds import Kind
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
 from stormbreak.types import Verdict

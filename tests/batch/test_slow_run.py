@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from batches import chat_rows, scenario
 
-from stormbreak.batch import progress
-from stormbreak.batch.progress import Lines
+from stormbreak.cli.batch import progress
+from stormbreak.cli.batch.progress import Lines
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.presets import BATCH

@@ -10,7 +10,7 @@ from stormbreak import AsyncClient
 from stormbreak.batch.so_far import LiveCost
 from stormbreak.batch.spent import Account, Cost, Spent, Tokens
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 
 
 def spent(tokens):

@@ -1,9 +1,9 @@
 import pytest
 from metering import price_of
 
-from stormbreak.batch.lines import Failure, Response
 from stormbreak.batch.status import read_status
-from stormbreak.batch.store import open_store
+from stormbreak.batch.store.output_files import open_store
+from stormbreak.batch.store.record import Failure, Response
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 

@@ -6,10 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from stormbreak.batch.given_rows import spool_rows
-from stormbreak.batch.lines import Failure, Response
-from stormbreak.batch.lock import held, locked
-from stormbreak.batch.store import open_store
+from stormbreak.batch.api import spool_rows
+from stormbreak.batch.store.lock import held, locked
+from stormbreak.batch.store.output_files import open_store
+from stormbreak.batch.store.record import Failure, Response
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Verdict
 
@@ -143,9 +143,9 @@ def test_rows_from_python_stay_while_another_run_on_them_begins(files):
 KILLED = """
 import os, sys
 from pathlib import Path
-from stormbreak.batch.lines import Response
-from stormbreak.batch.rows import Rows
-from stormbreak.batch.store import open_store
+from stormbreak.batch.store.record import Response
+from stormbreak.batch.input.index import Rows
+from stormbreak.batch.store.output_files import open_store
 rows = Rows.read(Path(sys.argv[1]), model="m")
 with open_store(Path(sys.argv[2]), rows, options={"model": "m"}) as store:
     for index in list(store.journal.left())[:300]:

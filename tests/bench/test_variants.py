@@ -4,7 +4,7 @@ import pytest
 
 import variants
 from stormbreak.core import diagnosis
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from variants import (

@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from stormbreak.cache.kept import CacheEntry
-from stormbreak.cache.memory import MemoryCache
+from stormbreak.cache.memory import CacheEntry, MemoryCache
 from stormbreak.cache.sqlite import SqliteCache
 from stormbreak.core.fallback import CachePolicy
 from stormbreak.errors import ConfigurationError

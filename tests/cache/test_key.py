@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.cache.key import cache_key
+from stormbreak.cache.memory import cache_key
 
 SECRET = b"s" * 32
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.7}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from batches import environment, read
 
-from stormbreak.cli import batch_retry, batch_run
+from stormbreak.cli.batch import retry, run
 from stormbreak.types import Verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
@@ -57,9 +57,9 @@ def flags(command):
 
 def test_its_flags_are_those_of_the_commands():
     shared, own = documented("Flags"), documented("Once more, what failed")
-    assert shared == flags(batch_run.command)
-    assert own == flags(batch_retry.command) - flags(batch_run.command)
-    assert flags(batch_run.command) - flags(batch_retry.command) == {"--output"}
+    assert shared == flags(run.command)
+    assert own == flags(retry.command) - flags(run.command)
+    assert flags(run.command) - flags(retry.command) == {"--output"}
 
 
 @pytest.mark.parametrize(

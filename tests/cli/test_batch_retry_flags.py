@@ -9,9 +9,9 @@ from failing import ill, rows_that_fail
 from metering import prices
 
 from stormbreak.batch.choice import failed_rows
-from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.job import Job, run_job
-from stormbreak.batch.runfile import read_run
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.run_file import read_run
 from stormbreak.cli.main import main
 from stormbreak.core.presets import BATCH, for_batch
 from stormbreak.types import Verdict

@@ -18,8 +18,8 @@ from batches import (
 )
 from strangers import talked_to
 
-from stormbreak.batch.files import BatchPaths
-from stormbreak.batch.lock import locked
+from stormbreak.batch.store.lock import locked
+from stormbreak.batch.store.paths import BatchPaths
 from stormbreak.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")

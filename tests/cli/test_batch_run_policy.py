@@ -50,7 +50,7 @@ def test_the_article_alone_fills_in_what_a_chat_does_not_say(
     own.write_text('preset = "article"\npatience = 5\n')
     seen = []
     monkeypatch.setattr(
-        "stormbreak.cli.batch_work.run_job", lambda job, *_, **__: seen.append(job) or 1 / 0
+        "stormbreak.cli.batch.run.run_job", lambda job, *_, **__: seen.append(job) or 1 / 0
     )
     with suppress(ZeroDivisionError):
         batch_run(*(str(own) if flag == "FILE" else flag for flag in flags))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from stormbreak.batch.runner import End
+from stormbreak.batch.running.runner import End
+from stormbreak.batch.running.summary import Summary
 from stormbreak.batch.spent import Cost
-from stormbreak.batch.summary import Summary
-from stormbreak.cli.batch_told import told
+from stormbreak.cli.batch.status import told
 from stormbreak.types import Verdict
 
 NOTHING = dict.fromkeys(

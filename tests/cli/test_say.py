@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.cli.say import json_text
+from stormbreak.cli.output import json_text
 
-SAY = "from stormbreak.cli.say import say; say('x' * 100_000)"
+SAY = "from stormbreak.cli.output import say; say('x' * 100_000)"
 
 
 def test_a_full_output_is_one_clear_error():
@@ -96,9 +96,9 @@ def test_what_waits_for_a_full_standard_error_does_not_change_the_exit_code():
     """Progress of a run that takes long stays in the buffer; Python then failed to flush it, with code 120."""
     code = (
         "import contextlib, sys\n"
-        "from stormbreak.cli import say\n"
+        "from stormbreak.cli import output\n"
         "with contextlib.suppress(OSError): print('progress', file=sys.stderr, flush=True)\n"
-        "say.drop_stderr()"
+        "output.drop_stderr()"
     )
     command = ["sh", "-c", 'exec "$@" 2>/dev/full', "sh", sys.executable, "-c", code]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -23,8 +23,8 @@ from batches import (
 from canary import KEY, PROMPT, WORD, assert_clean
 from watching import STORM, asked, batch_at_work, on_terminal, port_of, state_at
 
-from stormbreak.telemetry.port import ROOM, StatusServer
 from stormbreak.telemetry.state import Counts, State, encoded
+from stormbreak.telemetry.status_server import ROOM, StatusServer
 from stormbreak.testing import serve
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")

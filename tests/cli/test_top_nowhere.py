@@ -7,9 +7,9 @@ import threading
 import pytest
 from batches import one_line
 
-from stormbreak.cli import top_place
+from stormbreak.cli import top
 from stormbreak.cli.main import main
-from stormbreak.telemetry.port import StatusServer
+from stormbreak.telemetry.status_server import StatusServer
 
 
 @pytest.fixture
@@ -52,12 +52,12 @@ def test_nobody_is_there(refused, free_port):
 
 
 def test_of_several_one_must_be_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(top_place, "held", lambda _: True)
+    monkeypatch.setattr(top, "held", lambda _: True)
     for name in ("a.jsonl.sock", "b.jsonl.sock"):
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(os.path.relpath(tmp_path / name))
-    with pytest.raises(top_place.ConfigurationError, match=r"\(.*a\.jsonl, .*b\.jsonl\): name one"):
-        top_place._only_one(tmp_path)
+    with pytest.raises(top.ConfigurationError, match=r"\(.*a\.jsonl, .*b\.jsonl\): name one"):
+        top._only_one(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, Group
 
-from stormbreak.cli.top_screen import ASCII, Frame
+from stormbreak.cli.top.screen import ASCII, Frame
 from stormbreak.telemetry.state import (
     SECONDS,
     BatchSnapshot,

@@ -6,13 +6,11 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
-from stormbreak.config import account, delay_table, quantities
-from stormbreak.config.account import _SAID, told
-from stormbreak.config.delays import ARTICLE, delays
+from stormbreak.config import account, delay_table, policy_summary
+from stormbreak.config.policy_summary import _SAID, ARTICLE, TEXTS, delays, told
 from stormbreak.config.schema import parts_of
-from stormbreak.config.texts import TEXTS
-from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.backoff import DecorrelatedJitter, Exponential, FullJitter, Linear
+from stormbreak.core.concurrency_limit import AimdLimit
 from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE as ARTICLE_PRESET
@@ -45,7 +43,7 @@ def test_every_kind_of_part_has_words():
 
 @pytest.mark.parametrize("part", sorted(parts(), key=lambda part: part.__name__))
 def test_every_field_has_a_place_in_the_words(part):
-    """A new field fails here until config/texts.py says it."""
+    """A new field fails here until config/policy_summary.py says it."""
     places = [(name, spec) for _, name, spec, _ in Formatter().parse(TEXTS[part]) if name]
     assert {field.name for field in fields(part)} - {"kind"} == {name for name, _ in places}
     for _, spec in places:
@@ -121,17 +119,17 @@ def test_what_is_not_there_is_not_said_to_be():
     ("span", "said"), [(1.5, "1.5 s"), (60, "1 minute"), (90, "90 s"), (900.0, "15 minutes"), (7200, "2 hours"), (0, "0 s")]
 )  # fmt: skip
 def test_spans(span, said):
-    assert said == quantities.seconds(span)
+    assert said == policy_summary.seconds(span)
 
 
 def test_counts_and_lists():
-    assert quantities.times(1, "retry") == "1 retry"
-    assert quantities.times(2, "retry") == "2 retries"
-    assert quantities.times(1_000_000, "call") == "1,000,000 calls"
-    assert quantities.times(2e6, "token") == "2,000,000 tokens"
-    assert (quantities.plain(2**28), quantities.plain(0.1)) == ("268,435,456", "0.1")
-    assert quantities.several([]) == "none"
-    assert quantities.several([1, 2, 3]) == "1, 2 and 3"
+    assert policy_summary.times(1, "retry") == "1 retry"
+    assert policy_summary.times(2, "retry") == "2 retries"
+    assert policy_summary.times(1_000_000, "call") == "1,000,000 calls"
+    assert policy_summary.times(2e6, "token") == "2,000,000 tokens"
+    assert (policy_summary.plain(2**28), policy_summary.plain(0.1)) == ("268,435,456", "0.1")
+    assert policy_summary.several([]) == "none"
+    assert policy_summary.several([1, 2, 3]) == "1, 2 and 3"
 
 
 @pytest.mark.parametrize(

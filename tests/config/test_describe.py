@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stormbreak.config import describe, load_policy
-from stormbreak.config.describe import UNITS
+from stormbreak.config.policy_toml import UNITS
 from stormbreak.config.schema import parts_of
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import (
     Constant,
     DecorrelatedJitter,
@@ -22,9 +21,8 @@ from stormbreak.core.backoff import (
     Linear,
     ProportionalJitter,
 )
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, Mode
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import (
     POSSIBLE,
     CachePolicy,
@@ -35,14 +33,14 @@ from stormbreak.core.fallback import (
     ToTargets,
 )
 from stormbreak.core.hedge import HedgePolicy
-from stormbreak.core.policy import Policy
+from stormbreak.core.policy import LARGEST, SMALLEST, Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
-from stormbreak.core.sizes import LARGEST, SMALLEST
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.tally import COUNTABLE
 from stormbreak.core.trip import (
     AnyRule,
@@ -53,7 +51,7 @@ from stormbreak.core.trip import (
     SlowRate,
     SlowRateOfLast,
 )
-from stormbreak.keylike import is_token
+from stormbreak.key_patterns import is_token
 from stormbreak.types import Priority
 
 positive = st.one_of(st.floats(SMALLEST, LARGEST), st.integers(1, 10**9))

@@ -4,7 +4,7 @@ import pytest
 
 from stormbreak.config import load_policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import holds_token
+from stormbreak.key_patterns import holds_token
 
 CANARY = "sk-canary-4f9a81c2d7"
 TOKEN = "Zk39fjA0qLm2Xw7RtY5b"

@@ -3,11 +3,10 @@
 import pytest
 
 from stormbreak.config import load_policy, resolve_policy
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, Linear, ProportionalJitter
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, OFF, PRESETS
 from stormbreak.core.queueing import QueuePolicy

@@ -7,10 +7,9 @@ from textwrap import dedent
 import pytest
 
 from stormbreak.config import describe_settings, load_policy, load_settings, profiles_in
-from stormbreak.config.describe import SETTINGS
+from stormbreak.config.policy_toml import SETTINGS
 from stormbreak.config.settings import Member, PoolSettings, TargetSettings
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import Place, TargetOrder, ToTargets
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE
 from stormbreak.errors import ConfigurationError

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.aimd import AimdLimit, AimdLimiter
+from stormbreak.core.concurrency_limit import AimdLimit, AimdLimiter
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Outcome, Verdict

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from slots import Mixed, SlotGate
 from stage import OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.diagnosis import TOP_TOTAL
 from stormbreak.core.gate import OPEN
 from stormbreak.errors import ConfigurationError

@@ -6,7 +6,7 @@ import pytest
 from slots import SlotGate
 from stage import OK, SERVER_ERROR
 
-from stormbreak.core.automatic import AutomaticLimit, AutomaticLimiter
+from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN
 from stormbreak.types import TREATMENTS

@@ -11,7 +11,7 @@ from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode
-from stormbreak.core.saved import parse_snapshot
+from stormbreak.core.circuit_snapshot import parse_snapshot
 from stormbreak.core.trip import (
     AnyRule,
     ConsecutiveFailures,

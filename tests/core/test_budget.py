@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, told
 
-from stormbreak.core.budget import SHORT_WAIT, UNKNOWN, Budget, BudgetPolicy, Load
+from stormbreak.core.retry_budget import SHORT_WAIT, UNKNOWN, Budget, BudgetPolicy, Load
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import CANCELLED, Outcome, Verdict
 

@@ -13,13 +13,13 @@ from stage import (
 )
 
 from stormbreak.core.backoff import Constant, DecorrelatedJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.flow import Wait
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.events import (
     CallEnded,

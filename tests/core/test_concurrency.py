@@ -3,7 +3,7 @@ from math import inf
 import pytest
 from stage import OK
 
-from stormbreak.core.concurrency import FixedLimit, FixedLimiter
+from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
 from stormbreak.errors import ConfigurationError
 
 

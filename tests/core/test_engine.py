@@ -1,7 +1,7 @@
 from stage import OK, SERVER_ERROR, TARGET, Stage, policy, told
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures
 

@@ -6,7 +6,7 @@ import pytest
 from stage import OK, told
 
 from stormbreak.core.cooldown import Pace
-from stormbreak.core.rate import AdaptiveSendRate
+from stormbreak.core.send_rate import AdaptiveSendRate
 
 
 def _paced():

@@ -6,12 +6,12 @@ import pytest
 from stage import INVALID, OK, SERVER_ERROR, Stage, policy
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.circuit_snapshot import CircuitSnapshot
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.saved import CircuitSnapshot
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.types import Target
 

@@ -2,7 +2,7 @@ from math import exp
 
 import pytest
 
-from stormbreak.core.guard import LimitFloor
+from stormbreak.core.automatic_limit import LimitFloor
 
 
 def usual(*, rate=10, in_flight=20, most=1_000.0, seconds=300):

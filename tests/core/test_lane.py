@@ -3,16 +3,15 @@
 import pytest
 from stage import OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import Load
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.circuit_snapshot import CircuitSnapshot
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.saved import CircuitSnapshot
+from stormbreak.core.retry_budget import Load
 from stormbreak.core.trip import ConsecutiveFailures
 
 ONCE = RetryPolicy(attempts=1)

@@ -1,10 +1,14 @@
 import pytest
 
-from stormbreak.core.aimd import AimdLimit, AimdLimiter
-from stormbreak.core.automatic import AutomaticLimit, AutomaticLimiter
-from stormbreak.core.concurrency import FixedLimit, FixedLimiter
+from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
+from stormbreak.core.concurrency_limit import (
+    AimdLimit,
+    AimdLimiter,
+    FixedLimit,
+    FixedLimiter,
+    limiter,
+)
 from stormbreak.core.diagnosis import Diagnosis
-from stormbreak.core.limit import limiter
 from stormbreak.types import TREATMENTS
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.luck import FEWEST, MOST, RandomRefusals
+from stormbreak.core.send_rate import FEWEST, MOST, RandomRefusals
 
 
 class RandomStorm:

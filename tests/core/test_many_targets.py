@@ -4,10 +4,10 @@ import pytest
 from stage import OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, Stage, policy, told
 
 from stormbreak.core import engine
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.concurrency_limit import AimdLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy

@@ -6,7 +6,7 @@ from stage import OK, Stage, policy
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.types import Target
 
 DOLLAR, LITTLE = usage(1_000_000), usage(1)

@@ -4,10 +4,10 @@ import pytest
 from stage import OK, SERVER_ERROR, Stage, policy, told
 
 from stormbreak.core.backoff import DecorrelatedJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.fallback import ELSEWHERE, Step, TargetOrder
 from stormbreak.core.flow import Ask, Send
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.events import CallEnded, FellBack
 from stormbreak.types import Outcome, Target, Verdict
 

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import ProportionalJitter
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import (
     ARTICLE,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.proven import FirstOutputEstimate, RateEstimate
+from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 
 
 def test_by_first_nothing_is_proven_at_first():

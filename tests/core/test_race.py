@@ -8,7 +8,7 @@ from races import AFTER, FIRST, answered, heard, scene, slow
 from stage import INVALID, OK, OTHER, SERVER_ERROR, THROTTLED, TIMEOUT, Stage
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step, TargetOrder
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.permit import Permit

@@ -4,12 +4,12 @@ import pytest
 from races import AFTER, heard, scene, slow
 from stage import OK, SERVER_ERROR, told
 
-from stormbreak.core.budget import BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Lane
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy, Load
 from stormbreak.events import HedgeRefused
 from stormbreak.types import TREATMENTS
 

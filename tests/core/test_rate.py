@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, THROTTLED, told
 
 from stormbreak.core.gate import OPEN
-from stormbreak.core.rate import AdaptiveSendRate
+from stormbreak.core.send_rate import AdaptiveSendRate
 
 
 def spent(sent, refused, now=100.0, seconds=9.0, outcome=THROTTLED):

@@ -10,8 +10,8 @@ from stormbreak.core.backoff import (
     Linear,
     ProportionalJitter,
 )
-from stormbreak.core.budget import Budget, BudgetPolicy
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
+from stormbreak.core.retry_budget import Budget, BudgetPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS
 

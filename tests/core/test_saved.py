@@ -6,7 +6,7 @@ from stage import OK, SERVER_ERROR
 
 from stormbreak.core.breaker import Breaker
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
-from stormbreak.core.saved import CircuitSnapshot, parse_snapshot
+from stormbreak.core.circuit_snapshot import CircuitSnapshot, parse_snapshot
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import TREATMENTS

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.core.schedule import ATTEMPTS, PROBE_ROWS, Final, Reschedule, RowAttempt, Schedule
+from stormbreak.core.row_schedule import (
+    ATTEMPTS,
+    PROBE_ROWS,
+    Final,
+    Reschedule,
+    RowAttempt,
+    Schedule,
+)
 from stormbreak.types import CACHE, FALLBACK, TREATMENTS, CallResult, Outcome, Verdict
 
 FINAL = [Verdict.AUTH, Verdict.NOT_FOUND, Verdict.BILLING, Verdict.REDIRECTED]

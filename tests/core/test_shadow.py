@@ -7,16 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, TARGET, THROTTLED, TIMEOUT, Stage, policy, told
 
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.shadow import ShadowPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError

@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stormbreak.core.sizes import check_magnitudes
+from stormbreak.core.policy import check_magnitudes
 from stormbreak.errors import ConfigurationError
 
 

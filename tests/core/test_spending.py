@@ -7,10 +7,10 @@ import pytest
 from metering import price_of, usage
 from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, TIMEOUT, Stage, policy, told
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import SpendReached

@@ -21,15 +21,14 @@ from stage import (
     told,
 )
 
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant, FullJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import ARTICLE, INTERACTIVE
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import AnyRule, ConsecutiveFailures, FailureRate, SlowRateOfLast
 from stormbreak.types import CANCELLED, Priority
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.core.gate import OPEN
-from stormbreak.core.told import Told
+from stormbreak.core.rate_limit_status import Told
 from stormbreak.types import RateLimitStatus
 
 FLOWS = RateLimitStatus(limit=60.0, remaining=10.0, reset=50.0)

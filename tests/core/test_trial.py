@@ -4,7 +4,7 @@ import pytest
 
 from stormbreak.core.circuit import BreakerPolicy
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.trial import Trial
+from stormbreak.core.half_open import Trial
 from stormbreak.types import Tally
 
 

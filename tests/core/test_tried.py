@@ -1,6 +1,6 @@
 from stage import OTHER, TARGET
 
-from stormbreak.core.tried import MOST, history_lines, notes_of
+from stormbreak.core.explain import MOST, history_lines, notes_of
 from stormbreak.events import (
     CallEnded,
     CallRejected,

@@ -4,10 +4,9 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
-from stormbreak.cost.advice import Migration, reasons
 from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.prices import Prices, Rate, Rates, Source
-from stormbreak.cost.roi import Case
+from stormbreak.cost.roi import Case, Migration, reasons
 
 DAY = date(2026, 11, 26)
 

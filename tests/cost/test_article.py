@@ -5,9 +5,9 @@ from decimal import Decimal
 import pytest
 
 from stormbreak.cost.compare import Demand, compare
-from stormbreak.cost.lookup import Offer, PriceLookup
 from stormbreak.cost.money import USD
 from stormbreak.cost.price_file import builtin_names, load
+from stormbreak.cost.price_lookup import Offer, PriceLookup
 from stormbreak.cost.prices import Tokens
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import percent

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stormbreak.cost.compare import Demand, at_list_price
-from stormbreak.cost.lookup import Offer, PriceLookup
-from stormbreak.cost.market import ListPrices
+from stormbreak.cost.list_prices import ListPrices
 from stormbreak.cost.price_file import load
+from stormbreak.cost.price_lookup import Offer, PriceLookup
 from stormbreak.cost.prices import Tokens
 from stormbreak.cost.roi import Case
 

@@ -10,7 +10,7 @@ from sockets import answer, served
 
 from stormbreak import AsyncClient
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.meter import Meter
 
 ASKED = {

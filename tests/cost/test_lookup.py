@@ -2,9 +2,9 @@ from datetime import date
 
 import pytest
 
-from stormbreak.cost.lookup import Offer, PriceLookup, Seller, UnknownPriceError, same
-from stormbreak.cost.market import ListPrices
+from stormbreak.cost.list_prices import ListPrices
 from stormbreak.cost.price_file import load, parse
+from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, same
 from stormbreak.errors import ConfigurationError
 
 DAY = date(2026, 11, 26)

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from stormbreak.cost import market as module
-from stormbreak.cost.lookup import price_of
-from stormbreak.cost.market import ListPrices
+from stormbreak.cost import list_prices as module
+from stormbreak.cost.list_prices import ListPrices
+from stormbreak.cost.price_lookup import price_of
 from stormbreak.cost.prices import Rate, Service, Step, Tokens
 from stormbreak.errors import ConfigurationError
 

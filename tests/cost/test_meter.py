@@ -8,10 +8,10 @@ from metering import answer, metered, price_of, usage, usd
 from races import FIRST, scene, slow
 from stage import OK, OTHER, SERVER_ERROR, TARGET
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Step
 from stormbreak.core.queueing import QueuePolicy
-from stormbreak.core.spend import known_max_cost
+from stormbreak.core.spend_policy import known_max_cost
 from stormbreak.cost.bill import Bill, Sum
 from stormbreak.cost.meter import Meter
 from stormbreak.cost.prices import Rate, Rates

@@ -11,17 +11,17 @@ from metering import prices, usage
 
 from stormbreak import AsyncClient, scope
 from stormbreak.core.backoff import FullJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.bill import Bill
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import CallError
 from stormbreak.events import Returned
-from stormbreak.provider.billing import Billed
-from stormbreak.provider.formats.understand import request_digest
+from stormbreak.provider.counters import Billed
+from stormbreak.provider.formats.registry import request_digest
 
 CALLS = 5_000
 AT_ONCE = 250

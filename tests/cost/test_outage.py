@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.cost.outage import Downtime, losses, read_storm_result
+from stormbreak.cost.downtime import Downtime, losses, read_storm_result
 from stormbreak.errors import ConfigurationError
 
 RUNS = [

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from metering import prices, usage
 from stage import OTHER, TARGET, policy
 
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import FullJitter
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.cost.meter import Meter
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import FALLBACK, Call, Outcome, Verdict
 
 ELSEWHERE = Step(frozenset({Verdict.BROKEN, Verdict.SERVER_ERROR}), None, FALLBACK, ((OTHER, 1.0),))

@@ -8,10 +8,10 @@ from metering import prices, usage
 
 from stormbreak import AsyncClient
 from stormbreak.core.backoff import FullJitter
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.errors import CallError, RejectedError
 
 AT_ONCE = 500

@@ -5,11 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from stormbreak.cost import traffic_file
-from stormbreak.cost.answers import UNNAMED
+from stormbreak.cost import usage_file
 from stormbreak.cost.prices import Service, Tokens
-from stormbreak.cost.traffic import Kind
-from stormbreak.cost.traffic_file import read_traffic
+from stormbreak.cost.usage_file import read_traffic
+from stormbreak.cost.usage_records import UNNAMED, Kind
 from stormbreak.errors import ConfigurationError
 
 HEAD = (
@@ -280,7 +279,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 def test_an_export_has_a_bound_and_output_has_none(read, monkeypatch):
-    monkeypatch.setattr(traffic_file, "LARGEST", 600)
+    monkeypatch.setattr(usage_file, "LARGEST", 600)
     answers = "".join(f"{line(number, chat(usage=used(1, 1)))}\n" for number in range(9))
     assert len(answers) > 600
     assert read(answers).uses[0].requests == 9

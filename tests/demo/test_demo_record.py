@@ -3,9 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from stormbreak.cli.draw import save_picture
-from stormbreak.demo.acts import Result
-from stormbreak.demo.record import Record
+from stormbreak.cli.output import save_picture
+from stormbreak.demo.acts import Record, Result
 from stormbreak.demo.screen import Screen
 from stormbreak.events import Returned, Sent
 from stormbreak.types import Target, Verdict

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from stormbreak.doctor.findings import Severity
-from stormbreak.doctor.installed import Setting, installed, told_of
+from stormbreak.doctor.installed_sdks import Setting, installed, told_of
 from stormbreak.doctor.sdks import SDKS
 
 CONSTANTS = "DEFAULT_TIMEOUT = httpx2.Timeout(timeout={}, connect=5.0)\nDEFAULT_MAX_RETRIES = {}\n"
@@ -44,9 +44,9 @@ def test_libraries_that_retry_are_really_there():
 
 
 def test_no_sdk_is_imported():
-    code = "import sys, stormbreak.doctor.installed as i; i.installed(); print(*sys.modules)"
+    code = "import sys, stormbreak.doctor.installed_sdks as i; i.installed(); print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    assert "stormbreak.doctor.installed" in loaded
+    assert "stormbreak.doctor.installed_sdks" in loaded
     assert not {"openai", "anthropic", "httpx", "httpx2", "tenacity", "stamina"} & set(loaded)
 
 

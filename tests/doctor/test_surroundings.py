@@ -4,7 +4,7 @@ import certifi
 import pytest
 from canary import CANARIES, KEY, assert_clean
 
-from stormbreak.doctor.surroundings import surroundings
+from stormbreak.doctor.environment import surroundings
 
 SECRET = f"{KEY}\n"
 

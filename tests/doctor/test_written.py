@@ -4,7 +4,7 @@ from importlib.metadata import distribution
 
 import pytest
 
-from stormbreak.doctor.written import Unreadable, number_in
+from stormbreak.doctor.installed_sdks import Unreadable, number_in
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import time
 import pytest
 from interrupts import interrupted
 
-from stormbreak.drivers import background as background_module
-from stormbreak.drivers.background import Background
+from stormbreak.drivers import background_loop as background_module
+from stormbreak.drivers.background_loop import Background
 
 WHO = contextvars.ContextVar("WHO", default="nobody")
 
@@ -117,7 +117,7 @@ async def busy():
 
 ENDS = """
 import asyncio, threading
-from stormbreak.drivers.background import BACKGROUND
+from stormbreak.drivers.background_loop import BACKGROUND
 
 async def cleans():
     try:

@@ -8,14 +8,14 @@ from stage import OK, TARGET, THROTTLED, policy
 from virtual_threads import Threads
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.steps import Stepper
-from stormbreak.drivers.threads import ThreadDriver
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.flow_stepper import Stepper
+from stormbreak.drivers.thread_driver import ThreadDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import CallCancelled, CallEnded
 from stormbreak.types import Call
 

@@ -10,12 +10,12 @@ from virtual_loop import now, on_virtual_loop, run
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.drivers.delivery import LoopDelivery
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import CallCancelled, CallEnded
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 

@@ -11,20 +11,20 @@ from stage import INVALID, OK, OTHER, SERVER_ERROR, TARGET, THROTTLED, policy, t
 from virtual_loop import now, run
 from virtual_threads import Threads
 
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import FullJitter, ProportionalJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import ARTICLE
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures, FailureRate
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.threads import ThreadDriver
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.thread_driver import ThreadDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import Hedged, HedgeRefused, Overtaken
 from stormbreak.types import Call, Outcome, Priority, Verdict
 

@@ -6,12 +6,12 @@ import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
 from virtual_loop import run
 
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import Call, Verdict
 
 RULES = policy(limit=AutomaticLimit(gain=2.0, plus=0.0), retry=RetryPolicy(attempts=1))

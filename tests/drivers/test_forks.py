@@ -13,12 +13,12 @@ from stage import OK, SERVER_ERROR, TARGET, policy, told
 
 from stormbreak import BreakerPolicy, CircuitBreaker
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.http.client import AsyncClient
 from stormbreak.types import Call
 

@@ -8,12 +8,12 @@ import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
 from virtual_threads import Threads
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.threads import ThreadDriver
-from stormbreak.drivers.waiting import DRAINED, LOOK_AGAIN
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.delivery import DRAINED, LOOK_AGAIN
+from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.types import Call, CallResult, Outcome, Verdict
 
 ONE = policy(limit=FixedLimit(in_flight=1))

@@ -8,14 +8,14 @@ import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
 
 from stormbreak.core import attempt as attempt_module
-from stormbreak.core import trail as trail_module
+from stormbreak.core import call_state as trail_module
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers import steps as steps_module
-from stormbreak.drivers.steps import Stepper
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers import flow_stepper as steps_module
+from stormbreak.drivers.flow_stepper import Stepper
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import CallEnded, Sent
 from stormbreak.types import Call
 

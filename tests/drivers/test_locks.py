@@ -19,12 +19,12 @@ MODULES = {"threading", "_thread", "weakref", "functools"}
 ALLOWED = {
     "drivers/locks.py RLock": "of `new_lock`",
     "drivers/circuit_breaker.py Lock": "a flag: never waited for",
-    "http/body_memory.py WeakKeyDictionary": "each loop has its own entry; single operations only",
-    "drivers/threads.py Lock": "parks one thread; no child has that thread",
-    "telemetry/port.py BoundedSemaphore": "never waited for; no child serves",
+    "http/h1/connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
+    "drivers/thread_driver.py Lock": "parks one thread; no child has that thread",
+    "telemetry/status_server.py BoundedSemaphore": "never waited for; no child serves",
     "telemetry/prometheus.py Lock": "takes the place of one of prometheus_client in a child",
-    "http/aiohttp_wire.py WeakKeyDictionary": "each loop has its own entry; single operations only",
-    "doctor/way.py cached_property": "of one thread, in a process of its own",
+    "http/h1/aiohttp_connection.py WeakKeyDictionary": "each loop has its own entry; single operations only",
+    "doctor/request_path.py cached_property": "of one thread, in a process of its own",
 }
 
 

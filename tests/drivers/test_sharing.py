@@ -7,7 +7,7 @@ from crowd import BackgroundTraffic
 from stage import policy
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 
 
 def test_drivers_of_one_engine_share_its_stepper():

@@ -8,12 +8,12 @@ import pytest
 from stage import OK, SERVER_ERROR, TARGET, policy
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import ELSEWHERE, Step
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.types import Call, Outcome, Priority, Verdict
 
 COMMITTED = Outcome(Verdict.OK, committed=True)

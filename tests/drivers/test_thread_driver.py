@@ -9,13 +9,12 @@ from interrupts import interrupted
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.delivery import Delivery
-from stormbreak.drivers.threads import ThreadDriver
-from stormbreak.drivers.waiting import LOOK_AGAIN
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.delivery import LOOK_AGAIN, Delivery
+from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.types import Call, Outcome, Verdict
 
 PATIENCE = 20.0  # seconds

@@ -9,10 +9,10 @@ from random import Random
 import pytest
 from stage import OK, TARGET, policy
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.steps import Stepper
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.types import Call
 
 PATIENCE = 30.0  # seconds after which a test that hangs is given up

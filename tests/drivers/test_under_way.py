@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from stormbreak.drivers.asyncio_tasks import RejectedWhileClosingError, UnderWay
+from stormbreak.drivers.delivery import CLOSED, DRAINED
 from stormbreak.drivers.timeouts import Timeout
-from stormbreak.drivers.under_way import RejectedWhileClosingError, UnderWay
-from stormbreak.drivers.waiting import CLOSED, DRAINED
 
 
 class ParsedResponse:

@@ -1,10 +1,10 @@
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import Call, Verdict
 
 

@@ -4,8 +4,8 @@ import os
 import pytest
 from stream_scene import StreamScene
 
-from stormbreak.http.aiohttp_wire import AiohttpConnection
-from stormbreak.http.wire import HttpRequest
+from stormbreak.http.h1.aiohttp_connection import AiohttpConnection
+from stormbreak.http.h1.connection import HttpRequest
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from stormbreak.http.aiohttp_protocol import next_bytes, protocol
+from stormbreak.http.h1.aiohttp_connection import next_bytes, protocol
 
 CUT = aiohttp.ClientPayloadError("cut")
 

@@ -23,8 +23,8 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.fallback import Place, ToCache, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.cost.lookup import price_of as list_price_of
 from stormbreak.cost.meter import Meter
+from stormbreak.cost.price_lookup import price_of as list_price_of
 from stormbreak.types import Answer, Target
 
 CALM = "[provider]\nservice = 0.01\n"
@@ -201,7 +201,7 @@ async def test_half_a_price_is_none():
 
 
 async def test_without_list_prices_it_is_none(monkeypatch):
-    monkeypatch.setattr("stormbreak.cost.market.find_spec", lambda _: None)
+    monkeypatch.setattr("stormbreak.cost.list_prices.find_spec", lambda _: None)
     async with (
         served(said()) as server,
         AsyncClient("openai", base_url=server.base_url, api_key="any") as client,

@@ -14,16 +14,16 @@ from forking import in_child
 from interrupts import interrupted
 from sockets import PATIENCE, End, answer, failing, served, until
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.background import Background
+from stormbreak.drivers.background_loop import Background
 from stormbreak.errors import (
     ClientClosedError,
     InvalidRequestError,
     RejectedError,
     StreamBrokenError,
 )
-from stormbreak.http.blocking import Client
+from stormbreak.http.sync_client import Client
 from stormbreak.types import Usage
 
 NARROW = Policy(budget=None, limit=FixedLimit(in_flight=1), patience=60.0)

@@ -8,9 +8,8 @@ import pytest
 from clients import ONCE, client_of
 from sockets import BODY, EVENTS, End, answer, served
 
-from stormbreak.http import body_memory, wire
-from stormbreak.http.body_memory import FREE, Held
-from stormbreak.http.wire import ERROR_LIMIT
+from stormbreak.http.h1 import connection
+from stormbreak.http.h1.connection import ERROR_LIMIT, FREE, Held
 from stormbreak.types import Verdict
 
 MIB = 2**20
@@ -18,7 +17,7 @@ MIB = 2**20
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(body_memory, "BUDGET", 4 * MIB)
+    monkeypatch.setattr(connection, "BUDGET", 4 * MIB)
 
 
 async def settle():
@@ -27,13 +26,13 @@ async def settle():
 
 
 def memory():
-    return body_memory._of_running_loop()
+    return connection._of_running_loop()
 
 
 async def test_what_is_small_takes_nothing():
     held = Held()
     await held.grow_to(FREE)
-    assert not body_memory._MEMORIES.get(asyncio.get_running_loop())
+    assert not connection._MEMORIES.get(asyncio.get_running_loop())
 
 
 async def test_what_does_not_fit_waits_until_another_body_has_ended():
@@ -123,13 +122,13 @@ async def test_no_good_answer_fails_for_want_of_memory(stream):
 async def test_the_body_of_an_error_is_read_no_further_than_it_explains(stream, monkeypatch):
     """64 MiB of an error were read, and looked through, for a word of it."""
     sizes = []
-    replaced = wire.HttpResponse._replace
+    replaced = connection.HttpResponse._replace
 
     def watched(self, **fields):
         sizes.extend(len(body) for name, body in fields.items() if name == "body")
         return replaced(self, **fields)
 
-    monkeypatch.setattr(wire.HttpResponse, "_replace", watched)
+    monkeypatch.setattr(connection.HttpResponse, "_replace", watched)
     endless = gzip.compress(b'{"error": {"code": "no"}}' + b" " * 60 * MIB)
     script = [answer(endless, 400, content_encoding="gzip", content_length=10**7), End.HANG]
     async with served(script) as server, client_of(server, ONCE) as client:
@@ -174,4 +173,4 @@ async def test_a_body_that_gives_up_does_not_hold_up_those_behind_it():
     assert behind.done()
     first.release()
     second.release()
-    assert memory().left == body_memory.BUDGET
+    assert memory().left == connection.BUDGET

@@ -11,10 +11,10 @@ from sockets import End, answer, served
 
 from stormbreak import errors
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Lane
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.waiting import LOOK_AGAIN
+from stormbreak.drivers.delivery import LOOK_AGAIN
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
 

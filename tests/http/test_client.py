@@ -11,7 +11,7 @@ from clients import KEY, QUICK, SAY, client_of
 from sockets import End, answer, failing, served
 
 from stormbreak import errors
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.http.client import AsyncClient

@@ -11,7 +11,7 @@ from sockets import End, answer, failing, served
 
 from stormbreak import errors
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import ARTICLE
 from stormbreak.core.retry import RetryPolicy

@@ -13,7 +13,7 @@ from sockets import End, answer, failing, served
 from stormbreak import ClientClosedError, StreamBrokenError, load
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

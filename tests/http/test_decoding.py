@@ -13,9 +13,9 @@ from sockets import BODY, End, answer, served
 
 from stormbreak.core.presets import OFF
 from stormbreak.errors import StreamBrokenError
-from stormbreak.http import decoding
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.decoding import MAX_MEMBERS, PIECE, UndecodableError, decoder_of
+from stormbreak.http.h1 import decoding
+from stormbreak.http.h1.decoding import MAX_MEMBERS, PIECE, UndecodableError, decoder_of
 from stormbreak.types import Verdict
 
 SAY = [{"role": "user", "content": "hello"}]

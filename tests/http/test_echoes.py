@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stormbreak.http import echoes
-from stormbreak.http.echoes import redact
-from stormbreak.llm.reading import ParsedResponse
+from stormbreak.http import redact as echoes
+from stormbreak.http.redact import redact
+from stormbreak.llm.models import ParsedResponse
 from stormbreak.types import Verdict
 
 IMAGE = "data:image/png;base64," + b64encode(bytes(range(256)) * 40).decode()

@@ -3,9 +3,9 @@ import pytest
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.client import AsyncClient
+from stormbreak.http.endpoint import origin_of
 from stormbreak.http.environment import find_endpoint, in_force, is_disabled, proxy_for, tls_context
-from stormbreak.http.origin import origin_of
-from stormbreak.llm.presets import PRESETS
+from stormbreak.llm.providers import PRESETS
 
 OPENAI = "https://api.openai.com/v1"
 EVERY_KEY = {

@@ -13,7 +13,7 @@ from wrapped import INNER, done, wire_of
 
 from stormbreak.core.presets import OFF
 from stormbreak.http.client import AsyncClient
-from stormbreak.provider.kinds import CONDITIONS, REFUSALS, STREAM_ONLY, Kind
+from stormbreak.provider.fault_kinds import CONDITIONS, REFUSALS, STREAM_ONLY, Kind
 from stormbreak.provider.scenario import Provider, Scenario, Trouble
 from stormbreak.testing import answer_text
 from stormbreak.types import Verdict

@@ -10,7 +10,7 @@ from sockets import HALF, End, answer, served
 
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.errors import ServerError, StreamBrokenError
-from stormbreak.http.blocking import Client
+from stormbreak.http.sync_client import Client
 
 HEDGED = replace(QUICK, hedge=HedgePolicy(after=0.1, percentile=None))
 SILENT = (End.HANG,)

@@ -11,8 +11,8 @@ from stormbreak.core.fallback import Place, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.origin import origin_of
-from stormbreak.llm.presets import PRESETS
+from stormbreak.http.endpoint import origin_of
+from stormbreak.llm.providers import PRESETS
 
 OWN_KEY, SPARE_KEY = "own-canary-0123456789", "spare-canary-0123456789"
 AZURE = "http://mine.openai.azure.com/openai/v1"

@@ -1,7 +1,6 @@
 """Keys that a function gives: each goes to the address of its attempt."""
 
-from stormbreak.http.keys import DynamicKey
-from stormbreak.http.origin import origin_of
+from stormbreak.http.endpoint import DynamicKey, origin_of
 
 ADDRESSES = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1", "http://127.0.0.1:1/v1"]
 

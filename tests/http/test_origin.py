@@ -4,7 +4,7 @@ from ipaddress import ip_address
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.origin import Origin, is_loopback, origin_of, same_origin
+from stormbreak.http.endpoint import Origin, is_loopback, origin_of, same_origin
 
 KEY = "sk-canary-0123456789"
 LONG_KEY = "sk-proj-Abcdef0123456789Ghij"
@@ -140,7 +140,7 @@ def test_a_digest_tells_keys_apart_and_is_salted(monkeypatch):
     assert re.fullmatch("[0-9a-f]{8}", one)
     assert one != other
     assert one == Origin("https://b/v1", KEY).key_digest
-    monkeypatch.setattr("stormbreak.http.origin._SALT", b"another process")
+    monkeypatch.setattr("stormbreak.http.endpoint._SALT", b"another process")
     assert one != Origin("https://a/v1", KEY).key_digest
     assert Origin("https://a/v1").key_digest == ""
 

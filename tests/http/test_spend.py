@@ -10,11 +10,11 @@ import stormbreak
 from stormbreak import AsyncClient
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import SpendPolicy
-from stormbreak.cost.market import ListPrices
+from stormbreak.core.spend_policy import SpendPolicy
+from stormbreak.cost.list_prices import ListPrices
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.asking import NO_BOUND, Asking
-from stormbreak.http.origin import Origin
+from stormbreak.http.endpoint import Origin
 from stormbreak.http.routes import Route
 from stormbreak.httpx2 import AsyncTransport, Transport
 from stormbreak.types import Target, Usage
@@ -211,8 +211,8 @@ async def test_an_sdk_is_held_to_a_limit(stormbreak_provider):
 
 
 def test_prices_that_are_not_installed_are_told_when_a_client_is_made(monkeypatch):
-    monkeypatch.setattr("stormbreak.cost.market.find_spec", lambda _: None)
-    monkeypatch.setattr("stormbreak.cost.lookup._list_price", lambda *_: _market())
+    monkeypatch.setattr("stormbreak.cost.list_prices.find_spec", lambda _: None)
+    monkeypatch.setattr("stormbreak.cost.price_lookup._list_price", lambda *_: _market())
     policy = Policy(spend=SpendPolicy(usd=1.0))
     with pytest.raises(ConfigurationError, match="genai-prices"):
         AsyncClient(base_url="http://127.0.0.1:9/v1", api_key="-", policy=policy)

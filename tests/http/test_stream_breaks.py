@@ -29,7 +29,7 @@ from stormbreak.errors import (
     RejectedError,
     StreamBrokenError,
 )
-from stormbreak.http.source import KEPT
+from stormbreak.http.stream_source import KEPT
 from stormbreak.types import Verdict
 
 # ------------------------------------------------------------------ before the first output

@@ -11,7 +11,7 @@ import pytest
 from sockets import End, answer, served
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import StormbreakError

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sockets import BODY, CHUNKED, HALF, End, answer, free_port, served
 
-from stormbreak.drivers.background import Background
-from stormbreak.http.aiohttp_wire import AiohttpConnection
-from stormbreak.http.wire import HttpRequest
-from stormbreak.llm.reading import HttpResponse
+from stormbreak.drivers.background_loop import Background
+from stormbreak.http.h1.aiohttp_connection import AiohttpConnection
+from stormbreak.http.h1.connection import HttpRequest
+from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Verdict
 
 

@@ -6,8 +6,8 @@ import traceback
 import pytest
 from sockets import CHUNKED, HALF, End, answer, served
 
-from stormbreak.http.wire import HttpRequest
-from stormbreak.llm.reading import HttpResponse
+from stormbreak.http.h1.connection import HttpRequest
+from stormbreak.llm.models import HttpResponse
 from stormbreak.types import Outcome
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stormbreak.batch.runner import Runner
+from stormbreak.batch.running.runner import Runner
 
 SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"
 

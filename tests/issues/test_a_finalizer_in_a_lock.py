@@ -15,10 +15,10 @@ import httpx2
 import pytest
 from stage import OK, TARGET, policy
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.background import BACKGROUND
-from stormbreak.drivers.threads import ParkedThread, ThreadDriver
+from stormbreak.drivers.background_loop import BACKGROUND
+from stormbreak.drivers.thread_driver import ParkedThread, ThreadDriver
 from stormbreak.httpx2 import Transport
 from stormbreak.types import Call, Outcome, Verdict
 
@@ -54,11 +54,11 @@ def test_a_client_may_be_collected_wherever_a_lock_is_held():
         "stormbreak.cache.memory",
         "stormbreak.cache.sqlite",
         "stormbreak.cost.meter",
-        "stormbreak.drivers.background",
-        "stormbreak.drivers.listening",
-        "stormbreak.drivers.sharing",
-        "stormbreak.drivers.turns",
-        "stormbreak.http.doors.places",
+        "stormbreak.drivers.background_loop",
+        "stormbreak.drivers.listeners",
+        "stormbreak.drivers.flow_stepper",
+        "stormbreak.drivers.turn_lock",
+        "stormbreak.http.transports.places",
         "stormbreak.telemetry.logs",
         "stormbreak.telemetry.watch",
     }

@@ -12,8 +12,8 @@ from forking import in_child
 
 from stormbreak.cache.memory import MemoryCache
 from stormbreak.core.fallback import CachePolicy
-from stormbreak.drivers import forks, locks, sharing
-from stormbreak.drivers.background import BACKGROUND
+from stormbreak.drivers import flow_stepper, fork_safety, locks
+from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.httpx2 import Transport
 from stormbreak.testing import serve
 
@@ -51,7 +51,7 @@ def uses(transport, base_url):
 
 
 def test_a_child_makes_a_client_while_the_parent_makes_one():
-    with held(sharing._lock):
+    with held(flow_stepper._lock):
         assert in_child(lambda: Transport().engine is not None)
 
 
@@ -95,7 +95,7 @@ def test_the_thread_that_forks_keeps_the_locks_that_it_holds():
 class Forgetful:
     def __init__(self, error=None):
         self.error, self.forgot = error, False
-        forks.reset_in_child(self.forget)
+        fork_safety.reset_in_child(self.forget)
 
     def forget(self):
         self.forgot = True
@@ -113,9 +113,9 @@ def test_one_that_cannot_forget_keeps_no_other_from_it():
 def test_what_is_gone_forgets_nothing():
     one = Forgetful()
     key = id(one)
-    assert key in forks._reset_in_child
+    assert key in fork_safety._reset_in_child
     del one
-    assert key not in forks._reset_in_child
+    assert key not in fork_safety._reset_in_child
 
 
 def test_a_few_seconds_of_dropped_clients_and_forks():

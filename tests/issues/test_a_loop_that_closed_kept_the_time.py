@@ -8,16 +8,16 @@ import threading
 from stage import OK, TARGET, policy, told
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers import aio, waiting
+from stormbreak.drivers import asyncio_driver, delivery
 from stormbreak.types import Call
 
 COOLDOWN = 0.3
 
 
 def test_those_who_wait_look_again_by_themselves(monkeypatch):
-    monkeypatch.setattr(waiting, "LOOK_AGAIN", 0.1)
+    monkeypatch.setattr(delivery, "LOOK_AGAIN", 0.1)
     engine = Engine(policy())
-    driver = aio.AsyncioDriver(engine, chance=lambda: 0.0)
+    driver = asyncio_driver.AsyncioDriver(engine, chance=lambda: 0.0)
     answers = iter([told(COOLDOWN)])
     waits, closed = threading.Event(), threading.Event()
 

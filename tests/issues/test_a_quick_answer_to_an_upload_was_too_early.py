@@ -8,7 +8,7 @@ import time
 import httpx2
 from sockets import answer, served
 
-from stormbreak.drivers.background import Background
+from stormbreak.drivers.background_loop import Background
 from stormbreak.httpx2 import Transport
 
 

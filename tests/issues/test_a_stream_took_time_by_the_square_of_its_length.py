@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from stormbreak.llm.reading import Shape
-from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.models import Shape
+from stormbreak.llm.stream_reader import StreamAssembler
 
 EVENTS = 30_000
 HALF = EVENTS // 2

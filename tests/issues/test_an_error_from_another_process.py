@@ -10,7 +10,7 @@ import pytest
 from stormbreak import errors, explain
 from stormbreak.errors import CallError, StormbreakError, StreamBrokenError, error_for
 from stormbreak.http.exchange import Received
-from stormbreak.llm.reading import HttpResponse, ParsedResponse
+from stormbreak.llm.models import HttpResponse, ParsedResponse
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 
 ENDED = CallResult(Outcome(Verdict.BROKEN, status=200, error=OSError(1, "gone")), attempts=1)

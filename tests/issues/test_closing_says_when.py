@@ -5,7 +5,7 @@ and gates that had opened meanwhile looked closed.
 
 from stage import Stage, policy
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 
 
 def test_a_permit_passed_on_by_closing_was_taken_then():

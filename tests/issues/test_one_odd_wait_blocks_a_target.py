@@ -7,7 +7,7 @@ import pytest
 from stage import OK, Stage, policy, told
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 

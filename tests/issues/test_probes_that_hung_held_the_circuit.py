@@ -7,7 +7,7 @@ import pytest
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.types import Call, Outcome, Target, Verdict
 
 TARGET = Target("acme", "large")

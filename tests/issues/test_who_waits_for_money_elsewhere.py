@@ -6,7 +6,7 @@ from stage import OK, OTHER, SERVER_ERROR, Stage, policy
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 
 ONCE = RetryPolicy(attempts=1)
 DOLLAR, OF_OTHER = usage(1_000_000), usage(10_000_000)

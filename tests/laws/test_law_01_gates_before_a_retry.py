@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from stage import SERVER_ERROR, TIMEOUT
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import Budget, BudgetPolicy, Load
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, RetryPolicy, decide
+from stormbreak.core.retry_budget import Budget, BudgetPolicy, Load
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 
 POLICY = RetryPolicy(attempts=3, backoff=Constant(seconds=2.0), min_time_left=0.5)

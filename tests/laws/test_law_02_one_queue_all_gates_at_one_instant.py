@@ -11,7 +11,7 @@ from stage import OK, OTHER, SERVER_ERROR, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.gate import OPEN
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures

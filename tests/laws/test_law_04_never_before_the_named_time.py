@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stage import OK, THROTTLED, Stage, policy, told
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.types import Verdict

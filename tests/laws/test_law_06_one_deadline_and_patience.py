@@ -16,12 +16,12 @@ from stage import OK, SERVER_ERROR, TIMEOUT, Stage, policy, told
 from wrapped import INNER, WRAPPED, asking
 
 from stormbreak.core.backoff import Constant, FullJitter
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 
 FRAGILE = BreakerPolicy(trip=ConsecutiveFailures(threshold=1))

@@ -24,7 +24,7 @@ from stormbreak.core.trip import (
     SlowRate,
     SlowRateOfLast,
 )
-from stormbreak.drivers.virtual import Timeline
+from stormbreak.drivers.virtual_time import Timeline
 from stormbreak.types import TREATMENTS
 
 OUTCOMES = st.lists(st.booleans(), max_size=80)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stage import OK, SERVER_ERROR, TARGET, Stage, policy
 
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import ARTICLE, BATCH, INTERACTIVE, for_batch
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import CircuitOpenError, error_for

@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from stage import OK, Spaced, Stage, policy
 
-from stormbreak.core.automatic import AutomaticLimit
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.types import Priority
 

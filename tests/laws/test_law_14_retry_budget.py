@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import SHORT_WAIT, Budget, BudgetPolicy, Load
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import SHORT_WAIT, Budget, BudgetPolicy, Load
 from stormbreak.events import RetryPlanned
 from stormbreak.types import TREATMENTS, Outcome, Verdict
 

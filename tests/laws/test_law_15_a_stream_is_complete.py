@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stormbreak.core.presets import OFF
 from stormbreak.errors import StreamBrokenError, UpstreamError
 from stormbreak.http.client import AsyncClient
-from stormbreak.llm.deltas import is_readable
+from stormbreak.llm.stream_event_text import is_readable
 from stormbreak.types import Outcome, Verdict
 
 SAY = {"messages": [{"role": "user", "content": "hello"}]}

@@ -19,8 +19,8 @@ from doubles import PAUSE, Doubles, ask_all
 from sockets import answer, served, tls
 from wrapped import INNER, WRAPPED, asking, inner_of
 
-from stormbreak.http.aiohttp_wire import _Connector
-from stormbreak.http.doors.inner_connection import TO_QUEUE, _follow, parser_of
+from stormbreak.http.h1.aiohttp_connection import _Connector
+from stormbreak.http.transports.wrapped_body import TO_QUEUE, _follow, parser_of
 
 ADR = (Path(__file__).parents[2] / "docs/adr/0004-the-http-engine.md").read_text()
 READ_AT_ONCE = 65536  # bytes

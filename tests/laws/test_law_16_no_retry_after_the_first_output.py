@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import INVALID, OK, SERVER_ERROR, THROTTLED, TIMEOUT, Stage, policy, told
 
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.backoff import Constant
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.flow import DeliverStream
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.events import Committed, Returned, Sent
 from stormbreak.types import CANCELLED, Outcome, Verdict

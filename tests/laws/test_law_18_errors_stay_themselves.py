@@ -16,10 +16,10 @@ from stage import OTHER, SERVER_ERROR, TARGET, Stage, policy
 from stormbreak import CircuitBreaker
 from stormbreak.core.backoff import Constant
 from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.explain import MOST, add_attempt_notes
 from stormbreak.core.fallback import Place, Step, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.tried import MOST, add_attempt_notes
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import (
     AttemptTimeoutError,

@@ -27,12 +27,12 @@ from stormbreak.core.presets import for_batch
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import CallError, ConfigurationError
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.echoes import SECRET, redact
+from stormbreak.http.endpoint import is_loopback, origin_of, same_origin
 from stormbreak.http.environment import find_endpoint
-from stormbreak.http.origin import is_loopback, origin_of, same_origin
-from stormbreak.keylike import may_be_secret
-from stormbreak.llm.presets import PRESETS
-from stormbreak.llm.reading import ParsedResponse
+from stormbreak.http.redact import SECRET, redact
+from stormbreak.key_patterns import may_be_secret
+from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Verdict
 
 SAY = [{"role": "user", "content": PROMPT}]

@@ -21,19 +21,19 @@ from sockets import End, answer, failing, served
 
 from stormbreak.cli.main import main
 from stormbreak.config import load_policy
-from stormbreak.config.plain import plain
+from stormbreak.config.policy_toml import plain
 from stormbreak.config.schema import parts_of
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http import aiohttp_incoming, aiohttp_wire
 from stormbreak.http.client import AsyncClient
+from stormbreak.http.h1 import aiohttp_connection
 from stormbreak.llm import sse, stream_reader
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm.claims import parse_assertion
+from stormbreak.storm.assertions import parse_assertion
 from stormbreak.types import Verdict
 
 SOURCE = Path(__file__).parents[2] / "src" / "stormbreak"
@@ -171,7 +171,7 @@ EXECUTES = frozenset(
 IMPORTS = frozenset(
     {"pickle", "marshal", "shelve", "subprocess", "code", "runpy", "yaml", "ctypes"}
 )
-BY_NAME = frozenset({"on_demand.py", "cli/lazy.py"})
+BY_NAME = frozenset({"lazy_import.py", "cli/lazy_group.py"})
 """Where a module is imported by a name, one of a table in the code."""
 
 OWN_COMMAND = "demo/stage.py"
@@ -302,7 +302,7 @@ async def test_what_has_no_end_has_a_bound_and_a_verdict(
     script, policy, streamed, verdict, said, monkeypatch
 ):
     """The bounds of bytes are lowered, so that the test is quick; the real ones are in `test_faults`."""
-    for module in (aiohttp_wire, aiohttp_incoming):
+    for module in (aiohttp_connection, aiohttp_connection):
         monkeypatch.setattr(module, "BODY_LIMIT", 2**22 if said == "line" else 2**20)
     monkeypatch.setattr(sse, "LINE_LIMIT", 2**20)
     monkeypatch.setattr(stream_reader, "TOTAL_LIMIT", 2**16 if said == "longer than" else 2**22)

@@ -20,14 +20,14 @@ from stormbreak.core.circuit import State
 from stormbreak.core.diagnosis import Cause
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.events import Returned
-from stormbreak.provider.kinds import Kind
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.model import ProviderModel
 from stormbreak.provider.scenario import Load, Provider, Scenario, Step, Trouble
 from stormbreak.storm.measures import quantile
+from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
 from stormbreak.storm.traffic import traffic
-from stormbreak.storm.world import Sent, SimulatedProvider
 from stormbreak.types import Call, Target, Verdict
 
 BEGINS, ENDS = 40.0, 100.0  # seconds

@@ -7,14 +7,14 @@ from streamed import event as in_event
 
 import answers_page
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.complaint import parse_error
+from stormbreak.llm.error_body import parse_error
+from stormbreak.llm.error_tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
 from stormbreak.llm.finish_reasons import FINISH_REASONS, FinishMeaning, Reason, reason_of
-from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.presets import PRESETS
-from stormbreak.llm.reading import HttpResponse, Shape, endpoint_of
-from stormbreak.llm.scan import StreamScanner
+from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.providers import PRESETS
 from stormbreak.llm.shapes import ERROR_SHAPES, SOURCES, STATUSES_OF, STREAM_ENDINGS
-from stormbreak.llm.tables import BROAD, BROAD_CODES, CODES, NAMED, PHRASES
+from stormbreak.llm.stream_formats import FORMATS
+from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import TREATMENTS, Verdict
 
 

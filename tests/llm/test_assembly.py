@@ -3,8 +3,8 @@
 import pytest
 from chunks import assembled, call, choice, message, whole_call
 
-from stormbreak.llm.assembly import ChatAssembly
-from stormbreak.llm.pieces import MalformedChunkError
+from stormbreak.llm.chat import ChatAssembly
+from stormbreak.llm.stream_deltas import MalformedChunkError
 
 
 def test_the_answer_has_the_form_of_an_unstreamed_one():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.bounds import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound, unbounded_by
+from stormbreak.llm.tokens import PICTURE, TEMPLATE, TOOLS, bound_of, input_bound, unbounded_by
 from stormbreak.types import Usage
 
 

@@ -5,8 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stormbreak.llm.classify import read_answer, verdict_of_status
-from stormbreak.llm.reading import HttpResponse, Shape
-from stormbreak.llm.tables import BROAD, NAMED, STATUSES
+from stormbreak.llm.error_tables import BROAD, NAMED, STATUSES
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import TREATMENTS, Verdict
 
 NOW = 1795557600.0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.complaint import identifier, parse_error
+from stormbreak.llm.error_body import identifier, parse_error
 
 
 def complaint(value, *, is_error=True):

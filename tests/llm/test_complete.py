@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from streamed import whole_message, whole_response
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.complete import read_body
-from stormbreak.llm.reading import HttpResponse, Shape
+from stormbreak.llm.completeness import read_body
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import Usage, Verdict
 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hé!"}, "finish_reason": "stop"}

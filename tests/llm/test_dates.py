@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.dates import parse_http_date, rfc3339
+from stormbreak.llm.time_formats import parse_http_date, rfc3339
 
 NOW = datetime(2026, 11, 24, 22, tzinfo=UTC)
 

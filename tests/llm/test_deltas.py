@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamed import whole_response
 
-from stormbreak.llm.deltas import is_readable, text_of
-from stormbreak.llm.halves import decoded
+from stormbreak.llm.stream_event_text import is_readable, text_of
+from stormbreak.llm.surrogates import decoded
 
 
 def chat(content, index=0):

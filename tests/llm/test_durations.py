@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.durations import LONGEST, duration, number, wait
+from stormbreak.llm.time_formats import LONGEST, duration, number, wait
 
 
 @pytest.mark.parametrize(

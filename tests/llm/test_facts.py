@@ -6,8 +6,8 @@ import pytest
 from facts import FACTS, anthropic, aws
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpResponse, Shape
-from stormbreak.llm.tables import is_known
+from stormbreak.llm.error_tables import is_known
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z

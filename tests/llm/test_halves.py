@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.halves import MOST_HALVES, decoded, mended
-from stormbreak.llm.reading import HttpResponse, Shape
+from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.surrogates import MOST_HALVES, decoded, mended
 from stormbreak.types import Verdict
 
 PIECES = st.sampled_from(["a", "\\", '"', "u", "d83d", "\ud83d", "\ude00", "\U0001f600", "é"])

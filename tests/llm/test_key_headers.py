@@ -2,8 +2,8 @@
 
 import pytest
 
-from stormbreak.llm.key_headers import key_headers
-from stormbreak.llm.reading import Shape
+from stormbreak.llm.models import Shape
+from stormbreak.llm.providers import key_headers
 
 KEY = "canary-0123456789"
 CLAUDE = "sk-ant-api03-canary"

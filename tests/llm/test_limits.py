@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.limits import parse_rate_limits
+from stormbreak.llm.rate_limit_headers import parse_rate_limits
 from stormbreak.types import RateLimits, RateLimitStatus
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z

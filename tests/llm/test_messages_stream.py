@@ -4,7 +4,7 @@ import pytest
 from readings import Reader
 from streamed import MESSAGE_USAGE, PING, event, message, typed, whole_message
 
-from stormbreak.llm.reading import Shape
+from stormbreak.llm.models import Shape
 from stormbreak.types import Usage, Verdict
 
 TEXTS = ["Hé", "llo"]

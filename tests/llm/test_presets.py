@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.llm.presets import PRESETS, preset
+from stormbreak.llm.providers import PRESETS, preset
 
 
 def test_presets_are_what_the_providers_document():

@@ -6,9 +6,9 @@ import pytest
 from streamed import DONE, chunk, event, message, response, typed, whole_message, whole_response
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpResponse, Shape, endpoint_of
-from stormbreak.llm.scan import StreamScanner
-from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.models import HttpResponse, Shape, endpoint_of
+from stormbreak.llm.stream_reader import StreamAssembler
+from stormbreak.llm.stream_scanner import StreamScanner
 from stormbreak.types import TREATMENTS, Tally, Usage, Verdict
 
 MESSAGE = {"role": "assistant", "content": "Hi"}

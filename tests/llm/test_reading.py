@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.llm.reading import Shape, endpoint_of
+from stormbreak.llm.models import Shape, endpoint_of
 
 
 @pytest.mark.parametrize(

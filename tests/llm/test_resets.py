@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.llm.resets import parse_reset
+from stormbreak.llm.retry_after import parse_reset
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 

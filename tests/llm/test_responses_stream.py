@@ -6,7 +6,7 @@ import pytest
 from readings import Reader
 from streamed import event, response, typed, whole_response
 
-from stormbreak.llm.reading import Shape, endpoint_of
+from stormbreak.llm.models import Shape, endpoint_of
 from stormbreak.types import TREATMENTS, Usage, Verdict
 
 TEXTS = ["Hé", "llo"]

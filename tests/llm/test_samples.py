@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpResponse, Shape
-from stormbreak.llm.waits import retry_after
+from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.retry_after import retry_after
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 DATA = Path(__file__).parent / "data"

@@ -9,13 +9,13 @@ from streamed import DONE, PING, chat, chunk, event, message, response
 
 from stormbreak.llm import sse
 from stormbreak.llm import stream_reader as module
-from stormbreak.llm.chat_marks import ChatWatcher
+from stormbreak.llm.chat import ChatWatcher
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.messages_stream import MessagesWatcher
-from stormbreak.llm.reading import HttpResponse, Shape
-from stormbreak.llm.responses_stream import ResponsesWatcher
-from stormbreak.llm.scan import MAX_UNPARSED, StreamScanner
-from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.messages import MessagesWatcher
+from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.responses import ResponsesWatcher
+from stormbreak.llm.stream_reader import StreamAssembler
+from stormbreak.llm.stream_scanner import MAX_UNPARSED, StreamScanner
 from stormbreak.types import Usage, Verdict
 
 TEXTS = ["Hé", "llo", ' "finish_reason":"stop" ', "[DONE] error", "\n\n"]
@@ -226,7 +226,7 @@ def test_a_stream_is_bounded(monkeypatch):
     stream = b"".join(STREAMS[Shape.CHAT])
     for limit, verdict in ((len(stream), Verdict.OK), (len(stream) - 1, Verdict.BROKEN)):
         monkeypatch.setattr(module, "TOTAL_LIMIT", limit)
-        monkeypatch.setattr("stormbreak.llm.scan.TOTAL_LIMIT", limit)
+        monkeypatch.setattr("stormbreak.llm.stream_scanner.TOTAL_LIMIT", limit)
         assert scan(Shape.CHAT, *STREAMS[Shape.CHAT]).verdict is verdict
 
 

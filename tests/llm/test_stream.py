@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from stormbreak.llm import stream_reader as module
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpResponse, Shape
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.llm.sse import LINE_LIMIT
-from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.types import Usage, Verdict
 
 DONE = b"data: [DONE]\n\n"

@@ -1,6 +1,6 @@
 import pytest
 
-from stormbreak.llm.usage import usage_of
+from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Usage
 
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.durations import LONGEST
-from stormbreak.llm.reading import HttpResponse, Shape
-from stormbreak.llm.waits import retry_after
+from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.retry_after import retry_after
+from stormbreak.llm.time_formats import LONGEST
 from stormbreak.types import Verdict
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z

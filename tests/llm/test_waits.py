@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormbreak.llm.durations import LONGEST
-from stormbreak.llm.waits import retry_after
+from stormbreak.llm.retry_after import retry_after
+from stormbreak.llm.time_formats import LONGEST
 
 NOW = 1795557600.0  # 2026-11-24T22:00:00Z
 

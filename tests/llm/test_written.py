@@ -3,7 +3,7 @@
 import pytest
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpResponse, Shape
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.llm.written import ID, written
 from stormbreak.types import Usage, Verdict
 

@@ -10,7 +10,7 @@ import pytest
 from bad_luck import AT_MOST, LUCK, ROWS, WIDTH, busy_beside, loop, ours, outlived, race, unlucky
 from batches import assert_answered, chat_rows, environment, provider_process, read, write
 
-from stormbreak.core.schedule import ATTEMPTS
+from stormbreak.core.row_schedule import ATTEMPTS
 
 pytestmark = pytest.mark.prove
 

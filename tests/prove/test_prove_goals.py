@@ -7,10 +7,10 @@ from statistics import fmean
 
 import pytest
 
-from stormbreak.provider.loader import load
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.contenders import find
 from stormbreak.storm.measures import average
+from stormbreak.storm.policies import find
 
 pytestmark = pytest.mark.prove
 

@@ -8,14 +8,14 @@ from statistics import fmean
 
 import pytest
 
-from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import RECOVERY_WINDOW
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.contenders import find
-from stormbreak.storm.draws import draw
 from stormbreak.storm.live import Program, play
-from stormbreak.storm.live.busy import ENOUGH
-from stormbreak.storm.live.scaled import staged
+from stormbreak.storm.live.cpu_load import ENOUGH
+from stormbreak.storm.live.scaling import staged
+from stormbreak.storm.policies import find
+from stormbreak.storm.random_storms import draw
 
 pytestmark = pytest.mark.prove
 

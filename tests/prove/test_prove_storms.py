@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.provider.loader import load
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.contenders import find
+from stormbreak.storm.policies import find
 
 pytestmark = pytest.mark.prove
 

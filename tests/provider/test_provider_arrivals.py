@@ -4,8 +4,8 @@ import pytest
 
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.arrivals import Even, Poisson, rate_segments
-from stormbreak.provider.loader import parse
 from stormbreak.provider.scenario import Step
+from stormbreak.provider.scenario_file import parse
 
 
 def drawn(stream, until):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.provider.kinds import Kind
-from stormbreak.provider.loader import builtin_names, parse
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Dialect
+from stormbreak.provider.scenario_file import builtin_names, parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "provider.md").read_text()
 

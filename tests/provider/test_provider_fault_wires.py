@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from stormbreak.provider.faults import wires
+from stormbreak.provider.faults import connections
 from stormbreak.testing import answer_text
 
 from .conftest import CHAT, STREAM, body_of, plays, request_bytes, said_in
@@ -148,12 +148,12 @@ def test_a_bomb_is_a_good_answer_and_much_of_nothing(trouble, dial, payload):
     heard = dial(trouble("gzip_bomb")).ask(payload=payload)
     assert heard.headers["content-encoding"] == "gzip"
     packed = heard.body
-    assert len(packed) * 500 < wires.BOMB
+    assert len(packed) * 500 < connections.BOMB
     unpacker = zlib.decompressobj(wbits=31)
     size, end, rest = 0, b"", packed
     while more := unpacker.decompress(rest, 1 << 24):
         size, end, rest = size + len(more), more[-10_000:], unpacker.unconsumed_tail
-    assert size > wires.BOMB
+    assert size > connections.BOMB
     assert unpacker.eof, "its check and its length are right"
     assert answer_text(CHAT).split()[0].encode() in end
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.provider.connection import Connection
-from stormbreak.provider.faults import bodies, streams, wires
+from stormbreak.provider.faults import bodies, connections, streams
 from stormbreak.provider.scripts import Ending, Piece, Script
 
 from .conftest import STREAM, request_bytes
@@ -18,7 +18,7 @@ def test_every_fault_is_tested():
     played = {
         kind for text in texts for kind in re.findall(r'^@plays\("(\w+)"\)$', text, re.MULTILINE)
     }
-    assert {kind.value for kind in bodies.FAULTS | streams.FAULTS | wires.FAULTS} == played
+    assert {kind.value for kind in bodies.FAULTS | streams.FAULTS | connections.FAULTS} == played
 
 
 def test_only_good_answers_count(trouble, dial):

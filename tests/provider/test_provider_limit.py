@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.limit import RequestLimit, Standing, limit_of
+from stormbreak.provider.rate_limit import RequestLimit, Standing, limit_of
 from stormbreak.provider.scenario import Limit, LimitKind
 
 

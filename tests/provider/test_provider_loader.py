@@ -3,9 +3,9 @@
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.kinds import CONDITIONS, Kind, WaitForm
-from stormbreak.provider.loader import builtin_names, load, parse
+from stormbreak.provider.fault_kinds import CONDITIONS, Kind, WaitForm
 from stormbreak.provider.scenario import Burst, Provider, Scenario, Step, Trouble
+from stormbreak.provider.scenario_file import builtin_names, load, parse
 
 
 def test_every_builtin_scenario_loads_and_tells_what_it_is():

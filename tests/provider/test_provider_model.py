@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormbreak.provider.kinds import Kind
-from stormbreak.provider.loader import load, parse
+from stormbreak.provider.counters import peak_arrivals
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.model import Part, ProviderModel
 from stormbreak.provider.scenario import (
     BackgroundTraffic,
@@ -19,7 +19,7 @@ from stormbreak.provider.scenario import (
     Step,
     Trouble,
 )
-from stormbreak.provider.tally import peak_arrivals
+from stormbreak.provider.scenario_file import load, parse
 
 FOREVER = 1e7
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormbreak.provider.kinds import REFUSALS, Kind
+from stormbreak.provider.fault_kinds import REFUSALS, Kind
 
 from .conftest import CHAT, STREAM
 

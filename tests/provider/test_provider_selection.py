@@ -3,11 +3,10 @@
 import pytest
 
 from stormbreak.provider.chance import mix
-from stormbreak.provider.kinds import Kind
-from stormbreak.provider.loader import parse
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Trouble
-from stormbreak.provider.selection import Asking, picked
-from stormbreak.provider.weather import forecast
+from stormbreak.provider.scenario_file import parse
+from stormbreak.provider.timeline import Asking, forecast, picked
 
 from .conftest import CHAT
 

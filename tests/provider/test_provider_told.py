@@ -8,10 +8,10 @@ import pytest
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.http.client import AsyncClient
-from stormbreak.llm.limits import parse_rate_limits
-from stormbreak.provider.limit import Standing
+from stormbreak.llm.rate_limit_headers import parse_rate_limits
+from stormbreak.provider.rate_limit import Standing
+from stormbreak.provider.rate_limit_headers import limit_headers
 from stormbreak.provider.scenario import Dialect
-from stormbreak.provider.told import limit_headers
 
 NOW = 1795557600.25
 STANDINGS = [Standing(False, 600, 590.4, 1.0), Standing(True, 60_000, 0.0, 59.9995)]

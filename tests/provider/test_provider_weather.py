@@ -5,9 +5,9 @@ import math
 import pytest
 
 from stormbreak.provider.chance import mix
-from stormbreak.provider.kinds import Kind
-from stormbreak.provider.loader import parse
-from stormbreak.provider.weather import forecast
+from stormbreak.provider.fault_kinds import Kind
+from stormbreak.provider.scenario_file import parse
+from stormbreak.provider.timeline import forecast
 
 
 def spell_at(toml, moment):

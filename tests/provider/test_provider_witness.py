@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from stormbreak.provider.loader import parse
+from stormbreak.provider.scenario_file import parse
 from stormbreak.provider.server import ProviderServer
 
 from .conftest import request_bytes

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import load
+from stormbreak.provider.scenario_file import load
 from stormbreak.testing import serve
 
 from .conftest import RawClient
@@ -20,7 +20,7 @@ def test_the_plugin_loads_nothing_of_stormbreak_until_it_is_used():
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "['stormbreak.on_demand', 'stormbreak.testing']"
+    assert done.stdout.strip() == "['stormbreak.lazy_import', 'stormbreak.testing']"
 
 
 def test_whoever_has_no_pytest_can_serve_all_the_same():

@@ -8,8 +8,8 @@ import pytest
 from published import theory
 from published.theory import PAGE, claims
 from stormbreak.config import load_policy
-from stormbreak.core.budget import BudgetPolicy
-from stormbreak.provider.loader import load
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
 
 CLAIMS = claims(PAGE.read_text())

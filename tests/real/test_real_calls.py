@@ -7,7 +7,7 @@ import pytest
 from model_server import KEY
 
 from stormbreak import AsyncClient
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import (

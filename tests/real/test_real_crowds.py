@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from model_server import KEY
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import CallError, StreamBrokenError

@@ -10,7 +10,7 @@ from small_storm import small_storm
 from surveyed import a_survey
 
 from stormbreak.cli.main import main
-from stormbreak.report.write import ReportFile
+from stormbreak.report.destination import ReportFile
 from stormbreak.testing import serve
 
 ABOUT = """about = '''</style></svg><script>boom()</script>&amp; " $x^2$ ]]> \u202eevil'''"""

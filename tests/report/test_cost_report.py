@@ -15,9 +15,8 @@ from stormbreak.cost.money import USD, Currency
 from stormbreak.cost.roi import Case
 from stormbreak.cost.sheet import Column, Kind, Sheet
 from stormbreak.report.cost_facts import Cost, CostFacts, Costs
-from stormbreak.report.cost_report import cost_page, cost_picture
+from stormbreak.report.cost_report import cost_page, cost_picture, savings_panel
 from stormbreak.report.picture import png_of
-from stormbreak.report.savings import savings_panel
 
 ARTICLE = ["--prices", "article-2025", "--tokens", "50M"]
 MOVE = ["roi", *ARTICLE, "--current", "openai/gpt-4.1", "--candidate", "holysheep/gpt-4.1"]

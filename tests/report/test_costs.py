@@ -2,9 +2,9 @@
 
 import pytest
 
-from stormbreak.cost.outage import MINUTE
-from stormbreak.provider.loader import load
-from stormbreak.report.costs import ARTICLE, watched
+from stormbreak.cost.downtime import MINUTE
+from stormbreak.provider.scenario_file import load
+from stormbreak.report.storm_measures import ARTICLE, watched
 
 
 def test_a_storm_is_watched_from_its_trigger_on():

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from stormbreak.report.chart import Line, Panel
+from stormbreak.report.drawing import drawing_of
 from stormbreak.report.page import Card, Key, keys_of
-from stormbreak.report.panel import Line, Panel
 from stormbreak.report.picture import Picture, Tile, png_of
-from stormbreak.report.svg import drawing_of
 from stormbreak.report.theme import STROKES
 
 PANEL = Panel(

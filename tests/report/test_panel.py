@@ -2,7 +2,7 @@ from math import isnan, nan
 
 import pytest
 
-from stormbreak.report.panel import POINTS, Line, Panel, clock_for, means, stride
+from stormbreak.report.chart import POINTS, Line, Panel, clock_for, means, stride
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ from dataclasses import replace
 import pytest
 from small_storm import small_storm
 
-from stormbreak.provider.loader import load
-from stormbreak.report.comparison import Comparison
-from stormbreak.report.quantities import ANSWERS, ATTEMPTS, IN_FLIGHT
+from stormbreak.provider.scenario_file import load
 from stormbreak.report.storm_report import storm_page, storm_picture
+from stormbreak.report.storm_series import ANSWERS, ATTEMPTS, IN_FLIGHT, Comparison
 from stormbreak.report.theme import STROKES
 from stormbreak.storm import simulate
-from stormbreak.storm.contenders import find
+from stormbreak.storm.policies import find
 from stormbreak.storm.verdict import verdict
 
 

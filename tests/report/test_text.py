@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormbreak.report.text import NAME, escape_name, shown
+from stormbreak.escape import NAME, escape_name, shown
 
 KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 

@@ -10,10 +10,10 @@ import pytest
 from batches import chat_rows, read, run_args, scenario, size_of, started, wait_until, write
 from evil import EVIL
 
-from stormbreak.cli import batch_work
+from stormbreak.cli.batch import run as batch_work
 from stormbreak.cli.main import main
 from stormbreak.errors import ConfigurationError
-from stormbreak.report.write import ReportFile
+from stormbreak.report.destination import ReportFile
 
 pytestmark = pytest.mark.usefixtures("no_words_about_providers")
 

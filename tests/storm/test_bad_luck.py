@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from bad_luck import LUCK, NARROW, ROWS, TIMEOUT, WIDTH, outage
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import BATCH
 from stormbreak.events import Returned, Sent
-from stormbreak.provider.loader import parse
 from stormbreak.provider.scenario import Burst, Load
+from stormbreak.provider.scenario_file import parse
 from stormbreak.storm import simulate
-from stormbreak.storm.baselines import BASELINES
+from stormbreak.storm.policies import BASELINES
 from stormbreak.types import Verdict
 
 SEEDS = range(3)

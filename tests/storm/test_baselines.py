@@ -2,11 +2,10 @@
 
 import pytest
 
-from stormbreak.core.aimd import AimdLimit
-from stormbreak.core.budget import BudgetPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.presets import ARTICLE
-from stormbreak.storm.baselines import BASELINES
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.storm.policies import BASELINES
 
 NAMES = (
     "none", "naive", "naive_x10", "fixed", "exponential", "full_jitter", "decorrelated", "openai_sdk",

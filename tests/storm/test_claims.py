@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.storm.claims import NAMES, parse_assertion, values
+from stormbreak.storm.assertions import NAMES, parse_assertion, values
 from stormbreak.storm.measures import Measures
 
 CALM = Measures(

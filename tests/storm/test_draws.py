@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import builtin_names, dump, load, parse
-from stormbreak.storm.draws import FAMILIES, FLEETS, MOST_CALLS, draw, families_of
+from stormbreak.provider.scenario_file import builtin_names, dump, load, parse
 from stormbreak.storm.ideal import check_length, ideal_throughput, within
 from stormbreak.storm.measures import RECOVERY_WINDOW
-from stormbreak.storm.replies import check_playable
+from stormbreak.storm.outcomes import check_playable
+from stormbreak.storm.random_storms import FAMILIES, FLEETS, MOST_CALLS, draw, families_of
 from stormbreak.storm.traffic import check_measured, traffic
 
 PRESETS = ("interactive", "batch")

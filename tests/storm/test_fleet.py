@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.events import Returned, Sent

@@ -8,7 +8,7 @@ import pytest
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.events import CallEnded, Hedged, Overtaken, Sent
-from stormbreak.provider.kinds import Kind
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
 from stormbreak.storm.measures import average

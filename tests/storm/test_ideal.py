@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from stormbreak.provider.kinds import Kind
-from stormbreak.provider.loader import load
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm.ideal import _Fluid, ideal_throughput, within
 
 P = Provider(slots=100, service=2.0)  # 50 answers a second

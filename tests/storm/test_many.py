@@ -13,8 +13,8 @@ import pytest
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Load, Provider, Scenario
-from stormbreak.storm.baselines import BASELINES, NamedPolicy
-from stormbreak.storm.many import Run, simulate_all
+from stormbreak.storm.parallel import Run, simulate_all
+from stormbreak.storm.policies import BASELINES, NamedPolicy
 
 STORM = Scenario(
     name="small",

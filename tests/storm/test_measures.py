@@ -7,7 +7,7 @@ import pytest
 from stormbreak.provider.scenario import Load
 from stormbreak.storm.ideal import Amount
 from stormbreak.storm.measures import Observed, Record, average, measure, quantile, recovery
-from stormbreak.storm.series import series
+from stormbreak.storm.result import series
 
 LOAD = Load(rate=1.0, trigger_at=10.0, trigger_until=20.0)
 SEEN = Observed(attempts=[1, 5, 2], wasted=0.25, openings=3)

@@ -8,17 +8,16 @@ import pytest
 
 from stormbreak.config.schema import parts_of
 from stormbreak.core.backoff import Backoff
-from stormbreak.core.budget import BudgetPolicy
 from stormbreak.core.circuit import BreakerPolicy
+from stormbreak.core.concurrency_limit import Limit
 from stormbreak.core.fallback import CachePolicy
 from stormbreak.core.hedge import HedgePolicy
-from stormbreak.core.limit import Limit
-from stormbreak.core.policy import Policy
+from stormbreak.core.policy import LARGEST, SMALLEST, Policy
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.sizes import LARGEST, SMALLEST
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.core.trip import AnyRule, FailureRate, TripRule
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Burst, Kind, Load, Provider, Scenario, Trouble

@@ -7,11 +7,11 @@ import pytest
 
 from stormbreak.core.presets import OFF
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import load, parse
 from stormbreak.provider.scenario import Load, Provider, Scenario
-from stormbreak.storm import own, simulate
-from stormbreak.storm.own import read_arrivals, with_arrivals, with_batch
+from stormbreak.provider.scenario_file import load, parse
+from stormbreak.storm import simulate, user_traffic
 from stormbreak.storm.traffic import traffic
+from stormbreak.storm.user_traffic import read_arrivals, with_arrivals, with_batch
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_what_cannot_be_read(tmp_path):
 
 
 def test_more_than_can_be_simulated_is_refused_while_it_is_read(log, monkeypatch):
-    monkeypatch.setattr(own, "MOST_CALLS", 3)
+    monkeypatch.setattr(user_traffic, "MOST_CALLS", 3)
 
     assert len(read_arrivals(log("1\n" * 3))) == 3
     with pytest.raises(ConfigurationError, match="must hold at most 3 arrivals, holds more"):

@@ -6,7 +6,7 @@ from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded
 from stormbreak.http.client import AsyncClient
-from stormbreak.provider.kinds import (
+from stormbreak.provider.fault_kinds import (
     CONDITIONS,
     REFUSALS,
     SILENT,
@@ -18,7 +18,7 @@ from stormbreak.provider.kinds import (
 from stormbreak.provider.model import Part, ProviderModel, Reply
 from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
-from stormbreak.storm.replies import delay_of, outcome_of, sees_retry_after
+from stormbreak.storm.outcomes import delay_of, outcome_of, sees_retry_after
 from stormbreak.types import Verdict
 
 NEVER_DRAWN = {Kind.EARLY_ANSWER}  # simulated requests come whole

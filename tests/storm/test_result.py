@@ -8,10 +8,9 @@ import pytest
 from stormbreak.cli.main import main
 from stormbreak.core.presets import INTERACTIVE
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import parse
+from stormbreak.provider.scenario_file import parse
 from stormbreak.storm import simulate
-from stormbreak.storm.result import NO_SERIES, read, when
-from stormbreak.storm.series import Series
+from stormbreak.storm.result import NO_SERIES, Series, read, when
 
 SMALL = """
 name = "small"

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import ARTICLE, BATCH, OFF
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.core.schedule import ATTEMPTS, PROBE_ROWS
+from stormbreak.core.row_schedule import ATTEMPTS, PROBE_ROWS
 from stormbreak.events import CallEnded, Sent
-from stormbreak.provider.kinds import Kind
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
 from stormbreak.storm import simulate
-from stormbreak.storm.baselines import BASELINES
+from stormbreak.storm.policies import BASELINES
 
 ONCE_A_ROUND = replace(BATCH, breaker=None, learn_rate=False, retry=RetryPolicy(attempts=1))
 

@@ -6,15 +6,14 @@ from hashlib import sha256
 import pytest
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.presets import INTERACTIVE, OFF, PRESETS
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Returned, Sent
-from stormbreak.provider.kinds import Kind
-from stormbreak.provider.loader import builtin_names, load
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import (
     BackgroundTraffic,
     Burst,
@@ -25,8 +24,9 @@ from stormbreak.provider.scenario import (
     Scenario,
     Trouble,
 )
+from stormbreak.provider.scenario_file import builtin_names, load
 from stormbreak.storm import simulate
-from stormbreak.storm.baselines import BASELINES, NamedPolicy
+from stormbreak.storm.policies import BASELINES, NamedPolicy
 from stormbreak.types import Verdict
 
 STORM = Scenario(

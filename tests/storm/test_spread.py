@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from measured import MEASURES
 
-from stormbreak.storm.claims import NAMES
-from stormbreak.storm.spread import Spread, plain, spread
+from stormbreak.storm.assertions import NAMES
+from stormbreak.storm.measures import Spread, plain, spread
 
 
 def test_one_run_has_no_deviation():

@@ -16,13 +16,13 @@ from measured import MEASURES
 from rich.console import Console
 from small_storm import small_storm
 
-from stormbreak.batch.rows import Rows
-from stormbreak.cli import storm_run
+from stormbreak.batch.input.index import Rows
 from stormbreak.cli.main import main
-from stormbreak.cli.storm_screen import table
-from stormbreak.cli.storm_traffic import storm_of
+from stormbreak.cli.storm import run as storm_run
+from stormbreak.cli.storm.output import table
+from stormbreak.cli.storm.run import storm_of
 from stormbreak.llm.tokens import estimate
-from stormbreak.storm.claims import NAMES
+from stormbreak.storm.assertions import NAMES
 
 SMALL = small_storm('about = "a herd, and an outage"', herd=20, processes=2)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from measured import MEASURES
 
-from stormbreak.cli.storm_plot import picture
+from stormbreak.cli.storm.plot import picture
 from stormbreak.provider.scenario import Load, Provider, Scenario
 from stormbreak.storm.result import NO_SERIES, Result
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from stormbreak.cli.storm_screen import sentence
-from stormbreak.provider.loader import parse
+from stormbreak.cli.storm.output import sentence
+from stormbreak.provider.scenario_file import parse
 from stormbreak.testing import storm
 
 SMALL = """

@@ -7,8 +7,8 @@ from math import inf
 from surveyed import a_survey
 
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.storm.baselines import BASELINES, NamedPolicy
-from stormbreak.storm.claims import parse_assertion, values
+from stormbreak.storm.assertions import parse_assertion, values
+from stormbreak.storm.policies import BASELINES, NamedPolicy
 from stormbreak.storm.survey import Figures, rivals_of, survey
 
 OURS = NamedPolicy(name="interactive", policy=INTERACTIVE)

@@ -9,8 +9,8 @@ import pytest
 from stormbreak.core.presets import OFF
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import parse
-from stormbreak.storm.baselines import BASELINES
+from stormbreak.provider.scenario_file import parse
+from stormbreak.storm.policies import BASELINES
 from stormbreak.testing import storm, survey
 
 FEW = {"draws": 1, "lucks": 1, "families": ["luck"], "seed": 197}

@@ -7,8 +7,8 @@ import pytest
 from stormbreak.core.presets import OFF
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.events import Returned
-from stormbreak.provider.loader import load
 from stormbreak.provider.scenario import Dialect, Limit, LimitKind, Load, Provider, Scenario
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
 from stormbreak.storm.ideal import ideal_throughput, within
 from stormbreak.storm.traffic import traffic

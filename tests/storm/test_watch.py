@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.presets import INTERACTIVE, OFF
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.provider.kinds import Kind
-from stormbreak.provider.loader import load
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.scenario import Burst, Load, Provider, Scenario, Trouble
+from stormbreak.provider.scenario_file import load
 from stormbreak.storm import simulate
-from stormbreak.storm.series import Look
-from stormbreak.storm.watch import Watch
+from stormbreak.storm.result import Look
+from stormbreak.storm.simulation import Watch
 
 
 def herd(*, calls=6, slots=2, processes=1, timeout=30.0, trouble=(), at=2.0):

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 from batches import chat_rows, command, environment, provider_process, run_args, scenario, write
 
-from stormbreak.core.schedule import ATTEMPTS
-from stormbreak.provider.formats.understand import FORMATS, understand
-from stormbreak.provider.loader import parse
+from stormbreak.core.row_schedule import ATTEMPTS
+from stormbreak.provider.formats.registry import FORMATS, understand
 from stormbreak.provider.model import ProviderModel
+from stormbreak.provider.scenario_file import parse
 from stormbreak.provider.server import ProviderServer
 
 ROWS, WIDTH, TIMEOUT = 500, 64, 6.0

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 
-from stormbreak.llm.presets import PRESETS
+from stormbreak.llm.providers import PRESETS
 from stormbreak.testing import answer_text
 
 KEYS = [preset.key_env for preset in PRESETS.values() if preset.key_env]

@@ -1,6 +1,6 @@
 """Chunks of a streamed chat completion, as values, and what is put together from them."""
 
-from stormbreak.llm.assembly import ChatAssembly
+from stormbreak.llm.chat import ChatAssembly
 
 
 def assembled(*chunks):

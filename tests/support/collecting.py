@@ -84,7 +84,7 @@ from stormbreak.core.fallback import CachePolicy  # noqa: E402
 from stormbreak.cost.meter import Meter  # noqa: E402
 from stormbreak.http.client import AsyncClient  # noqa: E402
 from stormbreak.httpx2 import AsyncTransport, Transport, wrap  # noqa: E402
-from stormbreak.telemetry.attaching import attach  # noqa: E402
+from stormbreak.telemetry.attachment import attach  # noqa: E402
 from stormbreak.telemetry.logs import Logs  # noqa: E402
 from stormbreak.telemetry.watch import Watch  # noqa: E402
 from stormbreak.testing import serve  # noqa: E402

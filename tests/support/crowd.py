@@ -9,12 +9,12 @@ from random import Random
 from stage import OK, SERVER_ERROR, TARGET, policy
 
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.types import Call
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.presets import INTERACTIVE
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.http.client import AsyncClient
-from stormbreak.provider.loader import parse
 from stormbreak.provider.model import ProviderModel
-from stormbreak.storm.world import Sent, SimulatedProvider
+from stormbreak.provider.scenario_file import parse
+from stormbreak.storm.simulated_provider import Sent, SimulatedProvider
 from stormbreak.testing import serve
 from stormbreak.types import Call, Target, Verdict
 

@@ -3,7 +3,7 @@
 from stage import OK, TARGET
 
 from stormbreak.core.admission import TargetQueue
-from stormbreak.core.concurrency import FixedLimit, FixedLimiter
+from stormbreak.core.concurrency_limit import FixedLimit, FixedLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN
 from stormbreak.core.queueing import QueuePolicy

@@ -12,7 +12,7 @@ import openai
 from sockets import PATIENCE, answer
 from wrapped import asking
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.errors import ConnectionLostError

@@ -16,7 +16,7 @@ from fuzz_answers import CHAT, Meant
 from fuzz_truth import may_be
 from sockets import PATIENCE, answer
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy

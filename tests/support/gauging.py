@@ -11,11 +11,11 @@ import sys
 from prometheus_client import values
 from stage import OK, told
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.sharing import shared_stepper
-from stormbreak.telemetry import Metrics, attach, several
+from stormbreak.drivers.flow_stepper import shared_stepper
+from stormbreak.telemetry import Metrics, attach, prometheus_multiprocess
 from stormbreak.types import Call, Target
 
 
@@ -51,7 +51,7 @@ class Worker:
 
 
 if __name__ == "__main__":
-    several.EVERY = 0.05
+    prometheus_multiprocess.EVERY = 0.05
     if sys.argv[1:]:
         values.ValueClass = values.MultiProcessValue(lambda: int(sys.argv[1]))
     worker = Worker()

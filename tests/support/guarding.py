@@ -6,11 +6,11 @@ from stage import policy
 from virtual_loop import run
 from virtual_threads import Threads
 
-from stormbreak.around.resilient import Resilient
-from stormbreak.around.rules import Rules
 from stormbreak.core.backoff import Constant
 from stormbreak.core.engine import Engine
 from stormbreak.core.retry import RetryPolicy
+from stormbreak.functions.outcome_rules import Rules
+from stormbreak.functions.resilient import Resilient
 from stormbreak.types import Target
 
 PRICES = Target("prices", "")

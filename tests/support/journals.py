@@ -2,8 +2,8 @@
 
 import json
 
-from stormbreak.batch.lines import Failure, Response
-from stormbreak.batch.row import Row
+from stormbreak.batch.input.request import Row
+from stormbreak.batch.store.record import Failure, Response
 from stormbreak.types import Verdict
 
 OK = Response(status_code=200, request_id="r", body=b'{"answer":1}')

@@ -6,7 +6,7 @@ from stage import OK, TARGET
 from virtual_loop import now
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.aio import AsyncioDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
 from stormbreak.types import Call
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from streamed import DONE
 
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpResponse, Shape
-from stormbreak.llm.stream import StreamAssembler
+from stormbreak.llm.models import HttpResponse, Shape
+from stormbreak.llm.stream_reader import StreamAssembler
 from stormbreak.types import Verdict
 
 

@@ -8,8 +8,8 @@ from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import NamedTuple
 
-from stormbreak.http.doors.door import Door
-from stormbreak.http.doors.transport import AsyncSdkTransport
+from stormbreak.http.transports.door import Door
+from stormbreak.http.transports.transport import AsyncSdkTransport
 
 PLACE = Path(__file__).parents[2] / "docs" / "sdks"
 GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai/"

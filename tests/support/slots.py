@@ -2,7 +2,7 @@
 
 from stage import OK, SERVER_ERROR, told
 
-from stormbreak.core.automatic import AutomaticLimit, AutomaticLimiter
+from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.types import TREATMENTS
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import Command, DeliverStream, Race, Send, Wait, WaitFor, close
 from stormbreak.core.plan import run_call

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from clients import has_answered, lane_of
 
-from stormbreak.core.aimd import AimdLimit
 from stormbreak.core.backoff import Constant
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
 from stormbreak.core.fallback import ToCache, ToDegraded
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.policy import Policy

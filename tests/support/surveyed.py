@@ -1,6 +1,6 @@
 """A survey with figures made by hand: for tests of its arithmetic, and of its pages."""
 
-from stormbreak.storm.draws import draw
+from stormbreak.storm.random_storms import draw
 from stormbreak.storm.survey import Survey, score
 
 

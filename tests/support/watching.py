@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from batches import PATIENCE, chat_rows, run_args, scenario, started, wait_until, write
 
-from stormbreak.telemetry.socketfile import SocketFile
+from stormbreak.telemetry.status_server import SocketFile
 
 STORM = scenario(
     {"kind": "503", "share": 0.2}, {"kind": "429", "share": 0.1, "retry_after": 1}, service=0.05

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import anthropic
 import openai
 
-from stormbreak.drivers.background import BACKGROUND
+from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.http.client import AsyncClient
-from stormbreak.http.doors.inner import WrappedConnection
-from stormbreak.http.doors.lent import BridgedTransport
+from stormbreak.http.transports.sync_transport import BridgedTransport
+from stormbreak.http.transports.wrapped_connection import WrappedConnection
 
 THREADS = 50
 KEY = "sk-wrapped-canary-0123456789"

@@ -23,9 +23,9 @@ from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.presets import BATCH
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.threads import ThreadDriver
-from stormbreak.drivers.virtual import Timeline, VirtualDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.thread_driver import ThreadDriver
+from stormbreak.drivers.virtual_time import Timeline, VirtualDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Returned, Sent
 from stormbreak.telemetry import attach, name_of

@@ -15,8 +15,8 @@ from traces import Traces
 import stormbreak.httpx2
 from stormbreak import Client, resilient
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.steps import Stepper
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import RetryRefused
 from stormbreak.telemetry import Logs, Metrics, attach, log_to

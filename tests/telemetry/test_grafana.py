@@ -8,7 +8,7 @@ from scrapes import labels_of, read
 
 from stormbreak.cli.main import main
 from stormbreak.telemetry import dashboard
-from stormbreak.telemetry.measured import FAMILIES
+from stormbreak.telemetry.event_metrics import FAMILIES
 from stormbreak.types import Verdict
 
 BOARD = json.loads(dashboard())

@@ -12,10 +12,10 @@ from stage import TARGET, Stage
 from stormbreak.core import admission, race, retry, shadow
 from stormbreak.core.policy import Policy
 from stormbreak.core.quota import RateLimitPolicy
-from stormbreak.core.spend import SpendPolicy
+from stormbreak.core.spend_policy import SpendPolicy
 from stormbreak.telemetry import labels
+from stormbreak.telemetry.event_metrics import FAMILIES, measured
 from stormbreak.telemetry.labels import OTHER, Targets
-from stormbreak.telemetry.measured import FAMILIES, measured
 from stormbreak.types import Target
 
 

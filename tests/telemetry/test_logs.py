@@ -11,8 +11,8 @@ from stage import INVALID, OTHER, TARGET, Stage, policy
 from stormbreak.core.policy import Policy
 from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, RetryRefused, Sent
 from stormbreak.telemetry import Logs, log_to
+from stormbreak.telemetry.event_text import NAMES
 from stormbreak.telemetry.logs import LEVELS
-from stormbreak.telemetry.names import NAMES
 from stormbreak.types import Target, Verdict
 
 

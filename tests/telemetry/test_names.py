@@ -9,10 +9,10 @@ from happenings import one_of_each
 
 from stormbreak.events import Event
 from stormbreak.telemetry import Metrics
-from stormbreak.telemetry.gauges import Gauges
+from stormbreak.telemetry.event_metrics import FAMILIES
+from stormbreak.telemetry.event_text import NAMES, name_of
 from stormbreak.telemetry.logs import LEVELS
-from stormbreak.telemetry.measured import FAMILIES
-from stormbreak.telemetry.names import NAMES, name_of
+from stormbreak.telemetry.prometheus_multiprocess import Gauges
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 PROMISED = {

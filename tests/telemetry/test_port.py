@@ -14,7 +14,7 @@ import time
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.port import ROOM, NotServedError, StatusServer
+from stormbreak.telemetry.status_server import ROOM, NotServedError, StatusServer
 
 
 def hello():
@@ -161,7 +161,7 @@ def test_a_crowd_that_keeps_silent_takes_no_more_threads_than_there_is_room_for(
 
 
 def test_who_sends_a_byte_now_and_then_does_not_keep_a_place_for_ever(port, monkeypatch):
-    monkeypatch.setattr("stormbreak.telemetry.port.ENOUGH", 0.5)
+    monkeypatch.setattr("stormbreak.telemetry.status_server.ENOUGH", 0.5)
     with socket.create_connection(("127.0.0.1", port.port), 5) as slow:
         cut_off, began = False, time.monotonic()
         while not cut_off and time.monotonic() < began + 5:
@@ -225,7 +225,7 @@ FORKED = """
 import os, socket, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
 from pathlib import Path
-from stormbreak.telemetry.port import Port
+from stormbreak.telemetry.status_server import Port
 path = Path(sys.argv[1])
 looked, has_looked = os.pipe()
 with Port({}, port=0) as port, Port({}, path=path) as beside:
@@ -278,7 +278,7 @@ def poll_until_gone(pidfd):
 LEFT_OPEN = """
 import sys
 from pathlib import Path
-from stormbreak.telemetry.port import Port
+from stormbreak.telemetry.status_server import Port
 Port({}, path=Path(sys.argv[1]))
 Port({})
 """

@@ -9,14 +9,14 @@ from scrapes import by, labels_of, read, value
 from stage import OK, SERVER_ERROR, TARGET, policy, told
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.steps import Stepper
+from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import CallEnded, Committed, Returned, Sent
 from stormbreak.telemetry import Metrics, attach
-from stormbreak.telemetry.measured import FAMILIES
+from stormbreak.telemetry.event_metrics import FAMILIES
 from stormbreak.types import Call, Target, Usage, Verdict
 
 FIRST, SECOND = Target("acme", "large", "00000001"), Target("acme", "large", "00000002")
@@ -185,7 +185,7 @@ def test_a_scrape_does_not_list_what_is_pending(monkeypatch):
     metrics = Metrics()
     stepper = stepper_on(metrics)
     stepper.start(Call(1, TARGET))
-    monkeypatch.setattr("stormbreak.drivers.steps.shown", None)  # calling it would fail
+    monkeypatch.setattr("stormbreak.drivers.flow_stepper.shown", None)  # calling it would fail
 
     assert value(scraped(metrics), "stormbreak_in_flight") == 1
 

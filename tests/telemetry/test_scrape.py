@@ -11,8 +11,8 @@ from stormy import CALLS, TROUBLES
 from web import serving
 
 from stormbreak.events import CallEnded, Queued, Returned, Sent
+from stormbreak.telemetry.event_metrics import FAMILIES, measured
 from stormbreak.telemetry.labels import OTHER
-from stormbreak.telemetry.measured import FAMILIES, measured
 
 
 class Quiet(WSGIRequestHandler):

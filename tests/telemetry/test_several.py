@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from scrapes import by, read, value
 
-from stormbreak.telemetry.several import FOLDER
+from stormbreak.telemetry.prometheus_multiprocess import FOLDER
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

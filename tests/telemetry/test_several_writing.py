@@ -7,8 +7,8 @@ from weakref import ref
 import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from stormbreak.telemetry import several
-from stormbreak.telemetry.several import AllProcesses
+from stormbreak.telemetry import prometheus_multiprocess
+from stormbreak.telemetry.prometheus_multiprocess import AllProcesses
 
 
 class Gauges:
@@ -19,7 +19,7 @@ class Gauges:
 
 
 def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeypatch, caplog):
-    monkeypatch.setattr(several, "EVERY", 0.001)
+    monkeypatch.setattr(prometheus_multiprocess, "EVERY", 0.001)
     trouble, written = [OSError("no space left")] * 2, threading.Event()
 
     def write():
@@ -28,7 +28,7 @@ def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeyp
         written.set()
 
     gauges = Gauges(write)
-    writer = threading.Thread(target=several._keep_writing, args=(ref(gauges),))
+    writer = threading.Thread(target=prometheus_multiprocess._keep_writing, args=(ref(gauges),))
     writer.start()
     assert written.wait(5)
     del gauges
@@ -43,8 +43,8 @@ def test_trouble_is_told_once_and_it_goes_on_until_nobody_has_the_gauges(monkeyp
 @pytest.fixture
 def reading(monkeypatch, tmp_path):
     """A collector that meets so many files that are not finished; gives how often it reads."""
-    monkeypatch.setenv(several.FOLDER, str(tmp_path))
-    monkeypatch.setattr(several, "A_MOMENT", 0.0)
+    monkeypatch.setenv(prometheus_multiprocess.FOLDER, str(tmp_path))
+    monkeypatch.setattr(prometheus_multiprocess, "A_MOMENT", 0.0)
 
     def begin(unfinished):
         reads = []

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.telemetry.port import StatusServer
-from stormbreak.telemetry.socketfile import LONGEST, SocketFile
+from stormbreak.telemetry.status_server import LONGEST, SocketFile, StatusServer
 
 PAGES = {"/hello": lambda: ("text/plain", b"hello")}
 

@@ -13,9 +13,9 @@ from happenings import one_of_each
 from stage import OTHER, TARGET, Stage, policy, told
 
 from stormbreak.core.breaker import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
-from stormbreak.drivers.listening import subscribe
+from stormbreak.drivers.listeners import subscribe
 from stormbreak.events import CallRejected, CircuitChanged, RetryPlanned, Returned, Sent
 from stormbreak.telemetry.recent import MOST, TOGETHER
 from stormbreak.telemetry.state import FORMAT, SECONDS, decoded, encoded

@@ -2,10 +2,10 @@ import pytest
 from happenings import one_of_each
 from stage import TARGET
 
-from stormbreak.core.tried import line_for
+from stormbreak.core.explain import line_for
+from stormbreak.escape import LONGEST, tame
 from stormbreak.events import CallEnded, CallRejected, CircuitChanged, RetryPlanned, RetryRefused
-from stormbreak.telemetry.tame import LONGEST, tame
-from stormbreak.telemetry.words import words_for
+from stormbreak.telemetry.event_text import words_for
 from stormbreak.types import Target, Verdict
 
 

@@ -5,31 +5,31 @@ From Python: `run`, or `arun` where an event loop runs. Each name is loaded when
 
 from typing import TYPE_CHECKING
 
-from stormbreak.on_demand import on_demand
+from stormbreak.lazy_import import on_demand
 
 if TYPE_CHECKING:
+    from stormbreak.batch.api import Options as Options
+    from stormbreak.batch.api import arun as arun
+    from stormbreak.batch.api import run as run
     from stormbreak.batch.choice import failed_rows as failed_rows
-    from stormbreak.batch.python import Options as Options
-    from stormbreak.batch.python import arun as arun
-    from stormbreak.batch.python import run as run
     from stormbreak.batch.read_back import Answered as Answered
     from stormbreak.batch.read_back import Failed as Failed
     from stormbreak.batch.read_back import read_answers as read_answers
     from stormbreak.batch.read_back import read_failures as read_failures
-    from stormbreak.batch.summary import Summary as Summary
+    from stormbreak.batch.running.summary import Summary as Summary
     from stormbreak.batch.view import View as View
 
 _HOMES = {
     "Answered": "stormbreak.batch.read_back",
     "Failed": "stormbreak.batch.read_back",
-    "Options": "stormbreak.batch.python",
-    "Summary": "stormbreak.batch.summary",
+    "Options": "stormbreak.batch.api",
+    "Summary": "stormbreak.batch.running.summary",
     "View": "stormbreak.batch.view",
-    "arun": "stormbreak.batch.python",
+    "arun": "stormbreak.batch.api",
     "failed_rows": "stormbreak.batch.choice",
     "read_answers": "stormbreak.batch.read_back",
     "read_failures": "stormbreak.batch.read_back",
-    "run": "stormbreak.batch.python",
+    "run": "stormbreak.batch.api",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

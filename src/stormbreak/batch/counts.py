@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from stormbreak.batch.reasons import FailureReasons
+from stormbreak.batch.running.failure_reasons import FailureReasons
 from stormbreak.events import (
     CallEnded,
     CircuitChanged,

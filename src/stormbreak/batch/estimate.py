@@ -11,8 +11,8 @@ from decimal import Decimal
 from math import ceil
 from typing import TypeAlias
 
-from stormbreak.batch.row import Row
-from stormbreak.core.spend import known_max_cost
+from stormbreak.batch.input.request import Row
+from stormbreak.core.spend_policy import known_max_cost
 from stormbreak.cost.prices import Prices, Service, Tokens
 from stormbreak.http.asking import Asking
 from stormbreak.llm.tokens import ANSWER

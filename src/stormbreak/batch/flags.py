@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from stormbreak.http.origin import origin_of
+from stormbreak.http.endpoint import origin_of
 
 _PLACE = frozenset({"provider", "base_url", "api_key_env"})
 _FALLBACK = frozenset({"fallback_base_url", "fallback_api_key_env"})

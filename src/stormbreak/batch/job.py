@@ -9,33 +9,61 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
-from stormbreak.batch.descriptors import make_room, too_many_files
-from stormbreak.batch.durable import OutputError
-from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.flags import Flags
+from stormbreak.batch.input.index import ParsedResponse, Rows
 from stormbreak.batch.ledger import Ledger
-from stormbreak.batch.limits import check_cost
-from stormbreak.batch.lock import require_free
-from stormbreak.batch.order import order_output
-from stormbreak.batch.plain import path_of
-from stormbreak.batch.rows import ParsedResponse, Rows
-from stormbreak.batch.runfile import Option, Run, check_before
-from stormbreak.batch.runner import End, Runner
-from stormbreak.batch.store import Store, open_store
-from stormbreak.batch.summary import Summary, summarise
-from stormbreak.core.automatic import AutomaticLimit
+from stormbreak.batch.running.file_limits import make_room, too_many_files
+from stormbreak.batch.running.runner import End, Runner
+from stormbreak.batch.running.summary import Summary, summarise
+from stormbreak.batch.store.append_file import OutputError
+from stormbreak.batch.store.lock import require_free
+from stormbreak.batch.store.output_files import Store, open_store, order_output
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.run_file import Option, Run, check_before
+from stormbreak.core.automatic_limit import AutomaticLimit
 from stormbreak.core.circuit import Mode
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.engine import Listener
 from stormbreak.core.fallback import ToTargets
 from stormbreak.core.policy import Policy
-from stormbreak.core.schedule import PER_WIDTH, max_rows_in_flight
-from stormbreak.core.spend import PriceOf, SpendPolicy
+from stormbreak.core.row_schedule import PER_WIDTH, max_rows_in_flight
+from stormbreak.core.spend_policy import PriceOf, SpendPolicy
 from stormbreak.cost.meter import Meter
 from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of
+from stormbreak.http.asking import NO_BOUND, Asking
 from stormbreak.http.client import AsyncClient
+from stormbreak.http.h1.connection import POOL_LIMIT
 from stormbreak.http.pricing import list_price
-from stormbreak.http.wire import POOL_LIMIT
+
+# ---------------------------------------------------------------- whether a batch can be held to a limit of spending: checked before anything is sent
+
+
+def check_cost(rows: Rows, index: int, client: AsyncClient) -> None:
+    """Look whether a row, the first that will be sent, can be held to a limit: others are refused one by one.
+
+    Raises:
+        ConfigurationError: it has no bound, or its model no price.
+    """
+    row = rows.row_at(index)
+    asking = Asking(row.endpoint, row.body)
+    target = client.target(asking.wanted.model)
+    asking.bind(client.policy.spend.longest_answer, target.provider)
+    where = f"{path_of(rows.path)}: row {row.custom_id!r}"
+    if asking.bound() is None:
+        why = asking.unbounded()
+        hint = "; --longest-answer does for such rows" if why == NO_BOUND else ""
+        raise ConfigurationError(f"{where}: {why}{hint}")
+    prices = client.engine.payers.price_of and client.engine.payers.price_of(
+        target.provider, target.model
+    )
+    if prices is None:
+        raise ConfigurationError(
+            f"{where}: no price is known of {target.model} at {target.provider}; --prices takes a file"
+        )
+
+
+# ----------------------------------------------------------------
 
 CONNECT_GRACE = 30.0  # seconds in which something must have answered
 AUTO: Literal["auto"] = "auto"

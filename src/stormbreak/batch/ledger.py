@@ -10,9 +10,9 @@ from dataclasses import replace
 from decimal import Decimal
 
 from stormbreak.batch.spent import Account
-from stormbreak.batch.store import Store
+from stormbreak.batch.store.output_files import Store
 from stormbreak.core.purse import Purse
-from stormbreak.core.spend import PriceOf
+from stormbreak.core.spend_policy import PriceOf
 from stormbreak.cost.bill import NOTHING
 from stormbreak.cost.meter import Meter
 from stormbreak.drivers.locks import new_lock

@@ -9,11 +9,11 @@ from typing import Any
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder, decode
 
-from stormbreak.batch.files import BatchPaths
-from stormbreak.batch.lines import entries, with_readable_numbers
-from stormbreak.batch.plain import path_of
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.record import entries, with_readable_numbers
 from stormbreak.errors import ConfigurationError
-from stormbreak.llm.complete import read_any
+from stormbreak.escape import path_of
+from stormbreak.llm.completeness import read_any
 from stormbreak.types import Usage
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from stormbreak.batch.course import Course, RunSample
-from stormbreak.batch.runner import Runner
+from stormbreak.batch.running.runner import Runner
 
 Tick = Callable[[Runner], None]
 

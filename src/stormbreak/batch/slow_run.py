@@ -6,9 +6,9 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-from stormbreak.batch.plain import plain
-from stormbreak.batch.runner import Runner
-from stormbreak.slow_reason import slow_reason
+from stormbreak.batch.running.runner import Runner
+from stormbreak.drivers.explain import slow_reason
+from stormbreak.escape import plain
 
 
 def slow_reason_for_run(

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 from msgspec import Meta
 
-from stormbreak.core.spend import PriceOf, PriceTable
+from stormbreak.core.spend_policy import PriceOf, PriceTable
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Span, Sum
 from stormbreak.errors import ConfigurationError
 from stormbreak.types import Target, Usage

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormbreak.batch.files import BatchPaths
-from stormbreak.batch.lines import count_lines, entries
-from stormbreak.batch.lock import held
-from stormbreak.batch.plain import plain
-from stormbreak.batch.runfile import read_existing_run
 from stormbreak.batch.spent import Cost
-from stormbreak.core.spend import PriceOf
+from stormbreak.batch.store.lock import held
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.record import count_lines, entries
+from stormbreak.batch.store.run_file import read_existing_run
+from stormbreak.core.spend_policy import PriceOf
+from stormbreak.escape import plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

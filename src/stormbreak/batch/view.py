@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
 
-from stormbreak.batch.runner import Runner
+from stormbreak.batch.running.runner import Runner
 from stormbreak.batch.slow_run import slow_reason_for_run
 from stormbreak.batch.spent import Cost, Limit
 

@@ -3,13 +3,87 @@
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
 
-from stormbreak.cache.kept import CacheEntry
-from stormbreak.cache.key import SECRET_BYTES
+import msgspec
+
 from stormbreak.core.fallback import CachePolicy
-from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
+from stormbreak.llm.surrogates import UNREADABLE
+
+# ---------------------------------------------------------------- what a cache keeps, and the interface that its kinds share
+
+
+class CacheEntry(NamedTuple):
+    """An answer's body, JSON as the provider wrote it, and when it was kept (unix epoch seconds)."""
+
+    body: bytes
+    at: float
+
+    def __repr__(self) -> str:
+        return f"Kept({len(self.body)} bytes, {self.at})"
+
+
+class Cache(Protocol):
+    """Keeps one answer per key, the last. From any thread; nothing that goes wrong in it fails a call."""
+
+    blocks: bool
+    """Whether a disk may have to be waited for."""
+
+    @property
+    def secret(self) -> bytes:
+        """What digests of requests are keyed with: see `key`."""
+        ...
+
+    def get(self, key: bytes) -> CacheEntry | None:
+        """The answer of that key, unless it is too old."""
+        ...
+
+    def put(self, key: bytes, body: bytes) -> None:
+        """Keep an answer; the oldest make room for it."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is held; afterwards nothing is found and nothing kept."""
+        ...
+
+
+# ---------------------------------------------------------------- under which key an answer is kept: a keyed digest of all that it depends on
+# That is the server, the endpoint, the body (its model included) and who asked, by the API key. How an answer is to be delivered
+# (`stream`) is left out, since it changes nothing that is said, and so is the order of the body's fields. Without the
+# secret nobody can find out by trying whether a certain prompt was asked, or with which key.
+
+SECRET_BYTES = 32
+_DELIVERY = frozenset({"stream", "stream_options"})
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def cache_key(
+    secret: bytes, base_url: str, endpoint: str, body: bytes, api_key: str | None
+) -> bytes | None:
+    """The key of an answer to `body`, 32 bytes; None for a body that is no JSON object."""
+    try:
+        said = msgspec.json.decode(body)
+    except UNREADABLE:
+        return None
+    if not isinstance(said, dict):
+        return None
+    return _digest(secret, said, base_url.rstrip("/"), endpoint.strip("/"), api_key or "")
+
+
+def _digest(secret: bytes, said: Mapping[str, object], *words: str) -> bytes:
+    digest = blake2b(key=secret, digest_size=32)
+    essence = _encode({name: value for name, value in said.items() if name not in _DELIVERY})
+    for part in (*(word.encode() for word in words), essence):
+        digest.update(len(part).to_bytes(8, "big"))  # so that no part can pass for the next
+        digest.update(part)
+    return digest.digest()
+
+
+# ----------------------------------------------------------------
 
 
 class MemoryCache:

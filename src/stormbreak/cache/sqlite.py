@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from stormbreak.cache.kept import CacheEntry
-from stormbreak.cache.key import SECRET_BYTES
+from stormbreak.cache.memory import SECRET_BYTES, CacheEntry
 from stormbreak.core.fallback import CachePolicy
-from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 

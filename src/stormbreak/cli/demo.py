@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from stormbreak.cli.draw import save_picture
+from stormbreak.cli.output import save_picture
 from stormbreak.demo import acts
 from stormbreak.demo.screen import Screen
 from stormbreak.demo.stage import ROWS, prepare, provider
-from stormbreak.provider.loader import load
+from stormbreak.provider.scenario_file import load
 
 SCENARIO = "incident"
 PICTURE_WIDTH = 82

@@ -5,12 +5,11 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from stormbreak.cli.draw import draw
-from stormbreak.cli.say import json_text, say
+from stormbreak.cli.output import draw, json_text, say
+from stormbreak.doctor.environment import surroundings
 from stormbreak.doctor.findings import Finding, Severity, sorted_by_severity
-from stormbreak.doctor.installed import Installed, Setting, installed, told_of
+from stormbreak.doctor.installed_sdks import Installed, Setting, installed, told_of
 from stormbreak.doctor.sdks import NEVER_SENDS
-from stormbreak.doctor.surroundings import surroundings
 from stormbreak.errors import ConfigurationError
 
 

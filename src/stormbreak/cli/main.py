@@ -6,11 +6,11 @@ from types import MappingProxyType
 
 import click
 
-from stormbreak.batch.plain import plain
-from stormbreak.cli.lazy import LazyGroup
-from stormbreak.cli.say import drop_stderr, open_closed_streams, unwritable, warn
+from stormbreak.cli.lazy_group import LazyGroup
+from stormbreak.cli.output import drop_stderr, open_closed_streams, unwritable, warn
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import hidden
+from stormbreak.escape import plain
+from stormbreak.key_patterns import hidden
 
 _MAP = """\b
 In Python:

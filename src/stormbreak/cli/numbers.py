@@ -1,11 +1,60 @@
 """Numbers that are given on the command line."""
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import click
 
-from stormbreak.keylike import quoted
+from stormbreak.batch.spent import Cost, Limit
+from stormbreak.cost.money import USD, between
+from stormbreak.key_patterns import quoted
+
+# ---------------------------------------------------------------- large counts and long times, written shortly
+
+
+def short(count: int) -> str:
+    """Write a large count in four characters or so."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)
+
+
+def span(seconds: float) -> str:
+    """Write seconds as minutes and seconds, or as hours, minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# ---------------------------------------------------------------- what a batch has cost, for eyes
+
+_NOTHING = USD.shown(Decimal(0))
+
+
+def dollars(least: str, most: str, *, unpriced: int, unbounded: int) -> str:
+    """Write what is known and what it can be at the most, both as they are shown, and what is in neither."""
+    said = f"{between(least, most)} USD" + (" or more" if unbounded else "")
+    if not unpriced:
+        return said
+    besides = f"{short(unpriced)} attempts without a known price"
+    return besides if most == _NOTHING else f"{said}, and {besides}"
+
+
+def format_cost(cost: Cost, limit: Limit | None) -> str:
+    """Write what a batch has cost, and how much of its limit that is; nothing of what is not known."""
+    said = []
+    if cost.is_known:
+        least, most = USD.shown(cost.least), USD.shown(cost.most)
+        said.append(dollars(least, most, unpriced=cost.unpriced, unbounded=cost.unbounded))
+    if limit is not None:
+        share = int(100 * limit.spent / limit.usd)
+        said.append(f"{share} % of the {USD.exact(limit.usd)} USD that it may cost")
+    return "; ".join(said)
+
+
+# ----------------------------------------------------------------
 
 
 class Positive(click.ParamType[float]):

@@ -6,9 +6,9 @@ import signal
 import click
 
 from stormbreak.cli.numbers import Number
-from stormbreak.cli.say import say
-from stormbreak.provider.bounds import MAX_SPEED, MIN_SPEED
-from stormbreak.provider.loader import builtin_names, load
+from stormbreak.cli.output import say
+from stormbreak.provider.field_ranges import MAX_SPEED, MIN_SPEED
+from stormbreak.provider.scenario_file import builtin_names, load
 from stormbreak.provider.server import ProviderServer, new_loop
 
 

@@ -2,8 +2,8 @@
 
 import click
 
-from stormbreak.cli.say import say
-from stormbreak.telemetry.grafana import dashboard
+from stormbreak.cli.output import say
+from stormbreak.telemetry.event_metrics import dashboard
 
 
 @click.group()

@@ -6,11 +6,11 @@ take a preset's name or a file, `describe` and
 is evaluated, imported or run.
 """
 
-from stormbreak.config.account import account
-from stormbreak.config.delays import table as delay_table
-from stormbreak.config.describe import describe, describe_settings
 from stormbreak.config.load import load_policy, resolve_policy
 from stormbreak.config.load_settings import load_settings, profiles_in, resolve_settings
+from stormbreak.config.policy_summary import account
+from stormbreak.config.policy_summary import table as delay_table
+from stormbreak.config.policy_toml import describe, describe_settings
 from stormbreak.config.settings import Settings
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from stormbreak.config.schema import join
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import is_constant, is_secret_name, is_token
+from stormbreak.key_patterns import is_constant, is_secret_name, is_token
 
 TENANTS = "queue.weights"  # names of tenants: ids and hashes, among others
 MODELS = "models"  # names of models, by names of models

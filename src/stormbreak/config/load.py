@@ -6,15 +6,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stormbreak import tomlfile
+from stormbreak import toml_file
 from stormbreak.config import leaks, mistakes
-from stormbreak.config.plain import plain
+from stormbreak.config.policy_toml import plain
 from stormbreak.config.schema import reader
 from stormbreak.core.policy import Policy
 from stormbreak.core.presets import PRESETS
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import has_key_prefix, hidden, looks_like_key
-from stormbreak.tomlfile import Table
+from stormbreak.key_patterns import has_key_prefix, hidden, looks_like_key
+from stormbreak.toml_file import Table
 
 _WHAT = "a policy"
 
@@ -26,7 +26,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         ConfigurationError: one line that names the file, the key and the value.
     """
     try:
-        table = tomlfile.parse(tomlfile.read_text(path, what=_WHAT), what=_WHAT)
+        table = toml_file.parse(toml_file.read_text(path, what=_WHAT), what=_WHAT)
         leaks.refuse(table)
         _refuse_settings(table)
         return policy_in(table)

@@ -10,17 +10,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stormbreak import tomlfile
+from stormbreak import toml_file
 from stormbreak.config import leaks, mistakes
-from stormbreak.config.layers import PROFILE, Overrides
 from stormbreak.config.load import base_of, overlay, policy_in, resolve_preset
-from stormbreak.config.plain import plain
+from stormbreak.config.policy_toml import plain
+from stormbreak.config.profiles import PROFILE, Overrides
 from stormbreak.config.schema import BARE, join, reader
 from stormbreak.config.settings import Settings
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import hidden, quoted
-from stormbreak.tomlfile import Table
+from stormbreak.key_patterns import hidden, quoted
+from stormbreak.toml_file import Table
 
 _WHAT = "a settings file"
 
@@ -74,7 +74,7 @@ def profiles_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _table(path: str | os.PathLike[str]) -> Table:
-    table = tomlfile.parse(tomlfile.read_text(path, what=_WHAT), what=_WHAT)
+    table = toml_file.parse(toml_file.read_text(path, what=_WHAT), what=_WHAT)
     leaks.refuse(table)
     return table
 

@@ -10,8 +10,8 @@ from stormbreak.core.checks import require
 from stormbreak.core.fallback import AFTER, ELSEWHERE, TargetOrder, check_rule
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import VARIABLE, quoted
-from stormbreak.llm.presets import preset
+from stormbreak.key_patterns import VARIABLE, quoted
+from stormbreak.llm.providers import preset
 from stormbreak.types import Verdict
 
 

@@ -7,11 +7,11 @@ attempt while the caller reads.
 from math import inf
 from typing import TypeAlias
 
+from stormbreak.core.call_state import CallState
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import DeliverStream, FlowClosed, Send, Steps, WaitFor
 from stormbreak.core.permit import Permit
 from stormbreak.core.ticket import Ticket
-from stormbreak.core.trail import CallState
 from stormbreak.events import Committed, Queued, Returned, Sent
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Call, Outcome, Rejection, Verdict
 

@@ -5,12 +5,12 @@ from functools import partial
 from math import inf
 
 from stormbreak.core.attempt import attempted
+from stormbreak.core.call_state import CallState
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import Flow, Wait
 from stormbreak.core.race import raced
 from stormbreak.core.retry import NoRetry, Retry, RetryAllowance, decide
 from stormbreak.core.shadow import ShadowGate
-from stormbreak.core.trail import CallState
 from stormbreak.events import CallRejected, RetryPlanned, RetryRefused
 from stormbreak.types import CallResult, Outcome, Rejection, Verdict
 

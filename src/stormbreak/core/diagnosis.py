@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from math import inf, log
 
-from stormbreak.core.baseline import LatencyBaseline
 from stormbreak.core.flight import Completion, InFlight
 from stormbreak.core.gate import OPEN
-from stormbreak.core.proven import FirstOutputEstimate, RateEstimate
+from stormbreak.core.latency_baseline import LatencyBaseline
+from stormbreak.core.throughput_estimate import FirstOutputEstimate, RateEstimate
 from stormbreak.types import Outcome, Tally, Treatment, Verdict
 
 TOP_TOTAL, TOP_FIRST = 8, 5  # late answers in excess that are evidence

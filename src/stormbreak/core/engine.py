@@ -13,22 +13,22 @@ from typing import Any
 
 from stormbreak.core.admission import TargetQueue
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.budget import Budget, Load
 from stormbreak.core.circuit import BreakerPolicy, Mode, State
+from stormbreak.core.circuit_snapshot import CircuitSnapshot
+from stormbreak.core.concurrency_limit import limiter
 from stormbreak.core.cooldown import Cooldown, Pace
 from stormbreak.core.counting import Counts
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.following import ContextListener
 from stormbreak.core.gate import OPEN, Gate
 from stormbreak.core.hedge import HedgeTimer
-from stormbreak.core.limit import limiter
 from stormbreak.core.payers import SharedBudgets
 from stormbreak.core.policy import Policy
 from stormbreak.core.purse import Share
-from stormbreak.core.rate import AdaptiveSendRate
-from stormbreak.core.saved import CircuitSnapshot
+from stormbreak.core.retry_budget import Budget, Load
+from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.shadow import ShadowGate, ShadowPolicy
-from stormbreak.core.spend import PriceOf
+from stormbreak.core.spend_policy import PriceOf
 from stormbreak.core.spending import Spending
 from stormbreak.core.tally import tallied
 from stormbreak.core.telling import call_all

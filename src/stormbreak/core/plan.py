@@ -9,10 +9,10 @@ from math import inf
 from typing import TypeAlias
 
 from stormbreak.core.call import carry
+from stormbreak.core.call_state import CallState, FallbackCallState
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import DEPRIORITIZED, Step, ordered
 from stormbreak.core.flow import Ask, Command, Flow, Resume
-from stormbreak.core.trail import CallState, FallbackCallState
 from stormbreak.events import CallRejected, FallbackRefused, FellBack, Labelled
 from stormbreak.types import FALLBACK, Call, CallResult, Outcome, Target, Verdict
 

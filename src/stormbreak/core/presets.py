@@ -10,14 +10,14 @@ from types import MappingProxyType
 
 from stormbreak.core.backoff import ProportionalJitter
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.queueing import QueuePolicy
 from stormbreak.core.quota import RateLimitPolicy
 from stormbreak.core.retry import RetryPolicy
 from stormbreak.core.trip import ConsecutiveFailures
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import quoted
+from stormbreak.key_patterns import quoted
 from stormbreak.types import Priority, Verdict
 
 INTERACTIVE = Policy()

@@ -13,7 +13,7 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.gate import OPEN, UNTIL_EVENT
-from stormbreak.core.spend import EXACT, SpendPolicy
+from stormbreak.core.spend_policy import EXACT, SpendPolicy
 
 ALERTS = (50, 80, 100)
 """Per cent of the limit that are told when they are reached."""

@@ -9,6 +9,7 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.attempt import Attempt, attempted
+from stormbreak.core.call_state import CallState
 from stormbreak.core.engine import Engine, Lane
 from stormbreak.core.flow import (
     Command,
@@ -21,7 +22,6 @@ from stormbreak.core.flow import (
     close,
 )
 from stormbreak.core.hedge import HedgeTimer
-from stormbreak.core.trail import CallState
 from stormbreak.events import Hedged, HedgeRefused, Overtaken
 from stormbreak.types import CANCELLED, CANCELLED_AFTER_SEND, Outcome, Verdict
 

@@ -10,9 +10,9 @@ from math import inf
 from typing import NamedTuple
 
 from stormbreak.core.backoff import Backoff, FullJitter, ProportionalJitter
-from stormbreak.core.budget import UNKNOWN, Budget, Load
 from stormbreak.core.checks import check_types, require
 from stormbreak.core.cooldown import SPREAD
+from stormbreak.core.retry_budget import UNKNOWN, Budget, Load
 from stormbreak.types import Outcome, Treatment
 
 

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from stormbreak.core.breaker import Breaker
-from stormbreak.core.budget import Budget, BudgetPolicy
 from stormbreak.core.checks import check_types
 from stormbreak.core.circuit import BreakerPolicy, State
+from stormbreak.core.concurrency_limit import Limit, Limiter, limiter
 from stormbreak.core.diagnosis import Diagnosis
 from stormbreak.core.gate import OPEN, UNTIL_EVENT, Gate
-from stormbreak.core.limit import Limit, Limiter, limiter
 from stormbreak.core.quota import RateLimitPolicy
-from stormbreak.core.rate import AdaptiveSendRate
 from stormbreak.core.retry import NoRetry, Retry, RetryPolicy
+from stormbreak.core.retry_budget import Budget, BudgetPolicy
+from stormbreak.core.send_rate import AdaptiveSendRate
 from stormbreak.core.tally import check_verdict_lists
 from stormbreak.core.weighed import RateLimitGate
 from stormbreak.types import Outcome, Treatment, Verdict

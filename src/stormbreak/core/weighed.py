@@ -20,7 +20,7 @@ from typing import TypeAlias
 from stormbreak.core.bucket import Bucket
 from stormbreak.core.gate import OPEN
 from stormbreak.core.quota import RateLimitPolicy
-from stormbreak.core.told import Told
+from stormbreak.core.rate_limit_status import Told
 from stormbreak.types import Call, Outcome, RateLimits, Verdict
 
 LEARNING = 0.1  # weight of the newest answer in what is usual

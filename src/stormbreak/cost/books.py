@@ -5,7 +5,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
-from stormbreak.core.spend import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
+from stormbreak.core.spend_policy import EXACT, PriceOf, PriceTable, known_cost, known_max_cost
 from stormbreak.cost.bill import NOTHING, Bill, Bills, Sum
 from stormbreak.types import Labels, Priority, Target, Usage
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
-from stormbreak.cost.lookup import Offer, PriceLookup, Seller, UnknownPriceError, same
-from stormbreak.cost.market import NAME as MARKET
+from stormbreak.cost.list_prices import NAME as MARKET
+from stormbreak.cost.price_lookup import Offer, PriceLookup, Seller, UnknownPriceError, same
 from stormbreak.cost.prices import Number, Prices, Service, Tokens
 from stormbreak.errors import ConfigurationError
 

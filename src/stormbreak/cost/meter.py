@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
 
-from stormbreak.core.spend import EXACT, PriceOf
+from stormbreak.core.spend_policy import EXACT, PriceOf
 from stormbreak.cost.bill import Bills
 from stormbreak.cost.books import LedgerByPurpose, Purpose
-from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import (

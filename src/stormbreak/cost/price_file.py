@@ -11,13 +11,13 @@ from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
-from stormbreak import tables, tomlfile
+from stormbreak import tables, toml_file
 from stormbreak.core.checks import require, shown
-from stormbreak.cost.market import NAME as MARKET
+from stormbreak.cost.list_prices import NAME as MARKET
 from stormbreak.cost.money import USD, Currency, check_rate, plain
 from stormbreak.cost.prices import Prices, Rate, Rates, Source, Step, normalise_model
 from stormbreak.errors import ConfigurationError
-from stormbreak.keylike import quote_model
+from stormbreak.key_patterns import quote_model
 
 CHEAPEST, DEAREST = Decimal("0.000001"), Decimal(100_000)
 """Dollars per million tokens; the latter is ten cents a token. What is beyond them is a slip of the pen."""
@@ -213,7 +213,7 @@ def load(name_or_path: str | Path) -> PriceFile:
             f"no price file is called {quote_model(name)}; those that come along: {known}"
         )
     try:
-        text = tomlfile.read_text(name, what=_WHAT)
+        text = toml_file.read_text(name, what=_WHAT)
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}: {error}") from None
     return parse(text, source=name)
@@ -222,7 +222,7 @@ def load(name_or_path: str | Path) -> PriceFile:
 def parse(text: str, *, source: str) -> PriceFile:
     """Read prices from TOML; `source` names it in messages, and gives it a name if it has none."""
     try:
-        table = tomlfile.parse(text, what=_WHAT, parse_float=Decimal)
+        table = toml_file.parse(text, what=_WHAT, parse_float=Decimal)
         table.setdefault("name", Path(source).stem)
         return tables.read(PriceFile, table)
     except ConfigurationError as error:

@@ -5,17 +5,17 @@ The public names. Each is loaded when it is first used: what is installed is loo
 
 from typing import TYPE_CHECKING
 
-from stormbreak.on_demand import on_demand
+from stormbreak.lazy_import import on_demand
 
 if TYPE_CHECKING:
-    from stormbreak.doctor.client import examine as examine
+    from stormbreak.doctor.client_check import examine as examine
     from stormbreak.doctor.findings import Finding as Finding
     from stormbreak.doctor.findings import Severity as Severity
 
 _HOMES = {
     "Finding": "stormbreak.doctor.findings",
     "Severity": "stormbreak.doctor.findings",
-    "examine": "stormbreak.doctor.client",
+    "examine": "stormbreak.doctor.client_check",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

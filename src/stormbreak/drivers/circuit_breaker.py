@@ -19,10 +19,10 @@ from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 from stormbreak.core.breaker import Breaker, BreakerToken
 from stormbreak.core.checks import require_type
 from stormbreak.core.circuit import BreakerPolicy, State
-from stormbreak.core.saved import parse_snapshot, span_in
-from stormbreak.core.sizes import check_magnitudes
+from stormbreak.core.circuit_snapshot import parse_snapshot, span_in
+from stormbreak.core.policy import check_magnitudes
 from stormbreak.drivers.judge import OK, Judge, check_function
-from stormbreak.drivers.turns import TurnLock
+from stormbreak.drivers.turn_lock import TurnLock
 from stormbreak.errors import CircuitOpenError
 from stormbreak.types import CANCELLED, TREATMENTS, CallResult, Outcome, Rejection, Target, Verdict
 

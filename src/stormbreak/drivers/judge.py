@@ -13,7 +13,7 @@ from typing import Any
 from stormbreak.core.checks import require_type
 from stormbreak.errors import CallError
 from stormbreak.llm.classify import verdict_of_status
-from stormbreak.llm.waits import retry_after
+from stormbreak.llm.retry_after import retry_after
 from stormbreak.types import CANCELLED, Outcome, Verdict
 
 OK = Outcome(Verdict.OK)

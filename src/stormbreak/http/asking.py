@@ -8,10 +8,9 @@ from stormbreak.http.at_hand import Request
 from stormbreak.http.body import bounded, delivered, inputs, prompts, renamed, streamed, wants
 from stormbreak.http.exchange import Asked
 from stormbreak.http.routes import Route
-from stormbreak.llm.bounds import bound_of, unbounded_by
-from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.reading import FREE, Shape, endpoint_of, path_of
-from stormbreak.llm.tokens import estimate
+from stormbreak.llm.models import FREE, Shape, endpoint_of, path_of
+from stormbreak.llm.stream_formats import FORMATS
+from stormbreak.llm.tokens import bound_of, estimate, unbounded_by
 from stormbreak.types import Target, Usage
 
 NO_BOUND = "nothing in the request bounds what it costs, such as max_tokens"

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from stormbreak.cache.kept import Cache
-from stormbreak.cache.key import cache_key
-from stormbreak.cache.opened import open_cache
+from stormbreak.cache import open_cache
+from stormbreak.cache.memory import Cache, cache_key
 from stormbreak.core.fallback import ToCache
 from stormbreak.core.flow import Ask
 from stormbreak.core.policy import Policy
 from stormbreak.http.exchange import Received
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.reading import HttpResponse, Shape
+from stormbreak.llm.models import HttpResponse, Shape
 from stormbreak.llm.written import written
 from stormbreak.types import CACHE, TARGET, CallResult, Outcome, Verdict
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.llm.bounds import is_bounded
-from stormbreak.llm.halves import UNREADABLE
-from stormbreak.llm.reading import Shape
+from stormbreak.llm.models import Shape
+from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.llm.tokens import is_bounded
 
 
 class RequestFields(msgspec.Struct):

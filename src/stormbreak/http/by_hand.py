@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from stormbreak.core.circuit_snapshot import parse_snapshots, span_in
 from stormbreak.core.engine import Engine, Listener
 from stormbreak.core.policy import Policy
-from stormbreak.core.saved import parse_snapshots, span_in
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.listening import Attached, subscribe
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.listeners import Attached, subscribe
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.footing import TargetResolver
 from stormbreak.types import Target

@@ -13,27 +13,27 @@ from types import TracebackType
 from typing import Any, Self
 
 from stormbreak.core.engine import Engine
+from stormbreak.core.explain import add_attempt_notes
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import PriceOf
-from stormbreak.core.tried import add_attempt_notes
-from stormbreak.drivers.aio import Asker
+from stormbreak.core.spend_policy import PriceOf
+from stormbreak.drivers.asyncio_driver import Asker
 from stormbreak.drivers.scope import checked_priority, current
 from stormbreak.errors import error_for
 from stormbreak.http.asking import Asking
 from stormbreak.http.at_hand import Degraded, LocalAnswers
 from stormbreak.http.body import encoded
 from stormbreak.http.by_hand import ClientControls
-from stormbreak.http.connect import connect
+from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.environment import find_endpoint, in_force
 from stormbreak.http.exchange import answer_of
 from stormbreak.http.footing import SingleTarget, TargetConfig, TargetResolver, model_of
-from stormbreak.http.keys import DynamicKey, KeyFunction
+from stormbreak.http.h1.connect import connect
 from stormbreak.http.pricing import check_prices, list_price
 from stormbreak.http.routes import Routes
 from stormbreak.http.sending import BufferedSender, StreamSender
-from stormbreak.http.source import LocalSource
 from stormbreak.http.stream import PendingStream, Stream
-from stormbreak.llm.reading import OPERATIONS
+from stormbreak.http.stream_source import LocalSource
+from stormbreak.llm.models import OPERATIONS
 from stormbreak.types import (
     CACHE,
     DEGRADED,

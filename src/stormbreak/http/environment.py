@@ -19,10 +19,16 @@ from stormbreak.core.policy import Policy
 from stormbreak.core.presets import OFF, is_off
 from stormbreak.core.presets import preset as preset_policy
 from stormbreak.errors import ConfigurationError
-from stormbreak.http.keys import DynamicKey
-from stormbreak.http.origin import Origin, is_host, is_loopback, origin_of, same_origin
-from stormbreak.keylike import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
-from stormbreak.llm.presets import PRESETS, KnownProvider, preset
+from stormbreak.http.endpoint import (
+    DynamicKey,
+    Origin,
+    is_host,
+    is_loopback,
+    origin_of,
+    same_origin,
+)
+from stormbreak.key_patterns import VARIABLE, has_key_prefix, holds_token, is_constant, quoted
+from stormbreak.llm.providers import PRESETS, KnownProvider, preset
 
 
 class ProviderEndpoint(NamedTuple):

@@ -4,27 +4,27 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from stormbreak.core.spend import PriceOf
+from stormbreak.core.spend_policy import PriceOf
 from stormbreak.drivers.timeouts import AnsweredError
-from stormbreak.http.body_memory import FREE, Held
-from stormbreak.http.echoes import redact
-from stormbreak.http.origin import Origin
-from stormbreak.http.pricing import LazyCost
-from stormbreak.http.wire import (
+from stormbreak.http.endpoint import Origin
+from stormbreak.http.h1.connection import (
     CONNECT_TIMEOUT,
+    FREE,
     MALFORMED,
     ExchangeResult,
+    Held,
     HttpRequest,
     ResponseStream,
     Wire,
     collected,
 )
+from stormbreak.http.pricing import LazyCost
+from stormbreak.http.redact import redact
 from stormbreak.llm.classify import read_answer
-from stormbreak.llm.formats import FORMATS
-from stormbreak.llm.limits import parse_rate_limits
-from stormbreak.llm.reading import BOM, HttpResponse, ParsedResponse, Shape, without_mark
-from stormbreak.llm.stream import StreamAssembler
-from stormbreak.llm.stream_reader import StreamReader
+from stormbreak.llm.models import BOM, HttpResponse, ParsedResponse, Shape, without_mark
+from stormbreak.llm.rate_limit_headers import parse_rate_limits
+from stormbreak.llm.stream_formats import FORMATS
+from stormbreak.llm.stream_reader import StreamAssembler, StreamReader
 from stormbreak.types import Answer, CallResult, Outcome, Target, Verdict
 
 Reader = TypeVar("Reader", bound=StreamReader)

@@ -12,8 +12,8 @@ from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import LocalAnswers
 from stormbreak.http.body import wants
+from stormbreak.http.h1.connection import Wire
 from stormbreak.http.routes import Routes, make_room
-from stormbreak.http.wire import Wire
 from stormbreak.types import FALLBACK, Target, Verdict
 
 

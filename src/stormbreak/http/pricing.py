@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.policy import Policy
-from stormbreak.core.spend import PriceOf, PriceTable, known_cost
+from stormbreak.core.spend_policy import PriceOf, PriceTable, known_cost
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.environment import in_force
 from stormbreak.types import CACHE, DEGRADED, FixedCost, Target, Usage
@@ -48,7 +48,7 @@ class LazyCost:
 
 def list_price(provider: str, model: str) -> PriceTable | None:
     """Today's list price of a model; None where it is not known. The prices are loaded when first asked for."""
-    from stormbreak.cost.lookup import price_of  # noqa: PLC0415 - nobody else needs it
+    from stormbreak.cost.price_lookup import price_of  # noqa: PLC0415 - nobody else needs it
 
     return price_of(provider, model)
 

@@ -11,10 +11,9 @@ from typing import TypeVar
 from stormbreak.core.fallback import Fallback, Place, Step, ToDegraded, ToTargets
 from stormbreak.core.policy import Policy
 from stormbreak.errors import ConfigurationError
+from stormbreak.http.endpoint import DynamicKey, Origin
 from stormbreak.http.environment import ProviderEndpoint, find_endpoint
-from stormbreak.http.keys import DynamicKey
-from stormbreak.http.origin import Origin
-from stormbreak.http.wire import Wire
+from stormbreak.http.h1.connection import Wire
 from stormbreak.types import CACHE, DEGRADED, FALLBACK, Outcome, Target
 
 SOURCES = {"targets": FALLBACK, "cache": CACHE, "degraded": DEGRADED}

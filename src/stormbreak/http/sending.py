@@ -8,7 +8,7 @@ from stormbreak.core.flow import Send
 from stormbreak.core.policy import Policy
 from stormbreak.http.exchange import Asked, attempt, cancelled_outcome
 from stormbreak.http.routes import Route, Routes
-from stormbreak.http.source import Source, begin
+from stormbreak.http.stream_source import Source, begin
 from stormbreak.types import Outcome, Target, Verdict
 
 

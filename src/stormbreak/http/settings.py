@@ -9,19 +9,19 @@ from typing import Any, Self
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.fallback import Step, ordered
-from stormbreak.core.spend import PriceOf
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.background import BACKGROUND
+from stormbreak.core.spend_policy import PriceOf
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.background_loop import BACKGROUND
 from stormbreak.drivers.locks import LiveSet
 from stormbreak.errors import ConfigurationError
 from stormbreak.http.at_hand import Degraded, LocalAnswers
-from stormbreak.http.blocking import Client
 from stormbreak.http.client import AsyncClient
+from stormbreak.http.endpoint import DynamicKey, KeyFunction
 from stormbreak.http.footing import TargetConfig
 from stormbreak.http.generation import Generation, SettingsBuilder
-from stormbreak.http.keys import DynamicKey, KeyFunction
 from stormbreak.http.pricing import list_price
-from stormbreak.keylike import quoted
+from stormbreak.http.sync_client import Client
+from stormbreak.key_patterns import quoted
 from stormbreak.types import Target
 
 

@@ -12,16 +12,16 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
-from stormbreak.core.spend import PriceOf
-from stormbreak.core.tried import add_attempt_notes
+from stormbreak.core.explain import add_attempt_notes
+from stormbreak.core.spend_policy import PriceOf
 from stormbreak.drivers.delivery import LoopDelivery
 from stormbreak.errors import broken_stream
 from stormbreak.http.exchange import Received, answer_of
 from stormbreak.http.pricing import LazyCost
-from stormbreak.http.source import LocalSource, Source
-from stormbreak.llm.deltas import ends, is_readable, text_of
-from stormbreak.llm.halves import decoded
+from stormbreak.http.stream_source import LocalSource, Source
 from stormbreak.llm.sse import Event, EventReader
+from stormbreak.llm.stream_event_text import ends, is_readable, text_of
+from stormbreak.llm.surrogates import decoded
 from stormbreak.types import TARGET, Answer, CallResult, Target, Usage, Verdict
 
 _DONE = b"[DONE]"

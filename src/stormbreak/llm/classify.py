@@ -14,10 +14,9 @@ No input raises. Nothing a provider wrote in free text gets into a Reading, save
 import re
 from collections.abc import Mapping
 
-from stormbreak.llm.complaint import ProviderError, parse_error
-from stormbreak.llm.complete import read_body
-from stormbreak.llm.reading import HttpResponse, ParsedResponse, Shape
-from stormbreak.llm.tables import (
+from stormbreak.llm.completeness import read_body
+from stormbreak.llm.error_body import ProviderError, parse_error
+from stormbreak.llm.error_tables import (
     BROAD,
     DAILY,
     NAMED,
@@ -29,8 +28,9 @@ from stormbreak.llm.tables import (
     STATUSES,
     UNTOUCHED,
 )
-from stormbreak.llm.waits import WAITS, retry_after
-from stormbreak.llm.whole import ERROR_INSIDE
+from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
+from stormbreak.llm.parsed_answer import ERROR_INSIDE
+from stormbreak.llm.retry_after import WAITS, retry_after
 from stormbreak.types import TREATMENTS, Tally, Verdict
 
 _NOTHING_SAID = ProviderError()

@@ -5,9 +5,19 @@ from typing import Any
 import msgspec
 
 from stormbreak.llm.finish_reasons import refused
-from stormbreak.llm.reading import ParsedResponse
-from stormbreak.llm.usage import usage_of
-from stormbreak.llm.whole import ERROR_INSIDE, SuccessBody, broken, refused_by
+from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by
+from stormbreak.llm.stream_deltas import (
+    JsonAccumulator,
+    MalformedChunkError,
+    WatchedAssembly,
+    brings_output,
+    expect_finish_reason,
+    expect_index,
+    expect_object,
+)
+from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.llm.tokens import usage_of
 from stormbreak.types import Verdict
 
 
@@ -45,3 +55,168 @@ def read_message(body: bytes, request_id: str | None, _: int | None) -> ParsedRe
         finish_reason=answer.stop_reason,
         request_id=request_id,
     )
+
+
+# ---------------------------------------------------------------- a streamed answer of Anthropic's Messages API
+# `message_start` brings the message without its content; each block of it begins with `content_block_start`, grows
+# by `content_block_delta` and ends with `content_block_stop`; `message_delta` says why the message ended, and
+# `message_stop` that this was all. `ping` and events of kinds that are not known here say nothing.
+
+END = "message_stop"
+_INPUT = "partial_json"
+_OWN = frozenset({"type", "delta", "usage"})
+
+
+class MessagesWatcher:
+    """What tells how the stream goes: begun, output, usage, why it stopped, and its end."""
+
+    def __init__(self, _: int = 1) -> None:
+        self.has_output = False
+        self.ended = False
+        self._usage: dict[str, Any] = {}
+        self._is_counted = False  # to the end
+        self.finish_reason: str | None = None
+        self._begun = False
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What was counted; nothing where the answer was not: its beginning counts no more than that."""
+        return self._usage if self._is_counted else {}
+
+    @staticmethod
+    def quiet(block: bytes) -> bool:
+        """Whether whole events can be nothing but content, or pings."""
+        return not (  # `find` takes half the time of `in`
+            block.find(b"message_") >= 0 or block.find(b"error") >= 0 or block.find(b"[DONE]") >= 0
+        )
+
+    def add(self, said: dict[str, Any]) -> None:
+        """Take the data of one event; raise MalformedChunkError."""
+        kind = said.get("type")
+        if kind == "message_start":
+            self._begin(expect_object(said.get("message")))
+        elif kind in {"content_block_start", "content_block_delta"}:
+            field = "content_block" if kind == "content_block_start" else "delta"
+            self._require_begun()
+            self.has_output = brings_output(expect_object(said.get(field))) or self.has_output
+        elif kind == "message_delta":
+            self._require_begun()
+            reason = expect_finish_reason(expect_object(said.get("delta") or {}).get("stop_reason"))
+            self.finish_reason = reason or self.finish_reason
+            self._count(said)
+            counted = expect_object(said.get("usage") or {}).get("output_tokens")
+            self._is_counted = self._is_counted or counted is not None
+        elif kind == END:
+            self.ended = True
+
+    def usage_in(self, said: dict[str, Any]) -> Any:  # noqa: ARG002 - the same for every format
+        """Find the usage in an event; here it is in none that is quiet."""
+        return None
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why it ended."""
+        return [self.finish_reason]
+
+    def wrong(self, *, done: bool = False) -> str | None:  # noqa: ARG002 - the format has an end of its own
+        """Tell what is missing if nothing more comes."""
+        if not self._begun:
+            return "stream ended without message_start"
+        if not self.finish_reason:
+            return "stream ended without stop_reason"
+        return None if self.ended else "stream ended without message_stop"
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        if self._begun:  # two streams in one
+            raise MalformedChunkError
+        self._begun = True
+        self._count(message)
+
+    def _require_begun(self) -> None:
+        if not self._begun:
+            raise MalformedChunkError
+
+    def _count(self, said: dict[str, Any]) -> None:
+        """Take what is counted: the later number is of the whole, the earlier one stays where none comes."""
+        counts = expect_object(said.get("usage") or {})
+        self._usage |= {name: count for name, count in counts.items() if count is not None}
+
+
+class MessageAssembly(WatchedAssembly):
+    """The message itself, put together; `result` is what the same call would have got unstreamed."""
+
+    def __init__(self, _: int = 1) -> None:
+        self._watcher: MessagesWatcher = MessagesWatcher()
+        self._message: dict[str, Any] = {}
+        self._end: dict[str, Any] = {}
+        self._blocks: dict[int, list[_MessagesStreamBlock]] = {}
+
+    def add(self, said: dict[str, Any]) -> None:
+        """Take the data of one event; raise MalformedChunkError."""
+        self._watcher.add(said)
+        kind = said.get("type")
+        if kind == "message_start":
+            self._message = said["message"]
+        elif kind == "content_block_start":
+            self._start(expect_index(said.get("index")), said["content_block"])
+        elif kind == "content_block_delta":
+            blocks = self._blocks.get(expect_index(said.get("index")))
+            if not blocks:
+                raise MalformedChunkError
+            blocks[-1].add(said["delta"])
+        elif kind == "message_delta":
+            beside = {name: value for name, value in said.items() if name not in _OWN}
+            self._end |= beside | (said.get("delta") or {})
+
+    def _start(self, index: int, start: dict[str, Any]) -> None:
+        """Begin a block. Ollama gives one index to several: what has grown, or is another thing, is another block."""
+        blocks = self._blocks.setdefault(index, [])
+        if not (blocks and blocks[-1].is_begun_by(start)):
+            blocks.append(_MessagesStreamBlock(start))
+
+    def result(self) -> dict[str, Any]:
+        """Give the message as its unstreamed body would be."""
+        blocks = (block for index in sorted(self._blocks) for block in self._blocks[index])
+        content = [block.result() for block in blocks]
+        return self._message | {"content": content} | self._end | {"usage": self._watcher.usage}
+
+
+class _MessagesStreamBlock:
+    """One block of content. The input of a tool comes as pieces of JSON text."""
+
+    def __init__(self, start: dict[str, Any]) -> None:
+        self._pieces = JsonAccumulator()
+        self._pieces.add(start)
+        self._input: list[str] = []
+        self._start: dict[str, Any] | None = start
+
+    def is_begun_by(self, start: dict[str, Any]) -> bool:
+        """Whether this is the block that begins like that, and nothing has been added to it yet."""
+        return self._start == start
+
+    def add(self, delta: dict[str, Any]) -> None:
+        self._start = None
+        more = {name: piece for name, piece in delta.items() if name != "type"}
+        if "citation" in more:
+            more["citations"] = [more.pop("citation")]
+        text = more.pop(_INPUT, "")
+        if not isinstance(text, str):
+            raise MalformedChunkError
+        self._input.append(text)
+        self._pieces.add(more)
+
+    def result(self) -> dict[str, Any]:
+        block = self._pieces.result()
+        text = "".join(self._input)
+        return block | {"input": _parsed(text)} if text else block
+
+
+def _parsed(text: str) -> Any:
+    """Parse the input of a tool.
+
+    One that a model left unfinished, or got wrong, is kept as Anthropic's documentation has it.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except UNREADABLE:
+        return {"INVALID_JSON": text}

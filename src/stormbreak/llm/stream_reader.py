@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from stormbreak.llm.chunk import expect_object
+import msgspec
+
 from stormbreak.llm.classify import is_media, read_answer, read_error, request_id_of
-from stormbreak.llm.complaint import ProviderError
-from stormbreak.llm.followers import EventConsumer
-from stormbreak.llm.formats import FORMATS, Format
-from stormbreak.llm.halves import UNREADABLE, decoded
-from stormbreak.llm.pieces import MalformedChunkError
-from stormbreak.llm.reading import HttpResponse, ParsedResponse, Shape
+from stormbreak.llm.error_body import ProviderError
+from stormbreak.llm.models import HttpResponse, ParsedResponse, Shape
 from stormbreak.llm.sse import INVISIBLE, Event, EventReader, LineTooLongError
+from stormbreak.llm.stream_deltas import EventConsumer, MalformedChunkError, expect_object
+from stormbreak.llm.stream_formats import FORMATS, Format, StreamAssembly
+from stormbreak.llm.surrogates import UNREADABLE, decoded
 from stormbreak.types import Verdict
 
 TOTAL_LIMIT = 64 * 1024 * 1024
@@ -217,3 +217,43 @@ class StreamReader(ABC):
     def _read(self, body: bytes) -> ParsedResponse:
         answer = self._head._replace(body=body)
         return read_answer(answer, self._shape, choices=self._choices, inputs=self._inputs)
+
+
+# ---------------------------------------------------------------- a streamed answer, put together, read to its end and judged like a plain one (law 15)
+# A chat completion is complete when every choice has said why it finished. The closing ``[DONE]`` is not asked
+# for where the body ends rightly, or usage follows in an event of its own: some providers omit it. Without either, silence or
+# a cut after the finish reasons makes no answer: some relays write a finish reason into every chunk. A response is complete with
+# ``response.completed`` (or ``incomplete``), a message with ``message_stop``.
+
+
+class StreamAssembler(StreamReader):
+    """Take the bytes of one answer as they come; `end` says what they were, and gives the whole."""
+
+    _assembly: StreamAssembly
+
+    def _follow(self, kind: Format) -> StreamAssembly:
+        self._assembly = kind.assembly(self._choices)
+        return self._assembly
+
+    def end(self) -> tuple[ParsedResponse, bytes]:
+        """Judge the stream that ended here, and give the body it amounts to.
+
+        The body of a success is what the call would have got unstreamed; that of an error is the error as
+        it came; there is none of a broken stream.
+        """
+        plain = self._plain_body()
+        if plain is not None:
+            return self._read(plain), plain
+        failure = self._finish()
+        return (failure, self._error_body) if failure else self._whole()
+
+    def _whole(self) -> tuple[ParsedResponse, bytes]:
+        try:
+            body = msgspec.json.encode(self._assembly.result())
+        except RecursionError:  # `end` may be called from deeper down than `feed` was
+            return ParsedResponse(
+                Verdict.BROKEN, detail="nested too deeply", maybe_processed=True
+            ), b""
+        reading = self._read(body)
+        whole = reading.verdict is Verdict.OK or reading.finish_reason is not None
+        return reading, body if whole else b""

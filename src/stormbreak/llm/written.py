@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from stormbreak.llm.reading import Shape
+from stormbreak.llm.models import Shape
 
 ID = "stormbreak-degraded"
 """The `id` of such an answer: nobody has to take it for a model's."""

@@ -26,12 +26,11 @@ from typing import NamedTuple
 
 from stormbreak.provider.arrivals import Poisson
 from stormbreak.provider.chance import Lognormal, mix, uniform
-from stormbreak.provider.kinds import REFUSALS, Kind, WaitForm
-from stormbreak.provider.limit import Standing, limit_of
+from stormbreak.provider.counters import Tally
+from stormbreak.provider.fault_kinds import REFUSALS, Kind, WaitForm
+from stormbreak.provider.rate_limit import Standing, limit_of
 from stormbreak.provider.scenario import BackgroundTraffic, Scenario, Trouble
-from stormbreak.provider.selection import Asking
-from stormbreak.provider.tally import Tally
-from stormbreak.provider.weather import Spell, forecast
+from stormbreak.provider.timeline import Asking, Spell, forecast
 
 _QUEUE_FULL = Trouble(kind=Kind.S429)
 

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from stormbreak.provider.chance import mix
-from stormbreak.provider.formats import openai
-from stormbreak.provider.formats.form import BORN, Refusal, encode
-from stormbreak.provider.formats.understand import FORMATS
+from stormbreak.provider.formats import base
+from stormbreak.provider.formats.base import BORN, Refusal, encode
+from stormbreak.provider.formats.registry import FORMATS
 from stormbreak.provider.http1 import Headers, Request
 from stormbreak.provider.scenario import Provider
 from stormbreak.provider.scripts import Script, plain
@@ -59,7 +59,7 @@ class Routes:
 
     def error(self, refusal: Refusal, path: str = "", *more: tuple[str, str]) -> Script:
         """Say what is wrong, as it is said at this address."""
-        body = FORMATS[path].error(refusal) if path in FORMATS else openai.error(refusal)
+        body = FORMATS[path].error(refusal) if path in FORMATS else base.error(refusal)
         return plain(refusal.status, body, self.headers() + more)
 
     def headers(self) -> Headers:

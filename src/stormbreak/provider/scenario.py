@@ -11,7 +11,8 @@ from math import fsum
 from typing import Literal
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.bounds import (
+from stormbreak.provider.fault_kinds import ALLOWED_KEYS, REQUIRED_KEY, Kind, WaitForm
+from stormbreak.provider.field_ranges import (
     AtLeastOne,
     Count,
     Depth,
@@ -24,7 +25,6 @@ from stormbreak.provider.bounds import (
     Speed,
     check_ranges,
 )
-from stormbreak.provider.kinds import ALLOWED_KEYS, REQUIRED_KEY, Kind, WaitForm
 
 RECOVERY_WINDOW = 30
 """Seconds in which calls must succeed for a recovery: so long a simulation goes on after its trigger."""

@@ -7,30 +7,101 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.billing import Billing
 from stormbreak.provider.chance import mix
+from stormbreak.provider.client_record import Ledger, Record
 from stormbreak.provider.connection import Connection
+from stormbreak.provider.counters import Billing, Tally, peak_arrivals
+from stormbreak.provider.fault_kinds import CONDITIONS, REFUSALS, WELL_FORMED, Kind
+from stormbreak.provider.faults import answered
 from stormbreak.provider.faults.play import FaultContext
 from stormbreak.provider.faults.refusals import refused
-from stormbreak.provider.faults.table import answered
-from stormbreak.provider.formats.form import Asked, Refusal
-from stormbreak.provider.formats.understand import FORMATS, understand
+from stormbreak.provider.formats.base import Asked, Refusal
+from stormbreak.provider.formats.registry import FORMATS, understand
 from stormbreak.provider.http1 import Headers, Request, UnreadableError
-from stormbreak.provider.kinds import CONDITIONS, REFUSALS, WELL_FORMED, Kind
-from stormbreak.provider.ledger import Ledger, Record
 from stormbreak.provider.model import Part, ProviderModel, Reply
-from stormbreak.provider.pace import Pace
+from stormbreak.provider.rate_limit_headers import limit_headers, retry_after_headers
 from stormbreak.provider.routes import Routes
 from stormbreak.provider.scenario import Scenario
 from stormbreak.provider.scripts import Script
-from stormbreak.provider.tally import Tally, peak_arrivals
-from stormbreak.provider.told import limit_headers, retry_after_headers
-from stormbreak.provider.witness import RequestObserver
+
+# ---------------------------------------------------------------- scenario time on the wall: it begins once, runs `speed` times as fast as the clock, and rings when asked
+# One timer serves everybody: it rings at most once a millisecond, however much is going on.
+
+_TICK = 0.001
+_IDLE_TICK = 0.25  # nobody waits, but the crowd lives on
+
+
+class Pace:
+    """Translates between the scenario's seconds and the monotonic clock."""
+
+    def __init__(self, speed: float, ring: Callable[[], None]) -> None:
+        self.speed = speed
+        self._ring = ring
+        self._began: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Tell whether scenario time has begun."""
+        return self._began is not None
+
+    def begin(self) -> None:
+        """Let scenario time begin, unless it has."""
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def stop(self) -> None:
+        """Set scenario time back to before its beginning."""
+        self._cancel()
+        self._began = None
+
+    def now(self) -> float:
+        """Tell the scenario time; 0 before it begins."""
+        return 0.0 if self._began is None else (time.monotonic() - self._began) * self.speed
+
+    def aim(self, due: float | None, *, busy: bool) -> None:
+        """Ring at the scenario time `due` or a little later, much later if nobody is waiting."""
+        if due is None or self._began is None:
+            return
+        now = time.monotonic()
+        at = max(self._began + due / self.speed, now + (_TICK if busy else _IDLE_TICK))
+        if self._timer is not None and self._timer_at <= at:
+            return
+        self._cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(at - now, self._rung)
+
+    def _rung(self) -> None:
+        self._timer = None
+        self._ring()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+# ---------------------------------------------------------------- whoever wants to know what the embedded provider saw of each request, and when, in scenario time
+
+
+class RequestObserver(Protocol):
+    """Is told, on the provider's event loop."""
+
+    def asked(self, asked: Asked, at: float) -> None:
+        """A request has come in whole, and can be understood."""
+
+    def answered(self, asked: Asked, at: float) -> None:
+        """A good answer to it has been written whole, to a connection that was still there."""
+
+
+# ----------------------------------------------------------------
 
 HOST = "127.0.0.1"
 

@@ -6,7 +6,7 @@ from math import isnan, nan
 from typing import NamedTuple
 
 from stormbreak.batch.course import Course, Slice
-from stormbreak.report.panel import Line, Panel, clock_for
+from stormbreak.report.chart import Line, Panel, clock_for
 from stormbreak.types import Verdict
 
 _MOST = frozenset({"open_circuits", "cooling"})  # of which a slice keeps the most, not the sum

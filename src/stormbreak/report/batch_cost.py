@@ -1,10 +1,10 @@
 """What a batch has cost, as a part of its report."""
 
-from stormbreak.batch.costs import BatchCost, ModelCost
+from stormbreak.batch.store.cost import BatchCost, ModelCost
 from stormbreak.cost.bill import Span
 from stormbreak.cost.money import USD, between
+from stormbreak.escape import shown
 from stormbreak.report.page import Section, Table
-from stormbreak.report.text import shown
 
 _HEADS = (
     "model",

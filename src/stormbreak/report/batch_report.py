@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from stormbreak.batch.costs import BatchCost
 from stormbreak.batch.course import Course
-from stormbreak.batch.files import BatchPaths
 from stormbreak.batch.histogram import Histogram
-from stormbreak.batch.runner import End
-from stormbreak.batch.summary import Summary
+from stormbreak.batch.running.runner import End
+from stormbreak.batch.running.summary import Summary
+from stormbreak.batch.store.cost import BatchCost
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.escape import shown
 from stormbreak.report.batch_charts import charts_of
 from stormbreak.report.batch_cost import cost_section
+from stormbreak.report.drawing import drawing_of
 from stormbreak.report.page import Bar, Card, Chart, Page, Section, Table, keys_of
 from stormbreak.report.picture import Picture, Tile
-from stormbreak.report.svg import drawing_of
-from stormbreak.report.text import shown
 
 FAILURES = 20
 """Failed rows that are shown; all of them stand in the failed file."""

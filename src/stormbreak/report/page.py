@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from stormbreak import __version__
-from stormbreak.report.panel import Line
+from stormbreak.report.chart import Line
 from stormbreak.report.theme import STROKES, Stroke, variables
 
 _TEMPLATE = "page.html"

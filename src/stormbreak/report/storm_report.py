@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stormbreak.escape import shown
 from stormbreak.provider.scenario import Load, Scenario
-from stormbreak.report.comparison import Comparison, Quantity, View
-from stormbreak.report.costs import cost_cards, cost_section, span, story
-from stormbreak.report.figures import measures_table
+from stormbreak.report.drawing import drawing_of
 from stormbreak.report.page import Chart, Key, Page, Section, keys_of
 from stormbreak.report.picture import Picture, Tile
-from stormbreak.report.quantities import (
+from stormbreak.report.storm_measures import cost_cards, cost_section, measures_table, span, story
+from stormbreak.report.storm_series import (
     ANSWERS,
     ATTEMPTS,
     IN_FLIGHT,
@@ -18,9 +18,10 @@ from stormbreak.report.quantities import (
     OPEN,
     QUEUED,
     WASTED,
+    Comparison,
+    Quantity,
+    View,
 )
-from stormbreak.report.svg import drawing_of
-from stormbreak.report.text import shown
 from stormbreak.storm import Result
 from stormbreak.storm.verdict import verdict
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from math import inf
 
+from stormbreak.escape import shown
 from stormbreak.report.page import Bar, Page, Section, Table
-from stormbreak.report.text import shown
 from stormbreak.storm.survey import NEAR, Summary, Survey
 
 _LONG = 1000  # characters of a sentence

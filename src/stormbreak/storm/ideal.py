@@ -20,9 +20,9 @@ from math import fsum, inf
 from typing import NamedTuple
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.kinds import REFUSALS
+from stormbreak.provider.fault_kinds import REFUSALS
 from stormbreak.provider.scenario import Limit, LimitKind, Load, Scenario
-from stormbreak.provider.weather import Spell, forecast
+from stormbreak.provider.timeline import Spell, forecast
 
 _STEP = 0.05  # seconds; shorter where service is
 _MIN_STEP = 0.001

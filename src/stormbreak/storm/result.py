@@ -1,17 +1,111 @@
 """What came of a simulation, and the document in which several are told and read again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from stormbreak import tomlfile
+from stormbreak import toml_file
 from stormbreak.errors import ConfigurationError
 from stormbreak.provider.scenario import Scenario
-from stormbreak.storm.measures import Measures
-from stormbreak.storm.series import Series
+from stormbreak.storm.ideal import Amount
+from stormbreak.storm.measures import Measures, Record, rounded
+
+# ---------------------------------------------------------------- what happened in each second of a simulation
+
+
+class Look(NamedTuple):
+    """What stood at the end of a second, over all processes."""
+
+    in_flight: int  # attempts
+    queued: int  # calls in the clients' own queues
+    limit: int | None  # of attempts in flight; None unless that of every process binds
+    limited: int  # processes whose limit binds
+    open_circuits: int  # processes whose circuit is not closed
+    queued_at_provider: int  # attempts in the provider's queue
+    wasted: float  # seconds of work for clients who had gone, up to here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One number for each second, from 0 on: calls that arrived, attempts, answers in time, and the ideal's.
+
+    `failed` calls ended in that second without an answer in time after an attempt, `shed` ones without any.
+
+    The others are as they stood when the second was over, over all processes: attempts `in_flight`, calls `queued`
+    in the clients, attempts `queued_at_provider` in the queue of the provider, `open_circuits` (processes whose circuit is not
+    closed). Of `limited` processes a limit binds, set by hand or found in congestion; `limit` is their sum, and None
+    unless all are limited: what others may send is up to nobody. `wasted` are the seconds of the provider's work that
+    came to an end in that second for clients who had gone. All of these are empty where nobody could look.
+    """
+
+    calls: tuple[int, ...]
+    attempts: tuple[int, ...]
+    answers: tuple[int, ...]
+    ideal: tuple[float, ...]
+    failed: tuple[int, ...]
+    shed: tuple[int, ...]
+    in_flight: tuple[int, ...] = ()
+    queued: tuple[int, ...] = ()
+    limit: tuple[int | None, ...] = ()
+    limited: tuple[int, ...] = ()
+    open_circuits: tuple[int, ...] = ()
+    queued_at_provider: tuple[int, ...] = ()
+    wasted: tuple[float, ...] = ()
+
+    def plain(self) -> dict[str, list[float | int | None]]:
+        """The same by name, rounded to what is meant."""
+        return {
+            item.name: [rounded(value) for value in getattr(self, item.name)]
+            for item in fields(self)
+        }
+
+
+def series(
+    records: Sequence[Record],
+    ideal: Sequence[Amount],
+    attempts: Sequence[int],
+    looks: Sequence[Look] = (),
+) -> Series:
+    """Count by second, until the last call has ended; there are `looks` at least until then, or none at all."""
+    length = 1 + int(max((record.ended for record in records), default=0.0))
+    lost = [record for record in records if not record.answered]
+    flow = [0.0] * length
+    for at, calls in ideal:
+        if at < length:
+            flow[int(at)] += calls
+    seen = looks[:length]
+    return Series(
+        calls=_counted((record.arrived for record in records), length),
+        attempts=(*attempts, *[0] * (length - len(attempts))),
+        answers=_counted((record.ended for record in records if record.answered), length),
+        ideal=tuple(flow),
+        failed=_counted((record.ended for record in lost if record.attempts), length),
+        shed=_counted((record.ended for record in lost if not record.attempts), length),
+        in_flight=tuple(look.in_flight for look in seen),
+        queued=tuple(look.queued for look in seen),
+        limit=tuple(look.limit for look in seen),
+        limited=tuple(look.limited for look in seen),
+        open_circuits=tuple(look.open_circuits for look in seen),
+        queued_at_provider=tuple(look.queued_at_provider for look in seen),
+        wasted=_differences([look.wasted for look in seen]),
+    )
+
+
+def _counted(times: Iterable[float], length: int) -> tuple[int, ...]:
+    counts = [0] * length
+    for at in times:
+        counts[int(at)] += 1
+    return tuple(counts)
+
+
+def _differences(sums: Sequence[float]) -> tuple[float, ...]:
+    return tuple(after - before for before, after in zip([0.0, *sums], sums, strict=False))
+
+
+# ----------------------------------------------------------------
 
 LARGEST = 256 * 1024 * 1024
 """Bytes of a result: hours of a storm under several policies."""
@@ -85,7 +179,7 @@ def read(path: str | Path) -> tuple[Document, list[Result]]:
     """
     try:
         document = msgspec.json.decode(
-            tomlfile.read_bytes(path, what=_WHAT, largest=LARGEST), type=Document
+            toml_file.read_bytes(path, what=_WHAT, largest=LARGEST), type=Document
         )
         return document, document.results()
     except OSError as error:

@@ -14,10 +14,10 @@ from math import inf
 from statistics import median
 from typing import Any
 
-from stormbreak.storm.baselines import BASELINES, NamedPolicy
-from stormbreak.storm.draws import BATCH, FLEETS, RandomStorm, draw
-from stormbreak.storm.many import simulate_all
 from stormbreak.storm.measures import Measures, quantile, rounded
+from stormbreak.storm.parallel import simulate_all
+from stormbreak.storm.policies import BASELINES, NamedPolicy
+from stormbreak.storm.random_storms import BATCH, FLEETS, RandomStorm, draw
 from stormbreak.storm.simulation import simulate
 
 RIVALS = ("none", "naive", "full_jitter", "openai_sdk", "article", "budget", "aimd")

@@ -11,9 +11,8 @@ from math import fsum
 from typing import NamedTuple
 
 from stormbreak.provider.scenario import Load, Scenario
-from stormbreak.storm.result import Result
-from stormbreak.storm.series import Series
-from stormbreak.storm.spread import Spread, spread
+from stormbreak.storm.measures import Spread, spread
+from stormbreak.storm.result import Result, Series
 
 WINDOW = 5  # seconds
 _NO_WAIT = 0.05  # seconds; not worth a word

@@ -5,33 +5,33 @@ The public names. Each is loaded when it is first used: metrics need an extra.
 
 from typing import TYPE_CHECKING
 
-from stormbreak.on_demand import on_demand
+from stormbreak.lazy_import import on_demand
 
 if TYPE_CHECKING:
-    from stormbreak.drivers.listening import Attached as Attached
-    from stormbreak.telemetry.attaching import attach as attach
-    from stormbreak.telemetry.attaching import log_to as log_to
-    from stormbreak.telemetry.grafana import dashboard as dashboard
+    from stormbreak.drivers.listeners import Attached as Attached
+    from stormbreak.telemetry.attachment import attach as attach
+    from stormbreak.telemetry.attachment import log_to as log_to
+    from stormbreak.telemetry.event_metrics import dashboard as dashboard
+    from stormbreak.telemetry.event_text import NAMES as NAMES
+    from stormbreak.telemetry.event_text import name_of as name_of
+    from stormbreak.telemetry.event_text import words_for as words_for
     from stormbreak.telemetry.logs import Logs as Logs
-    from stormbreak.telemetry.names import NAMES as NAMES
-    from stormbreak.telemetry.names import name_of as name_of
     from stormbreak.telemetry.otel.tracing import Tracing as Tracing
     from stormbreak.telemetry.prometheus import Metrics as Metrics
-    from stormbreak.telemetry.serving import serve as serve
-    from stormbreak.telemetry.words import words_for as words_for
+    from stormbreak.telemetry.status_pages import serve as serve
 
 _HOMES = {
-    "Attached": "stormbreak.drivers.listening",
+    "Attached": "stormbreak.drivers.listeners",
     "Logs": "stormbreak.telemetry.logs",
     "Metrics": "stormbreak.telemetry.prometheus",
-    "NAMES": "stormbreak.telemetry.names",
+    "NAMES": "stormbreak.telemetry.event_text",
     "Tracing": "stormbreak.telemetry.otel.tracing",
-    "attach": "stormbreak.telemetry.attaching",
-    "dashboard": "stormbreak.telemetry.grafana",
-    "log_to": "stormbreak.telemetry.attaching",
-    "name_of": "stormbreak.telemetry.names",
-    "serve": "stormbreak.telemetry.serving",
-    "words_for": "stormbreak.telemetry.words",
+    "attach": "stormbreak.telemetry.attachment",
+    "dashboard": "stormbreak.telemetry.event_metrics",
+    "log_to": "stormbreak.telemetry.attachment",
+    "name_of": "stormbreak.telemetry.event_text",
+    "serve": "stormbreak.telemetry.status_pages",
+    "words_for": "stormbreak.telemetry.event_text",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names only

@@ -7,7 +7,7 @@ process lives, and whoever can make values up could fill the memory of whoever k
 from collections.abc import Collection
 
 from stormbreak.core.circuit import State
-from stormbreak.telemetry.tame import tame
+from stormbreak.escape import tame
 from stormbreak.types import CACHE, DEGRADED, TARGET, Target, Verdict
 
 OTHER = "other"

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from stormbreak.core.engine import Engine
-from stormbreak.slow_reason import slow_reason
+from stormbreak.drivers.explain import slow_reason
 
 _WORST_FIRST = ("isolated", "open", "half_open", "closed")
 

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 from stormbreak.core.circuit import State
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import new_lock
+from stormbreak.escape import tame, tamed
 from stormbreak.events import CircuitChanged, Event, RetryRefused
+from stormbreak.telemetry.event_text import name_of, words_for
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
-from stormbreak.telemetry.names import name_of
-from stormbreak.telemetry.tame import tame, tamed
-from stormbreak.telemetry.words import words_for
 
 EVERY = 1.0  # seconds between two lines of one kind at one target
 

@@ -14,12 +14,12 @@ from threading import Lock
 from typing import Any
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
+from stormbreak.telemetry.event_metrics import FAMILIES, Family, measured
+from stormbreak.telemetry.gauges import Standing
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
-from stormbreak.telemetry.measured import FAMILIES, Family, measured
-from stormbreak.telemetry.standing import Standing
 
 try:
     import prometheus_client
@@ -28,8 +28,14 @@ except ModuleNotFoundError as missing:
         "metrics need prometheus_client, which comes with stormbreak[metrics]"
     ) from missing
 
-from stormbreak.telemetry.gauges import PREFIX, Gauges
-from stormbreak.telemetry.several import AllProcesses, SharedGauges, is_multiprocess, writing
+from stormbreak.telemetry.prometheus_multiprocess import (
+    PREFIX,
+    AllProcesses,
+    Gauges,
+    SharedGauges,
+    is_multiprocess,
+    writing,
+)
 
 
 class Metrics:

@@ -18,9 +18,8 @@ from stormbreak.events import (
     RetryRefused,
     WouldHave,
 )
-from stormbreak.telemetry.names import name_of
+from stormbreak.telemetry.event_text import name_of, words_for
 from stormbreak.telemetry.state import Decision
-from stormbreak.telemetry.words import words_for
 
 MOST = 50
 TOGETHER = 2.0  # seconds after which what is alike is something new

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.fork_safety import reset_in_child
 from stormbreak.drivers.locks import LiveSet, new_lock
+from stormbreak.escape import tame
 from stormbreak.events import (
     CallCancelled,
     CallEnded,
@@ -38,7 +39,6 @@ from stormbreak.telemetry.state import (
     TargetSnapshot,
     encoded,
 )
-from stormbreak.telemetry.tame import tame
 from stormbreak.types import Target, Verdict
 
 MOST_TARGETS = 100  # with those that are not told apart, which are the last

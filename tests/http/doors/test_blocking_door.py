@@ -18,10 +18,10 @@ from interrupts import interrupted
 from sockets import PATIENCE, End, answer, failing, served, until
 
 from stormbreak.core.circuit import BreakerPolicy
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.policy import Policy
 from stormbreak.core.trip import ConsecutiveFailures
-from stormbreak.drivers.background import Background
+from stormbreak.drivers.background_loop import Background
 from stormbreak.httpx2 import AsyncTransport, Transport
 
 ASK = {"model": "m", "messages": SAY}

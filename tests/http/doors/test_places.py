@@ -11,8 +11,8 @@ from sockets import End, answer, failing, served
 from stormbreak.core.backoff import Constant
 from stormbreak.core.policy import Policy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.http.doors import places
-from stormbreak.http.origin import origin_of
+from stormbreak.http.endpoint import origin_of
+from stormbreak.http.transports import places
 from stormbreak.httpx2 import AsyncTransport
 
 FEW = 4

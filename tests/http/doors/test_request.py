@@ -2,9 +2,9 @@
 
 import pytest
 
-from stormbreak.http.doors.given_up import KEPT, RecentFailures
-from stormbreak.http.doors.replies import Failure
-from stormbreak.http.doors.request import SdkRequest, Spans, spans_in
+from stormbreak.http.transports.given_up import KEPT, RecentFailures
+from stormbreak.http.transports.request import SdkRequest, Spans, spans_in
+from stormbreak.http.transports.sdk_response import Failure
 
 JSON = {"content-type": "application/json"}
 

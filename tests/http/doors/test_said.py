@@ -8,9 +8,9 @@ from doors import QUICK
 from sockets import answer, served
 
 from stormbreak import ConfigurationError, Priority, scope
-from stormbreak.drivers.background import Background
+from stormbreak.drivers.background_loop import Background
 from stormbreak.drivers.scope import current
-from stormbreak.http.doors.said import scope_from_headers
+from stormbreak.http.transports.said import scope_from_headers
 
 OURS = {
     "X-Stormbreak-Priority": "batch",

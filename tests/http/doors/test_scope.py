@@ -11,7 +11,7 @@ from doors import QUICK, SAY, SDKS, door, each_sdk, each_way, until
 from sockets import End, answer, failing, served
 
 from stormbreak import ConfigurationError, Policy, Priority, scope
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.events import Labelled, Sent
 from stormbreak.httpx2 import Transport
 

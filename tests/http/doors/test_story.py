@@ -6,7 +6,7 @@ from doors import QUICK, SAY
 from sockets import served
 
 from stormbreak import explain
-from stormbreak.http.doors.story import KEPT_AS, AttemptHistory
+from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
 from stormbreak.httpx2 import AsyncTransport
 from stormbreak.types import CallResult, Outcome, Target, Verdict
 

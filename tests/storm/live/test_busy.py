@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stormbreak.storm.live import busy
-from stormbreak.storm.live.busy import CpuLoad, PeakCpuLoad
+from stormbreak.storm.live import cpu_load
+from stormbreak.storm.live.cpu_load import CpuLoad, PeakCpuLoad
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -31,7 +31,7 @@ def program():
 
 
 def test_what_a_program_started_and_waited_for_counts(monkeypatch, program):
-    monkeypatch.setattr(busy, "WINDOW", 0.0)
+    monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     watch, began = CpuLoad([program.pid]), time.monotonic()
     assert program.stdout.readline() == b"done\n"
     watch.look()
@@ -47,7 +47,7 @@ def test_the_busiest_window_counts_and_one_that_is_not_over_does_not(monkeypatch
     watch.look()
     assert watch.busiest == PeakCpuLoad()
 
-    monkeypatch.setattr(busy, "WINDOW", 0.0)
+    monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     since = time.process_time()
     while time.process_time() < since + 0.2:
         pass
@@ -59,7 +59,7 @@ def test_the_busiest_window_counts_and_one_that_is_not_over_does_not(monkeypatch
 
 
 def test_a_program_that_has_gone_is_not_known(monkeypatch):
-    monkeypatch.setattr(busy, "WINDOW", 0.0)
+    monkeypatch.setattr(cpu_load, "WINDOW", 0.0)
     watch = CpuLoad([2**22 + 1])  # more than Linux gives
     time.sleep(0.01)
     watch.look()

@@ -3,9 +3,9 @@
 import json
 import time
 
-from stormbreak.provider.loader import parse
-from stormbreak.storm.live import play, playing
-from stormbreak.storm.live.scaled import staged
+from stormbreak.provider.scenario_file import parse
+from stormbreak.storm.live import play, run
+from stormbreak.storm.live.scaling import staged
 
 SCENARIO = """
 name = "short"
@@ -35,7 +35,7 @@ async def test_lines_tell_real_seconds(script, tmp_path):
 
 
 async def test_whoever_lost_the_first_call_while_starting_is_handed_it_again(script, monkeypatch):
-    monkeypatch.setattr(playing, "_SLOW_START", 0.1)
+    monkeypatch.setattr(run, "_SLOW_START", 0.1)
     program = script(
         "import json, live_asker\nlost = sys.stdin.readline()\nfor line in sys.stdin:\n"
         "    live_asker.ask({**json.loads(line), 'timeout': 20})\n"

@@ -17,13 +17,13 @@ from contextlib import suppress
 import pytest
 from small_storm import small_storm
 
-from stormbreak.cli.live_screen import warnings_of
 from stormbreak.cli.main import main
-from stormbreak.provider.loader import parse
-from stormbreak.storm.claims import NAMES
+from stormbreak.cli.storm.live import warnings_of
+from stormbreak.provider.scenario_file import parse
+from stormbreak.storm.assertions import NAMES
 from stormbreak.storm.live import Played
-from stormbreak.storm.live.busy import PeakCpuLoad
-from stormbreak.storm.live.scaled import staged
+from stormbreak.storm.live.cpu_load import PeakCpuLoad
+from stormbreak.storm.live.scaling import staged
 from stormbreak.storm.traffic import traffic
 
 SHORT_WAIT = """

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import parse
-from stormbreak.storm.live import Program, ProgramError, play, playing, programs
-from stormbreak.storm.live.scaled import staged
+from stormbreak.provider.scenario_file import parse
+from stormbreak.storm.live import Program, ProgramError, play, programs, run
+from stormbreak.storm.live.scaling import staged
 
 SHORT = """
 name = "short"
@@ -146,7 +146,7 @@ async def test_what_a_copy_asks_while_the_next_is_being_started_counts(
         while not done.exists():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.02)
 
-    monkeypatch.setattr(playing, "start", slowly)
+    monkeypatch.setattr(run, "start", slowly)
     scenario = staged(
         parse("duration = 60\n[provider]\nservice = 0.02\n"), copies=1, own_traffic=True
     )
@@ -213,7 +213,7 @@ async def test_a_copy_that_dies_is_numbered(script, tmp_path):
 
 
 async def test_a_program_that_never_asks_is_named(script, monkeypatch):
-    monkeypatch.setattr(playing, "PATIENCE", 0.5)
+    monkeypatch.setattr(run, "PATIENCE", 0.5)
     with pytest.raises(ProgramError, match="0 of 1 copies asked for their first call"):
         await play(short(), script("for line in sys.stdin: pass"))
     with pytest.raises(ProgramError, match="it asked for nothing in"):
@@ -223,7 +223,7 @@ async def test_a_program_that_never_asks_is_named(script, monkeypatch):
 
 
 async def test_why_nothing_was_understood_is_said(script, monkeypatch):
-    monkeypatch.setattr(playing, "PATIENCE", 1.0)
+    monkeypatch.setattr(run, "PATIENCE", 1.0)
     lost = script(
         "import os, urllib.request\n"
         "urllib.request.urlopen(os.environ['OPENAI_BASE_URL'] + '/embeddings', data=b'no JSON')"

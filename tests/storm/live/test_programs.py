@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import parse
+from stormbreak.provider.scenario_file import parse
 from stormbreak.storm.live import Program, ProgramError, play
 from stormbreak.storm.live.programs import name_of
-from stormbreak.storm.live.scaled import staged
+from stormbreak.storm.live.scaling import staged
 
 LONG = staged(parse("duration = 1000\n[provider]\nservice = 0.01\n[load]\nrate = 5\n"))
 FAMILY = """

@@ -3,8 +3,8 @@
 import pytest
 
 from stormbreak.errors import ConfigurationError
-from stormbreak.provider.loader import builtin_names, load, parse
-from stormbreak.storm.live.scaled import rehearsal, staged
+from stormbreak.provider.scenario_file import builtin_names, load, parse
+from stormbreak.storm.live.scaling import rehearsal, staged
 
 
 def test_everything_that_is_counted_is_scaled_and_no_time_is():

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from stormbreak.provider.formats.understand import FORMATS, understand
-from stormbreak.storm.live.prompts import Bounds, Prompts
-from stormbreak.storm.live.seen import Observations, waits
+from stormbreak.provider.formats.registry import FORMATS, understand
+from stormbreak.storm.live.observations import Bounds, Observations, Prompts, waits
 from stormbreak.storm.measures import Record
 
 PROMPTS = Prompts("storm 3fa9c1")

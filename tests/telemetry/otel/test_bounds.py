@@ -16,8 +16,8 @@ from traces import Traces, events_of, said
 
 from stormbreak.core.engine import Engine
 from stormbreak.core.flow import Send
-from stormbreak.drivers.sharing import shared_stepper
-from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.drivers.flow_stepper import shared_stepper
+from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.errors import ConfigurationError
 from stormbreak.telemetry import Tracing, attach
 from stormbreak.types import Call

@@ -21,8 +21,8 @@ from stormbreak.core.backoff import Constant
 from stormbreak.core.engine import Engine
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.core.retry import RetryPolicy
-from stormbreak.drivers.aio import AsyncioDriver
-from stormbreak.drivers.threads import ThreadDriver
+from stormbreak.drivers.asyncio_driver import AsyncioDriver
+from stormbreak.drivers.thread_driver import ThreadDriver
 from stormbreak.telemetry import attach
 from stormbreak.types import Call, Outcome, Verdict
 

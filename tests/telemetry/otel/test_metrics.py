@@ -10,11 +10,11 @@ from stage import OK, TARGET, policy
 from traces import Traces
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.steps import Stepper
+from stormbreak.drivers.flow_stepper import Stepper
 from stormbreak.errors import InvalidRequestError
 from stormbreak.events import CallCancelled, CallEnded, Committed, Sent
 from stormbreak.telemetry import attach
-from stormbreak.telemetry.otel.genai import BOUNDS
+from stormbreak.telemetry.otel.metrics import BOUNDS
 from stormbreak.types import Call, Target
 
 DURATION = "gen_ai.client.operation.duration"

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from stormbreak.telemetry.names import NAMES
-from stormbreak.telemetry.otel import conventions, genai
-from stormbreak.telemetry.otel.told import TOLD
+from stormbreak.telemetry.event_text import NAMES
+from stormbreak.telemetry.otel import conventions, metrics
+from stormbreak.telemetry.otel.spans import TOLD
 
 PAGE = Path(__file__).parents[3] / "docs" / "telemetry.md"
 SECTION = PAGE.read_text().partition("\n## OpenTelemetry\n")[2].partition("\n## ")[0]
@@ -22,6 +22,6 @@ def test_every_name_is_told_and_no_other():
     events = {NAMES[kind] for kind in TOLD} | {"attempt.committed"}
 
     assert told == known - {conventions.TOKEN_TYPE} | events | {
-        genai.DURATION, genai.FIRST_CHUNK, genai.TOKENS,
+        metrics.DURATION, metrics.FIRST_CHUNK, metrics.TOKENS,
     }  # fmt: skip
     assert f"`{conventions.LABEL}NAME`" in SECTION

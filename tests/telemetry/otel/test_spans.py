@@ -12,7 +12,7 @@ from streamed import DONE
 from traces import Traces, events_of, said
 
 from stormbreak import Policy, errors
-from stormbreak.core.concurrency import FixedLimit
+from stormbreak.core.concurrency_limit import FixedLimit
 from stormbreak.core.fallback import Place, ToDegraded, ToTargets
 from stormbreak.core.hedge import HedgePolicy
 from stormbreak.drivers.scope import scope

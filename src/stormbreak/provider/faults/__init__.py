@@ -1,1 +1,20 @@
 """How each kind of trouble is played: every fault turns a request and its answer into a script."""
+
+from collections.abc import Callable, Mapping
+
+from stormbreak.provider.fault_kinds import Kind
+from stormbreak.provider.faults import bodies, connections, streams
+from stormbreak.provider.faults.play import FaultContext
+from stormbreak.provider.scripts import Script
+
+# ---------------------------------------------------------------- which script plays which kind of trouble
+
+_PLAIN: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | bodies.FAULTS
+_STREAMED: Mapping[Kind, Callable[[FaultContext], Script]] = connections.FAULTS | streams.FAULTS
+
+
+def answered(play: FaultContext, kind: Kind | None) -> Script:
+    """Play an answer, plain or streamed, spoilt as `kind` says."""
+    if play.asked.streamed:
+        return streams.good(play) if kind is None else _STREAMED[kind](play)
+    return bodies.good(play) if kind is None else _PLAIN[kind](play)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from stormbreak.provider.formats.form import Asked
+from stormbreak.provider.formats.base import Asked
 from stormbreak.provider.http1 import Headers, head
 from stormbreak.provider.scripts import EVENTS, JSON
 

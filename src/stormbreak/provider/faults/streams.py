@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
+from stormbreak.provider.fault_kinds import Kind
 from stormbreak.provider.faults import bodies
 from stormbreak.provider.faults.play import FaultContext
-from stormbreak.provider.formats.form import Events
+from stormbreak.provider.formats.base import Events
 from stormbreak.provider.http1 import chunk
-from stormbreak.provider.kinds import Kind
 from stormbreak.provider.scripts import Ending, Piece, Script, chunked, paced
 
 _FLUSHED = 0.02  # so that what was written has left before the connection is reset

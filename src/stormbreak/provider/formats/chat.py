@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stormbreak.provider.formats import openai
-from stormbreak.provider.formats.form import (
+from stormbreak.provider.formats import base
+from stormbreak.provider.formats.base import (
     BORN,
+    TOKENS,
     Asked,
     Events,
     Format,
     encode,
     messages_complaint,
+    text_for,
     whole_number,
+    words_for,
 )
-from stormbreak.provider.formats.text import TOKENS, text_for, words_for
 
 
 def _output_tokens(payload: Mapping[str, Any]) -> int:
@@ -86,7 +88,7 @@ CHAT = Format(
     output_tokens=_output_tokens,
     body=_body,
     events=_events,
-    error=openai.error,
-    late_error=openai.LATE_ERROR,
-    late_event=openai.LATE_EVENT,
+    error=base.error,
+    late_error=base.LATE_ERROR,
+    late_event=base.LATE_EVENT,
 )

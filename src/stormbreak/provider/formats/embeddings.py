@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stormbreak.provider.chance import mix, uniform
-from stormbreak.provider.formats import openai
-from stormbreak.provider.formats.form import Asked, Format, encode, whole_number
+from stormbreak.provider.formats import base
+from stormbreak.provider.formats.base import Asked, Format, encode, whole_number
 
 _MAX_DIMENSIONS = 4096
 
@@ -47,7 +47,7 @@ EMBEDDINGS = Format(
     output_tokens=lambda _: 0,
     body=_body,
     events=None,
-    error=openai.error,
-    late_error=openai.LATE_ERROR,
-    late_event=openai.LATE_EVENT,
+    error=base.error,
+    late_error=base.LATE_ERROR,
+    late_event=base.LATE_EVENT,
 )

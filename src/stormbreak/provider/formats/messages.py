@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from stormbreak.provider.formats.form import (
+from stormbreak.provider.formats.base import (
+    TOKENS,
     Asked,
     CacheWrites,
     Events,
@@ -13,9 +14,10 @@ from stormbreak.provider.formats.form import (
     encode,
     messages_complaint,
     named_event,
+    text_for,
     whole_number,
+    words_for,
 )
-from stormbreak.provider.formats.text import TOKENS, text_for, words_for
 
 _TYPES: Mapping[int, str] = MappingProxyType(
     {

@@ -4,17 +4,19 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from stormbreak.provider.formats import openai
-from stormbreak.provider.formats.form import (
+from stormbreak.provider.formats import base
+from stormbreak.provider.formats.base import (
     BORN,
+    TOKENS,
     Asked,
     Events,
     Format,
     encode,
     named_event,
+    text_for,
     whole_number,
+    words_for,
 )
-from stormbreak.provider.formats.text import TOKENS, text_for, words_for
 
 
 def _complaint(payload: Mapping[str, Any]) -> str | None:
@@ -106,7 +108,7 @@ RESPONSES = Format(
     output_tokens=_output_tokens,
     body=_body,
     events=_events,
-    error=openai.error,
-    late_error=openai.LATE_ERROR,
+    error=base.error,
+    late_error=base.LATE_ERROR,
     late_event=named_event("error", _LATE),
 )

@@ -1,6 +1,6 @@
 """Storms on real sockets: the embedded provider against any program that asks it."""
 
-from stormbreak.storm.live.playing import Played, play
 from stormbreak.storm.live.programs import Program, ProgramError
+from stormbreak.storm.live.run import Played, play
 
 __all__ = ["Played", "Program", "ProgramError", "play"]

@@ -17,7 +17,7 @@ from shutil import which
 from typing import NamedTuple, cast
 
 from stormbreak.errors import ConfigurationError, StormbreakError
-from stormbreak.keylike import looks_like_key, quoted
+from stormbreak.key_patterns import looks_like_key, quoted
 
 KEY = "storm"
 """What every program gets for a key."""

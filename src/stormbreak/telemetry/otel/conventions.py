@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from stormbreak.llm.presets import PRESETS
-from stormbreak.telemetry.tame import tame
+from stormbreak.escape import tame
+from stormbreak.llm.providers import PRESETS
 from stormbreak.types import Target, Usage
 
 OPERATION = "gen_ai.operation.name"

@@ -8,35 +8,195 @@ Spans are of the kind "client"; only that of the call names a `gen_ai.operation.
 counts calls. Functions are no models: their spans have names and targets only.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
 from types import MappingProxyType
 from typing import Any
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from stormbreak.core.flow import Send
-from stormbreak.drivers.forks import reset_in_child
+from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.drivers.locks import new_lock
+from stormbreak.escape import tame
 from stormbreak.events import (
     CallCancelled,
     CallEnded,
     CallRejected,
     Committed,
     Event,
+    FallbackRefused,
     FellBack,
+    Hedged,
+    HedgeRefused,
     Overtaken,
+    Queued,
+    RetryPlanned,
+    RetryRefused,
     Returned,
     Sent,
 )
+from stormbreak.telemetry.event_text import name_of
 from stormbreak.telemetry.labels import kind_of
 from stormbreak.telemetry.otel import conventions as names
-from stormbreak.telemetry.otel.current import Current
-from stormbreak.telemetry.otel.genai import GenAi
-from stormbreak.telemetry.otel.told import TOLD, name_and_attributes
-from stormbreak.telemetry.otel.under_way import ActiveSpan, UnderWay
-from stormbreak.telemetry.tame import tame
+from stormbreak.telemetry.otel.metrics import GenAi
 from stormbreak.types import FALLBACK, TARGET, Call, Target, Verdict
+
+# ---------------------------------------------------------------- making a span the current one, for as long as an attempt is being sent, and no longer
+
+_HERE: ContextVar[None] = ContextVar("stormbreak.otel.here")
+
+
+class Current:
+    """A span as the current one, for one `with`.
+
+    The block may be left in another context than it was entered in, as when the garbage collector ends a coroutine or a
+    generator: the span was never current there, and nothing is put back.
+    """
+
+    __slots__ = ("_entered", "_here", "_span")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._here: Token[None] = _HERE.set(None)
+        self._entered: Token[Context] = attach(set_span_in_context(self._span))
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            _HERE.reset(self._here)
+        except ValueError:  # of another context
+            return
+        detach(self._entered)
+
+
+# ---------------------------------------------------------------- the calls of one engine that have a span which is not ended yet
+# A call that never ends, such as one of an event loop that stood still for ever, must not be kept for ever: beyond a bound
+# the oldest make way.
+
+
+class ActiveSpan:
+    """A call: its span, the context under which those of its attempts are, and what is open of these, by number."""
+
+    __slots__ = ("attempts", "began", "context", "operation", "source", "span")
+
+    def __init__(self, span: Span, context: Context, *, operation: str, began: float) -> None:
+        self.span = span
+        self.context = context
+        self.operation = operation
+        self.began = began  # on the clock of the engine
+        self.source = TARGET
+        self.attempts: dict[int, Span] = {}
+
+
+class UnderWay:
+    """At most `most` calls, by number; `overdue` is given one that has to make way. From any thread."""
+
+    def __init__(self, most: int, overdue: Callable[[ActiveSpan], None]) -> None:
+        self._most = most
+        self._overdue = overdue
+        # The garbage collector may come with a signal handler or a finalizer in the middle of this.
+        self._lock = new_lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget them all: in a child process they never end."""
+        self._calls: dict[int, ActiveSpan] = {}
+
+    def close(self) -> None:
+        """Give up all of them, and from now on each that comes."""
+        with self._lock:
+            self._most = 0
+            calls, self._calls = self._calls, {}
+        for call in calls.values():
+            self._overdue(call)
+
+    def add(self, number: int, call: ActiveSpan) -> None:
+        """Keep a call."""
+        oldest: ActiveSpan | None = None
+        with self._lock:
+            self._calls[number] = call
+            if len(self._calls) > self._most:
+                oldest = self._calls.pop(next(iter(self._calls)))
+        if oldest is not None:
+            self._overdue(oldest)
+
+    def find(self, number: int) -> ActiveSpan | None:
+        """The call of this number."""
+        return self._calls.get(number)
+
+    def take(self, number: int) -> ActiveSpan | None:
+        """The same, which is then no longer kept."""
+        with self._lock:
+            return self._calls.pop(number, None)
+
+
+# ---------------------------------------------------------------- decisions about a call, as events on its span: the names of `telemetry.names`, and attributes
+
+TOLD = (
+    Queued,
+    CallRejected,
+    Hedged,
+    HedgeRefused,
+    Overtaken,
+    RetryPlanned,
+    RetryRefused,
+    FellBack,
+    FallbackRefused,
+)
+"""Others begin or end a span, or are about a target."""
+
+_DIGEST = re.compile(r"#[0-9a-f]{8}$")  # that of the key, behind a target
+_ATTRIBUTES = {
+    "attempt": names.ATTEMPT,
+    "verdict": names.VERDICT,
+    "gate": names.GATE,
+    "held_by": names.GATE,
+    "policy": names.POLICY,
+    "reason": names.REASON,
+    "free": names.FREE,
+    "maybe_processed": names.MAYBE_PROCESSED,
+    "to": names.TO,
+}
+
+
+def name_and_attributes(event: Event) -> tuple[str, names.Attributes]:
+    """The name of an event and what it says; `stormbreak.seconds` is how long something takes or took, from then."""
+    told: names.Attributes = {}
+    for field, name in _ATTRIBUTES.items():
+        value = getattr(event, field, None)
+        if value is not None:
+            told[name] = _plain(value)
+    seconds = _seconds(event)
+    if seconds is not None:
+        told[names.SECONDS] = seconds
+    return name_of(event), told
+
+
+def _plain(value: Any) -> names.Value:
+    if isinstance(value, Verdict):
+        return value.value
+    return tame(_DIGEST.sub("", value)) if isinstance(value, str) else value
+
+
+def _seconds(event: Event) -> float | None:
+    if isinstance(event, Hedged):
+        return event.after
+    if isinstance(event, Overtaken):
+        return event.took
+    until = None
+    if isinstance(event, RetryPlanned):
+        until = event.until
+    elif isinstance(event, CallRejected):
+        until = event.retry_at
+    return None if until is None else max(0.0, until - event.at)
+
+
+# ----------------------------------------------------------------
 
 
 class Spans:

@@ -14,15 +14,14 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from stormbreak.core.engine import Engine
-from stormbreak.drivers.listening import subscribe
+from stormbreak.drivers.listeners import subscribe
 from stormbreak.errors import ConfigurationError
 from stormbreak.events import Event
+from stormbreak.telemetry.event_metrics import FAMILIES, measured
+from stormbreak.telemetry.gauges import Standing
 from stormbreak.telemetry.labels import MOST_TARGETS, Targets
-from stormbreak.telemetry.measured import FAMILIES, measured
-from stormbreak.telemetry.otel.genai import GenAi
-from stormbreak.telemetry.otel.instruments import observe, teller
+from stormbreak.telemetry.otel.metrics import GenAi, observe, teller
 from stormbreak.telemetry.otel.spans import Spans
-from stormbreak.telemetry.standing import Standing
 
 SCOPE = "stormbreak"
 MOST_CALLS = 10_000

@@ -1,0 +1,1 @@
+"""The rows of an input file, and what each asks for."""

@@ -1,0 +1,327 @@
+"""INPUT as an array of rows that stays on disk.
+
+One pass reads and checks the whole file and keeps about 35 bytes per row: where it begins, its line number, a hash of
+its id and one of its line. Rows are read again, by offset, when their turn comes, and compared with that hash; ten million
+of them fit in 350 MB.
+
+A file that an earlier run has checked, byte for byte, is not checked again: only the ids are read, which takes a third of the time.
+"""
+
+import os
+import stat
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from msgspec import DecodeError, Struct
+from msgspec.json import Decoder
+
+from stormbreak import toml_file
+from stormbreak.batch.input.request import InputRowError, Row, parse_row
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, quoted, reason
+
+# ---------------------------------------------------------------- a table that finds one custom_id among millions, in about 20 bytes each
+# It keeps a 64-bit hash per id and an open-addressed table of numbers; the ids themselves stay in their file.
+# Two ids with one hash are told apart by reading the real id back, so an answer is never a guess.
+
+_START = 1024  # slots; always a power of two
+_BITS = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class IdTable:
+    """Numbers ids in the order they are added: 0, 1, 2, ...
+
+    `id_at(number)` reads an id back from where it is stored; `hashed` is replaced only in tests.
+    """
+
+    def __init__(self, id_at: Callable[[int], str], *, hashed: Callable[[str], int] = hash) -> None:
+        self._id_at = id_at
+        self._hashed = hashed
+        self._hashes = array("Q")
+        self._slots = array("I", bytes(4 * _START))  # number + 1; 0 is a free slot
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return 8 * len(self._hashes) + 4 * len(self._slots)
+
+    def add(self, custom_id: str) -> int | None:
+        """Give `custom_id` the next number; if it has one already, change nothing and return that."""
+        key = self._hashed(custom_id) & _BITS
+        slot = self._seek(custom_id, key)
+        if taken := self._slots[slot]:
+            return taken - 1
+        self._hashes.append(key)
+        self._slots[slot] = len(self._hashes)
+        if 4 * len(self._hashes) > 3 * len(self._slots):
+            self._grow()
+        return None
+
+    def find(self, custom_id: str) -> int | None:
+        """Return the number of `custom_id`, or None."""
+        slot = self._seek(custom_id, self._hashed(custom_id) & _BITS)
+        return self._slots[slot] - 1 if self._slots[slot] else None
+
+    def _seek(self, custom_id: str, key: int) -> int:
+        """Return the slot that holds `custom_id`, or the free one where it belongs."""
+        slots, hashes = self._slots, self._hashes
+        mask = len(slots) - 1
+        slot = key & mask
+        while taken := slots[slot]:
+            if hashes[taken - 1] == key and self._id_at(taken - 1) == custom_id:
+                break
+            slot = (slot + 1) & mask
+        return slot
+
+    def _grow(self) -> None:
+        slots = array("I", bytes(8 * len(self._slots)))
+        mask = len(slots) - 1
+        for number, key in enumerate(self._hashes, 1):
+            slot = key & mask
+            while slots[slot]:
+                slot = (slot + 1) & mask
+            slots[slot] = number
+        self._slots = slots
+
+
+# ----------------------------------------------------------------
+
+LINE_LIMIT = 64 * 2**20  # bytes of one line
+REPORT_EVERY = 4096  # lines
+MORE_WRONG = 10  # lines named besides the first that is wrong
+
+_BOM = b"\xef\xbb\xbf"
+_HASH_BITS = 0xFFFF_FFFF
+
+
+class _Id(Struct):
+    custom_id: str = ""
+
+
+_ID = Decoder(_Id)
+
+_IdOf = Callable[[bytes, int, int], str]  # of a line, its index and its number
+ParsedResponse = Callable[[int], None]
+"""Is told now and then how many rows of INPUT have been read."""
+
+
+def new_fingerprint() -> blake2b:
+    """The hash that an INPUT is known by, of nothing yet."""
+    return blake2b(digest_size=16)
+
+
+def fingerprint_of(path: Path) -> str:
+    """What an INPUT of this content is known by. Raises OSError as it cannot be read."""
+    with toml_file.opened(path) as file:
+        return file_digest(file, new_fingerprint).hexdigest()
+
+
+class Rows:
+    """The rows of one INPUT; made by `Rows.read`, closed by its user.
+
+    `fingerprint` is a hash of every byte of the file: what a later run compares.
+    """
+
+    def __init__(self, path: Path, *, model: str | None, defaults: Mapping[str, float]) -> None:
+        self.path = path
+        self.fingerprint = ""
+        self._model = model
+        self._defaults = defaults
+        self._fd = _opened(path)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._offsets = array("Q")  # where each row begins; at the end, where the last one ends
+        self._numbers = array("I")  # the line each row stands on
+        self._hashes = array("I")  # of each line, to notice a change; the seed differs by process
+        self._ids = IdTable(lambda index: _id_in(self._line_at(index), self._numbers[index]))
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        model: str | None = None,
+        defaults: Mapping[str, float] | None = None,
+        told: ParsedResponse = lambda _: None,
+        checked: str | None = None,
+    ) -> Self:
+        """Check and index all of `path`; `model` stands in for rows that name none, `defaults` for fields of a chat.
+
+        `told` hears now and then how far it has come. `checked` is the fingerprint of an INPUT that was found right for the
+        same model: of the very same bytes, only the ids are read.
+
+        Raises ConfigurationError for the first line that is no request, naming more of them, and for ids that are not
+        unique.
+        """
+        rows = cls(path, model=model, defaults=defaults or {})
+        try:
+            if checked is None or not rows._is_still(checked, told):
+                rows._index(told, rows._checked_id)
+        except BaseException as error:
+            rows.close()
+            if isinstance(error, OSError):
+                raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error
+            raise
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; more than once is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the index."""
+        return 8 * len(self._offsets) + 8 * len(self._numbers) + self._ids.nbytes
+
+    def row_at(self, index: int) -> Row:
+        """Read row `index` (from 0) again. Raises ConfigurationError if the file changed under us."""
+        number = self._numbers[index]
+        try:
+            return self._parsed(self._line_at(index), index, number)
+        except InputRowError as error:  # an earlier version has checked the file, and let it pass
+            raise self._wrong(number, str(error)) from None
+
+    def _line_at(self, index: int) -> bytes:
+        begin, end = self._offsets[index], self._offsets[index + 1]
+        try:
+            line = os.pread(self._fd, end - begin, begin).strip()
+        except OSError as error:
+            raise ConfigurationError(f"{path_of(self.path)}: {reason(error)}") from error
+        if self._hashes[index] != hash(line) & _HASH_BITS:
+            what = "was changed while the run was at work; undo the change, or choose another output for the new rows"
+            raise self._wrong(self._numbers[index], what)
+        return line
+
+    def __iter__(self) -> Iterator[Row]:
+        """Read them all again, in their order."""
+        return (self.row_at(index) for index in range(len(self)))
+
+    def find(self, custom_id: str) -> int | None:
+        """Return the index of the row called `custom_id`, or None."""
+        return self._ids.find(custom_id)
+
+    def _is_still(self, checked: str, told: ParsedResponse) -> bool:
+        """Index the file by its ids alone; tell whether it is the one of that fingerprint. If not, forget it."""
+        try:
+            self._index(told, lambda line, _, number: _id_in(line, number))
+        except ConfigurationError:  # it was right: it is another one
+            self.fingerprint = ""
+        if self.fingerprint == checked:
+            return True
+        self._clear()
+        return False
+
+    def _index(self, told: ParsedResponse, id_of: _IdOf) -> None:
+        digest = new_fingerprint()
+        offset = number = 0
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        with os.fdopen(self._fd, "rb", buffering=2**20, closefd=False) as file:
+            while line := file.readline(LINE_LIMIT + 1):
+                number += 1
+                digest.update(line)
+                try:
+                    self._take(line, number, offset, id_of)
+                except InputRowError as error:
+                    more = self._more_wrong(file, number)
+                    raise self._wrong(number, f"{error}{more}") from None
+                offset += len(line)
+                if number % REPORT_EVERY == 0:
+                    told(len(self))
+        if not len(self):
+            raise ConfigurationError(f"{path_of(self.path)}: the input holds no rows")
+        self._offsets.append(offset)
+        self.fingerprint = digest.hexdigest()
+
+    def _take(self, line: bytes, number: int, offset: int, id_of: _IdOf) -> None:
+        if len(line) > LINE_LIMIT:
+            raise self._wrong(number, f"longer than {LINE_LIMIT:,} bytes")
+        if number == 1 and line.startswith(_BOM):
+            line, offset = line[len(_BOM) :], offset + len(_BOM)
+        stripped = line.strip()
+        if not stripped:
+            return
+        custom_id = id_of(line, len(self), number)
+        # Before the id: to compare ids, the row before must have an end.
+        self._offsets.append(offset)
+        twin = self._ids.add(custom_id)
+        if twin is not None:
+            said = f"custom_id {quoted(custom_id)} stands on line {self._numbers[twin]} already"
+            raise InputRowError(said)
+        self._numbers.append(number)
+        self._hashes.append(hash(stripped) & _HASH_BITS)
+
+    def _checked_id(self, line: bytes, index: int, number: int) -> str:
+        return self._parsed(line, index, number).custom_id
+
+    def _more_wrong(self, file: BinaryIO, number: int) -> str:
+        """Name the next lines that are no requests: who mends ten million rows mends them at once."""
+        wrong: list[int] = []
+        while len(wrong) <= MORE_WRONG and (line := file.readline(LINE_LIMIT)):
+            number += 1
+            try:
+                if line.strip():
+                    self._parsed(line, len(self), number)
+            except InputRowError:
+                wrong.append(number)
+        if not wrong:
+            return ""
+        named = ", ".join(str(each) for each in wrong[:MORE_WRONG])
+        rest = " and others" if len(wrong) > MORE_WRONG else ""
+        return f"; wrong, too: line{'s' if wrong[1:] else ''} {named}{rest}"
+
+    def _parsed(self, line: bytes, index: int, number: int) -> Row:
+        return parse_row(
+            line, index=index, number=number, model=self._model, defaults=self._defaults
+        )
+
+    def _wrong(self, number: int, what: str) -> ConfigurationError:
+        return ConfigurationError(f"{path_of(self.path)}:{number}: {what}")
+
+
+def _id_in(line: bytes, number: int) -> str:
+    """The id of a row that was found right."""
+    try:
+        return _ID.decode(line).custom_id or f"row-{number}"
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        raise InputRowError("is no request") from None
+
+
+def _opened(path: Path) -> int:
+    if str(path) == "-":
+        raise ConfigurationError(
+            "INPUT must be a file, not - (stdin): a resumed run reads it again"
+        )
+    try:
+        # Not to hang on a pipe that nobody writes to.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else "not a path"
+        raise ConfigurationError(f"{path_of(path)}: cannot read the input: {why}") from error
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise ConfigurationError(f"{path_of(path)}: cannot read the input: not a regular file")

@@ -1,0 +1,243 @@
+"""Writing that survives: appending whole lines, syncing them, and replacing a file in one step.
+
+A write either stands whole or leaves no trace. After the first failure a file takes nothing more: the same
+error comes again, until the next run has looked at what is there.
+
+Other users of the directory may put links where our files belong. No link is followed, and no file is written that is not
+private (mode 0600).
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, reason
+
+PRIVATE = 0o600
+_BLOCK = 2**16  # bytes
+_CREATE = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES}
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+class OutputError(ConfigurationError):
+    """A file of the batch cannot be written (any more); what was durable before still is."""
+
+
+class AppendFile:
+    """A file that only grows, line by line, mode 0600. Opened, and made, by the first `mend` or `append`.
+
+    An existing file becomes private. It is locked against another process that reaches it by another name.
+    `append` belongs to one thread; `sync` may run in another at the same time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._end = 0  # bytes that must be there
+        self._unsynced = False
+        self._cut: OutputError | None = None  # some of it is gone; the rest can still be saved
+        self._broken: OutputError | None = None  # no line is taken any more
+        self._unsure: OutputError | None = None  # nor is it known what a sync would make durable
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it takes lines, as far as is known."""
+        return self._broken is None
+
+    def mend(self, end: int) -> None:
+        """Cut off what follows the last complete line, which ends at `end`, and end it with a newline.
+
+        What an earlier run wrote is durable afterwards, even if that run was killed before it could see to it.
+        """
+        try:
+            fd = self._opened()
+            self._unsynced = True
+            if os.fstat(fd).st_size > end:
+                os.ftruncate(fd, end)
+            self._end = end
+            if end and os.pread(fd, 1, end - 1) != b"\n":
+                self.append(b"\n")
+        except OSError as error:
+            raise self._failed(reason(error)) from error
+        self.sync()
+
+    def append(self, line: bytes) -> None:
+        """Write `line`, whole or not at all. It is durable after the next `sync`."""
+        if self._broken:
+            raise self._broken
+        written = 0
+        try:
+            fd = self._opened()
+            if os.lseek(fd, 0, os.SEEK_END) < self._end:  # a fifth of the time of fstat
+                self._cut_to_a_line(fd)
+            while written < len(line):
+                written += os.write(fd, line[written:])
+        except OSError as error:
+            self._take_back(written)
+            raise self._failed(reason(error)) from error
+        self._end += written
+        self._unsynced = True
+
+    def sync(self) -> None:
+        """Make durable what was appended before the call; blocks for as long as the disk takes.
+
+        Raises OutputError also if the file is shorter than what was written to it, when the rest is durable.
+        """
+        if self._unsure:
+            raise self._unsure
+        if self._unsynced:
+            self._unsynced = False  # first: an append from now on needs a sync of its own
+            self._sync()
+        if self._cut:
+            raise self._cut
+
+    def close(self) -> None:
+        """Sync and let go; more than once is fine."""
+        try:
+            if self._fd >= 0:
+                self._unsynced = True  # look once more, whether all of it is still there
+            self.sync()
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _sync(self) -> None:
+        why, least = None, self._end  # before the look: lines may be appended meanwhile
+        try:
+            found = os.fstat(self._fd)
+            if os.path.samestat(found, self._path.stat()):
+                _sync(self._fd)
+            else:
+                why = "was replaced by another file"
+        except FileNotFoundError:
+            why = "was removed"
+        except OSError as error:
+            why = reason(error)
+        if why:
+            # A second fsync may succeed without the pages that the first one lost: never ask again.
+            self._unsure = self._failed(why)
+            raise self._unsure
+        if found.st_size < least:
+            self._note_cut()
+
+    def _note_cut(self) -> None:
+        what = "another process cut it short while the run was at work"
+        how = "the same command sends the rows again that are missing"
+        self._cut = OutputError(f"{path_of(self._path)}: {what}; {how}")
+
+    def _cut_to_a_line(self, fd: int) -> None:
+        """Have the next line begin on its own, after somebody else has cut the file somewhere."""
+        self._note_cut()
+        end = os.fstat(fd).st_size
+        while end:
+            begin = max(0, end - _BLOCK)
+            end = begin + os.pread(fd, end - begin, begin).rfind(b"\n") + 1
+            if end > begin:
+                break
+        os.ftruncate(fd, end)
+        self._end = end
+
+    def _opened(self) -> int:
+        if self._fd < 0:
+            made = not self._path.exists()
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | _CREATE, PRIVATE)
+            try:
+                self._end = _private(fd).st_size
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                raise self._failed("another run is writing to it, by another name") from None
+            except BaseException:
+                os.close(fd)
+                raise
+            self._fd = fd
+            if made:
+                sync_directory(self._path)
+        return self._fd
+
+    def _take_back(self, written: int) -> None:
+        # If even this fails, the torn line is the last one, and the next run cuts it off.
+        with contextlib.suppress(OSError):
+            if written:
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+
+    def _failed(self, why: str) -> OutputError:
+        said = f"{why}; what was written stays, the same command goes on from there"
+        self._broken = OutputError(f"{path_of(self._path)}: cannot write: {said}")
+        return self._broken
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file (mode 0600) that takes the place of `path` at the end, in one step, if nothing was raised."""
+    fresh = _fresh(path)
+    try:
+        fresh.unlink(missing_ok=True)  # left by a crash, or a link put there by somebody else
+        fd = os.open(fresh, os.O_WRONLY | os.O_EXCL | _CREATE, PRIVATE)
+        made = os.fstat(fd)
+        try:
+            with os.fdopen(fd, "wb", buffering=2**20) as file:
+                os.fchmod(fd, PRIVATE)
+                yield file
+                file.flush()
+                os.fsync(fd)
+            if not os.path.samestat(fresh.lstat(), made):
+                raise FileExistsError(errno.EEXIST, "another process writes it, too")  # noqa: TRY301
+            fresh.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(fresh.lstat(), made):
+                    fresh.unlink()
+            raise
+        sync_directory(path)
+    except OSError as error:
+        said = f"cannot write: {reason(error)}; left as it was"
+        raise OutputError(f"{path_of(path)}: {said}") from error
+
+
+def remove(path: Path) -> None:
+    """Remove `path` for good; none there is fine."""
+    path.unlink(missing_ok=True)
+    sync_directory(path)
+
+
+def remove_stale_temp(path: Path) -> None:
+    """Remove what a process that was killed while it replaced `path` left behind."""
+    with contextlib.suppress(OSError):  # found again, and reported, where it is in the way
+        _fresh(path).unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make durable that `path` has the name it has, or is gone."""
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        # Some network file systems have no such thing, and some directories may not be read.
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f"{path.name}.stormbreak-new")
+
+
+def _private(fd: int) -> os.stat_result:
+    """Take the right to read it from everybody but the owner. Raises OSError if it is no file, or not ours to change."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if stat.S_IMODE(found.st_mode) != PRIVATE:
+        os.fchmod(fd, PRIVATE)
+    return found

@@ -1,0 +1,174 @@
+"""What a batch has cost, from its files alone: its answers by OUTPUT, and what was sent besides by the run file.
+
+Of the answers every row says what it used. What was wasted is known between bounds: what an attempt costs that failed
+after it was sent, or was given up, only the provider knows. Changes nothing, and works while a run is at work.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import reduce
+from pathlib import Path
+
+from stormbreak import toml_file
+from stormbreak.batch.spent import Account, Spent
+from stormbreak.batch.spent import Tokens as Used
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.run_file import read_existing_run
+from stormbreak.cost.bill import Span
+from stormbreak.cost.price_lookup import PriceLookup, same
+from stormbreak.cost.prices import Prices, Tokens
+from stormbreak.cost.usage_records import Use, read_answers, sum_usage
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, reason
+
+_NONE = Tokens(0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCost:
+    """What the attempts at one model of a provider cost; without `prices` no sum is known.
+
+    The usage of so many of the `answers` is `estimated`. Of the attempts `besides`, so many were refused, or never sent,
+    as are `free`; of so many of the others as are `unbounded` no bound is known, and they are in no span.
+    """
+
+    provider: str
+    model: str
+    prices: Prices | None
+    answers: int = 0
+    estimated: int = 0
+    tokens: Tokens = _NONE
+    useful: Decimal | None = None
+    wasted: Span | None = None
+    besides: int = 0
+    free: int = 0
+    unbounded: int = 0
+
+    @property
+    def in_all(self) -> Span | None:
+        """Answers and waste together."""
+        if self.useful is None or self.wasted is None:
+            return None
+        return Span(self.useful + self.wasted.least, self.useful + self.wasted.most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCost:
+    """A batch, by model; `waste` says for what reason attempts were wasted. `said` is what one should know of it."""
+
+    output: str
+    models: tuple[ModelCost, ...]
+    waste: Mapping[str, Used] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+
+
+def read_cost(output: Path, lookup: PriceLookup) -> BatchCost:
+    """Read what the batch that writes `output` has cost, at the prices in `lookup`.
+
+    Raises:
+        ConfigurationError: there is no run file, or a line of OUTPUT is none.
+    """
+    files = BatchPaths.of(output)
+    run = read_existing_run(files)
+    uses = _uses(files.output)
+    account = run.account
+    models = tuple(_models(uses, account.spent, lookup))
+    return BatchCost(
+        output=str(output), models=models, waste=account.waste, said=tuple(_said(models, account))
+    )
+
+
+def _uses(output: Path) -> tuple[Use, ...]:
+    try:
+        with toml_file.opened(output) as file:
+            return sum_usage(read_answers(file))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(output)}: {reason(error)}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path_of(output)}: {error}") from None
+
+
+def _models(
+    uses: Iterable[Use], spent: tuple[Spent, ...], lookup: PriceLookup
+) -> Iterator[ModelCost]:
+    """One for each model that was asked for; then those whose answers belong to none of these."""
+    left = list(uses)
+    for each in spent:
+        own = [use for use in left if _answers(use, each, spent)]
+        left = [use for use in left if use not in own]
+        yield _cost(each, own, lookup)
+    provider = spent[0].provider if spent else ""
+    for use in left:
+        yield _cost(Spent(provider=provider, model=use.kind.model), [use], lookup)
+
+
+def _answers(use: Use, spent: Spent, all_: tuple[Spent, ...]) -> bool:
+    """Whether these answers are to what was asked there: models answer under a name with a date, or another one."""
+    said = use.kind.model
+    if len([each for each in all_ if each.useful.attempts or each.used_uncounted.attempts]) == 1:
+        return bool(spent.useful.attempts or spent.used_uncounted.attempts)
+    return same(said, spent.model) or (
+        said.startswith(spent.model) and not any(same(said, each.model) for each in all_)
+    )
+
+
+def _cost(spent: Spent, uses: list[Use], lookup: PriceLookup) -> ModelCost:
+    prices = lookup.price_of(spent.provider, spent.model)
+    tokens = reduce(Tokens.plus, (use.tokens for use in uses), _NONE)
+    answers = sum(use.requests for use in uses)
+    useful = wasted = None
+    if prices is not None and prices.standard.output is None and tokens.output:
+        prices = None  # half a price is none
+    if prices is not None:
+        useful = sum((_of_answers(prices, use) for use in uses), Decimal(0))
+        least = spent.wasted.usd(prices)
+        wasted = Span(least, least + spent.wasted_open.most_usd(prices))
+    besides = spent.wasted.attempts + spent.wasted_open.attempts + spent.free
+    return ModelCost(
+        provider=spent.provider,
+        model=spent.model,
+        prices=prices,
+        answers=answers,
+        estimated=sum(use.estimated for use in uses),
+        tokens=tokens,
+        useful=useful,
+        wasted=wasted,
+        besides=besides,
+        free=spent.free,
+        unbounded=spent.unbounded,
+    )
+
+
+def _of_answers(prices: Prices, use: Use) -> Decimal:
+    rates = prices.rates(use.kind.service) or prices.standard
+    return rates.cost(use.tokens, prompt=use.tokens.input / Decimal(use.requests or 1))
+
+
+def _said(models: tuple[ModelCost, ...], account: Account) -> Iterator[str]:
+    for each in models:
+        if each.prices is None:
+            yield (
+                f"No price is known of {each.model} at {each.provider}: give a price file with --prices."
+            )
+    if unbounded := sum(each.unbounded for each in models):
+        yield f"Of {unbounded:,} attempts nothing is known that bounds what they cost; they are not counted."
+    if estimated := sum(each.estimated for each in models):
+        yield f"{estimated:,} answers do not say what they used; that is estimated."
+    if account.killed:
+        most = f"; that is {account.lost:f} USD at the most" if account.lost else ""
+        yield (
+            f"{account.killed:,} run(s) were killed: what was sent and lost in their last seconds is not counted{most}."
+        )
+    if account.at_work:
+        yield "A run is at work, or was killed: what it sends from now on is not counted yet."
+    if not account.spent:
+        yield "The run file does not say what was sent besides the answers; only they are counted."
+    if any(_stepped(each.prices) for each in models):
+        yield "Long prompts have prices of their own, which are taken by the mean length of the prompts."
+
+
+def _stepped(prices: Prices | None) -> bool:
+    return prices is not None and bool(prices.standard.input.steps)

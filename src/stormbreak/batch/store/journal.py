@@ -1,0 +1,221 @@
+"""What became of every row, on disk and in one byte each: left, answered, failed, or failed and to be sent again.
+
+OUTPUT takes each answer once, the failed file takes every failure; both are only ever appended to. A line is
+written at once and counts when it is durable: `flush` syncs all that was written before, and then counts it.
+A crash can therefore cost the last line written, which the next run cuts off, and nothing else. A row that is sent again
+keeps the line of its failure until it is answered, or has failed anew.
+"""
+
+import contextlib
+import random
+from array import array
+from collections.abc import Callable, Iterator
+from heapq import nsmallest
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from stormbreak.batch.choice import UNFINISHED_ROWS, Choice
+from stormbreak.batch.input.request import Row
+from stormbreak.batch.store.append_file import AppendFile, OutputError, remove, replacing
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.record import (
+    NO_ATTEMPTS,
+    Entry,
+    Failure,
+    Index,
+    Response,
+    Tries,
+    add_earlier_attempts,
+    entries,
+    failure_line,
+    placed,
+    success_line,
+)
+from stormbreak.core.row_schedule import PROBE_ROWS
+from stormbreak.drivers.locks import new_lock
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, quoted, reason
+
+_LEFT: Final = 0
+_DONE: Final = 1
+_FAILED: Final = 2
+_RETRY: Final = 3  # failed in an earlier run, and is sent again by this one
+
+
+class RowJournal:
+    """The rows of one OUTPUT and its failed file. Whoever opens it holds the lock.
+
+    `succeed` and `fail` belong to one thread, where they take some 10 us; `flush` blocks, belongs in another
+    (`await asyncio.to_thread(journal.flush)`), and should be called at most 100 ms after a line was written.
+
+    Rows are counted in `done` and in `failed`, over all runs; of the failed ones this run will still send `again` so many.
+    It set out to send `retried` of them, of which so many as are `mended` are answered now.
+    """
+
+    def __init__(
+        self,
+        files: BatchPaths,
+        rows: Index,
+        choice: Choice = UNFINISHED_ROWS,
+        *,
+        look: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Read back what earlier runs wrote, and mend a torn last line. `choice` says which rows this run sends.
+
+        `look` is shown the first of these, before anything is changed, and may refuse it.
+
+        Raises ConfigurationError, and changes nothing, if a file holds anything else.
+        """
+        self._files = files
+        self._rows = rows
+        self._choice = choice
+        self._states = bytearray(len(rows))
+        # The state before and after each line that is written but not durable yet.
+        self._pending: list[tuple[int, int]] = []
+        self._flushing = new_lock()
+        self._output = AppendFile(files.output)
+        self._failed = AppendFile(files.failed)
+        failed_end = self._replay(files.failed, _FAILED)
+        output_end = self._replay(files.output, _DONE)
+        self.done = self._states.count(_DONE)
+        self.retried = self.again = self._states.count(_RETRY)
+        self.failed = self._states.count(_FAILED) + self.again
+        self.mended = 0
+        for first in islice(self._sent(), 1):
+            look(first)
+        self._output.mend(output_end)
+        if files.failed.exists():
+            self._failed.mend(failed_end)
+
+    @property
+    def pending(self) -> int:
+        """Lines written that are not durable yet."""
+        return len(self._pending)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether OUTPUT takes more answers, as far as is known."""
+        return self._output.is_writable
+
+    def left(self) -> Iterator[int]:
+        """Yield the rows that this run sends, in input order; of those that have failed, some drawn by chance first.
+
+        Rows that can never be answered pile up at the front of what has failed. By what they meet, the first rows decide
+        whether a run makes sense, so that they have to speak for all.
+
+        Reads the states as they are when it gets there: one pass per run, or rows still under way come twice.
+        """
+        drawn: tuple[int, ...] = ()
+        if not self._choice.fresh:
+            drawn = tuple(nsmallest(PROBE_ROWS, self._sent(), key=_chance))
+        yield from drawn
+        seen = frozenset(drawn)
+        yield from (index for index in self._sent() if index not in seen)
+
+    def _sent(self) -> Iterator[int]:
+        sent = (_LEFT, _RETRY) if self._choice.fresh else (_RETRY,)
+        return (index for index, state in enumerate(self._states) if state in sent)
+
+    def succeed(self, row: Row, response: Response) -> None:
+        """Write the answer to `row`. A second answer is a mistake of the caller's (ValueError)."""
+        self._require_unanswered(row)
+        self._output.append(success_line(row.custom_id, response))
+        self._move(row.index, _DONE)
+
+    def fail(self, row: Row, failure: Failure, response: Response | None = None) -> None:
+        """Write that `row` failed, and what the provider said, if it did."""
+        self._require_unanswered(row)
+        self._failed.append(failure_line(row.custom_id, failure, response))
+        self._move(row.index, _FAILED)
+
+    def flush(self) -> int:
+        """Make durable and count what was written before the call; return the number of lines."""
+        with self._flushing:
+            count = len(self._pending)
+            try:
+                self._output.sync()
+            finally:
+                self._failed.sync()
+            moves = self._pending[:count]
+            self.done += sum(after == _DONE for _, after in moves)
+            self.failed += sum((after >= _FAILED) - (before >= _FAILED) for before, after in moves)
+            again = [after for before, after in moves if before == _RETRY]
+            self.again -= len(again)
+            self.mended += again.count(_DONE)
+            del self._pending[:count]
+            return count
+
+    def compact_failed(self) -> None:
+        """Leave in the failed file the last line of each row that is still unanswered; no line, no file.
+
+        Each run wrote a line of its own for a row, so that the attempts of all of them are added up in the one that stays.
+        """
+        self.flush()
+        self._failed.close()
+        path = self._files.failed
+        if _FAILED not in self._states and _RETRY not in self._states:
+            self._drop_failed()
+            return
+        ends = array("Q", bytes(8 * len(self._states)))
+        for index, entry in placed(path, self._rows):
+            ends[index] = entry.end
+        earlier: dict[int, Tries] = {}  # of rows whose last line is still to come
+        with replacing(path) as file:
+            for index, entry in placed(path, self._rows):
+                if self._states[index] < _FAILED:
+                    continue
+                tries = earlier.pop(index, NO_ATTEMPTS)
+                if entry.end < ends[index]:
+                    earlier[index] = tries.plus(entry.tries)
+                else:
+                    file.write(add_earlier_attempts(entry, tries))
+
+    def close(self) -> None:
+        """Flush, and let go of the files; more than once is fine."""
+        with contextlib.ExitStack() as always:
+            always.callback(self._failed.close)
+            always.callback(self._output.close)
+            self.flush()
+
+    def _replay(self, path: Path, state: int) -> int:
+        """Take in the lines of `path`; return where the last complete one ends."""
+        end = 0
+        for index, entry in placed(path, self._rows):
+            self._check(path, entry, index, answers=state == _DONE)
+            again = state == _FAILED and self._choice.takes(entry.verdict)
+            self._states[index] = _RETRY if again else state
+            end = entry.end
+        return end
+
+    def _check(self, path: Path, entry: Entry, index: int, *, answers: bool) -> None:
+        """Raise ConfigurationError for what `path`, which holds answers or failures, cannot hold."""
+        if answers != (entry.verdict is None):
+            where = f"{path_of(path)}:{entry.number}"
+            files = self._files
+            what, there = ("a failure", files.failed) if answers else ("an answer", files.output)
+            raise ConfigurationError(f"{where}: {what}, which belongs in {path_of(there)}")
+        if answers and self._states[index] == _DONE:
+            where = f"{path_of(path)}:{entry.number}"
+            name = entry.custom_id
+            first = next(each.number for each in entries(path) if each.custom_id == name)
+            said = f"custom_id {quoted(name)} is answered on line {first} already"
+            raise ConfigurationError(f"{where}: {said}")
+
+    def _require_unanswered(self, row: Row) -> None:
+        if self._states[row.index] == _DONE:
+            raise ValueError(f"row {row.index} is answered already")
+
+    def _move(self, index: int, state: int) -> None:
+        self._pending.append((self._states[index], state))
+        self._states[index] = state
+
+    def _drop_failed(self) -> None:
+        try:
+            remove(self._files.failed)
+        except OSError as error:
+            raise OutputError(f"{path_of(self._files.failed)}: {reason(error)}") from error
+
+
+def _chance(_: int) -> float:
+    return random.random()  # noqa: S311 - no secret

@@ -1,0 +1,157 @@
+"""`stormbreak batch retry`: send the rows that failed once more, with the flags of the last run."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stormbreak.batch.build_job import build_job, has_target
+from stormbreak.batch.choice import Choice, failed_rows
+from stormbreak.batch.flags import Flags, typed
+from stormbreak.batch.status import count_rows
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.batch.store.run_file import Run, read_existing_run
+from stormbreak.cli.batch.options import shared_again
+from stormbreak.cli.batch.run import work
+from stormbreak.cli.output import json_text, say
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, plain
+from stormbreak.key_patterns import hidden, quoted
+from stormbreak.types import Verdict
+
+_KNOWN = {verdict.value: verdict for verdict in Verdict if verdict is not Verdict.OK}
+
+
+class _Verdicts(click.ParamType[tuple[Verdict, ...]]):
+    name = "VERDICT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Verdict, ...]:
+        words = [word.strip() for word in str(value).split(",")]
+        for word in words:
+            if word not in _KNOWN:
+                self.fail(f"must be one of {', '.join(_KNOWN)}, got {quoted(word)}", param, ctx)
+        return tuple(_KNOWN[word] for word in words)
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "--only",
+    type=_Verdicts(),
+    multiple=True,
+    help="Only rows that failed with this verdict, or with one of several: auth,billing.",
+)
+@click.option(
+    "--input",
+    "moved_to",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where INPUT is now, if it was moved.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@shared_again
+def command(
+    output: Path,
+    *,
+    only: tuple[tuple[Verdict, ...], ...],
+    moved_to: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    report: str | None,
+    metrics_port: int | None,
+    **given: Any,
+) -> int:
+    """Send the rows that failed once more, also those that failed for good, with the flags of the last run.
+
+    A flag that is given counts instead of that of the last run. Rows that fail again keep their place in the failed file.
+    """
+    run = read_existing_run(BatchPaths.of(output))
+    flags = _flags(Flags(**given), run, output).clean()
+    source = moved_to or _input_of(run)
+    choice = failed_rows(verdict for several in only for verdict in several)
+    job = build_job(flags, source=source, output=output, choice=choice)
+    if dry_run:
+        _preview(choice, flags, source=source, output=output, as_json=as_json)
+        return 0
+    return work(job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port)
+
+
+def _flags(given: Flags, run: Run, output: Path) -> Flags:
+    """What was given, over what the last run was told."""
+    elsewhere = has_target(given.policy)
+    if run.flags is None and not (given.provider or given.base_url or elsewhere):
+        raise ConfigurationError(_unmentioned(run, output))
+    last = run.flags or Flags(model=_text(run.options.get("model")))
+    flags = given.over(last.without_place() if elsewhere else last)
+    if flags.provider or flags.base_url or has_target(flags.policy):
+        return flags
+    return flags.over(Flags(base_url=_text(run.options.get("base_url"))))  # the environment's
+
+
+def _unmentioned(run: Run, output: Path) -> str:
+    was = _text(run.options.get("base_url"))
+    where = f" (it was {was})" if was else ""
+    return (
+        f"{path_of(BatchPaths.of(output).run)}: does not say how the last run was called; give --provider or"
+        f" --base-url{where}, and what else it needs, such as --api-key-env, --policy and --max-cost"
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _input_of(run: Run) -> Path:
+    source = Path(run.input)
+    if not source.exists():
+        raise ConfigurationError(
+            f"{path_of(source)}: the input of this batch is not there any more; --input says where it is now"
+        )
+    return source
+
+
+def _preview(choice: Choice, flags: Flags, *, source: Path, output: Path, as_json: bool) -> None:
+    """Say which rows would be sent, and how."""
+    _, failed = count_rows(BatchPaths.of(output))
+    verdicts = {verdict: count for verdict, count in failed.items() if choice.takes(verdict)}
+    rows = sum(verdicts.values())
+    if as_json:
+        found = {
+            "input": str(source),
+            "output": str(output),
+            "rows": rows,
+            "verdicts": verdicts,
+            "flags": dict(_shown(flags)),
+        }
+        say(json_text(found))
+        return
+    counted = ", ".join(f"{verdict} {count:,}" for verdict, count in verdicts.items())
+    say(
+        f"would send {rows:,} of {sum(failed.values()):,} failed rows"
+        + f" ({counted})" * bool(rows)
+    )
+    say(f"from       {path_of(source)}")
+    say(f"with       {' '.join(_words(flags))}")
+
+
+def _shown(flags: Flags) -> Iterator[tuple[str, object]]:
+    """The flags, none of which shows a key that somebody gave for something else."""
+    for name, value in flags.given.items():
+        if isinstance(value, tuple):
+            yield name, tuple(map(hidden, value))
+        else:
+            yield name, hidden(value) if isinstance(value, str) else value
+
+
+def _words(flags: Flags) -> Iterator[str]:
+    """The flags as they are typed."""
+    for name, value in _shown(flags):
+        for one in value if isinstance(value, tuple) else (value,):
+            yield typed(name)
+            if one is not True:
+                yield shlex.quote(plain(one, limit=4096))

@@ -1,0 +1,112 @@
+"""`stormbreak batch run`: answer every row of a file."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stormbreak.batch.build_job import build_job
+from stormbreak.batch.choice import UNFINISHED_ROWS
+from stormbreak.batch.course import Course
+from stormbreak.batch.flags import Flags
+from stormbreak.batch.job import Job, run_job
+from stormbreak.batch.running.runner import End
+from stormbreak.batch.running.summary import Summary, require_reached
+from stormbreak.batch.sight import watching
+from stormbreak.batch.store.cost import BatchCost, read_cost
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.cli.batch.options import shared
+from stormbreak.cli.batch.progress import progress_on
+from stormbreak.cli.batch.status import told
+from stormbreak.cli.batch.status_socket import StatusSocket
+from stormbreak.cli.output import json_text, say, warn
+from stormbreak.cost.price_lookup import load_lookup
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, plain
+from stormbreak.report.destination import ReportFile
+
+# ---------------------------------------------------------------- carries out a job of the command line: progress, a socket for `top`, the summary, a report, the exit code
+
+
+def work(
+    job: Job, *, as_json: bool, quiet: bool, report: str | None, metrics_port: int | None
+) -> int:
+    """Run `job`, say what came of it, and return the exit code. Raises as `run_job` does."""
+    destination = None if report is None else _destination(report, job)
+    course = Course(began=time.monotonic())
+    with (
+        StatusSocket(job.output, metrics_port) as watched,
+        progress_on(sys.stderr, quiet=quiet) as progress,
+    ):
+        tick, listeners = watched.beside(progress.tick), watched.listeners
+        if destination is not None:
+            tick, listeners = watching(course, tick), (*listeners, course.hear)
+        summary = run_job(job, tick, listeners=listeners, reading=progress.reading)
+    if as_json:
+        say(json_text(summary))
+    elif summary.end != End.UNREACHABLE.value:
+        say(told(summary, retry=not job.choice.fresh))
+    if destination is not None:  # last: whatever becomes of it, what came of the rows has been told
+        _report(destination, summary, course, _cost_of(job))
+    return _exit_code(summary)
+
+
+def _destination(report: str, job: Job) -> ReportFile:
+    """Where the report goes, which may be none of the files of the batch."""
+    destination, files = ReportFile.of(report), BatchPaths.of(job.output)
+    taken = (job.source, files.output, files.failed, files.run, files.lock)
+    if destination.path.resolve() in [path.resolve() for path in taken]:
+        raise click.UsageError(f"--report {path_of(report)}: is a file of the batch itself")
+    return destination
+
+
+def _cost_of(job: Job) -> BatchCost | None:
+    """What all runs on OUTPUT have cost, where its files and the price lists say so."""
+    prices: Sequence[str] = job.flags.prices if job.flags else ()
+    try:
+        return read_cost(job.output, load_lookup(prices))
+    except ConfigurationError:
+        return None
+
+
+def _report(
+    destination: ReportFile, summary: Summary, course: Course, cost: BatchCost | None
+) -> None:
+    """Write the report. The run is over and its answers are safe, so that trouble is told, and changes nothing else."""
+    try:
+        destination.batch(summary, course, cost)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run was not lost
+        why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        warn(f"no report: {plain(why, limit=1000)}")
+
+
+def _exit_code(summary: Summary) -> int:
+    require_reached(summary)
+    if summary.end == End.INTERRUPTED.value:
+        return 130
+    return 0 if summary.complete else 1
+
+
+# ----------------------------------------------------------------
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Where answers go.")
+@shared
+def command(
+    source: Path,
+    *,
+    output: Path,
+    as_json: bool,
+    quiet: bool,
+    report: str | None,
+    metrics_port: int | None,
+    **flags: Any,
+) -> int:
+    """Answer every row of INPUT, or explain why not. Run it again to go on after a stop or a crash."""
+    job = build_job(Flags(**flags), source=source, output=output, choice=UNFINISHED_ROWS)
+    return work(job, as_json=as_json, quiet=quiet, report=report, metrics_port=metrics_port)

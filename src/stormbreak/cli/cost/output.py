@@ -1,0 +1,203 @@
+"""How `stormbreak cost` answers: as a table and sentences, as JSON, as CSV, or with a report beside it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from textwrap import wrap
+
+import click
+from rich.box import SIMPLE
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from stormbreak.cli.output import draw, json_text, say, wide
+from stormbreak.cost.compare import Mix, Row
+from stormbreak.cost.price_lookup import PriceLookup
+from stormbreak.cost.prices import Prices, Service, Source
+from stormbreak.cost.sheet import Column, Kind, Sheet, document, percent, volume
+from stormbreak.escape import path_of, plain
+from stormbreak.report.cost_facts import CostFacts
+from stormbreak.report.destination import ReportFile
+
+_LONGEST = 60  # characters of a cell
+_MAX_SENTENCE = 1000
+_MIN = 9  # characters of text in a line
+_LINES = (2, 4)  # of a title
+_BETWEEN = 2  # characters between columns
+_ANY = 10_000  # characters: a width that bounds nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """In which form an answer is wanted."""
+
+    as_json: bool = False
+    as_csv: bool = False
+    destination: ReportFile | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        as_json: bool,
+        as_csv: bool,
+        report: str | None,
+        reads: Sequence[str | Path | None] = (),
+    ) -> "Output":
+        """Refuse what cannot be done before anything is worked out; a report may replace none of `reads`."""
+        if as_json and as_csv:
+            raise click.UsageError("--json and --csv: one of them")
+        destination = None if report is None else _destination(report, reads)
+        return cls(as_json=as_json, as_csv=as_csv, destination=destination)
+
+    def answer(
+        self,
+        head: Mapping[str, object],
+        said: Sequence[str] = (),
+        *,
+        facts: CostFacts,
+        **sheets: Sheet,
+    ) -> None:
+        """Print the sheets, then write the report, with `facts` above them.
+
+        `head` is for programs, `said` for people. As CSV, the first sheet alone is printed.
+        """
+        self._print(head, said, sheets)
+        if self.destination is not None:
+            self.destination.cost(facts, said, sheets)
+
+    def _print(
+        self, head: Mapping[str, object], said: Sequence[str], sheets: Mapping[str, Sheet]
+    ) -> None:
+        if self.as_json:
+            say(json_text(document(head, **sheets)))
+            return
+        if self.as_csv:
+            say(next(iter(sheets.values())).csv(), end="")
+            return
+        for place, sheet in enumerate(sheet for sheet in sheets.values() if sheet.rows):
+            if place:
+                say("")
+            console = Console()
+            table = _drawn(sheet, console.width if console.is_terminal else None)
+            draw(table, least=wide(_ANY).measure(table).maximum)
+        for sentence in said:
+            say(plain(sentence, _MAX_SENTENCE))
+
+
+def _destination(report: str, reads: Sequence[str | Path | None]) -> ReportFile:
+    destination = ReportFile.of(report)
+    if destination.path.resolve() in [Path(name).resolve() for name in reads if name is not None]:
+        raise click.UsageError(f"--report {path_of(report)}: is a file of what is priced")
+    return destination
+
+
+def _drawn(sheet: Sheet, room: int | None) -> Table:
+    """A table of the columns that say something. Numbers are never broken nor cut; text is, where there is little `room`."""
+    kept = sheet.places_for_eyes()
+    columns = [sheet.columns[place] for place in kept]
+    rows = [
+        [plain(sheet.shown(sheet.columns[place], row[place]), _LONGEST) for place in kept]
+        for row in sheet.rows
+    ]
+    titles = [column.title.format(sheet.currency.code) for column in columns]
+    widths = _widths(columns, titles, rows, room)
+    drawn = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    for column, title, width in zip(columns, titles, widths, strict=True):
+        justify: JustifyMethod = "left" if column.kind is Kind.TEXT else "right"
+        drawn.add_column(title, justify=justify, overflow="fold", width=width)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def _widths(
+    columns: Sequence[Column], titles: Sequence[str], rows: Sequence[list[str]], room: int | None
+) -> list[int]:
+    """How wide each column is: as it likes; else with its title in lines; else with the longest texts in lines, too."""
+    cells = [max((cell_len(row[place]) for row in rows), default=0) for place in range(len(titles))]
+    widths = [max(len(title), most) for title, most in zip(titles, cells, strict=True)]
+    if room is None:
+        return widths
+    for lines in _LINES:
+        if _fits(widths, room):
+            return widths
+        widths = [
+            max(_folded(title, lines), most) for title, most in zip(titles, cells, strict=True)
+        ]
+    texts = [place for place, column in enumerate(columns) if column.kind is Kind.TEXT]
+    while not _fits(widths, room):
+        longest = max(texts, key=widths.__getitem__)
+        if widths[longest] <= _MIN:
+            break
+        widths[longest] -= 1
+    return widths
+
+
+def _folded(title: str, lines: int) -> int:
+    """How wide a title is that takes so many lines, or more where its words do."""
+    longest = max(map(len, title.split()))
+    widths = range(longest, len(title))
+    return next((width for width in widths if len(wrap(title, width)) <= lines), len(title))
+
+
+def _fits(widths: Sequence[int], room: int) -> bool:
+    return sum(widths) + _BETWEEN * len(widths) <= room
+
+
+# ---------------------------------------------------------------- what stands under a table of costs: what was assumed, and whose word the figures are
+
+
+def assumed(volumes: Sequence[int], mix: Mix) -> str:
+    """What kind of tokens they are taken to be."""
+    tokens = ", ".join(volume(Decimal(each)) for each in volumes)
+    cached = "none of it cached"
+    if mix.cache_rate:
+        cached = f"{percent(mix.cache_rate)} of that from a cache"
+    long = f", in prompts of {volume(Decimal(mix.prompt))}" if mix.prompt > 1 else ""
+    kind = f", at {mix.service} prices" if mix.service is not Service.STANDARD else ""
+    return (
+        f"{tokens} tokens a month: {percent(mix.input_share)} of them input, {cached}{long}{kind}."
+    )
+
+
+def source_notes(rows: Sequence[Row], lookup: PriceLookup) -> Iterator[str]:
+    """What has no price, and of whom the others are."""
+    yield from dict.fromkeys(sentence(row.why) for row in rows if row.why)
+    yield from price_notes([row.prices for row in rows if row.prices], lookup)
+
+
+def price_notes(priced: Sequence[Prices], lookup: PriceLookup) -> Iterator[str]:
+    """Where prices come from, which of them are claims, and of when."""
+    for source in dict.fromkeys(prices.source for prices in priced):
+        yield whence(source)
+        file = lookup.files.get(source.name)
+        if file is not None and file.note:
+            yield " ".join(file.note.split())
+    yield from notes_of(priced)
+
+
+def notes_of(priced: Sequence[Prices]) -> Iterator[str]:
+    """What one should know of single prices."""
+    for prices in dict.fromkeys(priced):
+        if prices.notes:
+            yield f"{prices.provider}/{prices.model}: {'; '.join(prices.notes)}."
+    if any(prices.latency for prices in priced):
+        yield "Latencies are what the seller claims; nobody here has measured them."
+
+
+def sentence(text: str) -> str:
+    """A reason as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith("?") else ".")
+
+
+def whence(source: Source) -> str:
+    """Where prices come from, of when they are, and whether that is somebody's claim."""
+    of = f", {source.as_of}" if source.as_of else ""
+    about = f" ({source.about})" if source.about else ""
+    if source.claim:
+        return f"Prices by {source.name}{of} are a claim{about}."
+    return f"Prices by {source.name}{of}{about}."

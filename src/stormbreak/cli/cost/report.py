@@ -1,0 +1,163 @@
+"""`stormbreak cost report`: what a batch has cost, and what of that was wasted."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import click
+
+from stormbreak.batch.store.cost import BatchCost, ModelCost, read_cost
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.cli.cost.options import currency_of, shared
+from stormbreak.cli.cost.output import Output, price_notes
+from stormbreak.cost.bill import Span
+from stormbreak.cost.money import Currency, between
+from stormbreak.cost.price_lookup import load_lookup
+from stormbreak.cost.prices import Number, Tokens
+from stormbreak.cost.sheet import Cell, Column, Kind, Sheet
+from stormbreak.escape import plain
+from stormbreak.report.cost_facts import Cost, CostFacts, Costs
+
+_COLUMNS = (
+    Column("model", "model"),
+    Column("provider", "provider"),
+    Column("source", ""),
+    Column("answers", "answers", Kind.COUNT),
+    Column("estimated", "", Kind.COUNT),
+    Column("input_tokens", "in", Kind.COUNT),
+    Column("cached_input_tokens", "cached", Kind.COUNT),
+    Column("cache_write_tokens", "written", Kind.COUNT),
+    Column("cache_write_1h_tokens", "", Kind.COUNT),
+    Column("output_tokens", "out", Kind.COUNT),
+    Column("useful", "{} useful", Kind.MONEY),
+    Column("attempts_besides", "attempts besides", Kind.COUNT),
+    Column("attempts_free", "", Kind.COUNT),
+    Column("wasted_least", "wasted, at least", Kind.MONEY),
+    Column("wasted_most", "at most", Kind.MONEY),
+    Column("total_least", "{} in all, at least", Kind.MONEY),
+    Column("total_most", "at most", Kind.MONEY),
+    Column("currency", ""),
+)
+_WASTE = (
+    Column("reason", "wasted for"),
+    Column("attempts", "attempts", Kind.COUNT),
+    Column("input_tokens", "in, at most", Kind.COUNT),
+    Column("output_tokens", "out, at most", Kind.COUNT),
+)
+
+
+@click.command("report")
+@click.argument("path", metavar="OUTPUT", type=click.Path(path_type=Path))
+@shared
+def command(
+    path: Path,
+    *,
+    files: tuple[str, ...],
+    currency: str,
+    rate: str | None,
+    as_json: bool,
+    as_csv: bool,
+    report: str | None,
+) -> None:
+    """Say what the batch that writes OUTPUT has cost: its answers, and what was sent for nothing."""
+    output = Output.of(
+        as_json=as_json,
+        as_csv=as_csv,
+        report=report,
+        reads=(path, BatchPaths.of(path).failed, *files),
+    )
+    shown_in = currency_of(currency, rate)
+    lookup = load_lookup(files)
+    cost = read_cost(path, lookup)
+    priced = [each.prices for each in cost.models if each.prices]
+    said = [*cost.said, *price_notes(priced, lookup)]
+    head = {"output": cost.output, "currency": shown_in.code, "notes": said}
+    sheets = {"models": _sheet(cost.models, shown_in), "waste": _waste(cost)}
+    output.answer(head, said, facts=_facts(cost, shown_in), **sheets)
+
+
+def _facts(cost: BatchCost, currency: Currency) -> CostFacts:
+    known = [each.in_all for each in cost.models if each.in_all is not None]
+    least, most = (currency.shown(sum(ends, Decimal(0))) for ends in _ends(known))
+    span = between(least, most)
+    without = "" if len(known) == len(cost.models) else ", without what has no price"
+    return CostFacts(
+        kind="the cost of a batch",
+        title=Path(cost.output).name,
+        verdict=f"The batch has cost {span} {currency.code}{without}."
+        if known
+        else "What the batch has cost is not known: nothing in it has a price.",
+        facts=[("answers", f"{sum(each.answers for each in cost.models):,}")],
+        bars=[
+            Costs(
+                title=f"{currency.code} in all, at most",
+                costs=[
+                    Cost(
+                        name=f"{each.model}, {each.provider}",
+                        usd=each.in_all.most,
+                        claim=each.prices is not None and each.prices.source.claim,
+                    )
+                    for each in cost.models
+                    if each.in_all is not None
+                ],
+            )
+        ],
+        currency=currency,
+    )
+
+
+def _ends(spans: Sequence[Span]) -> tuple[list[Decimal], list[Decimal]]:
+    return [span.least for span in spans], [span.most for span in spans]
+
+
+def _sheet(models: Sequence[ModelCost], currency: Currency) -> Sheet:
+    rows = [[*_cells(each), currency.code] for each in models]
+    if len(models) > 1 and all(each.prices for each in models):
+        rows.append([*_total(models), currency.code])
+    return Sheet(columns=_COLUMNS, rows=rows, currency=currency)
+
+
+def _cells(each: ModelCost) -> list[Cell]:
+    wasted, in_all = each.wasted or (None, None), each.in_all or (None, None)
+    return [
+        each.model,
+        each.provider,
+        each.prices.source.name if each.prices else "",
+        each.answers,
+        each.estimated,
+        *map(int, _amounts(each.tokens)),
+        each.useful,
+        each.besides,
+        each.free,
+        *wasted,
+        *in_all,
+    ]
+
+
+def _amounts(tokens: Tokens) -> tuple[Number, ...]:
+    """In the order of the columns."""
+    entry, output, *kinds = tokens
+    return entry, *kinds, output
+
+
+def _total(models: Sequence[ModelCost]) -> list[Cell]:
+    """The last row: sums of numbers, and of what is no number nothing."""
+    columns = list(zip(*map(_cells, models), strict=True))
+    sums: list[Cell] = [
+        None if any(isinstance(cell, str | None) for cell in column) else sum(map(_number, column))
+        for column in columns
+    ]
+    return ["all", *sums[1:]]
+
+
+def _number(cell: Cell) -> Decimal:
+    assert isinstance(cell, int | Decimal), "only numbers are summed up"
+    return Decimal(cell)
+
+
+def _waste(cost: BatchCost) -> Sheet:
+    rows: list[list[Cell]] = [
+        [plain(why), used.attempts, used.input_tokens, used.output_tokens]
+        for why, used in cost.waste.items()
+    ]
+    return Sheet(columns=_WASTE, rows=rows)

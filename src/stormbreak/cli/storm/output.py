@@ -1,0 +1,158 @@
+"""What a storm came to, for people: a sentence, then a table."""
+
+import sys
+from collections.abc import Callable, Container, Mapping, Sequence
+from textwrap import fill
+from types import MappingProxyType
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+from stormbreak.cli.output import warn
+from stormbreak.escape import ending, plain
+from stormbreak.provider.scenario import Scenario
+from stormbreak.storm.assertions import Claim, values
+from stormbreak.storm.measures import SHARES, Measures, Spread, Value, spread
+from stormbreak.storm.measures import plain as plain_spread
+from stormbreak.storm.result import Result
+from stormbreak.storm.verdict import verdict, weakest
+
+_LONGEST = 2000  # characters of a sentence
+_MAX_HEAD = 32  # characters of a name above a column
+_BOUNDLESS = 10_000
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 100 else f"{value:.2f} s"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}"
+
+
+_Show = Callable[[float], str]
+_SHOWN: Mapping[str, _Show] = MappingProxyType(
+    {
+        "goodput": _percent,
+        "trigger_goodput": _percent,
+        "success": _percent,
+        "recovery": _seconds,
+        "p50": _seconds,
+        "p99": _seconds,
+        "added_wait_p50": _seconds,
+        "added_wait_p99": _seconds,
+        "makespan": _seconds,
+        "makespan_99": _seconds,
+        "amplification": _ratio,
+        "attempts_per_sent_call": _ratio,
+        "peak_attempts": _count,
+        "shed": _count,
+        "wasted": _percent,
+        "openings": _count,
+        "calls": _count,
+    }
+)
+_WORST_SHOWN = frozenset({"goodput", "trigger_goodput", "recovery", "p99"})
+
+
+def sentence(scenario: Scenario, results: Sequence[Result]) -> str:
+    """The verdict on one policy, or program, whose name may be anything; folded between words on a terminal."""
+    said = plain(verdict(scenario, results), _LONGEST)
+    return fill(said, Console().width) if sys.stdout.isatty() else said
+
+
+def tables(
+    policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()
+) -> list[Table]:
+    """As many policies side by side as there is room for with no figure cut; the others below them."""
+    console = Console()
+    boundless = console.options.update(max_width=_BOUNDLESS)
+    parts: list[dict[str, Sequence[Measures]]] = [{}]
+    for name, runs in policies.items():
+        wider = table({**parts[-1], name: runs}, without=without)
+        if parts[-1] and Measurement.get(console, boundless, wider).maximum > console.width:
+            parts.append({})
+        parts[-1][name] = runs
+    return [table(part, without=without) for part in parts]
+
+
+def table(policies: Mapping[str, Sequence[Measures]], *, without: Container[str] = ()) -> Table:
+    """Measures as rows, policies as columns; of several runs the mean, the standard deviation, and some of the worst.
+
+    `without` those measures that nobody knows.
+    """
+    names = [escape(ending(name, _MAX_HEAD)) for name in policies]
+    shown = Table("", *names, box=SIMPLE, pad_edge=False)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    spreads = [spread(runs) for runs in policies.values()]
+    several = any(len(runs) > 1 for runs in policies.values())
+    for name, show in _SHOWN.items():
+        if name in without:
+            continue
+        shown.add_row(name, *(_mean(name, each[name], show) for each in spreads))
+        if several and name in _WORST_SHOWN:
+            shown.add_row("  the worst", *(_one(name, each[name].worst, show) for each in spreads))
+    return shown
+
+
+def _mean(name: str, found: Spread, show: _Show) -> str:
+    if found.mean is None:
+        absent = _one(name, None, show)
+        return (
+            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
+        )
+    around = show(found.deviation or 0.0)
+    if around == show(0.0):
+        return show(found.mean)
+    unit = around.partition(" ")[2]
+    number = show(found.mean).removesuffix(f" {unit}") if unit else show(found.mean)
+    return f"{number} ±{around}"
+
+
+def _one(name: str, value: Value, show: _Show) -> str:
+    if value is None:
+        return "-" if name in SHARES else "never"
+    return show(value)
+
+
+# ---------------------------------------------------------------- what a storm came to, for programs: what is told of each policy, or program, in a document
+
+
+def told(storm: Scenario, results: Sequence[Result]) -> dict[str, Any]:
+    """The verdict on one, its weakest moment, and the spread of its measures."""
+    moment = weakest(results, storm.load)
+    return {
+        "verdict": verdict(storm, results),
+        "weakest": None if moment is None else moment._asdict(),
+        "measures": plain_spread(spread(measures_of(results))),
+    }
+
+
+def measures_of(results: Sequence[Result]) -> list[Measures]:
+    """Those of each run."""
+    return [one.measures for one in results]
+
+
+# ---------------------------------------------------------------- what becomes of a claim about a storm, or a survey: an exit code
+
+
+def judge(claim: Claim, text: str, measures: object) -> int:
+    """Exit code 1, and why, unless the claim holds."""
+    if claim.holds(measures):
+        return 0
+    said = values(claim, measures)
+    warn(f"--assert does not hold: {text}; {said}")
+    return 1

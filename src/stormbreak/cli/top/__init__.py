@@ -1,0 +1,262 @@
+"""`stormbreak top`: what a batch or an application does at this moment, on a terminal."""
+
+import io
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from msgspec.json import format as indented
+from rich.console import Console, Group
+from rich.live import Live
+
+from stormbreak.batch.store.lock import held
+from stormbreak.batch.store.paths import BatchPaths
+from stormbreak.cli.numbers import short
+from stormbreak.cli.output import draw, save_picture, say
+from stormbreak.cli.top.screen import ASCII, Frame, Glyphs
+from stormbreak.errors import ConfigurationError
+from stormbreak.escape import path_of, reason
+from stormbreak.telemetry.state import State, encoded
+from stormbreak.telemetry.status_client import (
+    ConnectionClosedError,
+    NoResponseError,
+    NoServerError,
+    NotStormbreakError,
+    Place,
+    look,
+    place_of,
+)
+
+# ---------------------------------------------------------------- keys that are pressed on a terminal, one by one and without waiting for a line
+
+Wait = Callable[[float], str]
+"""Waits so many seconds at the most; what was pressed meanwhile, or nothing."""
+
+
+@contextmanager
+def pressed() -> Iterator[Wait]:
+    """Read keys for as long as the block lasts; the terminal is then as it was. Without one, nothing is ever pressed."""
+    try:
+        keyboard = sys.stdin.fileno()
+        before = termios.tcgetattr(keyboard)
+    except (OSError, ValueError, AttributeError, termios.error):
+        yield _nothing
+        return
+    tty.setcbreak(keyboard)
+    try:
+        yield lambda seconds: _read(keyboard, seconds)
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+def _nothing(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
+
+
+def _read(keyboard: int, seconds: float) -> str:
+    ready, _, _ = select.select([keyboard], [], [], seconds)
+    if not ready:
+        return ""
+    read = os.read(keyboard, 64)
+    return read.decode(errors="replace") or "q"  # its end: the terminal is gone
+
+
+# ---------------------------------------------------------------- finding what to watch: by what its user typed, or the one batch that runs here
+
+
+def find(text: str | None) -> Place:
+    """Where the state of `text` is served; None: that of the only batch at work in this folder.
+
+    Raises:
+        ConfigurationError: there is no such thing, or more than one.
+    """
+    if text is None:
+        return _only_one(Path())
+    return place_of(text) or _of_path(Path(text))
+
+
+def _of_path(path: Path) -> Place:
+    if _is(path.is_socket):
+        return Place(path=path)
+    files = BatchPaths.of(path)
+    if _is(files.socket.is_socket) and held(files):
+        return Place(path=files.socket, name=str(path))
+    if held(files):
+        said = "a run is at work on it, but has no socket here; give that run a --metrics-port"
+    elif _is(files.run.is_file):
+        said = "no run is at work on it"
+    else:
+        said = "neither the OUTPUT of a batch, nor a socket, nor a port"
+    raise ConfigurationError(f"{path_of(path)}: {said}")
+
+
+def _only_one(folder: Path) -> Place:
+    outputs = [
+        each.with_suffix("") for each in sorted(folder.glob("*.sock")) if _is(each.is_socket)
+    ]
+    at_work = [output for output in outputs if held(BatchPaths.of(output))]
+    if not at_work:
+        raise ConfigurationError(
+            "no batch is at work in this folder: name an OUTPUT, a port or a socket"
+        )
+    if len(at_work) > 1:
+        names = ", ".join(path_of(output) for output in at_work[:5])
+        raise ConfigurationError(f"several batches are at work in this folder ({names}): name one")
+    return Place(path=BatchPaths.of(at_work[0]).socket, name=str(at_work[0]))
+
+
+def _is(fact: Callable[[], bool]) -> bool:
+    """Whether the file system says so; no, where it says nothing, such as of a folder that is not ours."""
+    try:
+        return fact()
+    except OSError:
+        return False
+
+
+# ----------------------------------------------------------------
+
+EVERY = 1.0  # seconds between two looks
+TICK = 0.2  # seconds after which a key, or another size of the terminal, is noticed
+FIRST = 5.0  # seconds that the first answer may take
+PICTURE_WIDTH = 100
+LEAVES = frozenset("qQ\x04")
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option("--once", is_flag=True, help="Print one frame and exit.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the state as one JSON object and exit."
+)
+@click.option(
+    "--svg", type=click.Path(path_type=Path), help="Save one frame as a picture and exit."
+)
+def command(target: str | None, *, once: bool, as_json: bool, svg: Path | None) -> int:
+    """Watch a running batch or application: its targets, circuits, queues, limits and decisions.
+
+    TARGET is the OUTPUT of a batch, a port of this machine, a URL of one, or a Unix socket; without it, the one batch that
+    runs in this folder. q or Ctrl-C leaves; what is watched does not notice.
+    """
+    place = find(target)
+    state = _first_look(place)
+    _forgive(sys.stdout)
+    console = Console()
+    if as_json:
+        say(indented(encoded(state)).decode())
+    elif svg is not None:
+        _save(state, place, svg)
+    elif once or not console.is_terminal or console.is_dumb_terminal:
+        frame = Frame(where=str(place), width=console.width, glyphs=_glyphs(console))
+        draw(Group(*frame.lines(state)))
+    else:
+        ended = None
+        with _interruptible():
+            ended = _watch(console, place, state)
+        if ended is not None:
+            say(ended)
+    return 0
+
+
+def _forgive(output: object) -> None:
+    """Have letters that a terminal does not know shown as question marks: names are anybody's."""
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(errors="replace")
+
+
+def _first_look(place: Place) -> State:
+    try:
+        return look(place, FIRST)
+    except NoServerError as gone:
+        raise ConfigurationError(f"{place}: nothing answers there: {gone}") from gone
+    except NoResponseError as silent:
+        raise ConfigurationError(f"{place}: no answer within {FIRST:g} s") from silent
+    except NotStormbreakError as stranger:
+        raise ConfigurationError(f"{place}: no stormbreak is there: {stranger}") from stranger
+
+
+def _watch(console: Console, place: Place, state: State) -> str | None:
+    """Show it until its user leaves, or it ends; then what to say of that."""
+    answered_at = asked_at = time.monotonic()
+    drawn: object = None
+    with pressed() as wait, Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            silent = int(asked_at - answered_at)
+            now_drawn = console.size, id(state), silent
+            if now_drawn != drawn:
+                drawn = now_drawn
+                live.update(_group(console, place, state, silent), refresh=True)
+            if LEAVES.intersection(wait(TICK)):
+                return None
+            if time.monotonic() - asked_at < EVERY:
+                continue
+            asked_at = time.monotonic()
+            try:
+                state = look(place, EVERY)
+                answered_at = asked_at = time.monotonic()
+            except (
+                NoResponseError,
+                ConnectionClosedError,
+            ):  # the next look tells whether it is the end
+                asked_at = time.monotonic()
+            except (NoServerError, NotStormbreakError):
+                break
+    return f"{place} has ended; last seen: {_last_seen(state)}"
+
+
+def _group(console: Console, place: Place, state: State, silent: float) -> Group:
+    width, height = console.size
+    frame = Frame(
+        where=str(place),
+        width=width,
+        height=height,
+        glyphs=_glyphs(console),
+        silent=silent,
+        live=True,
+    )
+    return Group(*frame.lines(state))
+
+
+def _glyphs(console: Console) -> Glyphs:
+    return Glyphs() if console.encoding.startswith("utf") else ASCII
+
+
+def _last_seen(state: State) -> str:
+    batch = state.batch
+    if batch is None:
+        return f"{short(state.counts.answered)} of {short(state.counts.calls)} calls answered"
+    said = f"{batch.done:,} of {batch.total:,} rows done"
+    return f"{said}, {batch.failed:,} failed" if batch.failed else said
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the block, with the terminal as it was before; neither is a failure."""
+    heard = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in heard]
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        for number, handler in zip(heard, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _save(state: State, place: Place, path: Path) -> None:
+    console = Console(
+        record=True, width=PICTURE_WIDTH, color_system="truecolor", file=io.StringIO()
+    )
+    console.print(Group(*Frame(where=str(place), width=PICTURE_WIDTH).lines(state)))
+    try:
+        save_picture(console, path, title="stormbreak top")
+    except OSError as error:
+        raise ConfigurationError(f"{path_of(path)}: {reason(error)}") from error

@@ -1,0 +1,138 @@
+"""What is laid over a settings file: one of its profiles, and what variables of the environment say.
+
+`STORMBREAK__TARGETS__MAIN__MODEL=gpt-4.1` says what `targets.main.model = "gpt-4.1"` would. Names are found whatever
+their case, and with `_` for `-`, since a shell has no such variables. A value is read as TOML, and as a word where it is none.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stormbreak.config import leaks
+from stormbreak.config.schema import join
+from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import has_key_prefix, quoted
+from stormbreak.toml_file import MAX_DEPTH, Table, check_depth
+
+PREFIX = "STORMBREAK__"
+PROFILE = "STORMBREAK_PROFILE"
+
+
+class Overrides:
+    """A table, and from where each of its values came: a mistake is told of the place where it was made."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._from: dict[str, str] = {}  # by path: the variable or the key of the profile
+
+    def lay_profile(self, name: str, profile: object) -> None:
+        """Lay a profile of the file over it."""
+        where = join("profiles", name)
+        if not isinstance(profile, dict):
+            raise ConfigurationError(f"{where} must be a table")
+        self._lay(profile)
+        self._from |= {path: f"{where}.{path}" for path in _paths(profile)}
+
+    def lay_environment(self, environ: Mapping[str, str]) -> None:
+        """Lay over it what the environment says, all at once: a `kind` takes nothing away that another variable says."""
+        together: Table = {}
+        for variable in sorted(name for name in environ if name.startswith(PREFIX)):
+            value = _value(variable, environ[variable])
+            over: Any = value
+            path = _keys(variable, self.table)
+            for key in reversed(path):
+                over = {key: over}
+            try:
+                check_depth(over)
+                leaks.refuse(over)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{variable}: {error}") from None
+            together = laid(together, over)
+            made = _made_by(path, self.table)
+            self._from |= {where: f"{variable}: {where}" for where in made}
+        self._lay(together)
+
+    def placed(self, mistake: str) -> str:
+        """The mistake, told of where it was made."""
+        path = max((path for path in self._from if _begins(mistake, path)), key=len, default=None)
+        return mistake if path is None else self._from[path] + mistake[len(path) :]
+
+    def _lay(self, over: Table) -> None:
+        self.table = laid(self.table, over)
+
+
+def laid(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """`base` with what `over` says; tables merge, all else is replaced, and so is a table by another `kind`."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if key == "policy" and isinstance(below, str):
+            below = {"preset": below}  # which that word is short for
+        if isinstance(value, dict) and isinstance(below, dict) and _same_kind(below, value):
+            merged[key] = laid(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    return "kind" not in over or over["kind"] == below.get("kind", over["kind"])
+
+
+def _keys(variable: str, table: Mapping[str, Any]) -> list[str]:
+    """The keys that a variable names, as they are written in the table where it has them."""
+    words = variable.removeprefix(PREFIX).split("__")
+    if len(words) > MAX_DEPTH:
+        raise ConfigurationError(f"{quoted(variable)} names a key of more than {MAX_DEPTH} parts")
+    if not all(words):
+        raise ConfigurationError(f"{quoted(variable)} names no key: two _ stand between keys")
+    keys = []
+    below: Any = table
+    for word in words:
+        here = below if isinstance(below, dict) else {}
+        key = next((key for key in here if _folded(key) == _folded(word)), word.lower())
+        keys.append(key)
+        below = here.get(key)
+    return keys
+
+
+def _made_by(path: list[str], table: Mapping[str, Any]) -> Iterator[str]:
+    """The paths that a value at `path` is the first to name, its own the last."""
+    below: Any = table
+    for depth, key in enumerate(path, 1):
+        below = below.get(key) if isinstance(below, dict) else None
+        if depth == len(path) or not isinstance(below, dict):
+            yield _joined(path[:depth])
+
+
+def _folded(key: str) -> str:
+    return key.lower().replace("-", "_")
+
+
+def _value(variable: str, text: str) -> Any:
+    if has_key_prefix(text):
+        raise ConfigurationError(f"{variable} looks like it holds an API key")
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _paths(table: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        here = join(path, key)
+        yield here
+        if isinstance(value, dict):
+            yield from _paths(value, here)
+
+
+def _joined(keys: list[str]) -> str:
+    path = ""
+    for key in keys:
+        path = join(path, key)
+    return path
+
+
+def _begins(mistake: str, path: str) -> bool:
+    return mistake.startswith(path) and mistake[len(path) : len(path) + 1] in ("", " ", ".", "[")

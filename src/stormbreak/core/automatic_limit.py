@@ -1,0 +1,283 @@
+"""The automatic in-flight limit: does no harm, and holds when it must.
+
+Without evidence that sending less helps it does not bind, up to a ceiling: a calm burst from idle is sent at once,
+long and short answers side by side are no congestion, and neither are failures beside answers that are on time.
+The evidence is that of the `diagnosis` (answers are late, or nothing is answered), and a queue that stands while it is not
+certain that all is well; in a cold start only one that stands for want of slots, for one that stands behind a cooldown would make a
+limit of what the first few calls have proven. With evidence, the limit is a little above what was just proven to be served (`proven`), less so while
+answers are late, one where nothing is answered, and not below the floor of the `guard`. For some seconds after the last evidence
+it goes on following what is proven, so in silence it falls. Then it doubles, from what it was when that
+evidence came (or from what is proven by now, where that is more): silence has proven nothing. It does so slowly, unless answers
+are on time and have been for a while; the time before is not made up for. After `FADE` it is gone. It is at least 1 and can always grow again. Attempts that are
+lost hold no slot: overdue and overtaken while answers are on time, or overdue while the circuit lets only probes pass.
+
+`limit` is as of the last `tick`; while all is quiet, a tick hardly looks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, floor, inf, log2
+from typing import Literal
+
+from stormbreak.core.checks import check_types, require
+from stormbreak.core.diagnosis import RECENTLY, Diagnosis
+from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.types import Outcome
+
+# ---------------------------------------------------------------- whether it is ourselves who hold the target back
+# Where only total times are known, a queue and a slower target look alike: both are late. A stale mean then
+# makes the limit too small, which proves still less, and so on down. What tells them apart is the yield:
+# late and as many answers as before means a queue; late, no failures and *fewer* answers than before means
+# that we may be throttling ourselves. Then a floor under the limit grows until the answers are back.
+
+TAU = 30.0  # seconds; weight of the usual rate of answers and in-flight count
+STEP = 10.0  # seconds in which the floor doubles or halves
+PROBE_BELOW = 0.8  # of the usual answers per second
+GRACE = 10.0  # seconds before the floor moves; at least
+GRACE_TIMES = 3.0  # ... and so many times the usual time of an answer
+GAIN, PLUS = 1.5, 2.0  # the floor at first, beside what was usually in flight
+
+
+class LimitFloor:
+    """Gives the floor. Feed it while all is quiet, and during an episode."""
+
+    __slots__ = (
+        "_began_at", "_floor", "_in_flight", "_most", "_moved_at", "_rate", "_recent", "_since"
+    )  # fmt: skip
+
+    def __init__(self, most: float) -> None:
+        """The floor never exceeds `most`."""
+        self._most = most
+        self._rate = 0.0  # usual answers per second
+        self._in_flight = 0.0  # usually
+        self._recent = 0.0  # answers, decaying over the window of an episode
+        self._since: float | None = None  # when it was fed last
+        self._began_at: float | None = None  # the episode
+        self._moved_at = 0.0  # the floor
+        self._floor = 0.0
+
+    def quiet(self, now: float, answers: int, in_flight: int) -> None:
+        """All is quiet: learn what is usual. `answers` since it was last fed."""
+        span = self._span(now)
+        self._began_at = None
+        if span > 0:
+            weight = 1 - exp(-span / TAU)
+            self._rate += weight * (answers / span - self._rate)
+            self._in_flight += weight * (in_flight - self._in_flight)
+
+    def floor(self, now: float, answers: int, mean: float, *, failing: bool) -> float:
+        """The floor during an episode; `failing` takes it away."""
+        window = max(GRACE, GRACE_TIMES * mean)
+        span = self._span(now)
+        if self._began_at is None:
+            self._began_at = self._moved_at = now
+            self._recent = self._rate * window
+            self._floor = min(self._most, GAIN * self._in_flight + PLUS)
+        self._recent = self._recent * exp(-span / window) + answers
+        if failing:
+            self._floor = 0.0
+        elif now - self._began_at >= window:
+            self._move(now, self._recent / window)
+        return self._floor
+
+    def _span(self, now: float) -> float:
+        span = 0.0 if self._since is None else max(0.0, now - self._since)
+        self._since = now
+        return span
+
+    def _move(self, now: float, rate: float) -> None:
+        steps = (now - self._moved_at) / STEP
+        self._moved_at = now
+        if rate < PROBE_BELOW * self._rate:
+            steps = min(steps, 10.0)  # 2 to the power of a long silence is no number
+            self._floor = min(self._most, self._floor * 2.0**steps)
+        elif rate > self._rate:
+            self._floor *= 0.5**steps
+
+
+# ----------------------------------------------------------------
+
+HOLD, DOUBLING = 5.0, 20.0  # seconds
+HOLD_WELL, DOUBLING_WELL = 1.0, 4.0  # seconds, where answers are on time
+FADE = 120.0  # seconds
+FRESH = 1.0  # seconds since answers were late: until then the target has a queue of its own ...
+NEARLY_FULL = (
+    1.2  # ... and the gain is no more than this: a larger one only makes that queue longer
+)
+FAILING = 10.0  # seconds since failures stood out
+LEAST = 2.0  # while there is evidence, before fading
+STANDING = 1.0  # seconds in the queue
+LOOK = 1.0  # seconds between two looks while all is quiet
+RETRY_LOOK = 0.05  # seconds; nobody asks again sooner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomaticLimit:
+    """Found by itself: `gain` times what was proven, and `plus`; without evidence, `ceiling`."""
+
+    kind: Literal["automatic"] = "automatic"
+    finds_itself = True
+    ceiling: int = 256
+    gain: float = 1.5
+    plus: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.ceiling >= 1, "ceiling must be at least 1", self.ceiling)
+        require(self.gain >= 1, "gain must be at least 1", self.gain)
+        require(self.plus >= 0, "plus must not be negative", self.plus)
+
+
+class AutomaticLimiter:
+    """The gate that counts slots, as many as seem good."""
+
+    __slots__ = (
+        "_answers",
+        "_control",
+        "_diagnosis",
+        "_doubling",
+        "_full_at",
+        "_grown",
+        "_grown_at",
+        "_held",
+        "_held_at",
+        "_hold",
+        "_limit_floor",
+        "_look_at",
+        "_paused",
+        "_policy",
+        "_stood_at",
+        "in_flight",
+        "limit",
+        "most",
+    )  # fmt: skip
+    name = "limit"
+    settles_success = True
+
+    def __init__(
+        self, policy: AutomaticLimit, diagnosis: Diagnosis, *, paused: Callable[[float], bool]
+    ) -> None:
+        """`paused(now)` says whether the target asked to be left alone: then silence is no sign."""
+        self._policy = policy
+        self._diagnosis = diagnosis
+        self._paused = paused
+        self._limit_floor = LimitFloor(policy.ceiling)
+        self._answers = 0  # when the guard was last fed
+        self._look_at = -inf  # before this, and without new evidence, there is nothing to see
+        self._control = LEAST  # what evidence would make of the limit, at the last look
+        self._held = LEAST  # the same when the last evidence came
+        self._held_at = -inf
+        self._full_at = -inf  # until when no slot was free
+        self._stood_at = -inf  # when a queue that stands was last evidence
+        self._hold, self._doubling = HOLD, DOUBLING
+        self._grown, self._grown_at = 0.0, -inf  # doublings since, as of the last change of speed
+        self.most: float = policy.ceiling  # the ceiling, raised by what was proven
+        self.in_flight = 0
+        self.limit = policy.ceiling
+
+    @property
+    def _evidence_at(self) -> float:
+        """The last evidence that sending less helps."""
+        return max(self._diagnosis.evidence_at, self._stood_at)
+
+    def binds(self, now: float) -> bool:
+        """Whether there is a limit but the ceiling."""
+        return now - self._evidence_at < HOLD + FADE
+
+    learned = binds
+
+    def ready_at(self, now: float) -> float:
+        """OPEN while a slot is free; else when time alone may free one (an answer may come sooner)."""
+        if self.in_flight < self.limit:
+            return OPEN
+        if not self.binds(now) or self.in_flight >= self.most:
+            return UNTIL_EVENT
+        base = max(LEAST, self._control, self._held)
+        begins_at = self._evidence_at + self._hold
+        growth = self._doubling * max(0.0, log2((self.in_flight + 1) / base) - self._grown)
+        opens_at = min(max(self._grown_at, begins_at) + growth, begins_at + FADE)
+        return max(now + RETRY_LOOK, min(opens_at, self._diagnosis.overdue_at()))
+
+    def _is_cautious(self, now: float) -> bool:
+        """Whether it is not certain that answers are on time again, or that the target would let more pass."""
+        diagnosis = self._diagnosis
+        trouble_at = max(diagnosis.late_at, diagnosis.throttled_at)
+        return now - trouble_at < RECENTLY or not diagnosis.is_well(now)
+
+    def _is_short(self, now: float) -> bool:
+        """Whether a queue may stand for want of slots. Not where they are free, and nothing is known yet of what is served."""
+        return now - self._full_at < STANDING or self._diagnosis.judge.usual is not None
+
+    def tick(self, now: float, waited: float) -> None:
+        """Look at the time; the oldest call in the queue has `waited` so long."""
+        diagnosis = self._diagnosis
+        diagnosis.look(now)
+        full = self.in_flight >= self.limit
+        if full:
+            self._full_at = now
+        if waited > STANDING and self._is_short(now) and self._is_cautious(now):
+            self._stood_at = now
+        held_at = self._held_at
+        if (
+            now >= self._look_at
+            or full
+            or diagnosis.evidence_at > held_at
+            or self._stood_at > held_at
+        ):
+            self._look(now)
+
+    def take(self, now: float) -> None:  # noqa: ARG002
+        """Occupy a slot."""
+        self.in_flight += 1
+
+    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Free the slot."""
+        if self.in_flight >= self.limit:
+            self._full_at = now
+        self.in_flight -= 1
+
+    def _look(self, now: float) -> None:
+        diagnosis = self._diagnosis
+        policy = self._policy
+        self._look_at = now if self.binds(now) else now + LOOK
+        late = now - diagnosis.late_at < FRESH
+        proven = diagnosis.proven(now, late=late)
+        gain = min(NEARLY_FULL, policy.gain) if late else policy.gain
+        dead = now - diagnosis.dead_at < HOLD
+        plus, least = (min(1.0, policy.plus), 1.0) if dead else (policy.plus, LEAST)
+        self._control = max(least, gain * proven + plus)
+        self.most = max(policy.ceiling, self._control) if proven else policy.ceiling
+        evidence_at = self._evidence_at
+        if evidence_at > self._held_at:
+            self._held, self._held_at = self._control, evidence_at
+            self._grown, self._grown_at = 0.0, evidence_at
+        speed = (HOLD, DOUBLING) if self._is_cautious(now) else (HOLD_WELL, DOUBLING_WELL)
+        if speed != (self._hold, self._doubling):
+            self._grown, self._grown_at = self._doublings(now), now
+            self._hold, self._doubling = speed
+        floor_ = 0.0 if diagnosis.judge.streams else self._floor(now)
+        limit = max(1.0, self._limit(now, floor_))
+        lost = 0 if now - diagnosis.late_at < HOLD else diagnosis.lost
+        self.limit = floor(min(self.most, limit + lost))
+
+    def _doublings(self, now: float) -> float:
+        """How often it has doubled since the last evidence."""
+        begins_at = max(self._grown_at, self._evidence_at + self._hold)
+        return self._grown + max(0.0, now - begins_at) / self._doubling
+
+    def _limit(self, now: float, floor_: float) -> float:
+        quiet = now - self._evidence_at - self._hold
+        if quiet >= FADE:
+            return self.most
+        if quiet <= 0:
+            return max(self._control, floor_)
+        return max(max(self._control, self._held) * 2 ** self._doublings(now), floor_)
+
+    def _floor(self, now: float) -> float:
+        diagnosis = self._diagnosis
+        answers, self._answers = diagnosis.answers - self._answers, diagnosis.answers
+        if not self.binds(now):
+            self._limit_floor.quiet(now, answers, self.in_flight)
+            return 0.0
+        failing = now - diagnosis.failed_at < FAILING or self._paused(now)
+        return self._limit_floor.floor(now, answers, diagnosis.mean or 0.0, failing=failing)

@@ -1,0 +1,226 @@
+"""An in-flight limit that climbs by steps and falls by a share: additive increase, multiplicative decrease.
+
+It climbs by `step` per round trip, that is by `step` / limit with each answer; until the first sign of
+congestion by one with each answer, which doubles it per round trip. But only answers to attempts during which
+it was reached count: what nobody needs is not proven. It falls to `share` of itself when the target throttles, is
+overloaded, lets an attempt time out, or (with `slow`) answers late; nothing else is a sign, not a server
+error, a wrong request or our own deadline. Many clients that do so come to equal parts of a target that they
+know nothing of (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance",
+1989).
+
+A round trip is an epoch. A fall begins a new one, and what left before it moves nothing any more: that told
+of the limit as it was. So a burst of refusals is one sign, not as many as there were in flight.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Literal, TypeAlias, assert_never
+
+from stormbreak.core.automatic_limit import AutomaticLimit, AutomaticLimiter
+from stormbreak.core.checks import check_types, require
+from stormbreak.core.diagnosis import Diagnosis
+from stormbreak.core.gate import OPEN, UNTIL_EVENT
+from stormbreak.types import Outcome, Verdict
+
+LEARNED_FOR = 120.0  # seconds for which a fall is remembered where nobody asks
+CONGESTED = frozenset({Verdict.THROTTLED, Verdict.OVERLOADED, Verdict.TIMEOUT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AimdLimit:
+    """From `start` up by `step` per round trip, down to `share` of itself; within `least` and `ceiling`.
+
+    An answer that takes longer than `slow` seconds is a sign of congestion, too (None: however long).
+    """
+
+    kind: Literal["aimd"] = "aimd"
+    finds_itself = False
+    start: int = 20
+    step: float = 4.0
+    share: float = 0.8
+    least: int = 1
+    ceiling: int = 256
+    slow: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.least >= 1, "least must be at least 1", self.least)
+        require(self.start >= self.least, "start must not be below least", self.start)
+        require(self.ceiling >= self.start, "ceiling must not be below start", self.ceiling)
+        require(self.step > 0, "step must be positive", self.step)
+        require(0 < self.share < 1, "share must lie between 0 and 1", self.share)
+        require(self.slow is None or self.slow > 0, "slow must be positive", self.slow)
+
+
+class AimdLimiter:
+    """The gate that counts slots. The token is the epoch in which the attempt left, and when."""
+
+    __slots__ = (
+        "_epoch",
+        "_exact",
+        "_fell_at",
+        "_full_at",
+        "_policy",
+        "_slow",
+        "in_flight",
+        "limit",
+    )
+    name = "limit"
+    settles_success = True
+
+    def __init__(self, policy: AimdLimit) -> None:
+        self._policy = policy
+        self._slow = inf if policy.slow is None else policy.slow
+        self._exact = float(policy.start)
+        self._epoch = 0
+        self._fell_at = OPEN  # never yet
+        self._full_at = -inf  # when the limit was last seen to be reached
+        self.limit = policy.start
+        self.in_flight = 0
+
+    @property
+    def most(self) -> float:
+        """What the limit may grow to."""
+        return self._policy.ceiling
+
+    def ready_at(self, now: float) -> float:  # noqa: ARG002
+        """OPEN while a slot is free."""
+        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+
+    def binds(self, now: float) -> bool:  # noqa: ARG002
+        """It always does."""
+        return True
+
+    def learned(self, now: float) -> bool:
+        """Whether it fell of late: what it has climbed since is soon found again."""
+        return now - self._fell_at < LEARNED_FOR
+
+    def tick(self, now: float, waited: float) -> None:
+        """Nothing changes with time."""
+
+    def take(self, now: float) -> tuple[int, float]:
+        """Occupy a slot."""
+        self.in_flight += 1
+        if self.in_flight >= self.limit:
+            self._full_at = now
+        return self._epoch, now
+
+    def settle(
+        self,
+        token: tuple[int, float],
+        outcome: Outcome,
+        now: float,
+        uniform: float,  # noqa: ARG002
+    ) -> None:
+        """Free the slot, and climb or fall if this attempt knew the present limit."""
+        self.in_flight -= 1
+        epoch, sent_at = token
+        late = self._is_late(outcome, now - sent_at)
+        if epoch != self._epoch:
+            return
+        if late or (outcome.verdict in CONGESTED and not outcome.own_deadline):
+            self._epoch += 1
+            self._fell_at = now
+            self._move_to(self._exact * self._policy.share)
+        elif outcome.verdict is Verdict.OK and self._full_at >= sent_at:
+            self._move_to(self._exact + self._increase())
+
+    def _increase(self) -> float:
+        step = self._policy.step / self._exact
+        return step if self._epoch else max(1.0, step)
+
+    def _is_late(self, outcome: Outcome, took: float) -> bool:
+        if outcome.verdict is Verdict.TIMEOUT:
+            return not outcome.own_deadline
+        return outcome.verdict is Verdict.OK and took > self._slow
+
+    def _move_to(self, limit: float) -> None:
+        policy = self._policy
+        self._exact = min(float(policy.ceiling), max(float(policy.least), limit))
+        self.limit = int(self._exact)
+
+
+# ---------------------------------------------------------------- how many attempts may be in flight to one target at once: always the same number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedLimit:
+    """Always the same number."""
+
+    kind: Literal["fixed"] = "fixed"
+    finds_itself = False
+    in_flight: int = 256
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.in_flight >= 1, "in_flight must be at least 1", self.in_flight)
+
+    @property
+    def ceiling(self) -> int:
+        """What it never exceeds."""
+        return self.in_flight
+
+
+class FixedLimiter:
+    """The gate that counts slots."""
+
+    __slots__ = ("in_flight", "limit")
+    name = "limit"
+    settles_success = True
+
+    def __init__(self, policy: FixedLimit) -> None:
+        self.limit = policy.in_flight
+        self.in_flight = 0
+
+    @property
+    def most(self) -> float:
+        """It stays what it is."""
+        return self.limit
+
+    def ready_at(self, now: float) -> float:  # noqa: ARG002
+        """OPEN while a slot is free."""
+        return OPEN if self.in_flight < self.limit else UNTIL_EVENT
+
+    def binds(self, now: float) -> bool:  # noqa: ARG002
+        """A fixed limit always does."""
+        return True
+
+    def learned(self, now: float) -> bool:  # noqa: ARG002
+        """It learns nothing."""
+        return False
+
+    def tick(self, now: float, waited: float) -> None:
+        """Nothing changes with time."""
+
+    def take(self, now: float) -> None:  # noqa: ARG002
+        """Occupy a slot."""
+        self.in_flight += 1
+
+    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Free the slot."""
+        self.in_flight -= 1
+
+
+# ---------------------------------------------------------------- which machine counts the slots, by the policy
+
+Limit: TypeAlias = FixedLimit | AimdLimit | AutomaticLimit
+Limiter: TypeAlias = FixedLimiter | AimdLimiter | AutomaticLimiter
+
+
+def limiter(
+    policy: Limit, diagnosis: Diagnosis, *, paused: Callable[[float], bool], share: float = 1.0
+) -> Limiter:
+    """Make the machine. `paused(now)` says whether the target asked to be left alone.
+
+    Of a fixed limit it gets its `share`, rounded down, and one slot at least; the others find their own.
+    """
+    match policy:
+        case FixedLimit():
+            return FixedLimiter(FixedLimit(in_flight=max(1, int(policy.in_flight * share))))
+        case AimdLimit():
+            return AimdLimiter(policy)
+        case AutomaticLimit():
+            return AutomaticLimiter(policy, diagnosis, paused=paused)
+        case _:
+            assert_never(policy)

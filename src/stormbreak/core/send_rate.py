@@ -1,0 +1,310 @@
+"""A send rate learned from refusals.
+
+A refusal frees its slot at once, so a limit on what is in flight alone lets thousands of them through. When
+429s pile up, sending is held a little below what was accepted in the last seconds; the rate grows slowly and
+is gone after two minutes. One stray 429 teaches nothing.
+
+A lesson also begins a trial of whether refusals are bad luck (`luck`), which no slower sending would help against. Until a
+trial has found a limit, the rate goes no lower than what was served when it began; then no lower than half of that. If it is
+bad luck, the rate is dropped, and refusals that it explains teach nothing.
+"""
+
+from collections.abc import Callable
+from math import inf, log, sqrt
+
+from stormbreak.core.gate import OPEN
+from stormbreak.core.window import TimeWindow
+from stormbreak.types import Outcome, Verdict
+
+# ---------------------------------------------------------------- refusals at random: a target that turns away a share of everything, however much it is sent
+# A limit that is used up and bad luck look alike at first: both answer with 429. They differ in what helps. Against a
+# limit, sending less makes the refusals stop. Against bad luck it changes nothing: the same share is turned away, and
+# whoever sends ever less to escape it is soon sending nothing. So when refusals slow us down, a trial
+# begins: while less is sent, each second is weighed for "the share is as before" against "the share has fallen
+# to a quarter" (a sequential probability ratio test, Wald 1945). Once the odds for bad luck are a hundred to one,
+# it is taken for that, for ten minutes, and its share is followed. A share that climbs beyond what
+# chance explains ends it, and the next trial has to wait, each time twice as long.
+
+FALLEN = 0.25  # of the share before: what a limit's refusals fall to once less is sent
+ODDS = log(100.0)  # that decide a trial, either way
+SETTLING = 5.0  # seconds at the start of a trial that do not count, since less is sent only then
+SILENT = 40.0  # seconds without a refusal that end a trial undecided
+MOST = 0.9  # the highest share that is bad luck and no outage
+FEWEST = 0.05  # a lower share needs no name
+DOUBT = 30.0  # seconds without a trial after bad luck that proved none; doubles
+NOISE = 3.0  # standard deviations that chance explains
+MEMORY = 1_000  # attempts over which the share is followed
+REMEMBER_FOR = 600.0  # seconds
+
+
+class _HypothesisTest:
+    """Weighs seconds, each when it is over."""
+
+    __slots__ = (
+        "_accepted_weighs",
+        "_begins_at",
+        "_refused_weighs",
+        "refused",
+        "refused_at",
+        "score",
+        "sent",
+    )
+
+    def __init__(self, share: float, now: float) -> None:
+        self._refused_weighs = -log(FALLEN)
+        self._accepted_weighs = log((1 - share) / (1 - FALLEN * share))
+        self._begins_at = now + SETTLING
+        self.refused_at = now
+        self.score = 0.0
+        self.sent = self.refused = 0
+
+    def weigh(self, second: int, sent: int, refused: int) -> None:
+        """Take in what was sent and refused within `second`."""
+        if refused:
+            self.refused_at = second + 1.0
+        if second < self._begins_at:
+            return
+        self.sent += sent
+        self.refused += refused
+        accepted = max(0, sent - refused)
+        self.score += refused * self._refused_weighs + accepted * self._accepted_weighs
+
+
+class RandomRefusals:
+    """Finds out whether refusals are bad luck. All times are seconds, shares are within [0, 1]."""
+
+    __slots__ = (
+        "_doubt", "_doubted_until", "_followed", "_on_found", "_refused", "_second", "_sent", "_share", "_trial",
+        "_until", "is_limit",
+    )  # fmt: skip
+
+    def __init__(self, on_found: Callable[[float], None]) -> None:
+        """`on_found(now)` is called when a trial has shown that they are."""
+        self._on_found = on_found
+        self._trial: _HypothesisTest | None = None
+        self._second = 0  # the one that is counted now
+        self._sent = self._refused = 0  # in it
+        self._share = 0.0
+        self._followed = 0.0  # attempts that the share stands on
+        self._until = -inf
+        self._doubt = DOUBT
+        self._doubted_until = -inf
+        self.is_limit = False  # whether the last trial found that sending less helps
+
+    def on_trial(self, now: float) -> bool:
+        """Whether a trial is under way."""
+        self._turn(now)
+        return self._trial is not None
+
+    def holds(self, now: float) -> bool:
+        """Whether refusals are taken for bad luck."""
+        return now < self._until
+
+    def suppose(self, share: float, now: float) -> bool:
+        """Begin a trial of whether a `share` of refusals is bad luck, unless one runs or has just misled: whether it began."""
+        if share > MOST or now < self._doubted_until or self.on_trial(now):
+            return False
+        self._trial = _HypothesisTest(share, now)
+        return True
+
+    def sent(self, now: float) -> None:
+        """One was sent."""
+        if now >= self._second + 1:
+            self._turn(now)
+        self._sent += 1
+
+    def refused(self, now: float) -> None:
+        """One was refused."""
+        self._turn(now)
+        self._refused += 1
+
+    def explains(self, sent: int, refused: int) -> bool:
+        """Whether bad luck explains that of `sent` so many were `refused`.
+
+        The deviation allowed is that of the count itself and of the share, which is an estimate, too.
+        """
+        share = self._share
+        spread = share * (1 - share) * (sent + sent**2 / self._followed)
+        return refused <= share * sent + NOISE * sqrt(spread)
+
+    def revoke(self, now: float) -> None:
+        """It was none, or is no longer."""
+        self._until = -inf
+        self.is_limit = True
+        self._doubted_until = now + self._doubt
+        self._doubt *= 2
+
+    def _turn(self, now: float) -> None:
+        second = int(now)
+        if second <= self._second:
+            return
+        over, sent, refused = self._second, self._sent, self._refused
+        self._second, self._sent, self._refused = second, 0, 0
+        if self._trial is not None:
+            self._try(self._trial, over, sent, refused, now)
+        elif self.holds(now):
+            self._follow(sent, refused)
+
+    def _try(
+        self, trial: _HypothesisTest, second: int, sent: int, refused: int, now: float
+    ) -> None:
+        trial.weigh(second, sent, refused)
+        if abs(trial.score) >= ODDS or now - trial.refused_at > SILENT:
+            self._trial = None
+            self.is_limit = trial.score <= -ODDS
+        if trial.score >= ODDS and trial.refused <= MOST * trial.sent:
+            self._followed = float(trial.sent)
+            self._share = trial.refused / trial.sent
+            self._until = now + REMEMBER_FOR
+            self._on_found(now)
+
+    def _follow(self, sent: int, refused: int) -> None:
+        self._followed = min(MEMORY, self._followed + sent)
+        share = self._share + (refused - self._share * sent) / self._followed
+        self._share = min(MOST, share)
+        if self._share < FEWEST:
+            self._until = -inf
+
+
+# ----------------------------------------------------------------
+
+WINDOW = 10.0  # seconds
+SHARE = 0.1  # of what was sent that must have been refused ...
+LEAST = 2  # ... and at least so many
+ENOUGH = 5  # sends that a first lesson needs, or it is told by chance
+BUSY = 5.0  # seconds of sending before a first lesson
+PAUSE = 2.0  # seconds between two lessons
+BELOW = 0.9  # of the accepted rate
+MIN_SPEED = 0.05  # per second
+GROWTH = 1.02  # per second
+FADE = 120.0  # seconds without a lesson
+SLOWER = 0.5  # of what was served, once a trial has shown that sending less helps
+QUIET_AFTER = 15.0  # seconds without growth after a lesson during a trial
+
+
+class AdaptiveSendRate:
+    """The gate that spaces out sends. At most one second's worth of them leaves at once."""
+
+    __slots__ = (
+        "_busy_since",
+        "_credit",
+        "_earned_at",
+        "_earning",
+        "_learned_at",
+        "_on_random_refusals",
+        "_random_refusals",
+        "_rate",
+        "_refused",
+        "_sent",
+        "_sent_at",
+        "_slowest",
+        "_still_until",
+    )  # fmt: skip
+    name = "rate"
+    settles_success = False
+
+    def __init__(self, on_random: Callable[[float], None] = lambda _: None) -> None:
+        """`on_random(now)` is called when refusals have proved to be bad luck."""
+        self._sent = TimeWindow(WINDOW)
+        self._refused = TimeWindow(WINDOW)
+        self._random_refusals = RandomRefusals(self._found)
+        self._on_random_refusals = on_random
+        self._rate = inf  # when it was learned
+        self._learned_at = -inf
+        self._still_until = -inf  # the rate grows from then on
+        self._slowest = MIN_SPEED
+        self._credit = 0.0  # sends earned, as of `_earned_at`
+        self._earned_at = 0.0
+        self._earning = MIN_SPEED  # per second, since then
+        self._sent_at = -inf  # the last send
+        self._busy_since = -inf
+
+    def in_force(self, now: float) -> bool:
+        """Whether a rate holds."""
+        return now - self._learned_at < FADE
+
+    def is_random(self, now: float) -> bool:
+        """Whether refusals are bad luck."""
+        return self._random_refusals.holds(now)
+
+    def rate_at(self, now: float) -> float:
+        """Sends per second; inf where none is in force."""
+        if not self.in_force(now):
+            return inf
+        growth: float = GROWTH ** max(0.0, now - self._still_until)
+        return self._rate * growth
+
+    def time_to_send(self, sends: float, now: float) -> float:
+        """Seconds until so many more have been sent, at a rate that grows; 0 where none is in force.
+
+        That it stands still during a trial is left out on purpose: the trial may end, and who is rejected gains nothing.
+        """
+        if not self.in_force(now):
+            return 0.0
+        growth = log(GROWTH)
+        return log(1 + sends * growth / self.rate_at(now)) / growth
+
+    def ready_at(self, now: float) -> float:
+        """OPEN, or when the next send has been earned."""
+        if now - self._learned_at >= FADE:
+            return OPEN
+        earned_at = self._earned_at + (1 - self._credit) / self._earning
+        return OPEN if now >= earned_at else min(earned_at, self._learned_at + FADE)
+
+    def take(self, now: float) -> None:
+        """One leaves."""
+        if now - self._sent_at > WINDOW:
+            self._busy_since = now
+        self._sent_at = now
+        self._sent.add(now, failed=False)
+        self._random_refusals.sent(now)
+        if self.in_force(now):
+            self._earn(now)
+            self._credit = max(0.0, self._credit - 1)
+
+    def settle(self, token: None, outcome: Outcome, now: float, uniform: float) -> None:  # noqa: ARG002
+        """Learn from a refusal."""
+        if outcome.verdict is not Verdict.THROTTLED:
+            return
+        self._refused.add(now, failed=True)
+        self._random_refusals.refused(now)
+        if now - self._learned_at < PAUSE or now - self._busy_since < BUSY:
+            return
+        self._sent.roll(now)
+        sent, refused = self._sent.calls, self._refused.calls
+        if refused < max(LEAST, SHARE * sent) or (sent < ENOUGH and not self.in_force(now)):
+            return
+        if self._random_refusals.holds(now):
+            if self._random_refusals.explains(sent, refused):
+                return
+            self._random_refusals.revoke(now)
+        self._learn(sent, refused, now)
+
+    def _learn(self, sent: int, refused: int, now: float) -> None:
+        before = self.rate_at(now)
+        seconds = min(WINDOW, now - self._busy_since)
+        served = (sent - refused) / seconds
+        accepted = BELOW * served
+        if accepted <= 0:
+            accepted = (sent / seconds if before == inf else before) / 2
+        if before == inf:
+            self._credit, self._earned_at, self._slowest = 0.0, now, MIN_SPEED
+        slower = SLOWER if self._random_refusals.is_limit else 1.0
+        if self._random_refusals.suppose(refused / max(sent, refused), now) or before == inf:
+            self._slowest = max(MIN_SPEED, slower * served, self._slowest / 2)
+        self._earn(now)
+        self._learned_at = now
+        self._still_until = now + QUIET_AFTER if self._random_refusals.on_trial(now) else now
+        self._rate = self._earning = max(self._slowest, accepted)
+
+    def _found(self, now: float) -> None:
+        """The refusals are bad luck: no rate helps against that."""
+        self._learned_at = -inf
+        self._on_random_refusals(now)
+
+    def _earn(self, now: float) -> None:
+        """Put down what was earned since the last time. Between two sends the rate stands still."""
+        earned = (now - self._earned_at) * self._earning
+        self._credit = min(max(1.0, self._earning), self._credit + earned)
+        self._earned_at = now
+        self._earning = self.rate_at(now)

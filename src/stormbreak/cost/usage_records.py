@@ -1,0 +1,185 @@
+"""Real traffic: how many tokens each model has used, by a batch's OUTPUT or by an export of what a provider counted."""
+
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stormbreak.cost.prices import Service, Tokens
+from stormbreak.errors import ConfigurationError
+from stormbreak.llm.completeness import read_any
+from stormbreak.llm.tokens import BYTES_PER_TOKEN, usage_of
+
+
+class Kind(NamedTuple):
+    """Requests that cost alike."""
+
+    model: str
+    service: Service = Service.STANDARD
+
+
+class Counted(NamedTuple):
+    """Tokens of some requests, as a provider counted them."""
+
+    kind: Kind
+    tokens: Tokens
+    requests: int = 1
+
+
+class Uncounted(NamedTuple):
+    """An answer that does not say what it used; `size` are the bytes of its text."""
+
+    kind: Kind
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What one kind of requests has used; the tokens of so many of them are `estimated`."""
+
+    kind: Kind
+    tokens: Tokens
+    requests: int
+    estimated: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """All of it. `since` and `until`, where the file says so; `said` is what one should know of it."""
+
+    uses: tuple[Use, ...]
+    since: date | None = None
+    until: date | None = None
+    said: tuple[str, ...] = ()
+
+
+class _Sum:
+    """Adds up one kind."""
+
+    def __init__(self) -> None:
+        self.tokens = Tokens(0, 0)
+        self.requests = self.uncounted = self.bytes = 0
+
+    def add(self, tokens: Tokens, requests: int) -> None:
+        self.tokens = self.tokens.plus(tokens)
+        self.requests += requests
+
+
+def sum_usage(records: Iterable[Counted | Uncounted]) -> tuple[Use, ...]:
+    """What each kind has used, in the order of their coming.
+
+    An answer without usage is taken to have used the mean input of the others of its kind, or of all, and a token for each
+    four bytes of its text.
+
+    Raises:
+        ConfigurationError: none of the answers says what it used.
+    """
+    sums: dict[Kind, _Sum] = {}
+    for record in records:
+        total = sums.setdefault(record.kind, _Sum())
+        if isinstance(record, Counted):
+            total.add(record.tokens, record.requests)
+        else:
+            total.uncounted += 1
+            total.bytes += record.size
+    return tuple(_uses(sums))
+
+
+def _uses(sums: dict[Kind, _Sum]) -> Iterator[Use]:
+    everything = sum(one.tokens.input for one in sums.values())
+    counted = sum(one.requests for one in sums.values())
+    if sums and not counted:
+        raise ConfigurationError("no answer says what it used, so its prompts cannot be estimated")
+    for kind, one in sums.items():
+        whole, of = (one.tokens.input, one.requests) if one.requests else (everything, counted)
+        entry = one.tokens.input + round(one.uncounted * whole / of)
+        output = one.tokens.output + -(-one.bytes // BYTES_PER_TOKEN)
+        yield Use(
+            kind=kind,
+            tokens=one.tokens._replace(input=entry, output=output),
+            requests=one.requests + one.uncounted,
+            estimated=one.uncounted,
+        )
+
+
+# ---------------------------------------------------------------- the usage of each answer in a batch's OUTPUT, line by line, however long it is
+
+UNNAMED = "(no model named)"
+_REFUSED = 400  # the first status that is no answer
+_SERVICES = {"flex": Service.FLEX, "priority": Service.PRIORITY}
+
+
+class _Response(msgspec.Struct):
+    status_code: Any = None
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Line(msgspec.Struct):
+    """A line of OUTPUT, as far as costs go."""
+
+    custom_id: str
+    response: _Response | None = None
+    error: Any = None
+
+
+class _Body(msgspec.Struct):
+    model: Any = None
+    usage: Any = None
+    service_tier: Any = None
+
+
+_LINE = msgspec.json.Decoder(Line)
+_BODY = msgspec.json.Decoder(_Body)
+_BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def is_line(raw: bytes) -> bool:
+    """Whether that is a line of OUTPUT."""
+    try:
+        _decoded(raw)
+    except _BAD:
+        return False
+    return True
+
+
+def read_answers(lines: Iterable[bytes]) -> Iterator[Counted | Uncounted]:
+    """Read what each answer says that it used. A torn last line is left out, as are failures and refusals.
+
+    Raises:
+        ConfigurationError: a line is none of OUTPUT.
+    """
+    for number, raw in enumerate(lines, 1):
+        try:
+            line = _decoded(raw)
+        except _BAD:
+            if not raw.endswith(b"\n"):
+                return
+            raise ConfigurationError(f"line {number} is no line of batch output") from None
+        if line.response is not None and line.error is None and not _refused(line.response):
+            yield _record(bytes(line.response.body))
+
+
+def _decoded(raw: bytes) -> Line:
+    """Read a line, which may begin with the byte order mark that some editors put there."""
+    return _LINE.decode(raw.removeprefix(BOM_UTF8))
+
+
+def _refused(response: _Response) -> bool:
+    """Whether that is an error with a status, as providers have them in the files of their own batch APIs."""
+    return isinstance(response.status_code, int) and response.status_code >= _REFUSED
+
+
+def _record(body: bytes) -> Counted | Uncounted:
+    try:
+        said = _BODY.decode(body)
+    except _BAD:  # a body that is no object
+        return Uncounted(Kind(UNNAMED), len(body))
+    model = said.model if isinstance(said.model, str) and said.model else UNNAMED
+    kind = Kind(model, _SERVICES.get(str(said.service_tier), Service.STANDARD))
+    usage = usage_of(said.usage)
+    if usage.input_tokens:  # no request is without any
+        return Counted(kind, Tokens.of(usage))
+    return Uncounted(kind, len(read_any(body).text.encode(errors="replace")))

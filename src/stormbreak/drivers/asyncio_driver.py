@@ -1,0 +1,291 @@
+"""The asyncio driver: carries out what flows command on whichever event loop the caller runs.
+
+One engine may serve several loops and threads: a ticket that is granted in one is woken in the other. A
+cancelled caller closes its flow at once; the sender, being cancelled, closes its own connection.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Ask, DeliverStream, Flow, Race, Send, Wait, WaitFor
+from stormbreak.core.following import ContextListener
+from stormbreak.drivers.asyncio_tasks import (
+    HedgeTasks,
+    RejectedWhileClosingError,
+    StreamCutError,
+    UnderWay,
+    wake,
+)
+from stormbreak.drivers.caller_driven import CallerDriven
+from stormbreak.drivers.delivery import LoopDelivery, check_ticket
+from stormbreak.drivers.flow_stepper import Stepper, shared_stepper
+from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.drivers.timeouts import AnsweredError, Timeout
+from stormbreak.types import Call, CallResult, Outcome, Verdict
+
+R = TypeVar("R")
+
+Sender: TypeAlias = Callable[[Send], Awaitable[Outcome]]
+Asker: TypeAlias = Callable[[Ask], Awaitable[Outcome | None]]
+
+_LAST = (CallResult, DeliverStream)
+_TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
+
+
+class AsyncioDriver:
+    """Runs calls on the current event loop. Drivers of one engine step it by turns, on whatever thread.
+
+    `clock` must run with the loop's own clock. `chance` gives numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.engine = engine
+        self.clock = clock
+        self._stepper = shared_stepper(engine, clock=clock, chance=chance)
+        self._active_calls = UnderWay()
+        reset_in_child(self._active_calls.forget)
+
+    def run(
+        self, call: Call, sender: Sender, asker: Asker | None = None
+    ) -> Coroutine[Any, Any, CallResult]:
+        """Carry `call` to its end; `sender` makes one attempt and never raises but when cancelled; `asker` finds answers elsewhere.
+
+        Cancelling closes the flow: what it held is free, and counts neither as success nor as failure.
+        """
+        assert not call.delivers, "a call that delivers is opened"
+        # Not awaited here: one frame less on the way of every call.
+        return cast("Coroutine[Any, Any, CallResult]", self.open(call, sender, asker))
+
+    async def open(
+        self, call: Call, sender: Sender, asker: Asker | None = None
+    ) -> CallResult | LoopDelivery:
+        """Carry `call` to its end, or if it delivers to the first output of an attempt.
+
+        Then `sender` answers with an outcome that is `committed`, and the rest is up to whoever holds the delivery.
+        """
+        stepper: Stepper | HedgeTasks = self._stepper
+        under_way, attempts = self._active_calls, 0
+        if under_way.ending and under_way.closed_here():
+            return under_way.sent_away(attempts)
+        companion = self.engine.companion
+        if self.engine.races or companion is not None:
+            stepper, sender = self._prepared(call, sender, companion)
+        flow, command = stepper.start(call)
+        try:
+            while True:
+                if isinstance(command, Send):
+                    attempts = command.attempt
+                    outcome: Outcome | None = await self._send(sender, command)
+                elif isinstance(command, _LAST):
+                    break
+                else:
+                    outcome = await self._until_next(stepper, flow, command, asker)
+                command = stepper.step(flow, outcome)
+        except BaseException as error:
+            _give_up(stepper, flow, error)
+            if isinstance(error, StreamCutError):
+                return error.ended
+            if isinstance(error, RejectedWhileClosingError):
+                return under_way.sent_away(attempts)
+            raise
+        if isinstance(command, DeliverStream):
+            delivery = LoopDelivery(self._stepper, flow, command)
+            under_way.reads(delivery)
+            return delivery
+        return command
+
+    async def _until_next(
+        self,
+        stepper: Stepper | HedgeTasks,
+        flow: Flow,
+        command: Wait | WaitFor | Ask | Race,
+        asker: Asker | None,
+    ) -> Outcome | None:
+        if isinstance(command, Ask):
+            return await self._ask(asker, command)
+        if isinstance(command, Race):
+            assert isinstance(stepper, HedgeTasks), "who does not say so does not race"
+            try:
+                return await stepper.until_first(command)
+            except StreamCutError:  # told by the first of them
+                raise StreamCutError(command.sends[-1].attempt) from None
+        await self._wait(flow, command)
+        return None
+
+    def _prepared(
+        self, call: Call, sender: Sender, companion: ContextListener | None
+    ) -> tuple[Stepper | HedgeTasks, Sender]:
+        """What steps a call that may race, or has company, and what sends its attempts."""
+        if companion is not None:
+            sender = _accompanied(sender, companion, call.number)
+        if self.engine.races:
+            return HedgeTasks(self._stepper, partial(self._send, sender)), sender
+        return self._stepper, sender
+
+    def hand(self, call: Call) -> CallerDriven:
+        """Begin `call`, whose attempts the holder makes; `leave` says when."""
+        return CallerDriven(self._stepper, call)
+
+    async def leave(self, handed: CallerDriven) -> Send | None:
+        """Wait until an attempt may leave; None where there is none to come, and the command of the call says why.
+
+        The timeout of the attempt is the holder's. A cancel closes the call.
+        """
+        command = handed.command
+        if isinstance(command, Send):  # at once, as nearly always
+            return command
+        try:
+            while isinstance(command := handed.command, Wait | WaitFor):
+                assert handed.flow is not None
+                await self._wait(handed.flow, command)
+                handed.answer(None)
+        except RejectedWhileClosingError:
+            handed.close()
+            handed.command = self._active_calls.sent_away(0)
+            return None
+        except BaseException:
+            handed.close()
+            raise
+        return command if isinstance(command, Send) else None
+
+    def first(self, send: Send) -> None:
+        """The sender of a call that `streams` says here that its attempt begins to put out; from any thread."""
+        self._stepper.first(send)
+
+    def by_hand(self, do: Callable[[Engine, float], R]) -> R:
+        """Do something to the engine between two steps, at a time; whom it concerns is woken. From any thread.
+
+        Raises:
+            RuntimeError: a listener asks for it, from within an event.
+        """
+        return self._stepper.by_hand(do)
+
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """What stands where, between two steps, and what each `pending` call waits for. From any thread."""
+        return self._stepper.snapshot(pending=pending)
+
+    def drain(self) -> None:
+        """Let what was sent be answered; end every call that waits, now or later, as CANCELLED. From any thread."""
+        self._active_calls.drain()
+
+    def close(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """End every call on `loop`, or on every loop, now or later: those that wait, those that were sent, those that are read.
+
+        From any thread. On the running loop it has happened when this returns; elsewhere it happens soon.
+        """
+        self._active_calls.close(loop)
+
+    def end_streams(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the streams that are read on `loop`; what they held is free, and counts as nothing. From any thread."""
+        self._active_calls.end_streams(loop)
+
+    async def _send(self, sender: Sender, command: Send) -> Outcome:
+        under_way = self._active_calls
+        timeout = Timeout(command.timeout, under_way.timeouts)
+        try:
+            with timeout:
+                if (
+                    under_way.ending and under_way.closed_here()
+                ):  # a moment ago, when it was not found
+                    raise StreamCutError(command.attempt)
+                return await sender(command)
+        except AnsweredError as answered:
+            if timeout.alone:
+                return answered.outcome
+            raise
+        except TimeoutError:  # not kept: its frames hold the request
+            if under_way.ending and under_way.closed_here():
+                raise StreamCutError(command.attempt) from None
+            return _TIMED_OUT._replace(error=TimeoutError(f"no answer in {command.timeout:g} s"))
+
+    async def _ask(self, asker: Asker | None, command: Ask) -> Outcome | None:
+        if asker is None:
+            return None
+        left = None if command.until is None else command.until - self.clock()
+        under_way = self._active_calls
+        try:
+            with Timeout(left, under_way.timeouts):
+                return await asker(command)
+        except TimeoutError:
+            if under_way.ending and under_way.closed_here():
+                raise RejectedWhileClosingError from None
+            return None
+
+    async def _wait(self, flow: Flow, command: Wait | WaitFor) -> None:
+        """Wait as told; raise SentAwayError if nobody may wait any more."""
+        under_way = self._active_calls
+        under_way.may_wait()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        ticket = command.ticket if isinstance(command, WaitFor) else None
+        waker = _Waker(self._stepper, flow, loop, future)
+        if ticket is not None and not self._stepper.arm(ticket, waker):
+            return
+        timer, seconds = None, command.until - self.clock()
+        if ticket is not None:
+            seconds = min(seconds, check_ticket(ticket))
+        if seconds != float("inf"):
+            timer = loop.call_later(seconds, wake, future)
+        try:
+            await under_way.wait(future)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        under_way.may_wait()
+
+
+def _give_up(stepper: Stepper | HedgeTasks, flow: Flow, error: BaseException) -> None:
+    if isinstance(error, AnsweredError):
+        if not isinstance(stepper.step(flow, error.outcome), CallResult):
+            stepper.close(flow)
+        raise error.cancel from None
+    if isinstance(error, GeneratorExit):  # the coroutine was dropped: the garbage collector came
+        stepper.drop(flow)
+    else:
+        stepper.close(flow)
+
+
+def _accompanied(sender: Sender, companion: ContextListener, number: int) -> Sender:
+    async def send(command: Send) -> Outcome:
+        with companion.around(number, command):
+            return await sender(command)
+
+    return send
+
+
+class _Waker:
+    """Wakes one waiting flow, from whichever thread the grant came."""
+
+    __slots__ = ("_flow", "_future", "_loop", "_stepper")
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        flow: Flow,
+        loop: asyncio.AbstractEventLoop,
+        future: "asyncio.Future[None]",
+    ) -> None:
+        self._stepper = stepper
+        self._flow = flow
+        self._loop = loop
+        self._future = future
+
+    def __call__(self) -> None:
+        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public form raises
+            wake(self._future)
+            return
+        try:
+            self._loop.call_soon_threadsafe(wake, self._future)
+        except RuntimeError:  # that loop is closed, its callers are gone: pass the grant on
+            self._stepper.abandon(self._flow)

@@ -1,0 +1,200 @@
+"""Attempts of one call that are under way at the same time, each in a task of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from math import inf
+
+from stormbreak.core.flow import Command, Flow, Race, Send
+from stormbreak.drivers.delivery import CLOSED, DRAINED, STREAM_CUT, LoopDelivery
+from stormbreak.drivers.flow_stepper import Stepper
+from stormbreak.drivers.locks import LiveSet
+from stormbreak.drivers.timeouts import Timeouts, on_loop
+from stormbreak.types import Call, CallResult, Outcome
+
+_losing: set["asyncio.Task[Outcome]"] = set()
+"""Tasks that were given up and have not ended yet: a loop keeps none but weak references."""
+
+
+class HedgeTasks:
+    """Steps the flow of one call that may race, and carries its races out; `send` makes one attempt."""
+
+    def __init__(self, stepper: Stepper, send: Callable[[Send], Awaitable[Outcome]]) -> None:
+        self._stepper = stepper
+        self._send = send
+        self._tasks: dict[Send, asyncio.Task[Outcome]] = {}
+        self._ended: list[Send] = []  # in the order in which they did
+        self._wake: asyncio.Future[None] | None = None
+
+    def start(self, call: Call) -> tuple[Flow, Command | CallResult]:
+        """Start the flow of `call`, and tell it that it may race."""
+        return self._stepper.start(call._replace(races=True))
+
+    def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
+        """Resume `flow`; whoever is no part of its next command is given up."""
+        command = self._stepper.step(flow, outcome)
+        self._keep(command.sends if isinstance(command, Race) else ())
+        return command
+
+    def close(self, flow: Flow) -> None:
+        """Close `flow`, and give up all attempts."""
+        self._stepper.close(flow)
+        self._keep(())
+
+    def drop(self, flow: Flow) -> None:
+        """The same in a finalizer."""
+        self._stepper.drop(flow)
+        self._keep(())
+
+    async def until_first(self, race: Race) -> Outcome | None:
+        """Have all of `race` under way until the first ends, with its outcome, or its time has come, with None."""
+        loop = asyncio.get_running_loop()
+        for send in race.sends:
+            if send not in self._tasks:
+                self._tasks[send] = loop.create_task(self._attempt(send))
+        if not self._ended:
+            await self._until(race.until)
+        if not self._ended:
+            return None
+        race.first = self._ended.pop(0)
+        return self._tasks.pop(race.first).result()
+
+    async def _until(self, until: float) -> None:
+        loop, timer = asyncio.get_running_loop(), None
+        self._wake = loop.create_future()
+        if until != inf:
+            timer = loop.call_later(until - self._stepper.clock(), self._rouse)
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+            if timer is not None:
+                timer.cancel()
+
+    async def _attempt(self, send: Send) -> Outcome:
+        try:
+            return await self._send(send)
+        finally:
+            self._ended.append(send)
+            self._rouse()
+
+    def _rouse(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _keep(self, sends: tuple[Send, ...]) -> None:
+        for send in [send for send in self._tasks if send not in sends]:
+            task = self._tasks.pop(send)
+            _losing.add(task)
+            task.add_done_callback(_lost)
+            task.cancel()
+        self._ended = [send for send in self._ended if send in self._tasks]
+
+
+def _lost(task: "asyncio.Task[Outcome]") -> None:
+    """Close what an attempt brought that was answered in the instant in which it was given up."""
+    _losing.discard(task)
+    if not task.cancelled() and task.exception() is None and task.result().committed:
+        task.result().value.close()
+
+
+# ---------------------------------------------------------------- what is under way in one driver, on whichever event loops: who waits, who sends, who reads a stream; and how it is ended
+# *Drained*: what was sent is answered, and who waits is sent away. *Closed*, on one loop or on all: who waits is sent
+# away, attempts are cancelled, streams end for their readers, and whoever comes later is refused. What a call held is free
+# then, and counts neither as success nor as failure.
+
+
+class StreamCutError(Exception):
+    """Inside of a driver: an attempt was cancelled because the client was closed. `ended` tells how its call ended."""
+
+    def __init__(self, attempt: int) -> None:
+        super().__init__()
+        self.ended = STREAM_CUT._replace(attempts=attempt)
+
+
+class RejectedWhileClosingError(Exception):
+    """Inside of a driver: nobody may wait any more."""
+
+
+class UnderWay:
+    """Keeps track of it. Everything but what is said otherwise may be called from any thread."""
+
+    __slots__ = ("__weakref__", "_closed", "_closed_on", "_drained", "_streams", "_waits", "ending", "timeouts")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.timeouts = Timeouts()  # of attempts; all of them have one
+        self._waits: set[asyncio.Future[None]] = set()
+        self._streams: LiveSet[LoopDelivery] = LiveSet()
+        self._drained = False
+        self._closed = False
+        self._closed_on: LiveSet[asyncio.AbstractEventLoop] = LiveSet()
+        self.ending = False  # drained, or closed somewhere: else there is nothing to look at
+
+    def closed_here(self) -> bool:
+        """Whether it is closed on the running loop."""
+        return self._closed or asyncio.get_running_loop() in self._closed_on
+
+    def may_wait(self) -> None:
+        """See whether one may wait on the running loop.
+
+        Raises:
+            SentAwayError: nobody may.
+        """
+        if self.ending and (self._drained or self.closed_here()):
+            raise RejectedWhileClosingError
+
+    def sent_away(self, attempts: int) -> CallResult:
+        """How the call of someone ends who may not wait, or not begin, on the running loop, after so many attempts."""
+        return (CLOSED if self.closed_here() else DRAINED)._replace(attempts=attempts)
+
+    async def wait(self, waking: "asyncio.Future[None]") -> None:
+        """Wait for what will be woken by whoever has it, or because nobody may wait any longer."""
+        self._waits.add(waking)
+        try:
+            self.may_wait()  # that may have changed since a moment ago
+            await waking
+        finally:
+            self._waits.discard(waking)
+
+    def reads(self, delivery: LoopDelivery) -> None:
+        """A stream has begun, on the running loop."""
+        self._streams.add(delivery)
+        if self.ending and self.closed_here():  # a moment ago, when it was not found
+            delivery.call_off()
+
+    def drain(self) -> None:
+        """Send away who waits, now or later."""
+        self.ending = self._drained = True
+        self._wake(None)
+
+    def close(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """End all there is on `loop`, or on every loop, now or later. A second time does nothing."""
+        if loop is None:
+            self._closed = True
+        else:
+            self._closed_on.add(loop)
+        self.ending = True
+        self._wake(loop)
+        self.timeouts.end(loop)
+        self.end_streams(loop)
+
+    def end_streams(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """End the streams that are read on `loop`, or on any."""
+        for delivery in self._streams:
+            on_loop(delivery.loop, loop, delivery.call_off)
+
+    def forget(self) -> None:
+        """Leave all of it to the parent process."""
+        self.timeouts.forget()
+        self._waits.clear()
+        self._streams = LiveSet()
+
+    def _wake(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        for waking in tuple(self._waits):
+            on_loop(waking.get_loop(), loop, partial(wake, waking))
+
+
+def wake(waking: "asyncio.Future[None]") -> None:
+    """Wake who waits; a second time does nothing. On its own loop."""
+    if not waking.done():
+        waking.set_result(None)

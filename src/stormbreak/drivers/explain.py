@@ -1,0 +1,164 @@
+"""Why calls to a target are slow now, as one line of plain words, from the target's snapshot.
+
+Pure: the caller passes the time of day. The line names only what holds calls back, the strictest gate first.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from math import ceil
+from types import MappingProxyType
+from typing import Any
+
+from stormbreak.core.explain import history_lines
+from stormbreak.core.flow import DeliverStream
+from stormbreak.errors import CallError
+from stormbreak.types import CallResult, Target
+
+_MINUTES = 120.0  # seconds from which a span is shown in minutes
+
+_CIRCUITS = MappingProxyType(
+    {
+        "isolated": "circuit isolated",
+        "open": "circuit open",
+        "half_open": "circuit half-open: waiting for its probes",
+    }
+)
+
+_TROUBLES = {"overload": "answers are late", "dead": "nothing is answered"}
+
+
+def slow_reason(target: Mapping[str, Any], at: datetime) -> str:
+    """Say what holds the calls to a target (`Lane.snapshot`); "" if nothing does. `at` is the time of the snapshot."""
+    return (
+        _circuit(target)
+        or _cooldown(target)
+        or _gate(target, at)
+        or ("retry budget empty" if target["retries_refused"] else "")
+    )
+
+
+def _circuit(target: Mapping[str, Any]) -> str:
+    words, probe = _CIRCUITS.get(target["circuit"], ""), target["next_probe"]
+    if not words or probe is None:
+        return words
+    return f"{words}, next probe {f'in {_span(probe)}' if probe > 0 else 'now'}"
+
+
+def _cooldown(target: Mapping[str, Any]) -> str:
+    if target["cooldown"] <= 0:
+        return ""
+    asked, left = _span(target["cooldown_asked"]), _span(target["cooldown"])
+    return f"waiting: provider asked for {asked}, {left} left"
+
+
+def _gate(target: Mapping[str, Any], at: datetime) -> str:
+    """The gate that holds the queue."""
+    gate, seconds = target["held_by"], target["held_for"]
+    if gate == "spend":
+        if seconds is None:
+            return "spending limit: the rest is reserved for requests in flight"
+        return f"spending limit until {_clock(at, seconds)}"
+    if gate == "quota":
+        return f"waiting for {target['quota']} per minute: {_span(seconds or 0.0)}"
+    if gate == "limit":
+        return _limit(target) if target["limit_learned"] else ""
+    if gate is not None and target["rate"] is not None:
+        rate = target["rate"]
+        return f"429s: {rate:{'.1f' if rate >= 1 else '.2g'}} requests/s"
+    return "starting slowly after a pause" if gate == "pace" else ""
+
+
+def _limit(target: Mapping[str, Any]) -> str:
+    why = _TROUBLES.get(target["trouble"], "it grows again after an overload")
+    return f"limit: {target['limit']:,} in flight, {why}"
+
+
+def _span(seconds: float) -> str:
+    return f"{ceil(seconds)} s" if seconds < _MINUTES else f"{ceil(seconds / 60)} min"
+
+
+def _clock(at: datetime, seconds: float) -> str:
+    until = at + timedelta(seconds=seconds)
+    return f"{until:%H:%M}" if until.date() == at.date() else f"{until:%Y-%m-%d %H:%M}"
+
+
+# ---------------------------------------------------------------- what was tried for one request: for headers, for notes on exceptions, and for `explain`
+
+KEPT_AS = "stormbreak"
+"""Under this name a story is kept among the extensions of a response, and on an exception."""
+
+_LINKS = ("response", "__cause__", "__context__")
+_MAX_DEPTH = 16
+
+
+class AttemptHistory:
+    """The story of a call to `target`; it may be told before it has ended."""
+
+    def __init__(self, target: Target, told: CallResult | DeliverStream) -> None:
+        self.target = target
+        self._told = told
+
+    @property
+    def attempts(self) -> int:
+        """How often something was sent."""
+        return self._told.attempts
+
+    @property
+    def ended(self) -> CallResult | None:
+        """How it ended; None while its answer is on its way."""
+        return self._told if isinstance(self._told, CallResult) else None
+
+    def end(self, ended: CallResult) -> None:
+        """Note how it ended."""
+        self._told = ended
+
+    def lines(self) -> Iterator[str]:
+        """Tell it, a line for each attempt and each move, and one that sums up."""
+        told = self._told
+        if isinstance(told, CallResult):
+            yield from history_lines(told.history)
+        yield f"{self.target}: {self._summary()}"
+
+    def _summary(self) -> str:
+        told = self._told
+        spent = f"{told.attempts} attempt(s), {told.waited:.2f} s waited"
+        if not isinstance(told, CallResult):
+            return f"its answer is on its way; {spent}"
+        stopped = f"; no further retry: {told.stopped}" if told.stopped else ""
+        return f"{told.outcome.verdict} after {spent}{stopped}"
+
+
+def explain(what: object) -> str:
+    """Tell what was tried for an answer or a failure: a response, an exception of an SDK's, or one of ours.
+
+    Empty where nothing is known of it.
+    """
+    for place, link in enumerate(_chain(what)):
+        story = history_of(link)
+        if story is not None:
+            return "\n".join(story.lines())
+        if place == _MAX_DEPTH:
+            break
+    return ""
+
+
+def _chain(what: object) -> Iterator[object]:
+    waiting, seen = [what], set()
+    while waiting:
+        each = waiting.pop(0)
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        waiting += [getattr(each, name, None) for name in _LINKS]
+
+
+def history_of(what: object) -> AttemptHistory | None:
+    """The story that this very object carries, if any."""
+    if isinstance(what, CallError):
+        return AttemptHistory(what.target, what.ended)
+    story: Any = getattr(what, KEPT_AS, None)
+    if story is None:
+        extensions = getattr(what, "extensions", None)
+        story = extensions.get(KEPT_AS) if isinstance(extensions, dict) else None
+    return story if isinstance(story, AttemptHistory) else None

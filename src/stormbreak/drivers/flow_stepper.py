@@ -1,0 +1,305 @@
+"""Stepping flows under the engine's lock: what every driver shares.
+
+A step is a turn at the engine (`turns`). Afterwards, with the lock released, the owners of woken tickets are
+woken and events are delivered.
+"""
+
+import logging
+import threading
+from asyncio import CancelledError
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakMethod, ref
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.explain import shown
+from stormbreak.core.flow import Command, DeliverStream, Flow, Race, Send, close
+from stormbreak.core.following import ContextListener
+from stormbreak.core.plan import run_call
+from stormbreak.core.ticket import Ticket
+from stormbreak.drivers.locks import new_lock
+from stormbreak.drivers.turn_lock import TurnLock
+from stormbreak.events import CallCancelled, Event
+from stormbreak.types import Call, CallResult, Outcome
+
+R = TypeVar("R")
+
+_Left: TypeAlias = tuple[Sequence[Callable[[], None]], Sequence[Event]]
+
+_TROUBLE = (Exception, CancelledError, GeneratorExit)
+"""What a listener may raise. It is a plain function: nobody cancels or closes it, so these two are mistakes of its own."""
+
+_log = logging.getLogger("stormbreak")
+
+
+class Stepper(TurnLock[Flow, _Left]):
+    """Steps the flows of one engine; safe from any thread. Flows that nobody will resume are what is postponed."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        steps_alone: bool = True,
+    ) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.chance = chance
+        self._warned: dict[int, Callable[[], object]] = {}  # by id, which a later listener may have
+        super().__init__()
+        self.look = WeakMethod(self.snapshot)
+        if steps_alone:  # else `sharing` sees to it
+            engine.look = self.look
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._delivering: set[int] = set()
+        self._pending: dict[Flow, tuple[Call, Command]] = {}
+        self._last: dict[Flow, Outcome] = {}  # of flows that were dropped with one
+
+    def _reset_after_fork(self) -> None:
+        super()._reset_after_fork()
+        self.engine.start_over()
+
+    def start(self, call: Call) -> tuple[Flow, Command | CallResult]:
+        """Start the flow of `call` and run it to its first command.
+
+        Raises:
+            RuntimeError: a listener asks for it, or a finalizer that interrupts a step of this thread.
+        """
+        if self._delivering:
+            self._refuse_reentry()
+        engine = self.engine
+        companion = engine.companion
+        if companion is not None:
+            self._enter_contexts(companion, call)
+        with self._lock:
+            if self._busy:
+                self._refuse_in_the_middle()
+            flow = run_call(engine, call, self.clock(), self.chance())
+            self._busy = True
+            try:
+                wanted = next(flow)
+                self._pending[flow] = call, wanted
+                command: Command | CallResult = wanted
+            except StopIteration as stop:
+                command = stop.value
+            finally:
+                left = self._collect() if engine.woken or engine.events else None
+                self._busy = False
+        if left is not None or self._postponed:
+            try:
+                self._act(left)
+            except (
+                BaseException
+            ):  # an interrupt in a listener: nobody has the flow yet, to close it
+                self.close(flow)
+                raise
+        return flow, command
+
+    def step(self, flow: Flow, outcome: Outcome | None) -> Command | CallResult:
+        """Resume `flow` with what came of its last command.
+
+        Raises:
+            RuntimeError: as from `start`.
+        """
+        if self._delivering:
+            self._refuse_reentry()
+        engine = self.engine
+        with self._lock:
+            if self._busy:
+                self._refuse_in_the_middle()
+            self._busy = True
+            try:
+                wanted = flow.send((outcome, self.clock(), self.chance()))
+                command: Command | CallResult = wanted
+                known = self._pending.get(flow)
+                if known is not None:  # it is, but for what a forked child has of its parent
+                    self._pending[flow] = known[0], wanted
+            except StopIteration as stop:
+                command = stop.value
+                self._pending.pop(flow, None)
+            finally:
+                left = self._collect() if engine.woken or engine.events else None
+                self._busy = False
+        if left is not None or self._postponed:
+            self._act(left)
+        return command
+
+    def first(self, send: Send) -> None:
+        """Note that the attempt of `send` begins to put out; once it has ended, this does nothing."""
+        if self._delivering:
+            self._refuse_reentry()
+        if send.permit is None:
+            return
+        permit = send.permit
+        self._turn(lambda: permit.first(self.clock()))
+
+    def by_hand(self, do: Callable[[Engine, float], R]) -> R:
+        """Do something to the engine between two steps; whom it concerns is woken.
+
+        Raises:
+            RuntimeError: a listener asks for it, from within a step's events.
+        """
+        if self._delivering:
+            self._refuse_reentry()
+        return self._turn(lambda: do(self.engine, self.clock()))
+
+    def snapshot(self, *, pending: bool = True) -> dict[str, Any]:
+        """What stands where, between two steps, and what each `pending` call waits for; listeners may look, too."""
+        return self._turn(lambda: self._snapshot(pending=pending))
+
+    def _snapshot(self, *, pending: bool) -> dict[str, Any]:
+        now = self.clock()
+        calls = self._pending.values() if pending else ()
+        told = (
+            {"pending": [shown(call, command, now) for call, command in calls]} if pending else {}
+        )
+        return self.engine.snapshot(now) | told
+
+    def close(self, flow: Flow) -> None:
+        """Close `flow`; what it held is free, and goes to whoever waits for it.
+
+        In the middle of another flow's step on the same thread it is closed at the end of that step.
+        """
+        self.abandon(flow)
+        self._catch_up()
+
+    def drop(self, flow: Flow, last: Outcome | None = None) -> None:
+        """Close `flow` in a finalizer: what it held is free at once, and listeners hear of it with the next step.
+
+        They may have locks of their own, which the very thread may hold that the finalizer interrupts.
+        A flow with a `last` outcome is resumed with it first.
+        """
+        if last is not None:
+            self._last[flow] = last
+        self._postpone(flow)
+        self._catch_up(self._collect_woken)
+
+    def tell(self) -> None:
+        """Have listeners hear now of what was dropped."""
+        self._turn(lambda: None)
+
+    def abandon(self, flow: Flow) -> None:
+        """Leave `flow`, whose owner is gone, to be closed at the end of the present step."""
+        self._postpone(flow)
+
+    def arm(self, ticket: Ticket, waker: Callable[[], None]) -> bool:
+        """Have `waker` called when the ticket is woken; False if it was woken already."""
+        with self._lock:
+            if ticket.due:
+                return False
+            ticket.waker = waker
+            return True
+
+    def _collect(self) -> _Left | None:
+        engine = self.engine
+        if not engine.woken and not engine.events:
+            return None
+        wakers, _ = self._collect_woken()
+        events = engine.events.copy()
+        engine.events.clear()
+        return wakers, events
+
+    def _collect_woken(self) -> _Left:
+        woken = self.engine.woken
+        wakers = [ticket.waker for ticket in woken if ticket.waker is not None]
+        for ticket in woken:
+            ticket.waker = None
+        woken.clear()
+        return wakers, ()
+
+    def _settle(self, held: Flow) -> None:
+        known, now = self._pending.pop(held, None), self.clock()
+        last = self._last.pop(held, None)
+        if last is not None:
+            with suppress(StopIteration):
+                held.send((last, now, self.chance()))
+        close(held, now, self.chance())
+        if last is None and known is not None and self.engine.listeners:
+            call, command = known
+            sent = isinstance(command, Send | Race | DeliverStream)
+            self.engine.events.append(CallCancelled(now, call.number, call.target, sent))
+
+    def _deliver_later(self, left: _Left) -> None:
+        wakers, events = left
+        for wake in wakers:
+            wake()
+        if events:
+            self._deliver(events)
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        here = threading.get_ident()
+        within = here in self._delivering  # a listener has closed something
+        self._delivering.add(here)
+        try:
+            for event in events:
+                for listener in tuple(self.engine.listeners):
+                    try:
+                        listener(event)
+                    except _TROUBLE:  # a listener's must never fail a call
+                        self._warn_once(listener)
+        finally:
+            if not within:
+                self._delivering.discard(here)
+
+    def _enter_contexts(self, companion: ContextListener, call: Call) -> None:
+        try:
+            companion.begins(call, self.clock())
+        except _TROUBLE:
+            self._warn_once(companion)
+
+    def _warn_once(self, listener: object) -> None:
+        known = self._warned.get(id(listener))
+        if known is None or known() is not listener:
+            self._warned[id(listener)] = _reference(listener)
+            _log.exception("a listener failed; its further failures are not reported")
+
+    def _refuse_in_the_middle(self) -> None:
+        raise RuntimeError("a finalizer may not make calls in the middle of a step of the engine")
+
+    def _refuse_reentry(self) -> None:
+        if threading.get_ident() in self._delivering:
+            raise RuntimeError("a listener may not make calls on the engine it listens to")
+
+
+def _reference(listener: object) -> Callable[[], object]:
+    try:
+        return ref(listener)
+    except TypeError:  # it has slots; kept alive, its id is never used again
+        return lambda: listener
+
+
+# ---------------------------------------------------------------- one engine, one stepper: however many drivers, event loops and threads there are
+# The lock is the stepper's. Two steppers on one engine would step its flows at the same time.
+
+_lock = new_lock()
+
+
+def shared_stepper(
+    engine: Engine, *, clock: Callable[[], float], chance: Callable[[], float]
+) -> Stepper:
+    """The stepper of `engine`, for as long as anybody has it.
+
+    Raises:
+        ValueError: somebody steps it already, by another clock or chance.
+    """
+    while True:
+        before = engine.look
+        look = before()
+        stepper: Stepper | None = getattr(look, "__self__", None)
+        if stepper is not None:
+            if (stepper.clock, stepper.chance) != (clock, chance):
+                raise ValueError(
+                    "an engine has one clock and one source of chance, and this one has others"
+                )
+            return stepper
+        # Not under the lock: while it is made the garbage collector may come here, too.
+        made = Stepper(engine, clock=clock, chance=chance, steps_alone=False)
+        mine = made.look
+        with _lock:
+            if engine.look is before:  # nothing can come between this and the next line
+                engine.look = mine
+                return made

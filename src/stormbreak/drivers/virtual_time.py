@@ -1,0 +1,270 @@
+"""The driver for virtual time: hours pass in seconds, and the same seed gives the same events.
+
+`Timeline` is a clock that jumps to the next thing that is due. A `VirtualDriver` runs the calls of one
+engine on it; many drivers may share one timeline, as many processes share the world's time.
+"""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from typing import Any, TypeAlias
+
+from stormbreak.core.engine import Engine
+from stormbreak.core.flow import Ask, Command, DeliverStream, Flow, Race, Send, WaitFor
+from stormbreak.drivers.flow_stepper import Stepper
+from stormbreak.types import Call, CallResult, Outcome, Verdict
+
+Reply: TypeAlias = Callable[[Outcome], None]
+VirtualSender: TypeAlias = Callable[[Send, Reply], Callable[[], None] | None]
+"""Takes an attempt and a callback for its outcome; may return what to do if the attempt is given up.
+
+A call that delivers is told twice of an attempt: at its first output, `committed`, and at the end of it all.
+"""
+
+_TIMED_OUT = Outcome(Verdict.TIMEOUT, maybe_processed=True)
+
+
+Timer: TypeAlias = list[Any]
+"""[when, order, what to do]; the last is None once that has been done or cancelled."""
+
+MANY = 64  # cancelled timers that are worth a clearance
+
+
+class Timeline:
+    """A clock that jumps. Things due at the same time happen in the order in which they were asked for."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self.now = start
+        self._due: list[Timer] = []
+        self._order = count()
+        self._cancelled = 0  # timers among the due that were cancelled
+
+    def time(self) -> float:
+        """The virtual time in seconds."""
+        return self.now
+
+    def at(self, when: float, do: Callable[[], None]) -> Timer:
+        """Do something at `when`, or now if that has passed. The timer may be cancelled."""
+        timer = [max(when, self.now), next(self._order), do]
+        heappush(self._due, timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Forget what `timer` was to do; nothing if it has been done."""
+        if timer[2] is None:
+            return
+        timer[2] = None
+        self._cancelled += 1
+        if self._cancelled > MANY and self._cancelled > len(self._due) // 2:
+            self._due[:] = [timer for timer in self._due if timer[2] is not None]
+            heapify(self._due)
+            self._cancelled = 0
+
+    def run(self, until: float = inf) -> None:
+        """Let everything happen that is due up to `until`."""
+        due = self._due
+        while due and due[0][0] <= until:
+            timer = heappop(due)
+            when, _, do = timer
+            if do is None:
+                self._cancelled -= 1
+                continue
+            timer[2] = None
+            self.now = when
+            do()
+        if until != inf:
+            self.now = max(self.now, until)
+
+
+class VirtualDriver:
+    """Runs calls of one engine on a timeline."""
+
+    def __init__(
+        self, engine: Engine, timeline: Timeline, *, chance: Callable[[], float] | None = None
+    ) -> None:
+        self.engine = engine
+        self.timeline = timeline
+        self.stepper = Stepper(
+            engine,
+            clock=timeline.time,
+            chance=chance or random.Random(0).random,  # noqa: S311 - reproducible, not secret
+        )
+
+    def start(
+        self, call: Call, sender: VirtualSender, done: Callable[[CallResult], None]
+    ) -> Callable[[], None]:
+        """Start `call` now; `done` gets how it ended. Returns a function that cancels it."""
+        run = _Run(self, sender, done)
+        run.begin(call)
+        return run.cancel
+
+    def first(self, send: Send) -> None:
+        """A sender may say here that its attempt begins to put out."""
+        self.stepper.first(send)
+
+
+class _Rival:
+    """One of several attempts of a call that are under way at the same time."""
+
+    __slots__ = ("give_up", "timer")
+
+    def __init__(self) -> None:
+        self.give_up: Callable[[], None] | None = None
+        self.timer: Timer | None = None
+
+
+class _Run:
+    """One call under way. `_turn` tells apart what it waits for now from what it no longer waits for.
+
+    In a `_race` the `_rivals` are under way; the `_winner` may have more to say.
+    """
+
+    __slots__ = (
+        "_delivering", "_done", "_driver", "_ended", "_flow", "_give_up", "_race", "_rivals", "_sender",
+        "_timer", "_turn", "_winner",
+    )  # fmt: skip
+
+    def __init__(
+        self, driver: VirtualDriver, sender: VirtualSender, done: Callable[[CallResult], None]
+    ) -> None:
+        self._driver = driver
+        self._sender = sender
+        self._done = done
+        self._turn = 0
+        self._delivering: int | None = None  # the turn of the attempt that is being delivered
+        self._ended = False
+        self._flow: Flow | None = None
+        self._give_up: Callable[[], None] | None = None
+        self._timer: Timer | None = None
+        self._race: Race | None = None
+        self._rivals: dict[Send, _Rival] = {}
+        self._winner: Send | None = None
+
+    def begin(self, call: Call) -> None:
+        if self._driver.engine.races:
+            call = call._replace(races=True)
+        self._flow, command = self._driver.stepper.start(call)
+        self._run_command(command)
+
+    def cancel(self) -> None:
+        if self._ended or self._flow is None:
+            return
+        self._ended = True
+        self._turn += 1
+        self._delivering = None
+        self._drop_timer()
+        self._abandon()
+        self._lose()
+        self._driver.stepper.close(self._flow)
+
+    def _resume(self, turn: int, outcome: Outcome | None) -> None:
+        if turn not in (self._turn, self._delivering) or self._flow is None:
+            return
+        self._turn += 1
+        self._drop_timer()
+        if outcome is _TIMED_OUT:
+            self._abandon()
+        if outcome is None or not outcome.committed:
+            self._give_up = None
+        self._delivering = None
+        self._run_command(self._driver.stepper.step(self._flow, outcome))
+
+    def _abandon(self) -> None:
+        give_up, self._give_up = self._give_up, None
+        if give_up is not None:
+            give_up()
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._driver.timeline.cancel(self._timer)
+            self._timer = None
+
+    def _run_command(self, command: Command | CallResult) -> None:
+        if self._rivals and not isinstance(command, Race):
+            self._lose()
+        if isinstance(command, Send):
+            self._send(command, self._turn)
+        elif isinstance(command, CallResult):
+            self._ended = True
+            self._done(command)
+        elif isinstance(command, WaitFor):
+            self._wait_for(command, self._turn)
+        elif isinstance(command, Ask):  # there is nobody to ask in virtual time
+            self._resume(self._turn, None)
+        elif isinstance(command, Race):
+            self._start_race(command, self._turn)
+        elif isinstance(command, DeliverStream):
+            self._delivering = self._turn - 1
+            if command.until is not None:
+                self._set_timer(command.until, _TIMED_OUT)
+        else:
+            self._set_timer(command.until, None)
+
+    def _send(self, command: Send, turn: int) -> None:
+        give_up = self._sender(command, partial(self._resume, turn))
+        if turn != self._turn:  # answered at once
+            if turn == self._delivering:
+                self._give_up = give_up
+            return
+        self._give_up = give_up
+        if command.timeout is not None:
+            self._set_timer(self._driver.timeline.now + command.timeout, _TIMED_OUT)
+
+    def _start_race(self, race: Race, turn: int) -> None:
+        self._race = race
+        timeline = self._driver.timeline
+        for send in race.sends:
+            if send in self._rivals:
+                continue
+            rival = self._rivals[send] = _Rival()
+            crossed = partial(self._late_answer, send)
+            if send.timeout is not None:
+                at = timeline.now + send.timeout
+                rival.timer = timeline.at(at, partial(crossed, _TIMED_OUT))
+            rival.give_up = self._sender(send, crossed)
+            if turn != self._turn:  # answered at once
+                if self._delivering is not None and send is self._winner:
+                    self._give_up = rival.give_up
+                return
+        if race.until != inf:
+            self._set_timer(race.until, None)
+
+    def _late_answer(self, send: Send, outcome: Outcome) -> None:
+        """One of several attempts has ended, or the winner has more to say."""
+        rival = self._rivals.pop(send, None)
+        if rival is None:
+            if send is self._winner and self._delivering is not None:
+                self._resume(self._delivering, outcome)
+            return
+        if rival.timer is not None:
+            self._driver.timeline.cancel(rival.timer)
+        assert self._race is not None, "whoever crosses has started"
+        self._race.first = self._winner = send
+        self._give_up = rival.give_up
+        self._resume(self._turn, outcome)
+
+    def _lose(self) -> None:
+        """Give up all that are under way."""
+        rivals, self._rivals = self._rivals, {}
+        for rival in rivals.values():
+            if rival.timer is not None:
+                self._driver.timeline.cancel(rival.timer)
+            if rival.give_up is not None:
+                rival.give_up()
+
+    def _wait_for(self, command: WaitFor, turn: int) -> None:
+        timeline = self._driver.timeline
+
+        def wake() -> None:
+            timeline.at(timeline.now, partial(self._resume, turn, None))
+
+        if not self._driver.stepper.arm(command.ticket, wake):
+            wake()
+        elif command.until != inf:
+            self._set_timer(command.until, None)
+
+    def _set_timer(self, at: float, outcome: Outcome | None) -> None:
+        self._timer = self._driver.timeline.at(at, partial(self._resume, self._turn, outcome))

@@ -1,0 +1,126 @@
+"""What comes item by item, and the engine around it: repeated before its first item, and never again after that.
+
+The attempt lasts until the stream is exhausted, fails or is closed, and keeps its place until then. While the consumer
+has an item it is not the attempt that runs: calls that the consumer makes are calls of their own.
+"""
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
+
+from stormbreak.functions.attempt import Attempt, NestedAttempt
+from stormbreak.functions.attempt_loop import AsyncAttempts, Attempts
+
+
+def streaming(
+    begin: Callable[[], Attempts], make: Callable[..., Any], clock: Callable[[], float]
+) -> Callable[..., Generator[Any, Any, Any]]:
+    """A generator function that goes through what `make` makes: a generator, or anything else that is iterable.
+
+    The deadline is looked at between two items. What is sent or thrown in is passed on to a generator.
+    """
+
+    def guarded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        for attempt in begin():
+            with attempt:
+                made = make(*args, **kwargs)
+                try:
+                    return (yield from _items(attempt, iter(made), clock))
+                finally:
+                    close = getattr(made, "close", None)
+                    if close is not None:
+                        close()
+        return None  # not reached: an attempt that fails for good raises
+
+    return guarded
+
+
+def _items(
+    attempt: Attempt | NestedAttempt, items: Any, clock: Callable[[], float]
+) -> Generator[Any, Any, Any]:
+    try:
+        item = next(items)
+        attempt.commit()
+        while True:
+            attempt.step_out()
+            sent, thrown = None, None
+            try:
+                sent = yield item
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - what a consumer throws in goes to the generator
+                thrown = error
+            finally:
+                attempt.step_in()
+            attempt.has_next(clock(), None)
+            item = _resumed(items, sent, thrown)
+    except StopIteration as stop:
+        return stop.value
+
+
+def _resumed(items: Any, sent: Any, thrown: BaseException | None) -> Any:
+    if thrown is not None:
+        if not hasattr(items, "throw"):
+            raise thrown
+        return items.throw(thrown)
+    return next(items) if sent is None else items.send(sent)
+
+
+def async_streaming(
+    begin: Callable[[], AsyncAttempts],
+    make: Callable[..., Any],
+    clock: Callable[[], float],
+    stall: float | None,
+) -> Callable[..., AsyncGenerator[Any, Any]]:
+    """A generator function that goes through what `make` makes, or what that can be awaited for.
+
+    That is an asynchronous generator, or anything else to be gone through with `async for`. Behind its first item it is
+    cut after a silence of `stall` seconds, and at its deadline.
+    """
+
+    async def guarded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        async for attempt in begin():
+            with attempt:
+                made = make(*args, **kwargs)
+                if inspect.isawaitable(made):
+                    made = await made
+                items = aiter(made)
+                try:
+                    item = await anext(items)
+                    attempt.commit()
+                    while True:
+                        attempt.step_out()
+                        sent, thrown = None, None
+                        try:
+                            sent = yield item
+                        except GeneratorExit:
+                            raise
+                        except BaseException as error:  # noqa: BLE001 - as above
+                            thrown = error
+                        finally:
+                            attempt.step_in()
+                        attempt.has_next(clock(), stall)
+                        item = await _async_resumed(items, sent, thrown)
+                        attempt.disarm()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    await _close(made)
+
+    return guarded
+
+
+async def _async_resumed(items: Any, sent: Any, thrown: BaseException | None) -> Any:
+    if thrown is not None:
+        if not hasattr(items, "athrow"):
+            raise thrown
+        return await items.athrow(thrown)
+    return await (anext(items) if sent is None else items.asend(sent))
+
+
+async def _close(made: Any) -> None:
+    close = getattr(made, "aclose", None) or getattr(made, "close", None)
+    if close is not None:
+        closing = close()
+        if inspect.isawaitable(closing):
+            await closing

@@ -1,0 +1,240 @@
+"""Where requests may go, and the key that belongs there.
+
+A key belongs to one origin and is never sent to another. Redirects are not followed, so the origin of a
+request is known before it is sent.
+"""
+
+import asyncio
+import inspect
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2s
+from ipaddress import ip_address
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import has_key_prefix, holds_token, quoted
+from stormbreak.llm.models import Shape
+from stormbreak.llm.providers import key_headers
+from stormbreak.types import Outcome, Verdict
+
+_SALT = secrets.token_bytes(16)  # digests tell keys of one process apart, and say nothing elsewhere
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
+_PATH = re.compile(r"[\w.~:@-]+(/[\w.~:@-]+)*/?", re.ASCII)  # no "%": it can spell ".." and "/"
+_QUERY = re.compile(r"[\w.~:@/=&%+-]*", re.ASCII)
+_PORTS = {"http": 80, "https": 443}
+_SAID = {"Content-Type": "application/json", "User-Agent": "stormbreak"}
+_HIDDEN = "what looks like a key"
+_SCHEMES = ("http", "https")
+_MAX_HOST = 253  # RFC 1035, without the last dot
+_KEY_PART = re.compile(r"(?=[a-z]*[0-9])[a-z0-9]{16,}", re.IGNORECASE | re.ASCII)
+_MAX_SCHEME = 12
+_ENDPOINTS = 64  # are remembered; hardly anybody uses more than three
+_KEY_PARAMETERS = frozenset(
+    {"key", "apikey", "api-key", "api_key", "x-api-key", "subscription-key", "access_token"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A base URL and its key. The key appears in no repr, and only in requests to this very origin.
+
+    `headers` are what every request there carries, the key among them, by the shape of the answer that it asks for.
+    """
+
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[Shape, dict[str, str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        host = self.host.removesuffix(".")
+        made = {shape: _SAID | key_headers(host, self.api_key, shape) for shape in Shape}
+        object.__setattr__(self, "headers", made)
+
+    @property
+    def host(self) -> str:
+        """Host name of the base URL."""
+        return urlsplit(self.base_url).hostname or ""
+
+    @property
+    def key_digest(self) -> str:
+        """Eight hex digits that tell this key from others within this process."""
+        if self.api_key is None:
+            return ""
+        return blake2s(self.api_key.encode(), key=_SALT, digest_size=4).hexdigest()
+
+    def url_of(self, endpoint: str) -> str:
+        """Full URL of an endpoint such as "chat/completions"; a key among its parameters is left out.
+
+        Raises:
+            ConfigurationError: the endpoint is anything but a path below the base URL.
+        """
+        return f"{self.base_url}/{_below(endpoint)}"
+
+
+@lru_cache(maxsize=_ENDPOINTS)
+def _below(endpoint: str) -> str:
+    """Path and query of an endpoint, as they are put behind a base URL."""
+    path, _, query = endpoint.partition("?")
+    path = path.removeprefix("/")
+    climbs = any(part in (".", "..") for part in path.split("/"))
+    if climbs or not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
+        raise ConfigurationError(f"endpoint must be a path below the base URL, got {quoted(path)}")
+    query = "&".join(pair for pair in query.split("&") if not _names_key(pair))
+    return f"{path}?{query}" if query else path
+
+
+def _names_key(pair: str) -> bool:
+    return unquote_plus(pair.partition("=")[0]).strip().lower() in _KEY_PARAMETERS
+
+
+def origin_of(base_url: str, api_key: str | None, *, allow_http: bool = False) -> Origin:
+    """Check a base URL and tie the key to it.
+
+    Raises:
+        ConfigurationError: not an http(s) URL, or a key would travel in the clear to another machine.
+    """
+    parts = _split(base_url)
+    host, port = parts.hostname, parts.port
+    if parts.scheme not in _SCHEMES or not host:
+        raise ConfigurationError(f"base_url must look like https://host/v1, got {_shown(parts)}")
+    if "@" in parts.netloc:
+        raise ConfigurationError(f"base_url must hold no user or password (host {_host_in(parts)})")
+    if not is_host(host):
+        raise ConfigurationError(f"base_url names no possible host: {_host_in(parts)}")
+    if _is_key(host):
+        raise ConfigurationError(f"base_url has {_HIDDEN} in the place of its host")
+    if api_key is not None:
+        _check_key(api_key)
+        if parts.scheme == "http" and not is_loopback(host) and not allow_http:
+            raise ConfigurationError(
+                f"base_url is plain http to {_host_in(parts)}: the key would travel in the clear; use https"
+            )
+    netloc = f"[{host}]" if ":" in host else host
+    netloc = netloc if port is None else f"{netloc}:{port}"
+    return Origin(urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", "")), api_key)
+
+
+def is_host(host: str) -> bool:
+    """Whether this can be the name or the address of a host: its form, and the lengths that DNS allows."""
+    if not _HOST.fullmatch(host):
+        return False
+    if ":" in host:
+        return True
+    try:
+        name = host.encode("idna").decode()  # raises where a part is longer than 63
+    except UnicodeError:
+        return False
+    return len(name.removesuffix(".")) <= _MAX_HOST
+
+
+def _is_key(host: str) -> bool:
+    """Whether a key stands where a host belongs: URLs have it in lower case, and it would be looked up, and shown."""
+    return (
+        "." not in host
+        and has_key_prefix(host, any_case=True)
+        and _KEY_PART.search(host) is not None
+    )
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether two URLs share scheme, host and port."""
+    return _place(one) == _place(other)
+
+
+def _place(url: str) -> tuple[str, str | None, int | None]:
+    parts = _split(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port  # read when asked for
+    except ValueError:
+        parts = None
+    if parts is None:  # raised out here, since the ValueError repeats the URL
+        raise ConfigurationError("base_url cannot be read as a URL")
+    return parts
+
+
+def _check_key(api_key: str) -> None:
+    if not api_key.strip():
+        raise ConfigurationError("the API key is empty")
+    if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise ConfigurationError("the API key holds a blank, a line break or another odd character")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine by name or address."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _shown(parts: SplitResult) -> str:
+    """Scheme and host, for an error; a scheme that is too long for one may be a key before a colon."""
+    if (
+        not parts.netloc and parts.scheme not in _SCHEMES
+    ):  # of localhost:80, localhost is none either
+        return "no http:// or https:// before it"
+    scheme = repr(parts.scheme) if len(parts.scheme) <= _MAX_SCHEME else _HIDDEN
+    return f"scheme {scheme} and host {_host_in(parts)}"
+
+
+def _host_in(parts: SplitResult) -> str:
+    """The host in quotes. SuccessBody names often look like a token, so of those only a familiar key is hidden."""
+    host = parts.netloc.rpartition("@")[2]  # as it was written, for a key has capitals
+    hidden = has_key_prefix(host, any_case=True) or ("." not in host and holds_token(host))
+    return _HIDDEN if hidden else repr(parts.hostname)
+
+
+# ---------------------------------------------------------------- keys that a function gives, since they change: asked for each attempt, so that a retry has the key of its own time
+
+KeyFunction: TypeAlias = Callable[[], str | Awaitable[str]]
+"""Gives a key, or a coroutine that does. It runs on the event loop: one that blocks should be a coroutine function."""
+
+
+class DynamicKey:
+    """The key of one origin. Until it is asked, a random word stands for it, and tells it from other keys."""
+
+    def __init__(self, function: KeyFunction) -> None:
+        self._function = function
+        self._last: tuple[str, Origin] | None = None
+        self.stand_in = secrets.token_hex(16)
+
+    async def ask(self, origin: Origin, *, allow_http: bool) -> Origin | Outcome:
+        """The origin with its key; where the function fails, an attempt that failed for it. Never its message: it may hold the key."""
+        try:
+            key: Any = self._function()
+            if inspect.isawaitable(key):
+                key = await key
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the user's
+            return _failed(type(error).__name__)
+        if not isinstance(key, str):
+            return _failed(f"it gave a {type(key).__name__}")
+        try:
+            return self._origin(origin, key, allow_http=allow_http)
+        except ConfigurationError as error:
+            return _failed(str(error))
+
+    def _origin(self, origin: Origin, key: str, *, allow_http: bool) -> Origin:
+        last = self._last
+        if last is not None and last[0] == key and last[1].base_url == origin.base_url:
+            return last[1]
+        made = origin_of(origin.base_url, key, allow_http=allow_http)
+        self._last = key, made
+        return made
+
+
+def _failed(why: str) -> Outcome:
+    return Outcome(Verdict.AUTH, detail=f"the function that gives the key failed: {why}")

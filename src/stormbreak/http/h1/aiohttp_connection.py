@@ -1,0 +1,478 @@
+"""The wire over aiohttp: one pool per event loop, every exception turned into an outcome.
+
+aiohttp follows no redirect and repeats nothing here: its own second try on a dead connection is for
+idempotent methods only, and is switched off besides.
+"""
+
+import asyncio
+import errno
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import suppress
+from fcntl import ioctl
+from functools import lru_cache, partial
+from io import BytesIO
+from math import inf
+from termios import FIONREAD
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from yarl import URL
+
+from stormbreak.drivers.fork_safety import reset_in_child
+from stormbreak.drivers.locks import LiveSet
+from stormbreak.http.h1.connection import (
+    BODY_LIMIT,
+    CONNECT_TIMEOUT,
+    ExchangeResult,
+    HttpRequest,
+    collected,
+    repeated_headers,
+)
+from stormbreak.http.h1.decoding import ACCEPTED, Decoder, decoder_of
+from stormbreak.http.h1.failures import EarlyResponseError, outcome_of
+from stormbreak.llm.models import HttpResponse
+from stormbreak.types import Outcome, Verdict
+
+# ---------------------------------------------------------------- what aiohttp does with the bytes of a connection, and two things that it forgets to do
+# Where its parser fails within a body, such as at a chunk that is none, aiohttp closes the connection and stops its
+# timer of silence, and tells nobody who reads that body. And the end of a chunk wakes whoever reads although there is
+# nothing to read; what fails before they have run is seen by none of them, since `readany` looks for failures only
+# before it waits for the first time. Either way they would wait until their own deadline, or for ever.
+#
+# Relied on: `ResponseHandler.set_exception` is called for all that ends a connection badly, and `_payload` is the body
+# that is being read; `StreamReader._wait` ends whenever anything has come, or an end, and `_buffer` is what has come.
+
+
+class Protocol(ResponseHandler):
+    """Whoever reads a body hears that no more of it will come."""
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        """End the connection, and the body that has not come to its end."""
+        super().set_exception(exc, *cause)
+        payload = self._payload
+        if payload is None or payload.is_eof() or payload.exception() is not None:
+            return
+        plain = isinstance(exc, aiohttp.ClientError | OSError)
+        payload.set_exception(exc if plain else aiohttp.ClientPayloadError("no HTTP"))
+
+
+async def next_bytes(content: aiohttp.StreamReader) -> bytes:
+    """Wait for the next bytes of a body, none at its end; raise what it failed with when all that came is read."""
+    while not content.at_eof():
+        if content._buffer:  # noqa: SLF001 - as `readany` has it
+            return content._read_nowait(-1)  # noqa: SLF001
+        _raise_failure(content)
+        await content._wait("next_bytes")  # noqa: SLF001
+    _raise_failure(content)
+    return b""
+
+
+def _raise_failure(content: aiohttp.StreamReader) -> None:
+    failure = content.exception()
+    if failure is not None:
+        raise failure
+
+
+def protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    """Make one, for a connector."""
+    return Protocol(loop)
+
+
+# ---------------------------------------------------------------- an answer over aiohttp that is read while it comes
+# Relied on: `StreamReader.set_exception` wakes whoever reads, and `ClientResponse.close` closes the connection unless the
+# body has been read to its end.
+
+
+class AiohttpResponse:
+    """The body of `response`, of the running loop. Silence is one of the server: it counts only while we wait for it.
+
+    One timer looks now and then how long that has been; nothing is set or cancelled for each piece.
+    """
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        head: HttpResponse,
+        decoder: Decoder | None,
+        idle_timeout: float | None,
+        *,
+        most: float | None = None,
+    ) -> None:
+        self.head = head
+        self.pool: object = None  # held while this is: a pool that nobody holds closes
+        self._decoder = decoder
+        self._pieces: Iterator[bytes] = iter(())  # unpacked, and not taken yet
+        self._response = response
+        self._content = response.content
+        self._loop = asyncio.get_running_loop()
+        self._idle = inf if idle_timeout is None else idle_timeout
+        self._waiting_since = inf
+        self._silent = False
+        self._closed = False
+        self._size = 0
+        self._most = BODY_LIMIT if most is None else most
+        self._timer: asyncio.TimerHandle | None = None
+        if idle_timeout is not None:
+            self._look_at(self._loop.time() + idle_timeout)
+
+    async def read(self) -> bytes | Outcome:
+        """Wait for the next bytes: none at the end of the body, the outcome where there is no good end."""
+        if self._closed:
+            return self._cut()
+        self._waiting_since = self._loop.time()
+        try:
+            chunk = await (
+                next_bytes(self._content)
+                if self._decoder is None
+                else self._unpacked(self._decoder)
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            self.close()
+            return self._went_silent() or outcome_of(error, self.head.status)
+        except RuntimeError:  # the connections of the loop were closed
+            self.close()
+            return self._cut()
+        except BaseException:
+            self.close()
+            raise
+        self._waiting_since = inf
+        self._size += len(chunk)
+        if not chunk:
+            self.close()
+        elif self._size > self._most:
+            self.close()
+            return self._broken(f"larger than {int(self._most) >> 20} MiB")
+        return chunk
+
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than so many seconds for each of the bytes that are still to come."""
+        if seconds < self._idle and not self._closed:
+            self._idle = seconds
+            self._drop_timer()
+            self._look_at(self._loop.time() + seconds)
+
+    def close(self) -> None:
+        """Close the connection, unless the body has been read to its end."""
+        if not self._closed:
+            self._closed = True
+            self._drop_timer()
+            if self._waiting_since != inf and self._content.exception() is None:
+                # Else whoever reads gets an exception that aiohttp has one of: it would keep all their frames.
+                self._content.set_exception(aiohttp.ClientConnectionError("closed"))
+            _close(self._response, self._loop)
+
+    def leave(self) -> None:
+        """Have nothing more to do with the connection: it is that of a parent process."""
+        self._closed = True
+
+    def __del__(self) -> None:
+        if not self._closed:
+            loop, response = self._loop, self._response
+            try:
+                loop.call_soon_threadsafe(_let_go, response, loop, self._timer)
+            except RuntimeError:  # a loop that is closed
+                _close(response, loop)
+
+    def look(self) -> None:
+        """See how long it has been silent."""
+        now = self._loop.time()
+        due = self._waiting_since + self._idle
+        if now < due:
+            self._look_at(min(due, now + self._idle))
+            return
+        self._silent = True
+        self.close()
+
+    async def _unpacked(self, decoder: Decoder) -> bytes:
+        while True:
+            for piece in self._pieces:
+                return piece
+            packed = await next_bytes(self._content)
+            if not packed:
+                decoder.end()
+                return b""
+            self._pieces = decoder.feed(packed)
+
+    def _look_at(self, when: float) -> None:
+        # The timer must not keep alive what nobody else holds.
+        self._timer = self._loop.call_at(when, _look, ref(self))
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _went_silent(self) -> Outcome | None:
+        if not self._silent:
+            return None
+        status = self.head.status
+        return Outcome(Verdict.TIMEOUT, status=status, detail="went silent", maybe_processed=True)
+
+    def _cut(self) -> Outcome:
+        return self._went_silent() or self._broken("body was cut")
+
+    def _broken(self, detail: str) -> Outcome:
+        status = self.head.status
+        return Outcome(Verdict.BROKEN, status=status, detail=detail, maybe_processed=True)
+
+
+def _look(held: "ref[AiohttpResponse]") -> None:
+    incoming = held()
+    if incoming is not None:
+        incoming.look()
+
+
+def _let_go(
+    response: aiohttp.ClientResponse,
+    loop: asyncio.AbstractEventLoop,
+    timer: asyncio.TimerHandle | None,
+) -> None:
+    """See on the loop to what was dropped, perhaps on another thread."""
+    if timer is not None:
+        timer.cancel()
+    _close(response, loop)
+
+
+def _close(response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) -> None:
+    connection = response.connection
+    response.close()
+    if connection is not None and loop.is_closed():  # then aiohttp has left it alone
+        with suppress(RuntimeError):
+            connection.close()
+
+
+# ----------------------------------------------------------------
+
+KEEP_ALIVE = 60.0  # seconds
+_TIMEOUTS = 16  # are remembered: nearly all attempts have the same
+_NOTHING = bytes(4)  # a C int that says 0
+SMALL = 1024 * 1024  # bytes of a body that is written in one go
+
+_PARENTS: list[object] = []  # what must not be collected, or it would be closed
+
+
+class _Pool(NamedTuple):
+    session: aiohttp.ClientSession
+    closer: AsyncGenerator[None, None]
+    incoming: LiveSet[AiohttpResponse]
+
+
+class AiohttpConnection:
+    """At most `limit` connections per event loop; each pool is closed with its loop at the latest.
+
+    `tls` says whom to trust; it is needed for https only.
+    """
+
+    def __init__(
+        self, *, limit: int, proxy: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._limit = limit
+        self._proxy = proxy
+        self._tls = tls
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        reset_in_child(self._leave_behind)
+
+    async def exchange(self, request: HttpRequest) -> ExchangeResult:
+        """Send once and read the whole answer. Cancelling closes the connection."""
+        response: aiohttp.ClientResponse | None = None
+        pool = await self._pool()
+        try:
+            response = await self._post(pool.session, request, sock_read=request.idle_timeout)
+            head = _head_of(response)
+            came_whole = response.content.is_eof() and "content-encoding" not in head.headers
+            if not (head.succeeded and came_whole):
+                return await collected(self._incoming_of(pool, response, head, request))
+            body = response.content.read_nowait()  # it came with its head, as most do
+            response.release()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return outcome_of(error, response.status if response is not None else None)
+        else:
+            if len(body) > BODY_LIMIT:
+                return Outcome(
+                    Verdict.BROKEN,
+                    status=head.status,
+                    detail=f"larger than {BODY_LIMIT >> 20} MiB",
+                    maybe_processed=True,
+                )
+            return head._replace(body=body)
+        finally:
+            if response is not None and not response.closed:
+                response.close()
+
+    async def open(self, request: HttpRequest) -> AiohttpResponse | Outcome:
+        """Send once, and wait for no more than the head of the answer. Cancelling closes the connection."""
+        pool = await self._pool()
+        try:
+            response = await self._post(pool.session, request, sock_read=request.idle_timeout)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return outcome_of(error, None)
+        return self._incoming_of(pool, response, _head_of(response), request)
+
+    @staticmethod
+    def _incoming_of(
+        pool: _Pool, response: aiohttp.ClientResponse, head: HttpResponse, request: HttpRequest
+    ) -> AiohttpResponse:
+        connection = response.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = (
+                None  # a timer for each piece; from here on there is our own
+            )
+        incoming = AiohttpResponse(
+            response, head, _decoder(head), request.idle_timeout, most=request.most
+        )
+        incoming.pool = pool
+        pool.incoming.add(incoming)
+        return incoming
+
+    async def close(self) -> None:
+        """Close the connections of the running loop; whoever reads there is woken, which aiohttp would not do."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            for incoming in pool.incoming:
+                incoming.close()
+            await pool.closer.aclose()
+
+    def _leave_behind(self) -> None:
+        """Use no connection of the parent process, and close none: the loop's selector is shared, too."""
+        _PARENTS.append([(loop, pool, list(pool.incoming)) for loop, pool in self._pools.items()])
+        for pool in self._pools.values():
+            for incoming in pool.incoming:
+                incoming.leave()
+        self._pools = WeakKeyDictionary()
+
+    async def _post(
+        self, session: aiohttp.ClientSession, request: HttpRequest, *, sock_read: float | None
+    ) -> aiohttp.ClientResponse:
+        response = await session.request(
+            request.method,
+            _address(request.url),
+            data=_data_of(request.body),
+            headers=request.headers,
+            proxy=self._proxy,
+            allow_redirects=False,
+            timeout=_timeout(request.connect_timeout, sock_read),
+        )
+        writing = response._writer  # noqa: SLF001 - the task that sends a large body
+        if writing is not None and not writing.done() and _head_of(response).succeeded:
+            response.close()
+            raise EarlyResponseError
+        return response
+
+    async def _pool(self) -> _Pool:
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None or pool.session.closed:
+            for known in self._pools.keyrefs():  # other threads add theirs meanwhile
+                other = known()
+                if other is not None and other.is_closed():
+                    self._pools.pop(other, None)
+            session = self._open()
+            pool = self._pools[loop] = _Pool(session, _closing(session), LiveSet())
+            await anext(pool.closer)
+        return pool
+
+    def _open(self) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=_Connector(
+                limit=self._limit,
+                keepalive_timeout=KEEP_ALIVE,
+                ssl=True if self._tls is None else self._tls,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": ACCEPTED},
+            skip_auto_headers=("Accept", "Content-Type", "User-Agent"),  # nothing unasked
+            auto_decompress=False,  # it would not miss the end of a gzip body
+        )
+        session._retry_connection = False  # noqa: SLF001 - no attempt that policies do not see
+        return session
+
+
+def _address(url: str) -> URL:
+    """A URL as it is written, where whoever wrote it has escaped something: escaped anew, its signature would be wrong."""
+    return URL(url, encoded="%" in url and url.isascii() and " " not in url)
+
+
+def _data_of(body: bytes | AsyncIterable[bytes]) -> Any:
+    if isinstance(body, bytes):
+        return body if len(body) <= SMALL else BytesIO(body)
+    return body
+
+
+@lru_cache(maxsize=_TIMEOUTS)
+def _timeout(connect: float, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None,
+        sock_connect=connect,
+        sock_read=read,
+        ceil_threshold=CONNECT_TIMEOUT,  # up to there to the point, not to the second
+    )
+
+
+def _head_of(response: aiohttp.ClientResponse) -> HttpResponse:
+    came = response.headers
+    headers = {name.lower(): value for name, value in came.items()}
+    if len(headers) == len(came):
+        return HttpResponse(response.status, headers, b"", time.time())
+    return HttpResponse(response.status, headers, b"", time.time(), repeated_headers(came.items()))
+
+
+def _decoder(head: HttpResponse) -> Decoder | None:
+    encoding = head.headers.get("content-encoding")
+    return None if encoding is None else decoder_of(encoding)
+
+
+async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Close `session` when this generator is closed; a loop that ends closes those that were begun on it."""
+    try:
+        yield
+    finally:
+        await session.close()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Uses no connection again on which bytes came that nobody had asked for: they would be the next answer."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = partial(protocol, loop=self._loop)
+
+    async def _get(
+        self, key: "aiohttp.client_reqrep.ConnectionKey", traces: "list[aiohttp.tracing.Trace]"
+    ) -> aiohttp.connector.Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close and not _has_unread(protocol):
+                return connection
+            connection.close()
+        return None
+
+    async def _resolve_host(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super()._resolve_host(*args, **options)
+        except RuntimeError:  # names are looked up on threads, and none can be started
+            raise OSError(errno.EAGAIN, "no thread can be started") from None
+
+    def _release(
+        self,
+        key: "aiohttp.client_reqrep.ConnectionKey",
+        protocol: aiohttp.client_proto.ResponseHandler,
+        *,
+        should_close: bool = False,
+    ) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        protocol._parser = None  # noqa: SLF001 - else it would swallow half an answer unseen
+
+
+def _has_unread(protocol: aiohttp.client_proto.ResponseHandler) -> bool:
+    """Whether bytes have come that the loop has not read yet. Reschedule ones cannot be told from an answer."""
+    socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
+    if socket is None:
+        return False
+    try:
+        return ioctl(socket.fileno(), FIONREAD, _NOTHING) != _NOTHING
+    except OSError:  # it is closed
+        return False

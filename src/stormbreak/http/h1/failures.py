@@ -1,0 +1,111 @@
+"""What a failed exchange means: an exception of aiohttp's in, an outcome out.
+
+The exceptions themselves are not kept. They hold the headers of the request with the key in them, passwords
+of proxies, what the server wrote, and frames in which all of that stands. What the operating system or TLS
+said is kept, as an exception of its own.
+"""
+
+import errno
+import os
+import socket
+import ssl
+
+import aiohttp
+
+from stormbreak.http.h1.decoding import UnacceptedCodingError, UndecodableError
+from stormbreak.types import Outcome, Rejection, Verdict
+
+OPEN_FILES = "open_files"
+"""The policy that rejects an attempt: the limit of this process, or machine, on open files. Nothing was sent."""
+
+_TOO_MANY = Outcome(
+    Verdict.REJECTED,
+    detail="too many open files",
+    rejection=Rejection(
+        OPEN_FILES,
+        "too many open files in this process; raise the limit (ulimit -n) or lower the concurrency",
+    ),
+)
+
+
+class EarlyResponseError(aiohttp.ClientError):
+    """A good answer began before the request was sent whole: it cannot be the answer to it."""
+
+
+def outcome_of(error: Exception, status: int | None) -> Outcome:
+    """Tell what a failed exchange means; `status` is None while no headers had come."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Outcome(
+            Verdict.CONNECT_FAILED, detail=f"the proxy refused with status {error.status}"
+        )
+    if isinstance(error, aiohttp.ClientConnectorError) and _lacks_files(error):
+        return _TOO_MANY
+    cause = _cause(error)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Outcome(Verdict.CONNECT_FAILED, error=cause, detail=_connect_detail(error))
+    verdict, detail = _failure(error, answered=status is not None)
+    return Outcome(verdict, error=cause, status=status, detail=detail, maybe_processed=True)
+
+
+def _lacks_files(error: aiohttp.ClientConnectorError) -> bool:
+    """Whether no connection was made because this process, or machine, may open no more files."""
+    if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
+        return True
+    if not isinstance(error, aiohttp.ClientConnectorDNSError):
+        return False
+    try:  # a resolver does not tell that it could not open a file
+        os.close(os.dup(0))
+    except OSError as lack:
+        return lack.errno in (errno.EMFILE, errno.ENFILE)
+    return False
+
+
+def _failure(error: Exception, *, answered: bool) -> tuple[Verdict, str]:
+    if isinstance(error, TimeoutError):
+        return Verdict.TIMEOUT, "went silent"
+    if isinstance(error, EarlyResponseError):
+        return Verdict.BROKEN, "answered before the request was sent whole"
+    if isinstance(error, UndecodableError):
+        again = not isinstance(error, UnacceptedCodingError)
+        return Verdict.BROKEN if again else Verdict.UNREPEATABLE, str(error)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return Verdict.BROKEN, "body was cut"
+    if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
+        return (Verdict.BROKEN, "body was cut") if answered else (Verdict.RESET, "connection lost")
+    return Verdict.BROKEN, "not HTTP"
+
+
+def _connect_detail(error: Exception) -> str:
+    where = "the proxy: " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        refused = error.certificate_error
+        reason = getattr(refused, "verify_message", "") or "cannot be trusted"
+        return f"certificate refused: {reason}"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"{where}TLS failed"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        no_thread = error.os_error.errno == errno.EAGAIN
+        return where + ("no thread can be started" if no_thread else "host not found")
+    if isinstance(error, TimeoutError):
+        return f"{where}connection timed out"
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None or number == errno.ECONNREFUSED:
+        return f"{where}connection refused"
+    return f"{where}{os.strerror(number).lower()}"
+
+
+def _cause(error: Exception) -> OSError | None:
+    """What the operating system, TLS or a timer said; None where they said nothing."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TimeoutError("no connection in time")
+    said: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        said = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        said = error.os_error
+    if not isinstance(said, OSError) or not isinstance(said.strerror, str):
+        return None
+    for kind in (ssl.SSLError, socket.gaierror):
+        if isinstance(said, kind):
+            return kind(said.errno, said.strerror)
+    return OSError(said.errno, said.strerror)

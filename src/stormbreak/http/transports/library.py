@@ -1,0 +1,313 @@
+"""What differs between httpx2 and httpx: whose classes they are. Their names and what they do are the same."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from stormbreak.drivers.background_loop import BACKGROUND
+from stormbreak.drivers.explain import KEPT_AS, AttemptHistory
+from stormbreak.errors import StreamBrokenError
+from stormbreak.http.h1.connection import (
+    MALFORMED,
+    ResponseStream,
+    Sent,
+    repeated_headers,
+    split_repeats,
+)
+from stormbreak.http.stream import Stream
+from stormbreak.http.transports.request import OURS, SdkRequest, spans_in
+from stormbreak.http.transports.sdk_response import Failure, failure_of
+from stormbreak.http.transports.wrapped_body import LATE, WrappedBody, parser_of, seconds_to
+from stormbreak.llm.models import HttpResponse
+from stormbreak.types import Outcome, Verdict
+
+# ---------------------------------------------------------------- responses whose body is there from the start: read in one step, where the HTTP library takes many (45 us)
+
+
+class BufferedBody:
+    """Comes before the library's own class of response, and gives it the body that it would read out of its stream.
+
+    What is iterated over, or closed unread, is as the library has it.
+    """
+
+    ready: bytes | None = None
+
+    async def aread(self) -> bytes:
+        """Read the body, and close the response."""
+        response: Any = self
+        if self._takes(response):
+            await response.aclose()
+        body: bytes = await super().aread()  # type: ignore[misc]  # of the library
+        return body
+
+    def read(self) -> bytes:
+        """Read the body, and close the response."""
+        response: Any = self
+        if self._takes(response):
+            response.close()
+        body: bytes = super().read()  # type: ignore[misc]  # of the library
+        return body
+
+    def _takes(self, response: Any) -> bool:
+        """Make what is there the content, if nobody has begun to read."""
+        ready, self.ready = self.ready, None
+        if ready is None or response.is_stream_consumed or response.is_closed:
+            return False
+        response._content = ready  # noqa: SLF001 - where httpx2 and httpx keep it
+        response.is_stream_consumed = True
+        return True
+
+
+# ----------------------------------------------------------------
+
+_SPANS = ("connect", "read", "write", "pool")
+_PROTOCOL = {"http_version": b"HTTP/1.1"}
+_OURS = OURS.encode()
+
+
+class Library:
+    """An HTTP library by its module."""
+
+    def __init__(
+        self, module: ModuleType, whole: type[BufferedBody], inner_body: type[WrappedBody]
+    ) -> None:
+        """`whole` is its class of response, for a body that is there; `inner_body` its class of byte stream."""
+        self._module: Any = module
+        self._whole: Any = whole
+        self._inner_body = inner_body
+        self.name = module.__name__
+
+    def read(self, request: Any) -> SdkRequest:
+        """Read all of a request but its body."""
+        spans = spans_in(request.extensions)
+        headers = _headers_in(request.headers.raw, _text)
+        return SdkRequest(request.method.upper(), str(request.url), headers, spans)
+
+    def request(self, method: str, url: str, headers: Mapping[str, str], **more: Any) -> Any:
+        """Make a request for an inner transport."""
+        return self._module.Request(method, url, headers=_as_sent(headers), **more)
+
+    def over_inner(
+        self,
+        response: Any,
+        until: float | None = None,
+        late: Callable[[], Exception] | None = None,
+    ) -> Any:
+        """The response of an inner transport, as it may be read: see `WrappedBody`."""
+        parser = parser_of(response)
+        if parser is not None or until is not None:
+            response.stream = self._inner_body(response, parser, until, late)
+        return response
+
+    def head_of(self, response: Any, received_at: float) -> HttpResponse:
+        """All of a response of an inner transport but its body; what is no UTF-8 is escaped, as our own wire does."""
+        raw = response.headers.raw
+        headers = _headers_in(raw, _escaped)
+        head = HttpResponse(response.status_code, headers, b"", received_at)
+        if len(headers) == len(raw):
+            return head
+        came = ((name.decode("latin-1"), _escaped(value)) for name, value in raw)
+        return head._replace(repeated=repeated_headers(came))
+
+    def without_our_headers(self, request: Any) -> Any:
+        """The request, or a copy of it without the headers that are meant for us."""
+        headers = request.headers.raw
+        kept = [each for each in headers if not each[0].lower().startswith(_OURS)]
+        if len(kept) == len(headers):
+            return request
+        more = {"stream": request.stream, "extensions": request.extensions}
+        return self._module.Request(request.method, request.url, headers=kept, **more)
+
+    def within(self, request: Any, seconds: float) -> Any:
+        """The request, with no timeout of its own that is longer."""
+        said = request.extensions.get("timeout") or {}
+        spans = {name: min(said.get(name) or seconds, seconds) for name in _SPANS}
+        extensions = {**request.extensions, "timeout": spans}
+        headers, stream = request.headers.raw, request.stream
+        return self._module.Request(
+            request.method, request.url, headers=headers, stream=stream, extensions=extensions
+        )
+
+    def response(
+        self, status: int, headers: Sent, *, story: AttemptHistory | None = None, **body: Any
+    ) -> Any:
+        """Make a response; its body is `content` or `stream`."""
+        extensions = _PROTOCOL if story is None else _PROTOCOL | {KEPT_AS: story}
+        content = body.get("content")
+        if content is None:
+            sent = _as_sent(headers)
+            return self._module.Response(status, headers=sent, extensions=extensions, **body)
+        sent = _as_sent({**headers, "content-length": str(len(content))})
+        stream = self._module.ByteStream(content)
+        made = self._whole(status, headers=sent, extensions=extensions, stream=stream)
+        made.ready = content
+        return made
+
+    def error(self, failure: Failure, request: Any) -> Exception:
+        """Make the exception; its notes tell what was tried."""
+        error: Exception = getattr(self._module, failure.kind)(failure.message, request=request)
+        for line in failure.notes():
+            error.add_note(line)
+        setattr(error, KEPT_AS, failure.story)
+        return error
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What its transports raise for what a server or a network did."""
+        return (self._module.RequestError,)
+
+    def outcome_of(self, error: Exception, status: int | None) -> Outcome:
+        """Tell what a failure of a transport's means. The exception itself, which holds the request, is not kept."""
+        kinds = self._module
+        if isinstance(error, kinds.ConnectTimeout | kinds.ConnectError | kinds.ProxyError):
+            return Outcome(Verdict.CONNECT_FAILED, detail="no connection")
+        if isinstance(error, kinds.UnsupportedProtocol | kinds.LocalProtocolError):
+            return Outcome(Verdict.INVALID, detail="no request that can be sent")
+        verdict, detail = Verdict.RESET, "connection lost"
+        if isinstance(error, kinds.TimeoutException):
+            verdict, detail = Verdict.TIMEOUT, "went silent"
+        elif isinstance(error, kinds.DecodingError):
+            verdict, detail = Verdict.BROKEN, MALFORMED
+        elif status is not None:
+            verdict, detail = Verdict.BROKEN, "body was cut"
+        elif isinstance(error, kinds.RemoteProtocolError) and _is_of_parser(error):
+            verdict, detail = Verdict.BROKEN, "not HTTP"
+        return Outcome(verdict, status=status, detail=detail, maybe_processed=True)
+
+
+def _is_of_parser(error: Exception) -> bool:
+    """Whether httpcore could not parse what came; else nothing came before the end of the connection."""
+    below = getattr(error.__cause__, "__context__", None)  # httpcore's pool drops the cause
+    return type(below).__module__.partition(".")[0] == "h11"
+
+
+def _as_sent(headers: Sent) -> Any:
+    """Headers as the library takes them: as bytes, where they hold more than ASCII, which is all that it would encode."""
+    lines = split_repeats(headers)
+    if all(value.isascii() for _, value in lines):
+        return lines
+    return [(name, value.encode("utf-8", "surrogateescape")) for name, value in lines]
+
+
+def _headers_in(raw: Iterable[tuple[bytes, bytes]], read: Callable[[bytes], str]) -> dict[str, str]:
+    """Headers by their lower-case names; those that come several times are one. The library's own way is a slow one."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), read(value)
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
+def _escaped(value: bytes) -> str:
+    return value.decode(errors="surrogateescape")
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+# ---------------------------------------------------------------- bodies of responses that come while they are read. Each owns its connection, and a stream its permits, too
+# A front door makes the byte streams of its HTTP library out of them: of one that is read on a loop, or of one that is
+# read by a thread that blocks.
+
+
+class Body(ABC):
+    """What is read here or there."""
+
+    @abstractmethod
+    async def piece(self) -> bytes | None:
+        """Wait for the next bytes; None at the right end. Raises what the library has for another."""
+
+    @abstractmethod
+    async def free(self) -> None:
+        """Close the connection, and free what the call holds. A second time does nothing."""
+
+
+class AsyncBody(Body):
+    """Reads it on the running loop."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self.piece()) is not None:
+            yield piece
+
+    async def aclose(self) -> None:
+        """Close the connection, and free what the call holds. A second time does nothing."""
+        await self.free()
+
+
+class SyncBody(Body):
+    """Reads it on the thread that asks, which blocks. Another may close it."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (piece := BACKGROUND.run(self.piece())) is not None:
+            yield piece
+
+    def close(self) -> None:
+        """Close the connection, and free what the call holds. A second time does nothing."""
+        BACKGROUND.finish(self.free)
+
+
+class StreamBody(Body):
+    """A stream that has begun; its bytes are untouched. One that breaks raises what the library has for it."""
+
+    def __init__(
+        self, stream: Stream, story: AttemptHistory, library: Library, request: Any
+    ) -> None:
+        stream.raw()
+        self._stream = stream
+        self._story = story
+        self._library = library
+        self._request = request
+
+    async def piece(self) -> bytes | None:
+        """Wait for the next bytes; None at the right end."""
+        try:
+            return await self._stream.piece()
+        except StreamBrokenError as broken:
+            failed, said = broken, str(broken)
+        self._story.end(failed.ended)
+        outcome = failed.ended.outcome
+        failure = failure_of(outcome, self._story)._replace(message=said)
+        raise self._library.error(failure, self._request) from outcome.error
+
+    async def free(self) -> None:
+        """Close the connection, and free what the call holds. A second time does nothing."""
+        await self._stream.aclose()
+
+
+class PassThroughBody(Body):
+    """The body of an answer that only passes, no longer than `until`."""
+
+    def __init__(
+        self, incoming: ResponseStream, library: Library, request: Any, until: float | None
+    ) -> None:
+        self._until = until
+        self._incoming = incoming
+        self._library = library
+        self._request = request
+
+    async def piece(self) -> bytes | None:
+        """Wait for the next bytes; None at the end."""
+        if self._until is None:
+            got = await self._incoming.read()
+        else:
+            got = await self._in_time(self._until)
+        if not isinstance(got, bytes):
+            raise self._library.error(failure_of(got, None), self._request) from got.error
+        return got or None
+
+    async def _in_time(self, until: float) -> bytes | Outcome:
+        try:
+            async with asyncio.timeout(seconds_to(until)):
+                return await self._incoming.read()
+        except TimeoutError:
+            raise self._library.error(LATE, self._request) from None
+
+    async def free(self) -> None:
+        """Close the connection, unless the body was read to its end."""
+        self._incoming.close()

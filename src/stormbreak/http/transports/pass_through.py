@@ -1,0 +1,155 @@
+"""Requests that pass: sent once, as they are, and answered with what comes."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from math import inf
+from urllib.parse import urljoin
+
+from stormbreak.http.endpoint import same_origin
+from stormbreak.http.h1.connection import CONNECT_TIMEOUT, HttpRequest, ResponseStream, Wire
+from stormbreak.http.transports.request import SdkRequest, without_hops
+from stormbreak.http.transports.sdk_response import Failure, failure_of
+from stormbreak.http.transports.wrapped_body import LATE, seconds_to
+from stormbreak.llm.models import HttpResponse
+from stormbreak.types import Outcome
+
+# ---------------------------------------------------------------- the body of a request that passes: sent once, piece by piece, and exactly as long as was announced
+
+
+class WrongLengthError(Exception):
+    """A body is not as long as its `Content-Length` says: a server would wait for the rest, or miss it."""
+
+
+class Upload:
+    """The pieces of a body, as it is sent.
+
+    Of a length that was announced, the last piece is sent without a look for more, since a server may answer before that
+    has been taken; `finish` looks. `failure` is what went wrong, if anything did: what a body raises is for whoever made it,
+    and whoever carries it would only tell of a lost connection.
+    """
+
+    def __init__(self, pieces: AsyncIterable[bytes], length: int | None) -> None:
+        """`length` is what was announced, if anything was."""
+        self.failure: Exception | None = None
+        self._pieces = pieces
+        self._length = length
+        self._sent: AsyncIterator[bytes] | None = None  # all that was announced
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = aiter(self._pieces)
+        try:
+            async for piece in pieces if self._length is None else _measured(pieces, self._length):
+                yield piece
+            if self._length:
+                self._sent = pieces
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            if self._sent is None:
+                await _close(pieces)
+
+    async def finish(self) -> None:
+        """Let a body that was sent whole come to its end; with more of it, `failure` says so."""
+        pieces, self._sent = self._sent, None
+        if pieces is None:
+            return
+        try:
+            async for piece in pieces:
+                if piece:
+                    self.failure = _longer()
+                    break
+        except Exception as error:  # noqa: BLE001 - it is looked at
+            self.failure = error
+        finally:
+            await _close(pieces)
+
+
+async def _measured(pieces: AsyncIterator[bytes], left: int) -> AsyncIterator[bytes]:
+    while left:
+        piece = await anext(pieces, None)
+        if piece is None:
+            raise WrongLengthError("the body is shorter than its Content-Length says")
+        left -= len(piece)
+        if left < 0:
+            raise _longer()
+        yield piece
+
+
+def _longer() -> WrongLengthError:
+    return WrongLengthError("the body is longer than its Content-Length says")
+
+
+async def _close(pieces: AsyncIterator[bytes]) -> None:
+    if isinstance(pieces, AsyncGenerator):
+        await pieces.aclose()
+
+
+# ----------------------------------------------------------------
+
+_ONCE = ("location", "content-length")  # what was looked at is what is passed on
+
+
+async def passed(
+    wire: Wire, seen: SdkRequest, body: AsyncIterable[bytes], *, until: float | None
+) -> tuple[HttpResponse, ResponseStream] | Failure:
+    """Send `body` once, piece by piece, and wait for the head of the answer, made ready for the SDK.
+
+    No longer than `until`, on the monotonic clock. What the body raises is raised.
+    """
+    if until is not None and time.monotonic() >= until:
+        return LATE
+    length = seen.headers.get("content-length")
+    upload = Upload(body, int(length) if length is not None and length.isdecimal() else None)
+    try:
+        async with asyncio.timeout(seconds_to(until)):
+            incoming = await wire.open(_request(seen, upload))
+            await upload.finish()
+    except TimeoutError:
+        return LATE
+    if upload.failure is not None and (isinstance(incoming, Outcome) or incoming.head.succeeded):
+        if not isinstance(incoming, Outcome):
+            incoming.close()
+        if isinstance(upload.failure, WrongLengthError):
+            return Failure("LocalProtocolError", str(upload.failure), None)
+        raise upload.failure
+    if isinstance(incoming, Outcome):
+        return failure_of(incoming, None)
+    head = incoming.head
+    passing = without_hops(head.headers.items())
+    if "content-encoding" in passing and seen.method != "HEAD":
+        del passing["content-encoding"]  # it is unpacked
+    elif "content-length" in head.headers:
+        passing["content-length"] = head.headers["content-length"]
+    if redirects_to_other_origin(passing, seen.url):
+        del passing["location"]
+    several = {name: head.repeated[name] for name in head.repeated if name not in _ONCE}
+    return head._replace(headers=passing, repeated=several), incoming
+
+
+def _request(seen: SdkRequest, upload: Upload) -> HttpRequest:
+    headers = seen.forwarded_headers()
+    has_body = {"content-length", "transfer-encoding"} & seen.headers.keys()
+    if "content-length" in seen.headers:
+        headers["content-length"] = seen.headers["content-length"]
+    return HttpRequest(
+        seen.url,
+        headers,
+        upload if has_body else b"",
+        seen.spans.read,
+        connect_timeout=seen.spans.connect or CONNECT_TIMEOUT,
+        method=seen.method,
+        most=inf,
+    )
+
+
+def redirects_to_other_origin(headers: Mapping[str, str], url: str) -> bool:
+    """Whether an answer from `url` sends whoever follows to another origin: the key would go there, too."""
+    location = headers.get("location")
+    if location is None:
+        return False
+    try:
+        return not same_origin(urljoin(url, location), url)
+    except ValueError:  # it is no URL
+        return True

@@ -1,0 +1,321 @@
+"""A chat completion, or a text completion, put together from the chunks of its stream.
+
+Chunks carry deltas, which are joined as `pieces` says; tool calls are joined by their index. What stands
+beside the delta of a choice is no delta: there, text replaces the text before. A whole message stands for the deltas
+of a choice that had none. What comes out has the form
+of the answer that the same call would have got unstreamed; fields that nobody knows here pass through.
+Around the choices, the first real value wins: some streams begin with a chunk that knows nothing yet.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.stream_deltas import (
+    JsonAccumulator,
+    brings_output,
+    delta_of,
+    expect_finish_reason,
+    expect_index,
+    expect_list,
+    expect_object,
+    text_of,
+)
+from stormbreak.llm.surrogates import UNREADABLE
+
+UNFINISHED = "stream ended without finish_reason"
+_OWN = frozenset({"choices", "usage", "object", "obfuscation", "error"})
+_TAKEN = frozenset({"index", "delta", "message", "text"})
+
+
+class ChatAssembly:
+    """Collect chunks; `result` is the completion so far."""
+
+    ended = False  # only `[DONE]` says that nothing more will come
+    _object = "chat.completion"
+
+    def __init__(self, choices: int = 1) -> None:
+        self.has_output = False
+        self._wanted = choices
+        self._top: dict[str, Any] = {}
+        self._usage: Any = None
+        self._choices: dict[int, _Choice] = {}
+        self._went_on = False
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Take one chunk; raise MalformedChunkError."""
+        _fill(self._top, {name: value for name, value in chunk.items() if name not in _OWN})
+        self._usage = usage_in(chunk) or self._usage
+        for part in map(expect_object, expect_list(chunk.get("choices"))):
+            index = expect_index(part.get("index"))
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = self._choice_of(part)
+            finished = choice.finish_reason is not None
+            brought = choice.add(part)
+            self.has_output |= brought
+            self._went_on |= finished and brought
+
+    def _choice_of(self, part: dict[str, Any]) -> "_Choice":  # noqa: ARG002 - those of texts differ
+        return _Choice()
+
+    def wrong(self, *, done: bool = False) -> str | None:
+        """Tell what is missing: every choice must come, and say why it ended.
+
+        With `[DONE]`, fewer choices than wanted are all that the server gives: some do not know `n`. Where output came
+        after a finish reason, that means nothing: some relays of Gemini write one into every chunk.
+        """
+        if self._went_on and not done:
+            return UNFINISHED
+        choices = self._choices.values()
+        enough = len(choices) >= self._wanted or (done and bool(choices))
+        whole = enough and all(choice.finish_reason for choice in choices)
+        return None if whole else UNFINISHED
+
+    def result(self) -> dict[str, Any]:
+        """Give the completion as its unstreamed body would be."""
+        whole = self._top | {
+            "object": self._object,
+            "choices": [self._choices[index].result(index) for index in sorted(self._choices)],
+        }
+        return whole | {"usage": self._usage} if self._usage else whole
+
+
+class _ToolCall:
+    """One tool call, whose arguments come in pieces."""
+
+    def __init__(self, index: int, name: object) -> None:
+        self.index = index
+        self.id = name
+        self._pieces = JsonAccumulator()
+
+    def is_behind(self, delta: dict[str, Any]) -> bool:
+        """Whether a piece without an id begins another call, since nothing of this one is missing."""
+        if delta.get("id"):
+            return False
+        function = expect_object(delta.get("function") or {})
+        more = function.get("arguments")
+        if not function.get("name") or not isinstance(more, str) or not more.startswith("{"):
+            return False
+        so_far = expect_object(self._pieces.result().get("function") or {}).get("arguments")
+        return isinstance(so_far, str) and so_far.endswith("}") and _is_json(so_far)
+
+    def add(self, delta: dict[str, Any]) -> None:
+        self.id = self.id or delta.get("id")
+        expect_object(delta.get("function") or {})
+        self._pieces.add({name: piece for name, piece in delta.items() if name != "index"})
+
+    def result(self) -> dict[str, Any]:
+        return self._pieces.result()
+
+
+class _ToolCalls:
+    """The tool calls of a message.
+
+    Pieces belong together by index; some providers send none, or the same for all: a new id is a new call. Gemini sends
+    no ids either: then a name with the beginning of arguments, where those before are complete, is a new call.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[_ToolCall] = []
+        self._open: dict[int, _ToolCall] = {}
+
+    def add(self, deltas: list[Any]) -> bool:
+        """Take the deltas of one chunk and tell whether there were any."""
+        for position, delta in enumerate(map(expect_object, deltas)):
+            index, name = expect_index(delta.get("index"), position), delta.get("id")
+            call = self._open.get(index)
+            if call is None or (name and call.id and name != call.id) or call.is_behind(delta):
+                call = self._open[index] = _ToolCall(index, name)
+                self._calls.append(call)
+            call.add(delta)
+        return bool(deltas)
+
+    def result(self) -> dict[str, Any]:
+        calls = sorted(self._calls, key=lambda call: call.index)
+        return {"tool_calls": [call.result() for call in calls]} if calls else {}
+
+
+class _Choice:
+    """One choice: its message, its tool calls, and why it ended."""
+
+    _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._begun = False
+        self._message = JsonAccumulator()
+        self._calls = _ToolCalls()
+        self._logprobs = JsonAccumulator()
+        self._numbers: list[Any] = []  # the bare logprobs of Together
+        self._rest = JsonAccumulator(joins=False)
+
+    def add(self, part: dict[str, Any]) -> bool:
+        """Take this choice's part of a chunk and tell whether it brought output."""
+        rest = {name: value for name, value in part.items() if name not in _TAKEN}
+        delta = dict(self._delta_of(part, begun=self._begun))
+        self.finish_reason = (
+            expect_finish_reason(rest.pop("finish_reason", None)) or self.finish_reason
+        )
+        self._add_logprobs(rest.pop("logprobs", None))
+        self._rest.add({name: value for name, value in rest.items() if value is not None})
+        called = self._calls.add(expect_list(delta.pop("tool_calls", None)))
+        brought = self._message.add(delta) or called
+        self._begun |= brought
+        return brought
+
+    def result(self, index: int) -> dict[str, Any]:
+        message = {"role": "assistant", "content": None}
+        return {
+            "index": index,
+            **self._rest.result(),
+            "message": message | self._message.result() | self._calls.result(),
+            **self._end(),
+        }
+
+    def _end(self) -> dict[str, Any]:
+        logprobs = self._logprobs.result()
+        if self._numbers:
+            logprobs["token_logprobs"] = self._numbers
+        return {"logprobs": logprobs or None, "finish_reason": self.finish_reason}
+
+    def _add_logprobs(self, logprobs: Any) -> None:
+        """Take the logprobs of a chunk; Together sends the number of its one token."""
+        if type(logprobs) in (int, float):
+            self._numbers.append(logprobs)
+        else:
+            self._logprobs.add(expect_object(logprobs or {}))
+
+
+class _TextChoice(_Choice):
+    """One choice of a text completion."""
+
+    _delta_of = staticmethod(text_of)
+
+    def result(self, index: int) -> dict[str, Any]:
+        return {"text": "", **self._message.result(), "index": index, **self._rest.result()} | (
+            self._end()
+        )
+
+
+class TextAssembly(ChatAssembly):
+    """The same of a text completion."""
+
+    _object = "text_completion"
+
+    def _choice_of(self, part: dict[str, Any]) -> _Choice:
+        is_chat = part.get("delta") is not None or part.get("message") is not None
+        return _Choice() if is_chat else _TextChoice()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _fill(whole: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add what is not there yet: the first real value wins; "", 0 and the like are none."""
+    for name, value in more.items():
+        so_far = whole.get(name)
+        if isinstance(value, dict) and (isinstance(so_far, dict) or not so_far):
+            if not isinstance(so_far, dict):
+                so_far = whole[name] = {}
+            _fill(so_far, value)
+        elif not so_far and (value or name not in whole):
+            whole[name] = value
+
+
+def usage_in(chunk: dict[str, Any]) -> Any:
+    """Find the usage in a chunk; Groq has its own place for it, in the last one."""
+    own = chunk.get("x_groq")
+    return chunk.get("usage") or (own.get("usage") if isinstance(own, dict) else None)
+
+
+# ---------------------------------------------------------------- what tells how a streamed chat completion goes, without the completion itself
+
+_KEY = b'"finish_reason"'
+_NULL = b'"finish_reason":null'
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*(?:"[^"]|[^n"\s])')
+_ERROR = re.compile(rb'"error"(?!\s*:\s*n)')
+_ERROR_FIELD = re.compile(rb"(?:^|[\r\n])error:")
+
+
+class ChatWatcher:
+    """Take chunks, the first ones and whatever is not `quiet`; know what they tell.
+
+    Args:
+        choices: how many choices the call asked for (`n`).
+    """
+
+    ended = False  # only `[DONE]` says that nothing more will come
+    _delta_of: Callable[..., dict[str, Any]] = staticmethod(delta_of)
+
+    def __init__(self, choices: int = 1) -> None:
+        self.has_output = False
+        self.usage: Any = None
+        self.finish_reason: str | None = None  # of the first choice
+        self._wanted = choices
+        self._reasons: dict[int, str | None] = {}
+        self._went_on = False  # after a finish reason, which then means nothing
+
+    @staticmethod
+    def quiet(block: bytes) -> bool:
+        """Whether whole events can be nothing but output: no reason to finish, no error, no `[DONE]`.
+
+        Keys are looked for as they are written, in quotes: within a text, quotes are escaped.
+        """
+        return not (  # `find` takes half the time of `in`
+            block.find(b"[DONE]") >= 0
+            or block.find(b"event:") >= 0
+            or (block.find(b"error") >= 0 and _may_be_error(block))
+            or (block.count(_KEY) != block.count(_NULL) and _FINISH.search(block))
+        )
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Take one chunk; raise MalformedChunkError."""
+        self.usage = self.usage_in(chunk) or self.usage
+        for part in map(expect_object, expect_list(chunk.get("choices"))):
+            index, reason = (
+                expect_index(part.get("index")),
+                expect_finish_reason(part.get("finish_reason")),
+            )
+            delta = self._delta_of(part, begun=self.has_output)
+            brought, before = brings_output(delta), self._reasons.get(index)
+            self.has_output = self.has_output or brought
+            self._went_on = self._went_on or (before is not None and brought)
+            self._reasons[index] = reason or before
+        self.finish_reason = self._reasons[min(self._reasons)] if self._reasons else None
+
+    def usage_in(self, chunk: dict[str, Any]) -> Any:
+        """Find the usage in a chunk."""
+        return usage_in(chunk)
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each choice ended."""
+        return list(self._reasons.values())
+
+    def wrong(self, *, done: bool = False) -> str | None:
+        """Tell what is missing if nothing more comes; with `[DONE]` the server says itself that nothing does."""
+        if self._went_on and not done:
+            return UNFINISHED
+        reasons = self._reasons.values()
+        enough = len(reasons) >= self._wanted or (done and bool(reasons))
+        return None if enough and all(reasons) else UNFINISHED
+
+
+def _may_be_error(block: bytes) -> bool:
+    if block.find(b'"error"') >= 0 and _ERROR.search(block):
+        return True
+    return block.find(b"error:") >= 0 and _ERROR_FIELD.search(block) is not None
+
+
+class CompletionWatcher(ChatWatcher):
+    """The same of a text completion."""
+
+    _delta_of = staticmethod(text_of)

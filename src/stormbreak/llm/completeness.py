@@ -1,0 +1,314 @@
+"""Whether the body of a success is a complete answer (law 15), and what it says if it is.
+
+A status of 200 proves nothing: bodies come empty, cut, as HTML of a proxy, as JSON of something else. Each
+shape has one reader that decodes once, into the few fields that matter; the rest is checked for syntax only.
+Those of the Responses and the Messages API have modules of their own.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.error_body import speaks
+from stormbreak.llm.finish_reasons import reason_of, refused
+from stormbreak.llm.messages import read_message
+from stormbreak.llm.models import ParsedResponse, Shape, without_mark
+from stormbreak.llm.parsed_answer import ERROR_INSIDE, SuccessBody, broken, refused_by
+from stormbreak.llm.responses import read_response
+from stormbreak.llm.stream_deltas import brings_output
+from stormbreak.llm.surrogates import UNREADABLE, mended
+from stormbreak.llm.tokens import usage_of
+from stormbreak.types import Verdict
+
+_EMBEDDING = re.compile(
+    rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_\\-]'
+)  # base64 may begin with an escaped slash
+_NO_NUMBERS = (b"n", b"t", b"f", b'"', b"{")  # how every other JSON value begins
+_REFUSED = "refused by its finish reason"
+
+_OF_MODELS = (Shape.CHAT, Shape.RESPONSES, Shape.MESSAGES, Shape.EMBEDDINGS)
+MAX_ITEMS = 10_000
+"""Choices or other items of one answer; providers allow 128 choices and 2,048 inputs."""
+_LARGE = 2**18  # bytes; smaller bodies need no look
+_LISTS: Mapping[Shape, str] = MappingProxyType(
+    {
+        Shape.CHAT: "choices",
+        Shape.COMPLETION: "choices",
+        Shape.EMBEDDINGS: "data",
+        Shape.RESPONSES: "output",
+        Shape.MESSAGES: "content",
+    }
+)
+_OF_NO_FORMAT = broken("of no known format", None)
+
+
+class _Message(msgspec.Struct):
+    content: Any = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class _Chat(SuccessBody):
+    choices: list[_Choice] | None = None
+    request_id: Any = None
+
+
+class _TextChoice(msgspec.Struct):
+    text: Any = None
+    message: _Message | None = None  # of Mistral
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class _Completion(SuccessBody):
+    choices: list[_TextChoice] | None = None
+    content: Any = None
+
+
+class _Item(msgspec.Struct):
+    embedding: msgspec.Raw = msgspec.Raw(b"null")
+    index: Any = None
+
+
+class _Embeddings(SuccessBody):
+    data: list[_Item] | None = None
+
+
+class _Resource(SuccessBody):
+    id: Any = None
+    status: Any = None
+
+    def is_error(self) -> bool:
+        """Whether it is an error; a job that failed, and has an error to tell of, is none."""
+        named = any((self.object, self.id, self.status))
+        return super().is_error() and ("error" in (self.object, self.type) or not named)
+
+
+def read_body(
+    body: bytes, shape: Shape, request_id: str | None, wanted: int | None
+) -> ParsedResponse:
+    """Read the body of a success: OK if it is complete, else what is wrong with it.
+
+    A byte order mark in front is passed over. `wanted` is how many choices or embeddings the call asked for; None if that is not known.
+    """
+    body = without_mark(body)
+    try:
+        if not body.isascii():
+            body.decode()  # the decoder does not look into strings that it skips
+        if len(body) > _LARGE and _has_too_many(body, shape, wanted):
+            return broken(f"more than {MAX_ITEMS} items in one list", request_id)
+        return _READERS[shape](body, request_id, wanted)
+    except msgspec.ValidationError:
+        return broken(f"not a {shape.value}", request_id)
+    except UNREADABLE:
+        whole = mended(body)
+        if whole != body:
+            return read_body(whole, shape, request_id, wanted)
+        return broken(_unreadable(body), request_id)
+
+
+def _has_too_many(body: bytes, shape: Shape, wanted: int | None) -> bool:
+    """Whether the list that a reader makes objects of is longer than MOST_ITEMS.
+
+    Each item would take about 100 bytes: 32 MiB of empty ones took 4 s and 1.2 GB.
+    """
+    field = _LISTS.get(shape)
+    if field is None or body.count(b"{") <= MAX_ITEMS:
+        return False
+    if shape is Shape.EMBEDDINGS and (wanted is None or wanted > MAX_ITEMS):
+        return False  # local servers take any number of inputs
+    return _probe(field)(body)
+
+
+@lru_cache(maxsize=len(Shape))
+def _probe(field: str) -> Callable[[bytes], bool]:
+    """Make a decoder that looks at one list up to the first item that is too many, and skips the rest."""
+    items = [(f"item_{at}", msgspec.Raw, msgspec.Raw()) for at in range(MAX_ITEMS + 1)]
+    few = msgspec.defstruct("_Few", items, array_like=True)
+    decode = msgspec.json.Decoder(msgspec.defstruct("_Probe", [(field, few | None, None)])).decode
+
+    def probe(body: bytes) -> bool:
+        found = getattr(decode(body), field)
+        return found is not None and bool(bytes(getattr(found, items[-1][0])))
+
+    return probe
+
+
+def read_any(body: bytes) -> ParsedResponse:
+    """Read the body of a success whose format nobody names; one that fits none is not OK."""
+    readings = (read_body(body, shape, None, None) for shape in _OF_MODELS)
+    return next((each for each in readings if each.verdict is Verdict.OK), _OF_NO_FORMAT)
+
+
+def _unreadable(body: bytes) -> str:
+    start = body.lstrip()[:1]
+    if not start:
+        return "empty body"
+    return "html instead of json" if start == b"<" else "invalid json"
+
+
+_decode_chat = msgspec.json.Decoder(_Chat).decode
+_decode_completion = msgspec.json.Decoder(_Completion).decode
+_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
+_decode_resource = msgspec.json.Decoder(_Resource).decode
+_decode_whole = msgspec.json.Decoder(SuccessBody).decode
+
+
+def _chat(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResponse:
+    answer = _decode_chat(body)
+    if answer.is_error():
+        return broken(ERROR_INSIDE, request_id)
+    if not answer.choices:
+        if answer.choices is None and isinstance(answer.request_id, str):
+            return _deferred(request_id)
+        return broken("no choices", request_id)
+    found = [wrong for wrong in map(_wrong, answer.choices) if wrong is not None]
+    other = next((wrong for wrong in found if wrong is not _REFUSED), None) if found else None
+    if other is not None:
+        return broken(other, request_id)
+    if found:
+        reason = refused([each.finish_reason for each in answer.choices], has_output=_brings(body))
+        if reason is not None:
+            return refused_by(reason, answer.usage, request_id)
+    first = answer.choices[0]
+    content = None if first.message is None else first.message.content
+    return ParsedResponse(
+        Verdict.OK,
+        detail=_too_few(len(answer.choices), wanted),
+        text=content if isinstance(content, str) else _text_of_parts(content),
+        usage=usage_of(answer.usage),
+        finish_reason=first.finish_reason,
+        request_id=request_id,
+    )
+
+
+def _deferred(request_id: str | None) -> ParsedResponse:
+    """An answer of xAI's that is to be had later: another request would begin, and bill, another one."""
+    detail = "the answer is deferred: deferred calls are not followed"
+    return broken(detail, request_id)._replace(verdict=Verdict.INVALID)
+
+
+def _too_few(came: int, wanted: int | None) -> str | None:
+    """Tell that a server gives fewer choices than asked for: it does not know `n`, and would not know it again."""
+    return f"{came} of {wanted} choices" if wanted is not None and came < wanted else None
+
+
+def _wrong(choice: _Choice) -> str | None:
+    if choice.error and speaks(choice.error):
+        return ERROR_INSIDE
+    if choice.finish_reason:
+        reason = reason_of(choice.finish_reason)
+        if reason is not None and reason.verdict is not Verdict.OK:
+            return _REFUSED
+    if choice.message is None:
+        return "no message"
+    return None if choice.finish_reason else "no finish_reason"
+
+
+def _brings(body: bytes) -> bool:
+    """Whether any message of a completion has something in it."""
+    messages = (choice.get("message") for choice in msgspec.json.decode(body)["choices"])
+    return any(isinstance(each, dict) and brings_output(each) for each in messages)
+
+
+def _completion(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResponse:
+    """Read a completion of old. Some servers leave out why it ended, and llama.cpp once had a form of its own."""
+    answer = _decode_completion(body)
+    choices = answer.choices
+    if answer.is_error() or any(each.error and speaks(each.error) for each in choices or ()):
+        return broken(ERROR_INSIDE, request_id)
+    if not choices:
+        if not isinstance(answer.content, str):
+            return broken("no choices", request_id)
+        return ParsedResponse(
+            Verdict.OK, text=answer.content, usage=usage_of(answer.usage), request_id=request_id
+        )
+    reasons = [each.finish_reason for each in choices]
+    texts = [each.message.content if each.message else each.text for each in choices]
+    reason = refused(reasons, has_output=any(texts))
+    if reason is not None:
+        return refused_by(reason, answer.usage, request_id)
+    if not all(reasons[at] or isinstance(text, str) for at, text in enumerate(texts)):
+        return broken("no text", request_id)
+    text = texts[0]
+    return ParsedResponse(
+        Verdict.OK,
+        detail=_too_few(len(choices), wanted),
+        text=text if isinstance(text, str) else "",
+        usage=usage_of(answer.usage),
+        finish_reason=choices[0].finish_reason,
+        request_id=request_id,
+    )
+
+
+def _text_of_parts(content: object) -> str:
+    """Join the text of a message that comes in parts; anything else has no text."""
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _embeddings(body: bytes, request_id: str | None, wanted: int | None) -> ParsedResponse:
+    answer = _decode_embeddings(body)
+    if answer.is_error():
+        return broken(ERROR_INSIDE, request_id)
+    if not answer.data:
+        return broken("no data", request_id)
+    if not all(map(_is_embedding, answer.data)):
+        return broken("no embedding", request_id)
+    if wanted is not None and len(answer.data) != wanted:
+        return broken(f"{len(answer.data)} of {wanted} embeddings", request_id)
+    places = [item.index for item in answer.data if type(item.index) is int]  # Gemini leaves out 0
+    if len(set(places)) < len(places):
+        return broken("two embeddings with the same index", request_id)
+    return ParsedResponse(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
+
+
+def _is_embedding(item: _Item) -> bool:
+    """Tell a list of numbers, or their base64, from everything else, without making numbers of it."""
+    raw = bytes(item.embedding)
+    if _EMBEDDING.match(raw) is None:
+        return False
+    if not raw.startswith(b"["):
+        return True
+    return raw.find(b"[", 1) < 0 and all(raw.find(other) < 0 for other in _NO_NUMBERS)
+
+
+def _json(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
+    answer = _decode_whole(body)
+    if answer.is_error():
+        return broken(ERROR_INSIDE, request_id)
+    return ParsedResponse(Verdict.OK, usage=usage_of(answer.usage), request_id=request_id)
+
+
+def _resource(body: bytes, request_id: str | None, _: int | None) -> ParsedResponse:
+    """Read what is there to be looked at: lists as well, and whatever became of a job."""
+    if not body.lstrip().startswith(b"{"):
+        msgspec.json.decode(body)
+        return ParsedResponse(Verdict.OK, request_id=request_id)
+    if _decode_resource(body).is_error():
+        return broken(ERROR_INSIDE, request_id)
+    return ParsedResponse(Verdict.OK, request_id=request_id)
+
+
+_READERS: Mapping[Shape, Callable[[bytes, str | None, int | None], ParsedResponse]] = (
+    MappingProxyType(
+        {
+            Shape.CHAT: _chat,
+            Shape.COMPLETION: _completion,
+            Shape.EMBEDDINGS: _embeddings,
+            Shape.RESPONSES: read_response,
+            Shape.MESSAGES: read_message,
+            Shape.JSON: _json,
+            Shape.RESOURCE: _resource,
+        }
+    )
+)

@@ -1,0 +1,189 @@
+"""What an error body says, in whichever of its many forms, before anyone judges it.
+
+The known forms are in `shapes.ERROR_SHAPES`.
+
+Messages are kept for matching and for the hints in them; they never leave this package.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stormbreak.llm.error_tables import MINIMAX_CODES
+from stormbreak.llm.models import without_mark
+from stormbreak.llm.surrogates import UNREADABLE
+from stormbreak.llm.time_formats import GO_DURATION, duration
+from stormbreak.types import Verdict
+
+_MESSAGE_LIMIT = 4_096
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+_KEYLIKE = re.compile(
+    r"(?:[sp]k|gsk|hs|xai)[-_]|aiza|(?:[^0-9]*[0-9]){8}", re.IGNORECASE | re.ASCII
+)
+_HINT = re.compile(
+    rf"(?:try again|retry) (?:in|after) ((?:{GO_DURATION}(?![a-z0-9]))|\d+(?:\.\d+)? ?[a-z]{{3,12}})",
+    re.ASCII,
+)
+
+
+class ProviderError(NamedTuple):
+    """An error as its body tells it. `names` are codes and types, the most specific first."""
+
+    names: tuple[str, ...] = ()
+    status: int | None = None
+    message: str = ""
+    limit_source: str | None = None
+    flagged: bool = False
+    wait: float | None = None
+    quotas: tuple[str, ...] = ()  # in lower case
+    verdict: Verdict | None = None  # where codes of its own form decide
+
+    @property
+    def code(self) -> str | None:
+        """The provider's own word for it, or else its number; None rather than anything in free text."""
+        shown = next(filter(None, map(identifier, self.names)), None)
+        return shown or (str(self.status) if self.status else None)
+
+
+def identifier(text: object) -> str | None:
+    """Pass a short identifier, and nothing that could be a sentence or a key."""
+    if not isinstance(text, str) or not _IDENTIFIER.fullmatch(text) or _KEYLIKE.match(text):
+        return None
+    return text
+
+
+def speaks(error: object) -> bool:
+    """Whether what stands where an error may stand is one: an object of empty values says nothing."""
+    return any(error.values()) if isinstance(error, dict) else bool(error)
+
+
+def error_next_to_result(said: Mapping[str, Any]) -> Any:
+    """Find the error that Groq or MiniMax puts beside an answer; None if there is none.
+
+    MiniMax always sends `base_resp`; a `status_code` of 0 is a success.
+    """
+    groq, minimax = _object(said.get("x_groq")), _object(said.get("base_resp"))
+    if speaks(groq.get("error")):
+        return groq["error"]
+    return minimax if minimax.get("status_code") else None
+
+
+def parse_error(body: bytes, *, is_error: bool) -> ProviderError | None:
+    """Find the error in a body; None if it holds none.
+
+    Args:
+        body: the body as it came.
+        is_error: whether it is known to be an error, so that looser forms count.
+    """
+    try:
+        said = msgspec.json.decode(without_mark(body))
+    except UNREADABLE:
+        return None
+    return find_error(said, is_error=is_error)
+
+
+def find_error(said: object, *, is_error: bool) -> ProviderError | None:
+    """Find the error in a decoded body."""
+    if isinstance(said, list) and said and (is_error or _is_of_gemini(said[0])):
+        said = said[0]
+    if not isinstance(said, dict):
+        return None
+    error = said.get("error")
+    if not speaks(error):
+        error = _in_choices(said.get("choices"))
+    if not error and ("x_groq" in said or "base_resp" in said):
+        error = error_next_to_result(said)
+    if error:
+        return _complaint(error, said)
+    if is_error or said.get("object") == "error" or said.get("type") == "error":
+        return _complaint(said, {})
+    return None
+
+
+def _is_of_gemini(said: object) -> bool:
+    """Whether the first thing in a list is an error and nothing else."""
+    return isinstance(said, dict) and len(said) == 1 and isinstance(said.get("error"), dict)
+
+
+def _in_choices(choices: object) -> Any:
+    if not isinstance(choices, list):
+        return None
+    errors = (choice.get("error") for choice in choices if isinstance(choice, dict))
+    return next(filter(speaks, errors), None)
+
+
+def _complaint(error: object, beside: dict[str, Any]) -> ProviderError:
+    """Read an error object, or a text; some put its code or its status `beside` it."""
+    if not isinstance(error, dict):
+        error = {"message": error, "code": beside.get("code"), "type": beside.get("error_type")}
+    inner = error.get("error")
+    if isinstance(inner, dict) and not (error.get("message") or error.get("code")):
+        error = inner  # of Groq, and of gateways that hand on what they got
+    metadata, details = _object(error.get("metadata")), error.get("details")
+    status = _status(error.get("code")) or _status(error.get("status"))
+    message = _message(
+        error.get("message"), error.get("detail"), error.get("status_msg"), metadata.get("raw")
+    )
+    own = error.get("status_code")
+    return ProviderError(
+        names=tuple(_names(error, details)),
+        status=status or _status(own) or _status(beside.get("status_code")),
+        message=message,
+        limit_source=identifier(metadata.get("limit_source")),
+        flagged="flagged_input" in metadata,
+        wait=_retry_delay(details) or _hint(message),
+        quotas=tuple(_quotas(details)),
+        verdict=MINIMAX_CODES.get(own) if type(own) is int else None,
+    )
+
+
+def _names(error: dict[str, Any], details: object) -> list[str]:
+    parts = details if isinstance(details, list) else [details]
+    named = [_object(part).get(key) for part in parts for key in ("error_code", "reason")]
+    named += [error.get("code"), _object(error.get("innererror")).get("code")]
+    named += [error.get("type"), error.get("status"), error.get("__type")]
+    own = error.get("status_code")
+    named += [str(own)] if type(own) is int else []
+    words = (name.rpartition("#")[2] for name in named if isinstance(name, str))
+    return [word for word in words if not _status(word)]
+
+
+def _message(*parts: object) -> str:
+    words = (part[:_MESSAGE_LIMIT] for part in parts if isinstance(part, str))
+    return " ".join(words).lower()
+
+
+def _status(value: object) -> int | None:
+    """Read an HTTP status that stands where a code may stand."""
+    if isinstance(value, str) and re.fullmatch(r"[45]\d\d", value, re.ASCII):
+        value = int(value)
+    return value if type(value) is int and 400 <= value <= 599 else None
+
+
+def _retry_delay(details: object) -> float | None:
+    """Read google.rpc.RetryInfo."""
+    parts = details if isinstance(details, list) else []
+    delays = (_object(part).get("retryDelay") for part in parts)
+    return next((duration(delay) for delay in delays if isinstance(delay, str)), None)
+
+
+def _quotas(details: object) -> Iterator[str]:
+    """Read the quotas of google.rpc.QuotaFailure."""
+    for part in details if isinstance(details, list) else []:
+        violations = _object(part).get("violations")
+        for violation in violations if isinstance(violations, list) else []:
+            name = _object(violation).get("quotaId")
+            if isinstance(name, str):
+                yield name[:_MESSAGE_LIMIT].lower()
+
+
+def _hint(message: str) -> float | None:
+    """Read "try again in 1m3s" and "retry after 37 seconds"."""
+    found = _HINT.search(message)
+    return duration(found[1]) if found else None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

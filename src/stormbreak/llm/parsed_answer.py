@@ -1,0 +1,57 @@
+"""What the bodies of all successes have in common, whatever endpoint they are of."""
+
+from typing import Any
+
+import msgspec
+
+from stormbreak.llm.error_body import error_next_to_result, speaks
+from stormbreak.llm.finish_reasons import FinishMeaning, Reason
+from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.tokens import usage_of
+from stormbreak.types import Verdict
+
+ERROR_INSIDE = "an error in place of an answer"
+
+
+class SuccessBody(msgspec.Struct):
+    """The fields that any answer may have."""
+
+    error: Any = None
+    object: Any = None
+    type: Any = None
+    usage: Any = None
+    x_groq: Any = None
+    base_resp: Any = None
+
+    def is_error(self) -> bool:
+        """Whether it is an error, or has one beside the answer."""
+        named = self.object == "error" or self.type == "error"
+        if named or (self.error and speaks(self.error)):
+            return True
+        if self.x_groq is None and self.base_resp is None:
+            return False
+        return (
+            error_next_to_result({"x_groq": self.x_groq, "base_resp": self.base_resp}) is not None
+        )
+
+
+def broken(detail: str, request_id: str | None) -> ParsedResponse:
+    """Say that an answer is none; `detail` is in our own words."""
+    return ParsedResponse(
+        Verdict.BROKEN, detail=detail, request_id=request_id, maybe_processed=True
+    )
+
+
+def refused_by(reason: Reason, usage: object, request_id: str | None) -> ParsedResponse:
+    """Say that an answer is none by its finish reason; it was billed all the same."""
+    if reason.meaning is FinishMeaning.ERROR:
+        return broken(ERROR_INSIDE, request_id)
+    return ParsedResponse(
+        reason.verdict,
+        code=reason.name,
+        detail=f"the answer was {reason.meaning.value}",
+        usage=usage_of(usage),
+        finish_reason=reason.name,
+        request_id=request_id,
+        maybe_processed=True,
+    )

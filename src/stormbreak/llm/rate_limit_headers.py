@@ -1,0 +1,151 @@
+"""What the headers of an answer say of rate limits: every dialect in one table, one structure out of it.
+
+| who | names | reset |
+|---|---|---|
+| OpenAI, Groq, Azure, Together, ... | `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` | `6m0s`, `12ms`; Azure: seconds |
+| OpenAI | also `-tokens_usage_based` behind `x-ratelimit-{limit,remaining,reset}` | the same |
+| Cerebras | the same, with `-minute`, `-hour` or `-day` behind | seconds |
+| Mistral | `x-ratelimit-{limit,remaining}-{req,tokens}-minute` | none: a minute |
+| Anthropic | `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}` | RFC 3339 |
+| OpenRouter, gateways | `x-ratelimit-{limit,remaining,reset}` | seconds, or a point in time, also in ms |
+| IETF draft -06 | `ratelimit-{limit,remaining,reset}` | seconds |
+| IETF draft -11 | `ratelimit`, `ratelimit-policy` | `t`, seconds |
+
+A limit of zero or less is what some servers say when they do not know (-1), and so is a negative remainder:
+nothing is taken from it. Garbage is as good as nothing said. Of several limits of one thing (per minute and per day, of
+input, of output and of their sum) the one of which the smallest share remains is told. Output is the exception: beside a sum
+its limit is told only where nothing of it remains, since what a call reserves is mostly input. No input raises.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from stormbreak.llm.retry_after import parse_reset, parse_server_date
+from stormbreak.llm.time_formats import number
+from stormbreak.types import RateLimits, RateLimitStatus
+
+_SANE = 1e12  # no limit is larger
+_WINDOWS = MappingProxyType({"minute": 60.0, "hour": 3600.0, "day": 86_400.0})
+_IETF_POLICY = re.compile(r'"([^"]{0,64})"([^,]{0,200})', re.ASCII)
+_IETF_ITEM = re.compile(r";\s*([qrtw])=(\d{1,15})(?![\d.])", re.ASCII)
+
+
+class _Dialect(NamedTuple):
+    """Header names, `{}` standing for limit, remaining and reset, and what they mean."""
+
+    names: str
+    tokens: bool  # else requests
+    window: float | None = None
+    flows: bool = True
+    whole: str | None = None  # a header of the sum: beside it, this counts only where it is used up
+
+
+def _dialects() -> Iterator[_Dialect]:
+    for tokens, words in ((False, "requests"), (True, "tokens")):
+        yield _Dialect(f"x-ratelimit-{{}}-{words}", tokens)
+        for unit, seconds in _WINDOWS.items():
+            yield _Dialect(f"x-ratelimit-{{}}-{words}-{unit}", tokens, seconds)
+        yield _Dialect(f"anthropic-ratelimit-{words}-{{}}", tokens)
+    yield _Dialect("x-ratelimit-{}-tokens_usage_based", tokens=True)
+    yield _Dialect("x-ratelimit-{}-req-minute", tokens=False, window=60.0)
+    whole = "anthropic-ratelimit-tokens-remaining"
+    yield _Dialect("anthropic-ratelimit-input-tokens-{}", tokens=True)
+    yield _Dialect("anthropic-ratelimit-output-tokens-{}", tokens=True, whole=whole)
+    yield _Dialect("x-ratelimit-{}", tokens=False, flows=False)
+    yield _Dialect("ratelimit-{}", tokens=False, flows=False)
+
+
+_BY_REMAINING: Mapping[str, _Dialect] = MappingProxyType(
+    {dialect.names.format("remaining"): dialect for dialect in _dialects()}
+)
+"""Without a remainder the others say nothing that could be acted on."""
+
+_PARTS = frozenset(f"anthropic-ratelimit-{part}-tokens-remaining" for part in ("input", "output"))
+
+
+def parse_rate_limits(headers: Mapping[str, str], received_at: float) -> RateLimits | None:
+    """Read what the headers (by lower-case name) say of limits; None if they say nothing.
+
+    `received_at` is unix epoch seconds; the answer's own `Date` goes before it.
+    """
+    requests: RateLimitStatus | None = None
+    tokens: RateLimitStatus | None = None
+    for is_tokens, said in _said(headers, received_at):
+        if is_tokens:
+            tokens = _narrower(tokens, said)
+        else:
+            requests = _narrower(requests, said)
+    return None if requests is None and tokens is None else RateLimits(requests, tokens)
+
+
+def _said(headers: Mapping[str, str], received_at: float) -> Iterator[tuple[bool, RateLimitStatus]]:
+    now: float | None = None
+    for name in sorted(
+        headers, key=_PARTS.__contains__
+    ):  # behind the sum, which counts where both are as tight
+        if "ratelimit" not in name:
+            continue
+        if now is None:
+            now = parse_server_date(headers, received_at)
+        dialect = _BY_REMAINING.get(name)
+        if dialect is not None:
+            said = _rate_limit(headers, dialect, now)
+            if said is not None and not (said.remaining and dialect.whole in headers):
+                yield dialect.tokens, said
+        elif name == "ratelimit":
+            yield from ((False, said) for said in _ietf(headers))
+
+
+def _rate_limit(
+    headers: Mapping[str, str], dialect: _Dialect, now: float
+) -> RateLimitStatus | None:
+    written = headers.get(dialect.names.format("limit"), "").strip()
+    limit = _count(written)
+    remaining = _count(headers[dialect.names.format("remaining")].strip())
+    if remaining is None or (limit is not None and limit <= 0) or written.startswith("-"):
+        return None
+    reset = parse_reset(headers.get(dialect.names.format("reset"), "").strip(), now)
+    return RateLimitStatus(limit, remaining, _not_negative(reset), dialect.window, dialect.flows)
+
+
+def _ietf(headers: Mapping[str, str]) -> Iterator[RateLimitStatus]:
+    """Structured fields: `"default";r=50;t=30`, and a policy of the same name: `"default";q=100;w=10`."""
+    policies = {
+        name: dict(_IETF_ITEM.findall(rest))
+        for name, rest in _IETF_POLICY.findall(headers.get("ratelimit-policy", ""))
+    }
+    for name, rest in _IETF_POLICY.findall(headers["ratelimit"]):
+        item, policy = dict(_IETF_ITEM.findall(rest)), policies.get(name, {})
+        if "r" in item:
+            yield RateLimitStatus(
+                _float(policy.get("q")) or None,
+                float(item["r"]),
+                _float(item.get("t")),
+                _float(policy.get("w")),
+                flows=False,
+            )
+
+
+def _narrower(one: RateLimitStatus | None, other: RateLimitStatus) -> RateLimitStatus:
+    return other if one is None or _share(other) < _share(one) else one
+
+
+def _share(said: RateLimitStatus) -> float:
+    assert said.remaining is not None
+    return said.remaining / said.limit if said.limit else float(said.remaining > 0)
+
+
+def _count(text: str) -> float | None:
+    counted = number(text)
+    return counted if counted is not None and counted <= _SANE else None
+
+
+def _float(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def _not_negative(seconds: float | None) -> float | None:
+    """A reset that has just passed is now; one beyond all numbers is none."""
+    return None if seconds is None or not seconds < _SANE else max(0.0, seconds)

@@ -1,0 +1,146 @@
+"""A stream that is passed through to its caller as it comes, watched without being put together.
+
+Until the first output, every event is decoded: an error there may still be answered by a retry. From then on
+whole events are only looked through for what could tell more than output: keys, as they stand in JSON
+(`"finish_reason":` with a value; in a text its quotes would be escaped), names of events, `[DONE]`. What may
+tell more is decoded. So the verdict is that of `StreamAssembler` wherever the events are sound; what makes a
+single event of output unreadable (a bad byte within its JSON) is for the caller to find, who reads it anyway.
+
+Usage may come with every event: the last one is kept as it came, and decoded at the end.
+"""
+
+import re
+from typing import Any
+
+from stormbreak.llm.classify import read_error, request_id_of
+from stormbreak.llm.error_body import ProviderError
+from stormbreak.llm.finish_reasons import FinishMeaning, refused
+from stormbreak.llm.models import ParsedResponse
+from stormbreak.llm.parsed_answer import refused_by
+from stormbreak.llm.sse import Event, EventReader
+from stormbreak.llm.stream_deltas import expect_object
+from stormbreak.llm.stream_formats import Format, StreamWatcher
+from stormbreak.llm.stream_reader import TOTAL_LIMIT, UNREADABLE_EVENT, StreamReader
+from stormbreak.llm.surrogates import decoded
+from stormbreak.llm.tokens import usage_of
+from stormbreak.types import Verdict
+
+MAX_UNPARSED = 2**20  # bytes of events that are only looked through; longer ones are read
+
+_WHOLE = (b"}\n\n", b"}\r\n\r\n")  # how nearly every event ends
+_BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")  # the longest last
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+
+
+class StreamScanner(StreamReader):
+    """Look at the bytes of one answer as they pass; `end` says what they were."""
+
+    _watcher: StreamWatcher
+    _skims = False
+    _counted = b""  # the last quiet events with usage
+
+    def _follow(self, kind: Format) -> StreamWatcher:
+        self._watcher = kind.marks(self._choices)
+        self._open = bytearray()  # an event that has not ended yet, while skimming
+        return self._watcher
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes; after a failure, and after the end, they are ignored."""
+        size = self._size + len(chunk)
+        if self._skims and not self._open and size <= TOTAL_LIMIT and self._is_quiet(chunk):
+            self._size = size
+        else:
+            super().feed(chunk)
+
+    def end(self) -> tuple[ParsedResponse, bytes]:
+        """Judge the stream that ended here, and give the body of an error, or of an answer that is no stream.
+
+        The body of a stream has passed: there is none, and no text in the reading.
+        """
+        plain = self._plain_body()
+        if plain is not None:
+            return self._read(plain), plain
+        if self._skims:
+            self._decode(bytes(self._open))
+            self._open.clear()
+        failure = self._finish()
+        return (failure, self._error_body) if failure else (self._complete(), b"")
+
+    def _complete(self) -> ParsedResponse:
+        marks, request_id = self._watcher, request_id_of(self._head.headers)
+        reason = refused(marks.reasons, has_output=marks.has_output)
+        if reason is not None and reason.meaning is FinishMeaning.ERROR:
+            return read_error(self._head, ProviderError())._replace(request_id=request_id)
+        if reason is not None:
+            return refused_by(reason, self._usage(), request_id)
+        return ParsedResponse(
+            Verdict.OK,
+            usage=usage_of(self._usage()),
+            finish_reason=marks.finish_reason,
+            request_id=request_id,
+        )
+
+    def _read_events(self, chunk: bytes) -> None:
+        at = self._start_pass_through(chunk) if self._watcher.has_output and not self._skims else 0
+        if self._skims:
+            self._pass_through(chunk[at:])
+        elif not self.over:
+            self._decode(chunk[at:])
+
+    def _start_pass_through(self, chunk: bytes) -> int:
+        """Read to the end of the first event, and tell where that is."""
+        ends = [chunk.find(blank) + len(blank) for blank in _BLANK if chunk.find(blank) >= 0]
+        at = min(ends, default=0)
+        self._decode(chunk[:at])
+        return at
+
+    def _decode(self, events: bytes) -> None:
+        super()._read_events(events)
+        self._skims = self._watcher.has_output and self._events.idle and not self.over
+
+    def _pass_through(self, chunk: bytes) -> None:
+        """Cut after the last event that is whole; what is not quiet is read."""
+        start = max(0, len(self._open) - len(_BLANK[-1]) + 1)
+        self._open += chunk
+        blanks = _BLANK if self._open.find(b"\r", start) >= 0 else _BLANK[:1]
+        found = [(self._open.rfind(blank, start), len(blank)) for blank in blanks]
+        at = max(end + size if end >= 0 else 0 for end, size in found)
+        if (
+            len(self._open) - at > MAX_UNPARSED
+        ):  # no common event: whoever reads it bounds its lines
+            at = len(self._open)
+        block = bytes(self._open[:at])
+        del self._open[:at]
+        if not self._is_quiet(block):
+            self._decode(block)
+
+    def _is_quiet(self, block: bytes) -> bool:
+        """Whether whole events are output only; their usage is kept."""
+        if not (
+            block.endswith(_WHOLE) and len(block) <= MAX_UNPARSED and self._watcher.quiet(block)
+        ):
+            return not block
+        if block.find(b'"usage"') >= 0 and _USAGE.search(block):
+            if self._watcher.finish_reason is not None:  # it may be the last that is needed
+                return False
+            self._counted = block
+        return True
+
+    def _is_open(self) -> bool:
+        return bool(self._open) or super()._is_open()
+
+    def _take(self, event: Event) -> None:
+        before = self._watcher.usage
+        super()._take(event)
+        if self._watcher.usage is not before:
+            self._counted = b""
+
+    def _usage(self) -> Any:
+        """Decode the last usage, where it came with output."""
+        usage = self._watcher.usage
+        for event in EventReader().feed(self._counted):
+            try:
+                usage = self._watcher.usage_in(expect_object(decoded(event.data))) or usage
+            except UNREADABLE_EVENT:
+                continue
+        return usage

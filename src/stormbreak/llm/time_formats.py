@@ -1,0 +1,153 @@
+"""Dates as HTTP and JSON write them, as unix epoch seconds: arithmetic only, no clock, no time zone data.
+
+HTTP has three forms (RFC 9110, 5.6.7), all of them in GMT: ``Sun, 06 Nov 1994 08:49:37 GMT``,
+``Sunday, 06-Nov-94 08:49:37 GMT`` and ``Sun Nov  6 08:49:37 1994``. Servers also write ``UTC``, ``+0000``, another offset or
+no zone at all (then GMT is meant), and the day in one digit. Reset headers use RFC 3339: ``1994-11-06T09:49:37.5+01:00``. The weekday is not checked: a server that errs there still means the date.
+"""
+
+import math
+import re
+
+_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
+        start=1,
+    )
+}
+_MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_YEAR = 365.2425 * 86_400
+
+_CLOCK = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
+_ZONE = (
+    r"(?: (?:GMT|UTC?|Z|(?P<sign>[+-])(?P<ahead_hours>[01]\d|2[0-3])(?P<ahead_minutes>[0-5]\d)))?"
+)
+_HTTP_FORMS = tuple(
+    re.compile(form, re.ASCII | re.IGNORECASE)
+    for form in (
+        rf"[a-z]{{3}}, (?P<day>\d\d?) (?P<month>[a-z]{{3}}) (?P<year>\d{{4}}) {_CLOCK}{_ZONE}",
+        rf"[a-z]{{6,9}}, (?P<day>\d\d?)-(?P<month>[a-z]{{3}})-(?P<year>\d\d) {_CLOCK}{_ZONE}",
+        rf"[a-z]{{3}} (?P<month>[a-z]{{3}}) (?P<day>[ \d]\d) {_CLOCK} (?P<year>\d{{4}}){_ZONE}",
+    )
+)
+_RFC3339 = re.compile(
+    rf"(?P<year>\d{{4}})-(?P<month>\d\d)-(?P<day>\d\d)[T ]{_CLOCK}(?P<fraction>\.\d{{1,9}})?"
+    r"(?:Z|(?P<sign>[+-])(?P<ahead_hours>\d\d):(?P<ahead_minutes>\d\d))",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def parse_http_date(text: str, now: float) -> float | None:
+    """Read an HTTP date; None if it is none. `now` settles the century of a two-digit year."""
+    for form in _HTTP_FORMS:
+        found = form.fullmatch(text)
+        if found:
+            at = _http_epoch(found, now)
+            return None if at is None else at - _ahead(found)
+    return None
+
+
+def rfc3339(text: str) -> float | None:
+    """Read an RFC 3339 date with its zone; None if it is none."""
+    found = _RFC3339.fullmatch(text)
+    if not found:
+        return None
+    at = _epoch(int(found["year"]), int(found["month"]), int(found["day"]), found)
+    return None if at is None else at + float(found["fraction"] or 0) - _ahead(found)
+
+
+def _ahead(found: re.Match[str]) -> int:
+    """Seconds by which the zone of a date is ahead of GMT."""
+    ahead = int(found["ahead_hours"] or 0) * 3600 + int(found["ahead_minutes"] or 0) * 60
+    return ahead if found["sign"] == "+" else -ahead
+
+
+def _http_epoch(found: re.Match[str], now: float) -> float | None:
+    month, day = _MONTHS.get(found["month"].lower(), 0), int(found["day"])
+    year = int(found["year"])
+    if len(found["year"]) == 4:
+        return _epoch(year, month, day, found)
+    # RFC 9110: a two-digit year that seems more than 50 years ahead is the most recent such year.
+    this_year = 1970 + int(now // _YEAR) if abs(now) < 10_000 * _YEAR else 1970
+    year += this_year - this_year % 100
+    year += 100 if year <= this_year - 50 else 0
+    year -= 100 if year > this_year + 50 else 0
+    return _epoch(year, month, day, found)
+
+
+def _epoch(year: int, month: int, day: int, clock: re.Match[str]) -> float | None:
+    """Seconds since 1970, or None for a day or an hour that does not exist (a leap second does)."""
+    hour, minute, second = int(clock["hour"]), int(clock["minute"]), int(clock["second"])
+    if not (1 <= month <= 12 and 1 <= day <= _MONTH_DAYS[month - 1] and year >= 1):
+        return None
+    if (month == 2 and day == 29 and not _leap(year)) or hour > 23 or minute > 59 or second > 60:
+        return None
+    return float(_days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second)
+
+
+def _leap(year: int) -> bool:
+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+
+
+def _days(year: int, month: int, day: int) -> int:
+    """Days from 1970-01-01 in the Gregorian calendar.
+
+    Years start in March here, so that the leap day is the last day of a year (Howard Hinnant's
+    `days_from_civil`).
+    """
+    year -= month <= 2
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return year * 365 + year // 4 - year // 100 + year // 400 + day_of_year - 719_468
+
+
+# ---------------------------------------------------------------- spans of time as servers write them: plain numbers, Go durations and a few English words
+
+LONGEST = 10 * 365 * 86_400.0
+"""Ten years stand for every longer wait: no call waits that long, so all of them fail at once."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_UNITS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86_400.0,
+}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
+GO_DURATION = r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+"
+_GO = re.compile(GO_DURATION, re.ASCII)
+_WORDS = re.compile(
+    r"(\d+(?:\.\d+)?) ?(?:(millisecond)|(second|sec)|(minute|min)|(hour)|(day))s?", re.ASCII
+)
+_WORD_SECONDS = (1e-3, 1.0, 60.0, 3600.0, 86_400.0)
+
+
+def number(text: str) -> float | None:
+    """Read digits with an optional fraction; a sign, an exponent, `inf`, `nan` and hexadecimal make no number.
+
+    A number beyond the range of floats is infinite here: a wait that long is long, not absent.
+    """
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def duration(text: str) -> float | None:
+    """Read `1m3s`, `2m59.56s`, `12ms`, `1d2h` or `37 seconds`, in seconds."""
+    if _GO.fullmatch(text):
+        return math.fsum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+    words = _WORDS.fullmatch(text)
+    if words is None:
+        return None
+    amount, *units = words.groups()
+    return float(amount) * next(
+        worth for unit, worth in zip(units, _WORD_SECONDS, strict=True) if unit
+    )
+
+
+def wait(seconds: float | None) -> float | None:
+    """Make a wait of a span: None for one that is absent, zero, negative or no number; never above LONGEST."""
+    if seconds is None or math.isnan(seconds) or seconds <= 0:
+        return None
+    return min(seconds, LONGEST)

@@ -1,0 +1,89 @@
+"""What the provider remembers of its clients: who was answered how often, and who came back too early.
+
+A request is known by the digest of its body. A promise is the wait that an answer really asked for, on the
+monotonic clock, from the moment it was written.
+"""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from stormbreak.provider.fault_kinds import WaitForm
+
+_EXAMPLES_KEPT = 20
+
+
+class Record:
+    """One request body through all its attempts."""
+
+    __slots__ = ("answers", "attempts", "promised_on", "wait_promised_until")
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.answers = 0
+        self.wait_promised_until = 0.0
+        self.promised_on = 0
+
+
+class EarlyReturn(NamedTuple):
+    """An attempt that came before the time its predecessor was told."""
+
+    key: str
+    by: float  # seconds
+    told_on: int  # the connection that carried the promise
+    came_on: int  # the connection that carried the attempt
+
+
+class Ledger:
+    """Keeps count over one run of a scenario."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.statuses: Counter[str] = Counter()
+        self.troubles: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+        self.early = 0
+        self._early_examples: list[EarlyReturn] = []
+        self._idempotency: Counter[bytes] = Counter()
+
+    def asked(self, digest: str, now: float, connection: int, idempotency: bytes | None) -> Record:
+        """Note an attempt, and whether it keeps the wait that its predecessor was told."""
+        record = self.records.get(digest)
+        if record is None:
+            record = self.records[digest] = Record()
+        record.attempts += 1
+        if now < record.wait_promised_until:
+            self.early += 1
+            if len(self._early_examples) < _EXAMPLES_KEPT:
+                by = round(record.wait_promised_until - now, 6)
+                self._early_examples.append(EarlyReturn(digest, by, record.promised_on, connection))
+        if idempotency is not None:
+            self._idempotency[idempotency] += 1
+        return record
+
+    def promised(self, record: Record, until: float, form: WaitForm, connection: int) -> None:
+        """Note that the client of a request was told to stay away until then."""
+        self.waits[form.value] += 1
+        record.wait_promised_until = until
+        record.promised_on = connection
+
+    def summary(self) -> dict[str, Any]:
+        """Put it all into plain values."""
+        records = self.records.values()
+        return {
+            "answers": dict(self.statuses),
+            "troubles": dict(self.troubles),
+            "retry_after": dict(self.waits),
+            "early": self.early,
+            "early_examples": [example._asdict() for example in self._early_examples],
+            "keys": {
+                "asked": len(records),
+                "answered": sum(record.answers > 0 for record in records),
+                "answered_twice": sum(record.answers > 1 for record in records),
+                "answers": sum(record.answers for record in records),
+                "most_attempts": max((record.attempts for record in records), default=0),
+            },
+            "idempotency": {
+                "keys": len(self._idempotency),
+                "repeats": self._idempotency.total() - len(self._idempotency),
+            },
+        }

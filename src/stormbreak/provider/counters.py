@@ -1,0 +1,122 @@
+"""What happened to the requests of one party (the clients, or the crowd), counted."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from stormbreak.provider.formats.base import Asked
+
+_SECONDS_KEPT = 4 * 3600
+
+ARRIVED, OK, REJECTED, FAILED = range(4)
+SERIES = ("arrivals", "ok", "rejected", "failed")
+
+
+class Tally:
+    """Counts by outcome, and a series by scenario second.
+
+    Every request ends in exactly one outcome: `ok`, `wasted` (served after its client had gone), `dropped`
+    (by the front end), `queue_full`, `limit`, `down`, or the kind of its trouble.
+    """
+
+    __slots__ = ("abandoned", "arrivals", "outcomes", "seconds", "wasted_work", "work")
+
+    def __init__(self) -> None:
+        self.arrivals = 0
+        self.abandoned = 0
+        self.outcomes: dict[str, int] = {}
+        self.work = 0.0  # seconds of service given
+        self.wasted_work = 0.0  # of these, to requests whose client had gone
+        self.seconds: list[list[int]] = []
+
+    @property
+    def inside(self) -> int:
+        """Requests that have no outcome yet."""
+        return self.arrivals - sum(self.outcomes.values())
+
+    def arrived(self, now: float) -> None:
+        """Count an arrival."""
+        self.arrivals += 1
+        self._mark(now, ARRIVED)
+
+    def ended(self, now: float, outcome: str) -> None:
+        """Count an outcome."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        if outcome == "ok":
+            self._mark(now, OK)
+        elif outcome in {"queue_full", "limit", "429"}:
+            self._mark(now, REJECTED)
+        else:
+            self._mark(now, FAILED)
+
+    def _mark(self, now: float, column: int) -> None:
+        second = int(now)
+        seconds = self.seconds
+        if second >= _SECONDS_KEPT:
+            return
+        while len(seconds) <= second:
+            seconds.append([0, 0, 0, 0])
+        seconds[second][column] += 1
+
+    def series(self) -> dict[str, list[int]]:
+        """Return the counts by scenario second: arrivals, ok, rejected, failed."""
+        return {name: [row[column] for row in self.seconds] for column, name in enumerate(SERIES)}
+
+
+def peak_arrivals(*tallies: Tally) -> int:
+    """Find the most attempts of all parties together within one scenario second."""
+    longest = max((len(tally.seconds) for tally in tallies), default=0)
+    return max(
+        (
+            sum(t.seconds[second][ARRIVED] for t in tallies if second < len(t.seconds))
+            for second in range(longest)
+        ),
+        default=0,
+    )
+
+
+# ---------------------------------------------------------------- what the provider bills: every attempt that it has worked for, whether or not its answer reached anybody
+
+
+class Billed(NamedTuple):
+    """Some attempts and their tokens; of the input, so many were written to a cache, and of these so many for an hour."""
+
+    attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+
+    def plus(self, asked: Asked) -> "Billed":
+        """With another attempt."""
+        short, hour = asked.written
+        return Billed(
+            self.attempts + 1,
+            self.input_tokens + asked.input_tokens,
+            self.output_tokens + asked.answer_tokens,
+            self.cache_write_tokens + short + hour,
+            self.cache_write_1h_tokens + hour,
+        )
+
+
+class Billing:
+    """The bills, by model and by request, and who is still being worked for."""
+
+    def __init__(self) -> None:
+        self.by_model: dict[str, Billed] = {}
+        self.by_digest: dict[str, Billed] = {}
+        self._open: dict[int, Asked] = {}
+
+    def arrived(self, number: int, asked: Asked) -> None:
+        """A request has come in under this number."""
+        self._open[number] = asked
+
+    def ended(self, number: int, *, worked: bool) -> None:
+        """The provider is through with it, and bills it if it has `worked`."""
+        asked = self._open.pop(number, None)
+        if asked is not None and worked:
+            self.by_model[asked.model] = self.by_model.get(asked.model, Billed()).plus(asked)
+            self.by_digest[asked.digest] = self.by_digest.get(asked.digest, Billed()).plus(asked)
+
+    def summary(self) -> Mapping[str, Any]:
+        """By model, in plain values."""
+        return {model: billed._asdict() for model, billed in self.by_model.items()}

@@ -1,0 +1,148 @@
+"""Faults of the connection: what HTTP frames wrongly, and what comes when nobody has asked.
+
+The answer underneath is good, plain or a stream; a stream goes in one piece here, with its length.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import MappingProxyType
+
+from stormbreak.provider.fault_kinds import Kind
+from stormbreak.provider.faults.play import FaultContext
+from stormbreak.provider.http1 import chunk
+from stormbreak.provider.scripts import Ending, Idle, Piece, Script, once
+
+BOMB = 128 * 1024 * 1024
+"""Bytes that a bomb unpacks to; on the wire it has a thousandth of them."""
+
+LONG_HEADER = 1024 * 1024
+_SHORT = 40  # bytes that a length leaves out, or names too many
+_ROUND = 256 * 1024
+_BREATH = 0.002  # seconds between the pieces of what never ends
+_NOTHING = 1024 * 1024
+_GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+_GZIP = ("content-encoding", "gzip")
+_HINTS = (
+    b"HTTP/1.1 102 Processing\r\n\r\n"
+    b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n"
+)
+
+
+def _interim(play: FaultContext) -> Script:
+    return once(_HINTS + play.whole())
+
+
+def _stale(play: FaultContext) -> Script:
+    return once(_someone_elses_answer(play))
+
+
+def _someone_elses_answer(play: FaultContext) -> bytes:
+    return play._replace(asked=play.other).whole()
+
+
+def _twice(play: FaultContext) -> Script:
+    return once(play.whole() + _someone_elses_answer(play))
+
+
+def _unasked(play: FaultContext) -> Script:
+    return once(play.whole())._replace(idle=Idle(play.after, _someone_elses_answer(play)))
+
+
+def _quiet_close(play: FaultContext) -> Script:
+    return once(play.whole())._replace(idle=Idle(play.after, b"", closes=True))
+
+
+def _close_race(play: FaultContext) -> Script:
+    return once(play.whole(), ending=Ending.RACE)
+
+
+def _short_length(play: FaultContext) -> Script:
+    return once(play.head(len(play.body) - _SHORT) + play.body)
+
+
+def _long_length(play: FaultContext) -> Script:
+    return once(play.head(len(play.body) + _SHORT) + play.body, ending=Ending.HANG)
+
+
+def _long_header(play: FaultContext) -> Script:
+    return once(play.head(len(play.body), ("x-trace", "." * LONG_HEADER)) + play.body)
+
+
+def _endless_headers(play: FaultContext) -> Script:
+    opening = play.head(len(play.body))[:-2]
+    more = b"".join(b"x-trace-%04d: %b\r\n" % (place, b"." * 100) for place in range(500))
+    return Script(_endless(opening, more), Ending.KEEP, 200)
+
+
+def _endless_body(play: FaultContext) -> Script:
+    """Go on after the answer with what means nothing: white space, or comments."""
+    more = b":" + b"." * _ROUND + b"\n\n" if play.asked.streamed else b" " * _ROUND
+    body = play.body.removesuffix(b"data: [DONE]\n\n")
+    return Script(_endless(play.head() + chunk(body), chunk(more)), Ending.KEEP, 200)
+
+
+def _endless(opening: bytes, more: bytes) -> Iterator[Piece]:
+    yield Piece(0, opening)
+    while True:
+        yield Piece(_BREATH, more)
+
+
+def _gzip_lie(play: FaultContext) -> Script:
+    return once(play.head(len(play.body), _GZIP) + play.body)
+
+
+def _gzip_cut(play: FaultContext) -> Script:
+    packed = _gzipped(play.body)
+    cut = packed[: len(packed) * 2 // 3]
+    return once(play.head(len(cut), _GZIP) + cut)
+
+
+def _gzip_bomb(play: FaultContext) -> Script:
+    packed = _bomb(play.body)
+    return once(play.head(len(packed), _GZIP) + packed)
+
+
+def _gzipped(data: bytes) -> bytes:
+    return zlib.compress(data, wbits=31)
+
+
+def _bomb(body: bytes) -> bytes:
+    """Pack an answer with much white space before it, which neither JSON nor streams mind."""
+    packed, check = _nothing(b"\n" if body.startswith((b"data:", b"event:")) else b" ")
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    trailer = struct.pack("<II", zlib.crc32(body, check), len(body) + BOMB)
+    return _GZIP_HEAD + packed + packer.compress(body) + packer.flush() + trailer
+
+
+@lru_cache(maxsize=2)
+def _nothing(byte: bytes) -> tuple[bytes, int]:
+    """Pack the white space once and lay it down many times; and its checksum."""
+    part = byte * _NOTHING
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH)
+    check = 0
+    for _ in range(BOMB // _NOTHING):
+        check = zlib.crc32(part, check)
+    return packed * (BOMB // _NOTHING), check
+
+
+FAULTS: MappingProxyType[Kind, Callable[[FaultContext], Script]] = MappingProxyType(
+    {
+        Kind.STALE: _stale,
+        Kind.INTERIM: _interim,
+        Kind.TWICE: _twice,
+        Kind.UNASKED: _unasked,
+        Kind.QUIET_CLOSE: _quiet_close,
+        Kind.CLOSE_RACE: _close_race,
+        Kind.SHORT_LENGTH: _short_length,
+        Kind.LONG_LENGTH: _long_length,
+        Kind.LONG_HEADER: _long_header,
+        Kind.ENDLESS_HEADERS: _endless_headers,
+        Kind.ENDLESS_BODY: _endless_body,
+        Kind.GZIP_LIE: _gzip_lie,
+        Kind.GZIP_CUT: _gzip_cut,
+        Kind.GZIP_BOMB: _gzip_bomb,
+    }
+)

@@ -1,0 +1,68 @@
+"""From the body of a request to what its answer is made from, or to what is wrong with it."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from stormbreak.provider.formats.base import Asked, Format, Refusal
+from stormbreak.provider.formats.chat import CHAT
+from stormbreak.provider.formats.embeddings import EMBEDDINGS
+from stormbreak.provider.formats.messages import MESSAGES
+from stormbreak.provider.formats.responses import RESPONSES
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "/v1/chat/completions": CHAT,
+        "/v1/embeddings": EMBEDDINGS,
+        "/v1/responses": RESPONSES,
+        "/v1/messages": MESSAGES,
+    }
+)
+"""The addresses where work is asked for."""
+
+_DELIVERY = ("stream", "stream_options")  # how an answer comes does not change what it says
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def understand(format_: Format, headers: Mapping[bytes, bytes], body: bytes) -> Asked | Refusal:
+    """Read a request; `headers` by lower-case name."""
+    for name in format_.demands:
+        if name not in headers:
+            return Refusal(400, f"{name.decode()}: header is required")
+    try:
+        payload = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return Refusal(400, "the body is not valid JSON")
+    if not isinstance(payload, dict):
+        return Refusal(400, "the body must be a JSON object")
+    model = payload.get("model")
+    if not isinstance(model, str):
+        return Refusal(400, "you must provide a model")
+    wrong = format_.complaint(payload)
+    if wrong:
+        return Refusal(400, wrong)
+    essence = _essence(payload)
+    return Asked(
+        format=format_,
+        model=model,
+        digest=_digest(essence),
+        essence=essence,
+        payload=payload,
+        streamed=payload.get("stream") is True and format_.events is not None,
+    )
+
+
+def request_digest(payload: Mapping[str, Any]) -> str:
+    """Compute the digest by which a request is known."""
+    return _digest(_essence(payload))
+
+
+def _essence(payload: Mapping[str, Any]) -> bytes:
+    return _encode({key: item for key, item in payload.items() if key not in _DELIVERY})
+
+
+def _digest(essence: bytes) -> str:
+    return blake2b(essence, digest_size=8).hexdigest()

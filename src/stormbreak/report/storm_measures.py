@@ -1,0 +1,211 @@
+"""Measures of a storm, written for people: what each is called, and how its numbers look."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from statistics import fmean, stdev
+from types import MappingProxyType
+from typing import NamedTuple
+
+from stormbreak.cost.downtime import MINUTE, Downtime, Loss, lost
+from stormbreak.provider.scenario import Scenario
+from stormbreak.report.page import Card, Section, Table
+from stormbreak.report.storm_series import Comparison
+from stormbreak.report.theme import STROKES
+from stormbreak.storm.measures import SHARES, Spread, spread
+
+
+class _Written(NamedTuple):
+    number: Callable[[float], str]
+    unit: str = ""
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}"
+
+
+_PERCENT, _SECONDS = _Written(_percent, " %"), _Written(_seconds, " s")
+_COUNT, _RATIO = _Written(_count), _Written(_ratio)
+
+_ROWS: Mapping[str, tuple[str, _Written]] = MappingProxyType(
+    {
+        "goodput": ("answers in time, of those possible", _PERCENT),
+        "trigger_goodput": ("the same while the trigger lasts", _PERCENT),
+        "success": ("calls that were answered in time", _PERCENT),
+        "recovery": ("recovered, after the trigger's end", _SECONDS),
+        "p50": ("time to an answer, median", _SECONDS),
+        "p99": ("time to an answer, 99th percentile", _SECONDS),
+        "added_wait_p50": ("wait in the client's queue, median", _SECONDS),
+        "added_wait_p99": ("wait in the client's queue, 99th percentile", _SECONDS),
+        "makespan": ("first call to last answer", _SECONDS),
+        "makespan_99": ("first call until 99 % are answered", _SECONDS),
+        "amplification": ("attempts per call", _RATIO),
+        "attempts_per_sent_call": ("attempts per call that was sent", _RATIO),
+        "peak_attempts": ("most attempts in one second", _COUNT),
+        "shed": ("calls that were never sent", _COUNT),
+        "wasted": ("the provider's work that was wasted", _PERCENT),
+        "openings": ("openings of circuits", _COUNT),
+        "calls": ("calls", _COUNT),
+    }
+)
+
+
+_OF_TRIGGERS = frozenset({"trigger_goodput", "recovery"})
+_UNSEEN = frozenset({"openings"})  # from outside a program
+_SEEN: Mapping[str, str] = MappingProxyType(
+    {
+        "added_wait_p50": "wait until a call was first asked for, median",
+        "added_wait_p99": "wait until a call was first asked for, 99th percentile",
+    }
+)
+
+
+def measures_table(comparison: Comparison, *, live: bool = False) -> Table:
+    """Measures as rows, policies as columns; with several seeds each with its standard deviation.
+
+    What is known only where there is a trigger, or from inside a program, is left out where it is not.
+    """
+    load = comparison.scenario.load
+    calm = load is None or load.trigger_until is None
+    unknown = (_OF_TRIGGERS if calm else frozenset()) | (_UNSEEN if live else frozenset())
+    columns = [spread(comparison.measures(policy)) for policy in comparison.runs]
+    rows = [
+        [
+            _SEEN.get(name, label) if live else label,
+            *(_cell(name, column[name], written) for column in columns),
+        ]
+        for name, (label, written) in _ROWS.items()
+        if name not in unknown
+    ]
+    return Table(heads=["", *comparison.names.values()], rows=rows)
+
+
+def _cell(name: str, found: Spread, written: _Written) -> str:
+    if found.mean is None:
+        absent = "-" if name in SHARES else "never"
+        return (
+            absent if found.never == found.seeds else f"{absent} in {found.never} of {found.seeds}"
+        )
+    mean, deviation = written.number(found.mean), written.number(found.deviation or 0.0)
+    around = "" if deviation == written.number(0.0) else f" ±{deviation}"
+    return mean + around + written.unit
+
+
+# ---------------------------------------------------------------- what each policy would cost in a storm, by the article's story
+
+ARTICLE = Downtime()
+"""The article's own estimate."""
+
+
+def watched(scenario: Scenario) -> float | None:
+    """Seconds that measures are taken over, from the trigger on; None where there is no trigger to speak of."""
+    load = scenario.load
+    if load is None or load.trigger_until is None:
+        return None
+    return scenario.duration - (load.trigger_at or 0.0)
+
+
+def cost_section(comparison: Comparison) -> Section | None:
+    """The section of the page; None where there is no trigger, and so no downtime to compare with."""
+    if watched(comparison.scenario) is None:
+        return None
+    return Section(
+        title="What it would cost",
+        lead=f"{story(comparison)} {_difference(comparison)}".rstrip(),
+        cards=cost_cards(comparison),
+    )
+
+
+def cost_cards(comparison: Comparison) -> list[Card]:
+    """What each policy loses; where that cannot be told in money, what it answers."""
+    cards = []
+    for place, policy in enumerate(comparison.runs):
+        losses = _losses(comparison, policy)
+        figure, about = _lost(losses) if losses else _answered(comparison, policy)
+        stroke = STROKES[place] if place < len(STROKES) else None
+        name = comparison.names[policy]
+        cards.append(Card(name=name, figure=figure, about=about, stroke=stroke))
+    return cards
+
+
+def story(comparison: Comparison) -> str:
+    """Where the figures come from; nothing where there are none."""
+    seconds = watched(comparison.scenario)
+    if seconds is None:
+        return ""
+    return (
+        f"By the article's story: {ARTICLE.minutes} minutes of downtime lost {ARTICLE.cost:,} USD,"
+        f" {ARTICLE.per_minute / MINUTE:,.0f} USD a second. That figure is scaled here by the share of the possible answers that"
+        f" is lost in the {span(seconds)} from the trigger on; it is no forecast for your own house."
+    )
+
+
+def span(seconds: float) -> str:
+    """Tell how long something lasts."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _losses(comparison: Comparison, policy: str) -> list[Loss]:
+    seconds = watched(comparison.scenario)
+    if seconds is None:
+        return []
+    return [
+        lost(policy, _whole(one.goodput), Decimal(str(seconds)), ARTICLE)
+        for one in comparison.measures(policy)
+    ]
+
+
+def _whole(goodput: float | None) -> Decimal:
+    """Of nothing, nothing is lost."""
+    return Decimal(1) if goodput is None else Decimal(str(goodput))
+
+
+def _difference(comparison: Comparison) -> str:
+    """What the policy asked for changes, against the worst of the others."""
+    usd = {
+        policy: fmean(one.cost for one in _losses(comparison, policy)) for policy in comparison.runs
+    }
+    first, *others = usd
+    if not others:
+        return ""
+    worst = max(others, key=lambda policy: usd[policy])
+    more, names = usd[worst] - usd[first], comparison.names
+    if round(more) == 0:
+        return f"{names[worst]} loses as much as {names[first]}."
+    which = "more" if more > 0 else "less"
+    return f"{names[worst]} loses {_dollars(abs(more))} {which} than {names[first]}."
+
+
+def _answered(comparison: Comparison, policy: str) -> tuple[str, str]:
+    goodput = comparison.mean(policy).goodput
+    if goodput is None:
+        return "-", "no answer in time was possible"
+    return f"{100 * goodput:.1f} %", "of the possible answers came in time"
+
+
+def _lost(losses: list[Loss]) -> tuple[str, str]:
+    share, down = (
+        fmean(one.share for one in losses),
+        span(fmean(MINUTE * one.minutes for one in losses)),
+    )
+    about = f"lost, with {100 * share:.1f} % of the possible answers: as good as {down} down"
+    if len(losses) > 1:
+        about += f"; ±{_dollars(stdev(float(one.cost) for one in losses))} over seeds"
+    return _dollars(fmean(one.cost for one in losses)), about
+
+
+def _dollars(usd: float) -> str:
+    return f"{round(usd, -2) if usd >= 1000 else usd:,.0f} USD"

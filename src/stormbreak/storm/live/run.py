@@ -1,0 +1,289 @@
+"""One storm for one program, from its first call before the storm to the measures. Everything runs on one event loop.
+
+The provider, which is in this process, begins scenario time when the storm does; calls are handed over by that time,
+and ended by it.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from stormbreak.provider.chance import mix
+from stormbreak.provider.scenario import Load, Scenario
+from stormbreak.provider.server import ProviderServer
+from stormbreak.storm.ideal import check_length, ideal_throughput
+from stormbreak.storm.live.cpu_load import CpuLoad, PeakCpuLoad
+from stormbreak.storm.live.observations import Bounds, Observations, Prompts, waits
+from stormbreak.storm.live.programs import Copy, Program, ProgramError, environment, start, stop
+from stormbreak.storm.live.scaling import rehearsal
+from stormbreak.storm.measures import Measures, Observed, Record, measure
+from stormbreak.storm.result import Result, series
+from stormbreak.storm.traffic import Traffic, check_measured, traffic
+
+PATIENCE = 60.0
+"""Real seconds in which a program must have made its first call."""
+
+_LOOK = 0.05  # real seconds between looks at the programs
+_SLOW_START = 5.0  # real seconds that a first call may take to be asked for
+_AFTERWARDS = 1.0  # scenario seconds; the last call ends at its deadline
+_NOTHING = Traffic([], [], [])
+
+
+class Moment(NamedTuple):
+    """How far a storm is: the scenario time, and what was counted until then."""
+
+    now: float
+    until: float
+    calls: int
+    attempts: int
+    answers: int
+
+
+Progress = Callable[[Moment], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What came of it.
+
+    Attributes:
+        result: the measures, as of a simulation; of `openings` nothing is known, and nothing counted.
+        strangers: requests that held no prompt of the storm.
+        exits: the exit codes of the copies; None: it had to be stopped.
+        latest: real seconds by which the latest call was handed over too late.
+        busiest: how busy processors were.
+    """
+
+    result: Result
+    strangers: int
+    exits: tuple[int | None, ...]
+    latest: float
+    busiest: PeakCpuLoad
+
+
+async def play(
+    scenario: Scenario,
+    program: Program,
+    *,
+    seed: int = 0,
+    copies: int = 1,
+    speed: float = 1.0,
+    own_traffic: bool = False,
+    progress: Progress | None = None,
+) -> Played:
+    """Play a scenario, as `staged` made it, to copies of a program. A cancel ends them all.
+
+    Raises:
+        ConfigurationError: it cannot be played, or the program not be started.
+        ProgramError: the program asked for nothing, or ended before it had got all its calls.
+    """
+    load = scenario.load
+    assert load is not None
+    check_length(scenario)
+    calls = _NOTHING if own_traffic else _calls(scenario, load, seed)
+    server = ProviderServer(scenario, seed=seed, speed=speed)
+    await server.start()
+    running: list[Copy] = []
+    try:
+        storm = _Storm(server, program.name, running, scenario, load, progress)
+        if own_traffic:
+            storm.attend()
+        await start(program, running, copies, environment(server.base_url), fed=not own_traffic)
+        if own_traffic:
+            await storm.wait_for()
+        else:
+            await storm.send_call(calls, f"storm {mix(seed):016x}"[:12])
+        return storm.played(program.name, seed, calls)
+    finally:
+        await stop(running)
+        await server.close()
+
+
+def _calls(scenario: Scenario, load: Load, seed: int) -> Traffic:
+    calls = traffic(load, scenario.duration, seed)
+    check_measured(scenario, calls)
+    return calls
+
+
+class _Storm:
+    """What goes on while it lasts."""
+
+    def __init__(
+        self,
+        server: ProviderServer,
+        name: str,
+        copies: Sequence[Copy],
+        scenario: Scenario,
+        load: Load,
+        progress: Progress | None,
+    ) -> None:
+        self._server = server
+        self._name = name
+        self._copies = copies
+        self._scenario = scenario
+        self._load = load
+        self._progress = progress
+        self._seen = Observations(lambda asked: asked.digest)
+        self._busiest = PeakCpuLoad()
+        self._handed = 0
+        self._latest = 0.0
+
+    # ------------------------------------------------------------ calls that are handed over
+
+    async def send_call(self, calls: Traffic, name: str) -> None:
+        """Rehearse, then hand over every call when it is due, until the last has ended."""
+        bounds = Bounds(
+            model=next(iter(self._scenario.provider.models), "storm-1"),
+            deadline=self._load.deadline / self._server.speed,
+            timeout=self._load.timeout / self._server.speed,
+        )
+        await self._rehearse(Prompts(f"rehearsal of {name}"), bounds)
+        prompts = Prompts(name)
+        self._seen = Observations(lambda asked: prompts.number_in(asked.essence))
+        self._server.play(self._scenario, self._seen)
+        self._server.begin()
+        handing = asyncio.create_task(self._hand(calls, prompts, bounds))
+        try:
+            await self._watch(handing)
+            self._notify()
+        finally:
+            handing.cancel()
+
+    async def _rehearse(self, prompts: Prompts, bounds: Bounds) -> None:
+        """One call to each copy, on a good day: whoever answers it has started, and found the provider.
+
+        Its times are those of the storm, since programs set themselves up by their first line. Whoever is so slow to start
+        that it gives that call up is handed it again.
+        """
+        seen = Observations(lambda asked: prompts.number_in(asked.essence))
+        self._server.play(rehearsal(self._scenario), seen)
+        loop = asyncio.get_running_loop()
+        end, hand_at = loop.time() + PATIENCE, 0.0
+        while seen.answers < len(self._copies):
+            if loop.time() >= hand_at:
+                for copy in self._copies:
+                    if not seen.has_answered(copy.number):
+                        copy.feed(prompts.line(copy.number, bounds, called=0))
+                hand_at = loop.time() + bounds.deadline + _SLOW_START
+            await self._check_alive("before the storm began")
+            if loop.time() > end:
+                asked = (
+                    f"{len(seen.calls)} of {len(self._copies)} copies asked for their first call"
+                )
+                raise self._failed(f"{asked}, and {seen.answers} got its answer, in {PATIENCE:g} s")
+            await asyncio.sleep(_LOOK)
+
+    async def _hand(self, calls: Traffic, prompts: Prompts, bounds: Bounds) -> None:
+        server, copies = self._server, self._copies
+        for number, (at, process, tokens) in enumerate(zip(*calls, strict=True), 1):
+            await asyncio.sleep(max(0.0, at - server.now) / server.speed)
+            line = prompts.line(number, bounds, called=number, tokens=tokens)
+            copies[process % len(copies)].feed(line)
+            self._handed = number
+            self._latest = max(self._latest, (server.now - at) / server.speed)
+        for copy in copies:
+            copy.finish()
+
+    async def _watch(self, handing: asyncio.Task[None] | None = None) -> None:
+        """Look on until all has ended, or the last deadline has passed."""
+        end = self._scenario.duration + self._load.deadline + _AFTERWARDS
+        busy = CpuLoad(copy.pid for copy in self._copies)
+        while self._server.now < end:
+            if handing is None or handing.done():
+                if all(copy.code is not None for copy in self._copies):
+                    return
+            else:
+                await self._check_alive(f"after {self._server.now:.1f} s of the storm")
+            busy.look()
+            self._busiest = busy.busiest
+            self._notify()
+            await asyncio.sleep(_LOOK)
+
+    # ------------------------------------------------------------ a program's own traffic
+
+    def attend(self) -> None:
+        """See every request from now on: a copy may ask while the next one is being started."""
+        self._server.play(self._scenario, self._seen)
+
+    async def wait_for(self) -> None:
+        """Wait for the program's first request, with which the storm begins; then look on."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PATIENCE
+        while not self._seen.calls:
+            if all(copy.code is not None for copy in self._copies):
+                await self._check_alive("without having asked for anything")
+            if loop.time() > end:
+                raise self._failed(f"it asked for nothing in {PATIENCE:g} s")
+            await asyncio.sleep(_LOOK)
+        await self._watch()
+
+    # ------------------------------------------------------------ what came of it
+
+    def played(self, program: str, seed: int, calls: Traffic) -> Played:
+        """Take the measures."""
+        scenario, load, seen = self._scenario, self._load, self._seen
+        records = (
+            seen.for_sent_calls(calls.times, load.deadline)
+            if calls.times
+            else seen.for_unknown_calls(scenario.duration, load.deadline)
+        )
+        if not any(record.attempts for record in records):
+            raise self._failed("it asked for none of its calls")
+        ideal = ideal_throughput(scenario, [record.arrived for record in records])
+        last = 1 + int(max(record.ended for record in records))
+        attempts = seen.attempts[:last]
+        work = self._server.stats()["clients"]
+        wasted = work["wasted_seconds"] / work["work_seconds"] if work["work_seconds"] else 0.0
+        observed = Observed(attempts, wasted, openings=0)
+        measures = measure(records, ideal, load, observed, duration=scenario.duration)
+        return Played(
+            result=Result(
+                scenario=scenario.name,
+                policy=program,
+                seed=seed,
+                measures=_with_waits(measures, records, load),
+                series=series(records, ideal, attempts),
+            ),
+            strangers=seen.strangers,
+            exits=tuple(copy.code for copy in self._copies),
+            latest=self._latest,
+            busiest=self._busiest,
+        )
+
+    # ------------------------------------------------------------ on the way
+
+    def _notify(self) -> None:
+        if self._progress is not None:
+            seen, until = self._seen, self._scenario.duration
+            calls = self._handed or len(seen.calls)
+            moment = Moment(self._server.now, until, calls, sum(seen.attempts), seen.answers)
+            self._progress(moment)
+
+    async def _check_alive(self, when: str) -> None:
+        for copy in self._copies:
+            if copy.code is not None:
+                which = (
+                    f"copy {copy.number} of {len(self._copies)} " if len(self._copies) > 1 else ""
+                )
+                raise self._failed(
+                    f"{which}ended {when}, with {_in_words(copy.code)}",
+                    said=await copy.stderr_tail(),
+                )
+
+    def _failed(self, what: str, *, said: str = "") -> ProgramError:
+        statuses = self._server.stats()["answers"]
+        refused = ", ".join(sorted(status for status in statuses if status in {"400", "401"}))
+        if refused and not self._seen.calls:
+            what += f" (its requests were answered with {refused})"
+        return ProgramError(f"{self._name}: {what}", said=said)
+
+
+def _with_waits(measures: Measures, records: Sequence[Record], load: Load) -> Measures:
+    """With the waits of the calls that were asked for: of the others nobody outside knows how long they waited."""
+    middle, most = waits(records, load.trigger_at or 0.0)
+    return replace(measures, added_wait_p50=middle, added_wait_p99=most)
+
+
+def _in_words(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"

@@ -1,0 +1,169 @@
+"""What people use today, as policies of the same engine; and contenders: a policy with a name.
+
+Of the baselines only `openai_sdk` and `article` heed a time named by the server. The others are deaf, as the code is
+that they stand for; the simulator keeps the time from them, since no policy of the engine could disobey it. Every one
+is bounded by the deadline of the call. The article's also has its limit of ten in flight and its breaker.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+from stormbreak.config import resolve_policy
+from stormbreak.core.backoff import (
+    Backoff,
+    Constant,
+    DecorrelatedJitter,
+    Exponential,
+    FullJitter,
+    ProportionalJitter,
+)
+from stormbreak.core.concurrency_limit import AimdLimit, FixedLimit
+from stormbreak.core.policy import Policy
+from stormbreak.core.presets import ARTICLE, OFF, PRESETS
+from stormbreak.core.queueing import QueuePolicy
+from stormbreak.core.retry import RetryPolicy
+from stormbreak.core.retry_budget import BudgetPolicy
+from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import quoted
+from stormbreak.provider.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPolicy:
+    """A policy with a name. A `deaf` one does not hear when the server says to come back.
+
+    In a batch, one that `reschedules` sends a row whose call has failed again later, as `batch run` does.
+    """
+
+    name: str
+    policy: Policy
+    deaf: bool = False
+    reschedules: bool = True
+
+
+def _retries(retries: int, backoff: Backoff) -> Policy:
+    """Retries and nothing else."""
+    rule = RetryPolicy(attempts=1 + retries, backoff=backoff, min_time_left=0.0, spread=0.0)
+    return replace(OFF, retry=rule)
+
+
+def _loop(backoff: Backoff) -> Policy:
+    return replace(
+        _retries(9, backoff), limit=FixedLimit(in_flight=64), queue=QueuePolicy(size=1_000_000)
+    )
+
+
+# 0.5 s, doubled up to 8 s, less up to a quarter by chance: 7/8 of that, and an eighth of it up or down
+_SDK = ProportionalJitter(base=0.5 * 7 / 8, factor=2.0, cap=8.0 * 7 / 8, share=1 / 7, floor=0.0)
+
+# Retries with a budget of a tenth of the calls, as service meshes have it
+_BUDGET = replace(
+    _retries(5, FullJitter()), budget=BudgetPolicy(ratio=0.1, cap=10.0, always_paid=True)
+)
+
+# The limit of Netflix' concurrency-limits and its like, in front of retries: additive increase, multiplicative decrease
+_AIMD = replace(_retries(5, FullJitter()), limit=AimdLimit(), cooldown=True, queue=QueuePolicy())
+
+# What a batch is compared with: a row is sent until it is answered, ten times at most, 64 rows at a time
+_LOOPS: Mapping[str, Policy] = MappingProxyType(
+    {
+        "loop_naive": _loop(Constant(seconds=0.0)),
+        "loop_exponential": _loop(Exponential()),
+        "loop_full_jitter": _loop(FullJitter()),
+    }
+)
+
+_IGNORING: Mapping[str, Policy] = MappingProxyType(
+    {
+        "none": OFF,
+        "naive": _retries(5, Constant(seconds=0.0)),
+        "naive_x10": _retries(10, Constant(seconds=0.0)),
+        "fixed": _retries(5, Constant(seconds=1.0)),
+        "exponential": _retries(5, Exponential()),
+        "full_jitter": _retries(5, FullJitter()),
+        "decorrelated": _retries(5, DecorrelatedJitter()),
+    }
+)
+
+_RESPECTING: Mapping[str, Policy] = MappingProxyType(
+    {
+        "openai_sdk": _retries(2, _SDK),
+        **_LOOPS,
+        "budget": _BUDGET,
+        "aimd": _AIMD,
+        "article": ARTICLE,
+    }
+)
+
+BASELINES: Mapping[str, NamedPolicy] = MappingProxyType(
+    {
+        name: NamedPolicy(name=name, policy=policy, deaf=name in _IGNORING, reschedules=False)
+        for name, policy in {**_IGNORING, **_RESPECTING}.items()
+    }
+)
+"""The baselines by name."""
+
+
+# ---------------------------------------------------------------- finding a policy by what a user calls it: a baseline, a preset, or a file; or by what a program gives
+
+
+def find(name: str) -> NamedPolicy:
+    """Find the contender called `name`.
+
+    Raises:
+        ConfigurationError: there is none, or the file is wrong.
+    """
+    if name in BASELINES:
+        return BASELINES[name]
+    if name not in PRESETS and not _may_be_a_file(name):
+        known = list(dict.fromkeys([*PRESETS, *BASELINES]))
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigurationError(
+            f"no policy and no file is called {quoted(name)}; {hint}there are: {', '.join(known)}"
+        )
+    return NamedPolicy(name=name, policy=resolve_policy(name))
+
+
+def own(scenario: Scenario, *, source: str) -> NamedPolicy:
+    """Find the policy that the scenario itself names; `source` is what the user calls the scenario.
+
+    Raises:
+        ConfigurationError: it names none that exists.
+    """
+    try:
+        return find(scenario.load.preset if scenario.load else "interactive")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: load.preset: {error}") from None
+
+
+def meant(policy: str | Path | Policy | NamedPolicy | None, scenario: Scenario) -> NamedPolicy:
+    """Find what a program means: a name, a path, a value, or None for the scenario's own.
+
+    Raises:
+        ConfigurationError: there is none, or the file is wrong.
+    """
+    return own(scenario, source=scenario.name) if policy is None else given(policy)
+
+
+def given(policy: str | Path | Policy | NamedPolicy) -> NamedPolicy:
+    """Find the contender that a program gives: a name, a path or a value.
+
+    Raises:
+        ConfigurationError: there is none, or the file is wrong.
+    """
+    if isinstance(policy, NamedPolicy):
+        return policy
+    if isinstance(policy, Policy):
+        return NamedPolicy(name="the policy", policy=policy)
+    return find(str(policy))
+
+
+def _may_be_a_file(name: str) -> bool:
+    try:
+        return "/" in name or name.endswith(".toml") or Path(name).exists()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,464 @@
+"""Random storms: what a survey plays. Pure; the same seed and number give the same storm.
+
+A draw starts from a random site: a provider with its slots and service time, a fleet of clients with its traffic,
+timeout and deadline. A family then adds its trouble. Sizes are chosen so that a draw has at most `MOST_CALLS` calls
+and is simulated in a few seconds. The ranges are wide on purpose: nobody knows the next incident.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from types import MappingProxyType
+from typing import TypeVar
+
+from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import quoted
+from stormbreak.provider.chance import mix, uniform
+from stormbreak.provider.fault_kinds import Kind, WaitForm
+from stormbreak.provider.scenario import (
+    BackgroundTraffic,
+    Burst,
+    Limit,
+    LimitKind,
+    Load,
+    Provider,
+    Scenario,
+    Step,
+    Trouble,
+)
+
+MOST_CALLS = 6_000
+"""Calls that a draw is made for: a policy then takes a second or two. Herds and flapping may double them."""
+
+_SMALL, _LARGE = 0.2, 2.0
+FLEETS = (f"under {_SMALL:g}", f"{_SMALL:g} to {_LARGE:g}", f"{_LARGE:g} and more")
+"""Sizes of a process: calls a second, in calm. All rows of a batch come in one process, which is of the largest."""
+
+BATCH = "batch"
+_LEAD = (30.0, 60.0)  # seconds of calm before the trouble
+_TAIL = (60.0, 120.0)  # and after it
+_MAX_BATCH = 200.0  # seconds at full capacity
+T = TypeVar("T")
+
+_FORMS = (WaitForm.SECONDS, WaitForm.MS, WaitForm.BARE)
+_FAST = (Kind.S500, Kind.S502, Kind.S503, Kind.S529)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomStorm:
+    """One random storm, the `number`-th of its seed."""
+
+    number: int
+    family: str
+    scenario: Scenario
+
+    @property
+    def fleet(self) -> str:
+        """The size of its processes, one of `FLEETS`."""
+        load = self.scenario.load
+        assert load is not None
+        each = load.rate / load.processes
+        if load.preset == BATCH or each >= _LARGE:
+            return FLEETS[2]
+        return FLEETS[0] if each < _SMALL else FLEETS[1]
+
+
+class _Chance:
+    """The numbers of one draw."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        self._bits = mix(mix(seed) + number)
+        self._drawn = 0
+
+    def between(self, low: float, high: float) -> float:
+        """RandomStorm a number, each as likely as any other."""
+        self._drawn += 1
+        return low + (high - low) * uniform(mix(self._bits + self._drawn))
+
+    def scale(self, low: float, high: float) -> float:
+        """RandomStorm a number, each order of magnitude as likely as any other."""
+        return float(low * (high / low) ** self.between(0.0, 1.0))
+
+    def pick(self, options: Sequence[T]) -> T:
+        """RandomStorm one of them."""
+        return options[int(self.between(0.0, len(options)))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """Provider, clients and the time of the trouble; `capacity` is in calls a second."""
+
+    provider: Provider
+    load: Load
+    at: float
+    length: float
+    tail: float
+    trouble: tuple[Trouble, ...] = ()
+    limit: Limit | None = None
+    crowd: BackgroundTraffic | None = None
+
+    @property
+    def until(self) -> float:
+        return self.at + self.length
+
+    @property
+    def capacity(self) -> float:
+        assert self.provider.slots is not None
+        return self.provider.slots / self.provider.service
+
+    def having(self, *trouble: Trouble) -> "_Site":
+        return replace(self, trouble=self.trouble + trouble)
+
+    def over(self, kind: Kind, share: float = 1.0, **more: float | None) -> "_Site":
+        """The site with a trouble of that kind while the trouble lasts."""
+        return self.having(
+            Trouble(kind=kind, at=self.at, until=self.until, share=_short(share), **more)  # type: ignore[arg-type]
+        )
+
+    def lasting(self, length: float) -> "_Site":
+        return replace(self, length=_short(max(1.0, min(self.length, length))))
+
+    def busy(self, times: float, ramp: float = 0.0) -> "_Site":
+        """The site with so many times its traffic while the trouble lasts."""
+        rate = self.load.rate
+        room = (MOST_CALLS - rate * (self.at + self.tail)) / (rate * times)
+        site = self.lasting(max(5.0, room))
+        ramp = _short(min(ramp, site.length / 3))
+        steps = (
+            Step(at=site.at, rate=_short(rate * times), ramp=ramp),
+            Step(at=_short(site.until), rate=rate, ramp=ramp),
+        )
+        return replace(site, load=replace(site.load, steps=steps))
+
+
+def draw(
+    number: int, *, seed: int, families: Sequence[str] = (), preset: str = "interactive"
+) -> RandomStorm:
+    """Draw the storm with that number.
+
+    Args:
+        number: from 0.
+        seed: of the whole survey.
+        families: names in `FAMILIES`; none means all.
+        preset: "interactive", or "batch": all rows come in one instant and the trouble lasts.
+
+    Raises:
+        ConfigurationError: a family has no such name.
+    """
+    known = families_of(preset)
+    names = tuple(families) or known
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        kind = "batches" if preset == BATCH else "storms"
+        raise ConfigurationError(
+            f"no family of {kind} is called {quoted(unknown[0])}; there are: {', '.join(known)}"
+        )
+    family = names[number % len(names)]
+    chance = _Chance(seed, number)
+    if preset == BATCH:
+        site = FAMILIES[family](chance, _batch(chance))
+        load = replace(site.load, rate=0.0, steps=())  # the rows are all the traffic there is
+    else:
+        site = FAMILIES[family](chance, _site(chance))
+        load = replace(site.load, trigger_at=site.at, trigger_until=_short(site.until))
+    scenario = Scenario(
+        name=f"draw-{seed}-{number}",
+        about=f"{family}: {_in_words(site)}",
+        duration=float(ceil(_short(site.until) + site.tail)),
+        provider=site.provider,
+        limit=site.limit,
+        trouble=site.trouble,
+        crowd=site.crowd,
+        load=load,
+    )
+    return RandomStorm(number=number, family=family, scenario=scenario)
+
+
+def families_of(preset: str) -> tuple[str, ...]:
+    """The families that a survey of `preset` draws from: no traffic changes in a batch."""
+    return tuple(name for name in FAMILIES if preset != BATCH or name not in _OF_TRAFFIC)
+
+
+def _in_words(site: _Site) -> str:
+    load, provider = site.load, site.provider
+    traffic = (
+        f"{load.herds[0].calls:,} rows at once"
+        if load.preset == BATCH
+        else f"{load.rate:g} calls/s, {load.processes} process{'es' * (load.processes > 1)}"
+    )
+    return (
+        f"{traffic}, {provider.slots} slots of {provider.service:g} s, timeout {load.timeout:g} s,"
+        f" deadline {load.deadline:g} s, trouble from {site.at:g} to {site.until:.0f} s"
+    )
+
+
+def _site(chance: _Chance) -> _Site:
+    """A fleet of clients and its provider, before any trouble."""
+    service = _short(chance.scale(0.2, 10.0))
+    use = chance.between(0.3, 0.9)
+    at, length, tail = chance.between(*_LEAD), chance.scale(10.0, 300.0), chance.between(*_TAIL)
+    most_slots = MOST_CALLS * service / use / (at + length + tail)
+    slots = int(max(10.0, min(chance.scale(10.0, 400.0), most_slots)))
+    rate = _short(use * slots / service)
+    timeout = _short(service * chance.between(3.0, 10.0))
+    return _Site(
+        provider=_provider(chance, slots, service),
+        load=Load(
+            rate=rate,
+            processes=int(chance.scale(1.0, 500.0)),
+            timeout=timeout,
+            deadline=_short(timeout * chance.between(1.5, 10.0)),
+        ),
+        at=float(int(at)),
+        length=_short(max(10.0, min(length, MOST_CALLS / rate - at - tail))),
+        tail=tail,
+    )
+
+
+def _provider(chance: _Chance, slots: int, service: float) -> Provider:
+    return Provider(
+        slots=slots,
+        service=service,
+        cv=_short(chance.between(0.2, 1.5)),
+        queue=int(slots * chance.scale(0.5, 20.0)),
+        front_end=_short(slots / service * chance.scale(8.0, 60.0)),
+    )
+
+
+def _batch(chance: _Chance) -> _Site:
+    """All rows of a batch in one instant."""
+    site = _site(chance)
+    slots = int(chance.scale(30.0, 400.0))
+    service = _short(chance.scale(0.2, 5.0))
+    rows = int(min(chance.scale(200.0, 5_000.0), max(200.0, _MAX_BATCH * slots / service)))
+    load = Load(
+        rate=slots / service,
+        processes=1,
+        timeout=_short(service * chance.between(4.0, 12.0)),
+        deadline=3_000.0,
+        preset=BATCH,
+        herds=(Burst(at=0.0, calls=rows),),
+    )
+    length = _short(chance.scale(10.0, 600.0))
+    return replace(
+        site,
+        provider=_provider(chance, slots, service),
+        load=load,
+        at=0.0,
+        length=length,
+        tail=600.0,
+    )
+
+
+# ---------------------------------------------------------------- the families
+
+
+def _spike(chance: _Chance, site: _Site) -> _Site:
+    return site.lasting(60.0).busy(chance.scale(2.0, 10.0))
+
+
+def _dip(chance: _Chance, site: _Site) -> _Site:
+    return site.over(Kind.CAPACITY, factor=_short(chance.between(0.05, 0.6)))
+
+
+def _slow(chance: _Chance, site: _Site) -> _Site:
+    ramp = _short(chance.between(0.0, site.length / 2))
+    return site.over(Kind.SERVICE, factor=_short(chance.scale(1.5, 6.0)), ramp=ramp)
+
+
+def _down(chance: _Chance, site: _Site) -> _Site:
+    site = site.lasting(chance.scale(10.0, 120.0)).over(Kind.DOWN)
+    return _back_slowly(chance, site) if chance.between(0.0, 1.0) < 0.5 else site
+
+
+def _blackhole(chance: _Chance, site: _Site) -> _Site:
+    return site.lasting(chance.scale(10.0, 120.0)).over(Kind.HANG)
+
+
+def _hang_share(chance: _Chance, site: _Site) -> _Site:
+    return site.over(Kind.HANG, chance.between(0.1, 0.7))
+
+
+def _random_refusals(chance: _Chance, site: _Site) -> _Site:
+    return site.over(chance.pick(_FAST), chance.between(0.1, 0.75))
+
+
+def _cut(chance: _Chance, site: _Site) -> _Site:
+    return site.over(chance.pick((Kind.RESET, Kind.CUT_BODY)), chance.between(0.1, 0.7))
+
+
+def _throttled(chance: _Chance, site: _Site) -> _Site:
+    named = chance.pick((None, None, chance.scale(0.3, 15.0)))
+    share = chance.between(0.1, 0.7)
+    return site.over(Kind.S429, share, retry_after=None if named is None else _short(named))
+
+
+def _flapping(chance: _Chance, site: _Site) -> _Site:
+    dead, alive = chance.scale(3.0, 20.0), chance.scale(5.0, 60.0)
+    times = max(2, min(6, int(300.0 / (dead + alive))))
+    kind = chance.pick((Kind.DOWN, Kind.DOWN, Kind.HANG))
+    calls = site.load.rate * (site.at + times * (dead + alive) + site.tail)
+    if calls > 2 * MOST_CALLS:
+        dead, alive, times = min(dead, 10.0), min(alive, 20.0), 2
+    parts = [
+        Trouble(
+            kind=kind,
+            at=_short(site.at + each * (dead + alive)),
+            until=_short(site.at + each * (dead + alive) + dead),
+        )
+        for each in range(times)
+    ]
+    return replace(site, length=_short(times * (dead + alive))).having(*parts)
+
+
+def _mixed(chance: _Chance, site: _Site) -> _Site:
+    kinds = (*_FAST, Kind.S429, Kind.RESET, Kind.CUT_BODY, Kind.HANG, Kind.S504, Kind.INVALID_JSON)
+    total = chance.between(0.2, 0.75)
+    count = int(chance.between(3.0, 7.0))
+    weights = [chance.between(0.2, 1.0) for _ in range(count)]
+    for weight in weights:
+        site = site.over(chance.pick(kinds), total * weight / sum(weights))
+    return site
+
+
+def _overload_luck(chance: _Chance, site: _Site) -> _Site:
+    share = chance.between(0.05, 0.35)
+    site = site.over(Kind.CAPACITY, factor=_short(chance.between(0.3, 0.9)))
+    return site.over(chance.pick((Kind.S503, Kind.S529, Kind.S500, Kind.RESET)), share)
+
+
+def _request_limit(chance: _Chance, site: _Site) -> _Site:
+    kind = chance.pick((LimitKind.WINDOW, LimitKind.BUCKET))
+    per = chance.pick((10.0, 60.0))
+    bucket = kind is LimitKind.BUCKET
+    spare, times = chance.between(1.05, 1.5), chance.between(1.2, 2.5)
+    site = _of_limit(chance, site, times=spare * times)
+    allowed = site.load.rate * per * spare
+    limit = Limit(
+        kind=kind,
+        requests=_short(max(1.0, allowed)),
+        per=per,
+        burst=_short(max(1.0, allowed * chance.between(0.02, 0.3))) if bucket else None,
+        reject_cost=_short(chance.pick((0.0, 0.2, 1.0))),
+        form=chance.pick(_FORMS),
+    )
+    return replace(site, limit=limit).busy(spare * times)
+
+
+def _token_limit(chance: _Chance, site: _Site) -> _Site:
+    tokens = float(int(chance.scale(300.0, 20_000.0)))
+    spare, times = chance.between(1.05, 1.5), chance.between(1.2, 2.5)
+    site = _of_limit(chance, site, times=spare * times)
+    limit = Limit(
+        kind=LimitKind.WINDOW,
+        tokens=_short(site.load.rate * tokens * 60.0 * spare),
+        form=chance.pick(_FORMS),
+    )
+    load = replace(site.load, tokens=tokens, tokens_cv=_short(chance.between(0.2, 1.2)))
+    return replace(site, limit=limit, load=load).busy(spare * times)
+
+
+def _of_limit(chance: _Chance, site: _Site, *, times: float) -> _Site:
+    """The site with slots to spare, and little enough traffic to be that busy for longer than a window of a minute."""
+    length = chance.between(70.0, 150.0)
+    rate = min(site.load.rate, MOST_CALLS / (site.at + times * length + site.tail))
+    assert site.provider.slots is not None
+    return replace(
+        site,
+        length=_short(length),
+        load=replace(site.load, rate=_short(rate)),
+        provider=replace(site.provider, slots=site.provider.slots * 5),
+    )
+
+
+def _herd(chance: _Chance, site: _Site) -> _Site:
+    calls = max(1, int(min(MOST_CALLS / 2, site.capacity * chance.scale(2.0, 40.0))))
+    every = _short(chance.between(30.0, 90.0))
+    beside = site.load.rate * (site.at + site.tail)
+    room = (2 * MOST_CALLS - beside) / (calls + site.load.rate * every)
+    times = int(max(1.0, min(4.0, room)))
+    load = replace(site.load, herds=(Burst(at=site.at, calls=calls, times=times, every=every),))
+    length = max(site.lasting(60.0).length, every * (times - 0.5))
+    return replace(site, load=load, length=_short(length))
+
+
+def _ramp(chance: _Chance, site: _Site) -> _Site:
+    load = site.capacity * chance.between(1.2, 2.5)
+    return site.busy(load / site.load.rate, ramp=chance.between(20.0, 120.0))
+
+
+def _two(chance: _Chance, site: _Site) -> _Site:
+    """One trouble, a pause, another one."""
+    share = chance.between(0.3, 0.6)
+    first = replace(site, length=_short(max(5.0, site.length * share)))
+    pause = chance.between(0.0, 0.3) * site.length
+    at = _short(first.until + pause)
+    second = replace(site, at=at, length=_short(max(5.0, site.length - first.length - pause)))
+    makes = (_dip, _slow, _down, _hang_share, _random_refusals, _cut, _throttled, _overload_luck)
+    one, two = chance.pick(makes)(chance, first), chance.pick(makes)(chance, second)
+    length = _short(two.until - site.at)
+    return replace(site, length=length, trouble=one.trouble + two.trouble)
+
+
+def _zone_loss(chance: _Chance, site: _Site) -> _Site:
+    """A share of the slots dies: what is sent there hangs or is reset until the balancer notices."""
+    share = chance.between(0.15, 0.6)
+    noticed = _short(min(chance.scale(5.0, 40.0), site.length * 0.8))
+    kind = chance.pick((Kind.HANG, Kind.RESET, Kind.S502))
+    lost = Trouble(kind=kind, at=site.at, until=_short(site.at + noticed), share=_short(share))
+    return site.over(Kind.CAPACITY, factor=_short(1.0 - share)).having(lost)
+
+
+def _crowd(chance: _Chance, site: _Site) -> _Site:
+    """Others hit the same provider and retry at once, whatever it says; then capacity falls."""
+    part = chance.between(0.3, 0.7)
+    rate = site.load.rate
+    crowd = BackgroundTraffic(
+        rate=_short(rate * part),
+        retries=int(chance.between(2.0, 6.0)),
+        delay=_short(chance.scale(0.05, 1.0)),
+        timeout=site.load.timeout,
+    )
+    load = replace(site.load, rate=_short(rate * (1 - part)), keep_background_traffic=True)
+    site = replace(site, crowd=crowd, load=load)
+    return site.over(Kind.CAPACITY, factor=_short(rate / site.capacity * chance.between(0.3, 1.0)))
+
+
+def _back_slowly(chance: _Chance, site: _Site) -> _Site:
+    """After the trouble capacity comes back in a straight line."""
+    end = _short(site.until)
+    ramp = _short(chance.between(5.0, 45.0))
+    return site.having(Trouble(kind=Kind.CAPACITY, at=site.at, until=end, factor=0.1, ramp=ramp))
+
+
+FAMILIES: Mapping[str, Callable[[_Chance, _Site], _Site]] = MappingProxyType(
+    {
+        "spike": _spike,
+        "dip": _dip,
+        "slow": _slow,
+        "down": _down,
+        "blackhole": _blackhole,
+        "hang_share": _hang_share,
+        "luck": _random_refusals,
+        "cut": _cut,
+        "throttled": _throttled,
+        "flapping": _flapping,
+        "mixed": _mixed,
+        "overload_luck": _overload_luck,
+        "request_limit": _request_limit,
+        "token_limit": _token_limit,
+        "herd": _herd,
+        "ramp": _ramp,
+        "two": _two,
+        "zone_loss": _zone_loss,
+        "crowd": _crowd,
+    }
+)
+"""How each family makes a storm of a site; by name."""
+
+_OF_TRAFFIC = frozenset({"spike", "herd", "ramp"})
+
+
+def _short(value: float) -> float:
+    """Three digits are enough, and make files that people can read."""
+    return float(f"{value:.3g}")

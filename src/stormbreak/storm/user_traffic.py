@@ -1,0 +1,162 @@
+"""One's own calls in place of those of a scenario: from a log of arrivals, or all of a batch at once."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from math import floor, isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import IO
+
+from stormbreak import toml_file
+from stormbreak.errors import ConfigurationError
+from stormbreak.key_patterns import quoted
+from stormbreak.provider.field_ranges import LONGEST
+from stormbreak.provider.scenario import Load, Scenario
+from stormbreak.storm.traffic import MOST_CALLS
+
+BATCH_DEADLINE = 3600.0  # seconds of each call, where the scenario is not of a batch itself
+BATCH_TIMEOUT = 60.0
+_MAX_LINE = 2**20  # characters
+
+
+def with_arrivals(scenario: Scenario, times: Sequence[float]) -> Scenario:
+    """The scenario with calls at these times, in order, instead of its own; it lasts until the last has come."""
+    given = tuple(times)
+    if scenario.load is None:
+        load = Load(times=given)
+    else:
+        load = replace(scenario.load, rate=0.0, steps=(), herds=(), times=given, sizes=())
+    return replace(scenario, load=load, duration=max(scenario.duration, floor(times[-1]) + 1.0))
+
+
+def with_batch(scenario: Scenario, tokens: Sequence[int]) -> Scenario:
+    """The scenario with a batch of so many `tokens` each instead of its calls: one process, all at second 0.
+
+    All of it is measured, not what follows the trigger only.
+    """
+    mine = scenario.load is not None and scenario.load.preset == "batch"
+    load = Load(
+        times=(0.0,) * len(tokens),
+        sizes=tuple(tokens),
+        tokens=fmean(tokens),
+        preset="batch",
+        deadline=scenario.load.deadline if mine and scenario.load else BATCH_DEADLINE,
+        timeout=scenario.load.timeout if mine and scenario.load else BATCH_TIMEOUT,
+    )
+    return replace(scenario, load=load)
+
+
+def read_arrivals(path: str | Path, *, column: str | None = None) -> list[float]:
+    """Read a log of arrivals: seconds from the first, in order.
+
+    Each line is a time: seconds (of whatever clock, since 1970 for one) or ISO 8601. With `column`, lines are JSON
+    objects, or CSV below a line of names, and the time is the field of this name.
+
+    Raises:
+        ConfigurationError: a line is no time, there is none, or there are more than can be simulated.
+    """
+    try:
+        with TextIOWrapper(toml_file.opened(path), encoding="utf-8-sig", newline="") as file:
+            times = _times(file, str(path), column)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: not UTF-8 text") from None
+    if not times:
+        raise ConfigurationError(f"{path}: holds no arrival")
+    times.sort()
+    first, last = times[0], times[-1]
+    if last - first >= LONGEST:
+        raise ConfigurationError(
+            f"{path}: the arrivals must lie within {LONGEST:,} s, got {last - first:,.0f} s"
+            " (milliseconds are not seconds)"
+        )
+    return [round(at - first, 6) for at in times]
+
+
+def _times(file: IO[str], path: str, column: str | None) -> list[float]:
+    times: list[float] = []
+    read: Callable[[str], float] | None = None
+    for number, said in _said(file, path, column):
+        try:
+            if read is None:
+                read = _seconds if _is_number(said) else _moment
+            times.append(read(said))
+        except ValueError:
+            kind = "a number of seconds" if read is _seconds else "a time in ISO 8601, or seconds"
+            raise ConfigurationError(
+                f"{path}:{number}: must be {kind}, got {quoted(said)}"
+            ) from None
+        if len(times) > MOST_CALLS:
+            raise ConfigurationError(
+                f"{path}: must hold at most {MOST_CALLS:,} arrivals, holds more"
+            )
+    return times
+
+
+def _said(file: IO[str], path: str, column: str | None) -> Iterator[tuple[int, str]]:
+    """What each line says of its time, with the number of the line; blank ones are left out."""
+    place: int | None = None  # of the column
+    for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), ""), 1):
+        where = f"{path}:{number}"
+        if len(line) > _MAX_LINE:
+            raise ConfigurationError(f"{where}: longer than {_MAX_LINE:,} characters")
+        if not line.strip():
+            continue
+        if column is None:
+            yield number, line.strip()
+        elif line.lstrip().startswith("{"):
+            yield number, _field(line, column, where)
+        elif place is None:
+            place = _place(_cells(line, where), column, where)
+        else:
+            cells = _cells(line, where)
+            yield number, cells[place] if place < len(cells) else ""
+
+
+def _place(names: list[str], column: str, where: str) -> int:
+    if column in names:
+        return names.index(column)
+    known = ", ".join(map(quoted, names))
+    raise ConfigurationError(f"{where}: no column is called {quoted(column)}; there are: {known}")
+
+
+def _cells(line: str, where: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line.rstrip("\r\n")]))]
+    except csv.Error:
+        raise ConfigurationError(f"{where}: not a line of CSV") from None
+
+
+def _field(line: str, column: str, where: str) -> str:
+    try:
+        return str(json.loads(line)[column])
+    except KeyError:
+        raise ConfigurationError(f"{where}: has no field {quoted(column)}") from None
+    except (ValueError, RecursionError):
+        raise ConfigurationError(f"{where}: broken JSON") from None
+
+
+def _is_number(said: str) -> bool:
+    try:
+        float(said)
+    except ValueError:
+        return False
+    return True
+
+
+def _seconds(said: str) -> float:
+    number = float(said)
+    if not isfinite(number):
+        raise ValueError
+    return number
+
+
+def _moment(said: str) -> float:
+    """Seconds since 1970. Times without a zone are taken as they stand, as if they were all in one."""
+    moment = datetime.fromisoformat(said)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
